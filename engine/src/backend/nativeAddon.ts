@@ -1,0 +1,160 @@
+import { createRequire } from 'node:module';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+/**
+ * The whole native surface, typed in one place. Conventions:
+ * - every array is a row-major Float32Array unless said otherwise; shapes stand in brackets;
+ * - outputs come first, then inputs, then dimensions, then options;
+ * - outputs are overwritten, never read, unless the name says `accumulate`; outputs and inputs never overlap;
+ * - a wrong type, length or option throws a JavaScript error before any memory is touched;
+ * - results do not depend on the number of threads.
+ */
+export interface NativeAddon {
+  describe(): NativeDescription;
+
+  /** Chooses the instruction set and the number of threads for everything after it. Throws on a set this CPU lacks. */
+  configure(options: { instructionSet: InstructionSet; threads: number }): void;
+
+  /** c[batch, m, n] = op(a) op(b), op(a) is [m, k] and op(b) is [k, n]; a transposed operand is stored the other way round. */
+  matmul(
+    c: Float32Array, a: Float32Array, b: Float32Array,
+    batch: number, m: number, n: number, k: number,
+    transposeA: boolean, transposeB: boolean, precision: ProductPrecision,
+  ): void;
+
+  /** Packs a frozen base w[inFeatures, outFeatures] once for both y = x w and dx = dy wᵀ. Freed by `releaseBase` or the collector. */
+  packBase(w: Float32Array, inFeatures: number, outFeatures: number, precision: ProductPrecision): PackedBase;
+  packedBaseBytes(base: PackedBase): number;
+  releaseBase(base: PackedBase): void;
+
+  /** y[rows, out] = x[rows, in] w + scale (x a) b; also gives xa[rows, rank] for the backward pass. Rank 0 (empty xa, a, b): y = x w. */
+  loraLinearForward(
+    y: Float32Array, xa: Float32Array, x: Float32Array, base: PackedBase, a: Float32Array, b: Float32Array,
+    scale: number, rows: number, rank: number,
+  ): void;
+
+  /**
+   * p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; db = scale (xa)ᵀ dy; da = xᵀ p. No in×out gradient is ever formed.
+   * Rank 0: only dx. dx[rows, in], da[in, rank], db[rank, out].
+   */
+  loraLinearBackward(
+    dx: Float32Array, da: Float32Array, db: Float32Array, dy: Float32Array, x: Float32Array, xa: Float32Array,
+    base: PackedBase, a: Float32Array, b: Float32Array, scale: number, rows: number, rank: number,
+  ): void;
+
+  /** merged = w + scale a b, the delta summed apart in float32. `finite` false: merged must not be used. Norm is Frobenius, float64. */
+  mergeAdapter(
+    merged: Float32Array, w: Float32Array, a: Float32Array, b: Float32Array,
+    scale: number, inFeatures: number, rank: number, outFeatures: number,
+  ): { finite: boolean; deltaNorm: number };
+
+  /** y[rows, dim] = x * rstd * gain, rstd[rows] = 1 / sqrt(mean(x²) + epsilon). */
+  rmsNormForward(y: Float32Array, rstd: Float32Array, x: Float32Array, gain: Float32Array, rows: number, dim: number, epsilon: number): void;
+  rmsNormBackward(
+    dx: Float32Array, dgain: Float32Array, dy: Float32Array, x: Float32Array, gain: Float32Array, rstd: Float32Array,
+    rows: number, dim: number,
+  ): void;
+
+  /**
+   * Rotary embedding, half-split: x[batch, time, heads, headDim]; cos and sin are [>= firstPosition + time, headDim / 2].
+   * inverse rotates back, which is the backward pass.
+   */
+  rotary(
+    y: Float32Array, x: Float32Array, cos: Float32Array, sin: Float32Array,
+    batch: number, time: number, heads: number, headDim: number, firstPosition: number, inverse: boolean,
+  ): void;
+
+  /**
+   * Causal attention in tiles: [time, time] is never held. q, out: [batch, time, heads * headDim];
+   * k, v: [batch, time, kvHeads * headDim], query head h reads key head floor(h * kvHeads / heads);
+   * logSumExp[batch, heads, time] is kept for the backward pass.
+   */
+  attentionForward(
+    out: Float32Array, logSumExp: Float32Array, q: Float32Array, k: Float32Array, v: Float32Array,
+    batch: number, time: number, heads: number, kvHeads: number, headDim: number, scale: number, precision: ProductPrecision,
+  ): void;
+  attentionBackward(
+    dq: Float32Array, dk: Float32Array, dv: Float32Array, dout: Float32Array,
+    q: Float32Array, k: Float32Array, v: Float32Array, out: Float32Array, logSumExp: Float32Array,
+    batch: number, time: number, heads: number, kvHeads: number, headDim: number, scale: number, precision: ProductPrecision,
+  ): void;
+
+  /** h = silu(gate) * up, elementwise over the whole arrays. */
+  swigluForward(h: Float32Array, gate: Float32Array, up: Float32Array): void;
+  swigluBackward(dgate: Float32Array, dup: Float32Array, dh: Float32Array, gate: Float32Array, up: Float32Array): void;
+
+  /** y[rows, dim] = table[ids]; ids are checked against vocabulary. */
+  embeddingForward(y: Float32Array, table: Float32Array, ids: Int32Array, rows: number, vocabulary: number, dim: number): void;
+  /** dtable is zeroed, then dy is added at ids, in row order. */
+  embeddingBackward(dtable: Float32Array, dy: Float32Array, ids: Int32Array, rows: number, vocabulary: number, dim: number): void;
+
+  /**
+   * Next-token loss without ever holding [rows, vocabulary]: logits = x headᵀ are made a chunk of rows at a time in one
+   * scratch buffer. head[vocabulary, dim]. losses[rows] in nats; a target of -1 is ignored (loss 0, no gradient).
+   * dx[rows, dim] and dhead[vocabulary, dim] are gradients of gradientScale * sum(losses); pass null for loss only,
+   * dhead null for dx only.
+   */
+  headCrossEntropy(
+    losses: Float32Array, dx: Float32Array | null, dhead: Float32Array | null,
+    x: Float32Array, head: Float32Array, targets: Int32Array,
+    rows: number, dim: number, vocabulary: number, gradientScale: number, precision: ProductPrecision,
+  ): void;
+
+  /** Sum of squares in float64, in an order that depends only on the length. */
+  sumSquares(x: Float32Array): number;
+
+  /**
+   * One AdamW update in place (Loshchilov & Hutter 2019, decoupled decay). g = gradientScale * gradient;
+   * correction1 = 1 - beta1^t, correction2 = 1 - beta2^t:
+   * p -= learningRate * (weightDecay * p + (m / correction1) / (sqrt(v / correction2) + epsilon)).
+   */
+  adamWInPlace(
+    parameter: Float32Array, firstMoment: Float32Array, secondMoment: Float32Array, gradient: Float32Array,
+    options: {
+      learningRate: number; beta1: number; beta2: number; epsilon: number; weightDecay: number;
+      correction1: number; correction2: number; gradientScale: number;
+    },
+  ): void;
+
+  /** accumulator += x, in place. */
+  addInPlace(accumulator: Float32Array, x: Float32Array): void;
+
+  /** Singular values of matrix[rows, columns], largest first, min(rows, columns) of them, computed in float64. */
+  singularValues(matrix: Float32Array, rows: number, columns: number): Float64Array;
+
+  /** Measured peak of the configured set: best GFLOP/s of a register-only multiply-add loop on all configured threads, about `milliseconds` long. */
+  measurePeak(precision: ProductPrecision, milliseconds: number): number;
+}
+
+/** Best first. `avx512bf16` also needs avx512f/bw/vl/dq; `avx2` also needs fma. */
+export const instructionSets = ['avx512bf16', 'avx512', 'avx2', 'portable'] as const;
+export type InstructionSet = (typeof instructionSets)[number];
+
+/**
+ * Arithmetic of products; inputs and outputs are float32 either way. With 'bfloat16' operands are rounded (to nearest even)
+ * and sums kept in float32: one hardware instruction with avx512bf16, bf16 storage widened to float32 products elsewhere.
+ */
+export type ProductPrecision = 'float32' | 'bfloat16';
+
+/** Opaque handle of panels packed by `packBase`. */
+export interface PackedBase {
+  readonly packedBase: unique symbol;
+}
+
+export interface NativeDescription {
+  /** Sets this CPU and operating system support, best first. */
+  instructionSets: InstructionSet[];
+  /** CPUs this process may use: affinity mask and cgroup quota, rounded up. */
+  threadsMax: number;
+  cpuModel: string;
+}
+
+/** Loads the addon that `engine/native/build.mjs` compiled. Throws an error that says how to build it when it is missing. */
+export function loadNativeAddon(): NativeAddon {
+  const path = fileURLToPath(new URL('../../native/build/relora.node', import.meta.url));
+  if (!existsSync(path)) {
+    throw new Error(`The native backend is not built (${path} is missing): run "npm run build"; it needs g++ >= 11 or clang >= 14`);
+  }
+  return createRequire(import.meta.url)(path) as NativeAddon;
+}
