@@ -1,0 +1,20 @@
+import type { TargetModule } from '../plan/runSpec.js';
+import type { Parameter } from './parameter.js';
+
+/** A linear layer of a block, y = x W, with an adapter in the adapter phase: y = x W + s (x A) B. */
+export interface LinearLayer {
+  /** For example `model.layers.0.self_attn.q_proj`. */
+  readonly name: string;
+  readonly module: TargetModule;
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+  readonly weight: Parameter;
+  adapter: Adapter | null;
+}
+
+export interface Adapter {
+  readonly a: Parameter;
+  readonly b: Parameter;
+  /** Trainable scale g, s = tanh(g); null when s is the constant alpha / rank. */
+  readonly scale: Parameter | null;
+}

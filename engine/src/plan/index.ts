@@ -1,0 +1,5 @@
+export * from './runSpec.js';
+export * from './presets.js';
+export * from './schedule.js';
+export * from './parameters.js';
+export * from './estimate.js';

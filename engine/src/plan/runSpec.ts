@@ -1,0 +1,94 @@
+/** What a run trains: a JobSpec with every default filled in and every reference resolved. Plain data, stored as JSON with the job. */
+export interface RunSpec {
+  kind: 'relora' | 'lora' | 'fullRank';
+  model: LlamaConfig;
+  /** Folder with Hugging Face weights to continue from; null for new weights. */
+  baseWeightsFolder: string | null;
+  /** Resource name of the data set, `datasets/{id}`. */
+  dataset: string;
+  warmStart: WarmStartSettings;
+  /** Null for fullRank. */
+  adapter: AdapterSettings | null;
+  /** Steps of the main phase, after the warm start. */
+  stepCount: number;
+  learningRate: LearningRateSettings;
+  optimizer: OptimizerSettings;
+  batch: BatchSettings;
+  precision: Precision;
+  seed: number;
+  evaluation: { everyStepCount: number; tokenCount: number; /** 0: the whole held-out part. */ finalTokenCount: number };
+  checkpoint: { everyStepCount: number; keepCount: number };
+  sample: { everyStepCount: number; prompt: string; tokenCount: number };
+  export: { weightType: WeightType };
+  priority: number;
+  device: DeviceChoice;
+}
+
+export type Precision = 'auto' | 'float32' | 'bfloat16';
+export type WeightType = 'float32' | 'float16' | 'bfloat16';
+export type DeviceChoice = 'auto' | 'native' | 'tensorflow' | 'reference';
+
+/** Shape of a Llama model, in the terms of Hugging Face's config.json. */
+export interface LlamaConfig {
+  vocabSize: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  numHiddenLayers: number;
+  numAttentionHeads: number;
+  numKeyValueHeads: number;
+  maxPositionEmbeddings: number;
+  ropeTheta: number;
+  rmsNormEps: number;
+  tieWordEmbeddings: boolean;
+}
+
+export interface WarmStartSettings {
+  stepCount: number;
+  learningRate: number;
+  warmupStepCount: number;
+}
+
+export interface AdapterSettings {
+  rank: number;
+  alpha: number;
+  dropout: number;
+  /** Steps between restarts; for `lora` equal to stepCount. */
+  cycleStepCount: number;
+  restartWarmupStepCount: number;
+  momentReset: MomentReset;
+  momentPruneRatio: number;
+  targetModules: TargetModule[];
+  trainableScale: boolean;
+}
+
+export type MomentReset = 'zero' | 'random' | 'magnitude';
+
+/** Linear layers of a block, with Hugging Face's names. */
+export const targetModules = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'] as const;
+export type TargetModule = (typeof targetModules)[number];
+
+export interface LearningRateSettings {
+  peak: number;
+  schedule: ScheduleKind;
+  warmupStepCount: number;
+  minRatio: number;
+}
+
+export type ScheduleKind = 'jaggedCosine' | 'cosine' | 'linear' | 'constant';
+
+export interface OptimizerSettings {
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+  gradientNormMax: number;
+  nonfiniteStepCountMax: number;
+}
+
+export interface BatchSettings {
+  sequenceLength: number;
+  sequenceCount: number;
+  microBatchSequenceCount: number;
+}
+
+export type Phase = 'warmStart' | 'adapter' | 'fullRank';
