@@ -1,0 +1,88 @@
+import type { RunSpec, Phase, Precision } from '@relora/engine/plan';
+import type { TrainingEvent } from '@relora/engine';
+
+/** A job as the store keeps it. Times are milliseconds since 1970. */
+export interface Job {
+  id: string;
+  displayName: string;
+  labels: Record<string, string>;
+  spec: RunSpec;
+  state: JobState;
+  stateReason: string;
+  failure: JobFailure | null;
+  progress: JobProgress;
+  /** Number of the present or last execution, from 1; every write of a trainer carries it and an old one is refused. */
+  attempt: number;
+  lastSequence: number;
+  /** From 1; 0 when not queued. */
+  queuePosition: number;
+  /** Rises with every change; the etag. */
+  version: number;
+  createTimeMs: number;
+  updateTimeMs: number;
+  startTimeMs: number | null;
+  endTimeMs: number | null;
+  execution: Execution | null;
+}
+
+export type JobState = 'queued' | 'starting' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled';
+
+export interface JobFailure {
+  /** From the catalogue of job failures in errors.ts. */
+  reason: string;
+  message: string;
+}
+
+export interface JobProgress {
+  step: number;
+  stepCount: number;
+  phase: Phase | null;
+  restartCount: number;
+  trainedTokens: number;
+  loss: number | null;
+  evaluationLoss: number | null;
+  tokensPerSecond: number | null;
+  remainingSeconds: number | null;
+  checkpointStep: number | null;
+}
+
+export interface Execution {
+  engineVersion: string;
+  backend: string;
+  instructionSet: string;
+  threadCount: number;
+  precision: Precision;
+  datasetSha256: string;
+}
+
+/** Every change of state that may happen; anything else is refused. */
+export const transitions: Readonly<Record<JobState, readonly JobState[]>> = {
+  queued: ['starting', 'paused', 'cancelled', 'failed'],
+  starting: ['running', 'queued', 'paused', 'failed', 'cancelled'],
+  running: ['succeeded', 'failed', 'cancelled', 'paused', 'queued'],
+  paused: ['queued', 'cancelled'],
+  succeeded: [],
+  failed: [],
+  cancelled: [],
+};
+
+export function isTerminal(state: JobState): boolean {
+  return transitions[state].length === 0;
+}
+
+/** One entry of a job's journal. */
+export interface JobEvent {
+  /** 1, 2, 3 … without gaps within the job. */
+  sequence: number;
+  timeMs: number;
+  /** 0 outside of an execution. */
+  attempt: number;
+  /** The last event the job will ever have. */
+  final: boolean;
+  body: JobEventBody;
+}
+
+export type JobEventBody =
+  | TrainingEvent
+  | { kind: 'state'; from: JobState | null; to: JobState; reason: string; failure: JobFailure | null }
+  | { kind: 'artifact'; artifactId: string; sizeBytes: number };
