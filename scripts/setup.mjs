@@ -1,0 +1,46 @@
+// Installs and builds what is missing or out of date. Runs before `npm test`, `npm run demo` and `npm run bench`,
+// so it may use nothing but Node itself.
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const [major, minor] = process.versions.node.split('.').map(Number);
+if (major < 20 || (major === 20 && minor < 19)) fail(`Node ${process.versions.node} is too old: 20.19 or newer is needed`);
+
+install();
+build();
+
+function install() {
+  const lockHash = createHash('sha256').update(readFileSync(join(root, 'package-lock.json'))).digest('hex');
+  const stamp = join(root, 'node_modules', '.relora-installed');
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === lockHash) return;
+  console.log('Installing packages …');
+  // No install script of any package is needed, so none is run.
+  npm('ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error');
+  writeFileSync(stamp, lockHash);
+}
+
+function build() {
+  const first = !existsSync(join(root, 'server', 'dist', 'main.js'));
+  if (first) console.log('Building (TypeScript and the native backend) …');
+  npm('run', '--silent', 'build');
+}
+
+function npm(...args) {
+  // npm_execpath is the npm that runs this script; on its own, `node scripts/setup.mjs` takes the one on the path.
+  const npmCli = process.env.npm_execpath;
+  const [command, first] = npmCli ? [process.execPath, [npmCli]] : [process.platform === 'win32' ? 'npm.cmd' : 'npm', []];
+  try {
+    execFileSync(command, [...first, ...args], { cwd: root, stdio: 'inherit' });
+  } catch {
+    fail(`"npm ${args.join(' ')}" failed; its output above says why`);
+  }
+}
+
+function fail(message) {
+  console.error(message);
+  process.exit(1);
+}

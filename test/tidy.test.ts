@@ -1,0 +1,168 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import ts from 'typescript';
+import { describe, expect, it } from 'vitest';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const packages = ['sdk', 'engine', 'server', 'cli'];
+
+interface Import {
+  file: string;
+  /** Path from the root for our own files, else the name of a package. */
+  target: string;
+  typeOnly: boolean;
+}
+
+const files = packages.flatMap((name) => sourceFiles(join(root, name, 'src')));
+const imports = files.flatMap(importsOf);
+
+describe('what may import what', () => {
+  const rules: { name: string; from: RegExp; forbidden: (target: string, typeOnly: boolean) => boolean }[] = [
+    {
+      name: 'the SDK knows none of our packages',
+      from: /^sdk\//,
+      forbidden: (target) => target.startsWith('@relora/'),
+    },
+    {
+      name: 'the CLI stands on the public SDK only',
+      from: /^cli\//,
+      forbidden: (target) => target.startsWith('@relora/') && target !== '@relora/sdk',
+    },
+    {
+      name: 'the engine knows no job, no gRPC and no Prometheus',
+      from: /^engine\//,
+      forbidden: (target) => /^@relora\/|grpc|^prom-client|^kysely|^libsql/.test(target),
+    },
+    {
+      name: 'data and plans of the engine need neither tensors nor native code',
+      from: /^engine\/src\/(data|plan)\//,
+      forbidden: (target, typeOnly) => !typeOnly && /^@tensorflow\/|^engine\/src\/(backend|ops|model|training)\//.test(target),
+    },
+    {
+      name: 'the service process never loads the engine, only its plans',
+      from: /^server\/src\/(?!trainer\/process\/)/,
+      forbidden: (target, typeOnly) => /^@relora\/engine(?!\/plan$)/.test(target) && !typeOnly,
+    },
+    {
+      name: 'the domain does not know gRPC',
+      from: /^server\/src\/(jobs|artifacts|datasets|trainer)\//,
+      forbidden: (target) => /grpc|^@relora\/sdk|^server\/src\/api\//.test(target),
+    },
+    {
+      name: 'the trainer process knows neither the store nor the API',
+      from: /^server\/src\/trainer\/process\//,
+      forbidden: (target, typeOnly) =>
+        !typeOnly && /^server\/src\/(jobs|api|artifacts|datasets|metrics|web)\/|^kysely|^libsql|^server\/src\/trainer\/supervisor/.test(target),
+    },
+  ];
+
+  for (const rule of rules) {
+    it(rule.name, () => {
+      expect(imports.some((entry) => rule.from.test(entry.file))).toBe(true);
+      const broken = imports.filter((entry) => rule.from.test(entry.file) && rule.forbidden(entry.target, entry.typeOnly));
+      expect(broken.map((entry) => `${entry.file} imports ${entry.target}`)).toEqual([]);
+    });
+  }
+
+  it('files do not import each other in a circle', () => {
+    const graph = new Map<string, string[]>();
+    for (const { file, target, typeOnly } of imports) {
+      if (!typeOnly && files.includes(target)) graph.set(file, [...(graph.get(file) ?? []), target]);
+    }
+    expect(findCycle(graph)).toEqual([]);
+  });
+});
+
+describe('how the tree looks', () => {
+  it('no folder has a name that says nothing', () => {
+    const vague = files.filter((file) => /\/(utils?|common|helpers?|core|misc|lib)\//.test(file));
+    expect(vague).toEqual([]);
+  });
+
+  it('only index files are barrels', () => {
+    const barrels = files.filter((file) => {
+      if (/\/(index|contract)\.ts$/.test(file)) return false;
+      const statements = parse(file).statements;
+      return statements.length > 0 && statements.every((statement) => ts.isExportDeclaration(statement) && statement.moduleSpecifier);
+    });
+    expect(barrels).toEqual([]);
+  });
+
+  it('every file is reached from an entry point', () => {
+    const entries = files.filter((file) => /\/src\/(index|main|contract)\.ts$|\/(data|plan)\/index\.ts$|\/trainer\/process\/main\.ts$/.test(file));
+    const reached = new Set(entries);
+    const waiting = [...entries];
+    for (let file = waiting.pop(); file !== undefined; file = waiting.pop()) {
+      for (const { target } of imports.filter((entry) => entry.file === file)) {
+        if (files.includes(target) && !reached.has(target)) {
+          reached.add(target);
+          waiting.push(target);
+        }
+      }
+    }
+    expect(files.filter((file) => !reached.has(file))).toEqual([]);
+  });
+
+  it('nothing is left for later without a reason', () => {
+    const marked = files.filter((file) => /\b(TODO|FIXME|XXX)\b/.test(readFileSync(join(root, file), 'utf8')));
+    expect(marked).toEqual([]);
+  });
+});
+
+function sourceFiles(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.ts') && !entry.parentPath.includes('generated'))
+    .map((entry) => relative(root, join(entry.parentPath, entry.name)));
+}
+
+function parse(file: string): ts.SourceFile {
+  return ts.createSourceFile(file, readFileSync(join(root, file), 'utf8'), ts.ScriptTarget.Latest, true);
+}
+
+function importsOf(file: string): Import[] {
+  const found: Import[] = [];
+  const add = (specifier: string, typeOnly: boolean) => {
+    const target = specifier.startsWith('.')
+      ? relative(root, resolve(root, dirname(file), specifier)).replace(/\.js$/, '.ts')
+      : specifier;
+    found.push({ file, target, typeOnly });
+  };
+  const visit = (node: ts.Node) => {
+    if ((ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) && node.moduleSpecifier) {
+      const typeOnly = ts.isImportDeclaration(node) ? node.importClause?.isTypeOnly === true : node.isTypeOnly;
+      add((node.moduleSpecifier as ts.StringLiteral).text, typeOnly);
+    } else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
+      const argument = node.arguments[0];
+      if (argument && ts.isStringLiteral(argument)) add(argument.text, false);
+    } else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument) && ts.isStringLiteral(node.argument.literal)) {
+      add(node.argument.literal.text, true);
+    }
+    ts.forEachChild(node, visit);
+  };
+  visit(parse(file));
+  return found;
+}
+
+function findCycle(graph: Map<string, string[]>): string[] {
+  const state = new Map<string, 'open' | 'done'>();
+  const path: string[] = [];
+  const walk = (file: string): string[] => {
+    if (state.get(file) === 'done') return [];
+    if (state.get(file) === 'open') return [...path.slice(path.indexOf(file)), file];
+    state.set(file, 'open');
+    path.push(file);
+    for (const target of graph.get(file) ?? []) {
+      const cycle = walk(target);
+      if (cycle.length > 0) return cycle;
+    }
+    path.pop();
+    state.set(file, 'done');
+    return [];
+  };
+  for (const file of graph.keys()) {
+    const cycle = walk(file);
+    if (cycle.length > 0) return cycle;
+  }
+  return [];
+}
