@@ -1,0 +1,83 @@
+import { createHash } from 'node:crypto';
+
+/**
+ * Seeded generator: xoshiro128** (Blackman and Vigna 2018), its state taken from a name. What is drawn is a pure
+ * function of seed and place, so neither the order of layers nor a resumed run changes a single number.
+ */
+export class Random {
+  private constructor(private a: number, private b: number, private c: number, private d: number) {}
+
+  /** The stream of one place, for example `forStream(seed, 'adapter', layerName, restart)`. */
+  static forStream(seed: number, ...path: (string | number)[]): Random {
+    // JSON keeps ('a', 1) and ('a', '1') and ('a1') apart. A hash of 256 bits makes streams that cannot meet in practice.
+    const digest = createHash('sha256').update(JSON.stringify([seed, ...path])).digest();
+    const random = new Random(digest.readInt32LE(0), digest.readInt32LE(4), digest.readInt32LE(8), digest.readInt32LE(12));
+    if ((random.a | random.b | random.c | random.d) === 0) random.a = 1; // the one state xoshiro cannot leave
+    return random;
+  }
+
+  /** Goes on exactly where `state` was taken. Throws on a text that `state` did not write. */
+  static fromState(state: string): Random {
+    if (!/^[0-9a-f]{32}$/.test(state) || /^0+$/.test(state)) {
+      throw new Error(`Expected the state of a generator, 32 hexadecimal digits, not "${state.slice(0, 64)}"`);
+    }
+    const word = (index: number) => Number.parseInt(state.slice(8 * index, 8 * index + 8), 16) | 0;
+    return new Random(word(0), word(1), word(2), word(3));
+  }
+
+  /** 32 hexadecimal digits. */
+  state(): string {
+    return [this.a, this.b, this.c, this.d].map((word) => (word >>> 0).toString(16).padStart(8, '0')).join('');
+  }
+
+  /** Uniform over 0 .. 2^32 - 1. */
+  uint32(): number {
+    const product = Math.imul(this.b, 5);
+    const result = Math.imul((product << 7) | (product >>> 25), 9);
+    const shifted = this.b << 9;
+    this.c ^= this.a;
+    this.d ^= this.b;
+    this.b ^= this.c;
+    this.a ^= this.d;
+    this.c ^= shifted;
+    this.d = (this.d << 11) | (this.d >>> 21);
+    return result >>> 0;
+  }
+
+  /** Uniform in [0, 1), all 53 bits of a number. */
+  uniform(): number {
+    const high = this.uint32() >>> 5;
+    const low = this.uint32() >>> 6;
+    return (high * 67_108_864 + low) / 9_007_199_254_740_992;
+  }
+
+  /** Normal with mean 0 and standard deviation 1. */
+  normal(): number {
+    // Box and Muller; the second number of the pair is dropped so that four words are the whole state.
+    return Math.sqrt(-2 * Math.log(1 - this.uniform())) * Math.cos(2 * Math.PI * this.uniform());
+  }
+
+  /** Uniform in [low, high). */
+  fillUniform(array: Float32Array, low: number, high: number): void {
+    // 24 bits, what a float32 holds.
+    const step = (high - low) / 16_777_216;
+    for (let i = 0; i < array.length; i++) array[i] = low + step * (this.uint32() >>> 8);
+  }
+
+  /** Normal with mean 0 and standard deviation `std`. */
+  fillNormal(array: Float32Array, std: number): void {
+    for (let i = 0; i < array.length; i += 2) {
+      const radius = std * Math.sqrt(-2 * Math.log((this.uint32() + 0.5) / 4_294_967_296));
+      const angle = (this.uint32() / 4_294_967_296) * 2 * Math.PI;
+      array[i] = radius * Math.cos(angle);
+      if (i + 1 < array.length) array[i + 1] = radius * Math.sin(angle);
+    }
+  }
+
+  /** Zero with probability `dropped`, else 1 / (1 - dropped): a mask that keeps the mean. */
+  fillDropoutMask(array: Float32Array, dropped: number): void {
+    const threshold = dropped * 4_294_967_296;
+    const kept = 1 / (1 - dropped);
+    for (let i = 0; i < array.length; i++) array[i] = this.uint32() < threshold ? 0 : kept;
+  }
+}
