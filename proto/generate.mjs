@@ -1,4 +1,5 @@
-// Generates the SDK's types and the server's descriptor set from proto/. With --check it fails when the committed ones differ.
+// Generates the SDK's types and the server's descriptor set from proto/. With --check it fails when the committed ones
+// differ or when the contract breaks the last release, proto/released.binpb.
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -15,6 +16,7 @@ if (check) for (const folder of outputs) cpSync(join(root, folder), join(before,
 const buf = (...args) =>
   execFileSync(process.execPath, [join(root, 'node_modules/@bufbuild/buf/bin/buf'), ...args], { cwd: root, stdio: 'inherit' });
 buf('lint', 'proto');
+if (check) buf('breaking', 'proto', '--against', 'proto/released.binpb');
 buf('generate', 'proto');
 buf('build', 'proto', '-o', 'server/src/generated/relora.binpb');
 
