@@ -1,0 +1,34 @@
+import { EngineError } from '../engineError.js';
+
+/** Too many steps had a loss or a gradient that is not finite. Weights and the last checkpoint are usable. */
+export class TrainingDiverged extends EngineError {
+  constructor(
+    readonly step: number,
+    readonly loss: number,
+    readonly gradientNorm: number,
+    readonly skippedStepCount: number,
+  ) {
+    super(
+      'TRAINING_DIVERGED',
+      `Step ${step} has loss ${loss} and gradient norm ${gradientNorm}; it is the ${ordinal(skippedStepCount)} step that ` +
+        `could not be applied, more than optimizer.nonfiniteStepCountMax allows. Lower the learning rate, or look at the data`,
+    );
+  }
+}
+
+/** The run asks for something that its data set or its checkpoint cannot give. */
+export class RunMismatch extends EngineError {
+  constructor(
+    readonly field: string,
+    readonly expected: string,
+    readonly found: string,
+  ) {
+    super('RUN_MISMATCH', `${field}: expected ${expected}, found ${found}`);
+  }
+}
+
+function ordinal(count: number): string {
+  const suffixes: Record<number, string> = { 1: 'st', 2: 'nd', 3: 'rd' };
+  const isTeen = count % 100 >= 11 && count % 100 <= 13;
+  return `${count}${isTeen ? 'th' : (suffixes[count % 10] ?? 'th')}`;
+}
