@@ -1,0 +1,121 @@
+import { describe, expect, it } from 'vitest';
+import { cyclicalCosine, jaggedCosine, Schedule, type RunSpec } from '@relora/engine/plan';
+
+const paper = { stepCount: 20_000, warmupStepCount: 500, restartWarmupStepCount: 100, cycleStepCount: 5000, minRatio: 0.1 };
+
+function scheduleOf(overrides: Partial<Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'>> = {}) {
+  return new Schedule({
+    kind: 'relora',
+    stepCount: 20_000,
+    warmStart: { stepCount: 0, learningRate: 5e-4, warmupStepCount: 100 },
+    adapter: {
+      rank: 128,
+      alpha: 32,
+      dropout: 0,
+      cycleStepCount: 5000,
+      restartWarmupStepCount: 100,
+      momentReset: 'zero',
+      momentPruneRatio: 0.9,
+      targetModules: ['q_proj'],
+      trainableScale: false,
+    },
+    learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 500, minRatio: 0.1 },
+    ...overrides,
+  });
+}
+
+describe('the jagged cosine', () => {
+  // Made with the public function of the paper's authors (relora.md §3), which prints nine digits.
+  const reference: [step: number, multiplier: number][] = [
+    [0, 0],
+    [1, 0.002],
+    [250, 0.5],
+    [500, 1],
+    [4999, 0.886877908],
+    [5000, 0],
+    [5001, 0.008819788],
+    [5050, 0.440989403],
+    [5100, 0.881978807],
+    [9999, 0.568192112],
+    [10_000, 0],
+    [10_100, 0.560873685],
+    [19_999, 0.100000006],
+  ];
+
+  it.each(reference)('multiplies the rate of step %i by %f', (step, multiplier) => {
+    expect(Math.abs(jaggedCosine(step, paper) - multiplier)).toBeLessThan(1e-9);
+    expect(Math.abs(scheduleOf().learningRateAt(step) / 1e-3 - multiplier)).toBeLessThan(1e-9);
+  });
+
+  it('is one cosine over the whole run outside of the warm-ups', () => {
+    const plain = { ...paper, cycleStepCount: paper.stepCount };
+    for (const step of [500, 4999, 5100, 7777, 10_100, 19_999]) {
+      expect(jaggedCosine(step, paper)).toBe(jaggedCosine(step, plain));
+    }
+  });
+});
+
+describe('restarts', () => {
+  it('come at every multiple of the cycle within the phase, never at its first step or its end', () => {
+    expect(scheduleOf().restartSteps()).toEqual([5000, 10_000, 15_000]);
+  });
+
+  it('stay aligned with the rate after a warm start, and the first one has its warm-up', () => {
+    const schedule = scheduleOf({ warmStart: { stepCount: 777, learningRate: 5e-4, warmupStepCount: 100 } });
+    expect(schedule.stepCount).toBe(20_777);
+    expect(schedule.restartSteps()).toEqual([5777, 10_777, 15_777]);
+    for (const step of schedule.restartSteps()) {
+      expect(schedule.isRestart(step)).toBe(true);
+      expect(schedule.isRestart(step - 1)).toBe(false);
+      expect(schedule.learningRateAt(step)).toBe(0);
+      expect(schedule.learningRateAt(step + 1)).toBeGreaterThan(0);
+      expect(schedule.learningRateAt(step + 1)).toBeLessThan(0.02e-3);
+    }
+    expect(schedule.beginsAdapters(777)).toBe(true);
+    expect(schedule.phaseAt(776)).toBe('warmStart');
+    expect(schedule.phaseAt(777)).toBe('adapter');
+    expect(schedule.learningRateAt(777 + 500)).toBe(1e-3);
+  });
+
+  it('do not happen in lora and full-rank jobs', () => {
+    expect(scheduleOf({ kind: 'lora' }).restartSteps()).toEqual([]);
+    expect(scheduleOf({ kind: 'lora' }).isRestart(5000)).toBe(false);
+    expect(scheduleOf({ kind: 'fullRank', adapter: null }).restartSteps()).toEqual([]);
+  });
+});
+
+describe('the other schedules', () => {
+  it('a full-rank job has no warm start and warms up once', () => {
+    const schedule = scheduleOf({
+      kind: 'fullRank',
+      adapter: null,
+      warmStart: { stepCount: 500, learningRate: 1, warmupStepCount: 1 },
+    });
+    expect(schedule.stepCount).toBe(20_000);
+    expect(schedule.phaseAt(0)).toBe('fullRank');
+    expect(schedule.learningRateAt(5000)).toBeGreaterThan(0.88e-3);
+  });
+
+  it('a warm start climbs from its first step, which is not lost at rate 0', () => {
+    const schedule = scheduleOf({ warmStart: { stepCount: 300, learningRate: 5e-4, warmupStepCount: 100 } });
+    expect(schedule.learningRateAt(0)).toBeCloseTo(5e-6, 12);
+    expect(schedule.learningRateAt(99)).toBeCloseTo(5e-4, 12);
+    expect(schedule.learningRateAt(299)).toBeCloseTo(5e-4, 12);
+  });
+
+  it('the cyclical cosine spends a whole cosine in every cycle', () => {
+    expect(cyclicalCosine(500, paper)).toBe(1);
+    expect(cyclicalCosine(5000, paper)).toBe(0);
+    expect(cyclicalCosine(5100, paper)).toBe(1);
+    expect(cyclicalCosine(9999, paper)).toBeLessThan(0.1001);
+  });
+
+  it('linear falls to the least ratio, constant stays', () => {
+    const linear = scheduleOf({ learningRate: { peak: 1, schedule: 'linear', warmupStepCount: 0, minRatio: 0.1 } });
+    expect(linear.learningRateAt(0)).toBe(1);
+    expect(linear.learningRateAt(10_000)).toBeCloseTo(0.55, 12);
+    const constant = scheduleOf({ learningRate: { peak: 1, schedule: 'constant', warmupStepCount: 10, minRatio: 0.1 } });
+    expect(constant.learningRateAt(5)).toBe(0.5);
+    expect(constant.learningRateAt(19_999)).toBe(1);
+  });
+});
