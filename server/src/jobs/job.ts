@@ -11,8 +11,10 @@ export interface Job {
   stateReason: string;
   failure: JobFailure | null;
   progress: JobProgress;
-  /** Number of the present or last execution, from 1; every write of a trainer carries it and an old one is refused. */
+  /** Number of the present or last execution, from 1, 0 before the first; every write of a trainer carries it and an old one is refused. */
   attempt: number;
+  /** What the trainer was asked to do and has not done yet; kept over a crash of the server. */
+  stopRequest: StopRequest | null;
   lastSequence: number;
   /** From 1; 0 when not queued. */
   queuePosition: number;
@@ -26,6 +28,8 @@ export interface Job {
 }
 
 export type JobState = 'queued' | 'starting' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled';
+
+export type StopRequest = 'pause' | 'cancel';
 
 export interface JobFailure {
   /** From the catalogue of job failures in errors.ts. */

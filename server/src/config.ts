@@ -1,0 +1,209 @@
+import { isAbsolute, resolve } from 'node:path';
+
+/** One setting: where it is read from, what it may be and why it exists. docs/configuration.md is checked against these. */
+export interface Setting<T> {
+  variable: `RELORA_${string}`;
+  /** As it would be written in the environment. */
+  default: string;
+  /** What is accepted, for people. */
+  range: string;
+  reason: string;
+  /** Throws SettingProblem with what was expected. */
+  parse(text: string): T;
+}
+
+class SettingProblem extends Error {}
+
+/** Every setting of the server. Nothing else is read from the environment. */
+export const settings = {
+  grpcAddress: address('RELORA_GRPC_ADDRESS', '127.0.0.1:50051', 'Where gRPC is served; port 0 takes a free one.'),
+  httpAddress: address('RELORA_HTTP_ADDRESS', '127.0.0.1:9464', 'Where /metrics, /healthz and /readyz are served; port 0 takes a free one.'),
+  dataFolder: folder('RELORA_DATA_FOLDER', '.relora', 'Where the store, checkpoints, artifacts and data sets are kept; one server at a time holds it.'),
+  allowedFolders: folders('RELORA_ALLOWED_FOLDERS', 'Folders whose files clients may name as data, tokenizers or base weights; none by default.'),
+
+  slots: integer('RELORA_SLOTS', 1, 1, 64, 'Jobs that run at once; each has a trainer process of its own.'),
+  queueJobsMax: integer('RELORA_QUEUE_JOBS_MAX', 1000, 1, 100_000, 'Jobs that may wait; more are refused, so a runaway client cannot fill the disk.'),
+  device: choice('RELORA_DEVICE', 'auto', ['auto', 'native', 'tensorflow', 'reference'], 'Backend of jobs that ask for `auto`.'),
+  threads: integer('RELORA_THREADS', 0, 0, 1024, 'Threads of a trainer; 0 for all processors divided by the slots. Results do not depend on it.'),
+  instructionSet: choice(
+    'RELORA_INSTRUCTION_SET', 'auto', ['auto', 'portable', 'avx2', 'avx512', 'avx512bf16'],
+    'Instructions of the native backend; `auto` takes the best that the processor has.',
+  ),
+  trainerNice: integer('RELORA_TRAINER_NICE', 10, 0, 19, 'Nice value of trainers, so the service answers while all processors train.'),
+
+  messageBytesMax: integer('RELORA_MESSAGE_BYTES_MAX', 4 << 20, 1 << 20, 64 << 20, 'Longest gRPC message in bytes, both ways.'),
+  metadataBytesMax: integer('RELORA_METADATA_BYTES_MAX', 8192, 1024, 65_536, 'Longest metadata of a call in bytes.'),
+  concurrentStreamsMax: integer('RELORA_CONCURRENT_STREAMS_MAX', 256, 1, 10_000, 'Calls open at once on one connection.'),
+  watchersMax: integer('RELORA_WATCHERS_MAX', 1000, 1, 100_000, 'Watches open at once on the server; each reads the journal at its own speed.'),
+  uploadBytesMax: integer('RELORA_UPLOAD_BYTES_MAX', 16 * 2 ** 30, 1, 2 ** 50, 'Longest uploaded file in bytes.'),
+  datasetBytesMax: integer('RELORA_DATASET_BYTES_MAX', 64 * 2 ** 30, 1, 2 ** 50, 'Bytes of all files of a data set.'),
+  datasetFilesMax: integer('RELORA_DATASET_FILES_MAX', 1000, 1, 100_000, 'Files of a data set.'),
+  rankMax: integer('RELORA_RANK_MAX', 4096, 1, 65_536, 'Highest rank of an adapter; a layer may allow less.'),
+  stepsMax: integer('RELORA_STEPS_MAX', 500_000, 1, 10_000_000, 'Most steps of a job, all phases together; each leaves an event.'),
+  sequenceLengthMax: integer('RELORA_SEQUENCE_LENGTH_MAX', 8192, 8, 1 << 20, 'Longest sequence in tokens.'),
+  vocabularySizeMax: integer('RELORA_VOCABULARY_SIZE_MAX', 131_072, 257, 1 << 20, 'Largest vocabulary.'),
+  parametersMax: integer('RELORA_PARAMETERS_MAX', 20_000_000_000, 1, 2 ** 50, 'Most weights of a model.'),
+  jobMemoryBytesMax: integer('RELORA_JOB_MEMORY_BYTES_MAX', 0, 0, 2 ** 50, 'Most memory that a job may be estimated to need; 0 for the memory of the machine.'),
+  jobEventsMax: integer('RELORA_JOB_EVENTS_MAX', 1_000_000, 1000, 100_000_000, 'Events a job may leave, so that no trainer can fill the disk; beyond it the job fails.'),
+
+  heartbeatSeconds: number('RELORA_HEARTBEAT_SECONDS', 10, 0.1, 3600, 'Silence on a watch after which a heartbeat is sent; shorter than the idle limit of proxies.'),
+  trainerSilenceSeconds: number('RELORA_TRAINER_SILENCE_SECONDS', 600, 0.5, 86_400, 'Silence after which a trainer counts as hung; longer than its longest micro-batch.'),
+  trainerGraceSeconds: number('RELORA_TRAINER_GRACE_SECONDS', 20, 0.1, 3600, 'Time a trainer has to stop, saving a checkpoint, until it is killed.'),
+  attemptsWithoutProgressMax: integer('RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX', 3, 1, 1000, 'Crashes in a row without a new checkpoint after which a job fails.'),
+  retryDelaySeconds: number('RELORA_RETRY_DELAY_SECONDS', 1, 0, 3600, 'Wait after a crash; doubles with every crash without progress, up to 60 times itself.'),
+  taskTimeoutSeconds: number('RELORA_TASK_TIMEOUT_SECONDS', 600, 1, 86_400, 'Longest time for generating a text or showing a data set.'),
+  tasksMax: integer('RELORA_TASKS_MAX', 2, 2, 64, 'Child processes for data sets and generation at once; one of them at most prepares data.'),
+  shutdownSeconds: number('RELORA_SHUTDOWN_SECONDS', 25, 1, 3600, 'Time from SIGTERM to the end; below the 30 s that Kubernetes waits.'),
+
+  freeDiskBytesMin: integer('RELORA_FREE_DISK_BYTES_MIN', 512 * 2 ** 20, 0, 2 ** 50, 'Free space below which no job starts and no bytes are received.'),
+  logLevel: choice('RELORA_LOG_LEVEL', 'info', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'Least level that is logged.'),
+  reflection: onOff('RELORA_REFLECTION', true, 'Whether the API describes itself to tools such as grpcurl.'),
+} as const satisfies Record<string, Setting<unknown>>;
+
+/** The settings in force. */
+export type Config = { readonly [Name in keyof typeof settings]: ReturnType<(typeof settings)[Name]['parse']> };
+
+export interface Address {
+  host: string;
+  port: number;
+}
+
+/** All that is wrong with the settings, one line each. */
+export class ConfigInvalid extends Error {
+  override name = 'ConfigInvalid';
+  constructor(readonly problems: string[]) {
+    super(problems.join('\n'));
+  }
+}
+
+/** Reads the settings from an environment; throws ConfigInvalid with every problem, unknown RELORA_* variables among them. */
+export function readConfig(environment: Readonly<Record<string, string | undefined>> = process.env): Config {
+  const problems: string[] = [];
+  const config: Record<string, unknown> = {};
+  for (const [name, setting] of Object.entries(settings)) {
+    const text = environment[setting.variable] ?? setting.default;
+    try {
+      config[name] = setting.parse(text);
+    } catch (error) {
+      if (!(error instanceof SettingProblem)) throw error;
+      problems.push(`${setting.variable} must be ${error.message}, not ${JSON.stringify(text)}`);
+    }
+  }
+
+  const known = Object.values(settings).map(({ variable }) => variable as string);
+  for (const variable of Object.keys(environment)) {
+    if (!variable.startsWith('RELORA_') || known.includes(variable)) continue;
+    problems.push(`${variable} is not a setting; did you mean ${nearest(variable, known)}?`);
+  }
+  if (problems.length > 0) throw new ConfigInvalid(problems);
+  return config as unknown as Config;
+}
+
+function integer(variable: Setting<number>['variable'], value: number, min: number, max: number, reason: string): Setting<number> {
+  return {
+    variable,
+    default: String(value),
+    range: `whole number from ${min} to ${max}`,
+    reason,
+    parse(text) {
+      const parsed = /^[0-9]{1,16}$/.test(text) ? Number(text) : NaN;
+      if (!(parsed >= min && parsed <= max)) throw new SettingProblem(`a whole number from ${min} to ${max}`);
+      return parsed;
+    },
+  };
+}
+
+function number(variable: Setting<number>['variable'], value: number, min: number, max: number, reason: string): Setting<number> {
+  return {
+    variable,
+    default: String(value),
+    range: `number from ${min} to ${max}`,
+    reason,
+    parse(text) {
+      const parsed = /^[0-9]+(\.[0-9]+)?$/.test(text) ? Number(text) : NaN;
+      if (!(parsed >= min && parsed <= max)) throw new SettingProblem(`a number from ${min} to ${max}`);
+      return parsed;
+    },
+  };
+}
+
+function choice<const T extends string>(variable: Setting<T>['variable'], value: T, values: readonly T[], reason: string): Setting<T> {
+  return {
+    variable,
+    default: value,
+    range: values.join(', '),
+    reason,
+    parse(text) {
+      const found = values.find((candidate) => candidate === text);
+      if (found === undefined) throw new SettingProblem(`one of ${values.join(', ')}`);
+      return found;
+    },
+  };
+}
+
+function onOff(variable: Setting<boolean>['variable'], value: boolean, reason: string): Setting<boolean> {
+  const { parse, ...rest } = choice(variable, value ? 'on' : 'off', ['on', 'off'], reason);
+  return { ...rest, parse: (text) => parse(text) === 'on' };
+}
+
+function address(variable: Setting<Address>['variable'], value: string, reason: string): Setting<Address> {
+  return {
+    variable,
+    default: value,
+    range: 'host:port, port 0 to 65535, an IPv6 host in brackets',
+    reason,
+    parse(text) {
+      const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})$/.exec(text);
+      const host = match?.[1] ?? match?.[2];
+      const port = Number(match?.[3]);
+      if (host === undefined || !(port <= 65_535)) throw new SettingProblem('host:port with a port from 0 to 65535');
+      return { host, port };
+    },
+  };
+}
+
+function folder(variable: Setting<string>['variable'], value: string, reason: string): Setting<string> {
+  return {
+    variable,
+    default: value,
+    range: 'path of a folder; a relative one begins at the working directory',
+    reason,
+    parse(text) {
+      if (text === '' || text.includes('\0')) throw new SettingProblem('the path of a folder');
+      return resolve(text);
+    },
+  };
+}
+
+function folders(variable: Setting<readonly string[]>['variable'], reason: string): Setting<readonly string[]> {
+  return {
+    variable,
+    default: '',
+    range: 'absolute paths with `:` between them',
+    reason,
+    parse(text) {
+      const paths = text.split(':').filter((path) => path !== '');
+      if (!paths.every((path) => isAbsolute(path) && !path.includes('\0'))) throw new SettingProblem('absolute paths with `:` between them');
+      return paths;
+    },
+  };
+}
+
+/** The candidate with the fewest changed letters (Levenshtein). */
+function nearest(word: string, candidates: readonly string[]): string {
+  const distances = candidates.map((candidate) => ({ candidate, distance: editDistance(word, candidate) }));
+  return distances.reduce((best, entry) => (entry.distance < best.distance ? entry : best)).candidate;
+}
+
+function editDistance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, column) => column);
+  for (let row = 1; row <= a.length; row++) {
+    const current = [row];
+    for (let column = 1; column <= b.length; column++) {
+      const substitution = previous[column - 1]! + (a[row - 1] === b[column - 1] ? 0 : 1);
+      current.push(Math.min(substitution, previous[column]! + 1, current[column - 1]! + 1));
+    }
+    previous = current;
+  }
+  return previous[b.length]!;
+}

@@ -1,0 +1,59 @@
+/** Text that is tokenized once. Times are milliseconds since 1970. */
+export interface Dataset {
+  id: string;
+  displayName: string;
+  state: DatasetState;
+  failure: { reason: string; message: string } | null;
+  files: DatasetFile[];
+  spec: DatasetSpec;
+  /** Null until ready. */
+  prepared: PreparedDataset | null;
+  /** 0 to 1. */
+  preparedRatio: number;
+  createTimeMs: number;
+}
+
+export type DatasetState = 'uploading' | 'preparing' | 'ready' | 'failed';
+export type DatasetFormat = 'text' | 'jsonl' | 'parquet';
+export type DatasetSplit = 'train' | 'heldOut';
+
+export interface DatasetFile {
+  /** For people; never a path. */
+  fileName: string;
+  /** Path on the server, resolved and allowed; null for uploads. */
+  serverPath: string | null;
+  format: DatasetFormat;
+  /** Null: divided by heldOutShare. */
+  split: DatasetSplit | null;
+  sizeBytes: number;
+  /** Hexadecimal; null for files on the server. */
+  sha256: string | null;
+  receivedBytes: number;
+}
+
+/** With every default filled in. */
+export interface DatasetSpec {
+  tokenizer: DatasetTokenizerSpec;
+  heldOutShare: number;
+  textField: string;
+  seed: number;
+}
+
+export type DatasetTokenizerSpec =
+  | { kind: 'bytes' }
+  | { kind: 'trainedBpe'; vocabularySize: number }
+  /** Content of a tokenizer.json. */
+  | { kind: 'huggingFace'; tokenizerJson: string };
+
+export interface PreparedDataset {
+  tokenizer: { kind: 'bytes' | 'trainedBpe' | 'huggingFace'; vocabularySize: number; endOfTextId: number; sha256: string };
+  train: SplitSize;
+  heldOut: SplitSize;
+  manifestSha256: string;
+}
+
+export interface SplitSize {
+  tokenCount: number;
+  documentCount: number;
+  textBytes: number;
+}
