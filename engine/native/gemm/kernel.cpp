@@ -1,0 +1,18 @@
+// Product kernels of one instruction set: float32, and bfloat16 storage widened to float32 products.
+#include "kernels.h"
+#include "tile.h"
+
+namespace relora::RELORA_ISA {
+
+// Six rows leave, next to the sums, registers for the right panel and one left value: 6 x 4 vectors of 32 registers, or
+// 6 x 2 of 16. Portable code is compiled for the smallest register file it may meet.
+#if defined(__AVX512F__)
+constexpr size_t vectors = 4;
+#else
+constexpr size_t vectors = 2;
+#endif
+
+constinit const ProductKernel float32_kernel = product_kernel<MultiplyFloat32, vectors>(256);
+constinit const ProductKernel bfloat16_kernel = product_kernel<MultiplyWidened, vectors>(512);
+
+}  // namespace relora::RELORA_ISA

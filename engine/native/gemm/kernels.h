@@ -1,0 +1,22 @@
+// The product kernels of every instruction set. Touch only those the CPU supports.
+#pragma once
+#include "kernel_interface.h"
+
+namespace relora {
+
+namespace portable {
+extern const ProductKernel float32_kernel, bfloat16_kernel;
+}
+#ifdef __x86_64__
+namespace avx2 {
+extern const ProductKernel float32_kernel, bfloat16_kernel;
+}
+namespace avx512 {
+extern const ProductKernel float32_kernel, bfloat16_kernel;
+}
+namespace avx512bf16 {
+extern const ProductKernel bfloat16_kernel;
+}
+#endif
+
+}  // namespace relora

@@ -1,0 +1,187 @@
+// Packing for the micro-kernels: float32 as it is, or rounded to bfloat16 (nearest even), alone or as pairs of k's in one word.
+#pragma once
+#include "../vector.h"
+#include "kernel_interface.h"
+
+namespace relora::RELORA_ISA {
+
+#ifdef __clang__
+#define RELORA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define RELORA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Words{__VA_ARGS__})
+#endif
+
+static inline Words zip_low(Words a, Words b) {
+#if defined(__AVX512F__)
+  return RELORA_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif defined(__AVX2__)
+  return RELORA_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+  return RELORA_SHUFFLE(a, b, 0, 4, 1, 5);
+#endif
+}
+static inline Words zip_high(Words a, Words b) {
+#if defined(__AVX512F__)
+  return RELORA_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+  return RELORA_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  return RELORA_SHUFFLE(a, b, 2, 6, 3, 7);
+#endif
+}
+#undef RELORA_SHUFFLE
+
+/// In place: rows become columns. log2(lanes) perfect shuffles.
+static inline void transpose(Words (&rows)[lanes]) {
+  Words next[lanes];
+  for (size_t round = 1; round < lanes; round *= 2) {
+#pragma GCC unroll 16
+    for (size_t i = 0; i < lanes / 2; i++) {
+      next[2 * i] = zip_low(rows[i], rows[i + lanes / 2]);
+      next[2 * i + 1] = zip_high(rows[i], rows[i + lanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (size_t i = 0; i < lanes; i++) rows[i] = next[i];
+  }
+}
+
+/// Each lane rounded to bfloat16, in its upper half; the lower half keeps rounding debris.
+static inline Words round_in_place(Vec v) {
+  const Words u = bits_of(v);
+  const Words rounded = u + 0x7fff + ((u >> 16) & 1);
+  // Rounding could carry a NaN over into infinity: a NaN is made quiet and cut off instead.
+  return (v == v) ? rounded : (u | 0x00400000);
+}
+static inline Vec round_to_bfloat16(Vec v) { return floats_of(round_in_place(v) & 0xffff0000); }
+/// One word per lane: `even` in the lower half, `odd` in the upper.
+static inline Words pair(Vec even, Vec odd) {
+  return (round_in_place(even) >> 16) | (round_in_place(odd) & 0xffff0000);
+}
+
+/// One word for every two neighbouring floats of p[count], count <= 2 * lanes, zeros after them.
+static inline Words load_pairs(const float* p, size_t count) {
+  const Vec low = load(p, count);
+  const Vec high = count > lanes ? load(p + lanes, count - lanes) : Vec{};
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<Words>(_mm512_cvtne2ps_pbh(high, low));
+#else
+  typedef uint64_t Pairs __attribute__((vector_size(lanes * 4)));
+  typedef uint32_t Half __attribute__((vector_size(lanes * 2)));
+  const auto join = [](Vec v) {
+    const Pairs u = reinterpret_cast<Pairs>(round_in_place(v));
+    return __builtin_convertvector(((u >> 16) & 0xffff) | ((u >> 32) & 0xffff0000), Half);
+  };
+  const Half halves[2] = {join(low), join(high)};
+  Words words;
+  std::memcpy(&words, halves, sizeof words);
+  return words;
+#endif
+}
+
+enum class Format { float32, rounded_float32, pairs };
+
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/// Rows of op(left) as they are: element (row, k) of the block at row * row_stride + k.
+template <Format format>
+static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k, size_t k_count) {
+  const size_t words = format == Format::pairs ? (k_count + 1) / 2 : k_count;
+  // Whole cache lines plus one: rows at a stride of a power of two would fall into the same cache sets.
+  const size_t row_stride = (words + 15) / 16 * 16 + 16;
+  for (size_t i = 0; i < rows; i++) {
+    const float* from = left.data + (row + i) * left.stride + k;
+    uint32_t* to = packed + i * row_stride;
+    if constexpr (format == Format::pairs) {
+      for (size_t s = 0; s < k_count; s += 2 * lanes) store(to + s / 2, load_pairs(from + s, smaller(k_count - s, 2 * lanes)));
+    } else {
+      for_vectors(k_count, [&](size_t s, size_t count) {
+        const Vec v = load(from + s, count);
+        store(to + s, bits_of(format == Format::float32 ? v : round_to_bfloat16(v)));
+      });
+      to[k_count] = 0;  // read as the partner of an odd last k
+    }
+  }
+  return {packed, tile_rows * row_stride, row_stride, 1};
+}
+
+/// Left operand stored [k, m]: for each panel of six rows, six neighbouring words per k (or pair).
+template <Format format>
+static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k, size_t k_count) {
+  const size_t k_per_step = format == Format::pairs ? 2 : 1;
+  // One step more than needed: stores are a full vector wide, and an odd last k has a partner of zeros.
+  const size_t panel = tile_rows * ((k_count + k_per_step - 1) / k_per_step + 1) + lanes;
+  for (size_t i = 0; i < rows; i += tile_rows) {
+    const size_t wide = smaller(tile_rows, rows - i);
+    uint32_t* to = packed + i / tile_rows * panel;
+    const float* from = left.data + k * left.stride + row + i;
+    const auto row_of = [&](size_t s, size_t offset) {
+      const float* p = from + s * left.stride + offset;
+      return offset < wide ? load(p, smaller(wide - offset, lanes)) : Vec{};
+    };
+    for (size_t s = 0; s < k_count; s += k_per_step) {
+      for (size_t offset = 0; offset < tile_rows; offset += lanes) {
+        uint32_t* words = to + s / k_per_step * tile_rows + offset;
+        if constexpr (format == Format::pairs) {
+          store(words, pair(row_of(s, offset), s + 1 < k_count ? row_of(s + 1, offset) : Vec{}));
+        } else {
+          const Vec v = row_of(s, offset);
+          store(words, bits_of(format == Format::float32 ? v : round_to_bfloat16(v)));
+        }
+      }
+    }
+    if constexpr (format != Format::pairs) std::memset(to + k_count * tile_rows, 0, tile_rows * sizeof(uint32_t));
+  }
+  return {packed, panel, 1, tile_rows};
+}
+
+template <Format format>
+static PackedLeft pack_left(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k, size_t k_count) {
+  return left.transposed ? pack_left_columns<format>(packed, left, row, rows, k, k_count)
+                         : pack_left_rows<format>(packed, left, row, rows, k, k_count);
+}
+
+/// One panel of the right operand, zero-padded to whole vectors: [steps, width].
+template <Format format, size_t vectors>
+static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n, size_t panel) {
+  constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
+  const size_t column = panel * vectors * lanes;
+  const size_t columns = smaller(n - column, vectors * lanes);
+  const size_t width = (columns + lanes - 1) / lanes * lanes;
+  const size_t steps = (k_count + k_per_step - 1) / k_per_step;
+
+  if (!right.transposed) {
+    for (size_t s = 0; s < steps; s++) {
+      const float* from = right.data + (k + s * k_per_step) * right.stride + column;
+      const bool has_odd = s * 2 + 1 < k_count;
+      for_vectors(columns, [&](size_t j, size_t count) {
+        const Vec even = load(from + j, count);
+        if constexpr (format == Format::pairs) {
+          store(packed + s * width + j, pair(even, has_odd ? load(from + right.stride + j, count) : Vec{}));
+        } else {
+          store(packed + s * width + j, bits_of(even));
+        }
+      });
+    }
+    return;
+  }
+  for (size_t j = 0; j < columns; j += lanes) {
+    for (size_t s = 0; s < steps; s += lanes) {
+      Words rows[lanes];
+      for (size_t i = 0; i < lanes; i++) {
+        const float* from = right.data + (column + j + i) * right.stride + k + s * k_per_step;
+        const size_t count = smaller(k_count - s * k_per_step, lanes * k_per_step);
+        if (j + i >= columns) {
+          rows[i] = Words{};
+        } else if constexpr (format == Format::pairs) {
+          rows[i] = load_pairs(from, count);
+        } else {
+          rows[i] = bits_of(load(from, count));
+        }
+      }
+      transpose(rows);
+      for (size_t i = 0; i < smaller(steps - s, lanes); i++) store(packed + (s + i) * width + j, rows[i]);
+    }
+  }
+}
+
+}  // namespace relora::RELORA_ISA

@@ -1,0 +1,146 @@
+#include "product.h"
+
+#include <algorithm>
+
+namespace relora {
+
+namespace {
+
+size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
+size_t steps_of(const ProductKernel& kernel, size_t k) { return divide_up(k, kernel.k_per_step); }
+size_t panels_of(const ProductKernel& kernel, size_t n) { return divide_up(n, kernel.panel_columns); }
+
+/// Columns of one panel, and its width in memory.
+size_t panel_columns(const ProductKernel& kernel, size_t n, size_t panel) {
+  return std::min(kernel.panel_columns, n - panel * kernel.panel_columns);
+}
+size_t panel_width(const ProductKernel& kernel, size_t n, size_t panel) {
+  return divide_up(panel_columns(kernel, n, panel), kernel.column_quantum) * kernel.column_quantum;
+}
+size_t panel_offset(const ProductKernel& kernel, size_t k, size_t panel) {
+  return panel * kernel.panel_columns * steps_of(kernel, k);
+}
+
+/// m rows in equal blocks of whole tiles, none longer than block_rows.
+size_t rows_per_block(size_t m, size_t blocks_min) {
+  const size_t blocks = std::max(divide_up(m, block_rows), std::min(blocks_min, divide_up(m, 2 * tile_rows)));
+  return divide_up(divide_up(m, blocks), tile_rows) * tile_rows;
+}
+
+struct Range {
+  size_t begin, end;
+};
+
+/// Rows and panels of one task: for each block of k the left rows are packed once and meet every panel.
+void multiply_panels(const ProductKernel& kernel, uint32_t* left_block, const Target& target, const Term& term, Range rows,
+                     Range panels, size_t n) {
+  const size_t count = rows.end - rows.begin;
+  const auto& right = term.right;
+  for (size_t k = 0; k < right.k; k += kernel.block_k) {
+    const size_t k_count = std::min(kernel.block_k, right.k - k);
+    const PackedLeft left = kernel.pack_left(left_block, term.left, rows.begin, count, k, k_count);
+    for (size_t panel = panels.begin; panel < panels.end; panel++) {
+      const size_t width = panel_width(kernel, right.n, panel);
+      const uint32_t* words = right.words + panel_offset(kernel, right.k_packed, panel) + k / kernel.k_per_step * width;
+      const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns, target.stride, term.alpha,
+                        target.accumulate || k > 0};
+      // A panel cut short still has its packed width: the kernel steps over whole panels.
+      kernel.multiply(part, left, words, count, panel_columns(kernel, n, panel), width, k_count);
+    }
+  }
+}
+
+/// Rows of one block times panels that are packed on the way: for operands that meet one block of rows only.
+void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
+                       const Operand& left, const Operand& right, Range rows, Range panels, size_t n, size_t k_total) {
+  uint32_t* const left_block = context.left_block(worker);
+  uint32_t* const right_block = context.right_block(worker);
+  const size_t count = rows.end - rows.begin;
+  for (size_t k = 0; k < k_total; k += kernel.block_k) {
+    const size_t k_count = std::min(kernel.block_k, k_total - k);
+    const PackedLeft packed = kernel.pack_left(left_block, left, rows.begin, count, k, k_count);
+    for (size_t panel = panels.begin; panel < panels.end; panel++) {
+      kernel.pack_right(right_block, right, k, k_count, n, panel);
+      const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns, target.stride, target.alpha,
+                        target.accumulate || k > 0};
+      kernel.multiply(part, packed, right_block, count, panel_columns(kernel, n, panel), panel_width(kernel, n, panel),
+                      k_count);
+    }
+  }
+}
+
+}  // namespace
+
+size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n) {
+  return divide_up(n, kernel.column_quantum) * kernel.column_quantum * steps_of(kernel, k);
+}
+
+RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k, size_t n) {
+  for (size_t panel = 0; panel < panels_of(kernel, n); panel++) {
+    kernel.pack_right(words + panel_offset(kernel, k, panel), right, 0, k, n, panel);
+  }
+  return {words, k, n, k};
+}
+
+RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k,
+                              size_t n) {
+  const size_t pieces = divide_up(k, kernel.block_k);
+  context.pool.run(panels_of(kernel, n) * pieces, [&](size_t task, unsigned) {
+    const size_t panel = task / pieces, from = task % pieces * kernel.block_k;
+    const size_t offset = panel_offset(kernel, k, panel) + from / kernel.k_per_step * panel_width(kernel, n, panel);
+    kernel.pack_right(words + offset, right, from, std::min(kernel.block_k, k - from), n, panel);
+  });
+  return {words, k, n, k};
+}
+
+void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left, const Operand& right,
+             size_t m, size_t n, size_t k) {
+  if (m > block_rows) {
+    uint32_t* words = context.shared(Shared::right_panels).words(right_panels_words(kernel, k, n));
+    const Term term{left, pack_right_panels(context, kernel, words, right, k, n), target.alpha};
+    return product_of_panels(context, kernel, target.data, target.stride, target.accumulate, &term, 1, m, n);
+  }
+  // Every panel meets these few rows only: packing it where it is used saves a trip through memory.
+  const size_t panels = panels_of(kernel, n);
+  const size_t panels_per_task = std::clamp<size_t>(panels / (4 * context.pool.threads()), 1, 8);
+  context.pool.run(divide_up(panels, panels_per_task), [&](size_t task, unsigned worker) {
+    const Range range{task * panels_per_task, std::min(panels, (task + 1) * panels_per_task)};
+    multiply_unpacked(context, worker, kernel, target, left, right, {0, m}, range, n, k);
+  });
+}
+
+void product_of_panels(Context& context, const ProductKernel& kernel, float* c, size_t stride, bool accumulate,
+                       const Term* terms, size_t term_count, size_t m, size_t n) {
+  const size_t tasks_wanted = context.pool.threads() == 1 ? 1 : 4 * context.pool.threads();
+  const size_t rows = rows_per_block(m, tasks_wanted);
+  const size_t blocks = divide_up(m, rows), panels = panels_of(kernel, n);
+  const size_t groups = std::min(panels, divide_up(tasks_wanted, blocks));
+  context.pool.run(blocks * groups, [&](size_t task, unsigned worker) {
+    const size_t block = task / groups, group = task % groups;
+    const Range row_range{block * rows, std::min(m, (block + 1) * rows)};
+    const Range panel_range{panels * group / groups, panels * (group + 1) / groups};
+    for (size_t i = 0; i < term_count; i++) {
+      multiply_panels(kernel, context.left_block(worker), {c, stride, terms[i].alpha, accumulate || i > 0}, terms[i], row_range,
+                      panel_range, n);
+    }
+  });
+}
+
+void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target, const Operand& left,
+                  const Operand& right, size_t m, size_t n, size_t k) {
+  for (size_t row = 0; row < m; row += block_rows) {
+    multiply_unpacked(context, worker, kernel, target, left, right, {row, std::min(m, row + block_rows)},
+                      {0, panels_of(kernel, n)}, n, k);
+  }
+}
+
+void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
+                            const Operand& left, const RightPanels& right, size_t m, size_t n) {
+  const Term term{left, right, target.alpha};
+  for (size_t row = 0; row < m; row += block_rows) {
+    multiply_panels(kernel, context.left_block(worker), target, term, {row, std::min(m, row + block_rows)},
+                    {0, panels_of(kernel, n)}, n);
+  }
+}
+
+}  // namespace relora

@@ -1,0 +1,43 @@
+// Products of any size and transposition, on all threads or on one. The sum of an element depends on k and the kernel alone:
+// k is cut into blocks of fixed length that are added in order, and never shared between threads.
+#pragma once
+#include "../context.h"
+
+namespace relora {
+
+/// A right operand packed whole: its panels one after the other, each [steps of k_packed, width]. Products sum its first k.
+struct RightPanels {
+  const uint32_t* words;
+  size_t k_packed, n, k;
+};
+
+/// One addend of a product with packed right operands.
+struct Term {
+  Operand left;
+  RightPanels right;
+  float alpha;
+};
+
+size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n);
+/// Packs op(right)[k, n] into `words`, on all threads or on the caller's.
+RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k,
+                              size_t n);
+RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k, size_t n);
+
+/// target[m, n] (+)= alpha op(left)[m, k] op(right)[k, n]. Each target's alpha counts.
+void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left, const Operand& right,
+             size_t m, size_t n, size_t k);
+
+/// c[m, n] (+)= the sum of the terms, in one pass over c. All terms have the same m and n.
+void product_of_panels(Context& context, const ProductKernel& kernel, float* c, size_t stride, bool accumulate,
+                       const Term* terms, size_t term_count, size_t m, size_t n);
+
+/// The same as `product` on the calling worker alone.
+void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target, const Operand& left,
+                  const Operand& right, size_t m, size_t n, size_t k);
+
+/// target[m, n] (+)= alpha op(left) right on the calling worker alone; n may be less than the panels hold.
+void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
+                            const Operand& left, const RightPanels& right, size_t m, size_t n);
+
+}  // namespace relora

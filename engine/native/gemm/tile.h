@@ -1,0 +1,169 @@
+// The register tile: six rows by a few vectors of columns, summed over one block of k.
+#pragma once
+#include "pack.h"
+
+namespace relora::RELORA_ISA {
+
+struct TileArguments {
+  const uint32_t* left;
+  size_t row_stride, k_stride;
+  const uint32_t* right;
+  size_t steps;
+  Target target;
+  size_t columns;  // valid columns of the target, in this tile
+};
+
+using Tile = void (*)(const TileArguments&);
+
+#define RELORA_INLINE __attribute__((always_inline))
+
+/// Calls body(integral_constant) for 0 .. N-1. Indices known at compile time keep the sums in registers:
+/// GCC 12 spills an array of accumulators that is indexed by an unrolled loop.
+template <class Body, size_t... I>
+static inline RELORA_INLINE void each_of(const Body& body, std::index_sequence<I...>) {
+  (body(std::integral_constant<size_t, I>{}), ...);
+}
+template <size_t N, class Body>
+static inline RELORA_INLINE void each(const Body& body) {
+  each_of(body, std::make_index_sequence<N>{});
+}
+
+/// Float32 words times float32 words: one k per step.
+struct MultiplyFloat32 {
+  static constexpr Format left_format = Format::float32, right_format = Format::float32;
+
+  template <size_t rows, size_t vectors>
+  static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride, size_t,
+                                        const uint32_t* right) {
+    Vec b[vectors];
+    each<vectors>([&](auto j) RELORA_INLINE { b[j] = floats_of(load(right + j * lanes)); });
+    each<rows>([&](auto i) RELORA_INLINE {
+      float value;
+      std::memcpy(&value, left + i * row_stride, sizeof value);
+      const Vec a = broadcast(value);
+      each<vectors>([&](auto j) RELORA_INLINE {
+        sums[i * vectors + j] = multiply_add(a, b[j], sums[i * vectors + j]);
+      });
+    });
+  }
+};
+
+/// Rounded float32 words times pairs of bfloat16, widened on the way: two k's per step. The sums are those of the hardware's
+/// own bfloat16 instruction but for the order of rounding.
+struct MultiplyWidened {
+  static constexpr Format left_format = Format::rounded_float32, right_format = Format::pairs;
+
+  template <size_t rows, size_t vectors>
+  static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride, size_t k_stride,
+                                        const uint32_t* right) {
+    each<2>([&](auto odd) RELORA_INLINE {
+      Vec b[vectors];
+      each<vectors>([&](auto j) RELORA_INLINE {
+        const Words words = load(right + j * lanes);
+        b[j] = floats_of(odd == 0 ? words << 16 : words & 0xffff0000);
+      });
+      each<rows>([&](auto i) RELORA_INLINE {
+        float value;
+        std::memcpy(&value, left + i * row_stride + odd * k_stride, sizeof value);
+        const Vec a = broadcast(value);
+        each<vectors>([&](auto j) RELORA_INLINE {
+          sums[i * vectors + j] = multiply_add(a, b[j], sums[i * vectors + j]);
+        });
+      });
+    });
+  }
+};
+
+template <Format left_format, Format right_format>
+constexpr size_t k_per_step_of = right_format == Format::pairs ? 2 : 1;
+/// Packed left elements per step: the widened kernel keeps its left operand one word per k.
+template <Format left_format, Format right_format>
+constexpr size_t left_words_per_step = right_format == Format::pairs && left_format != Format::pairs ? 2 : 1;
+
+template <class Multiply, size_t rows, size_t vectors>
+static void tile(const TileArguments& t) {
+  Vec sums[rows * vectors] = {};
+  constexpr size_t left_words = left_words_per_step<Multiply::left_format, Multiply::right_format>;
+  const uint32_t* left = t.left;
+  const uint32_t* right = t.right;
+  const size_t row_stride = t.row_stride, k_stride = t.k_stride;
+  for (size_t s = 0; s < t.steps; s++) {
+    Multiply::template step<rows, vectors>(sums, left, row_stride, k_stride, right);
+    left += left_words * k_stride;
+    right += vectors * lanes;
+  }
+  const Vec alpha = broadcast(t.target.alpha);
+  each<rows>([&](auto i) RELORA_INLINE {
+    each<vectors>([&](auto j) RELORA_INLINE {
+      if (j * lanes < t.columns) {
+        float* c = t.target.data + i * t.target.stride + j * lanes;
+        const size_t count = t.columns - j * lanes;
+        const Vec sum = sums[i * vectors + j];
+        store(c, t.target.accumulate ? multiply_add(alpha, sum, load(c, count)) : alpha * sum, count);
+      }
+    });
+  });
+}
+
+template <class Multiply, size_t vectors_max>
+struct Tiles {
+  template <size_t rows, size_t... V>
+  static constexpr Tile with_rows(size_t vectors, std::index_sequence<V...>) {
+    constexpr Tile tiles[] = {tile<Multiply, rows, V + 1>...};
+    return tiles[vectors - 1];
+  }
+  static Tile of(size_t rows, size_t vectors) {
+    constexpr auto widths = std::make_index_sequence<vectors_max>{};
+    switch (rows) {
+      case 1: return with_rows<1>(vectors, widths);
+      case 2: return with_rows<2>(vectors, widths);
+      case 3: return with_rows<3>(vectors, widths);
+      case 4: return with_rows<4>(vectors, widths);
+      case 5: return with_rows<5>(vectors, widths);
+      default: return with_rows<6>(vectors, widths);
+    }
+  }
+};
+
+/// All rows of a packed block times one right panel.
+template <class Multiply, size_t vectors_max>
+static void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows, size_t columns,
+                     size_t width, size_t k_count) {
+  constexpr size_t k_per_step = k_per_step_of<Multiply::left_format, Multiply::right_format>;
+  const size_t vectors = width / lanes;
+  TileArguments t{nullptr, left.row_stride, left.k_stride, right, (k_count + k_per_step - 1) / k_per_step, target, columns};
+  const Tile full = Tiles<Multiply, vectors_max>::of(tile_rows, vectors);
+  for (size_t row = 0; row < rows; row += tile_rows) {
+    t.left = left.data + row / tile_rows * left.panel;
+    t.target.data = target.data + row * target.stride;
+    if (rows - row >= tile_rows) {
+      full(t);
+    } else {
+      Tiles<Multiply, vectors_max>::of(rows - row, vectors)(t);
+    }
+  }
+}
+
+/// The tile's steps over operands that stay in the first-level cache: the speed no product can pass.
+template <class Multiply, size_t vectors>
+static double exercise(size_t iterations) {
+  constexpr size_t length = 64;
+  alignas(64) uint32_t left[tile_rows * 2 * length] = {}, right[vectors * lanes * length] = {};
+  alignas(64) float result[tile_rows * vectors * lanes];
+  const TileArguments t{left, 1, tile_rows, right, length, {result, vectors * lanes, 1.0f, false}, vectors * lanes};
+  for (size_t done = 0; done < iterations; done += length) {
+    tile<Multiply, tile_rows, vectors>(t);
+    asm volatile("" : : "r"(result) : "memory");
+  }
+  constexpr size_t k_per_step = k_per_step_of<Multiply::left_format, Multiply::right_format>;
+  return 2.0 * tile_rows * vectors * lanes * k_per_step * static_cast<double>((iterations + length - 1) / length * length);
+}
+
+template <class Multiply, size_t vectors>
+constexpr ProductKernel product_kernel(size_t block_k) {
+  return {vectors * lanes, lanes, k_per_step_of<Multiply::left_format, Multiply::right_format>, block_k,
+          pack_left<Multiply::left_format>, pack_right<Multiply::right_format, vectors>, multiply<Multiply, vectors>,
+          exercise<Multiply, vectors>};
+}
+
+}  // namespace relora::RELORA_ISA

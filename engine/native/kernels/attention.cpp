@@ -1,0 +1,178 @@
+// Causal attention in tiles of query rows, forward and backward. A tile's scores against all keys it may see fit the second-level
+// cache, so the softmax needs no rescaling; what lies above the diagonal tile is never computed. The backward pass recomputes
+// the probabilities from the kept log-sum-exp (Dao et al. 2022).
+//
+// q, out[batch, time, heads, head_dim]; k, v[batch, time, kv_heads, head_dim]; query head h reads key head h * kv_heads / heads.
+#include <cmath>
+
+#include "../gemm/product.h"
+#include "../vector.h"
+#include "kernels.h"
+
+namespace relora::RELORA_ISA {
+
+namespace {
+
+constexpr size_t tile = 64;  // query rows
+
+struct Layout {
+  explicit Layout(const AttentionShape& s)
+      : time(s.time),
+        dim(s.head_dim),
+        q_stride(s.heads * s.head_dim),
+        kv_stride(s.kv_heads * s.head_dim),
+        tiles((s.time + tile - 1) / tile),
+        score_stride((s.time + 15) / 16 * 16 + 16) {}  // a line more, so that rows do not share cache sets
+
+  size_t q_at(size_t batch, size_t t, size_t head) const { return (batch * time + t) * q_stride + head * dim; }
+  size_t kv_at(size_t batch, size_t head) const { return batch * time * kv_stride + head * dim; }
+
+  size_t time, dim, q_stride, kv_stride, tiles, score_stride;
+};
+
+/// Turns scores into e^(score - largest) over the first `visible` keys, zeros up to `keys`. Returns the sum.
+float exponentiate(float* scores, size_t visible, size_t keys, float& largest) {
+  Vec most = broadcast(scores[0]);
+  for (size_t i = 0; i + lanes <= visible; i += lanes) most = larger(load(scores + i), most);
+  largest = largest_lane(most);
+  for (size_t i = visible / lanes * lanes; i < visible; i++) largest = scores[i] > largest ? scores[i] : largest;
+
+  Vec sum = {};
+  size_t i = 0;
+  for (; i + lanes <= visible; i += lanes) {
+    const Vec e = exponential(load(scores + i) - largest);
+    store(scores + i, e);
+    sum += e;
+  }
+  float total = sum_lanes(sum);
+  if (i < visible) {
+    store(scores + i, exponential(load(scores + i, visible - i) - largest), visible - i);
+    for (; i < visible; i++) total += scores[i];
+  }
+  for (; i < keys; i++) scores[i] = 0;
+  return total;
+}
+
+/// Probabilities from scores, then score gradients from probability gradients, in place; zeros where nothing is visible.
+/// dscore = p * (dp - sum(dout * out)) * scale
+void differentiate_row(float* scores, float* dscores, size_t visible, size_t keys, float log_sum_exp, float dot, float scale) {
+  for_vectors(visible, [&](size_t i, size_t count) {
+    const Vec p = exponential(load(scores + i, count) - log_sum_exp);
+    store(scores + i, p, count);
+    store(dscores + i, p * (load(dscores + i, count) - dot) * scale, count);
+  });
+  for (size_t i = visible; i < keys; i++) scores[i] = dscores[i] = 0;
+}
+
+float dot_product(const float* a, const float* b, size_t n) {
+  Vec sum = {};
+  for_vectors(n, [&](size_t i, size_t count) { sum = multiply_add(load(a + i, count), load(b + i, count), sum); });
+  return sum_lanes(sum);
+}
+
+size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+}  // namespace
+
+void attention_forward(Context& context, float* out, float* log_sum_exp, const float* q, const float* k, const float* v,
+                       const AttentionShape& shape, Precision precision) {
+  const ProductKernel& kernel = context.product_kernel(precision);
+  const Layout at(shape);
+  const size_t key_words = right_panels_words(kernel, at.dim, at.time), value_words = right_panels_words(kernel, at.time, at.dim);
+  uint32_t* keys_packed = context.shared(Shared::first).words(shape.batch * shape.kv_heads * key_words);
+  uint32_t* values_packed = context.shared(Shared::second).words(shape.batch * shape.kv_heads * value_words);
+  context.pool.run(shape.batch * shape.kv_heads, [&](size_t task, unsigned) {
+    const size_t from = at.kv_at(task / shape.kv_heads, task % shape.kv_heads);
+    pack_right_panels_here(kernel, keys_packed + task * key_words, {k + from, at.kv_stride, true}, at.dim, at.time);
+    pack_right_panels_here(kernel, values_packed + task * value_words, {v + from, at.kv_stride, false}, at.time, at.dim);
+  });
+
+  context.reserve_worker_memory(tile * at.score_stride);
+  context.pool.run(shape.batch * shape.heads * at.tiles, [&](size_t task, unsigned worker) {
+    const size_t batch = task / at.tiles / shape.heads, head = task / at.tiles % shape.heads;
+    const size_t first = task % at.tiles * tile, rows = least(tile, at.time - first), keys = first + rows;
+    const size_t key_head = batch * shape.kv_heads + head * shape.kv_heads / shape.heads;
+    float* scores = context.worker_memory(worker);
+    float* to = out + at.q_at(batch, first, head);
+
+    const RightPanels key_panels{keys_packed + key_head * key_words, at.dim, at.time, at.dim};
+    product_of_panels_here(context, worker, kernel, {scores, at.score_stride, shape.scale, false},
+                           {q + at.q_at(batch, first, head), at.q_stride, false}, key_panels, rows, keys);
+    float inverse_sums[tile];
+    for (size_t i = 0; i < rows; i++) {
+      float largest;
+      const float sum = exponentiate(scores + i * at.score_stride, first + i + 1, keys, largest);
+      inverse_sums[i] = 1.0f / sum;
+      log_sum_exp[(batch * shape.heads + head) * at.time + first + i] = largest + std::log(sum);
+    }
+    const RightPanels value_panels{values_packed + key_head * value_words, at.time, at.dim, keys};
+    product_of_panels_here(context, worker, kernel, {to, at.q_stride, 1.0f, false}, {scores, at.score_stride, false},
+                           value_panels, rows, at.dim);
+    for (size_t i = 0; i < rows; i++) {
+      float* row = to + i * at.q_stride;
+      for_vectors(at.dim, [&](size_t j, size_t count) { store(row + j, load(row + j, count) * inverse_sums[i], count); });
+    }
+  });
+}
+
+/// One task does all query heads of one key head, in order, so dk and dv are sums with one writer.
+void attention_backward(Context& context, float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,
+                        const float* v, const float* out, const float* log_sum_exp, const AttentionShape& shape,
+                        Precision precision) {
+  const ProductKernel& kernel = context.product_kernel(precision);
+  const Layout at(shape);
+  const size_t across_words = right_panels_words(kernel, at.dim, at.time), along_words = right_panels_words(kernel, at.time, at.dim);
+  const size_t block_words = right_panels_words(kernel, tile, at.dim);
+  const size_t score_floats = tile * at.score_stride;
+  context.reserve_worker_memory(2 * score_floats + 2 * across_words + along_words + 2 * block_words);
+
+  context.pool.run(shape.batch * shape.kv_heads, [&](size_t task, unsigned worker) {
+    const size_t batch = task / shape.kv_heads, key_head = task % shape.kv_heads;
+    const size_t kv = at.kv_at(batch, key_head);
+    float* scores = context.worker_memory(worker);
+    float* dscores = scores + score_floats;
+    uint32_t* words = reinterpret_cast<uint32_t*>(dscores + score_floats);
+    const Operand key_rows{k + kv, at.kv_stride, false};
+    const RightPanels keys_across =
+        pack_right_panels_here(kernel, words, {k + kv, at.kv_stride, true}, at.dim, at.time);
+    const RightPanels values_across =
+        pack_right_panels_here(kernel, words += across_words, {v + kv, at.kv_stride, true}, at.dim, at.time);
+    RightPanels keys_along = pack_right_panels_here(kernel, words += across_words, key_rows, at.time, at.dim);
+    uint32_t* q_words = words + along_words;
+    uint32_t* dout_words = q_words + block_words;
+
+    for (size_t t = 0; t < at.time; t++) {
+      std::memset(dk + kv + t * at.kv_stride, 0, at.dim * sizeof(float));
+      std::memset(dv + kv + t * at.kv_stride, 0, at.dim * sizeof(float));
+    }
+    for (size_t head = 0; head < shape.heads; head++) {
+      if (head * shape.kv_heads / shape.heads != key_head) continue;
+      for (size_t first = 0; first < at.time; first += tile) {
+        const size_t rows = least(tile, at.time - first), keys = first + rows;
+        const size_t position = at.q_at(batch, first, head);
+        const Operand q_tile{q + position, at.q_stride, false}, dout_tile{dout + position, at.q_stride, false};
+        product_of_panels_here(context, worker, kernel, {scores, at.score_stride, shape.scale, false}, q_tile, keys_across,
+                               rows, keys);
+        product_of_panels_here(context, worker, kernel, {dscores, at.score_stride, 1.0f, false}, dout_tile, values_across, rows,
+                               keys);
+        for (size_t i = 0; i < rows; i++) {
+          const size_t row = position + i * at.q_stride;
+          differentiate_row(scores + i * at.score_stride, dscores + i * at.score_stride, first + i + 1, keys,
+                            log_sum_exp[(batch * shape.heads + head) * at.time + first + i],
+                            dot_product(dout + row, out + row, at.dim), shape.scale);
+        }
+        keys_along.k = keys;
+        product_of_panels_here(context, worker, kernel, {dq + position, at.q_stride, 1.0f, false},
+                               {dscores, at.score_stride, false}, keys_along, rows, at.dim);
+        const RightPanels q_panels = pack_right_panels_here(kernel, q_words, q_tile, rows, at.dim);
+        const RightPanels dout_panels = pack_right_panels_here(kernel, dout_words, dout_tile, rows, at.dim);
+        product_of_panels_here(context, worker, kernel, {dk + kv, at.kv_stride, 1.0f, true}, {dscores, at.score_stride, true},
+                               q_panels, keys, at.dim);
+        product_of_panels_here(context, worker, kernel, {dv + kv, at.kv_stride, 1.0f, true}, {scores, at.score_stride, true},
+                               dout_panels, keys, at.dim);
+      }
+    }
+  });
+}
+
+}  // namespace relora::RELORA_ISA

@@ -1,0 +1,96 @@
+// The kernels that are compiled once per instruction set, as one table for each. Touch only what the CPU supports.
+#pragma once
+#include "../context.h"
+
+namespace relora {
+
+struct RotaryShape {
+  size_t batch, time, heads, head_dim, first_position;
+};
+
+struct AttentionShape {
+  size_t batch, time, heads, kv_heads, head_dim;
+  float scale;
+};
+
+struct AdamWOptions {
+  double learning_rate, beta1, beta2, epsilon, weight_decay, correction1, correction2, gradient_scale;
+};
+
+struct HeadShape {
+  size_t rows, dim, vocabulary;
+  float gradient_scale;
+};
+
+struct MergeResult {
+  bool finite;
+  double delta_norm;
+};
+
+// Each function is described where it is defined.
+#define RELORA_DECLARE_KERNELS                                                                                             \
+  MergeResult merge_adapter(Context&, float* merged, const float* w, const float* a, const float* b, float scale,         \
+                            size_t in, size_t rank, size_t out);                                                          \
+  void rms_norm_forward(Context&, float* y, float* rstd, const float* x, const float* gain, size_t rows, size_t dim,      \
+                        float epsilon);                                                                                   \
+  void rms_norm_backward(Context&, float* dx, float* dgain, const float* dy, const float* x, const float* gain,           \
+                         const float* rstd, size_t rows, size_t dim);                                                     \
+  void rotary(Context&, float* y, const float* x, const float* cosines, const float* sines, const RotaryShape&,           \
+              bool inverse);                                                                                              \
+  void attention_forward(Context&, float* out, float* log_sum_exp, const float* q, const float* k, const float* v,        \
+                         const AttentionShape&, Precision);                                                               \
+  void attention_backward(Context&, float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,   \
+                          const float* v, const float* out, const float* log_sum_exp, const AttentionShape&, Precision);  \
+  void swiglu_forward(Context&, float* h, const float* gate, const float* up, size_t length);                             \
+  void swiglu_backward(Context&, float* dgate, float* dup, const float* dh, const float* gate, const float* up,           \
+                       size_t length);                                                                                    \
+  void head_cross_entropy(Context&, float* losses, float* dx, float* dhead, const float* x, const float* head,            \
+                          const int32_t* targets, const HeadShape&, Precision);                                           \
+  void adamw_in_place(Context&, float* parameter, float* first, float* second, const float* gradient, size_t length,      \
+                      const AdamWOptions&);                                                                               \
+  double sum_squares(Context&, const float* x, size_t length);                                                            \
+  void add_in_place(Context&, float* accumulator, const float* x, size_t length);
+
+namespace portable {
+RELORA_DECLARE_KERNELS
+}
+#ifdef __x86_64__
+namespace avx2 {
+RELORA_DECLARE_KERNELS
+}
+namespace avx512 {
+RELORA_DECLARE_KERNELS
+}
+#endif
+
+struct Kernels {
+  decltype(&portable::merge_adapter) merge_adapter;
+  decltype(&portable::rms_norm_forward) rms_norm_forward;
+  decltype(&portable::rms_norm_backward) rms_norm_backward;
+  decltype(&portable::rotary) rotary;
+  decltype(&portable::attention_forward) attention_forward;
+  decltype(&portable::attention_backward) attention_backward;
+  decltype(&portable::swiglu_forward) swiglu_forward;
+  decltype(&portable::swiglu_backward) swiglu_backward;
+  decltype(&portable::head_cross_entropy) head_cross_entropy;
+  decltype(&portable::adamw_in_place) adamw_in_place;
+  decltype(&portable::sum_squares) sum_squares;
+  decltype(&portable::add_in_place) add_in_place;
+};
+
+namespace portable {
+extern const Kernels kernels;
+}
+#ifdef __x86_64__
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
+/// Elementwise kernels and reductions cut long arrays into blocks of this many elements, whatever the number of threads.
+constexpr size_t element_block = 16384;
+
+}  // namespace relora

@@ -1,0 +1,32 @@
+// A linear layer with a frozen base w[in, out], packed once for both directions, and an adapter a[in, rank], b[rank, out].
+#pragma once
+#include <memory>
+
+#include "../gemm/product.h"
+
+namespace relora {
+
+struct FreeAligned {
+  void operator()(uint32_t* words) const { free_aligned(words); }
+};
+
+/// The two packings of w: for x w and for dy wᵀ. Bound to the kernel that packed it.
+struct PackedBase {
+  PackedBase(Context& context, const ProductKernel& kernel, const float* w, size_t in, size_t out);
+
+  const ProductKernel* kernel;
+  size_t in, out, bytes;
+  std::unique_ptr<uint32_t[], FreeAligned> forward_words, backward_words;
+  RightPanels forward, backward;
+};
+
+void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base, const float* a,
+                         const float* b, float scale, size_t rows, size_t rank);
+
+struct LoraGradients {
+  float *dx, *da, *db;
+};
+void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x, const float* xa,
+                          const PackedBase& base, const float* a, const float* b, float scale, size_t rows, size_t rank);
+
+}  // namespace relora

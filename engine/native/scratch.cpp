@@ -1,0 +1,43 @@
+#include "scratch.h"
+
+#include <cstdlib>
+#include <new>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace relora {
+
+namespace {
+constexpr size_t cache_line = 64;
+constexpr size_t huge_page = size_t{2} << 20;
+}  // namespace
+
+void* allocate_aligned(size_t bytes) {
+  const size_t alignment = bytes >= 2 * huge_page ? huge_page : cache_line;
+  const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void* memory = rounded < bytes ? nullptr : std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+  if (memory == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+  // Packed panels are read with strides of many pages; advice only, so a refusal does not matter.
+  if (alignment == huge_page) madvise(memory, rounded, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+void free_aligned(void* memory) { std::free(memory); }
+
+void* Scratch::reserve(size_t bytes) {
+  if (bytes > bytes_) {
+    // A quarter more than asked, so that slowly growing shapes do not allocate each time.
+    const size_t grown = bytes + (bytes_ == 0 ? 0 : bytes / 4);
+    free_aligned(memory_);
+    memory_ = nullptr;
+    bytes_ = 0;
+    memory_ = allocate_aligned(grown);
+    bytes_ = grown;
+  }
+  return memory_;
+}
+
+}  // namespace relora

@@ -1,0 +1,143 @@
+// One vector type for the instruction set this file is compiled for: build.mjs compiles kernels/ and gemm/kernel.cpp once
+// per set, each time with its own RELORA_ISA namespace and compiler flags. Everything is static, so that no function
+// compiled for a newer CPU can be linked into code for an older one.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace relora::RELORA_ISA {
+
+#if defined(__AVX512F__)
+constexpr size_t lanes = 16;
+#elif defined(__AVX2__)
+constexpr size_t lanes = 8;
+#else
+constexpr size_t lanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(lanes * 4)));
+typedef uint32_t Words __attribute__((vector_size(lanes * 4)));
+
+static inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+static inline Words load(const uint32_t* p) {
+  Words v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+static inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+static inline void store(uint32_t* p, Words v) { std::memcpy(p, &v, sizeof v); }
+
+static inline Vec broadcast(float x) { return x - Vec{}; }  // x - 0 keeps the sign of -0
+static inline Words bits_of(Vec v) { return reinterpret_cast<Words>(v); }
+static inline Vec floats_of(Words v) { return reinterpret_cast<Vec>(v); }
+
+#if !defined(__AVX512F__) && defined(__AVX2__)
+static inline __m256i first_lanes(size_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
+/// The first `count` <= lanes floats, zeros after them. Never touches memory behind them.
+static inline Vec load(const float* p, size_t count) {
+  if (count >= lanes) return load(p);
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#elif defined(__AVX2__)
+  return _mm256_maskload_ps(p, first_lanes(count));
+#else
+  float v[lanes] = {};
+  for (size_t i = 0; i < count; i++) v[i] = p[i];
+  return load(v);
+#endif
+}
+
+static inline void store(float* p, Vec v, size_t count) {
+  if (count >= lanes) return store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(p, first_lanes(count), v);
+#else
+  for (size_t i = 0; i < count; i++) p[i] = v[i];
+#endif
+}
+
+/// a * b + c; rounded once where the set has an instruction for it.
+static inline Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+
+/// Sum of the lanes, as a tree: the order is fixed.
+static inline float sum_lanes(Vec v) {
+  float x[lanes];
+  store(x, v);
+  for (size_t width = lanes / 2; width > 0; width /= 2) {
+    for (size_t i = 0; i < width; i++) x[i] += x[i + width];
+  }
+  return x[0];
+}
+
+static inline float largest_lane(Vec v) {
+  float x[lanes];
+  store(x, v);
+  float largest = x[0];
+  for (size_t i = 1; i < lanes; i++) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+/// Calls body(i, count) for every vector of [0, n): count is `lanes` but for the last, which may be shorter.
+template <class Body>
+static inline __attribute__((always_inline)) void for_vectors(size_t n, const Body& body) {
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(i, lanes);
+  if (i < n) body(i, n - i);
+}
+
+/// e^x to about one unit in the last place; 0 and infinity beyond the range, NaN stays NaN.
+/// x = n ln 2 + r with |r| <= ln 2 / 2, so e^x = 2^n e^r, and e^r is a polynomial.
+static inline Vec exponential(Vec x) {
+  constexpr float log2e = 0x1.715476p+0f;
+  constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // n * ln2_high is exact: 15 bits times 8
+  constexpr float round_shift = 0x1.8p23f;                             // adding it leaves the rounded integer in the low bits
+  // Outside this range the result is 0 or infinity; inside it the integer below stays small.
+  x = x > 89.0f ? broadcast(89.0f) : x;
+  x = x < -104.0f ? broadcast(-104.0f) : x;
+  const Vec shifted = multiply_add(x, broadcast(log2e), broadcast(round_shift));
+  const Vec n = shifted - round_shift;
+  Vec r = multiply_add(n, broadcast(-ln2_high), x);
+  r = multiply_add(n, broadcast(-ln2_low), r);
+  // Taylor's series to r^7: its first missing term is below 5e-9 on this interval, a tenth of a rounding.
+  Vec p = broadcast(1.0f / 5040.0f);
+  p = multiply_add(p, r, broadcast(1.0f / 720.0f));
+  p = multiply_add(p, r, broadcast(1.0f / 120.0f));
+  p = multiply_add(p, r, broadcast(1.0f / 24.0f));
+  p = multiply_add(p, r, broadcast(1.0f / 6.0f));
+  p = multiply_add(p, r, broadcast(0.5f));
+  p = multiply_add(p * r, r, r) + 1.0f;
+  // 2^n in two factors: each is a normal number even where the product is subnormal or infinite.
+  typedef int32_t Integers __attribute__((vector_size(lanes * 4)));
+  const Integers exponent = reinterpret_cast<Integers>(shifted) - reinterpret_cast<Integers>(broadcast(round_shift));
+  const Integers half = exponent >> 1;
+  const Vec first = reinterpret_cast<Vec>((half + 127) << 23);
+  const Vec second = reinterpret_cast<Vec>((exponent - half + 127) << 23);
+  return p * first * second;
+}
+
+}  // namespace relora::RELORA_ISA
