@@ -1,0 +1,112 @@
+import { backend, engine, util } from '@tensorflow/tfjs-core';
+import type { backend_util, DataId, DataType, Tensor, TensorInfo } from '@tensorflow/tfjs-core';
+import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
+import { BufferPool } from './bufferPool.js';
+import type { NativeAddon, ProductPrecision } from './nativeAddon.js';
+
+/** Free buffers kept for the next step; a step of llama-130m with 4096 tokens turns over about this much. */
+const freeBytesMax = 3 * 2 ** 30;
+
+interface TensorData {
+  values?: backend_util.BackendValues;
+  dtype: DataType;
+  refCount: number;
+  /** The values came from the pool and nobody but this backend has ever held them. */
+  recycled?: boolean;
+}
+
+/** A tensor to be written by a native kernel: its array holds anything until then. */
+export interface Output<T extends Tensor> {
+  tensor: T;
+  values: Float32Array;
+}
+
+/**
+ * The tfjs backend `native`: data in plain typed arrays as in tfjs-backend-cpu, whose kernels all work on it, hot
+ * kernels and fused ops in C++. Buffers of disposed tensors are used again when it is certain that nobody holds them.
+ */
+export class NativeBackend extends MathBackendCPU {
+  private readonly pool = new BufferPool(freeBytesMax);
+  private gradientsOwned = false;
+
+  constructor(
+    readonly addon: NativeAddon,
+    /** Arithmetic of products, unless a caller asks for another. */
+    readonly precision: ProductPrecision,
+  ) {
+    super();
+  }
+
+  /** A float32 tensor of that shape, tracked by tfjs like any other. */
+  output<T extends Tensor>(shape: number[]): Output<T> {
+    const { info, values } = this.outputInfo(shape);
+    return { tensor: engine().makeTensorFromTensorInfo(info, this) as T, values };
+  }
+
+  /** As `output`, for kernels that tfjs calls: it makes the tensor itself. */
+  outputInfo(shape: number[]): { info: TensorInfo; values: Float32Array } {
+    const values = this.pool.take(util.sizeFromShape(shape));
+    const dataId: DataId = {};
+    const entry: TensorData = { values, dtype: 'float32', refCount: 1, recycled: true };
+    this.data.set(dataId, entry);
+    return { info: { dataId, shape, dtype: 'float32' }, values };
+  }
+
+  /** The array under a float32 tensor, not a copy: to be used at once and never kept. */
+  array(tensor: TensorInfo): Float32Array {
+    const { values } = this.data.get(tensor.dataId);
+    if (!(values instanceof Float32Array)) throw new Error(`Expected a float32 tensor, not ${tensor.dtype}`);
+    return values;
+  }
+
+  /** From now on the tensor's buffer belongs to the collector: a kernel that is not ours may have made a view of it. */
+  exclude(tensor: TensorInfo): void {
+    const entry = this.data.get(tensor.dataId) as TensorData;
+    entry.recycled = false;
+  }
+
+  /** Whether the tensor is the only one with its data. */
+  isSole(tensor: TensorInfo): boolean {
+    return this.refCount(tensor.dataId) === 1;
+  }
+
+  /**
+   * Runs a backward pass whose intermediate gradients belong to it alone: each is given back as soon as its op has used
+   * it, and sums of gradients are made in place. tfjs itself would keep them all until the end.
+   */
+  withOwnedGradients<R>(gradients: () => R): R {
+    this.gradientsOwned = true;
+    try {
+      return gradients();
+    } finally {
+      this.gradientsOwned = false;
+    }
+  }
+
+  /** True in the backward pass of `withOwnedGradients`; the tape is open in the forward pass only. */
+  get ownsGradients(): boolean {
+    return this.gradientsOwned && engine().state.gradientDepth === 0;
+  }
+
+  /** A copy: what a caller holds neither changes with an update in place nor keeps a buffer from being used again. */
+  override readSync(dataId: DataId): backend_util.BackendValues {
+    const values = super.readSync(dataId);
+    return values instanceof Float32Array ? values.slice() : values;
+  }
+
+  override disposeData(dataId: DataId, force = false): boolean {
+    const entry = this.data.has(dataId) ? (this.data.get(dataId) as TensorData) : null;
+    const released = super.disposeData(dataId, force);
+    if (released && entry?.recycled) {
+      entry.recycled = false;
+      this.pool.give(entry.values as Float32Array);
+    }
+    return released;
+  }
+}
+
+/** The current tfjs backend when it is ours, else null: then an op takes its plain definition. */
+export function currentNative(): NativeBackend | null {
+  const current = backend();
+  return current instanceof NativeBackend ? current : null;
+}

@@ -1,0 +1,85 @@
+import { cpus } from 'node:os';
+import * as tf from '@tensorflow/tfjs-core';
+import '@tensorflow/tfjs-backend-cpu';
+import type { DeviceChoice, Precision } from '../plan/runSpec.js';
+import { registerGradients } from './gradients.js';
+import { loadNativeAddon, type InstructionSet, type NativeAddon, type ProductPrecision } from './nativeAddon.js';
+import { NativeBackend } from './nativeBackend.js';
+import { registerNativeKernels } from './nativeKernels.js';
+import { tensorflowDevice } from './tensorflowBackend.js';
+
+/** What a run computes on. All of tfjs uses it from the moment `selectBackend` returns. */
+export interface Backend {
+  readonly name: 'native' | 'tensorflow' | 'reference';
+  /** Of native products; null elsewhere. */
+  readonly instructionSet: InstructionSet | null;
+  readonly threadCount: number;
+  /** Arithmetic of products, with `auto` resolved. */
+  readonly precision: ProductPrecision;
+  readonly cpuModel: string;
+  /** Absent on other backends. */
+  readonly native?: NativeAddon;
+}
+
+export interface BackendOptions {
+  device: DeviceChoice;
+  /** Native only; default: the best set of this CPU. */
+  instructionSet?: InstructionSet;
+  /** Native only; default: all CPUs of this process. */
+  threads?: number;
+  precision: Precision;
+}
+
+/**
+ * Chooses the tfjs backend for this process. `auto` takes TensorFlow where tfjs-node-gpu is installed and sees a GPU,
+ * else `native`. Tensors made before stay usable. Throws when the device, the instruction set or the precision is not to be had.
+ */
+export async function selectBackend(options: BackendOptions): Promise<Backend> {
+  tf.enableProdMode(); // without it tfjs-backend-cpu prints an advertisement
+  registerGradients();
+  switch (options.device) {
+    case 'native':
+      return selectNative(options);
+    case 'reference':
+      await useBackend('cpu');
+      return otherBackend('reference', options.precision, 1);
+    case 'tensorflow':
+      await useBackend((await tensorflowDevice('any')).backendName);
+      return otherBackend('tensorflow', options.precision, cpus().length);
+    case 'auto': {
+      const gpu = await tensorflowDevice('gpuOnly').catch(() => null);
+      if (gpu === null) return selectNative(options);
+      await useBackend(gpu.backendName);
+      return otherBackend('tensorflow', options.precision, cpus().length);
+    }
+  }
+}
+
+async function selectNative(options: BackendOptions): Promise<Backend> {
+  const addon = loadNativeAddon();
+  const { instructionSets, threadsMax, cpuModel } = addon.describe();
+  const instructionSet = options.instructionSet ?? instructionSets[0] ?? 'portable';
+  const threadCount = options.threads ?? threadsMax;
+  addon.configure({ instructionSet, threads: threadCount });
+  // Without the instruction bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
+  const automatic: ProductPrecision = instructionSet === 'avx512bf16' ? 'bfloat16' : 'float32';
+  const precision = options.precision === 'auto' ? automatic : options.precision;
+
+  registerNativeKernels();
+  // A backend of an earlier call may have other settings. Its tensors move over when they are next used.
+  if (tf.findBackend('native') !== null) tf.removeBackend('native');
+  const backend = new NativeBackend(addon, precision);
+  tf.registerBackend('native', () => backend);
+  await useBackend('native');
+  return { name: 'native', instructionSet, threadCount, precision, cpuModel, native: addon };
+}
+
+async function useBackend(name: string): Promise<void> {
+  if (!(await tf.setBackend(name))) throw new Error(`The backend ${name} could not be started`);
+}
+
+function otherBackend(name: 'tensorflow' | 'reference', precision: Precision, threadCount: number): Backend {
+  if (precision === 'bfloat16') throw new Error(`The backend ${name} computes in float32: ask for precision float32 or auto`);
+  const cpuModel = cpus()[0]?.model ?? 'unknown';
+  return { name, instructionSet: null, threadCount, precision: 'float32', cpuModel };
+}

@@ -1,0 +1,40 @@
+import type { Tensor2D } from '@tensorflow/tfjs-core';
+import type { PackedBase } from '../backend/nativeAddon.js';
+import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
+
+/**
+ * A frozen weight [in, out]. On the native backend it is packed once, in the precision of products, and used in that form by
+ * every step; the float32 weight stays the truth that merges are added to. Call `pack` again after each change of it.
+ */
+export class FrozenBase {
+  private packed: { native: NativeBackend; panels: PackedBase } | null = null;
+
+  constructor(readonly weight: Tensor2D) {
+    this.pack();
+  }
+
+  pack(): void {
+    this.release();
+    const native = currentNative();
+    if (native === null) return;
+    const [inFeatures, outFeatures] = this.weight.shape;
+    const panels = native.addon.packBase(native.array(this.weight), inFeatures, outFeatures, native.precision);
+    this.packed = { native, panels };
+  }
+
+  /** Throws when another backend was chosen since it was packed. */
+  panelsFor(native: NativeBackend): PackedBase {
+    if (this.packed?.native !== native) throw new Error('The frozen weight was not packed by the current backend');
+    return this.packed.panels;
+  }
+
+  /** Memory of the packed panels. */
+  get bytes(): number {
+    return this.packed === null ? 0 : this.packed.native.addon.packedBaseBytes(this.packed.panels);
+  }
+
+  release(): void {
+    this.packed?.native.addon.releaseBase(this.packed.panels);
+    this.packed = null;
+  }
+}

@@ -1,0 +1,103 @@
+import { add, customGrad, matMul, mul, scalar, tanh, tidy } from '@tensorflow/tfjs-core';
+import type { GradSaveFunc, Scalar, Tensor, Tensor2D } from '@tensorflow/tfjs-core';
+import { fusedOp } from '../backend/fusedOp.js';
+import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
+import type { FrozenBase } from './frozenBase.js';
+import { linear } from './linear.js';
+
+/** The adapter of one layer in one pass. */
+export interface AdapterPass {
+  /** [in, rank] */
+  a: Tensor2D;
+  /** [rank, out] */
+  b: Tensor2D;
+  /** The constant s = alpha / rank, or the trainable g of s = tanh(g). */
+  scale: number | Scalar;
+  /** [rows, in]: zero or 1 / (1 - dropout), on the adapter's input only. */
+  mask: Tensor2D | null;
+}
+
+/** x[rows, in] W + s (x A) B -> [rows, out]. W is frozen: it never gets a gradient, only x, A, B and a trainable scale do. */
+export function loraLinear(x: Tensor2D, base: FrozenBase, adapter: AdapterPass | null): Tensor2D {
+  const native = currentNative();
+  if (native === null) return plainLoraLinear(x, base.weight, adapter);
+  if (adapter === null) return nativeFrozenLinear(native, x, base);
+  const { a, b, scale, mask } = adapter;
+  if (typeof scale === 'number' && mask === null) return nativeLoraLinear(native, x, base, a, b, scale);
+  return add(nativeFrozenLinear(native, x, base), adapterPath(x, adapter, linear));
+}
+
+export function plainLoraLinear(x: Tensor2D, w: Tensor2D, adapter: AdapterPass | null): Tensor2D {
+  const y = plainFrozenLinear(x, w);
+  return adapter === null ? y : add(y, adapterPath(x, adapter, matMul));
+}
+
+/** s (mask x A) B. The scale is applied at the rank, where there is least to multiply. */
+function adapterPath(x: Tensor2D, adapter: AdapterPass, product: (x: Tensor2D, w: Tensor2D) => Tensor2D): Tensor2D {
+  const { a, b, scale, mask } = adapter;
+  const dropped = mask === null ? x : mul<Tensor2D>(x, mask);
+  const factor = typeof scale === 'number' ? scalar(scale) : tanh(scale);
+  return product(mul<Tensor2D>(product(dropped, a), factor), b);
+}
+
+/** x W with a gradient for x alone. */
+function plainFrozenLinear(x: Tensor2D, w: Tensor2D): Tensor2D {
+  const op = customGrad<Tensor2D>((...inputsAndSave: (Tensor | GradSaveFunc)[]) => ({
+    value: matMul(inputsAndSave[0] as Tensor2D, w),
+    gradFunc: (dy) => tidy(() => matMul(dy, w, false, true)),
+  }));
+  return op(x);
+}
+
+function nativeFrozenLinear(native: NativeBackend, x: Tensor2D, base: FrozenBase): Tensor2D {
+  const { addon } = native;
+  const [rows, inFeatures] = x.shape;
+  const outFeatures = base.weight.shape[1];
+  const none = new Float32Array(0);
+  return fusedOp<Tensor2D>(
+    native,
+    [x],
+    () => {
+      const y = native.output<Tensor2D>([rows, outFeatures]);
+      addon.loraLinearForward(y.values, none, native.array(x), base.panelsFor(native), none, none, 0, rows, 0);
+      return { value: y.tensor, saved: [x] };
+    },
+    (dy, [x]) => {
+      const dx = native.output<Tensor2D>([rows, inFeatures]);
+      addon.loraLinearBackward(
+        dx.values, none, none, native.array(dy), native.array(x!), none, base.panelsFor(native), none, none, 0, rows, 0,
+      );
+      return [dx.tensor];
+    },
+  );
+}
+
+function nativeLoraLinear(
+  native: NativeBackend, x: Tensor2D, base: FrozenBase, a: Tensor2D, b: Tensor2D, scale: number,
+): Tensor2D {
+  const { addon } = native;
+  const [rows, inFeatures] = x.shape;
+  const [rank, outFeatures] = b.shape;
+  return fusedOp<Tensor2D>(
+    native,
+    [x, a, b],
+    () => {
+      const y = native.output<Tensor2D>([rows, outFeatures]);
+      const xa = native.output<Tensor2D>([rows, rank]);
+      addon.loraLinearForward(
+        y.values, xa.values, native.array(x), base.panelsFor(native), native.array(a), native.array(b), scale, rows, rank,
+      );
+      return { value: y.tensor, saved: [x, xa.tensor, a, b] };
+    },
+    (dy, [x, xa, a, b]) => {
+      const dx = native.output<Tensor2D>([rows, inFeatures]);
+      const da = native.output<Tensor2D>([inFeatures, rank]);
+      const db = native.output<Tensor2D>([rank, outFeatures]);
+      addon.loraLinearBackward(
+        dx.values, da.values, db.values, native.array(dy), native.array(x!), native.array(xa!), base.panelsFor(native),
+        native.array(a!), native.array(b!), scale, rows, rank,
+      );
+      return [dx.tensor, da.tensor, db.tensor];
+    },
+  );
+}
