@@ -1,4 +1,8 @@
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Database } from '../store/database.js';
+import { folders } from '../store/folders.js';
+import type { CheckpointRow } from '../store/schema.js';
 
 /** A checkpoint that was acknowledged: complete and synced in its folder before its row was stored. */
 export interface Checkpoint {
@@ -13,19 +17,72 @@ export interface Checkpoint {
   createTimeMs: number;
 }
 
-/** Rows of checkpoints. The row is the truth: a folder without one does not count. */
+/** Rows of checkpoints and their folders. The row is the truth: a folder without one does not count. */
 export class CheckpointStore {
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
   ) {}
 
-  /** Usable checkpoints of a job, newest first. */
-  async list(_jobId: string): Promise<Checkpoint[]> {
-    throw new Error('not yet');
+  /** Checkpoints of a job that were not found corrupt, newest first. */
+  async list(jobId: string): Promise<Checkpoint[]> {
+    const rows = await this.db
+      .selectFrom('checkpoints')
+      .selectAll()
+      .where('job_id', '=', jobId)
+      .where('corrupt', '=', 0)
+      .orderBy('step', 'desc')
+      .orderBy('attempt', 'desc')
+      .execute();
+    return rows.map((row) => this.toCheckpoint(row));
   }
 
-  async newest(_jobId: string): Promise<Checkpoint | undefined> {
-    throw new Error('not yet');
+  async newest(jobId: string): Promise<Checkpoint | undefined> {
+    return (await this.list(jobId))[0];
   }
+
+  /**
+   * Deletes all checkpoints but the newest ones. The rows go first: a crash between leaves folders without a row, which
+   * clearOrphans removes, and never a row without its folder. At least two are kept, in case the newest cannot be read.
+   */
+  async prune(jobId: string, keepCount: number): Promise<void> {
+    const surplus = (await this.list(jobId)).slice(Math.max(2, keepCount));
+    if (surplus.length === 0) return;
+    const names = surplus.map(({ folder }) => folder.slice(folders.checkpoints(this.dataFolder, jobId).length + 1));
+    await this.db.deleteFrom('checkpoints').where('job_id', '=', jobId).where('folder', 'in', names).execute();
+    for (const { folder } of surplus) await rm(folder, { recursive: true, force: true });
+  }
+
+  /**
+   * Removes what no row names: temporary folders of a dead trainer, and checkpoints that were complete but not yet
+   * acknowledged. Only for a job that has no trainer. Corrupt checkpoints stay, for whoever wants to know why.
+   */
+  async clearOrphans(jobId: string): Promise<string[]> {
+    const parent = folders.checkpoints(this.dataFolder, jobId);
+    const rows = await this.db.selectFrom('checkpoints').select('folder').where('job_id', '=', jobId).execute();
+    return await removeOthers(parent, new Set(rows.map(({ folder }) => folder)));
+  }
+
+  private toCheckpoint(row: CheckpointRow): Checkpoint {
+    return {
+      jobId: row.job_id,
+      attempt: row.attempt,
+      step: row.step,
+      folder: join(folders.checkpoints(this.dataFolder, row.job_id), row.folder),
+      sizeBytes: row.size_bytes,
+      manifestSha256: row.manifest_sha256,
+      createTimeMs: row.create_time_ms,
+    };
+  }
+}
+
+/** Removes every entry of a folder but the named ones; a missing folder has none. Returns what was removed. */
+export async function removeOthers(folder: string, keep: ReadonlySet<string>): Promise<string[]> {
+  const entries = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return [];
+    throw error;
+  });
+  const removed = entries.filter((name) => !keep.has(name)).map((name) => join(folder, name));
+  for (const path of removed) await rm(path, { recursive: true, force: true });
+  return removed;
 }

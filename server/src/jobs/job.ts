@@ -16,9 +16,9 @@ export interface Job {
   /** What the trainer was asked to do and has not done yet; kept over a crash of the server. */
   stopRequest: StopRequest | null;
   lastSequence: number;
-  /** From 1; 0 when not queued. */
+  /** From 1; 0 when not queued, and in what AppendListener gets. */
   queuePosition: number;
-  /** Rises with every change; the etag. */
+  /** Rises with every change of state or wish, not with progress; the etag. */
   version: number;
   createTimeMs: number;
   updateTimeMs: number;

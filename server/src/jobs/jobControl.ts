@@ -1,5 +1,7 @@
-import type { Database } from '../store/database.js';
-import type { Job } from './job.js';
+import type { JobRow } from '../store/schema.js';
+import type { JobStore } from './jobStore.js';
+import { isTerminal, type Job } from './job.js';
+import type { JobChange } from './jobChange.js';
 import type { JobJournal } from './jobJournal.js';
 
 export interface ControlOptions {
@@ -9,7 +11,10 @@ export interface ControlOptions {
   version?: number | null;
 }
 
-/** `notFound`, `wrongState` (with the job, so that the answer can name its state), `changed` (another version), `conflict` (request id used for something else). */
+/**
+ * `wrongState`: with the job, so that the answer can name its state. `changed`: the job has another version.
+ * `conflict`: the request id was used for something else.
+ */
 export type ControlResult =
   | { outcome: 'done'; job: Job }
   | { outcome: 'wrongState'; job: Job }
@@ -17,33 +22,86 @@ export type ControlResult =
   | { outcome: 'notFound' }
   | { outcome: 'conflict' };
 
+type Decision = JobRow | 'wrongState';
+
 /**
  * Pauses, resumes and cancels jobs. For a job without a trainer the new state is stored at once; for one with a trainer the
  * wish is stored (`stopRequest`), survives a crash, and becomes a state when the trainer has stopped: see whenSettled.
  */
 export class JobControl {
   constructor(
-    private readonly db: Database,
+    private readonly store: JobStore,
     private readonly journal: JobJournal,
   ) {}
 
   /** queued, starting, running → paused. A paused job is left as it is. */
-  async pause(_jobId: string, _options: ControlOptions = {}): Promise<ControlResult> {
-    throw new Error('not yet');
+  async pause(jobId: string, options: ControlOptions = {}): Promise<ControlResult> {
+    return await this.act('pause', jobId, options, async (row, change) => {
+      if (row.state === 'paused' || row.stop_request === 'pause') return row;
+      if (row.state === 'queued') return await change.moveTo(row, 'paused', 'Paused on request before it began');
+      if (hasTrainer(row) && row.stop_request === null) return await change.update(row, { stop_request: 'pause' });
+      return 'wrongState';
+    });
   }
 
   /** paused → queued. */
-  async resume(_jobId: string, _options: ControlOptions = {}): Promise<ControlResult> {
-    throw new Error('not yet');
+  async resume(jobId: string, options: ControlOptions = {}): Promise<ControlResult> {
+    return await this.act('resume', jobId, options, async (row, change) => {
+      if (row.state !== 'paused') return 'wrongState';
+      return await change.moveTo(row, 'queued', 'Resumed on request; waits for a free slot', { not_before_ms: 0, attempts_without_progress: 0 });
+    });
   }
 
   /** Any state that is not terminal → cancelled. A cancelled job is left as it is. */
-  async cancel(_jobId: string, _options: ControlOptions = {}): Promise<ControlResult> {
-    throw new Error('not yet');
+  async cancel(jobId: string, options: ControlOptions = {}): Promise<ControlResult> {
+    return await this.act('cancel', jobId, options, async (row, change) => {
+      if (row.state === 'cancelled' || row.stop_request === 'cancel') return row;
+      if (isTerminal(row.state)) return 'wrongState';
+      if (hasTrainer(row)) return await change.update(row, { stop_request: 'cancel' });
+      return await change.moveTo(row, 'cancelled', 'Cancelled on request');
+    });
   }
 
-  /** The job once no stop request is open, or as it stands when the signal aborts. */
-  async whenSettled(_jobId: string, _signal: AbortSignal): Promise<Job | undefined> {
-    throw new Error('not yet');
+  /** The job once no stop request is open, or as it stands when the signal aborts; undefined when there is none. */
+  async whenSettled(jobId: string, signal: AbortSignal): Promise<Job | undefined> {
+    for (;;) {
+      const job = await this.store.find(jobId);
+      if (job === undefined || job.stopRequest === null || signal.aborted) return job;
+      await this.journal.changedSince(jobId, job.lastSequence, signal);
+    }
   }
+
+  private async act(
+    method: string,
+    jobId: string,
+    options: ControlOptions,
+    decide: (row: JobRow, change: JobChange) => Promise<Decision>,
+  ): Promise<ControlResult> {
+    const result = await this.journal.change(async (change): Promise<Exclude<ControlResult, { job: Job }> | { outcome: 'done' | 'wrongState' | 'changed' }> => {
+      const row = await change.find(jobId);
+      if (row === undefined) return { outcome: 'notFound' };
+      const digest = `${method} ${jobId}`;
+      if (options.requestId) {
+        const first = await change.trx.selectFrom('requests').select('digest').where('request_id', '=', options.requestId).executeTakeFirst();
+        if (first !== undefined) return { outcome: first.digest === digest ? 'done' : 'conflict' };
+      }
+      if (options.version != null && options.version !== row.version) return { outcome: 'changed' };
+      const decision = await decide(row, change);
+      if (decision === 'wrongState') return { outcome: 'wrongState' };
+      if (options.requestId) {
+        await change.trx
+          .insertInto('requests')
+          .values({ request_id: options.requestId, digest, job_id: jobId, create_time_ms: change.nowMs })
+          .execute();
+      }
+      return { outcome: 'done' };
+    });
+    if (result.outcome === 'notFound' || result.outcome === 'conflict') return result;
+    const job = await this.store.find(jobId);
+    return job === undefined ? { outcome: 'notFound' } : { outcome: result.outcome, job };
+  }
+}
+
+function hasTrainer(row: JobRow): boolean {
+  return row.state === 'starting' || row.state === 'running';
 }

@@ -1,7 +1,10 @@
-import type { RunSpec } from '@relora/engine/plan';
-import type { Database } from '../store/database.js';
-import type { Job } from './job.js';
+import { Schedule, type RunSpec } from '@relora/engine/plan';
+import { sql } from 'kysely';
+import { timedId } from '../store/timedId.js';
+import type { Job, JobProgress } from './job.js';
+import type { JobChange } from './jobChange.js';
 import type { JobJournal } from './jobJournal.js';
+import { toJob } from './jobRow.js';
 
 export interface NewJob {
   /** Null: the queue makes one that sorts by time. */
@@ -21,18 +24,123 @@ export type Submission = { job: Job; isRepeated: boolean } | 'full' | 'taken' | 
 /** Jobs that wait for a slot: rows of the jobs table in the state queued, highest priority first, then oldest first. */
 export class JobQueue {
   constructor(
-    private readonly db: Database,
     private readonly journal: JobJournal,
     private readonly options: { jobsMax: number },
   ) {}
 
-  /** Stores a job and queues it; when this resolves the job survives any crash. */
-  async submit(_job: NewJob): Promise<Submission> {
-    throw new Error('not yet');
+  /** Stores a job and queues it; when this resolves the job survives any crash. A repeated request does not need a place. */
+  async submit(newJob: NewJob): Promise<Submission> {
+    return await this.journal.change(async (change): Promise<Submission> => {
+      const { trx, nowMs } = change;
+      if (newJob.requestId !== null) {
+        const first = await trx.selectFrom('requests').selectAll().where('request_id', '=', newJob.requestId).executeTakeFirst();
+        if (first !== undefined) {
+          if (first.digest !== newJob.requestDigest) return 'conflict';
+          const row = await change.find(first.job_id);
+          // Requests are deleted with their job.
+          if (row === undefined) throw new Error(`Request ${newJob.requestId} names job ${first.job_id}, which is missing`);
+          return { job: toJob(row, await positionOf(change, row.id)), isRepeated: true };
+        }
+      }
+      const id = newJob.jobId ?? timedId('job', nowMs);
+      if ((await change.find(id)) !== undefined) return 'taken';
+      const { count } = await trx
+        .selectFrom('jobs')
+        .select(({ fn }) => fn.countAll<number>().as('count'))
+        .where('state', '=', 'queued')
+        .executeTakeFirstOrThrow();
+      if (count >= this.options.jobsMax) return 'full';
+
+      const row = await change.insert({
+        id,
+        display_name: newJob.displayName,
+        labels: JSON.stringify(newJob.labels),
+        spec: JSON.stringify(newJob.spec),
+        state: 'queued',
+        state_reason: 'Waits for a free slot',
+        failure: null,
+        progress: JSON.stringify(newProgress(newJob.spec)),
+        attempt: 0,
+        attempts_without_progress: 0,
+        not_before_ms: 0,
+        stop_request: null,
+        last_sequence: 0,
+        version: 1,
+        priority: newJob.spec.priority,
+        create_time_ms: nowMs,
+        update_time_ms: nowMs,
+        start_time_ms: null,
+        end_time_ms: null,
+        execution: null,
+      });
+      if (newJob.requestId !== null) {
+        await trx
+          .insertInto('requests')
+          .values({ request_id: newJob.requestId, digest: newJob.requestDigest, job_id: id, create_time_ms: nowMs })
+          .execute();
+      }
+      return { job: toJob(row, await positionOf(change, id)), isRepeated: false };
+    });
   }
 
-  /** Takes the first job that may start: it is `starting` with a new attempt. */
-  async claimNext(): Promise<Job | undefined> {
-    throw new Error('not yet');
+  /**
+   * Takes the first job that may start: it is `starting` with a new attempt, durably, when this resolves. With nothing to
+   * take it says when the first job that waits after a crash may start, or null when the queue is empty.
+   */
+  async claimNext(): Promise<{ job: Job } | { notBeforeMs: number | null }> {
+    return await this.journal.change(async (change) => {
+      const row = await change.trx
+        .selectFrom('jobs')
+        .selectAll()
+        .where('state', '=', 'queued')
+        .where('not_before_ms', '<=', change.nowMs)
+        .orderBy('priority', 'desc')
+        .orderBy('create_time_ms')
+        .orderBy('id')
+        .limit(1)
+        .executeTakeFirst();
+      if (row === undefined) {
+        const { first } = await change.trx
+          .selectFrom('jobs')
+          .select(({ fn }) => fn.min<number | null>('not_before_ms').as('first'))
+          .where('state', '=', 'queued')
+          .executeTakeFirstOrThrow();
+        return { notBeforeMs: first };
+      }
+      // Safe as two statements: the transaction holds the only connection of the only process that has the file.
+      const claimed = await change.moveTo(row, 'starting', 'A trainer is being started', {
+        attempt: row.attempt + 1,
+        start_time_ms: row.start_time_ms ?? change.nowMs,
+      });
+      return { job: toJob(claimed) };
+    });
   }
+}
+
+function newProgress(spec: RunSpec): JobProgress {
+  const schedule = new Schedule(spec);
+  return {
+    step: 0,
+    stepCount: schedule.stepCount,
+    phase: null,
+    restartCount: 0,
+    trainedTokens: 0,
+    loss: null,
+    evaluationLoss: null,
+    tokensPerSecond: null,
+    remainingSeconds: null,
+    checkpointStep: null,
+  };
+}
+
+async function positionOf(change: JobChange, jobId: string): Promise<number> {
+  const row = await change.find(jobId);
+  if (row?.state !== 'queued') return 0;
+  const { count } = await change.trx
+    .selectFrom('jobs')
+    .select(({ fn }) => fn.countAll<number>().as('count'))
+    .where('state', '=', 'queued')
+    .where(sql<boolean>`(-priority, create_time_ms, id) <= (${-row.priority}, ${row.create_time_ms}, ${jobId})`)
+    .executeTakeFirstOrThrow();
+  return count;
 }

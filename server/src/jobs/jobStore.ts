@@ -1,5 +1,7 @@
+import { sql } from 'kysely';
 import type { Database } from '../store/database.js';
 import type { Job, JobState } from './job.js';
+import { toJob } from './jobRow.js';
 
 /** Place in a list of jobs, for the next page: the last job of the page before. */
 export interface JobCursor {
@@ -16,20 +18,64 @@ export interface JobFilter {
   jobsMax: number;
 }
 
-/** Reads jobs. Changes are made by JobQueue, JobControl and the supervisor. */
+/** Reads jobs. Changes are made by JobQueue, JobControl and JobAttempts. */
 export class JobStore {
   constructor(private readonly db: Database) {}
 
-  async find(_jobId: string): Promise<Job | undefined> {
-    throw new Error('not yet');
+  async find(jobId: string): Promise<Job | undefined> {
+    const row = await this.db.selectFrom('jobs').selectAll().where('id', '=', jobId).executeTakeFirst();
+    if (row === undefined) return undefined;
+    return toJob(row, row.state === 'queued' ? ((await this.queuePositions()).get(jobId) ?? 0) : 0);
   }
 
-  /** One page of jobs; `next` is null at the end. */
-  async list(_filter: JobFilter): Promise<{ jobs: Job[]; next: JobCursor | null }> {
-    throw new Error('not yet');
+  /** One page of jobs; `next` is null at the end. Pages stay right while jobs are created: the cursor is a place, not a count. */
+  async list(filter: JobFilter): Promise<{ jobs: Job[]; next: JobCursor | null }> {
+    const [compare, direction] = filter.order === 'newestFirst' ? (['<', 'desc'] as const) : (['>', 'asc'] as const);
+    let query = this.db
+      .selectFrom('jobs')
+      .selectAll()
+      .orderBy('create_time_ms', direction)
+      .orderBy('id', direction)
+      .limit(filter.jobsMax + 1);
+    if (filter.states.length > 0) query = query.where('state', 'in', filter.states);
+    if (filter.after !== null) {
+      const { createTimeMs, id } = filter.after;
+      query = query.where(({ eb, refTuple, tuple }) => eb(refTuple('create_time_ms', 'id'), compare, tuple(createTimeMs, id)));
+    }
+    for (const [key, value] of Object.entries(filter.labels)) {
+      query = query.where(sql<boolean>`exists (select 1 from json_each(jobs.labels) as label where label.key = ${key} and label.value = ${value})`);
+    }
+    const rows = await query.execute();
+    const page = rows.slice(0, filter.jobsMax);
+    const positions = page.some((row) => row.state === 'queued') ? await this.queuePositions() : new Map<string, number>();
+    const last = rows.length > page.length ? page.at(-1) : undefined;
+    return {
+      jobs: page.map((row) => toJob(row, positions.get(row.id) ?? 0)),
+      next: last === undefined ? null : { createTimeMs: last.create_time_ms, id: last.id },
+    };
   }
 
   async countByState(): Promise<Record<JobState, number>> {
-    throw new Error('not yet');
+    const counts: Record<JobState, number> = { queued: 0, starting: 0, running: 0, paused: 0, succeeded: 0, failed: 0, cancelled: 0 };
+    const rows = await this.db
+      .selectFrom('jobs')
+      .select(({ fn }) => ['state', fn.countAll<number>().as('count')])
+      .groupBy('state')
+      .execute();
+    for (const { state, count } of rows) counts[state] = count;
+    return counts;
+  }
+
+  /** Places in the queue, from 1. Bounded by the length of the queue. */
+  private async queuePositions(): Promise<Map<string, number>> {
+    const rows = await this.db
+      .selectFrom('jobs')
+      .select('id')
+      .where('state', '=', 'queued')
+      .orderBy('priority', 'desc')
+      .orderBy('create_time_ms')
+      .orderBy('id')
+      .execute();
+    return new Map(rows.map(({ id }, index) => [id, index + 1]));
   }
 }

@@ -1,6 +1,14 @@
-import type { Kysely } from 'kysely';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Kysely, SqliteDialect } from 'kysely';
+import Libsql from 'libsql';
+import { applicationId, migrations } from './migrations.js';
 import type { Schema } from './schema.js';
 
+/**
+ * Kysely's driver for SQLite has one connection and a mutex around it, which a transaction holds from its begin to its
+ * commit: statements of different transactions never mix. A transaction therefore awaits nothing but its own statements.
+ */
 export type Database = Kysely<Schema>;
 
 export interface DatabaseOptions {
@@ -13,11 +21,95 @@ export class StoreUnusable extends Error {
   override name = 'StoreUnusable';
 }
 
+/** Locks of another process are not waited for: it is a second server, and that is to be said at once. */
+const busyTimeoutMs = 250;
+
 /**
  * Opens the store of a data folder, creates it when the folder is empty, and brings its schema up to date. Holds the
  * folder until it is destroyed or the process dies: a second server gets StoreUnusable with the holder's pid.
  * What a transaction wrote is on the disk when its promise resolves (WAL with synchronous=FULL).
  */
-export async function openDatabase(_dataFolder: string, _options: DatabaseOptions = {}): Promise<Database> {
-  throw new Error('not yet');
+export async function openDatabase(dataFolder: string, options: DatabaseOptions = {}): Promise<Database> {
+  const file = join(dataFolder, 'store.db');
+  const holderFile = join(dataFolder, 'server.pid');
+  // Nobody else on the machine reads prompts, data or weights.
+  mkdirSync(dataFolder, { recursive: true, mode: 0o700 });
+  refuseLostStore(dataFolder, file);
+
+  let connection: Libsql.Database | undefined;
+  try {
+    connection = new Libsql(file, { timeout: busyTimeoutMs });
+    prepareConnection(connection, file);
+  } catch (error) {
+    connection?.close();
+    throw explain(error, file, holderFile);
+  }
+  writeFileSync(`${holderFile}.new`, `${process.pid}\n`);
+  renameSync(`${holderFile}.new`, holderFile);
+
+  const { onStatement } = options;
+  return new Kysely<Schema>({
+    dialect: new SqliteDialect({ database: connection as unknown as ConstructorParameters<typeof SqliteDialect>[0]['database'] & object }),
+    ...(onStatement ? { log: (event) => onStatement(event.queryDurationMillis / 1000) } : {}),
+  });
+}
+
+/** A missing store beside jobs or data sets was lost: a new one over it would forget what was acknowledged. */
+function refuseLostStore(dataFolder: string, file: string): void {
+  if (existsSync(file) && statSync(file).size > 0) return;
+  const leftover = ['jobs', 'datasets'].find((name) => {
+    const folder = join(dataFolder, name);
+    return existsSync(folder) && readdirSync(folder).length > 0;
+  });
+  if (leftover === undefined) return;
+  throw new StoreUnusable(
+    `${file} is ${existsSync(file) ? 'empty' : 'missing'}, but ${join(dataFolder, leftover)} is not: restore the file from a backup, ` +
+      'or name another RELORA_DATA_FOLDER',
+  );
+}
+
+function prepareConnection(connection: Libsql.Database, file: string): void {
+  const pragma = (text: string): unknown => Object.values(connection.prepare(`pragma ${text}`).get() ?? {})[0];
+
+  // Kept as long as the process lives and freed by the kernel when it dies, also by kill -9: nothing to clean up.
+  pragma('locking_mode = exclusive');
+
+  const owner = pragma('application_id');
+  const version = Number(pragma('user_version'));
+  const isEmpty = pragma('schema_version') === 0;
+  if (!isEmpty && owner !== applicationId) throw new StoreUnusable(`${file} is a database of another program: name another RELORA_DATA_FOLDER`);
+  if (version > migrations.length) {
+    throw new StoreUnusable(`${file} has schema ${version}, this server knows ${migrations.length}: use the newer server that wrote it`);
+  }
+
+  const journalMode = pragma('journal_mode = wal');
+  if (journalMode !== 'wal') throw new StoreUnusable(`${file} cannot use a write-ahead log (it is ${String(journalMode)}): network folders cannot hold the store`);
+  // After journal_mode, which may set its own. FULL syncs the log at every commit, NORMAL would lose the last ones in a power cut.
+  connection.exec('pragma synchronous = full; pragma foreign_keys = on');
+
+  const check = pragma('quick_check(1)');
+  if (check !== 'ok') throw new StoreUnusable(`${file} is damaged (${String(check)}): restore it from a backup`);
+
+  // One transaction a step: a crash leaves either all of it or nothing.
+  for (const [index, statements] of migrations.entries()) {
+    if (index < version) continue;
+    connection.exec('begin immediate');
+    connection.exec(`${statements}; pragma application_id = ${applicationId}; pragma user_version = ${index + 1};`);
+    connection.exec('commit');
+  }
+
+  const synchronous = pragma('synchronous');
+  if (synchronous !== 2) throw new StoreUnusable(`${file} does not sync its commits (synchronous is ${String(synchronous)}, not 2)`);
+}
+
+function explain(error: unknown, file: string, holderFile: string): unknown {
+  if (error instanceof StoreUnusable || !(error instanceof Error)) return error;
+  const code = (error as { code?: unknown }).code;
+  if (code === 'SQLITE_BUSY') {
+    const pid = existsSync(holderFile) ? readFileSync(holderFile, 'utf8').trim() : 'unknown';
+    return new StoreUnusable(`${file} is in use by the server with pid ${pid}: stop it, or name another RELORA_DATA_FOLDER`);
+  }
+  return new StoreUnusable(`${file} cannot be used (${error.message}): check that it is a store of this server and can be written`, {
+    cause: error,
+  });
 }

@@ -1,7 +1,108 @@
-/** Tables of the store as Kysely sees them. Times are milliseconds since 1970, JSON is text, booleans are 0 and 1. */
+import type { JobState, StopRequest } from '../jobs/job.js';
+import type { DatasetState } from '../datasets/dataset.js';
+
+/** Tables of the store as they are read. Times are milliseconds since 1970, JSON is text, booleans are 0 and 1. */
 export interface Schema {
   jobs: JobRow;
+  events: EventRow;
+  checkpoints: CheckpointRow;
+  artifacts: ArtifactRow;
+  artifact_files: ArtifactFileRow;
+  datasets: DatasetRow;
+  dataset_files: DatasetFileRow;
+  requests: RequestRow;
 }
+
 export interface JobRow {
   id: string;
+  display_name: string;
+  labels: string;
+  spec: string;
+  state: JobState;
+  state_reason: string;
+  failure: string | null;
+  progress: string;
+  attempt: number;
+  /** Crashes since the last checkpoint. */
+  attempts_without_progress: number;
+  /** Not claimed before. */
+  not_before_ms: number;
+  stop_request: StopRequest | null;
+  last_sequence: number;
+  version: number;
+  priority: number;
+  create_time_ms: number;
+  update_time_ms: number;
+  start_time_ms: number | null;
+  end_time_ms: number | null;
+  execution: string | null;
+}
+
+export interface EventRow {
+  job_id: string;
+  sequence: number;
+  time_ms: number;
+  attempt: number;
+  final: number;
+  body: string;
+}
+
+export interface CheckpointRow {
+  job_id: string;
+  attempt: number;
+  step: number;
+  /** Name of the folder in the job's checkpoints folder. */
+  folder: string;
+  size_bytes: number;
+  manifest_sha256: string;
+  /** 1 once the trainer found that its bytes are not those that were saved. */
+  corrupt: number;
+  create_time_ms: number;
+}
+
+export interface ArtifactRow {
+  job_id: string;
+  /** Also the name of its folder in the job's artifacts folder. */
+  id: string;
+  kind: 'mergedModel';
+  step: number;
+  size_bytes: number;
+  create_time_ms: number;
+}
+
+export interface ArtifactFileRow {
+  job_id: string;
+  artifact_id: string;
+  file_name: string;
+  size_bytes: number;
+  sha256: string;
+}
+
+export interface DatasetRow {
+  id: string;
+  display_name: string;
+  state: DatasetState;
+  failure: string | null;
+  spec: string;
+  prepared: string | null;
+  create_time_ms: number;
+}
+
+export interface DatasetFileRow {
+  dataset_id: string;
+  file_index: number;
+  file_name: string;
+  server_path: string | null;
+  format: 'text' | 'jsonl' | 'parquet';
+  split: 'train' | 'heldOut' | null;
+  size_bytes: number;
+  sha256: string | null;
+}
+
+/** What a request id was used for. */
+export interface RequestRow {
+  request_id: string;
+  digest: string;
+  job_id: string;
+  create_time_ms: number;
 }

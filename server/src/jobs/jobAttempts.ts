@@ -1,0 +1,239 @@
+import { basename, dirname } from 'node:path';
+import { Schedule } from '@relora/engine/plan';
+import { folders } from '../store/folders.js';
+import type { JobRow } from '../store/schema.js';
+import type { Execution, Job, JobFailure, JobProgress } from './job.js';
+import type { JobChange, JobPatch, NewEvent } from './jobChange.js';
+import type { JobJournal } from './jobJournal.js';
+import { toJob } from './jobRow.js';
+
+/** Which execution of which job writes. A write of another attempt than the present one is refused as `stale`. */
+export interface AttemptKey {
+  jobId: string;
+  attempt: number;
+}
+
+export interface SealedArtifact {
+  id: string;
+  kind: 'mergedModel';
+  step: number;
+  files: { fileName: string; sizeBytes: number; sha256: string }[];
+}
+
+export interface RetryRule {
+  attemptsWithoutProgressMax: number;
+  retryDelayMs: number;
+}
+
+/**
+ * What trainers write, through the supervisor. Every write names its attempt and is refused once the job has another one
+ * or none: a trainer that was given up cannot disturb its successor. What resolved with a job is on the disk.
+ */
+export class JobAttempts {
+  constructor(
+    private readonly journal: JobJournal,
+    private readonly dataFolder: string,
+    private readonly options: { eventsMax: number },
+  ) {}
+
+  /** starting → running. `step` is where the run begins: 0, or that of its checkpoint. */
+  async started(key: AttemptKey, execution: Execution, step: number): Promise<Job | 'stale'> {
+    return await this.write(key, async (row, change) => {
+      const progress = readProgress(row);
+      progress.step = step;
+      progress.phase = phaseAt(row, step);
+      const reason = step === 0 ? 'Training' : `Training goes on from step ${step}`;
+      return await change.moveTo(row, 'running', reason, {
+        stop_request: row.stop_request, // asked while starting, not yet heard
+        execution: JSON.stringify(execution),
+        progress: JSON.stringify(progress),
+      });
+    });
+  }
+
+  /** Appends events in one transaction with the progress and the checkpoints that they tell of. */
+  async append(key: AttemptKey, events: NewEvent[]): Promise<Job | 'stale' | 'exhausted'> {
+    let exhausted = false;
+    const result = await this.write(key, async (row, change) => {
+      exhausted = row.last_sequence + events.length > this.options.eventsMax;
+      if (exhausted) return row;
+      const progress = readProgress(row);
+      const patch: JobPatch = {};
+      const stored: NewEvent[] = [];
+      for (const event of events) {
+        follow(progress, event, row);
+        if (event.body.kind !== 'checkpoint') {
+          stored.push(event);
+          continue;
+        }
+        const folder = this.checkpointFolder(row.id, event.body.path);
+        stored.push({ ...event, body: { ...event.body, path: folder } });
+        await change.trx
+          .insertInto('checkpoints')
+          .values({
+            job_id: row.id,
+            attempt: row.attempt,
+            step: event.body.step,
+            folder,
+            size_bytes: event.body.sizeBytes,
+            manifest_sha256: event.body.manifestSha256,
+            corrupt: 0,
+            create_time_ms: change.nowMs,
+          })
+          .execute();
+        patch.attempts_without_progress = 0;
+      }
+      return await change.append(row, row.attempt, stored, { ...patch, progress: JSON.stringify(progress) });
+    });
+    return exhausted && result !== 'stale' ? 'exhausted' : result;
+  }
+
+  /** Notes that a checkpoint is not what was saved: it is not used again. */
+  async checkpointCorrupt(key: AttemptKey, path: string, problem: string): Promise<Job | 'stale'> {
+    return await this.write(key, async (row, change) => {
+      const folder = this.checkpointFolder(row.id, path);
+      await change.trx.updateTable('checkpoints').set({ corrupt: 1 }).where('job_id', '=', row.id).where('folder', '=', folder).execute();
+      return await change.append(row, row.attempt, [
+        warning(change, 'CHECKPOINT_CORRUPT', `Checkpoint ${folder} cannot be used (${problem}); the one before it is tried`),
+      ]);
+    });
+  }
+
+  /** Stores a sealed artifact, whose folder is complete and synced. Sealing it twice changes nothing. */
+  async sealed(key: AttemptKey, artifact: SealedArtifact): Promise<Job | 'stale'> {
+    return await this.write(key, async (row, change) => {
+      const known = await change.trx
+        .selectFrom('artifacts')
+        .select('id')
+        .where('job_id', '=', row.id)
+        .where('id', '=', artifact.id)
+        .executeTakeFirst();
+      if (known !== undefined) return row;
+      const sizeBytes = artifact.files.reduce((sum, file) => sum + file.sizeBytes, 0);
+      await change.trx
+        .insertInto('artifacts')
+        .values({ job_id: row.id, id: artifact.id, kind: artifact.kind, step: artifact.step, size_bytes: sizeBytes, create_time_ms: change.nowMs })
+        .execute();
+      await change.trx
+        .insertInto('artifact_files')
+        .values(
+          artifact.files.map((file) => ({
+            job_id: row.id,
+            artifact_id: artifact.id,
+            file_name: file.fileName,
+            size_bytes: file.sizeBytes,
+            sha256: file.sha256,
+          })),
+        )
+        .execute();
+      return await change.append(row, row.attempt, [
+        { timeMs: change.nowMs, body: { kind: 'artifact', artifactId: artifact.id, sizeBytes } },
+      ]);
+    });
+  }
+
+  async succeeded(key: AttemptKey): Promise<Job | 'stale'> {
+    return await this.write(key, async (row, change) => await change.moveTo(row, 'succeeded', 'All steps were taken and the weights exported'));
+  }
+
+  async failed(key: AttemptKey, failure: JobFailure): Promise<Job | 'stale'> {
+    return await this.write(key, async (row, change) => await change.moveTo(row, 'failed', failure.message, {}, failure));
+  }
+
+  /** The trainer stopped because it was told to: the open wish decides, and without one the job waits for its next turn. */
+  async stopped(key: AttemptKey, reasonWithoutWish: string): Promise<Job | 'stale'> {
+    return await this.write(key, async (row, change) => (await honourWish(row, change)) ?? (await change.moveTo(row, 'queued', reasonWithoutWish)));
+  }
+
+  /** The disk is full: nothing is lost, and nothing more can be done until somebody makes room. */
+  async pausedForSpace(key: AttemptKey, message: string): Promise<Job | 'stale'> {
+    return await this.write(key, async (row, change) => {
+      const warned = await change.append(row, row.attempt, [warning(change, 'STORAGE_FULL', message)]);
+      return await change.moveTo(warned, 'paused', `${message}; make room, then resume the job`);
+    });
+  }
+
+  /**
+   * The trainer is gone without an answer, or the server was. The job is queued again, later after each crash, until
+   * crashes in a row without a new checkpoint reach the limit: then it fails. An open wish is honoured at once.
+   */
+  async crashed(key: AttemptKey, what: string, rule: RetryRule): Promise<Job | 'stale'> {
+    return await this.write(key, async (row, change) => {
+      const wished = await honourWish(row, change);
+      if (wished !== undefined) return wished;
+      const crashes = row.attempts_without_progress + 1;
+      if (crashes >= rule.attemptsWithoutProgressMax) {
+        const message = `${what}; ${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'} made no new checkpoint`;
+        return await change.moveTo(row, 'failed', message, { attempts_without_progress: crashes }, { reason: 'TRAINER_CRASHED', message });
+      }
+      const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));
+      const warned = await change.append(row, row.attempt, [warning(change, 'TRAINER_RESTARTED', `${what}; the job goes on from its last checkpoint`)]);
+      return await change.moveTo(warned, 'queued', `${what}; waits to go on from its last checkpoint`, {
+        attempts_without_progress: crashes,
+        not_before_ms: change.nowMs + delayMs,
+      });
+    });
+  }
+
+  private async write(key: AttemptKey, work: (row: JobRow, change: JobChange) => Promise<JobRow>): Promise<Job | 'stale'> {
+    return await this.journal.change(async (change) => {
+      const row = await change.find(key.jobId);
+      if (row === undefined || row.attempt !== key.attempt || (row.state !== 'starting' && row.state !== 'running')) return 'stale';
+      return toJob(await work(row, change));
+    });
+  }
+
+  /** Name of a checkpoint's folder; a path outside of the job's checkpoints is a fault of the trainer. */
+  private checkpointFolder(jobId: string, path: string): string {
+    if (dirname(path) !== folders.checkpoints(this.dataFolder, jobId)) throw new Error(`Checkpoint ${path} is not in the folder of job ${jobId}`);
+    return basename(path);
+  }
+}
+
+async function honourWish(row: JobRow, change: JobChange): Promise<JobRow | undefined> {
+  if (row.stop_request === 'cancel') return await change.moveTo(row, 'cancelled', 'Cancelled on request');
+  if (row.stop_request === 'pause') return await change.moveTo(row, 'paused', 'Paused on request');
+  return undefined;
+}
+
+function warning(change: JobChange, reason: string, message: string): NewEvent {
+  return { timeMs: change.nowMs, body: { kind: 'warning', reason, message } };
+}
+
+function readProgress(row: JobRow): JobProgress {
+  return JSON.parse(row.progress) as JobProgress;
+}
+
+function phaseAt(row: JobRow, step: number): JobProgress['phase'] {
+  const schedule = new Schedule(toJob(row).spec);
+  return schedule.phaseAt(Math.min(step, schedule.stepCount - 1));
+}
+
+/** Keeps the summary of a run in step with its events. */
+function follow(progress: JobProgress, { body }: NewEvent, row: JobRow): void {
+  switch (body.kind) {
+    case 'step': {
+      progress.step = body.step + 1;
+      progress.phase = phaseAt(row, progress.step);
+      progress.trainedTokens = body.trainedTokens;
+      // JSON has no NaN; the loss of a skipped step says nothing about the run anyway.
+      if (!body.skipped) progress.loss = body.loss;
+      const rate = body.tokenCount / body.stepSeconds;
+      // Smoothed over about ten steps, so that one slow step does not move the estimated end.
+      progress.tokensPerSecond = progress.tokensPerSecond === null ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
+      progress.remainingSeconds = ((progress.stepCount - progress.step) * body.tokenCount) / progress.tokensPerSecond;
+      break;
+    }
+    case 'evaluation':
+      progress.evaluationLoss = body.loss;
+      break;
+    case 'restart':
+      progress.restartCount = body.restart;
+      break;
+    case 'checkpoint':
+      progress.checkpointStep = body.step;
+      break;
+    default:
+      break;
+  }
+}

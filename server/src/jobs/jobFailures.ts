@@ -1,0 +1,20 @@
+/**
+ * Reasons for which the server itself fails a job, or warns in its journal; those of the engine and of the API stand in
+ * their own lists. docs/errors.md is checked against all of them.
+ */
+export const serverFailures = {
+  TRAINER_CRASHED: 'The trainer process ended without an answer several times in a row, without a new checkpoint between.',
+  TRAINER_PROTOCOL: 'The trainer sent something that is not a message of ours.',
+  TRAINER_ERROR: 'The trainer met an error that it does not know; the log has its stack.',
+  JOB_EVENTS_EXHAUSTED: 'The job left more events than RELORA_JOB_EVENTS_MAX.',
+  DATASET_NOT_READY: 'The data set of the job is not there any more, or not ready.',
+} as const;
+
+/** Reasons of warnings in a job's journal that come from the server. */
+export const serverWarnings = {
+  CHECKPOINT_CORRUPT: 'A checkpoint is not what was saved; the one before it is used.',
+  TRAINER_RESTARTED: 'The trainer ended without an answer, and the job was queued again.',
+  STORAGE_FULL: 'The disk is full; the job was paused.',
+} as const;
+
+export type ServerFailure = keyof typeof serverFailures;

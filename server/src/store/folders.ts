@@ -1,0 +1,24 @@
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/** Where everything lies in a data folder. Names on disk are ids that we checked or made, never names from clients. */
+export const folders = {
+  jobs: (dataFolder: string) => join(dataFolder, 'jobs'),
+  job: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId),
+  checkpoints: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'checkpoints'),
+  artifacts: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'artifacts'),
+  datasets: (dataFolder: string) => join(dataFolder, 'datasets'),
+  dataset: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId),
+  uploads: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'uploads'),
+  prepared: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'prepared'),
+} as const;
+
+/** Makes the names in a folder durable: without it a crash can lose a file whose content was synced. */
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r');
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}

@@ -1,0 +1,108 @@
+/** Marks a file as ours: "ReLo" in ASCII. SQLite keeps it in the header of the file. */
+export const applicationId = 0x52654c6f;
+
+/**
+ * The schema as the steps that lead to it; the number of steps done is the file's user_version. A step that was released
+ * never changes: a new one is added.
+ */
+export const migrations: readonly string[] = [
+  `
+  create table jobs (
+    id text primary key,
+    display_name text not null,
+    labels text not null,
+    spec text not null,
+    state text not null
+      check (state in ('queued', 'starting', 'running', 'paused', 'succeeded', 'failed', 'cancelled')),
+    state_reason text not null,
+    failure text,
+    progress text not null,
+    attempt integer not null,
+    attempts_without_progress integer not null,
+    not_before_ms integer not null,
+    stop_request text check (stop_request in ('pause', 'cancel')),
+    last_sequence integer not null,
+    version integer not null,
+    priority integer not null,
+    create_time_ms integer not null,
+    update_time_ms integer not null,
+    start_time_ms integer,
+    end_time_ms integer,
+    execution text
+  ) strict;
+  create index jobs_by_time on jobs (create_time_ms, id);
+  create index jobs_queue on jobs (priority desc, create_time_ms, id) where state = 'queued';
+  create index jobs_by_state on jobs (state);
+
+  create table events (
+    job_id text not null references jobs (id) on delete cascade,
+    sequence integer not null,
+    time_ms integer not null,
+    attempt integer not null,
+    final integer not null,
+    body text not null,
+    primary key (job_id, sequence)
+  ) strict, without rowid;
+
+  create table checkpoints (
+    job_id text not null references jobs (id) on delete cascade,
+    attempt integer not null,
+    step integer not null,
+    folder text not null,
+    size_bytes integer not null,
+    manifest_sha256 text not null,
+    corrupt integer not null,
+    create_time_ms integer not null,
+    primary key (job_id, folder)
+  ) strict;
+
+  create table artifacts (
+    job_id text not null references jobs (id) on delete cascade,
+    id text not null,
+    kind text not null,
+    step integer not null,
+    size_bytes integer not null,
+    create_time_ms integer not null,
+    primary key (job_id, id)
+  ) strict;
+  create table artifact_files (
+    job_id text not null,
+    artifact_id text not null,
+    file_name text not null,
+    size_bytes integer not null,
+    sha256 text not null,
+    primary key (job_id, artifact_id, file_name),
+    foreign key (job_id, artifact_id) references artifacts (job_id, id) on delete cascade
+  ) strict;
+
+  create table datasets (
+    id text primary key,
+    display_name text not null,
+    state text not null check (state in ('uploading', 'preparing', 'ready', 'failed')),
+    failure text,
+    spec text not null,
+    prepared text,
+    create_time_ms integer not null
+  ) strict;
+  create index datasets_by_time on datasets (create_time_ms, id);
+  create table dataset_files (
+    dataset_id text not null references datasets (id) on delete cascade,
+    file_index integer not null,
+    file_name text not null,
+    server_path text,
+    format text not null,
+    split text,
+    size_bytes integer not null,
+    sha256 text,
+    primary key (dataset_id, file_index)
+  ) strict;
+
+  create table requests (
+    request_id text primary key,
+    digest text not null,
+    job_id text not null references jobs (id) on delete cascade,
+    create_time_ms integer not null
+  ) strict;
+  create index requests_by_job on requests (job_id);
+  `,
+];
