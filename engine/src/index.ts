@@ -1,0 +1,11 @@
+export * from './engineError.js';
+export * from './engineVersion.js';
+export { Random } from './random.js';
+export { loadNativeAddon, instructionSets, type InstructionSet, type NativeAddon, type ProductPrecision } from './backend/nativeAddon.js';
+export { countZeros, pruneAtRandom, pruneByMagnitude, zeroAll } from './training/momentReset.js';
+export { singularValues } from './training/singularValues.js';
+export { chooseLayers, measureRanks, rankFigures, rankFlopsMax } from './training/rankTelemetry.js';
+export { selectBackend, type Backend, type BackendOptions } from './backend/selectBackend.js';
+export { AdamW, type MomentGroup } from './training/adamW.js';
+export type { Parameter, ParameterRole } from './model/parameter.js';
+export * from './plan/index.js';

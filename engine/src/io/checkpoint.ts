@@ -1,0 +1,225 @@
+import { randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { copyFile, link, mkdir, open, readdir, rename, rm, statfs } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { performance } from 'node:perf_hooks';
+import type { Tensor } from '@tensorflow/tfjs-core';
+import { engineVersion } from '../engineVersion.js';
+import type { Parameter, ParameterRole } from '../model/parameter.js';
+import { checkpointsFolder, type StoredFile, type TrainingRun } from '../training/trainingRun.js';
+import { CheckpointNoSpace } from './checkpointErrors.js';
+import { checkpointFormatVersion, type CheckpointFile, type CheckpointManifest } from './checkpointManifest.js';
+import { digestFile, publish, syncFolder, writeNewFile, type FileDigest } from './durableFile.js';
+import { writeSafetensors, type TensorSource } from './safetensors.js';
+import { specHash } from './specHash.js';
+
+/** What stays free beside a checkpoint, so that the journal can still record what happened. */
+export const checkpointReserveBytes = 64 * 1024 ** 2;
+
+export interface SavedCheckpoint {
+  /** Step that a run resumes with. */
+  step: number;
+  /** Folder, complete and synced. */
+  path: string;
+  sizeBytes: number;
+  manifestSha256: string;
+  seconds: number;
+}
+
+/**
+ * Saves everything that a run needs to go on bit for bit, as one folder `step-<step>-<attempt>` that is there whole or not at
+ * all: files are written and synced under a temporary name, the manifest last, then the folder is renamed. Safetensors
+ * files of float32, base weights [in, out] as in memory. Nothing is ever overwritten: where this attempt has already
+ * saved this step, that checkpoint is returned, since a run goes on from it in the same way. Throws CheckpointNoSpace.
+ */
+export async function saveCheckpoint(
+  run: TrainingRun, { reserveBytes = checkpointReserveBytes } = {},
+): Promise<SavedCheckpoint> {
+  const startedAt = performance.now();
+  const { progress, frozen } = run;
+  const step = progress.nextStep;
+  if (run.lastSaved?.step === step) return run.lastSaved;
+
+  const folder = checkpointsFolder(run.folder);
+  await mkdir(folder, { recursive: true });
+  await syncFolder(run.folder);
+  await checkSpace(folder, bytesToWrite(run), reserveBytes);
+
+  const path = join(folder, `step-${String(step).padStart(8, '0')}-${run.attempt}`);
+  const temporary = join(folder, `.tmp-${run.attempt}-${step}-${randomBytes(4).toString('hex')}`);
+  await mkdir(temporary);
+  try {
+    const files: CheckpointManifest['files'] = {
+      base: await storeFrozen(temporary, 'base', frozen.base, () => tensorsOf(run, ['base'])),
+      shared: await storeTensors(temporary, 'shared', tensorsOf(run, ['shared'])),
+      moments: await storeTensors(temporary, 'moments', run.optimizer.state()),
+    };
+    if (run.model.adapterSettings !== null) {
+      files.adapters = await storeTensors(temporary, 'adapters', tensorsOf(run, ['adapterA', 'adapterB', 'adapterScale']));
+    }
+    if (frozen.start !== null) files.start = await storeFrozen(temporary, 'start', frozen.start, null);
+
+    const savedProgress = { ...progress, savedStep: step };
+    const manifest = await writeNewFile(join(temporary, 'manifest.json'), manifestText(run, savedProgress, files));
+    await syncFolder(temporary);
+    await publish(temporary, path);
+
+    progress.savedStep = step;
+    // The newest checkpoint is the one that is surely kept, so the next one links its files.
+    if (run.model.adapterSettings !== null) frozen.base = stored(path, files.base);
+    if (files.start !== undefined) frozen.start = stored(path, files.start);
+    const sizeBytes = Object.values(files).reduce((sum, file) => sum + file.sizeBytes, manifest.sizeBytes);
+    const seconds = (performance.now() - startedAt) / 1000;
+    run.lastSaved = { step, path, sizeBytes, manifestSha256: manifest.sha256, seconds };
+    return run.lastSaved;
+  } catch (error) {
+    // A failed sync is never retried: its pages may be marked clean. The whole folder goes; the next try writes anew.
+    await rm(temporary, { recursive: true, force: true });
+    if ((error as NodeJS.ErrnoException).code === 'ENOSPC') {
+      throw new CheckpointNoSpace(folder, bytesToWrite(run), await freeBytes(folder), { cause: error });
+    }
+    throw error;
+  }
+}
+
+/**
+ * Removes every checkpoint that is not in `keepPaths`, and what earlier attempts left unfinished. Only for the one
+ * process that writes this run's checkpoints, while it saves none. A folder loses its name first, so that a crash leaves
+ * no half of a checkpoint.
+ */
+export async function pruneCheckpoints(runFolder: string, keepPaths: readonly string[]): Promise<string[]> {
+  const folder = checkpointsFolder(runFolder);
+  const kept = new Set(keepPaths.map((path) => resolve(path)));
+  const removed: string[] = [];
+  for (const name of await readdir(folder)) {
+    const path = resolve(folder, name);
+    if (kept.has(path)) continue;
+    let doomed = path;
+    if (name.startsWith('step-')) {
+      doomed = join(folder, `.removed-${name}-${randomBytes(4).toString('hex')}`);
+      await rename(path, doomed);
+      removed.push(path);
+    } else if (!name.startsWith('.tmp-') && !name.startsWith('.removed-')) continue; // not ours
+    await rm(doomed, { recursive: true, force: true });
+  }
+  await syncFolder(folder);
+  return removed;
+}
+
+/** Writes the base weights as they are when the adapters begin to `<run>/start/base.safetensors`. */
+export async function writeStartWeights(run: TrainingRun): Promise<StoredFile> {
+  const folder = join(run.folder, 'start');
+  await mkdir(folder, { recursive: true });
+  const temporary = join(folder, `.tmp-${run.attempt}-${randomBytes(4).toString('hex')}`);
+  await mkdir(temporary);
+  try {
+    const digest = await storeTensors(temporary, 'base', tensorsOf(run, ['base']));
+    const path = join(folder, digest.fileName);
+    // An earlier attempt may have left this file: it holds the same weights, and checkpoints that link it keep theirs.
+    await publish(join(temporary, digest.fileName), path);
+    return { ...digest, path };
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
+}
+
+function manifestText(run: TrainingRun, progress: TrainingRun['progress'], files: CheckpointManifest['files']): string {
+  const { spec, backend, schedule, model, optimizer } = run;
+  const manifest: CheckpointManifest = {
+    formatVersion: checkpointFormatVersion,
+    engineVersion,
+    specSha256: specHash(spec),
+    model: model.config,
+    adapter: model.adapterSettings,
+    phase: schedule.phaseAt(progress.nextStep),
+    progress,
+    // Generators have no other state: every stream is a function of the seed and of the place where it is drawn.
+    position: { seed: spec.seed, firstSequence: progress.nextStep * spec.batch.sequenceCount },
+    optimizerStepCounts: optimizer.stepCounts,
+    backend: {
+      name: backend.name,
+      instructionSet: backend.instructionSet,
+      precision: backend.precision,
+      cpuModel: backend.cpuModel,
+    },
+    files,
+  };
+  return `${JSON.stringify(manifest, null, 2)}\n`;
+}
+
+function* tensorsOf(run: TrainingRun, roles: readonly ParameterRole[]): Generator<{ name: string; tensor: Tensor }> {
+  for (const { name, role, variable } of run.model.parameters.values() as Iterable<Parameter>) {
+    if (roles.includes(role)) yield { name, tensor: variable };
+  }
+}
+
+async function storeTensors(
+  folder: string, file: CheckpointFile, tensors: Iterable<{ name: string; tensor: Tensor }>,
+): Promise<FileDigest> {
+  const sources: TensorSource[] = [...tensors].map(({ name, tensor }) => ({
+    name,
+    shape: tensor.shape,
+    dtype: 'F32',
+    read: async () => (await tensor.data()) as Float32Array,
+  }));
+  const fileName = `${file}.safetensors`;
+  return { ...(await writeSafetensors(join(folder, fileName), sources)), fileName };
+}
+
+/**
+ * Weights that have not changed since they were stored are linked: several times fewer bytes to write, and every
+ * checkpoint still is a whole folder of its own. Where links are not possible the file is copied, and where the file is
+ * gone the weights are written anew if the model still has them.
+ */
+async function storeFrozen(
+  folder: string, file: CheckpointFile, source: StoredFile | null,
+  tensors: (() => Iterable<{ name: string; tensor: Tensor }>) | null,
+): Promise<FileDigest> {
+  const fileName = `${file}.safetensors`;
+  if (source !== null) {
+    try {
+      await linkOrCopy(source, join(folder, fileName));
+      return { fileName, sizeBytes: source.sizeBytes, sha256: source.sha256 };
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || tensors === null) throw error;
+    }
+  }
+  return storeTensors(folder, file, tensors!());
+}
+
+async function linkOrCopy(source: StoredFile, target: string): Promise<void> {
+  try {
+    await link(source.path, target);
+  } catch (error) {
+    if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    await copyFile(source.path, target, constants.COPYFILE_EXCL);
+    const copy = await open(target, 'r+');
+    await copy.sync().finally(() => copy.close());
+    const { sha256 } = await digestFile(target);
+    if (sha256 !== source.sha256) throw new Error(`${source.path} changed after it was written`, { cause: error });
+  }
+}
+
+function stored(folder: string, digest: FileDigest): StoredFile {
+  return { ...digest, path: join(folder, digest.fileName) };
+}
+
+function bytesToWrite(run: TrainingRun): number {
+  let floats = 0;
+  for (const { role, variable } of run.model.parameters.values()) {
+    if (role !== 'base' || run.frozen.base === null) floats += variable.size;
+  }
+  for (const { tensor } of run.optimizer.state()) floats += tensor.size;
+  return 4 * floats;
+}
+
+async function checkSpace(folder: string, sizeBytes: number, reserveBytes: number): Promise<void> {
+  const needed = 2 * sizeBytes + reserveBytes;
+  const free = await freeBytes(folder);
+  if (free < needed) throw new CheckpointNoSpace(folder, needed, free);
+}
+
+async function freeBytes(folder: string): Promise<number> {
+  const { bavail, bsize } = await statfs(folder);
+  return bavail * bsize;
+}

@@ -1,0 +1,96 @@
+import { createHash } from 'node:crypto';
+import { readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { AdapterSettings, LlamaConfig, Phase } from '../plan/runSpec.js';
+import type { MomentGroup } from '../training/adamW.js';
+import type { RunProgress } from '../training/trainingRun.js';
+import { CheckpointCorrupt, CheckpointUnknownFormat } from './checkpointErrors.js';
+import { digestFile, type FileDigest } from './durableFile.js';
+
+export const checkpointFormatVersion = 1;
+
+/** `manifest.json` of a checkpoint: what is in it, and all that is not a tensor. */
+export interface CheckpointManifest {
+  formatVersion: number;
+  engineVersion: string;
+  specSha256: string;
+  model: LlamaConfig;
+  /** Null while the model has no adapters. */
+  adapter: AdapterSettings | null;
+  /** Of the step that comes next. */
+  phase: Phase;
+  progress: RunProgress;
+  position: { seed: number; firstSequence: number };
+  optimizerStepCounts: Record<MomentGroup, number>;
+  /** What computed the weights; on another one a resumed run goes on, but not bit for bit. */
+  backend: { name: string; instructionSet: string | null; precision: string; cpuModel: string };
+  files: { base: FileDigest; shared: FileDigest; moments: FileDigest; adapters?: FileDigest; start?: FileDigest };
+}
+
+export type CheckpointFile = keyof CheckpointManifest['files'];
+
+/**
+ * Reads a checkpoint's manifest and checks size and SHA-256 of every file, and of the manifest itself where the caller
+ * knows it. Throws CheckpointCorrupt, which names the file and what is wrong, or CheckpointUnknownFormat.
+ */
+export async function verifyCheckpoint(
+  path: string, { manifestSha256 }: { manifestSha256?: string } = {},
+): Promise<CheckpointManifest> {
+  const text = await readFile(join(path, 'manifest.json')).catch((error: NodeJS.ErrnoException) => {
+    throw new CheckpointCorrupt(path, 'manifest.json', 'a readable file', error.code ?? error.message);
+  });
+  const found = createHash('sha256').update(text).digest('hex');
+  if (manifestSha256 !== undefined && found !== manifestSha256) {
+    throw new CheckpointCorrupt(path, 'manifest.json', `of SHA-256 ${manifestSha256}`, `of ${found}`);
+  }
+  const manifest = parseManifest(path, text.toString('utf8'));
+  for (const file of Object.values(manifest.files)) await verifyFile(path, file);
+  return manifest;
+}
+
+/** Path of one file of a checkpoint. */
+export function checkpointFilePath(path: string, digest: FileDigest): string {
+  return join(path, digest.fileName);
+}
+
+function parseManifest(path: string, text: string): CheckpointManifest {
+  let manifest: Partial<CheckpointManifest> | null;
+  try {
+    manifest = JSON.parse(text) as Partial<CheckpointManifest> | null;
+  } catch {
+    throw new CheckpointCorrupt(path, 'manifest.json', 'JSON', `${text.length} characters that are not`);
+  }
+  if (typeof manifest?.formatVersion !== 'number') {
+    throw new CheckpointCorrupt(path, 'manifest.json', 'a manifest with a formatVersion', 'without');
+  }
+  if (manifest.formatVersion !== checkpointFormatVersion) {
+    throw new CheckpointUnknownFormat(path, checkpointFormatVersion, manifest.formatVersion);
+  }
+  for (const key of ['specSha256', 'model', 'phase', 'progress', 'position', 'optimizerStepCounts', 'backend', 'files'] as const) {
+    if (manifest[key] === undefined) throw new CheckpointCorrupt(path, 'manifest.json', `a manifest with ${key}`, 'without');
+  }
+  for (const key of ['base', 'shared', 'moments', ...(manifest.adapter ? (['adapters', 'start'] as const) : [])] as const) {
+    if (manifest.files![key] === undefined) {
+      throw new CheckpointCorrupt(path, 'manifest.json', `a manifest that names the file ${key}`, 'without');
+    }
+  }
+  return manifest as CheckpointManifest;
+}
+
+async function verifyFile(path: string, expected: FileDigest): Promise<void> {
+  const { fileName, sizeBytes, sha256 } = expected;
+  // Names come from a manifest that may have been altered; a checkpoint has no folders.
+  if (!/^[a-z]+\.safetensors$/.test(fileName)) {
+    throw new CheckpointCorrupt(path, 'manifest.json', 'a manifest of plain file names', `naming ${JSON.stringify(fileName)}`);
+  }
+  const filePath = join(path, fileName);
+  const size = await stat(filePath).then(
+    ({ size }) => size,
+    (error: NodeJS.ErrnoException) => {
+      throw new CheckpointCorrupt(path, fileName, 'a readable file', error.code ?? error.message);
+    },
+  );
+  if (size !== sizeBytes) throw new CheckpointCorrupt(path, fileName, `${sizeBytes} bytes long`, `${size} bytes long`);
+  const found = await digestFile(filePath);
+  if (found.sha256 !== sha256) throw new CheckpointCorrupt(path, fileName, `of SHA-256 ${sha256}`, `of ${found.sha256}`);
+}

@@ -1,0 +1,90 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { dispose, type Tensor } from '@tensorflow/tfjs-core';
+import type { Llama } from '../model/llama.js';
+import { addInPlace } from '../ops/addInPlace.js';
+import { sumSquares } from '../ops/sumSquares.js';
+
+/** The sequences of one step: inputs and targets are [sequences * time], row by row. */
+export interface StepBatch {
+  inputs: Int32Array;
+  targets: Int32Array;
+}
+
+export interface StepShape {
+  step: number;
+  sequenceLength: number;
+  microBatchSequenceCount: number;
+  /** Names the streams of dropout. */
+  seed: number;
+}
+
+export interface StepGradients {
+  /** Mean over all targets of the step, nats. */
+  loss: number;
+  /** By parameter; the caller disposes them. */
+  gradients: Map<string, Tensor>;
+}
+
+/**
+ * Loss and gradients of one step, summed over its micro-batches. Each micro-batch weighs as much as it has targets, so
+ * the result is that of one large batch. Gives way to the event loop after each of them; null when the signal is
+ * aborted, with nothing left behind.
+ */
+export async function accumulateGradients(
+  model: Llama, batch: StepBatch, shape: StepShape, signal: AbortSignal,
+): Promise<StepGradients | null> {
+  const microLength = shape.microBatchSequenceCount * shape.sequenceLength;
+  const targetCount = countTargets(batch.targets);
+  let sum: StepGradients | null = null;
+
+  for (let micro = 0; micro * microLength < batch.inputs.length; micro++) {
+    await nextTurn(); // messages and signals are handled between micro-batches
+    if (signal.aborted) {
+      dispose(tensorsOf(sum));
+      return null;
+    }
+    const inputs = batch.inputs.subarray(micro * microLength, (micro + 1) * microLength);
+    const targets = batch.targets.subarray(micro * microLength, (micro + 1) * microLength);
+    const part = model.valueAndGradients(inputs, targets, inputs.length / shape.sequenceLength, shape.sequenceLength, {
+      lossScale: countTargets(targets) / Math.max(1, targetCount),
+      dropout: { seed: shape.seed, step: shape.step, micro },
+    });
+    if (sum === null) sum = part;
+    else addTo(sum, part);
+  }
+  if (sum === null) throw new Error('A step needs at least one sequence');
+  return sum;
+}
+
+/** Euclidean norm over all gradients, summed in float64 in the order of the map. */
+export function globalNorm(gradients: ReadonlyMap<string, Tensor>): number {
+  let sum = 0;
+  for (const gradient of gradients.values()) sum += sumSquares(gradient);
+  return Math.sqrt(sum);
+}
+
+/** Factor that brings a norm down to the largest one allowed; 1 below it. */
+export function clipScale(norm: number, normMax: number): number {
+  return norm > normMax ? normMax / norm : 1;
+}
+
+function addTo(sum: StepGradients, part: StepGradients): void {
+  sum.loss += part.loss;
+  for (const [name, gradient] of part.gradients) {
+    addInPlace(sum.gradients.get(name)!, gradient);
+    gradient.dispose();
+  }
+}
+
+/** Targets of -1 stand for "nothing to predict here". */
+function countTargets(targets: Int32Array): number {
+  let count = 0;
+  for (const target of targets) {
+    if (target !== -1) count++;
+  }
+  return count;
+}
+
+function tensorsOf(step: StepGradients | null): Tensor[] {
+  return step === null ? [] : [...step.gradients.values()];
+}

@@ -1,0 +1,85 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { NativeAddon } from '../backend/nativeAddon.js';
+import type { LinearLayer } from '../model/linearLayer.js';
+import { targetModules } from '../plan/runSpec.js';
+import type { LayerRank } from './trainingEvent.js';
+import { singularValues } from './singularValues.js';
+
+/**
+ * Work that one measurement may take, in floating point operations of float64: a few seconds on one core. Above it only
+ * some layers are measured, but always one of each kind, so that the figure stands for the whole model.
+ */
+export const rankFlopsMax = 4e9;
+
+/** What the singular values of a layer's change say about its rank. */
+export interface RankFigures {
+  /** exp of the entropy of the singular values divided by their sum; 0 for a change of zero. */
+  effectiveRank: number;
+  /** How many are above 1 % of the largest. */
+  rankAboveOnePercent: number;
+}
+
+/**
+ * Ranks of W_now - W_start, the proof that restarts add up to a high rank (relora.md §6), for the layers that `chooseLayers`
+ * takes. `readStart` gives a layer's weight [in, out] at the start of the adapter phase. Gives way between layers.
+ */
+export async function measureRanks(
+  layers: readonly LinearLayer[],
+  readStart: (layer: LinearLayer) => Promise<Float32Array>,
+  native: Pick<NativeAddon, 'singularValues'> | null,
+): Promise<LayerRank[]> {
+  const ranks: LayerRank[] = [];
+  for (const layer of chooseLayers(layers.filter(({ adapter }) => adapter !== null))) {
+    const change = await readStart(layer);
+    const now = layer.weight.variable.dataSync();
+    for (let i = 0; i < change.length; i++) change[i] = now[i]! - change[i]!;
+    const values = (native?.singularValues ?? singularValues)(change, layer.inFeatures, layer.outFeatures);
+    ranks.push({ layer: layer.name, ...rankFigures(values), adapterRank: layer.adapter!.a.variable.shape[1]! });
+    await nextTurn();
+  }
+  return ranks;
+}
+
+/** Figures of singular values that are sorted, largest first. */
+export function rankFigures(values: Float64Array): RankFigures {
+  const sum = values.reduce((total, value) => total + value, 0);
+  if (sum === 0) return { effectiveRank: 0, rankAboveOnePercent: 0 };
+  let entropy = 0;
+  for (const value of values) {
+    const share = value / sum;
+    if (share > 0) entropy -= share * Math.log(share);
+  }
+  const threshold = 0.01 * values[0]!;
+  return { effectiveRank: Math.exp(entropy), rankAboveOnePercent: values.filter((value) => value > threshold).length };
+}
+
+/**
+ * Layers to measure: all where the work allows it, else from each kind the middle one first, then one more of each kind as
+ * long as the work allows. The choice depends on shapes alone, so the figures of all restarts can be compared.
+ */
+export function chooseLayers(layers: readonly LinearLayer[], flopsMax = rankFlopsMax): LinearLayer[] {
+  const kinds = targetModules.map((module) => fromTheMiddle(layers.filter((layer) => layer.module === module)));
+  const chosen = new Set<LinearLayer>();
+  let flops = 0;
+  for (let depth = 0; kinds.some((kind) => depth < kind.length); depth++) {
+    const round = kinds.flatMap((kind) => kind[depth] ?? []);
+    flops += round.reduce((total, layer) => total + singularValueFlops(layer), 0);
+    if (depth > 0 && flops > flopsMax) break;
+    for (const layer of round) chosen.add(layer);
+  }
+  return layers.filter((layer) => chosen.has(layer));
+}
+
+/** Reduction to bidiagonal form, which is nearly all of the work: 4 m n² for m >= n. */
+function singularValueFlops({ inFeatures, outFeatures }: LinearLayer): number {
+  return 4 * Math.max(inFeatures, outFeatures) * Math.min(inFeatures, outFeatures) ** 2;
+}
+
+/** The middle one first, then outwards. */
+function fromTheMiddle(layers: LinearLayer[]): LinearLayer[] {
+  const middle = (layers.length - 1) / 2;
+  return layers
+    .map((layer, index) => ({ layer, distance: Math.abs(index - middle) }))
+    .sort((one, other) => one.distance - other.distance)
+    .map(({ layer }) => layer);
+}

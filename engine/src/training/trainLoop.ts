@@ -1,0 +1,99 @@
+import { performance } from 'node:perf_hooks';
+import { dispose } from '@tensorflow/tfjs-core';
+import { saveCheckpoint } from '../io/checkpoint.js';
+import { beginAdapters, restart } from './cycle.js';
+import { evaluate } from './evaluation.js';
+import { accumulateGradients, clipScale, globalNorm } from './gradients.js';
+import { writeSample } from './sample.js';
+import { TrainingDiverged } from './trainingErrors.js';
+import type { TrainingEvent } from './trainingEvent.js';
+import type { TrainingRun } from './trainingRun.js';
+
+/**
+ * Trains one job: low-rank cycles over a frozen base, each ended by a merge (ReLoRA), after an optional full-rank warm
+ * start. This function owns all control flow; what it calls never branches on the step number.
+ *
+ * It returns within one micro-batch after the signal is aborted, and at every `yield` and at its return the run is whole:
+ * a checkpoint saved then resumes exactly here. Each part of a step is therefore entered in `run.progress` before its
+ * event is given out, and is not repeated when the loop is begun again.
+ */
+export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGenerator<TrainingEvent> {
+  const { spec, schedule, model, optimizer, batches, progress } = run;
+  const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
+
+  for (const warning of run.warnings.splice(0)) yield { kind: 'warning', ...warning };
+
+  for (;;) {
+    if (signal.aborted) return;
+    const step = progress.nextStep;
+    const isEnd = step === schedule.stepCount;
+
+    // What looks at the model comes before the checkpoint, so that a resumed run has told all that lies before it.
+    if (progress.evaluatedStep < step && (step === 0 || isEnd || isDue(step, spec.evaluation.everyStepCount))) {
+      const tokenCount = step === 0 || isEnd ? spec.evaluation.finalTokenCount : spec.evaluation.tokenCount;
+      const evaluation = await evaluate(run, tokenCount, signal);
+      if (evaluation === null) return;
+      progress.evaluatedStep = step;
+      yield { kind: 'evaluation', step, ...evaluation };
+    }
+    if (progress.sampledStep < step && (isEnd || isDue(step, spec.sample.everyStepCount))) {
+      const sample = await writeSample(run, step, signal);
+      if (sample === null) return;
+      progress.sampledStep = step;
+      yield { kind: 'sample', step, ...sample };
+    }
+    if (progress.savedStep < step && (isEnd || isDue(step, spec.checkpoint.everyStepCount))) {
+      yield { kind: 'checkpoint', ...(await saveCheckpoint(run)) };
+    }
+    if (isEnd) return;
+
+    if (schedule.beginsAdapters(step) && model.adapterSettings === null) await beginAdapters(run);
+
+    // Before the step, so that the first update of a cycle already has the re-warmed rate.
+    if (schedule.isRestart(step) && progress.restartCount < schedule.restartSteps().indexOf(step) + 1) {
+      yield { kind: 'restart', step, ...(await restart(run)) };
+    }
+
+    const startedAt = performance.now();
+    const batch = await batches.read(step * sequenceCount, sequenceCount);
+    const shape = { step, sequenceLength, microBatchSequenceCount, seed: spec.seed };
+    const sum = await accumulateGradients(model, batch, shape, signal);
+    if (sum === null) return;
+
+    const { loss, gradients } = sum;
+    const gradientNorm = globalNorm(gradients);
+    const learningRate = schedule.learningRateAt(step);
+    // Checked before the update: weights and the last checkpoint stay usable after a divergence.
+    const skipped = !Number.isFinite(loss) || !Number.isFinite(gradientNorm);
+    if (!skipped) {
+      optimizer.apply(model.trainable(), gradients, learningRate, clipScale(gradientNorm, spec.optimizer.gradientNormMax));
+    }
+    dispose([...gradients.values()]);
+
+    const tokenCount = sequenceCount * sequenceLength;
+    progress.nextStep++;
+    progress.trainedTokens += tokenCount;
+    if (skipped) progress.skippedStepCount++;
+    yield {
+      kind: 'step',
+      step,
+      phase: schedule.phaseAt(step),
+      loss,
+      gradientNorm,
+      learningRate,
+      tokenCount,
+      trainedTokens: progress.trainedTokens,
+      stepSeconds: (performance.now() - startedAt) / 1000,
+      skipped,
+      residentBytes: process.memoryUsage.rss(),
+    };
+    if (skipped && progress.skippedStepCount > spec.optimizer.nonfiniteStepCountMax) {
+      throw new TrainingDiverged(step, loss, gradientNorm, progress.skippedStepCount);
+    }
+  }
+}
+
+/** Every so many steps, not before the first; 0 turns it off. */
+function isDue(step: number, everyStepCount: number): boolean {
+  return everyStepCount > 0 && step > 0 && step % everyStepCount === 0;
+}

@@ -1,0 +1,102 @@
+import { join } from 'node:path';
+import type { Backend } from '../backend/selectBackend.js';
+import type { Dataset } from '../data/dataset.js';
+import { Batches } from '../data/batches.js';
+import type { SavedCheckpoint } from '../io/checkpoint.js';
+import type { FileDigest } from '../io/durableFile.js';
+import { Llama } from '../model/llama.js';
+import type { RunSpec } from '../plan/runSpec.js';
+import { Schedule } from '../plan/schedule.js';
+import { AdamW } from './adamW.js';
+
+/** One execution of a job: all that the loop needs and changes. Owned by its process; disposed by whoever began it. */
+export interface TrainingRun {
+  readonly spec: RunSpec;
+  readonly backend: Backend;
+  readonly dataset: Dataset;
+  readonly batches: Batches;
+  readonly schedule: Schedule;
+  readonly model: Llama;
+  readonly optimizer: AdamW;
+  /** Holds `checkpoints/` and `start/`. */
+  readonly folder: string;
+  /** Which attempt of the job this is, from 1; part of every checkpoint's name, so that attempts never share one. */
+  readonly attempt: number;
+  /** Changed by the loop alone, at one place per fact; a checkpoint holds it as it is. */
+  readonly progress: RunProgress;
+  /** Files of weights that are frozen now, which a checkpoint links instead of writing them again. */
+  readonly frozen: FrozenFiles;
+  /** The last checkpoint that this object saved or was read from. */
+  lastSaved: SavedCheckpoint | null;
+  /** What the journal should know before the first step, for example that a resumed run cannot be exact. */
+  readonly warnings: { reason: string; message: string }[];
+}
+
+export interface RunProgress {
+  /** The step that comes next; equal to the steps taken. */
+  nextStep: number;
+  restartCount: number;
+  trainedTokens: number;
+  /** Steps that were not applied because a loss or gradient was not finite. */
+  skippedStepCount: number;
+  /** Steps taken before the last evaluation, sample and checkpoint, -1 for none: a resumed run repeats none of them. */
+  evaluatedStep: number;
+  sampledStep: number;
+  savedStep: number;
+}
+
+export interface FrozenFiles {
+  /** Base weights as they have been since the last merge; null until a checkpoint wrote them. */
+  base: StoredFile | null;
+  /** Base weights at the start of the adapter phase; null before it. */
+  start: StoredFile | null;
+}
+
+export interface StoredFile extends FileDigest {
+  path: string;
+}
+
+/** Puts a run together from its parts; `beginRun` makes or reads them. */
+export function assembleRun(parts: {
+  spec: RunSpec;
+  backend: Backend;
+  dataset: Dataset;
+  model: Llama;
+  runFolder: string;
+  attempt: number;
+}): TrainingRun {
+  const { spec, backend, dataset, model, runFolder, attempt } = parts;
+  return {
+    spec,
+    backend,
+    dataset,
+    batches: new Batches(dataset.train, { sequenceLength: spec.batch.sequenceLength, seed: spec.seed }),
+    schedule: new Schedule(spec),
+    model,
+    optimizer: new AdamW(spec.optimizer),
+    folder: runFolder,
+    attempt,
+    progress: {
+      nextStep: 0,
+      restartCount: 0,
+      trainedTokens: 0,
+      skippedStepCount: 0,
+      evaluatedStep: -1,
+      sampledStep: -1,
+      savedStep: -1,
+    },
+    frozen: { base: null, start: null },
+    lastSaved: null,
+    warnings: [],
+  };
+}
+
+export function checkpointsFolder(runFolder: string): string {
+  return join(runFolder, 'checkpoints');
+}
+
+/** Gives back all tensors of a run. */
+export function disposeRun(run: TrainingRun): void {
+  run.optimizer.dispose();
+  run.model.dispose();
+}

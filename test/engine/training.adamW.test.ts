@@ -1,0 +1,138 @@
+import { dispose, memory, tensor, variable, type Tensor } from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { AdamW, Random, selectBackend, type OptimizerSettings, type Parameter, type ParameterRole } from '@relora/engine';
+
+const settings: OptimizerSettings = {
+  beta1: 0.9,
+  beta2: 0.999,
+  epsilon: 1e-8,
+  weightDecay: 0.1,
+  gradientNormMax: 1,
+  nonfiniteStepCountMax: 0,
+};
+
+function parameter(name: string, role: ParameterRole, shape: number[]): Parameter {
+  const values = new Float32Array(shape.reduce((product, size) => product * size, 1));
+  Random.forStream(1, name).fillNormal(values, 0.5);
+  return { name, role, variable: variable(tensor(values, shape), true) };
+}
+
+function gradientsOf(parameters: Parameter[], step: number): Map<string, Tensor> {
+  return new Map(
+    parameters.map(({ name, variable }) => {
+      const values = new Float32Array(variable.size);
+      Random.forStream(2, name, step).fillNormal(values, 1e-3);
+      return [name, tensor(values, variable.shape)];
+    }),
+  );
+}
+
+function step(optimizer: AdamW, parameters: Parameter[], index: number, learningRate = 1e-2): void {
+  const gradients = gradientsOf(parameters, index);
+  optimizer.apply(parameters, gradients, learningRate);
+  dispose([...gradients.values()]);
+}
+
+const moments = (optimizer: AdamW) =>
+  new Map([...optimizer.state()].map(({ name, tensor }) => [name, (tensor.dataSync() as Float32Array).slice()]));
+
+describe.each(['native', 'reference'] as const)('AdamW on %s', (device) => {
+  beforeAll(async () => {
+    await selectBackend({ device, precision: 'float32', threads: 1 });
+  });
+
+  it('follows the formula in float64 for 300 steps, with weight decay and clipping', () => {
+    const [w] = [parameter('w', 'shared', [17, 3])];
+    const optimizer = new AdamW(settings);
+    const p = Float64Array.from(w.variable.dataSync());
+    const [m, v] = [new Float64Array(p.length), new Float64Array(p.length)];
+    for (let t = 1; t <= 300; t++) {
+      const gradients = gradientsOf([w], t);
+      const scale = t % 3 === 0 ? 0.25 : 1;
+      const rate = 1e-2 * (1 - t / 400);
+      const g = Float64Array.from(gradients.get('w')!.dataSync(), (value) => value * scale);
+      optimizer.apply([w], gradients, rate, scale);
+      dispose([...gradients.values()]);
+      for (let i = 0; i < p.length; i++) {
+        m[i] = 0.9 * m[i]! + 0.1 * g[i]!;
+        v[i] = 0.999 * v[i]! + 0.001 * g[i]! ** 2;
+        const direction = m[i]! / (1 - 0.9 ** t) / (Math.sqrt(v[i]! / (1 - 0.999 ** t)) + 1e-8);
+        p[i] = p[i]! - rate * (0.1 * p[i]! + direction);
+      }
+    }
+    const found = w.variable.dataSync();
+    // Each step rounds a weight of about 1 once: 300 times 6e-8.
+    p.forEach((value, i) => expect(Math.abs(found[i]! - value)).toBeLessThan(3e-5));
+    optimizer.dispose();
+    w.variable.dispose();
+  });
+
+  it('forgets A and B only, exactly, and starts their count anew', () => {
+    const parameters = [
+      parameter('embed', 'shared', [9, 4]),
+      parameter('q.lora_A', 'adapterA', [8, 2]),
+      parameter('q.lora_B', 'adapterB', [2, 8]),
+      parameter('q.lora_scale', 'adapterScale', [1]),
+    ];
+    const optimizer = new AdamW(settings);
+    for (let t = 0; t < 5; t++) step(optimizer, parameters, t);
+    const before = moments(optimizer);
+
+    expect(optimizer.forgetAdapters('zero', 0.9, Math.random)).toBe(1);
+    for (const [name, values] of moments(optimizer)) {
+      if (/lora_[AB]/.test(name)) expect(values.every((value) => Object.is(value, 0))).toBe(true);
+      else expect(values).toEqual(before.get(name));
+    }
+    expect(before.get('q.lora_A.second_moment')!.some((value) => value !== 0)).toBe(true);
+    expect(optimizer.stepCounts).toEqual({ shared: 5, base: 0, adapter: 0, scale: 5 });
+
+    // The first update after it has the size of the rate, as every first update of Adam has.
+    const a = parameters[1]!.variable;
+    const start = a.dataSync().slice();
+    step(optimizer, parameters, 99, 1e-3);
+    const largest = Math.max(...Array.from(a.dataSync(), (value, i) => Math.abs(value - start[i]! * (1 - 1e-4))));
+    expect(largest).toBeGreaterThan(0.99e-3);
+    expect(largest).toBeLessThan(1.01e-3);
+    optimizer.dispose();
+    dispose(parameters.map(({ variable }) => variable));
+  });
+
+  it('prunes a measured share of moments and goes on counting', () => {
+    const parameters = [parameter('embed', 'shared', [9, 4]), parameter('q.lora_A', 'adapterA', [100, 10])];
+    const optimizer = new AdamW(settings);
+    step(optimizer, parameters, 0);
+    const before = moments(optimizer);
+    expect(optimizer.forgetAdapters('magnitude', 0.9, Math.random)).toBe(0.9);
+    const after = moments(optimizer);
+    expect(after.get('embed.first_moment')).toEqual(before.get('embed.first_moment'));
+    const kept = after.get('q.lora_A.first_moment')!.filter((value) => value !== 0);
+    expect(kept.length).toBe(100);
+    const sorted = before.get('q.lora_A.first_moment')!.map(Math.abs).sort();
+    expect(Math.min(...kept.map(Math.abs))).toBe(sorted[900]);
+    expect(optimizer.stepCounts.adapter).toBe(1);
+
+    const random = Random.forStream(1, 'prune');
+    const ratio = optimizer.forgetAdapters('random', 0.5, () => random.uniform());
+    const zeros = [...moments(optimizer)].filter(([name]) => name.includes('lora'));
+    const counted = zeros.flatMap(([, values]) => [...values]).filter((value) => value === 0).length;
+    expect(ratio).toBe(counted / 2000);
+    expect(ratio).toBeGreaterThan(0.92);
+    optimizer.dispose();
+    dispose(parameters.map(({ variable }) => variable));
+  });
+
+  it('frees the moments of a base that is frozen, while shared moments go on', () => {
+    const embed = parameter('embed', 'shared', [9, 4]);
+    const base = parameter('q.weight', 'base', [8, 8]);
+    const optimizer = new AdamW(settings);
+    step(optimizer, [embed, base], 0);
+    const before = memory().numTensors;
+    const shared = moments(optimizer).get('embed.second_moment');
+    optimizer.dropBase();
+    expect(memory().numTensors).toBe(before - 2);
+    expect(moments(optimizer).get('embed.second_moment')).toEqual(shared);
+    expect([...moments(optimizer).keys()]).toEqual(['embed.first_moment', 'embed.second_moment']);
+    optimizer.dispose();
+    dispose([embed.variable, base.variable]);
+  });
+});

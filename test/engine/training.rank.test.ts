@@ -1,0 +1,65 @@
+import { describe, expect, it } from 'vitest';
+import { chooseLayers, loadNativeAddon, Random, rankFigures, singularValues } from '@relora/engine';
+
+function randomMatrix(rows: number, columns: number, stream: string): Float32Array {
+  const matrix = new Float32Array(rows * columns);
+  Random.forStream(3, stream).fillNormal(matrix, 1);
+  return matrix;
+}
+
+describe('singular values', () => {
+  it('of a diagonal matrix are its entries, in order', () => {
+    const matrix = Float32Array.of(0, 3, 0, -7, 0, 0, 0, 0, 0.5);
+    expect([...singularValues(matrix, 3, 3)]).toEqual([7, 3, 0.5]);
+  });
+
+  it.each([
+    [1, 1],
+    [1, 9],
+    [17, 5],
+    [24, 33],
+    [64, 64],
+  ])('of %i x %i agree with the native ones and with the Frobenius norm', (rows, columns) => {
+    const matrix = randomMatrix(rows, columns, `${rows}x${columns}`);
+    const plain = singularValues(matrix, rows, columns);
+    const native = loadNativeAddon().singularValues(matrix, rows, columns);
+    expect(native.length).toBe(Math.min(rows, columns));
+    plain.forEach((value, index) => expect(Math.abs(native[index]! - value)).toBeLessThan(1e-9 * plain[0]!));
+    const squares = matrix.reduce((sum, value) => sum + value * value, 0);
+    expect(plain.reduce((sum, value) => sum + value * value, 0)).toBeCloseTo(squares, 6);
+  });
+
+  it('of a product of rank 3 are 3', () => {
+    const [a, b] = [randomMatrix(20, 3, 'a'), randomMatrix(3, 30, 'b')];
+    const matrix = Float32Array.from({ length: 600 }, (_, i) => {
+      const [row, column] = [Math.floor(i / 30), i % 30];
+      return [0, 1, 2].reduce((sum, k) => sum + a[row * 3 + k]! * b[k * 30 + column]!, 0);
+    });
+    const values = singularValues(matrix, 20, 30);
+    expect(values[2]!).toBeGreaterThan(1e-2 * values[0]!);
+    expect(values[3]!).toBeLessThan(1e-6 * values[0]!);
+    expect(rankFigures(values)).toMatchObject({ rankAboveOnePercent: 3 });
+  });
+});
+
+describe('the rank of a change', () => {
+  it('is the number of equal singular values', () => {
+    expect(rankFigures(Float64Array.of(2, 2, 2, 2, 0)).effectiveRank).toBeCloseTo(4, 12);
+    expect(rankFigures(Float64Array.of(2, 2, 0.02, 0)).rankAboveOnePercent).toBe(2);
+  });
+
+  it('is 0 where nothing has changed', () => {
+    expect(rankFigures(Float64Array.of(0, 0))).toEqual({ effectiveRank: 0, rankAboveOnePercent: 0 });
+  });
+
+  it('is measured on all layers where it is cheap, else on at least one of each kind', () => {
+    const layer = (module: 'q_proj' | 'up_proj', index: number) =>
+      ({ name: `${index}.${module}`, module, inFeatures: 100, outFeatures: 200 }) as Parameters<typeof chooseLayers>[0][number];
+    const layers = [0, 1, 2, 3, 4].flatMap((index) => [layer('q_proj', index), layer('up_proj', index)]);
+    const flopsOfOne = 4 * 200 * 100 ** 2;
+    const names = (flopsMax: number) => chooseLayers(layers, flopsMax).map(({ name }) => name);
+    expect(chooseLayers(layers)).toEqual(layers);
+    expect(names(0)).toEqual(['2.q_proj', '2.up_proj']);
+    expect(names(4 * flopsOfOne)).toEqual(['1.q_proj', '1.up_proj', '2.q_proj', '2.up_proj']);
+  });
+});
