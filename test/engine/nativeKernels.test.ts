@@ -1,0 +1,312 @@
+import { afterAll, describe, expect, it } from 'vitest';
+import { loadNativeAddon, type ProductPrecision } from '../../engine/src/backend/nativeAddon.js';
+import { attention, excess, headCrossEntropy, largest, matrix, multiply, seededArray } from './nativeReference.js';
+
+const addon = loadNativeAddon();
+const { instructionSets } = addon.describe();
+const precisions: ProductPrecision[] = ['float32', 'bfloat16'];
+const epsilon = 2 ** -24;
+
+afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
+
+/** Runs the kernel with one thread and with two, expects the same bits, and gives back its outputs. */
+function onAnyThreads(instructionSet: (typeof instructionSets)[number], run: () => Float32Array[]): Float32Array[] {
+  addon.configure({ instructionSet, threads: 1 });
+  const alone = run();
+  addon.configure({ instructionSet, threads: 2 });
+  expect(run()).toEqual(alone);
+  return alone;
+}
+
+describe.each(instructionSets)('kernels with %s', (instructionSet) => {
+  it.each([[1, 1], [3, 17], [70, 129], [33, 64]])('normalise %i rows of %i by their root mean square', (rows, dim) => {
+    const x = seededArray(rows * dim, 1, 3);
+    const gain = seededArray(dim, 2);
+    const dy = seededArray(rows * dim, 3);
+    const [y, rstd, dx, dgain] = onAnyThreads(instructionSet, () => {
+      const outputs = [rows * dim, rows, rows * dim, dim].map((length) => new Float32Array(length));
+      addon.rmsNormForward(outputs[0]!, outputs[1]!, x, gain, rows, dim, 1e-5);
+      addon.rmsNormBackward(outputs[2]!, outputs[3]!, dy, x, gain, outputs[1]!, rows, dim);
+      return outputs;
+    });
+    const expected = { y: x.map(() => 0), rstd: [] as number[], dx: new Float64Array(x.length), dgain: new Float64Array(dim) };
+    for (let row = 0; row < rows; row++) {
+      const at = (i: number) => row * dim + i;
+      let squares = 0;
+      for (let i = 0; i < dim; i++) squares += x[at(i)]! ** 2;
+      const r = 1 / Math.sqrt(squares / dim + 1e-5);
+      expected.rstd.push(r);
+      let dot = 0;
+      for (let i = 0; i < dim; i++) dot += dy[at(i)]! * gain[i]! * x[at(i)]!;
+      for (let i = 0; i < dim; i++) {
+        expected.y[at(i)] = x[at(i)]! * r * gain[i]!;
+        expected.dx[at(i)] = r * (dy[at(i)]! * gain[i]! - (x[at(i)]! * r * r * dot) / dim);
+        expected.dgain[i]! += dy[at(i)]! * x[at(i)]! * r;
+      }
+    }
+    const within = (actual: Float32Array, values: ArrayLike<number>, length: number) =>
+      expect(excess(actual, values, () => (length + 8) * epsilon * Math.max(1, largest(values)))).toBeLessThanOrEqual(0);
+    within(y!, expected.y, dim);
+    within(rstd!, expected.rstd, dim);
+    within(dx!, expected.dx, dim);
+    within(dgain!, expected.dgain, rows + dim);
+  });
+
+  it.each([2, 6, 34, 64])('turn pairs of a head of %i by their position, and back', (headDim) => {
+    const [batch, time, heads, firstPosition] = [2, 5, 3, 4];
+    const x = seededArray(batch * time * heads * headDim, 4);
+    const half = headDim / 2;
+    const angle = (position: number, i: number) => position / 10000 ** ((2 * i) / headDim);
+    const table = (f: (angle: number) => number) =>
+      Float32Array.from({ length: (firstPosition + time) * half }, (_, i) => f(angle(Math.floor(i / half), i % half)));
+    const [cos, sin] = [table(Math.cos), table(Math.sin)];
+    const [y, back] = onAnyThreads(instructionSet, () => {
+      const outputs = [new Float32Array(x.length), new Float32Array(x.length)];
+      addon.rotary(outputs[0]!, x, cos, sin, batch, time, heads, headDim, firstPosition, false);
+      addon.rotary(outputs[1]!, outputs[0]!, cos, sin, batch, time, heads, headDim, firstPosition, true);
+      return outputs;
+    });
+    const expected = Float64Array.from(x, (_, index) => {
+      const i = index % headDim;
+      const position = firstPosition + (Math.floor(index / (heads * headDim)) % time);
+      const [c, s] = [Math.cos(angle(position, i % half)), Math.sin(angle(position, i % half))];
+      return i < half ? x[index]! * c - x[index + half]! * s : x[index]! * c + x[index - half]! * s;
+    });
+    expect(excess(y!, expected, () => 6 * epsilon)).toBeLessThanOrEqual(0);
+    expect(excess(back!, x, () => 12 * epsilon)).toBeLessThanOrEqual(0);
+  });
+
+  it('gate with silu over the whole range of float32', () => {
+    const special = [0, -0, 1e-30, -1e-30, 87, -87, 88.5, -88.5, 100, -100, -104, 1e30, NaN];
+    const gate = Float32Array.of(...special, ...seededArray(20011, 5, 20));
+    const up = seededArray(gate.length, 6).map((value, i) => (i < special.length ? 1 : value));
+    const dh = seededArray(gate.length, 7);
+    const [h, dgate, dup] = onAnyThreads(instructionSet, () => {
+      const outputs = [0, 1, 2].map(() => new Float32Array(gate.length));
+      addon.swigluForward(outputs[0]!, gate, up);
+      addon.swigluBackward(outputs[1]!, outputs[2]!, dh, gate, up);
+      return outputs;
+    });
+    const sigmoid = (g: number) => 1 / (1 + Math.exp(-g));
+    for (let i = 0; i < gate.length; i++) {
+      const [g, u, d] = [gate[i]!, up[i]!, dh[i]!];
+      if (Number.isNaN(g)) {
+        expect([h![i], dgate![i], dup![i]]).toEqual([NaN, NaN, NaN]);
+        continue;
+      }
+      // Where e^-g overflows, silu is below the smallest normal number and may be zero.
+      const close = (actual: number, value: number, size: number) =>
+        Math.abs(actual - value) <= 6 * epsilon * Math.abs(size) + 2 ** -120;
+      const s = sigmoid(g); // dgate takes 1 - s, whose error is that of s: absolute, not relative
+      const failed = [
+        close(h![i]!, g * s * u, g * s * u) || 'h',
+        close(dup![i]!, d * g * s, d * g * s) || 'dup',
+        close(dgate![i]!, d * u * s * (1 + g * (1 - s)), d * u * s * (1 + Math.abs(g))) || 'dgate',
+      ].filter((name) => name !== true);
+      if (failed.length > 0) throw new Error(`${failed.join(', ')} wrong at gate ${g}: ${h![i]}, ${dgate![i]}, ${dup![i]}`);
+    }
+  });
+
+  it.each([[1, 1, 1, 1], [17, 3, 5, 1000], [33, 7, 2, 40000]])(
+    'add a scaled product to weights once: in=%i, rank=%i, out=%i, weights %i times larger',
+    (inFeatures, rank, out, size) => {
+      const w = seededArray(inFeatures * out, 8, size);
+      const a = seededArray(inFeatures * rank, 9);
+      const b = seededArray(rank * out, 10);
+      let result = { finite: false, deltaNorm: 0 };
+      const [merged] = onAnyThreads(instructionSet, () => {
+        const output = new Float32Array(w.length);
+        result = addon.mergeAdapter(output, w, a, b, 0.25, inFeatures, rank, out);
+        return [output];
+      });
+      const delta = multiply(matrix(a, inFeatures, rank), matrix(b, rank, out));
+      const expected = delta.value.map((value, i) => w[i]! + 0.25 * value);
+      const tolerance = (i: number) => epsilon * (1.01 * Math.abs(expected[i]!) + (rank + 2) * delta.magnitude[i]!);
+      expect(excess(merged!, expected, tolerance)).toBeLessThanOrEqual(0);
+      expect(result.finite).toBe(true);
+      const norm = 0.25 * Math.hypot(...delta.value);
+      expect(Math.abs(result.deltaNorm - norm)).toBeLessThanOrEqual((rank + 2) * epsilon * Math.max(norm, largest(delta.magnitude)));
+    },
+  );
+
+  it('say that a merge is not finite', () => {
+    addon.configure({ instructionSet, threads: 1 });
+    for (const poison of [NaN, Infinity, 3e38]) {
+      const merged = new Float32Array(51);
+      const w = new Float32Array(51).fill(1);
+      const b = new Float32Array(17).fill(1);
+      b[16] = poison;
+      expect(addon.mergeAdapter(merged, w, new Float32Array(3).fill(2), b, 1, 3, 1, 17).finite).toBe(false);
+    }
+  });
+
+  it.each([1, 31, 32, 16384, 16385, 100003])('sum %i squares in float64', (length) => {
+    const x = seededArray(length, 11, 1e3);
+    let expected = 0;
+    for (const value of x) expected += value * value;
+    const sums = [1, 2].map((threads) => {
+      addon.configure({ instructionSet, threads });
+      return addon.sumSquares(x);
+    });
+    expect(sums[0]).toBe(sums[1]);
+    expect(Math.abs(sums[0]! - expected)).toBeLessThanOrEqual(length * 2 ** -53 * expected);
+  });
+
+  it('update by AdamW, and accumulate', () => {
+    const length = 16384 + 37;
+    const start = [12, 13, 14, 15].map((seed) => seededArray(length, seed));
+    start[2] = start[2]!.map(Math.abs);
+    const options = {
+      learningRate: 1e-2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1,
+      correction1: 1 - 0.9 ** 3, correction2: 1 - 0.95 ** 3, gradientScale: 0.5,
+    };
+    const [p, m, v, sum] = onAnyThreads(instructionSet, () => {
+      const [parameter, first, second] = start.map((array) => array.slice());
+      addon.adamWInPlace(parameter!, first!, second!, start[3]!, options);
+      const accumulator = start[0]!.slice();
+      addon.addInPlace(accumulator, start[3]!);
+      return [parameter!, first!, second!, accumulator];
+    });
+    for (let i = 0; i < length; i++) {
+      const g = 0.5 * start[3]![i]!;
+      const first = 0.9 * start[1]![i]! + (1 - 0.9) * g;
+      const second = 0.95 * start[2]![i]! + (1 - 0.95) * g * g;
+      const step = 0.1 * start[0]![i]! + first / options.correction1 / (Math.sqrt(second / options.correction2) + 1e-8);
+      const size = Math.abs(first / options.correction1 / Math.sqrt(second / options.correction2));
+      const differences = [
+        Math.abs(m![i]! - first) - 4 * epsilon,
+        Math.abs(v![i]! - second) - 4 * epsilon,
+        Math.abs(p![i]! - (start[0]![i]! - 1e-2 * step)) - 2 * epsilon - 1e-2 * 8 * epsilon * (1 + size + 1 / Math.sqrt(second)),
+        Math.abs(sum![i]! - Math.fround(start[0]![i]! + start[3]![i]!)),
+      ];
+      if (!differences.every((difference) => difference <= 0)) throw new Error(`element ${i}: ${differences.join(', ')}`);
+    }
+  });
+
+  it('look up rows of a table, and add gradients where an id comes twice', () => {
+    const [rows, vocabulary, dim] = [67, 19, 33];
+    const table = seededArray(vocabulary * dim, 16);
+    const dy = seededArray(rows * dim, 17);
+    const ids = Int32Array.from({ length: rows }, (_, i) => (i * i) % (vocabulary - 1)); // the last row is never used
+    const [y, dtable] = onAnyThreads(instructionSet, () => {
+      const outputs = [new Float32Array(rows * dim).fill(NaN), new Float32Array(vocabulary * dim).fill(NaN)];
+      addon.embeddingForward(outputs[0]!, table, ids, rows, vocabulary, dim);
+      addon.embeddingBackward(outputs[1]!, dy, ids, rows, vocabulary, dim);
+      return outputs;
+    });
+    const expected = new Float32Array(vocabulary * dim);
+    ids.forEach((id, row) => {
+      expect(y!.subarray(row * dim, (row + 1) * dim)).toEqual(table.subarray(id * dim, (id + 1) * dim));
+      for (let i = 0; i < dim; i++) expected[id * dim + i]! += dy[row * dim + i]!;
+    });
+    expect(dtable).toEqual(expected);
+  });
+});
+
+const cases = instructionSets.flatMap((instructionSet) => precisions.map((precision) => ({ instructionSet, precision })));
+
+describe.each(cases)('products inside kernels with $instructionSet in $precision', ({ instructionSet, precision }) => {
+  // Operands of two products after each other are rounded; each rounding is at most 2^-9 of a term.
+  const roundings = precision === 'bfloat16' ? 6 * 2 ** -9 : 0;
+
+  it.each([
+    { batch: 1, time: 1, heads: 1, kvHeads: 1, headDim: 2 },
+    { batch: 2, time: 17, heads: 3, kvHeads: 3, headDim: 8 },
+    { batch: 1, time: 65, heads: 4, kvHeads: 2, headDim: 34 },
+    { batch: 1, time: 131, heads: 2, kvHeads: 1, headDim: 64 },
+  ])('attend causally: $time positions, $heads heads on $kvHeads, of $headDim', (sizes) => {
+    const { batch, time, heads, kvHeads, headDim } = sizes;
+    const shape = { ...sizes, scale: 1 / Math.sqrt(headDim) };
+    const queries = batch * time * heads * headDim;
+    const keys = batch * time * kvHeads * headDim;
+    const [q, k, v, dout] = [seededArray(queries, 18, 2), seededArray(keys, 19, 2), seededArray(keys, 20), seededArray(queries, 21)];
+    const [out, logSumExp, dq, dk, dv] = onAnyThreads(instructionSet, () => {
+      const outputs = [queries, batch * heads * time, queries, keys, keys].map((length) => new Float32Array(length).fill(NaN));
+      const last = [batch, time, heads, kvHeads, headDim, shape.scale, precision] as const;
+      addon.attentionForward(outputs[0]!, outputs[1]!, q!, k!, v!, ...last);
+      addon.attentionBackward(outputs[2]!, outputs[3]!, outputs[4]!, dout!, q!, k!, v!, outputs[0]!, outputs[1]!, ...last);
+      return outputs;
+    });
+    const expected = attention(shape, q!, k!, v!, dout!);
+    const within = (actual: Float32Array, values: Float64Array, length: number) => {
+      const tolerance = (roundings + length * epsilon) * 4 * Math.max(1, largest(values));
+      expect(excess(actual, values, () => tolerance)).toBeLessThanOrEqual(0);
+    };
+    within(logSumExp!, expected.logSumExp, headDim + time);
+    within(out!, expected.out, headDim + time);
+    within(dq!, expected.dq, headDim + time);
+    within(dk!, expected.dk, headDim + time * heads);
+    within(dv!, expected.dv, headDim + time * heads);
+  });
+
+  it.each([[1, 1, 1], [17, 33, 65], [300, 16, 131]])('lose %i rows of %i over %i tokens', (rows, dim, vocabulary) => {
+    const x = seededArray(rows * dim, 22);
+    const head = seededArray(vocabulary * dim, 23);
+    const targets = Int32Array.from({ length: rows }, (_, i) => (i % 5 === 3 ? -1 : (i * 7) % vocabulary));
+    const gradientScale = 1 / rows;
+    const [losses, dx, dhead] = onAnyThreads(instructionSet, () => {
+      const outputs = [rows, rows * dim, vocabulary * dim].map((length) => new Float32Array(length).fill(NaN));
+      addon.headCrossEntropy(outputs[0]!, outputs[1]!, outputs[2]!, x, head, targets, rows, dim, vocabulary, gradientScale, precision);
+      const only = new Float32Array(rows);
+      addon.headCrossEntropy(only, null, null, x, head, targets, rows, dim, vocabulary, gradientScale, precision);
+      expect(only).toEqual(outputs[0]);
+      const without = new Float32Array(rows * dim);
+      addon.headCrossEntropy(only, without, null, x, head, targets, rows, dim, vocabulary, gradientScale, precision);
+      expect(without).toEqual(outputs[1]);
+      return outputs;
+    });
+    const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, gradientScale);
+    const within = (actual: Float32Array, values: Float64Array, length: number, size: number) => {
+      const tolerance = (roundings + (length + 8) * epsilon) * 4 * size;
+      expect(excess(actual, values, () => tolerance)).toBeLessThanOrEqual(0);
+    };
+    within(losses!, expected.losses, dim + vocabulary, Math.max(1, largest(expected.losses)));
+    within(dx!, expected.dx, dim + vocabulary, gradientScale);
+    within(dhead!, expected.dhead, dim + rows, gradientScale * Math.max(1, rows / vocabulary));
+  });
+
+  it('report a NaN in the head as a NaN loss', () => {
+    addon.configure({ instructionSet, threads: 1 });
+    const losses = new Float32Array(2);
+    const head = seededArray(70, 24);
+    head[69] = NaN;
+    addon.headCrossEntropy(losses, null, null, seededArray(4, 25), head, Int32Array.of(0, -1), 2, 2, 35, 1, precision);
+    expect([...losses]).toEqual([NaN, 0]);
+  });
+});
+
+describe('singular values', () => {
+  it.each([[1, 1], [3, 17], [40, 12], [65, 65], [64, 200]])('of a %i by %i matrix of known spectrum', (rows, columns) => {
+    // u diag(values) vᵀ with reflections u and v: exactly known singular values.
+    const count = Math.min(rows, columns);
+    const values = Float64Array.from({ length: count }, (_, i) => 10 * 0.8 ** i);
+    const reflection = (length: number, seed: number) => {
+      const v = Float64Array.from(seededArray(length, seed));
+      const norm = v.reduce((sum, value) => sum + value * value, 0);
+      return (i: number, j: number) => (i === j ? 1 : 0) - (2 * v[i]! * v[j]!) / norm;
+    };
+    const [u, v] = [reflection(rows, 26), reflection(columns, 27)];
+    const data = Float32Array.from({ length: rows * columns }, (_, index) => {
+      let sum = 0;
+      for (let l = 0; l < count; l++) sum += u(Math.floor(index / columns), l) * values[l]! * v(index % columns, l);
+      return sum;
+    });
+    const results = [1, 2].map((threads) => {
+      addon.configure({ instructionSet: instructionSets[0]!, threads });
+      return addon.singularValues(data, rows, columns);
+    });
+    expect(results[0]).toEqual(results[1]);
+    // The matrix itself was rounded to float32; the Gram matrix squares what is small.
+    expect(excess(results[0]!, values, (i) => 10 * epsilon * 4 + (10 * 2 ** -50) / values[i]!)).toBeLessThanOrEqual(0);
+  });
+
+  it('show rank, zero matrices and NaN', () => {
+    const a = matrix(seededArray(50 * 3, 28), 50, 3);
+    const lowRank = Float32Array.from(multiply(a, matrix(seededArray(3 * 30, 29), 3, 30)).value);
+    const values = addon.singularValues(lowRank, 50, 30);
+    expect(values[2]!).toBeGreaterThan(0.1);
+    expect(values[3]! / values[0]!).toBeLessThan(1e-6);
+    expect([...addon.singularValues(new Float32Array(12), 3, 4)]).toEqual([0, 0, 0]);
+    expect([...addon.singularValues(Float32Array.of(1, 2, NaN, 4, 5, 6), 2, 3)]).toEqual([NaN, NaN]);
+  });
+});

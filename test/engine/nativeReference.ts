@@ -1,0 +1,142 @@
+/** Float64 references for the native kernels, written as the formulas read. */
+
+/** Numbers in [-1, 1), the same on every run. */
+export function seededArray(length: number, seed: number, scale = 1): Float32Array {
+  let state = (seed * 2654435761 + 12345) >>> 0;
+  return Float32Array.from({ length }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return (state / 2 ** 31 - 1) * scale;
+  });
+}
+
+/** Nearest bfloat16, ties to even. */
+export function roundToBfloat16(values: Float32Array): Float32Array {
+  const words = new Uint32Array(values.slice().buffer);
+  return new Float32Array(words.map((word) => (word + 0x7fff + ((word >>> 16) & 1)) & 0xffff0000).buffer);
+}
+
+export interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  at(row: number, column: number): number;
+}
+
+export function matrix(data: ArrayLike<number>, rows: number, columns: number, isTransposed = false): Matrix {
+  return { rows, columns, at: (i, j) => data[isTransposed ? j * rows + i : i * columns + j]! };
+}
+
+/** The product, and the sum of the absolute values of its terms: what rounding errors are proportional to. */
+export function multiply(a: Matrix, b: Matrix): { value: Float64Array; magnitude: Float64Array } {
+  const value = new Float64Array(a.rows * b.columns);
+  const magnitude = new Float64Array(a.rows * b.columns);
+  for (let i = 0; i < a.rows; i++) {
+    for (let k = 0; k < a.columns; k++) {
+      const left = a.at(i, k);
+      for (let j = 0; j < b.columns; j++) {
+        const term = left * b.at(k, j);
+        value[i * b.columns + j]! += term;
+        magnitude[i * b.columns + j]! += Math.abs(term);
+      }
+    }
+  }
+  return { value, magnitude };
+}
+
+/** Largest |actual - expected| - tolerance; the arrays agree when it is not positive. NaN counts as infinite. */
+export function excess(
+  actual: ArrayLike<number>, expected: ArrayLike<number>, tolerance: (index: number) => number,
+): number {
+  if (actual.length !== expected.length) return Infinity;
+  let worst = -Infinity;
+  for (let i = 0; i < actual.length; i++) {
+    const over = Math.abs(actual[i]! - expected[i]!) - tolerance(i);
+    worst = Math.max(worst, Number.isNaN(over) ? Infinity : over);
+  }
+  return worst;
+}
+
+export function largest(values: ArrayLike<number>): number {
+  let most = 0;
+  for (let i = 0; i < values.length; i++) most = Math.max(most, Math.abs(values[i]!));
+  return most;
+}
+
+export interface AttentionShape {
+  batch: number;
+  time: number;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  scale: number;
+}
+
+/** Causal attention and its gradients for one upstream gradient. */
+export function attention(
+  shape: AttentionShape, q: Float32Array, k: Float32Array, v: Float32Array, dout: Float32Array,
+) {
+  const { batch, time, heads, kvHeads, headDim, scale } = shape;
+  const out = new Float64Array(q.length);
+  const logSumExp = new Float64Array(batch * heads * time);
+  const dq = new Float64Array(q.length);
+  const dk = new Float64Array(k.length);
+  const dv = new Float64Array(v.length);
+  for (let b = 0; b < batch; b++) {
+    for (let h = 0; h < heads; h++) {
+      const keyHead = Math.floor((h * kvHeads) / heads);
+      const queryAt = (t: number) => ((b * time + t) * heads + h) * headDim;
+      const keyAt = (t: number) => ((b * time + t) * kvHeads + keyHead) * headDim;
+      const dot = (x: ArrayLike<number>, i: number, y: ArrayLike<number>, j: number) => {
+        let sum = 0;
+        for (let d = 0; d < headDim; d++) sum += x[i + d]! * y[j + d]!;
+        return sum;
+      };
+      for (let t = 0; t < time; t++) {
+        const scores = Array.from({ length: t + 1 }, (_, s) => scale * dot(q, queryAt(t), k, keyAt(s)));
+        const most = Math.max(...scores);
+        const sum = scores.reduce((total, score) => total + Math.exp(score - most), 0);
+        logSumExp[(b * heads + h) * time + t] = most + Math.log(sum);
+        const p = scores.map((score) => Math.exp(score - most) / sum);
+        for (let s = 0; s <= t; s++) {
+          for (let d = 0; d < headDim; d++) out[queryAt(t) + d]! += p[s]! * v[keyAt(s) + d]!;
+        }
+        const along = dot(dout, queryAt(t), out, queryAt(t));
+        for (let s = 0; s <= t; s++) {
+          const dscore = p[s]! * (dot(dout, queryAt(t), v, keyAt(s)) - along) * scale;
+          for (let d = 0; d < headDim; d++) {
+            dq[queryAt(t) + d]! += dscore * k[keyAt(s) + d]!;
+            dk[keyAt(s) + d]! += dscore * q[queryAt(t) + d]!;
+            dv[keyAt(s) + d]! += p[s]! * dout[queryAt(t) + d]!;
+          }
+        }
+      }
+    }
+  }
+  return { out, logSumExp, dq, dk, dv };
+}
+
+/** Losses of logits = x headᵀ, and gradients of gradientScale * sum(losses). */
+export function headCrossEntropy(
+  x: Float32Array, head: Float32Array, targets: Int32Array,
+  rows: number, dim: number, vocabulary: number, gradientScale: number,
+) {
+  const losses = new Float64Array(rows);
+  const dx = new Float64Array(rows * dim);
+  const dhead = new Float64Array(vocabulary * dim);
+  const logits = multiply(matrix(x, rows, dim), matrix(head, dim, vocabulary, true)).value;
+  for (let i = 0; i < rows; i++) {
+    const target = targets[i]!;
+    if (target < 0) continue;
+    const row = logits.subarray(i * vocabulary, (i + 1) * vocabulary);
+    const most = row.reduce((a, b) => Math.max(a, b), -Infinity);
+    const sum = row.reduce((total, logit) => total + Math.exp(logit - most), 0);
+    losses[i] = most + Math.log(sum) - row[target]!;
+    for (let j = 0; j < vocabulary; j++) {
+      const dlogit = gradientScale * (Math.exp(row[j]! - most) / sum - (j === target ? 1 : 0));
+      for (let d = 0; d < dim; d++) {
+        dx[i * dim + d]! += dlogit * head[j * dim + d]!;
+        dhead[j * dim + d]! += dlogit * x[i * dim + d]!;
+      }
+    }
+  }
+  return { losses, dx, dhead };
+}
