@@ -1,6 +1,7 @@
 import { add, customGrad, matMul, mul, scalar, tanh, tidy } from '@tensorflow/tfjs-core';
 import type { GradSaveFunc, Scalar, Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import { fusedOp } from '../backend/fusedOp.js';
+import type { ProductPrecision } from '../backend/nativeAddon.js';
 import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
 import type { FrozenBase } from './frozenBase.js';
 import { linear } from './linear.js';
@@ -18,13 +19,22 @@ export interface AdapterPass {
 }
 
 /** x[rows, in] W + s (x A) B -> [rows, out]. W is frozen: it never gets a gradient, only x, A, B and a trainable scale do. */
-export function loraLinear(x: Tensor2D, base: FrozenBase, adapter: AdapterPass | null): Tensor2D {
+export function loraLinear(
+  x: Tensor2D, base: FrozenBase, adapter: AdapterPass | null, precision?: ProductPrecision,
+): Tensor2D {
   const native = currentNative();
   if (native === null) return plainLoraLinear(x, base.weight, adapter);
+  if (precision !== undefined && precision !== native.precision) return unpackedLoraLinear(x, base.weight, adapter, precision);
   if (adapter === null) return nativeFrozenLinear(native, x, base);
   const { a, b, scale, mask } = adapter;
   if (typeof scale === 'number' && mask === null) return nativeLoraLinear(native, x, base, a, b, scale);
   return add(nativeFrozenLinear(native, x, base), adapterPath(x, adapter, linear));
+}
+
+/** From the float32 weight instead of its packed form: for probes in another precision than the run's. */
+function unpackedLoraLinear(x: Tensor2D, w: Tensor2D, adapter: AdapterPass | null, precision: ProductPrecision): Tensor2D {
+  const product = (x: Tensor2D, w: Tensor2D) => linear(x, w, precision);
+  return adapter === null ? product(x, w) : add(product(x, w), adapterPath(x, adapter, product));
 }
 
 export function plainLoraLinear(x: Tensor2D, w: Tensor2D, adapter: AdapterPass | null): Tensor2D {

@@ -50,7 +50,7 @@ export function plainRotary(x: Tensor2D, table: RotaryTable, shape: RotaryShape)
   const first = slice(whole, [0, 0, 0, 0], [batch, time, heads, half]);
   const second = slice(whole, [0, 0, 0, half], [batch, time, heads, half]);
   const turned = concat<Tensor4D>(
-    [sub(mul<Tensor4D>(first, cos), mul(second, sin)), add(mul<Tensor4D>(second, cos), mul(first, sin))],
+    [sub<Tensor4D>(mul(first, cos), mul(second, sin)), add<Tensor4D>(mul(second, cos), mul(first, sin))],
     3,
   );
   return reshape(turned, x.shape);

@@ -1,0 +1,47 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Llama } from '../model/llama.js';
+import { Random } from '../random.js';
+import { sampleToken, type SamplingSettings } from './sampleToken.js';
+
+export interface GenerationSettings extends SamplingSettings {
+  tokenCountMax: number;
+  /** The same seed and prompt give the same text. */
+  seed: number;
+  /** Ends the text when drawn, and is not yielded. */
+  stopId?: number;
+}
+
+/**
+ * Yields ids that go on from `prompt`, one at a time. Each costs one row through the model: keys and values of the past
+ * are kept. When the model's positions are used up, the older half is forgotten and the newer half computed anew from
+ * position 0, since keys hold the positions they were computed at. An abort ends the text; between ids the event loop
+ * has its turn. Throws on an empty prompt.
+ */
+export async function* generateTokens(
+  model: Llama, prompt: readonly number[], settings: GenerationSettings, signal?: AbortSignal,
+): AsyncGenerator<number> {
+  if (prompt.length === 0) throw new Error('A prompt needs at least one token');
+  const positionsMax = model.config.maxPositionEmbeddings;
+  const random = Random.forStream(settings.seed, 'generate');
+  let window = prompt.slice(-positionsMax);
+  let cache = model.newCache();
+  let logits = model.extend(cache, Int32Array.from(window));
+
+  for (let count = 0; count < settings.tokenCountMax; count++) {
+    await nextTurn();
+    if (signal?.aborted) return;
+    const id = sampleToken(logits, settings, random);
+    if (id === settings.stopId) return;
+    yield id;
+    if (count + 1 === settings.tokenCountMax) return;
+
+    window.push(id);
+    if (window.length <= positionsMax) {
+      logits = model.extend(cache, Int32Array.of(id));
+    } else {
+      window = window.slice(-Math.ceil(positionsMax / 2));
+      cache = model.newCache();
+      logits = model.extend(cache, Int32Array.from(window));
+    }
+  }
+}

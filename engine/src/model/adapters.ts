@@ -1,0 +1,54 @@
+import { tensor, tidy, type Variable } from '@tensorflow/tfjs-core';
+import type { AdapterSettings } from '../plan/runSpec.js';
+import { Random } from '../random.js';
+import type { Adapter, LinearLayer } from './linearLayer.js';
+import { makeParameter } from './weights.js';
+
+/** s of a trainable scale never starts above this: tanh is nearly flat beyond, and g would hardly learn. */
+const initialScaleMax = 0.9;
+
+/** A new adapter: A from the stream (seed, 'adapter', layer, restart), B = 0, so the layer computes what it did before. */
+export function newAdapter(layer: LinearLayer, settings: AdapterSettings, seed: number, restart: number): Adapter {
+  const { rank } = settings;
+  const { name, inFeatures, outFeatures } = layer;
+  return {
+    a: makeParameter(`${name}.lora_A`, 'adapterA', drawA(layer, rank, seed, restart), [inFeatures, rank]),
+    b: makeParameter(`${name}.lora_B`, 'adapterB', new Float32Array(rank * outFeatures), [rank, outFeatures]),
+    scale: settings.trainableScale
+      ? makeParameter(`${name}.lora_scale`, 'adapterScale', Float32Array.of(initialScale(settings)), [])
+      : null,
+  };
+}
+
+/** A drawn anew, B = 0, a trainable scale back to where it began. */
+export function restartAdapter(layer: LinearLayer, adapter: Adapter, settings: AdapterSettings, seed: number, restart: number): void {
+  assign(adapter.a.variable, drawA(layer, settings.rank, seed, restart));
+  assign(adapter.b.variable, new Float32Array(adapter.b.variable.size));
+  if (adapter.scale !== null) assign(adapter.scale.variable, Float32Array.of(initialScale(settings)));
+}
+
+/** s of y = x W + s (x A) B: alpha / rank, or tanh(g). */
+export function adapterScale(adapter: Adapter, settings: AdapterSettings): number {
+  if (adapter.scale === null) return settings.alpha / settings.rank;
+  return Math.tanh(adapter.scale.variable.dataSync()[0] ?? Number.NaN);
+}
+
+/**
+ * g where tanh(g) = alpha / rank, so that a trainable scale starts as the constant one would. Differs from the authors'
+ * code, which resets it to 0 at a restart: tanh(0) = 0 lets no gradient through to A and B (docs/relora.md).
+ */
+function initialScale({ alpha, rank }: AdapterSettings): number {
+  return Math.atanh(Math.min(alpha / rank, initialScaleMax));
+}
+
+/** Kaiming uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in)). */
+function drawA({ name, inFeatures }: LinearLayer, rank: number, seed: number, restart: number): Float32Array {
+  const values = new Float32Array(inFeatures * rank);
+  const bound = 1 / Math.sqrt(inFeatures);
+  Random.forStream(seed, 'adapter', name, restart).fillUniform(values, -bound, bound);
+  return values;
+}
+
+function assign(target: Variable, values: Float32Array): void {
+  tidy(() => target.assign(tensor(values, target.shape, 'float32')));
+}

@@ -1,0 +1,76 @@
+import { tidy, type Tensor2D } from '@tensorflow/tfjs-core';
+import { embedding } from '../ops/embedding.js';
+import { residual } from '../ops/residual.js';
+import { rmsNorm } from '../ops/rmsNorm.js';
+import { rotary, type RotaryTable } from '../ops/rotary.js';
+import { swiglu } from '../ops/swiglu.js';
+import type { LlamaConfig, TargetModule } from '../plan/runSpec.js';
+import type { LinearLayer } from './linearLayer.js';
+import type { Parameter } from './parameter.js';
+import { asMatrix, asVector } from './weights.js';
+
+/** One block's weights. */
+export interface Block {
+  inputNorm: Parameter;
+  attentionNorm: Parameter;
+  linear: Record<TargetModule, LinearLayer>;
+}
+
+export interface Decoder {
+  config: LlamaConfig;
+  rotaryTable: RotaryTable;
+  embedding: Parameter;
+  blocks: Block[];
+  finalNorm: Parameter;
+}
+
+/** What differs between training, probing and writing text. */
+export interface Pass {
+  batch: number;
+  time: number;
+  /** Position of the first id of each sequence. */
+  firstPosition: number;
+  /** y = x W, with the adapter when there is one. */
+  linear(layer: LinearLayer, x: Tensor2D): Tensor2D;
+  /** q[rows, heads * headDim], k and v[rows, kvHeads * headDim], positions turned in -> [rows, heads * headDim]. */
+  attend(blockIndex: number, q: Tensor2D, k: Tensor2D, v: Tensor2D): Tensor2D;
+}
+
+/**
+ * Hidden states after the final norm, [batch * time, hidden]. Each half of a block is a tidy of its own: what its
+ * gradient does not need is given back before the next one starts.
+ */
+export function decode(decoder: Decoder, ids: Int32Array, pass: Pass): Tensor2D {
+  const { blocks, finalNorm, config } = decoder;
+  let x = embedding(asMatrix(decoder.embedding.variable), ids);
+  const replace = (next: Tensor2D) => {
+    x.dispose();
+    x = next;
+  };
+  blocks.forEach((block, index) => {
+    replace(tidy(() => attentionHalf(decoder, block, index, x, pass)));
+    replace(tidy(() => mlpHalf(decoder, block, x, pass)));
+  });
+  replace(rmsNorm(x, asVector(finalNorm.variable), config.rmsNormEps));
+  return x;
+}
+
+/** x + o_proj(attention(norm(x))) */
+function attentionHalf({ config, rotaryTable }: Decoder, block: Block, index: number, x: Tensor2D, pass: Pass): Tensor2D {
+  const { q_proj, k_proj, v_proj, o_proj } = block.linear;
+  const { batch, time, firstPosition } = pass;
+  const turn = (rows: Tensor2D, heads: number) => rotary(rows, rotaryTable, { batch, time, heads, firstPosition });
+  const normed = rmsNorm(x, asVector(block.inputNorm.variable), config.rmsNormEps);
+  const q = turn(pass.linear(q_proj, normed), config.numAttentionHeads);
+  const k = turn(pass.linear(k_proj, normed), config.numKeyValueHeads);
+  const v = pass.linear(v_proj, normed);
+  return residual(x, pass.linear(o_proj, pass.attend(index, q, k, v)));
+}
+
+/** x + down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x))) */
+function mlpHalf({ config }: Decoder, block: Block, x: Tensor2D, pass: Pass): Tensor2D {
+  const { gate_proj, up_proj, down_proj } = block.linear;
+  const normed = rmsNorm(x, asVector(block.attentionNorm.variable), config.rmsNormEps);
+  const hidden = swiglu(pass.linear(gate_proj, normed), pass.linear(up_proj, normed));
+  return residual(x, pass.linear(down_proj, hidden));
+}

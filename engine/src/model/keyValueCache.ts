@@ -1,0 +1,64 @@
+import { tensor2d, type Tensor2D } from '@tensorflow/tfjs-core';
+import type { AttentionShape } from '../ops/causalAttention.js';
+
+/** Keys and values of the ids a sequence has so far, so that only new ids are computed. One sequence. */
+export class KeyValueCache {
+  /** Ids whose keys and values are held. */
+  length = 0;
+  private readonly keys: Float32Array[];
+  private readonly values: Float32Array[];
+
+  constructor(blockCount: number, private readonly positionsMax: number, private readonly rowSize: number) {
+    const rows = () => Array.from({ length: blockCount }, () => new Float32Array(positionsMax * rowSize));
+    this.keys = rows();
+    this.values = rows();
+  }
+
+  /** Puts the rows of new ids behind those held. `length` grows when all blocks have theirs: see `advance`. */
+  append(block: number, k: Tensor2D, v: Tensor2D): void {
+    const end = this.length + k.shape[0];
+    if (end > this.positionsMax) throw new Error(`The cache holds ${this.positionsMax} positions, ${end} were asked for`);
+    this.keys[block]!.set(k.dataSync(), this.length * this.rowSize);
+    this.values[block]!.set(v.dataSync(), this.length * this.rowSize);
+  }
+
+  advance(idCount: number): void {
+    this.length += idCount;
+  }
+
+  /**
+   * Attention of the new rows q[time, heads * headDim], appended before, over everything held. In plain loops: for the
+   * few rows of one new id there is too little to do for a kernel to be worth its call.
+   */
+  attend(block: number, q: Tensor2D, { time, heads, kvHeads, headDim }: AttentionShape): Tensor2D {
+    const queries = q.dataSync();
+    const keys = this.keys[block]!;
+    const values = this.values[block]!;
+    const out = new Float32Array(time * heads * headDim);
+    const weights = new Float64Array(this.length + time);
+    const scale = 1 / Math.sqrt(headDim);
+    for (let row = 0; row < time; row++) {
+      const past = this.length + row + 1;
+      for (let head = 0; head < heads; head++) {
+        const query = (row * heads + head) * headDim;
+        const keyHead = Math.floor((head * kvHeads) / heads) * headDim;
+        let largest = -Infinity;
+        for (let position = 0; position < past; position++) {
+          const key = position * this.rowSize + keyHead;
+          let score = 0;
+          for (let i = 0; i < headDim; i++) score += queries[query + i]! * keys[key + i]!;
+          weights[position] = score * scale;
+          largest = Math.max(largest, score * scale);
+        }
+        let total = 0;
+        for (let position = 0; position < past; position++) total += weights[position] = Math.exp(weights[position]! - largest);
+        for (let position = 0; position < past; position++) {
+          const value = position * this.rowSize + keyHead;
+          const weight = weights[position]! / total;
+          for (let i = 0; i < headDim; i++) out[query + i]! += weight * values[value + i]!;
+        }
+      }
+    }
+    return tensor2d(out, [time, heads * headDim]);
+  }
+}

@@ -1,0 +1,103 @@
+import { tensor, tidy, variable, type Tensor1D, type Tensor2D, type Variable } from '@tensorflow/tfjs-core';
+import { linearShapes } from '../plan/parameters.js';
+import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runSpec.js';
+import { Random } from '../random.js';
+import type { Parameter } from './parameter.js';
+
+/** Standard deviation of every new weight but the norms, which start at 1. */
+const initialStd = 0.02;
+
+/** One weight of the model, named as in Hugging Face's files. */
+export interface WeightShape {
+  name: string;
+  role: 'shared' | 'base';
+  /** As we hold it: base weights [in, out], which is the other way round than in the files. */
+  shape: number[];
+}
+
+/** Names of one block's parts, in Hugging Face's words. */
+export const blockNames = {
+  inputNorm: 'input_layernorm',
+  attentionNorm: 'post_attention_layernorm',
+  layerName: (block: number, module: TargetModule) => `model.layers.${block}.${parents[module]}.${module}`,
+  normName: (block: number, norm: string) => `model.layers.${block}.${norm}.weight`,
+};
+
+export const embeddingName = 'model.embed_tokens.weight';
+export const finalNormName = 'model.norm.weight';
+export const headName = 'lm_head.weight';
+
+const parents: Record<TargetModule, 'self_attn' | 'mlp'> = {
+  q_proj: 'self_attn',
+  k_proj: 'self_attn',
+  v_proj: 'self_attn',
+  o_proj: 'self_attn',
+  gate_proj: 'mlp',
+  up_proj: 'mlp',
+  down_proj: 'mlp',
+};
+
+/** Every weight of a model without adapters, in the order of `Llama.parameters`. */
+export function weightShapes(config: LlamaConfig): WeightShape[] {
+  const { vocabSize, hiddenSize } = config;
+  const shapes = linearShapes(config);
+  const norm = (name: string): WeightShape => ({ name, role: 'shared', shape: [hiddenSize] });
+  const linear = (block: number, module: TargetModule): WeightShape => ({
+    name: `${blockNames.layerName(block, module)}.weight`,
+    role: 'base',
+    shape: [shapes[module].inFeatures, shapes[module].outFeatures],
+  });
+  const list: WeightShape[] = [{ name: embeddingName, role: 'shared', shape: [vocabSize, hiddenSize] }];
+  for (let block = 0; block < config.numHiddenLayers; block++) {
+    list.push(norm(blockNames.normName(block, blockNames.inputNorm)));
+    for (const module of targetModules.filter((name) => parents[name] === 'self_attn')) list.push(linear(block, module));
+    list.push(norm(blockNames.normName(block, blockNames.attentionNorm)));
+    for (const module of targetModules.filter((name) => parents[name] === 'mlp')) list.push(linear(block, module));
+  }
+  list.push(norm(finalNormName));
+  if (!config.tieWordEmbeddings) list.push({ name: headName, role: 'shared', shape: [vocabSize, hiddenSize] });
+  return list;
+}
+
+/** A new weight, drawn from the stream of its own name. */
+export function newWeight({ name, role, shape }: WeightShape, seed: number): Parameter {
+  const values = new Float32Array(shape.reduce((product, size) => product * size, 1));
+  if (shape.length === 1) values.fill(1);
+  else Random.forStream(seed, 'init', name).fillNormal(values, initialStd);
+  return makeParameter(name, role, values, shape);
+}
+
+/** A weight from a file: values in the file's layout, copied. Throws on a wrong length. */
+export function fileWeight({ name, role, shape }: WeightShape, values: Float32Array): Parameter {
+  const [first = 1, second = 1] = shape;
+  if (values.length !== first * second) {
+    throw new Error(`${name} has ${values.length} values, the configuration of the model needs ${first * second} (${shape.join(' x ')})`);
+  }
+  return makeParameter(name, role, role === 'base' ? transpose(values, second, first) : values.slice(), shape);
+}
+
+/** The parameter takes over `values`. */
+export function makeParameter(name: string, role: Parameter['role'], values: Float32Array, shape: number[]): Parameter {
+  // tfjs numbers its variables itself: two models in one process have weights of the same names.
+  return { name, role, variable: tidy(() => variable(tensor(values, shape, 'float32'))) };
+}
+
+/** [rows, columns] -> [columns, rows], by tiles that stay in the cache. */
+function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
+  const tile = 32;
+  const result = new Float32Array(values.length);
+  for (let top = 0; top < rows; top += tile) {
+    for (let left = 0; left < columns; left += tile) {
+      const bottom = Math.min(rows, top + tile);
+      const right = Math.min(columns, left + tile);
+      for (let row = top; row < bottom; row++) {
+        for (let column = left; column < right; column++) result[column * rows + row] = values[row * columns + column]!;
+      }
+    }
+  }
+  return result;
+}
+
+/** tfjs types a variable by no rank; these say which one it has. */
+export const asMatrix = (value: Variable): Tensor2D => value as unknown as Tensor2D;
+export const asVector = (value: Variable): Tensor1D => value as unknown as Tensor1D;
