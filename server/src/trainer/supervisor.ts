@@ -1,54 +1,222 @@
+import { mkdir, statfs } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { Schedule } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import type { Config } from '../config.js';
 import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
+import type { Job } from '../jobs/job.js';
+import type { JobAttempts } from '../jobs/jobAttempts.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
-import type { Database } from '../store/database.js';
+import type { JobStore } from '../jobs/jobStore.js';
+import { folders } from '../store/folders.js';
+import type { TrainOrder } from './messages.js';
+import { RunningJob, type TrainerOutcome } from './runningJob.js';
+import { trainerEntry } from './trainerProcess.js';
 
 export interface SupervisorParts {
   config: Config;
-  db: Database;
+  store: JobStore;
   queue: JobQueue;
   journal: JobJournal;
+  attempts: JobAttempts;
   checkpoints: CheckpointStore;
   artifacts: ArtifactStore;
   datasets: DatasetStore;
   log: Logger;
+  /** The store failed: nothing can be promised any more, the process should end and be started anew. */
+  onStoreFailure(error: unknown): void;
+  /** Program of the children; by default the trainer. */
+  entry?: string;
 }
 
 /** How a trainer process ended, for metrics. */
 export interface TrainerExit {
   jobId: string;
   attempt: number;
-  outcome: 'succeeded' | 'stopped' | 'failed' | 'crashed';
+  outcome: TrainerOutcome;
 }
+
+/** Messages a trainer may be ahead of the journal. */
+const unacknowledgedMax = 64;
+/** Wait until a job that could not start for want of disk space is tried again. */
+const lowDiskRetryMs = 5000;
 
 /** Keeps the slots busy: one trainer process for each running job, watched, fenced by its attempt, and replaced after a crash. */
 export class Supervisor {
+  private readonly running = new Map<string, RunningJob>();
+  private readonly exitListeners = new Set<(exit: TrainerExit) => void>();
+  private filling: Promise<void> | undefined;
+  private isFillWanted = false;
+  private isStopping = false;
+  private retryTimer: NodeJS.Timeout | undefined;
+  private stopListening: (() => void) | undefined;
+
   constructor(private readonly parts: SupervisorParts) {}
 
   /** Puts jobs that a dead server left behind back into the queue, clears their leftovers, and begins to fill the slots. */
   async start(): Promise<void> {
-    throw new Error('not yet');
+    await this.recover();
+    this.stopListening = this.parts.journal.onAppended((job) => {
+      if (job.stopRequest !== null) this.running.get(job.id)?.stop(job.stopRequest);
+      if (job.state === 'queued') this.fill();
+    });
+    this.fill();
   }
 
   get slotCount(): number {
-    throw new Error('not yet');
+    return this.parts.config.slots;
   }
 
   get runningCount(): number {
-    throw new Error('not yet');
+    return this.running.size;
+  }
+
+  /** Process of a running job's trainer. */
+  trainerPid(jobId: string): number | undefined {
+    return this.running.get(jobId)?.pid;
   }
 
   /** Returns the function that ends it. */
-  onExit(_listener: (exit: TrainerExit) => void): () => void {
-    throw new Error('not yet');
+  onExit(listener: (exit: TrainerExit) => void): () => void {
+    this.exitListeners.add(listener);
+    return () => this.exitListeners.delete(listener);
   }
 
   /** Claims no more, has every trainer save a checkpoint and stop, and kills what has not stopped within the time. Their jobs are queued. */
-  async stop(_timeoutMs: number): Promise<void> {
-    throw new Error('not yet');
+  async stop(timeoutMs: number): Promise<void> {
+    this.isStopping = true;
+    this.stopListening?.();
+    clearTimeout(this.retryTimer);
+    await this.filling;
+    const runs = [...this.running.values()];
+    for (const run of runs) run.stop('shutdown');
+    const timer = setTimeout(() => {
+      for (const run of runs) run.kill();
+    }, timeoutMs);
+    await Promise.all(runs.map(async (run) => await run.done));
+    clearTimeout(timer);
   }
+
+  private async recover(): Promise<void> {
+    const { store, attempts, checkpoints, artifacts, config, log } = this.parts;
+    let page = await store.list({ states: ['starting', 'running'], labels: {}, order: 'oldestFirst', after: null, jobsMax: 500 });
+    const left = [...page.jobs];
+    while (page.next !== null) {
+      page = await store.list({ states: ['starting', 'running'], labels: {}, order: 'oldestFirst', after: page.next, jobsMax: 500 });
+      left.push(...page.jobs);
+    }
+    for (const job of left) {
+      const removed = [...(await checkpoints.clearOrphans(job.id)), ...(await artifacts.clearOrphans(job.id))];
+      // No delay: the server's own start was one. It still counts, so that a job that takes the machine down is given up.
+      const rule = { attemptsWithoutProgressMax: config.attemptsWithoutProgressMax, retryDelayMs: 0 };
+      const after = await attempts.crashed({ jobId: job.id, attempt: job.attempt }, 'The server ended while the job ran', rule);
+      log.warn({ jobId: job.id, removed, state: after === 'stale' ? job.state : after.state }, 'A job was left by a server that ended');
+    }
+  }
+
+  /** Fills the slots; a call while it works has it look again, so that nothing that was queued meanwhile is missed. */
+  private fill(): void {
+    this.isFillWanted = true;
+    this.filling ??= this.fillSlots()
+      .catch((error: unknown) => {
+        this.parts.log.fatal({ err: error }, 'Jobs cannot be claimed');
+        this.parts.onStoreFailure(error);
+      })
+      .finally(() => {
+        this.filling = undefined;
+        if (this.isFillWanted && !this.isStopping) this.fill();
+      });
+  }
+
+  private async fillSlots(): Promise<void> {
+    this.isFillWanted = false;
+    while (!this.isStopping && this.running.size < this.slotCount) {
+      const free = await freeDiskBytes(this.parts.config.dataFolder);
+      if (free < this.parts.config.freeDiskBytesMin) {
+        this.parts.log.warn({ freeBytes: free, neededBytes: this.parts.config.freeDiskBytesMin }, 'No job starts: the disk is almost full');
+        return this.fillAfter(lowDiskRetryMs);
+      }
+      const claim = await this.parts.queue.claimNext();
+      if (!('job' in claim)) {
+        if (claim.notBeforeMs !== null) this.fillAfter(Math.max(1, claim.notBeforeMs - Date.now()));
+        return;
+      }
+      await this.launch(claim.job);
+    }
+  }
+
+  private fillAfter(delayMs: number): void {
+    clearTimeout(this.retryTimer);
+    this.retryTimer = setTimeout(() => this.fill(), delayMs);
+  }
+
+  private async launch(job: Job): Promise<void> {
+    const { config, attempts, checkpoints, artifacts, datasets, store, log } = this.parts;
+    const key = { jobId: job.id, attempt: job.attempt };
+    const datasetId = job.spec.dataset.replace(/^datasets\//, '');
+    const dataset = await datasets.find(datasetId);
+    if (dataset?.state !== 'ready') {
+      const message = `${job.spec.dataset} is ${dataset === undefined ? 'not there any more' : dataset.state}`;
+      await attempts.failed(key, { reason: 'DATASET_NOT_READY', message });
+      return;
+    }
+    const jobFolder = folders.job(config.dataFolder, job.id);
+    await mkdir(jobFolder, { recursive: true });
+    await artifacts.clearOrphans(job.id);
+    const stepCount = new Schedule(job.spec).stepCount;
+    const order: TrainOrder = {
+      jobId: job.id,
+      attempt: job.attempt,
+      spec: job.spec,
+      device: {
+        device: job.spec.device === 'auto' ? config.device : job.spec.device,
+        instructionSet: config.instructionSet,
+        threads: config.threads > 0 ? config.threads : Math.max(1, Math.floor(availableParallelism() / config.slots)),
+      },
+      jobFolder,
+      datasetFolder: datasets.preparedFolder(datasetId),
+      checkpoints: (await checkpoints.list(job.id)).map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
+      isExported: (await artifacts.newest(job.id))?.step === stepCount,
+      unacknowledgedMax,
+    };
+    const run = new RunningJob(
+      {
+        attempts,
+        checkpoints,
+        dataFolder: config.dataFolder,
+        process: {
+          entry: this.parts.entry ?? trainerEntry,
+          folder: jobFolder,
+          niceValue: config.trainerNice,
+          silenceMs: config.trainerSilenceSeconds * 1000,
+          graceMs: config.trainerGraceSeconds * 1000,
+        },
+        retry: {
+          attemptsWithoutProgressMax: config.attemptsWithoutProgressMax,
+          retryDelayMs: config.retryDelaySeconds * 1000,
+        },
+        log,
+        onStoreFailure: this.parts.onStoreFailure,
+      },
+      job,
+      order,
+    );
+    this.running.set(job.id, run);
+    void run.done.then((outcome) => {
+      this.running.delete(job.id);
+      for (const listener of this.exitListeners) listener({ ...key, outcome });
+      if (!this.isStopping) this.fill();
+    });
+    // A wish that came between the claim and this line found no trainer to hear it.
+    const { stopRequest } = (await store.find(job.id)) ?? job;
+    if (stopRequest !== null) run.stop(stopRequest);
+  }
+}
+
+async function freeDiskBytes(folder: string): Promise<number> {
+  const { bavail, bsize } = await statfs(folder);
+  return bavail * bsize;
 }

@@ -1,0 +1,144 @@
+import type { TrainingEvent } from '@relora/engine';
+import type { DeviceChoice, RunSpec } from '@relora/engine/plan';
+import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
+import type { Execution } from '../jobs/job.js';
+
+/** What a child computes on; from the settings. */
+export interface DeviceSettings {
+  device: DeviceChoice;
+  /** `auto` or a name of the engine. */
+  instructionSet: string;
+  /** 0 for all processors of the process. */
+  threads: number;
+}
+
+/** One execution of a job. */
+export interface TrainOrder {
+  jobId: string;
+  attempt: number;
+  spec: RunSpec;
+  device: DeviceSettings;
+  /** The job's folder; nothing is written outside of it. */
+  jobFolder: string;
+  /** Prepared folder of the data set. */
+  datasetFolder: string;
+  /** Acknowledged checkpoints, newest first. */
+  checkpoints: { path: string; manifestSha256: string }[];
+  /** Whether an earlier attempt sealed the artifact of the last step already. */
+  isExported: boolean;
+  /** Messages the child may have sent without an acknowledgement. */
+  unacknowledgedMax: number;
+}
+
+export interface PrepareTask {
+  kind: 'prepareDataset';
+  files: { path: string; fileName: string; format: DatasetFormat; split: DatasetSplit | null }[];
+  spec: DatasetSpec;
+  /** Temporary folder to fill; the parent renames it. */
+  outputFolder: string;
+}
+
+export interface GenerateTask {
+  kind: 'generate';
+  /** `artifact`: folder of a model in Hugging Face layout. `checkpoint`: folder of a checkpoint. */
+  source: { kind: 'artifact' | 'checkpoint'; folder: string };
+  prompt: string;
+  tokenCountMax: number;
+  /** 0 takes the likeliest token always. */
+  temperature: number;
+  /** 0 for all. */
+  topK: number;
+  topP: number;
+  seed: number;
+  /** Prepared folder of the data set that the model was trained on, for the tokenizer of a checkpoint; null for an artifact. */
+  datasetFolder: string | null;
+  device: DeviceSettings;
+}
+
+export interface PreviewTask {
+  kind: 'previewDataset';
+  preparedFolder: string;
+  split: DatasetSplit;
+  tokenCount: number;
+}
+
+export interface DescribeTask {
+  kind: 'describeDevices';
+  device: DeviceSettings;
+}
+
+export type Task = PrepareTask | GenerateTask | PreviewTask | DescribeTask;
+
+/** Something jobs can run on, as measured in a child. */
+export interface DeviceDescription {
+  backend: string;
+  isDefault: boolean;
+  model: string;
+  instructionSet: string;
+  threadCount: number;
+  memoryBytes: number;
+  /** Floating point operations per second; 0 where it cannot be measured. */
+  float32Flops: number;
+  bfloat16Flops: number;
+  autoPrecision: 'float32' | 'bfloat16';
+}
+
+export interface GeneratedPiece {
+  /** Whole characters. */
+  text: string;
+  /** Tokens generated so far. */
+  tokenCount: number;
+  /** Set in the last piece. */
+  finishReason: 'endOfText' | 'tokenCount' | null;
+}
+
+export interface PreviewedToken {
+  id: number;
+  /** Bytes that are not whole characters are written as \xNN. */
+  text: string;
+}
+
+/** What a task tells on its way, and what it ends with. */
+export interface TaskTypes {
+  prepareDataset: { part: number; result: PreparedDataset };
+  generate: { part: GeneratedPiece; result: null };
+  previewDataset: { part: never; result: PreviewedToken[] };
+  describeDevices: { part: never; result: DeviceDescription[] };
+}
+
+/** From the server to its child. */
+export type ServerMessage =
+  | { type: 'train'; order: TrainOrder }
+  | { type: 'task'; task: Task }
+  /** Stop within a micro-batch; `keep`: save a checkpoint first. */
+  | { type: 'stop'; keep: boolean }
+  /** Everything up to this number is on the disk. */
+  | { type: 'ack'; number: number };
+
+export interface ExportedArtifact {
+  id: string;
+  kind: 'mergedModel';
+  step: number;
+  files: { fileName: string; sizeBytes: number; sha256: string }[];
+}
+
+/**
+ * From a trainer to the server. Numbers count 1, 2, 3 …; the trainer waits while too many are not acknowledged, and ends
+ * once its last message is.
+ */
+export type TrainerMessage =
+  | { type: 'started'; number: number; execution: Execution; step: number }
+  | { type: 'event'; number: number; timeMs: number; body: TrainingEvent }
+  | { type: 'checkpointCorrupt'; number: number; path: string; problem: string }
+  | { type: 'artifact'; number: number; artifact: ExportedArtifact }
+  | { type: 'finished'; number: number; outcome: 'succeeded' | 'stopped' }
+  | { type: 'failed'; number: number; reason: string; message: string }
+  /** Nothing new, but not hung. */
+  | { type: 'alive' };
+
+/** From a task to the server. */
+export type TaskMessage<K extends keyof TaskTypes = keyof TaskTypes> =
+  | { type: 'part'; value: TaskTypes[K]['part'] }
+  | { type: 'result'; value: TaskTypes[K]['result'] }
+  | { type: 'failed'; reason: string; message: string }
+  | { type: 'alive' };

@@ -1,0 +1,235 @@
+import { dirname } from 'node:path';
+import type { Logger } from 'pino';
+import { folders } from '../store/folders.js';
+import type { CheckpointStore } from '../jobs/checkpointStore.js';
+import type { Job, JobFailure } from '../jobs/job.js';
+import type { AttemptKey, JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
+import type { TrainerMessage, TrainOrder } from './messages.js';
+import { parseTrainerMessage } from './parseMessage.js';
+import { TrainerProcess, type ProcessExit, type ProcessOptions } from './trainerProcess.js';
+
+export interface RunningJobParts {
+  attempts: JobAttempts;
+  checkpoints: CheckpointStore;
+  dataFolder: string;
+  process: Omit<ProcessOptions, 'onMessage' | 'log'>;
+  retry: RetryRule;
+  log: Logger;
+  /** The store failed in a way that is not a full disk: nothing can be promised any more. */
+  onStoreFailure(error: unknown): void;
+}
+
+/** How a trainer process ended. */
+export type TrainerOutcome = 'succeeded' | 'stopped' | 'failed' | 'crashed';
+
+/** Events wait this long for company, so that a fast run costs at most twenty syncs of the disk a second. */
+const batchDelayMs = 50;
+const batchEventsMax = 256;
+/** Wait until a full disk is tried again. The trainer waits meanwhile, for want of acknowledgements. */
+const fullDiskRetryMs = 2000;
+/** Reasons of the engine that mean a full disk: the job is paused and loses nothing. */
+const storageReasons = new Set(['CHECKPOINT_NO_SPACE', 'STORAGE_FULL']);
+
+/**
+ * One execution of a job, seen from the server: a trainer process, its messages written to the journal in order, each
+ * acknowledged once it is on the disk, and its end turned into the job's next state.
+ */
+export class RunningJob {
+  readonly key: AttemptKey;
+  /** Resolves when the process is gone and the job's next state is stored; never rejects. */
+  readonly done: Promise<TrainerOutcome>;
+  private readonly process: TrainerProcess;
+  private readonly log: Logger;
+  private readonly waiting: Exclude<TrainerMessage, { type: 'alive' }>[] = [];
+  private batchTimer: NodeJS.Timeout | undefined;
+  private writing: Promise<void> | undefined;
+  private lastNumber = 0;
+  private acknowledged = 0;
+  private outcome: TrainerOutcome | undefined;
+  /** Why the process is killed by us. */
+  private fault: JobFailure | undefined;
+  private stopAsked: 'pause' | 'cancel' | 'shutdown' | undefined;
+
+  constructor(
+    private readonly parts: RunningJobParts,
+    private readonly job: Job,
+    private readonly order: TrainOrder,
+  ) {
+    this.key = { jobId: job.id, attempt: job.attempt };
+    this.log = parts.log.child({ jobId: job.id, attempt: job.attempt });
+    this.process = new TrainerProcess({ ...parts.process, log: this.log, onMessage: (message) => this.receive(message) });
+    this.log.info({ pid: this.process.pid }, 'A trainer is started');
+    this.process.send({ type: 'train', order });
+    this.done = this.process.exited.then(async (exit) => await this.conclude(exit));
+  }
+
+  get pid(): number | undefined {
+    return this.process.pid;
+  }
+
+  /**
+   * Has the trainer stop within a micro-batch. For a pause and for a shutdown of the server it saves a checkpoint first;
+   * what has not stopped in the grace time is killed, and the job goes on from its last checkpoint. A cancel overrides.
+   */
+  stop(why: 'pause' | 'cancel' | 'shutdown'): void {
+    if (this.stopAsked === why || this.stopAsked === 'cancel') return;
+    this.stopAsked = why;
+    this.process.send({ type: 'stop', keep: why !== 'cancel' });
+    this.process.killAfterGrace();
+  }
+
+  kill(): void {
+    this.process.kill();
+  }
+
+  private receive(raw: unknown): void {
+    if (this.fault !== undefined) return;
+    const message = parseTrainerMessage(raw);
+    if (message === undefined) return this.refuse('sent something that is not a message');
+    if (message.type === 'alive') return;
+    if (message.number !== this.lastNumber + 1) return this.refuse(`sent message ${message.number} after ${this.lastNumber}`);
+    this.lastNumber = message.number;
+    if (this.lastNumber - this.acknowledged > this.order.unacknowledgedMax) return this.refuse('did not wait for acknowledgements');
+    if (this.outcome !== undefined) return this.refuse('went on after its end');
+    if (message.type === 'event' && message.body.kind === 'checkpoint' && !this.isCheckpoint(message.body.path)) {
+      return this.refuse('names a checkpoint outside of its folder');
+    }
+    if (message.type === 'checkpointCorrupt' && !this.isCheckpoint(message.path)) return this.refuse('names a checkpoint outside of its folder');
+    if (message.type === 'finished' && message.outcome === 'stopped' && this.stopAsked === undefined) return this.refuse('stopped unasked');
+
+    this.waiting.push(message);
+    // Steps may wait a moment; what changes what a client can do is written at once.
+    if (message.type !== 'event' || message.body.kind !== 'step') this.write();
+    else this.batchTimer ??= setTimeout(() => this.write(), batchDelayMs);
+  }
+
+  private isCheckpoint(path: string): boolean {
+    return dirname(path) === folders.checkpoints(this.parts.dataFolder, this.job.id);
+  }
+
+  /** Its messages cannot be trusted any more: nothing further is written, and the job fails with what it did. */
+  private refuse(what: string): void {
+    this.fault = { reason: 'TRAINER_PROTOCOL', message: `The trainer ${what}` };
+    this.log.error(this.fault.message);
+    this.process.kill();
+  }
+
+  private write(): void {
+    clearTimeout(this.batchTimer);
+    this.batchTimer = undefined;
+    // One writer at a time keeps the order; it takes along whatever arrives while it works.
+    this.writing ??= this.writeWaiting()
+      .catch((error: unknown) => {
+        this.log.fatal({ err: error }, 'The journal cannot be written');
+        this.process.kill();
+        this.parts.onStoreFailure(error);
+      })
+      .finally(() => (this.writing = undefined));
+  }
+
+  private async writeWaiting(): Promise<void> {
+    while (this.waiting.length > 0 && this.fault === undefined) {
+      const events = this.waiting.slice(0, batchEventsMax);
+      const other = events.findIndex((message) => message.type !== 'event');
+      const taken = other === 0 ? this.waiting.splice(0, 1) : this.waiting.splice(0, other < 0 ? events.length : other);
+      const result = await this.untilSpace(async () => await this.store(taken));
+      if (result === 'stale') {
+        this.fault = { reason: 'TRAINER_PROTOCOL', message: 'The attempt is over' };
+        this.log.warn('The job has another attempt; this trainer is ended');
+        this.process.kill();
+        return;
+      }
+      if (result === 'exhausted') {
+        this.fault = { reason: 'JOB_EVENTS_EXHAUSTED', message: 'The job left more events than RELORA_JOB_EVENTS_MAX allows' };
+        this.process.kill();
+        return;
+      }
+      this.acknowledged = taken.at(-1)!.number;
+      this.process.send({ type: 'ack', number: this.acknowledged });
+      if (taken.some((message) => message.type === 'event' && message.body.kind === 'checkpoint')) this.prune();
+    }
+  }
+
+  private async store(messages: Exclude<TrainerMessage, { type: 'alive' }>[]): Promise<Job | 'stale' | 'exhausted'> {
+    const { attempts } = this.parts;
+    const message = messages[0]!;
+    switch (message.type) {
+      case 'event':
+        return await attempts.append(this.key, messages.flatMap((entry) => (entry.type === 'event' ? [{ timeMs: entry.timeMs, body: entry.body }] : [])));
+      case 'started':
+        return await attempts.started(this.key, message.execution, message.step);
+      case 'checkpointCorrupt':
+        return await attempts.checkpointCorrupt(this.key, message.path, message.problem);
+      case 'artifact':
+        return await attempts.sealed(this.key, message.artifact);
+      case 'finished': {
+        const result =
+          message.outcome === 'succeeded'
+            ? await attempts.succeeded(this.key)
+            : await attempts.stopped(this.key, 'The server stopped; goes on from its checkpoint when it runs again');
+        this.outcome = message.outcome;
+        this.process.killAfterGrace();
+        return result;
+      }
+      case 'failed': {
+        const result = storageReasons.has(message.reason)
+          ? await attempts.pausedForSpace(this.key, message.message)
+          : await attempts.failed(this.key, { reason: message.reason, message: message.message });
+        this.outcome = 'failed';
+        this.process.killAfterGrace();
+        return result;
+      }
+    }
+  }
+
+  /** Tries again while the disk is full; the store undid what it could not finish. */
+  private async untilSpace<T>(write: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await write();
+      } catch (error) {
+        if ((error as { code?: unknown }).code !== 'SQLITE_FULL') throw error;
+        this.log.error('The disk is full: the journal waits for space');
+        await new Promise((resolve) => setTimeout(resolve, fullDiskRetryMs));
+      }
+    }
+  }
+
+  private prune(): void {
+    this.parts.checkpoints.prune(this.job.id, this.job.spec.checkpoint.keepCount).catch((error: unknown) => {
+      this.log.warn({ err: error }, 'Old checkpoints could not be removed');
+    });
+  }
+
+  private async conclude(exit: ProcessExit): Promise<TrainerOutcome> {
+    this.write();
+    while (this.writing !== undefined) await this.writing;
+    try {
+      return await this.untilSpace(async () => await this.storeEnd(exit));
+    } catch (error) {
+      this.log.fatal({ err: error }, 'The end of a trainer cannot be stored');
+      this.parts.onStoreFailure(error);
+      return 'crashed';
+    }
+  }
+
+  private async storeEnd(exit: ProcessExit): Promise<TrainerOutcome> {
+    const { attempts, checkpoints, retry } = this.parts;
+    await checkpoints.clearOrphans(this.job.id);
+    if (this.outcome !== undefined) {
+      this.log.info({ outcome: this.outcome }, 'The trainer ended');
+      return this.outcome;
+    }
+    if (this.fault !== undefined) {
+      await attempts.failed(this.key, this.fault);
+      return 'failed';
+    }
+    if (this.stopAsked === 'shutdown') {
+      await attempts.stopped(this.key, 'The server stopped before a new checkpoint; goes on from the last one');
+      return 'stopped';
+    }
+    this.log.error({ code: exit.code, signal: exit.signal }, exit.what);
+    await attempts.crashed(this.key, exit.what, retry);
+    return 'crashed';
+  }
+}
