@@ -1,6 +1,7 @@
 import { dispose, slice, tensor2d, tidy, variableGrads, type Scalar, type Tensor, type Tensor2D } from '@tensorflow/tfjs-core';
 import type { ProductPrecision } from '../backend/nativeAddon.js';
 import { currentNative } from '../backend/nativeBackend.js';
+import { EngineError } from '../engineError.js';
 import { causalAttention, type AttentionShape } from '../ops/causalAttention.js';
 import { FrozenBase } from '../ops/frozenBase.js';
 import { headCrossEntropy, headLossSum } from '../ops/headCrossEntropy.js';
@@ -40,10 +41,9 @@ export interface LayerDelta {
 }
 
 /** A merge would have made a weight infinite or NaN; no weight of the model was changed. */
-export class MergeNotFinite extends Error {
+export class MergeNotFinite extends EngineError {
   constructor(readonly layer: string) {
-    super(`The adapter of ${layer} is not finite and was not merged; all weights are as they were`);
-    this.name = 'MergeNotFinite';
+    super('MERGE_NOT_FINITE', `The adapter of ${layer} is not finite and was not merged; all weights are as they were`);
   }
 }
 

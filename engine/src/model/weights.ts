@@ -83,7 +83,7 @@ export function makeParameter(name: string, role: Parameter['role'], values: Flo
 }
 
 /** [rows, columns] -> [columns, rows], by tiles that stay in the cache. */
-function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
+export function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
   const tile = 32;
   const result = new Float32Array(values.length);
   for (let top = 0; top < rows; top += tile) {
