@@ -1,4 +1,4 @@
-import { add, customGrad, matMul, mul, scalar, tanh, tidy } from '@tensorflow/tfjs-core';
+import { add, customGrad, matMul, mul, scalar, tanh } from '@tensorflow/tfjs-core';
 import type { GradSaveFunc, Scalar, Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import { fusedOp } from '../backend/fusedOp.js';
 import type { ProductPrecision } from '../backend/nativeAddon.js';
@@ -52,10 +52,10 @@ function adapterPath(x: Tensor2D, adapter: AdapterPass, product: (x: Tensor2D, w
 
 /** x W with a gradient for x alone. */
 function plainFrozenLinear(x: Tensor2D, w: Tensor2D): Tensor2D {
-  const op = customGrad<Tensor2D>((...inputsAndSave: (Tensor | GradSaveFunc)[]) => ({
-    value: matMul(inputsAndSave[0] as Tensor2D, w),
-    gradFunc: (dy) => tidy(() => matMul(dy, w, false, true)),
-  }));
+  const op = customGrad<Tensor2D>((...inputsAndSave: (Tensor | GradSaveFunc)[]) => {
+    (inputsAndSave[1] as GradSaveFunc)([w]);
+    return { value: matMul(x, w), gradFunc: (dy, [w]) => matMul(dy, w as Tensor2D, false, true) };
+  });
   return op(x);
 }
 
