@@ -2,9 +2,8 @@ import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database } from '../store/database.js';
-import { folders } from '../store/folders.js';
+import { folders, removeOthers } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
-import { removeOthers } from '../jobs/checkpointStore.js';
 
 export interface ArtifactFile {
   /** Without folders. */

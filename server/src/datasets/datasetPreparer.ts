@@ -1,22 +1,109 @@
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Logger } from 'pino';
-import type { TaskRunner } from '../trainer/taskRunner.js';
+import { folders, syncFolder } from '../store/folders.js';
+import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
+import type { Dataset } from './dataset.js';
 import type { DatasetStore } from './datasetStore.js';
 
-/** Prepares data sets one after another in a child process. After a crash of either it begins the data set anew. */
+/** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
+const crashesMax = 2;
+
+/**
+ * Prepares data sets one after another in a child process. The child fills a temporary folder; the folder is renamed,
+ * then the row says ready. After a crash of child or server the data set begins anew.
+ */
 export class DatasetPreparer {
+  private readonly stopping = new AbortController();
+  private working: Promise<void> | undefined;
+  private isWanted = false;
+  private stopListening: (() => void) | undefined;
+
   constructor(
     private readonly store: DatasetStore,
     private readonly tasks: TaskRunner,
+    private readonly dataFolder: string,
     private readonly log: Logger,
+    /** The store failed: see Supervisor. */
+    private readonly onStoreFailure: (error: unknown) => void,
   ) {}
 
   /** Takes up what is `preparing`, and from now on whatever becomes it. */
   start(): void {
-    throw new Error('not yet');
+    this.stopListening = this.store.onPreparing(() => this.work());
+    this.work();
   }
 
   /** Stops the present preparation; it begins anew at the next start. */
   async stop(): Promise<void> {
-    throw new Error('not yet');
+    this.stopListening?.();
+    this.stopping.abort();
+    await this.working;
+  }
+
+  private work(): void {
+    this.isWanted = true;
+    this.working ??= this.prepareAll()
+      .catch((error: unknown) => {
+        this.log.fatal({ err: error }, 'Data sets cannot be prepared');
+        this.onStoreFailure(error);
+      })
+      .finally(() => {
+        this.working = undefined;
+        if (this.isWanted && !this.stopping.signal.aborted) this.work();
+      });
+  }
+
+  private async prepareAll(): Promise<void> {
+    this.isWanted = false;
+    for (;;) {
+      const dataset = this.stopping.signal.aborted ? undefined : await this.store.nextToPrepare();
+      if (dataset === undefined) return;
+      await this.prepare(dataset);
+    }
+  }
+
+  private async prepare(dataset: Dataset): Promise<void> {
+    const folder = folders.dataset(this.dataFolder, dataset.id);
+    const temporary = join(folder, '.preparing');
+    const prepared = this.store.preparedFolder(dataset.id);
+    const log = this.log.child({ datasetId: dataset.id });
+    await mkdir(folder, { recursive: true });
+    for (let crashes = 0; ; ) {
+      // What an earlier try left; also a folder that was renamed before its row was stored.
+      await rm(temporary, { recursive: true, force: true });
+      await rm(prepared, { recursive: true, force: true });
+      try {
+        const result = await this.tasks.run(
+          {
+            kind: 'prepareDataset',
+            files: dataset.files.map((file, index) => ({
+              path: file.serverPath ?? this.store.uploadPath(dataset.id, index),
+              fileName: file.fileName,
+              format: file.format,
+              split: file.split,
+            })),
+            spec: dataset.spec,
+            outputFolder: temporary,
+          },
+          { signal: this.stopping.signal, timeoutMs: null, log, onPart: (ratio) => this.store.setPreparedRatio(dataset.id, Math.min(1, Number(ratio) || 0)) },
+        );
+        await rename(temporary, prepared);
+        await syncFolder(folder);
+        await this.store.ready(dataset.id, result);
+        // The tokens are kept, the text is not needed twice.
+        await rm(folders.uploads(this.dataFolder, dataset.id), { recursive: true, force: true });
+        log.info({ tokenCount: result.train.tokenCount }, 'A data set is ready');
+        return;
+      } catch (error) {
+        if (this.stopping.signal.aborted) return;
+        if (!(error instanceof TaskFailed)) throw error;
+        log.warn({ reason: error.reason }, error.message);
+        if (error.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
+        await rm(temporary, { recursive: true, force: true });
+        await this.store.failed(dataset.id, { reason: error.reason, message: error.message });
+        return;
+      }
+    }
   }
 }

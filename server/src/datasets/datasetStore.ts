@@ -1,5 +1,10 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Database } from '../store/database.js';
-import type { Dataset, DatasetFile, DatasetSpec } from './dataset.js';
+import { folders } from '../store/folders.js';
+import type { DatasetFileRow, DatasetRow } from '../store/schema.js';
+import { timedId } from '../store/timedId.js';
+import type { Dataset, DatasetFile, DatasetSpec, PreparedDataset } from './dataset.js';
 
 export interface DatasetCursor {
   createTimeMs: number;
@@ -16,30 +21,179 @@ export interface NewDataset {
 
 /** Data sets: rows, uploaded files and prepared folders, all under datasets/{id} of the data folder. */
 export class DatasetStore {
+  /** Share done of what is being prepared; begins anew with the server, as the preparation does. */
+  private readonly ratios = new Map<string, number>();
+  private readonly listeners = new Set<() => void>();
+
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
   ) {}
 
-  async find(_datasetId: string): Promise<Dataset | undefined> {
-    throw new Error('not yet');
+  async find(datasetId: string): Promise<Dataset | undefined> {
+    const row = await this.db.selectFrom('datasets').selectAll().where('id', '=', datasetId).executeTakeFirst();
+    return row === undefined ? undefined : await this.withFiles(row);
   }
 
   /** One page, newest first; `next` is null at the end. */
-  async list(_page: { after: DatasetCursor | null; datasetsMax: number }): Promise<{ datasets: Dataset[]; next: DatasetCursor | null }> {
-    throw new Error('not yet');
+  async list(page: { after: DatasetCursor | null; datasetsMax: number }): Promise<{ datasets: Dataset[]; next: DatasetCursor | null }> {
+    let query = this.db
+      .selectFrom('datasets')
+      .selectAll()
+      .orderBy('create_time_ms', 'desc')
+      .orderBy('id', 'desc')
+      .limit(page.datasetsMax + 1);
+    if (page.after !== null) {
+      const { createTimeMs, id } = page.after;
+      query = query.where(({ eb, refTuple, tuple }) => eb(refTuple('create_time_ms', 'id'), '<', tuple(createTimeMs, id)));
+    }
+    const rows = await query.execute();
+    const datasets: Dataset[] = [];
+    for (const row of rows.slice(0, page.datasetsMax)) datasets.push(await this.withFiles(row));
+    const last = rows.length > page.datasetsMax ? datasets.at(-1) : undefined;
+    return { datasets, next: last === undefined ? null : { createTimeMs: last.createTimeMs, id: last.id } };
   }
 
   /**
    * Stores a data set, or finds the one with the same id for an upload that goes on. `conflict`: the id exists with other
    * files or settings. A data set of server files needs no bytes: it is `preparing` at once.
    */
-  async register(_dataset: NewDataset): Promise<Dataset | 'conflict'> {
-    throw new Error('not yet');
+  async register(dataset: NewDataset): Promise<Dataset | 'conflict'> {
+    const nowMs = Date.now();
+    const id = dataset.datasetId ?? timedId('dataset', nowMs);
+    const needsBytes = dataset.files.some(({ serverPath }) => serverPath === null);
+    const spec = JSON.stringify(dataset.spec);
+    const files = dataset.files.map((file, index): DatasetFileRow => ({
+      dataset_id: id,
+      file_index: index,
+      file_name: file.fileName,
+      server_path: file.serverPath,
+      format: file.format,
+      split: file.split,
+      size_bytes: file.sizeBytes,
+      sha256: file.sha256,
+    }));
+    const isNew = await this.db.transaction().execute(async (trx) => {
+      const known = await trx.selectFrom('datasets').selectAll().where('id', '=', id).executeTakeFirst();
+      if (known !== undefined) {
+        const knownFiles = await trx.selectFrom('dataset_files').selectAll().where('dataset_id', '=', id).orderBy('file_index').execute();
+        return known.spec === spec && sameFiles(knownFiles, files) ? false : 'conflict';
+      }
+      const state = needsBytes ? ('uploading' as const) : ('preparing' as const);
+      await trx
+        .insertInto('datasets')
+        .values({ id, display_name: dataset.displayName, state, failure: null, spec, prepared: null, create_time_ms: nowMs })
+        .execute();
+      await trx.insertInto('dataset_files').values(files).execute();
+      return true;
+    });
+    if (isNew === 'conflict') return 'conflict';
+    const stored = (await this.find(id))!;
+    if (isNew && stored.state === 'preparing') this.tell();
+    return stored;
+  }
+
+  /** uploading → preparing, once every byte is synced and checked; safe when it resolves. */
+  async uploaded(datasetId: string): Promise<Dataset> {
+    await this.db.updateTable('datasets').set({ state: 'preparing' }).where('id', '=', datasetId).where('state', '=', 'uploading').execute();
+    this.tell();
+    return (await this.find(datasetId))!;
+  }
+
+  /** preparing → ready. */
+  async ready(datasetId: string, prepared: PreparedDataset): Promise<void> {
+    await this.db
+      .updateTable('datasets')
+      .set({ state: 'ready', prepared: JSON.stringify(prepared) })
+      .where('id', '=', datasetId)
+      .where('state', '=', 'preparing')
+      .execute();
+    this.ratios.delete(datasetId);
+  }
+
+  /** preparing → failed. */
+  async failed(datasetId: string, failure: { reason: string; message: string }): Promise<void> {
+    await this.db
+      .updateTable('datasets')
+      .set({ state: 'failed', failure: JSON.stringify(failure) })
+      .where('id', '=', datasetId)
+      .where('state', '=', 'preparing')
+      .execute();
+    this.ratios.delete(datasetId);
+  }
+
+  /** The data set that has waited longest for its preparation. */
+  async nextToPrepare(): Promise<Dataset | undefined> {
+    const row = await this.db
+      .selectFrom('datasets')
+      .selectAll()
+      .where('state', '=', 'preparing')
+      .orderBy('create_time_ms')
+      .orderBy('id')
+      .limit(1)
+      .executeTakeFirst();
+    return row === undefined ? undefined : await this.withFiles(row);
+  }
+
+  setPreparedRatio(datasetId: string, ratio: number): void {
+    this.ratios.set(datasetId, ratio);
+  }
+
+  /** Called when a data set begins to wait for its preparation; returns the function that ends it. */
+  onPreparing(listener: () => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
   }
 
   /** Folder with the manifest and token shards of a ready data set; what the engine opens. */
-  preparedFolder(_datasetId: string): string {
-    throw new Error('not yet');
+  preparedFolder(datasetId: string): string {
+    return folders.prepared(this.dataFolder, datasetId);
   }
+
+  /** File that the bytes of an upload go to. */
+  uploadPath(datasetId: string, fileIndex: number): string {
+    return join(folders.uploads(this.dataFolder, datasetId), String(fileIndex));
+  }
+
+  private tell(): void {
+    for (const listener of this.listeners) listener();
+  }
+
+  private async withFiles(row: DatasetRow): Promise<Dataset> {
+    const rows = await this.db.selectFrom('dataset_files').selectAll().where('dataset_id', '=', row.id).orderBy('file_index').execute();
+    const files = await Promise.all(
+      rows.map(async (file): Promise<DatasetFile> => ({
+        fileName: file.file_name,
+        serverPath: file.server_path,
+        format: file.format,
+        split: file.split,
+        sizeBytes: file.size_bytes,
+        sha256: file.sha256,
+        // The length of the file is what survived a crash; once all has arrived, the file may be gone.
+        receivedBytes: row.state === 'uploading' && file.server_path === null ? await this.receivedBytes(row.id, file.file_index) : file.size_bytes,
+      })),
+    );
+    return {
+      id: row.id,
+      displayName: row.display_name,
+      state: row.state,
+      failure: row.failure === null ? null : (JSON.parse(row.failure) as Dataset['failure']),
+      files,
+      spec: JSON.parse(row.spec) as DatasetSpec,
+      prepared: row.prepared === null ? null : (JSON.parse(row.prepared) as PreparedDataset),
+      preparedRatio: row.state === 'ready' ? 1 : (this.ratios.get(row.id) ?? 0),
+      createTimeMs: row.create_time_ms,
+    };
+  }
+
+  private async receivedBytes(datasetId: string, fileIndex: number): Promise<number> {
+    const stats = await stat(this.uploadPath(datasetId, fileIndex)).catch(() => undefined);
+    return stats?.size ?? 0;
+  }
+}
+
+function sameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {
+  const text = (rows: DatasetFileRow[]) =>
+    JSON.stringify(rows.map((row) => [row.file_name, row.server_path, row.format, row.split, row.size_bytes, row.sha256]));
+  return text(a) === text(b);
 }

@@ -1,7 +1,7 @@
-import { readdir, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database } from '../store/database.js';
-import { folders } from '../store/folders.js';
+import { folders, removeOthers } from '../store/folders.js';
 import type { CheckpointRow } from '../store/schema.js';
 
 /** A checkpoint that was acknowledged: complete and synced in its folder before its row was stored. */
@@ -74,15 +74,4 @@ export class CheckpointStore {
       createTimeMs: row.create_time_ms,
     };
   }
-}
-
-/** Removes every entry of a folder but the named ones; a missing folder has none. Returns what was removed. */
-export async function removeOthers(folder: string, keep: ReadonlySet<string>): Promise<string[]> {
-  const entries = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return [];
-    throw error;
-  });
-  const removed = entries.filter((name) => !keep.has(name)).map((name) => join(folder, name));
-  for (const path of removed) await rm(path, { recursive: true, force: true });
-  return removed;
 }

@@ -10,6 +10,15 @@ export const serverFailures = {
   DATASET_NOT_READY: 'The data set of the job is not there any more, or not ready.',
 } as const;
 
+/** Reasons for which a task (preparing a data set, generating, previewing) fails beside those of the engine. */
+export const taskFailures = {
+  TASK_CRASHED: 'The process of the task ended without an answer.',
+  TASK_TIMED_OUT: 'The task took longer than RELORA_TASK_TIMEOUT_SECONDS.',
+  TASK_ABORTED: 'The task was given up, by its caller or because the server stops.',
+  TASKS_BUSY: 'Too many tasks wait for a process.',
+  TASK_ERROR: 'The task met an error that it does not know; the log has its stack.',
+} as const;
+
 /** Reasons of warnings in a job's journal that come from the server. */
 export const serverWarnings = {
   CHECKPOINT_CORRUPT: 'A checkpoint is not what was saved; the one before it is used.',

@@ -1,4 +1,4 @@
-import { open } from 'node:fs/promises';
+import { open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Where everything lies in a data folder. Names on disk are ids that we checked or made, never names from clients. */
@@ -21,4 +21,15 @@ export async function syncFolder(path: string): Promise<void> {
   } finally {
     await folder.close();
   }
+}
+
+/** Removes every entry of a folder but the named ones; a missing folder has none. Returns what was removed. */
+export async function removeOthers(folder: string, keep: ReadonlySet<string>): Promise<string[]> {
+  const entries = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return [];
+    throw error;
+  });
+  const removed = entries.filter((name) => !keep.has(name)).map((name) => join(folder, name));
+  for (const path of removed) await rm(path, { recursive: true, force: true });
+  return removed;
 }

@@ -1,6 +1,10 @@
-import type { Precision } from '@relora/engine/plan';
+import { mkdir } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
+import type { DeviceDescription, DeviceSettings, GeneratedPiece, GenerateTask, PreviewedToken, PreviewTask, Task, TaskTypes } from './messages.js';
+import { parseTaskMessage } from './parseMessage.js';
+import { TrainerProcess, trainerEntry } from './trainerProcess.js';
 
 /** A task that ended badly: `reason` is in UPPER_SNAKE_CASE, from the engine or TASK_TIMED_OUT, TASK_CRASHED, TASKS_BUSY. */
 export class TaskFailed extends Error {
@@ -13,67 +17,185 @@ export class TaskFailed extends Error {
   }
 }
 
-/** Something jobs can run on, as measured in a child. */
-export interface DeviceDescription {
-  backend: string;
-  isDefault: boolean;
-  model: string;
-  instructionSet: string;
-  threadCount: number;
-  memoryBytes: number;
-  /** Floating point operations per second; 0 where it cannot be measured. */
-  float32Flops: number;
-  bfloat16Flops: number;
-  autoPrecision: Exclude<Precision, 'auto'>;
+export interface TaskOptions<K extends keyof TaskTypes> {
+  /** Ends the child; the task then fails with TASK_ABORTED. */
+  signal: AbortSignal;
+  /** Null: as long as it is not silent. */
+  timeoutMs: number | null;
+  onPart?: (part: TaskTypes[K]['part']) => void;
+  log?: Logger;
 }
 
-export interface GenerateOptions {
-  /** Folder of a model in Hugging Face layout, or of a checkpoint. */
-  source: { kind: 'artifact' | 'checkpoint'; folder: string };
-  prompt: string;
-  tokenCountMax: number;
-  temperature: number;
-  /** 0 for all. */
-  topK: number;
-  topP: number;
-  seed: number;
-}
-
-export interface GeneratedPiece {
-  /** Whole characters. */
-  text: string;
-  tokenCount: number;
-  finishReason: 'endOfText' | 'tokenCount' | null;
-}
-
-export interface PreviewedToken {
-  id: number;
-  /** Bytes that are not whole characters are written as \xNN. */
-  text: string;
-}
+/** Tasks that may wait for a child; more are refused with TASKS_BUSY. */
+const waitingMax = 32;
 
 /** Runs short work that needs the engine in child processes, a few at once; a crash there is a TaskFailed here. */
 export class TaskRunner {
+  private readonly processes = new Set<TrainerProcess>();
+  private readonly waiting: (() => void)[] = [];
+  private runningCount = 0;
+  private isStopping = false;
+
   constructor(
     private readonly config: Config,
     private readonly log: Logger,
+    /** Program of the children; by default the trainer. */
+    private readonly entry: string = trainerEntry,
   ) {}
 
-  async describeDevices(_signal?: AbortSignal): Promise<DeviceDescription[]> {
-    throw new Error('not yet');
+  /** What jobs can run on, measured for about a second. */
+  async describeDevices(signal: AbortSignal = new AbortController().signal): Promise<DeviceDescription[]> {
+    return await this.run({ kind: 'describeDevices', device: this.device() }, { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 });
   }
 
-  /** The last piece has a finishReason. Aborting ends the child. */
-  generate(_options: GenerateOptions, _signal: AbortSignal): AsyncGenerator<GeneratedPiece> {
-    throw new Error('not yet');
+  async previewDataset(task: Omit<PreviewTask, 'kind'>, signal: AbortSignal): Promise<PreviewedToken[]> {
+    return await this.run({ kind: 'previewDataset', ...task }, { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 });
   }
 
-  async previewDataset(_preparedFolder: string, _split: 'train' | 'heldOut', _tokenCount: number, _signal: AbortSignal): Promise<PreviewedToken[]> {
-    throw new Error('not yet');
+  /** The last piece has a finishReason. Leaving the loop or aborting ends the child. */
+  async *generate(task: Omit<GenerateTask, 'kind' | 'device'>, signal: AbortSignal): AsyncGenerator<GeneratedPiece> {
+    const ended = new AbortController();
+    // Bounded by tokenCountMax, at most a few bytes each: no back-pressure is needed.
+    const pieces: GeneratedPiece[] = [];
+    let wake = (): void => {};
+    const result = this.run(
+      { kind: 'generate', ...task, device: this.device() },
+      {
+        signal: AbortSignal.any([signal, ended.signal]),
+        timeoutMs: this.config.taskTimeoutSeconds * 1000,
+        onPart: (piece) => {
+          pieces.push(piece);
+          wake();
+        },
+      },
+    );
+    let isDone = false;
+    const done = result.then(
+      () => {},
+      (error: unknown) => error,
+    ).finally(() => {
+      isDone = true;
+      wake();
+    });
+    try {
+      for (;;) {
+        yield* pieces.splice(0);
+        if (isDone) break;
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          if (pieces.length > 0 || isDone) resolve();
+        });
+      }
+      const error = await done;
+      yield* pieces.splice(0);
+      if (error !== undefined) throw error;
+    } finally {
+      ended.abort();
+      await done;
+    }
+  }
+
+  /** Runs one task in a child of its own; throws TaskFailed. */
+  async run<K extends keyof TaskTypes>(task: Task & { kind: K }, options: TaskOptions<K>): Promise<TaskTypes[K]['result']> {
+    await this.takePlace(options.signal);
+    try {
+      return await this.runInChild(task, options);
+    } finally {
+      this.passPlaceOn();
+    }
   }
 
   /** Ends every child. */
   async stop(): Promise<void> {
-    throw new Error('not yet');
+    this.isStopping = true;
+    for (const process of this.processes) process.terminate();
+    await Promise.all([...this.processes].map(async (process) => await process.exited));
+  }
+
+  private async runInChild<K extends keyof TaskTypes>(task: Task & { kind: K }, options: TaskOptions<K>): Promise<TaskTypes[K]['result']> {
+    const log = (options.log ?? this.log).child({ task: task.kind });
+    await mkdir(this.config.dataFolder, { recursive: true });
+    let answer: { result: TaskTypes[K]['result'] } | { failed: TaskFailed } | undefined;
+    const child = new TrainerProcess({
+      entry: this.entry,
+      folder: this.config.dataFolder,
+      niceValue: this.config.trainerNice,
+      silenceMs: this.config.trainerSilenceSeconds * 1000,
+      graceMs: this.config.trainerGraceSeconds * 1000,
+      log,
+      onMessage: (raw) => {
+        const message = parseTaskMessage(raw);
+        if (answer !== undefined || message?.type === 'alive') return;
+        if (message === undefined) {
+          answer = { failed: new TaskFailed('TASK_CRASHED', 'The task sent something that is not a message') };
+          child.kill();
+        } else if (message.type === 'part') {
+          options.onPart?.(message.value as TaskTypes[K]['part']);
+        } else {
+          answer = message.type === 'result' ? { result: message.value as TaskTypes[K]['result'] } : { failed: new TaskFailed(message.reason, message.message) };
+          child.killAfterGrace();
+        }
+      },
+    });
+    this.processes.add(child);
+    const giveUp = (reason: string, message: string): void => {
+      answer ??= { failed: new TaskFailed(reason, message) };
+      child.terminate();
+    };
+    const abort = (): void => giveUp('TASK_ABORTED', 'The task was given up');
+    options.signal.addEventListener('abort', abort, { once: true });
+    if (options.signal.aborted) abort();
+    const { timeoutMs } = options;
+    const timer =
+      timeoutMs === null ? undefined : setTimeout(() => giveUp('TASK_TIMED_OUT', `The task took longer than ${timeoutMs / 1000} s`), timeoutMs);
+    child.send({ type: 'task', task });
+
+    const exit = await child.exited;
+    clearTimeout(timer);
+    options.signal.removeEventListener('abort', abort);
+    this.processes.delete(child);
+    if (answer === undefined) {
+      log.error({ code: exit.code, signal: exit.signal }, exit.what);
+      throw new TaskFailed('TASK_CRASHED', exit.what.replace('The trainer', 'The process of the task'));
+    }
+    if ('failed' in answer) throw answer.failed;
+    return answer.result;
+  }
+
+  private async takePlace(signal: AbortSignal): Promise<void> {
+    if (this.runningCount < this.config.tasksMax) this.runningCount++;
+    else if (this.waiting.length >= waitingMax) throw new TaskFailed('TASKS_BUSY', 'Too many tasks wait for a process; try again later');
+    else await this.waitForPlace(signal);
+    if (!signal.aborted && !this.isStopping) return;
+    this.passPlaceOn();
+    throw new TaskFailed('TASK_ABORTED', 'The task was given up');
+  }
+
+  /** Resolves with a place that a task gave up; the place stays counted, so nobody slips in between. */
+  private async waitForPlace(signal: AbortSignal): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      const take = (): void => {
+        signal.removeEventListener('abort', leave);
+        resolve();
+      };
+      const leave = (): void => {
+        this.waiting.splice(this.waiting.indexOf(take), 1);
+        reject(new TaskFailed('TASK_ABORTED', 'The task was given up'));
+      };
+      if (signal.aborted) return reject(new TaskFailed('TASK_ABORTED', 'The task was given up'));
+      this.waiting.push(take);
+      signal.addEventListener('abort', leave, { once: true });
+    });
+  }
+
+  private passPlaceOn(): void {
+    const next = this.waiting.shift();
+    if (next === undefined) this.runningCount--;
+    else next();
+  }
+
+  private device(): DeviceSettings {
+    const { device, instructionSet, threads } = this.config;
+    return { device, instructionSet, threads: threads > 0 ? threads : availableParallelism() };
   }
 }
