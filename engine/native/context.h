@@ -42,7 +42,7 @@ class Context {
 
  private:
   static constexpr size_t panel_columns_max = 64;
-  static constexpr size_t product_words = packed_left_words + panel_columns_max * block_k_max;
+  static constexpr size_t product_words = packed_left_words + panel_columns_max * block_words;
 
   Scratch shared_[static_cast<size_t>(Shared::count)];
   std::vector<Scratch> product_memory_, worker_memory_;

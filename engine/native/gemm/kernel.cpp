@@ -12,7 +12,7 @@ constexpr size_t vectors = 4;
 constexpr size_t vectors = 2;
 #endif
 
-constinit const ProductKernel float32_kernel = product_kernel<MultiplyFloat32, vectors>(256);
-constinit const ProductKernel bfloat16_kernel = product_kernel<MultiplyWidened, vectors>(512);
+constinit const ProductKernel float32_kernel = product_kernel<MultiplyFloat32, vectors>(block_words);
+constinit const ProductKernel bfloat16_kernel = product_kernel<MultiplyWidened, vectors>(block_words);
 
 }  // namespace relora::RELORA_ISA

@@ -25,6 +25,6 @@ struct MultiplyPairs {
 
 }  // namespace
 
-constinit const ProductKernel bfloat16_kernel = product_kernel<MultiplyPairs, 4>(512);
+constinit const ProductKernel bfloat16_kernel = product_kernel<MultiplyPairs, 4>(2 * block_words);
 
 }  // namespace relora::RELORA_ISA

@@ -31,9 +31,10 @@ struct PackedLeft {
 };
 
 constexpr size_t tile_rows = 6;
-/// Rows of one packed left block and k's of one block: the block and one right panel stay in a 1 MiB second-level cache.
-constexpr size_t block_rows = 120;
-constexpr size_t block_k_max = 512;
+/// Rows of one packed left block: it stays, with one right panel, in the second-level cache.
+constexpr size_t block_rows = 192;
+/// Words of k of one block: k's, or pairs of them where both operands are packed as pairs.
+constexpr size_t block_words = 256;
 
 struct ProductKernel {
   size_t panel_columns;    // columns of a full right panel
@@ -52,6 +53,6 @@ struct ProductKernel {
 };
 
 /// Space for one packed left block of any kernel, in words; includes the padding that keeps rows out of each other's cache sets.
-constexpr size_t packed_left_words = block_rows * (block_k_max + 32);
+constexpr size_t packed_left_words = block_rows * (block_words + 32);
 
 }  // namespace relora

@@ -55,7 +55,15 @@ static inline Words round_in_place(Vec v) {
 static inline Vec round_to_bfloat16(Vec v) { return floats_of(round_in_place(v) & 0xffff0000); }
 /// One word per lane: `even` in the lower half, `odd` in the upper.
 static inline Words pair(Vec even, Vec odd) {
+#if defined(__AVX512BF16__)
+  typedef uint16_t Halves __attribute__((vector_size(lanes * 2)));
+  const auto widened = [](Vec v) {
+    return __builtin_convertvector(reinterpret_cast<Halves>(_mm512_cvtneps_pbh(v)), Words);
+  };
+  return widened(even) | (widened(odd) << 16);
+#else
   return (round_in_place(even) >> 16) | (round_in_place(odd) & 0xffff0000);
+#endif
 }
 
 /// One word for every two neighbouring floats of p[count], count <= 2 * lanes, zeros after them.
@@ -104,32 +112,36 @@ static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t r
   return {packed, tile_rows * row_stride, row_stride, 1};
 }
 
-/// Left operand stored [k, m]: for each panel of six rows, six neighbouring words per k (or pair).
+/// Left operand stored [k, m]: for each panel of six rows, six neighbouring words per k (or pair). The stored rows are read
+/// through once, across all panels: they may lie pages apart.
 template <Format format>
 static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k, size_t k_count) {
-  const size_t k_per_step = format == Format::pairs ? 2 : 1;
-  // One step more than needed: stores are a full vector wide, and an odd last k has a partner of zeros.
+  constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
+  // Stores are a full vector wide and run over into the next step, the last ones into the space behind the panel.
+  // An odd last k has a partner of zeros.
   const size_t panel = tile_rows * ((k_count + k_per_step - 1) / k_per_step + 1) + lanes;
-  for (size_t i = 0; i < rows; i += tile_rows) {
-    const size_t wide = smaller(tile_rows, rows - i);
-    uint32_t* to = packed + i / tile_rows * panel;
-    const float* from = left.data + k * left.stride + row + i;
-    const auto row_of = [&](size_t s, size_t offset) {
-      const float* p = from + s * left.stride + offset;
-      return offset < wide ? load(p, smaller(wide - offset, lanes)) : Vec{};
-    };
-    for (size_t s = 0; s < k_count; s += k_per_step) {
-      for (size_t offset = 0; offset < tile_rows; offset += lanes) {
-        uint32_t* words = to + s / k_per_step * tile_rows + offset;
+  for (size_t s = 0; s < k_count; s += k_per_step) {
+    const float* even = left.data + (k + s) * left.stride + row;
+    const float* odd = s + 1 < k_count ? even + left.stride : nullptr;
+    uint32_t* to = packed + s / k_per_step * tile_rows;
+    for (size_t i = 0; i < rows; i += tile_rows, to += panel) {
+      const size_t wide = smaller(tile_rows, rows - i);
+      for (size_t j = 0; j < wide; j += lanes) {
+        // A full vector where the stored row has one, although only six of its lanes are wanted: masks cost more.
+        const size_t count = rows - i - j;
+        const Vec v = load(even + i + j, count);
         if constexpr (format == Format::pairs) {
-          store(words, pair(row_of(s, offset), s + 1 < k_count ? row_of(s + 1, offset) : Vec{}));
+          store(to + j, pair(v, odd == nullptr ? Vec{} : load(odd + i + j, count)));
         } else {
-          const Vec v = row_of(s, offset);
-          store(words, bits_of(format == Format::float32 ? v : round_to_bfloat16(v)));
+          store(to + j, bits_of(format == Format::float32 ? v : round_to_bfloat16(v)));
         }
       }
     }
-    if constexpr (format != Format::pairs) std::memset(to + k_count * tile_rows, 0, tile_rows * sizeof(uint32_t));
+  }
+  if constexpr (format != Format::pairs) {
+    for (size_t i = 0; i < rows; i += tile_rows) {
+      std::memset(packed + i / tile_rows * panel + k_count * tile_rows, 0, tile_rows * sizeof(uint32_t));
+    }
   }
   return {packed, panel, 1, tile_rows};
 }

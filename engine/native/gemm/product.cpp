@@ -21,9 +21,12 @@ size_t panel_offset(const ProductKernel& kernel, size_t k, size_t panel) {
   return panel * kernel.panel_columns * steps_of(kernel, k);
 }
 
-/// m rows in equal blocks of whole tiles, none longer than block_rows.
-size_t rows_per_block(size_t m, size_t blocks_min) {
-  const size_t blocks = std::max(divide_up(m, block_rows), std::min(blocks_min, divide_up(m, 2 * tile_rows)));
+/// m rows in equal blocks of whole tiles, none longer than block_rows; as many for each thread, unless they get too short to
+/// be worth streaming the right operand by.
+size_t rows_per_block(size_t m, size_t threads) {
+  constexpr size_t short_block = 8 * tile_rows;
+  const size_t least = divide_up(m, block_rows), even = divide_up(least, threads) * threads;
+  const size_t blocks = divide_up(m, even) >= short_block ? even : least;
   return divide_up(divide_up(m, blocks), tile_rows) * tile_rows;
 }
 
@@ -111,10 +114,11 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
 
 void product_of_panels(Context& context, const ProductKernel& kernel, float* c, size_t stride, bool accumulate,
                        const Term* terms, size_t term_count, size_t m, size_t n) {
-  const size_t tasks_wanted = context.pool.threads() == 1 ? 1 : 4 * context.pool.threads();
-  const size_t rows = rows_per_block(m, tasks_wanted);
+  const size_t threads = context.pool.threads();
+  const size_t rows = rows_per_block(m, threads);
   const size_t blocks = divide_up(m, rows), panels = panels_of(kernel, n);
-  const size_t groups = std::min(panels, divide_up(tasks_wanted, blocks));
+  // Columns are split too where there are too few blocks of rows to keep every thread busy to the end.
+  const size_t groups = threads == 1 ? 1 : std::min(panels, divide_up(4 * threads, blocks));
   context.pool.run(blocks * groups, [&](size_t task, unsigned worker) {
     const size_t block = task / groups, group = task % groups;
     const Range row_range{block * rows, std::min(m, (block + 1) * rows)};

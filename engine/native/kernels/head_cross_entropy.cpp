@@ -10,7 +10,7 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-constexpr size_t chunk_rows = 256;
+constexpr size_t chunk_rows = 384;
 
 /// Loss of one row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits come out as a NaN or infinite loss.
 /// When `keep`, the row becomes e^(logit - largest), and `inverse_sum` makes it probabilities.
