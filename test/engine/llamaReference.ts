@@ -1,0 +1,123 @@
+import type { Llama } from '../../engine/src/model/llama.js';
+import type { LlamaConfig } from '../../engine/src/plan/runSpec.js';
+
+type Matrix = Float64Array[];
+
+/** What a test asks of a model's shape; everything odd that is allowed. */
+export function tinyConfig(changes: Partial<LlamaConfig> = {}): LlamaConfig {
+  return {
+    vocabSize: 37,
+    hiddenSize: 24,
+    intermediateSize: 40,
+    numHiddenLayers: 2,
+    numAttentionHeads: 4,
+    numKeyValueHeads: 4,
+    maxPositionEmbeddings: 32,
+    ropeTheta: 10_000,
+    rmsNormEps: 1e-6,
+    tieWordEmbeddings: false,
+    ...changes,
+  };
+}
+
+/**
+ * Logits [time * vocabulary] of one sequence in float64, written from the description of Llama alone: no tensors, no
+ * batches, adapters as W + scale A B. `scale` is given by the caller.
+ */
+export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0): Float64Array {
+  const { config } = model;
+  const weight = (name: string) => matrixOf(model, name);
+  const headDim = config.hiddenSize / config.numAttentionHeads;
+  const effective = (index: number, parent: string, module: string) => {
+    const name = `model.layers.${index}.${parent}.${module}`;
+    const w = weight(`${name}.weight`);
+    if (!model.parameters.has(`${name}.lora_A`)) return w;
+    const delta = product(weight(`${name}.lora_A`), weight(`${name}.lora_B`));
+    return w.map((row, i) => row.map((entry, j) => entry + scale * delta[i]![j]!));
+  };
+  const table = weight('model.embed_tokens.weight');
+  let x: Matrix = Array.from(ids, (id) => Float64Array.from(table[id]!));
+
+  for (let index = 0; index < config.numHiddenLayers; index++) {
+    const normed = norm(x, weight(`model.layers.${index}.input_layernorm.weight`)[0]!, config.rmsNormEps);
+    const q = product(normed, effective(index, 'self_attn', 'q_proj'));
+    const k = product(normed, effective(index, 'self_attn', 'k_proj'));
+    const v = product(normed, effective(index, 'self_attn', 'v_proj'));
+    const attended = x.map((_, row) => {
+      const out = new Float64Array(config.hiddenSize);
+      for (let head = 0; head < config.numAttentionHeads; head++) {
+        const group = config.numAttentionHeads / config.numKeyValueHeads;
+        const keyHead = Math.floor(head / group);
+        const query = turn(slice(q[row]!, head, headDim), row, config.ropeTheta);
+        const scores = [];
+        for (let past = 0; past <= row; past++) {
+          scores.push(dot(query, turn(slice(k[past]!, keyHead, headDim), past, config.ropeTheta)) / Math.sqrt(headDim));
+        }
+        const exponentials = scores.map((score) => Math.exp(score - Math.max(...scores)));
+        const total = exponentials.reduce((sum, value) => sum + value);
+        exponentials.forEach((value, past) => {
+          slice(v[past]!, keyHead, headDim).forEach((entry, i) => (out[head * headDim + i]! += (value / total) * entry));
+        });
+      }
+      return out;
+    });
+    x = sum(x, product(attended, effective(index, 'self_attn', 'o_proj')));
+
+    const inner = norm(x, weight(`model.layers.${index}.post_attention_layernorm.weight`)[0]!, config.rmsNormEps);
+    const gate = product(inner, effective(index, 'mlp', 'gate_proj'));
+    const up = product(inner, effective(index, 'mlp', 'up_proj'));
+    const hidden = gate.map((row, i) => row.map((value, j) => (value / (1 + Math.exp(-value))) * up[i]![j]!));
+    x = sum(x, product(hidden, effective(index, 'mlp', 'down_proj')));
+  }
+  const last = norm(x, weight('model.norm.weight')[0]!, config.rmsNormEps);
+  const head = weight(config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight');
+  return Float64Array.from(last.flatMap((row) => head.map((words) => dot(row, words))));
+}
+
+/** Rows of a parameter; a vector is one row. */
+function matrixOf(model: Llama, name: string): Matrix {
+  const { variable } = model.parameters.get(name)!;
+  const columns = variable.shape.at(-1)!;
+  const values = variable.dataSync();
+  return Array.from({ length: values.length / columns }, (_, row) =>
+    Float64Array.from(values.slice(row * columns, (row + 1) * columns)),
+  );
+}
+
+function product(a: Matrix, b: Matrix): Matrix {
+  return a.map((row) => {
+    const result = new Float64Array(b[0]!.length);
+    row.forEach((factor, k) => b[k]!.forEach((entry, j) => (result[j]! += factor * entry)));
+    return result;
+  });
+}
+
+function sum(a: Matrix, b: Matrix): Matrix {
+  return a.map((row, i) => row.map((entry, j) => entry + b[i]![j]!));
+}
+
+function norm(x: Matrix, gain: Float64Array, epsilon: number): Matrix {
+  return x.map((row) => {
+    const factor = 1 / Math.sqrt(dot(row, row) / row.length + epsilon);
+    return row.map((entry, i) => entry * factor * gain[i]!);
+  });
+}
+
+/** Entry i turns with entry i + half, by position * base^(-i / half). */
+function turn(head: Float64Array, position: number, base: number): Float64Array {
+  const half = head.length / 2;
+  return head.map((entry, i) => {
+    const angle = position * base ** (-(i % half) / half);
+    return i < half
+      ? entry * Math.cos(angle) - head[i + half]! * Math.sin(angle)
+      : entry * Math.cos(angle) + head[i - half]! * Math.sin(angle);
+  });
+}
+
+function slice(row: Float64Array, head: number, headDim: number): Float64Array {
+  return row.slice(head * headDim, (head + 1) * headDim);
+}
+
+function dot(a: Float64Array, b: Float64Array): number {
+  return a.reduce((sum, entry, i) => sum + entry * b[i]!, 0);
+}

@@ -1,0 +1,233 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { selectBackend } from '../../engine/src/backend/selectBackend.js';
+import { Llama } from '../../engine/src/model/llama.js';
+import type { AdapterSettings, LlamaConfig } from '../../engine/src/plan/runSpec.js';
+import { Random } from '../../engine/src/random.js';
+import { referenceLogits, tinyConfig } from './llamaReference.js';
+import { seeded } from './opCases.js';
+
+const batch = 2;
+const time = 7;
+const inputs = Int32Array.from({ length: batch * time }, (_, i) => (i * 7 + 3) % 37);
+const targets = Int32Array.from({ length: batch * time }, (_, i) => (i % 5 === 4 ? -1 : (i * 5 + 1) % 37));
+const targetCount = targets.filter((target) => target !== -1).length;
+
+const settings: AdapterSettings = {
+  rank: 3, alpha: 6, dropout: 0, cycleStepCount: 10, restartWarmupStepCount: 1, momentReset: 'zero', momentPruneRatio: 0.9,
+  targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'], trainableScale: false,
+};
+
+interface Variant {
+  name: string;
+  config: LlamaConfig;
+  adapter: AdapterSettings | null;
+}
+
+const variants: Variant[] = [
+  { name: 'full rank', config: tinyConfig(), adapter: null },
+  { name: 'grouped queries, tied embeddings', config: tinyConfig({ numKeyValueHeads: 2, tieWordEmbeddings: true }), adapter: null },
+  { name: 'adapters', config: tinyConfig({ numKeyValueHeads: 1 }), adapter: settings },
+  { name: 'adapters on q and down only', config: tinyConfig(), adapter: { ...settings, targetModules: ['q_proj', 'down_proj'] } },
+  { name: 'trainable scale and dropout', config: tinyConfig(), adapter: { ...settings, trainableScale: true, dropout: 0.25 } },
+];
+
+/** A model whose adapters, if any, have learned something. */
+function build({ config, adapter }: Variant): Llama {
+  const model = Llama.create(config, 5);
+  // Norms other than 1 and weights large enough that every part matters.
+  for (const { name, variable } of model.parameters.values()) {
+    const noise = () => tf.tensor(seeded(variable.size, name, 0.2), variable.shape);
+    tf.tidy(() => variable.assign(variable.rank === 1 ? tf.add(variable, noise()) : tf.mul(variable, 5)));
+  }
+  if (adapter !== null) {
+    model.attachAdapters(adapter, 5, 0);
+    for (const { name, role, variable } of model.parameters.values()) {
+      if (role === 'adapterB') tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
+    }
+  }
+  return model;
+}
+
+function differentiate(variant: Variant) {
+  const model = build(variant);
+  const place = { seed: 1, step: 2, micro: 0 };
+  const { loss, gradients } = model.valueAndGradients(inputs, targets, batch, time, { lossScale: 0.5, dropout: place });
+  const arrays = new Map([...gradients].map(([name, gradient]) => [name, gradient.dataSync<'float32'>()]));
+  tf.dispose([...gradients.values()]);
+  model.dispose();
+  return { loss, arrays };
+}
+
+function difference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  expect(actual.length).toBe(expected.length);
+  let largest = 1e-30;
+  let worst = 0;
+  for (let i = 0; i < expected.length; i++) {
+    largest = Math.max(largest, Math.abs(expected[i]!));
+    worst = Math.max(worst, Math.abs(actual[i]! - expected[i]!));
+  }
+  return worst / largest;
+}
+
+let tensorsBefore = 0;
+beforeEach(() => {
+  tensorsBefore = tf.memory().numTensors;
+});
+afterEach(() => expect(tf.memory().numTensors).toBe(tensorsBefore));
+
+describe.each(variants)('$name', (variant) => {
+  it('loss and gradients on the native backend are those of the reference', async () => {
+    await selectBackend({ device: 'reference', precision: 'auto' });
+    const expected = differentiate(variant);
+    await selectBackend({ device: 'native', precision: 'float32' });
+    const actual = differentiate(variant);
+    expect(actual.loss).toBeCloseTo(expected.loss, 5);
+    expect([...actual.arrays.keys()]).toEqual([...expected.arrays.keys()]);
+    for (const [name, gradient] of expected.arrays) {
+      expect(difference(actual.arrays.get(name)!, gradient), name).toBeLessThan(5e-5);
+      expect(gradient.some((entry) => entry !== 0), name).toBe(true);
+    }
+  });
+
+  it.each(['reference', 'native'] as const)('logits on %s are those of a float64 Llama', async (device) => {
+    await selectBackend({ device, precision: 'auto' }); // on the native backend bfloat16, where it can
+    const model = build(variant);
+    const scale = variant.adapter?.trainableScale ? 0.9 : 2; // alpha / rank = 2, cut to 0.9 where it is trained
+    const logits = model.logits(inputs, batch, time, { precision: 'float32' });
+    const expected = [0, 1].flatMap((row) => [...referenceLogits(model, inputs.slice(row * time, (row + 1) * time), scale)]);
+    expect(difference(logits, expected)).toBeLessThan(2e-6);
+    expect(difference(model.logits(inputs, batch, time), expected)).toBeLessThan(0.05);
+    model.dispose();
+  });
+
+  it.each(['reference', 'native'] as const)('fifty steps on %s leave no tensor behind', async (device) => {
+    await selectBackend({ device, precision: 'auto' });
+    const model = build(variant);
+    const before = tf.memory().numTensors;
+    for (let step = 0; step < 50; step++) {
+      const { gradients } = model.valueAndGradients(inputs, targets, batch, time, { dropout: { seed: 1, step, micro: 0 } });
+      tf.dispose([...gradients.values()]);
+      if (step % 10 === 0) {
+        model.sumLoss(inputs, targets, batch, time);
+        if (variant.adapter !== null) {
+          model.mergeAdapters();
+          model.restartAdapters(5, step);
+        }
+      }
+      expect(tf.memory().numTensors).toBe(before);
+    }
+    model.dispose();
+  });
+});
+
+describe.each(['reference', 'native'] as const)('on %s', (device) => {
+  it('the summed loss over targets is the mean loss times their number, and -1 is no target', async () => {
+    await selectBackend({ device, precision: 'float32' });
+    const model = build(variants[0]!);
+    const mean = tf.tidy(() => model.loss(inputs, targets, batch, time).dataSync()[0]!);
+    const { sum, count } = model.sumLoss(inputs, targets, batch, time);
+    expect(count).toBe(targetCount);
+    expect(sum / count).toBeCloseTo(mean, 5);
+    const nothing = new Int32Array(batch * time).fill(-1);
+    const none = model.sumLoss(inputs, nothing, batch, time);
+    expect(Math.abs(none.sum)).toBe(0);
+    expect(none.count).toBe(0);
+    model.dispose();
+  });
+
+  it('a loss scale multiplies the loss and every gradient', async () => {
+    await selectBackend({ device, precision: 'float32' });
+    const model = build(variants[0]!);
+    const whole = model.valueAndGradients(inputs, targets, batch, time);
+    const quarter = model.valueAndGradients(inputs, targets, batch, time, { lossScale: 0.25 });
+    expect(quarter.loss * 4).toBeCloseTo(whole.loss, 5);
+    for (const [name, gradient] of whole.gradients) {
+      const scaled = quarter.gradients.get(name)!.dataSync<'float32'>().map((entry) => 4 * entry);
+      expect(difference(scaled, gradient.dataSync()), name).toBeLessThan(1e-5);
+    }
+    tf.dispose([...whole.gradients.values(), ...quarter.gradients.values()]);
+    model.dispose();
+  });
+});
+
+describe('weights', () => {
+  it('new weights are N(0, 0.02), norms 1, the same for the same seed', async () => {
+    await selectBackend({ device: 'reference', precision: 'auto' });
+    const config = tinyConfig({ vocabSize: 301 });
+    const [one, same, other] = [1, 1, 2].map((seed) => Llama.create(config, seed)) as [Llama, Llama, Llama];
+    const values = (model: Llama, name: string) => model.parameters.get(name)!.variable.dataSync<'float32'>();
+    const table = values(one, 'model.embed_tokens.weight');
+    const std = Math.sqrt(table.reduce((sum, value) => sum + value * value, 0) / table.length);
+    expect(std).toBeGreaterThan(0.0195);
+    expect(std).toBeLessThan(0.0205);
+    expect([...values(one, 'model.norm.weight')]).toEqual(new Array(24).fill(1));
+    for (const name of one.parameters.keys()) expect(values(same, name)).toEqual(values(one, name));
+    expect(values(other, 'lm_head.weight')).not.toEqual(values(one, 'lm_head.weight'));
+    for (const model of [one, same, other]) model.dispose();
+  });
+
+  it("weights read in Hugging Face's layout make the same model", async () => {
+    await selectBackend({ device: 'native', precision: 'float32' });
+    const model = build(variants[1]!);
+    const asked: string[] = [];
+    const read = async (name: string) => {
+      asked.push(name);
+      const { variable, role } = model.parameters.get(name)!;
+      return tf.tidy(() => (role === 'base' ? tf.transpose(variable) : variable).dataSync<'float32'>().slice());
+    };
+    const loaded = await Llama.fromWeights(model.config, read);
+    expect(asked).toEqual([...model.parameters.keys()]);
+    expect(asked).not.toContain('lm_head.weight');
+    expect(loaded.logits(inputs, batch, time)).toEqual(model.logits(inputs, batch, time));
+    model.dispose();
+    loaded.dispose();
+  });
+
+  it('a weight of a wrong length is refused by name and nothing stays behind', async () => {
+    await selectBackend({ device: 'native', precision: 'float32' });
+    const model = Llama.create(tinyConfig(), 1);
+    const read = async (name: string) =>
+      new Float32Array(name.includes('layers.1.mlp.up_proj') ? 7 : model.parameters.get(name)!.variable.size);
+    await expect(Llama.fromWeights(tinyConfig(), read)).rejects.toThrow('model.layers.1.mlp.up_proj.weight has 7 values');
+    model.dispose();
+  });
+
+  it('a sequence longer than the positions of the model is refused', async () => {
+    await selectBackend({ device: 'native', precision: 'float32' });
+    const model = Llama.create(tinyConfig(), 1);
+    const ids = new Int32Array(33);
+    expect(() => model.sumLoss(ids, ids, 1, 33)).toThrow('do not fit');
+    expect(() => model.sumLoss(ids, ids, 2, 16)).toThrow('Expected 2 x 16 ids');
+    model.dispose();
+  });
+});
+
+describe('random streams', () => {
+  it('go on from their state and do not depend on each other', () => {
+    const stream = Random.forStream(1, 'adapter', 'layer', 0);
+    for (let i = 0; i < 5; i++) stream.uniform();
+    const copy = Random.fromState(stream.state());
+    expect([copy.uniform(), copy.normal()]).toEqual([stream.uniform(), stream.normal()]);
+    expect(Random.forStream(1, 'a', 1).uniform()).not.toBe(Random.forStream(1, 'a', '1').uniform());
+    expect(Random.forStream(1, 'a', 'b').uniform()).not.toBe(Random.forStream(1, 'ab').uniform());
+    expect(() => Random.fromState('00000000000000000000000000000000')).toThrow('state of a generator');
+  });
+
+  it('have the mean and the spread they promise', () => {
+    const normal = new Float32Array(20_001);
+    Random.forStream(3, 'normal').fillNormal(normal, 2);
+    const mean = (values: ArrayLike<number>) => Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
+    expect(Math.abs(mean(normal))).toBeLessThan(0.06);
+    expect(mean(normal.map((value) => value * value))).toBeCloseTo(4, 0);
+    const uniform = new Float32Array(20_000);
+    Random.forStream(3, 'uniform').fillUniform(uniform, -1, 3);
+    expect(Math.min(...uniform)).toBeGreaterThanOrEqual(-1);
+    expect(Math.max(...uniform)).toBeLessThan(3);
+    expect(mean(uniform)).toBeCloseTo(1, 1);
+    const mask = new Float32Array(20_000);
+    Random.forStream(3, 'mask').fillDropoutMask(mask, 0.1);
+    expect(new Set(mask)).toEqual(new Set([0, Math.fround(1 / 0.9)]));
+    expect(mean(mask)).toBeCloseTo(1, 1);
+  });
+});
