@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Kysely, SqliteDialect } from 'kysely';
+import { Kysely, sql, SqliteDialect, type SqliteDatabase, type SqliteStatement } from 'kysely';
 import Libsql from 'libsql';
 import { applicationId, migrations } from './migrations.js';
 import type { Schema } from './schema.js';
@@ -23,6 +23,9 @@ export class StoreUnusable extends Error {
 
 /** Locks of another process are not waited for: it is a second server, and that is to be said at once. */
 const busyTimeoutMs = 250;
+
+/** Statements kept ready. The texts are few, but inserts of several rows have one text for each number of rows. */
+const statementsMax = 500;
 
 /**
  * Opens the store of a data folder, creates it when the folder is empty, and brings its schema up to date. Holds the
@@ -48,10 +51,13 @@ export async function openDatabase(dataFolder: string, options: DatabaseOptions 
   renameSync(`${holderFile}.new`, holderFile);
 
   const { onStatement } = options;
-  return new Kysely<Schema>({
-    dialect: new SqliteDialect({ database: connection as unknown as ConstructorParameters<typeof SqliteDialect>[0]['database'] & object }),
+  const db = new Kysely<Schema>({
+    dialect: new SqliteDialect({ database: asKyselyExpects(connection) }),
     ...(onStatement ? { log: (event) => onStatement(event.queryDurationMillis / 1000) } : {}),
   });
+  // Kysely takes the connection over with its first statement; before that, destroy would not close it.
+  await sql`select 1`.execute(db);
+  return db;
 }
 
 /** A missing store beside jobs or data sets was lost: a new one over it would forget what was acknowledged. */
@@ -69,7 +75,7 @@ function refuseLostStore(dataFolder: string, file: string): void {
 }
 
 function prepareConnection(connection: Libsql.Database, file: string): void {
-  const pragma = (text: string): unknown => Object.values(connection.prepare(`pragma ${text}`).get() ?? {})[0];
+  const pragma = (text: string): unknown => Object.values(connection.prepare(`pragma ${text}`).all()[0] ?? {})[0];
 
   // Kept as long as the process lives and freed by the kernel when it dies, also by kill -9: nothing to clean up.
   pragma('locking_mode = exclusive');
@@ -100,6 +106,31 @@ function prepareConnection(connection: Libsql.Database, file: string): void {
 
   const synchronous = pragma('synchronous');
   if (synchronous !== 2) throw new StoreUnusable(`${file} does not sync its commits (synchronous is ${String(synchronous)}, not 2)`);
+}
+
+/**
+ * libsql frees a statement only when the garbage collector finds it, and a connection with statements left keeps its lock
+ * after `close`. So statements are prepared once for each text, and closing first gives the lock back by itself: out of
+ * the write-ahead log, which a connection that began exclusive cannot leave otherwise, then out of the exclusive mode.
+ */
+function asKyselyExpects(connection: Libsql.Database): SqliteDatabase {
+  const statements = new Map<string, SqliteStatement>();
+  return {
+    prepare(text) {
+      let statement = statements.get(text);
+      if (statement === undefined) {
+        if (statements.size >= statementsMax) statements.delete(statements.keys().next().value!);
+        statement = connection.prepare(text) as unknown as SqliteStatement;
+        statements.set(text, statement);
+      }
+      return statement;
+    },
+    close() {
+      statements.clear();
+      for (const text of ['pragma journal_mode = delete', 'pragma locking_mode = normal', 'select count(*) from sqlite_schema']) connection.prepare(text).all();
+      connection.close();
+    },
+  };
 }
 
 function explain(error: unknown, file: string, holderFile: string): unknown {

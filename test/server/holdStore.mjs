@@ -1,0 +1,27 @@
+// Holds the store of a data folder, runs one job by hand and appends a step event after another; prints what is acknowledged.
+import { openDatabase } from '../../server/dist/store/database.js';
+import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
+import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
+import { JobQueue } from '../../server/dist/jobs/jobQueue.js';
+
+const [dataFolder, newJobText] = process.argv.slice(2);
+const db = await openDatabase(dataFolder);
+const journal = new JobJournal(db);
+const queue = new JobQueue(journal, { jobsMax: 10 });
+const attempts = new JobAttempts(journal, dataFolder, { eventsMax: 1_000_000 });
+if (newJobText === undefined) {
+  console.log('held');
+  setInterval(() => {}, 1000);
+} else {
+  await queue.submit(JSON.parse(newJobText));
+  const { job } = await queue.claimNext();
+  const key = { jobId: job.id, attempt: job.attempt };
+  for (let step = 0; ; step++) {
+    const body = {
+      kind: 'step', step, phase: 'adapter', loss: 3, gradientNorm: 1, learningRate: 1e-3, tokenCount: 16,
+      trainedTokens: 16 * (step + 1), stepSeconds: 0.1, skipped: false, residentBytes: 1000,
+    };
+    const after = await attempts.append(key, [{ timeMs: Date.now(), body }, { timeMs: Date.now(), body: { ...body, step: step + 0.5 } }]);
+    process.stdout.write(`${after.lastSequence}\n`);
+  }
+}

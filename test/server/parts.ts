@@ -1,0 +1,153 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { RunSpec } from '@relora/engine/plan';
+import { pino } from 'pino';
+import { onTestFinished } from 'vitest';
+import { ArtifactStore } from '../../server/dist/artifacts/artifactStore.js';
+import { readConfig, type Config } from '../../server/dist/config.js';
+import { DatasetStore } from '../../server/dist/datasets/datasetStore.js';
+import { CheckpointStore } from '../../server/dist/jobs/checkpointStore.js';
+import type { Job, JobEvent } from '../../server/dist/jobs/job.js';
+import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
+import { JobControl } from '../../server/dist/jobs/jobControl.js';
+import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
+import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
+import { JobStore } from '../../server/dist/jobs/jobStore.js';
+import { openDatabase, type Database } from '../../server/dist/store/database.js';
+import { Supervisor } from '../../server/dist/trainer/supervisor.js';
+
+export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', import.meta.url));
+
+/** A data folder that is removed after the test. */
+export function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'relora-test-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
+  return folder;
+}
+
+export type Parts = Awaited<ReturnType<typeof openParts>>;
+
+/** The durable half of a server on a data folder, with short times. */
+export async function openParts(settings: Record<string, string> = {}, dataFolder = temporaryFolder()) {
+  const config: Config = readConfig({
+    RELORA_DATA_FOLDER: dataFolder,
+    RELORA_RETRY_DELAY_SECONDS: '0.01',
+    RELORA_TRAINER_GRACE_SECONDS: '2',
+    RELORA_FREE_DISK_BYTES_MIN: '0',
+    RELORA_LOG_LEVEL: 'silent',
+    ...settings,
+  });
+  const db: Database = await openDatabase(dataFolder);
+  const log = pino({ level: process.env.TEST_LOG ?? 'silent' });
+  const journal = new JobJournal(db);
+  const store = new JobStore(db);
+  const queue = new JobQueue(journal, { jobsMax: config.queueJobsMax });
+  const control = new JobControl(store, journal);
+  const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
+  const checkpoints = new CheckpointStore(db, dataFolder);
+  const artifacts = new ArtifactStore(db, dataFolder);
+  const datasets = new DatasetStore(db, dataFolder);
+  const storeFailures: unknown[] = [];
+  const supervisor = new Supervisor({
+    config, store, queue, journal, attempts, checkpoints, artifacts, datasets, log,
+    onStoreFailure: (error) => storeFailures.push(error),
+    entry: scriptedTrainer,
+  });
+  let isOpen = true;
+  const close = async (): Promise<void> => {
+    if (!isOpen) return;
+    isOpen = false;
+    await supervisor.stop(100);
+    await db.destroy();
+  };
+  onTestFinished(close);
+  return { config, dataFolder, db, log, journal, store, queue, control, attempts, checkpoints, artifacts, datasets, supervisor, storeFailures, close };
+}
+
+/** A small specification; `script` is what the scripted trainer does. */
+export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
+  return {
+    kind: 'relora',
+    model: {
+      vocabSize: 257, hiddenSize: 16, intermediateSize: 32, numHiddenLayers: 1, numAttentionHeads: 2, numKeyValueHeads: 2,
+      maxPositionEmbeddings: 32, ropeTheta: 10_000, rmsNormEps: 1e-6, tieWordEmbeddings: false,
+    },
+    baseWeightsFolder: null,
+    dataset: 'datasets/text',
+    warmStart: { stepCount: 0, learningRate: 5e-4, warmupStepCount: 0 },
+    adapter: {
+      rank: 4, alpha: 4, dropout: 0, cycleStepCount: 5, restartWarmupStepCount: 1, momentReset: 'zero', momentPruneRatio: 0.9,
+      targetModules: ['q_proj'], trainableScale: false,
+    },
+    stepCount: 20,
+    learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 1, minRatio: 0.1 },
+    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, gradientNormMax: 1, nonfiniteStepCountMax: 0 },
+    batch: { sequenceLength: 8, sequenceCount: 2, microBatchSequenceCount: 2 },
+    precision: 'auto',
+    seed: 0,
+    evaluation: { everyStepCount: 0, tokenCount: 64, finalTokenCount: 64 },
+    checkpoint: { everyStepCount: 5, keepCount: 2 },
+    sample: { everyStepCount: 0, prompt: script, tokenCount: 8 },
+    export: { weightType: 'float32' },
+    priority: 0,
+    device: 'auto',
+    ...changes,
+  };
+}
+
+export function newJob(changes: Partial<NewJob> = {}): NewJob {
+  return { jobId: null, displayName: 'A job', labels: {}, spec: runSpec(), requestId: null, requestDigest: 'digest', ...changes };
+}
+
+export async function submit(parts: Parts, changes: Partial<NewJob> = {}): Promise<Job> {
+  const submission = await parts.queue.submit(newJob(changes));
+  if (typeof submission === 'string') throw new Error(`Not submitted: ${submission}`);
+  return submission.job;
+}
+
+/** A data set that jobs of runSpec can name; its content is of no concern to the scripted trainer. */
+export async function readyDataset(parts: Parts): Promise<void> {
+  const file = { fileName: 'a.txt', serverPath: '/a.txt', format: 'text' as const, split: null, sizeBytes: 1, sha256: null };
+  await parts.datasets.register({ datasetId: 'text', displayName: '', files: [file], spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField: 'text', seed: 0 } });
+  const size = { tokenCount: 100, documentCount: 1, textBytes: 100 };
+  await parts.datasets.ready('text', { tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' }, train: size, heldOut: size, manifestSha256: 'a'.repeat(64) });
+}
+
+export async function claim(parts: Parts): Promise<Job> {
+  const claimed = await parts.queue.claimNext();
+  if (!('job' in claimed)) throw new Error('Nothing to claim');
+  return claimed.job;
+}
+
+/** Resolves with the job when a condition holds, woken by the journal. */
+export async function jobWhen(parts: Parts, jobId: string, condition: (job: Job) => boolean): Promise<Job> {
+  for (;;) {
+    const job = await parts.store.find(jobId);
+    if (job === undefined) throw new Error(`No job ${jobId}`);
+    if (condition(job)) return job;
+    const signal = AbortSignal.timeout(20_000);
+    await parts.journal.changedSince(jobId, job.lastSequence, signal);
+    if (signal.aborted) throw new Error(`Job ${jobId} stays ${job.state} (${job.stateReason}), step ${job.progress.step}`);
+  }
+}
+
+export async function allEvents(parts: Parts, jobId: string): Promise<JobEvent[]> {
+  return (await parts.journal.readAfter(jobId, 0, 1_000_000)).events;
+}
+
+/** The states a job went through, from its journal. */
+export async function statesOf(parts: Parts, jobId: string): Promise<string[]> {
+  return (await allEvents(parts, jobId)).flatMap(({ body }) => (body.kind === 'state' ? [body.to] : []));
+}
+
+export function stepEvent(step: number, loss = 3) {
+  return {
+    timeMs: Date.now(),
+    body: {
+      kind: 'step' as const, step, phase: 'adapter' as const, loss, gradientNorm: 1, learningRate: 1e-3, tokenCount: 16,
+      trainedTokens: 16 * (step + 1), stepSeconds: 0.1, skipped: !Number.isFinite(loss), residentBytes: 1000,
+    },
+  };
+}

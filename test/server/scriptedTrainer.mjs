@@ -1,0 +1,161 @@
+// Stands in for the trainer: real messages from a real process, with faults on order (the prompt of the specification's samples).
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+
+let number = 0;
+let acknowledged = 0;
+let stop;
+let wake = () => {};
+const changed = () => new Promise((resolve) => (wake = resolve));
+const sha256 = 'a'.repeat(64);
+
+process.on('disconnect', () => process.exit(0));
+process.on('message', (message) => {
+  if (message.type === 'ack') acknowledged = message.number;
+  if (message.type === 'stop') stop = message;
+  if (message.type === 'train') void train(message.order);
+  if (message.type === 'task') void task(message.task);
+  wake();
+});
+
+async function say(message) {
+  process.send({ ...message, number: ++number });
+  while (number - acknowledged >= 32) await changed();
+}
+
+const step = (at) => ({
+  kind: 'step', step: at, phase: 'adapter', loss: 3, gradientNorm: 1, learningRate: 1e-3, tokenCount: 16,
+  trainedTokens: 16 * (at + 1), stepSeconds: 0.01, skipped: false, residentBytes: 1000,
+});
+
+async function checkpoint(order, at) {
+  const name = `step-${at}-${order.attempt}`;
+  const path = join(order.jobFolder, 'checkpoints', name);
+  mkdirSync(path, { recursive: true });
+  writeFileSync(join(path, 'manifest.json'), String(at));
+  await say({ type: 'event', timeMs: Date.now(), body: { kind: 'checkpoint', step: at, path, sizeBytes: 1, manifestSha256: sha256, seconds: 0 } });
+}
+
+const hang = () => new Promise((resolve) => setTimeout(resolve, 1e9));
+const block = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+
+async function train(order) {
+  const script = order.spec.sample.prompt;
+  const { attempt } = order;
+  let at = order.checkpoints.length > 0 ? Number(basename(order.checkpoints[0].path).split('-')[1]) : 0;
+  if (script === 'exitAtOnce') process.exit(0);
+  if (script === 'corruptFirst' && order.checkpoints.length > 1) {
+    await say({ type: 'checkpointCorrupt', path: order.checkpoints[0].path, problem: 'a hash differs' });
+    at = Number(basename(order.checkpoints[1].path).split('-')[1]);
+  }
+  const execution = { engineVersion: '1', backend: 'reference', instructionSet: '', threadCount: 1, precision: 'float32', datasetSha256: sha256 };
+  await say({ type: 'started', execution, step: at });
+  for (; at < order.spec.stepCount; at++) {
+    if (stop) {
+      if (script === 'deaf') await hang();
+      if (stop.keep) await checkpoint(order, at);
+      await say({ type: 'finished', outcome: 'stopped' });
+      return await leave();
+    }
+    if (at === 3) await misbehave(script, order);
+    if (at === 8 && script === 'crashAfterCheckpoint' && attempt < 3) process.kill(process.pid, 'SIGSEGV');
+    if (at === 8 && script === 'killAlways') process.kill(process.pid, 'SIGKILL');
+    await say({ type: 'event', timeMs: Date.now(), body: step(at) });
+    if (script === 'slow' || script === 'deaf') await new Promise((resolve) => setTimeout(resolve, 20));
+    if ((at + 1) % order.spec.checkpoint.everyStepCount === 0) await checkpoint(order, at + 1);
+  }
+  if (!order.isExported) {
+    const folder = join(order.jobFolder, 'artifacts', `merged-model-${attempt}`);
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, 'config.json'), '0123456789');
+    await say({ type: 'artifact', artifact: { id: `merged-model-${attempt}`, kind: 'mergedModel', step: at, files: [{ fileName: 'config.json', sizeBytes: 10, sha256 }] } });
+  }
+  if (script === 'crashAfterExport' && attempt === 1) {
+    while (acknowledged < number) await changed();
+    process.kill(process.pid, 'SIGKILL');
+  }
+  await say({ type: 'finished', outcome: 'succeeded' });
+  await leave();
+}
+
+async function misbehave(script, order) {
+  const event = { type: 'event', timeMs: Date.now() };
+  switch (script) {
+    case 'crash': {
+      while (acknowledged < number) await changed();
+      process.kill(process.pid, 'SIGSEGV');
+      break;
+    }
+    case 'heap':
+      console.error('FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory');
+      process.abort();
+      break;
+    case 'exit0':
+      process.exit(0);
+      break;
+    case 'block':
+      process.on('SIGTERM', () => {});
+      block();
+      break;
+    case 'garbage':
+      process.send({ type: 'event', number: number + 1, timeMs: Date.now(), body: { kind: 'step', step: -1, __proto__: { loss: 1 } } });
+      await hang();
+      break;
+    case 'flood':
+      for (let count = 0; count < 20_000; count++) process.send({ ...event, number: ++number, body: step(3) });
+      await hang();
+      break;
+    case 'skipNumber':
+      process.send({ ...event, number: number + 2, body: step(3) });
+      await hang();
+      break;
+    case 'foreignCheckpoint':
+      process.send({ ...event, number: number + 1, body: { kind: 'checkpoint', step: 3, path: '/etc', sizeBytes: 1, manifestSha256: sha256, seconds: 0 } });
+      await hang();
+      break;
+    case 'diverge':
+      await say({ ...event, body: { ...step(3), loss: NaN, gradientNorm: Infinity, skipped: true } });
+      await say({ type: 'failed', reason: 'TRAINING_DIVERGED', message: 'Step 3 has loss NaN' });
+      return await leave();
+    case 'fullDisk':
+      if (order.attempt > 1) return;
+      await say({ type: 'failed', reason: 'CHECKPOINT_NO_SPACE', message: 'No space for a checkpoint' });
+      return await leave();
+    case 'orphans':
+      mkdirSync(join(order.jobFolder, 'checkpoints', '.tmp-1-3-abcd'), { recursive: true });
+      mkdirSync(join(order.jobFolder, 'checkpoints', 'step-3-1'), { recursive: true });
+      if (order.attempt === 1) process.kill(process.pid, 'SIGKILL');
+      break;
+    case 'wait':
+      writeFileSync(join(order.jobFolder, 'waits'), String(process.pid));
+      while (!stop && !existsSync(join(order.jobFolder, 'go'))) await Promise.race([changed(), new Promise((resolve) => setTimeout(resolve, 10))]);
+      break;
+    default:
+      break;
+  }
+}
+
+async function leave() {
+  while (acknowledged < number) await changed();
+  process.exit(0);
+}
+
+async function task(order) {
+  const script = order.prompt ?? order.preparedFolder ?? order.spec?.textField ?? '';
+  if (script === 'crash') process.kill(process.pid, 'SIGSEGV');
+  if (script === 'hang') await hang();
+  if (script === 'fail') process.send({ type: 'failed', reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' });
+  else if (order.kind === 'generate') {
+    for (let count = 1; count <= order.tokenCountMax; count++) process.send({ type: 'part', value: { text: `${count} `, tokenCount: count, finishReason: null } });
+    process.send({ type: 'part', value: { text: '', tokenCount: order.tokenCountMax, finishReason: 'tokenCount' } });
+    process.send({ type: 'result', value: null });
+  } else if (order.kind === 'prepareDataset') {
+    const size = { tokenCount: 10, documentCount: 1, textBytes: 10 };
+    mkdirSync(order.outputFolder, { recursive: true });
+    writeFileSync(join(order.outputFolder, 'manifest.json'), JSON.stringify(order.files.map(({ path }) => path)));
+    process.send({ type: 'part', value: 0.5 });
+    if (script === 'slow') await hang();
+    process.send({ type: 'result', value: { tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' }, train: size, heldOut: size, manifestSha256: sha256 } });
+  } else process.send({ type: 'result', value: [] });
+  process.disconnect();
+}
