@@ -1,0 +1,110 @@
+import { readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { digestFile } from '../io/durableFile.js';
+import type { Batch } from './batches.js';
+import { DataError } from './dataError.js';
+import { readManifest, type DatasetManifest } from './manifest.js';
+import { tokenizerFile } from './prepareDataset.js';
+import { bytesTokenizer, jsonTokenizer, type Tokenizer } from './tokenizer.js';
+import { TokenSplit } from './tokenSplit.js';
+
+export interface HeldOutBatch extends Batch {
+  /** UTF-8 bytes of text that the targets stand for. */
+  byteCount: number;
+}
+
+/** A prepared data set, open for reading. */
+export class Dataset {
+  private constructor(
+    readonly folder: string,
+    readonly manifest: DatasetManifest,
+    /** Of the manifest file: what a run depends on. */
+    readonly manifestSha256: string,
+    readonly tokenizer: Tokenizer,
+    readonly train: TokenSplit,
+    readonly heldOut: TokenSplit,
+  ) {}
+
+  /** Opens a prepared folder. Lengths are always checked, with `verify` all hashes too; throws DataError DATASET_CORRUPT. */
+  static async open(folder: string, { verify }: { verify: boolean }): Promise<Dataset> {
+    const { manifest, sha256 } = await readManifest(folder);
+    for (const shard of [...manifest.train.shards, ...manifest.heldOut.shards]) {
+      await checkFile(folder, shard.file, shard.tokens * manifest.tokenBytes, verify ? shard.sha256 : null);
+    }
+    const { kind, sha256: tokenizerSha256 } = manifest.tokenizer;
+    if (kind !== 'bytes') await checkFile(folder, tokenizerFile, null, tokenizerSha256);
+    const tokenizer = kind === 'bytes' ? bytesTokenizer() : jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), kind);
+    const split = (entry: DatasetManifest['train']) => new TokenSplit(folder, entry.shards, manifest.tokenBytes);
+    return new Dataset(folder, manifest, sha256, tokenizer, split(manifest.train), split(manifest.heldOut));
+  }
+
+  /**
+   * The held-out part in its order, every token predicted once: the first from an end of text, as a document begins in
+   * training. The last sequence is filled up with targets of -1.
+   * @param tokenCount tokens to predict, rounded up to whole sequences; 0 for all
+   */
+  async *heldOutBatches(options: { sequenceLength: number; sequenceCount: number; tokenCount: number }): AsyncGenerator<HeldOutBatch> {
+    const { sequenceLength, sequenceCount } = options;
+    const { endOfTextId } = this.tokenizer;
+    const total = this.heldOut.tokenCount;
+    const wanted = options.tokenCount === 0 ? total : Math.min(total, Math.ceil(options.tokenCount / sequenceLength) * sequenceLength);
+    let bytesSoFar = 0;
+    for (let position = 0; position < wanted; ) {
+      const count = Math.min(sequenceCount * sequenceLength, wanted - position);
+      const tokens = await this.heldOut.read(position, count);
+      const length = Math.ceil(count / sequenceLength) * sequenceLength;
+      const targets = new Int32Array(length).fill(-1);
+      targets.set(tokens);
+      const inputs = new Int32Array(length).fill(endOfTextId);
+      inputs[0] = position === 0 ? endOfTextId : (await this.heldOut.read(position - 1, 1))[0]!;
+      inputs.set(tokens.subarray(0, length - 1), 1);
+
+      position += count;
+      // The whole part's bytes are known exactly, whatever the tokenizer; a piece of it is counted token by token.
+      const byteCount = position === total ? this.manifest.heldOut.bytes - bytesSoFar : await this.textBytes(tokens);
+      bytesSoFar += byteCount;
+      yield { inputs, targets, byteCount };
+    }
+  }
+
+  /** First tokens of a part as the model sees them. */
+  async preview(split: 'train' | 'heldOut', tokenCount: number): Promise<{ id: number; text: string }[]> {
+    const part = split === 'train' ? this.train : this.heldOut;
+    const tokens = await part.read(0, Math.min(tokenCount, part.tokenCount));
+    return await Promise.all(Array.from(tokens, async (id) => ({ id, text: await this.tokenText(id) })));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.train.close(), this.heldOut.close()]);
+  }
+
+  private async textBytes(tokens: Int32Array): Promise<number> {
+    let bytes = 0;
+    for (const id of tokens) {
+      const token = this.tokenizer.tokenBytes(id);
+      if (token === null) return Buffer.byteLength(await this.tokenizer.decode(tokens));
+      bytes += token.length;
+    }
+    return bytes;
+  }
+
+  private async tokenText(id: number): Promise<string> {
+    if (id === this.tokenizer.endOfTextId) return '<end of text>';
+    const bytes = this.tokenizer.tokenBytes(id);
+    if (bytes === null) return await this.tokenizer.decode([id]);
+    const text = Buffer.from(bytes).toString('utf8');
+    if (!text.includes('\ufffd')) return text;
+    return Array.from(bytes, (byte) => (byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16)}`)).join('');
+  }
+}
+
+async function checkFile(folder: string, file: string, sizeBytes: number | null, sha256: string | null): Promise<void> {
+  const found = await stat(join(folder, file)).catch(() => undefined);
+  if (found === undefined) throw new DataError('DATASET_CORRUPT', `${file} of the data set is missing`);
+  if (sizeBytes !== null && found.size !== sizeBytes) {
+    throw new DataError('DATASET_CORRUPT', `${file} of the data set should have ${sizeBytes} bytes, it has ${found.size}`);
+  }
+  if (sha256 === null) return;
+  const digest = await digestFile(join(folder, file));
+  if (digest.sha256 !== sha256) throw new DataError('DATASET_CORRUPT', `${file} of the data set should have the SHA-256 ${sha256}, it has ${digest.sha256}`);
+}

@@ -1,0 +1,39 @@
+/**
+ * A seeded permutation of 0 … length - 1 in constant memory: a Feistel network over the next power of four, walked until it
+ * falls inside (Black and Rogaway 2002, cycle walking). At most 2^32 entries.
+ */
+export function permutation(length: number, seed: number, epoch: number): (index: number) => number {
+  let halfBits = 1;
+  while (4 ** halfBits < length) halfBits++;
+  if (halfBits > 16) throw new RangeError(`A permutation of ${length} entries is more than 2^32`);
+  const mask = 2 ** halfBits - 1;
+  const keys = Array.from({ length: roundCount }, (_, round) => mix(mix(mix(seed) ^ epoch) ^ (round + 1)));
+
+  const encrypt = (value: number): number => {
+    let left = Math.floor(value / (mask + 1));
+    let right = value & mask;
+    for (const key of keys) [left, right] = [right, left ^ (mix(right ^ key) & mask)];
+    return left * (mask + 1) + right;
+  };
+  return (index) => {
+    let value = encrypt(index);
+    while (value >= length) value = encrypt(value);
+    return value;
+  };
+}
+
+/** Four rounds make a Feistel network pseudo-random (Luby and Rackoff 1988); two more cost nothing here. */
+const roundCount = 6;
+
+/** The finaliser of MurmurHash3: every bit of the input moves every bit of the output. */
+function mix(value: number): number {
+  let hash = value | 0;
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+  return (hash ^ (hash >>> 16)) >>> 0;
+}
+
+/** A number in [0, 1) that is a pure function of seed and index. */
+export function hashToUnit(seed: number, index: number): number {
+  return mix(mix(seed) ^ mix(index + 1)) / 2 ** 32;
+}

@@ -1,0 +1,67 @@
+import { readFile } from 'node:fs/promises';
+import { BPE, Tokenizer as NativeTokenizer, byteLevelPreTokenizer } from 'tokenizers';
+import { byteCharacters } from './byteAlphabet.js';
+import { DataError } from './dataError.js';
+
+/** The token after every document. */
+export const endOfTextToken = '<|endoftext|>';
+
+/** The package trains a vocabulary of 30,000; merges come in order, so the first of them give any smaller one. */
+export const trainedVocabularySizeMax = 30_000;
+
+/** All bytes and the end of a text. */
+export const trainedVocabularySizeMin = 257;
+
+/**
+ * Trains a byte-level BPE vocabulary on a text file and returns a tokenizer.json that Hugging Face loads: all 256 bytes,
+ * then merges in the order they were learned, then <|endoftext|> as the last id.
+ * @param scratchPath file that may be written meanwhile
+ */
+export async function trainBpe(textPath: string, vocabularySize: number, scratchPath: string): Promise<string> {
+  if (!(vocabularySize >= trainedVocabularySizeMin && vocabularySize <= trainedVocabularySizeMax)) {
+    throw new DataError('TOKENIZER_INVALID', `A trained vocabulary has ${trainedVocabularySizeMin} to ${trainedVocabularySizeMax} tokens, not ${vocabularySize}`);
+  }
+  const trainer = new NativeTokenizer(BPE.empty());
+  trainer.setPreTokenizer(byteLevelPreTokenizer(false));
+  trainer.train([textPath]);
+  trainer.save(scratchPath);
+  const trained = JSON.parse(await readFile(scratchPath, 'utf8')) as { model: { merges: [string, string][] } };
+
+  const mergeCount = vocabularySize - trainedVocabularySizeMin;
+  const merges = trained.model.merges.slice(0, mergeCount);
+  if (merges.length < mergeCount) {
+    throw new DataError('VOCABULARY_TOO_LARGE', `The training part gives a vocabulary of ${merges.length + trainedVocabularySizeMin} tokens, not ${vocabularySize}`);
+  }
+  return tokenizerJson(merges);
+}
+
+function tokenizerJson(merges: readonly [string, string][]): string {
+  const tokens = new Set(byteCharacters);
+  for (const [left, right] of merges) tokens.add(left + right);
+  const vocab = Object.fromEntries([...tokens, endOfTextToken].map((token, id) => [token, id]));
+  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true };
+  return JSON.stringify({
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: [
+      { id: vocab[endOfTextToken], content: endOfTextToken, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true },
+    ],
+    normalizer: null,
+    pre_tokenizer: byteLevel,
+    post_processor: null,
+    decoder: byteLevel,
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: false,
+      vocab,
+      merges,
+    },
+  });
+}
