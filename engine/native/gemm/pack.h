@@ -88,6 +88,11 @@ static inline Words load_pairs(const float* p, size_t count) {
 
 enum class Format { float32, rounded_float32, pairs };
 
+/// Asks for what a later stored row holds: rows lie too far apart for the CPU to guess.
+static inline void prefetch(const float* row, size_t count) {
+  for (size_t i = 0; i < count; i += 16) __builtin_prefetch(row + i);
+}
+
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /// Rows of op(left) as they are: element (row, k) of the block at row * row_stride + k.
@@ -100,9 +105,13 @@ static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t r
     const float* from = left.data + (row + i) * left.stride + k;
     uint32_t* to = packed + i * row_stride;
     if constexpr (format == Format::pairs) {
-      for (size_t s = 0; s < k_count; s += 2 * lanes) store(to + s / 2, load_pairs(from + s, smaller(k_count - s, 2 * lanes)));
+      for (size_t s = 0; s < k_count; s += 2 * lanes) {
+        prefetch(from + 2 * left.stride + s, 2 * lanes);
+        store(to + s / 2, load_pairs(from + s, smaller(k_count - s, 2 * lanes)));
+      }
     } else {
       for_vectors(k_count, [&](size_t s, size_t count) {
+        prefetch(from + 2 * left.stride + s, lanes);
         const Vec v = load(from + s, count);
         store(to + s, bits_of(format == Format::float32 ? v : round_to_bfloat16(v)));
       });
@@ -124,6 +133,8 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
     const float* even = left.data + (k + s) * left.stride + row;
     const float* odd = s + 1 < k_count ? even + left.stride : nullptr;
     uint32_t* to = packed + s / k_per_step * tile_rows;
+    prefetch(even + 4 * left.stride, rows);
+    if (k_per_step == 2) prefetch(even + 5 * left.stride, rows);
     for (size_t i = 0; i < rows; i += tile_rows, to += panel) {
       const size_t wide = smaller(tile_rows, rows - i);
       for (size_t j = 0; j < wide; j += lanes) {
@@ -165,6 +176,7 @@ static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t 
     for (size_t s = 0; s < steps; s++) {
       const float* from = right.data + (k + s * k_per_step) * right.stride + column;
       const bool has_odd = s * 2 + 1 < k_count;
+      for (size_t odd = 0; odd < k_per_step; odd++) prefetch(from + (8 * k_per_step + odd) * right.stride, columns);
       for_vectors(columns, [&](size_t j, size_t count) {
         const Vec even = load(from + j, count);
         if constexpr (format == Format::pairs) {

@@ -34,24 +34,28 @@ struct Range {
   size_t begin, end;
 };
 
-/// Rows and panels of one task: for each block of k the left rows are packed once and meet every panel.
-void multiply_panels(const ProductKernel& kernel, uint32_t* left_block, const Target& target, const Term& term, Range rows,
-                     Range panels, size_t n) {
-  const size_t count = rows.end - rows.begin;
-  const auto& right = term.right;
-  for (size_t k = 0; k < right.k; k += kernel.block_k) {
-    const size_t k_count = std::min(kernel.block_k, right.k - k);
-    const PackedLeft left = kernel.pack_left(left_block, term.left, rows.begin, count, k, k_count);
-    for (size_t panel = panels.begin; panel < panels.end; panel++) {
-      const size_t width = panel_width(kernel, right.n, panel);
-      const uint32_t* words = right.words + panel_offset(kernel, right.k_packed, panel) + k / kernel.k_per_step * width;
-      const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns, target.stride, term.alpha,
-                        target.accumulate || k > 0};
-      // A panel cut short still has its packed width: the kernel steps over whole panels.
-      kernel.multiply(part, left, words, count, panel_columns(kernel, n, panel), width, k_count);
+/// One stage for the rows and panels of one task: for each block of k the left rows are packed once and meet every panel.
+/// `n` columns are wanted of each output, which may be less than its panels hold.
+void run_stage(const ProductKernel& kernel, uint32_t* left_block, const Stage& stage, Range rows, Range panels, size_t n_max) {
+  const size_t count = rows.end - rows.begin, depth = stage.outputs->right.k;
+  for (size_t k = 0; k < depth; k += kernel.block_k) {
+    const size_t k_count = std::min(kernel.block_k, depth - k);
+    const PackedLeft left = kernel.pack_left(left_block, stage.left, rows.begin, count, k, k_count);
+    for (size_t i = 0; i < stage.count; i++) {
+      const auto& [target, right] = stage.outputs[i];
+      const size_t n = std::min(n_max, right.n), end = std::min(panels.end, panels_of(kernel, n));
+      for (size_t panel = panels.begin; panel < end; panel++) {
+        const size_t width = panel_width(kernel, right.n, panel);
+        const uint32_t* words = right.words + panel_offset(kernel, right.k_packed, panel) + k / kernel.k_per_step * width;
+        const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns, target.stride, target.alpha,
+                          target.accumulate || k > 0};
+        kernel.multiply(part, left, words, count, panel_columns(kernel, n, panel), width, k_count);
+      }
     }
   }
 }
+
+constexpr size_t all = static_cast<size_t>(-1);
 
 /// Rows of one block times panels that are packed on the way: for operands that meet one block of rows only.
 void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
@@ -100,8 +104,7 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
              size_t m, size_t n, size_t k) {
   if (m > block_rows) {
     uint32_t* words = context.shared(Shared::right_panels).words(right_panels_words(kernel, k, n));
-    const Term term{left, pack_right_panels(context, kernel, words, right, k, n), target.alpha};
-    return product_of_panels(context, kernel, target.data, target.stride, target.accumulate, &term, 1, m, n);
+    return product_of_panels(context, kernel, target, left, pack_right_panels(context, kernel, words, right, k, n), m);
   }
   // Every panel meets these few rows only: packing it where it is used saves a trip through memory.
   const size_t panels = panels_of(kernel, n);
@@ -112,20 +115,28 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
   });
 }
 
-void product_of_panels(Context& context, const ProductKernel& kernel, float* c, size_t stride, bool accumulate,
-                       const Term* terms, size_t term_count, size_t m, size_t n) {
-  const size_t threads = context.pool.threads();
-  const size_t rows = rows_per_block(m, threads);
-  const size_t blocks = divide_up(m, rows), panels = panels_of(kernel, n);
-  // Columns are split too where there are too few blocks of rows to keep every thread busy to the end.
-  const size_t groups = threads == 1 ? 1 : std::min(panels, divide_up(4 * threads, blocks));
+void product_of_panels(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left,
+                       const RightPanels& right, size_t m) {
+  const size_t threads = context.pool.threads(), panels = panels_of(kernel, right.n);
+  const size_t rows = rows_per_block(m, threads), blocks = divide_up(m, rows);
+  // Columns are split too where there are too few blocks of rows to keep every thread busy to the end; each group packs the
+  // left rows again, so it has to be wide.
+  const size_t groups_max = divide_up(panels, 4);
+  const size_t groups = threads == 1 ? 1 : std::min(groups_max, divide_up(4 * threads, blocks));
+  const Output output{target, right};
   context.pool.run(blocks * groups, [&](size_t task, unsigned worker) {
     const size_t block = task / groups, group = task % groups;
-    const Range row_range{block * rows, std::min(m, (block + 1) * rows)};
     const Range panel_range{panels * group / groups, panels * (group + 1) / groups};
-    for (size_t i = 0; i < term_count; i++) {
-      multiply_panels(kernel, context.left_block(worker), {c, stride, terms[i].alpha, accumulate || i > 0}, terms[i], row_range,
-                      panel_range, n);
+    run_stage(kernel, context.left_block(worker), {left, &output, 1}, {block * rows, std::min(m, (block + 1) * rows)},
+              panel_range, all);
+  });
+}
+
+void product_chain(Context& context, const ProductKernel& kernel, std::initializer_list<Stage> stages, size_t m) {
+  const size_t rows = rows_per_block(m, context.pool.threads());
+  context.pool.run(divide_up(m, rows), [&](size_t block, unsigned worker) {
+    for (const Stage& stage : stages) {
+      run_stage(kernel, context.left_block(worker), stage, {block * rows, std::min(m, (block + 1) * rows)}, {0, all}, all);
     }
   });
 }
@@ -140,10 +151,9 @@ void product_here(Context& context, unsigned worker, const ProductKernel& kernel
 
 void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
                             const Operand& left, const RightPanels& right, size_t m, size_t n) {
-  const Term term{left, right, target.alpha};
+  const Output output{target, right};
   for (size_t row = 0; row < m; row += block_rows) {
-    multiply_panels(kernel, context.left_block(worker), target, term, {row, std::min(m, row + block_rows)},
-                    {0, panels_of(kernel, n)}, n);
+    run_stage(kernel, context.left_block(worker), {left, &output, 1}, {row, std::min(m, row + block_rows)}, {0, all}, n);
   }
 }
 

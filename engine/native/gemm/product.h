@@ -1,6 +1,8 @@
 // Products of any size and transposition, on all threads or on one. The sum of an element depends on k and the kernel alone:
 // k is cut into blocks of fixed length that are added in order, and never shared between threads.
 #pragma once
+#include <initializer_list>
+
 #include "../context.h"
 
 namespace relora {
@@ -11,11 +13,17 @@ struct RightPanels {
   size_t k_packed, n, k;
 };
 
-/// One addend of a product with packed right operands.
-struct Term {
-  Operand left;
+/// What becomes of a left operand: target[m, right.n] (+)= alpha op(left) right.
+struct Output {
+  Target target;
   RightPanels right;
-  float alpha;
+};
+
+/// A left operand, packed once for all its outputs.
+struct Stage {
+  Operand left;
+  const Output* outputs;
+  size_t count;
 };
 
 size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n);
@@ -28,9 +36,13 @@ RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words,
 void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left, const Operand& right,
              size_t m, size_t n, size_t k);
 
-/// c[m, n] (+)= the sum of the terms, in one pass over c. All terms have the same m and n.
-void product_of_panels(Context& context, const ProductKernel& kernel, float* c, size_t stride, bool accumulate,
-                       const Term* terms, size_t term_count, size_t m, size_t n);
+/// target[m, right.n] (+)= alpha op(left) right.
+void product_of_panels(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left,
+                       const RightPanels& right, size_t m);
+
+/// The stages in order, block of rows by block of rows: a stage may read what an earlier one has written to the same rows, while
+/// it is still in the cache, and operands shared by outputs are read once.
+void product_chain(Context& context, const ProductKernel& kernel, std::initializer_list<Stage> stages, size_t m);
 
 /// The same as `product` on the calling worker alone.
 void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target, const Operand& left,

@@ -59,19 +59,17 @@ void head_cross_entropy(Context& context, float* losses, float* dx, float* dhead
 
   // The head is packed once for all chunks, in both directions.
   uint32_t* words = context.shared(Shared::first).words(right_panels_words(kernel, dim, vocabulary));
-  const Term forward{{}, pack_right_panels(context, kernel, words, {head, dim, true}, dim, vocabulary), 1.0f};
-  Term backward{};
+  const RightPanels forward = pack_right_panels(context, kernel, words, {head, dim, true}, dim, vocabulary);
+  RightPanels backward{};
   if (dx != nullptr) {
     words = context.shared(Shared::second).words(right_panels_words(kernel, vocabulary, dim));
-    backward = {{}, pack_right_panels(context, kernel, words, {head, dim, false}, vocabulary, dim), 1.0f};
+    backward = pack_right_panels(context, kernel, words, {head, dim, false}, vocabulary, dim);
   }
 
   for (size_t row = 0; row < shape.rows; row += chunk_rows) {
     const size_t rows = shape.rows - row < chunk_rows ? shape.rows - row : chunk_rows;
     const Operand inputs{x + row * dim, dim, false};
-    Term term = forward;
-    term.left = inputs;
-    product_of_panels(context, kernel, logits, stride, false, &term, 1, rows, vocabulary);
+    product_of_panels(context, kernel, {logits, stride, 1.0f, false}, inputs, forward, rows);
 
     context.pool.run(rows, [&](size_t i, unsigned) {
       float* from = logits + i * stride;
@@ -93,9 +91,7 @@ void head_cross_entropy(Context& context, float* losses, float* dx, float* dhead
     });
 
     if (dx == nullptr) continue;
-    term = backward;
-    term.left = {logits, stride, false};
-    product_of_panels(context, kernel, dx + row * dim, dim, false, &term, 1, rows, dim);
+    product_of_panels(context, kernel, {dx + row * dim, dim, 1.0f, false}, {logits, stride, false}, backward, rows);
     if (dhead != nullptr) {
       product(context, kernel, {dhead, dim, 1.0f, row > 0}, {logits, stride, true}, inputs, vocabulary, dim, rows);
     }

@@ -18,17 +18,21 @@ PackedBase::PackedBase(Context& context, const ProductKernel& chosen, const floa
   backward = pack_right_panels(context, chosen, backward_words.get(), {w, out, true}, out, in);
 }
 
-/// y[rows, out] = x[rows, in] w + scale (x a) b, and xa[rows, rank] = x a.
+/// y[rows, out] = x[rows, in] w + scale (x a) b, and xa[rows, rank] = x a: x is read once, xa used while it is in the cache.
 void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base, const float* a,
                          const float* b, float scale, size_t rows, size_t rank) {
   const ProductKernel& kernel = *base.kernel;
-  Term terms[2] = {{{x, base.in, false}, base.forward, 1.0f}};
-  if (rank > 0) {
-    product(context, kernel, {xa, rank, 1.0f, false}, {x, base.in, false}, {a, rank, false}, rows, rank, base.in);
-    uint32_t* words = context.shared(Shared::low_rank).words(right_panels_words(kernel, rank, base.out));
-    terms[1] = {{xa, rank, false}, pack_right_panels(context, kernel, words, {b, base.out, false}, rank, base.out), scale};
-  }
-  product_of_panels(context, kernel, y, base.out, false, terms, rank > 0 ? 2 : 1, rows, base.out);
+  const Operand inputs{x, base.in, false};
+  const Target outputs{y, base.out, 1.0f, false};
+  if (rank == 0) return product_of_panels(context, kernel, outputs, inputs, base.forward, rows);
+
+  const size_t a_words = right_panels_words(kernel, base.in, rank), b_words = right_panels_words(kernel, rank, base.out);
+  uint32_t* words = context.shared(Shared::right_panels).words(a_words + b_words);
+  const RightPanels a_panels = pack_right_panels(context, kernel, words, {a, rank, false}, base.in, rank);
+  const RightPanels b_panels = pack_right_panels(context, kernel, words + a_words, {b, base.out, false}, rank, base.out);
+  const Output of_inputs[] = {{{xa, rank, 1.0f, false}, a_panels}, {outputs, base.forward}};
+  const Output of_xa[] = {{{y, base.out, scale, true}, b_panels}};
+  product_chain(context, kernel, {{inputs, of_inputs, 2}, {{xa, rank, false}, of_xa, 1}}, rows);
 }
 
 /// p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; da = xᵀ p; db = scale (xa)ᵀ dy.
@@ -36,16 +40,21 @@ void lora_linear_backward(Context& context, const LoraGradients& gradients, cons
                           const PackedBase& base, const float* a, const float* b, float scale, size_t rows, size_t rank) {
   const ProductKernel& kernel = *base.kernel;
   const size_t in = base.in, out = base.out;
-  Term terms[2] = {{{dy, out, false}, base.backward, 1.0f}};
-  if (rank > 0) {
-    float* p = context.shared(Shared::first).floats(rows * rank);
-    product(context, kernel, {p, rank, scale, false}, {dy, out, false}, {b, out, true}, rows, rank, out);
-    product(context, kernel, {gradients.da, rank, 1.0f, false}, {x, in, true}, {p, rank, false}, in, rank, rows);
-    product(context, kernel, {gradients.db, out, scale, false}, {xa, rank, true}, {dy, out, false}, rank, out, rows);
-    uint32_t* words = context.shared(Shared::low_rank).words(right_panels_words(kernel, rank, in));
-    terms[1] = {{p, rank, false}, pack_right_panels(context, kernel, words, {a, rank, true}, rank, in), 1.0f};
-  }
-  product_of_panels(context, kernel, gradients.dx, in, false, terms, rank > 0 ? 2 : 1, rows, in);
+  const Operand upstream{dy, out, false};
+  const Target inputs{gradients.dx, in, 1.0f, false};
+  if (rank == 0) return product_of_panels(context, kernel, inputs, upstream, base.backward, rows);
+
+  float* p = context.shared(Shared::first).floats(rows * rank);
+  const size_t b_words = right_panels_words(kernel, out, rank), a_words = right_panels_words(kernel, rank, in);
+  uint32_t* words = context.shared(Shared::right_panels).words(b_words + a_words);
+  const RightPanels b_panels = pack_right_panels(context, kernel, words, {b, out, true}, out, rank);
+  const RightPanels a_panels = pack_right_panels(context, kernel, words + b_words, {a, rank, true}, rank, in);
+  const Output of_upstream[] = {{{p, rank, scale, false}, b_panels}, {inputs, base.backward}};
+  const Output of_p[] = {{{gradients.dx, in, 1.0f, true}, a_panels}};
+  product_chain(context, kernel, {{upstream, of_upstream, 2}, {{p, rank, false}, of_p, 1}}, rows);
+
+  product(context, kernel, {gradients.da, rank, 1.0f, false}, {x, in, true}, {p, rank, false}, in, rank, rows);
+  product(context, kernel, {gradients.db, out, scale, false}, {xa, rank, true}, upstream, rank, out, rows);
 }
 
 }  // namespace relora
