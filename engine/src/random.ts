@@ -5,13 +5,25 @@ import { createHash } from 'node:crypto';
  * function of seed and place, so neither the order of layers nor a resumed run changes a single number.
  */
 export class Random {
-  private constructor(private a: number, private b: number, private c: number, private d: number) {}
+  private constructor(
+    private a: number,
+    private b: number,
+    private c: number,
+    private d: number,
+  ) {}
 
   /** The stream of one place, for example `forStream(seed, 'adapter', layerName, restart)`. */
   static forStream(seed: number, ...path: (string | number)[]): Random {
     // JSON keeps ('a', 1) and ('a', '1') and ('a1') apart. A hash of 256 bits makes streams that cannot meet in practice.
-    const digest = createHash('sha256').update(JSON.stringify([seed, ...path])).digest();
-    const random = new Random(digest.readInt32LE(0), digest.readInt32LE(4), digest.readInt32LE(8), digest.readInt32LE(12));
+    const digest = createHash('sha256')
+      .update(JSON.stringify([seed, ...path]))
+      .digest();
+    const random = new Random(
+      digest.readInt32LE(0),
+      digest.readInt32LE(4),
+      digest.readInt32LE(8),
+      digest.readInt32LE(12),
+    );
     if ((random.a | random.b | random.c | random.d) === 0) random.a = 1; // the one state xoshiro cannot leave
     return random;
   }
@@ -19,7 +31,9 @@ export class Random {
   /** Goes on exactly where `state` was taken. Throws on a text that `state` did not write. */
   static fromState(state: string): Random {
     if (!/^[0-9a-f]{32}$/.test(state) || /^0+$/.test(state)) {
-      throw new Error(`Expected the state of a generator, 32 hexadecimal digits, not "${state.slice(0, 64)}"`);
+      throw new Error(
+        `Expected the state of a generator, 32 hexadecimal digits, not "${state.slice(0, 64)}"`,
+      );
     }
     const word = (index: number) => Number.parseInt(state.slice(8 * index, 8 * index + 8), 16) | 0;
     return new Random(word(0), word(1), word(2), word(3));
@@ -27,7 +41,9 @@ export class Random {
 
   /** 32 hexadecimal digits. */
   state(): string {
-    return [this.a, this.b, this.c, this.d].map((word) => (word >>> 0).toString(16).padStart(8, '0')).join('');
+    return [this.a, this.b, this.c, this.d]
+      .map((word) => (word >>> 0).toString(16).padStart(8, '0'))
+      .join('');
   }
 
   /** Uniform over 0 .. 2^32 - 1. */

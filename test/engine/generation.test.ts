@@ -10,7 +10,11 @@ import { tinyConfig } from './llamaReference.js';
 const greedy: GenerationSettings = { tokenCountMax: 12, temperature: 0, topK: 0, topP: 1, seed: 1 };
 const prompt = [3, 1, 4, 1, 5];
 
-async function collect(model: Llama, settings: Partial<GenerationSettings> = {}, signal?: AbortSignal): Promise<number[]> {
+async function collect(
+  model: Llama,
+  settings: Partial<GenerationSettings> = {},
+  signal?: AbortSignal,
+): Promise<number[]> {
   const ids = [];
   for await (const id of generateTokens(model, prompt, { ...greedy, ...settings }, signal)) ids.push(id);
   return ids;
@@ -55,7 +59,13 @@ describe.each(['reference', 'native'] as const)('text on %s', (device) => {
     expect(ids.length).toBe(30);
     let window = [...prompt];
     for (const id of ids) {
-      expect(id).toBe(sampleToken(model.logits(Int32Array.from(window), 1, window.length).slice(-37), greedy, Random.forStream(1, 'unused')));
+      expect(id).toBe(
+        sampleToken(
+          model.logits(Int32Array.from(window), 1, window.length).slice(-37),
+          greedy,
+          Random.forStream(1, 'unused'),
+        ),
+      );
       window.push(id);
       if (window.length > 8) window = window.slice(-4);
     }
@@ -101,14 +111,17 @@ describe('drawing an id', () => {
   const draw = (settings: Partial<GenerationSettings>) => {
     const random = Random.forStream(1, 'draw');
     const counts = new Array<number>(5).fill(0);
-    for (let i = 0; i < 4000; i++) counts[sampleToken(logits, { temperature: 1, topK: 0, topP: 1, ...settings }, random)]!++;
+    for (let i = 0; i < 4000; i++)
+      counts[sampleToken(logits, { temperature: 1, topK: 0, topP: 1, ...settings }, random)]!++;
     return counts.map((count) => count / 4000);
   };
 
   it('follows the softmax of the logits over the temperature', () => {
     const shares = Array.from(logits, (logit) => Math.exp(logit / 2));
     const total = shares.reduce((sum, share) => sum + share);
-    draw({ temperature: 2 }).forEach((share, id) => expect(Math.abs(share - shares[id]! / total)).toBeLessThan(0.03));
+    draw({ temperature: 2 }).forEach((share, id) =>
+      expect(Math.abs(share - shares[id]! / total)).toBeLessThan(0.03),
+    );
   });
 
   it('takes the first of the likeliest at temperature 0', () => {

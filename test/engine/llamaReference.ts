@@ -51,19 +51,27 @@ export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0)
         const query = turn(slice(q[row]!, head, headDim), row, config.ropeTheta);
         const scores = [];
         for (let past = 0; past <= row; past++) {
-          scores.push(dot(query, turn(slice(k[past]!, keyHead, headDim), past, config.ropeTheta)) / Math.sqrt(headDim));
+          scores.push(
+            dot(query, turn(slice(k[past]!, keyHead, headDim), past, config.ropeTheta)) / Math.sqrt(headDim),
+          );
         }
         const exponentials = scores.map((score) => Math.exp(score - Math.max(...scores)));
         const total = exponentials.reduce((sum, value) => sum + value);
         exponentials.forEach((value, past) => {
-          slice(v[past]!, keyHead, headDim).forEach((entry, i) => (out[head * headDim + i]! += (value / total) * entry));
+          slice(v[past]!, keyHead, headDim).forEach(
+            (entry, i) => (out[head * headDim + i]! += (value / total) * entry),
+          );
         });
       }
       return out;
     });
     x = sum(x, product(attended, effective(index, 'self_attn', 'o_proj')));
 
-    const inner = norm(x, weight(`model.layers.${index}.post_attention_layernorm.weight`)[0]!, config.rmsNormEps);
+    const inner = norm(
+      x,
+      weight(`model.layers.${index}.post_attention_layernorm.weight`)[0]!,
+      config.rmsNormEps,
+    );
     const gate = product(inner, effective(index, 'mlp', 'gate_proj'));
     const up = product(inner, effective(index, 'mlp', 'up_proj'));
     const hidden = gate.map((row, i) => row.map((value, j) => (value / (1 + Math.exp(-value))) * up[i]![j]!));

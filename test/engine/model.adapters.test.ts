@@ -1,19 +1,28 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
 import { selectBackend } from '../../engine/src/backend/selectBackend.js';
-import { Llama, MergeNotFinite } from '../../engine/src/model/llama.js';
+import { MergeNotFinite } from '../../engine/src/model/adapterSet.js';
+import { Llama } from '../../engine/src/model/llama.js';
 import { targetModules, type AdapterSettings } from '../../engine/src/plan/runSpec.js';
 import { tinyConfig } from './llamaReference.js';
 import { seeded } from './opCases.js';
 
 const settings: AdapterSettings = {
-  rank: 3, alpha: 6, dropout: 0, cycleStepCount: 10, restartWarmupStepCount: 1, momentReset: 'zero', momentPruneRatio: 0.9,
-  targetModules: [...targetModules], trainableScale: false,
+  rank: 3,
+  alpha: 6,
+  dropout: 0,
+  cycleStepCount: 10,
+  restartWarmupStepCount: 1,
+  momentReset: 'zero',
+  momentPruneRatio: 0.9,
+  targetModules: [...targetModules],
+  trainableScale: false,
 };
 const inputs = Int32Array.from({ length: 12 }, (_, i) => (i * 7 + 3) % 37);
 const targets = Int32Array.from({ length: 12 }, (_, i) => (i * 5 + 1) % 37);
 
-const valuesOf = (model: Llama, name: string) => Float32Array.from(model.parameters.get(name)!.variable.dataSync());
+const valuesOf = (model: Llama, name: string) =>
+  Float32Array.from(model.parameters.get(name)!.variable.dataSync());
 
 function adapted(changes: Partial<AdapterSettings> = {}, seed = 5): Llama {
   const model = Llama.create(tinyConfig(), seed);
@@ -24,7 +33,8 @@ function adapted(changes: Partial<AdapterSettings> = {}, seed = 5): Llama {
 /** Lets every B be what training might have made of it. */
 function learn(model: Llama): void {
   for (const { name, role, variable } of model.parameters.values()) {
-    if (role === 'adapterB') tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
+    if (role === 'adapterB')
+      tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
   }
 }
 
@@ -63,18 +73,22 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
     same.dispose();
   });
 
-  it.each([false, true])('some adapter gradient is not zero after attaching and after every restart (trainable scale %s)', async (trainableScale) => {
-    await select();
-    const model = adapted({ trainableScale });
-    for (const restart of [1, 2, 3]) {
-      const gradients = gradientsOf(model);
-      for (const { name } of model.layers) expect(isNonZero(gradients.get(`${name}.lora_B`)!), name).toBe(true);
-      learn(model);
-      model.mergeAdapters();
-      model.restartAdapters(5, restart);
-    }
-    model.dispose();
-  });
+  it.each([false, true])(
+    'some adapter gradient is not zero after attaching and after every restart (trainable scale %s)',
+    async (trainableScale) => {
+      await select();
+      const model = adapted({ trainableScale });
+      for (const restart of [1, 2, 3]) {
+        const gradients = gradientsOf(model);
+        for (const { name } of model.layers)
+          expect(isNonZero(gradients.get(`${name}.lora_B`)!), name).toBe(true);
+        learn(model);
+        model.mergeAdapters();
+        model.restartAdapters(5, restart);
+      }
+      model.dispose();
+    },
+  );
 
   it('adapters train with embedding, norms and head; the base is frozen, adapted or not', async () => {
     await select();
@@ -90,29 +104,36 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
     model.dispose();
   });
 
-  it.each([false, true])('a merge and a restart leave the logits as they were (trainable scale %s)', async (trainableScale) => {
-    await select();
-    const model = adapted({ trainableScale });
-    learn(model);
-    const before = model.logits(inputs, 2, 6, { precision: 'float32' });
-    const ownPrecision = model.logits(inputs, 2, 6);
-    const bases = model.layers.map((layer) => valuesOf(model, layer.weight.name));
-    const { deltaNorm, byLayer } = model.mergeAdapters();
-    model.restartAdapters(5, 1);
-    const after = model.logits(inputs, 2, 6, { precision: 'float32' });
-    const largest = Math.max(...before.map(Math.abs));
-    expect(Math.max(...before.map((value, i) => Math.abs(value - after[i]!)))).toBeLessThan(1e-6 * Math.max(1, largest));
-    // The packed copies were made anew as well.
-    const packed = model.logits(inputs, 2, 6);
-    expect(Math.max(...ownPrecision.map((value, i) => Math.abs(value - packed[i]!)))).toBeLessThan(0.02 * largest);
+  it.each([false, true])(
+    'a merge and a restart leave the logits as they were (trainable scale %s)',
+    async (trainableScale) => {
+      await select();
+      const model = adapted({ trainableScale });
+      learn(model);
+      const before = model.logits(inputs, 2, 6, { precision: 'float32' });
+      const ownPrecision = model.logits(inputs, 2, 6);
+      const bases = model.layers.map((layer) => valuesOf(model, layer.weight.name));
+      const { deltaNorm, byLayer } = model.mergeAdapters();
+      model.restartAdapters(5, 1);
+      const after = model.logits(inputs, 2, 6, { precision: 'float32' });
+      const largest = Math.max(...before.map(Math.abs));
+      expect(Math.max(...before.map((value, i) => Math.abs(value - after[i]!)))).toBeLessThan(
+        1e-6 * Math.max(1, largest),
+      );
+      // The packed copies were made anew as well.
+      const packed = model.logits(inputs, 2, 6);
+      expect(Math.max(...ownPrecision.map((value, i) => Math.abs(value - packed[i]!)))).toBeLessThan(
+        0.02 * largest,
+      );
 
-    byLayer.forEach(({ layer, deltaNorm: norm }, index) => {
-      const now = valuesOf(model, `${layer}.weight`);
-      expect(Math.hypot(...now.map((value, i) => value - bases[index]![i]!)) / norm).toBeCloseTo(1, 3);
-    });
-    expect(deltaNorm).toBeCloseTo(Math.hypot(...byLayer.map((entry) => entry.deltaNorm)), 8);
-    model.dispose();
-  });
+      byLayer.forEach(({ layer, deltaNorm: norm }, index) => {
+        const now = valuesOf(model, `${layer}.weight`);
+        expect(Math.hypot(...now.map((value, i) => value - bases[index]![i]!)) / norm).toBeCloseTo(1, 3);
+      });
+      expect(deltaNorm).toBeCloseTo(Math.hypot(...byLayer.map((entry) => entry.deltaNorm)), 8);
+      model.dispose();
+    },
+  );
 
   it('a merged weight for export is what a merge would make, and changes nothing', async () => {
     await select();
@@ -177,7 +198,9 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
 it('frozen weights are packed while adapters are attached, and again after they are written', async () => {
   await selectBackend({ device: 'native', precision: 'float32' });
   const model = adapted();
-  expect(model.packedBytes).toBeGreaterThanOrEqual(2 * 4 * model.layers.reduce((sum, layer) => sum + layer.weight.variable.size, 0));
+  expect(model.packedBytes).toBeGreaterThanOrEqual(
+    2 * 4 * model.layers.reduce((sum, layer) => sum + layer.weight.variable.size, 0),
+  );
   const before = model.logits(inputs, 2, 6);
   for (const { weight } of model.layers) tf.tidy(() => weight.variable.assign(tf.mul(weight.variable, 2)));
   expect(model.logits(inputs, 2, 6)).toEqual(before); // still the packed copies

@@ -14,8 +14,15 @@ const targets = Int32Array.from({ length: batch * time }, (_, i) => (i % 5 === 4
 const targetCount = targets.filter((target) => target !== -1).length;
 
 const settings: AdapterSettings = {
-  rank: 3, alpha: 6, dropout: 0, cycleStepCount: 10, restartWarmupStepCount: 1, momentReset: 'zero', momentPruneRatio: 0.9,
-  targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'], trainableScale: false,
+  rank: 3,
+  alpha: 6,
+  dropout: 0,
+  cycleStepCount: 10,
+  restartWarmupStepCount: 1,
+  momentReset: 'zero',
+  momentPruneRatio: 0.9,
+  targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+  trainableScale: false,
 };
 
 interface Variant {
@@ -26,10 +33,22 @@ interface Variant {
 
 const variants: Variant[] = [
   { name: 'full rank', config: tinyConfig(), adapter: null },
-  { name: 'grouped queries, tied embeddings', config: tinyConfig({ numKeyValueHeads: 2, tieWordEmbeddings: true }), adapter: null },
+  {
+    name: 'grouped queries, tied embeddings',
+    config: tinyConfig({ numKeyValueHeads: 2, tieWordEmbeddings: true }),
+    adapter: null,
+  },
   { name: 'adapters', config: tinyConfig({ numKeyValueHeads: 1 }), adapter: settings },
-  { name: 'adapters on q and down only', config: tinyConfig(), adapter: { ...settings, targetModules: ['q_proj', 'down_proj'] } },
-  { name: 'trainable scale and dropout', config: tinyConfig(), adapter: { ...settings, trainableScale: true, dropout: 0.25 } },
+  {
+    name: 'adapters on q and down only',
+    config: tinyConfig(),
+    adapter: { ...settings, targetModules: ['q_proj', 'down_proj'] },
+  },
+  {
+    name: 'trainable scale and dropout',
+    config: tinyConfig(),
+    adapter: { ...settings, trainableScale: true, dropout: 0.25 },
+  },
 ];
 
 /** A model whose adapters, if any, have learned something. */
@@ -43,7 +62,8 @@ function build({ config, adapter }: Variant): Llama {
   if (adapter !== null) {
     model.attachAdapters(adapter, 5, 0);
     for (const { name, role, variable } of model.parameters.values()) {
-      if (role === 'adapterB') tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
+      if (role === 'adapterB')
+        tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
     }
   }
   return model;
@@ -52,7 +72,10 @@ function build({ config, adapter }: Variant): Llama {
 function differentiate(variant: Variant) {
   const model = build(variant);
   const place = { seed: 1, step: 2, micro: 0 };
-  const { loss, gradients } = model.valueAndGradients(inputs, targets, batch, time, { lossScale: 0.5, dropout: place });
+  const { loss, gradients } = model.valueAndGradients(inputs, targets, batch, time, {
+    lossScale: 0.5,
+    dropout: place,
+  });
   const arrays = new Map([...gradients].map(([name, gradient]) => [name, gradient.dataSync<'float32'>()]));
   tf.dispose([...gradients.values()]);
   model.dispose();
@@ -86,7 +109,10 @@ describe.each(variants)('$name', (variant) => {
     expect([...actual.arrays.keys()]).toEqual([...expected.arrays.keys()]);
     for (const [name, gradient] of expected.arrays) {
       expect(difference(actual.arrays.get(name)!, gradient), name).toBeLessThan(5e-5);
-      expect(gradient.some((entry) => entry !== 0), name).toBe(true);
+      expect(
+        gradient.some((entry) => entry !== 0),
+        name,
+      ).toBe(true);
     }
   });
 
@@ -95,7 +121,9 @@ describe.each(variants)('$name', (variant) => {
     const model = build(variant);
     const scale = variant.adapter?.trainableScale ? 0.9 : 2; // alpha / rank = 2, cut to 0.9 where it is trained
     const logits = model.logits(inputs, batch, time, { precision: 'float32' });
-    const expected = [0, 1].flatMap((row) => [...referenceLogits(model, inputs.slice(row * time, (row + 1) * time), scale)]);
+    const expected = [0, 1].flatMap((row) => [
+      ...referenceLogits(model, inputs.slice(row * time, (row + 1) * time), scale),
+    ]);
     expect(difference(logits, expected)).toBeLessThan(2e-6);
     expect(difference(model.logits(inputs, batch, time), expected)).toBeLessThan(0.05);
     model.dispose();
@@ -106,7 +134,9 @@ describe.each(variants)('$name', (variant) => {
     const model = build(variant);
     const before = tf.memory().numTensors;
     for (let step = 0; step < 50; step++) {
-      const { gradients } = model.valueAndGradients(inputs, targets, batch, time, { dropout: { seed: 1, step, micro: 0 } });
+      const { gradients } = model.valueAndGradients(inputs, targets, batch, time, {
+        dropout: { seed: 1, step, micro: 0 },
+      });
       tf.dispose([...gradients.values()]);
       if (step % 10 === 0) {
         model.sumLoss(inputs, targets, batch, time);
@@ -143,7 +173,10 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
     const quarter = model.valueAndGradients(inputs, targets, batch, time, { lossScale: 0.25 });
     expect(quarter.loss * 4).toBeCloseTo(whole.loss, 5);
     for (const [name, gradient] of whole.gradients) {
-      const scaled = quarter.gradients.get(name)!.dataSync<'float32'>().map((entry) => 4 * entry);
+      const scaled = quarter.gradients
+        .get(name)!
+        .dataSync<'float32'>()
+        .map((entry) => 4 * entry);
       expect(difference(scaled, gradient.dataSync()), name).toBeLessThan(1e-5);
     }
     tf.dispose([...whole.gradients.values(), ...quarter.gradients.values()]);
@@ -174,7 +207,9 @@ describe('weights', () => {
     const read = async (name: string) => {
       asked.push(name);
       const { variable, role } = model.parameters.get(name)!;
-      return tf.tidy(() => (role === 'base' ? tf.transpose(variable) : variable).dataSync<'float32'>().slice());
+      return tf.tidy(() =>
+        (role === 'base' ? tf.transpose(variable) : variable).dataSync<'float32'>().slice(),
+      );
     };
     const loaded = await Llama.fromWeights(model.config, read);
     expect(asked).toEqual([...model.parameters.keys()]);
@@ -189,7 +224,9 @@ describe('weights', () => {
     const model = Llama.create(tinyConfig(), 1);
     const read = async (name: string) =>
       new Float32Array(name.includes('layers.1.mlp.up_proj') ? 7 : model.parameters.get(name)!.variable.size);
-    await expect(Llama.fromWeights(tinyConfig(), read)).rejects.toThrow('model.layers.1.mlp.up_proj.weight has 7 values');
+    await expect(Llama.fromWeights(tinyConfig(), read)).rejects.toThrow(
+      'model.layers.1.mlp.up_proj.weight has 7 values',
+    );
     model.dispose();
   });
 
@@ -217,7 +254,8 @@ describe('random streams', () => {
   it('have the mean and the spread they promise', () => {
     const normal = new Float32Array(20_001);
     Random.forStream(3, 'normal').fillNormal(normal, 2);
-    const mean = (values: ArrayLike<number>) => Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
+    const mean = (values: ArrayLike<number>) =>
+      Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
     expect(Math.abs(mean(normal))).toBeLessThan(0.06);
     expect(mean(normal.map((value) => value * value))).toBeCloseTo(4, 0);
     const uniform = new Float32Array(20_000);

@@ -1,6 +1,10 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
-import { causalAttention, plainCausalAttention, type AttentionShape } from '../../engine/src/ops/causalAttention.js';
+import {
+  causalAttention,
+  plainCausalAttention,
+  type AttentionShape,
+} from '../../engine/src/ops/causalAttention.js';
 import { embedding, plainEmbedding } from '../../engine/src/ops/embedding.js';
 import { FrozenBase } from '../../engine/src/ops/frozenBase.js';
 import { headCrossEntropy, plainHeadCrossEntropy } from '../../engine/src/ops/headCrossEntropy.js';
@@ -66,7 +70,10 @@ export const largerCases: OpCase[] = [
 function linearCase(rows: number, inFeatures: number, outFeatures: number): OpCase {
   return {
     name: `linear ${rows}x${inFeatures}x${outFeatures}`,
-    shapes: [[rows, inFeatures], [inFeatures, outFeatures]],
+    shapes: [
+      [rows, inFeatures],
+      [inFeatures, outFeatures],
+    ],
     fused: ([x, w]) => linear(x as Tensor2D, w as Tensor2D),
     plain: ([x, w]) => plainLinear(x as Tensor2D, w as Tensor2D),
     hasProducts: true,
@@ -85,7 +92,11 @@ function frozenCase(rows: number, inFeatures: number, outFeatures: number): OpCa
 function loraCase(rows: number, inFeatures: number, outFeatures: number, rank: number): OpCase {
   return {
     name: `loraLinear ${rows}x${inFeatures}x${outFeatures} rank ${rank}`,
-    shapes: [[rows, inFeatures], [inFeatures, rank], [rank, outFeatures]],
+    shapes: [
+      [rows, inFeatures],
+      [inFeatures, rank],
+      [rank, outFeatures],
+    ],
     ...overFrozenBase(inFeatures, outFeatures, ([, a, b]) => ({
       a: a as Tensor2D,
       b: b as Tensor2D,
@@ -112,10 +123,15 @@ function loraVariantCase(rows: number, inFeatures: number, outFeatures: number, 
   };
 }
 
-function overFrozenBase(inFeatures: number, outFeatures: number, adapter: (inputs: Tensor[]) => AdapterPass | null) {
+function overFrozenBase(
+  inFeatures: number,
+  outFeatures: number,
+  adapter: (inputs: Tensor[]) => AdapterPass | null,
+) {
   const weight = () => tf.tensor2d(seeded(inFeatures * outFeatures, 'frozen'), [inFeatures, outFeatures]);
   return {
-    fused: (inputs: Tensor[]) => loraLinear(inputs[0] as Tensor2D, new FrozenBase(tf.keep(weight())), adapter(inputs)),
+    fused: (inputs: Tensor[]) =>
+      loraLinear(inputs[0] as Tensor2D, new FrozenBase(tf.keep(weight())), adapter(inputs)),
     plain: (inputs: Tensor[]) => plainLoraLinear(inputs[0] as Tensor2D, weight(), adapter(inputs)),
   };
 }
@@ -145,7 +161,11 @@ function attentionCase(shape: AttentionShape): OpCase {
   const rows = shape.batch * shape.time;
   return {
     name: `causalAttention ${Object.values(shape).join('x')}`,
-    shapes: [[rows, shape.heads * shape.headDim], [rows, shape.kvHeads * shape.headDim], [rows, shape.kvHeads * shape.headDim]],
+    shapes: [
+      [rows, shape.heads * shape.headDim],
+      [rows, shape.kvHeads * shape.headDim],
+      [rows, shape.kvHeads * shape.headDim],
+    ],
     fused: ([q, k, v]) => causalAttention(q as Tensor2D, k as Tensor2D, v as Tensor2D, shape),
     plain: ([q, k, v]) => plainCausalAttention(q as Tensor2D, k as Tensor2D, v as Tensor2D, shape),
     hasProducts: true,
@@ -155,7 +175,10 @@ function attentionCase(shape: AttentionShape): OpCase {
 function swigluCase(rows: number, dim: number): OpCase {
   return {
     name: `swiglu ${rows}x${dim}`,
-    shapes: [[rows, dim], [rows, dim]],
+    shapes: [
+      [rows, dim],
+      [rows, dim],
+    ],
     fused: ([gate, up]) => swiglu(gate as Tensor2D, up as Tensor2D),
     plain: ([gate, up]) => plainSwiglu(gate as Tensor2D, up as Tensor2D),
     hasProducts: false,
@@ -165,7 +188,10 @@ function swigluCase(rows: number, dim: number): OpCase {
 function residualCase(rows: number, dim: number): OpCase {
   return {
     name: `residual ${rows}x${dim}`,
-    shapes: [[rows, dim], [rows, dim]],
+    shapes: [
+      [rows, dim],
+      [rows, dim],
+    ],
     fused: ([x, y]) => residual(x as Tensor2D, y as Tensor2D),
     plain: ([x, y]) => plainResidual(x as Tensor2D, y as Tensor2D),
     hasProducts: false,
@@ -184,10 +210,15 @@ function embeddingCase(vocabulary: number, rows: number, dim: number): OpCase {
 }
 
 function headCase(rows: number, dim: number, vocabulary: number): OpCase {
-  const targets = Int32Array.from({ length: rows }, (_, row) => (row % 4 === 1 ? -1 : (row * 5) % vocabulary));
+  const targets = Int32Array.from({ length: rows }, (_, row) =>
+    row % 4 === 1 ? -1 : (row * 5) % vocabulary,
+  );
   return {
     name: `headCrossEntropy ${rows}x${dim} over ${vocabulary}`,
-    shapes: [[rows, dim], [vocabulary, dim]],
+    shapes: [
+      [rows, dim],
+      [vocabulary, dim],
+    ],
     fused: ([x, head]) => headCrossEntropy(x as Tensor2D, head as Tensor2D, targets, 0.125),
     plain: ([x, head]) => plainHeadCrossEntropy(x as Tensor2D, head as Tensor2D, targets, 0.125),
     hasProducts: true,

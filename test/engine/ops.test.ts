@@ -15,14 +15,23 @@ function run(op: OpCase, form: 'fused' | 'plain', upstream: 'random' | 'one' = '
     const inputs = op.shapes.map((shape, index) => tf.tensor(inputOf(op, index), shape, 'float32'));
     const apply = (...tensors: Tensor[]) => op[form](tensors);
     const value = apply(...inputs);
-    const dy = upstream === 'one' ? tf.ones(value.shape) : tf.tensor(upstreamOf(op, value.size), value.shape, 'float32');
+    const dy =
+      upstream === 'one'
+        ? tf.ones(value.shape)
+        : tf.tensor(upstreamOf(op, value.size), value.shape, 'float32');
     const gradients = tf.grads(apply)(inputs, dy);
-    return { value: value.dataSync<'float32'>(), gradients: gradients.map((gradient) => gradient.dataSync<'float32'>()) };
+    return {
+      value: value.dataSync<'float32'>(),
+      gradients: gradients.map((gradient) => gradient.dataSync<'float32'>()),
+    };
   });
 }
 
 const inputOf = (op: OpCase, index: number) =>
-  seeded(op.shapes[index]!.reduce((product, size) => product * size, 1), `${op.name} ${index}`);
+  seeded(
+    op.shapes[index]!.reduce((product, size) => product * size, 1),
+    `${op.name} ${index}`,
+  );
 const upstreamOf = (op: OpCase, size: number) => seeded(size, `${op.name} upstream`);
 
 /** Largest difference as a share of the largest expected value. */
@@ -77,7 +86,12 @@ describe('a fused op on the native backend agrees with its plain definition', ()
     const scaled = run(op, 'fused', 'random');
     const factor = upstreamOf(op, 1)[0]!;
     alone.gradients.forEach((gradient, index) => {
-      expect(difference(scaled.gradients[index]!, gradient.map((entry) => entry * factor))).toBeLessThan(1e-6);
+      expect(
+        difference(
+          scaled.gradients[index]!,
+          gradient.map((entry) => entry * factor),
+        ),
+      ).toBeLessThan(1e-6);
     });
   });
 });
@@ -108,7 +122,9 @@ describe.each(['reference', 'native'] as const)('gradients agree with finite dif
 /** sum(value * upstream) in float64, whose gradient is what `run` computes. */
 function weighedSum(op: OpCase, arrays: Float32Array[]): number {
   return tf.tidy(() => {
-    const value = op.fused(arrays.map((array, index) => tf.tensor(array.slice(), op.shapes[index], 'float32'))).dataSync();
+    const value = op
+      .fused(arrays.map((array, index) => tf.tensor(array.slice(), op.shapes[index], 'float32')))
+      .dataSync();
     const upstream = upstreamOf(op, value.length);
     return value.reduce((sum, entry, place) => sum + entry * upstream[place]!, 0);
   });

@@ -14,7 +14,12 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
   });
 
   it('AdamW follows its formula through two updates', () => {
-    const [p, m, v, g] = ['p', 'm', 'v', 'g'].map((name) => seeded(37, name)) as [Float32Array, Float32Array, Float32Array, Float32Array];
+    const [p, m, v, g] = ['p', 'm', 'v', 'g'].map((name) => seeded(37, name)) as [
+      Float32Array,
+      Float32Array,
+      Float32Array,
+      Float32Array,
+    ];
     const variance = v.map(Math.abs);
     const expected = Float64Array.from(p);
     const [first, second] = [Float64Array.from(m), Float64Array.from(variance)];
@@ -23,8 +28,14 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
     const gradient = tf.tensor1d(g);
     for (const count of [1, 2]) {
       const options = {
-        learningRate: 0.01, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1,
-        correction1: 1 - 0.9 ** count, correction2: 1 - 0.99 ** count, gradientScale: 0.5,
+        learningRate: 0.01,
+        beta1: 0.9,
+        beta2: 0.99,
+        epsilon: 1e-8,
+        weightDecay: 0.1,
+        correction1: 1 - 0.9 ** count,
+        correction2: 1 - 0.99 ** count,
+        gradientScale: 0.5,
       };
       tf.tidy(() => adamWInPlace(parameter, moments[0]!, moments[1]!, gradient, options));
       for (let i = 0; i < 37; i++) {
@@ -46,7 +57,14 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
     const read = parameter.dataSync();
     const [first, second] = [tf.variable(tf.zeros([4])), tf.variable(tf.zeros([4]))];
     adamWInPlace(parameter, first, second, tf.ones([4]), {
-      learningRate: 0.5, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0, correction1: 0.1, correction2: 0.01, gradientScale: 1,
+      learningRate: 0.5,
+      beta1: 0.9,
+      beta2: 0.99,
+      epsilon: 1e-8,
+      weightDecay: 0,
+      correction1: 0.1,
+      correction2: 0.01,
+      gradientScale: 1,
     });
     expect([...parameter.dataSync()]).toEqual([0.5, 0.5, 0.5, 0.5]);
     expect([...cloned.dataSync()]).toEqual([1, 1, 1, 1]);
@@ -73,8 +91,16 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
   });
 
   it('a merge adds scale A B, tells its norm, and changes nothing', () => {
-    const [w, a, b] = [seeded(35, 'w'), seeded(15, 'a'), seeded(21, 'b')] as [Float32Array, Float32Array, Float32Array];
-    const tensors = [tf.tensor2d(w, [5, 7]), tf.tensor2d(a, [5, 3]), tf.tensor2d(b, [3, 7])] as [Tensor2D, Tensor2D, Tensor2D];
+    const [w, a, b] = [seeded(35, 'w'), seeded(15, 'a'), seeded(21, 'b')] as [
+      Float32Array,
+      Float32Array,
+      Float32Array,
+    ];
+    const tensors = [tf.tensor2d(w, [5, 7]), tf.tensor2d(a, [5, 3]), tf.tensor2d(b, [3, 7])] as [
+      Tensor2D,
+      Tensor2D,
+      Tensor2D,
+    ];
     const { merged, finite, deltaNorm } = mergeAdapter(...tensors, 0.25);
     const delta = Float64Array.from(w, (_, i) => {
       let sum = 0;
@@ -82,7 +108,11 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
       return 0.25 * sum;
     });
     expect(finite).toBe(true);
-    expectEach(merged.dataSync(), delta.map((entry, i) => w[i]! + entry), 1e-6);
+    expectEach(
+      merged.dataSync(),
+      delta.map((entry, i) => w[i]! + entry),
+      1e-6,
+    );
     expect(deltaNorm).toBeCloseTo(Math.hypot(...delta), 5);
     expect([...tensors[0].dataSync()]).toEqual([...w]);
   });
@@ -97,5 +127,6 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
 
 function expectEach(actual: ArrayLike<number>, expected: ArrayLike<number>, tolerance: number): void {
   expect(actual.length).toBe(expected.length);
-  for (let i = 0; i < expected.length; i++) expect(Math.abs(actual[i]! - expected[i]!)).toBeLessThan(tolerance);
+  for (let i = 0; i < expected.length; i++)
+    expect(Math.abs(actual[i]! - expected[i]!)).toBeLessThan(tolerance);
 }

@@ -1,11 +1,26 @@
 import { broadcast_util, getKernelsForBackend, registerKernel, util } from '@tensorflow/tfjs-core';
-import type { KernelConfig, KernelFunc, NamedAttrMap, NamedTensorInfoMap, TensorInfo } from '@tensorflow/tfjs-core';
+import type {
+  KernelConfig,
+  KernelFunc,
+  NamedAttrMap,
+  NamedTensorInfoMap,
+  TensorInfo,
+} from '@tensorflow/tfjs-core';
 import type { NativeBackend } from './nativeBackend.js';
 
 /** A kernel that takes what it can do well and leaves the rest (null) to tfjs-backend-cpu. */
-type HotKernel = (native: NativeBackend, inputs: NamedTensorInfoMap, attributes: NamedAttrMap) => TensorInfo | null;
+type HotKernel = (
+  native: NativeBackend,
+  inputs: NamedTensorInfoMap,
+  attributes: NamedAttrMap,
+) => TensorInfo | null;
 
-const hotKernels: Record<string, HotKernel> = { BatchMatMul: matMul, _FusedMatMul: matMul, Add: add, Multiply: multiply };
+const hotKernels: Record<string, HotKernel> = {
+  BatchMatMul: matMul,
+  _FusedMatMul: matMul,
+  Add: add,
+  Multiply: multiply,
+};
 
 /** Kernels that share the data of their input by counting references, never by a view. */
 const sharingKernels = new Set(['Identity', 'Reshape']);
@@ -33,9 +48,14 @@ function nativeKernel(kernel: KernelConfig): KernelFunc {
 }
 
 /** [..., m, k] x [..., k, n], either transposed, batch dimensions broadcast. */
-function matMul(native: NativeBackend, inputs: NamedTensorInfoMap, attributes: NamedAttrMap): TensorInfo | null {
+function matMul(
+  native: NativeBackend,
+  inputs: NamedTensorInfoMap,
+  attributes: NamedAttrMap,
+): TensorInfo | null {
   const { a, b, bias } = inputs;
-  if (a === undefined || b === undefined || bias != null || (attributes['activation'] ?? 'linear') !== 'linear') return null;
+  if (a === undefined || b === undefined || bias || (attributes['activation'] ?? 'linear') !== 'linear')
+    return null;
   if (a.dtype !== 'float32' || b.dtype !== 'float32') return null;
   const transposeA = attributes['transposeA'] === true;
   const transposeB = attributes['transposeB'] === true;
@@ -43,7 +63,10 @@ function matMul(native: NativeBackend, inputs: NamedTensorInfoMap, attributes: N
   const [bRows = 0, bColumns = 0] = b.shape.slice(-2);
   const [m, k] = transposeA ? [aColumns, aRows] : [aRows, aColumns];
   const [kOfB, n] = transposeB ? [bColumns, bRows] : [bRows, bColumns];
-  util.assert(k === kOfB, () => `Inner dimensions of [${a.shape.join()}] x [${b.shape.join()}] differ: ${k} and ${kOfB}`);
+  util.assert(
+    k === kOfB,
+    () => `Inner dimensions of [${a.shape.join()}] x [${b.shape.join()}] differ: ${k} and ${kOfB}`,
+  );
 
   const aBatch = a.shape.slice(0, -2);
   const bBatch = b.shape.slice(0, -2);

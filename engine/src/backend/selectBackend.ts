@@ -3,7 +3,12 @@ import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import type { DeviceChoice, Precision } from '../plan/runSpec.js';
 import { registerGradients } from './gradients.js';
-import { loadNativeAddon, type InstructionSet, type NativeAddon, type ProductPrecision } from './nativeAddon.js';
+import {
+  loadNativeAddon,
+  type InstructionSet,
+  type NativeAddon,
+  type ProductPrecision,
+} from './nativeAddon.js';
 import { NativeBackend } from './nativeBackend.js';
 import { registerNativeKernels } from './nativeKernels.js';
 import { tensorflowDevice } from './tensorflowBackend.js';
@@ -17,8 +22,8 @@ export interface Backend {
   /** Arithmetic of products, with `auto` resolved. */
   readonly precision: ProductPrecision;
   readonly cpuModel: string;
-  /** Absent on other backends. */
-  readonly native?: NativeAddon;
+  /** Null on other backends. */
+  readonly native: NativeAddon | null;
 }
 
 export interface BackendOptions {
@@ -79,7 +84,8 @@ async function useBackend(name: string): Promise<void> {
 }
 
 function otherBackend(name: 'tensorflow' | 'reference', precision: Precision, threadCount: number): Backend {
-  if (precision === 'bfloat16') throw new Error(`The backend ${name} computes in float32: ask for precision float32 or auto`);
+  if (precision === 'bfloat16')
+    throw new Error(`The backend ${name} computes in float32: ask for precision float32 or auto`);
   const cpuModel = cpus()[0]?.model ?? 'unknown';
-  return { name, instructionSet: null, threadCount, precision: 'float32', cpuModel };
+  return { name, instructionSet: null, threadCount, precision: 'float32', cpuModel, native: null };
 }

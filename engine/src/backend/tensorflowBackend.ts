@@ -9,7 +9,9 @@ const packages = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'] as const
 /**
  * Loads TensorFlow. `gpuOnly`: throws unless the GPU package is there and sees a GPU. `any`: throws with what to install.
  */
-export async function tensorflowDevice(wanted: 'gpuOnly' | 'any'): Promise<{ backendName: string; usesGpu: boolean }> {
+export async function tensorflowDevice(
+  wanted: 'gpuOnly' | 'any',
+): Promise<{ backendName: string; usesGpu: boolean }> {
   const candidates = wanted === 'gpuOnly' ? packages.slice(0, 1) : packages;
   const failures: string[] = [];
   for (const name of candidates) {
@@ -17,7 +19,9 @@ export async function tensorflowDevice(wanted: 'gpuOnly' | 'any'): Promise<{ bac
     try {
       loaded = (await import(name as string)) as TensorflowPackage;
     } catch (error) {
-      failures.push(`${name}: ${error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error)}`);
+      failures.push(
+        `${name}: ${error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error)}`,
+      );
       continue;
     }
     const usesGpu = loaded.findBackend('tensorflow')?.isUsingGpuDevice === true;

@@ -18,7 +18,10 @@ export interface GenerationSettings extends SamplingSettings {
  * has its turn. Throws on an empty prompt.
  */
 export async function* generateTokens(
-  model: Llama, prompt: readonly number[], settings: GenerationSettings, signal?: AbortSignal,
+  model: Llama,
+  prompt: readonly number[],
+  settings: GenerationSettings,
+  signal?: AbortSignal,
 ): AsyncGenerator<number> {
   if (prompt.length === 0) throw new Error('A prompt needs at least one token');
   const positionsMax = model.config.maxPositionEmbeddings;

@@ -9,38 +9,51 @@ export interface SamplingSettings {
   topP: number;
 }
 
-/** Draws one id from logits[vocabulary]. Ties go to the lower id, so the result does not depend on the sorting. */
-export function sampleToken(logits: Float32Array, { temperature, topK, topP }: SamplingSettings, random: Random): number {
-  if (temperature === 0) return likeliest(logits);
-  const order = Array.from(logits.keys()).sort((a, b) => logits[b]! - logits[a]! || a - b);
-  const candidates = topK > 0 ? order.slice(0, topK) : order;
-  const largest = logits[candidates[0]!]!;
-  const weights = candidates.map((id) => Math.exp((logits[id]! - largest) / temperature));
-  const kept = countWithin(weights, topP);
-  let rest = random.uniform() * sumOf(weights, kept);
-  for (let place = 0; place < kept; place++) {
-    rest -= weights[place]!;
-    if (rest < 0) return candidates[place]!;
+/** Draws one id from logits[vocabulary]. Of equally likely ids the lower ones count as likelier. */
+export function sampleToken(logits: Float32Array, settings: SamplingSettings, random: Random): number {
+  const best = likeliest(logits);
+  if (settings.temperature === 0) return best;
+
+  const weights = new Float64Array(logits.length);
+  for (let id = 0; id < weights.length; id++) {
+    weights[id] = Math.exp((logits[id]! - logits[best]!) / settings.temperature);
   }
-  return candidates[kept - 1]!; // what rounding leaves over
+  const { least, tiesKept, total } = cutOff(weights, settings);
+  let ties = tiesKept;
+  let rest = random.uniform() * total;
+  let last = best;
+  for (let id = 0; id < weights.length; id++) {
+    const weight = weights[id]!;
+    if (weight < least || (weight === least && ties-- <= 0)) continue;
+    last = id;
+    rest -= weight;
+    if (rest < 0) return id;
+  }
+  return last; // what rounding leaves over
 }
 
-/** How many of the falling weights make up `share` of their sum: at least one. */
-function countWithin(weights: number[], share: number): number {
-  if (share >= 1) return weights.length;
-  const wanted = share * sumOf(weights, weights.length);
-  let sum = 0;
-  for (let count = 0; count < weights.length; count++) {
-    sum += weights[count]!;
-    if (sum >= wanted) return count + 1;
+/** The smallest weight that may be drawn, how many equal to it may be, and the sum of all that may. */
+function cutOff(
+  weights: Float64Array,
+  { topK, topP }: SamplingSettings,
+): { least: number; tiesKept: number; total: number } {
+  const rising = weights.slice().sort();
+  const largest = (place: number) => rising[rising.length - 1 - place]!;
+  let count = topK > 0 ? Math.min(topK, weights.length) : weights.length;
+  let total = 0;
+  for (let place = 0; place < count; place++) total += largest(place);
+  if (topP < 1) {
+    const wanted = topP * total;
+    total = 0;
+    for (let place = 0; place < count; place++) {
+      total += largest(place);
+      if (total >= wanted) count = place + 1;
+    }
   }
-  return weights.length;
-}
-
-function sumOf(weights: number[], count: number): number {
-  let sum = 0;
-  for (let place = 0; place < count; place++) sum += weights[place]!;
-  return sum;
+  const least = largest(count - 1);
+  let tiesKept = 0;
+  while (tiesKept < count && largest(count - 1 - tiesKept) === least) tiesKept++;
+  return { least, tiesKept, total };
 }
 
 function likeliest(logits: Float32Array): number {

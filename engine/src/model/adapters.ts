@@ -8,7 +8,12 @@ import { makeParameter } from './weights.js';
 const initialScaleMax = 0.9;
 
 /** A new adapter: A from the stream (seed, 'adapter', layer, restart), B = 0, so the layer computes what it did before. */
-export function newAdapter(layer: LinearLayer, settings: AdapterSettings, seed: number, restart: number): Adapter {
+export function newAdapter(
+  layer: LinearLayer,
+  settings: AdapterSettings,
+  seed: number,
+  restart: number,
+): Adapter {
   const { rank } = settings;
   const { name, inFeatures, outFeatures } = layer;
   return {
@@ -21,7 +26,13 @@ export function newAdapter(layer: LinearLayer, settings: AdapterSettings, seed: 
 }
 
 /** A drawn anew, B = 0, a trainable scale back to where it began. */
-export function restartAdapter(layer: LinearLayer, adapter: Adapter, settings: AdapterSettings, seed: number, restart: number): void {
+export function restartAdapter(
+  layer: LinearLayer,
+  adapter: Adapter,
+  settings: AdapterSettings,
+  seed: number,
+  restart: number,
+): void {
   assign(adapter.a.variable, drawA(layer, settings.rank, seed, restart));
   assign(adapter.b.variable, new Float32Array(adapter.b.variable.size));
   if (adapter.scale !== null) assign(adapter.scale.variable, Float32Array.of(initialScale(settings)));

@@ -4,10 +4,11 @@ import { residual } from '../ops/residual.js';
 import { rmsNorm } from '../ops/rmsNorm.js';
 import { rotary, type RotaryTable } from '../ops/rotary.js';
 import { swiglu } from '../ops/swiglu.js';
-import type { LlamaConfig, TargetModule } from '../plan/runSpec.js';
+import { linearShapes } from '../plan/parameters.js';
+import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runSpec.js';
 import type { LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
-import { asMatrix, asVector } from './weights.js';
+import { asMatrix, asVector, blockNames } from './weights.js';
 
 /** One block's weights. */
 export interface Block {
@@ -22,6 +23,22 @@ export interface Decoder {
   embedding: Parameter;
   blocks: Block[];
   finalNorm: Parameter;
+}
+
+/** The blocks of a model whose weights `find` gives by name. */
+export function blocksOf(config: LlamaConfig, find: (name: string) => Parameter): Block[] {
+  const shapes = linearShapes(config);
+  return Array.from({ length: config.numHiddenLayers }, (_, index) => {
+    const linear = targetModules.map((module): [TargetModule, LinearLayer] => {
+      const name = blockNames.layerName(index, module);
+      return [module, { name, module, ...shapes[module], weight: find(`${name}.weight`), adapter: null }];
+    });
+    return {
+      inputNorm: find(blockNames.normName(index, blockNames.inputNorm)),
+      attentionNorm: find(blockNames.normName(index, blockNames.attentionNorm)),
+      linear: Object.fromEntries(linear) as Record<TargetModule, LinearLayer>,
+    };
+  });
 }
 
 /** What differs between training, probing and writing text. */
@@ -56,10 +73,17 @@ export function decode(decoder: Decoder, ids: Int32Array, pass: Pass): Tensor2D 
 }
 
 /** x + o_proj(attention(norm(x))) */
-function attentionHalf({ config, rotaryTable }: Decoder, block: Block, index: number, x: Tensor2D, pass: Pass): Tensor2D {
+function attentionHalf(
+  { config, rotaryTable }: Decoder,
+  block: Block,
+  index: number,
+  x: Tensor2D,
+  pass: Pass,
+): Tensor2D {
   const { q_proj, k_proj, v_proj, o_proj } = block.linear;
   const { batch, time, firstPosition } = pass;
-  const turn = (rows: Tensor2D, heads: number) => rotary(rows, rotaryTable, { batch, time, heads, firstPosition });
+  const turn = (rows: Tensor2D, heads: number) =>
+    rotary(rows, rotaryTable, { batch, time, heads, firstPosition });
   const normed = rmsNorm(x, asVector(block.inputNorm.variable), config.rmsNormEps);
   const q = turn(pass.linear(q_proj, normed), config.numAttentionHeads);
   const k = turn(pass.linear(k_proj, normed), config.numKeyValueHeads);

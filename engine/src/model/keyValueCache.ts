@@ -8,7 +8,11 @@ export class KeyValueCache {
   private readonly keys: Float32Array[];
   private readonly values: Float32Array[];
 
-  constructor(blockCount: number, private readonly positionsMax: number, private readonly rowSize: number) {
+  constructor(
+    blockCount: number,
+    private readonly positionsMax: number,
+    private readonly rowSize: number,
+  ) {
     const rows = () => Array.from({ length: blockCount }, () => new Float32Array(positionsMax * rowSize));
     this.keys = rows();
     this.values = rows();
@@ -17,7 +21,8 @@ export class KeyValueCache {
   /** Puts the rows of new ids behind those held. `length` grows when all blocks have theirs: see `advance`. */
   append(block: number, k: Tensor2D, v: Tensor2D): void {
     const end = this.length + k.shape[0];
-    if (end > this.positionsMax) throw new Error(`The cache holds ${this.positionsMax} positions, ${end} were asked for`);
+    if (end > this.positionsMax)
+      throw new Error(`The cache holds ${this.positionsMax} positions, ${end} were asked for`);
     this.keys[block]!.set(k.dataSync(), this.length * this.rowSize);
     this.values[block]!.set(v.dataSync(), this.length * this.rowSize);
   }
@@ -36,6 +41,7 @@ export class KeyValueCache {
     const values = this.values[block]!;
     const out = new Float32Array(time * heads * headDim);
     const weights = new Float64Array(this.length + time);
+    const { rowSize } = this;
     const scale = 1 / Math.sqrt(headDim);
     for (let row = 0; row < time; row++) {
       const past = this.length + row + 1;
@@ -44,16 +50,17 @@ export class KeyValueCache {
         const keyHead = Math.floor((head * kvHeads) / heads) * headDim;
         let largest = -Infinity;
         for (let position = 0; position < past; position++) {
-          const key = position * this.rowSize + keyHead;
+          const key = position * rowSize + keyHead;
           let score = 0;
           for (let i = 0; i < headDim; i++) score += queries[query + i]! * keys[key + i]!;
           weights[position] = score * scale;
           largest = Math.max(largest, score * scale);
         }
         let total = 0;
-        for (let position = 0; position < past; position++) total += weights[position] = Math.exp(weights[position]! - largest);
+        for (let position = 0; position < past; position++)
+          total += weights[position] = Math.exp(weights[position]! - largest);
         for (let position = 0; position < past; position++) {
-          const value = position * this.rowSize + keyHead;
+          const value = position * rowSize + keyHead;
           const weight = weights[position]! / total;
           for (let i = 0; i < headDim; i++) out[query + i]! += weight * values[value + i]!;
         }

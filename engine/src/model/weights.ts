@@ -50,12 +50,15 @@ export function weightShapes(config: LlamaConfig): WeightShape[] {
   const list: WeightShape[] = [{ name: embeddingName, role: 'shared', shape: [vocabSize, hiddenSize] }];
   for (let block = 0; block < config.numHiddenLayers; block++) {
     list.push(norm(blockNames.normName(block, blockNames.inputNorm)));
-    for (const module of targetModules.filter((name) => parents[name] === 'self_attn')) list.push(linear(block, module));
+    for (const module of targetModules.filter((name) => parents[name] === 'self_attn'))
+      list.push(linear(block, module));
     list.push(norm(blockNames.normName(block, blockNames.attentionNorm)));
-    for (const module of targetModules.filter((name) => parents[name] === 'mlp')) list.push(linear(block, module));
+    for (const module of targetModules.filter((name) => parents[name] === 'mlp'))
+      list.push(linear(block, module));
   }
   list.push(norm(finalNormName));
-  if (!config.tieWordEmbeddings) list.push({ name: headName, role: 'shared', shape: [vocabSize, hiddenSize] });
+  if (!config.tieWordEmbeddings)
+    list.push({ name: headName, role: 'shared', shape: [vocabSize, hiddenSize] });
   return list;
 }
 
@@ -71,13 +74,25 @@ export function newWeight({ name, role, shape }: WeightShape, seed: number): Par
 export function fileWeight({ name, role, shape }: WeightShape, values: Float32Array): Parameter {
   const [first = 1, second = 1] = shape;
   if (values.length !== first * second) {
-    throw new Error(`${name} has ${values.length} values, the configuration of the model needs ${first * second} (${shape.join(' x ')})`);
+    throw new Error(
+      `${name} has ${values.length} values, the configuration of the model needs ${first * second} (${shape.join(' x ')})`,
+    );
   }
-  return makeParameter(name, role, role === 'base' ? transpose(values, second, first) : values.slice(), shape);
+  return makeParameter(
+    name,
+    role,
+    role === 'base' ? transpose(values, second, first) : values.slice(),
+    shape,
+  );
 }
 
 /** The parameter takes over `values`. */
-export function makeParameter(name: string, role: Parameter['role'], values: Float32Array, shape: number[]): Parameter {
+export function makeParameter(
+  name: string,
+  role: Parameter['role'],
+  values: Float32Array,
+  shape: number[],
+): Parameter {
   // tfjs numbers its variables itself: two models in one process have weights of the same names.
   return { name, role, variable: tidy(() => variable(tensor(values, shape, 'float32'))) };
 }
@@ -91,7 +106,8 @@ export function transpose(values: Float32Array, rows: number, columns: number): 
       const bottom = Math.min(rows, top + tile);
       const right = Math.min(columns, left + tile);
       for (let row = top; row < bottom; row++) {
-        for (let column = left; column < right; column++) result[column * rows + row] = values[row * columns + column]!;
+        for (let column = left; column < right; column++)
+          result[column * rows + row] = values[row * columns + column]!;
       }
     }
   }

@@ -9,7 +9,11 @@ export type AdamWOptions = Parameters<NativeAddon['adamWInPlace']>[4];
  * multiplied by gradientScale first. Natively one pass over memory, in the variables' own buffers.
  */
 export function adamWInPlace(
-  parameter: Variable, firstMoment: Variable, secondMoment: Variable, gradient: Tensor, options: AdamWOptions,
+  parameter: Variable,
+  firstMoment: Variable,
+  secondMoment: Variable,
+  gradient: Tensor,
+  options: AdamWOptions,
 ): void {
   const native = currentNative();
   const variables = [parameter, firstMoment, secondMoment];
@@ -19,14 +23,23 @@ export function adamWInPlace(
     return;
   }
   native.addon.adamWInPlace(
-    native.array(parameter), native.array(firstMoment), native.array(secondMoment), native.array(gradient), options,
+    native.array(parameter),
+    native.array(firstMoment),
+    native.array(secondMoment),
+    native.array(gradient),
+    options,
   );
 }
 
 export function plainAdamW(
-  parameter: Variable, firstMoment: Variable, secondMoment: Variable, gradient: Tensor, options: AdamWOptions,
+  parameter: Variable,
+  firstMoment: Variable,
+  secondMoment: Variable,
+  gradient: Tensor,
+  options: AdamWOptions,
 ): void {
-  const { learningRate, beta1, beta2, epsilon, weightDecay, correction1, correction2, gradientScale } = options;
+  const { learningRate, beta1, beta2, epsilon, weightDecay, correction1, correction2, gradientScale } =
+    options;
   tidy(() => {
     const scaled = mul(gradient, gradientScale);
     firstMoment.assign(add(mul(firstMoment, beta1), mul(scaled, 1 - beta1)));

@@ -18,7 +18,11 @@ export interface AttentionShape {
  * v[batch * time, kvHeads * headDim] -> [batch * time, heads * headDim]. The native kernel never holds [time, time].
  */
 export function causalAttention(
-  q: Tensor2D, k: Tensor2D, v: Tensor2D, shape: AttentionShape, precision?: ProductPrecision,
+  q: Tensor2D,
+  k: Tensor2D,
+  v: Tensor2D,
+  shape: AttentionShape,
+  precision?: ProductPrecision,
 ): Tensor2D {
   const native = currentNative();
   if (native === null) return plainCausalAttention(q, k, v, shape);
@@ -54,7 +58,12 @@ function futureMask(time: number): Tensor2D {
 }
 
 function nativeCausalAttention(
-  native: NativeBackend, q: Tensor2D, k: Tensor2D, v: Tensor2D, shape: AttentionShape, precision: ProductPrecision,
+  native: NativeBackend,
+  q: Tensor2D,
+  k: Tensor2D,
+  v: Tensor2D,
+  shape: AttentionShape,
+  precision: ProductPrecision,
 ): Tensor2D {
   const { addon } = native;
   const { batch, time, heads, kvHeads, headDim } = shape;
@@ -66,8 +75,18 @@ function nativeCausalAttention(
       const out = native.output<Tensor2D>(q.shape);
       const logSumExp = native.output<Tensor1D>([batch * heads * time]);
       addon.attentionForward(
-        out.values, logSumExp.values, native.array(q), native.array(k), native.array(v),
-        batch, time, heads, kvHeads, headDim, scale, precision,
+        out.values,
+        logSumExp.values,
+        native.array(q),
+        native.array(k),
+        native.array(v),
+        batch,
+        time,
+        heads,
+        kvHeads,
+        headDim,
+        scale,
+        precision,
       );
       return { value: out.tensor, saved: [q, k, v, out.tensor, logSumExp.tensor] };
     },
@@ -76,8 +95,22 @@ function nativeCausalAttention(
       const dk = native.output<Tensor2D>(k!.shape);
       const dv = native.output<Tensor2D>(v!.shape);
       addon.attentionBackward(
-        dq.values, dk.values, dv.values, native.array(dout), native.array(q!), native.array(k!), native.array(v!),
-        native.array(out!), native.array(logSumExp!), batch, time, heads, kvHeads, headDim, scale, precision,
+        dq.values,
+        dk.values,
+        dv.values,
+        native.array(dout),
+        native.array(q!),
+        native.array(k!),
+        native.array(v!),
+        native.array(out!),
+        native.array(logSumExp!),
+        batch,
+        time,
+        heads,
+        kvHeads,
+        headDim,
+        scale,
+        precision,
       );
       return [dq.tensor, dk.tensor, dv.tensor];
     },

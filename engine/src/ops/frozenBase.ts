@@ -18,13 +18,19 @@ export class FrozenBase {
     const native = currentNative();
     if (native === null) return;
     const [inFeatures, outFeatures] = this.weight.shape;
-    const panels = native.addon.packBase(native.array(this.weight), inFeatures, outFeatures, native.precision);
+    const panels = native.addon.packBase(
+      native.array(this.weight),
+      inFeatures,
+      outFeatures,
+      native.precision,
+    );
     this.packed = { native, panels };
   }
 
   /** Throws when another backend was chosen since it was packed. */
   panelsFor(native: NativeBackend): PackedBase {
-    if (this.packed?.native !== native) throw new Error('The frozen weight was not packed by the current backend');
+    if (this.packed?.native !== native)
+      throw new Error('The frozen weight was not packed by the current backend');
     return this.packed.panels;
   }
 

@@ -14,7 +14,12 @@ export function headCrossEntropy(x: Tensor2D, head: Tensor2D, targets: Int32Arra
   return nativeHeadCrossEntropy(native, x, head, targets, scale);
 }
 
-export function plainHeadCrossEntropy(x: Tensor2D, head: Tensor2D, targets: Int32Array, scale: number): Scalar {
+export function plainHeadCrossEntropy(
+  x: Tensor2D,
+  head: Tensor2D,
+  targets: Int32Array,
+  scale: number,
+): Scalar {
   const logProbabilities = logSoftmax(matMul(x, head, false, true)); // [rows, vocabulary]
   // A row of zeros for a target of -1.
   const chosen = oneHot(tensor1d(targets, 'int32'), head.shape[0], 1, 0, 'float32');
@@ -28,13 +33,27 @@ export function headLossSum(x: Tensor2D, head: Tensor2D, targets: Int32Array): n
   const losses = new Float32Array(targets.length);
   const [vocabulary, dim] = head.shape;
   native.addon.headCrossEntropy(
-    losses, null, null, native.array(x), native.array(head), targets, targets.length, dim, vocabulary, 1, native.precision,
+    losses,
+    null,
+    null,
+    native.array(x),
+    native.array(head),
+    targets,
+    targets.length,
+    dim,
+    vocabulary,
+    1,
+    native.precision,
   );
   return sumOf(losses);
 }
 
 function nativeHeadCrossEntropy(
-  native: NativeBackend, x: Tensor2D, head: Tensor2D, targets: Int32Array, scale: number,
+  native: NativeBackend,
+  x: Tensor2D,
+  head: Tensor2D,
+  targets: Int32Array,
+  scale: number,
 ): Scalar {
   const [vocabulary, dim] = head.shape;
   return fusedOp<Scalar>(
@@ -45,8 +64,17 @@ function nativeHeadCrossEntropy(
       const dx = native.output<Tensor2D>(x.shape);
       const dhead = native.output<Tensor2D>(head.shape);
       native.addon.headCrossEntropy(
-        losses, dx.values, dhead.values, native.array(x), native.array(head), targets, targets.length, dim, vocabulary,
-        scale, native.precision,
+        losses,
+        dx.values,
+        dhead.values,
+        native.array(x),
+        native.array(head),
+        targets,
+        targets.length,
+        dim,
+        vocabulary,
+        scale,
+        native.precision,
       );
       return { value: scalar(scale * sumOf(losses)), saved: [dx.tensor, dhead.tensor] };
     },

@@ -10,7 +10,16 @@ export function headLogits(x: Tensor2D, head: Tensor2D, precision?: ProductPreci
   const vocabulary = head.shape[0];
   const logits = native.output<Tensor2D>([rows, vocabulary]);
   native.addon.matmul(
-    logits.values, native.array(x), native.array(head), 1, rows, vocabulary, dim, false, true, precision ?? native.precision,
+    logits.values,
+    native.array(x),
+    native.array(head),
+    1,
+    rows,
+    vocabulary,
+    dim,
+    false,
+    true,
+    precision ?? native.precision,
   );
   return logits.tensor;
 }

@@ -20,11 +20,15 @@ export interface AdapterPass {
 
 /** x[rows, in] W + s (x A) B -> [rows, out]. W is frozen: it never gets a gradient, only x, A, B and a trainable scale do. */
 export function loraLinear(
-  x: Tensor2D, base: FrozenBase, adapter: AdapterPass | null, precision?: ProductPrecision,
+  x: Tensor2D,
+  base: FrozenBase,
+  adapter: AdapterPass | null,
+  precision?: ProductPrecision,
 ): Tensor2D {
   const native = currentNative();
   if (native === null) return plainLoraLinear(x, base.weight, adapter);
-  if (precision !== undefined && precision !== native.precision) return unpackedLoraLinear(x, base.weight, adapter, precision);
+  if (precision !== undefined && precision !== native.precision)
+    return unpackedLoraLinear(x, base.weight, adapter, precision);
   if (adapter === null) return nativeFrozenLinear(native, x, base);
   const { a, b, scale, mask } = adapter;
   if (typeof scale === 'number' && mask === null) return nativeLoraLinear(native, x, base, a, b, scale);
@@ -32,7 +36,12 @@ export function loraLinear(
 }
 
 /** From the float32 weight instead of its packed form: for probes in another precision than the run's. */
-function unpackedLoraLinear(x: Tensor2D, w: Tensor2D, adapter: AdapterPass | null, precision: ProductPrecision): Tensor2D {
+function unpackedLoraLinear(
+  x: Tensor2D,
+  w: Tensor2D,
+  adapter: AdapterPass | null,
+  precision: ProductPrecision,
+): Tensor2D {
   const product = (x: Tensor2D, w: Tensor2D) => linear(x, w, precision);
   return adapter === null ? product(x, w) : add(product(x, w), adapterPath(x, adapter, product));
 }
@@ -43,7 +52,11 @@ export function plainLoraLinear(x: Tensor2D, w: Tensor2D, adapter: AdapterPass |
 }
 
 /** s (mask x A) B. The scale is applied at the rank, where there is least to multiply. */
-function adapterPath(x: Tensor2D, adapter: AdapterPass, product: (x: Tensor2D, w: Tensor2D) => Tensor2D): Tensor2D {
+function adapterPath(
+  x: Tensor2D,
+  adapter: AdapterPass,
+  product: (x: Tensor2D, w: Tensor2D) => Tensor2D,
+): Tensor2D {
   const { a, b, scale, mask } = adapter;
   const dropped = mask === null ? x : mul<Tensor2D>(x, mask);
   const factor = typeof scale === 'number' ? scalar(scale) : tanh(scale);
@@ -69,13 +82,34 @@ function nativeFrozenLinear(native: NativeBackend, x: Tensor2D, base: FrozenBase
     [x],
     () => {
       const y = native.output<Tensor2D>([rows, outFeatures]);
-      addon.loraLinearForward(y.values, none, native.array(x), base.panelsFor(native), none, none, 0, rows, 0);
+      addon.loraLinearForward(
+        y.values,
+        none,
+        native.array(x),
+        base.panelsFor(native),
+        none,
+        none,
+        0,
+        rows,
+        0,
+      );
       return { value: y.tensor, saved: [x] };
     },
     (dy, [x]) => {
       const dx = native.output<Tensor2D>([rows, inFeatures]);
       addon.loraLinearBackward(
-        dx.values, none, none, native.array(dy), native.array(x!), none, base.panelsFor(native), none, none, 0, rows, 0,
+        dx.values,
+        none,
+        none,
+        native.array(dy),
+        native.array(x!),
+        none,
+        base.panelsFor(native),
+        none,
+        none,
+        0,
+        rows,
+        0,
       );
       return [dx.tensor];
     },
@@ -83,7 +117,12 @@ function nativeFrozenLinear(native: NativeBackend, x: Tensor2D, base: FrozenBase
 }
 
 function nativeLoraLinear(
-  native: NativeBackend, x: Tensor2D, base: FrozenBase, a: Tensor2D, b: Tensor2D, scale: number,
+  native: NativeBackend,
+  x: Tensor2D,
+  base: FrozenBase,
+  a: Tensor2D,
+  b: Tensor2D,
+  scale: number,
 ): Tensor2D {
   const { addon } = native;
   const [rows, inFeatures] = x.shape;
@@ -95,7 +134,15 @@ function nativeLoraLinear(
       const y = native.output<Tensor2D>([rows, outFeatures]);
       const xa = native.output<Tensor2D>([rows, rank]);
       addon.loraLinearForward(
-        y.values, xa.values, native.array(x), base.panelsFor(native), native.array(a), native.array(b), scale, rows, rank,
+        y.values,
+        xa.values,
+        native.array(x),
+        base.panelsFor(native),
+        native.array(a),
+        native.array(b),
+        scale,
+        rows,
+        rank,
       );
       return { value: y.tensor, saved: [x, xa.tensor, a, b] };
     },
@@ -104,8 +151,18 @@ function nativeLoraLinear(
       const da = native.output<Tensor2D>([inFeatures, rank]);
       const db = native.output<Tensor2D>([rank, outFeatures]);
       addon.loraLinearBackward(
-        dx.values, da.values, db.values, native.array(dy), native.array(x!), native.array(xa!), base.panelsFor(native),
-        native.array(a!), native.array(b!), scale, rows, rank,
+        dx.values,
+        da.values,
+        db.values,
+        native.array(dy),
+        native.array(x!),
+        native.array(xa!),
+        base.panelsFor(native),
+        native.array(a!),
+        native.array(b!),
+        scale,
+        rows,
+        rank,
       );
       return [dx.tensor, da.tensor, db.tensor];
     },

@@ -1,4 +1,14 @@
-import { add, all, isFinite as isFiniteEach, matMul, mul, square, sum, tidy, type Tensor2D } from '@tensorflow/tfjs-core';
+import {
+  add,
+  all,
+  isFinite as isFiniteEach,
+  matMul,
+  mul,
+  square,
+  sum,
+  tidy,
+  type Tensor2D,
+} from '@tensorflow/tfjs-core';
 import { currentNative } from '../backend/nativeBackend.js';
 
 export interface Merged {
@@ -16,7 +26,14 @@ export function mergeAdapter(w: Tensor2D, a: Tensor2D, b: Tensor2D, scale: numbe
   const [inFeatures, outFeatures] = w.shape;
   const { tensor, values } = native.output<Tensor2D>(w.shape);
   const result = native.addon.mergeAdapter(
-    values, native.array(w), native.array(a), native.array(b), scale, inFeatures, a.shape[1], outFeatures,
+    values,
+    native.array(w),
+    native.array(a),
+    native.array(b),
+    scale,
+    inFeatures,
+    a.shape[1],
+    outFeatures,
   );
   return { merged: tensor, ...result };
 }
@@ -27,7 +44,11 @@ export function plainMergeAdapter(w: Tensor2D, a: Tensor2D, b: Tensor2D, scale: 
     const merged = add<Tensor2D>(w, delta);
     return { merged, squares: sum(square(delta)), finite: all(isFiniteEach(merged)) };
   });
-  const result = { merged, finite: finite.dataSync()[0] === 1, deltaNorm: Math.sqrt(squares.dataSync()[0] ?? 0) };
+  const result = {
+    merged,
+    finite: finite.dataSync()[0] === 1,
+    deltaNorm: Math.sqrt(squares.dataSync()[0] ?? 0),
+  };
   squares.dispose();
   finite.dispose();
   return result;

@@ -21,14 +21,29 @@ function nativeRmsNorm(native: NativeBackend, x: Tensor2D, gain: Tensor1D, epsil
     () => {
       const y = native.output<Tensor2D>([rows, dim]);
       const rstd = native.output<Tensor1D>([rows]);
-      native.addon.rmsNormForward(y.values, rstd.values, native.array(x), native.array(gain), rows, dim, epsilon);
+      native.addon.rmsNormForward(
+        y.values,
+        rstd.values,
+        native.array(x),
+        native.array(gain),
+        rows,
+        dim,
+        epsilon,
+      );
       return { value: y.tensor, saved: [x, gain, rstd.tensor] };
     },
     (dy, [x, gain, rstd]) => {
       const dx = native.output<Tensor2D>([rows, dim]);
       const dgain = native.output<Tensor1D>([dim]);
       native.addon.rmsNormBackward(
-        dx.values, dgain.values, native.array(dy), native.array(x!), native.array(gain!), native.array(rstd!), rows, dim,
+        dx.values,
+        dgain.values,
+        native.array(dy),
+        native.array(x!),
+        native.array(gain!),
+        native.array(rstd!),
+        rows,
+        dim,
       );
       return [dx.tensor, dgain.tensor];
     },

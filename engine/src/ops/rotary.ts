@@ -1,4 +1,14 @@
-import { add, concat, mul, reshape, slice, sub, tensor, type Tensor2D, type Tensor4D } from '@tensorflow/tfjs-core';
+import {
+  add,
+  concat,
+  mul,
+  reshape,
+  slice,
+  sub,
+  tensor,
+  type Tensor2D,
+  type Tensor4D,
+} from '@tensorflow/tfjs-core';
 import { fusedOp } from '../backend/fusedOp.js';
 import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
 
@@ -7,7 +17,11 @@ export class RotaryTable {
   readonly cos: Float32Array;
   readonly sin: Float32Array;
 
-  constructor(readonly positionCount: number, readonly headDim: number, base: number) {
+  constructor(
+    readonly positionCount: number,
+    readonly headDim: number,
+    base: number,
+  ) {
     const half = headDim / 2;
     this.cos = new Float32Array(positionCount * half);
     this.sin = new Float32Array(positionCount * half);
@@ -61,9 +75,23 @@ function nativeRotary(native: NativeBackend, x: Tensor2D, table: RotaryTable, sh
   const turn = (from: Tensor2D, inverse: boolean) => {
     const to = native.output<Tensor2D>(from.shape);
     native.addon.rotary(
-      to.values, native.array(from), table.cos, table.sin, batch, time, heads, table.headDim, firstPosition, inverse,
+      to.values,
+      native.array(from),
+      table.cos,
+      table.sin,
+      batch,
+      time,
+      heads,
+      table.headDim,
+      firstPosition,
+      inverse,
     );
     return to.tensor;
   };
-  return fusedOp<Tensor2D>(native, [x], () => ({ value: turn(x, false), saved: [] }), (dy) => [turn(dy, true)]);
+  return fusedOp<Tensor2D>(
+    native,
+    [x],
+    () => ({ value: turn(x, false), saved: [] }),
+    (dy) => [turn(dy, true)],
+  );
 }

@@ -24,7 +24,13 @@ function nativeSwiglu(native: NativeBackend, gate: Tensor2D, up: Tensor2D): Tens
     (dh, [gate, up]) => {
       const dgate = native.output<Tensor2D>(dh.shape);
       const dup = native.output<Tensor2D>(dh.shape);
-      native.addon.swigluBackward(dgate.values, dup.values, native.array(dh), native.array(gate!), native.array(up!));
+      native.addon.swigluBackward(
+        dgate.values,
+        dup.values,
+        native.array(dh),
+        native.array(gate!),
+        native.array(up!),
+      );
       return [dgate.tensor, dup.tensor];
     },
   );

@@ -1,0 +1,166 @@
+import { tensor2d, type Scalar, type Tensor2D } from '@tensorflow/tfjs-core';
+import type { ProductPrecision } from '../backend/nativeAddon.js';
+import { EngineError } from '../engineError.js';
+import { FrozenBase } from '../ops/frozenBase.js';
+import { loraLinear, type AdapterPass } from '../ops/loraLinear.js';
+import { mergeAdapter } from '../ops/mergeAdapter.js';
+import type { AdapterSettings } from '../plan/runSpec.js';
+import { Random } from '../random.js';
+import { adapterScale, newAdapter, restartAdapter } from './adapters.js';
+import type { Adapter, LinearLayer } from './linearLayer.js';
+import type { Parameter } from './parameter.js';
+import { asMatrix } from './weights.js';
+
+/** Where the dropout of one micro-batch stands in a run; its masks are a pure function of it. */
+export interface DropoutPlace {
+  seed: number;
+  step: number;
+  micro: number;
+}
+
+/** A layer's change by a merge: Frobenius norm of s A B. */
+export interface LayerDelta {
+  layer: string;
+  deltaNorm: number;
+}
+
+/** A merge would have made a weight infinite or NaN; no weight of the model was changed. */
+export class MergeNotFinite extends EngineError {
+  constructor(readonly layer: string) {
+    super(
+      'MERGE_NOT_FINITE',
+      `The adapter of ${layer} is not finite and was not merged; all weights are as they were`,
+    );
+  }
+}
+
+/**
+ * The adapter phase of a model: all its linear weights frozen and packed, adapters on those of the target modules. It
+ * sets `adapter` of the layers it adapts, until `dispose`.
+ */
+export class AdapterSet {
+  private readonly bases = new Map<LinearLayer, FrozenBase>();
+
+  constructor(
+    layers: readonly LinearLayer[],
+    readonly settings: AdapterSettings,
+    seed: number,
+    restart: number,
+  ) {
+    for (const layer of layers) {
+      this.bases.set(layer, new FrozenBase(asMatrix(layer.weight.variable)));
+      if (settings.targetModules.includes(layer.module))
+        layer.adapter = newAdapter(layer, settings, seed, restart);
+    }
+  }
+
+  /** A, B and trainable scales, layer by layer. */
+  *parameters(): Generator<Parameter> {
+    for (const { adapter } of this.adapted()) {
+      yield adapter.a;
+      yield adapter.b;
+      if (adapter.scale !== null) yield adapter.scale;
+    }
+  }
+
+  /** A drawn anew, B = 0, trainable scales back to where they began. */
+  restart(seed: number, restart: number): void {
+    for (const { layer, adapter } of this.adapted())
+      restartAdapter(layer, adapter, this.settings, seed, restart);
+  }
+
+  /** W += s A B for all layers, all of them checked before any is changed; then packs again. Throws MergeNotFinite. */
+  merge(): { deltaNorm: number; byLayer: LayerDelta[] } {
+    const byLayer: LayerDelta[] = [];
+    // Merged twice, first only to look: keeping all merged weights until the last is checked would double the model.
+    for (const { layer, adapter } of this.adapted()) {
+      const { merged, deltaNorm } = this.merged(layer, adapter);
+      merged.dispose();
+      byLayer.push({ layer: layer.name, deltaNorm });
+    }
+    for (const { layer, adapter } of this.adapted()) {
+      const { merged } = this.merged(layer, adapter);
+      layer.weight.variable.assign(merged);
+      merged.dispose();
+      this.bases.get(layer)?.pack();
+    }
+    return { deltaNorm: Math.hypot(...byLayer.map(({ deltaNorm }) => deltaNorm)), byLayer };
+  }
+
+  /** W + s A B [in, out], a new tensor. Throws MergeNotFinite. */
+  merged(layer: LinearLayer, adapter: Adapter): { merged: Tensor2D; deltaNorm: number } {
+    const { merged, finite, deltaNorm } = mergeAdapter(
+      asMatrix(layer.weight.variable),
+      asMatrix(adapter.a.variable),
+      asMatrix(adapter.b.variable),
+      adapterScale(adapter, this.settings),
+    );
+    if (!finite) {
+      merged.dispose();
+      throw new MergeNotFinite(layer.name);
+    }
+    return { merged, deltaNorm };
+  }
+
+  /** x[rows, in] through a layer and its adapter. Without a dropout place nothing is dropped. */
+  apply(
+    layer: LinearLayer,
+    x: Tensor2D,
+    dropout: DropoutPlace | undefined,
+    precision: ProductPrecision | undefined,
+  ): Tensor2D {
+    const base = this.bases.get(layer);
+    if (base === undefined) throw new Error(`${layer.name} is not a layer of this model`);
+    return loraLinear(
+      x,
+      base,
+      layer.adapter && this.adapterPass(layer, layer.adapter, x, dropout),
+      precision,
+    );
+  }
+
+  repack(): void {
+    for (const base of this.bases.values()) base.pack();
+  }
+
+  get packedBytes(): number {
+    let bytes = 0;
+    for (const base of this.bases.values()) bytes += base.bytes;
+    return bytes;
+  }
+
+  dispose(): void {
+    for (const { variable } of [...this.parameters()]) variable.dispose();
+    for (const [layer, base] of this.bases) {
+      layer.adapter = null;
+      base.release();
+    }
+    this.bases.clear();
+  }
+
+  private *adapted(): Generator<{ layer: LinearLayer; adapter: Adapter }> {
+    for (const layer of this.bases.keys())
+      if (layer.adapter !== null) yield { layer, adapter: layer.adapter };
+  }
+
+  private adapterPass(
+    layer: LinearLayer,
+    { a, b, scale }: Adapter,
+    x: Tensor2D,
+    dropout: DropoutPlace | undefined,
+  ): AdapterPass {
+    return {
+      a: asMatrix(a.variable),
+      b: asMatrix(b.variable),
+      scale:
+        scale === null ? this.settings.alpha / this.settings.rank : (scale.variable as unknown as Scalar),
+      mask: dropout === undefined || this.settings.dropout === 0 ? null : this.dropoutMask(layer, x, dropout),
+    };
+  }
+
+  private dropoutMask(layer: LinearLayer, x: Tensor2D, { seed, step, micro }: DropoutPlace): Tensor2D {
+    const mask = new Float32Array(x.size);
+    Random.forStream(seed, 'dropout', step, micro, layer.name).fillDropoutMask(mask, this.settings.dropout);
+    return tensor2d(mask, x.shape);
+  }
+}
