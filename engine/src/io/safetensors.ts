@@ -1,0 +1,145 @@
+import { createHash } from 'node:crypto';
+import { constants } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
+import { isUtf8 } from 'node:buffer';
+import { basename } from 'node:path';
+import { fromBfloat16, fromFloat16, storedTypes, toBfloat16, toFloat16, type StoredType } from './halfFloats.js';
+import { headerBytesMax, parseHeader, SafetensorsInvalid, type StoredTensor } from './safetensorsHeader.js';
+
+/** A safetensors file, open for reading one tensor at a time. */
+export interface SafetensorsFile {
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** Values of a tensor, widened to float32. */
+  readFloat32(name: string): Promise<Float32Array>;
+  close(): Promise<void>;
+}
+
+/** Opens and checks a safetensors file; throws SafetensorsInvalid. */
+export async function openSafetensors(path: string): Promise<SafetensorsFile> {
+  const file = basename(path);
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const { size } = await handle.stat();
+    if (size < 8) throw new SafetensorsInvalid(file, `has ${size} bytes, the length of a header alone takes 8`);
+    const headerBytes = Number((await readExactly(handle, 0, 8, file)).readBigUInt64LE());
+    if (headerBytes > headerBytesMax || headerBytes > size - 8) {
+      throw new SafetensorsInvalid(file, `claims a header of ${headerBytes} bytes in a file of ${size}, the limit is ${headerBytesMax}`);
+    }
+    const header = await readExactly(handle, 8, headerBytes, file);
+    if (!isUtf8(header)) throw new SafetensorsInvalid(file, 'has a header that is not UTF-8');
+    const dataStart = 8 + headerBytes;
+    const tensors = parseHeader(header.toString('utf8'), size - dataStart, file);
+    return {
+      tensors,
+      async readFloat32(name) {
+        const tensor = tensors.get(name);
+        if (tensor === undefined) throw new SafetensorsInvalid(file, `has no tensor ${name}`);
+        return widen(await readExactly(handle, dataStart + tensor.begin, tensor.end - tensor.begin, file), tensor.dtype);
+      },
+      close: async () => await handle.close(),
+    };
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+/** A tensor to write; its values are asked for when its turn comes. */
+export interface TensorSource {
+  name: string;
+  shape: readonly number[];
+  dtype: StoredType;
+  read(): Promise<Float32Array> | Float32Array;
+}
+
+export interface WrittenSafetensors {
+  sizeBytes: number;
+  sha256: string;
+  /** Largest absolute difference that rounding to the stored type made. */
+  castErrorMax: number;
+}
+
+/**
+ * Writes a new safetensors file tensor by tensor, hashed as written and synced. A finite value that the stored type cannot hold
+ * is refused, so a narrowing cast never makes an infinity. Throws EEXIST rather than overwrite.
+ */
+export async function writeSafetensors(path: string, sources: readonly TensorSource[]): Promise<WrittenSafetensors> {
+  const header = headerOf(sources);
+  const hash = createHash('sha256');
+  const handle = await open(path, 'wx');
+  let sizeBytes = 0;
+  let castErrorMax = 0;
+  const write = async (bytes: Uint8Array) => {
+    hash.update(bytes);
+    sizeBytes += bytes.byteLength;
+    await handle.writeFile(bytes); // at the present position
+  };
+  try {
+    await write(header);
+    for (const source of sources) {
+      const values = await source.read();
+      const expected = elementCount(source.shape);
+      if (values.length !== expected) throw new Error(`${source.name} should have ${expected} values, it has ${values.length}`);
+      const narrowed = narrow(values, source.dtype, source.name, basename(path));
+      castErrorMax = Math.max(castErrorMax, narrowed.errorMax);
+      await write(narrowed.bytes);
+    }
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  return { sizeBytes, sha256: hash.digest('hex'), castErrorMax };
+}
+
+function headerOf(sources: readonly TensorSource[]): Buffer {
+  const entries: [string, unknown][] = [['__metadata__', { format: 'pt' }]];
+  let position = 0;
+  for (const { name, dtype, shape } of sources) {
+    const bytes = elementCount(shape) * storedTypes[dtype];
+    entries.push([name, { dtype, shape, data_offsets: [position, position + bytes] }]);
+    position += bytes;
+  }
+  const text = Buffer.from(JSON.stringify(Object.fromEntries(entries)));
+  // Spaces fill the header up, so that the data begin at a multiple of 8.
+  const padded = Buffer.alloc(8 + Math.ceil(text.length / 8) * 8, ' ');
+  padded.writeBigUInt64LE(BigInt(padded.length - 8));
+  text.copy(padded, 8);
+  return padded;
+}
+
+function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+function widen(bytes: Buffer, dtype: StoredType): Float32Array {
+  if (dtype === 'F32') return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
+  return Float32Array.from(halves, dtype === 'BF16' ? fromBfloat16 : fromFloat16);
+}
+
+function narrow(values: Float32Array, dtype: StoredType, name: string, file: string): { bytes: Uint8Array; errorMax: number } {
+  if (dtype === 'F32') return { bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength), errorMax: 0 };
+  const [to, from] = dtype === 'BF16' ? [toBfloat16, fromBfloat16] : [toFloat16, fromFloat16];
+  const halves = new Uint16Array(values.length);
+  let errorMax = 0;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]!;
+    const half = to(value);
+    const stored = from(half);
+    if (!Number.isFinite(stored) && Number.isFinite(value)) throw new SafetensorsInvalid(file, `cannot hold ${value} of ${name} in ${dtype}`);
+    errorMax = Math.max(errorMax, Math.abs(stored - value));
+    halves[i] = half;
+  }
+  return { bytes: new Uint8Array(halves.buffer), errorMax };
+}
+
+async function readExactly(handle: FileHandle, position: number, length: number, file: string): Promise<Buffer> {
+  // Not from the shared pool: tensors are looked at as float32, which must begin at a multiple of 4.
+  const bytes = Buffer.allocUnsafeSlow(length);
+  for (let done = 0; done < length; ) {
+    const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, 1 << 30), position + done);
+    if (bytesRead === 0) throw new SafetensorsInvalid(file, `ends at byte ${position + done}, before a tensor does`);
+    done += bytesRead;
+  }
+  return bytes;
+}

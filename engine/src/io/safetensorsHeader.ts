@@ -1,0 +1,107 @@
+import { EngineError } from '../engineError.js';
+import { storedTypes, type StoredType } from './halfFloats.js';
+
+/** A safetensors file that is not sound; the message names file, tensor, what was expected and what came. */
+export class SafetensorsInvalid extends EngineError {
+  constructor(file: string, problem: string) {
+    super('SAFETENSORS_INVALID', `${file} ${problem}`);
+  }
+}
+
+/** Longest header; parsing takes about ten times its memory. */
+export const headerBytesMax = 16 << 20;
+export const tensorCountMax = 100_000;
+
+export interface StoredTensor {
+  dtype: StoredType;
+  shape: number[];
+  /** Bytes begin … end of the file's data part. */
+  begin: number;
+  end: number;
+}
+
+/**
+ * Parses a header and checks everything that the format promises, and more: known types, whole shapes whose product is the
+ * length, tensors side by side without hole, overlap or rest, no name twice. Nothing is allocated by a number that was
+ * not checked.
+ */
+export function parseHeader(text: string, dataBytes: number, file: string): Map<string, StoredTensor> {
+  const invalid = (problem: string) => new SafetensorsInvalid(file, problem);
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw invalid(`has a header that is not JSON: ${(error as Error).message}`);
+  }
+  if (!isObject(json)) throw invalid('has a header that is not an object');
+  const duplicate = duplicateKey(text);
+  if (duplicate !== null) throw invalid(`names ${JSON.stringify(duplicate)} twice in its header`);
+
+  const tensors = new Map<string, StoredTensor>();
+  for (const name of Object.keys(json)) {
+    if (name !== '__metadata__') tensors.set(name, parseEntry(name, json[name], invalid));
+  }
+  if (tensors.size > tensorCountMax) throw invalid(`has ${tensors.size} tensors, the limit is ${tensorCountMax}`);
+
+  let position = 0;
+  for (const [name, tensor] of [...tensors].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
+    if (tensor.begin !== position) throw invalid(`has the tensor ${name} at byte ${tensor.begin}, byte ${position} was expected: there is a hole or an overlap`);
+    position = tensor.end;
+  }
+  if (position !== dataBytes) throw invalid(`should have ${position} bytes of tensors, it has ${dataBytes}`);
+  return tensors;
+}
+
+function parseEntry(name: string, entry: unknown, invalid: (problem: string) => Error): StoredTensor {
+  if (!isObject(entry)) throw invalid(`has no description of the tensor ${name}`);
+  const { dtype, shape, data_offsets: offsets } = entry;
+  if (typeof dtype !== 'string' || !Object.hasOwn(storedTypes, dtype)) {
+    throw invalid(`has the tensor ${name} of type ${JSON.stringify(dtype)}, ${Object.keys(storedTypes).join(', ')} are known`);
+  }
+  if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isSize)) throw invalid(`has the tensor ${name} of shape ${JSON.stringify(shape)}, whole numbers were expected`);
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw invalid(`has the tensor ${name} at ${JSON.stringify(offsets)}, two whole numbers were expected`);
+  const [begin, end] = offsets as [number, number];
+  let bytes: number = storedTypes[dtype as StoredType];
+  for (const size of shape) bytes *= size;
+  if (!Number.isSafeInteger(bytes) || end - begin !== bytes) {
+    throw invalid(`has the tensor ${name} of shape [${shape.join(', ')}] and type ${dtype}, which takes ${bytes} bytes, in ${end - begin}`);
+  }
+  return { dtype: dtype as StoredType, shape, begin, end };
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isSize(value: unknown): value is number {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 && !Object.is(value, -0);
+}
+
+/** JSON.parse keeps the last of equal keys without a word; the format forbids them. `text` is known to be JSON. */
+function duplicateKey(text: string): string | null {
+  const seen: Set<string>[] = [];
+  let isKey = false;
+  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]/g)) {
+    if (token === '{') {
+      seen.push(new Set());
+      isKey = true;
+    } else if (token === '[') {
+      seen.push(new Set());
+      isKey = false;
+    } else if (token === '}' || token === ']') {
+      seen.pop();
+      isKey = false;
+    } else if (token === ':') {
+      isKey = false;
+    } else if (token === ',') {
+      isKey = true;
+    } else if (isKey) {
+      const key = JSON.parse(token) as string;
+      const level = seen.at(-1)!;
+      // Strings of an array come here too; they are followed by no colon, and shapes and offsets hold none.
+      if (level.has(key)) return key;
+      level.add(key);
+    }
+  }
+  return null;
+}
