@@ -238,7 +238,7 @@ describe('stopping', () => {
 describe('a task', () => {
   const tasks = (parts: Parts): TaskRunner => new TaskRunner(parts.config, parts.log, scriptedTrainer);
   const generation = (prompt: string) => ({
-    source: { kind: 'artifact' as const, folder: '/' }, prompt, tokenCountMax: 5, temperature: 0, topK: 0, topP: 1, seed: 0, datasetFolder: null,
+    source: { kind: 'artifact' as const, folder: '/' }, prompt, tokenCountMax: 5, temperature: 0, topK: 0, topP: 1, seed: 0, datasetFolder: '/',
   });
 
   it('streams its parts in order and ends', async () => {

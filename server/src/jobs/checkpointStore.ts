@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database } from '../store/database.js';
-import { folders, removeOthers } from '../store/folders.js';
+import { folders, removeOthers, removeUnfinished } from '../store/folders.js';
 import type { CheckpointRow } from '../store/schema.js';
 
 /** A checkpoint that was acknowledged: complete and synced in its folder before its row was stored. */
@@ -60,7 +60,9 @@ export class CheckpointStore {
   async clearOrphans(jobId: string): Promise<string[]> {
     const parent = folders.checkpoints(this.dataFolder, jobId);
     const rows = await this.db.selectFrom('checkpoints').select('folder').where('job_id', '=', jobId).execute();
-    return await removeOthers(parent, new Set(rows.map(({ folder }) => folder)));
+    const removed = await removeOthers(parent, new Set(rows.map(({ folder }) => folder)));
+    // The weights at the start of the adapter phase have no row: checkpoints link them. Only what is unfinished goes.
+    return [...removed, ...(await removeUnfinished(folders.start(this.dataFolder, jobId)))];
   }
 
   private toCheckpoint(row: CheckpointRow): Checkpoint {

@@ -6,6 +6,7 @@ export const folders = {
   jobs: (dataFolder: string) => join(dataFolder, 'jobs'),
   job: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId),
   checkpoints: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'checkpoints'),
+  start: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'start'),
   artifacts: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'artifacts'),
   datasets: (dataFolder: string) => join(dataFolder, 'datasets'),
   dataset: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId),
@@ -25,11 +26,20 @@ export async function syncFolder(path: string): Promise<void> {
 
 /** Removes every entry of a folder but the named ones; a missing folder has none. Returns what was removed. */
 export async function removeOthers(folder: string, keep: ReadonlySet<string>): Promise<string[]> {
+  return await removeEntries(folder, (name) => !keep.has(name));
+}
+
+/** Removes what a writer left under its temporary name, `.tmp-…`. Returns what was removed. */
+export async function removeUnfinished(folder: string): Promise<string[]> {
+  return await removeEntries(folder, (name) => name.startsWith('.tmp-'));
+}
+
+async function removeEntries(folder: string, isDoomed: (name: string) => boolean): Promise<string[]> {
   const entries = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return [];
     throw error;
   });
-  const removed = entries.filter((name) => !keep.has(name)).map((name) => join(folder, name));
+  const removed = entries.filter(isDoomed).map((name) => join(folder, name));
   for (const path of removed) await rm(path, { recursive: true, force: true });
   return removed;
 }

@@ -50,8 +50,8 @@ export interface GenerateTask {
   topK: number;
   topP: number;
   seed: number;
-  /** Prepared folder of the data set that the model was trained on, for the tokenizer of a checkpoint; null for an artifact. */
-  datasetFolder: string | null;
+  /** Prepared folder of the data set that the model was trained on: its tokenizer is the model's. */
+  datasetFolder: string;
   device: DeviceSettings;
 }
 

@@ -1,0 +1,73 @@
+import type { ServerMessage, TaskMessage, TaskTypes, TrainerMessage } from '../messages.js';
+
+type Unnumbered<M> = M extends { number: number } ? Omit<M, 'number'> : never;
+/** How the server wants the run to end. */
+export type StopOrder = { keep: boolean };
+
+/** Silence of this length is broken by a sign of life, as long as JavaScript runs at all. */
+const aliveMs = 5000;
+
+/**
+ * This process's side of the channel to the server. When the channel closes the server is gone, and with it whoever
+ * could use what we do: the process ends at once, so it writes nothing that a successor does not expect.
+ */
+export class ServerChannel {
+  /** Aborted by the server's order to stop; the reason is a StopOrder. */
+  readonly stop: AbortSignal;
+  private readonly stopping = new AbortController();
+  private number = 0;
+  private acknowledged = 0;
+  private unacknowledgedMax = 1;
+  private wake = (): void => {};
+
+  constructor(private readonly onOrder: (order: Extract<ServerMessage, { type: 'train' | 'task' }>) => void) {
+    this.stop = this.stopping.signal;
+    process.on('disconnect', () => process.exit(1));
+    process.on('message', (message: ServerMessage) => this.hear(message));
+    setInterval(() => this.send({ type: 'alive' }), aliveMs).unref();
+  }
+
+  /** Sends a numbered message, then waits while too many are not acknowledged: a slow journal slows the run, and nothing piles up. */
+  async say(message: Unnumbered<TrainerMessage>): Promise<void> {
+    this.send({ ...message, number: ++this.number } as TrainerMessage);
+    await this.untilUnacknowledged(this.unacknowledgedMax - 1);
+  }
+
+  /** Resolves when the server has everything on its disk. */
+  async flushed(): Promise<void> {
+    await this.untilUnacknowledged(0);
+  }
+
+  /** Sends a message of a task and resolves when it left this process. */
+  async tell<K extends keyof TaskTypes>(message: TaskMessage<K>): Promise<void> {
+    await new Promise<void>((resolve) => process.send!(message, undefined, {}, () => resolve()));
+  }
+
+  private send(message: TrainerMessage): void {
+    // The callback takes the error of a closed channel, of which `disconnect` tells anyway.
+    if (process.connected) process.send!(message, undefined, {}, () => {});
+  }
+
+  private hear(message: ServerMessage): void {
+    switch (message.type) {
+      case 'train':
+        this.unacknowledgedMax = message.order.unacknowledgedMax;
+        this.onOrder(message);
+        break;
+      case 'task':
+        this.onOrder(message);
+        break;
+      case 'stop':
+        this.stopping.abort({ keep: message.keep } satisfies StopOrder);
+        break;
+      case 'ack':
+        this.acknowledged = message.number;
+        this.wake();
+        break;
+    }
+  }
+
+  private async untilUnacknowledged(count: number): Promise<void> {
+    while (this.number - this.acknowledged > count) await new Promise<void>((resolve) => (this.wake = resolve));
+  }
+}

@@ -1,0 +1,41 @@
+import { cpus, totalmem } from 'node:os';
+import { selectBackend, type Backend } from '@relora/engine';
+import type { DescribeTask, DeviceDescription } from '../messages.js';
+import { openBackend } from './backend.js';
+
+/** Long enough for the processor to reach the clock it keeps under load. */
+const peakMs = 100;
+
+/** Backends that can be had on this machine, the one that `auto` takes first, each with its measured peak where it can be. */
+export async function describeDevices({ device }: DescribeTask): Promise<DeviceDescription[]> {
+  const chosen = await openBackend(device, 'auto');
+  const devices = [describe(chosen, true)];
+  for (const name of ['native', 'tensorflow', 'reference'] as const) {
+    if (name === chosen.name) continue;
+    // What is not installed or does not fit this machine is not a device.
+    const backend = await selectBackend({ device: name, precision: 'auto' }).catch(() => undefined);
+    if (backend !== undefined) devices.push(describe(backend, false));
+  }
+  return devices;
+}
+
+function describe(backend: Backend, isDefault: boolean): DeviceDescription {
+  const peak = (precision: 'float32' | 'bfloat16') => (backend.native?.measurePeak(precision, peakMs) ?? 0) * 1e9;
+  return {
+    backend: backend.name,
+    isDefault,
+    model: backend.cpuModel || (cpus()[0]?.model ?? 'unknown'),
+    instructionSet: backend.instructionSet ?? '',
+    threadCount: backend.threadCount,
+    memoryBytes: memoryBytes(),
+    float32Flops: peak('float32'),
+    bfloat16Flops: peak('bfloat16'),
+    autoPrecision: backend.precision,
+  };
+}
+
+/** Memory of the machine, or of the container when that has a limit. */
+function memoryBytes(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 && limit < totalmem() ? limit : totalmem();
+}

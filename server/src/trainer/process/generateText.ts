@@ -1,0 +1,31 @@
+import { generateTokens, loadModelFolder, loadModelFromCheckpoint, type Llama } from '@relora/engine';
+import { Dataset, TextStream } from '@relora/engine/data';
+import type { GenerateTask } from '../messages.js';
+import { openBackend } from './backend.js';
+import type { ServerChannel } from './channel.js';
+
+/** Continues a text piece by piece; pieces are whole characters, though a token may be a part of one. */
+export async function generateText(task: GenerateTask, channel: ServerChannel): Promise<null> {
+  await openBackend(task.device, 'float32');
+  const { tokenizer } = await Dataset.open(task.datasetFolder, { verify: false });
+  const model = await load(task.source);
+  const stopId = tokenizer.endOfTextId;
+  const { tokenCountMax, temperature, topK, topP, seed } = task;
+
+  // A text begins after an end of text, as it does in the training data.
+  const prompt = [stopId, ...Array.from(await tokenizer.encode(task.prompt))];
+  const text = new TextStream(tokenizer);
+  let tokenCount = 0;
+  for await (const id of generateTokens(model, prompt, { tokenCountMax, temperature, topK, topP, seed, stopId })) {
+    tokenCount++;
+    const piece = await text.push(id);
+    if (piece !== '') await channel.tell<'generate'>({ type: 'part', value: { text: piece, tokenCount, finishReason: null } });
+  }
+  const finishReason = tokenCount < tokenCountMax ? 'endOfText' : 'tokenCount';
+  await channel.tell<'generate'>({ type: 'part', value: { text: await text.end(), tokenCount, finishReason } });
+  return null;
+}
+
+async function load({ kind, folder }: GenerateTask['source']): Promise<Llama> {
+  return kind === 'artifact' ? (await loadModelFolder(folder)).model : await loadModelFromCheckpoint(folder);
+}

@@ -1,0 +1,67 @@
+import type { Task, TrainOrder } from '../messages.js';
+import { ServerChannel } from './channel.js';
+import { describeDevices } from './describeDevices.js';
+import { generateText } from './generateText.js';
+import { prepare } from './prepareDataset.js';
+import { preview } from './previewDataset.js';
+import { train } from './train.js';
+
+/**
+ * The program of every child process of the server: one order, then the end. Only here does the engine run, so that what
+ * native code or a stranger's file does wrong ends this process and not the service.
+ */
+process.umask(0o077);
+// A service manager signals all processes of a service at once. A run is stopped by its server, which then has it save a
+// checkpoint; one that no longer listens is killed.
+process.on('SIGINT', () => {});
+let endsOnSignal = false;
+process.on('SIGTERM', () => {
+  if (endsOnSignal) process.exit(143);
+});
+
+const channel = new ServerChannel((message) => {
+  endsOnSignal = message.type === 'task';
+  void (message.type === 'train' ? runTraining(message.order) : runTask(message.task));
+});
+
+async function runTraining(order: TrainOrder): Promise<void> {
+  try {
+    await train(order, channel);
+  } catch (error) {
+    await channel.say({ type: 'failed', ...describe(error, 'TRAINER_ERROR') });
+  }
+  await channel.flushed();
+  process.exit(0);
+}
+
+async function runTask(task: Task): Promise<void> {
+  try {
+    await channel.tell({ type: 'result', value: await perform(task) });
+  } catch (error) {
+    await channel.tell({ type: 'failed', ...describe(error, 'TASK_ERROR') });
+  }
+  process.exit(0);
+}
+
+async function perform(task: Task) {
+  switch (task.kind) {
+    case 'prepareDataset':
+      return await prepare(task, channel);
+    case 'generate':
+      return await generateText(task, channel);
+    case 'previewDataset':
+      return await preview(task);
+    case 'describeDevices':
+      return await describeDevices(task);
+  }
+}
+
+/** What the client is told of an error: the engine's own reasons as they are, for anything else a general one and the stack in the log. */
+function describe(error: unknown, otherwise: string): { reason: string; message: string } {
+  const { reason, code, message, stack } = error as { reason?: unknown; code?: unknown; message?: unknown; stack?: unknown };
+  const text = String(message ?? error).slice(0, 16_000);
+  if (code === 'ENOSPC' || code === 'EDQUOT') return { reason: 'STORAGE_FULL', message: `The disk is full (${text})` };
+  if (typeof reason === 'string' && /^[A-Z][A-Z0-9_]{0,63}$/.test(reason)) return { reason, message: text };
+  console.error(stack ?? error);
+  return { reason: otherwise, message: text };
+}

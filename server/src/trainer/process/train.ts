@@ -1,0 +1,90 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import {
+  beginRun,
+  CheckpointCorrupt,
+  disposeRun,
+  engineVersion,
+  exportMergedModel,
+  saveCheckpoint,
+  trainLoop,
+  type Backend,
+  type TrainingEvent,
+  type TrainingRun,
+} from '@relora/engine';
+import { Dataset } from '@relora/engine/data';
+import type { TrainOrder } from '../messages.js';
+import { openBackend } from './backend.js';
+import type { ServerChannel, StopOrder } from './channel.js';
+import { publish } from './publish.js';
+
+/**
+ * Trains one attempt of a job: from its newest good checkpoint, or anew, to the exported artifact or the server's order to
+ * stop. Whatever it tells is told after it is true on the disk.
+ */
+export async function train(order: TrainOrder, channel: ServerChannel): Promise<void> {
+  const backend = await openBackend(order.device, order.spec.precision);
+  // Every hash was checked when the data set was prepared; lengths are checked now, so a start does not read gigabytes.
+  const dataset = await Dataset.open(order.datasetFolder, { verify: false });
+  const run = await begin(order, backend, dataset, channel);
+  /** Checkpoints that the server has a row for: one that a stop finds already saved is not told again. */
+  const known = new Set(order.checkpoints.map(({ path }) => path));
+  const tell = async (body: TrainingEvent): Promise<void> => {
+    if (body.kind === 'checkpoint') {
+      if (known.has(body.path)) return;
+      known.add(body.path);
+    }
+    await channel.say({ type: 'event', timeMs: Date.now(), body });
+  };
+  try {
+    await channel.say({
+      type: 'started',
+      step: run.progress.nextStep,
+      execution: {
+        engineVersion,
+        backend: backend.name,
+        instructionSet: backend.instructionSet ?? '',
+        threadCount: backend.threadCount,
+        precision: backend.precision,
+        datasetSha256: dataset.manifestSha256,
+      },
+    });
+    for await (const event of trainLoop(run, channel.stop)) await tell(event);
+
+    if (channel.stop.aborted) {
+      if ((channel.stop.reason as StopOrder).keep) await tell({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
+      return await channel.say({ type: 'finished', outcome: 'stopped' });
+    }
+    if (!order.isExported) await exportArtifact(order, run, channel);
+    await channel.say({ type: 'finished', outcome: 'succeeded' });
+  } finally {
+    disposeRun(run);
+    await dataset.close();
+  }
+}
+
+/** The run as the newest checkpoint left it whose bytes are those that were saved; without any, from its beginning. */
+async function begin(order: TrainOrder, backend: Backend, dataset: Dataset, channel: ServerChannel): Promise<TrainingRun> {
+  const options = { spec: order.spec, backend, dataset, runFolder: order.jobFolder, attempt: order.attempt };
+  for (const { path, manifestSha256 } of order.checkpoints) {
+    try {
+      return await beginRun({ ...options, checkpointPath: path, manifestSha256 });
+    } catch (error) {
+      if (!(error instanceof CheckpointCorrupt)) throw error;
+      await channel.say({ type: 'checkpointCorrupt', path, problem: error.message });
+    }
+  }
+  return await beginRun(options);
+}
+
+/** Seals the merged model: files complete, synced and hashed under a temporary name, the folder renamed, then the server told. */
+async function exportArtifact(order: TrainOrder, run: TrainingRun, channel: ServerChannel): Promise<void> {
+  const folder = join(order.jobFolder, 'artifacts');
+  const id = `merged-model-${order.attempt}`;
+  const temporary = join(folder, `.tmp-${order.attempt}-${randomBytes(4).toString('hex')}`);
+  await mkdir(folder, { recursive: true });
+  const { files } = await exportMergedModel(run, temporary, { weightType: order.spec.export.weightType });
+  await publish(temporary, join(folder, id));
+  await channel.say({ type: 'artifact', artifact: { id, kind: 'mergedModel', step: run.progress.nextStep, files } });
+}
