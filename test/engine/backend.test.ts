@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor } from '@tensorflow/tfjs-core';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { NativeBackend } from '../../engine/src/backend/nativeBackend.js';
 import { selectBackend } from '../../engine/src/backend/selectBackend.js';
 import { seeded } from './opCases.js';
@@ -45,6 +45,16 @@ describe('choosing a backend', () => {
     await expect(selectBackend({ device: 'tensorflow', precision: 'auto' })).rejects.toThrow(
       'npm install @tensorflow/tfjs-node',
     );
+  });
+
+  it('prints nothing, though tfjs-backend-cpu would', async () => {
+    const warn = vi.spyOn(console, 'warn');
+    for (const device of ['native', 'reference'] as const) {
+      await selectBackend({ device, precision: 'auto' });
+      tf.matMul(tf.ones([2, 2]), tf.ones([2, 2])).dispose();
+    }
+    expect(warn).not.toHaveBeenCalled();
+    warn.mockRestore();
   });
 
   it('tensors made on one backend are usable on the next', async () => {

@@ -151,7 +151,53 @@ describe.each(variants)('$name', (variant) => {
   });
 });
 
+describe('on the native backend', () => {
+  it.each(variants)(
+    'a step has the same bits with any number of threads, and every time: $name',
+    async (variant) => {
+      const steps = [];
+      for (const threads of [1, 2, 2]) {
+        await selectBackend({ device: 'native', precision: 'auto', threads });
+        // The second of each pair works in buffers that the first has used.
+        steps.push(differentiate(variant), differentiate(variant));
+      }
+      for (const step of steps) expect(step).toEqual(steps[0]);
+    },
+  );
+
+  it('every instruction set of this CPU computes the same model', async () => {
+    const variant = variants[2]!;
+    await selectBackend({ device: 'reference', precision: 'auto' });
+    const expected = differentiate(variant);
+    const { native } = await selectBackend({ device: 'native', precision: 'float32' });
+    for (const instructionSet of native!.describe().instructionSets) {
+      await selectBackend({ device: 'native', precision: 'float32', instructionSet });
+      const actual = differentiate(variant);
+      expect(actual.loss, instructionSet).toBeCloseTo(expected.loss, 5);
+      for (const [name, gradient] of expected.arrays) {
+        expect(difference(actual.arrays.get(name)!, gradient), `${instructionSet} ${name}`).toBeLessThan(
+          5e-5,
+        );
+      }
+    }
+  });
+});
+
 describe.each(['reference', 'native'] as const)('on %s', (device) => {
+  it('the loss is differentiable by tfjs itself', async () => {
+    await selectBackend({ device, precision: 'float32' });
+    const model = build(variants[2]!);
+    const own = model.valueAndGradients(inputs, targets, batch, time);
+    const variables = model.trainable().map(({ variable }) => variable);
+    const { value, grads } = tf.variableGrads(() => model.loss(inputs, targets, batch, time), variables);
+    expect(value.dataSync()[0]).toBe(own.loss);
+    for (const { name, variable } of model.trainable()) {
+      expect(grads[variable.name]!.dataSync(), name).toEqual(own.gradients.get(name)!.dataSync());
+    }
+    tf.dispose([value, ...Object.values(grads), ...own.gradients.values()]);
+    model.dispose();
+  });
+
   it('the summed loss over targets is the mean loss times their number, and -1 is no target', async () => {
     await selectBackend({ device, precision: 'float32' });
     const model = build(variants[0]!);
