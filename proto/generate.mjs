@@ -17,7 +17,9 @@ const buf = (...args) =>
   execFileSync(process.execPath, [join(root, 'node_modules/@bufbuild/buf/bin/buf'), ...args], { cwd: root, stdio: 'inherit' });
 buf('lint', 'proto');
 if (check) buf('breaking', 'proto', '--against', 'proto/released.binpb');
-buf('generate', 'proto');
+// Beside the contract, what the details of an error are written in.
+const errorDetails = ['status', 'error_details'].map((name) => `node_modules/google-proto-files/google/rpc/${name}.proto`);
+buf('generate', '.', ...['proto/relora', ...errorDetails].flatMap((path) => ['--path', path]));
 buf('build', 'proto', '-o', 'server/src/generated/relora.binpb');
 
 if (check) {
