@@ -1,0 +1,97 @@
+import { createHash } from 'node:crypto';
+import { mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { ArtifactDamaged } from '../../server/dist/artifacts/artifactStore.js';
+import { claim, openParts, submit, type Parts } from './parts.js';
+
+const content = Buffer.from(Array.from({ length: 1000 }, (_, index) => index % 251));
+
+async function sealed(parts: Parts, ...artifactIds: string[]): Promise<{ jobId: string; folder: string }> {
+  const { id } = await submit(parts);
+  const key = { jobId: id, attempt: (await claim(parts)).attempt };
+  const folder = join(parts.dataFolder, 'jobs', id, 'artifacts');
+  for (const artifactId of artifactIds) {
+    mkdirSync(join(folder, artifactId), { recursive: true });
+    const files = ['config.json', 'model.safetensors'].map((fileName) => {
+      writeFileSync(join(folder, artifactId, fileName), content);
+      return { fileName, sizeBytes: content.length, sha256: createHash('sha256').update(content).digest('hex') };
+    });
+    await parts.attempts.sealed(key, { id: artifactId, kind: 'mergedModel', step: 20, files });
+  }
+  return { jobId: id, folder };
+}
+
+async function read(parts: Parts, jobId: string, offset: number): Promise<Buffer> {
+  const file = await parts.artifacts.open(jobId, 'merged-model-1', 'model.safetensors');
+  if (typeof file === 'string') throw new Error(file);
+  const pieces: Uint8Array[] = [];
+  for await (const piece of file.read(offset, 64)) pieces.push(piece);
+  await file.close();
+  expect(pieces.every((piece) => piece.length <= 64)).toBe(true);
+  return Buffer.concat(pieces);
+}
+
+describe('an artifact', () => {
+  it('is read from any offset on', async () => {
+    const parts = await openParts();
+    const { jobId } = await sealed(parts, 'merged-model-1');
+    for (const offset of [0, 1, 64, 999, 1000]) expect((await read(parts, jobId, offset)).equals(content.subarray(offset))).toBe(true);
+  });
+
+  it('that is missing, cut, lengthened or replaced by a link is lost data, the others are served', async () => {
+    const parts = await openParts();
+    const { jobId, folder } = await sealed(parts, 'merged-model-1', 'merged-model-2');
+    const path = join(folder, 'merged-model-1', 'model.safetensors');
+    const open = async (artifactId: string, fileName = 'model.safetensors') => {
+      const file = await parts.artifacts.open(jobId, artifactId, fileName);
+      if (typeof file === 'string') return file;
+      await file.close();
+      return 'open';
+    };
+    const damages = [
+      () => truncateSync(path, 999),
+      () => writeFileSync(path, Buffer.concat([content, content])),
+      () => rmSync(path),
+      () => symlinkSync(join(folder, 'merged-model-2', 'model.safetensors'), path),
+      () => {
+        rmSync(path);
+        mkdirSync(path);
+      },
+    ];
+    for (const damage of damages) {
+      damage();
+      expect(await open('merged-model-1')).toBe('dataLoss');
+      expect(await open('merged-model-2')).toBe('open');
+    }
+    expect(await open('merged-model-3')).toBe('notFound');
+    expect(await open('merged-model-2', '../../../store.db')).toBe('notFound');
+  });
+
+  it('that is cut while it is read ends with an error, not short', async () => {
+    const parts = await openParts();
+    const { jobId, folder } = await sealed(parts, 'merged-model-1');
+    const file = await parts.artifacts.open(jobId, 'merged-model-1', 'config.json');
+    if (typeof file === 'string') throw new Error(file);
+    const reading = file.read(0, 64);
+    await reading.next();
+    truncateSync(join(folder, 'merged-model-1', 'config.json'), 100);
+    await expect(
+      (async () => {
+        for await (const _piece of reading) /* to the end */;
+      })(),
+    ).rejects.toThrow(ArtifactDamaged);
+    await file.close();
+  });
+
+  it('is listed oldest first, page by page, and is sealed once', async () => {
+    const parts = await openParts();
+    const ids = ['merged-model-1', 'merged-model-2', 'merged-model-3'];
+    const { jobId } = await sealed(parts, ...ids, 'merged-model-2');
+    const first = await parts.artifacts.list(jobId, { afterId: null, artifactsMax: 2 });
+    const second = await parts.artifacts.list(jobId, { afterId: first.next, artifactsMax: 2 });
+    expect([...first.artifacts, ...second.artifacts].map(({ id }) => id)).toEqual(ids);
+    expect([first.next, second.next]).toEqual(['merged-model-2', null]);
+    expect(first.artifacts[0]).toMatchObject({ sizeBytes: 2000, step: 20, files: [{ fileName: 'config.json' }, { fileName: 'model.safetensors' }] });
+  });
+});

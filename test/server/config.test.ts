@@ -1,0 +1,46 @@
+import { describe, expect, it } from 'vitest';
+import { ConfigInvalid, readConfig, settings } from '../../server/dist/config.js';
+
+const problemsOf = (environment: Record<string, string>): string[] => {
+  try {
+    readConfig(environment);
+    return [];
+  } catch (error) {
+    if (error instanceof ConfigInvalid) return error.problems;
+    throw error;
+  }
+};
+
+describe('settings', () => {
+  it('have a default that is in their own range, each variable once', () => {
+    expect(readConfig({})).toMatchObject({ grpcAddress: { host: '127.0.0.1', port: 50051 }, slots: 1, reflection: true, allowedFolders: [] });
+    const variables = Object.values(settings).map(({ variable }) => variable);
+    expect(new Set(variables).size).toBe(variables.length);
+    for (const { range, reason } of Object.values(settings)) expect(Math.min(range.length, reason.length)).toBeGreaterThan(3);
+  });
+
+  it('are read from the environment', () => {
+    const config = readConfig({ RELORA_GRPC_ADDRESS: '[::1]:0', RELORA_ALLOWED_FOLDERS: '/data:/models', RELORA_REFLECTION: 'off', HOME: '/root' });
+    expect(config).toMatchObject({ grpcAddress: { host: '::1', port: 0 }, allowedFolders: ['/data', '/models'], reflection: false });
+  });
+
+  it('that are wrong are all named at once, with what was expected and what came', () => {
+    expect(problemsOf({ RELORA_SLOTS: '0', RELORA_GRPC_ADDRESS: 'localhost', RELORA_LOG_LEVEL: 'loud', RELORA_ALLOWED_FOLDERS: 'data' })).toEqual([
+      'RELORA_GRPC_ADDRESS must be host:port with a port from 0 to 65535, not "localhost"',
+      'RELORA_ALLOWED_FOLDERS must be absolute paths with `:` between them, not "data"',
+      'RELORA_SLOTS must be a whole number from 1 to 64, not "0"',
+      'RELORA_LOG_LEVEL must be one of trace, debug, info, warn, error, fatal, silent, not "loud"',
+    ]);
+  });
+
+  it.each(['', ' 1', '1e1', '0x1', '1.5', '-1', 'NaN', 'Infinity', '99999999999999999999'])('a number is not written %j', (text) => {
+    expect(problemsOf({ RELORA_SLOTS: text })).toHaveLength(1);
+  });
+
+  it('that are not known are refused with the nearest name', () => {
+    expect(problemsOf({ RELORA_SLOT: '2', RELORA_GRPC_ADRESS: 'x' })).toEqual([
+      'RELORA_SLOT is not a setting; did you mean RELORA_SLOTS?',
+      'RELORA_GRPC_ADRESS is not a setting; did you mean RELORA_GRPC_ADDRESS?',
+    ]);
+  });
+});

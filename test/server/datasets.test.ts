@@ -1,0 +1,207 @@
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
+import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
+import { DatasetPreparer } from '../../server/dist/datasets/datasetPreparer.js';
+import { DatasetUploads, type DatasetUpload } from '../../server/dist/datasets/datasetUploads.js';
+import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
+import { openParts, scriptedTrainer, temporaryFolder, type Parts } from './parts.js';
+
+const spec = (textField = 'text'): DatasetSpec => ({ tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField, seed: 0 });
+const text = Buffer.from('Once upon a time there was an adapter of rank four.');
+const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+const upload = (bytes: Uint8Array = text, changes = {}) => ({
+  fileName: '../../a.txt', serverPath: null, format: 'text' as const, split: null, sizeBytes: bytes.length, sha256: sha256(bytes), ...changes,
+});
+
+async function register(parts: Parts, files = [upload()], datasetId = 'tales') {
+  const dataset = await parts.datasets.register({ datasetId, displayName: 'Tales', files, spec: spec() });
+  if (dataset === 'conflict') throw new Error('conflict');
+  return dataset;
+}
+
+async function opened(uploads: DatasetUploads, id = 'tales'): Promise<DatasetUpload> {
+  const session = await uploads.open(id);
+  if (typeof session === 'string') throw new Error(session);
+  return session;
+}
+
+describe('an upload', () => {
+  it('is preparing when every byte is there, and its names never are paths', async () => {
+    const parts = await openParts();
+    const uploads = new DatasetUploads(parts.datasets, parts.config);
+    expect(await register(parts)).toMatchObject({ state: 'uploading', files: [{ receivedBytes: 0 }] });
+    const session = await opened(uploads);
+    expect(await session.write(0, 0, text.subarray(0, 10))).toBe('written');
+    expect((await parts.datasets.find('tales'))?.files[0]?.receivedBytes).toBe(10);
+    expect(await session.finish()).toEqual({ outcome: 'incomplete' });
+    expect(await session.write(0, 10, text.subarray(10))).toBe('written');
+    expect(await session.finish()).toMatchObject({ outcome: 'done', dataset: { state: 'preparing' } });
+    await session.close();
+    expect(readFileSync(parts.datasets.uploadPath('tales', 0)).equals(text)).toBe(true);
+    expect(parts.datasets.uploadPath('tales', 0)).toBe(join(parts.dataFolder, 'datasets', 'tales', 'uploads', '0'));
+    expect(await uploads.open('tales')).toBe('closed');
+  });
+
+  it('goes on where it stopped, after a restart of the server too', async () => {
+    const dataFolder = temporaryFolder();
+    const first = await openParts({}, dataFolder);
+    await register(first);
+    const broken = await opened(new DatasetUploads(first.datasets, first.config)); // still open, as in a crash
+    onTestFinished(async () => await broken.close());
+    await broken.write(0, 0, text.subarray(0, 20));
+    await first.close();
+
+    const parts = await openParts({}, dataFolder);
+    const again = await register(parts);
+    expect(again).toMatchObject({ state: 'uploading', files: [{ receivedBytes: 20 }] });
+    const session = await opened(new DatasetUploads(parts.datasets, parts.config));
+    expect(session.receivedBytes).toEqual([20]);
+    expect(await session.write(0, 0, text)).toBe('wrongOffset');
+    expect(await session.write(0, 20, text.subarray(20))).toBe('written');
+    expect(await session.finish()).toMatchObject({ outcome: 'done' });
+    await session.close();
+  });
+
+  it('refuses what does not fit: another file, too many bytes, a wrong hash', async () => {
+    const parts = await openParts();
+    await register(parts, [upload(text, { sha256: sha256(Buffer.from('other')) })]);
+    const session = await opened(new DatasetUploads(parts.datasets, parts.config));
+    expect(await session.write(1, 0, text)).toBe('noFile');
+    expect(await session.write(0, 0, Buffer.concat([text, text]))).toBe('tooLong');
+    expect(await session.write(0, 0, text)).toBe('written');
+    expect(await session.finish()).toMatchObject({ outcome: 'wrongHash', fileName: '../../a.txt', actual: sha256(text) });
+    // The file was dropped: it can be sent again from its beginning.
+    expect(session.receivedBytes).toEqual([0]);
+    expect(await parts.datasets.find('tales')).toMatchObject({ state: 'uploading', files: [{ receivedBytes: 0 }] });
+    await session.close();
+  });
+
+  it('belongs to one client at a time, and stops at the disk floor', async () => {
+    const parts = await openParts({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) });
+    await register(parts);
+    const uploads = new DatasetUploads(parts.datasets, parts.config);
+    const session = await opened(uploads);
+    expect(await uploads.open('tales')).toBe('busy');
+    expect(await uploads.open('unknown')).toBe('notFound');
+    expect(await session.write(0, 0, text)).toBe('noSpace');
+    await session.close();
+    await (await opened(uploads)).close();
+  });
+
+  it('does not write through a link', async () => {
+    const parts = await openParts();
+    await register(parts);
+    const session = await opened(new DatasetUploads(parts.datasets, parts.config));
+    const target = join(parts.dataFolder, 'target');
+    symlinkSync(target, parts.datasets.uploadPath('tales', 0));
+    await expect(session.write(0, 0, text)).rejects.toThrow('ELOOP');
+    expect(existsSync(target)).toBe(false);
+    await session.close();
+  });
+
+  it('with the same id goes on only with the same files and settings', async () => {
+    const parts = await openParts();
+    await register(parts);
+    expect(await register(parts)).toMatchObject({ id: 'tales' });
+    const other = { datasetId: 'tales', displayName: 'Tales', files: [upload(Buffer.from('x'))], spec: spec() };
+    expect(await parts.datasets.register(other)).toBe('conflict');
+    expect(await parts.datasets.register({ ...other, files: [upload()], spec: spec('body') })).toBe('conflict');
+  });
+});
+
+describe('preparation', () => {
+  const serverFile = { fileName: 'a.txt', serverPath: '/a.txt', format: 'text' as const, split: null, sizeBytes: 3, sha256: null };
+
+  function preparer(parts: Parts): DatasetPreparer {
+    const preparer = new DatasetPreparer(parts.datasets, new TaskRunner(parts.config, parts.log, scriptedTrainer), parts.dataFolder, parts.log, (error) => parts.storeFailures.push(error));
+    onTestFinished(async () => await preparer.stop());
+    return preparer;
+  }
+
+  async function settled(parts: Parts, id: string) {
+    for (;;) {
+      const dataset = await parts.datasets.find(id);
+      if (dataset?.state === 'ready' || dataset?.state === 'failed') return dataset;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
+  it('makes data sets ready one after another, and removes the uploaded text', async () => {
+    const parts = await openParts();
+    preparer(parts).start();
+    await parts.datasets.register({ datasetId: 'first', displayName: '', files: [serverFile], spec: spec() });
+    await register(parts);
+    const session = await opened(new DatasetUploads(parts.datasets, parts.config));
+    await session.write(0, 0, text);
+    await session.finish();
+    await session.close();
+    expect(await settled(parts, 'first')).toMatchObject({ state: 'ready', preparedRatio: 1, prepared: { train: { tokenCount: 10 } } });
+    expect(await settled(parts, 'tales')).toMatchObject({ state: 'ready', files: [{ receivedBytes: text.length }] });
+    expect(readFileSync(join(parts.datasets.preparedFolder('first'), 'manifest.json'), 'utf8')).toBe('["/a.txt"]');
+    await parts.datasets.register({ datasetId: 'third', displayName: '', files: [serverFile], spec: spec() });
+    await settled(parts, 'third');
+    expect(existsSync(parts.datasets.uploadPath('tales', 0))).toBe(false);
+  });
+
+  it('fails with the reason of the data, or after two crashes', async () => {
+    const parts = await openParts();
+    preparer(parts).start();
+    for (const id of ['fail', 'crash']) await parts.datasets.register({ datasetId: id, displayName: '', files: [serverFile], spec: spec(id) });
+    expect(await settled(parts, 'fail')).toMatchObject({ state: 'failed', failure: { reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' } });
+    expect(await settled(parts, 'crash')).toMatchObject({ state: 'failed', failure: { reason: 'TASK_CRASHED' } });
+    expect(parts.storeFailures).toEqual([]);
+  });
+
+  it('begins anew after a restart of the server, over what was left', async () => {
+    const dataFolder = temporaryFolder();
+    const first = await openParts({}, dataFolder);
+    await first.datasets.register({ datasetId: 'tales', displayName: '', files: [serverFile], spec: spec() });
+    for (const name of ['.preparing', 'prepared']) mkdirSync(join(dataFolder, 'datasets', 'tales', name), { recursive: true });
+    writeFileSync(join(dataFolder, 'datasets', 'tales', 'prepared', 'half'), '');
+    await first.close();
+    const parts = await openParts({}, dataFolder);
+    preparer(parts).start();
+    expect((await settled(parts, 'tales')).state).toBe('ready');
+    expect(existsSync(join(dataFolder, 'datasets', 'tales', 'prepared', 'half'))).toBe(false);
+  });
+
+  it('stops with the server and leaves the data set to the next', async () => {
+    const parts = await openParts();
+    const one = preparer(parts);
+    await parts.datasets.register({ datasetId: 'slow', displayName: '', files: [serverFile], spec: spec('slow') });
+    one.start();
+    while ((await parts.datasets.find('slow'))?.preparedRatio !== 0.5) await new Promise((resolve) => setTimeout(resolve, 10));
+    await one.stop();
+    expect((await parts.datasets.find('slow'))?.state).toBe('preparing');
+  });
+});
+
+describe('a path of the server', () => {
+  it('must be a regular file inside an allowed folder, links resolved', async () => {
+    const folder = temporaryFolder();
+    const [inside, outside] = ['inside', 'outside'].map((name) => join(folder, name)) as [string, string];
+    mkdirSync(join(inside, 'sub'), { recursive: true });
+    mkdirSync(outside);
+    for (const path of [join(inside, 'a.txt'), join(outside, 'b.txt'), join(folder, 'inside-not')]) writeFileSync(path, 'abc');
+    symlinkSync(join(outside, 'b.txt'), join(inside, 'link-out'));
+    symlinkSync(join(inside, 'a.txt'), join(inside, 'link-in'));
+    spawnSync('mkfifo', [join(inside, 'pipe')]);
+    const allowed = new AllowedFolders([inside, '/does-not-exist']);
+
+    expect(await allowed.file(join(inside, 'a.txt'))).toEqual({ path: join(inside, 'a.txt'), sizeBytes: 3 });
+    expect(await allowed.file(join(inside, 'link-in'))).toEqual({ path: join(inside, 'a.txt'), sizeBytes: 3 });
+    expect(await allowed.folder(join(inside, 'sub'))).toEqual({ path: join(inside, 'sub') });
+    for (const path of [
+      join(outside, 'b.txt'), join(inside, '../outside/b.txt'), join(inside, 'link-out'), join(folder, 'inside-not'), join(inside, 'missing'),
+      join(inside, 'sub'), join(inside, 'pipe'), '/dev/zero', '/proc/self/mem', 'a.txt', `${inside}/a.txt\0`, '',
+    ]) {
+      expect(await allowed.file(path), path).toHaveProperty('problem');
+    }
+    expect(await allowed.folder(join(inside, 'a.txt'))).toHaveProperty('problem');
+    expect(await new AllowedFolders([]).file(join(inside, 'a.txt'))).toHaveProperty('problem');
+  });
+});

@@ -1,0 +1,35 @@
+// The durable half of a server in a process of its own, to be killed: runs its jobs and prints every journal entry that was acknowledged.
+import { pino } from 'pino';
+import { ArtifactStore } from '../../server/dist/artifacts/artifactStore.js';
+import { readConfig } from '../../server/dist/config.js';
+import { DatasetStore } from '../../server/dist/datasets/datasetStore.js';
+import { CheckpointStore } from '../../server/dist/jobs/checkpointStore.js';
+import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
+import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
+import { JobQueue } from '../../server/dist/jobs/jobQueue.js';
+import { JobStore } from '../../server/dist/jobs/jobStore.js';
+import { openDatabase } from '../../server/dist/store/database.js';
+import { Supervisor } from '../../server/dist/trainer/supervisor.js';
+
+const [dataFolder, entry, newJobText] = process.argv.slice(2);
+const config = readConfig({ RELORA_DATA_FOLDER: dataFolder, RELORA_FREE_DISK_BYTES_MIN: '0' });
+const db = await openDatabase(dataFolder);
+const journal = new JobJournal(db);
+const queue = new JobQueue(journal, { jobsMax: 10 });
+const supervisor = new Supervisor({
+  config, queue, journal, entry,
+  store: new JobStore(db),
+  attempts: new JobAttempts(journal, dataFolder, { eventsMax: 100_000 }),
+  checkpoints: new CheckpointStore(db, dataFolder),
+  artifacts: new ArtifactStore(db, dataFolder),
+  datasets: new DatasetStore(db, dataFolder),
+  log: pino({ level: 'silent' }),
+  onStoreFailure: (error) => {
+    throw error;
+  },
+});
+journal.onAppended((job, events) => {
+  process.stdout.write(`${JSON.stringify({ sequence: job.lastSequence, step: job.progress.step, state: job.state, pid: supervisor.trainerPid(job.id), count: events.length })}\n`);
+});
+await queue.submit(JSON.parse(newJobText));
+await supervisor.start();

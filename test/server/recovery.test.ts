@@ -1,0 +1,123 @@
+import { spawn } from 'node:child_process';
+import { mkdirSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { isTerminal } from '../../server/dist/jobs/job.js';
+import { allEvents, claim, jobWhen, newJob, openParts, readyDataset, runSpec, scriptedTrainer, statesOf, submit, temporaryFolder } from './parts.js';
+
+const halfServer = fileURLToPath(new URL('./halfServer.mjs', import.meta.url));
+
+interface Told {
+  sequence: number;
+  step: number;
+  pid?: number;
+}
+
+/** Runs a job in a server that is killed when it told of a step; gives the last thing it told and the pid of its trainer. */
+async function killedServer(dataFolder: string, jobId: string, step: number): Promise<Told> {
+  const first = await openParts({}, dataFolder);
+  await readyDataset(first);
+  await first.close();
+  const job = JSON.stringify(newJob({ jobId, spec: runSpec('slow', { stepCount: 30 }) }));
+  const server = spawn(process.execPath, [halfServer, dataFolder, scriptedTrainer, job], { stdio: ['ignore', 'pipe', 'inherit'] });
+  let last: Told = { sequence: 0, step: 0 };
+  for await (const line of createInterface({ input: server.stdout })) {
+    last = { ...last, ...(JSON.parse(line) as Told) };
+    if (last.step >= step) server.kill('SIGKILL');
+  }
+  return last;
+}
+
+async function untilGone(pid: number): Promise<void> {
+  for (;;) {
+    try {
+      process.kill(pid, 0);
+    } catch {
+      return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+describe('after kill -9 of the server in the middle of a job', () => {
+  it.each([2, 12, 23])('its trainer ends by itself, nothing told is lost, and the job goes on from its checkpoint (step %i)', async (step) => {
+    const dataFolder = temporaryFolder();
+    const told = await killedServer(dataFolder, 'job-one', step);
+    await untilGone(told.pid!);
+
+    const parts = await openParts({}, dataFolder);
+    const before = await allEvents(parts, 'job-one');
+    expect(before.length).toBeGreaterThanOrEqual(told.sequence);
+    const checkpointStep = (await parts.checkpoints.newest('job-one'))?.step ?? 0;
+    expect(checkpointStep).toBeGreaterThanOrEqual(Math.floor(told.step / 5) * 5 - 5);
+
+    await parts.supervisor.start();
+    const job = await jobWhen(parts, 'job-one', ({ state }) => isTerminal(state));
+    expect(job).toMatchObject({ state: 'succeeded', attempt: 2 });
+    const events = await allEvents(parts, 'job-one');
+    // A watcher that saw the first part finds it unchanged, and the rest after its last number.
+    expect(events.slice(0, before.length)).toEqual(before);
+    expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
+    const resumed = events.find(({ attempt, body }) => attempt === 2 && body.kind === 'step');
+    expect(resumed?.body).toMatchObject({ step: checkpointStep });
+  });
+});
+
+describe('at its start a server', () => {
+  it('honours wishes that were stored before it died, and counts its own death as an attempt', async () => {
+    const dataFolder = temporaryFolder();
+    const first = await openParts({ RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '2' }, dataFolder);
+    await readyDataset(first);
+    const ids = [];
+    for (const jobId of ['to-pause', 'to-cancel', 'to-retry']) {
+      ids.push((await submit(first, { jobId })).id);
+      await claim(first);
+    }
+    await first.control.pause('to-pause');
+    await first.control.cancel('to-cancel');
+    await first.close(); // the jobs are left `starting`, as by a server that died
+
+    const parts = await openParts({ RELORA_SLOTS: '1', RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '2' }, dataFolder);
+    await parts.supervisor.start();
+    expect((await parts.store.find('to-pause'))?.state).toBe('paused');
+    expect((await parts.store.find('to-cancel'))?.state).toBe('cancelled');
+    await jobWhen(parts, 'to-retry', ({ state }) => state === 'succeeded');
+    expect(await statesOf(parts, 'to-retry')).toEqual(['queued', 'starting', 'queued', 'starting', 'running', 'succeeded']);
+  });
+
+  it('fails a job that was running at each of its last deaths', async () => {
+    const dataFolder = temporaryFolder();
+    for (let death = 1; death <= 3; death++) {
+      const parts = await openParts({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) }, dataFolder); // the disk floor keeps it from running
+      if (death === 1) await submit(parts, { jobId: 'job-one' });
+      await parts.supervisor.start();
+      expect((await parts.store.find('job-one'))?.state).toBe('queued');
+      await claim(parts);
+      await parts.close();
+    }
+    const parts = await openParts({}, dataFolder);
+    await parts.supervisor.start();
+    expect(await parts.store.find('job-one')).toMatchObject({ state: 'failed', attempt: 3, failure: { reason: 'TRAINER_CRASHED' } });
+  });
+
+  it('removes what no row names, and nothing else', async () => {
+    const dataFolder = temporaryFolder();
+    const first = await openParts({}, dataFolder);
+    const { id } = await submit(first);
+    const key = { jobId: id, attempt: (await claim(first)).attempt };
+    const folder = join(dataFolder, 'jobs', id);
+    const path = join(folder, 'checkpoints', 'step-5-1');
+    for (const name of ['checkpoints/step-5-1', 'checkpoints/step-7-1', 'checkpoints/.tmp-1-9-ab', 'artifacts/.tmp-1-ab', 'artifacts/merged-model-1', 'start/.tmp-1-ab', 'start/kept']) {
+      mkdirSync(join(folder, name), { recursive: true });
+    }
+    await first.attempts.append(key, [
+      { timeMs: 1, body: { kind: 'checkpoint', step: 5, path, sizeBytes: 1, manifestSha256: 'a'.repeat(64), seconds: 0 } },
+    ]);
+    await first.close();
+    const parts = await openParts({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) }, dataFolder);
+    await parts.supervisor.start();
+    expect(['checkpoints', 'artifacts', 'start'].map((name) => readdirSync(join(folder, name)))).toEqual([['step-5-1'], [], ['kept']]);
+  });
+});
