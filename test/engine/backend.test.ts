@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor } from '@tensorflow/tfjs-core';
 import { describe, expect, it, vi } from 'vitest';
+import { BufferPool } from '../../engine/src/backend/bufferPool.js';
 import type { NativeBackend } from '../../engine/src/backend/nativeBackend.js';
 import { selectBackend } from '../../engine/src/backend/selectBackend.js';
 import { seeded } from './opCases.js';
@@ -120,6 +121,22 @@ describe('buffers of the native backend', () => {
     expect(second.values).not.toBe(first.values); // the clone still has the data
     shared.dispose();
     expect(native.output([13, 11]).values).toBe(first.values);
+  });
+
+  it('are free memory again when they are dropped, and only so many are kept', async () => {
+    const native = await selectNative();
+    const { tensor, values } = native.output([11, 13]);
+    tensor.dispose();
+    native.dropFreeBuffers();
+    expect(native.output([11, 13]).values).not.toBe(values);
+
+    const pool = new BufferPool(100);
+    const [first, second, third] = [new Float32Array(10), new Float32Array(12), new Float32Array(8)] as const;
+    for (const array of [first, second, third, new Float32Array(26)]) pool.give(array);
+    expect(pool.take(12)).toBe(second);
+    expect(pool.take(8)).toBe(third);
+    expect(pool.take(10)).not.toBe(first); // 40 + 48 + 32 bytes are more than 100: the oldest went
+    expect(pool.take(26).length).toBe(26);
   });
 
   it('are not used again when a kernel may have made a view of them', async () => {

@@ -29,6 +29,12 @@ export class BufferPool {
     this.freeBytes += array.byteLength;
   }
 
+  /** Leaves all that is free to the collector. */
+  clear(): void {
+    this.free.clear();
+    this.freeBytes = 0;
+  }
+
   private dropOldestLength(): void {
     for (const [length, arrays] of this.free) {
       this.free.delete(length);

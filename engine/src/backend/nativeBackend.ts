@@ -65,6 +65,11 @@ export class NativeBackend extends MathBackendCPU {
     entry.recycled = false;
   }
 
+  /** For a change of what steps compute: buffers of sizes that will not be asked for again would stay for good. */
+  dropFreeBuffers(): void {
+    this.pool.clear();
+  }
+
   /** Whether the tensor is the only one with its data. */
   isSole(tensor: TensorInfo): boolean {
     return this.refCount(tensor.dataId) === 1;

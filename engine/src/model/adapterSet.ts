@@ -1,5 +1,6 @@
 import { tensor2d, type Scalar, type Tensor2D } from '@tensorflow/tfjs-core';
 import type { ProductPrecision } from '../backend/nativeAddon.js';
+import { currentNative } from '../backend/nativeBackend.js';
 import { EngineError } from '../engineError.js';
 import { FrozenBase } from '../ops/frozenBase.js';
 import { loraLinear, type AdapterPass } from '../ops/loraLinear.js';
@@ -47,6 +48,7 @@ export class AdapterSet {
     seed: number,
     restart: number,
   ) {
+    currentNative()?.dropFreeBuffers(); // gradients of the base, as large as the base, are over
     for (const layer of layers) {
       this.bases.set(layer, new FrozenBase(asMatrix(layer.weight.variable)));
       if (settings.targetModules.includes(layer.module))
