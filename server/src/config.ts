@@ -16,52 +16,207 @@ class SettingProblem extends Error {}
 
 /** Every setting of the server. Nothing else is read from the environment. */
 export const settings = {
-  grpcAddress: address('RELORA_GRPC_ADDRESS', '127.0.0.1:50051', 'Where gRPC is served; port 0 takes a free one.'),
-  httpAddress: address('RELORA_HTTP_ADDRESS', '127.0.0.1:9464', 'Where /metrics, /healthz and /readyz are served; port 0 takes a free one.'),
-  dataFolder: folder('RELORA_DATA_FOLDER', '.relora', 'Where the store, checkpoints, artifacts and data sets are kept; one server at a time holds it.'),
-  allowedFolders: folders('RELORA_ALLOWED_FOLDERS', 'Folders whose files clients may name as data, tokenizers or base weights; none by default.'),
+  grpcAddress: address(
+    'RELORA_GRPC_ADDRESS',
+    '127.0.0.1:50051',
+    'Where gRPC is served; port 0 takes a free one.',
+  ),
+  httpAddress: address(
+    'RELORA_HTTP_ADDRESS',
+    '127.0.0.1:9464',
+    'Where /metrics, /healthz and /readyz are served; port 0 takes a free one.',
+  ),
+  dataFolder: folder(
+    'RELORA_DATA_FOLDER',
+    '.relora',
+    'Where the store, checkpoints, artifacts and data sets are kept; one server at a time holds it.',
+  ),
+  allowedFolders: folders(
+    'RELORA_ALLOWED_FOLDERS',
+    'Folders whose files clients may name as data, tokenizers or base weights; none by default.',
+  ),
 
   slots: integer('RELORA_SLOTS', 1, 1, 64, 'Jobs that run at once; each has a trainer process of its own.'),
-  queueJobsMax: integer('RELORA_QUEUE_JOBS_MAX', 1000, 1, 100_000, 'Jobs that may wait; more are refused, so a runaway client cannot fill the disk.'),
-  device: choice('RELORA_DEVICE', 'auto', ['auto', 'native', 'tensorflow', 'reference'], 'Backend of jobs that ask for `auto`.'),
-  threads: integer('RELORA_THREADS', 0, 0, 1024, 'Threads of a trainer; 0 for all processors divided by the slots. Results do not depend on it.'),
+  queueJobsMax: integer(
+    'RELORA_QUEUE_JOBS_MAX',
+    1000,
+    1,
+    100_000,
+    'Jobs that may wait; more are refused, so a runaway client cannot fill the disk.',
+  ),
+  device: choice(
+    'RELORA_DEVICE',
+    'auto',
+    ['auto', 'native', 'tensorflow', 'reference'],
+    'Backend of jobs that ask for `auto`.',
+  ),
+  threads: integer(
+    'RELORA_THREADS',
+    0,
+    0,
+    1024,
+    'Threads of a trainer; 0 for all processors divided by the slots. Results do not depend on it.',
+  ),
   instructionSet: choice(
-    'RELORA_INSTRUCTION_SET', 'auto', ['auto', 'portable', 'avx2', 'avx512', 'avx512bf16'],
+    'RELORA_INSTRUCTION_SET',
+    'auto',
+    ['auto', 'portable', 'avx2', 'avx512', 'avx512bf16'],
     'Instructions of the native backend; `auto` takes the best that the processor has.',
   ),
-  trainerNice: integer('RELORA_TRAINER_NICE', 10, 0, 19, 'Nice value of trainers, so the service answers while all processors train.'),
+  trainerNice: integer(
+    'RELORA_TRAINER_NICE',
+    10,
+    0,
+    19,
+    'Nice value of trainers, so the service answers while all processors train.',
+  ),
 
-  messageBytesMax: integer('RELORA_MESSAGE_BYTES_MAX', 4 << 20, 1 << 20, 64 << 20, 'Longest gRPC message in bytes, both ways.'),
-  metadataBytesMax: integer('RELORA_METADATA_BYTES_MAX', 8192, 1024, 65_536, 'Longest metadata of a call in bytes.'),
-  concurrentStreamsMax: integer('RELORA_CONCURRENT_STREAMS_MAX', 256, 1, 10_000, 'Calls open at once on one connection.'),
-  watchersMax: integer('RELORA_WATCHERS_MAX', 1000, 1, 100_000, 'Watches open at once on the server; each reads the journal at its own speed.'),
-  uploadBytesMax: integer('RELORA_UPLOAD_BYTES_MAX', 16 * 2 ** 30, 1, 2 ** 50, 'Longest uploaded file in bytes.'),
-  datasetBytesMax: integer('RELORA_DATASET_BYTES_MAX', 64 * 2 ** 30, 1, 2 ** 50, 'Bytes of all files of a data set.'),
+  messageBytesMax: integer(
+    'RELORA_MESSAGE_BYTES_MAX',
+    4 << 20,
+    1 << 20,
+    64 << 20,
+    'Longest gRPC message in bytes, both ways.',
+  ),
+  metadataBytesMax: integer(
+    'RELORA_METADATA_BYTES_MAX',
+    8192,
+    1024,
+    65_536,
+    'Longest metadata of a call in bytes.',
+  ),
+  concurrentStreamsMax: integer(
+    'RELORA_CONCURRENT_STREAMS_MAX',
+    256,
+    1,
+    10_000,
+    'Calls open at once on one connection.',
+  ),
+  watchersMax: integer(
+    'RELORA_WATCHERS_MAX',
+    1000,
+    1,
+    100_000,
+    'Watches open at once on the server; each reads the journal at its own speed.',
+  ),
+  uploadBytesMax: integer(
+    'RELORA_UPLOAD_BYTES_MAX',
+    16 * 2 ** 30,
+    1,
+    2 ** 50,
+    'Longest uploaded file in bytes.',
+  ),
+  datasetBytesMax: integer(
+    'RELORA_DATASET_BYTES_MAX',
+    64 * 2 ** 30,
+    1,
+    2 ** 50,
+    'Bytes of all files of a data set.',
+  ),
   datasetFilesMax: integer('RELORA_DATASET_FILES_MAX', 1000, 1, 100_000, 'Files of a data set.'),
   rankMax: integer('RELORA_RANK_MAX', 4096, 1, 65_536, 'Highest rank of an adapter; a layer may allow less.'),
-  stepsMax: integer('RELORA_STEPS_MAX', 500_000, 1, 10_000_000, 'Most steps of a job, all phases together; each leaves an event.'),
+  stepsMax: integer(
+    'RELORA_STEPS_MAX',
+    500_000,
+    1,
+    10_000_000,
+    'Most steps of a job, all phases together; each leaves an event.',
+  ),
   sequenceLengthMax: integer('RELORA_SEQUENCE_LENGTH_MAX', 8192, 8, 1 << 20, 'Longest sequence in tokens.'),
   vocabularySizeMax: integer('RELORA_VOCABULARY_SIZE_MAX', 131_072, 257, 1 << 20, 'Largest vocabulary.'),
   parametersMax: integer('RELORA_PARAMETERS_MAX', 20_000_000_000, 1, 2 ** 50, 'Most weights of a model.'),
-  jobMemoryBytesMax: integer('RELORA_JOB_MEMORY_BYTES_MAX', 0, 0, 2 ** 50, 'Most memory that a job may be estimated to need; 0 for the memory of the machine.'),
-  jobEventsMax: integer('RELORA_JOB_EVENTS_MAX', 1_000_000, 1000, 100_000_000, 'Events a job may leave, so that no trainer can fill the disk; beyond it the job fails.'),
+  jobMemoryBytesMax: integer(
+    'RELORA_JOB_MEMORY_BYTES_MAX',
+    0,
+    0,
+    2 ** 50,
+    'Most memory that a job may be estimated to need; 0 for the memory of the machine.',
+  ),
+  jobEventsMax: integer(
+    'RELORA_JOB_EVENTS_MAX',
+    1_000_000,
+    1000,
+    100_000_000,
+    'Events a job may leave, so that no trainer can fill the disk; beyond it the job fails.',
+  ),
 
-  heartbeatSeconds: number('RELORA_HEARTBEAT_SECONDS', 10, 0.1, 3600, 'Silence on a watch after which a heartbeat is sent; shorter than the idle limit of proxies.'),
-  trainerSilenceSeconds: number('RELORA_TRAINER_SILENCE_SECONDS', 600, 0.5, 86_400, 'Silence after which a trainer counts as hung; longer than its longest micro-batch.'),
-  trainerGraceSeconds: number('RELORA_TRAINER_GRACE_SECONDS', 20, 0.1, 3600, 'Time a trainer has to stop, saving a checkpoint, until it is killed.'),
-  attemptsWithoutProgressMax: integer('RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX', 3, 1, 1000, 'Crashes in a row without a new checkpoint after which a job fails.'),
-  retryDelaySeconds: number('RELORA_RETRY_DELAY_SECONDS', 1, 0, 3600, 'Wait after a crash; doubles with every crash without progress, up to 60 times itself.'),
-  taskTimeoutSeconds: number('RELORA_TASK_TIMEOUT_SECONDS', 600, 1, 86_400, 'Longest time for generating a text or showing a data set.'),
-  tasksMax: integer('RELORA_TASKS_MAX', 2, 2, 64, 'Child processes for data sets and generation at once; one of them at most prepares data.'),
-  shutdownSeconds: number('RELORA_SHUTDOWN_SECONDS', 25, 1, 3600, 'Time from SIGTERM to the end; below the 30 s that Kubernetes waits.'),
+  heartbeatSeconds: number(
+    'RELORA_HEARTBEAT_SECONDS',
+    10,
+    0.1,
+    3600,
+    'Silence on a watch after which a heartbeat is sent; shorter than the idle limit of proxies.',
+  ),
+  trainerSilenceSeconds: number(
+    'RELORA_TRAINER_SILENCE_SECONDS',
+    600,
+    0.5,
+    86_400,
+    'Silence after which a trainer counts as hung; longer than its longest micro-batch.',
+  ),
+  trainerGraceSeconds: number(
+    'RELORA_TRAINER_GRACE_SECONDS',
+    20,
+    0.1,
+    3600,
+    'Time a trainer has to stop, saving a checkpoint, until it is killed.',
+  ),
+  attemptsWithoutProgressMax: integer(
+    'RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX',
+    3,
+    1,
+    1000,
+    'Crashes in a row without a new checkpoint after which a job fails.',
+  ),
+  retryDelaySeconds: number(
+    'RELORA_RETRY_DELAY_SECONDS',
+    1,
+    0,
+    3600,
+    'Wait after a crash; doubles with every crash without progress, up to 60 times itself.',
+  ),
+  taskTimeoutSeconds: number(
+    'RELORA_TASK_TIMEOUT_SECONDS',
+    600,
+    1,
+    86_400,
+    'Longest time for generating a text or showing a data set.',
+  ),
+  tasksMax: integer(
+    'RELORA_TASKS_MAX',
+    2,
+    2,
+    64,
+    'Child processes for data sets and generation at once; one of them at most prepares data.',
+  ),
+  shutdownSeconds: number(
+    'RELORA_SHUTDOWN_SECONDS',
+    25,
+    1,
+    3600,
+    'Time from SIGTERM to the end; below the 30 s that Kubernetes waits.',
+  ),
 
-  freeDiskBytesMin: integer('RELORA_FREE_DISK_BYTES_MIN', 512 * 2 ** 20, 0, 2 ** 50, 'Free space below which no job starts and no bytes are received.'),
-  logLevel: choice('RELORA_LOG_LEVEL', 'info', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'Least level that is logged.'),
+  freeDiskBytesMin: integer(
+    'RELORA_FREE_DISK_BYTES_MIN',
+    512 * 2 ** 20,
+    0,
+    2 ** 50,
+    'Free space below which no job starts and no bytes are received.',
+  ),
+  logLevel: choice(
+    'RELORA_LOG_LEVEL',
+    'info',
+    ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+    'Least level that is logged.',
+  ),
   reflection: onOff('RELORA_REFLECTION', true, 'Whether the API describes itself to tools such as grpcurl.'),
 } as const satisfies Record<string, Setting<unknown>>;
 
 /** The settings in force. */
-export type Config = { readonly [Name in keyof typeof settings]: ReturnType<(typeof settings)[Name]['parse']> };
+export type Config = {
+  readonly [Name in keyof typeof settings]: ReturnType<(typeof settings)[Name]['parse']>;
+};
 
 export interface Address {
   host: string;
@@ -99,7 +254,13 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   return config as unknown as Config;
 }
 
-function integer(variable: Setting<number>['variable'], value: number, min: number, max: number, reason: string): Setting<number> {
+function integer(
+  variable: Setting<number>['variable'],
+  value: number,
+  min: number,
+  max: number,
+  reason: string,
+): Setting<number> {
   return {
     variable,
     default: String(value),
@@ -113,7 +274,13 @@ function integer(variable: Setting<number>['variable'], value: number, min: numb
   };
 }
 
-function number(variable: Setting<number>['variable'], value: number, min: number, max: number, reason: string): Setting<number> {
+function number(
+  variable: Setting<number>['variable'],
+  value: number,
+  min: number,
+  max: number,
+  reason: string,
+): Setting<number> {
   return {
     variable,
     default: String(value),
@@ -127,7 +294,12 @@ function number(variable: Setting<number>['variable'], value: number, min: numbe
   };
 }
 
-function choice<const T extends string>(variable: Setting<T>['variable'], value: T, values: readonly T[], reason: string): Setting<T> {
+function choice<const T extends string>(
+  variable: Setting<T>['variable'],
+  value: T,
+  values: readonly T[],
+  reason: string,
+): Setting<T> {
   return {
     variable,
     default: value,
@@ -156,7 +328,8 @@ function address(variable: Setting<Address>['variable'], value: string, reason: 
       const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})$/.exec(text);
       const host = match?.[1] ?? match?.[2];
       const port = Number(match?.[3]);
-      if (host === undefined || !(port <= 65_535)) throw new SettingProblem('host:port with a port from 0 to 65535');
+      if (host === undefined || !(port <= 65_535))
+        throw new SettingProblem('host:port with a port from 0 to 65535');
       return { host, port };
     },
   };
@@ -175,7 +348,10 @@ function folder(variable: Setting<string>['variable'], value: string, reason: st
   };
 }
 
-function folders(variable: Setting<readonly string[]>['variable'], reason: string): Setting<readonly string[]> {
+function folders(
+  variable: Setting<readonly string[]>['variable'],
+  reason: string,
+): Setting<readonly string[]> {
   return {
     variable,
     default: '',
@@ -183,7 +359,8 @@ function folders(variable: Setting<readonly string[]>['variable'], reason: strin
     reason,
     parse(text) {
       const paths = text.split(':').filter((path) => path !== '');
-      if (!paths.every((path) => isAbsolute(path) && !path.includes('\0'))) throw new SettingProblem('absolute paths with `:` between them');
+      if (!paths.every((path) => isAbsolute(path) && !path.includes('\0')))
+        throw new SettingProblem('absolute paths with `:` between them');
       return paths;
     },
   };

@@ -15,7 +15,11 @@ async function sealed(parts: Parts, ...artifactIds: string[]): Promise<{ jobId: 
     mkdirSync(join(folder, artifactId), { recursive: true });
     const files = ['config.json', 'model.safetensors'].map((fileName) => {
       writeFileSync(join(folder, artifactId, fileName), content);
-      return { fileName, sizeBytes: content.length, sha256: createHash('sha256').update(content).digest('hex') };
+      return {
+        fileName,
+        sizeBytes: content.length,
+        sha256: createHash('sha256').update(content).digest('hex'),
+      };
     });
     await parts.attempts.sealed(key, { id: artifactId, kind: 'mergedModel', step: 20, files });
   }
@@ -36,7 +40,8 @@ describe('an artifact', () => {
   it('is read from any offset on', async () => {
     const parts = await openParts();
     const { jobId } = await sealed(parts, 'merged-model-1');
-    for (const offset of [0, 1, 64, 999, 1000]) expect((await read(parts, jobId, offset)).equals(content.subarray(offset))).toBe(true);
+    for (const offset of [0, 1, 64, 999, 1000])
+      expect((await read(parts, jobId, offset)).equals(content.subarray(offset))).toBe(true);
   });
 
   it('that is missing, cut, lengthened or replaced by a link is lost data, the others are served', async () => {
@@ -78,7 +83,7 @@ describe('an artifact', () => {
     truncateSync(join(folder, 'merged-model-1', 'config.json'), 100);
     await expect(
       (async () => {
-        for await (const _piece of reading) /* to the end */;
+        for await (const _piece of reading) /* to the end */ ;
       })(),
     ).rejects.toThrow(ArtifactDamaged);
     await file.close();
@@ -92,6 +97,10 @@ describe('an artifact', () => {
     const second = await parts.artifacts.list(jobId, { afterId: first.next, artifactsMax: 2 });
     expect([...first.artifacts, ...second.artifacts].map(({ id }) => id)).toEqual(ids);
     expect([first.next, second.next]).toEqual(['merged-model-2', null]);
-    expect(first.artifacts[0]).toMatchObject({ sizeBytes: 2000, step: 20, files: [{ fileName: 'config.json' }, { fileName: 'model.safetensors' }] });
+    expect(first.artifacts[0]).toMatchObject({
+      sizeBytes: 2000,
+      step: 20,
+      files: [{ fileName: 'config.json' }, { fileName: 'model.safetensors' }],
+    });
   });
 });

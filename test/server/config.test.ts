@@ -13,19 +13,41 @@ const problemsOf = (environment: Record<string, string>): string[] => {
 
 describe('settings', () => {
   it('have a default that is in their own range, each variable once', () => {
-    expect(readConfig({})).toMatchObject({ grpcAddress: { host: '127.0.0.1', port: 50051 }, slots: 1, reflection: true, allowedFolders: [] });
+    expect(readConfig({})).toMatchObject({
+      grpcAddress: { host: '127.0.0.1', port: 50051 },
+      slots: 1,
+      reflection: true,
+      allowedFolders: [],
+    });
     const variables = Object.values(settings).map(({ variable }) => variable);
     expect(new Set(variables).size).toBe(variables.length);
-    for (const { range, reason } of Object.values(settings)) expect(Math.min(range.length, reason.length)).toBeGreaterThan(3);
+    for (const { range, reason } of Object.values(settings))
+      expect(Math.min(range.length, reason.length)).toBeGreaterThan(3);
   });
 
   it('are read from the environment', () => {
-    const config = readConfig({ RELORA_GRPC_ADDRESS: '[::1]:0', RELORA_ALLOWED_FOLDERS: '/data:/models', RELORA_REFLECTION: 'off', HOME: '/root' });
-    expect(config).toMatchObject({ grpcAddress: { host: '::1', port: 0 }, allowedFolders: ['/data', '/models'], reflection: false });
+    const config = readConfig({
+      RELORA_GRPC_ADDRESS: '[::1]:0',
+      RELORA_ALLOWED_FOLDERS: '/data:/models',
+      RELORA_REFLECTION: 'off',
+      HOME: '/root',
+    });
+    expect(config).toMatchObject({
+      grpcAddress: { host: '::1', port: 0 },
+      allowedFolders: ['/data', '/models'],
+      reflection: false,
+    });
   });
 
   it('that are wrong are all named at once, with what was expected and what came', () => {
-    expect(problemsOf({ RELORA_SLOTS: '0', RELORA_GRPC_ADDRESS: 'localhost', RELORA_LOG_LEVEL: 'loud', RELORA_ALLOWED_FOLDERS: 'data' })).toEqual([
+    expect(
+      problemsOf({
+        RELORA_SLOTS: '0',
+        RELORA_GRPC_ADDRESS: 'localhost',
+        RELORA_LOG_LEVEL: 'loud',
+        RELORA_ALLOWED_FOLDERS: 'data',
+      }),
+    ).toEqual([
       'RELORA_GRPC_ADDRESS must be host:port with a port from 0 to 65535, not "localhost"',
       'RELORA_ALLOWED_FOLDERS must be absolute paths with `:` between them, not "data"',
       'RELORA_SLOTS must be a whole number from 1 to 64, not "0"',
@@ -33,9 +55,12 @@ describe('settings', () => {
     ]);
   });
 
-  it.each(['', ' 1', '1e1', '0x1', '1.5', '-1', 'NaN', 'Infinity', '99999999999999999999'])('a number is not written %j', (text) => {
-    expect(problemsOf({ RELORA_SLOTS: text })).toHaveLength(1);
-  });
+  it.each(['', ' 1', '1e1', '0x1', '1.5', '-1', 'NaN', 'Infinity', '99999999999999999999'])(
+    'a number is not written %j',
+    (text) => {
+      expect(problemsOf({ RELORA_SLOTS: text })).toHaveLength(1);
+    },
+  );
 
   it('that are not known are refused with the nearest name', () => {
     expect(problemsOf({ RELORA_SLOT: '2', RELORA_GRPC_ADRESS: 'x' })).toEqual([

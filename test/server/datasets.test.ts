@@ -10,11 +10,22 @@ import { DatasetUploads, type DatasetUpload } from '../../server/dist/datasets/d
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { openParts, scriptedTrainer, temporaryFolder, type Parts } from './parts.js';
 
-const spec = (textField = 'text'): DatasetSpec => ({ tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField, seed: 0 });
+const spec = (textField = 'text'): DatasetSpec => ({
+  tokenizer: { kind: 'bytes' },
+  heldOutShare: 0.01,
+  textField,
+  seed: 0,
+});
 const text = Buffer.from('Once upon a time there was an adapter of rank four.');
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 const upload = (bytes: Uint8Array = text, changes = {}) => ({
-  fileName: '../../a.txt', serverPath: null, format: 'text' as const, split: null, sizeBytes: bytes.length, sha256: sha256(bytes), ...changes,
+  fileName: '../../a.txt',
+  serverPath: null,
+  format: 'text' as const,
+  split: null,
+  sizeBytes: bytes.length,
+  sha256: sha256(bytes),
+  ...changes,
 });
 
 async function register(parts: Parts, files = [upload()], datasetId = 'tales') {
@@ -42,7 +53,9 @@ describe('an upload', () => {
     expect(await session.finish()).toMatchObject({ outcome: 'done', dataset: { state: 'preparing' } });
     await session.close();
     expect(readFileSync(parts.datasets.uploadPath('tales', 0)).equals(text)).toBe(true);
-    expect(parts.datasets.uploadPath('tales', 0)).toBe(join(parts.dataFolder, 'datasets', 'tales', 'uploads', '0'));
+    expect(parts.datasets.uploadPath('tales', 0)).toBe(
+      join(parts.dataFolder, 'datasets', 'tales', 'uploads', '0'),
+    );
     expect(await uploads.open('tales')).toBe('closed');
   });
 
@@ -73,10 +86,17 @@ describe('an upload', () => {
     expect(await session.write(1, 0, text)).toBe('noFile');
     expect(await session.write(0, 0, Buffer.concat([text, text]))).toBe('tooLong');
     expect(await session.write(0, 0, text)).toBe('written');
-    expect(await session.finish()).toMatchObject({ outcome: 'wrongHash', fileName: '../../a.txt', actual: sha256(text) });
+    expect(await session.finish()).toMatchObject({
+      outcome: 'wrongHash',
+      fileName: '../../a.txt',
+      actual: sha256(text),
+    });
     // The file was dropped: it can be sent again from its beginning.
     expect(session.receivedBytes).toEqual([0]);
-    expect(await parts.datasets.find('tales')).toMatchObject({ state: 'uploading', files: [{ receivedBytes: 0 }] });
+    expect(await parts.datasets.find('tales')).toMatchObject({
+      state: 'uploading',
+      files: [{ receivedBytes: 0 }],
+    });
     await session.close();
   });
 
@@ -107,17 +127,37 @@ describe('an upload', () => {
     const parts = await openParts();
     await register(parts);
     expect(await register(parts)).toMatchObject({ id: 'tales' });
-    const other = { datasetId: 'tales', displayName: 'Tales', files: [upload(Buffer.from('x'))], spec: spec() };
+    const other = {
+      datasetId: 'tales',
+      displayName: 'Tales',
+      files: [upload(Buffer.from('x'))],
+      spec: spec(),
+    };
     expect(await parts.datasets.register(other)).toBe('conflict');
-    expect(await parts.datasets.register({ ...other, files: [upload()], spec: spec('body') })).toBe('conflict');
+    expect(await parts.datasets.register({ ...other, files: [upload()], spec: spec('body') })).toBe(
+      'conflict',
+    );
   });
 });
 
 describe('preparation', () => {
-  const serverFile = { fileName: 'a.txt', serverPath: '/a.txt', format: 'text' as const, split: null, sizeBytes: 3, sha256: null };
+  const serverFile = {
+    fileName: 'a.txt',
+    serverPath: '/a.txt',
+    format: 'text' as const,
+    split: null,
+    sizeBytes: 3,
+    sha256: null,
+  };
 
   function preparer(parts: Parts): DatasetPreparer {
-    const preparer = new DatasetPreparer(parts.datasets, new TaskRunner(parts.config, parts.log, scriptedTrainer), parts.dataFolder, parts.log, (error) => parts.storeFailures.push(error));
+    const preparer = new DatasetPreparer(
+      parts.datasets,
+      new TaskRunner(parts.config, parts.log, scriptedTrainer),
+      parts.dataFolder,
+      parts.log,
+      (error) => parts.storeFailures.push(error),
+    );
     onTestFinished(async () => await preparer.stop());
     return preparer;
   }
@@ -139,9 +179,18 @@ describe('preparation', () => {
     await session.write(0, 0, text);
     await session.finish();
     await session.close();
-    expect(await settled(parts, 'first')).toMatchObject({ state: 'ready', preparedRatio: 1, prepared: { train: { tokenCount: 10 } } });
-    expect(await settled(parts, 'tales')).toMatchObject({ state: 'ready', files: [{ receivedBytes: text.length }] });
-    expect(readFileSync(join(parts.datasets.preparedFolder('first'), 'manifest.json'), 'utf8')).toBe('["/a.txt"]');
+    expect(await settled(parts, 'first')).toMatchObject({
+      state: 'ready',
+      preparedRatio: 1,
+      prepared: { train: { tokenCount: 10 } },
+    });
+    expect(await settled(parts, 'tales')).toMatchObject({
+      state: 'ready',
+      files: [{ receivedBytes: text.length }],
+    });
+    expect(readFileSync(join(parts.datasets.preparedFolder('first'), 'manifest.json'), 'utf8')).toBe(
+      '["/a.txt"]',
+    );
     await parts.datasets.register({ datasetId: 'third', displayName: '', files: [serverFile], spec: spec() });
     await settled(parts, 'third');
     expect(existsSync(parts.datasets.uploadPath('tales', 0))).toBe(false);
@@ -150,9 +199,16 @@ describe('preparation', () => {
   it('fails with the reason of the data, or after two crashes', async () => {
     const parts = await openParts();
     preparer(parts).start();
-    for (const id of ['fail', 'crash']) await parts.datasets.register({ datasetId: id, displayName: '', files: [serverFile], spec: spec(id) });
-    expect(await settled(parts, 'fail')).toMatchObject({ state: 'failed', failure: { reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' } });
-    expect(await settled(parts, 'crash')).toMatchObject({ state: 'failed', failure: { reason: 'TASK_CRASHED' } });
+    for (const id of ['fail', 'crash'])
+      await parts.datasets.register({ datasetId: id, displayName: '', files: [serverFile], spec: spec(id) });
+    expect(await settled(parts, 'fail')).toMatchObject({
+      state: 'failed',
+      failure: { reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' },
+    });
+    expect(await settled(parts, 'crash')).toMatchObject({
+      state: 'failed',
+      failure: { reason: 'TASK_CRASHED' },
+    });
     expect(parts.storeFailures).toEqual([]);
   });
 
@@ -160,7 +216,8 @@ describe('preparation', () => {
     const dataFolder = temporaryFolder();
     const first = await openParts({}, dataFolder);
     await first.datasets.register({ datasetId: 'tales', displayName: '', files: [serverFile], spec: spec() });
-    for (const name of ['.preparing', 'prepared']) mkdirSync(join(dataFolder, 'datasets', 'tales', name), { recursive: true });
+    for (const name of ['.preparing', 'prepared'])
+      mkdirSync(join(dataFolder, 'datasets', 'tales', name), { recursive: true });
     writeFileSync(join(dataFolder, 'datasets', 'tales', 'prepared', 'half'), '');
     await first.close();
     const parts = await openParts({}, dataFolder);
@@ -172,9 +229,15 @@ describe('preparation', () => {
   it('stops with the server and leaves the data set to the next', async () => {
     const parts = await openParts();
     const one = preparer(parts);
-    await parts.datasets.register({ datasetId: 'slow', displayName: '', files: [serverFile], spec: spec('slow') });
+    await parts.datasets.register({
+      datasetId: 'slow',
+      displayName: '',
+      files: [serverFile],
+      spec: spec('slow'),
+    });
     one.start();
-    while ((await parts.datasets.find('slow'))?.preparedRatio !== 0.5) await new Promise((resolve) => setTimeout(resolve, 10));
+    while ((await parts.datasets.find('slow'))?.preparedRatio !== 0.5)
+      await new Promise((resolve) => setTimeout(resolve, 10));
     await one.stop();
     expect((await parts.datasets.find('slow'))?.state).toBe('preparing');
   });
@@ -186,18 +249,32 @@ describe('a path of the server', () => {
     const [inside, outside] = ['inside', 'outside'].map((name) => join(folder, name)) as [string, string];
     mkdirSync(join(inside, 'sub'), { recursive: true });
     mkdirSync(outside);
-    for (const path of [join(inside, 'a.txt'), join(outside, 'b.txt'), join(folder, 'inside-not')]) writeFileSync(path, 'abc');
+    for (const path of [join(inside, 'a.txt'), join(outside, 'b.txt'), join(folder, 'inside-not')])
+      writeFileSync(path, 'abc');
     symlinkSync(join(outside, 'b.txt'), join(inside, 'link-out'));
     symlinkSync(join(inside, 'a.txt'), join(inside, 'link-in'));
     spawnSync('mkfifo', [join(inside, 'pipe')]);
     const allowed = new AllowedFolders([inside, '/does-not-exist']);
 
     expect(await allowed.file(join(inside, 'a.txt'))).toEqual({ path: join(inside, 'a.txt'), sizeBytes: 3 });
-    expect(await allowed.file(join(inside, 'link-in'))).toEqual({ path: join(inside, 'a.txt'), sizeBytes: 3 });
+    expect(await allowed.file(join(inside, 'link-in'))).toEqual({
+      path: join(inside, 'a.txt'),
+      sizeBytes: 3,
+    });
     expect(await allowed.folder(join(inside, 'sub'))).toEqual({ path: join(inside, 'sub') });
     for (const path of [
-      join(outside, 'b.txt'), join(inside, '../outside/b.txt'), join(inside, 'link-out'), join(folder, 'inside-not'), join(inside, 'missing'),
-      join(inside, 'sub'), join(inside, 'pipe'), '/dev/zero', '/proc/self/mem', 'a.txt', `${inside}/a.txt\0`, '',
+      join(outside, 'b.txt'),
+      join(inside, '../outside/b.txt'),
+      join(inside, 'link-out'),
+      join(folder, 'inside-not'),
+      join(inside, 'missing'),
+      join(inside, 'sub'),
+      join(inside, 'pipe'),
+      '/dev/zero',
+      '/proc/self/mem',
+      'a.txt',
+      `${inside}/a.txt\0`,
+      '',
     ]) {
       expect(await allowed.file(path), path).toHaveProperty('problem');
     }

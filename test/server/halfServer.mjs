@@ -17,7 +17,10 @@ const db = await openDatabase(dataFolder);
 const journal = new JobJournal(db);
 const queue = new JobQueue(journal, { jobsMax: 10 });
 const supervisor = new Supervisor({
-  config, queue, journal, entry,
+  config,
+  queue,
+  journal,
+  entry,
   store: new JobStore(db),
   attempts: new JobAttempts(journal, dataFolder, { eventsMax: 100_000 }),
   checkpoints: new CheckpointStore(db, dataFolder),
@@ -29,7 +32,9 @@ const supervisor = new Supervisor({
   },
 });
 journal.onAppended((job, events) => {
-  process.stdout.write(`${JSON.stringify({ sequence: job.lastSequence, step: job.progress.step, state: job.state, pid: supervisor.trainerPid(job.id), count: events.length })}\n`);
+  process.stdout.write(
+    `${JSON.stringify({ sequence: job.lastSequence, step: job.progress.step, state: job.state, pid: supervisor.trainerPid(job.id), count: events.length })}\n`,
+  );
 });
 await queue.submit(JSON.parse(newJobText));
 await supervisor.start();

@@ -18,10 +18,22 @@ if (newJobText === undefined) {
   const key = { jobId: job.id, attempt: job.attempt };
   for (let step = 0; ; step++) {
     const body = {
-      kind: 'step', step, phase: 'adapter', loss: 3, gradientNorm: 1, learningRate: 1e-3, tokenCount: 16,
-      trainedTokens: 16 * (step + 1), stepSeconds: 0.1, skipped: false, residentBytes: 1000,
+      kind: 'step',
+      step,
+      phase: 'adapter',
+      loss: 3,
+      gradientNorm: 1,
+      learningRate: 1e-3,
+      tokenCount: 16,
+      trainedTokens: 16 * (step + 1),
+      stepSeconds: 0.1,
+      skipped: false,
+      residentBytes: 1000,
     };
-    const after = await attempts.append(key, [{ timeMs: Date.now(), body }, { timeMs: Date.now(), body: { ...body, step: step + 0.5 } }]);
+    const after = await attempts.append(key, [
+      { timeMs: Date.now(), body },
+      { timeMs: Date.now(), body: { ...body, step: step + 0.5 } },
+    ]);
     process.stdout.write(`${after.lastSequence}\n`);
   }
 }

@@ -5,7 +5,14 @@ import { claim, openParts, stepEvent, submit, type Parts } from './parts.js';
 async function runningJob(parts: Parts) {
   const { id } = await submit(parts);
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
-  const execution = { engineVersion: '1', backend: 'reference', instructionSet: '', threadCount: 1, precision: 'float32' as const, datasetSha256: '' };
+  const execution = {
+    engineVersion: '1',
+    backend: 'reference',
+    instructionSet: '',
+    threadCount: 1,
+    precision: 'float32' as const,
+    datasetSha256: '',
+  };
   await parts.attempts.started(key, execution, 0);
   return key;
 }
@@ -34,7 +41,10 @@ describe('a watcher', () => {
     const watchers = Array.from({ length: 20 }, async (_, index) => await watch(parts, key.jobId, index));
     let step = 0;
     for (const count of [1, 3, 1, 40, 2, 1, 1, 9]) {
-      await parts.attempts.append(key, Array.from({ length: count }, () => stepEvent(step++)));
+      await parts.attempts.append(
+        key,
+        Array.from({ length: count }, () => stepEvent(step++)),
+      );
     }
     await parts.attempts.succeeded(key);
     const seen = await Promise.all(watchers);
@@ -71,15 +81,40 @@ describe('the journal', () => {
     const key = await runningJob(parts);
     const bodies = [
       { ...stepEvent(0, NaN).body, gradientNorm: -Infinity },
-      { kind: 'evaluation' as const, step: 1, loss: 1 / 3, perplexity: Infinity, bitsPerByte: 1, tokenCount: 5, seconds: 0.1 },
       {
-        kind: 'restart' as const, step: 5, restart: 1, deltaNorm: 0.25, logitChangeMax: 1e-7, momentsZeroedRatio: 1, effectiveRank: 3, seconds: 0.1,
-        ranks: [{ layer: 'model.layers.0.self_attn.q_proj.weight', effectiveRank: 3, rankAboveOnePercent: 4, adapterRank: 4 }],
+        kind: 'evaluation' as const,
+        step: 1,
+        loss: 1 / 3,
+        perplexity: Infinity,
+        bitsPerByte: 1,
+        tokenCount: 5,
+        seconds: 0.1,
+      },
+      {
+        kind: 'restart' as const,
+        step: 5,
+        restart: 1,
+        deltaNorm: 0.25,
+        logitChangeMax: 1e-7,
+        momentsZeroedRatio: 1,
+        effectiveRank: 3,
+        seconds: 0.1,
+        ranks: [
+          {
+            layer: 'model.layers.0.self_attn.q_proj.weight',
+            effectiveRank: 3,
+            rankAboveOnePercent: 4,
+            adapterRank: 4,
+          },
+        ],
       },
       { kind: 'sample' as const, step: 1, prompt: 'Ein', text: 'Käse\u0000 {"nonFinite":"NaN"} 🙂\n' },
       { kind: 'warning' as const, reason: 'RESUMED_ON_OTHER_BACKEND', message: 'x' },
     ];
-    await parts.attempts.append(key, bodies.map((body) => ({ timeMs: 1_700_000_000_123, body })));
+    await parts.attempts.append(
+      key,
+      bodies.map((body) => ({ timeMs: 1_700_000_000_123, body })),
+    );
     const { events } = await parts.journal.readAfter(key.jobId, 3);
     expect(events.map(({ body }) => body)).toEqual(bodies);
     expect(events[0]).toMatchObject({ timeMs: 1_700_000_000_123, attempt: 1, final: false, sequence: 4 });
@@ -89,7 +124,9 @@ describe('the journal', () => {
     const parts = await openParts();
     const key = await runningJob(parts);
     const told: { step: number; sequences: number[] }[] = [];
-    const end = parts.journal.onAppended((job, events) => told.push({ step: job.progress.step, sequences: events.map(({ sequence }) => sequence) }));
+    const end = parts.journal.onAppended((job, events) =>
+      told.push({ step: job.progress.step, sequences: events.map(({ sequence }) => sequence) }),
+    );
     await parts.attempts.append(key, [stepEvent(0), stepEvent(1)]);
     end();
     await parts.attempts.append(key, [stepEvent(2)]);
@@ -110,7 +147,9 @@ describe('the journal', () => {
     ).rejects.toThrow('power cut');
     expect(told).toEqual([]);
     expect(await parts.attempts.append(key, [stepEvent(0)])).toMatchObject({ lastSequence: 4 });
-    expect((await parts.journal.readAfter(key.jobId, 0)).events.map(({ sequence }) => sequence)).toEqual([1, 2, 3, 4]);
+    expect((await parts.journal.readAfter(key.jobId, 0)).events.map(({ sequence }) => sequence)).toEqual([
+      1, 2, 3, 4,
+    ]);
   });
 
   it('follows a run in its progress', async () => {
@@ -118,7 +157,13 @@ describe('the journal', () => {
     const key = await runningJob(parts);
     await parts.attempts.append(key, [stepEvent(0, 4), stepEvent(1, 3.5), stepEvent(2, NaN)]);
     const job = await parts.store.find(key.jobId);
-    expect(job?.progress).toMatchObject({ step: 3, stepCount: 20, phase: 'adapter', loss: 3.5, trainedTokens: 48 });
+    expect(job?.progress).toMatchObject({
+      step: 3,
+      stepCount: 20,
+      phase: 'adapter',
+      loss: 3.5,
+      trainedTokens: 48,
+    });
     expect(job?.progress.tokensPerSecond).toBeCloseTo(160);
     expect(job?.progress.remainingSeconds).toBeCloseTo(1.7);
   });

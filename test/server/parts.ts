@@ -51,7 +51,15 @@ export async function openParts(settings: Record<string, string> = {}, dataFolde
   const datasets = new DatasetStore(db, dataFolder);
   const storeFailures: unknown[] = [];
   const supervisor = new Supervisor({
-    config, store, queue, journal, attempts, checkpoints, artifacts, datasets, log,
+    config,
+    store,
+    queue,
+    journal,
+    attempts,
+    checkpoints,
+    artifacts,
+    datasets,
+    log,
     onStoreFailure: (error) => storeFailures.push(error),
     entry: scriptedTrainer,
   });
@@ -63,7 +71,23 @@ export async function openParts(settings: Record<string, string> = {}, dataFolde
     await db.destroy();
   };
   onTestFinished(close);
-  return { config, dataFolder, db, log, journal, store, queue, control, attempts, checkpoints, artifacts, datasets, supervisor, storeFailures, close };
+  return {
+    config,
+    dataFolder,
+    db,
+    log,
+    journal,
+    store,
+    queue,
+    control,
+    attempts,
+    checkpoints,
+    artifacts,
+    datasets,
+    supervisor,
+    storeFailures,
+    close,
+  };
 }
 
 /** A small specification; `script` is what the scripted trainer does. */
@@ -71,19 +95,41 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
   return {
     kind: 'relora',
     model: {
-      vocabSize: 257, hiddenSize: 16, intermediateSize: 32, numHiddenLayers: 1, numAttentionHeads: 2, numKeyValueHeads: 2,
-      maxPositionEmbeddings: 32, ropeTheta: 10_000, rmsNormEps: 1e-6, tieWordEmbeddings: false,
+      vocabSize: 257,
+      hiddenSize: 16,
+      intermediateSize: 32,
+      numHiddenLayers: 1,
+      numAttentionHeads: 2,
+      numKeyValueHeads: 2,
+      maxPositionEmbeddings: 32,
+      ropeTheta: 10_000,
+      rmsNormEps: 1e-6,
+      tieWordEmbeddings: false,
     },
     baseWeightsFolder: null,
     dataset: 'datasets/text',
     warmStart: { stepCount: 0, learningRate: 5e-4, warmupStepCount: 0 },
     adapter: {
-      rank: 4, alpha: 4, dropout: 0, cycleStepCount: 5, restartWarmupStepCount: 1, momentReset: 'zero', momentPruneRatio: 0.9,
-      targetModules: ['q_proj'], trainableScale: false,
+      rank: 4,
+      alpha: 4,
+      dropout: 0,
+      cycleStepCount: 5,
+      restartWarmupStepCount: 1,
+      momentReset: 'zero',
+      momentPruneRatio: 0.9,
+      targetModules: ['q_proj'],
+      trainableScale: false,
     },
     stepCount: 20,
     learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 1, minRatio: 0.1 },
-    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, gradientNormMax: 1, nonfiniteStepCountMax: 0 },
+    optimizer: {
+      beta1: 0.9,
+      beta2: 0.999,
+      epsilon: 1e-8,
+      weightDecay: 0,
+      gradientNormMax: 1,
+      nonfiniteStepCountMax: 0,
+    },
     batch: { sequenceLength: 8, sequenceCount: 2, microBatchSequenceCount: 2 },
     precision: 'auto',
     seed: 0,
@@ -98,7 +144,15 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
 }
 
 export function newJob(changes: Partial<NewJob> = {}): NewJob {
-  return { jobId: null, displayName: 'A job', labels: {}, spec: runSpec(), requestId: null, requestDigest: 'digest', ...changes };
+  return {
+    jobId: null,
+    displayName: 'A job',
+    labels: {},
+    spec: runSpec(),
+    requestId: null,
+    requestDigest: 'digest',
+    ...changes,
+  };
 }
 
 export async function submit(parts: Parts, changes: Partial<NewJob> = {}): Promise<Job> {
@@ -109,10 +163,27 @@ export async function submit(parts: Parts, changes: Partial<NewJob> = {}): Promi
 
 /** A data set that jobs of runSpec can name; its content is of no concern to the scripted trainer. */
 export async function readyDataset(parts: Parts): Promise<void> {
-  const file = { fileName: 'a.txt', serverPath: '/a.txt', format: 'text' as const, split: null, sizeBytes: 1, sha256: null };
-  await parts.datasets.register({ datasetId: 'text', displayName: '', files: [file], spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField: 'text', seed: 0 } });
+  const file = {
+    fileName: 'a.txt',
+    serverPath: '/a.txt',
+    format: 'text' as const,
+    split: null,
+    sizeBytes: 1,
+    sha256: null,
+  };
+  await parts.datasets.register({
+    datasetId: 'text',
+    displayName: '',
+    files: [file],
+    spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField: 'text', seed: 0 },
+  });
   const size = { tokenCount: 100, documentCount: 1, textBytes: 100 };
-  await parts.datasets.ready('text', { tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' }, train: size, heldOut: size, manifestSha256: 'a'.repeat(64) });
+  await parts.datasets.ready('text', {
+    tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' },
+    train: size,
+    heldOut: size,
+    manifestSha256: 'a'.repeat(64),
+  });
 }
 
 export async function claim(parts: Parts): Promise<Job> {
@@ -129,7 +200,8 @@ export async function jobWhen(parts: Parts, jobId: string, condition: (job: Job)
     if (condition(job)) return job;
     const signal = AbortSignal.timeout(20_000);
     await parts.journal.changedSince(jobId, job.lastSequence, signal);
-    if (signal.aborted) throw new Error(`Job ${jobId} stays ${job.state} (${job.stateReason}), step ${job.progress.step}`);
+    if (signal.aborted)
+      throw new Error(`Job ${jobId} stays ${job.state} (${job.stateReason}), step ${job.progress.step}`);
   }
 }
 
@@ -146,8 +218,17 @@ export function stepEvent(step: number, loss = 3) {
   return {
     timeMs: Date.now(),
     body: {
-      kind: 'step' as const, step, phase: 'adapter' as const, loss, gradientNorm: 1, learningRate: 1e-3, tokenCount: 16,
-      trainedTokens: 16 * (step + 1), stepSeconds: 0.1, skipped: !Number.isFinite(loss), residentBytes: 1000,
+      kind: 'step' as const,
+      step,
+      phase: 'adapter' as const,
+      loss,
+      gradientNorm: 1,
+      learningRate: 1e-3,
+      tokenCount: 16,
+      trainedTokens: 16 * (step + 1),
+      stepSeconds: 0.1,
+      skipped: !Number.isFinite(loss),
+      residentBytes: 1000,
     },
   };
 }

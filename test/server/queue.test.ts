@@ -1,6 +1,16 @@
 import { describe, expect, it } from 'vitest';
 import type { JobState } from '../../server/dist/jobs/job.js';
-import { claim, newJob, openParts, runSpec, statesOf, stepEvent, submit, temporaryFolder, type Parts } from './parts.js';
+import {
+  claim,
+  newJob,
+  openParts,
+  runSpec,
+  statesOf,
+  stepEvent,
+  submit,
+  temporaryFolder,
+  type Parts,
+} from './parts.js';
 
 describe('submitting', () => {
   it('a repeated request id gives the first job, also after a restart and when the queue is full', async () => {
@@ -19,8 +29,12 @@ describe('submitting', () => {
   it('a hundred equal requests at once make one job', async () => {
     const parts = await openParts();
     const request = newJob({ requestId: 'same' });
-    const answers = await Promise.all(Array.from({ length: 100 }, async () => await parts.queue.submit(request)));
-    expect(new Set(answers.map((answer) => (typeof answer === 'string' ? answer : answer.job.id))).size).toBe(1);
+    const answers = await Promise.all(
+      Array.from({ length: 100 }, async () => await parts.queue.submit(request)),
+    );
+    expect(new Set(answers.map((answer) => (typeof answer === 'string' ? answer : answer.job.id))).size).toBe(
+      1,
+    );
     expect(answers.filter((answer) => typeof answer !== 'string' && !answer.isRepeated)).toHaveLength(1);
   });
 
@@ -41,11 +55,22 @@ describe('submitting', () => {
 describe('claiming', () => {
   it('goes by priority, then age, and never gives a job twice', async () => {
     const parts = await openParts();
-    for (const [jobId, priority] of [['old-low', -5], ['first', 0], ['second', 0], ['high', 7]] as const) {
+    for (const [jobId, priority] of [
+      ['old-low', -5],
+      ['first', 0],
+      ['second', 0],
+      ['high', 7],
+    ] as const) {
       await submit(parts, { jobId, spec: runSpec('', { priority }) });
     }
     const claims = await Promise.all([1, 2, 3, 4, 5].map(async () => await parts.queue.claimNext()));
-    expect(claims.map((result) => ('job' in result ? result.job.id : result))).toEqual(['high', 'first', 'second', 'old-low', { notBeforeMs: null }]);
+    expect(claims.map((result) => ('job' in result ? result.job.id : result))).toEqual([
+      'high',
+      'first',
+      'second',
+      'old-low',
+      { notBeforeMs: null },
+    ]);
   });
 
   it('leaves a job that crashed alone until its delay is over', async () => {
@@ -53,7 +78,10 @@ describe('claiming', () => {
     const { id } = await submit(parts);
     const { attempt } = await claim(parts);
     const before = Date.now();
-    await parts.attempts.crashed({ jobId: id, attempt }, 'The trainer ended', { attemptsWithoutProgressMax: 3, retryDelayMs: 60_000 });
+    await parts.attempts.crashed({ jobId: id, attempt }, 'The trainer ended', {
+      attemptsWithoutProgressMax: 3,
+      retryDelayMs: 60_000,
+    });
     const waiting = await parts.queue.claimNext();
     if ('job' in waiting) throw new Error('Claimed too early');
     expect(waiting.notBeforeMs).toBeGreaterThanOrEqual(before + 60_000);
@@ -65,7 +93,10 @@ describe('a write of a trainer', () => {
     const parts = await openParts();
     const { id } = await submit(parts);
     const old = { jobId: id, attempt: (await claim(parts)).attempt };
-    await parts.attempts.crashed(old, 'The trainer ended', { attemptsWithoutProgressMax: 3, retryDelayMs: 0 });
+    await parts.attempts.crashed(old, 'The trainer ended', {
+      attemptsWithoutProgressMax: 3,
+      retryDelayMs: 0,
+    });
     expect(await parts.attempts.append(old, [stepEvent(0)])).toBe('stale'); // queued: nobody may write
     const next = await claim(parts);
     const before = await parts.store.find(id);
@@ -80,7 +111,9 @@ describe('a write of a trainer', () => {
       expect(await write).toBe('stale');
     }
     expect(await parts.store.find(id)).toEqual(before);
-    expect(await parts.attempts.append({ jobId: id, attempt: next.attempt }, [stepEvent(0)])).toMatchObject({ lastSequence: before!.lastSequence + 1 });
+    expect(await parts.attempts.append({ jobId: id, attempt: next.attempt }, [stepEvent(0)])).toMatchObject({
+      lastSequence: before!.lastSequence + 1,
+    });
   });
 });
 
@@ -102,8 +135,11 @@ describe('steering', () => {
       const parts = await openParts();
       const id = await jobIn(parts, state);
       const result = await parts.control[order](id);
-      expect(result.outcome === 'done' ? result.job.state : result.outcome, order).toBe(expected[state][order]);
-      if (result.outcome === 'done' && (state === 'starting' || state === 'running')) expect(result.job.stopRequest).toBe(order);
+      expect(result.outcome === 'done' ? result.job.state : result.outcome, order).toBe(
+        expected[state][order],
+      );
+      if (result.outcome === 'done' && (state === 'starting' || state === 'running'))
+        expect(result.job.stopRequest).toBe(order);
       await parts.close();
     }
   });
@@ -113,7 +149,10 @@ describe('steering', () => {
     const { id } = await submit(parts);
     await parts.control.pause(id, { requestId: 'p' });
     await parts.control.resume(id, { requestId: 'r' });
-    expect(await parts.control.pause(id, { requestId: 'p' })).toMatchObject({ outcome: 'done', job: { state: 'queued' } });
+    expect(await parts.control.pause(id, { requestId: 'p' })).toMatchObject({
+      outcome: 'done',
+      job: { state: 'queued' },
+    });
     expect(await parts.control.cancel(id, { requestId: 'p' })).toEqual({ outcome: 'conflict' });
     expect(await statesOf(parts, id)).toEqual(['queued', 'paused', 'queued']);
   });
@@ -122,7 +161,10 @@ describe('steering', () => {
     const parts = await openParts();
     const { id, version } = await submit(parts);
     await parts.control.pause(id, { version });
-    expect(await parts.control.resume(id, { version })).toMatchObject({ outcome: 'changed', job: { state: 'paused' } });
+    expect(await parts.control.resume(id, { version })).toMatchObject({
+      outcome: 'changed',
+      job: { state: 'paused' },
+    });
     expect(await parts.control.pause('job-none')).toEqual({ outcome: 'notFound' });
   });
 
@@ -143,7 +185,9 @@ describe('lists', () => {
     const ids: string[] = [];
     for (let count = 0; count < 7; count++) ids.push((await submit(parts)).id);
     for (const order of ['newestFirst', 'oldestFirst'] as const) {
-      const known = (await parts.store.list({ states: [], labels: {}, order, after: null, jobsMax: 500 })).jobs.map(({ id }) => id);
+      const known = (
+        await parts.store.list({ states: [], labels: {}, order, after: null, jobsMax: 500 })
+      ).jobs.map(({ id }) => id);
       const seen: string[] = [];
       let after = null;
       do {
@@ -162,7 +206,9 @@ describe('lists', () => {
     const { id } = await submit(parts, { labels });
     await submit(parts, { labels: { size: '11' } });
     const find = async (wanted: Record<string, string>, states: JobState[] = []) =>
-      (await parts.store.list({ states, labels: wanted, order: 'newestFirst', after: null, jobsMax: 10 })).jobs.map((job) => job.id);
+      (
+        await parts.store.list({ states, labels: wanted, order: 'newestFirst', after: null, jobsMax: 10 })
+      ).jobs.map((job) => job.id);
     expect(await find(labels)).toEqual([id]);
     expect(await find({ size: '12' })).toEqual([]);
     expect(await find({}, ['paused', 'failed'])).toEqual([]);
@@ -180,9 +226,17 @@ async function jobIn(parts: Parts, state: JobState): Promise<string> {
   }
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
   if (state === 'starting') return id;
-  const execution = { engineVersion: '1', backend: 'reference', instructionSet: '', threadCount: 1, precision: 'float32' as const, datasetSha256: '' };
+  const execution = {
+    engineVersion: '1',
+    backend: 'reference',
+    instructionSet: '',
+    threadCount: 1,
+    precision: 'float32' as const,
+    datasetSha256: '',
+  };
   await parts.attempts.started(key, execution, 0);
   if (state === 'succeeded') await parts.attempts.succeeded(key);
-  if (state === 'failed') await parts.attempts.failed(key, { reason: 'TRAINING_DIVERGED', message: 'Diverged' });
+  if (state === 'failed')
+    await parts.attempts.failed(key, { reason: 'TRAINING_DIVERGED', message: 'Diverged' });
   return id;
 }

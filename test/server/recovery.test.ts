@@ -5,7 +5,19 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
-import { allEvents, claim, jobWhen, newJob, openParts, readyDataset, runSpec, scriptedTrainer, statesOf, submit, temporaryFolder } from './parts.js';
+import {
+  allEvents,
+  claim,
+  jobWhen,
+  newJob,
+  openParts,
+  readyDataset,
+  runSpec,
+  scriptedTrainer,
+  statesOf,
+  submit,
+  temporaryFolder,
+} from './parts.js';
 
 const halfServer = fileURLToPath(new URL('./halfServer.mjs', import.meta.url));
 
@@ -21,7 +33,9 @@ async function killedServer(dataFolder: string, jobId: string, step: number): Pr
   await readyDataset(first);
   await first.close();
   const job = JSON.stringify(newJob({ jobId, spec: runSpec('slow', { stepCount: 30 }) }));
-  const server = spawn(process.execPath, [halfServer, dataFolder, scriptedTrainer, job], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const server = spawn(process.execPath, [halfServer, dataFolder, scriptedTrainer, job], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   let last: Told = { sequence: 0, step: 0 };
   for await (const line of createInterface({ input: server.stdout })) {
     last = { ...last, ...(JSON.parse(line) as Told) };
@@ -42,27 +56,30 @@ async function untilGone(pid: number): Promise<void> {
 }
 
 describe('after kill -9 of the server in the middle of a job', () => {
-  it.each([2, 12, 23])('its trainer ends by itself, nothing told is lost, and the job goes on from its checkpoint (step %i)', async (step) => {
-    const dataFolder = temporaryFolder();
-    const told = await killedServer(dataFolder, 'job-one', step);
-    await untilGone(told.pid!);
+  it.each([2, 12, 23])(
+    'its trainer ends by itself, nothing told is lost, and the job goes on from its checkpoint (step %i)',
+    async (step) => {
+      const dataFolder = temporaryFolder();
+      const told = await killedServer(dataFolder, 'job-one', step);
+      await untilGone(told.pid!);
 
-    const parts = await openParts({}, dataFolder);
-    const before = await allEvents(parts, 'job-one');
-    expect(before.length).toBeGreaterThanOrEqual(told.sequence);
-    const checkpointStep = (await parts.checkpoints.newest('job-one'))?.step ?? 0;
-    expect(checkpointStep).toBeGreaterThanOrEqual(Math.floor(told.step / 5) * 5 - 5);
+      const parts = await openParts({}, dataFolder);
+      const before = await allEvents(parts, 'job-one');
+      expect(before.length).toBeGreaterThanOrEqual(told.sequence);
+      const checkpointStep = (await parts.checkpoints.newest('job-one'))?.step ?? 0;
+      expect(checkpointStep).toBeGreaterThanOrEqual(Math.floor(told.step / 5) * 5 - 5);
 
-    await parts.supervisor.start();
-    const job = await jobWhen(parts, 'job-one', ({ state }) => isTerminal(state));
-    expect(job).toMatchObject({ state: 'succeeded', attempt: 2 });
-    const events = await allEvents(parts, 'job-one');
-    // A watcher that saw the first part finds it unchanged, and the rest after its last number.
-    expect(events.slice(0, before.length)).toEqual(before);
-    expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
-    const resumed = events.find(({ attempt, body }) => attempt === 2 && body.kind === 'step');
-    expect(resumed?.body).toMatchObject({ step: checkpointStep });
-  });
+      await parts.supervisor.start();
+      const job = await jobWhen(parts, 'job-one', ({ state }) => isTerminal(state));
+      expect(job).toMatchObject({ state: 'succeeded', attempt: 2 });
+      const events = await allEvents(parts, 'job-one');
+      // A watcher that saw the first part finds it unchanged, and the rest after its last number.
+      expect(events.slice(0, before.length)).toEqual(before);
+      expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
+      const resumed = events.find(({ attempt, body }) => attempt === 2 && body.kind === 'step');
+      expect(resumed?.body).toMatchObject({ step: checkpointStep });
+    },
+  );
 });
 
 describe('at its start a server', () => {
@@ -79,12 +96,22 @@ describe('at its start a server', () => {
     await first.control.cancel('to-cancel');
     await first.close(); // the jobs are left `starting`, as by a server that died
 
-    const parts = await openParts({ RELORA_SLOTS: '1', RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '2' }, dataFolder);
+    const parts = await openParts(
+      { RELORA_SLOTS: '1', RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '2' },
+      dataFolder,
+    );
     await parts.supervisor.start();
     expect((await parts.store.find('to-pause'))?.state).toBe('paused');
     expect((await parts.store.find('to-cancel'))?.state).toBe('cancelled');
     await jobWhen(parts, 'to-retry', ({ state }) => state === 'succeeded');
-    expect(await statesOf(parts, 'to-retry')).toEqual(['queued', 'starting', 'queued', 'starting', 'running', 'succeeded']);
+    expect(await statesOf(parts, 'to-retry')).toEqual([
+      'queued',
+      'starting',
+      'queued',
+      'starting',
+      'running',
+      'succeeded',
+    ]);
   });
 
   it('fails a job that was running at each of its last deaths', async () => {
@@ -99,7 +126,11 @@ describe('at its start a server', () => {
     }
     const parts = await openParts({}, dataFolder);
     await parts.supervisor.start();
-    expect(await parts.store.find('job-one')).toMatchObject({ state: 'failed', attempt: 3, failure: { reason: 'TRAINER_CRASHED' } });
+    expect(await parts.store.find('job-one')).toMatchObject({
+      state: 'failed',
+      attempt: 3,
+      failure: { reason: 'TRAINER_CRASHED' },
+    });
   });
 
   it('removes what no row names, and nothing else', async () => {
@@ -109,15 +140,30 @@ describe('at its start a server', () => {
     const key = { jobId: id, attempt: (await claim(first)).attempt };
     const folder = join(dataFolder, 'jobs', id);
     const path = join(folder, 'checkpoints', 'step-5-1');
-    for (const name of ['checkpoints/step-5-1', 'checkpoints/step-7-1', 'checkpoints/.tmp-1-9-ab', 'artifacts/.tmp-1-ab', 'artifacts/merged-model-1', 'start/.tmp-1-ab', 'start/kept']) {
+    for (const name of [
+      'checkpoints/step-5-1',
+      'checkpoints/step-7-1',
+      'checkpoints/.tmp-1-9-ab',
+      'artifacts/.tmp-1-ab',
+      'artifacts/merged-model-1',
+      'start/.tmp-1-ab',
+      'start/kept',
+    ]) {
       mkdirSync(join(folder, name), { recursive: true });
     }
     await first.attempts.append(key, [
-      { timeMs: 1, body: { kind: 'checkpoint', step: 5, path, sizeBytes: 1, manifestSha256: 'a'.repeat(64), seconds: 0 } },
+      {
+        timeMs: 1,
+        body: { kind: 'checkpoint', step: 5, path, sizeBytes: 1, manifestSha256: 'a'.repeat(64), seconds: 0 },
+      },
     ]);
     await first.close();
     const parts = await openParts({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) }, dataFolder);
     await parts.supervisor.start();
-    expect(['checkpoints', 'artifacts', 'start'].map((name) => readdirSync(join(folder, name)))).toEqual([['step-5-1'], [], ['kept']]);
+    expect(['checkpoints', 'artifacts', 'start'].map((name) => readdirSync(join(folder, name)))).toEqual([
+      ['step-5-1'],
+      [],
+      ['kept'],
+    ]);
   });
 });

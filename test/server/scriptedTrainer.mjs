@@ -24,8 +24,17 @@ async function say(message) {
 }
 
 const step = (at) => ({
-  kind: 'step', step: at, phase: 'adapter', loss: 3, gradientNorm: 1, learningRate: 1e-3, tokenCount: 16,
-  trainedTokens: 16 * (at + 1), stepSeconds: 0.01, skipped: false, residentBytes: 1000,
+  kind: 'step',
+  step: at,
+  phase: 'adapter',
+  loss: 3,
+  gradientNorm: 1,
+  learningRate: 1e-3,
+  tokenCount: 16,
+  trainedTokens: 16 * (at + 1),
+  stepSeconds: 0.01,
+  skipped: false,
+  residentBytes: 1000,
 });
 
 async function checkpoint(order, at) {
@@ -33,7 +42,11 @@ async function checkpoint(order, at) {
   const path = join(order.jobFolder, 'checkpoints', name);
   mkdirSync(path, { recursive: true });
   writeFileSync(join(path, 'manifest.json'), String(at));
-  await say({ type: 'event', timeMs: Date.now(), body: { kind: 'checkpoint', step: at, path, sizeBytes: 1, manifestSha256: sha256, seconds: 0 } });
+  await say({
+    type: 'event',
+    timeMs: Date.now(),
+    body: { kind: 'checkpoint', step: at, path, sizeBytes: 1, manifestSha256: sha256, seconds: 0 },
+  });
 }
 
 const hang = () => new Promise((resolve) => setTimeout(resolve, 1e9));
@@ -48,7 +61,14 @@ async function train(order) {
     await say({ type: 'checkpointCorrupt', path: order.checkpoints[0].path, problem: 'a hash differs' });
     at = Number(basename(order.checkpoints[1].path).split('-')[1]);
   }
-  const execution = { engineVersion: '1', backend: 'reference', instructionSet: '', threadCount: 1, precision: 'float32', datasetSha256: sha256 };
+  const execution = {
+    engineVersion: '1',
+    backend: 'reference',
+    instructionSet: '',
+    threadCount: 1,
+    precision: 'float32',
+    datasetSha256: sha256,
+  };
   await say({ type: 'started', execution, step: at });
   for (; at < order.spec.stepCount; at++) {
     if (stop) {
@@ -68,7 +88,15 @@ async function train(order) {
     const folder = join(order.jobFolder, 'artifacts', `merged-model-${attempt}`);
     mkdirSync(folder, { recursive: true });
     writeFileSync(join(folder, 'config.json'), '0123456789');
-    await say({ type: 'artifact', artifact: { id: `merged-model-${attempt}`, kind: 'mergedModel', step: at, files: [{ fileName: 'config.json', sizeBytes: 10, sha256 }] } });
+    await say({
+      type: 'artifact',
+      artifact: {
+        id: `merged-model-${attempt}`,
+        kind: 'mergedModel',
+        step: at,
+        files: [{ fileName: 'config.json', sizeBytes: 10, sha256 }],
+      },
+    });
   }
   if (script === 'crashAfterExport' && attempt === 1) {
     while (acknowledged < number) await changed();
@@ -98,11 +126,17 @@ async function misbehave(script, order) {
       block();
       break;
     case 'garbage':
-      process.send({ type: 'event', number: number + 1, timeMs: Date.now(), body: { kind: 'step', step: -1, __proto__: { loss: 1 } } });
+      process.send({
+        type: 'event',
+        number: number + 1,
+        timeMs: Date.now(),
+        body: { kind: 'step', step: -1, __proto__: { loss: 1 } },
+      });
       await hang();
       break;
     case 'flood':
-      for (let count = 0; count < 20_000; count++) process.send({ ...event, number: ++number, body: step(3) });
+      for (let count = 0; count < 20_000; count++)
+        process.send({ ...event, number: ++number, body: step(3) });
       await hang();
       break;
     case 'skipNumber':
@@ -110,7 +144,11 @@ async function misbehave(script, order) {
       await hang();
       break;
     case 'foreignCheckpoint':
-      process.send({ ...event, number: number + 1, body: { kind: 'checkpoint', step: 3, path: '/etc', sizeBytes: 1, manifestSha256: sha256, seconds: 0 } });
+      process.send({
+        ...event,
+        number: number + 1,
+        body: { kind: 'checkpoint', step: 3, path: '/etc', sizeBytes: 1, manifestSha256: sha256, seconds: 0 },
+      });
       await hang();
       break;
     case 'diverge':
@@ -128,7 +166,8 @@ async function misbehave(script, order) {
       break;
     case 'wait':
       writeFileSync(join(order.jobFolder, 'waits'), String(process.pid));
-      while (!stop && !existsSync(join(order.jobFolder, 'go'))) await Promise.race([changed(), new Promise((resolve) => setTimeout(resolve, 10))]);
+      while (!stop && !existsSync(join(order.jobFolder, 'go')))
+        await Promise.race([changed(), new Promise((resolve) => setTimeout(resolve, 10))]);
       break;
     default:
       break;
@@ -144,18 +183,34 @@ async function task(order) {
   const script = order.prompt ?? order.preparedFolder ?? order.spec?.textField ?? '';
   if (script === 'crash') process.kill(process.pid, 'SIGSEGV');
   if (script === 'hang') await hang();
-  if (script === 'fail') process.send({ type: 'failed', reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' });
+  if (script === 'fail')
+    process.send({ type: 'failed', reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' });
   else if (order.kind === 'generate') {
-    for (let count = 1; count <= order.tokenCountMax; count++) process.send({ type: 'part', value: { text: `${count} `, tokenCount: count, finishReason: null } });
-    process.send({ type: 'part', value: { text: '', tokenCount: order.tokenCountMax, finishReason: 'tokenCount' } });
+    for (let count = 1; count <= order.tokenCountMax; count++)
+      process.send({ type: 'part', value: { text: `${count} `, tokenCount: count, finishReason: null } });
+    process.send({
+      type: 'part',
+      value: { text: '', tokenCount: order.tokenCountMax, finishReason: 'tokenCount' },
+    });
     process.send({ type: 'result', value: null });
   } else if (order.kind === 'prepareDataset') {
     const size = { tokenCount: 10, documentCount: 1, textBytes: 10 };
     mkdirSync(order.outputFolder, { recursive: true });
-    writeFileSync(join(order.outputFolder, 'manifest.json'), JSON.stringify(order.files.map(({ path }) => path)));
+    writeFileSync(
+      join(order.outputFolder, 'manifest.json'),
+      JSON.stringify(order.files.map(({ path }) => path)),
+    );
     process.send({ type: 'part', value: 0.5 });
     if (script === 'slow') await hang();
-    process.send({ type: 'result', value: { tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' }, train: size, heldOut: size, manifestSha256: sha256 } });
+    process.send({
+      type: 'result',
+      value: {
+        tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' },
+        train: size,
+        heldOut: size,
+        manifestSha256: sha256,
+      },
+    });
   } else process.send({ type: 'result', value: [] });
   process.disconnect();
 }

@@ -16,7 +16,11 @@ describe('the store', () => {
   it('loses nothing acknowledged and has no gap when its process is killed at any moment', async () => {
     for (let trial = 0; trial < 5; trial++) {
       const dataFolder = temporaryFolder();
-      const child = spawn(process.execPath, [holdStore, dataFolder, JSON.stringify(newJob({ jobId: 'job-one' }))], { stdio: ['ignore', 'pipe', 'inherit'] });
+      const child = spawn(
+        process.execPath,
+        [holdStore, dataFolder, JSON.stringify(newJob({ jobId: 'job-one' }))],
+        { stdio: ['ignore', 'pipe', 'inherit'] },
+      );
       let acknowledged = 0;
       const enough = 20 + 13 * trial;
       for await (const line of createInterface({ input: child.stdout })) {
@@ -46,22 +50,38 @@ describe('the store', () => {
     await (await openDatabase(dataFolder)).destroy();
   });
 
-  it('syncs the log for every commit', { skip: spawnSync('strace', ['-V']).error !== undefined }, async () => {
-    const dataFolder = temporaryFolder();
-    const trace = join(dataFolder, 'trace');
-    const child = spawn(
-      'strace',
-      ['-f', '-e', 'trace=fsync,fdatasync', '-o', trace, process.execPath, holdStore, dataFolder, JSON.stringify(newJob({ jobId: 'job-one' }))],
-      { stdio: ['ignore', 'pipe', 'inherit'], detached: true },
-    );
-    let acknowledged = 0;
-    for await (const line of createInterface({ input: child.stdout })) {
-      acknowledged = Number(line);
-      if (acknowledged === 82) process.kill(-child.pid!, 'SIGKILL');
-    }
-    const syncs = readFileSync(trace, 'utf8').split('\n').filter((line) => /f(data)?sync\(/.test(line)).length;
-    expect(syncs).toBeGreaterThanOrEqual(41);
-  });
+  it(
+    'syncs the log for every commit',
+    { skip: spawnSync('strace', ['-V']).error !== undefined },
+    async () => {
+      const dataFolder = temporaryFolder();
+      const trace = join(dataFolder, 'trace');
+      const child = spawn(
+        'strace',
+        [
+          '-f',
+          '-e',
+          'trace=fsync,fdatasync',
+          '-o',
+          trace,
+          process.execPath,
+          holdStore,
+          dataFolder,
+          JSON.stringify(newJob({ jobId: 'job-one' })),
+        ],
+        { stdio: ['ignore', 'pipe', 'inherit'], detached: true },
+      );
+      let acknowledged = 0;
+      for await (const line of createInterface({ input: child.stdout })) {
+        acknowledged = Number(line);
+        if (acknowledged === 82) process.kill(-child.pid!, 'SIGKILL');
+      }
+      const syncs = readFileSync(trace, 'utf8')
+        .split('\n')
+        .filter((line) => /f(data)?sync\(/.test(line)).length;
+      expect(syncs).toBeGreaterThanOrEqual(41);
+    },
+  );
 
   it('refuses a file of another program without changing it', async () => {
     const dataFolder = temporaryFolder();
@@ -87,7 +107,9 @@ describe('the store', () => {
     const raw = new Libsql(join(dataFolder, 'store.db'));
     raw.exec(`pragma user_version = ${migrations.length + 1}`);
     raw.close();
-    await expect(openDatabase(dataFolder)).rejects.toThrow(`has schema ${migrations.length + 1}, this server knows ${migrations.length}`);
+    await expect(openDatabase(dataFolder)).rejects.toThrow(
+      `has schema ${migrations.length + 1}, this server knows ${migrations.length}`,
+    );
   });
 
   it('refuses a truncated or damaged file', async () => {
@@ -105,7 +127,10 @@ describe('the store', () => {
     await expect(openDatabase(truncated)).rejects.toThrow(/store\.db (is damaged|cannot be used)/);
 
     const damaged = temporaryFolder();
-    writeFileSync(join(damaged, 'store.db'), Buffer.concat([whole.subarray(0, 4096), Buffer.alloc(4096, 0xa5), whole.subarray(8192)]));
+    writeFileSync(
+      join(damaged, 'store.db'),
+      Buffer.concat([whole.subarray(0, 4096), Buffer.alloc(4096, 0xa5), whole.subarray(8192)]),
+    );
     await expect(openDatabase(damaged)).rejects.toThrow(/store\.db (is damaged|cannot be used)/);
   });
 

@@ -3,7 +3,19 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
 import { TaskFailed, TaskRunner } from '../../server/dist/trainer/taskRunner.js';
-import { allEvents, claim, jobWhen, openParts, readyDataset, runSpec, scriptedTrainer, statesOf, submit, temporaryFolder, type Parts } from './parts.js';
+import {
+  allEvents,
+  claim,
+  jobWhen,
+  openParts,
+  readyDataset,
+  runSpec,
+  scriptedTrainer,
+  statesOf,
+  submit,
+  temporaryFolder,
+  type Parts,
+} from './parts.js';
 
 const ended = (job: { state: Parameters<typeof isTerminal>[0] }): boolean => isTerminal(job.state);
 
@@ -23,7 +35,11 @@ describe('a trainer process', () => {
   it('takes a job from the queue to its artifact, every event in order', async () => {
     const parts = await startedParts();
     const job = await runToEnd(parts, '');
-    expect(job).toMatchObject({ state: 'succeeded', attempt: 1, progress: { step: 20, stepCount: 20, trainedTokens: 320, checkpointStep: 20 } });
+    expect(job).toMatchObject({
+      state: 'succeeded',
+      attempt: 1,
+      progress: { step: 20, stepCount: 20, trainedTokens: 320, checkpointStep: 20 },
+    });
     expect(job.execution?.backend).toBe('reference');
     expect(await statesOf(parts, job.id)).toEqual(['queued', 'starting', 'running', 'succeeded']);
     const events = await allEvents(parts, job.id);
@@ -34,7 +50,10 @@ describe('a trainer process', () => {
     const kept = (await parts.checkpoints.list(job.id)).map(({ folder }) => folder);
     expect(kept.map((folder) => readFileSync(join(folder, 'manifest.json'), 'utf8'))).toEqual(['20', '15']);
     await parts.close();
-    expect(readdirSync(join(parts.dataFolder, 'jobs', job.id, 'checkpoints')).sort()).toEqual(['step-15-1', 'step-20-1']);
+    expect(readdirSync(join(parts.dataFolder, 'jobs', job.id, 'checkpoints')).sort()).toEqual([
+      'step-15-1',
+      'step-20-1',
+    ]);
   });
 
   it('that crashes is replaced and goes on from the last checkpoint', async () => {
@@ -42,11 +61,25 @@ describe('a trainer process', () => {
     const job = await runToEnd(parts, 'crashAfterCheckpoint');
     expect(job).toMatchObject({ state: 'succeeded', attempt: 3 });
     expect(await statesOf(parts, job.id)).toEqual([
-      'queued', 'starting', 'running', 'queued', 'starting', 'running', 'queued', 'starting', 'running', 'succeeded',
+      'queued',
+      'starting',
+      'running',
+      'queued',
+      'starting',
+      'running',
+      'queued',
+      'starting',
+      'running',
+      'succeeded',
     ]);
     const events = await allEvents(parts, job.id);
-    expect(events.flatMap(({ body }) => (body.kind === 'warning' ? [body.reason] : []))).toEqual(['TRAINER_RESTARTED', 'TRAINER_RESTARTED']);
-    const firstSteps = [2, 3].map((attempt) => events.find((event) => event.attempt === attempt && event.body.kind === 'step')?.body);
+    expect(events.flatMap(({ body }) => (body.kind === 'warning' ? [body.reason] : []))).toEqual([
+      'TRAINER_RESTARTED',
+      'TRAINER_RESTARTED',
+    ]);
+    const firstSteps = [2, 3].map(
+      (attempt) => events.find((event) => event.attempt === attempt && event.body.kind === 'step')?.body,
+    );
     expect(firstSteps).toMatchObject([{ step: 5 }, { step: 5 }]);
   });
 
@@ -55,13 +88,16 @@ describe('a trainer process', () => {
     ['exit0', 'ended with exit code 0'],
     ['exitAtOnce', 'ended with exit code 0'],
     ['heap', 'because the heap of JavaScript was full'],
-  ])('that always ends by itself (%s) without progress fails its job after three attempts', async (script, what) => {
-    const parts = await startedParts();
-    const job = await runToEnd(parts, script);
-    expect(job).toMatchObject({ state: 'failed', attempt: 3, failure: { reason: 'TRAINER_CRASHED' } });
-    expect(job.failure?.message).toContain(what);
-    expect(job.failure?.message).toContain('3 attempts in a row made no new checkpoint');
-  });
+  ])(
+    'that always ends by itself (%s) without progress fails its job after three attempts',
+    async (script, what) => {
+      const parts = await startedParts();
+      const job = await runToEnd(parts, script);
+      expect(job).toMatchObject({ state: 'failed', attempt: 3, failure: { reason: 'TRAINER_CRASHED' } });
+      expect(job.failure?.message).toContain(what);
+      expect(job.failure?.message).toContain('3 attempts in a row made no new checkpoint');
+    },
+  );
 
   it('that dies before every second checkpoint is given up after three crashes in a row', async () => {
     const parts = await startedParts();
@@ -72,7 +108,9 @@ describe('a trainer process', () => {
 
   it('that blocks and does not hear SIGTERM is killed and replaced', async () => {
     const parts = await startedParts({
-      RELORA_TRAINER_SILENCE_SECONDS: '0.5', RELORA_TRAINER_GRACE_SECONDS: '0.2', RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1',
+      RELORA_TRAINER_SILENCE_SECONDS: '0.5',
+      RELORA_TRAINER_GRACE_SECONDS: '0.2',
+      RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1',
     });
     const job = await runToEnd(parts, 'block');
     expect(job).toMatchObject({ state: 'failed', failure: { reason: 'TRAINER_CRASHED' } });
@@ -96,7 +134,11 @@ describe('a trainer process', () => {
   it('that reports a divergence fails its job with that reason, and is not tried again', async () => {
     const parts = await startedParts();
     const job = await runToEnd(parts, 'diverge');
-    expect(job).toMatchObject({ state: 'failed', attempt: 1, failure: { reason: 'TRAINING_DIVERGED', message: 'Step 3 has loss NaN' } });
+    expect(job).toMatchObject({
+      state: 'failed',
+      attempt: 1,
+      failure: { reason: 'TRAINING_DIVERGED', message: 'Step 3 has loss NaN' },
+    });
     const skipped = (await allEvents(parts, job.id)).find(({ body }) => body.kind === 'step' && body.skipped);
     expect(skipped?.body).toMatchObject({ loss: NaN, gradientNorm: Infinity });
   });
@@ -115,7 +157,10 @@ describe('a trainer process', () => {
     const job = await runToEnd(parts, 'orphans');
     expect(job.state).toBe('succeeded');
     await parts.close();
-    expect(readdirSync(join(parts.dataFolder, 'jobs', job.id, 'checkpoints')).sort()).toEqual(['step-15-2', 'step-20-2']);
+    expect(readdirSync(join(parts.dataFolder, 'jobs', job.id, 'checkpoints')).sort()).toEqual([
+      'step-15-2',
+      'step-20-2',
+    ]);
   });
 
   it('skips a corrupt checkpoint and says so', async () => {
@@ -126,8 +171,12 @@ describe('a trainer process', () => {
     const checkpoint = (step: number) => ({
       timeMs: Date.now(),
       body: {
-        kind: 'checkpoint' as const, step, path: join(parts.dataFolder, 'jobs', id, 'checkpoints', `step-${step}-1`), sizeBytes: 1,
-        manifestSha256: 'a'.repeat(64), seconds: 0,
+        kind: 'checkpoint' as const,
+        step,
+        path: join(parts.dataFolder, 'jobs', id, 'checkpoints', `step-${step}-1`),
+        sizeBytes: 1,
+        manifestSha256: 'a'.repeat(64),
+        seconds: 0,
       },
     });
     await parts.attempts.append(key, [checkpoint(5), checkpoint(10)]);
@@ -136,7 +185,10 @@ describe('a trainer process', () => {
     expect(await jobWhen(parts, id, ended)).toMatchObject({ state: 'succeeded', attempt: 2 });
     const events = await allEvents(parts, id);
     const warning = events.find(({ body }) => body.kind === 'warning')?.body;
-    expect(warning).toMatchObject({ reason: 'CHECKPOINT_CORRUPT', message: expect.stringContaining('step-10-1') });
+    expect(warning).toMatchObject({
+      reason: 'CHECKPOINT_CORRUPT',
+      message: expect.stringContaining('step-10-1'),
+    });
     expect(events.find(({ body }) => body.kind === 'step')?.body).toMatchObject({ step: 5 });
   });
 
@@ -144,19 +196,26 @@ describe('a trainer process', () => {
     const parts = await startedParts();
     const job = await runToEnd(parts, 'crashAfterExport');
     expect(job).toMatchObject({ state: 'succeeded', attempt: 2 });
-    expect((await parts.artifacts.list(job.id, { afterId: null, artifactsMax: 10 })).artifacts.map(({ id }) => id)).toEqual(['merged-model-1']);
+    expect(
+      (await parts.artifacts.list(job.id, { afterId: null, artifactsMax: 10 })).artifacts.map(({ id }) => id),
+    ).toEqual(['merged-model-1']);
     expect((await allEvents(parts, job.id)).filter(({ body }) => body.kind === 'artifact')).toHaveLength(1);
   });
 
   it('fails a job whose data set is gone', async () => {
     const parts = await startedParts();
     const { id } = await submit(parts, { spec: runSpec('', { dataset: 'datasets/other' }) });
-    expect(await jobWhen(parts, id, ended)).toMatchObject({ state: 'failed', failure: { reason: 'DATASET_NOT_READY' } });
+    expect(await jobWhen(parts, id, ended)).toMatchObject({
+      state: 'failed',
+      failure: { reason: 'DATASET_NOT_READY' },
+    });
   });
 
   it('fails a job that leaves more events than are allowed, whose end still has its number', async () => {
     const parts = await startedParts({ RELORA_JOB_EVENTS_MAX: '1000' });
-    const { id } = await submit(parts, { spec: runSpec('', { stepCount: 2000, checkpoint: { everyStepCount: 5000, keepCount: 2 } }) });
+    const { id } = await submit(parts, {
+      spec: runSpec('', { stepCount: 2000, checkpoint: { everyStepCount: 5000, keepCount: 2 } }),
+    });
     const job = await jobWhen(parts, id, ended);
     expect(job).toMatchObject({ state: 'failed', failure: { reason: 'JOB_EVENTS_EXHAUSTED' } });
     expect(job.lastSequence).toBeLessThanOrEqual(1001);
@@ -178,7 +237,9 @@ describe('stopping', () => {
     await parts.control.resume(id);
     const job = await jobWhen(parts, id, ended);
     expect(job).toMatchObject({ state: 'succeeded', attempt: 2 });
-    const steps = (await allEvents(parts, id)).flatMap(({ body }) => (body.kind === 'step' ? [body.step] : []));
+    const steps = (await allEvents(parts, id)).flatMap(({ body }) =>
+      body.kind === 'step' ? [body.step] : [],
+    );
     expect(steps).toEqual(Array.from({ length: 20 }, (_, step) => step));
   });
 
@@ -187,7 +248,10 @@ describe('stopping', () => {
     const { id } = await submit(parts, { spec: runSpec('wait') });
     await jobWhen(parts, id, ({ progress }) => progress.step === 3);
     await parts.control.cancel(id);
-    expect(await jobWhen(parts, id, ended)).toMatchObject({ state: 'cancelled', stateReason: 'Cancelled on request' });
+    expect(await jobWhen(parts, id, ended)).toMatchObject({
+      state: 'cancelled',
+      stateReason: 'Cancelled on request',
+    });
     expect(await parts.checkpoints.list(id)).toEqual([]);
   });
 
@@ -214,7 +278,9 @@ describe('stopping', () => {
     const second = await startedParts({}, dataFolder);
     const job = await jobWhen(second, id, ended);
     expect(job).toMatchObject({ state: 'succeeded', attempt: 2 });
-    const steps = (await allEvents(second, id)).flatMap(({ body }) => (body.kind === 'step' ? [body.step] : []));
+    const steps = (await allEvents(second, id)).flatMap(({ body }) =>
+      body.kind === 'step' ? [body.step] : [],
+    );
     expect(steps).toEqual(Array.from({ length: 20 }, (_, step) => step));
   });
 
@@ -222,8 +288,11 @@ describe('stopping', () => {
     const parts = await openParts({ RELORA_SLOTS: '2' });
     await readyDataset(parts);
     const ids: string[] = [];
-    for (const priority of [0, 0, 5]) ids.push((await submit(parts, { spec: runSpec('wait', { priority }) })).id);
-    expect(await Promise.all(ids.map(async (id) => (await parts.store.find(id))?.queuePosition))).toEqual([2, 3, 1]);
+    for (const priority of [0, 0, 5])
+      ids.push((await submit(parts, { spec: runSpec('wait', { priority }) })).id);
+    expect(await Promise.all(ids.map(async (id) => (await parts.store.find(id))?.queuePosition))).toEqual([
+      2, 3, 1,
+    ]);
     await parts.supervisor.start();
     await jobWhen(parts, ids[2]!, ({ progress }) => progress.step === 3);
     await jobWhen(parts, ids[0]!, ({ progress }) => progress.step === 3);
@@ -238,12 +307,23 @@ describe('stopping', () => {
 describe('a task', () => {
   const tasks = (parts: Parts): TaskRunner => new TaskRunner(parts.config, parts.log, scriptedTrainer);
   const generation = (prompt: string) => ({
-    source: { kind: 'artifact' as const, folder: '/' }, prompt, tokenCountMax: 5, temperature: 0, topK: 0, topP: 1, seed: 0, datasetFolder: '/',
+    source: { kind: 'artifact' as const, folder: '/' },
+    prompt,
+    tokenCountMax: 5,
+    temperature: 0,
+    topK: 0,
+    topP: 1,
+    seed: 0,
+    datasetFolder: '/',
   });
 
   it('streams its parts in order and ends', async () => {
     const pieces = [];
-    for await (const piece of tasks(await openParts()).generate(generation('Once'), AbortSignal.timeout(10_000))) pieces.push(piece);
+    for await (const piece of tasks(await openParts()).generate(
+      generation('Once'),
+      AbortSignal.timeout(10_000),
+    ))
+      pieces.push(piece);
     expect(pieces.map(({ text }) => text).join('')).toBe('1 2 3 4 5 ');
     expect(pieces.at(-1)?.finishReason).toBe('tokenCount');
   });
@@ -251,23 +331,38 @@ describe('a task', () => {
   it('that crashes, fails or is given up is an error of its caller alone', async () => {
     const runner = tasks(await openParts());
     const run = async (prompt: string, signal: AbortSignal) => {
-      for await (const _piece of runner.generate(generation(prompt), signal)) /* nothing comes */;
+      for await (const _piece of runner.generate(generation(prompt), signal)) /* nothing comes */ ;
     };
     await expect(run('crash', AbortSignal.timeout(10_000))).rejects.toMatchObject({ reason: 'TASK_CRASHED' });
-    await expect(run('fail', AbortSignal.timeout(10_000))).rejects.toMatchObject({ reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' });
+    await expect(run('fail', AbortSignal.timeout(10_000))).rejects.toMatchObject({
+      reason: 'DATASET_LINE_BROKEN',
+      message: 'Line 3 is not JSON',
+    });
     await expect(run('hang', AbortSignal.timeout(200))).rejects.toThrow(TaskFailed);
   });
 
   it('waits for a place, and leaves the wait when it is given up', async () => {
     const runner = tasks(await openParts({ RELORA_TASKS_MAX: '2' }));
     const giveUp = new AbortController();
-    const hanging = [1, 2].map(async () => await runner.previewDataset({ preparedFolder: 'hang', split: 'train', tokenCount: 1 }, giveUp.signal));
-    const third = runner.previewDataset({ preparedFolder: 'x', split: 'train', tokenCount: 1 }, AbortSignal.timeout(300));
+    const hanging = [1, 2].map(
+      async () =>
+        await runner.previewDataset({ preparedFolder: 'hang', split: 'train', tokenCount: 1 }, giveUp.signal),
+    );
+    const third = runner.previewDataset(
+      { preparedFolder: 'x', split: 'train', tokenCount: 1 },
+      AbortSignal.timeout(300),
+    );
     await expect(third).rejects.toMatchObject({ reason: 'TASK_ABORTED' });
-    const fourth = runner.previewDataset({ preparedFolder: 'x', split: 'train', tokenCount: 1 }, AbortSignal.timeout(10_000));
+    const fourth = runner.previewDataset(
+      { preparedFolder: 'x', split: 'train', tokenCount: 1 },
+      AbortSignal.timeout(10_000),
+    );
     const hung = Promise.allSettled(hanging);
     giveUp.abort();
     await expect(fourth).resolves.toEqual([]);
-    expect(await hung).toMatchObject([{ reason: { reason: 'TASK_ABORTED' } }, { reason: { reason: 'TASK_ABORTED' } }]);
+    expect(await hung).toMatchObject([
+      { reason: { reason: 'TASK_ABORTED' } },
+      { reason: { reason: 'TASK_ABORTED' } },
+    ]);
   });
 });

@@ -48,12 +48,20 @@ export class ArtifactStore {
   ) {}
 
   async find(jobId: string, artifactId: string): Promise<Artifact | undefined> {
-    const row = await this.db.selectFrom('artifacts').selectAll().where('job_id', '=', jobId).where('id', '=', artifactId).executeTakeFirst();
+    const row = await this.db
+      .selectFrom('artifacts')
+      .selectAll()
+      .where('job_id', '=', jobId)
+      .where('id', '=', artifactId)
+      .executeTakeFirst();
     return row === undefined ? undefined : await this.withFiles(row);
   }
 
   /** One page, oldest first; `next` is the id to pass as afterId, null at the end. */
-  async list(jobId: string, page: { afterId: string | null; artifactsMax: number }): Promise<{ artifacts: Artifact[]; next: string | null }> {
+  async list(
+    jobId: string,
+    page: { afterId: string | null; artifactsMax: number },
+  ): Promise<{ artifacts: Artifact[]; next: string | null }> {
     const after = page.afterId === null ? undefined : await this.find(jobId, page.afterId);
     let query = this.db
       .selectFrom('artifacts')
@@ -63,7 +71,9 @@ export class ArtifactStore {
       .orderBy('id')
       .limit(page.artifactsMax + 1);
     if (after !== undefined) {
-      query = query.where(({ eb, refTuple, tuple }) => eb(refTuple('create_time_ms', 'id'), '>', tuple(after.createTimeMs, after.id)));
+      query = query.where(({ eb, refTuple, tuple }) =>
+        eb(refTuple('create_time_ms', 'id'), '>', tuple(after.createTimeMs, after.id)),
+      );
     }
     const rows = await query.execute();
     const artifacts: Artifact[] = [];
@@ -87,12 +97,18 @@ export class ArtifactStore {
    * `notFound`: no such artifact or file. `dataLoss`: missing, of another length, a link, or not a regular file. Equal
    * length is not equal content: the reader compares the SHA-256. The caller closes it.
    */
-  async open(jobId: string, artifactId: string, fileName: string): Promise<OpenArtifactFile | 'notFound' | 'dataLoss'> {
+  async open(
+    jobId: string,
+    artifactId: string,
+    fileName: string,
+  ): Promise<OpenArtifactFile | 'notFound' | 'dataLoss'> {
     const artifact = await this.find(jobId, artifactId);
     const file = artifact?.files.find((entry) => entry.fileName === fileName);
     if (artifact === undefined || file === undefined) return 'notFound';
     const path = join(artifact.folder, file.fileName);
-    const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(() => undefined);
+    const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
+      () => undefined,
+    );
     if (handle === undefined) return 'dataLoss';
     const stat = await handle.stat();
     if (!stat.isFile() || stat.size !== file.sizeBytes) {
@@ -102,10 +118,13 @@ export class ArtifactStore {
     return {
       file,
       async *read(offset, pieceBytes) {
-        for (let position = offset; position < file.sizeBytes; ) {
+        for (let position = offset; position < file.sizeBytes;) {
           const piece = Buffer.allocUnsafeSlow(Math.min(pieceBytes, file.sizeBytes - position));
           const { bytesRead } = await handle.read(piece, 0, piece.length, position);
-          if (bytesRead === 0) throw new ArtifactDamaged(`${artifact.id}/${file.fileName} of job ${jobId} ended at byte ${position} of ${file.sizeBytes}`);
+          if (bytesRead === 0)
+            throw new ArtifactDamaged(
+              `${artifact.id}/${file.fileName} of job ${jobId} ended at byte ${position} of ${file.sizeBytes}`,
+            );
           position += bytesRead;
           yield piece.subarray(0, bytesRead);
         }
@@ -133,7 +152,11 @@ export class ArtifactStore {
       id: row.id,
       kind: row.kind,
       step: row.step,
-      files: files.map((file) => ({ fileName: file.file_name, sizeBytes: file.size_bytes, sha256: file.sha256 })),
+      files: files.map((file) => ({
+        fileName: file.file_name,
+        sizeBytes: file.size_bytes,
+        sha256: file.sha256,
+      })),
       sizeBytes: row.size_bytes,
       createTimeMs: row.create_time_ms,
       folder: join(folders.artifacts(this.dataFolder, row.job_id), row.id),

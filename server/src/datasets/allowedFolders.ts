@@ -16,7 +16,10 @@ export class AllowedFolders {
     const resolved = await this.resolve(path);
     if (typeof resolved !== 'string') return resolved;
     // Not blocking: the open of a named pipe would wait for its writer.
-    const handle = await open(resolved, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(() => undefined);
+    const handle = await open(
+      resolved,
+      constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
+    ).catch(() => undefined);
     if (handle === undefined) return { problem: `${path} cannot be read` };
     try {
       const stats = await handle.stat();

@@ -46,7 +46,12 @@ export type DatasetTokenizerSpec =
   | { kind: 'huggingFace'; tokenizerJson: string };
 
 export interface PreparedDataset {
-  tokenizer: { kind: 'bytes' | 'trainedBpe' | 'huggingFace'; vocabularySize: number; endOfTextId: number; sha256: string };
+  tokenizer: {
+    kind: 'bytes' | 'trainedBpe' | 'huggingFace';
+    vocabularySize: number;
+    endOfTextId: number;
+    sha256: string;
+  };
   train: SplitSize;
   heldOut: SplitSize;
   manifestSha256: string;

@@ -69,7 +69,7 @@ export class DatasetPreparer {
     const prepared = this.store.preparedFolder(dataset.id);
     const log = this.log.child({ datasetId: dataset.id });
     await mkdir(folder, { recursive: true });
-    for (let crashes = 0; ; ) {
+    for (let crashes = 0; ;) {
       // What an earlier try left; also a folder that was renamed before its row was stored.
       await rm(temporary, { recursive: true, force: true });
       await rm(prepared, { recursive: true, force: true });
@@ -86,7 +86,12 @@ export class DatasetPreparer {
             spec: dataset.spec,
             outputFolder: temporary,
           },
-          { signal: this.stopping.signal, timeoutMs: null, log, onPart: (ratio) => this.store.setPreparedRatio(dataset.id, Math.min(1, Number(ratio) || 0)) },
+          {
+            signal: this.stopping.signal,
+            timeoutMs: null,
+            log,
+            onPart: (ratio) => this.store.setPreparedRatio(dataset.id, Math.min(1, Number(ratio) || 0)),
+          },
         );
         await rename(temporary, prepared);
         await syncFolder(folder);

@@ -31,12 +31,19 @@ export class DatasetStore {
   ) {}
 
   async find(datasetId: string): Promise<Dataset | undefined> {
-    const row = await this.db.selectFrom('datasets').selectAll().where('id', '=', datasetId).executeTakeFirst();
+    const row = await this.db
+      .selectFrom('datasets')
+      .selectAll()
+      .where('id', '=', datasetId)
+      .executeTakeFirst();
     return row === undefined ? undefined : await this.withFiles(row);
   }
 
   /** One page, newest first; `next` is null at the end. */
-  async list(page: { after: DatasetCursor | null; datasetsMax: number }): Promise<{ datasets: Dataset[]; next: DatasetCursor | null }> {
+  async list(page: {
+    after: DatasetCursor | null;
+    datasetsMax: number;
+  }): Promise<{ datasets: Dataset[]; next: DatasetCursor | null }> {
     let query = this.db
       .selectFrom('datasets')
       .selectAll()
@@ -45,7 +52,9 @@ export class DatasetStore {
       .limit(page.datasetsMax + 1);
     if (page.after !== null) {
       const { createTimeMs, id } = page.after;
-      query = query.where(({ eb, refTuple, tuple }) => eb(refTuple('create_time_ms', 'id'), '<', tuple(createTimeMs, id)));
+      query = query.where(({ eb, refTuple, tuple }) =>
+        eb(refTuple('create_time_ms', 'id'), '<', tuple(createTimeMs, id)),
+      );
     }
     const rows = await query.execute();
     const datasets: Dataset[] = [];
@@ -76,13 +85,26 @@ export class DatasetStore {
     const isNew = await this.db.transaction().execute(async (trx) => {
       const known = await trx.selectFrom('datasets').selectAll().where('id', '=', id).executeTakeFirst();
       if (known !== undefined) {
-        const knownFiles = await trx.selectFrom('dataset_files').selectAll().where('dataset_id', '=', id).orderBy('file_index').execute();
+        const knownFiles = await trx
+          .selectFrom('dataset_files')
+          .selectAll()
+          .where('dataset_id', '=', id)
+          .orderBy('file_index')
+          .execute();
         return known.spec === spec && sameFiles(knownFiles, files) ? false : 'conflict';
       }
       const state = needsBytes ? ('uploading' as const) : ('preparing' as const);
       await trx
         .insertInto('datasets')
-        .values({ id, display_name: dataset.displayName, state, failure: null, spec, prepared: null, create_time_ms: nowMs })
+        .values({
+          id,
+          display_name: dataset.displayName,
+          state,
+          failure: null,
+          spec,
+          prepared: null,
+          create_time_ms: nowMs,
+        })
         .execute();
       await trx.insertInto('dataset_files').values(files).execute();
       return true;
@@ -95,7 +117,12 @@ export class DatasetStore {
 
   /** uploading → preparing, once every byte is synced and checked; safe when it resolves. */
   async uploaded(datasetId: string): Promise<Dataset> {
-    await this.db.updateTable('datasets').set({ state: 'preparing' }).where('id', '=', datasetId).where('state', '=', 'uploading').execute();
+    await this.db
+      .updateTable('datasets')
+      .set({ state: 'preparing' })
+      .where('id', '=', datasetId)
+      .where('state', '=', 'uploading')
+      .execute();
     this.tell();
     return (await this.find(datasetId))!;
   }
@@ -160,7 +187,12 @@ export class DatasetStore {
   }
 
   private async withFiles(row: DatasetRow): Promise<Dataset> {
-    const rows = await this.db.selectFrom('dataset_files').selectAll().where('dataset_id', '=', row.id).orderBy('file_index').execute();
+    const rows = await this.db
+      .selectFrom('dataset_files')
+      .selectAll()
+      .where('dataset_id', '=', row.id)
+      .orderBy('file_index')
+      .execute();
     const files = await Promise.all(
       rows.map(async (file): Promise<DatasetFile> => ({
         fileName: file.file_name,
@@ -170,7 +202,10 @@ export class DatasetStore {
         sizeBytes: file.size_bytes,
         sha256: file.sha256,
         // The length of the file is what survived a crash; once all has arrived, the file may be gone.
-        receivedBytes: row.state === 'uploading' && file.server_path === null ? await this.receivedBytes(row.id, file.file_index) : file.size_bytes,
+        receivedBytes:
+          row.state === 'uploading' && file.server_path === null
+            ? await this.receivedBytes(row.id, file.file_index)
+            : file.size_bytes,
       })),
     );
     return {
@@ -194,6 +229,8 @@ export class DatasetStore {
 
 function sameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {
   const text = (rows: DatasetFileRow[]) =>
-    JSON.stringify(rows.map((row) => [row.file_name, row.server_path, row.format, row.split, row.size_bytes, row.sha256]));
+    JSON.stringify(
+      rows.map((row) => [row.file_name, row.server_path, row.format, row.split, row.size_bytes, row.sha256]),
+    );
   return text(a) === text(b);
 }

@@ -100,10 +100,15 @@ class Upload implements DatasetUpload {
     if (!(await this.hasSpaceFor(data.length))) return 'noSpace';
 
     // Ours alone: not through a link that somebody laid, and never another file than the one we made.
-    target.handle ??= await open(target.path, constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
+    target.handle ??= await open(
+      target.path,
+      constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW,
+      0o600,
+    );
     try {
-      for (let written = 0; written < data.length; ) {
-        written += (await target.handle.write(data, written, data.length - written, received + written)).bytesWritten;
+      for (let written = 0; written < data.length;) {
+        written += (await target.handle.write(data, written, data.length - written, received + written))
+          .bytesWritten;
       }
     } catch (error) {
       if (!['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
@@ -116,11 +121,14 @@ class Upload implements DatasetUpload {
   }
 
   async finish(): Promise<FinishResult> {
-    if (this.targets.some(({ file }, index) => this.receivedBytes[index] !== file.sizeBytes)) return { outcome: 'incomplete' };
+    if (this.targets.some(({ file }, index) => this.receivedBytes[index] !== file.sizeBytes))
+      return { outcome: 'incomplete' };
     for (const [index, target] of this.targets.entries()) {
       const { file, path } = target;
       if (file.serverPath !== null) continue;
-      const handle = target.handle ?? (await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600));
+      const handle =
+        target.handle ??
+        (await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600));
       target.handle = undefined;
       try {
         await handle.sync();

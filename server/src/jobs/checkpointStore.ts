@@ -48,8 +48,14 @@ export class CheckpointStore {
   async prune(jobId: string, keepCount: number): Promise<void> {
     const surplus = (await this.list(jobId)).slice(Math.max(2, keepCount));
     if (surplus.length === 0) return;
-    const names = surplus.map(({ folder }) => folder.slice(folders.checkpoints(this.dataFolder, jobId).length + 1));
-    await this.db.deleteFrom('checkpoints').where('job_id', '=', jobId).where('folder', 'in', names).execute();
+    const names = surplus.map(({ folder }) =>
+      folder.slice(folders.checkpoints(this.dataFolder, jobId).length + 1),
+    );
+    await this.db
+      .deleteFrom('checkpoints')
+      .where('job_id', '=', jobId)
+      .where('folder', 'in', names)
+      .execute();
     for (const { folder } of surplus) await rm(folder, { recursive: true, force: true });
   }
 
@@ -59,7 +65,11 @@ export class CheckpointStore {
    */
   async clearOrphans(jobId: string): Promise<string[]> {
     const parent = folders.checkpoints(this.dataFolder, jobId);
-    const rows = await this.db.selectFrom('checkpoints').select('folder').where('job_id', '=', jobId).execute();
+    const rows = await this.db
+      .selectFrom('checkpoints')
+      .select('folder')
+      .where('job_id', '=', jobId)
+      .execute();
     const removed = await removeOthers(parent, new Set(rows.map(({ folder }) => folder)));
     // The weights at the start of the adapter phase have no row: checkpoints link them. Only what is unfinished goes.
     return [...removed, ...(await removeUnfinished(folders.start(this.dataFolder, jobId)))];

@@ -92,9 +92,18 @@ export class JobAttempts {
   async checkpointCorrupt(key: AttemptKey, path: string, problem: string): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
       const folder = this.checkpointFolder(row.id, path);
-      await change.trx.updateTable('checkpoints').set({ corrupt: 1 }).where('job_id', '=', row.id).where('folder', '=', folder).execute();
+      await change.trx
+        .updateTable('checkpoints')
+        .set({ corrupt: 1 })
+        .where('job_id', '=', row.id)
+        .where('folder', '=', folder)
+        .execute();
       return await change.append(row, row.attempt, [
-        warning(change, 'CHECKPOINT_CORRUPT', `Checkpoint ${folder} cannot be used (${problem}); the one before it is tried`),
+        warning(
+          change,
+          'CHECKPOINT_CORRUPT',
+          `Checkpoint ${folder} cannot be used (${problem}); the one before it is tried`,
+        ),
       ]);
     });
   }
@@ -112,7 +121,14 @@ export class JobAttempts {
       const sizeBytes = artifact.files.reduce((sum, file) => sum + file.sizeBytes, 0);
       await change.trx
         .insertInto('artifacts')
-        .values({ job_id: row.id, id: artifact.id, kind: artifact.kind, step: artifact.step, size_bytes: sizeBytes, create_time_ms: change.nowMs })
+        .values({
+          job_id: row.id,
+          id: artifact.id,
+          kind: artifact.kind,
+          step: artifact.step,
+          size_bytes: sizeBytes,
+          create_time_ms: change.nowMs,
+        })
         .execute();
       await change.trx
         .insertInto('artifact_files')
@@ -133,16 +149,27 @@ export class JobAttempts {
   }
 
   async succeeded(key: AttemptKey): Promise<Job | 'stale'> {
-    return await this.write(key, async (row, change) => await change.moveTo(row, 'succeeded', 'All steps were taken and the weights exported'));
+    return await this.write(
+      key,
+      async (row, change) =>
+        await change.moveTo(row, 'succeeded', 'All steps were taken and the weights exported'),
+    );
   }
 
   async failed(key: AttemptKey, failure: JobFailure): Promise<Job | 'stale'> {
-    return await this.write(key, async (row, change) => await change.moveTo(row, 'failed', failure.message, {}, failure));
+    return await this.write(
+      key,
+      async (row, change) => await change.moveTo(row, 'failed', failure.message, {}, failure),
+    );
   }
 
   /** The trainer stopped because it was told to: the open wish decides, and without one the job waits for its next turn. */
   async stopped(key: AttemptKey, reasonWithoutWish: string): Promise<Job | 'stale'> {
-    return await this.write(key, async (row, change) => (await honourWish(row, change)) ?? (await change.moveTo(row, 'queued', reasonWithoutWish)));
+    return await this.write(
+      key,
+      async (row, change) =>
+        (await honourWish(row, change)) ?? (await change.moveTo(row, 'queued', reasonWithoutWish)),
+    );
   }
 
   /** The disk is full: nothing is lost, and nothing more can be done until somebody makes room. */
@@ -164,10 +191,18 @@ export class JobAttempts {
       const crashes = row.attempts_without_progress + 1;
       if (crashes >= rule.attemptsWithoutProgressMax) {
         const message = `${what}; ${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'} made no new checkpoint`;
-        return await change.moveTo(row, 'failed', message, { attempts_without_progress: crashes }, { reason: 'TRAINER_CRASHED', message });
+        return await change.moveTo(
+          row,
+          'failed',
+          message,
+          { attempts_without_progress: crashes },
+          { reason: 'TRAINER_CRASHED', message },
+        );
       }
       const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));
-      const warned = await change.append(row, row.attempt, [warning(change, 'TRAINER_RESTARTED', `${what}; the job goes on from its last checkpoint`)]);
+      const warned = await change.append(row, row.attempt, [
+        warning(change, 'TRAINER_RESTARTED', `${what}; the job goes on from its last checkpoint`),
+      ]);
       return await change.moveTo(warned, 'queued', `${what}; waits to go on from its last checkpoint`, {
         attempts_without_progress: crashes,
         not_before_ms: change.nowMs + delayMs,
@@ -175,17 +210,26 @@ export class JobAttempts {
     });
   }
 
-  private async write(key: AttemptKey, work: (row: JobRow, change: JobChange) => Promise<JobRow>): Promise<Job | 'stale'> {
+  private async write(
+    key: AttemptKey,
+    work: (row: JobRow, change: JobChange) => Promise<JobRow>,
+  ): Promise<Job | 'stale'> {
     return await this.journal.change(async (change) => {
       const row = await change.find(key.jobId);
-      if (row === undefined || row.attempt !== key.attempt || (row.state !== 'starting' && row.state !== 'running')) return 'stale';
+      if (
+        row === undefined ||
+        row.attempt !== key.attempt ||
+        (row.state !== 'starting' && row.state !== 'running')
+      )
+        return 'stale';
       return toJob(await work(row, change));
     });
   }
 
   /** Name of a checkpoint's folder; a path outside of the job's checkpoints is a fault of the trainer. */
   private checkpointFolder(jobId: string, path: string): string {
-    if (dirname(path) !== folders.checkpoints(this.dataFolder, jobId)) throw new Error(`Checkpoint ${path} is not in the folder of job ${jobId}`);
+    if (dirname(path) !== folders.checkpoints(this.dataFolder, jobId))
+      throw new Error(`Checkpoint ${path} is not in the folder of job ${jobId}`);
     return basename(path);
   }
 }
@@ -220,8 +264,10 @@ function follow(progress: JobProgress, { body }: NewEvent, row: JobRow): void {
       if (!body.skipped) progress.loss = body.loss;
       const rate = body.tokenCount / body.stepSeconds;
       // Smoothed over about ten steps, so that one slow step does not move the estimated end.
-      progress.tokensPerSecond = progress.tokensPerSecond === null ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
-      progress.remainingSeconds = ((progress.stepCount - progress.step) * body.tokenCount) / progress.tokensPerSecond;
+      progress.tokensPerSecond =
+        progress.tokensPerSecond === null ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
+      progress.remainingSeconds =
+        ((progress.stepCount - progress.step) * body.tokenCount) / progress.tokensPerSecond;
       break;
     }
     case 'evaluation':

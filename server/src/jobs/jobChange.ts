@@ -1,10 +1,19 @@
 import type { Transaction } from 'kysely';
 import type { JobRow, Schema } from '../store/schema.js';
-import { isTerminal, transitions, type JobEvent, type JobEventBody, type JobFailure, type JobState } from './job.js';
+import {
+  isTerminal,
+  transitions,
+  type JobEvent,
+  type JobEventBody,
+  type JobFailure,
+  type JobState,
+} from './job.js';
 import { writeBody } from './jobRow.js';
 
 /** Columns of a job that a change may set beside its state. */
-export type JobPatch = Partial<Omit<JobRow, 'id' | 'state' | 'state_reason' | 'last_sequence' | 'version' | 'update_time_ms'>>;
+export type JobPatch = Partial<
+  Omit<JobRow, 'id' | 'state' | 'state_reason' | 'last_sequence' | 'version' | 'update_time_ms'>
+>;
 
 export interface NewEvent {
   timeMs: number;
@@ -31,13 +40,23 @@ export class JobChange {
   async insert(row: JobRow): Promise<JobRow> {
     await this.trx.insertInto('jobs').values(row).execute();
     return await this.append({ ...row, last_sequence: 0 }, 0, [
-      { timeMs: this.nowMs, body: { kind: 'state', from: null, to: row.state, reason: row.state_reason, failure: null } },
+      {
+        timeMs: this.nowMs,
+        body: { kind: 'state', from: null, to: row.state, reason: row.state_reason, failure: null },
+      },
     ]);
   }
 
   /** Changes the state, tells of it in the journal and raises the version. A change that the table does not allow is a fault of ours. */
-  async moveTo(row: JobRow, to: JobState, reason: string, patch: JobPatch = {}, failure: JobFailure | null = null): Promise<JobRow> {
-    if (!transitions[row.state].includes(to)) throw new Error(`Job ${row.id} cannot go from ${row.state} to ${to}`);
+  async moveTo(
+    row: JobRow,
+    to: JobState,
+    reason: string,
+    patch: JobPatch = {},
+    failure: JobFailure | null = null,
+  ): Promise<JobRow> {
+    if (!transitions[row.state].includes(to))
+      throw new Error(`Job ${row.id} cannot go from ${row.state} to ${to}`);
     const attempt = patch.attempt ?? (row.state === 'starting' || row.state === 'running' ? row.attempt : 0);
     return await this.append(
       row,
@@ -61,8 +80,18 @@ export class JobChange {
   }
 
   /** Appends events and sets columns; returns the row as it now stands. */
-  async append(row: JobRow, attempt: number, events: NewEvent[], patch: Partial<JobRow> = {}): Promise<JobRow> {
-    const next: JobRow = { ...row, ...patch, last_sequence: row.last_sequence + events.length, update_time_ms: this.nowMs };
+  async append(
+    row: JobRow,
+    attempt: number,
+    events: NewEvent[],
+    patch: Partial<JobRow> = {},
+  ): Promise<JobRow> {
+    const next: JobRow = {
+      ...row,
+      ...patch,
+      last_sequence: row.last_sequence + events.length,
+      update_time_ms: this.nowMs,
+    };
     const appended = events.map(({ timeMs, body }, index): JobEvent => ({
       sequence: row.last_sequence + index + 1,
       timeMs,

@@ -38,8 +38,10 @@ export class JobControl {
   async pause(jobId: string, options: ControlOptions = {}): Promise<ControlResult> {
     return await this.act('pause', jobId, options, async (row, change) => {
       if (row.state === 'paused' || row.stop_request === 'pause') return row;
-      if (row.state === 'queued') return await change.moveTo(row, 'paused', 'Paused on request before it began');
-      if (hasTrainer(row) && row.stop_request === null) return await change.update(row, { stop_request: 'pause' });
+      if (row.state === 'queued')
+        return await change.moveTo(row, 'paused', 'Paused on request before it began');
+      if (hasTrainer(row) && row.stop_request === null)
+        return await change.update(row, { stop_request: 'pause' });
       return 'wrongState';
     });
   }
@@ -48,7 +50,10 @@ export class JobControl {
   async resume(jobId: string, options: ControlOptions = {}): Promise<ControlResult> {
     return await this.act('resume', jobId, options, async (row, change) => {
       if (row.state !== 'paused') return 'wrongState';
-      return await change.moveTo(row, 'queued', 'Resumed on request; waits for a free slot', { not_before_ms: 0, attempts_without_progress: 0 });
+      return await change.moveTo(row, 'queued', 'Resumed on request; waits for a free slot', {
+        not_before_ms: 0,
+        attempts_without_progress: 0,
+      });
     });
   }
 
@@ -77,25 +82,33 @@ export class JobControl {
     options: ControlOptions,
     decide: (row: JobRow, change: JobChange) => Promise<Decision>,
   ): Promise<ControlResult> {
-    const result = await this.journal.change(async (change): Promise<Exclude<ControlResult, { job: Job }> | { outcome: 'done' | 'wrongState' | 'changed' }> => {
-      const row = await change.find(jobId);
-      if (row === undefined) return { outcome: 'notFound' };
-      const digest = `${method} ${jobId}`;
-      if (options.requestId) {
-        const first = await change.trx.selectFrom('requests').select('digest').where('request_id', '=', options.requestId).executeTakeFirst();
-        if (first !== undefined) return { outcome: first.digest === digest ? 'done' : 'conflict' };
-      }
-      if (options.version != null && options.version !== row.version) return { outcome: 'changed' };
-      const decision = await decide(row, change);
-      if (decision === 'wrongState') return { outcome: 'wrongState' };
-      if (options.requestId) {
-        await change.trx
-          .insertInto('requests')
-          .values({ request_id: options.requestId, digest, job_id: jobId, create_time_ms: change.nowMs })
-          .execute();
-      }
-      return { outcome: 'done' };
-    });
+    const result = await this.journal.change(
+      async (
+        change,
+      ): Promise<Exclude<ControlResult, { job: Job }> | { outcome: 'done' | 'wrongState' | 'changed' }> => {
+        const row = await change.find(jobId);
+        if (row === undefined) return { outcome: 'notFound' };
+        const digest = `${method} ${jobId}`;
+        if (options.requestId) {
+          const first = await change.trx
+            .selectFrom('requests')
+            .select('digest')
+            .where('request_id', '=', options.requestId)
+            .executeTakeFirst();
+          if (first !== undefined) return { outcome: first.digest === digest ? 'done' : 'conflict' };
+        }
+        if ((options.version ?? row.version) !== row.version) return { outcome: 'changed' };
+        const decision = await decide(row, change);
+        if (decision === 'wrongState') return { outcome: 'wrongState' };
+        if (options.requestId) {
+          await change.trx
+            .insertInto('requests')
+            .values({ request_id: options.requestId, digest, job_id: jobId, create_time_ms: change.nowMs })
+            .execute();
+        }
+        return { outcome: 'done' };
+      },
+    );
     if (result.outcome === 'notFound' || result.outcome === 'conflict') return result;
     const job = await this.store.find(jobId);
     return job === undefined ? { outcome: 'notFound' } : { outcome: result.outcome, job };

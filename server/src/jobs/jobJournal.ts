@@ -18,9 +18,17 @@ export class JobJournal {
   constructor(private readonly db: Database) {}
 
   /** Events above a sequence number, oldest first; isComplete when the job's final event is among or before them. */
-  async readAfter(jobId: string, sequence: number, eventsMax = 256): Promise<{ events: JobEvent[]; isComplete: boolean }> {
+  async readAfter(
+    jobId: string,
+    sequence: number,
+    eventsMax = 256,
+  ): Promise<{ events: JobEvent[]; isComplete: boolean }> {
     // The job first: a final event that is stored between the two reads is then found by the next call.
-    const job = await this.db.selectFrom('jobs').select(['state', 'last_sequence']).where('id', '=', jobId).executeTakeFirst();
+    const job = await this.db
+      .selectFrom('jobs')
+      .select(['state', 'last_sequence'])
+      .where('id', '=', jobId)
+      .executeTakeFirst();
     if (job === undefined) return { events: [], isComplete: true };
     const rows = await this.db
       .selectFrom('events')
@@ -39,7 +47,11 @@ export class JobJournal {
     // Listening begins before the look at the store: what is appended between the two wakes us.
     const { promise, end } = this.nextAppend(jobId, signal);
     try {
-      const job = await this.db.selectFrom('jobs').select('last_sequence').where('id', '=', jobId).executeTakeFirst();
+      const job = await this.db
+        .selectFrom('jobs')
+        .select('last_sequence')
+        .where('id', '=', jobId)
+        .executeTakeFirst();
       if (job === undefined || job.last_sequence > sequence) return;
       await promise;
     } finally {

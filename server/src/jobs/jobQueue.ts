@@ -33,12 +33,17 @@ export class JobQueue {
     return await this.journal.change(async (change): Promise<Submission> => {
       const { trx, nowMs } = change;
       if (newJob.requestId !== null) {
-        const first = await trx.selectFrom('requests').selectAll().where('request_id', '=', newJob.requestId).executeTakeFirst();
+        const first = await trx
+          .selectFrom('requests')
+          .selectAll()
+          .where('request_id', '=', newJob.requestId)
+          .executeTakeFirst();
         if (first !== undefined) {
           if (first.digest !== newJob.requestDigest) return 'conflict';
           const row = await change.find(first.job_id);
           // Requests are deleted with their job.
-          if (row === undefined) throw new Error(`Request ${newJob.requestId} names job ${first.job_id}, which is missing`);
+          if (row === undefined)
+            throw new Error(`Request ${newJob.requestId} names job ${first.job_id}, which is missing`);
           return { job: toJob(row, await positionOf(change, row.id)), isRepeated: true };
         }
       }
@@ -76,7 +81,12 @@ export class JobQueue {
       if (newJob.requestId !== null) {
         await trx
           .insertInto('requests')
-          .values({ request_id: newJob.requestId, digest: newJob.requestDigest, job_id: id, create_time_ms: nowMs })
+          .values({
+            request_id: newJob.requestId,
+            digest: newJob.requestDigest,
+            job_id: id,
+            create_time_ms: nowMs,
+          })
           .execute();
       }
       return { job: toJob(row, await positionOf(change, id)), isRepeated: false };
@@ -140,7 +150,9 @@ async function positionOf(change: JobChange, jobId: string): Promise<number> {
     .selectFrom('jobs')
     .select(({ fn }) => fn.countAll<number>().as('count'))
     .where('state', '=', 'queued')
-    .where(sql<boolean>`(-priority, create_time_ms, id) <= (${-row.priority}, ${row.create_time_ms}, ${jobId})`)
+    .where(
+      sql<boolean>`(-priority, create_time_ms, id) <= (${-row.priority}, ${row.create_time_ms}, ${jobId})`,
+    )
     .executeTakeFirstOrThrow();
   return count;
 }

@@ -30,7 +30,8 @@ export class JobStore {
 
   /** One page of jobs; `next` is null at the end. Pages stay right while jobs are created: the cursor is a place, not a count. */
   async list(filter: JobFilter): Promise<{ jobs: Job[]; next: JobCursor | null }> {
-    const [compare, direction] = filter.order === 'newestFirst' ? (['<', 'desc'] as const) : (['>', 'asc'] as const);
+    const [compare, direction] =
+      filter.order === 'newestFirst' ? (['<', 'desc'] as const) : (['>', 'asc'] as const);
     let query = this.db
       .selectFrom('jobs')
       .selectAll()
@@ -40,14 +41,20 @@ export class JobStore {
     if (filter.states.length > 0) query = query.where('state', 'in', filter.states);
     if (filter.after !== null) {
       const { createTimeMs, id } = filter.after;
-      query = query.where(({ eb, refTuple, tuple }) => eb(refTuple('create_time_ms', 'id'), compare, tuple(createTimeMs, id)));
+      query = query.where(({ eb, refTuple, tuple }) =>
+        eb(refTuple('create_time_ms', 'id'), compare, tuple(createTimeMs, id)),
+      );
     }
     for (const [key, value] of Object.entries(filter.labels)) {
-      query = query.where(sql<boolean>`exists (select 1 from json_each(jobs.labels) as label where label.key = ${key} and label.value = ${value})`);
+      query = query.where(
+        sql<boolean>`exists (select 1 from json_each(jobs.labels) as label where label.key = ${key} and label.value = ${value})`,
+      );
     }
     const rows = await query.execute();
     const page = rows.slice(0, filter.jobsMax);
-    const positions = page.some((row) => row.state === 'queued') ? await this.queuePositions() : new Map<string, number>();
+    const positions = page.some((row) => row.state === 'queued')
+      ? await this.queuePositions()
+      : new Map<string, number>();
     const last = rows.length > page.length ? page.at(-1) : undefined;
     return {
       jobs: page.map((row) => toJob(row, positions.get(row.id) ?? 0)),
@@ -56,7 +63,15 @@ export class JobStore {
   }
 
   async countByState(): Promise<Record<JobState, number>> {
-    const counts: Record<JobState, number> = { queued: 0, starting: 0, running: 0, paused: 0, succeeded: 0, failed: 0, cancelled: 0 };
+    const counts: Record<JobState, number> = {
+      queued: 0,
+      starting: 0,
+      running: 0,
+      paused: 0,
+      succeeded: 0,
+      failed: 0,
+      cancelled: 0,
+    };
     const rows = await this.db
       .selectFrom('jobs')
       .select(({ fn }) => ['state', fn.countAll<number>().as('count')])

@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { Kysely, sql, SqliteDialect, type SqliteDatabase, type SqliteStatement } from 'kysely';
 import Libsql from 'libsql';
@@ -75,7 +83,8 @@ function refuseLostStore(dataFolder: string, file: string): void {
 }
 
 function prepareConnection(connection: Libsql.Database, file: string): void {
-  const pragma = (text: string): unknown => Object.values(connection.prepare(`pragma ${text}`).all()[0] ?? {})[0];
+  const pragma = (text: string): unknown =>
+    Object.values(connection.prepare(`pragma ${text}`).all()[0] ?? {})[0];
 
   // Kept as long as the process lives and freed by the kernel when it dies, also by kill -9: nothing to clean up.
   pragma('locking_mode = exclusive');
@@ -83,29 +92,41 @@ function prepareConnection(connection: Libsql.Database, file: string): void {
   const owner = pragma('application_id');
   const version = Number(pragma('user_version'));
   const isEmpty = pragma('schema_version') === 0;
-  if (!isEmpty && owner !== applicationId) throw new StoreUnusable(`${file} is a database of another program: name another RELORA_DATA_FOLDER`);
+  if (!isEmpty && owner !== applicationId)
+    throw new StoreUnusable(`${file} is a database of another program: name another RELORA_DATA_FOLDER`);
   if (version > migrations.length) {
-    throw new StoreUnusable(`${file} has schema ${version}, this server knows ${migrations.length}: use the newer server that wrote it`);
+    throw new StoreUnusable(
+      `${file} has schema ${version}, this server knows ${migrations.length}: use the newer server that wrote it`,
+    );
   }
 
   const journalMode = pragma('journal_mode = wal');
-  if (journalMode !== 'wal') throw new StoreUnusable(`${file} cannot use a write-ahead log (it is ${String(journalMode)}): network folders cannot hold the store`);
+  if (journalMode !== 'wal')
+    throw new StoreUnusable(
+      `${file} cannot use a write-ahead log (it is ${String(journalMode)}): network folders cannot hold the store`,
+    );
   // After journal_mode, which may set its own. FULL syncs the log at every commit, NORMAL would lose the last ones in a power cut.
   connection.exec('pragma synchronous = full; pragma foreign_keys = on');
 
   const check = pragma('quick_check(1)');
-  if (check !== 'ok') throw new StoreUnusable(`${file} is damaged (${String(check)}): restore it from a backup`);
+  if (check !== 'ok')
+    throw new StoreUnusable(`${file} is damaged (${String(check)}): restore it from a backup`);
 
   // One transaction a step: a crash leaves either all of it or nothing.
   for (const [index, statements] of migrations.entries()) {
     if (index < version) continue;
     connection.exec('begin immediate');
-    connection.exec(`${statements}; pragma application_id = ${applicationId}; pragma user_version = ${index + 1};`);
+    connection.exec(
+      `${statements}; pragma application_id = ${applicationId}; pragma user_version = ${index + 1};`,
+    );
     connection.exec('commit');
   }
 
   const synchronous = pragma('synchronous');
-  if (synchronous !== 2) throw new StoreUnusable(`${file} does not sync its commits (synchronous is ${String(synchronous)}, not 2)`);
+  if (synchronous !== 2)
+    throw new StoreUnusable(
+      `${file} does not sync its commits (synchronous is ${String(synchronous)}, not 2)`,
+    );
 }
 
 /**
@@ -127,7 +148,12 @@ function asKyselyExpects(connection: Libsql.Database): SqliteDatabase {
     },
     close() {
       statements.clear();
-      for (const text of ['pragma journal_mode = delete', 'pragma locking_mode = normal', 'select count(*) from sqlite_schema']) connection.prepare(text).all();
+      for (const text of [
+        'pragma journal_mode = delete',
+        'pragma locking_mode = normal',
+        'select count(*) from sqlite_schema',
+      ])
+        connection.prepare(text).all();
       connection.close();
     },
   };
@@ -138,9 +164,14 @@ function explain(error: unknown, file: string, holderFile: string): unknown {
   const code = (error as { code?: unknown }).code;
   if (code === 'SQLITE_BUSY') {
     const pid = existsSync(holderFile) ? readFileSync(holderFile, 'utf8').trim() : 'unknown';
-    return new StoreUnusable(`${file} is in use by the server with pid ${pid}: stop it, or name another RELORA_DATA_FOLDER`);
+    return new StoreUnusable(
+      `${file} is in use by the server with pid ${pid}: stop it, or name another RELORA_DATA_FOLDER`,
+    );
   }
-  return new StoreUnusable(`${file} cannot be used (${error.message}): check that it is a store of this server and can be written`, {
-    cause: error,
-  });
+  return new StoreUnusable(
+    `${file} cannot be used (${error.message}): check that it is a store of this server and can be written`,
+    {
+      cause: error,
+    },
+  );
 }

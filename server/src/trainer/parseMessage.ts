@@ -7,10 +7,22 @@ type Shape = Readonly<Record<string, Check>>;
 const number: Check = (value) => typeof value === 'number';
 const count: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
 const flag: Check = (value) => typeof value === 'boolean';
-const text = (lengthMax: number): Check => (value) => typeof value === 'string' && value.length <= lengthMax;
-const oneOf = (...values: unknown[]): Check => (value) => values.includes(value);
-const object = (shape: Shape): Check => (value) => isRecord(value) && Object.entries(shape).every(([key, check]) => check(own(value, key)));
-const list = (lengthMax: number, check: Check): Check => (value) => Array.isArray(value) && value.length <= lengthMax && value.every(check);
+const text =
+  (lengthMax: number): Check =>
+  (value) =>
+    typeof value === 'string' && value.length <= lengthMax;
+const oneOf =
+  (...values: unknown[]): Check =>
+  (value) =>
+    values.includes(value);
+const object =
+  (shape: Shape): Check =>
+  (value) =>
+    isRecord(value) && Object.entries(shape).every(([key, check]) => check(own(value, key)));
+const list =
+  (lengthMax: number, check: Check): Check =>
+  (value) =>
+    Array.isArray(value) && value.length <= lengthMax && value.every(check);
 
 const name = text(512);
 const path = text(4096);
@@ -22,13 +34,37 @@ const longText = text(64 * 1024);
 
 const bodies: Readonly<Record<string, Shape>> = {
   step: {
-    step: count, phase: oneOf('warmStart', 'adapter', 'fullRank'), loss: number, gradientNorm: number, learningRate: number,
-    tokenCount: count, trainedTokens: count, stepSeconds: number, skipped: flag, residentBytes: count,
+    step: count,
+    phase: oneOf('warmStart', 'adapter', 'fullRank'),
+    loss: number,
+    gradientNorm: number,
+    learningRate: number,
+    tokenCount: count,
+    trainedTokens: count,
+    stepSeconds: number,
+    skipped: flag,
+    residentBytes: count,
   },
-  evaluation: { step: count, loss: number, perplexity: number, bitsPerByte: number, tokenCount: count, seconds: number },
+  evaluation: {
+    step: count,
+    loss: number,
+    perplexity: number,
+    bitsPerByte: number,
+    tokenCount: count,
+    seconds: number,
+  },
   restart: {
-    step: count, restart: count, deltaNorm: number, logitChangeMax: number, momentsZeroedRatio: number, effectiveRank: number, seconds: number,
-    ranks: list(1024, object({ layer: name, effectiveRank: number, rankAboveOnePercent: count, adapterRank: count })),
+    step: count,
+    restart: count,
+    deltaNorm: number,
+    logitChangeMax: number,
+    momentsZeroedRatio: number,
+    effectiveRank: number,
+    seconds: number,
+    ranks: list(
+      1024,
+      object({ layer: name, effectiveRank: number, rankAboveOnePercent: count, adapterRank: count }),
+    ),
   },
   checkpoint: { step: count, path, sizeBytes: count, manifestSha256: sha256, seconds: number },
   sample: { step: count, prompt: longText, text: longText },
@@ -40,13 +76,22 @@ const trainerMessages: Readonly<Record<string, Shape>> = {
     number: count,
     step: count,
     execution: object({
-      engineVersion: name, backend: name, instructionSet: name, threadCount: count, precision: oneOf('float32', 'bfloat16'), datasetSha256: sha256,
+      engineVersion: name,
+      backend: name,
+      instructionSet: name,
+      threadCount: count,
+      precision: oneOf('float32', 'bfloat16'),
+      datasetSha256: sha256,
     }),
   },
   event: {
     number: count,
     timeMs: count,
-    body: (value) => isRecord(value) && typeof value.kind === 'string' && Object.hasOwn(bodies, value.kind) && object(bodies[value.kind]!)(value),
+    body: (value) =>
+      isRecord(value) &&
+      typeof value.kind === 'string' &&
+      Object.hasOwn(bodies, value.kind) &&
+      object(bodies[value.kind]!)(value),
   },
   checkpointCorrupt: { number: count, path, problem: longText },
   artifact: {

@@ -57,7 +57,11 @@ export class RunningJob {
   ) {
     this.key = { jobId: job.id, attempt: job.attempt };
     this.log = parts.log.child({ jobId: job.id, attempt: job.attempt });
-    this.process = new TrainerProcess({ ...parts.process, log: this.log, onMessage: (message) => this.receive(message) });
+    this.process = new TrainerProcess({
+      ...parts.process,
+      log: this.log,
+      onMessage: (message) => this.receive(message),
+    });
     this.log.info({ pid: this.process.pid }, 'A trainer is started');
     this.process.send({ type: 'train', order });
     this.done = this.process.exited.then(async (exit) => await this.conclude(exit));
@@ -87,15 +91,23 @@ export class RunningJob {
     const message = parseTrainerMessage(raw);
     if (message === undefined) return this.refuse('sent something that is not a message');
     if (message.type === 'alive') return;
-    if (message.number !== this.lastNumber + 1) return this.refuse(`sent message ${message.number} after ${this.lastNumber}`);
+    if (message.number !== this.lastNumber + 1)
+      return this.refuse(`sent message ${message.number} after ${this.lastNumber}`);
     this.lastNumber = message.number;
-    if (this.lastNumber - this.acknowledged > this.order.unacknowledgedMax) return this.refuse('did not wait for acknowledgements');
+    if (this.lastNumber - this.acknowledged > this.order.unacknowledgedMax)
+      return this.refuse('did not wait for acknowledgements');
     if (this.outcome !== undefined) return this.refuse('went on after its end');
-    if (message.type === 'event' && message.body.kind === 'checkpoint' && !this.isCheckpoint(message.body.path)) {
+    if (
+      message.type === 'event' &&
+      message.body.kind === 'checkpoint' &&
+      !this.isCheckpoint(message.body.path)
+    ) {
       return this.refuse('names a checkpoint outside of its folder');
     }
-    if (message.type === 'checkpointCorrupt' && !this.isCheckpoint(message.path)) return this.refuse('names a checkpoint outside of its folder');
-    if (message.type === 'finished' && message.outcome === 'stopped' && this.stopAsked === undefined) return this.refuse('stopped unasked');
+    if (message.type === 'checkpointCorrupt' && !this.isCheckpoint(message.path))
+      return this.refuse('names a checkpoint outside of its folder');
+    if (message.type === 'finished' && message.outcome === 'stopped' && this.stopAsked === undefined)
+      return this.refuse('stopped unasked');
 
     this.waiting.push(message);
     // Steps may wait a moment; what changes what a client can do is written at once.
@@ -131,7 +143,8 @@ export class RunningJob {
     while (this.waiting.length > 0 && this.fault === undefined) {
       const events = this.waiting.slice(0, batchEventsMax);
       const other = events.findIndex((message) => message.type !== 'event');
-      const taken = other === 0 ? this.waiting.splice(0, 1) : this.waiting.splice(0, other < 0 ? events.length : other);
+      const taken =
+        other === 0 ? this.waiting.splice(0, 1) : this.waiting.splice(0, other < 0 ? events.length : other);
       const result = await this.untilSpace(async () => await this.store(taken));
       if (result === 'stale') {
         this.fault = { reason: 'TRAINER_PROTOCOL', message: 'The attempt is over' };
@@ -140,22 +153,33 @@ export class RunningJob {
         return;
       }
       if (result === 'exhausted') {
-        this.fault = { reason: 'JOB_EVENTS_EXHAUSTED', message: 'The job left more events than RELORA_JOB_EVENTS_MAX allows' };
+        this.fault = {
+          reason: 'JOB_EVENTS_EXHAUSTED',
+          message: 'The job left more events than RELORA_JOB_EVENTS_MAX allows',
+        };
         this.process.kill();
         return;
       }
       this.acknowledged = taken.at(-1)!.number;
       this.process.send({ type: 'ack', number: this.acknowledged });
-      if (taken.some((message) => message.type === 'event' && message.body.kind === 'checkpoint')) this.prune();
+      if (taken.some((message) => message.type === 'event' && message.body.kind === 'checkpoint'))
+        this.prune();
     }
   }
 
-  private async store(messages: Exclude<TrainerMessage, { type: 'alive' }>[]): Promise<Job | 'stale' | 'exhausted'> {
+  private async store(
+    messages: Exclude<TrainerMessage, { type: 'alive' }>[],
+  ): Promise<Job | 'stale' | 'exhausted'> {
     const { attempts } = this.parts;
     const message = messages[0]!;
     switch (message.type) {
       case 'event':
-        return await attempts.append(this.key, messages.flatMap((entry) => (entry.type === 'event' ? [{ timeMs: entry.timeMs, body: entry.body }] : [])));
+        return await attempts.append(
+          this.key,
+          messages.flatMap((entry) =>
+            entry.type === 'event' ? [{ timeMs: entry.timeMs, body: entry.body }] : [],
+          ),
+        );
       case 'started':
         return await attempts.started(this.key, message.execution, message.step);
       case 'checkpointCorrupt':
@@ -166,7 +190,10 @@ export class RunningJob {
         const result =
           message.outcome === 'succeeded'
             ? await attempts.succeeded(this.key)
-            : await attempts.stopped(this.key, 'The server stopped; goes on from its checkpoint when it runs again');
+            : await attempts.stopped(
+                this.key,
+                'The server stopped; goes on from its checkpoint when it runs again',
+              );
         this.outcome = message.outcome;
         this.process.killAfterGrace();
         return result;
@@ -225,7 +252,10 @@ export class RunningJob {
       return 'failed';
     }
     if (this.stopAsked === 'shutdown') {
-      await attempts.stopped(this.key, 'The server stopped before a new checkpoint; goes on from the last one');
+      await attempts.stopped(
+        this.key,
+        'The server stopped before a new checkpoint; goes on from the last one',
+      );
       return 'stopped';
     }
     this.log.error({ code: exit.code, signal: exit.signal }, exit.what);

@@ -102,18 +102,40 @@ export class Supervisor {
 
   private async recover(): Promise<void> {
     const { store, attempts, checkpoints, artifacts, config, log } = this.parts;
-    let page = await store.list({ states: ['starting', 'running'], labels: {}, order: 'oldestFirst', after: null, jobsMax: 500 });
+    let page = await store.list({
+      states: ['starting', 'running'],
+      labels: {},
+      order: 'oldestFirst',
+      after: null,
+      jobsMax: 500,
+    });
     const left = [...page.jobs];
     while (page.next !== null) {
-      page = await store.list({ states: ['starting', 'running'], labels: {}, order: 'oldestFirst', after: page.next, jobsMax: 500 });
+      page = await store.list({
+        states: ['starting', 'running'],
+        labels: {},
+        order: 'oldestFirst',
+        after: page.next,
+        jobsMax: 500,
+      });
       left.push(...page.jobs);
     }
     for (const job of left) {
-      const removed = [...(await checkpoints.clearOrphans(job.id)), ...(await artifacts.clearOrphans(job.id))];
+      const removed = [
+        ...(await checkpoints.clearOrphans(job.id)),
+        ...(await artifacts.clearOrphans(job.id)),
+      ];
       // No delay: the server's own start was one. It still counts, so that a job that takes the machine down is given up.
       const rule = { attemptsWithoutProgressMax: config.attemptsWithoutProgressMax, retryDelayMs: 0 };
-      const after = await attempts.crashed({ jobId: job.id, attempt: job.attempt }, 'The server ended while the job ran', rule);
-      log.warn({ jobId: job.id, removed, state: after === 'stale' ? job.state : after.state }, 'A job was left by a server that ended');
+      const after = await attempts.crashed(
+        { jobId: job.id, attempt: job.attempt },
+        'The server ended while the job ran',
+        rule,
+      );
+      log.warn(
+        { jobId: job.id, removed, state: after === 'stale' ? job.state : after.state },
+        'A job was left by a server that ended',
+      );
     }
   }
 
@@ -136,7 +158,10 @@ export class Supervisor {
     while (!this.isStopping && this.running.size < this.slotCount) {
       const free = await freeDiskBytes(this.parts.config.dataFolder);
       if (free < this.parts.config.freeDiskBytesMin) {
-        this.parts.log.warn({ freeBytes: free, neededBytes: this.parts.config.freeDiskBytesMin }, 'No job starts: the disk is almost full');
+        this.parts.log.warn(
+          { freeBytes: free, neededBytes: this.parts.config.freeDiskBytesMin },
+          'No job starts: the disk is almost full',
+        );
         return this.fillAfter(lowDiskRetryMs);
       }
       const claim = await this.parts.queue.claimNext();
@@ -174,11 +199,17 @@ export class Supervisor {
       device: {
         device: job.spec.device === 'auto' ? config.device : job.spec.device,
         instructionSet: config.instructionSet,
-        threads: config.threads > 0 ? config.threads : Math.max(1, Math.floor(availableParallelism() / config.slots)),
+        threads:
+          config.threads > 0
+            ? config.threads
+            : Math.max(1, Math.floor(availableParallelism() / config.slots)),
       },
       jobFolder,
       datasetFolder: datasets.preparedFolder(datasetId),
-      checkpoints: (await checkpoints.list(job.id)).map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
+      checkpoints: (await checkpoints.list(job.id)).map(({ folder, manifestSha256 }) => ({
+        path: folder,
+        manifestSha256,
+      })),
       isExported: (await artifacts.newest(job.id))?.step === stepCount,
       unacknowledgedMax,
     };

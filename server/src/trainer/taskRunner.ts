@@ -2,7 +2,16 @@ import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
-import type { DeviceDescription, DeviceSettings, GeneratedPiece, GenerateTask, PreviewedToken, PreviewTask, Task, TaskTypes } from './messages.js';
+import type {
+  DeviceDescription,
+  DeviceSettings,
+  GeneratedPiece,
+  GenerateTask,
+  PreviewedToken,
+  PreviewTask,
+  Task,
+  TaskTypes,
+} from './messages.js';
 import { parseTaskMessage } from './parseMessage.js';
 import { TrainerProcess, trainerEntry } from './trainerProcess.js';
 
@@ -45,15 +54,24 @@ export class TaskRunner {
 
   /** What jobs can run on, measured for about a second. */
   async describeDevices(signal: AbortSignal = new AbortController().signal): Promise<DeviceDescription[]> {
-    return await this.run({ kind: 'describeDevices', device: this.device() }, { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 });
+    return await this.run(
+      { kind: 'describeDevices', device: this.device() },
+      { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
+    );
   }
 
   async previewDataset(task: Omit<PreviewTask, 'kind'>, signal: AbortSignal): Promise<PreviewedToken[]> {
-    return await this.run({ kind: 'previewDataset', ...task }, { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 });
+    return await this.run(
+      { kind: 'previewDataset', ...task },
+      { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
+    );
   }
 
   /** The last piece has a finishReason. Leaving the loop or aborting ends the child. */
-  async *generate(task: Omit<GenerateTask, 'kind' | 'device'>, signal: AbortSignal): AsyncGenerator<GeneratedPiece> {
+  async *generate(
+    task: Omit<GenerateTask, 'kind' | 'device'>,
+    signal: AbortSignal,
+  ): AsyncGenerator<GeneratedPiece> {
     const ended = new AbortController();
     // Bounded by tokenCountMax, at most a few bytes each: no back-pressure is needed.
     const pieces: GeneratedPiece[] = [];
@@ -70,13 +88,15 @@ export class TaskRunner {
       },
     );
     let isDone = false;
-    const done = result.then(
-      () => {},
-      (error: unknown) => error,
-    ).finally(() => {
-      isDone = true;
-      wake();
-    });
+    const done = result
+      .then(
+        () => {},
+        (error: unknown) => error,
+      )
+      .finally(() => {
+        isDone = true;
+        wake();
+      });
     try {
       for (;;) {
         yield* pieces.splice(0);
@@ -96,7 +116,10 @@ export class TaskRunner {
   }
 
   /** Runs one task in a child of its own; throws TaskFailed. */
-  async run<K extends keyof TaskTypes>(task: Task & { kind: K }, options: TaskOptions<K>): Promise<TaskTypes[K]['result']> {
+  async run<K extends keyof TaskTypes>(
+    task: Task & { kind: K },
+    options: TaskOptions<K>,
+  ): Promise<TaskTypes[K]['result']> {
     await this.takePlace(options.signal);
     try {
       return await this.runInChild(task, options);
@@ -112,7 +135,10 @@ export class TaskRunner {
     await Promise.all([...this.processes].map(async (process) => await process.exited));
   }
 
-  private async runInChild<K extends keyof TaskTypes>(task: Task & { kind: K }, options: TaskOptions<K>): Promise<TaskTypes[K]['result']> {
+  private async runInChild<K extends keyof TaskTypes>(
+    task: Task & { kind: K },
+    options: TaskOptions<K>,
+  ): Promise<TaskTypes[K]['result']> {
     const log = (options.log ?? this.log).child({ task: task.kind });
     await mkdir(this.config.dataFolder, { recursive: true });
     let answer: { result: TaskTypes[K]['result'] } | { failed: TaskFailed } | undefined;
@@ -127,12 +153,17 @@ export class TaskRunner {
         const message = parseTaskMessage(raw);
         if (answer !== undefined || message?.type === 'alive') return;
         if (message === undefined) {
-          answer = { failed: new TaskFailed('TASK_CRASHED', 'The task sent something that is not a message') };
+          answer = {
+            failed: new TaskFailed('TASK_CRASHED', 'The task sent something that is not a message'),
+          };
           child.kill();
         } else if (message.type === 'part') {
           options.onPart?.(message.value as TaskTypes[K]['part']);
         } else {
-          answer = message.type === 'result' ? { result: message.value as TaskTypes[K]['result'] } : { failed: new TaskFailed(message.reason, message.message) };
+          answer =
+            message.type === 'result'
+              ? { result: message.value as TaskTypes[K]['result'] }
+              : { failed: new TaskFailed(message.reason, message.message) };
           child.killAfterGrace();
         }
       },
@@ -147,7 +178,12 @@ export class TaskRunner {
     if (options.signal.aborted) abort();
     const { timeoutMs } = options;
     const timer =
-      timeoutMs === null ? undefined : setTimeout(() => giveUp('TASK_TIMED_OUT', `The task took longer than ${timeoutMs / 1000} s`), timeoutMs);
+      timeoutMs === null
+        ? undefined
+        : setTimeout(
+            () => giveUp('TASK_TIMED_OUT', `The task took longer than ${timeoutMs / 1000} s`),
+            timeoutMs,
+          );
     child.send({ type: 'task', task });
 
     const exit = await child.exited;
@@ -164,7 +200,8 @@ export class TaskRunner {
 
   private async takePlace(signal: AbortSignal): Promise<void> {
     if (this.runningCount < this.config.tasksMax) this.runningCount++;
-    else if (this.waiting.length >= waitingMax) throw new TaskFailed('TASKS_BUSY', 'Too many tasks wait for a process; try again later');
+    else if (this.waiting.length >= waitingMax)
+      throw new TaskFailed('TASKS_BUSY', 'Too many tasks wait for a process; try again later');
     else await this.waitForPlace(signal);
     if (!signal.aborted && !this.isStopping) return;
     this.passPlaceOn();

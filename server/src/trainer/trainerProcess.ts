@@ -55,7 +55,9 @@ export class TrainerProcess {
     try {
       child = fork(entry, [], {
         cwd: folder,
-        env: Object.fromEntries(Object.entries(process.env).filter(([name]) => inheritedVariables.test(name))),
+        env: Object.fromEntries(
+          Object.entries(process.env).filter(([name]) => inheritedVariables.test(name)),
+        ),
         execArgv: [],
         // A session of its own: Ctrl-C in the server's terminal is for the server, which then stops its children in order.
         detached: true,
@@ -128,7 +130,10 @@ export class TrainerProcess {
 
   private giveUp(): void {
     this.wasSilent = true;
-    this.options.log.error({ pid: this.pid, silenceMs: this.options.silenceMs }, 'The child is silent and will be ended');
+    this.options.log.error(
+      { pid: this.pid, silenceMs: this.options.silenceMs },
+      'The child is silent and will be ended',
+    );
     this.terminate();
   }
 
@@ -167,5 +172,10 @@ export class TrainerProcess {
 }
 
 function notStarted(error: Error): ProcessExit {
-  return { code: null, signal: null, wasSilent: false, what: `The trainer could not be started (${error.message})` };
+  return {
+    code: null,
+    signal: null,
+    wasSilent: false,
+    what: `The trainer could not be started (${error.message})`,
+  };
 }

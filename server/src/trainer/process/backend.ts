@@ -3,7 +3,10 @@ import type { Precision } from '@relora/engine/plan';
 import type { DeviceSettings } from '../messages.js';
 
 /** The backend that the settings ask for. */
-export async function openBackend({ device, instructionSet, threads }: DeviceSettings, precision: Precision): Promise<Backend> {
+export async function openBackend(
+  { device, instructionSet, threads }: DeviceSettings,
+  precision: Precision,
+): Promise<Backend> {
   return await selectBackend({
     device,
     precision,

@@ -68,6 +68,7 @@ export class ServerChannel {
   }
 
   private async untilUnacknowledged(count: number): Promise<void> {
-    while (this.number - this.acknowledged > count) await new Promise<void>((resolve) => (this.wake = resolve));
+    while (this.number - this.acknowledged > count)
+      await new Promise<void>((resolve) => (this.wake = resolve));
   }
 }

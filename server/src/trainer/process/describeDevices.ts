@@ -20,7 +20,8 @@ export async function describeDevices({ device }: DescribeTask): Promise<DeviceD
 }
 
 function describe(backend: Backend, isDefault: boolean): DeviceDescription {
-  const peak = (precision: 'float32' | 'bfloat16') => (backend.native?.measurePeak(precision, peakMs) ?? 0) * 1e9;
+  const peak = (precision: 'float32' | 'bfloat16') =>
+    (backend.native?.measurePeak(precision, peakMs) ?? 0) * 1e9;
   return {
     backend: backend.name,
     isDefault,

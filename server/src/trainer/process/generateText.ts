@@ -16,13 +16,27 @@ export async function generateText(task: GenerateTask, channel: ServerChannel): 
   const prompt = [stopId, ...Array.from(await tokenizer.encode(task.prompt))];
   const text = new TextStream(tokenizer);
   let tokenCount = 0;
-  for await (const id of generateTokens(model, prompt, { tokenCountMax, temperature, topK, topP, seed, stopId })) {
+  for await (const id of generateTokens(model, prompt, {
+    tokenCountMax,
+    temperature,
+    topK,
+    topP,
+    seed,
+    stopId,
+  })) {
     tokenCount++;
     const piece = await text.push(id);
-    if (piece !== '') await channel.tell<'generate'>({ type: 'part', value: { text: piece, tokenCount, finishReason: null } });
+    if (piece !== '')
+      await channel.tell<'generate'>({
+        type: 'part',
+        value: { text: piece, tokenCount, finishReason: null },
+      });
   }
   const finishReason = tokenCount < tokenCountMax ? 'endOfText' : 'tokenCount';
-  await channel.tell<'generate'>({ type: 'part', value: { text: await text.end(), tokenCount, finishReason } });
+  await channel.tell<'generate'>({
+    type: 'part',
+    value: { text: await text.end(), tokenCount, finishReason },
+  });
   return null;
 }
 

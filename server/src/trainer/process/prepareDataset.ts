@@ -8,7 +8,12 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
   const { tokenizer, textField, heldOutShare, seed } = task.spec;
   await prepareDataset(
     {
-      files: task.files.map(({ path, fileName, format, split }) => ({ path, name: fileName, format, split: split ?? 'auto' })),
+      files: task.files.map(({ path, fileName, format, split }) => ({
+        path,
+        name: fileName,
+        format,
+        split: split ?? 'auto',
+      })),
       outputFolder: task.outputFolder,
       tokenizer,
       textField,
@@ -21,8 +26,17 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
   const dataset = await Dataset.open(task.outputFolder, { verify: true });
   try {
     const { manifest, manifestSha256 } = dataset;
-    const size = ({ tokens, documents, bytes }: typeof manifest.train) => ({ tokenCount: tokens, documentCount: documents, textBytes: bytes });
-    return { tokenizer: manifest.tokenizer, train: size(manifest.train), heldOut: size(manifest.heldOut), manifestSha256 };
+    const size = ({ tokens, documents, bytes }: typeof manifest.train) => ({
+      tokenCount: tokens,
+      documentCount: documents,
+      textBytes: bytes,
+    });
+    return {
+      tokenizer: manifest.tokenizer,
+      train: size(manifest.train),
+      heldOut: size(manifest.heldOut),
+      manifestSha256,
+    };
   } finally {
     await dataset.close();
   }

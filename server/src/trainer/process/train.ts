@@ -53,7 +53,8 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     for await (const event of trainLoop(run, channel.stop)) await tell(event);
 
     if (channel.stop.aborted) {
-      if ((channel.stop.reason as StopOrder).keep) await tell({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
+      if ((channel.stop.reason as StopOrder).keep)
+        await tell({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
       return await channel.say({ type: 'finished', outcome: 'stopped' });
     }
     if (!order.isExported) await exportArtifact(order, run, channel);
@@ -65,7 +66,12 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
 }
 
 /** The run as the newest checkpoint left it whose bytes are those that were saved; without any, from its beginning. */
-async function begin(order: TrainOrder, backend: Backend, dataset: Dataset, channel: ServerChannel): Promise<TrainingRun> {
+async function begin(
+  order: TrainOrder,
+  backend: Backend,
+  dataset: Dataset,
+  channel: ServerChannel,
+): Promise<TrainingRun> {
   const options = { spec: order.spec, backend, dataset, runFolder: order.jobFolder, attempt: order.attempt };
   for (const { path, manifestSha256 } of order.checkpoints) {
     try {
@@ -86,5 +92,8 @@ async function exportArtifact(order: TrainOrder, run: TrainingRun, channel: Serv
   await mkdir(folder, { recursive: true });
   const { files } = await exportMergedModel(run, temporary, { weightType: order.spec.export.weightType });
   await publish(temporary, join(folder, id));
-  await channel.say({ type: 'artifact', artifact: { id, kind: 'mergedModel', step: run.progress.nextStep, files } });
+  await channel.say({
+    type: 'artifact',
+    artifact: { id, kind: 'mergedModel', step: run.progress.nextStep, files },
+  });
 }
