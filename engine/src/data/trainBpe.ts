@@ -32,10 +32,11 @@ export async function trainBpe(textPath: string, vocabularySize: number, scratch
   if (merges.length < mergeCount) {
     throw new DataError('VOCABULARY_TOO_LARGE', `The training part gives a vocabulary of ${merges.length + trainedVocabularySizeMin} tokens, not ${vocabularySize}`);
   }
-  return tokenizerJson(merges);
+  return byteLevelTokenizerJson(merges);
 }
 
-function tokenizerJson(merges: readonly [string, string][]): string {
+/** A tokenizer.json of all bytes, each with its own value as id, then the merges, then the end of a text. */
+export function byteLevelTokenizerJson(merges: readonly [string, string][]): string {
   const tokens = new Set(byteCharacters);
   for (const [left, right] of merges) tokens.add(left + right);
   const vocab = Object.fromEntries([...tokens, endOfTextToken].map((token, id) => [token, id]));

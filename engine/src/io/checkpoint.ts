@@ -129,6 +129,7 @@ function manifestText(run: TrainingRun, progress: TrainingRun['progress'], files
     formatVersion: checkpointFormatVersion,
     engineVersion,
     specSha256: specHash(spec),
+    datasetSha256: run.dataset.manifestSha256,
     model: model.config,
     adapter: model.adapterSettings,
     phase: schedule.phaseAt(progress.nextStep),

@@ -14,6 +14,8 @@ export interface CheckpointManifest {
   formatVersion: number;
   engineVersion: string;
   specSha256: string;
+  /** Of the data set's manifest. */
+  datasetSha256: string;
   model: LlamaConfig;
   /** Null while the model has no adapters. */
   adapter: AdapterSettings | null;
@@ -29,13 +31,20 @@ export interface CheckpointManifest {
 
 export type CheckpointFile = keyof CheckpointManifest['files'];
 
+export interface VerifiedCheckpoint {
+  manifest: CheckpointManifest;
+  manifestSha256: string;
+  /** Of all files together. */
+  sizeBytes: number;
+}
+
 /**
  * Reads a checkpoint's manifest and checks size and SHA-256 of every file, and of the manifest itself where the caller
  * knows it. Throws CheckpointCorrupt, which names the file and what is wrong, or CheckpointUnknownFormat.
  */
 export async function verifyCheckpoint(
   path: string, { manifestSha256 }: { manifestSha256?: string } = {},
-): Promise<CheckpointManifest> {
+): Promise<VerifiedCheckpoint> {
   const text = await readFile(join(path, 'manifest.json')).catch((error: NodeJS.ErrnoException) => {
     throw new CheckpointCorrupt(path, 'manifest.json', 'a readable file', error.code ?? error.message);
   });
@@ -44,8 +53,9 @@ export async function verifyCheckpoint(
     throw new CheckpointCorrupt(path, 'manifest.json', `of SHA-256 ${manifestSha256}`, `of ${found}`);
   }
   const manifest = parseManifest(path, text.toString('utf8'));
-  for (const file of Object.values(manifest.files)) await verifyFile(path, file);
-  return manifest;
+  const files = Object.values(manifest.files);
+  for (const file of files) await verifyFile(path, file);
+  return { manifest, manifestSha256: found, sizeBytes: files.reduce((sum, file) => sum + file.sizeBytes, text.length) };
 }
 
 /** Path of one file of a checkpoint. */
@@ -66,7 +76,7 @@ function parseManifest(path: string, text: string): CheckpointManifest {
   if (manifest.formatVersion !== checkpointFormatVersion) {
     throw new CheckpointUnknownFormat(path, checkpointFormatVersion, manifest.formatVersion);
   }
-  for (const key of ['specSha256', 'model', 'phase', 'progress', 'position', 'optimizerStepCounts', 'backend', 'files'] as const) {
+  for (const key of ['specSha256', 'datasetSha256', 'model', 'phase', 'progress', 'position', 'optimizerStepCounts', 'backend', 'files'] as const) {
     if (manifest[key] === undefined) throw new CheckpointCorrupt(path, 'manifest.json', `a manifest with ${key}`, 'without');
   }
   for (const key of ['base', 'shared', 'moments', ...(manifest.adapter ? (['adapters', 'start'] as const) : [])] as const) {

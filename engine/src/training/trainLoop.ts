@@ -19,6 +19,7 @@ import type { TrainingRun } from './trainingRun.js';
  */
 export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGenerator<TrainingEvent> {
   const { spec, schedule, model, optimizer, batches, progress } = run;
+  const hasHeldOut = run.dataset.heldOut.tokenCount > 0;
   const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
 
   for (const warning of run.warnings.splice(0)) yield { kind: 'warning', ...warning };
@@ -29,7 +30,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     const isEnd = step === schedule.stepCount;
 
     // What looks at the model comes before the checkpoint, so that a resumed run has told all that lies before it.
-    if (progress.evaluatedStep < step && (step === 0 || isEnd || isDue(step, spec.evaluation.everyStepCount))) {
+    if (hasHeldOut && progress.evaluatedStep < step && (step === 0 || isEnd || isDue(step, spec.evaluation.everyStepCount))) {
       const tokenCount = step === 0 || isEnd ? spec.evaluation.finalTokenCount : spec.evaluation.tokenCount;
       const evaluation = await evaluate(run, tokenCount, signal);
       if (evaluation === null) return;

@@ -1,0 +1,81 @@
+import { Llama } from '../model/llama.js';
+import { transpose, weightShapes } from '../model/weights.js';
+import { assignValues } from '../training/adamW.js';
+import { CheckpointCorrupt } from './checkpointErrors.js';
+import { checkpointFilePath, verifyCheckpoint, type CheckpointFile, type CheckpointManifest } from './checkpointManifest.js';
+import { openSafetensors, type SafetensorsFile } from './safetensors.js';
+
+/** The model of a verified checkpoint, with its adapters attached and as they were. */
+export async function restoreModel(path: string, manifest: CheckpointManifest): Promise<Llama> {
+  const shapes = new Map(weightShapes(manifest.model).map((weight) => [weight.name, weight]));
+  const model = await withFile(path, manifest, 'base', (base) =>
+    withFile(path, manifest, 'shared', (shared) =>
+      Llama.fromWeights(manifest.model, async (name) => {
+        const { role, shape } = shapes.get(name)!;
+        if (role === 'shared') return readTensor(path, 'shared', shared, name);
+        // Checkpoints hold linear weights as they are in memory, [in, out]; Hugging Face's layout is [out, in].
+        return transpose(await readTensor(path, 'base', base, name), shape[0]!, shape[1]!);
+      }),
+    ),
+  );
+  try {
+    const { adapter, position, progress } = manifest;
+    if (adapter !== null) {
+      model.attachAdapters(adapter, position.seed, progress.restartCount);
+      await withFile(path, manifest, 'adapters', async (file) => {
+        for (const { name, role, variable } of model.parameters.values()) {
+          if (role.startsWith('adapter')) assignValues(variable, await readTensor(path, 'adapters', file, name));
+        }
+      });
+    }
+    return model;
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+}
+
+/**
+ * The model of a checkpoint as one writes text with it: its adapters merged into its weights in memory, and gone. The
+ * checkpoint is verified first. The caller disposes the model.
+ */
+export async function loadModelFromCheckpoint(path: string, expected: { manifestSha256?: string } = {}): Promise<Llama> {
+  const { manifest } = await verifyCheckpoint(path, expected);
+  const model = await restoreModel(path, manifest);
+  if (model.adapterSettings === null) return model;
+  try {
+    model.mergeAdapters();
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+  model.detachAdapters();
+  return model;
+}
+
+/** Hands `use` a reader of the optimizer's moments; null for one that the checkpoint does not have. */
+export async function withMoments<T>(
+  path: string, manifest: CheckpointManifest, use: (read: (name: string) => Promise<Float32Array | null>) => Promise<T>,
+): Promise<T> {
+  return withFile(path, manifest, 'moments', (file) =>
+    use(async (name) => (file.tensors.has(name) ? file.readFloat32(name) : null)),
+  );
+}
+
+async function withFile<T>(
+  path: string, manifest: CheckpointManifest, file: CheckpointFile, use: (opened: SafetensorsFile) => Promise<T>,
+): Promise<T> {
+  const digest = manifest.files[file];
+  if (digest === undefined) throw new CheckpointCorrupt(path, 'manifest.json', `a manifest that names the file ${file}`, 'without');
+  const opened = await openSafetensors(checkpointFilePath(path, digest));
+  try {
+    return await use(opened);
+  } finally {
+    await opened.close();
+  }
+}
+
+async function readTensor(path: string, file: CheckpointFile, opened: SafetensorsFile, name: string): Promise<Float32Array> {
+  if (!opened.tensors.has(name)) throw new CheckpointCorrupt(path, `${file}.safetensors`, `a file with the tensor ${name}`, 'without');
+  return opened.readFloat32(name);
+}

@@ -1,0 +1,123 @@
+import { readFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
+import { Llama } from '../model/llama.js';
+import { headName, weightShapes, type WeightShape } from '../model/weights.js';
+import type { LlamaConfig } from '../plan/runSpec.js';
+import { ModelFolderInvalid, parseLlamaConfig } from './llamaConfigFile.js';
+import { openSafetensors, type SafetensorsFile } from './safetensors.js';
+
+export interface LoadedModel {
+  model: Llama;
+  /** Null where the folder has no tokenizer.json. */
+  tokenizer: Tokenizer | null;
+}
+
+/**
+ * Reads a Llama model in Hugging Face's layout: config.json, one model.safetensors or shards with an index, tokenizer.json if
+ * there is one; float32, float16 or bfloat16. Every tensor is checked: that it is there, its shape, that all of it is
+ * finite, and that no other is left over. Throws ModelFolderInvalid or SafetensorsInvalid; nothing is left behind.
+ */
+export async function loadModelFolder(folder: string): Promise<LoadedModel> {
+  const config = parseLlamaConfig(await readText(folder, 'config.json'));
+  const tokenizer = await readTokenizer(folder);
+  if (tokenizer !== null && tokenizer.vocabularySize > config.vocabSize) {
+    throw new ModelFolderInvalid('config.json vocab_size', `at least ${tokenizer.vocabularySize}, as tokenizer.json has`, `${config.vocabSize}`);
+  }
+  const files = await openWeights(folder);
+  try {
+    const found = locateTensors(files);
+    const shapes = new Map(weightShapes(config).map((weight) => [weight.name, weight]));
+    checkTensors(shapes, found, config);
+    const model = await Llama.fromWeights(config, async (name) => {
+      const values = await found.get(name)!.file.readFloat32(name);
+      const wrong = values.findIndex((value) => !Number.isFinite(value));
+      if (wrong >= 0) throw new ModelFolderInvalid(name, 'finite values', `${values[wrong]} at position ${wrong}`);
+      return values;
+    });
+    return { model, tokenizer };
+  } finally {
+    await Promise.all(files.map((file) => file.close()));
+  }
+}
+
+type Located = Map<string, { file: SafetensorsFile; shape: readonly number[] }>;
+
+/** The one file of weights, or all shards that the index names. */
+async function openWeights(folder: string): Promise<SafetensorsFile[]> {
+  const index = await readFile(join(folder, 'model.safetensors.index.json'), 'utf8').catch(() => null);
+  const names = index === null ? ['model.safetensors'] : shardNames(index);
+  const files: SafetensorsFile[] = [];
+  try {
+    for (const name of names) files.push(await openShard(folder, name));
+    return files;
+  } catch (error) {
+    await Promise.all(files.map((file) => file.close()));
+    throw error;
+  }
+}
+
+async function openShard(folder: string, name: string): Promise<SafetensorsFile> {
+  return openSafetensors(join(folder, name)).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') throw new ModelFolderInvalid(name, 'a file of weights', 'none');
+    throw error;
+  });
+}
+
+function shardNames(index: string): string[] {
+  const subject = 'model.safetensors.index.json';
+  let map: unknown;
+  try {
+    map = (JSON.parse(index) as { weight_map?: unknown } | null)?.weight_map;
+  } catch {
+    throw new ModelFolderInvalid(subject, 'JSON', `${index.length} characters that are not`);
+  }
+  if (typeof map !== 'object' || map === null) throw new ModelFolderInvalid(subject, 'an object "weight_map"', JSON.stringify(map) ?? 'none');
+  const names = new Set<string>();
+  for (const name of Object.values(map)) {
+    // The index comes with the weights from elsewhere: it must not lead out of its folder.
+    if (typeof name !== 'string' || name !== basename(name) || !name.endsWith('.safetensors')) {
+      throw new ModelFolderInvalid(subject, 'plain names of .safetensors files', JSON.stringify(name));
+    }
+    names.add(name);
+  }
+  return [...names].sort();
+}
+
+function locateTensors(files: readonly SafetensorsFile[]): Located {
+  const found: Located = new Map();
+  for (const file of files) {
+    for (const [name, { shape }] of file.tensors) {
+      if (found.has(name)) throw new ModelFolderInvalid(name, 'one tensor of that name', 'two, in different shards');
+      found.set(name, { file, shape });
+    }
+  }
+  return found;
+}
+
+function checkTensors(shapes: ReadonlyMap<string, WeightShape>, found: Located, config: LlamaConfig): void {
+  for (const { name, role, shape } of shapes.values()) {
+    // Linear weights stand in the files as [out, in].
+    const expected = (role === 'base' ? [...shape].reverse() : shape).join(' x ');
+    const tensor = found.get(name);
+    if (tensor === undefined) throw new ModelFolderInvalid(name, `a tensor ${expected}`, 'none');
+    if (tensor.shape.join(' x ') !== expected) throw new ModelFolderInvalid(name, `a tensor ${expected}`, tensor.shape.join(' x '));
+  }
+  for (const name of found.keys()) {
+    if (shapes.has(name)) continue;
+    // Files of tied models often carry the head again, and older ones the rotary table, which follows from the config.
+    if (name.endsWith('.rotary_emb.inv_freq') || (name === headName && config.tieWordEmbeddings)) continue;
+    throw new ModelFolderInvalid(name, 'only tensors of a Llama model of this config.json', 'one more');
+  }
+}
+
+async function readTokenizer(folder: string): Promise<Tokenizer | null> {
+  const json = await readFile(join(folder, 'tokenizer.json'), 'utf8').catch(() => null);
+  return json === null ? null : jsonTokenizer(json, 'huggingFace');
+}
+
+async function readText(folder: string, name: string): Promise<string> {
+  return readFile(join(folder, name), 'utf8').catch((error: NodeJS.ErrnoException) => {
+    throw new ModelFolderInvalid(name, 'a readable file', error.code ?? error.message);
+  });
+}

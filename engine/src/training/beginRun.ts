@@ -1,0 +1,103 @@
+import { mkdir } from 'node:fs/promises';
+import type { Backend } from '../backend/selectBackend.js';
+import type { Dataset } from '../data/dataset.js';
+import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from '../io/checkpointManifest.js';
+import { restoreModel, withMoments } from '../io/checkpointModel.js';
+import { loadModelFolder } from '../io/modelFolder.js';
+import { specHash } from '../io/specHash.js';
+import { Llama } from '../model/llama.js';
+import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
+import { RunMismatch } from './trainingErrors.js';
+import { assembleRun, disposeRun, type StoredFile, type TrainingRun } from './trainingRun.js';
+
+export interface BeginRunOptions {
+  spec: RunSpec;
+  backend: Backend;
+  dataset: Dataset;
+  /** Holds this run's `checkpoints/` and `start/`; made when it is missing. */
+  runFolder: string;
+  /** Checkpoint to go on from; without it the run starts at step 0. */
+  checkpointPath?: string;
+  /** SHA-256 that the checkpoint's manifest had when it was saved. */
+  manifestSha256?: string;
+  /** From 1. */
+  attempt: number;
+}
+
+/**
+ * Makes a run ready for `trainLoop`: new, from base weights in Hugging Face layout, or from a checkpoint, after which it repeats
+ * the uninterrupted run bit for bit. Throws RunMismatch, CheckpointCorrupt or a ModelFolderError; nothing is left
+ * behind then. The caller disposes the run.
+ */
+export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
+  const { spec, dataset, runFolder, checkpointPath } = options;
+  if (spec.model.vocabSize < dataset.tokenizer.vocabularySize) {
+    const needed = `at least ${dataset.tokenizer.vocabularySize}, as the data set's tokenizer has`;
+    throw new RunMismatch('model.vocabSize', needed, `${spec.model.vocabSize}`);
+  }
+  await mkdir(runFolder, { recursive: true });
+  return checkpointPath === undefined ? startRun(options) : resumeRun(options, checkpointPath);
+}
+
+async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
+  const { spec } = options;
+  if (spec.baseWeightsFolder === null) return assembleRun({ ...options, model: Llama.create(spec.model, spec.seed) });
+  const { model } = await loadModelFolder(spec.baseWeightsFolder);
+  const difference = differingKey(spec.model, model.config);
+  if (difference !== null) {
+    const found = String(model.config[difference]);
+    model.dispose();
+    throw new RunMismatch(`model.${difference} of ${spec.baseWeightsFolder}`, String(spec.model[difference]), found);
+  }
+  return assembleRun({ ...options, model });
+}
+
+async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
+  const { spec, backend, dataset } = options;
+  const { manifest, manifestSha256, sizeBytes } = await verifyCheckpoint(checkpointPath, options);
+  const hash = specHash(spec);
+  if (manifest.specSha256 !== hash) {
+    throw new RunMismatch(`The specification that ${checkpointPath} was trained with`, `SHA-256 ${hash}`, manifest.specSha256);
+  }
+  if (manifest.datasetSha256 !== dataset.manifestSha256) {
+    throw new RunMismatch(`The data set that ${checkpointPath} was trained on`, `SHA-256 ${dataset.manifestSha256}`, manifest.datasetSha256);
+  }
+  const model = await restoreModel(checkpointPath, manifest);
+  const run = assembleRun({ ...options, model });
+  Object.assign(run.progress, manifest.progress);
+  try {
+    await withMoments(checkpointPath, manifest, (read) =>
+      run.optimizer.restore(model.parameters.values(), manifest.optimizerStepCounts, read),
+    );
+  } catch (error) {
+    disposeRun(run);
+    throw error;
+  }
+  run.lastSaved = { step: manifest.progress.nextStep, path: checkpointPath, sizeBytes, manifestSha256, seconds: 0 };
+  if (manifest.adapter !== null) {
+    run.frozen.base = stored(checkpointPath, manifest.files.base);
+    run.frozen.start = stored(checkpointPath, manifest.files.start!);
+  }
+  warnOfOtherBackend(run, manifest, backend);
+  return run;
+}
+
+/** Floating point sums depend on the kernels: the run goes on well, but not with the same bits. */
+function warnOfOtherBackend(run: TrainingRun, { backend: before }: CheckpointManifest, now: Backend): void {
+  const describe = ({ name, instructionSet, precision }: Pick<Backend, 'name' | 'precision'> & { instructionSet: string | null }) =>
+    [name, instructionSet, precision].filter((part) => part !== null).join(' ');
+  const [wanted, found] = [describe(before as Backend), describe(now)];
+  if (wanted === found) return;
+  run.warnings.push({
+    reason: 'RESUMED_ON_OTHER_BACKEND',
+    message: `The checkpoint was computed on ${wanted} and the run goes on on ${found}: its losses will differ in the last digits`,
+  });
+}
+
+function differingKey(wanted: LlamaConfig, found: LlamaConfig): keyof LlamaConfig | null {
+  return (Object.keys(wanted) as (keyof LlamaConfig)[]).find((key) => wanted[key] !== found[key]) ?? null;
+}
+
+function stored(path: string, digest: CheckpointManifest['files']['base']): StoredFile {
+  return { ...digest, path: checkpointFilePath(path, digest) };
+}

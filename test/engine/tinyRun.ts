@@ -1,0 +1,120 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll } from 'vitest';
+import { Dataset, prepareDataset } from '@relora/engine/data';
+import { trainLoop, type RunSpec, type TrainingEvent, type TrainingRun } from '@relora/engine';
+
+/** Folders of one test file, gone after it. */
+export function temporaryFolders(): () => string {
+  const folders: string[] = [];
+  afterAll(() => folders.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
+  return () => {
+    const folder = mkdtempSync(join(tmpdir(), 'relora-engine-'));
+    folders.push(folder);
+    return folder;
+  };
+}
+
+type Changes = { [K in keyof RunSpec]?: RunSpec[K] extends object | null ? Partial<RunSpec[K]> | null : RunSpec[K] };
+
+/** A model that learns in seconds, through a warm start and three cycles; `changes` are merged into its parts. */
+export function tinySpec(changes: Changes = {}): RunSpec {
+  const spec: RunSpec = {
+    kind: 'relora',
+    model: {
+      vocabSize: 257,
+      hiddenSize: 32,
+      intermediateSize: 48,
+      numHiddenLayers: 2,
+      numAttentionHeads: 4,
+      numKeyValueHeads: 2,
+      maxPositionEmbeddings: 64,
+      ropeTheta: 10_000,
+      rmsNormEps: 1e-6,
+      tieWordEmbeddings: false,
+    },
+    baseWeightsFolder: null,
+    dataset: 'datasets/licence',
+    warmStart: { stepCount: 6, learningRate: 3e-3, warmupStepCount: 3 },
+    adapter: {
+      rank: 4,
+      alpha: 8,
+      dropout: 0,
+      cycleStepCount: 6,
+      restartWarmupStepCount: 2,
+      momentReset: 'zero',
+      momentPruneRatio: 0.9,
+      targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+      trainableScale: false,
+    },
+    stepCount: 18,
+    learningRate: { peak: 6e-3, schedule: 'jaggedCosine', warmupStepCount: 2, minRatio: 0.1 },
+    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, gradientNormMax: 1, nonfiniteStepCountMax: 0 },
+    batch: { sequenceLength: 32, sequenceCount: 4, microBatchSequenceCount: 4 },
+    precision: 'float32',
+    seed: 17,
+    evaluation: { everyStepCount: 0, tokenCount: 128, finalTokenCount: 512 },
+    checkpoint: { everyStepCount: 0, keepCount: 2 },
+    sample: { everyStepCount: 0, prompt: 'The ', tokenCount: 4 },
+    export: { weightType: 'float32' },
+    priority: 0,
+    device: 'native',
+  };
+  const merged = Object.entries(changes).map(([key, value]) => {
+    const before = spec[key as keyof RunSpec];
+    return [key, typeof value === 'object' && value !== null ? { ...(before as object), ...value } : value];
+  });
+  return { ...spec, ...(Object.fromEntries(merged) as Partial<RunSpec>) };
+}
+
+/** Runs the loop to its end, or until `stop` says so at an event, as a server would: the event is taken, then the abort. */
+export async function runLoop(
+  run: TrainingRun, stop: (event: TrainingEvent) => boolean = () => false,
+): Promise<TrainingEvent[]> {
+  const abort = new AbortController();
+  const events: TrainingEvent[] = [];
+  for await (const event of trainLoop(run, abort.signal)) {
+    events.push(event);
+    if (stop(event)) abort.abort();
+  }
+  return events;
+}
+
+export function ofKind<K extends TrainingEvent['kind']>(events: TrainingEvent[], kind: K) {
+  return events.filter((event): event is Extract<TrainingEvent, { kind: K }> => event.kind === kind);
+}
+
+/** Every weight, adapter and moment of a run, by name, copied. */
+export function weightsOf(run: TrainingRun): Map<string, Float32Array> {
+  const weights = new Map<string, Float32Array>();
+  for (const { name, variable } of run.model.parameters.values()) weights.set(name, Float32Array.from(variable.dataSync()));
+  for (const { name, tensor } of run.optimizer.state()) weights.set(name, Float32Array.from(tensor.dataSync()));
+  return weights;
+}
+
+const licence = fileURLToPath(new URL('../../LICENSE', import.meta.url));
+
+/** A data set of bytes made from English that is always there, a tenth of it held out; one for a test file. */
+export function licenceDataset(newFolder: () => string): () => Promise<Dataset> {
+  let dataset: Promise<Dataset> | undefined;
+  afterAll(async () => (await dataset)?.close());
+  return () => (dataset ??= prepareLicence(join(newFolder(), 'dataset')));
+}
+
+async function prepareLicence(outputFolder: string): Promise<Dataset> {
+  await prepareDataset(
+    {
+      files: [{ path: licence, name: 'LICENSE', format: 'text', split: 'auto' }],
+      outputFolder,
+      tokenizer: { kind: 'bytes' },
+      textField: 'text',
+      heldOutShare: 0.1,
+      seed: 1,
+    },
+    () => {},
+    new AbortController().signal,
+  );
+  return Dataset.open(outputFolder, { verify: true });
+}
