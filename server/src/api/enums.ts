@@ -1,0 +1,116 @@
+import type { DeviceChoice, MomentReset, Phase, Precision, RunSpec, ScheduleKind, TargetModule, WeightType } from '@relora/engine/plan';
+import * as contract from '@relora/sdk/contract';
+import type { DatasetFormat, DatasetSplit, DatasetState } from '../datasets/dataset.js';
+import type { JobState } from '../jobs/job.js';
+
+/** Enums of the contract and the words that the server uses for them. Unset values have the default that job.proto names. */
+export const jobKinds: Readonly<Record<string, RunSpec['kind']>> = {
+  [contract.JobKind.UNSPECIFIED]: 'relora',
+  [contract.JobKind.RELORA]: 'relora',
+  [contract.JobKind.LORA]: 'lora',
+  [contract.JobKind.FULL_RANK]: 'fullRank',
+};
+
+export const momentResets: Readonly<Record<string, MomentReset>> = {
+  [contract.MomentReset.UNSPECIFIED]: 'zero',
+  [contract.MomentReset.ZERO]: 'zero',
+  [contract.MomentReset.RANDOM]: 'random',
+  [contract.MomentReset.MAGNITUDE]: 'magnitude',
+};
+
+export const targetModuleNames: Readonly<Record<string, TargetModule>> = {
+  [contract.TargetModule.Q_PROJ]: 'q_proj',
+  [contract.TargetModule.K_PROJ]: 'k_proj',
+  [contract.TargetModule.V_PROJ]: 'v_proj',
+  [contract.TargetModule.O_PROJ]: 'o_proj',
+  [contract.TargetModule.GATE_PROJ]: 'gate_proj',
+  [contract.TargetModule.UP_PROJ]: 'up_proj',
+  [contract.TargetModule.DOWN_PROJ]: 'down_proj',
+};
+
+/** Null: decided by the kind of the job. */
+export const scheduleKinds: Readonly<Record<string, ScheduleKind | null>> = {
+  [contract.ScheduleKind.UNSPECIFIED]: null,
+  [contract.ScheduleKind.JAGGED_COSINE]: 'jaggedCosine',
+  [contract.ScheduleKind.COSINE]: 'cosine',
+  [contract.ScheduleKind.LINEAR]: 'linear',
+  [contract.ScheduleKind.CONSTANT]: 'constant',
+};
+
+export const precisions: Readonly<Record<string, Precision>> = {
+  [contract.Precision.UNSPECIFIED]: 'auto',
+  [contract.Precision.AUTO]: 'auto',
+  [contract.Precision.FLOAT32]: 'float32',
+  [contract.Precision.BFLOAT16]: 'bfloat16',
+};
+
+export const weightTypes: Readonly<Record<string, WeightType>> = {
+  [contract.WeightType.UNSPECIFIED]: 'float32',
+  [contract.WeightType.FLOAT32]: 'float32',
+  [contract.WeightType.FLOAT16]: 'float16',
+  [contract.WeightType.BFLOAT16]: 'bfloat16',
+};
+
+export const deviceChoices: Readonly<Record<string, DeviceChoice>> = {
+  auto: 'auto',
+  native: 'native',
+  tensorflow: 'tensorflow',
+  reference: 'reference',
+};
+
+export const jobStates: Readonly<Record<string, JobState>> = {
+  [contract.JobState.QUEUED]: 'queued',
+  [contract.JobState.STARTING]: 'starting',
+  [contract.JobState.RUNNING]: 'running',
+  [contract.JobState.PAUSED]: 'paused',
+  [contract.JobState.SUCCEEDED]: 'succeeded',
+  [contract.JobState.FAILED]: 'failed',
+  [contract.JobState.CANCELLED]: 'cancelled',
+};
+
+/** Null: from the name of the file. */
+export const datasetFormats: Readonly<Record<string, DatasetFormat | null>> = {
+  [contract.DatasetFormat.UNSPECIFIED]: null,
+  [contract.DatasetFormat.TEXT]: 'text',
+  [contract.DatasetFormat.JSONL]: 'jsonl',
+  [contract.DatasetFormat.PARQUET]: 'parquet',
+};
+
+/** Null: divided by held_out_share. */
+export const datasetSplits: Readonly<Record<string, DatasetSplit | null>> = {
+  [contract.DatasetSplit.UNSPECIFIED]: null,
+  [contract.DatasetSplit.TRAIN]: 'train',
+  [contract.DatasetSplit.HELD_OUT]: 'heldOut',
+};
+
+const phases: Readonly<Record<string, Phase>> = {
+  [contract.JobPhase.WARM_START]: 'warmStart',
+  [contract.JobPhase.ADAPTER]: 'adapter',
+  [contract.JobPhase.FULL_RANK]: 'fullRank',
+};
+
+const datasetStates: Readonly<Record<string, DatasetState>> = {
+  [contract.DatasetState.UPLOADING]: 'uploading',
+  [contract.DatasetState.PREPARING]: 'preparing',
+  [contract.DatasetState.READY]: 'ready',
+  [contract.DatasetState.FAILED]: 'failed',
+};
+
+/** The other way: each word becomes the last value of the contract that means it, so never `UNSPECIFIED`. */
+export const toEnum = {
+  jobKind: reverse<RunSpec['kind'], contract.JobKind>(jobKinds),
+  momentReset: reverse<MomentReset, contract.MomentReset>(momentResets),
+  targetModule: reverse<TargetModule, contract.TargetModule>(targetModuleNames),
+  scheduleKind: reverse<ScheduleKind, contract.ScheduleKind>(scheduleKinds),
+  precision: reverse<Precision, contract.Precision>(precisions),
+  weightType: reverse<WeightType, contract.WeightType>(weightTypes),
+  jobState: reverse<JobState, contract.JobState>(jobStates),
+  phase: reverse<Phase, contract.JobPhase>(phases),
+  datasetFormat: reverse<DatasetFormat, contract.DatasetFormat>(datasetFormats),
+  datasetSplit: reverse<DatasetSplit, contract.DatasetSplit>(datasetSplits),
+  datasetState: reverse<DatasetState, contract.DatasetState>(datasetStates),
+};
+
+function reverse<Word extends string, Value extends string>(table: Readonly<Record<string, Word | null>>): Readonly<Record<Word, Value>> {
+  return Object.fromEntries(Object.entries(table).flatMap(([value, word]) => (word === null ? [] : [[word, value]]))) as Record<Word, Value>;
+}

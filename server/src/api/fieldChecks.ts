@@ -1,0 +1,103 @@
+import { quote, type FieldProblem } from '../errors.js';
+
+export interface NumberRange {
+  min: number;
+  max: number;
+  /** The least value itself is refused. */
+  above?: boolean;
+  /** The greatest value itself is refused. */
+  below?: boolean;
+}
+
+/**
+ * Collects all that is wrong with a request. A check that fails notes its problem and answers a value that later checks
+ * can use, so one mistake is told once and hides no other.
+ */
+export class FieldChecks {
+  readonly problems: FieldProblem[] = [];
+
+  add(field: string, expected: string, got: unknown = ''): void {
+    this.problems.push({ field, expected, got: typeof got === 'string' ? got : String(got) });
+  }
+
+  /** Whether a field, or one inside of it, has a problem already. */
+  isWrong(field: string): boolean {
+    return this.problems.some((problem) => problem.field === field || problem.field.startsWith(`${field}.`));
+  }
+
+  /** A whole number in a range; the default when unset. */
+  integer(field: string, value: number | undefined, fallback: number, min: number, max: number): number {
+    if (value === undefined) return fallback;
+    if (Number.isSafeInteger(value) && value >= min && value <= max) return value;
+    this.add(field, `a whole number from ${min} to ${max}`, value);
+    return fallback;
+  }
+
+  /** A finite number in a range; the default when unset. Minus zero becomes zero. */
+  number(field: string, value: number | undefined, fallback: number, range: NumberRange): number {
+    if (value === undefined) return fallback;
+    const { min, max, above = false, below = false } = range;
+    if (Number.isFinite(value) && (above ? value > min : value >= min) && (below ? value < max : value <= max)) return value + 0;
+    this.add(field, `a number ${above ? 'above' : 'from'} ${min} ${below ? 'and below' : 'to'} ${max}`, Object.is(value, -0) ? '-0' : value);
+    return fallback;
+  }
+
+  /** One of the given words, for enums and names. */
+  choice<const T>(field: string, value: string, choices: Readonly<Record<string, T>>, names: string): T | undefined {
+    if (Object.hasOwn(choices, value)) return choices[value];
+    // ts-proto gives every number that it does not know this one name.
+    this.add(field, names, value === 'UNRECOGNIZED' ? 'a number that this server does not know' : quote(value));
+    return undefined;
+  }
+
+  /** Text for people: whole Unicode, nothing that controls a terminal or turns the direction of text. */
+  text(field: string, value: string, lengthMax: number, options: { lines?: boolean } = {}): string {
+    const problem = textProblem(value, options.lines ?? false);
+    if (problem !== undefined) this.add(field, 'text without control characters', problem);
+    else if ([...value].length > lengthMax) this.add(field, `at most ${lengthMax} characters`, `${[...value].length}`);
+    return value;
+  }
+
+  /** An id that a client may choose; empty for none. */
+  id(field: string, value: string): string | null {
+    if (value === '') return null;
+    if (!idPattern.test(value)) this.add(field, 'between 4 and 63 of a-z 0-9 -, beginning with a letter, ending with a letter or digit', quote(value));
+    return value;
+  }
+
+  /** A UUID that makes a retry safe; empty for none. */
+  requestId(value: string): string | null {
+    if (value === '') return null;
+    if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value)) this.add('request_id', 'a UUID', quote(value));
+    return value.toLowerCase();
+  }
+
+  labels(field: string, value: Record<string, string>): Record<string, string> {
+    const entries = Object.entries(value);
+    if (entries.length > 32) this.add(field, 'at most 32 labels', entries.length);
+    for (const [key, text] of entries.slice(0, 32)) {
+      if (!/^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$/.test(key)) {
+        this.add(field, 'keys of 1 to 63 letters, digits and _ . / -, beginning with a letter or digit', quote(key));
+      }
+      this.text(`${field}[${quote(key)}]`, text, 256);
+    }
+    return Object.fromEntries(entries);
+  }
+}
+
+export const idPattern = /^[a-z][a-z0-9-]{2,61}[a-z0-9]$/;
+
+function textProblem(value: string, lines: boolean): string | undefined {
+  // What a decoder puts in place of bytes that are no UTF-8: what was meant is lost, so it is not guessed.
+  if (value.includes('\ufffd')) return 'U+FFFD, which broken UTF-8 becomes';
+  // Not by regular expression: it would have to hold the very characters that it forbids.
+  for (const character of value) {
+    const code = character.codePointAt(0)!;
+    const isLine = code === 0x09 || code === 0x0a || code === 0x0d;
+    const isControl = (code < 0x20 && !(lines && isLine)) || (code >= 0x7f && code <= 0x9f);
+    const turnsText = (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+    const isHalf = code >= 0xd800 && code <= 0xdfff;
+    if (isControl || (turnsText && !lines) || isHalf || code === 0) return `U+${code.toString(16).toUpperCase().padStart(4, '0')}`;
+  }
+  return undefined;
+}

@@ -1,0 +1,129 @@
+import { presets, type LlamaConfig } from '@relora/engine/plan';
+import type { LlamaConfig as LlamaConfigProto, ModelSpec } from '@relora/sdk/contract';
+import { quote } from '../errors.js';
+import type { FieldChecks } from './fieldChecks.js';
+import { nearest } from '../nearest.js';
+
+export interface ModelLimits {
+  parametersMax: number;
+  sequenceLengthMax: number;
+  vocabularySizeMax: number;
+}
+
+/** Weights to continue from, as they were found on the disk. */
+export type FoundBaseWeights = { folder: string; config: Record<string, unknown> } | { problem: string };
+
+/**
+ * The shape of the model and where its weights begin. `vocabularySize` is the tokenizer's, null when the data set is not
+ * known; then what depends on it is not checked. Undefined when there is no shape to check further.
+ */
+export function parseModelSpec(
+  checks: FieldChecks,
+  spec: ModelSpec | undefined,
+  found: FoundBaseWeights | null,
+  vocabularySize: number | null,
+  limits: ModelLimits,
+): { model: LlamaConfig; baseWeightsFolder: string | null } | undefined {
+  if (spec?.preset !== undefined) {
+    const shape = Object.hasOwn(presets, spec.preset) ? presets[spec.preset] : undefined;
+    if (shape === undefined) {
+      const names = Object.keys(presets);
+      checks.add('spec.model.preset', `one of ${names.join(', ')} (did you mean ${nearest(spec.preset, names)}?)`, quote(spec.preset));
+      return undefined;
+    }
+    return { model: { ...shape, vocabSize: vocabularySize ?? 257 }, baseWeightsFolder: null };
+  }
+  if (spec?.config !== undefined) {
+    const model = checkShape(checks, 'spec.model.config', spec.config, vocabularySize, limits);
+    return model && { model, baseWeightsFolder: null };
+  }
+  if (spec?.baseWeights !== undefined) {
+    const field = 'spec.model.base_weights.path';
+    if (found === null || 'problem' in found) {
+      checks.add(field, 'a folder with config.json and safetensors inside a folder of RELORA_ALLOWED_FOLDERS', found?.problem ?? '');
+      return undefined;
+    }
+    const config = fromHuggingFace(checks, field, found.config);
+    const model = config && checkShape(checks, field, config, vocabularySize, limits);
+    return model && { model, baseWeightsFolder: found.folder };
+  }
+  checks.add('spec.model', 'exactly one of preset, config and base_weights', 'none');
+  return undefined;
+}
+
+function checkShape(
+  checks: FieldChecks,
+  field: string,
+  config: LlamaConfigProto,
+  vocabularySize: number | null,
+  limits: ModelLimits,
+): LlamaConfig | undefined {
+  const before = checks.problems.length;
+  const whole = (name: string, value: number | undefined, fallback: number, max: number, min = 1): number =>
+    checks.integer(`${field}.${name}`, value, fallback, min, max);
+  const hiddenSize = whole('hidden_size', config.hiddenSize, 64, 65_536, 2);
+  const intermediateSize = whole('intermediate_size', config.intermediateSize, 64, 1_048_576);
+  const numHiddenLayers = whole('num_hidden_layers', config.numHiddenLayers, 1, 512);
+  const numAttentionHeads = whole('num_attention_heads', config.numAttentionHeads, 1, 1024);
+  const numKeyValueHeads = whole('num_key_value_heads', config.numKeyValueHeads, numAttentionHeads, 1024);
+  const maxPositionEmbeddings = whole('max_position_embeddings', config.maxPositionEmbeddings, 1024, 1 << 20, 8);
+  const ropeTheta = checks.number(`${field}.rope_theta`, config.ropeTheta, 10_000, { min: 1, max: 1e9, above: true });
+  const rmsNormEps = checks.number(`${field}.rms_norm_eps`, config.rmsNormEps, 1e-6, { min: 0, max: 0.1, above: true });
+  const vocabSize = whole('vocab_size', config.vocabSize, vocabularySize ?? 257, limits.vocabularySizeMax, 2);
+  if (checks.problems.length > before) return undefined;
+
+  if (hiddenSize % numAttentionHeads !== 0) {
+    checks.add(`${field}.num_attention_heads`, `a divisor of hidden_size ${hiddenSize}`, numAttentionHeads);
+  } else if ((hiddenSize / numAttentionHeads) % 2 !== 0) {
+    // The rotary embedding turns pairs of features.
+    checks.add(`${field}.num_attention_heads`, 'an even head size, hidden_size / num_attention_heads', hiddenSize / numAttentionHeads);
+  }
+  if (numAttentionHeads % numKeyValueHeads !== 0) {
+    checks.add(`${field}.num_key_value_heads`, `a divisor of num_attention_heads ${numAttentionHeads}`, numKeyValueHeads);
+  }
+  if (vocabularySize !== null && vocabSize < vocabularySize) {
+    checks.add(`${field}.vocab_size`, `at least ${vocabularySize}, the vocabulary of the data set's tokenizer`, vocabSize);
+  }
+  if (checks.problems.length > before) return undefined;
+  return {
+    vocabSize,
+    hiddenSize,
+    intermediateSize,
+    numHiddenLayers,
+    numAttentionHeads,
+    numKeyValueHeads,
+    maxPositionEmbeddings,
+    ropeTheta,
+    rmsNormEps,
+    tieWordEmbeddings: config.tieWordEmbeddings ?? false,
+  };
+}
+
+/** Takes what it knows from a config.json; everything else in it, code among it, is ignored. */
+function fromHuggingFace(checks: FieldChecks, field: string, config: Record<string, unknown>): LlamaConfigProto | undefined {
+  const before = checks.problems.length;
+  const read = (name: string): number | undefined => {
+    const value = config[name];
+    if (value === undefined || value === null) return undefined;
+    if (typeof value !== 'number') checks.add(`${field}.${name}`, 'a number in config.json', quote(JSON.stringify(value) ?? ''));
+    return typeof value === 'number' ? value : undefined;
+  };
+  const require = (name: string): number => {
+    if (config[name] === undefined) checks.add(`${field}.${name}`, 'to stand in config.json', 'nothing');
+    return read(name) ?? 0;
+  };
+  if (config.model_type !== 'llama') checks.add(`${field}.model_type`, '"llama" in config.json', quote(JSON.stringify(config.model_type) ?? 'nothing'));
+  const parsed: LlamaConfigProto = {
+    hiddenSize: require('hidden_size'),
+    intermediateSize: require('intermediate_size'),
+    numHiddenLayers: require('num_hidden_layers'),
+    numAttentionHeads: require('num_attention_heads'),
+    numKeyValueHeads: read('num_key_value_heads'),
+    maxPositionEmbeddings: read('max_position_embeddings'),
+    ropeTheta: read('rope_theta'),
+    rmsNormEps: read('rms_norm_eps'),
+    tieWordEmbeddings: config.tie_word_embeddings === true,
+    vocabSize: require('vocab_size'),
+  };
+  return checks.problems.length > before ? undefined : parsed;
+}

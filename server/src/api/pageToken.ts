@@ -1,0 +1,54 @@
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { ServiceError } from '../errors.js';
+import type { FieldChecks } from './fieldChecks.js';
+
+const version = 1;
+const macBytes = 16;
+
+/** Writes and reads page tokens: a place in a list, sealed together with the request that it belongs to. */
+export class PageTokens {
+  constructor(private readonly key: Uint8Array) {}
+
+  /** Tokens outlive the server: the key lies in the data folder. */
+  static open(dataFolder: string): PageTokens {
+    const file = join(dataFolder, 'page-token.key');
+    if (existsSync(file)) {
+      const key = readFileSync(file);
+      if (key.length === 32) return new PageTokens(key);
+    }
+    const key = randomBytes(32);
+    writeFileSync(`${file}.new`, key, { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+    return new PageTokens(key);
+  }
+
+  /** `request` is all that must stay the same from page to page. Null, at the end, gives the empty token. */
+  write(request: unknown, place: object | null): string {
+    if (place === null) return '';
+    const body = Buffer.concat([Buffer.from([version]), Buffer.from(JSON.stringify(place))]);
+    return Buffer.concat([this.mac(request, body), body]).toString('base64url');
+  }
+
+  /** The place, or null for the first page; throws PAGE_TOKEN_INVALID for what this server did not write for this request. */
+  read<Place>(request: unknown, token: string): Place | null {
+    if (token === '') return null;
+    const bytes = Buffer.from(token.slice(0, 4096), 'base64url');
+    const body = bytes.subarray(macBytes);
+    const isOurs = bytes.length > macBytes + 1 && timingSafeEqual(bytes.subarray(0, macBytes), this.mac(request, body));
+    // Base64 has several spellings of the same bytes; only the one that we gave counts.
+    if (!isOurs || body[0] !== version || bytes.toString('base64url') !== token) throw new ServiceError('PAGE_TOKEN_INVALID', {});
+    return JSON.parse(body.subarray(1).toString('utf8')) as Place;
+  }
+
+  private mac(request: unknown, body: Uint8Array): Buffer {
+    return createHmac('sha256', this.key).update(`${JSON.stringify(request)}\n`).update(body).digest().subarray(0, macBytes);
+  }
+}
+
+/** Entries in a page: 0 for 50; what is too much becomes 500, as AIP-158 has it; less than 0 is a mistake. */
+export function parsePageSize(checks: FieldChecks, pageSize: number): number {
+  if (pageSize < 0) checks.add('page_size', 'a whole number from 0 to 500', pageSize);
+  return pageSize <= 0 ? 50 : Math.min(500, pageSize);
+}

@@ -1,0 +1,39 @@
+import type { Logger } from 'pino';
+import type { ArtifactStore } from '../artifacts/artifactStore.js';
+import type { Config } from '../config.js';
+import type { AllowedFolders } from '../datasets/allowedFolders.js';
+import type { DatasetStore } from '../datasets/datasetStore.js';
+import type { DatasetUploads } from '../datasets/datasetUploads.js';
+import type { CheckpointStore } from '../jobs/checkpointStore.js';
+import type { JobControl } from '../jobs/jobControl.js';
+import type { JobJournal } from '../jobs/jobJournal.js';
+import type { JobQueue } from '../jobs/jobQueue.js';
+import type { JobStore } from '../jobs/jobStore.js';
+import type { DeviceDescription } from '../trainer/messages.js';
+import type { TaskRunner } from '../trainer/taskRunner.js';
+import type { PageTokens } from './pageToken.js';
+
+/** All that the services of the API stand on. Each takes what it needs of it; server.ts makes it once. */
+export interface ApiParts {
+  config: Config;
+  log: Logger;
+  store: JobStore;
+  queue: JobQueue;
+  control: JobControl;
+  journal: JobJournal;
+  checkpoints: CheckpointStore;
+  artifacts: ArtifactStore;
+  datasets: DatasetStore;
+  uploads: DatasetUploads;
+  allowedFolders: AllowedFolders;
+  tasks: TaskRunner;
+  pageTokens: PageTokens;
+  /** What jobs can run on, measured once at the start of the server, the device of `auto` first. */
+  devices: readonly DeviceDescription[];
+  /** Jobs that run at once. */
+  slotCount: number;
+  version: string;
+  startTimeMs: number;
+  /** Aborted when the server begins to stop: watches and uploads then end, calls under way are answered. */
+  stopping: AbortSignal;
+}

@@ -1,0 +1,292 @@
+import { ServerError, Status } from 'nice-grpc';
+
+/** One thing wrong with a request. */
+export interface FieldProblem {
+  /** Path in the request as in the proto, for example `spec.adapter.rank`. */
+  field: string;
+  /** What is accepted. */
+  expected: string;
+  /** What came; empty when there is nothing to show. */
+  got: string;
+}
+
+interface Entry<Detail> {
+  status: Status;
+  text(detail: Detail): string;
+  /** What to do, for docs/errors.md. */
+  fix: string;
+  /** Fields of BadRequest. */
+  fields?(detail: Detail): FieldProblem[];
+  /** ResourceInfo: what the error is about. */
+  resource?(detail: Detail): { type: string; name: string };
+  /** PreconditionFailure: what must change first. */
+  precondition?(detail: Detail): { type: string; subject: string };
+  /** RetryInfo: when the same call may succeed. */
+  retrySeconds?: number;
+}
+
+function entry<Detail>(value: Entry<Detail>): Entry<Detail> {
+  return value;
+}
+
+/** Every error that a handler can answer with. docs/errors.md is checked against this table, both ways. */
+export const serviceErrors = {
+  JOB_SPEC_INVALID: entry<{ problems: FieldProblem[] }>({
+    status: Status.INVALID_ARGUMENT,
+    text: ({ problems }) => problems.map((problem) => describeProblem(problem)).join('; '),
+    fix: 'Correct every named field; all problems of the specification are in the one answer.',
+    fields: ({ problems }) => problems,
+  }),
+  REQUEST_INVALID: entry<{ problems: FieldProblem[] }>({
+    status: Status.INVALID_ARGUMENT,
+    text: ({ problems }) => problems.map((problem) => describeProblem(problem)).join('; '),
+    fix: 'Correct every named field of the request.',
+    fields: ({ problems }) => problems,
+  }),
+  PAGE_TOKEN_INVALID: entry<Record<never, never>>({
+    status: Status.INVALID_ARGUMENT,
+    text: () => 'page_token is not one that this server gave for this request',
+    fix: 'Send next_page_token unchanged, with the same filter and order, or begin again without a token.',
+    fields: () => [{ field: 'page_token', expected: 'the next_page_token of the same request', got: '' }],
+  }),
+  JOB_NOT_FOUND: entry<{ jobId: string }>({
+    status: Status.NOT_FOUND,
+    text: ({ jobId }) => `Job ${jobId} does not exist`,
+    fix: 'Check the name; ListJobs shows the jobs there are.',
+    resource: ({ jobId }) => ({ type: 'relora.v1.Job', name: `jobs/${jobId}` }),
+  }),
+  DATASET_NOT_FOUND: entry<{ datasetId: string }>({
+    status: Status.NOT_FOUND,
+    text: ({ datasetId }) => `Data set ${datasetId} does not exist`,
+    fix: 'Check the name; ListDatasets shows the data sets there are, UploadDataset makes one.',
+    resource: ({ datasetId }) => ({ type: 'relora.v1.Dataset', name: `datasets/${datasetId}` }),
+  }),
+  ARTIFACT_NOT_FOUND: entry<{ jobId: string; artifactId: string }>({
+    status: Status.NOT_FOUND,
+    text: ({ jobId, artifactId }) => `Job ${jobId} has no artifact ${artifactId}`,
+    fix: 'ListArtifacts shows what a job has; an artifact appears when it is sealed.',
+    resource: ({ jobId, artifactId }) => ({ type: 'relora.v1.Artifact', name: `jobs/${jobId}/artifacts/${artifactId}` }),
+  }),
+  ARTIFACT_FILE_NOT_FOUND: entry<{ jobId: string; artifactId: string; fileName: string }>({
+    status: Status.NOT_FOUND,
+    text: ({ artifactId, fileName }) => `Artifact ${artifactId} has no file ${quote(fileName)}`,
+    fix: 'Take a file_name from the artifact as ListArtifacts shows it.',
+    resource: ({ jobId, artifactId }) => ({ type: 'relora.v1.Artifact', name: `jobs/${jobId}/artifacts/${artifactId}` }),
+  }),
+  JOB_EXISTS: entry<{ jobId: string }>({
+    status: Status.ALREADY_EXISTS,
+    text: ({ jobId }) => `A job ${jobId} exists already`,
+    fix: 'Choose another job_id or leave it empty. To make a retry safe, send a request_id.',
+    resource: ({ jobId }) => ({ type: 'relora.v1.Job', name: `jobs/${jobId}` }),
+  }),
+  DATASET_EXISTS: entry<{ datasetId: string }>({
+    status: Status.ALREADY_EXISTS,
+    text: ({ datasetId }) => `Data set ${datasetId} exists already with other files or another preparation`,
+    fix: 'Choose another dataset_id, or send the header exactly as before to go on with its upload.',
+    resource: ({ datasetId }) => ({ type: 'relora.v1.Dataset', name: `datasets/${datasetId}` }),
+  }),
+  REQUEST_ID_REUSED: entry<{ requestId: string }>({
+    status: Status.ALREADY_EXISTS,
+    text: ({ requestId }) => `request_id ${requestId} was used for another request`,
+    fix: 'Make a new UUID for every new request; repeat one only to retry the same request.',
+    resource: ({ requestId }) => ({ type: 'request', name: requestId }),
+  }),
+  JOB_STATE_WRONG: entry<{ jobId: string; state: string; action: string; allowed: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ jobId, state, action, allowed }) => `Job ${jobId} is ${state} and cannot be ${action}; it must be ${allowed}`,
+    fix: 'Wait for an allowed state (WatchJob tells), or leave the job as it is.',
+    precondition: ({ jobId }) => ({ type: 'JOB_STATE', subject: `jobs/${jobId}` }),
+  }),
+  JOB_CHANGED: entry<{ jobId: string; etag: string }>({
+    status: Status.ABORTED,
+    text: ({ jobId, etag }) => `Job ${jobId} has changed since it had etag ${etag}`,
+    fix: 'Read the job again, decide again, and send its new etag; or send none.',
+  }),
+  DATASET_NOT_READY: entry<{ datasetId: string; state: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ datasetId, state }) => `Data set ${datasetId} is ${state}, not READY`,
+    fix: 'Wait until GetDataset shows READY; when it shows FAILED, its failure says why.',
+    precondition: ({ datasetId }) => ({ type: 'DATASET_STATE', subject: `datasets/${datasetId}` }),
+  }),
+  MODEL_NOT_READY: entry<{ jobId: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ jobId }) => `Job ${jobId} has neither an artifact nor a checkpoint yet`,
+    fix: 'Wait for its first checkpoint event.',
+    precondition: ({ jobId }) => ({ type: 'JOB_CHECKPOINT', subject: `jobs/${jobId}` }),
+  }),
+  MODEL_UNUSABLE: entry<{ model: string; cause: string; message: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ model, message }) => `${model} cannot be used: ${message}`,
+    fix: 'The metadata `cause` is a reason of the list of failures below.',
+    precondition: ({ model, cause }) => ({ type: cause, subject: model }),
+  }),
+  SEQUENCE_BEYOND_END: entry<{ jobId: string; afterSequence: number; oldestSequence: number; newestSequence: number }>({
+    status: Status.OUT_OF_RANGE,
+    text: ({ jobId, afterSequence, oldestSequence, newestSequence }) =>
+      `after_sequence ${afterSequence} is not one of job ${jobId}, whose events are ${oldestSequence} to ${newestSequence}: it is of another job, or the store was restored`,
+    fix: 'Watch again with after_sequence 0, or with a number that this job gave.',
+  }),
+  OFFSET_BEYOND_END: entry<{ fileName: string; offsetBytes: number; sizeBytes: number }>({
+    status: Status.OUT_OF_RANGE,
+    text: ({ fileName, offsetBytes, sizeBytes }) => `offset_bytes ${offsetBytes} is beyond the end of ${fileName}, which has ${sizeBytes} bytes`,
+    fix: 'Ask for an offset from 0 to size_bytes.',
+  }),
+  ARTIFACT_DAMAGED: entry<{ jobId: string; artifactId: string; fileName: string; expectedSha256: string }>({
+    status: Status.DATA_LOSS,
+    text: ({ jobId, artifactId, fileName }) => `${fileName} of artifact ${artifactId} of job ${jobId} is missing or altered on the server's disk`,
+    fix: 'Restore the file from a backup, or train again; the other artifacts are not touched.',
+  }),
+  UPLOAD_OFFSET_WRONG: entry<{ fileIndex: number; offsetBytes: number; receivedBytes: number }>({
+    status: Status.OUT_OF_RANGE,
+    text: ({ fileIndex, offsetBytes, receivedBytes }) =>
+      `The chunk of file ${fileIndex} begins at ${offsetBytes}, but the server has ${receivedBytes} bytes of it`,
+    fix: 'Open the upload again with the same header and send from received_bytes on (GetDataset shows it).',
+  }),
+  UPLOAD_TOO_LONG: entry<{ fileIndex: number; sizeBytes: number }>({
+    status: Status.INVALID_ARGUMENT,
+    text: ({ fileIndex, sizeBytes }) => `File ${fileIndex} was announced with ${sizeBytes} bytes, and more came`,
+    fix: 'Send size_bytes as the file really is.',
+    fields: ({ fileIndex, sizeBytes }) => [{ field: `header.files[${fileIndex}].size_bytes`, expected: 'the size of the file', got: String(sizeBytes) }],
+  }),
+  UPLOAD_INCOMPLETE: entry<{ datasetId: string; missing: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ datasetId, missing }) => `The upload of data set ${datasetId} ended early: ${missing}`,
+    fix: 'Open the upload again with the same header and send the missing bytes.',
+    precondition: ({ datasetId }) => ({ type: 'UPLOAD', subject: `datasets/${datasetId}` }),
+  }),
+  UPLOAD_HASH_WRONG: entry<{ fileIndex: number; fileName: string; expectedSha256: string; actualSha256: string }>({
+    status: Status.INVALID_ARGUMENT,
+    text: ({ fileName, expectedSha256, actualSha256 }) => `${fileName} arrived with SHA-256 ${actualSha256} instead of ${expectedSha256} and was dropped`,
+    fix: 'Send the file again from its beginning; if it fails again, the file changed after it was hashed.',
+    fields: ({ fileIndex, expectedSha256, actualSha256 }) => [
+      { field: `header.files[${fileIndex}].sha256`, expected: `the SHA-256 of the bytes that came, ${actualSha256}`, got: expectedSha256 },
+    ],
+  }),
+  UPLOAD_BUSY: entry<{ datasetId: string }>({
+    status: Status.ABORTED,
+    text: ({ datasetId }) => `Another call uploads data set ${datasetId} at this moment`,
+    fix: 'Wait until the other call has ended; one that broke is noticed within a minute and a half.',
+    retrySeconds: 5,
+  }),
+  JOB_TOO_LARGE: entry<{ peakMemoryBytes: number; availableBytes: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ peakMemoryBytes, availableBytes }) =>
+      `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; a job may have ${gibibytes(availableBytes)} here`,
+    fix: 'Lower micro_batch_sequence_count or sequence_length, take a smaller model, or raise RELORA_JOB_MEMORY_BYTES_MAX.',
+  }),
+  DISK_FULL: entry<{ freeBytesMin: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ freeBytesMin }) => `The disk of the server is full, or below its floor of ${freeBytesMin} free bytes`,
+    fix: 'Make room in the data folder; nothing that was acknowledged is lost.',
+    retrySeconds: 60,
+  }),
+  QUEUE_FULL: entry<{ jobsMax: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ jobsMax }) => `All ${jobsMax} places in the queue are taken`,
+    fix: 'Wait until jobs end, cancel some, or raise RELORA_QUEUE_JOBS_MAX.',
+    retrySeconds: 30,
+  }),
+  WATCHERS_FULL: entry<{ watchersMax: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ watchersMax }) => `All ${watchersMax} watches that the server allows are open`,
+    fix: 'Close watches that nobody reads, or raise RELORA_WATCHERS_MAX.',
+    retrySeconds: 5,
+  }),
+  TASKS_FULL: entry<Record<never, never>>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: () => 'Too many tasks (texts, previews, data sets) wait for a process',
+    fix: 'Try again later, or raise RELORA_TASKS_MAX.',
+    retrySeconds: 5,
+  }),
+  METADATA_TOO_LARGE: entry<{ metadataBytes: number; metadataBytesMax: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ metadataBytes, metadataBytesMax }) => `The call has ${metadataBytes} bytes of metadata; ${metadataBytesMax} are allowed`,
+    fix: 'Send less metadata; RELORA_METADATA_BYTES_MAX is the limit.',
+  }),
+  DEVICE_UNAVAILABLE: entry<{ device: string; available: string }>({
+    status: Status.UNIMPLEMENTED,
+    text: ({ device, available }) => `This server cannot run jobs on ${device}; it has ${available}`,
+    fix: 'Leave spec.device unset, or name a backend that GetServerInfo lists.',
+  }),
+  TASK_CRASHED: entry<{ message: string }>({
+    status: Status.UNAVAILABLE,
+    text: ({ message }) => message,
+    fix: 'Try again; when it happens again, the log of the server has what the process wrote.',
+  }),
+  DEADLINE_EXCEEDED: entry<{ seconds: number }>({
+    status: Status.DEADLINE_EXCEEDED,
+    text: ({ seconds }) => `The call was not done after ${seconds} s`,
+    fix: 'What was asked for stands and may still happen: read the resource, or repeat the call with the same request_id.',
+  }),
+  CALL_CANCELLED: entry<Record<never, never>>({
+    status: Status.CANCELLED,
+    text: () => 'The call was cancelled',
+    fix: 'Sent to nobody but logs and metrics: the client is gone. What was stored stays stored.',
+  }),
+  SERVER_STOPPING: entry<Record<never, never>>({
+    status: Status.UNAVAILABLE,
+    text: () => 'The server is stopping; jobs are kept and go on when it runs again',
+    fix: 'Repeat the call with back-off; watch again with the last sequence that arrived.',
+    retrySeconds: 1,
+  }),
+  INTERNAL_ERROR: entry<{ errorId: string }>({
+    status: Status.INTERNAL,
+    text: ({ errorId }) => `A fault of the server; its log has the details under ${errorId}`,
+    fix: 'Report it with the id.',
+  }),
+};
+
+type Catalogue = typeof serviceErrors;
+
+/** Reason of ErrorInfo. */
+export type ErrorReason = keyof Catalogue;
+export type ErrorDetail<R extends ErrorReason> = Parameters<Catalogue[R]['text']>[0];
+
+/** An answer of the catalogue. Its details travel in `grpc-status-details-bin`, see api/statusDetails.ts. */
+export class ServiceError<R extends ErrorReason = ErrorReason> extends ServerError {
+  constructor(
+    readonly reason: R,
+    readonly detail: ErrorDetail<R>,
+  ) {
+    const { status, text } = serviceErrors[reason] as Entry<ErrorDetail<R>>;
+    super(status, text(detail));
+  }
+
+  /** The row of the catalogue, for the detail that this error carries. */
+  get entry(): Entry<ErrorDetail<R>> {
+    return serviceErrors[this.reason] as Entry<ErrorDetail<R>>;
+  }
+}
+
+/** Reasons of JobFailure and Dataset.failure that the engine gives. Those of the server stand in jobs/jobFailures.ts. */
+export const engineFailures = {
+  TRAINING_DIVERGED: 'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate.',
+  RUN_MISMATCH: 'The job asks for something that its data set, base weights or checkpoint cannot give.',
+} as const;
+
+/** Reasons of warnings about a specification: allowed, but probably not meant. */
+export const specWarnings = {
+  RANK_ABOVE_BREAK_EVEN: 'The rank is so high that an adapted layer costs more arithmetic than training it in full.',
+  RESTARTS_FEW: 'Fewer than three restarts: the rank of the whole change stays low.',
+  WARM_START_MISSING: 'ReLoRA from new weights without a warm start learns far worse.',
+  CYCLE_SHORT: 'Half of every cycle or more is spent on raising the learning rate again.',
+  LAST_CYCLE_SHORT: 'The last cycle is shorter than the others.',
+  DATA_REPEATED: 'The run reads its training part more than four times.',
+} as const;
+
+export type SpecWarning = keyof typeof specWarnings;
+
+/** Lists and quotes what came, so that nothing in it can end a line or a terminal's colour. */
+export function quote(text: string): string {
+  const short = text.length > 80 ? `${text.slice(0, 80)}…` : text;
+  return JSON.stringify(short).replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
+/** `named`: with the path of the field. */
+export function describeProblem({ field, expected, got }: FieldProblem, { named } = { named: true }): string {
+  return `${named ? `${field}: ` : ''}expected ${expected}${got === '' ? '' : `, got ${got}`}`;
+}
+
+function gibibytes(bytes: number): string {
+  return `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+}
