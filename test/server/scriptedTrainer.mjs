@@ -2,12 +2,20 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 
+const sha256 = 'a'.repeat(64);
+const execution = {
+  engineVersion: '1',
+  backend: 'reference',
+  instructionSet: '',
+  threadCount: 1,
+  precision: 'float32',
+  datasetSha256: sha256,
+};
 let number = 0;
 let acknowledged = 0;
 let stop;
 let wake = () => {};
 const changed = () => new Promise((resolve) => (wake = resolve));
-const sha256 = 'a'.repeat(64);
 
 process.on('disconnect', () => process.exit(0));
 process.on('message', (message) => {
@@ -57,18 +65,11 @@ async function train(order) {
   const { attempt } = order;
   let at = order.checkpoints.length > 0 ? Number(basename(order.checkpoints[0].path).split('-')[1]) : 0;
   if (script === 'exitAtOnce') process.exit(0);
+  if (script === 'neverStarted') await say({ type: 'finished', outcome: 'succeeded' });
   if (script === 'corruptFirst' && order.checkpoints.length > 1) {
     await say({ type: 'checkpointCorrupt', path: order.checkpoints[0].path, problem: 'a hash differs' });
     at = Number(basename(order.checkpoints[1].path).split('-')[1]);
   }
-  const execution = {
-    engineVersion: '1',
-    backend: 'reference',
-    instructionSet: '',
-    threadCount: 1,
-    precision: 'float32',
-    datasetSha256: sha256,
-  };
   await say({ type: 'started', execution, step: at });
   for (; at < order.spec.stepCount; at++) {
     if (stop) {
@@ -148,6 +149,23 @@ async function misbehave(script, order) {
         ...event,
         number: number + 1,
         body: { kind: 'checkpoint', step: 3, path: '/etc', sizeBytes: 1, manifestSha256: sha256, seconds: 0 },
+      });
+      await hang();
+      break;
+    case 'startedTwice':
+      process.send({ type: 'started', number: number + 1, step: 0, execution });
+      await hang();
+      break;
+    case 'checkpointTwice':
+      await checkpoint(order, 3);
+      await checkpoint(order, 3);
+      await hang();
+      break;
+    case 'climbingCheckpoint':
+      process.send({
+        ...event,
+        number: number + 1,
+        body: { kind: 'checkpoint', step: 3, path: `${order.jobFolder}/checkpoints/..`, sizeBytes: 1, manifestSha256: sha256, seconds: 0 },
       });
       await hang();
       break;

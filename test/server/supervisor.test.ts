@@ -122,6 +122,10 @@ describe('a trainer process', () => {
     ['skipNumber', 'after'],
     ['flood', 'did not wait for acknowledgements'],
     ['foreignCheckpoint', 'outside of its folder'],
+    ['climbingCheckpoint', 'outside of its folder'],
+    ['startedTwice', 'does not fit its job'],
+    ['checkpointTwice', 'does not fit its job'],
+    ['neverStarted', 'does not fit its job'],
   ])('that breaks the protocol (%s) fails its job, and the next job runs', async (script, what) => {
     const parts = await startedParts();
     const job = await runToEnd(parts, script);

@@ -1,6 +1,5 @@
-import { basename, dirname } from 'node:path';
 import { Schedule } from '@relora/engine/plan';
-import { folders } from '../store/folders.js';
+import { checkpointName } from '../store/folders.js';
 import type { JobRow } from '../store/schema.js';
 import type { Execution, Job, JobFailure, JobProgress } from './job.js';
 import type { JobChange, JobPatch, NewEvent } from './jobChange.js';
@@ -226,11 +225,10 @@ export class JobAttempts {
     });
   }
 
-  /** Name of a checkpoint's folder; a path outside of the job's checkpoints is a fault of the trainer. */
   private checkpointFolder(jobId: string, path: string): string {
-    if (dirname(path) !== folders.checkpoints(this.dataFolder, jobId))
-      throw new Error(`Checkpoint ${path} is not in the folder of job ${jobId}`);
-    return basename(path);
+    const name = checkpointName(this.dataFolder, jobId, path);
+    if (name === undefined) throw new Error(`${path} is not a checkpoint of job ${jobId}`);
+    return name;
   }
 }
 

@@ -1,5 +1,5 @@
 import { open, readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 /** Where everything lies in a data folder. Names on disk are ids that we checked or made, never names from clients. */
 export const folders = {
@@ -13,6 +13,12 @@ export const folders = {
   uploads: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'uploads'),
   prepared: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'prepared'),
 } as const;
+
+/** Name of a checkpoint's folder; undefined for a path that is not that of a checkpoint of this job. */
+export function checkpointName(dataFolder: string, jobId: string, path: string): string | undefined {
+  const name = basename(path);
+  return path === join(folders.checkpoints(dataFolder, jobId), name) && /^step-[0-9]+-[0-9]+$/.test(name) ? name : undefined;
+}
 
 /** Makes the names in a folder durable: without it a crash can lose a file whose content was synced. */
 export async function syncFolder(path: string): Promise<void> {

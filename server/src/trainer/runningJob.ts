@@ -1,6 +1,5 @@
-import { dirname } from 'node:path';
 import type { Logger } from 'pino';
-import { folders } from '../store/folders.js';
+import { checkpointName } from '../store/folders.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job, JobFailure } from '../jobs/job.js';
 import type { AttemptKey, JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
@@ -116,7 +115,7 @@ export class RunningJob {
   }
 
   private isCheckpoint(path: string): boolean {
-    return dirname(path) === folders.checkpoints(this.parts.dataFolder, this.job.id);
+    return checkpointName(this.parts.dataFolder, this.job.id, path) !== undefined;
   }
 
   /** Its messages cannot be trusted any more: nothing further is written, and the job fails with what it did. */
@@ -132,6 +131,11 @@ export class RunningJob {
     // One writer at a time keeps the order; it takes along whatever arrives while it works.
     this.writing ??= this.writeWaiting()
       .catch((error: unknown) => {
+        // What the store or the table of states refuses is a wrong message, however well it is written.
+        if (!isStoreFailure(error)) {
+          this.log.error({ err: error }, 'A message of the trainer was refused');
+          return this.refuse('sent a message that does not fit its job');
+        }
         this.log.fatal({ err: error }, 'The journal cannot be written');
         this.process.kill();
         this.parts.onStoreFailure(error);
@@ -262,4 +266,10 @@ export class RunningJob {
     await attempts.crashed(this.key, exit.what, retry);
     return 'crashed';
   }
+}
+
+/** Whether the store could not do its work, rather than refuse it. */
+function isStoreFailure(error: unknown): boolean {
+  const { code } = error as { code?: unknown };
+  return typeof code === 'string' && code.startsWith('SQLITE_') && !code.startsWith('SQLITE_CONSTRAINT');
 }
