@@ -28,7 +28,14 @@ struct Call {
   napi_env env;
   Arguments& arguments;
   Instance& instance;
-  Context& context;
+
+  /// Until configured: the best set and all CPUs.
+  Context& context() const {
+    if (!instance.context) {
+      instance.context = std::make_unique<Context>(supported_instruction_sets().front(), usable_cpus());
+    }
+    return *instance.context;
+  }
 };
 
 using Function = napi_value (*)(const Call&);
@@ -98,7 +105,7 @@ napi_value matmul(const Call& call) {
   in.shape(b, {batch, k, n}, "batch * k * n");
   in.outputs_stand_alone();
 
-  const ProductKernel& kernel = call.context.product_kernel(precision);
+  const ProductKernel& kernel = call.context().product_kernel(precision);
   const auto entry = [&](size_t i, const auto& multiply) {
     const Operand left{a + i * m * k, transpose_a ? m : k, transpose_a};
     const Operand right{b + i * k * n, transpose_b ? k : n, transpose_b};
@@ -107,15 +114,15 @@ napi_value matmul(const Call& call) {
   // A batch of small products gives each to one thread; large ones are shared by all threads, one after the other.
   constexpr size_t small = size_t{1} << 24;
   if (batch > 1 && m * n * k <= small) {
-    call.context.pool.run(batch, [&](size_t i, unsigned worker) {
+    call.context().pool.run(batch, [&](size_t i, unsigned worker) {
       entry(i, [&](const Target& target, const Operand& left, const Operand& right) {
-        product_here(call.context, worker, kernel, target, left, right, m, n, k);
+        product_here(call.context(), worker, kernel, target, left, right, m, n, k);
       });
     });
   } else {
     for (size_t i = 0; i < batch; i++) {
       entry(i, [&](const Target& target, const Operand& left, const Operand& right) {
-        product(call.context, kernel, target, left, right, m, n, k);
+        product(call.context(), kernel, target, left, right, m, n, k);
       });
     }
   }
@@ -140,7 +147,7 @@ napi_value pack_base(const Call& call) {
   in.shape(w, {in_features, out_features}, "inFeatures * outFeatures");
 
   auto handle = std::make_unique<BaseHandle>();
-  handle->base = std::make_unique<PackedBase>(call.context, call.context.product_kernel(precision), w, in_features, out_features);
+  handle->base = std::make_unique<PackedBase>(call.context(), call.context().product_kernel(precision), w, in_features, out_features);
   napi_value object;
   napi_create_object(call.env, &object);
   napi_type_tag_object(call.env, object, &packed_base_tag);
@@ -162,7 +169,7 @@ const PackedBase& packed_base(const Call& call) {
 /// A base read by kernels of another set would be misread: its packing belongs to the set it was made with.
 const PackedBase& usable_base(const Call& call) {
   const PackedBase& base = packed_base(call);
-  const auto is_ours = [&](Precision precision) { return base.kernel == &call.context.product_kernel(precision); };
+  const auto is_ours = [&](Precision precision) { return base.kernel == &call.context().product_kernel(precision); };
   if (!is_ours(Precision::float32) && !is_ours(Precision::bfloat16)) {
     call.arguments.refuse("base was packed for another instruction set than the one configured now");
   }
@@ -192,7 +199,7 @@ napi_value lora_linear_forward(const Call& call) {
   in.shape(a, {base.in, rank}, "inFeatures * rank");
   in.shape(b, {rank, base.out}, "rank * outFeatures");
   in.outputs_stand_alone();
-  relora::lora_linear_forward(call.context, y, xa, x, base, a, b, scale, rows, rank);
+  relora::lora_linear_forward(call.context(), y, xa, x, base, a, b, scale, rows, rank);
   return undefined();
 }
 
@@ -213,7 +220,7 @@ napi_value lora_linear_backward(const Call& call) {
   in.shape(a, {base.in, rank}, "inFeatures * rank");
   in.shape(b, {rank, base.out}, "rank * outFeatures");
   in.outputs_stand_alone();
-  relora::lora_linear_backward(call.context, {dx, da, db}, dy, x, xa, base, a, b, scale, rows, rank);
+  relora::lora_linear_backward(call.context(), {dx, da, db}, dy, x, xa, base, a, b, scale, rows, rank);
   return undefined();
 }
 
@@ -229,7 +236,7 @@ napi_value merge_adapter(const Call& call) {
   in.shape(b, {rank, out}, "rank * outFeatures");
   in.outputs_stand_alone();
 
-  const MergeResult merge = call.context.kernels.merge_adapter(call.context, merged, w, a, b, scale, in_features, rank, out);
+  const MergeResult merge = call.context().kernels.merge_adapter(call.context(), merged, w, a, b, scale, in_features, rank, out);
   napi_value result, finite;
   napi_create_object(call.env, &result);
   napi_get_boolean(call.env, merge.finite, &finite);
@@ -249,7 +256,7 @@ napi_value rms_norm_forward(const Call& call) {
   in.shape(x, {rows, dim}, "rows * dim");
   in.shape(gain, {dim}, "dim");
   in.outputs_stand_alone();
-  call.context.kernels.rms_norm_forward(call.context, y, rstd, x, gain, rows, dim, epsilon);
+  call.context().kernels.rms_norm_forward(call.context(), y, rstd, x, gain, rows, dim, epsilon);
   return undefined();
 }
 
@@ -265,7 +272,7 @@ napi_value rms_norm_backward(const Call& call) {
   in.shape(gain, {dim}, "dim");
   in.shape(rstd, {rows}, "rows");
   in.outputs_stand_alone();
-  call.context.kernels.rms_norm_backward(call.context, dx, dgain, dy, x, gain, rstd, rows, dim);
+  call.context().kernels.rms_norm_backward(call.context(), dx, dgain, dy, x, gain, rstd, rows, dim);
   return undefined();
 }
 
@@ -286,7 +293,7 @@ napi_value rotary(const Call& call) {
   in.shape(cosines, {shape.first_position + shape.time, shape.head_dim / 2}, "(firstPosition + time) * headDim / 2", true);
   in.shape(sines, {shape.first_position + shape.time, shape.head_dim / 2}, "(firstPosition + time) * headDim / 2", true);
   in.outputs_stand_alone();
-  call.context.kernels.rotary(call.context, y, x, cosines, sines, shape, inverse);
+  call.context().kernels.rotary(call.context(), y, x, cosines, sines, shape, inverse);
   return undefined();
 }
 
@@ -319,7 +326,7 @@ napi_value attention_forward(const Call& call) {
   const AttentionShape shape = attention_shape(in);
   const Precision precision = in.precision("precision");
   check_attention(in, shape, {out, q}, {k, v}, log_sum_exp);
-  call.context.kernels.attention_forward(call.context, out, log_sum_exp, q, k, v, shape, precision);
+  call.context().kernels.attention_forward(call.context(), out, log_sum_exp, q, k, v, shape, precision);
   return undefined();
 }
 
@@ -331,7 +338,7 @@ napi_value attention_backward(const Call& call) {
   const AttentionShape shape = attention_shape(in);
   const Precision precision = in.precision("precision");
   check_attention(in, shape, {dq, dout, q, out}, {dk, dv, k, v}, log_sum_exp);
-  call.context.kernels.attention_backward(call.context, dq, dk, dv, dout, q, k, v, out, log_sum_exp, shape, precision);
+  call.context().kernels.attention_backward(call.context(), dq, dk, dv, dout, q, k, v, out, log_sum_exp, shape, precision);
   return undefined();
 }
 
@@ -343,7 +350,7 @@ napi_value swiglu_forward(const Call& call) {
   in.shape(gate, {length}, "length of h");
   in.shape(up, {length}, "length of h");
   in.outputs_stand_alone();
-  call.context.kernels.swiglu_forward(call.context, h, gate, up, length);
+  call.context().kernels.swiglu_forward(call.context(), h, gate, up, length);
   return undefined();
 }
 
@@ -354,7 +361,7 @@ napi_value swiglu_backward(const Call& call) {
   const size_t length = in.length(dgate);
   for (const float* array : {static_cast<const float*>(dup), dh, gate, up}) in.shape(array, {length}, "length of dgate");
   in.outputs_stand_alone();
-  call.context.kernels.swiglu_backward(call.context, dgate, dup, dh, gate, up, length);
+  call.context().kernels.swiglu_backward(call.context(), dgate, dup, dh, gate, up, length);
   return undefined();
 }
 
@@ -369,7 +376,7 @@ napi_value embedding_forward(const Call& call) {
   in.shape(ids, {rows}, "rows");
   in.values(ids, 0, static_cast<int64_t>(vocabulary));
   in.outputs_stand_alone();
-  relora::embedding_forward(call.context, y, table, ids, rows, dim);
+  relora::embedding_forward(call.context(), y, table, ids, rows, dim);
   return undefined();
 }
 
@@ -384,7 +391,7 @@ napi_value embedding_backward(const Call& call) {
   in.shape(ids, {rows}, "rows");
   in.values(ids, 0, static_cast<int64_t>(vocabulary));
   in.outputs_stand_alone();
-  relora::embedding_backward(call.context, dtable, dy, ids, rows, vocabulary, dim);
+  relora::embedding_backward(call.context(), dtable, dy, ids, rows, vocabulary, dim);
   return undefined();
 }
 
@@ -409,13 +416,13 @@ napi_value head_cross_entropy(const Call& call) {
   in.shape(targets, {shape.rows}, "rows");
   in.values(targets, -1, static_cast<int64_t>(shape.vocabulary));
   in.outputs_stand_alone();
-  call.context.kernels.head_cross_entropy(call.context, losses, dx, dhead, x, head, targets, shape, precision);
+  call.context().kernels.head_cross_entropy(call.context(), losses, dx, dhead, x, head, targets, shape, precision);
   return undefined();
 }
 
 napi_value sum_squares(const Call& call) {
   const float* x = call.arguments.input("x");
-  return number(call.env, call.context.kernels.sum_squares(call.context, x, call.arguments.length(x)));
+  return number(call.env, call.context().kernels.sum_squares(call.context(), x, call.arguments.length(x)));
 }
 
 napi_value adamw_in_place(const Call& call) {
@@ -429,8 +436,8 @@ napi_value adamw_in_place(const Call& call) {
   }
   in.outputs_stand_alone();
   const auto option = [&](const char* name) { return in.option(options, name); };
-  call.context.kernels.adamw_in_place(
-      call.context, parameter, first, second, gradient, length,
+  call.context().kernels.adamw_in_place(
+      call.context(), parameter, first, second, gradient, length,
       {option("learningRate"), option("beta1"), option("beta2"), option("epsilon"), option("weightDecay"),
        option("correction1"), option("correction2"), option("gradientScale")});
   return undefined();
@@ -442,7 +449,7 @@ napi_value add_in_place(const Call& call) {
   const float* x = in.input("x");
   in.shape(x, {in.length(accumulator)}, "length of accumulator");
   in.outputs_stand_alone();
-  call.context.kernels.add_in_place(call.context, accumulator, x, in.length(accumulator));
+  call.context().kernels.add_in_place(call.context(), accumulator, x, in.length(accumulator));
   return undefined();
 }
 
@@ -451,7 +458,7 @@ napi_value singular_values(const Call& call) {
   const float* matrix = in.input("matrix");
   const size_t rows = in.dimension("rows"), columns = in.dimension("columns");
   in.shape(matrix, {rows, columns}, "rows * columns");
-  const std::vector<double> values = relora::singular_values(call.context, matrix, rows, columns);
+  const std::vector<double> values = relora::singular_values(call.context(), matrix, rows, columns);
   napi_value buffer, result;
   void* data;
   napi_create_arraybuffer(call.env, values.size() * sizeof(double), &data, &buffer);
@@ -465,7 +472,7 @@ napi_value measure_peak(const Call& call) {
   const Precision precision = in.precision("precision");
   const double milliseconds = in.number("milliseconds");
   if (!(milliseconds > 0 && milliseconds <= 60000)) in.refuse("milliseconds must be in (0, 60000], got " + std::to_string(milliseconds));
-  return number(call.env, relora::measure_peak(call.context, call.context.product_kernel(precision), milliseconds));
+  return number(call.env, relora::measure_peak(call.context(), call.context().product_kernel(precision), milliseconds));
 }
 
 constexpr Entry entries[] = {
@@ -503,10 +510,8 @@ napi_value enter(napi_env env, napi_callback_info info) {
   const Entry& entry = *static_cast<const Entry*>(data);
   Instance& instance = *static_cast<Instance*>(instance_data);
   try {
-    // Until configured: the best set and all CPUs.
-    if (!instance.context) instance.context = std::make_unique<Context>(supported_instruction_sets().front(), usable_cpus());
     Arguments arguments(env, info, entry.name, entry.arguments);
-    return entry.function({env, arguments, instance, *instance.context});
+    return entry.function({env, arguments, instance});
   } catch (const BadType& error) {
     napi_throw_type_error(env, "ERR_INVALID_ARG_TYPE", error.what());
   } catch (const BadValue& error) {

@@ -196,7 +196,10 @@ static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t 
         const size_t count = smaller(k_count - s * k_per_step, lanes * k_per_step);
         if (j + i >= columns) {
           rows[i] = Words{};
-        } else if constexpr (format == Format::pairs) {
+          continue;
+        }
+        prefetch(from + lanes * right.stride, count);
+        if constexpr (format == Format::pairs) {
           rows[i] = load_pairs(from, count);
         } else {
           rows[i] = bits_of(load(from, count));
