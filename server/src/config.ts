@@ -1,4 +1,5 @@
 import { isAbsolute, resolve } from 'node:path';
+import { nearest } from './nearest.js';
 
 /** One setting: where it is read from, what it may be and why it exists. docs/configuration.md is checked against these. */
 export interface Setting<T> {
@@ -364,23 +365,4 @@ function folders(
       return paths;
     },
   };
-}
-
-/** The candidate with the fewest changed letters (Levenshtein). */
-function nearest(word: string, candidates: readonly string[]): string {
-  const distances = candidates.map((candidate) => ({ candidate, distance: editDistance(word, candidate) }));
-  return distances.reduce((best, entry) => (entry.distance < best.distance ? entry : best)).candidate;
-}
-
-function editDistance(a: string, b: string): number {
-  let previous = Array.from({ length: b.length + 1 }, (_, column) => column);
-  for (let row = 1; row <= a.length; row++) {
-    const current = [row];
-    for (let column = 1; column <= b.length; column++) {
-      const substitution = previous[column - 1]! + (a[row - 1] === b[column - 1] ? 0 : 1);
-      current.push(Math.min(substitution, previous[column]! + 1, current[column - 1]! + 1));
-    }
-    previous = current;
-  }
-  return previous[b.length]!;
 }

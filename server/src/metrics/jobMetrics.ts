@@ -1,0 +1,127 @@
+import type { Gauge } from 'prom-client';
+import { isTerminal, type Job, type JobEvent, type JobEventBody } from '../jobs/job.js';
+import type { JobJournal } from '../jobs/jobJournal.js';
+import type { Metrics } from './metrics.js';
+
+/** How long the last values of a job that stopped can still be scraped. */
+const keptMs = 5 * 60_000;
+/** Jobs with series, however short their lives are: the oldest lose theirs. */
+const seriesMax = 64;
+/** Weight of a new loss in the smoothed one. */
+const smoothing = 0.02;
+
+/** Feeds metrics from the events of the journal: what Prometheus shows and what watchers see has one source. */
+export class JobMetrics {
+  private readonly perJob: Gauge<string>[];
+  /** When the series of a job go, by job id; null while it runs. In order of last beginning. */
+  private readonly expiry = new Map<string, number | null>();
+  private readonly smoothed = new Map<string, number>();
+  private readonly queuedSince = new Map<string, number>();
+
+  constructor(private readonly metrics: Metrics) {
+    this.perJob = Object.entries(metrics).flatMap(([key, metric]) => (/^job[A-Z]/.test(key) ? [metric as Gauge<string>] : []));
+    for (const outcome of ['succeeded', 'failed', 'cancelled']) metrics.jobsFinished.inc({ outcome }, 0);
+  }
+
+  /** Returns the function that ends it. */
+  follow(journal: JobJournal): () => void {
+    return journal.onAppended((job, events) => {
+      for (const event of events) this.count(job, event);
+    });
+  }
+
+  /** Drops series of jobs that stopped some minutes ago; called before a scrape. */
+  forgetOld(nowMs = Date.now()): void {
+    for (const [jobId, expiresMs] of this.expiry) {
+      if (expiresMs !== null && (expiresMs <= nowMs || this.expiry.size > seriesMax)) this.forget(jobId);
+    }
+  }
+
+  private forget(jobId: string): void {
+    this.expiry.delete(jobId);
+    this.smoothed.delete(jobId);
+    for (const gauge of this.perJob) gauge.remove({ job_id: jobId });
+  }
+
+  private count(job: Job, event: JobEvent): void {
+    const { metrics } = this;
+    const { body } = event;
+    const series = { job_id: job.id };
+    metrics.events.inc();
+    switch (body.kind) {
+      case 'state':
+        return this.countState(job, event, body);
+      case 'step':
+        metrics.steps.inc();
+        metrics.tokens.inc(body.tokenCount);
+        metrics.stepDuration.observe(body.stepSeconds);
+        if (body.skipped) metrics.stepsSkipped.inc();
+        else this.setLoss(job.id, body.loss);
+        metrics.jobStep.set(series, body.step + 1);
+        metrics.jobSteps.set(series, job.progress.stepCount);
+        metrics.jobLearningRate.set(series, body.learningRate);
+        metrics.jobGradientNorm.set(series, body.gradientNorm);
+        metrics.jobTokens.set(series, body.trainedTokens);
+        metrics.jobMemory.set(series, body.residentBytes);
+        metrics.jobStepTime.set(series, event.timeMs / 1000);
+        if (job.progress.tokensPerSecond !== null) metrics.jobTokenRate.set(series, job.progress.tokensPerSecond);
+        return;
+      case 'evaluation':
+        metrics.evaluationDuration.observe(body.seconds);
+        metrics.jobEvaluationLoss.set(series, body.loss);
+        metrics.jobBitsPerByte.set(series, body.bitsPerByte);
+        return;
+      case 'restart':
+        metrics.restarts.inc();
+        metrics.restartDuration.observe(body.seconds);
+        metrics.jobRestarts.set(series, body.restart);
+        metrics.jobDeltaNorm.set(series, body.deltaNorm);
+        metrics.jobLogitChange.set(series, body.logitChangeMax);
+        metrics.jobEffectiveRank.set(series, body.effectiveRank);
+        metrics.jobMomentsZeroed.set(series, body.momentsZeroedRatio);
+        return;
+      case 'checkpoint':
+        metrics.checkpoints.inc();
+        metrics.checkpointDuration.observe(body.seconds);
+        metrics.jobCheckpointBytes.set(series, body.sizeBytes);
+        metrics.jobCheckpointTime.set(series, event.timeMs / 1000);
+        return;
+      case 'warning':
+        metrics.warnings.inc();
+        return;
+      case 'artifact':
+      case 'sample':
+        return;
+    }
+  }
+
+  private countState(job: Job, event: JobEvent, body: JobEventBody & { kind: 'state' }): void {
+    const { metrics } = this;
+    if (body.from === null) metrics.jobsCreated.inc();
+    if (body.to === 'queued') this.queuedSince.set(job.id, event.timeMs);
+    else {
+      const since = this.queuedSince.get(job.id);
+      this.queuedSince.delete(job.id);
+      if (body.to === 'starting' && since !== undefined) metrics.queueWait.observe((event.timeMs - since) / 1000);
+    }
+    if (body.to === 'starting') {
+      metrics.attempts.inc();
+      this.expiry.delete(job.id); // so that it stands last: the order is that of beginning
+      this.expiry.set(job.id, null);
+      metrics.jobSteps.set({ job_id: job.id }, job.progress.stepCount);
+      metrics.jobStep.set({ job_id: job.id }, job.progress.step);
+      metrics.jobRestarts.set({ job_id: job.id }, job.progress.restartCount);
+    } else if (body.to !== 'running' && this.expiry.has(job.id)) {
+      this.expiry.set(job.id, event.timeMs + keptMs);
+    }
+    if (isTerminal(body.to)) metrics.jobsFinished.inc({ outcome: body.to });
+  }
+
+  private setLoss(jobId: string, loss: number): void {
+    const before = this.smoothed.get(jobId);
+    const after = before === undefined ? loss : before + smoothing * (loss - before);
+    this.smoothed.set(jobId, after);
+    this.metrics.jobLoss.set({ job_id: jobId }, loss);
+    this.metrics.jobLossSmoothed.set({ job_id: jobId }, after);
+  }
+}

@@ -1,0 +1,21 @@
+import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { metricTable } from './metricTable.js';
+
+type Instruments = { counter: Counter<string>; gauge: Gauge<string>; histogram: Histogram<string> };
+type Table = typeof metricTable;
+
+/** The instruments of the table, and the registry that serves them. Passed along; there is no global registry. */
+export type Metrics = { readonly registry: Registry } & { readonly [Name in keyof Table]: Instruments[Table[Name]['type']] };
+
+/** Makes every metric of the table. Those without labels read 0 from the start, so that rates see the first event. */
+export function createMetrics(): Metrics {
+  const registry = new Registry();
+  const instruments = Object.entries(metricTable).map(([key, entry]) => {
+    const { name, help } = entry;
+    const options = { name, help, labelNames: [...entry.labels], registers: [registry] };
+    if (entry.type === 'counter') return [key, new Counter(options)];
+    if (entry.type === 'gauge') return [key, new Gauge(options)];
+    return [key, new Histogram({ ...options, buckets: [...(entry.buckets ?? [])] })];
+  });
+  return { registry, ...Object.fromEntries(instruments) } as Metrics;
+}

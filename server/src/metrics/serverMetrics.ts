@@ -1,0 +1,63 @@
+import { monitorEventLoopDelay, type IntervalHistogram } from 'node:perf_hooks';
+import { statfs } from 'node:fs/promises';
+import type { JobStore } from '../jobs/jobStore.js';
+import type { Supervisor } from '../trainer/supervisor.js';
+import type { JobMetrics } from './jobMetrics.js';
+import type { Metrics } from './metrics.js';
+
+export interface ScrapeParts {
+  metrics: Metrics;
+  jobMetrics: JobMetrics;
+  store: JobStore;
+  supervisor: Supervisor;
+  dataFolder: string;
+}
+
+/** Scrapes closer together than this get the same text, so that a busy scraper costs the store nothing. */
+const cacheMs = 1000;
+
+/** Reads what has to be asked for rather than counted, and renders all metrics as text. */
+export class ServerMetrics {
+  private readonly delay: IntervalHistogram;
+  private cached: { text: Promise<string>; timeMs: number } | undefined;
+
+  constructor(private readonly parts: ScrapeParts) {
+    this.delay = monitorEventLoopDelay({ resolution: 20 });
+    this.delay.enable();
+  }
+
+  get contentType(): string {
+    return this.parts.metrics.registry.contentType;
+  }
+
+  /** The metrics as text, at most a second old. */
+  async render(): Promise<string> {
+    const nowMs = performance.now();
+    if (this.cached === undefined || nowMs - this.cached.timeMs > cacheMs) {
+      const text = this.collect();
+      this.cached = { text, timeMs: nowMs };
+      // A failed scrape is not kept: the next one asks again.
+      text.catch(() => (this.cached = undefined));
+    }
+    return await this.cached.text;
+  }
+
+  stop(): void {
+    this.delay.disable();
+  }
+
+  private async collect(): Promise<string> {
+    const { metrics, jobMetrics, store, supervisor, dataFolder } = this.parts;
+    jobMetrics.forgetOld();
+    for (const [state, count] of Object.entries(await store.countByState())) metrics.jobs.set({ state }, count);
+    metrics.slots.set(supervisor.slotCount);
+    metrics.slotsInUse.set(supervisor.runningCount);
+    const { bavail, bsize } = await statfs(dataFolder);
+    metrics.diskFree.set(bavail * bsize);
+    metrics.serverMemory.set(process.memoryUsage.rss());
+    // The histogram counts whole delays; its resolution is what an idle loop shows.
+    metrics.eventLoopLag.set(Math.max(0, this.delay.percentile(99) / 1e9 - 0.02));
+    this.delay.reset();
+    return await metrics.registry.metrics();
+  }
+}

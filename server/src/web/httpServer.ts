@@ -1,0 +1,81 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { Logger } from 'pino';
+import type { Address } from '../config.js';
+
+/** Whether the server can do its work; `problem` says why not. */
+export type Readiness = { ready: true } | { ready: false; problem: string };
+
+export interface WebParts {
+  /** All metrics as text. */
+  render(): Promise<string>;
+  contentType: string;
+  readiness(): Promise<Readiness>;
+  log: Logger;
+}
+
+interface Answer {
+  status: number;
+  contentType?: string;
+  text: string;
+}
+
+/** Serves /metrics, /healthz and /readyz, and nothing else. */
+export class HttpServer {
+  private constructor(
+    private readonly server: Server,
+    readonly port: number,
+  ) {}
+
+  /** Rejects when the address cannot be had. */
+  static async listen(address: Address, parts: WebParts): Promise<HttpServer> {
+    const server = createServer({ requestTimeout: 10_000, headersTimeout: 5000, keepAliveTimeout: 5000 }, (request, response) => {
+      answer(request, parts)
+        .catch((error: unknown): Answer => {
+          parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
+          return { status: 500, text: 'Internal error\n' };
+        })
+        .then((result) => send(request, response, result))
+        .catch((error: unknown) => parts.log.debug({ err: error }, 'An HTTP answer could not be sent'));
+    });
+    server.maxConnections = 100;
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(address.port, address.host, () => {
+        server.off('error', reject);
+        resolve();
+      });
+    });
+    return new HttpServer(server, (server.address() as AddressInfo).port);
+  }
+
+  async close(): Promise<void> {
+    const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
+    this.server.closeAllConnections();
+    await closed;
+  }
+}
+
+async function answer(request: IncomingMessage, parts: WebParts): Promise<Answer> {
+  const path = (request.url ?? '').split('?')[0];
+  if (path !== '/metrics' && path !== '/healthz' && path !== '/readyz') {
+    return { status: 404, text: 'Not found; there are /metrics, /healthz and /readyz\n' };
+  }
+  if (request.method !== 'GET' && request.method !== 'HEAD') return { status: 405, text: 'Only GET and HEAD\n' };
+  if (path === '/metrics') return { status: 200, contentType: parts.contentType, text: await parts.render() };
+  // Alive is who can answer: the event loop turns. The store is of no concern, since a restart would not mend it.
+  if (path === '/healthz') return { status: 200, text: 'ok\n' };
+  const readiness = await parts.readiness();
+  return readiness.ready ? { status: 200, text: 'ready\n' } : { status: 503, text: `${readiness.problem}\n` };
+}
+
+function send(request: IncomingMessage, response: ServerResponse, { status, contentType = 'text/plain; charset=utf-8', text }: Answer): void {
+  response.writeHead(status, {
+    'content-type': contentType,
+    'content-length': Buffer.byteLength(text),
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+    ...(status === 405 ? { allow: 'GET, HEAD' } : {}),
+  });
+  response.end(request.method === 'HEAD' ? undefined : text);
+}
