@@ -1,7 +1,7 @@
 import { countParameters, largestRank, linearShapes, Schedule, targetModules } from '@relora/engine/plan';
 import type { AdapterSettings, BatchSettings, LearningRateSettings, LlamaConfig, RunSpec, TargetModule } from '@relora/engine/plan';
 import type { AdapterSpec, BatchSpec, JobSpec, LearningRateSpec } from '@relora/sdk/contract';
-import type { Dataset } from '../datasets/dataset.js';
+import type { Dataset, PreparedDataset } from '../datasets/dataset.js';
 import { quote, type FieldProblem, type SpecWarning } from '../errors.js';
 import { deviceChoices, jobKinds, momentResets, precisions, scheduleKinds, targetModuleNames, weightTypes } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -49,7 +49,7 @@ export function parseJobSpec(spec: JobSpec | undefined, { dataset, baseWeights }
   if (spec.stepCount === undefined) checks.add('spec.step_count', `a whole number from 1 to ${limits.stepsMax}`, 'none');
   const stepCount = checks.integer('spec.step_count', spec.stepCount, 1, 1, limits.stepsMax);
 
-  const warmStart = parseWarmStart();
+  const warmStart = parseWarmStart(checks, spec, hasAdapter, stepCount, limits);
   if (warmStart.stepCount + stepCount > limits.stepsMax) {
     checks.add('spec.step_count', `at most ${limits.stepsMax} steps with those of the warm start`, warmStart.stepCount + stepCount);
   }
@@ -79,7 +79,7 @@ export function parseJobSpec(spec: JobSpec | undefined, { dataset, baseWeights }
     evaluation: {
       everyStepCount: checks.integer('spec.evaluation.every_step_count', spec.evaluation?.everyStepCount, tenthOf(stepCountOfAll), 0, limits.stepsMax),
       tokenCount: checks.integer('spec.evaluation.token_count', spec.evaluation?.tokenCount, 65_536, 1, 2 ** 40),
-      finalTokenCount: checks.integer('spec.evaluation.final_token_count', spec.evaluation?.finalTokenCount, 0, 1, 2 ** 40),
+      finalTokenCount: checks.integer('spec.evaluation.final_token_count', spec.evaluation?.finalTokenCount, prepared?.heldOut.tokenCount ?? 0, 0, 2 ** 40),
     },
     checkpoint: {
       everyStepCount: checks.integer(
@@ -112,18 +112,20 @@ export function parseJobSpec(spec: JobSpec | undefined, { dataset, baseWeights }
   }
   if (source === undefined || checks.problems.length > 0) return { spec: null, problems: checks.problems, warnings: [] };
   const complete: RunSpec = { ...run, ...source };
-  return { spec: complete, problems: [], warnings: warningsOf(complete, prepared?.train.tokenCount ?? null) };
+  return { spec: complete, problems: [], warnings: warningsOf(complete, prepared) };
+}
 
-  function parseWarmStart(): RunSpec['warmStart'] {
-    if (!hasAdapter && spec!.warmStart !== undefined) checks.add('spec.warm_start', 'nothing for FULL_RANK', 'a WarmStartSpec');
-    const fallback = !hasAdapter || spec!.model?.baseWeights !== undefined ? 0 : Math.floor(stepCount / 4);
-    const steps = checks.integer('spec.warm_start.step_count', spec!.warmStart?.stepCount, fallback, 0, limits.stepsMax);
-    return {
-      stepCount: hasAdapter ? steps : 0,
-      learningRate: checks.number('spec.warm_start.learning_rate', spec!.warmStart?.learningRate, 5e-4, { min: 0, max: 1, above: true }),
-      warmupStepCount: checks.integer('spec.warm_start.warmup_step_count', spec!.warmStart?.warmupStepCount, Math.floor(steps / 10), 0, steps),
-    };
-  }
+function parseWarmStart(checks: FieldChecks, spec: JobSpec, hasAdapter: boolean, stepCount: number, limits: Limits): RunSpec['warmStart'] {
+  if (!hasAdapter && spec.warmStart !== undefined) checks.add('spec.warm_start', 'nothing for FULL_RANK', 'a WarmStartSpec');
+  // Base weights are past what a warm start is for.
+  const fallback = !hasAdapter || spec.model?.baseWeights !== undefined ? 0 : Math.floor(stepCount / 4);
+  const { warmStart } = spec;
+  const steps = checks.integer('spec.warm_start.step_count', warmStart?.stepCount, fallback, 0, limits.stepsMax);
+  return {
+    stepCount: hasAdapter ? steps : 0,
+    learningRate: checks.number('spec.warm_start.learning_rate', warmStart?.learningRate, 5e-4, { min: 0, max: 1, above: true }),
+    warmupStepCount: checks.integer('spec.warm_start.warmup_step_count', warmStart?.warmupStepCount, Math.floor(steps / 10), 0, steps),
+  };
 }
 
 function parseAdapter(
@@ -144,7 +146,12 @@ function parseAdapter(
     if (spec?.cycleStepCount === undefined) checks.add(field, 'the steps between restarts; RELORA needs it', 'none');
     cycleStepCount = checks.integer(field, spec?.cycleStepCount, stepCount, 1, stepCount);
     if (!checks.isWrong(field) && !checks.isWrong('spec.step_count') && stepCount % cycleStepCount !== 0 && spec?.allowShortLastCycle !== true) {
-      checks.add(field, `a divisor of step_count ${stepCount}, or allow_short_last_cycle`, cycleStepCount);
+      const below = stepCount - (stepCount % cycleStepCount);
+      checks.add(
+        field,
+        `a divisor of step_count ${stepCount} (nearest ${nearestDivisor(stepCount, cycleStepCount)}; or step_count ${below} or ${below + cycleStepCount}; or allow_short_last_cycle)`,
+        cycleStepCount,
+      );
     }
   } else if (spec?.cycleStepCount !== undefined && spec.cycleStepCount !== stepCount) {
     checks.add('spec.adapter.cycle_step_count', 'nothing for LORA, which has no restarts', spec.cycleStepCount);
@@ -162,6 +169,13 @@ function parseAdapter(
     targetModules: modules,
     trainableScale: spec?.trainableScale ?? false,
   };
+}
+
+function nearestDivisor(count: number, wanted: number): number {
+  for (let distance = 1; ; distance++) {
+    if (wanted - distance >= 1 && count % (wanted - distance) === 0) return wanted - distance;
+    if (count % (wanted + distance) === 0) return wanted + distance;
+  }
 }
 
 function parseTargetModules(checks: FieldChecks, values: string[]): TargetModule[] {
@@ -213,7 +227,7 @@ function tenthOf(stepCount: number): number {
   return Math.max(1, Math.floor(stepCount / 10));
 }
 
-function warningsOf(spec: RunSpec, trainTokenCount: number | null): Warning[] {
+function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): Warning[] {
   const warnings: Warning[] = [];
   const { adapter } = spec;
   if (adapter !== null) {
@@ -235,15 +249,18 @@ function warningsOf(spec: RunSpec, trainTokenCount: number | null): Warning[] {
     if (spec.warmStart.stepCount === 0 && spec.baseWeightsFolder === null) {
       warnings.push({ reason: 'WARM_START_MISSING', message: 'New weights without a warm start: the paper needs full-rank steps first, a quarter of step_count is the default' });
     }
-    if (adapter.restartWarmupStepCount * 2 >= adapter.cycleStepCount && adapter.restartWarmupStepCount > 0) {
+    if (adapter.restartWarmupStepCount * 3 > adapter.cycleStepCount) {
       warnings.push({ reason: 'CYCLE_SHORT', message: `${adapter.restartWarmupStepCount} of ${adapter.cycleStepCount} steps of a cycle raise the learning rate again` });
     }
     const last = spec.stepCount % adapter.cycleStepCount;
     if (last !== 0) warnings.push({ reason: 'LAST_CYCLE_SHORT', message: `The last cycle has ${last} steps, the others ${adapter.cycleStepCount}` });
   }
-  if (trainTokenCount !== null && trainTokenCount > 0) {
-    const epochs = (new Schedule(spec).stepCount * spec.batch.sequenceCount * spec.batch.sequenceLength) / trainTokenCount;
+  if (prepared !== null) {
+    const epochs = (new Schedule(spec).stepCount * spec.batch.sequenceCount * spec.batch.sequenceLength) / prepared.train.tokenCount;
     if (epochs > 4) warnings.push({ reason: 'DATA_REPEATED', message: `The run reads its training part ${epochs.toFixed(1)} times; beyond about four times little is learned` });
+    if (prepared.heldOut.tokenCount === 0) {
+      warnings.push({ reason: 'HELD_OUT_EMPTY', message: `The held-out part of ${spec.dataset} is empty: the model is not evaluated` });
+    }
   }
   return warnings;
 }

@@ -9,8 +9,8 @@ import type { JobControl } from '../jobs/jobControl.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
-import type { DeviceDescription } from '../trainer/messages.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
+import type { DeviceCatalogue } from './deviceCatalogue.js';
 import type { PageTokens } from './pageToken.js';
 
 /** All that the services of the API stand on. Each takes what it needs of it; server.ts makes it once. */
@@ -28,8 +28,8 @@ export interface ApiParts {
   allowedFolders: AllowedFolders;
   tasks: TaskRunner;
   pageTokens: PageTokens;
-  /** What jobs can run on, measured once at the start of the server, the device of `auto` first. */
-  devices: readonly DeviceDescription[];
+  /** What jobs can run on. */
+  devices: DeviceCatalogue;
   /** Jobs that run at once. */
   slotCount: number;
   version: string;

@@ -1,0 +1,65 @@
+import type { WatchJobResponse } from '@relora/sdk/contract';
+import type { JobJournal } from '../jobs/jobJournal.js';
+import { ServiceError } from '../errors.js';
+import { toEvent, toHeartbeat } from './toProto.js';
+
+/**
+ * The events of a job above a sequence number, until the final one. It reads the journal from a cursor rather than listen
+ * for events: what is appended while a slow client holds it at `yield` is found on the next pass, so a client that never
+ * reads costs one page of events. After a silence of heartbeatMs it says that nothing is new. Throws SERVER_STOPPING.
+ */
+export async function* watchEvents(
+  journal: JobJournal,
+  jobId: string,
+  afterSequence: number,
+  heartbeatMs: number,
+  signal: AbortSignal,
+  stopping: AbortSignal,
+): AsyncGenerator<WatchJobResponse> {
+  const ended = new AbortController();
+  const end = (): void => ended.abort();
+  signal.addEventListener('abort', end);
+  stopping.addEventListener('abort', end);
+  let sequence = afterSequence;
+  try {
+    for (;;) {
+      if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
+      if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
+      const { events, isComplete } = await journal.readAfter(jobId, sequence);
+      for (const event of events) {
+        yield { event: toEvent(jobId, event) };
+        sequence = event.sequence;
+        if (signal.aborted || stopping.aborted) break;
+      }
+      if (signal.aborted || stopping.aborted) continue;
+      if (isComplete) return; // also when the cursor was past the last event from the beginning
+      if (events.length > 0) continue;
+      if (!(await changedWithin(journal, jobId, sequence, heartbeatMs, ended.signal)) && !ended.signal.aborted) {
+        yield { event: toHeartbeat(sequence) };
+      }
+    }
+  } finally {
+    signal.removeEventListener('abort', end);
+    stopping.removeEventListener('abort', end);
+  }
+}
+
+/** Whether the job had news before the time was over. */
+async function changedWithin(journal: JobJournal, jobId: string, sequence: number, timeMs: number, signal: AbortSignal): Promise<boolean> {
+  const limit = new AbortController();
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    limit.abort();
+  }, timeMs);
+  const abort = (): void => limit.abort();
+  signal.addEventListener('abort', abort);
+  if (signal.aborted) abort();
+  try {
+    await journal.changedSince(jobId, sequence, limit.signal);
+    return !isLate;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', abort);
+  }
+}
