@@ -1,4 +1,4 @@
-import { DataError } from './dataError.js';
+import { DataError } from './dataErrors.js';
 import { permutation } from './permutation.js';
 import type { TokenSplit } from './tokenSplit.js';
 
@@ -7,6 +7,11 @@ export interface Batch {
   inputs: Int32Array;
   /** The token after each input. */
   targets: Int32Array;
+}
+
+export interface TrainingBatch extends Batch {
+  /** How often all sequences were read before the first of this batch. */
+  epoch: number;
 }
 
 /**
@@ -25,12 +30,12 @@ export class Batches {
     const { sequenceLength } = options;
     this.sequencesPerEpoch = Math.floor((split.tokenCount - 1) / sequenceLength);
     if (this.sequencesPerEpoch < 1) {
-      throw new DataError('DATASET_TOO_SHORT', `The training part has ${split.tokenCount} tokens, a sequence of ${sequenceLength} needs ${sequenceLength + 1}`);
+      throw new DataError('DATASET_TOO_SHORT', { tokenCount: split.tokenCount, sequenceLength });
     }
   }
 
   /** Sequences `firstSequence` … `firstSequence + count - 1` of the run. */
-  async read(firstSequence: number, count: number): Promise<Batch> {
+  async read(firstSequence: number, count: number): Promise<TrainingBatch> {
     const { sequenceLength } = this.options;
     const inputs = new Int32Array(count * sequenceLength);
     const targets = new Int32Array(count * sequenceLength);
@@ -39,7 +44,7 @@ export class Batches {
       inputs.set(tokens.subarray(0, sequenceLength), i * sequenceLength);
       targets.set(tokens.subarray(1), i * sequenceLength);
     }
-    return { inputs, targets };
+    return { inputs, targets, epoch: Math.floor(firstSequence / this.sequencesPerEpoch) };
   }
 
   private sequenceAt(sequence: number): number {

@@ -2,7 +2,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestFile } from '../io/durableFile.js';
 import type { Batch } from './batches.js';
-import { DataError } from './dataError.js';
+import { DataError } from './dataErrors.js';
 import { readManifest, type DatasetManifest } from './manifest.js';
 import { tokenizerFile } from './prepareDataset.js';
 import { bytesTokenizer, jsonTokenizer, type Tokenizer } from './tokenizer.js';
@@ -32,8 +32,13 @@ export class Dataset {
       await checkFile(folder, shard.file, shard.tokens * manifest.tokenBytes, verify ? shard.sha256 : null);
     }
     const { kind, sha256: tokenizerSha256 } = manifest.tokenizer;
-    if (kind !== 'bytes') await checkFile(folder, tokenizerFile, null, tokenizerSha256);
-    const tokenizer = kind === 'bytes' ? bytesTokenizer() : jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), kind);
+    await checkFile(folder, tokenizerFile, null, tokenizerSha256);
+    // It was tried when the data set was prepared, and is still the same.
+    const json = async () => jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), 'huggingFace', { isTrusted: true });
+    const tokenizer = kind === 'bytes' ? bytesTokenizer() : { ...(await json()), kind };
+    if (tokenizer.vocabularySize !== manifest.tokenizer.vocabularySize) {
+      throw corrupt(tokenizerFile, `${manifest.tokenizer.vocabularySize} tokens`, `${tokenizer.vocabularySize}`);
+    }
     const split = (entry: DatasetManifest['train']) => new TokenSplit(folder, entry.shards, manifest.tokenBytes);
     return new Dataset(folder, manifest, sha256, tokenizer, split(manifest.train), split(manifest.heldOut));
   }
@@ -94,17 +99,19 @@ export class Dataset {
     if (bytes === null) return await this.tokenizer.decode([id]);
     const text = Buffer.from(bytes).toString('utf8');
     if (!text.includes('\ufffd')) return text;
-    return Array.from(bytes, (byte) => (byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16)}`)).join('');
+    return Array.from(bytes, (byte) => (byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, '0')}`)).join('');
   }
 }
 
 async function checkFile(folder: string, file: string, sizeBytes: number | null, sha256: string | null): Promise<void> {
   const found = await stat(join(folder, file)).catch(() => undefined);
-  if (found === undefined) throw new DataError('DATASET_CORRUPT', `${file} of the data set is missing`);
-  if (sizeBytes !== null && found.size !== sizeBytes) {
-    throw new DataError('DATASET_CORRUPT', `${file} of the data set should have ${sizeBytes} bytes, it has ${found.size}`);
-  }
+  if (found === undefined) throw corrupt(file, 'a file', 'none');
+  if (sizeBytes !== null && found.size !== sizeBytes) throw corrupt(file, `${sizeBytes} bytes`, `${found.size}`);
   if (sha256 === null) return;
   const digest = await digestFile(join(folder, file));
-  if (digest.sha256 !== sha256) throw new DataError('DATASET_CORRUPT', `${file} of the data set should have the SHA-256 ${sha256}, it has ${digest.sha256}`);
+  if (digest.sha256 !== sha256) throw corrupt(file, `SHA-256 ${sha256}`, digest.sha256);
+}
+
+function corrupt(file: string, expected: string, got: string): DataError {
+  return new DataError('DATASET_CORRUPT', { file, expected, got });
 }

@@ -1,11 +1,11 @@
-export { dataErrors, DataError } from './dataError.js';
-export { defaultLimits, type DataLimits } from './limits.js';
+export { dataErrors, DataError, type DataErrorReason } from './dataErrors.js';
+export { defaultLimits, type DataLimits } from './dataLimits.js';
 export { prepareDataset, heldOutTextFile, tokenizerFile, type PrepareOptions } from './prepareDataset.js';
 export { Dataset, type HeldOutBatch } from './dataset.js';
-export { Batches, type Batch } from './batches.js';
+export { Batches, type Batch, type TrainingBatch } from './batches.js';
 export { TokenSplit } from './tokenSplit.js';
 export { bytesTokenizer, jsonTokenizer, TextStream, type Tokenizer } from './tokenizer.js';
 export { trainedVocabularySizeMax, trainedVocabularySizeMin, endOfTextToken } from './trainBpe.js';
 export { permutation } from './permutation.js';
 export type { DatasetManifest } from './manifest.js';
-export type { SourceFile } from './sourceFile.js';
+export type { SourceFile } from './regularFile.js';

@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DataError } from './dataError.js';
+import { DataError, describeValue } from './dataErrors.js';
 
 /** What a prepared data set holds: written last, so its presence says that all of it is there. */
 export interface DatasetManifest {
@@ -18,7 +18,7 @@ export interface TokenizerEntry {
   kind: 'bytes' | 'trainedBpe' | 'huggingFace';
   vocabularySize: number;
   endOfTextId: number;
-  /** Of tokenizer.json; empty for bytes. */
+  /** Of tokenizer.json. */
   sha256: string;
 }
 
@@ -37,26 +37,74 @@ export interface ShardEntry {
 }
 
 export const manifestFile = 'manifest.json';
+export const manifestFormatVersion = 1;
 
-/** Reads and checks a manifest; throws DataError DATASET_CORRUPT. */
+/** Reads and checks a manifest, without its files; throws DataError DATASET_CORRUPT or DATASET_FORMAT_UNKNOWN. */
 export async function readManifest(folder: string): Promise<{ manifest: DatasetManifest; sha256: string }> {
-  const corrupt = (problem: string) => new DataError('DATASET_CORRUPT', `${manifestFile} of the data set ${problem}`);
   let text: string;
+  let manifest: unknown;
   try {
     text = await readFile(join(folder, manifestFile), 'utf8');
-  } catch {
-    throw corrupt('cannot be read');
+  } catch (error) {
+    throw corrupt('a readable file', (error as NodeJS.ErrnoException).code ?? 'an error', error);
   }
-  let manifest: DatasetManifest;
   try {
-    manifest = JSON.parse(text) as DatasetManifest;
-  } catch {
-    throw corrupt('is not JSON');
+    manifest = JSON.parse(text);
+  } catch (error) {
+    throw corrupt('JSON', `${text.length} characters that are not`, error);
   }
-  if (manifest.formatVersion !== 1) throw corrupt(`should have the format version 1, it has ${String(manifest.formatVersion)}`);
-  for (const split of [manifest.train, manifest.heldOut]) {
-    const tokens = split.shards.reduce((sum, shard) => sum + shard.tokens, 0);
-    if (tokens !== split.tokens) throw corrupt(`says ${split.tokens} tokens, its shards have ${tokens}`);
+  return { manifest: checkManifest(manifest), sha256: createHash('sha256').update(text).digest('hex') };
+}
+
+function checkManifest(value: unknown): DatasetManifest {
+  const manifest = object(value, 'a manifest');
+  const { formatVersion, tokenBytes } = manifest;
+  if (typeof formatVersion !== 'number') throw corrupt('a formatVersion', describeValue(formatVersion));
+  if (formatVersion !== manifestFormatVersion) {
+    throw new DataError('DATASET_FORMAT_UNKNOWN', { expected: manifestFormatVersion, got: formatVersion });
   }
-  return { manifest, sha256: createHash('sha256').update(text).digest('hex') };
+  const tokenizer = object(manifest.tokenizer, 'tokenizer');
+  if (!['bytes', 'trainedBpe', 'huggingFace'].includes(tokenizer.kind as string)) throw corrupt('a kind of tokenizer', describeValue(tokenizer.kind));
+  count(tokenizer.vocabularySize, 'tokenizer.vocabularySize');
+  count(tokenizer.endOfTextId, 'tokenizer.endOfTextId');
+  text(tokenizer.sha256, /^[0-9a-f]{64}$/, 'tokenizer.sha256');
+  if (tokenBytes !== 2 && tokenBytes !== 4) throw corrupt('tokenBytes of 2 or 4', describeValue(tokenBytes));
+  checkSplit(manifest.train, 'train');
+  checkSplit(manifest.heldOut, 'heldOut');
+  return manifest as unknown as DatasetManifest;
+}
+
+function checkSplit(value: unknown, name: string): void {
+  const split = object(value, name);
+  const expected = count(split.tokens, `${name}.tokens`);
+  count(split.documents, `${name}.documents`);
+  count(split.bytes, `${name}.bytes`);
+  if (!Array.isArray(split.shards)) throw corrupt(`a list ${name}.shards`, describeValue(split.shards));
+  let tokens = 0;
+  for (const entry of split.shards as unknown[]) {
+    const shard = object(entry, `${name}.shards`);
+    // A name from outside must not lead out of the folder.
+    text(shard.file, /^[a-z-]+-\d{5,}\.bin$/, `${name}.shards.file`);
+    text(shard.sha256, /^[0-9a-f]{64}$/, `${name}.shards.sha256`);
+    tokens += count(shard.tokens, `${name}.shards.tokens`);
+  }
+  if (tokens !== expected) throw corrupt(`${expected} tokens in ${name}.shards`, `${tokens}`);
+}
+
+function object(value: unknown, name: string): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw corrupt(`an object ${name}`, describeValue(value));
+  return value as Record<string, unknown>;
+}
+
+function count(value: unknown, name: string): number {
+  if (!Number.isSafeInteger(value) || (value as number) < 0) throw corrupt(`a count ${name}`, describeValue(value));
+  return value as number;
+}
+
+function text(value: unknown, pattern: RegExp, name: string): void {
+  if (typeof value !== 'string' || !pattern.test(value)) throw corrupt(`${name} like ${pattern.source}`, describeValue(value));
+}
+
+function corrupt(expected: string, got: string, cause?: unknown): DataError {
+  return new DataError('DATASET_CORRUPT', { file: manifestFile, expected, got }, { cause });
 }

@@ -1,3 +1,5 @@
+import { Random } from '../random.js';
+
 /**
  * A seeded permutation of 0 … length - 1 in constant memory: a Feistel network over the next power of four, walked until it
  * falls inside (Black and Rogaway 2002, cycle walking). At most 2^32 entries.
@@ -7,7 +9,8 @@ export function permutation(length: number, seed: number, epoch: number): (index
   while (4 ** halfBits < length) halfBits++;
   if (halfBits > 16) throw new RangeError(`A permutation of ${length} entries is more than 2^32`);
   const mask = 2 ** halfBits - 1;
-  const keys = Array.from({ length: roundCount }, (_, round) => mix(mix(mix(seed) ^ epoch) ^ (round + 1)));
+  const random = Random.forStream(seed, 'sequences', epoch);
+  const keys = Array.from({ length: roundCount }, () => random.uint32());
 
   const encrypt = (value: number): number => {
     let left = Math.floor(value / (mask + 1));
@@ -33,7 +36,9 @@ function mix(value: number): number {
   return (hash ^ (hash >>> 16)) >>> 0;
 }
 
-/** A number in [0, 1) that is a pure function of seed and index. */
-export function hashToUnit(seed: number, index: number): number {
-  return mix(mix(seed) ^ mix(index + 1)) / 2 ** 32;
+/** Gives every index a number in [0, 1) that is a pure function of seed, purpose and index. */
+export function seededShares(seed: number, purpose: string): (index: number) => number {
+  const random = Random.forStream(seed, purpose);
+  const [first, second] = [random.uint32(), random.uint32()];
+  return (index) => mix(mix((index ^ first) >>> 0) ^ second) / 2 ** 32;
 }

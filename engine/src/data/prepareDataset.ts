@@ -1,21 +1,25 @@
-import { mkdir, open, readFile, rm } from 'node:fs/promises';
+import { mkdir, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { digestFile, syncFolder, publish, writeNewFile } from '../io/durableFile.js';
-import { DataError } from './dataError.js';
-import { countDocuments, divide, placedPieces, type Division, type DocumentOptions } from './documents.js';
-import { defaultLimits, type DataLimits } from './limits.js';
-import { manifestFile, type DatasetManifest, type SplitEntry } from './manifest.js';
-import { hashToUnit } from './permutation.js';
-import { ShardWriter } from './shardWriter.js';
-import { openSource, type SourceFile } from './sourceFile.js';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { publish, syncFolder, writeNewFile } from '../io/durableFile.js';
+import { DataError } from './dataErrors.js';
+import { defaultLimits, type DataLimits } from './dataLimits.js';
+import { divide, divider, piecesOfFile, type Division, type DocumentOptions, type PlacedPiece } from './documents.js';
+import { manifestFile, manifestFormatVersion, type DatasetManifest } from './manifest.js';
+import { checkOptions } from './prepareOptions.js';
+import { seededShares } from './permutation.js';
+import { RegularFile, type SourceFile } from './regularFile.js';
+import { SplitWriter } from './splitWriter.js';
+import type { TextPiece } from './textPieces.js';
 import { bytesTokenizer, jsonTokenizer, type Tokenizer } from './tokenizer.js';
-import { trainBpe } from './trainBpe.js';
+import { byteLevelTokenizerJson, trainableText, trainBpe } from './trainBpe.js';
 
 export interface PrepareOptions {
   files: readonly SourceFile[];
   /** Folder to make; must not exist. */
   outputFolder: string;
   tokenizer: { kind: 'bytes' } | { kind: 'trainedBpe'; vocabularySize: number } | { kind: 'huggingFace'; tokenizerJson: string };
+  /** Of JSONL lines and Parquet rows. */
   textField: string;
   /** 0 to 0.5. */
   heldOutShare: number;
@@ -23,140 +27,207 @@ export interface PrepareOptions {
   limits?: Partial<DataLimits>;
 }
 
+/** The held-out text, document after document with nothing between them. */
 export const heldOutTextFile = 'held-out.txt';
 export const tokenizerFile = 'tokenizer.json';
 
+/** Text that is encoded at a time; pieces of it go to the library side by side. */
+const batchBytesMax = 4 * 2 ** 20;
+
 /**
  * Reads, divides and tokenizes text into shards that are read by position. The same files and options give the same bytes.
- * Two passes: the first counts the documents and gathers what a vocabulary is trained on, the second writes. Throws
- * DataError; then the folder is not complete and has no manifest.
+ * The first pass reads everything, counts and checks; a second gathers what a vocabulary is trained on; the last writes.
+ * Throws DataError, or the signal's reason; then the folder is not complete and has no manifest.
  * @param onProgress share done, 0 to 1
  */
 export async function prepareDataset(
   options: PrepareOptions, onProgress: (share: number) => void, signal: AbortSignal,
 ): Promise<DatasetManifest> {
-  const limits = { ...defaultLimits, ...options.limits };
-  const documents: DocumentOptions = { ...options, limits };
-  const folder = options.outputFolder;
+  checkOptions(options);
+  const { files, outputFolder: folder } = options;
+  const documents: DocumentOptions = { ...options, limits: { ...defaultLimits, ...options.limits } };
   await mkdir(folder, { recursive: false });
 
-  const sources: DatasetManifest['sources'] = [];
-  let totalBytes = 0;
-  for (const file of options.files) {
-    const { handle, sizeBytes } = await openSource(file);
-    await handle.close();
-    totalBytes += sizeBytes;
-    sources.push({ name: file.name, sizeBytes, sha256: (await digestFile(file.path)).sha256 });
-  }
-  const progress = progressOver(2 * Math.max(1, totalBytes), onProgress, signal);
+  const first = await firstPass(files, documents, part(onProgress, 0, 0.2), signal);
+  const later = (from: number, to: number): Pass => ({ ...first, files, documents, progress: part(onProgress, from, to), signal });
+  const trained = options.tokenizer.kind === 'trainedBpe';
+  const json = await tokenizerJson(options.tokenizer, folder, later(0.2, 0.3));
+  const tokenizer = options.tokenizer.kind === 'bytes' ? bytesTokenizer() : await jsonTokenizer(json, options.tokenizer.kind, { signal, isTrusted: trained });
+  const tokenizerDigest = await writeNewFile(join(folder, tokenizerFile), json);
 
-  const { division, samplePath } = await firstPass(documents, folder, totalBytes, progress);
-  const tokenizer = await makeTokenizer(options.tokenizer, samplePath, folder);
-  await rm(samplePath, { force: true });
-
-  const { train, heldOut, tokenBytes } = await writeSplits(documents, division, tokenizer, folder, progress);
-  if (train.tokens === 0) throw new DataError('DATASET_EMPTY', 'The training part has no text');
-
+  const { train, heldOut, tokenBytes } = await writeSplits(tokenizer, folder, later(trained ? 0.4 : 0.2, 0.99));
+  if (train.documents === 0) throw new DataError('DATASET_EMPTY', { fileCount: files.length, heldOutDocumentCount: heldOut.documents });
+  const { kind, vocabularySize, endOfTextId } = tokenizer;
   const manifest: DatasetManifest = {
-    formatVersion: 1,
-    tokenizer: {
-      kind: tokenizer.kind,
-      vocabularySize: tokenizer.vocabularySize,
-      endOfTextId: tokenizer.endOfTextId,
-      sha256: tokenizer.kind === 'bytes' ? '' : (await digestFile(join(folder, tokenizerFile))).sha256,
-    },
+    formatVersion: manifestFormatVersion,
+    tokenizer: { kind, vocabularySize, endOfTextId, sha256: tokenizerDigest.sha256 },
     tokenBytes,
     train,
     heldOut,
-    sources,
+    sources: first.sources.map(({ name, sizeBytes, sha256 }) => ({ name, sizeBytes, sha256 })),
   };
+  // Last, under another name until it is whole: where there is a manifest, everything it names is on the disk.
   await writeNewFile(join(folder, `${manifestFile}.tmp`), `${JSON.stringify(manifest, null, 2)}\n`);
-  await publish(join(folder, `${manifestFile}.tmp`), join(folder, manifestFile));
   await syncFolder(folder);
+  await publish(join(folder, `${manifestFile}.tmp`), join(folder, manifestFile));
   onProgress(1);
   return manifest;
 }
 
-/** Finds the division; for a trained vocabulary also writes the sample, training text only. */
-async function firstPass(
-  options: DocumentOptions, folder: string, totalBytes: number, progress: (bytes: number) => void,
-): Promise<{ division: Division; samplePath: string }> {
-  const samplePath = join(folder, '.sample.txt');
-  const counted = await countDocuments(options, ({ text }) => progress(Buffer.byteLength(text)));
-  const division = divide(options, counted);
+interface Source {
+  name: string;
+  sizeBytes: number;
+  sha256: string;
+  /** Size and time: a file must be the same in every pass. */
+  stamp: string;
+}
 
-  const share = Math.min(1, options.limits.bpeSampleBytesMax / Math.max(1, totalBytes));
-  const sample = await open(samplePath, 'wx');
-  try {
-    let index = 0;
-    for await (const { text, split } of placedPieces(options, division)) {
-      if (split === 'train' && hashToUnit(options.seed, index++) < share) await sample.writeFile(`${text}\n`);
+interface FirstPass {
+  sources: Source[];
+  division: Division;
+  /** UTF-8 bytes of all text. */
+  textBytes: number;
+}
+
+/** One more reading of all text. */
+interface Pass extends FirstPass {
+  files: readonly SourceFile[];
+  documents: DocumentOptions;
+  progress: (share: number) => void;
+  signal: AbortSignal;
+}
+
+async function firstPass(
+  files: readonly SourceFile[], options: DocumentOptions, progress: (share: number) => void, signal: AbortSignal,
+): Promise<FirstPass> {
+  const sources: Source[] = [];
+  const auto = { documents: 0, bytes: 0 };
+  let textBytes = 0;
+  for (const [index, { path, name, format, split }] of files.entries()) {
+    const file = await RegularFile.open(path, name);
+    try {
+      sources.push({ name, sizeBytes: file.sizeBytes, sha256: await file.sha256(signal), stamp: file.stamp });
+      let fileBytes = 0;
+      for await (const piece of piecesOfFile(file, format, options)) {
+        signal.throwIfAborted();
+        fileBytes += piece.textBytes;
+        if (split === 'auto' && piece.endsDocument) auto.documents++;
+        progress((index + Math.min(1, fileBytes / file.sizeBytes)) / files.length);
+      }
+      textBytes += fileBytes;
+      if (split === 'auto') auto.bytes += fileBytes;
+      await file.assertUnchanged();
+    } finally {
+      await file.close();
     }
+  }
+  return { sources, division: divide(options, auto), textBytes };
+}
+
+/** All text in order, each piece with its part. */
+async function* placedPieces({ files, sources, division, documents, progress, signal, textBytes }: Pass): AsyncGenerator<PlacedPiece> {
+  const place = divider(division);
+  let done = 0;
+  for (const [index, { path, name, format, split }] of files.entries()) {
+    const file = await RegularFile.open(path, name);
+    try {
+      if (file.stamp !== sources[index]!.stamp) throw new DataError('FILE_CHANGED', { file: name });
+      for await (const piece of piecesOfFile(file, format, documents)) {
+        signal.throwIfAborted();
+        if (split === 'auto') yield* place(piece);
+        else yield { ...piece, split };
+        done += piece.textBytes;
+        progress(done / textBytes);
+      }
+      await file.assertUnchanged();
+    } finally {
+      await file.close();
+    }
+  }
+}
+
+async function tokenizerJson(spec: PrepareOptions['tokenizer'], folder: string, pass: Pass): Promise<string> {
+  if (spec.kind === 'bytes') return byteLevelTokenizerJson([]); // so that a model of bytes loads elsewhere
+  if (spec.kind === 'huggingFace') return spec.tokenizerJson;
+  const samplePath = join(folder, '.sample.txt');
+  const scratchPath = join(folder, '.trained.json');
+  try {
+    await writeSample(samplePath, pass);
+    return await trainBpe(samplePath, spec.vocabularySize, scratchPath);
+  } finally {
+    await Promise.all([rm(samplePath, { force: true }), rm(scratchPath, { force: true })]);
+  }
+}
+
+/** Training text for a vocabulary: all of it, or pieces spread evenly over it. */
+async function writeSample(path: string, pass: Pass): Promise<void> {
+  const { seed, limits } = pass.documents;
+  const bytesMax = limits.tokenizerSampleBytesMax;
+  const share = bytesMax / Math.max(1, pass.textBytes);
+  const shareOf = seededShares(seed, 'vocabulary');
+  const sample = await open(path, 'wx');
+  try {
+    let written = 0;
+    let waiting = '';
+    let index = 0;
+    for await (const { text, split, textBytes } of placedPieces(pass)) {
+      if (split !== 'train' || shareOf(index++) >= share || written + textBytes > bytesMax) continue;
+      written += textBytes;
+      waiting += `${trainableText(text)}\n`;
+      if (waiting.length < 1 << 20) continue;
+      await sample.writeFile(waiting);
+      waiting = '';
+    }
+    await sample.writeFile(waiting);
   } finally {
     await sample.close();
   }
-  return { division, samplePath };
-}
-
-async function makeTokenizer(spec: PrepareOptions['tokenizer'], samplePath: string, folder: string): Promise<Tokenizer> {
-  if (spec.kind === 'bytes') return bytesTokenizer();
-  let json: string;
-  if (spec.kind === 'huggingFace') {
-    json = spec.tokenizerJson;
-  } else {
-    const scratch = join(folder, '.trained.json');
-    if ((await readFile(samplePath)).length === 0) throw new DataError('DATASET_EMPTY', 'The training part has no text');
-    json = await trainBpe(samplePath, spec.vocabularySize, scratch);
-    await rm(scratch, { force: true });
-  }
-  const tokenizer = jsonTokenizer(json, spec.kind);
-  await writeNewFile(join(folder, tokenizerFile), json);
-  return tokenizer;
 }
 
 async function writeSplits(
-  options: DocumentOptions, division: Division, tokenizer: Tokenizer, folder: string, progress: (bytes: number) => void,
-): Promise<{ train: SplitEntry; heldOut: SplitEntry; tokenBytes: number }> {
+  tokenizer: Tokenizer, folder: string, pass: Pass,
+): Promise<Pick<DatasetManifest, 'train' | 'heldOut' | 'tokenBytes'>> {
   const tokenBytes = tokenizer.vocabularySize <= 65_536 ? 2 : 4;
-  const parts = {
-    train: { writer: new ShardWriter(folder, 'train', tokenBytes, options.limits.shardTokensMax), documents: 0, bytes: 0 },
-    heldOut: { writer: new ShardWriter(folder, 'held-out', tokenBytes, options.limits.shardTokensMax), documents: 0, bytes: 0 },
-  };
-  const heldOutText = await open(join(folder, heldOutTextFile), 'wx');
+  const { shardBytesMax } = pass.documents.limits;
+  const writer = (prefix: string, textPath?: string) => new SplitWriter({ folder, prefix, tokenBytes, shardBytesMax, endOfTextId: tokenizer.endOfTextId, textPath });
+  const train = writer('train');
+  const heldOut = writer('held-out', join(folder, heldOutTextFile));
   try {
-    for await (const { text, split, isLast } of placedPieces(options, division)) {
-      const part = parts[split];
-      const bytes = Buffer.byteLength(text);
-      progress(bytes);
-      part.bytes += bytes;
-      await part.writer.write(await tokenizer.encode(text));
-      if (split === 'heldOut') await heldOutText.writeFile(text);
-      if (!isLast) continue;
-      part.documents++;
-      await part.writer.write([tokenizer.endOfTextId]);
+    for await (const batch of batchesOf(placedPieces(pass))) {
+      const encoded = await Promise.all(batch.map(({ text }) => tokenizer.encode(text)));
+      for (const [index, piece] of batch.entries()) {
+        await (piece.split === 'train' ? train : heldOut).write(piece, encoded[index]!);
+      }
+      await nextTurn(); // encoding gives the event loop no turn, and messages and signals want one
     }
-    await heldOutText.sync();
-    const entry = async ({ writer, documents, bytes }: (typeof parts)['train']): Promise<SplitEntry> => {
-      const shards = await writer.end();
-      return { tokens: shards.reduce((sum, shard) => sum + shard.tokens, 0), documents, bytes, shards };
-    };
-    return { train: await entry(parts.train), heldOut: await entry(parts.heldOut), tokenBytes };
+    return { train: await train.end(), heldOut: await heldOut.end(), tokenBytes };
   } finally {
-    await heldOutText.close();
-    await parts.train.writer.abandon();
-    await parts.heldOut.writer.abandon();
+    await train.close();
+    await heldOut.close();
   }
 }
 
-function progressOver(total: number, onProgress: (share: number) => void, signal: AbortSignal): (bytes: number) => void {
-  let done = 0;
-  let told = 0;
-  return (bytes) => {
-    signal.throwIfAborted();
-    done += bytes;
-    const share = Math.min(0.99, done / total);
-    if (share - told < 0.01) return;
-    told = share;
-    onProgress(share);
+async function* batchesOf<T extends TextPiece>(pieces: AsyncIterable<T>): AsyncGenerator<T[]> {
+  let batch: T[] = [];
+  let bytes = 0;
+  for await (const piece of pieces) {
+    batch.push(piece);
+    bytes += piece.textBytes;
+    if (bytes < batchBytesMax && batch.length < 4096) continue;
+    yield batch;
+    batch = [];
+    bytes = 0;
+  }
+  if (batch.length > 0) yield batch;
+}
+
+/** Tells a pass's progress as a part of the whole, a hundredth at a time. */
+function part(onProgress: (share: number) => void, from: number, to: number): (share: number) => void {
+  let told = from;
+  return (share) => {
+    const whole = from + (to - from) * Math.min(1, share);
+    if (whole - told < 0.01) return;
+    told = whole;
+    onProgress(whole);
   };
 }

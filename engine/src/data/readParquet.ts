@@ -1,84 +1,149 @@
-import type { FileHandle } from 'node:fs/promises';
+import { isUtf8 } from 'node:buffer';
 import { parquetMetadataAsync, parquetReadObjects, type AsyncBuffer, type FileMetaData } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
-import { DataError } from './dataError.js';
-import type { DataLimits } from './limits.js';
-import { checkWellFormed, openSource, type DocumentPiece, type SourceFile } from './sourceFile.js';
+import { parquetHeader } from 'hyparquet/src/column.js';
+import { DataError, describeValue } from './dataErrors.js';
+import type { DataLimits } from './dataLimits.js';
+import type { RegularFile } from './regularFile.js';
+import { piecesOf, type TextPiece } from './textPieces.js';
 
-/** Each row of a Parquet file is one document, the text in the column `field`. Read a row group at a time. */
-export async function* readParquet(file: SourceFile, field: string, limits: DataLimits): AsyncGenerator<DocumentPiece> {
-  const { handle, sizeBytes } = await openSource(file);
-  try {
-    const buffer = asyncBuffer(handle, sizeBytes);
-    const metadata = await readMetadata(file, buffer, limits);
-    const column = metadata.schema.slice(1).find((element) => element.name === field);
-    if (column === undefined) {
-      const names = metadata.schema.slice(1).map((element) => element.name);
-      throw new DataError('PARQUET_INVALID', `${file.name} should have a column "${field}", it has ${names.join(', ') || 'none'}`);
+type Column = NonNullable<FileMetaData['row_groups'][number]['columns'][number]['meta_data']>;
+
+/**
+ * Every row is a document, its text in the column `field`, read a row group at a time. A footer or page header is only
+ * believed where it agrees with the others, since the reader takes memory by what they say: forty kilobytes can claim
+ * petabytes. Throws PARQUET_INVALID, PARQUET_TOO_LARGE, FIELD_MISSING, UTF8_INVALID or DOCUMENT_TOO_LONG.
+ */
+export async function* readParquet(file: RegularFile, field: string, limits: DataLimits): AsyncGenerator<TextPiece> {
+  const buffer = asyncBuffer(file, limits);
+  const metadata = await readMetadata(file, buffer, limits);
+  checkField(file, metadata, field);
+  let row = 0;
+  for (const [index, group] of metadata.row_groups.entries()) {
+    const rowEnd = row + (await checkGroup(file, buffer, metadata, index, field, limits));
+    const place = `row group ${index}`;
+    const options = { file: buffer, metadata, columns: [field], rowStart: row, rowEnd, compressors, parsers, geoparquet: false };
+    const rows = await guarded(file, place, () => parquetReadObjects(options));
+    if (rows.length !== Number(group.num_rows)) {
+      throw new DataError('PARQUET_INVALID', { file: file.name, place, problem: `expected ${group.num_rows} rows, got ${rows.length}` });
     }
-    let row = 0;
-    for (const [index, group] of metadata.row_groups.entries()) {
-      checkSize(file, metadata, index, field, limits);
-      const rowEnd = row + Number(group.num_rows);
-      const rows = await guarded(file, () =>
-        parquetReadObjects({ file: buffer, metadata, columns: [field], rowStart: row, rowEnd, compressors }),
-      );
-      for (const [offset, entry] of rows.entries()) {
-        const place = `${file.name} row ${row + offset + 1}`;
-        const text: unknown = entry[field];
-        if (typeof text !== 'string') throw new DataError('FIELD_MISSING', `${place} should have a text in the column "${field}", it has ${text === null ? 'null' : typeof text}`);
-        yield { text: checkWellFormed(text, place), isLast: true };
-      }
-      row = rowEnd;
+    for (const [offset, entry] of rows.entries()) {
+      yield* piecesOf(textOf(entry[field], file.name, field, row + offset + 1, limits));
     }
-  } finally {
-    await handle.close();
+    row = rowEnd;
   }
 }
 
-async function readMetadata(file: SourceFile, buffer: AsyncBuffer, limits: DataLimits): Promise<FileMetaData> {
-  const minimum = 12; // magic, footer length, magic
-  if (buffer.byteLength < minimum) throw new DataError('PARQUET_INVALID', `${file.name} is too short to be Parquet: ${buffer.byteLength} bytes`);
-  const tail = Buffer.from(await buffer.slice(buffer.byteLength - 8));
-  if (tail.toString('latin1', 4) !== 'PAR1') throw new DataError('PARQUET_INVALID', `${file.name} does not end like Parquet: it is truncated or of another format`);
+/** Keeps what is not UTF-8 as bytes, so that the row can be named. */
+const parsers = {
+  stringFromBytes: (bytes: Uint8Array | undefined) => (bytes !== undefined && isUtf8(bytes) ? Buffer.from(bytes).toString('utf8') : bytes),
+};
+
+function textOf(value: unknown, file: string, field: string, row: number, limits: DataLimits): string {
+  if (value instanceof Uint8Array) {
+    throw new DataError('UTF8_INVALID', { file, place: `row ${row}`, byteOffset: null, got: `${value.length} bytes that are not` });
+  }
+  if (typeof value !== 'string') throw new DataError('FIELD_MISSING', { file, place: `row ${row}`, field, got: describeValue(value) });
+  const bytesMax = limits.documentBytesMax;
+  const got = 3 * value.length > bytesMax ? Buffer.byteLength(value) : 0;
+  if (got > bytesMax) throw new DataError('DOCUMENT_TOO_LONG', { file, row, bytesMax, got });
+  return value;
+}
+
+async function readMetadata(file: RegularFile, buffer: AsyncBuffer, limits: DataLimits): Promise<FileMetaData> {
+  const place = 'footer';
+  const invalid = (problem: string) => new DataError('PARQUET_INVALID', { file: file.name, place, problem });
+  const smallestBytes = 12; // PAR1, length of the footer, PAR1
+  if (file.sizeBytes < smallestBytes) throw invalid(`expected at least ${smallestBytes} bytes, got ${file.sizeBytes}`);
+  const start = await file.read(0, 4);
+  const tail = await file.read(file.sizeBytes - 8, 8);
+  if (start.toString('latin1') !== 'PAR1' || tail.toString('latin1', 4) !== 'PAR1') {
+    throw invalid('expected PAR1 at both ends, got something else: it is truncated or of another format');
+  }
   const footerBytes = tail.readUInt32LE(0);
-  if (footerBytes > Math.min(limits.parquetFooterBytesMax, buffer.byteLength - minimum)) {
-    throw new DataError('PARQUET_INVALID', `${file.name} claims a footer of ${footerBytes} bytes in a file of ${buffer.byteLength}, the limit is ${limits.parquetFooterBytesMax}`);
-  }
-  return await guarded(file, () => parquetMetadataAsync(buffer));
+  if (footerBytes > file.sizeBytes - smallestBytes) throw invalid(`expected a footer inside the ${file.sizeBytes} bytes of the file, got one of ${footerBytes}`);
+  const max = limits.parquetFooterBytesMax;
+  if (footerBytes > max) throw new DataError('PARQUET_TOO_LARGE', { file: file.name, place, what: 'bytes', max, got: footerBytes });
+  return await guarded(file, place, () => parquetMetadataAsync(buffer, { geoparquet: false }));
 }
 
-/** Before anything of a row group is allocated. */
-function checkSize(file: SourceFile, metadata: FileMetaData, index: number, field: string, limits: DataLimits): void {
-  const chunk = metadata.row_groups[index]!.columns.find((entry) => entry.meta_data?.path_in_schema[0] === field)?.meta_data;
-  const bytes = Number(chunk?.total_uncompressed_size ?? 0);
-  if (!(bytes >= 0 && bytes <= limits.rowGroupBytesMax)) {
-    throw new DataError('PARQUET_INVALID', `${file.name} has ${bytes} bytes of "${field}" in row group ${index}, the limit is ${limits.rowGroupBytesMax}`);
+function checkField(file: RegularFile, { schema }: FileMetaData, field: string): void {
+  const columns = schema.slice(1);
+  const element = columns.find(({ name }) => name === field);
+  const got = columns.map(({ name }) => name).slice(0, 20).join(', ') || 'none';
+  if (element === undefined) throw new DataError('FIELD_MISSING', { file: file.name, place: 'schema', field, got: `columns ${got}` });
+  if (element.type !== 'BYTE_ARRAY' || element.repetition_type === 'REPEATED') {
+    throw new DataError('FIELD_MISSING', { file: file.name, place: 'schema', field, got: `a column of type ${element.type ?? 'group'}` });
   }
+}
+
+/** Number of rows, once all sizes of the group agree with each other and with the limits. */
+async function checkGroup(
+  file: RegularFile, buffer: AsyncBuffer, metadata: FileMetaData, index: number, field: string, limits: DataLimits,
+): Promise<number> {
+  const place = `row group ${index}`;
+  const invalid = (problem: string) => new DataError('PARQUET_INVALID', { file: file.name, place, problem });
+  const group = metadata.row_groups[index]!;
+  const column = group.columns.map(({ meta_data: data }) => data).find((data) => data?.path_in_schema.length === 1 && data.path_in_schema[0] === field);
+  if (column === undefined) throw invalid(`expected the column "${field}", got none`);
+  const bounded = (value: unknown, what: string, max: number): number => {
+    const got = Number(value);
+    if (!Number.isSafeInteger(got) || got < 0) throw invalid(`expected a number of ${what}, got ${describeValue(value)}`);
+    if (got > max) throw new DataError('PARQUET_TOO_LARGE', { file: file.name, place, what, max, got });
+    return got;
+  };
+  const rows = bounded(group.num_rows, 'rows', limits.parquetRowsMax);
+  if (bounded(column.num_values, 'values', limits.parquetRowsMax) !== rows) throw invalid(`expected ${rows} values, got ${column.num_values}`);
+  bounded(column.total_uncompressed_size, 'unpacked bytes', limits.parquetColumnBytesMax);
+  bounded(column.total_compressed_size, 'packed bytes', limits.parquetColumnBytesMax);
+  await guarded(file, place, () => checkPages(buffer, column, rows, limits));
+  return rows;
+}
+
+/** Every page header states how many values and bytes will be unpacked: their sums must be what the footer says. */
+async function checkPages(buffer: AsyncBuffer, column: Column, rows: number, limits: DataLimits): Promise<void> {
+  const start = Number(column.dictionary_page_offset || column.data_page_offset);
+  const bytes = await buffer.slice(start, start + Number(column.total_compressed_size));
+  const reader = { view: new DataView(bytes), offset: 0 };
+  let values = 0;
+  let unpacked = 0;
+  while (reader.offset < bytes.byteLength - 1 && values < rows) {
+    const at = start + reader.offset;
+    const page = parquetHeader(reader);
+    const data = page.data_page_header ?? page.data_page_header_v2;
+    const claimed = [page.compressed_page_size, page.uncompressed_page_size, data?.num_values ?? page.dictionary_page_header?.num_values ?? 0];
+    if (!claimed.every((claim) => Number.isSafeInteger(claim) && claim >= 0)) throw new Error(`the page at byte ${at} has no sizes`);
+    reader.offset += page.compressed_page_size;
+    unpacked += page.uncompressed_page_size;
+    values += data?.num_values ?? 0;
+    if ((page.dictionary_page_header?.num_values ?? 0) > rows) throw new Error(`the dictionary at byte ${at} has more entries than the group has rows`);
+    if (reader.offset > bytes.byteLength || unpacked > limits.parquetColumnBytesMax || values > rows) {
+      throw new Error(`the page at byte ${at} claims more than the group has`);
+    }
+  }
+  if (values !== rows) throw new Error(`the pages hold ${values} values, ${rows} were expected`);
 }
 
 /** Whatever the reader trips over is a fault of the file. */
-async function guarded<T>(file: SourceFile, read: () => Promise<T>): Promise<T> {
+async function guarded<T>(file: RegularFile, place: string, read: () => Promise<T>): Promise<T> {
   try {
     return await read();
   } catch (error) {
-    throw new DataError('PARQUET_INVALID', `${file.name} is not sound Parquet: ${(error as Error).message}`, { cause: error });
+    if (error instanceof DataError) throw error;
+    throw new DataError('PARQUET_INVALID', { file: file.name, place, problem: `not sound: ${(error as Error).message}` }, { cause: error });
   }
 }
 
-function asyncBuffer(handle: FileHandle, byteLength: number): AsyncBuffer {
+function asyncBuffer(file: RegularFile, limits: DataLimits): AsyncBuffer {
   return {
-    byteLength,
-    async slice(start, end = byteLength) {
-      const first = start < 0 ? byteLength + start : start;
-      if (!(first >= 0 && end >= first && end <= byteLength)) throw new Error(`a part from byte ${first} to ${end} lies outside of the file`);
-      const bytes = new Uint8Array(end - first);
-      for (let done = 0; done < bytes.length; ) {
-        const { bytesRead } = await handle.read(bytes, done, bytes.length - done, first + done);
-        if (bytesRead === 0) throw new Error(`the file ended at byte ${first + done}`);
-        done += bytesRead;
-      }
-      return bytes.buffer;
+    byteLength: file.sizeBytes,
+    async slice(start, end = file.sizeBytes) {
+      const first = start < 0 ? file.sizeBytes + start : start;
+      const length = end - first;
+      if (!(first >= 0 && length >= 0 && end <= file.sizeBytes)) throw new Error(`bytes ${first} to ${end} lie outside of the file`);
+      if (length > limits.parquetColumnBytesMax) throw new Error(`${length} bytes at once are more than ${limits.parquetColumnBytesMax}`);
+      const bytes = await file.read(first, length);
+      return bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + length) as ArrayBuffer;
     },
   };
 }

@@ -1,51 +1,25 @@
-import { DataError } from './dataError.js';
-import type { DataLimits } from './limits.js';
-import { decodeUtf8, openSource, withoutByteOrderMark, type DocumentPiece, type SourceFile } from './sourceFile.js';
+import { cutInBytes, decodeUtf8, type TextPiece } from './textPieces.js';
+import { pieceBytesMax } from './dataLimits.js';
+import type { RegularFile } from './regularFile.js';
 
-const pieceBytes = 1 << 20;
-
-/** A text file is one document. It is read in pieces cut before white space, where a byte-level tokenizer always begins a new token. */
-export async function* readText(file: SourceFile, limits: DataLimits): AsyncGenerator<DocumentPiece> {
-  const { handle, sizeBytes } = await openSource(file);
-  try {
-    let pending: Buffer = Buffer.alloc(0);
-    let pendingOffset = 0;
-    let position = 0;
-    while (position < sizeBytes) {
-      const buffer = Buffer.allocUnsafe(Math.min(pieceBytes, sizeBytes - position));
-      const { bytesRead } = await handle.read(buffer, 0, buffer.length, position);
-      if (bytesRead === 0) break; // shorter than it was
-      position += bytesRead;
-      pending = Buffer.concat([pending, buffer.subarray(0, bytesRead)]);
-      if (position >= sizeBytes) break;
-
-      const cut = lastCut(pending);
-      if (cut > 0) {
-        yield { text: decode(pending.subarray(0, cut), file.name, pendingOffset), isLast: false };
-        pending = pending.subarray(cut);
-        pendingOffset += cut;
-      } else if (pending.length > limits.lineBytesMax) {
-        throw new DataError('LINE_TOO_LONG', `${file.name} has no white space from byte ${pendingOffset} on for ${pending.length} bytes, the limit is ${limits.lineBytesMax}`);
-      }
-    }
-    yield { text: decode(pending, file.name, pendingOffset), isLast: true };
-  } finally {
-    await handle.close();
+/**
+ * A plain text file is one document, whatever its size: it is read in pieces. A byte order mark is dropped; line ends and
+ * NUL stay as they are. Throws UTF8_INVALID with the offset of the byte.
+ */
+export async function* readText(file: RegularFile): AsyncGenerator<TextPiece> {
+  let position = await byteOrderMarkBytes(file);
+  while (position < file.sizeBytes) {
+    const block = await file.read(position, Math.min(pieceBytesMax, file.sizeBytes - position));
+    const isLast = position + block.length === file.sizeBytes;
+    const bytes = isLast ? block : block.subarray(0, cutInBytes(block));
+    yield { text: decodeUtf8(bytes, file.name, position), textBytes: bytes.length, endsDocument: isLast };
+    position += bytes.length;
   }
 }
 
-function decode(bytes: Buffer, name: string, offset: number): string {
-  return decodeUtf8(offset === 0 ? withoutByteOrderMark(bytes) : bytes, name, offset);
-}
-
-/** The last place where white space follows something else; 0 if there is none. */
-function lastCut(bytes: Buffer): number {
-  for (let i = bytes.length - 1; i > 0; i--) {
-    if (isSpace(bytes[i]!) && !isSpace(bytes[i - 1]!)) return i;
-  }
-  return 0;
-}
-
-function isSpace(byte: number): boolean {
-  return byte === 0x20 || (byte >= 0x09 && byte <= 0x0d);
+/** 3 when the file begins with a UTF-8 byte order mark, else 0. */
+export async function byteOrderMarkBytes(file: RegularFile): Promise<0 | 3> {
+  if (file.sizeBytes < 3) return 0;
+  const start = await file.read(0, 3);
+  return start[0] === 0xef && start[1] === 0xbb && start[2] === 0xbf ? 3 : 0;
 }

@@ -1,6 +1,6 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DataError } from './dataError.js';
+import { DataError } from './dataErrors.js';
 import type { ShardEntry } from './manifest.js';
 
 /** Tokens of one part of a data set, read by position from its shards; only what is asked for is in memory. */
@@ -51,7 +51,9 @@ export class TokenSplit {
     const bytes = Buffer.allocUnsafe(tokens.length * this.tokenBytes);
     for (let done = 0; done < bytes.length; ) {
       const { bytesRead } = await handle.read(bytes, done, bytes.length - done, first * this.tokenBytes + done);
-      if (bytesRead === 0) throw new DataError('DATASET_CORRUPT', `${entry.file} ends early: ${entry.tokens} tokens were expected`);
+      if (bytesRead === 0) {
+        throw new DataError('DATASET_CORRUPT', { file: entry.file, expected: `${entry.tokens} tokens`, got: 'an early end' });
+      }
       done += bytesRead;
     }
     for (let i = 0; i < tokens.length; i++) {

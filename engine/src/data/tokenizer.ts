@@ -1,7 +1,6 @@
-import { Tokenizer as NativeTokenizer } from 'tokenizers';
-import { tokenToBytes } from './byteAlphabet.js';
-import { DataError } from './dataError.js';
-import { checkTokenizerJson, type TokenizerJson } from './tokenizerJson.js';
+import { byteLevelEncoder, byteTable } from './byteLevelBpe.js';
+import { loadNative, probeNative } from './nativeTokenizer.js';
+import { checkTokenizerJson } from './tokenizerJson.js';
 
 /** Text to tokens and back. */
 export interface Tokenizer {
@@ -31,34 +30,33 @@ export function bytesTokenizer(): Tokenizer {
   };
 }
 
-/** A tokenizer.json of Hugging Face; throws DataError TOKENIZER_INVALID. */
-export function jsonTokenizer(json: string, kind: 'trainedBpe' | 'huggingFace'): Tokenizer {
-  const checked = checkTokenizerJson(json);
-  let native: NativeTokenizer;
-  try {
-    native = NativeTokenizer.fromString(json);
-  } catch (error) {
-    throw new DataError('TOKENIZER_INVALID', `tokenizer.json cannot be loaded: ${(error as Error).message}`, { cause: error });
+/**
+ * A tokenizer.json of Hugging Face; throws DataError TOKENIZER_INVALID. One that was not looked at before is tried in a process of
+ * its own first.
+ */
+export async function jsonTokenizer(
+  text: string, kind: 'trainedBpe' | 'huggingFace', { isTrusted = false, signal }: { isTrusted?: boolean; signal?: AbortSignal } = {},
+): Promise<Tokenizer> {
+  const checked = checkTokenizerJson(text);
+  const { vocabularySize, endOfTextId } = checked;
+  const bytes = byteTable(checked);
+  const tokenBytes = (id: number) => (bytes === null ? null : (bytes.get(id) ?? none));
+  const encode = byteLevelEncoder(checked);
+  if (encode !== null && bytes !== null) {
+    const decode = (ids: ArrayLike<number>) => Buffer.concat(Array.from(ids, (id) => bytes.get(id) ?? none)).toString('utf8');
+    return { kind, vocabularySize, endOfTextId, encode: async (text) => encode(text), decode: async (ids) => decode(ids), tokenBytes };
   }
-  const bytes = isByteLevel(checked) ? byteTable(checked) : null;
-  return {
-    kind,
-    vocabularySize: checked.vocabularySize,
-    endOfTextId: checked.endOfTextId,
-    async encode(text) {
-      const encoding = await native.encode(text, null, { addSpecialTokens: false });
-      return encoding.getIds();
-    },
-    decode: async (ids) => await native.decode(Array.from(ids), true),
-    tokenBytes: (id) => (bytes === null ? null : (bytes.get(id) ?? none)),
-  };
+  if (!isTrusted) await probeNative(text, signal);
+  const native = loadNative(checked);
+  return { kind, vocabularySize, endOfTextId, encode: native.encode, decode: (ids) => native.decode(Array.from(ids)), tokenBytes };
 }
 
 /** Puts generated tokens together to text, a whole character at a time. */
 export class TextStream {
-  private readonly decoder = new TextDecoder('utf-8');
+  private readonly decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  /** Tokens that may still change the text: those of the last certain text, then those after it. */
   private ids: number[] = [];
-  private written = '';
+  private certain = 0;
 
   constructor(private readonly tokenizer: Tokenizer) {}
 
@@ -68,37 +66,24 @@ export class TextStream {
     if (bytes !== null) return this.decoder.decode(bytes, { stream: true });
 
     this.ids.push(id);
-    const text = await this.tokenizer.decode(this.ids);
-    if (text.endsWith('\ufffd')) return '';
-    const added = text.slice(this.written.length);
-    this.written = text;
+    const added = await this.added();
+    if (added === '' || added.endsWith('\ufffd')) return '';
+    // The tokens of this text are kept once more: the next one's text can depend on the one before it.
+    this.ids = this.ids.slice(this.certain);
+    this.certain = this.ids.length;
     return added;
   }
 
   /** What is left; an incomplete character becomes U+FFFD. */
   async end(): Promise<string> {
-    if (this.ids.length === 0) return this.decoder.decode();
-    return (await this.tokenizer.decode(this.ids)).slice(this.written.length);
+    const rest = this.ids.length > this.certain ? await this.added() : '';
+    this.ids = [];
+    this.certain = 0;
+    return rest + this.decoder.decode();
   }
-}
 
-function isByteLevel({ json }: TokenizerJson): boolean {
-  const isType = (part: unknown): boolean => {
-    if (typeof part !== 'object' || part === null) return false;
-    const { type, decoders } = part as { type?: unknown; decoders?: unknown };
-    return type === 'ByteLevel' || (Array.isArray(decoders) && decoders.some(isType));
-  };
-  return isType(json.decoder);
-}
-
-function byteTable({ vocabulary, specialIds, addedTokens }: TokenizerJson): Map<number, Uint8Array> | null {
-  const table = new Map<number, Uint8Array>();
-  for (const [token, id] of vocabulary) {
-    if (specialIds.has(id)) continue;
-    const bytes = tokenToBytes(token);
-    if (bytes === null) return null;
-    table.set(id, bytes);
+  private async added(): Promise<string> {
+    const [before, all] = await Promise.all([this.tokenizer.decode(this.ids.slice(0, this.certain)), this.tokenizer.decode(this.ids)]);
+    return all.slice(before.length);
   }
-  for (const { id, content } of addedTokens) if (!specialIds.has(id)) table.set(id, Buffer.from(content, 'utf8'));
-  return table;
 }

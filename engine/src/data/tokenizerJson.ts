@@ -1,95 +1,151 @@
-import { DataError } from './dataError.js';
-import { defaultLimits } from './limits.js';
+import { DataError, describeValue } from './dataErrors.js';
+import { defaultLimits } from './dataLimits.js';
+import { isLinear } from './regexPattern.js';
 
+/** A checked tokenizer.json. */
 export interface TokenizerJson {
-  json: { model: Record<string, unknown>; decoder?: unknown };
-  vocabulary: Map<string, number>;
-  addedTokens: { id: number; content: string }[];
-  specialIds: Set<number>;
+  json: { model: Record<string, unknown>; [key: string]: unknown };
+  vocabulary: ReadonlyMap<string, number>;
+  /** In order; each is a pair of tokens. Empty for models without merges. */
+  merges: readonly (readonly [string, string])[];
+  addedTokens: readonly AddedToken[];
+  /** Ids that stand for no text. */
+  specialIds: ReadonlySet<number>;
   /** One more than the highest id. */
   vocabularySize: number;
   endOfTextId: number;
 }
 
+export interface AddedToken {
+  id: number;
+  content: string;
+  /** Found in text as it stands, without conditions on what is beside it. */
+  isPlain: boolean;
+}
+
 /** Ids beyond this would make an embedding that no machine holds. */
 const vocabularySizeMax = 1 << 20;
+const tokenLengthMax = 4096;
 
 /** How well-known models call the token after a text, most specific first. */
-const endOfTextNames = ['<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>', '<|im_end|>', '<|eot_id|>'];
+const endOfTextNames = ['<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>', '<|im_end|>', '<|eot_id|>', '[SEP]'];
+
+const file = 'tokenizer.json';
+
+function invalid(where: string, expected: string, got: unknown): DataError {
+  return new DataError('TOKENIZER_INVALID', { file, where, expected, got: describeValue(got) });
+}
 
 /**
- * Checks the shape of a tokenizer.json before native code sees it; throws DataError TOKENIZER_INVALID. Maps are used
- * throughout, since a token may be called `__proto__`.
+ * Checks a tokenizer.json before native code sees it; throws DataError TOKENIZER_INVALID. Maps are used throughout, since a token
+ * may be called `__proto__`.
  */
 export function checkTokenizerJson(text: string): TokenizerJson {
-  const invalid = (problem: string) => new DataError('TOKENIZER_INVALID', `tokenizer.json ${problem}`);
   const sizeBytes = Buffer.byteLength(text);
-  if (sizeBytes > defaultLimits.tokenizerBytesMax) throw invalid(`has ${sizeBytes} bytes, the limit is ${defaultLimits.tokenizerBytesMax}`);
+  const { tokenizerBytesMax } = defaultLimits;
+  if (sizeBytes > tokenizerBytesMax) throw invalid('size', `at most ${tokenizerBytesMax} bytes`, sizeBytes);
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (error) {
-    throw invalid(`is not JSON: ${(error as Error).message}`);
+    throw new DataError('TOKENIZER_INVALID', { file, where: 'start', expected: 'JSON', got: (error as Error).message.slice(0, 120) });
   }
-  if (!isObject(json)) throw invalid('should be an object');
+  if (!isObject(json)) throw invalid('start', 'an object', json);
   const { model, added_tokens: added = [] } = json;
-  if (!isObject(model)) throw invalid('should have an object "model"');
-  if (!Array.isArray(added)) throw invalid('should have an array "added_tokens"');
+  if (!isObject(model)) throw invalid('model', 'an object', model);
+  if (!Array.isArray(added)) throw invalid('added_tokens', 'a list', added);
 
-  const vocabulary = readVocabulary(model.vocab, invalid);
-  const ids = new Set<number>();
-  for (const [token, id] of vocabulary) {
-    if (!isId(id)) throw invalid(`gives the token ${JSON.stringify(token)} the id ${JSON.stringify(id)}, ids are whole numbers below ${vocabularySizeMax}`);
-    if (ids.has(id)) throw invalid(`gives the id ${id} twice`);
-    ids.add(id);
-  }
-  if (Array.isArray(model.merges)) checkMerges(model.merges, vocabulary, invalid);
-
-  const addedTokens: { id: number; content: string }[] = [];
-  const specialIds = new Set<number>();
-  for (const entry of added as unknown[]) {
-    if (!isObject(entry) || !isId(entry.id) || typeof entry.content !== 'string') {
-      throw invalid('has an entry of "added_tokens" without whole number "id" and text "content"');
-    }
-    addedTokens.push({ id: entry.id, content: entry.content });
-    if (entry.special === true) specialIds.add(entry.id);
-    ids.add(entry.id);
-  }
-  if (ids.size === 0) throw invalid('has no tokens');
+  const vocabulary = readVocabulary(model.vocab);
+  const merges = readMerges(model.merges, vocabulary);
+  const { addedTokens, specialIds } = readAddedTokens(added, vocabulary);
+  checkPatterns(json);
 
   const byName = new Map([...vocabulary, ...addedTokens.map(({ content, id }) => [content, id] as const)]);
   const endOfTextId = endOfTextNames.map((name) => byName.get(name)).find((id) => id !== undefined);
-  if (endOfTextId === undefined) throw invalid(`has no token for the end of a text, one of ${endOfTextNames.join(', ')}`);
+  if (endOfTextId === undefined) throw invalid('added_tokens', `a token for the end of a text, one of ${endOfTextNames.join(' ')}`, undefined);
   specialIds.add(endOfTextId);
   let vocabularySize = 0;
-  for (const id of ids) vocabularySize = Math.max(vocabularySize, id + 1);
-  return { json: json as unknown as TokenizerJson['json'], vocabulary, addedTokens, specialIds, vocabularySize, endOfTextId };
+  for (const id of byName.values()) vocabularySize = Math.max(vocabularySize, id + 1);
+  return { json: json as TokenizerJson['json'], vocabulary, merges, addedTokens, specialIds, vocabularySize, endOfTextId };
 }
 
-/** BPE and WordPiece have an object of ids, Unigram an array of [token, score]. */
-function readVocabulary(vocab: unknown, invalid: (problem: string) => Error): Map<string, number> {
-  if (Array.isArray(vocab)) {
-    return new Map(
-      vocab.map((entry: unknown, id) => {
-        if (!Array.isArray(entry) || typeof entry[0] !== 'string') throw invalid(`has no text at entry ${id} of "model.vocab"`);
-        return [entry[0], id];
-      }),
-    );
+/** BPE, WordPiece and WordLevel have an object of ids, Unigram a list of [token, score]. */
+function readVocabulary(vocab: unknown): Map<string, number> {
+  const where = 'model.vocab';
+  if (!Array.isArray(vocab) && !isObject(vocab)) throw invalid(where, 'an object or a list', vocab);
+  const entries = Array.isArray(vocab) ? vocab.map(unigramEntry) : Object.entries(vocab);
+  if (entries.length > vocabularySizeMax) throw invalid(where, `at most ${vocabularySizeMax} tokens`, entries.length);
+  const vocabulary = new Map<string, number>();
+  const ids = new Set<number>();
+  for (const [token, id] of entries) {
+    if (token.length > tokenLengthMax) throw invalid(where, `tokens of at most ${tokenLengthMax} characters`, token.length);
+    if (!isId(id)) throw invalid(`${where}[${JSON.stringify(token)}]`, `a whole number below ${vocabularySizeMax}`, id);
+    if (ids.has(id)) throw invalid(`${where}[${JSON.stringify(token)}]`, 'an id that no other token has', id);
+    ids.add(id);
+    vocabulary.set(token, id);
   }
-  if (!isObject(vocab)) throw invalid('should have an object or array "model.vocab"');
-  return new Map(Object.entries(vocab) as [string, number][]);
+  return vocabulary;
 }
 
-function checkMerges(merges: unknown[], vocabulary: ReadonlyMap<string, number>, invalid: (problem: string) => Error): void {
-  for (const [index, merge] of merges.entries()) {
+function unigramEntry(entry: unknown, id: number): [string, number] {
+  if (!Array.isArray(entry) || typeof entry[0] !== 'string' || !Number.isFinite(entry[1])) throw invalid(`model.vocab[${id}]`, 'a token and its score', entry);
+  return [entry[0], id];
+}
+
+function readMerges(merges: unknown, vocabulary: ReadonlyMap<string, number>): [string, string][] {
+  if (merges === undefined || merges === null) return [];
+  if (!Array.isArray(merges)) throw invalid('model.merges', 'a list', merges);
+  if (merges.length > vocabularySizeMax) throw invalid('model.merges', `at most ${vocabularySizeMax} entries`, merges.length);
+  return merges.map((merge: unknown, index) => {
     const parts: unknown = typeof merge === 'string' ? merge.split(' ') : merge;
-    if (!Array.isArray(parts) || parts.length !== 2 || !parts.every((part) => typeof part === 'string' && vocabulary.has(part))) {
-      throw invalid(`has at entry ${index} of "model.merges" not two known tokens: ${JSON.stringify(merge)?.slice(0, 80)}`);
+    if (!Array.isArray(parts) || parts.length !== 2) throw invalid(`model.merges[${index}]`, 'two tokens', merge);
+    const [left, right] = parts as [unknown, unknown];
+    if (typeof left !== 'string' || typeof right !== 'string') throw invalid(`model.merges[${index}]`, 'two tokens', merge);
+    for (const token of [left, right, left + right]) {
+      // A prefix of continued words is written in both parts and once in the whole, which the native code checks.
+      if (!vocabulary.has(token) && (token !== left + right || !right.startsWith('##'))) {
+        throw invalid(`model.merges[${index}]`, 'tokens of the vocabulary', token);
+      }
     }
+    return [left, right];
+  });
+}
+
+function readAddedTokens(
+  added: readonly unknown[], vocabulary: ReadonlyMap<string, number>,
+): { addedTokens: AddedToken[]; specialIds: Set<number> } {
+  const tokenOfId = new Map([...vocabulary].map(([token, id]) => [id, token]));
+  const specialIds = new Set<number>();
+  const addedTokens = added.map((entry, index): AddedToken => {
+    const where = `added_tokens[${index}]`;
+    if (!isObject(entry)) throw invalid(where, 'an object', entry);
+    const { id, content, special } = entry;
+    if (!isId(id)) throw invalid(`${where}.id`, `a whole number below ${vocabularySizeMax}`, id);
+    if (typeof content !== 'string' || content === '' || content.length > tokenLengthMax) throw invalid(`${where}.content`, 'a text', content);
+    const known = vocabulary.get(content);
+    if (known !== undefined && known !== id) throw invalid(`${where}.id`, `${known}, as in the vocabulary`, id);
+    const holder = tokenOfId.get(id);
+    if (holder !== undefined && holder !== content) throw invalid(`${where}.id`, 'an id that no other token has', id);
+    tokenOfId.set(id, content);
+    if (special === true) specialIds.add(id);
+    return { id, content, isPlain: entry.single_word !== true && entry.lstrip !== true && entry.rstrip !== true };
+  });
+  return { addedTokens, specialIds };
+}
+
+/** A pattern like (a+)+ can take hours for one line of text. */
+function checkPatterns(json: Record<string, unknown>): void {
+  const waiting: unknown[] = [json.normalizer, json.pre_tokenizer, json.decoder];
+  for (let part = waiting.pop(), seen = 0; seen < 10_000; part = waiting.pop(), seen++) {
+    if (isObject(part)) {
+      const pattern = part.Regex;
+      if (typeof pattern === 'string' && !isLinear(pattern)) throw invalid('pattern', 'one without repeats inside of repeats', pattern);
+      waiting.push(...Object.values(part));
+    } else if (Array.isArray(part)) waiting.push(...(part as unknown[]).slice(0, 1000));
   }
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
+export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 

@@ -1,38 +1,47 @@
 import { readFile } from 'node:fs/promises';
 import { BPE, Tokenizer as NativeTokenizer, byteLevelPreTokenizer } from 'tokenizers';
 import { byteCharacters } from './byteAlphabet.js';
-import { DataError } from './dataError.js';
+import { DataError } from './dataErrors.js';
 
 /** The token after every document. */
 export const endOfTextToken = '<|endoftext|>';
 
-/** The package trains a vocabulary of 30,000; merges come in order, so the first of them give any smaller one. */
+/** The library trains a vocabulary of 30,000; merges come in order, so the first of them give any smaller one. */
 export const trainedVocabularySizeMax = 30_000;
 
 /** All bytes and the end of a text. */
 export const trainedVocabularySizeMin = 257;
 
+const wordLengthMax = 256;
+
 /**
- * Trains a byte-level BPE vocabulary on a text file and returns a tokenizer.json that Hugging Face loads: all 256 bytes,
- * then merges in the order they were learned, then <|endoftext|> as the last id.
+ * Trains a byte-level BPE vocabulary on a text file of `trainableText` and returns a tokenizer.json that Hugging Face loads:
+ * all 256 bytes, then merges in the order they were learned, then <|endoftext|> as the last id.
  * @param scratchPath file that may be written meanwhile
  */
 export async function trainBpe(textPath: string, vocabularySize: number, scratchPath: string): Promise<string> {
-  if (!(vocabularySize >= trainedVocabularySizeMin && vocabularySize <= trainedVocabularySizeMax)) {
-    throw new DataError('TOKENIZER_INVALID', `A trained vocabulary has ${trainedVocabularySizeMin} to ${trainedVocabularySizeMax} tokens, not ${vocabularySize}`);
-  }
   const trainer = new NativeTokenizer(BPE.empty());
   trainer.setPreTokenizer(byteLevelPreTokenizer(false));
   trainer.train([textPath]);
   trainer.save(scratchPath);
   const trained = JSON.parse(await readFile(scratchPath, 'utf8')) as { model: { merges: [string, string][] } };
 
-  const mergeCount = vocabularySize - trainedVocabularySizeMin;
-  const merges = trained.model.merges.slice(0, mergeCount);
-  if (merges.length < mergeCount) {
-    throw new DataError('VOCABULARY_TOO_LARGE', `The training part gives a vocabulary of ${merges.length + trainedVocabularySizeMin} tokens, not ${vocabularySize}`);
+  const tokens = new Set(byteCharacters);
+  const merges: [string, string][] = [];
+  for (const merge of trained.model.merges) {
+    if (tokens.size + 1 === vocabularySize) break;
+    tokens.add(merge[0] + merge[1]);
+    merges.push(merge);
   }
+  if (tokens.size + 1 < vocabularySize) throw new DataError('VOCABULARY_TOO_LARGE', { asked: vocabularySize, max: tokens.size + 1 });
   return byteLevelTokenizerJson(merges);
+}
+
+/** Text with its longest words cut: time and memory of the training grow with them, and no vocabulary gains. */
+export function trainableText(text: string): string {
+  return text
+    .replace(new RegExp(`\\S{${wordLengthMax}}(?=\\S)`, 'gu'), '$&\n')
+    .replace(new RegExp(`\\s{${wordLengthMax},}`, 'gu'), (spaces) => spaces.slice(0, wordLengthMax));
 }
 
 /** A tokenizer.json of all bytes, each with its own value as id, then the merges, then the end of a text. */

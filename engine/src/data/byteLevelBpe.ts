@@ -1,0 +1,182 @@
+import { byteCharacters, tokenToBytes } from './byteAlphabet.js';
+import { isObject, type TokenizerJson } from './tokenizerJson.js';
+
+/**
+ * Words as GPT-2 cuts them. White space is what Unicode calls so, as in Hugging Face's regular expressions; JavaScript's \s
+ * differs in U+0085 and U+FEFF.
+ */
+const words =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+
+/** Words kept with their tokens: nearly every word of a text is one of these. */
+const cachedWordsMax = 100_000;
+const cachedWordLengthMax = 64;
+
+/**
+ * Byte-level BPE in JavaScript, for tokenizers of GPT-2's kind: about ten times as fast as a call into native code for every piece,
+ * and its tokens are the same. Null for a tokenizer of another kind.
+ */
+export function byteLevelEncoder(checked: TokenizerJson): ((text: string) => Int32Array) | null {
+  if (!isPlainByteLevel(checked)) return null;
+  const { vocabulary } = checked;
+  const byteIds = Int32Array.from(byteCharacters, (character) => vocabulary.get(character)!);
+  const merges = mergeTable(checked);
+  const cache = new Map<string, readonly number[]>();
+
+  const encodeWord = (word: string): readonly number[] => {
+    const known = cache.get(word);
+    if (known !== undefined) return known;
+    const ids = mergeBytes(Array.from(Buffer.from(word, 'utf8'), (byte) => byteIds[byte]!), merges);
+    if (word.length <= cachedWordLengthMax) {
+      if (cache.size >= cachedWordsMax) cache.clear();
+      cache.set(word, ids);
+    }
+    return ids;
+  };
+  const addedIds = new Map(checked.addedTokens.map(({ content, id }) => [content, id]));
+  const added = addedPattern([...addedIds.keys()]);
+  return (text) => {
+    const ids: number[] = [];
+    for (const part of added === null ? [text] : text.split(added)) {
+      const addedId = addedIds.get(part);
+      if (addedId !== undefined) ids.push(addedId);
+      else for (const word of part.match(words) ?? []) for (const id of encodeWord(word)) ids.push(id);
+    }
+    return Int32Array.from(ids);
+  };
+}
+
+/** Rank and merged token of each pair of ids that may be merged. */
+interface Merges {
+  /** Key: left * size + right. */
+  ranks: Map<number, number>;
+  merged: Int32Array;
+  size: number;
+}
+
+function mergeTable({ vocabulary, merges, vocabularySize: size }: TokenizerJson): Merges {
+  const ranks = new Map<number, number>();
+  const merged = new Int32Array(merges.length);
+  for (const [rank, [left, right]] of merges.entries()) {
+    merged[rank] = vocabulary.get(left + right)!;
+    ranks.set(vocabulary.get(left)! * size + vocabulary.get(right)!, rank); // of equal pairs the last counts, as upstream
+  }
+  return { ranks, merged, size };
+}
+
+/** Merges the pair of lowest rank, leftmost first, until none is left. Changes `ids`. */
+function mergeBytes(ids: number[], merges: Merges): number[] {
+  if (ids.length > 64) return mergeLong(ids, merges);
+  const { ranks, merged, size } = merges;
+  for (;;) {
+    let best = Infinity;
+    let at = -1;
+    for (let i = 0; i + 1 < ids.length; i++) {
+      const rank = ranks.get(ids[i]! * size + ids[i + 1]!);
+      if (rank !== undefined && rank < best) {
+        best = rank;
+        at = i;
+      }
+    }
+    if (at < 0) return ids;
+    ids.splice(at, 2, merged[best]!);
+  }
+}
+
+/** The same for words of any length in O(n log n): a linked list of tokens and a heap of the pairs in it. */
+function mergeLong(ids: number[], { ranks, merged, size }: Merges): number[] {
+  const count = ids.length;
+  const next = Int32Array.from({ length: count }, (_, i) => (i + 1 < count ? i + 1 : -1));
+  const previous = Int32Array.from({ length: count }, (_, i) => i - 1);
+  // One number per pair: rank first, then place, so that the least is the one to merge.
+  const heap: number[] = [];
+  const offer = (left: number) => {
+    const right = left < 0 ? -1 : next[left]!;
+    if (right < 0) return;
+    const rank = ranks.get(ids[left]! * size + ids[right]!);
+    if (rank !== undefined) push(heap, rank * count + left);
+  };
+  for (let i = 0; i < count; i++) offer(i);
+  while (heap.length > 0) {
+    const top = pop(heap);
+    const left = top % count;
+    const rank = Math.floor(top / count);
+    const right = next[left]!;
+    // A pair whose tokens were merged away meanwhile is passed over; what took its place was offered anew.
+    if (ids[left]! < 0 || right < 0 || ranks.get(ids[left]! * size + ids[right]!) !== rank) continue;
+    ids[left] = merged[rank]!;
+    ids[right] = -1;
+    next[left] = next[right]!;
+    if (next[left]! >= 0) previous[next[left]!] = left;
+    offer(previous[left]!);
+    offer(left);
+  }
+  return ids.filter((id) => id >= 0);
+}
+
+function push(heap: number[], value: number): void {
+  let at = heap.push(value) - 1;
+  while (at > 0) {
+    const parent = (at - 1) >> 1;
+    if (heap[parent]! <= value) break;
+    heap[at] = heap[parent]!;
+    at = parent;
+  }
+  heap[at] = value;
+}
+
+function pop(heap: number[]): number {
+  const top = heap[0]!;
+  const value = heap.pop()!;
+  let at = 0;
+  if (heap.length === 0) return top;
+  for (;;) {
+    let child = 2 * at + 1;
+    if (child >= heap.length) break;
+    if (child + 1 < heap.length && heap[child + 1]! < heap[child]!) child++;
+    if (heap[child]! >= value) break;
+    heap[at] = heap[child]!;
+    at = child;
+  }
+  heap[at] = value;
+  return top;
+}
+
+/** Bytes of every token, by id; null when the tokenizer is not byte-level. Special tokens have none. */
+export function byteTable({ json, vocabulary, specialIds, addedTokens }: TokenizerJson): ReadonlyMap<number, Uint8Array> | null {
+  if (!isObject(json.decoder) || json.decoder.type !== 'ByteLevel') return null;
+  const added = new Map(addedTokens.map(({ id, content }) => [id, content]));
+  const table = new Map<number, Uint8Array>();
+  for (const [token, id] of vocabulary) {
+    if (specialIds.has(id) || added.has(id)) continue;
+    const bytes = tokenToBytes(token);
+    if (bytes === null) return null;
+    table.set(id, bytes);
+  }
+  for (const [id, content] of added) if (!specialIds.has(id)) table.set(id, Buffer.from(content, 'utf8'));
+  return table;
+}
+
+/** Whether nothing but cutting into words and merging bytes is asked for. */
+function isPlainByteLevel({ json, vocabulary, addedTokens }: TokenizerJson): boolean {
+  const { model, normalizer, pre_tokenizer: preTokenizer, decoder } = json;
+  const isByteLevel = (part: unknown) => isObject(part) && part.type === 'ByteLevel';
+  return (
+    model.type === 'BPE' &&
+    !model.dropout && !model.continuing_subword_prefix && !model.end_of_word_suffix && !model.ignore_merges &&
+    !normalizer &&
+    isByteLevel(preTokenizer) &&
+    (preTokenizer as Record<string, unknown>).add_prefix_space === false &&
+    (preTokenizer as Record<string, unknown>).use_regex !== false &&
+    isByteLevel(decoder) &&
+    addedTokens.every(({ isPlain }) => isPlain) &&
+    byteCharacters.every((character) => vocabulary.has(character))
+  );
+}
+
+/** Longest first, as the leftmost longest one is meant; with a group, so that splitting keeps them. */
+function addedPattern(contents: string[]): RegExp | null {
+  if (contents.length === 0) return null;
+  const escaped = contents.sort((a, b) => b.length - a.length).map((content) => content.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
+  return new RegExp(`(${escaped.join('|')})`, 'u');
+}

@@ -1,0 +1,35 @@
+const mebibyte = 2 ** 20;
+
+/** What is refused, or cut into parts, before memory is taken for it. */
+export interface DataLimits {
+  /** One line of a JSONL file. */
+  lineBytesMax: number;
+  /** One text of a Parquet file. */
+  documentBytesMax: number;
+  /** Footer of a Parquet file. */
+  parquetFooterBytesMax: number;
+  /** The text column of one row group, packed or unpacked. */
+  parquetColumnBytesMax: number;
+  /** Rows of one row group. */
+  parquetRowsMax: number;
+  /** A tokenizer.json. */
+  tokenizerBytesMax: number;
+  /** Text that a vocabulary is trained on, spread over all documents. */
+  tokenizerSampleBytesMax: number;
+  /** One file of tokens. */
+  shardBytesMax: number;
+}
+
+export const defaultLimits: Readonly<DataLimits> = {
+  lineBytesMax: 64 * mebibyte, // a JavaScript string must hold it
+  documentBytesMax: 64 * mebibyte,
+  parquetFooterBytesMax: 64 * mebibyte,
+  parquetColumnBytesMax: 1024 * mebibyte, // held in memory twice: as bytes and as strings
+  parquetRowsMax: 20_000_000,
+  tokenizerBytesMax: 64 * mebibyte, // the largest in use have about 30
+  tokenizerSampleBytesMax: 64 * mebibyte, // more text hardly changes 30,000 merges and takes minutes
+  shardBytesMax: 256 * mebibyte,
+};
+
+/** A longer document is encoded in parts of so many bytes, cut where a word begins. */
+export const pieceBytesMax = mebibyte;

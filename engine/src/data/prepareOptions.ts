@@ -1,0 +1,22 @@
+import { DataError, describeValue } from './dataErrors.js';
+import type { PrepareOptions } from './prepareDataset.js';
+import { trainedVocabularySizeMax, trainedVocabularySizeMin } from './trainBpe.js';
+
+/** Throws DataError OPTIONS_INVALID for the first option that is out of its range. */
+export function checkOptions({ files, tokenizer, textField, heldOutShare, seed }: PrepareOptions): void {
+  const check = (isRight: boolean, option: string, expected: string, got: unknown) => {
+    if (!isRight) throw new DataError('OPTIONS_INVALID', { option, expected, got: describeValue(got) });
+  };
+  check(files.length > 0, 'files', 'at least one', files.length);
+  for (const { format, split } of files) {
+    check(['text', 'jsonl', 'parquet'].includes(format), 'files.format', 'text, jsonl or parquet', format);
+    check(['auto', 'train', 'heldOut'].includes(split), 'files.split', 'auto, train or heldOut', split);
+  }
+  check(textField !== '', 'textField', 'a name', textField);
+  check(heldOutShare >= 0 && heldOutShare <= 0.5, 'heldOutShare', '0 to 0.5', heldOutShare);
+  check(Number.isSafeInteger(seed), 'seed', 'a whole number', seed);
+  if (tokenizer.kind !== 'trainedBpe') return;
+  const { vocabularySize: size } = tokenizer;
+  const isSize = Number.isInteger(size) && size >= trainedVocabularySizeMin && size <= trainedVocabularySizeMax;
+  check(isSize, 'tokenizer.vocabularySize', `${trainedVocabularySizeMin} to ${trainedVocabularySizeMax}`, size);
+}

@@ -1,0 +1,86 @@
+import { createHash } from 'node:crypto';
+import { constants } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
+import { DataError } from './dataErrors.js';
+
+/** A file to make a data set of. */
+export interface SourceFile {
+  path: string;
+  /** How messages call it. */
+  name: string;
+  format: 'text' | 'jsonl' | 'parquet';
+  /** `auto` is divided by the held-out share. */
+  split: 'auto' | 'train' | 'heldOut';
+}
+
+/** A source file, open for reading by position. */
+export class RegularFile {
+  private constructor(
+    readonly name: string,
+    readonly sizeBytes: number,
+    private readonly handle: FileHandle,
+    private readonly changedMs: number,
+  ) {}
+
+  /** Opens no links, pipes or devices. Throws FILE_UNREADABLE or FILE_NOT_REGULAR; `name` is what messages show. */
+  static async open(path: string, name: string): Promise<RegularFile> {
+    let handle: FileHandle;
+    try {
+      // Not blocking: the open of a pipe would wait for its writer.
+      handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    } catch (error) {
+      const { code, message } = error as NodeJS.ErrnoException;
+      if (code === 'ELOOP') throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a symbolic link' });
+      if (code === 'ENXIO') throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a socket or device' });
+      throw new DataError('FILE_UNREADABLE', { file: name, problem: code ?? message });
+    }
+    try {
+      const stats = await handle.stat();
+      if (!stats.isFile()) {
+        const got = stats.isDirectory() ? 'a folder' : stats.isFIFO() ? 'a pipe' : 'a device';
+        throw new DataError('FILE_NOT_REGULAR', { file: name, got });
+      }
+      return new RegularFile(name, stats.size, handle, stats.mtimeMs);
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  }
+
+  /** Exactly `length` bytes from `position`. Throws FILE_CHANGED when they are no longer there. */
+  async read(position: number, length: number): Promise<Buffer> {
+    const bytes = Buffer.allocUnsafe(length);
+    for (let done = 0; done < length; ) {
+      const { bytesRead } = await this.handle.read(bytes, done, length - done, position + done);
+      if (bytesRead === 0) throw new DataError('FILE_CHANGED', { file: this.name });
+      done += bytesRead;
+    }
+    return bytes;
+  }
+
+  /** Hexadecimal SHA-256 of the whole file. */
+  async sha256(signal?: AbortSignal): Promise<string> {
+    const hash = createHash('sha256');
+    const blockBytes = 1 << 20;
+    for (let position = 0; position < this.sizeBytes; position += blockBytes) {
+      signal?.throwIfAborted();
+      hash.update(await this.read(position, Math.min(blockBytes, this.sizeBytes - position)));
+    }
+    return hash.digest('hex');
+  }
+
+  /** Equal when a file was opened again and is the same. */
+  get stamp(): string {
+    return `${this.sizeBytes} ${this.changedMs}`;
+  }
+
+  /** Throws FILE_CHANGED when size or time of the last change differ from those at the opening. */
+  async assertUnchanged(): Promise<void> {
+    const { size, mtimeMs } = await this.handle.stat();
+    if (size !== this.sizeBytes || mtimeMs !== this.changedMs) throw new DataError('FILE_CHANGED', { file: this.name });
+  }
+
+  async close(): Promise<void> {
+    await this.handle.close();
+  }
+}
