@@ -168,10 +168,10 @@ export const serviceErrors = {
     fix: 'Wait until the other call has ended; one that broke is noticed within a minute and a half.',
     retrySeconds: 5,
   }),
-  JOB_TOO_LARGE: entry<{ peakMemoryBytes: number; availableBytes: number }>({
+  JOB_TOO_LARGE: entry<{ peakMemoryBytes: number; memoryBytesMax: number; fits: string }>({
     status: Status.RESOURCE_EXHAUSTED,
-    text: ({ peakMemoryBytes, availableBytes }) =>
-      `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; a job may have ${gibibytes(availableBytes)} here`,
+    text: ({ peakMemoryBytes, memoryBytesMax, fits }) =>
+      `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; a job may have ${gibibytes(memoryBytesMax)} here; ${fits}`,
     fix: 'Lower micro_batch_sequence_count or sequence_length, take a smaller model, or raise RELORA_JOB_MEMORY_BYTES_MAX.',
   }),
   DISK_FULL: entry<{ freeBytesMin: number }>({
@@ -269,9 +269,10 @@ export const specWarnings = {
   RANK_ABOVE_BREAK_EVEN: 'The rank is so high that an adapted layer costs more arithmetic than training it in full.',
   RESTARTS_FEW: 'Fewer than three restarts: the rank of the whole change stays low.',
   WARM_START_MISSING: 'ReLoRA from new weights without a warm start learns far worse.',
-  CYCLE_SHORT: 'Half of every cycle or more is spent on raising the learning rate again.',
+  CYCLE_SHORT: 'More than a third of every cycle is spent on raising the learning rate again.',
   LAST_CYCLE_SHORT: 'The last cycle is shorter than the others.',
   DATA_REPEATED: 'The run reads its training part more than four times.',
+  HELD_OUT_EMPTY: 'The data set holds nothing out, so the model is never evaluated.',
 } as const;
 
 export type SpecWarning = keyof typeof specWarnings;

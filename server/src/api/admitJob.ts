@@ -63,7 +63,7 @@ export function machineMemoryBytes(): number {
   return constrained > 0 && constrained < totalmem() ? constrained : totalmem();
 }
 
-/** The largest micro-batch with which the job would fit, since it changes nothing but memory and time. */
+/** The largest micro-batch with which the job would fit: it changes memory and time, and the result only by rounding. */
 function whatFits(spec: RunSpec, speed: DeviceSpeed, memoryBytesMax: number): string {
   for (let count = spec.batch.microBatchSequenceCount - 1; count >= 1; count--) {
     if (spec.batch.sequenceCount % count !== 0) continue;

@@ -30,8 +30,6 @@ export interface ApiParts {
   pageTokens: PageTokens;
   /** What jobs can run on. */
   devices: DeviceCatalogue;
-  /** Jobs that run at once. */
-  slotCount: number;
   version: string;
   startTimeMs: number;
   /** Aborted when the server begins to stop: watches and uploads then end, calls under way are answered. */

@@ -1,0 +1,73 @@
+import { FinishReason, type GenerateTextRequest, type ModelServiceImplementation } from '@relora/sdk/contract';
+import { quote, ServiceError } from '../errors.js';
+import type { Metrics } from '../metrics/metrics.js';
+import type { GenerateTask } from '../trainer/messages.js';
+import { FieldChecks } from './fieldChecks.js';
+import type { ApiParts } from './parts.js';
+import { parseArtifactName, parseJobName } from './resourceNames.js';
+import { taskError } from './taskError.js';
+
+const finishReasons = { endOfText: FinishReason.END_OF_TEXT, tokenCount: FinishReason.TOKEN_COUNT } as const;
+
+/** Generates text in a child process, which ends with the call. */
+export function modelService(parts: ApiParts, metrics: Metrics): ModelServiceImplementation {
+  const { tasks, stopping } = parts;
+  return {
+    async *generateText(request, context) {
+      const settings = parseSettings(request);
+      const model = await findModel(parts, request.model);
+      let tokenCount = 0;
+      try {
+        for await (const piece of tasks.generate({ ...settings, ...model }, AbortSignal.any([context.signal, stopping]))) {
+          metrics.generatedTokens.inc(piece.tokenCount - tokenCount);
+          tokenCount = piece.tokenCount;
+          yield {
+            text: piece.text,
+            tokenCount,
+            finishReason: piece.finishReason === null ? FinishReason.UNSPECIFIED : finishReasons[piece.finishReason],
+          };
+        }
+      } catch (error) {
+        throw taskError(error, request.model, context.signal, stopping);
+      }
+    },
+  };
+}
+
+function parseSettings(request: GenerateTextRequest): Pick<GenerateTask, 'prompt' | 'tokenCountMax' | 'temperature' | 'topK' | 'topP' | 'seed'> {
+  const checks = new FieldChecks();
+  const { temperature = 0.8 } = request;
+  if (!(temperature === 0 || (temperature >= 0.01 && temperature <= 10))) checks.add('temperature', '0, or a number from 0.01 to 10', temperature);
+  const settings = {
+    prompt: checks.text('prompt', request.prompt, 1 << 20, { lines: true }),
+    tokenCountMax: checks.integer('token_count_max', request.tokenCountMax, 128, 1, 4096),
+    temperature,
+    topK: checks.integer('top_k', request.topK, 0, 0, 1 << 20),
+    topP: checks.number('top_p', request.topP, 0.95, { min: 0, max: 1, above: true }),
+    seed: checks.integer('seed', request.seed, 0, 0, 2 ** 31 - 1),
+  };
+  if (!/^jobs\//.test(request.model)) checks.add('model', 'jobs/{job} or jobs/{job}/artifacts/{artifact}', quote(request.model));
+  if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+  return settings;
+}
+
+/** The named artifact; for a job its newest artifact or, before there is one, its newest checkpoint. */
+async function findModel(parts: ApiParts, name: string): Promise<Pick<GenerateTask, 'source' | 'datasetFolder'>> {
+  if (name.includes('/artifacts/')) {
+    const { jobId, artifactId } = parseArtifactName('model', name);
+    const artifact = await parts.artifacts.find(jobId, artifactId);
+    if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+    return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
+  }
+  const jobId = parseJobName('model', name);
+  const job = await parts.store.find(jobId);
+  if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
+  const artifact = await parts.artifacts.newest(jobId);
+  if (artifact !== undefined) return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
+  const checkpoint = await parts.checkpoints.newest(jobId);
+  if (checkpoint === undefined) throw new ServiceError('MODEL_NOT_READY', { jobId });
+  return {
+    source: { kind: 'checkpoint', folder: checkpoint.folder },
+    datasetFolder: parts.datasets.preparedFolder(job.spec.dataset.replace(/^datasets\//, '')),
+  };
+}

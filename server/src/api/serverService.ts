@@ -1,0 +1,37 @@
+import { countParameters, presets } from '@relora/engine/plan';
+import type { ServerServiceImplementation } from '@relora/sdk/contract';
+import { settings, type Config } from '../config.js';
+import { toEnum } from './enums.js';
+import type { ApiParts } from './parts.js';
+
+/** Says what the server is and can do. */
+export function serverService(parts: ApiParts): ServerServiceImplementation {
+  const { config, store, devices, version, startTimeMs } = parts;
+  return {
+    async getServerInfo() {
+      const counts = await store.countByState();
+      return {
+        version,
+        startTime: new Date(startTimeMs),
+        slotCount: config.slots,
+        runningJobCount: counts.starting + counts.running,
+        queuedJobCount: counts.queued,
+        devices: (await devices.list()).map((device) => ({ ...device, autoPrecision: toEnum.precision[device.autoPrecision] })),
+        limits: limitsOf(config),
+        presets: Object.entries(presets).map(([name, shape]) => ({
+          name,
+          // Without a vocabulary only the linear layers and norms are left.
+          config: { ...shape, vocabSize: undefined },
+          bodyParameterCount: countParameters({ kind: 'fullRank', adapter: null, model: { ...shape, vocabSize: 0 } }).model,
+        })),
+      };
+    },
+  };
+}
+
+/** Settings that limit what clients may ask, by the name of their variable. */
+function limitsOf(config: Config): Record<string, string> {
+  const names = Object.keys(settings) as (keyof typeof settings)[];
+  const limits = names.filter((name) => /Max$/.test(name) || name === 'heartbeatSeconds' || name === 'freeDiskBytesMin');
+  return Object.fromEntries(limits.map((name) => [settings[name].variable, String(config[name])]));
+}

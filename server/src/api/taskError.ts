@@ -1,0 +1,19 @@
+import { ServiceError } from '../errors.js';
+import { TaskFailed } from '../trainer/taskRunner.js';
+
+/** What a client is told when a task for it failed; what is not a TaskFailed comes back as it is. */
+export function taskError(error: unknown, subject: string, signal: AbortSignal, stopping: AbortSignal): unknown {
+  if (!(error instanceof TaskFailed)) return error;
+  if (signal.aborted) return new ServiceError('CALL_CANCELLED', {});
+  if (stopping.aborted) return new ServiceError('SERVER_STOPPING', {});
+  switch (error.reason) {
+    case 'TASKS_BUSY':
+      return new ServiceError('TASKS_FULL', {});
+    case 'TASK_CRASHED':
+    case 'TASK_TIMED_OUT':
+    case 'TASK_ABORTED':
+      return new ServiceError('TASK_CRASHED', { message: error.message });
+    default:
+      return new ServiceError('MODEL_UNUSABLE', { model: subject, cause: error.reason, message: error.message });
+  }
+}
