@@ -9,7 +9,7 @@ import { ArtifactStore } from '../../server/dist/artifacts/artifactStore.js';
 import { readConfig, type Config } from '../../server/dist/config.js';
 import { DatasetStore } from '../../server/dist/datasets/datasetStore.js';
 import { CheckpointStore } from '../../server/dist/jobs/checkpointStore.js';
-import type { Job, JobEvent } from '../../server/dist/jobs/job.js';
+import { isTerminal, type Job, type JobEvent } from '../../server/dist/jobs/job.js';
 import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
@@ -30,7 +30,11 @@ export function temporaryFolder(): string {
 export type Parts = Awaited<ReturnType<typeof openParts>>;
 
 /** The durable half of a server on a data folder, with short times. */
-export async function openParts(settings: Record<string, string> = {}, dataFolder = temporaryFolder()) {
+export async function openParts(
+  settings: Record<string, string> = {},
+  dataFolder = temporaryFolder(),
+  entry: string = scriptedTrainer,
+) {
   const config: Config = readConfig({
     RELORA_DATA_FOLDER: dataFolder,
     RELORA_RETRY_DELAY_SECONDS: '0.01',
@@ -61,7 +65,7 @@ export async function openParts(settings: Record<string, string> = {}, dataFolde
     datasets,
     log,
     onStoreFailure: (error) => storeFailures.push(error),
-    entry: scriptedTrainer,
+    entry,
   });
   let isOpen = true;
   const close = async (): Promise<void> => {
@@ -198,6 +202,8 @@ export async function jobWhen(parts: Parts, jobId: string, condition: (job: Job)
     const job = await parts.store.find(jobId);
     if (job === undefined) throw new Error(`No job ${jobId}`);
     if (condition(job)) return job;
+    if (isTerminal(job.state))
+      throw new Error(`Job ${jobId} is ${job.state} (${job.stateReason}) at step ${job.progress.step}`);
     const signal = AbortSignal.timeout(20_000);
     await parts.journal.changedSince(jobId, job.lastSequence, signal);
     if (signal.aborted)

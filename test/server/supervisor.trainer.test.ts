@@ -1,0 +1,244 @@
+import { createHash } from 'node:crypto';
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import type { RunSpec } from '@relora/engine/plan';
+import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
+import { DatasetPreparer } from '../../server/dist/datasets/datasetPreparer.js';
+import { isTerminal } from '../../server/dist/jobs/job.js';
+import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
+import { trainerEntry } from '../../server/dist/trainer/trainerProcess.js';
+import {
+  allEvents,
+  jobWhen,
+  openParts,
+  runSpec,
+  statesOf,
+  submit,
+  temporaryFolder,
+  type Parts,
+} from './parts.js';
+
+const settings = { RELORA_THREADS: '1', RELORA_TRAINER_GRACE_SECONDS: '20', RELORA_TRAINER_NICE: '0' };
+const never = new AbortController().signal;
+
+/** A server with the real trainer and a small real data set. */
+async function trainingParts(text = tale(400)): Promise<Parts & { tasks: TaskRunner }> {
+  const parts = await openParts(settings, temporaryFolder(), trainerEntry);
+  const tasks = new TaskRunner(parts.config, parts.log);
+  const path = join(parts.dataFolder, 'tale.txt');
+  writeFileSync(path, text);
+  await prepare(parts, tasks, 'text', [{ path, format: 'text' }]);
+  await parts.supervisor.start();
+  return { ...parts, tasks };
+}
+
+async function prepare(
+  parts: Parts,
+  tasks: TaskRunner,
+  id: string,
+  files: { path: string; format: 'text' | 'jsonl' }[],
+  changes: Partial<DatasetSpec> = {},
+) {
+  const preparer = new DatasetPreparer(parts.datasets, tasks, parts.dataFolder, parts.log, (error) =>
+    parts.storeFailures.push(error),
+  );
+  onTestFinished(async () => await preparer.stop());
+  await parts.datasets.register({
+    datasetId: id,
+    displayName: '',
+    files: files.map(({ path, format }) => ({
+      fileName: 'tale',
+      serverPath: path,
+      format,
+      split: null,
+      sizeBytes: 1,
+      sha256: null,
+    })),
+    spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.1, textField: 'text', seed: 0, ...changes },
+  });
+  preparer.start();
+  for (;;) {
+    const dataset = (await parts.datasets.find(id))!;
+    if (dataset.state === 'ready' || dataset.state === 'failed') return dataset;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+function tale(sentences: number): string {
+  const parts = [
+    'The king',
+    'A small adapter',
+    'The old merge',
+    'Every matrix',
+    'saw',
+    'forgot',
+    'built',
+    'a low rank',
+    'the long road',
+    'its moments',
+  ];
+  let text = '';
+  for (let index = 0; index < sentences; index++)
+    text += `${parts[index % 4]} ${parts[4 + (index % 3)]} ${parts[7 + ((index * 7) % 3)]}. `;
+  return text;
+}
+
+function spec(changes: Partial<RunSpec> = {}): RunSpec {
+  return runSpec('', {
+    warmStart: { stepCount: 4, learningRate: 5e-3, warmupStepCount: 1 },
+    stepCount: 12,
+    adapter: { ...runSpec().adapter!, cycleStepCount: 4, targetModules: ['q_proj', 'down_proj'] },
+    checkpoint: { everyStepCount: 4, keepCount: 2 },
+    ...changes,
+  });
+}
+
+/** The last told loss of each step: a step that was taken again after a crash counts as it was taken last. */
+async function lossesOf(parts: Parts, jobId: string): Promise<number[]> {
+  const losses: number[] = [];
+  for (const { body } of await allEvents(parts, jobId))
+    if (body.kind === 'step') losses[body.step] = body.loss;
+  return losses;
+}
+
+async function run(parts: Parts, changes: Partial<RunSpec> = {}) {
+  const { id } = await submit(parts, { spec: spec(changes) });
+  return await jobWhen(parts, id, ({ state }) => isTerminal(state));
+}
+
+describe('the trainer', () => {
+  it('trains, seals what it trained, and the text it writes is the same for the same seed', async () => {
+    const parts = await trainingParts();
+    const job = await run(parts);
+    expect(job.failure).toBeNull();
+    expect(job).toMatchObject({
+      state: 'succeeded',
+      attempt: 1,
+      progress: { step: 16, stepCount: 16, restartCount: 2, checkpointStep: 16 },
+    });
+    expect(job.execution?.datasetSha256).toBe((await parts.datasets.find('text'))?.prepared?.manifestSha256);
+
+    const artifact = (await parts.artifacts.newest(job.id))!;
+    expect(artifact.files.map(({ fileName }) => fileName)).toEqual(
+      expect.arrayContaining(['config.json', 'model.safetensors']),
+    );
+    for (const file of artifact.files) {
+      const bytes = readFileSync(join(artifact.folder, file.fileName));
+      expect({ sizeBytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') }).toEqual({
+        sizeBytes: file.sizeBytes,
+        sha256: file.sha256,
+      });
+    }
+
+    const checkpoint = (await parts.checkpoints.newest(job.id))!;
+    const write = async (kind: 'artifact' | 'checkpoint', folder: string, seed: number): Promise<string> => {
+      let text = '';
+      const task = {
+        source: { kind, folder },
+        prompt: 'The king',
+        tokenCountMax: 12,
+        temperature: 0.8,
+        topK: 0,
+        topP: 0.95,
+        seed,
+        datasetFolder: parts.datasets.preparedFolder('text'),
+      };
+      for await (const piece of parts.tasks.generate(task, never)) text += piece.text;
+      return text;
+    };
+    const text = await write('artifact', artifact.folder, 1);
+    expect(text.length).toBeGreaterThan(0);
+    expect(await write('artifact', artifact.folder, 1)).toBe(text);
+    expect(await write('checkpoint', checkpoint.folder, 1)).toBe(text);
+
+    const tokens = await parts.tasks.previewDataset(
+      { preparedFolder: parts.datasets.preparedFolder('text'), split: 'train', tokenCount: 8 },
+      never,
+    );
+    expect(tokens.map((token) => token.text).join('')).toBe('The king');
+  });
+
+  it('killed with SIGKILL it is replaced, and the run repeats the uninterrupted one bit for bit', async () => {
+    const parts = await trainingParts();
+    const whole = await run(parts);
+    const { id } = await submit(parts, { spec: spec() });
+    await jobWhen(parts, id, ({ progress }) => progress.step >= 6 && progress.checkpointStep !== null);
+    process.kill(parts.supervisor.trainerPid(id)!, 'SIGKILL');
+    const job = await jobWhen(parts, id, ({ state }) => isTerminal(state));
+    expect(job).toMatchObject({ state: 'succeeded', attempt: 2 });
+    expect(await lossesOf(parts, id)).toEqual(await lossesOf(parts, whole.id));
+    const weights = async (jobId: string) =>
+      (await parts.artifacts.newest(jobId))?.files.find(({ fileName }) => fileName === 'model.safetensors')
+        ?.sha256;
+    expect(await weights(id)).toBe(await weights(whole.id));
+  });
+
+  it('paused, its checkpoint damaged and resumed, it goes on from the one before with the same losses', async () => {
+    const parts = await trainingParts();
+    const whole = await run(parts);
+    const { id } = await submit(parts, { spec: spec() });
+    await jobWhen(parts, id, ({ progress }) => progress.step >= 9);
+    await parts.control.pause(id);
+    const paused = await parts.control.whenSettled(id, AbortSignal.timeout(20_000));
+    expect(paused?.state).toBe('paused');
+    const [newest, before] = await parts.checkpoints.list(id);
+    expect(newest?.step).toBe(paused?.progress.step);
+    truncateSync(join(newest!.folder, 'shared.safetensors'), 100);
+
+    await parts.control.resume(id);
+    expect((await jobWhen(parts, id, ({ state }) => isTerminal(state))).state).toBe('succeeded');
+    expect(await statesOf(parts, id)).toEqual([
+      'queued',
+      'starting',
+      'running',
+      'paused',
+      'queued',
+      'starting',
+      'running',
+      'succeeded',
+    ]);
+    const events = await allEvents(parts, id);
+    expect(events.find(({ body }) => body.kind === 'warning')?.body).toMatchObject({
+      reason: 'CHECKPOINT_CORRUPT',
+    });
+    expect(events.find(({ attempt, body }) => attempt === 2 && body.kind === 'step')?.body).toMatchObject({
+      step: before?.step,
+    });
+    expect(await lossesOf(parts, id)).toEqual(await lossesOf(parts, whole.id));
+  });
+
+  it('fails a run that its data or its specification makes impossible, with the reason', async () => {
+    const parts = await trainingParts();
+    const tooLong = await run(parts, {
+      batch: { sequenceLength: 32_768, sequenceCount: 1, microBatchSequenceCount: 1 },
+      model: { ...spec().model, maxPositionEmbeddings: 32_768 },
+    });
+    expect(tooLong).toMatchObject({ state: 'failed', attempt: 1, failure: { reason: 'DATASET_TOO_SHORT' } });
+    const tooSmall = await run(parts, { model: { ...spec().model, vocabSize: 100 } });
+    expect(tooSmall).toMatchObject({ state: 'failed', attempt: 1, failure: { reason: 'RUN_MISMATCH' } });
+    const missing = await run(parts, { baseWeightsFolder: parts.dataFolder });
+    expect(missing).toMatchObject({ state: 'failed', attempt: 1 });
+    expect(missing.failure?.message).toContain('config.json');
+  });
+
+  it('fails data that cannot be read, with the place', async () => {
+    const parts = await openParts(settings, temporaryFolder(), trainerEntry);
+    const tasks = new TaskRunner(parts.config, parts.log);
+    const path = join(parts.dataFolder, 'broken.jsonl');
+    writeFileSync(path, '{"text": "one"}\n{"text": "two"\n');
+    const dataset = await prepare(parts, tasks, 'broken', [{ path, format: 'jsonl' }]);
+    expect(dataset.state).toBe('failed');
+    expect(dataset.failure?.message).toContain('line 2');
+  });
+
+  it('describes what jobs can run on', async () => {
+    const parts = await openParts(settings);
+    const devices = await new TaskRunner(parts.config, parts.log).describeDevices();
+    expect(devices.filter(({ isDefault }) => isDefault)).toHaveLength(1);
+    expect(devices.map(({ backend }) => backend)).toEqual(expect.arrayContaining(['native', 'reference']));
+    const native = devices.find(({ backend }) => backend === 'native');
+    expect(native?.float32Flops).toBeGreaterThan(1e8);
+    expect(native?.memoryBytes).toBeGreaterThan(1e8);
+  });
+});
