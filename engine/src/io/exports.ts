@@ -1,7 +1,7 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { tokenizerFile } from '../data/prepareDataset.js';
-import { byteLevelTokenizerJson, endOfTextToken } from '../data/trainBpe.js';
+import { endOfTextToken } from '../data/trainBpe.js';
 import { engineVersion } from '../engineVersion.js';
 import type { Llama } from '../model/llama.js';
 import { transpose, weightShapes } from '../model/weights.js';
@@ -45,7 +45,7 @@ export async function exportMergedModel(
   const { endOfTextId } = dataset.tokenizer;
   const fileName = 'model.safetensors';
   const { castErrorMax, ...digest } = await writeSafetensors(join(folder, fileName), mergedWeights(model, storedTypes[weightType]));
-  const tokenizerJson = await tokenizerJsonOf(run);
+  const tokenizerJson = await readFile(join(dataset.folder, tokenizerFile), 'utf8');
   const files: FileDigest[] = [
     { fileName, ...digest },
     await write('config.json', formatLlamaConfig(model.config, { weightType, endOfTextId })),
@@ -86,15 +86,6 @@ function mergedWeights(model: Llama, dtype: StoredType): TensorSource[] {
     const read = () => transpose(model.mergedWeight(layer), inFeatures, outFeatures);
     return { name, shape: [outFeatures, inFeatures], dtype, read };
   });
-}
-
-/**
- * The bytes tokenizer is a byte-level BPE without merges, whose 256 characters have the ids of their bytes: the file gives
- * others the ids that we trained with.
- */
-async function tokenizerJsonOf({ dataset }: TrainingRun): Promise<string> {
-  if (dataset.tokenizer.kind === 'bytes') return byteLevelTokenizerJson([]);
-  return readFile(join(dataset.folder, tokenizerFile), 'utf8');
 }
 
 function tokenizerConfig(tokenizerJson: string, endOfTextId: number, positionsMax: number): string {
