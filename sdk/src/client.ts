@@ -1,0 +1,224 @@
+import { randomUUID } from 'node:crypto';
+import { ChannelCredentials, createChannel, createClientFactory, type Channel, type Client } from 'nice-grpc';
+import { callMiddleware, defaultRetries, type RetryOptions } from './calls.js';
+import * as contract from './contract.js';
+import { downloadFiles, type DownloadOptions } from './download.js';
+import { JobFailedError, ReloraError } from './errors.js';
+import type { JobEvent } from './events.js';
+import { uploadDataset, type UploadOptions } from './upload.js';
+import { watchJob, type WatchOptions } from './watch.js';
+
+export interface ClientOptions {
+  /** host:port; by default the variable RELORA_ADDRESS, or 127.0.0.1:50051. */
+  address?: string;
+  /** Transport security; plain text by default, for servers on the same machine. */
+  tls?: { rootCertificates?: Buffer; privateKey?: Buffer; certificateChain?: Buffer };
+  /** Longest time for a call that does not stream; default 30 s. Pausing and cancelling wait for a checkpoint. */
+  deadlineMs?: number;
+  /** Repeats of failed calls; `{ attemptsMax: 1 }` turns them off. */
+  retries?: Partial<RetryOptions>;
+}
+
+export interface CallOptions {
+  signal?: AbortSignal;
+}
+
+/** Fields of a request that may be left out are optional here too. */
+export type JobSpec = contract.DeepPartial<contract.JobSpec>;
+export type CreateJobOptions = Omit<contract.DeepPartial<contract.CreateJobRequest>, 'spec' | 'validateOnly'> & CallOptions;
+export type GenerateOptions = Omit<contract.DeepPartial<contract.GenerateTextRequest>, 'model'> & CallOptions;
+export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest>, 'pageToken'> & CallOptions;
+export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
+
+const terminalStates: readonly contract.JobState[] = [contract.JobState.SUCCEEDED, contract.JobState.FAILED, contract.JobState.CANCELLED];
+
+/** Whether a job has ended for good. */
+export function isTerminal(state: contract.JobState): boolean {
+  return terminalStates.includes(state);
+}
+
+/** A connection to a ReLoRA training server. Methods throw ReloraError; names are `jobs/…`, `datasets/…`, `jobs/…/artifacts/…`. */
+export class ReloraClient {
+  readonly address: string;
+  private readonly retries: RetryOptions;
+  private readonly channel: Channel;
+  private readonly training: Client<typeof contract.TrainingServiceDefinition>;
+  private readonly artifacts: Client<typeof contract.ArtifactServiceDefinition>;
+  private readonly datasets: Client<typeof contract.DatasetServiceDefinition>;
+  private readonly models: Client<typeof contract.ModelServiceDefinition>;
+  private readonly server: Client<typeof contract.ServerServiceDefinition>;
+
+  constructor(options: ClientOptions = {}) {
+    this.address = options.address ?? process.env.RELORA_ADDRESS ?? '127.0.0.1:50051';
+    this.retries = { ...defaultRetries, ...options.retries };
+    const { tls } = options;
+    const credentials = tls
+      ? ChannelCredentials.createSsl(tls.rootCertificates, tls.privateKey, tls.certificateChain)
+      : ChannelCredentials.createInsecure();
+    this.channel = createChannel(this.address, credentials, {
+      // Found dead within 80 s; more often would annoy proxies (gRFC A8).
+      'grpc.keepalive_time_ms': 60_000,
+      'grpc.keepalive_timeout_ms': 20_000,
+      'grpc.max_reconnect_backoff_ms': 5000,
+    });
+    const factory = createClientFactory().use(callMiddleware({ deadlineMs: options.deadlineMs ?? 30_000, retries: this.retries }));
+    this.training = factory.create(contract.TrainingServiceDefinition, this.channel);
+    this.artifacts = factory.create(contract.ArtifactServiceDefinition, this.channel);
+    this.datasets = factory.create(contract.DatasetServiceDefinition, this.channel);
+    this.models = factory.create(contract.ModelServiceDefinition, this.channel);
+    this.server = factory.create(contract.ServerServiceDefinition, this.channel);
+  }
+
+  /** Ends the connection and whatever still runs on it. */
+  close(): void {
+    this.channel.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+
+  /** Stores a job and queues it. Repeating the call with the same requestId returns the same job. */
+  async createJob(spec: JobSpec, { signal, ...options }: CreateJobOptions = {}): Promise<contract.Job> {
+    const response = await this.training.createJob({ requestId: randomUUID(), ...options, spec }, { signal });
+    return present(response.job, 'job');
+  }
+
+  /** Checks a specification as createJob would and returns job, estimate, plan and warnings; nothing is stored. */
+  async validateJob(spec: JobSpec, { signal, ...options }: CreateJobOptions = {}): Promise<contract.CreateJobResponse> {
+    return await this.training.createJob({ ...options, spec, validateOnly: true }, { signal });
+  }
+
+  /** What a job would cost, and when things would happen. */
+  async estimateJob(spec: JobSpec, { signal }: CallOptions = {}): Promise<contract.EstimateJobResponse> {
+    return await this.training.estimateJob({ spec }, { signal });
+  }
+
+  async getJob(name: string, { signal }: CallOptions = {}): Promise<contract.Job> {
+    return present((await this.training.getJob({ name }, { signal })).job, 'job');
+  }
+
+  /** All jobs that match, newest first unless ordered otherwise, fetched page by page. */
+  async *listJobs({ signal, ...request }: ListJobsOptions = {}): AsyncGenerator<contract.Job, void, undefined> {
+    for (let pageToken: string | undefined = ''; pageToken !== undefined; ) {
+      const page: contract.ListJobsResponse = await this.training.listJobs({ ...request, pageToken }, { signal });
+      yield* page.jobs;
+      pageToken = page.nextPageToken || undefined;
+    }
+  }
+
+  /**
+   * A job's events, past and future, each once and in order, until the final one. Reconnects by itself.
+   * @example for await (const event of client.watch(job.name)) if (event.kind === 'step') console.log(event.step.loss);
+   */
+  watch(name: string, options: WatchOptions = {}): AsyncGenerator<JobEvent, void, undefined> {
+    return watchJob((afterSequence, signal) => this.training.watchJob({ name, afterSequence }, { signal }), options);
+  }
+
+  /** Resolves when the job has succeeded; throws JobFailedError when it failed or was cancelled. */
+  async waitForJob(name: string, options: WatchOptions & { onEvent?: (event: JobEvent) => void } = {}): Promise<contract.Job> {
+    for await (const event of this.watch(name, options)) options.onEvent?.(event);
+    const job = await this.getJob(name, { signal: options.signal });
+    if (job.state === contract.JobState.SUCCEEDED) return job;
+    const { reason = '', message = job.stateReason } = job.failure ?? {};
+    const ended = job.state === contract.JobState.CANCELLED ? 'was cancelled' : 'failed';
+    throw new JobFailedError(`${name} ${ended}: ${message}`, { code: 'FAILED_PRECONDITION', reason });
+  }
+
+  /** Stops a job with a checkpoint; returns when that is saved. */
+  async pauseJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
+    return present((await this.training.pauseJob({ requestId: randomUUID(), ...options, name }, { signal })).job, 'job');
+  }
+
+  /** Puts a paused job back into the queue. */
+  async resumeJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
+    return present((await this.training.resumeJob({ requestId: randomUUID(), ...options, name }, { signal })).job, 'job');
+  }
+
+  /** Ends a job for good; returns when its trainer has stopped. */
+  async cancelJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
+    return present((await this.training.cancelJob({ requestId: randomUUID(), ...options, name }, { signal })).job, 'job');
+  }
+
+  /** Artifacts of a job, oldest first. */
+  async listArtifacts(job: string, { signal }: CallOptions = {}): Promise<contract.Artifact[]> {
+    const found: contract.Artifact[] = [];
+    for (let pageToken: string | undefined = ''; pageToken !== undefined; ) {
+      const page: contract.ListArtifactsResponse = await this.artifacts.listArtifacts({ parent: job, pageToken }, { signal });
+      found.push(...page.artifacts);
+      pageToken = page.nextPageToken || undefined;
+    }
+    return found;
+  }
+
+  /**
+   * Brings an artifact into a folder: goes on where a broken download stopped, verifies every SHA-256, and gives files their
+   * names only then. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest. @returns paths of the files
+   */
+  async downloadArtifact(name: string, folder: string, options: DownloadOptions = {}): Promise<string[]> {
+    const [, job, artifactId] = /^(jobs\/[^/]+)(?:\/artifacts\/([^/]+))?$/.exec(name) ?? [];
+    if (job === undefined) throw new ReloraError(`${JSON.stringify(name)} should be jobs/… or jobs/…/artifacts/…`, { code: 'INVALID_ARGUMENT' });
+    const artifacts = await this.listArtifacts(job, options);
+    const artifact = artifactId === undefined ? artifacts.at(-1) : artifacts.find((entry) => entry.name === name);
+    if (artifact === undefined) throw new ReloraError(`${name} has no such artifact yet`, { code: 'NOT_FOUND' });
+    const openDownload = (fileName: string, offsetBytes: number, signal: AbortSignal | undefined) =>
+      this.artifacts.downloadArtifact({ name: artifact.name, fileName, offsetBytes }, { signal });
+    return await downloadFiles(artifact, folder, openDownload, this.retries, options);
+  }
+
+  /** Registers a data set and waits until jobs can use it. */
+  async uploadDataset(options: UploadOptions): Promise<contract.Dataset> {
+    const calls = {
+      upload: async (messages: AsyncIterable<contract.DeepPartial<contract.UploadDatasetRequest>>, signal: AbortSignal | undefined) =>
+        present((await this.datasets.uploadDataset(messages, { signal })).dataset, 'dataset'),
+      get: async (name: string, signal: AbortSignal | undefined) =>
+        await this.getDataset(name, { signal }).catch((error: unknown) => {
+          if (error instanceof ReloraError && error.code === 'NOT_FOUND') return undefined;
+          throw error;
+        }),
+    };
+    return await uploadDataset(calls, options, this.retries);
+  }
+
+  async getDataset(name: string, { signal }: CallOptions = {}): Promise<contract.Dataset> {
+    return present((await this.datasets.getDataset({ name }, { signal })).dataset, 'dataset');
+  }
+
+  /** All data sets, newest first, fetched page by page. */
+  async *listDatasets({ signal, pageSize }: CallOptions & { pageSize?: number } = {}): AsyncGenerator<contract.Dataset, void, undefined> {
+    for (let pageToken: string | undefined = ''; pageToken !== undefined; ) {
+      const page: contract.ListDatasetsResponse = await this.datasets.listDatasets({ pageSize, pageToken }, { signal });
+      yield* page.datasets;
+      pageToken = page.nextPageToken || undefined;
+    }
+  }
+
+  /** First tokens of a data set as the model sees them. */
+  async previewDataset(
+    name: string, { signal, ...options }: CallOptions & { tokenCount?: number; split?: contract.DatasetSplit } = {},
+  ): Promise<contract.PreviewToken[]> {
+    return (await this.datasets.previewDataset({ ...options, name }, { signal })).tokens;
+  }
+
+  /**
+   * Continues a text. @param model `jobs/…/artifacts/…`, or `jobs/…` for its newest weights
+   * @example for await (const { text } of client.generate(job.name, { prompt: 'Once' })) process.stdout.write(text);
+   */
+  generate(model: string, { signal, ...options }: GenerateOptions = {}): AsyncIterable<contract.GenerateTextResponse> {
+    return this.models.generateText({ ...options, model }, { signal });
+  }
+
+  /** Version, devices, slots, limits and presets of the server. */
+  async serverInfo({ signal }: CallOptions = {}): Promise<contract.GetServerInfoResponse> {
+    return await this.server.getServerInfo({}, { signal });
+  }
+}
+
+function present<T>(value: T | undefined, what: string): T {
+  if (value === undefined) throw new ReloraError(`The server's answer has no ${what}`, { code: 'INTERNAL' });
+  return value;
+}

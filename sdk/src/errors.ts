@@ -1,0 +1,91 @@
+import { ClientError, Status, type Metadata } from 'nice-grpc-common';
+import { BadRequest, ErrorInfo, RetryInfo, RpcStatus } from './contract.js';
+
+/** One thing wrong with a request: where, and what was expected. */
+export interface FieldViolation {
+  /** Path in the request, for example `spec.adapter.rank`. */
+  field: string;
+  description: string;
+}
+
+/** Name of a gRPC status code. */
+export type StatusName = keyof typeof Status;
+
+/** Every failed call throws one of these. */
+export class ReloraError extends Error {
+  override name = 'ReloraError';
+  /** gRPC status. */
+  readonly code: StatusName;
+  /** Stable reason in UPPER_SNAKE_CASE, listed in docs/errors.md; empty when the error did not come from the server itself. */
+  readonly reason: string;
+  /** All that is wrong with the request. */
+  readonly fields: readonly FieldViolation[];
+  /** What the message says, part by part. */
+  readonly metadata: Readonly<Record<string, string>>;
+  /** The server's advice when to try again. */
+  readonly retryDelayMs: number | undefined;
+  /** Method that failed, `/relora.v1.TrainingService/CreateJob`. */
+  readonly method: string;
+
+  constructor(message: string, detail: Partial<Omit<ReloraError, keyof Error>> = {}, options?: ErrorOptions) {
+    super(message, options);
+    this.code = detail.code ?? 'UNKNOWN';
+    this.reason = detail.reason ?? '';
+    this.fields = detail.fields ?? [];
+    this.metadata = detail.metadata ?? {};
+    this.retryDelayMs = detail.retryDelayMs;
+    this.method = detail.method ?? '';
+  }
+}
+
+/** A job ended as failed or cancelled where its success was awaited. */
+export class JobFailedError extends ReloraError {
+  override name = 'JobFailedError';
+}
+
+/** A data set could not be prepared. */
+export class DatasetFailedError extends ReloraError {
+  override name = 'DatasetFailedError';
+}
+
+/** Downloaded bytes are not those of the artifact. */
+export class IntegrityError extends ReloraError {
+  override name = 'IntegrityError';
+}
+
+/** The error of a call with the details from its trailer. */
+export function fromClientError(error: ClientError, trailer: Metadata | undefined): ReloraError {
+  const detail = {
+    code: Status[error.code] as StatusName,
+    method: error.path,
+    ...readDetails(trailer?.get('grpc-status-details-bin')),
+  };
+  return new ReloraError(error.details, detail, { cause: error });
+}
+
+function readDetails(bytes: Uint8Array | undefined): Partial<Omit<ReloraError, keyof Error>> {
+  if (bytes === undefined) return {};
+  try {
+    let detail: { reason?: string; metadata?: Record<string, string>; fields?: FieldViolation[]; retryDelayMs?: number } = {};
+    for (const { typeUrl, value } of RpcStatus.decode(bytes).details) {
+      switch (typeUrl.slice(typeUrl.lastIndexOf('.') + 1)) {
+        case 'ErrorInfo': {
+          const { reason, metadata } = ErrorInfo.decode(value);
+          detail = { ...detail, reason, metadata };
+          break;
+        }
+        case 'BadRequest':
+          detail.fields = BadRequest.decode(value).fieldViolations.map(({ field, description }) => ({ field, description }));
+          break;
+        case 'RetryInfo': {
+          const { retryDelay } = RetryInfo.decode(value);
+          if (retryDelay) detail.retryDelayMs = retryDelay.seconds * 1000 + retryDelay.nanos / 1e6;
+          break;
+        }
+      }
+    }
+    return detail;
+  } catch {
+    return {}; // details of a server that is not ours; the code and message still say what happened
+  }
+}

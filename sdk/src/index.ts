@@ -1,0 +1,40 @@
+export * from './client.js';
+export * from './errors.js';
+export type { JobEvent } from './events.js';
+export type { WatchOptions } from './watch.js';
+export type { DownloadOptions } from './download.js';
+export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
+export type { RetryOptions } from './calls.js';
+export {
+  ArtifactKind,
+  DatasetFormat,
+  DatasetSplit,
+  DatasetState,
+  FinishReason,
+  JobKind,
+  JobPhase,
+  JobState,
+  MomentReset,
+  Precision,
+  ScheduleKind,
+  TargetModule,
+  WeightType,
+} from './contract.js';
+export type {
+  Artifact,
+  ArtifactFile,
+  Dataset,
+  DatasetSpec,
+  Device,
+  EstimateJobResponse,
+  GenerateTextResponse,
+  GetServerInfoResponse,
+  Job,
+  JobEstimate,
+  JobFailure,
+  JobPlan,
+  JobProgress,
+  LlamaConfig,
+  PreviewToken,
+  TokenizerSpec,
+} from './contract.js';
