@@ -10,6 +10,7 @@ import type { DeviceDescription } from '../trainer/messages.js';
 import { parseJobSpec, type Warning } from './jobSpec.js';
 import type { FoundBaseWeights } from './modelSpec.js';
 import type { ApiParts } from './parts.js';
+import { readServerFile } from './readServerFile.js';
 import { datasetIdOf } from './resourceNames.js';
 
 /** A job that may be created: its run, what it will cost and when things will happen. */
@@ -121,17 +122,13 @@ function toPlan(schedule: Schedule): JobPlan {
 async function findBaseWeights(parts: Pick<ApiParts, 'allowedFolders'>, path: string): Promise<FoundBaseWeights> {
   const folder = await parts.allowedFolders.folder(path);
   if ('problem' in folder) return folder;
-  const file = await open(join(folder.path, 'config.json'), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(() => undefined);
-  if (file === undefined) return { problem: 'config.json cannot be read' };
+  const read = await readServerFile(parts.allowedFolders, join(folder.path, 'config.json'), configBytesMax);
+  if ('problem' in read) return { problem: `config.json: ${read.problem}` };
   try {
-    const stats = await file.stat();
-    if (!stats.isFile() || stats.size > configBytesMax) return { problem: 'config.json is not a file of at most 1 MiB' };
-    const config: unknown = JSON.parse(await file.readFile('utf8'));
+    const config: unknown = JSON.parse(read.text);
     if (typeof config !== 'object' || config === null || Array.isArray(config)) return { problem: 'config.json holds no object' };
     return { folder: folder.path, config: config as Record<string, unknown> };
   } catch {
     return { problem: 'config.json is not JSON' };
-  } finally {
-    await file.close();
   }
 }

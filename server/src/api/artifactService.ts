@@ -1,7 +1,6 @@
 import type { ArtifactServiceImplementation } from '@relora/sdk/contract';
 import { ArtifactDamaged } from '../artifacts/artifactStore.js';
 import { ServiceError } from '../errors.js';
-import type { Metrics } from '../metrics/metrics.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
@@ -12,14 +11,14 @@ import { toArtifact } from './toProto.js';
 const pieceBytes = 256 * 1024;
 
 /** Lists artifacts and streams their files. */
-export function artifactService(parts: ApiParts, metrics: Metrics): ArtifactServiceImplementation {
-  const { store, artifacts, pageTokens, stopping } = parts;
+export function artifactService(parts: ApiParts): ArtifactServiceImplementation {
+  const { store, artifacts, pageTokens, metrics, stopping } = parts;
   return {
     async listArtifacts(request) {
       const jobId = parseJobName('parent', request.parent);
       const checks = new FieldChecks();
       const artifactsMax = parsePageSize(checks, request.pageSize);
-      if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+      checks.throwIfWrong();
       const same = ['artifacts', jobId];
       const after = pageTokens.read<{ id: string }>(same, request.pageToken);
       if ((await store.find(jobId)) === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
@@ -41,7 +40,7 @@ export function artifactService(parts: ApiParts, metrics: Metrics): ArtifactServ
         throw new ServiceError('OFFSET_BEYOND_END', { fileName, offsetBytes, sizeBytes: file.sizeBytes });
       }
       const damaged = { jobId, artifactId, fileName, expectedSha256: file.sha256 };
-      const opened = await artifacts.openFile(artifact, fileName);
+      const opened = await artifacts.open(jobId, artifactId, fileName);
       if (opened === 'dataLoss') throw new ServiceError('ARTIFACT_DAMAGED', damaged);
       if (opened === 'notFound') throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
       try {

@@ -1,0 +1,129 @@
+import type { DatasetFile as DatasetFileProto, TokenizerSpec, UploadDatasetHeader } from '@relora/sdk/contract';
+import type { Config } from '../config.js';
+import type { DatasetFormat, DatasetSpec, DatasetTokenizerSpec } from '../datasets/dataset.js';
+import type { NewDataset } from '../datasets/datasetStore.js';
+import { quote, ServiceError } from '../errors.js';
+import { datasetFormats, datasetSplits } from './enums.js';
+import { FieldChecks } from './fieldChecks.js';
+import type { ApiParts } from './parts.js';
+import { readServerFile } from './readServerFile.js';
+
+type NewFile = NewDataset['files'][number];
+
+const tokenizerJsonBytesMax = 3 << 20;
+/** A file on the server may be larger than what fits into a message. */
+const tokenizerFileBytesMax = 64 << 20;
+
+/** Turns the header of an upload into a data set, or throws REQUEST_INVALID with all that is wrong. */
+export async function parseDatasetHeader(
+  parts: Pick<ApiParts, 'config' | 'allowedFolders'>,
+  header: UploadDatasetHeader,
+): Promise<NewDataset> {
+  const { config } = parts;
+  const checks = new FieldChecks();
+  const datasetId = checks.id('header.dataset_id', header.datasetId);
+  const displayName = checks.text('header.display_name', header.displayName, 63);
+  const spec: DatasetSpec = {
+    tokenizer: await parseTokenizer(checks, parts, header.spec?.tokenizer),
+    heldOutShare: checks.number('header.spec.held_out_share', header.spec?.heldOutShare, 0.01, { min: 0, max: 0.5 }),
+    textField: checks.text('header.spec.text_field', header.spec?.textField ?? 'text', 256),
+    seed: checks.integer('header.spec.seed', header.spec?.seed, 0, 0, 2 ** 31 - 1),
+  };
+  if (spec.textField === '') checks.add('header.spec.text_field', 'the name of a field', '""');
+
+  const files: NewFile[] = [];
+  if (header.files.length === 0) checks.add('header.files', 'at least one file', 'none');
+  if (header.files.length > config.datasetFilesMax) checks.add('header.files', `at most ${config.datasetFilesMax} files`, header.files.length);
+  for (const [index, file] of header.files.slice(0, config.datasetFilesMax).entries()) {
+    files.push(await parseFile(checks, parts, file, `header.files[${index}]`));
+  }
+  const uploads = files.filter(({ serverPath }) => serverPath === null).length;
+  if (uploads > 0 && uploads < files.length) checks.add('header.files', 'either only uploads or only files on the server', 'both');
+  const sizeBytes = files.reduce((sum, file) => sum + file.sizeBytes, 0);
+  if (sizeBytes > config.datasetBytesMax) checks.add('header.files', `at most ${config.datasetBytesMax} bytes in all`, sizeBytes);
+
+  if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+  return { datasetId, displayName, files, spec };
+}
+
+async function parseFile(
+  checks: FieldChecks,
+  parts: Pick<ApiParts, 'config' | 'allowedFolders'>,
+  file: DatasetFileProto,
+  field: string,
+): Promise<NewFile> {
+  const { uploadBytesMax } = parts.config;
+  const split = checks.choice(`${field}.split`, file.split, datasetSplits, 'TRAIN or HELD_OUT') ?? null;
+  if (file.serverPath !== '') {
+    if (file.fileName !== '') checks.add(`${field}.file_name`, 'nothing beside server_path', quote(file.fileName));
+    const found = await parts.allowedFolders.file(file.serverPath);
+    if ('problem' in found) checks.add(`${field}.server_path`, 'a regular file inside a folder of RELORA_ALLOWED_FOLDERS', found.problem);
+    const fileName = file.serverPath.slice(file.serverPath.lastIndexOf('/') + 1);
+    const format = parseFormat(checks, field, file, fileName);
+    return {
+      fileName,
+      serverPath: 'problem' in found ? file.serverPath : found.path,
+      format,
+      split,
+      sizeBytes: 'problem' in found ? 0 : found.sizeBytes,
+      sha256: null,
+    };
+  }
+  // The name is for people and for the format: on the disk a file has a number. So only what cannot be shown is refused.
+  checks.text(`${field}.file_name`, file.fileName, 255);
+  if (file.fileName === '' || /[/\\]/.test(file.fileName) || file.fileName === '.' || file.fileName === '..') {
+    checks.add(`${field}.file_name`, 'a name without folders, or a server_path', quote(file.fileName));
+  }
+  if (!/^[0-9a-f]{64}$/i.test(file.sha256)) checks.add(`${field}.sha256`, '64 hexadecimal digits', quote(file.sha256));
+  return {
+    fileName: file.fileName,
+    serverPath: null,
+    format: parseFormat(checks, field, file, file.fileName),
+    split,
+    sizeBytes: checks.integer(`${field}.size_bytes`, file.sizeBytes, 0, 0, uploadBytesMax),
+    sha256: file.sha256.toLowerCase(),
+  };
+}
+
+function parseFormat(checks: FieldChecks, field: string, file: DatasetFileProto, fileName: string): DatasetFormat {
+  const chosen = checks.choice(`${field}.format`, file.format, datasetFormats, 'TEXT, JSONL or PARQUET');
+  if (chosen !== null) return chosen ?? 'text';
+  const extension = /\.([a-z]+)$/i.exec(fileName)?.[1]?.toLowerCase();
+  if (extension === 'txt' || extension === 'text' || extension === 'md') return 'text';
+  if (extension === 'jsonl' || extension === 'ndjson') return 'jsonl';
+  if (extension === 'parquet') return 'parquet';
+  checks.add(`${field}.format`, 'TEXT, JSONL or PARQUET; the name does not tell', quote(fileName));
+  return 'text';
+}
+
+async function parseTokenizer(
+  checks: FieldChecks,
+  parts: Pick<ApiParts, 'config' | 'allowedFolders'>,
+  spec: TokenizerSpec | undefined,
+): Promise<DatasetTokenizerSpec> {
+  const field = 'header.spec.tokenizer';
+  if (spec?.trainedBpe !== undefined) {
+    const { vocabularySizeMax } = parts.config;
+    const max = Math.min(131_072, vocabularySizeMax);
+    return {
+      kind: 'trainedBpe',
+      vocabularySize: checks.integer(`${field}.trained_bpe.vocabulary_size`, spec.trainedBpe.vocabularySize, 257, 257, max),
+    };
+  }
+  if (spec?.huggingFace === undefined) return { kind: 'bytes' };
+  const { tokenizerJson, serverPath } = spec.huggingFace;
+  if ((tokenizerJson === '') === (serverPath === '')) {
+    checks.add(`${field}.hugging_face`, 'either tokenizer_json or server_path', tokenizerJson === '' ? 'none' : 'both');
+    return { kind: 'bytes' };
+  }
+  if (serverPath !== '') {
+    const read = await readServerFile(parts.allowedFolders, serverPath, tokenizerFileBytesMax);
+    if ('problem' in read) checks.add(`${field}.hugging_face.server_path`, 'a tokenizer.json inside a folder of RELORA_ALLOWED_FOLDERS', read.problem);
+    return { kind: 'huggingFace', tokenizerJson: 'problem' in read ? '' : read.text };
+  }
+  if (Buffer.byteLength(tokenizerJson) > tokenizerJsonBytesMax) {
+    checks.add(`${field}.hugging_face.tokenizer_json`, `at most ${tokenizerJsonBytesMax} bytes; name a longer one by server_path`, Buffer.byteLength(tokenizerJson));
+  }
+  // What is in it is judged by the process that prepares the data set, which a hostile file can harm alone.
+  return { kind: 'huggingFace', tokenizerJson };
+}
