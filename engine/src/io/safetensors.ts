@@ -14,12 +14,15 @@ export interface SafetensorsFile {
   close(): Promise<void>;
 }
 
-/** Opens and checks a safetensors file; throws SafetensorsInvalid. */
+/** Opens and checks a safetensors file; throws SafetensorsInvalid, or the system's error where it cannot be opened. */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const file = basename(path);
+  // Not blocking: the open of a pipe would wait for its writer.
   const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   try {
-    const { size } = await handle.stat();
+    const stats = await handle.stat();
+    if (!stats.isFile()) throw new SafetensorsInvalid(file, 'is not a regular file');
+    const { size } = stats;
     if (size < 8) throw new SafetensorsInvalid(file, `has ${size} bytes, the length of a header alone takes 8`);
     const headerBytes = Number((await readExactly(handle, 0, 8, file)).readBigUInt64LE());
     if (headerBytes > headerBytesMax || headerBytes > size - 8) {
@@ -79,7 +82,7 @@ export async function writeSafetensors(path: string, sources: readonly TensorSou
     for (const source of sources) {
       const values = await source.read();
       const expected = elementCount(source.shape);
-      if (values.length !== expected) throw new Error(`${source.name} should have ${expected} values, it has ${values.length}`);
+      if (values.length !== expected) throw new RangeError(`${source.name} should have ${expected} values, it has ${values.length}`);
       const narrowed = narrow(values, source.dtype, source.name, basename(path));
       castErrorMax = Math.max(castErrorMax, narrowed.errorMax);
       await write(narrowed.bytes);
@@ -127,7 +130,7 @@ function narrow(values: Float32Array, dtype: StoredType, name: string, file: str
     const half = to(value);
     const stored = from(half);
     if (!Number.isFinite(stored) && Number.isFinite(value)) throw new SafetensorsInvalid(file, `cannot hold ${value} of ${name} in ${dtype}`);
-    errorMax = Math.max(errorMax, Math.abs(stored - value));
+    if (Number.isFinite(value)) errorMax = Math.max(errorMax, Math.abs(stored - value));
     halves[i] = half;
   }
   return { bytes: new Uint8Array(halves.buffer), errorMax };

@@ -34,6 +34,7 @@ export function parseHeader(text: string, dataBytes: number, file: string): Map<
     throw invalid(`has a header that is not JSON: ${(error as Error).message}`);
   }
   if (!isObject(json)) throw invalid('has a header that is not an object');
+  checkMetadata(json.__metadata__, invalid);
   const duplicate = duplicateKey(text);
   if (duplicate !== null) throw invalid(`names ${JSON.stringify(duplicate)} twice in its header`);
 
@@ -52,14 +53,23 @@ export function parseHeader(text: string, dataBytes: number, file: string): Map<
   return tensors;
 }
 
+function checkMetadata(metadata: unknown, invalid: (problem: string) => Error): void {
+  if (metadata === undefined) return;
+  if (!isObject(metadata) || !Object.values(metadata).every((value) => typeof value === 'string')) {
+    throw invalid('has a __metadata__ that is not an object of texts');
+  }
+}
+
 function parseEntry(name: string, entry: unknown, invalid: (problem: string) => Error): StoredTensor {
   if (!isObject(entry)) throw invalid(`has no description of the tensor ${name}`);
   const { dtype, shape, data_offsets: offsets } = entry;
   if (typeof dtype !== 'string' || !Object.hasOwn(storedTypes, dtype)) {
-    throw invalid(`has the tensor ${name} of type ${JSON.stringify(dtype)}, ${Object.keys(storedTypes).join(', ')} are known`);
+    throw invalid(`has the tensor ${name} of type ${shown(dtype)}, ${Object.keys(storedTypes).join(', ')} are known`);
   }
-  if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isSize)) throw invalid(`has the tensor ${name} of shape ${JSON.stringify(shape)}, whole numbers were expected`);
-  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw invalid(`has the tensor ${name} at ${JSON.stringify(offsets)}, two whole numbers were expected`);
+  if (!Array.isArray(shape) || shape.length > 8 || !shape.every((size) => isSize(size) && size > 0)) {
+    throw invalid(`has the tensor ${name} of shape ${shown(shape)}, at most 8 whole numbers above 0 were expected`);
+  }
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw invalid(`has the tensor ${name} at ${shown(offsets)}, two whole numbers were expected`);
   const [begin, end] = offsets as [number, number];
   let bytes: number = storedTypes[dtype as StoredType];
   for (const size of shape) bytes *= size;
@@ -67,6 +77,11 @@ function parseEntry(name: string, entry: unknown, invalid: (problem: string) => 
     throw invalid(`has the tensor ${name} of shape [${shape.join(', ')}] and type ${dtype}, which takes ${bytes} bytes, in ${end - begin}`);
   }
   return { dtype: dtype as StoredType, shape, begin, end };
+}
+
+/** Short enough for a message, whatever the file holds. */
+function shown(value: unknown): string {
+  return (JSON.stringify(value) ?? 'nothing').slice(0, 100);
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
@@ -79,28 +94,26 @@ function isSize(value: unknown): value is number {
 
 /** JSON.parse keeps the last of equal keys without a word; the format forbids them. `text` is known to be JSON. */
 function duplicateKey(text: string): string | null {
-  const seen: Set<string>[] = [];
-  let isKey = false;
-  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]/g)) {
-    if (token === '{') {
-      seen.push(new Set());
-      isKey = true;
-    } else if (token === '[') {
-      seen.push(new Set());
-      isKey = false;
-    } else if (token === '}' || token === ']') {
-      seen.pop();
-      isKey = false;
-    } else if (token === ':') {
-      isKey = false;
-    } else if (token === ',') {
-      isKey = true;
-    } else if (isKey) {
-      const key = JSON.parse(token) as string;
-      const level = seen.at(-1)!;
-      // Strings of an array come here too; they are followed by no colon, and shapes and offsets hold none.
-      if (level.has(key)) return key;
-      level.add(key);
+  /** Keys of each open object; null for an open list. */
+  const open: (Set<string> | null)[] = [];
+  let mayBeKey = false;
+  for (let i = 0; i < text.length; i++) {
+    const character = text[i];
+    if (character === '{' || character === '[') {
+      open.push(character === '{' ? new Set() : null);
+      mayBeKey = character === '{';
+    } else if (character === '}' || character === ']') open.pop();
+    else if (character === ':') mayBeKey = false;
+    else if (character === ',') mayBeKey = open.at(-1) !== null;
+    else if (character === '"') {
+      // Not by a regular expression: a text of megabytes would overflow its stack.
+      const start = i;
+      for (i++; text[i] !== '"'; i++) if (text[i] === '\\') i++;
+      const keys = open.at(-1);
+      if (!mayBeKey || !keys) continue;
+      const key = JSON.parse(text.slice(start, i + 1)) as string;
+      if (keys.has(key)) return key;
+      keys.add(key);
     }
   }
   return null;
