@@ -2,7 +2,7 @@ import { ServerError, Status, type ServerMiddleware } from 'nice-grpc';
 import type { Metrics } from './metrics.js';
 
 /** Counts and times every call by service, method and code. The outermost middleware, so that it sees the final code. */
-export function rpcMetrics(metrics: Metrics): ServerMiddleware {
+export function rpcMetricsMiddleware(metrics: Metrics): ServerMiddleware {
   return async function* countCalls(call, context) {
     // `/relora.v1.TrainingService/CreateJob`; only methods of our services come here, so the labels are a closed set.
     const [, service = '', method = ''] = call.method.path.split('/');
