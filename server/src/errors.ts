@@ -97,9 +97,9 @@ export const serviceErrors = {
     fix: 'Wait for an allowed state (WatchJob tells), or leave the job as it is.',
     precondition: ({ jobId }) => ({ type: 'JOB_STATE', subject: `jobs/${jobId}` }),
   }),
-  JOB_CHANGED: entry<{ jobId: string; etag: string }>({
+  JOB_CHANGED: entry<{ jobId: string; etag: string; presentEtag: string }>({
     status: Status.ABORTED,
-    text: ({ jobId, etag }) => `Job ${jobId} has changed since it had etag ${etag}`,
+    text: ({ jobId, etag, presentEtag }) => `Job ${jobId} has changed since it had etag ${etag}; now it has ${presentEtag}`,
     fix: 'Read the job again, decide again, and send its new etag; or send none.',
   }),
   DATASET_NOT_READY: entry<{ datasetId: string; state: string }>({

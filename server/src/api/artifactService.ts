@@ -40,7 +40,7 @@ export function artifactService(parts: ApiParts): ArtifactServiceImplementation 
         throw new ServiceError('OFFSET_BEYOND_END', { fileName, offsetBytes, sizeBytes: file.sizeBytes });
       }
       const damaged = { jobId, artifactId, fileName, expectedSha256: file.sha256 };
-      const opened = await artifacts.open(jobId, artifactId, fileName);
+      const opened = await artifacts.openFile(artifact, fileName);
       if (opened === 'dataLoss') throw new ServiceError('ARTIFACT_DAMAGED', damaged);
       if (opened === 'notFound') throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
       try {
@@ -50,7 +50,8 @@ export function artifactService(parts: ApiParts): ArtifactServiceImplementation 
         for await (const data of opened.read(offset, pieceBytes)) {
           if (context.signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
           if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
-          yield { offsetBytes: offset, data, ...(offset === offsetBytes ? { file } : {}) };
+          const piece = Buffer.from(data.buffer, data.byteOffset, data.length);
+          yield { offsetBytes: offset, data: piece, ...(offset === offsetBytes ? { file } : {}) };
           offset += data.length;
           metrics.sentBytes.inc(data.length);
         }

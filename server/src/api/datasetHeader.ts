@@ -2,7 +2,7 @@ import type { DatasetFile as DatasetFileProto, TokenizerSpec, UploadDatasetHeade
 import type { Config } from '../config.js';
 import type { DatasetFormat, DatasetSpec, DatasetTokenizerSpec } from '../datasets/dataset.js';
 import type { NewDataset } from '../datasets/datasetStore.js';
-import { quote, ServiceError } from '../errors.js';
+import { quote } from '../errors.js';
 import { datasetFormats, datasetSplits } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
@@ -42,7 +42,7 @@ export async function parseDatasetHeader(
   const sizeBytes = files.reduce((sum, file) => sum + file.sizeBytes, 0);
   if (sizeBytes > config.datasetBytesMax) checks.add('header.files', `at most ${config.datasetBytesMax} bytes in all`, sizeBytes);
 
-  if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+  checks.throwIfWrong();
   return { datasetId, displayName, files, spec };
 }
 

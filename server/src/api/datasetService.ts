@@ -3,7 +3,6 @@ import type { Dataset } from '../datasets/dataset.js';
 import type { DatasetCursor } from '../datasets/datasetStore.js';
 import type { DatasetUpload, FinishResult, WriteResult } from '../datasets/datasetUploads.js';
 import { ServiceError } from '../errors.js';
-import type { Metrics } from '../metrics/metrics.js';
 import { parseDatasetHeader } from './datasetHeader.js';
 import { datasetSplits } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -16,8 +15,8 @@ import { toDataset } from './toProto.js';
 const chunkBytesMax = 1 << 20;
 
 /** Receives, lists and shows data sets. */
-export function datasetService(parts: ApiParts, metrics: Metrics): DatasetServiceImplementation {
-  const { config, datasets, uploads, tasks, pageTokens, stopping } = parts;
+export function datasetService(parts: ApiParts): DatasetServiceImplementation {
+  const { config, datasets, uploads, tasks, pageTokens, metrics, stopping } = parts;
   return {
     async uploadDataset(request, context) {
       const messages = request[Symbol.asyncIterator]();
@@ -53,7 +52,7 @@ export function datasetService(parts: ApiParts, metrics: Metrics): DatasetServic
     async listDatasets(request) {
       const checks = new FieldChecks();
       const datasetsMax = parsePageSize(checks, request.pageSize);
-      if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+      checks.throwIfWrong();
       const after = pageTokens.read<DatasetCursor>(['datasets'], request.pageToken);
       const page = await datasets.list({ after, datasetsMax });
       return { datasets: page.datasets.map(toDataset), nextPageToken: pageTokens.write(['datasets'], page.next) };
@@ -64,7 +63,7 @@ export function datasetService(parts: ApiParts, metrics: Metrics): DatasetServic
       const checks = new FieldChecks();
       const tokenCount = checks.integer('token_count', request.tokenCount === 0 ? undefined : request.tokenCount, 64, 1, 1024);
       const split = checks.choice('split', request.split, datasetSplits, 'TRAIN or HELD_OUT') ?? 'train';
-      if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+      checks.throwIfWrong();
       const dataset = await find(datasetId);
       if (dataset.state !== 'ready') throw new ServiceError('DATASET_NOT_READY', { datasetId, state: dataset.state.toUpperCase() });
       const preparedFolder = datasets.preparedFolder(datasetId);
@@ -108,7 +107,12 @@ function finished(result: FinishResult, dataset: Dataset, upload: DatasetUpload)
     case 'done':
       return result.dataset;
     case 'wrongHash':
-      throw new ServiceError('UPLOAD_HASH_WRONG', { fileName: result.fileName, expectedSha256: result.expected, actualSha256: result.actual });
+      throw new ServiceError('UPLOAD_HASH_WRONG', {
+        fileIndex: dataset.files.findIndex(({ fileName }) => fileName === result.fileName),
+        fileName: result.fileName,
+        expectedSha256: result.expected,
+        actualSha256: result.actual,
+      });
     case 'incomplete': {
       const missing = dataset.files
         .map((file, index) => ({ ...file, received: upload.receivedBytes[index] ?? 0 }))

@@ -1,4 +1,4 @@
-import { quote, type FieldProblem } from '../errors.js';
+import { quote, ServiceError, type FieldProblem } from '../errors.js';
 
 export interface NumberRange {
   min: number;
@@ -23,6 +23,11 @@ export class FieldChecks {
   /** Whether a field, or one inside of it, has a problem already. */
   isWrong(field: string): boolean {
     return this.problems.some((problem) => problem.field === field || problem.field.startsWith(`${field}.`));
+  }
+
+  /** Throws REQUEST_INVALID with every problem. */
+  throwIfWrong(): void {
+    if (this.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: this.problems });
   }
 
   /** A whole number in a range; the default when unset. */

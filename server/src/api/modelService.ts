@@ -1,6 +1,5 @@
 import { FinishReason, type GenerateTextRequest, type ModelServiceImplementation } from '@relora/sdk/contract';
 import { quote, ServiceError } from '../errors.js';
-import type { Metrics } from '../metrics/metrics.js';
 import type { GenerateTask } from '../trainer/messages.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
@@ -10,8 +9,8 @@ import { taskError } from './taskError.js';
 const finishReasons = { endOfText: FinishReason.END_OF_TEXT, tokenCount: FinishReason.TOKEN_COUNT } as const;
 
 /** Generates text in a child process, which ends with the call. */
-export function modelService(parts: ApiParts, metrics: Metrics): ModelServiceImplementation {
-  const { tasks, stopping } = parts;
+export function modelService(parts: ApiParts): ModelServiceImplementation {
+  const { tasks, metrics, stopping } = parts;
   return {
     async *generateText(request, context) {
       const settings = parseSettings(request);
@@ -47,7 +46,7 @@ function parseSettings(request: GenerateTextRequest): Pick<GenerateTask, 'prompt
     seed: checks.integer('seed', request.seed, 0, 0, 2 ** 31 - 1),
   };
   if (!/^jobs\//.test(request.model)) checks.add('model', 'jobs/{job} or jobs/{job}/artifacts/{artifact}', quote(request.model));
-  if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+  checks.throwIfWrong();
   return settings;
 }
 

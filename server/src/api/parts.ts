@@ -9,6 +9,7 @@ import type { JobControl } from '../jobs/jobControl.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
+import type { Metrics } from '../metrics/metrics.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
 import type { DeviceCatalogue } from './deviceCatalogue.js';
 import type { PageTokens } from './pageToken.js';
@@ -27,6 +28,7 @@ export interface ApiParts {
   uploads: DatasetUploads;
   allowedFolders: AllowedFolders;
   tasks: TaskRunner;
+  metrics: Metrics;
   pageTokens: PageTokens;
   /** What jobs can run on. */
   devices: DeviceCatalogue;

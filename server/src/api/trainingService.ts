@@ -1,32 +1,48 @@
 import { createHash } from 'node:crypto';
-import { CreateJobRequest, type Job as JobProto, type TrainingServiceImplementation } from '@relora/sdk/contract';
-import type { CallContext } from 'nice-grpc';
-import { quote, ServiceError } from '../errors.js';
+import { CreateJobRequest, JobState, type Job as JobProto, type TrainingServiceImplementation } from '@relora/sdk/contract';
+import { isTerminal, type Job } from '../jobs/job.js';
 import type { ControlOptions, ControlResult } from '../jobs/jobControl.js';
 import type { JobCursor } from '../jobs/jobStore.js';
-import type { Metrics } from '../metrics/metrics.js';
-import { admitJob } from './admitJob.js';
+import { quote, ServiceError, type FieldProblem } from '../errors.js';
+import { admitJob, type AdmittedJob } from './admitJob.js';
 import { jobStates } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
-import { toJob, toJobSpec } from './toProto.js';
+import { toEtag, toJob, toSpec } from './toProto.js';
 import { watchEvents } from './watchJob.js';
 
-type Action = 'pause' | 'resume' | 'cancel';
+const etagPattern = /^"([1-9][0-9]{0,14})"$/;
 
-/** For a wrong state: what the job cannot be, and from where it could. */
-const actions: Readonly<Record<Action, { done: string; allowed: string }>> = {
-  pause: { done: 'paused', allowed: 'QUEUED, STARTING or RUNNING and not being cancelled' },
-  resume: { done: 'resumed', allowed: 'PAUSED' },
-  cancel: { done: 'cancelled', allowed: 'QUEUED, STARTING, RUNNING or PAUSED' },
-};
+type TrainingParts = Pick<
+  ApiParts,
+  'config' | 'store' | 'queue' | 'control' | 'journal' | 'datasets' | 'allowedFolders' | 'devices' | 'pageTokens' | 'metrics' | 'stopping'
+>;
 
-/** The gRPC surface of jobs. Handlers translate: request in, call of the domain, response out. */
-export function trainingService(parts: ApiParts, metrics: Metrics): TrainingServiceImplementation {
-  const { config, store, queue, control, journal, pageTokens, stopping } = parts;
-  let watchers = 0;
+/** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
+export function trainingService(parts: TrainingParts): TrainingServiceImplementation {
+  const { config, store, queue, control, journal, pageTokens, metrics } = parts;
+  let watcherCount = 0;
+
+  const findJob = async (jobId: string): Promise<Job> => {
+    const job = await store.find(jobId);
+    if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
+    return job;
+  };
+
+  /** Pauses, resumes or cancels, and answers once the trainer has done its part. */
+  const steer = async (action: Action, request: SteerRequest, signal: AbortSignal): Promise<{ job: JobProto }> => {
+    const jobId = parseJobName('name', request.name);
+    const result = await control[action](jobId, parseControl(request));
+    const job = requireDone(result, action, jobId, request);
+    if (job.stopRequest === null) return { job: toJob(job) };
+    const settled = await control.whenSettled(jobId, AbortSignal.any([signal, parts.stopping]));
+    if (settled === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
+    // The wish is stored and outlives this server; only the answer is not there yet.
+    if (settled.stopRequest !== null && parts.stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
+    return { job: toJob(settled) };
+  };
 
   return {
     async createJob(request) {
@@ -35,51 +51,45 @@ export function trainingService(parts: ApiParts, metrics: Metrics): TrainingServ
       const displayName = checks.text('display_name', request.displayName, 63);
       const labels = checks.labels('labels', request.labels);
       const requestId = checks.requestId(request.requestId);
-      const admission = await admitJob(parts, request.spec).catch((error: unknown) => error as Error);
-      // What is wrong beside the specification is told together with it.
-      if (checks.problems.length > 0) {
-        const others = admission instanceof ServiceError && 'problems' in admission.detail ? admission.detail.problems : [];
-        throw new ServiceError('JOB_SPEC_INVALID', { problems: [...checks.problems, ...others] });
-      }
-      if (admission instanceof Error) throw admission;
-      const { spec, estimate, plan, warnings } = admission;
+      const admitted = await admitWith(checks, async () => await admitJob(parts, request.spec));
+      const { spec, estimate, plan, warnings } = admitted;
       if (request.validateOnly) {
-        return { job: { displayName, labels, spec: toJobSpec(spec) }, estimate, plan, warnings };
+        return { job: { displayName, labels, spec: toSpec(spec), state: JobState.UNSPECIFIED }, estimate, plan, warnings };
       }
-
       const submission = await queue.submit({ jobId, displayName, labels, spec, requestId, requestDigest: digestOf(request) });
-      if (submission === 'full') throw new ServiceError('QUEUE_FULL', { jobsMax: config.queueJobsMax });
-      if (submission === 'taken') throw new ServiceError('JOB_EXISTS', { jobId: jobId ?? '' });
-      if (submission === 'conflict') throw new ServiceError('REQUEST_ID_REUSED', { requestId: requestId ?? '' });
-      return { job: toJob(submission.job), estimate, plan, warnings };
+      switch (submission) {
+        case 'full':
+          throw new ServiceError('QUEUE_FULL', { jobsMax: config.queueJobsMax });
+        case 'taken':
+          throw new ServiceError('JOB_EXISTS', { jobId: request.jobId });
+        case 'conflict':
+          throw new ServiceError('REQUEST_ID_REUSED', { requestId: request.requestId });
+        default:
+          return { job: toJob(submission.job), estimate, plan, warnings };
+      }
     },
 
     async estimateJob(request) {
       const { spec, estimate, plan, warnings } = await admitJob(parts, request.spec);
-      return { estimate, plan, spec: toJobSpec(spec), warnings };
+      return { estimate, plan, spec: toSpec(spec), warnings };
     },
 
     async getJob(request) {
-      const jobId = parseJobName('name', request.name);
-      const job = await store.find(jobId);
-      if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
-      return { job: toJob(job) };
+      return { job: toJob(await findJob(parseJobName('name', request.name))) };
     },
 
     async listJobs(request) {
       const checks = new FieldChecks();
       const jobsMax = parsePageSize(checks, request.pageSize);
-      const states = request.states.map((state, index) => checks.choice(`states[${index}]`, state, jobStates, Object.keys(jobStates).join(', ')));
+      const states = request.states.flatMap((value, index) => checks.choice(`states[${index}]`, value, jobStates, 'a state of JobState') ?? []);
       const labels = checks.labels('labels', request.labels);
-      const orders = { '': 'newestFirst', 'create_time desc': 'newestFirst', create_time: 'oldestFirst' } as const;
       const order = checks.choice('order_by', request.orderBy, orders, '"create_time desc" or "create_time"') ?? 'newestFirst';
-      if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
-
-      const wanted = states.filter((state) => state !== undefined);
-      const same = ['jobs', [...wanted].sort(), Object.entries(labels).sort(), order];
-      const after = pageTokens.read<JobCursor>(same, request.pageToken);
-      const page = await store.list({ states: wanted, labels, order, after, jobsMax });
-      return { jobs: page.jobs.map(toJob), nextPageToken: pageTokens.write(same, page.next) };
+      checks.throwIfWrong();
+      // What must stay the same from page to page; a different size may be asked for.
+      const filter = { list: 'jobs', states: [...states].sort(), labels: Object.entries(labels).sort(), order };
+      const after = pageTokens.read<JobCursor>(filter, request.pageToken);
+      const { jobs, next } = await store.list({ states, labels, order, after, jobsMax });
+      return { jobs: jobs.map(toJob), nextPageToken: pageTokens.write(filter, next) };
     },
 
     async *watchJob(request, context) {
@@ -88,71 +98,89 @@ export function trainingService(parts: ApiParts, metrics: Metrics): TrainingServ
       if (afterSequence < 0) {
         throw new ServiceError('REQUEST_INVALID', { problems: [{ field: 'after_sequence', expected: 'a whole number from 0', got: String(afterSequence) }] });
       }
-      const job = await store.find(jobId);
-      if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
-      if (afterSequence > job.lastSequence) throw new ServiceError('STORE_CHANGED', { jobId, afterSequence, newestSequence: job.lastSequence });
-      if (watchers >= config.watchersMax) throw new ServiceError('WATCHERS_FULL', { watchersMax: config.watchersMax });
-      metrics.watchers.set(++watchers);
+      const { lastSequence } = await findJob(jobId);
+      if (afterSequence > lastSequence) {
+        throw new ServiceError('SEQUENCE_BEYOND_END', { jobId, afterSequence, oldestSequence: 1, newestSequence: lastSequence });
+      }
+      if (watcherCount >= config.watchersMax) throw new ServiceError('WATCHERS_FULL', { watchersMax: config.watchersMax });
+      metrics.watchers.set(++watcherCount);
       try {
-        yield* watchEvents(journal, jobId, afterSequence, config.heartbeatSeconds * 1000, context.signal, stopping);
+        yield* watchEvents(journal, jobId, afterSequence, config.heartbeatSeconds * 1000, context.signal, parts.stopping);
       } finally {
-        metrics.watchers.set(--watchers);
+        metrics.watchers.set(--watcherCount);
       }
     },
 
     async pauseJob(request, context) {
-      return { job: await act('pause', request, context) };
+      return await steer('pause', request, context.signal);
     },
 
     async resumeJob(request, context) {
-      return { job: await act('resume', request, context) };
+      return await steer('resume', request, context.signal);
     },
 
     async cancelJob(request, context) {
-      return { job: await act('cancel', request, context) };
+      return await steer('cancel', request, context.signal);
     },
   };
+}
 
-  /** Acts and waits until the trainer, if there is one, has done what was asked: saved its checkpoint, or stopped. */
-  async function act(action: Action, request: { name: string; requestId: string; etag: string }, context: CallContext): Promise<JobProto> {
-    const jobId = parseJobName('name', request.name);
-    const result = await control[action](jobId, parseOptions(request));
-    if (result.outcome !== 'done') throw refusal(action, jobId, request, result);
-    const settled = await control.whenSettled(jobId, AbortSignal.any([context.signal, stopping]));
-    if (settled === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
-    if (settled.stopRequest !== null && stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
-    return toJob(settled);
+const orders = { '': 'newestFirst', 'create_time desc': 'newestFirst', create_time: 'oldestFirst' } as const;
+
+type Action = 'pause' | 'resume' | 'cancel';
+type SteerRequest = { name: string; requestId: string; etag: string };
+
+/** What each action asks of the state of a job, for its refusal. */
+const actions: Readonly<Record<Action, { done: string; allowed: string }>> = {
+  pause: { done: 'paused', allowed: 'QUEUED, STARTING or RUNNING' },
+  resume: { done: 'resumed', allowed: 'PAUSED' },
+  cancel: { done: 'cancelled', allowed: 'QUEUED, STARTING, RUNNING or PAUSED' },
+};
+
+/** Adds the problems of the rest of a request to those of its specification, so that all come in one answer. */
+async function admitWith(checks: FieldChecks, admit: () => Promise<AdmittedJob>): Promise<AdmittedJob> {
+  try {
+    const admitted = await admit();
+    if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+    return admitted;
+  } catch (error) {
+    if (!(error instanceof ServiceError) || error.reason === 'REQUEST_INVALID' || checks.problems.length === 0) throw error;
+    const { problems: ofSpec } = error.detail as { problems?: FieldProblem[] };
+    throw new ServiceError('JOB_SPEC_INVALID', { problems: [...checks.problems, ...(ofSpec ?? [])] });
   }
 }
 
-function refusal(action: Action, jobId: string, request: { requestId: string; etag: string }, result: ControlResult): ServiceError {
+function parseControl({ requestId, etag }: SteerRequest): ControlOptions {
+  const checks = new FieldChecks();
+  const id = checks.requestId(requestId);
+  const match = etagPattern.exec(etag);
+  if (etag !== '' && match === null) checks.add('etag', 'the etag of a Job, with its quotes', quote(etag));
+  checks.throwIfWrong();
+  return { requestId: id, version: match === null ? null : Number(match[1]) };
+}
+
+function requireDone(result: ControlResult, action: Action, jobId: string, request: SteerRequest): Job {
   switch (result.outcome) {
+    case 'done':
+      return result.job;
     case 'notFound':
-      return new ServiceError('JOB_NOT_FOUND', { jobId });
+      throw new ServiceError('JOB_NOT_FOUND', { jobId });
     case 'conflict':
-      return new ServiceError('REQUEST_ID_REUSED', { requestId: request.requestId });
+      throw new ServiceError('REQUEST_ID_REUSED', { requestId: request.requestId });
     case 'changed':
-      return new ServiceError('JOB_CHANGED', { jobId, etag: request.etag });
-    default: {
+      throw new ServiceError('JOB_CHANGED', { jobId, etag: request.etag, presentEtag: toEtag(result.job.version) });
+    case 'wrongState': {
+      const { state, stopRequest } = result.job;
       const { done, allowed } = actions[action];
-      return new ServiceError('JOB_STATE_WRONG', { jobId, state: result.job.state.toUpperCase(), action: done, allowed });
+      const present = stopRequest === null || isTerminal(state) ? state.toUpperCase() : `${state.toUpperCase()} and about to be ${actions[stopRequest].done}`;
+      throw new ServiceError('JOB_STATE_WRONG', { jobId, state: present, action: done, allowed });
     }
   }
 }
 
-function parseOptions(request: { requestId: string; etag: string }): ControlOptions {
-  const checks = new FieldChecks();
-  const requestId = checks.requestId(request.requestId);
-  const version = /^"([1-9][0-9]{0,14})"$/.exec(request.etag)?.[1];
-  if (request.etag !== '' && version === undefined) checks.add('etag', 'the etag of a job, with its quotes', quote(request.etag));
-  if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
-  return { requestId, version: version === undefined ? null : Number(version) };
-}
-
-/** SHA-256 of all that was asked for. Fields of a newer contract are not known here and do not count. */
+/** SHA-256 of all that a request asks for, in the order of the field numbers; fields that we do not know are not in it. */
 function digestOf(request: CreateJobRequest): string {
-  // Maps have no order on the wire: a retry may send its labels in another one.
   const labels = Object.fromEntries(Object.entries(request.labels).sort(([a], [b]) => (a < b ? -1 : 1)));
-  const bytes = CreateJobRequest.encode({ ...request, labels, requestId: '' }).finish();
-  return createHash('sha256').update(bytes).digest('hex');
+  const asked = CreateJobRequest.encode({ ...request, labels, requestId: '', validateOnly: false }).finish();
+  return createHash('sha256').update(asked).digest('hex');
 }
