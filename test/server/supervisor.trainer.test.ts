@@ -142,7 +142,7 @@ describe('the trainer', () => {
         topK: 0,
         topP: 0.95,
         seed,
-        datasetFolder: parts.datasets.preparedFolder('text'),
+        datasetFolder: kind === 'artifact' ? null : parts.datasets.preparedFolder('text'),
       };
       for await (const piece of parts.tasks.generate(task, never)) text += piece.text;
       return text;

@@ -94,17 +94,12 @@ export class ArtifactStore {
   }
 
   /**
-   * `notFound`: no such artifact or file. `dataLoss`: missing, of another length, a link, or not a regular file. Equal
-   * length is not equal content: the reader compares the SHA-256. The caller closes it.
+   * `notFound`: the artifact has no such file. `dataLoss`: it is missing, of another length, a link, or not a regular file.
+   * Equal length is not equal content: the reader compares the SHA-256. The caller closes it.
    */
-  async open(
-    jobId: string,
-    artifactId: string,
-    fileName: string,
-  ): Promise<OpenArtifactFile | 'notFound' | 'dataLoss'> {
-    const artifact = await this.find(jobId, artifactId);
-    const file = artifact?.files.find((entry) => entry.fileName === fileName);
-    if (artifact === undefined || file === undefined) return 'notFound';
+  async openFile(artifact: Artifact, fileName: string): Promise<OpenArtifactFile | 'notFound' | 'dataLoss'> {
+    const file = artifact.files.find((entry) => entry.fileName === fileName);
+    if (file === undefined) return 'notFound';
     const path = join(artifact.folder, file.fileName);
     const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
       () => undefined,
@@ -123,7 +118,7 @@ export class ArtifactStore {
           const { bytesRead } = await handle.read(piece, 0, piece.length, position);
           if (bytesRead === 0)
             throw new ArtifactDamaged(
-              `${artifact.id}/${file.fileName} of job ${jobId} ended at byte ${position} of ${file.sizeBytes}`,
+              `${artifact.id}/${file.fileName} of job ${artifact.jobId} ended at byte ${position} of ${file.sizeBytes}`,
             );
           position += bytesRead;
           yield piece.subarray(0, bytesRead);

@@ -50,8 +50,8 @@ export interface GenerateTask {
   topK: number;
   topP: number;
   seed: number;
-  /** Prepared folder of the data set that the model was trained on: its tokenizer is the model's. */
-  datasetFolder: string;
+  /** Prepared folder of the data set that a checkpoint was trained on, for its tokenizer; an artifact has its own. */
+  datasetFolder: string | null;
   device: DeviceSettings;
 }
 

@@ -1,5 +1,5 @@
 import { generateTokens, loadModelFolder, loadModelFromCheckpoint, type Llama } from '@relora/engine';
-import { Dataset, TextStream } from '@relora/engine/data';
+import { Dataset, TextStream, type Tokenizer } from '@relora/engine/data';
 import type { GenerateTask } from '../messages.js';
 import { openBackend } from './backend.js';
 import type { ServerChannel } from './channel.js';
@@ -7,8 +7,7 @@ import type { ServerChannel } from './channel.js';
 /** Continues a text piece by piece; pieces are whole characters, though a token may be a part of one. */
 export async function generateText(task: GenerateTask, channel: ServerChannel): Promise<null> {
   await openBackend(task.device, 'float32');
-  const { tokenizer } = await Dataset.open(task.datasetFolder, { verify: false });
-  const model = await load(task.source);
+  const { model, tokenizer } = await load(task);
   const stopId = tokenizer.endOfTextId;
   const { tokenCountMax, temperature, topK, topP, seed } = task;
 
@@ -40,6 +39,16 @@ export async function generateText(task: GenerateTask, channel: ServerChannel): 
   return null;
 }
 
-async function load({ kind, folder }: GenerateTask['source']): Promise<Llama> {
-  return kind === 'artifact' ? (await loadModelFolder(folder)).model : await loadModelFromCheckpoint(folder);
+async function load({
+  source,
+  datasetFolder,
+}: GenerateTask): Promise<{ model: Llama; tokenizer: Tokenizer }> {
+  if (source.kind === 'artifact') {
+    const { model, tokenizer } = await loadModelFolder(source.folder);
+    if (tokenizer === null) throw new Error('The artifact has no tokenizer.json');
+    return { model, tokenizer };
+  }
+  if (datasetFolder === null) throw new Error('The text of a checkpoint needs the tokenizer of its data set');
+  const { tokenizer } = await Dataset.open(datasetFolder, { verify: false });
+  return { model: await loadModelFromCheckpoint(source.folder), tokenizer };
 }
