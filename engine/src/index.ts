@@ -1,29 +1,50 @@
-export * from './engineError.js';
-export * from './engineVersion.js';
-export { Random } from './random.js';
-export { loadNativeAddon, instructionSets, type InstructionSet, type NativeAddon, type ProductPrecision } from './backend/nativeAddon.js';
-export { countZeros, pruneAtRandom, pruneByMagnitude, zeroAll } from './training/momentReset.js';
-export { singularValues } from './training/singularValues.js';
-export { chooseLayers, measureRanks, rankFigures, rankFlopsMax } from './training/rankTelemetry.js';
-export { selectBackend, type Backend, type BackendOptions } from './backend/selectBackend.js';
-export { AdamW, type MomentGroup } from './training/adamW.js';
-export type { Parameter, ParameterRole } from './model/parameter.js';
+export { engineVersion } from './engineVersion.js';
+export { EngineError } from './engineError.js';
 export * from './plan/index.js';
-export { TrainingDiverged, RunMismatch } from './training/trainingErrors.js';
+
+// Backends
+export { selectBackend, type Backend, type BackendOptions } from './backend/selectBackend.js';
+export {
+  instructionSets,
+  loadNativeAddon,
+  type InstructionSet,
+  type NativeAddon,
+  type ProductPrecision,
+} from './backend/nativeAddon.js';
+
+// Runs
 export { beginRun, type BeginRunOptions } from './training/beginRun.js';
-export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';
 export { trainLoop } from './training/trainLoop.js';
+export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';
 export type { LayerRank, TrainingEvent } from './training/trainingEvent.js';
-export { accumulateGradients, clipScale, globalNorm } from './training/gradients.js';
-export { checkpointReserveBytes, pruneCheckpoints, saveCheckpoint, type SavedCheckpoint } from './io/checkpoint.js';
-export { verifyCheckpoint, type CheckpointManifest, type VerifiedCheckpoint } from './io/checkpointManifest.js';
-export { CheckpointCorrupt, CheckpointNoSpace, CheckpointUnknownFormat } from './io/checkpointErrors.js';
-export { loadModelFromCheckpoint } from './io/checkpointModel.js';
-export { Llama } from './model/llama.js';
+export { RunMismatch, TrainingDiverged } from './training/trainingErrors.js';
 export { MergeNotFinite } from './model/adapterSet.js';
-export { generateTokens, type GenerationSettings } from './generation/generateTokens.js';
+
+// Checkpoints
+export {
+  checkpointReserveBytes,
+  pruneCheckpoints,
+  saveCheckpoint,
+  type SavedCheckpoint,
+} from './io/checkpoint.js';
+export {
+  verifyCheckpoint,
+  type CheckpointManifest,
+  type VerifiedCheckpoint,
+} from './io/checkpointManifest.js';
+export { CheckpointCorrupt, CheckpointNoSpace, CheckpointUnknownFormat } from './io/checkpointErrors.js';
+
+// Models
+export { Llama } from './model/llama.js';
+export { loadModelFromCheckpoint } from './io/checkpointModel.js';
+export { loadModelFolder, type LoadedModel } from './io/modelFolder.js';
 export { exportMergedModel, type ExportManifest } from './io/exports.js';
 export { ModelFolderInvalid } from './io/llamaConfigFile.js';
-export { loadModelFolder, type LoadedModel } from './io/modelFolder.js';
-export { openSafetensors, writeSafetensors, type SafetensorsFile, type TensorSource } from './io/safetensors.js';
+export {
+  openSafetensors,
+  writeSafetensors,
+  type SafetensorsFile,
+  type TensorSource,
+} from './io/safetensors.js';
 export { SafetensorsInvalid } from './io/safetensorsHeader.js';
+export { generateTokens, type GenerationSettings } from './generation/generateTokens.js';

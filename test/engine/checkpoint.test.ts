@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
@@ -22,7 +30,14 @@ const dataset = licenceDataset(newFolder);
 
 async function begin(spec: RunSpec, options: Partial<BeginRunOptions> = {}) {
   const backend = await selectBackend({ device: spec.device, precision: 'float32', threads: 2 });
-  return beginRun({ spec, backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1, ...options });
+  return beginRun({
+    spec,
+    backend,
+    dataset: await dataset(),
+    runFolder: newFolder(),
+    attempt: 1,
+    ...options,
+  });
 }
 
 /** What a run tells of itself, without what a clock or the system says. */
@@ -46,7 +61,11 @@ async function interrupted(spec: RunSpec, stopAfter: number) {
 describe('a resumed run repeats the uninterrupted one bit for bit', () => {
   const native = tinySpec();
   const cases: { name: string; spec: RunSpec; stopAfter: number[] }[] = [
-    { name: 'in the warm start, at its end, in a cycle, before and after a restart', spec: native, stopAfter: [3, 6, 9, 12, 13, 23] },
+    {
+      name: 'in the warm start, at its end, in a cycle, before and after a restart',
+      spec: native,
+      stopAfter: [3, 6, 9, 12, 13, 23],
+    },
     {
       name: 'with dropout, micro-batches, trainable scales and pruned moments',
       spec: tinySpec({
@@ -56,7 +75,11 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
       }),
       stopAfter: [5, 14],
     },
-    { name: 'of full rank', spec: tinySpec({ kind: 'fullRank', adapter: null, stepCount: 8 }), stopAfter: [5] },
+    {
+      name: 'of full rank',
+      spec: tinySpec({ kind: 'fullRank', adapter: null, stepCount: 8 }),
+      stopAfter: [5],
+    },
     {
       name: 'on the reference backend',
       spec: tinySpec({
@@ -116,7 +139,9 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
     const { path } = await saveCheckpoint(first);
     const other = begin(tinySpec({ seed: 18 }), { checkpointPath: path });
     await expect(other).rejects.toMatchObject({ reason: 'RUN_MISMATCH' });
-    const sameWeights = await begin(tinySpec({ checkpoint: { keepCount: 9 }, priority: 5 }), { checkpointPath: path });
+    const sameWeights = await begin(tinySpec({ checkpoint: { keepCount: 9 }, priority: 5 }), {
+      checkpointPath: path,
+    });
     [first, sameWeights].forEach(disposeRun);
   });
 });
@@ -137,7 +162,10 @@ describe('a checkpoint', () => {
       'start.safetensors',
     ]);
     const { manifest, manifestSha256, sizeBytes } = await verifyCheckpoint(saved.path, saved);
-    expect({ manifestSha256, sizeBytes }).toEqual({ manifestSha256: saved.manifestSha256, sizeBytes: saved.sizeBytes });
+    expect({ manifestSha256, sizeBytes }).toEqual({
+      manifestSha256: saved.manifestSha256,
+      sizeBytes: saved.sizeBytes,
+    });
     expect(manifest).toMatchObject({
       formatVersion: 1,
       phase: 'adapter',
@@ -172,7 +200,11 @@ describe('a checkpoint', () => {
     writeFileSync(join(folder, '.tmp-1-4-dead', 'base.safetensors'), 'half');
     const kept = paths.slice(-2);
     expect((await pruneCheckpoints(run.folder, kept)).sort()).toEqual(paths.slice(0, -2));
-    expect(readdirSync(folder).map((name) => join(folder, name)).sort()).toEqual(kept);
+    expect(
+      readdirSync(folder)
+        .map((name) => join(folder, name))
+        .sort(),
+    ).toEqual(kept);
     for (const path of kept) await verifyCheckpoint(path);
     const resumed = await begin(spec, { checkpointPath: kept[0]!, runFolder: run.folder, attempt: 2 });
     await runLoop(resumed);
@@ -208,7 +240,9 @@ describe('a checkpoint', () => {
     const model = await loadModelFromCheckpoint(path);
     expect(model.adapterSettings).toBeNull();
     const ids = Int32Array.from(Buffer.from('Licensor shall mean'));
-    const [expected, found] = [run.model, model].map((each) => each.logits(ids, 1, ids.length, { precision: 'float32' }));
+    const [expected, found] = [run.model, model].map((each) =>
+      each.logits(ids, 1, ids.length, { precision: 'float32' }),
+    );
     found!.forEach((value, i) => expect(Math.abs(value - expected![i]!)).toBeLessThan(1e-4));
     model.dispose();
     disposeRun(run);
@@ -217,19 +251,36 @@ describe('a checkpoint', () => {
 
 describe('a damaged checkpoint is refused, with the file and what is wrong', async () => {
   const damages: { name: string; file: string; damage: (path: string) => void; found: RegExp }[] = [
-    { name: 'a flipped bit', file: 'base.safetensors', damage: (path) => flipBit(path), found: /should be of SHA-256 [0-9a-f]{64} but is of/ },
-    { name: 'a lost end', file: 'moments.safetensors', damage: (path) => truncateSync(path, 100), found: /bytes long but is 100 bytes long/ },
-    { name: 'no manifest', file: 'manifest.json', damage: (path) => truncateSync(path, 0), found: /should be JSON/ },
+    {
+      name: 'a flipped bit',
+      file: 'base.safetensors',
+      damage: (path) => flipBit(path),
+      found: /should be of SHA-256 [0-9a-f]{64} but is of/,
+    },
+    {
+      name: 'a lost end',
+      file: 'moments.safetensors',
+      damage: (path) => truncateSync(path, 100),
+      found: /bytes long but is 100 bytes long/,
+    },
+    {
+      name: 'no manifest',
+      file: 'manifest.json',
+      damage: (path) => truncateSync(path, 0),
+      found: /should be JSON/,
+    },
     {
       name: 'a manifest of a later format',
       file: 'manifest.json',
-      damage: (path) => writeFileSync(path, readFileSync(path, 'utf8').replace('"formatVersion": 1', '"formatVersion": 2')),
+      damage: (path) =>
+        writeFileSync(path, readFileSync(path, 'utf8').replace('"formatVersion": 1', '"formatVersion": 2')),
       found: /has format 2; this engine reads format 1/,
     },
     {
       name: 'a manifest that leads out of the folder',
       file: 'manifest.json',
-      damage: (path) => writeFileSync(path, readFileSync(path, 'utf8').replace('shared.safetensors', '../../secret')),
+      damage: (path) =>
+        writeFileSync(path, readFileSync(path, 'utf8').replace('shared.safetensors', '../../secret')),
       found: /plain file names/,
     },
   ];

@@ -73,10 +73,21 @@ describe('an exported model', () => {
     ]);
     for (const { fileName, sizeBytes, sha256 } of files) {
       expect(statSync(join(folder, fileName)).size).toBe(sizeBytes);
-      expect(createHash('sha256').update(readFileSync(join(folder, fileName))).digest('hex')).toBe(sha256);
+      expect(
+        createHash('sha256')
+          .update(readFileSync(join(folder, fileName)))
+          .digest('hex'),
+      ).toBe(sha256);
     }
     const manifest = JSON.parse(readFileSync(join(folder, 'relora_manifest.json'), 'utf8')) as ExportManifest;
-    expect(manifest).toMatchObject({ weightType: 'bfloat16', lineage: { step: 16, restartCount: 1, trainedTokens: 16 * 128 } });
+    expect(manifest).toMatchObject({
+      weightType: 'bfloat16',
+      lineage: { step: 16, restartCount: 1, trainedTokens: 16 * 128 },
+    });
+    const packageJson = JSON.parse(
+      readFileSync(new URL('../../engine/package.json', import.meta.url), 'utf8'),
+    ) as { version: string };
+    expect(manifest.engineVersion).toBe(packageJson.version);
     expect(manifest.castErrorMax).toBeGreaterThan(0);
     expect(manifest.castErrorMax).toBeLessThan(0.01);
     await expect(exportMergedModel(run, folder, { weightType: 'bfloat16' })).rejects.toThrow('EEXIST');
@@ -87,7 +98,10 @@ describe('an exported model', () => {
     const run = await trainedRun({ model: { tieWordEmbeddings: true } });
     const { folder } = await exported(run, 'float16');
     const file = await openSafetensors(join(folder, 'model.safetensors'));
-    expect(file.tensors.get('model.layers.1.mlp.down_proj.weight')).toMatchObject({ dtype: 'F16', shape: [32, 48] });
+    expect(file.tensors.get('model.layers.1.mlp.down_proj.weight')).toMatchObject({
+      dtype: 'F16',
+      shape: [32, 48],
+    });
     expect(file.tensors.get('model.layers.0.self_attn.k_proj.weight')!.shape).toEqual([16, 32]);
     expect(file.tensors.has('lm_head.weight')).toBe(false);
     await file.close();
@@ -135,22 +149,59 @@ describe('a folder that is not a model we read is refused, with tensor, expected
   });
 
   const norm = 'model.norm.weight';
-  const cases: { name: string; config?: object; tensors?: (tensors: TensorSource[]) => TensorSource[]; message: RegExp }[] = [
-    { name: 'another architecture', config: { architectures: ['GPT2LMHeadModel'] }, message: /architectures: expected LlamaForCausalLM, found \["GPT2LMHeadModel"\]/ },
-    { name: 'scaled rotary embedding', config: { rope_scaling: { rope_type: 'llama3', factor: 8 } }, message: /rope_scaling: expected null or none, found {/ },
-    { name: 'attention biases', config: { attention_bias: true }, message: /attention_bias: expected false or none, found true/ },
-    { name: 'a size that is no number', config: { hidden_size: '32' }, message: /hidden_size: expected a whole number .* found "32"/ },
-    { name: 'a vocabulary smaller than the tokenizer', config: { vocab_size: 200 }, message: /vocab_size: expected at least 257, .* found 200/ },
-    { name: 'a missing tensor', tensors: (all) => all.filter(({ name }) => name !== norm), message: /model\.norm\.weight: expected a tensor 32, found none/ },
-    { name: 'a tensor too many', tensors: (all) => [...all, { ...all[0]!, name: 'extra' }], message: /extra: expected only tensors of a Llama model/ },
+  const cases: {
+    name: string;
+    config?: object;
+    tensors?: (tensors: TensorSource[]) => TensorSource[];
+    message: RegExp;
+  }[] = [
+    {
+      name: 'another architecture',
+      config: { architectures: ['GPT2LMHeadModel'] },
+      message: /architectures: expected LlamaForCausalLM, found \["GPT2LMHeadModel"\]/,
+    },
+    {
+      name: 'scaled rotary embedding',
+      config: { rope_scaling: { rope_type: 'llama3', factor: 8 } },
+      message: /rope_scaling: expected null or none, found {/,
+    },
+    {
+      name: 'attention biases',
+      config: { attention_bias: true },
+      message: /attention_bias: expected false or none, found true/,
+    },
+    {
+      name: 'a size that is no number',
+      config: { hidden_size: '32' },
+      message: /hidden_size: expected a whole number .* found "32"/,
+    },
+    {
+      name: 'a vocabulary smaller than the tokenizer',
+      config: { vocab_size: 200 },
+      message: /vocab_size: expected at least 257, .* found 200/,
+    },
+    {
+      name: 'a missing tensor',
+      tensors: (all) => all.filter(({ name }) => name !== norm),
+      message: /model\.norm\.weight: expected a tensor 32, found none/,
+    },
+    {
+      name: 'a tensor too many',
+      tensors: (all) => [...all, { ...all[0]!, name: 'extra' }],
+      message: /extra: expected only tensors of a Llama model/,
+    },
     {
       name: 'a wrong shape',
-      tensors: (all) => all.map((one) => (one.name.endsWith('k_proj.weight') ? { ...one, shape: [32, 16] } : one)),
+      tensors: (all) =>
+        all.map((one) => (one.name.endsWith('k_proj.weight') ? { ...one, shape: [32, 16] } : one)),
       message: /k_proj\.weight: expected a tensor 16 x 32, found 32 x 16/,
     },
     {
       name: 'a value that is not finite',
-      tensors: (all) => all.map((one) => (one.name === norm ? { ...one, read: () => new Float32Array(32).fill(NaN, 7) } : one)),
+      tensors: (all) =>
+        all.map((one) =>
+          one.name === norm ? { ...one, read: () => new Float32Array(32).fill(NaN, 7) } : one,
+        ),
       message: /model\.norm\.weight: expected finite values, found NaN at position 7/,
     },
   ];
@@ -177,9 +228,16 @@ describe('a folder that is not a model we read is refused, with tensor, expected
     const { model } = await loadModelFolder(folder);
     expect(logitsOf(model)).toEqual(logitsOf(whole));
     rmSync(join(folder, 'model-2.safetensors'));
-    await expect(loadModelFolder(folder)).rejects.toThrow('model-2.safetensors: expected a file of weights, found none');
-    writeFileSync(join(folder, 'model.safetensors.index.json'), JSON.stringify({ weight_map: { [norm]: '../model.safetensors' } }));
-    await expect(loadModelFolder(folder)).rejects.toThrow(/plain names of .safetensors files, found "..\/model.safetensors"/);
+    await expect(loadModelFolder(folder)).rejects.toThrow(
+      'model-2.safetensors: expected a file of weights, found none',
+    );
+    writeFileSync(
+      join(folder, 'model.safetensors.index.json'),
+      JSON.stringify({ weight_map: { [norm]: '../model.safetensors' } }),
+    );
+    await expect(loadModelFolder(folder)).rejects.toThrow(
+      /plain names of .safetensors files, found "..\/model.safetensors"/,
+    );
     [whole, model].forEach((each) => each.dispose());
   });
 
@@ -205,7 +263,10 @@ describe('a folder that is not a model we read is refused, with tensor, expected
     const tensors = await takeTensors(folder);
     const map = Object.fromEntries(tensors.map(({ name }, i) => [name, `model-${1 + (i % 2)}.safetensors`]));
     for (const shard of new Set(Object.values(map))) {
-      await writeSafetensors(join(folder, shard), tensors.filter(({ name }) => map[name] === shard));
+      await writeSafetensors(
+        join(folder, shard),
+        tensors.filter(({ name }) => map[name] === shard),
+      );
     }
     writeFileSync(join(folder, 'model.safetensors.index.json'), JSON.stringify({ weight_map: map }));
   }

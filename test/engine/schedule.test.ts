@@ -1,9 +1,17 @@
 import { describe, expect, it } from 'vitest';
 import { cyclicalCosine, jaggedCosine, Schedule, type RunSpec } from '@relora/engine/plan';
 
-const paper = { stepCount: 20_000, warmupStepCount: 500, restartWarmupStepCount: 100, cycleStepCount: 5000, minRatio: 0.1 };
+const paper = {
+  stepCount: 20_000,
+  warmupStepCount: 500,
+  restartWarmupStepCount: 100,
+  cycleStepCount: 5000,
+  minRatio: 0.1,
+};
 
-function scheduleOf(overrides: Partial<Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'>> = {}) {
+function scheduleOf(
+  overrides: Partial<Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'>> = {},
+) {
   return new Schedule({
     kind: 'relora',
     stepCount: 20_000,
@@ -111,10 +119,14 @@ describe('the other schedules', () => {
   });
 
   it('linear falls to the least ratio, constant stays', () => {
-    const linear = scheduleOf({ learningRate: { peak: 1, schedule: 'linear', warmupStepCount: 0, minRatio: 0.1 } });
+    const linear = scheduleOf({
+      learningRate: { peak: 1, schedule: 'linear', warmupStepCount: 0, minRatio: 0.1 },
+    });
     expect(linear.learningRateAt(0)).toBe(1);
     expect(linear.learningRateAt(10_000)).toBeCloseTo(0.55, 12);
-    const constant = scheduleOf({ learningRate: { peak: 1, schedule: 'constant', warmupStepCount: 10, minRatio: 0.1 } });
+    const constant = scheduleOf({
+      learningRate: { peak: 1, schedule: 'constant', warmupStepCount: 10, minRatio: 0.1 },
+    });
     expect(constant.learningRateAt(5)).toBe(0.5);
     expect(constant.learningRateAt(19_999)).toBe(1);
   });

@@ -17,7 +17,9 @@ export function temporaryFolders(): () => string {
   };
 }
 
-type Changes = { [K in keyof RunSpec]?: RunSpec[K] extends object | null ? Partial<RunSpec[K]> | null : RunSpec[K] };
+type Changes = {
+  [K in keyof RunSpec]?: RunSpec[K] extends object | null ? Partial<RunSpec[K]> | null : RunSpec[K];
+};
 
 /** A model that learns in seconds, through a warm start and three cycles; `changes` are merged into its parts. */
 export function tinySpec(changes: Changes = {}): RunSpec {
@@ -51,7 +53,14 @@ export function tinySpec(changes: Changes = {}): RunSpec {
     },
     stepCount: 18,
     learningRate: { peak: 6e-3, schedule: 'jaggedCosine', warmupStepCount: 2, minRatio: 0.1 },
-    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, gradientNormMax: 1, nonfiniteStepCountMax: 0 },
+    optimizer: {
+      beta1: 0.9,
+      beta2: 0.999,
+      epsilon: 1e-8,
+      weightDecay: 0,
+      gradientNormMax: 1,
+      nonfiniteStepCountMax: 0,
+    },
     batch: { sequenceLength: 32, sequenceCount: 4, microBatchSequenceCount: 4 },
     precision: 'float32',
     seed: 17,
@@ -71,7 +80,8 @@ export function tinySpec(changes: Changes = {}): RunSpec {
 
 /** Runs the loop to its end, or until `stop` says so at an event, as a server would: the event is taken, then the abort. */
 export async function runLoop(
-  run: TrainingRun, stop: (event: TrainingEvent) => boolean = () => false,
+  run: TrainingRun,
+  stop: (event: TrainingEvent) => boolean = () => false,
 ): Promise<TrainingEvent[]> {
   const abort = new AbortController();
   const events: TrainingEvent[] = [];
@@ -89,8 +99,10 @@ export function ofKind<K extends TrainingEvent['kind']>(events: TrainingEvent[],
 /** Every weight, adapter and moment of a run, by name, copied. */
 export function weightsOf(run: TrainingRun): Map<string, Float32Array> {
   const weights = new Map<string, Float32Array>();
-  for (const { name, variable } of run.model.parameters.values()) weights.set(name, Float32Array.from(variable.dataSync()));
-  for (const { name, tensor } of run.optimizer.state()) weights.set(name, Float32Array.from(tensor.dataSync()));
+  for (const { name, variable } of run.model.parameters.values())
+    weights.set(name, Float32Array.from(variable.dataSync()));
+  for (const { name, tensor } of run.optimizer.state())
+    weights.set(name, Float32Array.from(tensor.dataSync()));
   return weights;
 }
 

@@ -1,6 +1,10 @@
 import { dispose, memory, tensor, variable, type Tensor } from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { AdamW, Random, selectBackend, type OptimizerSettings, type Parameter, type ParameterRole } from '@relora/engine';
+import { selectBackend } from '../../engine/src/backend/selectBackend.js';
+import type { Parameter, ParameterRole } from '../../engine/src/model/parameter.js';
+import type { OptimizerSettings } from '../../engine/src/plan/runSpec.js';
+import { Random } from '../../engine/src/random.js';
+import { AdamW } from '../../engine/src/training/adamW.js';
 
 const settings: OptimizerSettings = {
   beta1: 0.9,
@@ -34,7 +38,9 @@ function step(optimizer: AdamW, parameters: Parameter[], index: number, learning
 }
 
 const moments = (optimizer: AdamW) =>
-  new Map([...optimizer.state()].map(({ name, tensor }) => [name, (tensor.dataSync() as Float32Array).slice()]));
+  new Map(
+    [...optimizer.state()].map(({ name, tensor }) => [name, (tensor.dataSync() as Float32Array).slice()]),
+  );
 
 describe.each(['native', 'reference'] as const)('AdamW on %s', (device) => {
   beforeAll(async () => {
@@ -90,7 +96,9 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (device) => {
     const a = parameters[1]!.variable;
     const start = a.dataSync().slice();
     step(optimizer, parameters, 99, 1e-3);
-    const largest = Math.max(...Array.from(a.dataSync(), (value, i) => Math.abs(value - start[i]! * (1 - 1e-4))));
+    const largest = Math.max(
+      ...Array.from(a.dataSync(), (value, i) => Math.abs(value - start[i]! * (1 - 1e-4))),
+    );
     expect(largest).toBeGreaterThan(0.99e-3);
     expect(largest).toBeLessThan(1.01e-3);
     optimizer.dispose();

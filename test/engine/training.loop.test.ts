@@ -35,7 +35,8 @@ describe('the training loop', () => {
     );
     const events = await runLoop(run);
     const story = events.map((event) => `${event.kind} ${'step' in event ? event.step : ''}`);
-    const steps = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => `step ${from + i}`);
+    const steps = (from: number, to: number) =>
+      Array.from({ length: to - from }, (_, i) => `step ${from + i}`);
     expect(story).toEqual([
       'evaluation 0',
       ...steps(0, 10),
@@ -54,8 +55,13 @@ describe('the training loop', () => {
       'checkpoint 24',
     ]);
     const taken = ofKind(events, 'step');
-    expect(taken.map(({ phase }) => phase)).toEqual([...Array(6).fill('warmStart'), ...Array(18).fill('adapter')]);
-    expect(taken.map(({ learningRate }) => learningRate)).toEqual(taken.map(({ step }) => run.schedule.learningRateAt(step)));
+    expect(taken.map(({ phase }) => phase)).toEqual([
+      ...Array(6).fill('warmStart'),
+      ...Array(18).fill('adapter'),
+    ]);
+    expect(taken.map(({ learningRate }) => learningRate)).toEqual(
+      taken.map(({ step }) => run.schedule.learningRateAt(step)),
+    );
     expect(taken.at(-1)).toMatchObject({ tokenCount: 128, trainedTokens: 24 * 128, skipped: false });
     expect(ofKind(events, 'evaluation').map(({ tokenCount }) => tokenCount)).toEqual([512, 128, 512]);
     expect(ofKind(events, 'sample')[0]!.prompt).toBe('The ');
@@ -87,7 +93,9 @@ describe('the training loop', () => {
   });
 
   it('keeps the number of tensors over 50 steps and restarts', async () => {
-    const run = await begin(tinySpec({ warmStart: { stepCount: 0 }, stepCount: 60, adapter: { cycleStepCount: 12 } }));
+    const run = await begin(
+      tinySpec({ warmStart: { stepCount: 0 }, stepCount: 60, adapter: { cycleStepCount: 12 } }),
+    );
     const counts = new Map<number, number>();
     await runLoop(run, (event) => {
       if (event.kind === 'step') counts.set(event.step, memory().numTensors);

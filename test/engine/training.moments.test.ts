@@ -1,5 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { countZeros, pruneAtRandom, pruneByMagnitude, Random, zeroAll } from '@relora/engine';
+import { Random } from '../../engine/src/random.js';
+import {
+  countZeros,
+  pruneAtRandom,
+  pruneByMagnitude,
+  zeroAll,
+} from '../../engine/src/training/momentReset.js';
 
 describe('forgetting moments', () => {
   it('zero leaves exact zeros', () => {

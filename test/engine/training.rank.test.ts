@@ -1,5 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { chooseLayers, loadNativeAddon, Random, rankFigures, singularValues } from '@relora/engine';
+import { loadNativeAddon } from '../../engine/src/backend/nativeAddon.js';
+import { Random } from '../../engine/src/random.js';
+import { chooseLayers, rankFigures } from '../../engine/src/training/rankTelemetry.js';
+import { singularValues } from '../../engine/src/training/singularValues.js';
 
 function randomMatrix(rows: number, columns: number, stream: string): Float32Array {
   const matrix = new Float32Array(rows * columns);
@@ -54,7 +57,9 @@ describe('the rank of a change', () => {
 
   it('is measured on all layers where it is cheap, else on at least one of each kind', () => {
     const layer = (module: 'q_proj' | 'up_proj', index: number) =>
-      ({ name: `${index}.${module}`, module, inFeatures: 100, outFeatures: 200 }) as Parameters<typeof chooseLayers>[0][number];
+      ({ name: `${index}.${module}`, module, inFeatures: 100, outFeatures: 200 }) as Parameters<
+        typeof chooseLayers
+      >[0][number];
     const layers = [0, 1, 2, 3, 4].flatMap((index) => [layer('q_proj', index), layer('up_proj', index)]);
     const flopsOfOne = 4 * 200 * 100 ** 2;
     const names = (flopsMax: number) => chooseLayers(layers, flopsMax).map(({ name }) => name);

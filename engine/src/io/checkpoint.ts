@@ -8,7 +8,11 @@ import { engineVersion } from '../engineVersion.js';
 import type { Parameter, ParameterRole } from '../model/parameter.js';
 import { checkpointsFolder, type StoredFile, type TrainingRun } from '../training/trainingRun.js';
 import { CheckpointNoSpace } from './checkpointErrors.js';
-import { checkpointFormatVersion, type CheckpointFile, type CheckpointManifest } from './checkpointManifest.js';
+import {
+  checkpointFormatVersion,
+  type CheckpointFile,
+  type CheckpointManifest,
+} from './checkpointManifest.js';
 import { digestFile, publish, syncFolder, writeNewFile, type FileDigest } from './durableFile.js';
 import { writeSafetensors, type TensorSource } from './safetensors.js';
 import { specHash } from './specHash.js';
@@ -33,7 +37,8 @@ export interface SavedCheckpoint {
  * saved this step, that checkpoint is returned, since a run goes on from it in the same way. Throws CheckpointNoSpace.
  */
 export async function saveCheckpoint(
-  run: TrainingRun, { reserveBytes = checkpointReserveBytes } = {},
+  run: TrainingRun,
+  { reserveBytes = checkpointReserveBytes } = {},
 ): Promise<SavedCheckpoint> {
   const startedAt = performance.now();
   const { progress, frozen } = run;
@@ -55,12 +60,19 @@ export async function saveCheckpoint(
       moments: await storeTensors(temporary, 'moments', run.optimizer.state()),
     };
     if (run.model.adapterSettings !== null) {
-      files.adapters = await storeTensors(temporary, 'adapters', tensorsOf(run, ['adapterA', 'adapterB', 'adapterScale']));
+      files.adapters = await storeTensors(
+        temporary,
+        'adapters',
+        tensorsOf(run, ['adapterA', 'adapterB', 'adapterScale']),
+      );
     }
     if (frozen.start !== null) files.start = await storeFrozen(temporary, 'start', frozen.start, null);
 
     const savedProgress = { ...progress, savedStep: step };
-    const manifest = await writeNewFile(join(temporary, 'manifest.json'), manifestText(run, savedProgress, files));
+    const manifest = await writeNewFile(
+      join(temporary, 'manifest.json'),
+      manifestText(run, savedProgress, files),
+    );
     await syncFolder(temporary);
     await publish(temporary, path);
 
@@ -110,6 +122,10 @@ export async function pruneCheckpoints(runFolder: string, keepPaths: readonly st
 export async function writeStartWeights(run: TrainingRun): Promise<StoredFile> {
   const folder = join(run.folder, 'start');
   await mkdir(folder, { recursive: true });
+  await syncFolder(run.folder);
+  for (const name of await readdir(folder)) {
+    if (name.startsWith('.tmp-')) await rm(join(folder, name), { recursive: true, force: true }); // of a killed attempt
+  }
   const temporary = join(folder, `.tmp-${run.attempt}-${randomBytes(4).toString('hex')}`);
   await mkdir(temporary);
   try {
@@ -123,7 +139,11 @@ export async function writeStartWeights(run: TrainingRun): Promise<StoredFile> {
   }
 }
 
-function manifestText(run: TrainingRun, progress: TrainingRun['progress'], files: CheckpointManifest['files']): string {
+function manifestText(
+  run: TrainingRun,
+  progress: TrainingRun['progress'],
+  files: CheckpointManifest['files'],
+): string {
   const { spec, backend, schedule, model, optimizer } = run;
   const manifest: CheckpointManifest = {
     formatVersion: checkpointFormatVersion,
@@ -148,14 +168,19 @@ function manifestText(run: TrainingRun, progress: TrainingRun['progress'], files
   return `${JSON.stringify(manifest, null, 2)}\n`;
 }
 
-function* tensorsOf(run: TrainingRun, roles: readonly ParameterRole[]): Generator<{ name: string; tensor: Tensor }> {
+function* tensorsOf(
+  run: TrainingRun,
+  roles: readonly ParameterRole[],
+): Generator<{ name: string; tensor: Tensor }> {
   for (const { name, role, variable } of run.model.parameters.values() as Iterable<Parameter>) {
     if (roles.includes(role)) yield { name, tensor: variable };
   }
 }
 
 async function storeTensors(
-  folder: string, file: CheckpointFile, tensors: Iterable<{ name: string; tensor: Tensor }>,
+  folder: string,
+  file: CheckpointFile,
+  tensors: Iterable<{ name: string; tensor: Tensor }>,
 ): Promise<FileDigest> {
   const sources: TensorSource[] = [...tensors].map(({ name, tensor }) => ({
     name,
@@ -173,7 +198,9 @@ async function storeTensors(
  * gone the weights are written anew if the model still has them.
  */
 async function storeFrozen(
-  folder: string, file: CheckpointFile, source: StoredFile | null,
+  folder: string,
+  file: CheckpointFile,
+  source: StoredFile | null,
   tensors: (() => Iterable<{ name: string; tensor: Tensor }>) | null,
 ): Promise<FileDigest> {
   const fileName = `${file}.safetensors`;
@@ -192,12 +219,14 @@ async function linkOrCopy(source: StoredFile, target: string): Promise<void> {
   try {
     await link(source.path, target);
   } catch (error) {
-    if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP'].includes((error as NodeJS.ErrnoException).code ?? ''))
+      throw error;
     await copyFile(source.path, target, constants.COPYFILE_EXCL);
     const copy = await open(target, 'r+');
     await copy.sync().finally(() => copy.close());
     const { sha256 } = await digestFile(target);
-    if (sha256 !== source.sha256) throw new Error(`${source.path} changed after it was written`, { cause: error });
+    if (sha256 !== source.sha256)
+      throw new Error(`${source.path} changed after it was written`, { cause: error });
   }
 }
 

@@ -16,7 +16,10 @@ export class CheckpointCorrupt extends EngineError {
 /** A later version of the engine wrote this checkpoint. */
 export class CheckpointUnknownFormat extends EngineError {
   constructor(path: string, known: number, found: number) {
-    super('CHECKPOINT_UNKNOWN_FORMAT', `Checkpoint ${path} has format ${found}; this engine reads format ${known}`);
+    super(
+      'CHECKPOINT_UNKNOWN_FORMAT',
+      `Checkpoint ${path} has format ${found}; this engine reads format ${known}`,
+    );
   }
 }
 

@@ -26,7 +26,13 @@ export interface CheckpointManifest {
   optimizerStepCounts: Record<MomentGroup, number>;
   /** What computed the weights; on another one a resumed run goes on, but not bit for bit. */
   backend: { name: string; instructionSet: string | null; precision: string; cpuModel: string };
-  files: { base: FileDigest; shared: FileDigest; moments: FileDigest; adapters?: FileDigest; start?: FileDigest };
+  files: {
+    base: FileDigest;
+    shared: FileDigest;
+    moments: FileDigest;
+    adapters?: FileDigest;
+    start?: FileDigest;
+  };
 }
 
 export type CheckpointFile = keyof CheckpointManifest['files'];
@@ -43,7 +49,8 @@ export interface VerifiedCheckpoint {
  * knows it. Throws CheckpointCorrupt, which names the file and what is wrong, or CheckpointUnknownFormat.
  */
 export async function verifyCheckpoint(
-  path: string, { manifestSha256 }: { manifestSha256?: string } = {},
+  path: string,
+  { manifestSha256 }: { manifestSha256?: string } = {},
 ): Promise<VerifiedCheckpoint> {
   const text = await readFile(join(path, 'manifest.json')).catch((error: NodeJS.ErrnoException) => {
     throw new CheckpointCorrupt(path, 'manifest.json', 'a readable file', error.code ?? error.message);
@@ -55,7 +62,11 @@ export async function verifyCheckpoint(
   const manifest = parseManifest(path, text.toString('utf8'));
   const files = Object.values(manifest.files);
   for (const file of files) await verifyFile(path, file);
-  return { manifest, manifestSha256: found, sizeBytes: files.reduce((sum, file) => sum + file.sizeBytes, text.length) };
+  return {
+    manifest,
+    manifestSha256: found,
+    sizeBytes: files.reduce((sum, file) => sum + file.sizeBytes, text.length),
+  };
 }
 
 /** Path of one file of a checkpoint. */
@@ -76,10 +87,26 @@ function parseManifest(path: string, text: string): CheckpointManifest {
   if (manifest.formatVersion !== checkpointFormatVersion) {
     throw new CheckpointUnknownFormat(path, checkpointFormatVersion, manifest.formatVersion);
   }
-  for (const key of ['specSha256', 'datasetSha256', 'model', 'phase', 'progress', 'position', 'optimizerStepCounts', 'backend', 'files'] as const) {
-    if (manifest[key] === undefined) throw new CheckpointCorrupt(path, 'manifest.json', `a manifest with ${key}`, 'without');
+  for (const key of [
+    'specSha256',
+    'datasetSha256',
+    'model',
+    'phase',
+    'progress',
+    'position',
+    'optimizerStepCounts',
+    'backend',
+    'files',
+  ] as const) {
+    if (manifest[key] === undefined)
+      throw new CheckpointCorrupt(path, 'manifest.json', `a manifest with ${key}`, 'without');
   }
-  for (const key of ['base', 'shared', 'moments', ...(manifest.adapter ? (['adapters', 'start'] as const) : [])] as const) {
+  for (const key of [
+    'base',
+    'shared',
+    'moments',
+    ...(manifest.adapter ? (['adapters', 'start'] as const) : []),
+  ] as const) {
     if (manifest.files![key] === undefined) {
       throw new CheckpointCorrupt(path, 'manifest.json', `a manifest that names the file ${key}`, 'without');
     }
@@ -91,7 +118,12 @@ async function verifyFile(path: string, expected: FileDigest): Promise<void> {
   const { fileName, sizeBytes, sha256 } = expected;
   // Names come from a manifest that may have been altered; a checkpoint has no folders.
   if (!/^[a-z]+\.safetensors$/.test(fileName)) {
-    throw new CheckpointCorrupt(path, 'manifest.json', 'a manifest of plain file names', `naming ${JSON.stringify(fileName)}`);
+    throw new CheckpointCorrupt(
+      path,
+      'manifest.json',
+      'a manifest of plain file names',
+      `naming ${JSON.stringify(fileName)}`,
+    );
   }
   const filePath = join(path, fileName);
   const size = await stat(filePath).then(
@@ -100,7 +132,9 @@ async function verifyFile(path: string, expected: FileDigest): Promise<void> {
       throw new CheckpointCorrupt(path, fileName, 'a readable file', error.code ?? error.message);
     },
   );
-  if (size !== sizeBytes) throw new CheckpointCorrupt(path, fileName, `${sizeBytes} bytes long`, `${size} bytes long`);
+  if (size !== sizeBytes)
+    throw new CheckpointCorrupt(path, fileName, `${sizeBytes} bytes long`, `${size} bytes long`);
   const found = await digestFile(filePath);
-  if (found.sha256 !== sha256) throw new CheckpointCorrupt(path, fileName, `of SHA-256 ${sha256}`, `of ${found.sha256}`);
+  if (found.sha256 !== sha256)
+    throw new CheckpointCorrupt(path, fileName, `of SHA-256 ${sha256}`, `of ${found.sha256}`);
 }

@@ -2,7 +2,12 @@ import { Llama } from '../model/llama.js';
 import { transpose, weightShapes } from '../model/weights.js';
 import { assignValues } from '../training/adamW.js';
 import { CheckpointCorrupt } from './checkpointErrors.js';
-import { checkpointFilePath, verifyCheckpoint, type CheckpointFile, type CheckpointManifest } from './checkpointManifest.js';
+import {
+  checkpointFilePath,
+  verifyCheckpoint,
+  type CheckpointFile,
+  type CheckpointManifest,
+} from './checkpointManifest.js';
 import { openSafetensors, type SafetensorsFile } from './safetensors.js';
 
 /** The model of a verified checkpoint, with its adapters attached and as they were. */
@@ -24,7 +29,8 @@ export async function restoreModel(path: string, manifest: CheckpointManifest): 
       model.attachAdapters(adapter, position.seed, progress.restartCount);
       await withFile(path, manifest, 'adapters', async (file) => {
         for (const { name, role, variable } of model.parameters.values()) {
-          if (role.startsWith('adapter')) assignValues(variable, await readTensor(path, 'adapters', file, name));
+          if (role.startsWith('adapter'))
+            assignValues(variable, await readTensor(path, 'adapters', file, name));
         }
       });
     }
@@ -39,7 +45,10 @@ export async function restoreModel(path: string, manifest: CheckpointManifest): 
  * The model of a checkpoint as one writes text with it: its adapters merged into its weights in memory, and gone. The
  * checkpoint is verified first. The caller disposes the model.
  */
-export async function loadModelFromCheckpoint(path: string, expected: { manifestSha256?: string } = {}): Promise<Llama> {
+export async function loadModelFromCheckpoint(
+  path: string,
+  expected: { manifestSha256?: string } = {},
+): Promise<Llama> {
   const { manifest } = await verifyCheckpoint(path, expected);
   const model = await restoreModel(path, manifest);
   if (model.adapterSettings === null) return model;
@@ -55,7 +64,9 @@ export async function loadModelFromCheckpoint(path: string, expected: { manifest
 
 /** Hands `use` a reader of the optimizer's moments; null for one that the checkpoint does not have. */
 export async function withMoments<T>(
-  path: string, manifest: CheckpointManifest, use: (read: (name: string) => Promise<Float32Array | null>) => Promise<T>,
+  path: string,
+  manifest: CheckpointManifest,
+  use: (read: (name: string) => Promise<Float32Array | null>) => Promise<T>,
 ): Promise<T> {
   return withFile(path, manifest, 'moments', (file) =>
     use(async (name) => (file.tensors.has(name) ? file.readFloat32(name) : null)),
@@ -63,10 +74,14 @@ export async function withMoments<T>(
 }
 
 async function withFile<T>(
-  path: string, manifest: CheckpointManifest, file: CheckpointFile, use: (opened: SafetensorsFile) => Promise<T>,
+  path: string,
+  manifest: CheckpointManifest,
+  file: CheckpointFile,
+  use: (opened: SafetensorsFile) => Promise<T>,
 ): Promise<T> {
   const digest = manifest.files[file];
-  if (digest === undefined) throw new CheckpointCorrupt(path, 'manifest.json', `a manifest that names the file ${file}`, 'without');
+  if (digest === undefined)
+    throw new CheckpointCorrupt(path, 'manifest.json', `a manifest that names the file ${file}`, 'without');
   const opened = await openSafetensors(checkpointFilePath(path, digest));
   try {
     return await use(opened);
@@ -75,7 +90,13 @@ async function withFile<T>(
   }
 }
 
-async function readTensor(path: string, file: CheckpointFile, opened: SafetensorsFile, name: string): Promise<Float32Array> {
-  if (!opened.tensors.has(name)) throw new CheckpointCorrupt(path, `${file}.safetensors`, `a file with the tensor ${name}`, 'without');
+async function readTensor(
+  path: string,
+  file: CheckpointFile,
+  opened: SafetensorsFile,
+  name: string,
+): Promise<Float32Array> {
+  if (!opened.tensors.has(name))
+    throw new CheckpointCorrupt(path, `${file}.safetensors`, `a file with the tensor ${name}`, 'without');
   return opened.readFloat32(name);
 }

@@ -20,7 +20,11 @@ export async function writeNewFile(path: string, content: string | Uint8Array): 
   } finally {
     await file.close();
   }
-  return { fileName: basename(path), sizeBytes: bytes.byteLength, sha256: createHash('sha256').update(bytes).digest('hex') };
+  return {
+    fileName: basename(path),
+    sizeBytes: bytes.byteLength,
+    sha256: createHash('sha256').update(bytes).digest('hex'),
+  };
 }
 
 /** Makes the names in a folder durable: without it a crash can lose a file whose content was synced. */

@@ -36,7 +36,9 @@ export interface ExportManifest {
  * Throws MergeNotFinite, or SafetensorsInvalid where a weight does not fit the type.
  */
 export async function exportMergedModel(
-  run: TrainingRun, folder: string, { weightType }: { weightType: WeightType },
+  run: TrainingRun,
+  folder: string,
+  { weightType }: { weightType: WeightType },
 ): Promise<{ files: FileDigest[] }> {
   const { model, dataset, progress } = run;
   await mkdir(folder);
@@ -44,14 +46,23 @@ export async function exportMergedModel(
 
   const { endOfTextId } = dataset.tokenizer;
   const fileName = 'model.safetensors';
-  const { castErrorMax, ...digest } = await writeSafetensors(join(folder, fileName), mergedWeights(model, storedTypes[weightType]));
+  const { castErrorMax, ...digest } = await writeSafetensors(
+    join(folder, fileName),
+    mergedWeights(model, storedTypes[weightType]),
+  );
   const tokenizerJson = await readFile(join(dataset.folder, tokenizerFile), 'utf8');
   const files: FileDigest[] = [
     { fileName, ...digest },
     await write('config.json', formatLlamaConfig(model.config, { weightType, endOfTextId })),
-    await write('generation_config.json', `${JSON.stringify({ bos_token_id: endOfTextId, eos_token_id: endOfTextId }, null, 2)}\n`),
+    await write(
+      'generation_config.json',
+      `${JSON.stringify({ bos_token_id: endOfTextId, eos_token_id: endOfTextId }, null, 2)}\n`,
+    ),
     await write('tokenizer.json', tokenizerJson),
-    await write('tokenizer_config.json', tokenizerConfig(tokenizerJson, endOfTextId, model.config.maxPositionEmbeddings)),
+    await write(
+      'tokenizer_config.json',
+      tokenizerConfig(tokenizerJson, endOfTextId, model.config.maxPositionEmbeddings),
+    ),
   ];
   const manifest: ExportManifest = {
     formatVersion: 1,
@@ -79,7 +90,12 @@ function mergedWeights(model: Llama, dtype: StoredType): TensorSource[] {
   return weightShapes(model.config).map(({ name, shape }) => {
     const layer = layers.get(name);
     if (layer === undefined) {
-      return { name, shape, dtype, read: async () => (await model.parameters.get(name)!.variable.data()) as Float32Array };
+      return {
+        name,
+        shape,
+        dtype,
+        read: async () => (await model.parameters.get(name)!.variable.data()) as Float32Array,
+      };
     }
     const { inFeatures, outFeatures } = layer;
     // In memory [in, out], in the file [out, in].
@@ -89,7 +105,9 @@ function mergedWeights(model: Llama, dtype: StoredType): TensorSource[] {
 }
 
 function tokenizerConfig(tokenizerJson: string, endOfTextId: number, positionsMax: number): string {
-  const { added_tokens: added = [] } = JSON.parse(tokenizerJson) as { added_tokens?: { id: number; content: string }[] };
+  const { added_tokens: added = [] } = JSON.parse(tokenizerJson) as {
+    added_tokens?: { id: number; content: string }[];
+  };
   const endOfText = added.find(({ id }) => id === endOfTextId)?.content ?? endOfTextToken;
   const content = {
     tokenizer_class: 'PreTrainedTokenizerFast',

@@ -14,7 +14,10 @@ export class ModelFolderInvalid extends EngineError {
 }
 
 /** Text of the config.json that Hugging Face's LlamaForCausalLM loads. Texts begin and end with the same token here. */
-export function formatLlamaConfig(config: LlamaConfig, options: { weightType: WeightType; endOfTextId: number }): string {
+export function formatLlamaConfig(
+  config: LlamaConfig,
+  options: { weightType: WeightType; endOfTextId: number },
+): string {
   const content = {
     architectures: ['LlamaForCausalLM'],
     model_type: 'llama',
@@ -52,7 +55,8 @@ export function parseLlamaConfig(text: string): LlamaConfig {
   } catch {
     throw new ModelFolderInvalid('config.json', 'JSON', `${text.length} characters that are not`);
   }
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) throw new ModelFolderInvalid('config.json', 'an object', text.slice(0, 40));
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    throw new ModelFolderInvalid('config.json', 'an object', text.slice(0, 40));
   const keys = new Map(Object.entries(json));
   refuseUnsupported(keys);
 
@@ -60,14 +64,26 @@ export function parseLlamaConfig(text: string): LlamaConfig {
   const numAttentionHeads = positiveInteger(keys, 'num_attention_heads');
   const numKeyValueHeads = positiveInteger(keys, 'num_key_value_heads', numAttentionHeads);
   if (hiddenSize % numAttentionHeads !== 0 || (hiddenSize / numAttentionHeads) % 2 !== 0) {
-    throw new ModelFolderInvalid('config.json num_attention_heads', `heads of an even size that divide hidden_size ${hiddenSize}`, `${numAttentionHeads}`);
+    throw new ModelFolderInvalid(
+      'config.json num_attention_heads',
+      `heads of an even size that divide hidden_size ${hiddenSize}`,
+      `${numAttentionHeads}`,
+    );
   }
   if (numAttentionHeads % numKeyValueHeads !== 0) {
-    throw new ModelFolderInvalid('config.json num_key_value_heads', `a divisor of num_attention_heads ${numAttentionHeads}`, `${numKeyValueHeads}`);
+    throw new ModelFolderInvalid(
+      'config.json num_key_value_heads',
+      `a divisor of num_attention_heads ${numAttentionHeads}`,
+      `${numKeyValueHeads}`,
+    );
   }
   const headDim = positiveInteger(keys, 'head_dim', hiddenSize / numAttentionHeads);
   if (headDim * numAttentionHeads !== hiddenSize) {
-    throw new ModelFolderInvalid('config.json head_dim', `hidden_size / num_attention_heads = ${hiddenSize / numAttentionHeads}`, `${headDim}`);
+    throw new ModelFolderInvalid(
+      'config.json head_dim',
+      `hidden_size / num_attention_heads = ${hiddenSize / numAttentionHeads}`,
+      `${headDim}`,
+    );
   }
   return {
     vocabSize: positiveInteger(keys, 'vocab_size'),
@@ -87,7 +103,11 @@ export function parseLlamaConfig(text: string): LlamaConfig {
 function refuseUnsupported(keys: ReadonlyMap<string, unknown>): void {
   const architectures = keys.get('architectures') ?? ['LlamaForCausalLM'];
   if (!Array.isArray(architectures) || !architectures.includes('LlamaForCausalLM')) {
-    throw new ModelFolderInvalid('config.json architectures', 'LlamaForCausalLM', JSON.stringify(architectures));
+    throw new ModelFolderInvalid(
+      'config.json architectures',
+      'LlamaForCausalLM',
+      JSON.stringify(architectures),
+    );
   }
   const only: [key: string, value: unknown][] = [
     ['model_type', 'llama'],
@@ -100,20 +120,36 @@ function refuseUnsupported(keys: ReadonlyMap<string, unknown>): void {
   for (const [key, value] of only) {
     const found = keys.get(key);
     if (found !== undefined && found !== null && found !== value) {
-      throw new ModelFolderInvalid(`config.json ${key}`, `${JSON.stringify(value)} or none`, JSON.stringify(found));
+      throw new ModelFolderInvalid(
+        `config.json ${key}`,
+        `${JSON.stringify(value)} or none`,
+        JSON.stringify(found),
+      );
     }
   }
   // Newer files put rope_theta in here.
   const rope = keys.get('rope_parameters');
-  if (typeof rope === 'object' && rope !== null && (rope as { rope_type?: unknown }).rope_type !== 'default') {
-    throw new ModelFolderInvalid('config.json rope_parameters', 'rope_type "default" or none', JSON.stringify(rope));
+  if (
+    typeof rope === 'object' &&
+    rope !== null &&
+    (rope as { rope_type?: unknown }).rope_type !== 'default'
+  ) {
+    throw new ModelFolderInvalid(
+      'config.json rope_parameters',
+      'rope_type "default" or none',
+      JSON.stringify(rope),
+    );
   }
 }
 
 function positiveInteger(keys: ReadonlyMap<string, unknown>, key: string, otherwise?: number): number {
   const value = keys.get(key) ?? otherwise;
   if (typeof value === 'number' && Number.isSafeInteger(value) && value > 0 && value < 2 ** 31) return value;
-  throw new ModelFolderInvalid(`config.json ${key}`, 'a whole number from 1 to 2147483647', JSON.stringify(value) ?? 'none');
+  throw new ModelFolderInvalid(
+    `config.json ${key}`,
+    'a whole number from 1 to 2147483647',
+    JSON.stringify(value) ?? 'none',
+  );
 }
 
 function positiveNumber(keys: ReadonlyMap<string, unknown>, key: string, otherwise: number): number {

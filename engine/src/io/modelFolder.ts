@@ -22,7 +22,11 @@ export async function loadModelFolder(folder: string): Promise<LoadedModel> {
   const config = parseLlamaConfig(await readText(folder, 'config.json'));
   const tokenizer = await readTokenizer(folder);
   if (tokenizer !== null && tokenizer.vocabularySize > config.vocabSize) {
-    throw new ModelFolderInvalid('config.json vocab_size', `at least ${tokenizer.vocabularySize}, as tokenizer.json has`, `${config.vocabSize}`);
+    throw new ModelFolderInvalid(
+      'config.json vocab_size',
+      `at least ${tokenizer.vocabularySize}, as tokenizer.json has`,
+      `${config.vocabSize}`,
+    );
   }
   const files = await openWeights(folder);
   try {
@@ -32,7 +36,8 @@ export async function loadModelFolder(folder: string): Promise<LoadedModel> {
     const model = await Llama.fromWeights(config, async (name) => {
       const values = await found.get(name)!.file.readFloat32(name);
       const wrong = values.findIndex((value) => !Number.isFinite(value));
-      if (wrong >= 0) throw new ModelFolderInvalid(name, 'finite values', `${values[wrong]} at position ${wrong}`);
+      if (wrong >= 0)
+        throw new ModelFolderInvalid(name, 'finite values', `${values[wrong]} at position ${wrong}`);
       return values;
     });
     return { model, tokenizer };
@@ -72,7 +77,8 @@ function shardNames(index: string): string[] {
   } catch {
     throw new ModelFolderInvalid(subject, 'JSON', `${index.length} characters that are not`);
   }
-  if (typeof map !== 'object' || map === null) throw new ModelFolderInvalid(subject, 'an object "weight_map"', JSON.stringify(map) ?? 'none');
+  if (typeof map !== 'object' || map === null)
+    throw new ModelFolderInvalid(subject, 'an object "weight_map"', JSON.stringify(map) ?? 'none');
   const names = new Set<string>();
   for (const name of Object.values(map)) {
     // The index comes with the weights from elsewhere: it must not lead out of its folder.
@@ -88,7 +94,8 @@ function locateTensors(files: readonly SafetensorsFile[]): Located {
   const found: Located = new Map();
   for (const file of files) {
     for (const [name, { shape }] of file.tensors) {
-      if (found.has(name)) throw new ModelFolderInvalid(name, 'one tensor of that name', 'two, in different shards');
+      if (found.has(name))
+        throw new ModelFolderInvalid(name, 'one tensor of that name', 'two, in different shards');
       found.set(name, { file, shape });
     }
   }
@@ -101,7 +108,8 @@ function checkTensors(shapes: ReadonlyMap<string, WeightShape>, found: Located, 
     const expected = (role === 'base' ? [...shape].reverse() : shape).join(' x ');
     const tensor = found.get(name);
     if (tensor === undefined) throw new ModelFolderInvalid(name, `a tensor ${expected}`, 'none');
-    if (tensor.shape.join(' x ') !== expected) throw new ModelFolderInvalid(name, `a tensor ${expected}`, tensor.shape.join(' x '));
+    if (tensor.shape.join(' x ') !== expected)
+      throw new ModelFolderInvalid(name, `a tensor ${expected}`, tensor.shape.join(' x '));
   }
   for (const name of found.keys()) {
     if (shapes.has(name)) continue;

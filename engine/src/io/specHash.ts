@@ -6,12 +6,36 @@ import type { RunSpec } from '../plan/runSpec.js';
  * resumed with others of those.
  */
 export function specHash(spec: RunSpec): string {
-  const { kind, model, baseWeightsFolder, dataset, warmStart, adapter, stepCount, learningRate, optimizer, batch, seed } = spec;
+  const {
+    kind,
+    model,
+    baseWeightsFolder,
+    dataset,
+    warmStart,
+    adapter,
+    stepCount,
+    learningRate,
+    optimizer,
+    batch,
+    seed,
+  } = spec;
   const deciding = {
-    kind, model, baseWeightsFolder, dataset, warmStart, adapter, stepCount, learningRate, optimizer, batch, seed,
+    kind,
+    model,
+    baseWeightsFolder,
+    dataset,
+    warmStart,
+    adapter,
+    stepCount,
+    learningRate,
+    optimizer,
+    batch,
+    seed,
     precision: spec.precision,
   };
-  return createHash('sha256').update(JSON.stringify(sorted(deciding))).digest('hex');
+  return createHash('sha256')
+    .update(JSON.stringify(sorted(deciding)))
+    .digest('hex');
 }
 
 /** The same value with the keys of every object in order, so that equal settings have equal text. */

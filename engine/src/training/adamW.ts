@@ -16,7 +16,12 @@ export class AdamW {
   constructor(private readonly settings: OptimizerSettings) {}
 
   /** One update in place; each gradient is multiplied by `gradientScale` first (clipping without another pass). */
-  apply(parameters: readonly Parameter[], gradients: ReadonlyMap<string, Tensor>, learningRate: number, gradientScale = 1): void {
+  apply(
+    parameters: readonly Parameter[],
+    gradients: ReadonlyMap<string, Tensor>,
+    learningRate: number,
+    gradientScale = 1,
+  ): void {
     const { beta1, beta2, epsilon, weightDecay } = this.settings;
     for (const group of new Set(parameters.map(({ role }) => groupOf[role]))) this.counts[group]++;
     for (const parameter of parameters) {

@@ -41,13 +41,18 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
 
 async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
   const { spec } = options;
-  if (spec.baseWeightsFolder === null) return assembleRun({ ...options, model: Llama.create(spec.model, spec.seed) });
+  if (spec.baseWeightsFolder === null)
+    return assembleRun({ ...options, model: Llama.create(spec.model, spec.seed) });
   const { model } = await loadModelFolder(spec.baseWeightsFolder);
   const difference = differingKey(spec.model, model.config);
   if (difference !== null) {
     const found = String(model.config[difference]);
     model.dispose();
-    throw new RunMismatch(`model.${difference} of ${spec.baseWeightsFolder}`, String(spec.model[difference]), found);
+    throw new RunMismatch(
+      `model.${difference} of ${spec.baseWeightsFolder}`,
+      String(spec.model[difference]),
+      found,
+    );
   }
   return assembleRun({ ...options, model });
 }
@@ -57,10 +62,18 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   const { manifest, manifestSha256, sizeBytes } = await verifyCheckpoint(checkpointPath, options);
   const hash = specHash(spec);
   if (manifest.specSha256 !== hash) {
-    throw new RunMismatch(`The specification that ${checkpointPath} was trained with`, `SHA-256 ${hash}`, manifest.specSha256);
+    throw new RunMismatch(
+      `The specification that ${checkpointPath} was trained with`,
+      `SHA-256 ${hash}`,
+      manifest.specSha256,
+    );
   }
   if (manifest.datasetSha256 !== dataset.manifestSha256) {
-    throw new RunMismatch(`The data set that ${checkpointPath} was trained on`, `SHA-256 ${dataset.manifestSha256}`, manifest.datasetSha256);
+    throw new RunMismatch(
+      `The data set that ${checkpointPath} was trained on`,
+      `SHA-256 ${dataset.manifestSha256}`,
+      manifest.datasetSha256,
+    );
   }
   const model = await restoreModel(checkpointPath, manifest);
   const run = assembleRun({ ...options, model });
@@ -73,7 +86,13 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
     disposeRun(run);
     throw error;
   }
-  run.lastSaved = { step: manifest.progress.nextStep, path: checkpointPath, sizeBytes, manifestSha256, seconds: 0 };
+  run.lastSaved = {
+    step: manifest.progress.nextStep,
+    path: checkpointPath,
+    sizeBytes,
+    manifestSha256,
+    seconds: 0,
+  };
   if (manifest.adapter !== null) {
     run.frozen.base = stored(checkpointPath, manifest.files.base);
     run.frozen.start = stored(checkpointPath, manifest.files.start!);
@@ -84,7 +103,11 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
 
 /** Floating point sums depend on the kernels: the run goes on well, but not with the same bits. */
 function warnOfOtherBackend(run: TrainingRun, { backend: before }: CheckpointManifest, now: Backend): void {
-  const describe = ({ name, instructionSet, precision }: Pick<Backend, 'name' | 'precision'> & { instructionSet: string | null }) =>
+  const describe = ({
+    name,
+    instructionSet,
+    precision,
+  }: Pick<Backend, 'name' | 'precision'> & { instructionSet: string | null }) =>
     [name, instructionSet, precision].filter((part) => part !== null).join(' ');
   const [wanted, found] = [describe(before as Backend), describe(now)];
   if (wanted === found) return;

@@ -53,7 +53,8 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
     logitChangeMax,
     momentsZeroedRatio,
     ranks,
-    effectiveRank: ranks.reduce((sum, { effectiveRank }) => sum + effectiveRank, 0) / Math.max(1, ranks.length),
+    effectiveRank:
+      ranks.reduce((sum, { effectiveRank }) => sum + effectiveRank, 0) / Math.max(1, ranks.length),
     seconds: (performance.now() - startedAt) / 1000,
   };
 }
@@ -61,7 +62,8 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
 /** Ranks of what all merges of the adapter phase have changed so far. */
 async function measureRunRanks(run: TrainingRun): Promise<LayerRank[]> {
   const start = run.frozen.start;
-  if (start === null) throw new Error('Ranks are measured against the start of the adapter phase, which is not stored');
+  if (start === null)
+    throw new Error('Ranks are measured against the start of the adapter phase, which is not stored');
   const file = await openSafetensors(start.path);
   try {
     const read = (layer: { weight: { name: string } }) => file.readFloat32(layer.weight.name);

@@ -16,17 +16,30 @@ export interface EvaluationReport {
  * Loss on the first `tokenCount` tokens of the held-out part, 0 for all of it, rounded up to whole sequences. Without
  * dropout; adapters as they are. Gives way between micro-batches; null when the signal is aborted.
  */
-export async function evaluate(run: TrainingRun, tokenCount: number, signal: AbortSignal): Promise<EvaluationReport | null> {
+export async function evaluate(
+  run: TrainingRun,
+  tokenCount: number,
+  signal: AbortSignal,
+): Promise<EvaluationReport | null> {
   const { model, dataset, spec } = run;
   const startedAt = performance.now();
   const { sequenceLength, microBatchSequenceCount } = spec.batch;
   let sum = 0;
   let count = 0;
   let bytes = 0;
-  for await (const batch of dataset.heldOutBatches({ sequenceLength, sequenceCount: microBatchSequenceCount, tokenCount })) {
+  for await (const batch of dataset.heldOutBatches({
+    sequenceLength,
+    sequenceCount: microBatchSequenceCount,
+    tokenCount,
+  })) {
     await nextTurn();
     if (signal.aborted) return null;
-    const part = model.sumLoss(batch.inputs, batch.targets, batch.inputs.length / sequenceLength, sequenceLength);
+    const part = model.sumLoss(
+      batch.inputs,
+      batch.targets,
+      batch.inputs.length / sequenceLength,
+      sequenceLength,
+    );
     sum += part.sum;
     count += part.count;
     bytes += batch.byteCount;

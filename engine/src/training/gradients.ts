@@ -31,7 +31,10 @@ export interface StepGradients {
  * aborted, with nothing left behind.
  */
 export async function accumulateGradients(
-  model: Llama, batch: StepBatch, shape: StepShape, signal: AbortSignal,
+  model: Llama,
+  batch: StepBatch,
+  shape: StepShape,
+  signal: AbortSignal,
 ): Promise<StepGradients | null> {
   const microLength = shape.microBatchSequenceCount * shape.sequenceLength;
   const targetCount = countTargets(batch.targets);
@@ -45,10 +48,16 @@ export async function accumulateGradients(
     }
     const inputs = batch.inputs.subarray(micro * microLength, (micro + 1) * microLength);
     const targets = batch.targets.subarray(micro * microLength, (micro + 1) * microLength);
-    const part = model.valueAndGradients(inputs, targets, inputs.length / shape.sequenceLength, shape.sequenceLength, {
-      lossScale: countTargets(targets) / Math.max(1, targetCount),
-      dropout: { seed: shape.seed, step: shape.step, micro },
-    });
+    const part = model.valueAndGradients(
+      inputs,
+      targets,
+      inputs.length / shape.sequenceLength,
+      shape.sequenceLength,
+      {
+        lossScale: countTargets(targets) / Math.max(1, targetCount),
+        dropout: { seed: shape.seed, step: shape.step, micro },
+      },
+    );
     if (sum === null) sum = part;
     else addTo(sum, part);
   }

@@ -10,7 +10,11 @@ const probeTokensMax = 256;
  */
 export async function probeLogits(run: TrainingRun): Promise<Float32Array> {
   const { model, spec } = run;
-  const tokenCount = Math.min(spec.batch.sequenceLength, probeTokensMax, Math.ceil(probeLogitsMax / model.config.vocabSize));
+  const tokenCount = Math.min(
+    spec.batch.sequenceLength,
+    probeTokensMax,
+    Math.ceil(probeLogitsMax / model.config.vocabSize),
+  );
   const { inputs } = await run.batches.read(0, 1);
   return model.logits(inputs.slice(0, tokenCount), 1, tokenCount, { precision: 'float32' });
 }

@@ -6,10 +6,10 @@ import type { LayerRank } from './trainingEvent.js';
 import { singularValues } from './singularValues.js';
 
 /**
- * Work that one measurement may take, in floating point operations of float64: a few seconds on one core. Above it only
- * some layers are measured, but always one of each kind, so that the figure stands for the whole model.
+ * Work that one measurement may take, in floating point operations of float64: natively about two seconds. Above it only some
+ * layers are measured, but always one of each kind, so that the figure stands for the whole model.
  */
-export const rankFlopsMax = 4e9;
+export const rankFlopsMax = 1e10;
 
 /** What the singular values of a layer's change say about its rank. */
 export interface RankFigures {
@@ -34,7 +34,11 @@ export async function measureRanks(
     const now = layer.weight.variable.dataSync();
     for (let i = 0; i < change.length; i++) change[i] = now[i]! - change[i]!;
     const values = (native?.singularValues ?? singularValues)(change, layer.inFeatures, layer.outFeatures);
-    ranks.push({ layer: layer.name, ...rankFigures(values), adapterRank: layer.adapter!.a.variable.shape[1]! });
+    ranks.push({
+      layer: layer.name,
+      ...rankFigures(values),
+      adapterRank: layer.adapter!.a.variable.shape[1]!,
+    });
     await nextTurn();
   }
   return ranks;
@@ -50,7 +54,10 @@ export function rankFigures(values: Float64Array): RankFigures {
     if (share > 0) entropy -= share * Math.log(share);
   }
   const threshold = 0.01 * values[0]!;
-  return { effectiveRank: Math.exp(entropy), rankAboveOnePercent: values.filter((value) => value > threshold).length };
+  return {
+    effectiveRank: Math.exp(entropy),
+    rankAboveOnePercent: values.filter((value) => value > threshold).length,
+  };
 }
 
 /**
@@ -58,7 +65,9 @@ export function rankFigures(values: Float64Array): RankFigures {
  * long as the work allows. The choice depends on shapes alone, so the figures of all restarts can be compared.
  */
 export function chooseLayers(layers: readonly LinearLayer[], flopsMax = rankFlopsMax): LinearLayer[] {
-  const kinds = targetModules.map((module) => fromTheMiddle(layers.filter((layer) => layer.module === module)));
+  const kinds = targetModules.map((module) =>
+    fromTheMiddle(layers.filter((layer) => layer.module === module)),
+  );
   const chosen = new Set<LinearLayer>();
   let flops = 0;
   for (let depth = 0; kinds.some((kind) => depth < kind.length); depth++) {

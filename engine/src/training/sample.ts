@@ -5,7 +5,11 @@ import type { TrainingRun } from './trainingRun.js';
 const sampling = { temperature: 0.8, topK: 40, topP: 0.95 };
 
 /** Text that the model writes on from the specification's prompt; null when the signal is aborted. */
-export async function writeSample(run: TrainingRun, step: number, signal: AbortSignal): Promise<{ prompt: string; text: string } | null> {
+export async function writeSample(
+  run: TrainingRun,
+  step: number,
+  signal: AbortSignal,
+): Promise<{ prompt: string; text: string } | null> {
   const { model, dataset, spec } = run;
   const { prompt, tokenCount } = spec.sample;
   const ids = Array.from(await dataset.tokenizer.encode(prompt));
@@ -13,6 +17,7 @@ export async function writeSample(run: TrainingRun, step: number, signal: AbortS
   const written: number[] = [];
   const settings = { ...sampling, tokenCountMax: tokenCount, seed: spec.seed + step, stopId };
   // A text begins after an end of text, as it does in the training data.
-  for await (const id of generateTokens(model, ids.length > 0 ? ids : [stopId], settings, signal)) written.push(id);
+  for await (const id of generateTokens(model, ids.length > 0 ? ids : [stopId], settings, signal))
+    written.push(id);
   return signal.aborted ? null : { prompt, text: await dataset.tokenizer.decode(written) };
 }

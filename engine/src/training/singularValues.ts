@@ -7,7 +7,9 @@ export function singularValues(matrix: Float32Array, rows: number, columns: numb
   const count = Math.min(rows, columns);
   const length = Math.max(rows, columns);
   const vectors = Array.from({ length: count }, (_, i) =>
-    Float64Array.from({ length }, (_, k) => (rows <= columns ? matrix[i * columns + k]! : matrix[k * columns + i]!)),
+    Float64Array.from({ length }, (_, k) =>
+      rows <= columns ? matrix[i * columns + k]! : matrix[k * columns + i]!,
+    ),
   );
 
   for (let sweep = 0; sweep < sweepsMax; sweep++) {
@@ -17,7 +19,9 @@ export function singularValues(matrix: Float32Array, rows: number, columns: numb
     }
     if (!rotated) break;
   }
-  return Float64Array.from(vectors, (vector) => Math.sqrt(dot(vector, vector))).sort().reverse();
+  return Float64Array.from(vectors, (vector) => Math.sqrt(dot(vector, vector)))
+    .sort()
+    .reverse();
 }
 
 /** Convergence is quadratic: real matrices take 6 to 10 sweeps. */

@@ -30,14 +30,19 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     const isEnd = step === schedule.stepCount;
 
     // What looks at the model comes before the checkpoint, so that a resumed run has told all that lies before it.
-    if (hasHeldOut && progress.evaluatedStep < step && (step === 0 || isEnd || isDue(step, spec.evaluation.everyStepCount))) {
+    if (
+      hasHeldOut &&
+      progress.evaluatedStep < step &&
+      (step === 0 || isEnd || isDue(step, spec.evaluation.everyStepCount))
+    ) {
       const tokenCount = step === 0 || isEnd ? spec.evaluation.finalTokenCount : spec.evaluation.tokenCount;
       const evaluation = await evaluate(run, tokenCount, signal);
       if (evaluation === null) return;
       progress.evaluatedStep = step;
       yield { kind: 'evaluation', step, ...evaluation };
     }
-    if (progress.sampledStep < step && (isEnd || isDue(step, spec.sample.everyStepCount))) {
+    const samples = spec.sample.everyStepCount > 0;
+    if (samples && progress.sampledStep < step && (isEnd || isDue(step, spec.sample.everyStepCount))) {
       const sample = await writeSample(run, step, signal);
       if (sample === null) return;
       progress.sampledStep = step;
@@ -67,7 +72,12 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     // Checked before the update: weights and the last checkpoint stay usable after a divergence.
     const skipped = !Number.isFinite(loss) || !Number.isFinite(gradientNorm);
     if (!skipped) {
-      optimizer.apply(model.trainable(), gradients, learningRate, clipScale(gradientNorm, spec.optimizer.gradientNormMax));
+      optimizer.apply(
+        model.trainable(),
+        gradients,
+        learningRate,
+        clipScale(gradientNorm, spec.optimizer.gradientNormMax),
+      );
     }
     dispose([...gradients.values()]);
 

@@ -4,7 +4,7 @@ import type { Dataset } from '../data/dataset.js';
 import { Batches } from '../data/batches.js';
 import type { SavedCheckpoint } from '../io/checkpoint.js';
 import type { FileDigest } from '../io/durableFile.js';
-import { Llama } from '../model/llama.js';
+import type { Llama } from '../model/llama.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import { Schedule } from '../plan/schedule.js';
 import { AdamW } from './adamW.js';
