@@ -20,6 +20,9 @@ import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 
 export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', import.meta.url));
 
+/** Arguments: data folder, program of the trainers, a job to submit. */
+export const halfServer = fileURLToPath(new URL('./halfServer.mjs', import.meta.url));
+
 /** A data folder that is removed after the test. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'relora-test-'));
@@ -237,4 +240,16 @@ export function stepEvent(step: number, loss = 3) {
       residentBytes: 1000,
     },
   };
+}
+
+/** Resolves when a process that is not our child is gone; nothing tells of that, so it is asked for. */
+export async function untilGone(pid: number): Promise<void> {
+  for (;;) {
+    try {
+      process.kill(pid, 0);
+    } catch {
+      return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
 }

@@ -2,7 +2,6 @@ import { spawn } from 'node:child_process';
 import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
 import {
@@ -17,9 +16,9 @@ import {
   statesOf,
   submit,
   temporaryFolder,
+  halfServer,
+  untilGone,
 } from './parts.js';
-
-const halfServer = fileURLToPath(new URL('./halfServer.mjs', import.meta.url));
 
 interface Told {
   sequence: number;
@@ -42,17 +41,6 @@ async function killedServer(dataFolder: string, jobId: string, step: number): Pr
     if (last.step >= step) server.kill('SIGKILL');
   }
   return last;
-}
-
-async function untilGone(pid: number): Promise<void> {
-  for (;;) {
-    try {
-      process.kill(pid, 0);
-    } catch {
-      return;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
 }
 
 describe('after kill -9 of the server in the middle of a job', () => {

@@ -1,6 +1,8 @@
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import type { RunSpec } from '@relora/engine/plan';
 import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
@@ -10,12 +12,15 @@ import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { trainerEntry } from '../../server/dist/trainer/trainerProcess.js';
 import {
   allEvents,
+  halfServer,
   jobWhen,
+  newJob,
   openParts,
   runSpec,
   statesOf,
   submit,
   temporaryFolder,
+  untilGone,
   type Parts,
 } from './parts.js';
 
@@ -172,6 +177,31 @@ describe('the trainer', () => {
       (await parts.artifacts.newest(jobId))?.files.find(({ fileName }) => fileName === 'model.safetensors')
         ?.sha256;
     expect(await weights(id)).toBe(await weights(whole.id));
+  });
+
+  it('whose server is killed ends by itself, and the next server repeats the uninterrupted run bit for bit', async () => {
+    const first = await trainingParts();
+    const whole = await run(first);
+    const expected = await lossesOf(first, whole.id);
+    await first.close();
+
+    const job = JSON.stringify(newJob({ jobId: 'job-killed', spec: spec() }));
+    const server = spawn(process.execPath, [halfServer, first.dataFolder, trainerEntry, job], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let told = { sequence: 0, step: 0, pid: 0 };
+    for await (const line of createInterface({ input: server.stdout })) {
+      told = { ...told, ...(JSON.parse(line) as typeof told) };
+      if (told.step >= 6) server.kill('SIGKILL');
+    }
+    await untilGone(told.pid);
+
+    const parts = await openParts(settings, first.dataFolder, trainerEntry);
+    expect((await allEvents(parts, 'job-killed')).length).toBeGreaterThanOrEqual(told.sequence);
+    await parts.supervisor.start();
+    const resumed = await jobWhen(parts, 'job-killed', ({ state }) => isTerminal(state));
+    expect(resumed).toMatchObject({ state: 'succeeded', attempt: 2 });
+    expect(await lossesOf(parts, 'job-killed')).toEqual(expected);
   });
 
   it('paused, its checkpoint damaged and resumed, it goes on from the one before with the same losses', async () => {
