@@ -65,13 +65,19 @@ export const serviceErrors = {
     status: Status.NOT_FOUND,
     text: ({ jobId, artifactId }) => `Job ${jobId} has no artifact ${artifactId}`,
     fix: 'ListArtifacts shows what a job has; an artifact appears when it is sealed.',
-    resource: ({ jobId, artifactId }) => ({ type: 'relora.v1.Artifact', name: `jobs/${jobId}/artifacts/${artifactId}` }),
+    resource: ({ jobId, artifactId }) => ({
+      type: 'relora.v1.Artifact',
+      name: `jobs/${jobId}/artifacts/${artifactId}`,
+    }),
   }),
   ARTIFACT_FILE_NOT_FOUND: entry<{ jobId: string; artifactId: string; fileName: string }>({
     status: Status.NOT_FOUND,
     text: ({ artifactId, fileName }) => `Artifact ${artifactId} has no file ${quote(fileName)}`,
     fix: 'Take a file_name from the artifact as ListArtifacts shows it.',
-    resource: ({ jobId, artifactId }) => ({ type: 'relora.v1.Artifact', name: `jobs/${jobId}/artifacts/${artifactId}` }),
+    resource: ({ jobId, artifactId }) => ({
+      type: 'relora.v1.Artifact',
+      name: `jobs/${jobId}/artifacts/${artifactId}`,
+    }),
   }),
   JOB_EXISTS: entry<{ jobId: string }>({
     status: Status.ALREADY_EXISTS,
@@ -93,13 +99,15 @@ export const serviceErrors = {
   }),
   JOB_STATE_WRONG: entry<{ jobId: string; state: string; action: string; allowed: string }>({
     status: Status.FAILED_PRECONDITION,
-    text: ({ jobId, state, action, allowed }) => `Job ${jobId} is ${state} and cannot be ${action}; it must be ${allowed}`,
+    text: ({ jobId, state, action, allowed }) =>
+      `Job ${jobId} is ${state} and cannot be ${action}; it must be ${allowed}`,
     fix: 'Wait for an allowed state (WatchJob tells), or leave the job as it is.',
     precondition: ({ jobId }) => ({ type: 'JOB_STATE', subject: `jobs/${jobId}` }),
   }),
   JOB_CHANGED: entry<{ jobId: string; etag: string; presentEtag: string }>({
     status: Status.ABORTED,
-    text: ({ jobId, etag, presentEtag }) => `Job ${jobId} has changed since it had etag ${etag}; now it has ${presentEtag}`,
+    text: ({ jobId, etag, presentEtag }) =>
+      `Job ${jobId} has changed since it had etag ${etag}; now it has ${presentEtag}`,
     fix: 'Read the job again, decide again, and send its new etag; or send none.',
   }),
   DATASET_NOT_READY: entry<{ datasetId: string; state: string }>({
@@ -120,7 +128,12 @@ export const serviceErrors = {
     fix: 'The metadata `cause` is a reason of the list of failures below.',
     precondition: ({ model, cause }) => ({ type: cause, subject: model }),
   }),
-  SEQUENCE_BEYOND_END: entry<{ jobId: string; afterSequence: number; oldestSequence: number; newestSequence: number }>({
+  SEQUENCE_BEYOND_END: entry<{
+    jobId: string;
+    afterSequence: number;
+    oldestSequence: number;
+    newestSequence: number;
+  }>({
     status: Status.OUT_OF_RANGE,
     text: ({ jobId, afterSequence, oldestSequence, newestSequence }) =>
       `after_sequence ${afterSequence} is not one of job ${jobId}, whose events are ${oldestSequence} to ${newestSequence}: it is of another job, or the store was restored`,
@@ -128,12 +141,14 @@ export const serviceErrors = {
   }),
   OFFSET_BEYOND_END: entry<{ fileName: string; offsetBytes: number; sizeBytes: number }>({
     status: Status.OUT_OF_RANGE,
-    text: ({ fileName, offsetBytes, sizeBytes }) => `offset_bytes ${offsetBytes} is beyond the end of ${fileName}, which has ${sizeBytes} bytes`,
+    text: ({ fileName, offsetBytes, sizeBytes }) =>
+      `offset_bytes ${offsetBytes} is beyond the end of ${fileName}, which has ${sizeBytes} bytes`,
     fix: 'Ask for an offset from 0 to size_bytes.',
   }),
   ARTIFACT_DAMAGED: entry<{ jobId: string; artifactId: string; fileName: string; expectedSha256: string }>({
     status: Status.DATA_LOSS,
-    text: ({ jobId, artifactId, fileName }) => `${fileName} of artifact ${artifactId} of job ${jobId} is missing or altered on the server's disk`,
+    text: ({ jobId, artifactId, fileName }) =>
+      `${fileName} of artifact ${artifactId} of job ${jobId} is missing or altered on the server's disk`,
     fix: 'Restore the file from a backup, or train again; the other artifacts are not touched.',
   }),
   UPLOAD_OFFSET_WRONG: entry<{ fileIndex: number; offsetBytes: number; receivedBytes: number }>({
@@ -144,9 +159,16 @@ export const serviceErrors = {
   }),
   UPLOAD_TOO_LONG: entry<{ fileIndex: number; sizeBytes: number }>({
     status: Status.INVALID_ARGUMENT,
-    text: ({ fileIndex, sizeBytes }) => `File ${fileIndex} was announced with ${sizeBytes} bytes, and more came`,
+    text: ({ fileIndex, sizeBytes }) =>
+      `File ${fileIndex} was announced with ${sizeBytes} bytes, and more came`,
     fix: 'Send size_bytes as the file really is.',
-    fields: ({ fileIndex, sizeBytes }) => [{ field: `header.files[${fileIndex}].size_bytes`, expected: 'the size of the file', got: String(sizeBytes) }],
+    fields: ({ fileIndex, sizeBytes }) => [
+      {
+        field: `header.files[${fileIndex}].size_bytes`,
+        expected: 'the size of the file',
+        got: String(sizeBytes),
+      },
+    ],
   }),
   UPLOAD_INCOMPLETE: entry<{ datasetId: string; missing: string }>({
     status: Status.FAILED_PRECONDITION,
@@ -154,12 +176,22 @@ export const serviceErrors = {
     fix: 'Open the upload again with the same header and send the missing bytes.',
     precondition: ({ datasetId }) => ({ type: 'UPLOAD', subject: `datasets/${datasetId}` }),
   }),
-  UPLOAD_HASH_WRONG: entry<{ fileIndex: number; fileName: string; expectedSha256: string; actualSha256: string }>({
+  UPLOAD_HASH_WRONG: entry<{
+    fileIndex: number;
+    fileName: string;
+    expectedSha256: string;
+    actualSha256: string;
+  }>({
     status: Status.INVALID_ARGUMENT,
-    text: ({ fileName, expectedSha256, actualSha256 }) => `${fileName} arrived with SHA-256 ${actualSha256} instead of ${expectedSha256} and was dropped`,
+    text: ({ fileName, expectedSha256, actualSha256 }) =>
+      `${fileName} arrived with SHA-256 ${actualSha256} instead of ${expectedSha256} and was dropped`,
     fix: 'Send the file again from its beginning; if it fails again, the file changed after it was hashed.',
     fields: ({ fileIndex, expectedSha256, actualSha256 }) => [
-      { field: `header.files[${fileIndex}].sha256`, expected: `the SHA-256 of the bytes that came, ${actualSha256}`, got: expectedSha256 },
+      {
+        field: `header.files[${fileIndex}].sha256`,
+        expected: `the SHA-256 of the bytes that came, ${actualSha256}`,
+        got: expectedSha256,
+      },
     ],
   }),
   UPLOAD_BUSY: entry<{ datasetId: string }>({
@@ -176,7 +208,8 @@ export const serviceErrors = {
   }),
   DISK_FULL: entry<{ freeBytesMin: number }>({
     status: Status.RESOURCE_EXHAUSTED,
-    text: ({ freeBytesMin }) => `The disk of the server is full, or below its floor of ${freeBytesMin} free bytes`,
+    text: ({ freeBytesMin }) =>
+      `The disk of the server is full, or below its floor of ${freeBytesMin} free bytes`,
     fix: 'Make room in the data folder; nothing that was acknowledged is lost.',
     retrySeconds: 60,
   }),
@@ -200,7 +233,8 @@ export const serviceErrors = {
   }),
   METADATA_TOO_LARGE: entry<{ metadataBytes: number; metadataBytesMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
-    text: ({ metadataBytes, metadataBytesMax }) => `The call has ${metadataBytes} bytes of metadata; ${metadataBytesMax} are allowed`,
+    text: ({ metadataBytes, metadataBytesMax }) =>
+      `The call has ${metadataBytes} bytes of metadata; ${metadataBytesMax} are allowed`,
     fix: 'Send less metadata; RELORA_METADATA_BYTES_MAX is the limit.',
   }),
   DEVICE_UNAVAILABLE: entry<{ device: string; available: string }>({
@@ -260,13 +294,15 @@ export class ServiceError<R extends ErrorReason = ErrorReason> extends ServerErr
 
 /** Reasons of JobFailure and Dataset.failure that the engine gives. Those of the server stand in jobs/jobFailures.ts. */
 export const engineFailures = {
-  TRAINING_DIVERGED: 'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate.',
+  TRAINING_DIVERGED:
+    'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate.',
   RUN_MISMATCH: 'The job asks for something that its data set, base weights or checkpoint cannot give.',
 } as const;
 
 /** Reasons of warnings about a specification: allowed, but probably not meant. */
 export const specWarnings = {
-  RANK_ABOVE_BREAK_EVEN: 'The rank is so high that an adapted layer costs more arithmetic than training it in full.',
+  RANK_ABOVE_BREAK_EVEN:
+    'The rank is so high that an adapted layer costs more arithmetic than training it in full.',
   RESTARTS_FEW: 'Fewer than three restarts: the rank of the whole change stays low.',
   WARM_START_MISSING: 'ReLoRA from new weights without a warm start learns far worse.',
   CYCLE_SHORT: 'More than a third of every cycle is spent on raising the learning rate again.',
@@ -280,7 +316,10 @@ export type SpecWarning = keyof typeof specWarnings;
 /** Lists and quotes what came, so that nothing in it can end a line or a terminal's colour. */
 export function quote(text: string): string {
   const short = text.length > 80 ? `${text.slice(0, 80)}…` : text;
-  return JSON.stringify(short).replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  return JSON.stringify(short).replace(
+    /[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
 }
 
 /** `named`: with the path of the field. */

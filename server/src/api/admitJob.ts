@@ -33,22 +33,31 @@ export async function admitJob(
   const { config } = parts;
   const datasetId = datasetIdOf(spec?.dataset ?? '');
   const dataset = datasetId === undefined ? undefined : await parts.datasets.find(datasetId);
-  const baseWeights = spec?.model?.baseWeights === undefined ? null : await findBaseWeights(parts, spec.model.baseWeights.path);
+  const baseWeights =
+    spec?.model?.baseWeights === undefined ? null : await findBaseWeights(parts, spec.model.baseWeights.path);
   const parsed = parseJobSpec(spec, { dataset, baseWeights }, config);
   if (parsed.spec === null) {
     // With nothing else wrong, a missing data set has a code of its own, which a client can act on.
-    if (datasetId !== undefined && dataset === undefined && parsed.problems.length === 1) throw new ServiceError('DATASET_NOT_FOUND', { datasetId });
+    if (datasetId !== undefined && dataset === undefined && parsed.problems.length === 1)
+      throw new ServiceError('DATASET_NOT_FOUND', { datasetId });
     throw new ServiceError('JOB_SPEC_INVALID', { problems: parsed.problems });
   }
   if (dataset === undefined || dataset.prepared === null) {
-    throw new ServiceError('DATASET_NOT_READY', { datasetId: datasetId!, state: (dataset?.state ?? 'missing').toUpperCase() });
+    throw new ServiceError('DATASET_NOT_READY', {
+      datasetId: datasetId!,
+      state: (dataset?.state ?? 'missing').toUpperCase(),
+    });
   }
   const device = chooseDevice(await parts.devices.list(), parsed.spec);
   const estimate = estimateRun(parsed.spec, speedOf(device, parsed.spec));
   const memoryBytesMax = config.jobMemoryBytesMax || machineMemoryBytes();
   if (estimate.peakMemoryBytes > memoryBytesMax) {
     const fits = whatFits(parsed.spec, speedOf(device, parsed.spec), memoryBytesMax);
-    throw new ServiceError('JOB_TOO_LARGE', { peakMemoryBytes: Math.round(estimate.peakMemoryBytes), memoryBytesMax, fits });
+    throw new ServiceError('JOB_TOO_LARGE', {
+      peakMemoryBytes: Math.round(estimate.peakMemoryBytes),
+      memoryBytesMax,
+      fits,
+    });
   }
   return {
     spec: parsed.spec,
@@ -69,7 +78,8 @@ function whatFits(spec: RunSpec, speed: DeviceSpeed, memoryBytesMax: number): st
   for (let count = spec.batch.microBatchSequenceCount - 1; count >= 1; count--) {
     if (spec.batch.sequenceCount % count !== 0) continue;
     const smaller = { ...spec, batch: { ...spec.batch, microBatchSequenceCount: count } };
-    if (estimateRun(smaller, speed).peakMemoryBytes <= memoryBytesMax) return `with micro_batch_sequence_count ${count} it would fit`;
+    if (estimateRun(smaller, speed).peakMemoryBytes <= memoryBytesMax)
+      return `with micro_batch_sequence_count ${count} it would fit`;
   }
   return 'the model is too large for it with any micro-batch';
 }
@@ -79,7 +89,10 @@ function chooseDevice(devices: readonly DeviceDescription[], spec: RunSpec): Dev
   if (spec.device === 'auto') return devices.find(({ isDefault }) => isDefault) ?? devices[0];
   const found = devices.find(({ backend }) => backend === spec.device);
   if (found === undefined && devices.length > 0) {
-    throw new ServiceError('DEVICE_UNAVAILABLE', { device: spec.device, available: devices.map(({ backend }) => backend).join(', ') });
+    throw new ServiceError('DEVICE_UNAVAILABLE', {
+      device: spec.device,
+      available: devices.map(({ backend }) => backend).join(', '),
+    });
   }
   return found;
 }
@@ -91,7 +104,11 @@ function speedOf(device: DeviceDescription | undefined, spec: RunSpec): DeviceSp
     : { flopsPerSecond: device?.float32Flops ?? 0, packedBytes: 4 };
 }
 
-function toEstimate(estimate: Estimate, dataset: Dataset, device: DeviceDescription | undefined): JobEstimate {
+function toEstimate(
+  estimate: Estimate,
+  dataset: Dataset,
+  device: DeviceDescription | undefined,
+): JobEstimate {
   const trainTokens = dataset.prepared?.train.tokenCount ?? 0;
   return {
     parameterCount: estimate.parameterCount,
@@ -101,7 +118,8 @@ function toEstimate(estimate: Estimate, dataset: Dataset, device: DeviceDescript
     fullRankFlopsPerToken: estimate.fullRankFlopsPerToken,
     tokenCount: estimate.tokenCount,
     // 0 says that it is not known.
-    durationSeconds: device !== undefined && Number.isFinite(estimate.durationSeconds) ? estimate.durationSeconds : 0,
+    durationSeconds:
+      device !== undefined && Number.isFinite(estimate.durationSeconds) ? estimate.durationSeconds : 0,
     diskBytes: Math.round(estimate.diskBytes),
     epochCount: trainTokens > 0 ? estimate.tokenCount / trainTokens : 0,
   };
@@ -109,7 +127,9 @@ function toEstimate(estimate: Estimate, dataset: Dataset, device: DeviceDescript
 
 function toPlan(schedule: Schedule): JobPlan {
   const points = Math.min(learningRatePoints, schedule.stepCount);
-  const steps = Array.from({ length: points }, (_, index) => (points === 1 ? 0 : Math.round((index * (schedule.stepCount - 1)) / (points - 1))));
+  const steps = Array.from({ length: points }, (_, index) =>
+    points === 1 ? 0 : Math.round((index * (schedule.stepCount - 1)) / (points - 1)),
+  );
   return {
     stepCount: schedule.stepCount,
     warmStartStepCount: schedule.warmStartStepCount,
@@ -119,14 +139,18 @@ function toPlan(schedule: Schedule): JobPlan {
 }
 
 /** Folder and config.json of weights to continue from. The weights themselves are read by the trainer, never here. */
-async function findBaseWeights(parts: Pick<ApiParts, 'allowedFolders'>, path: string): Promise<FoundBaseWeights> {
+async function findBaseWeights(
+  parts: Pick<ApiParts, 'allowedFolders'>,
+  path: string,
+): Promise<FoundBaseWeights> {
   const folder = await parts.allowedFolders.folder(path);
   if ('problem' in folder) return folder;
   const read = await readServerFile(parts.allowedFolders, join(folder.path, 'config.json'), configBytesMax);
   if ('problem' in read) return { problem: `config.json: ${read.problem}` };
   try {
     const config: unknown = JSON.parse(read.text);
-    if (typeof config !== 'object' || config === null || Array.isArray(config)) return { problem: 'config.json holds no object' };
+    if (typeof config !== 'object' || config === null || Array.isArray(config))
+      return { problem: 'config.json holds no object' };
     return { folder: folder.path, config: config as Record<string, unknown> };
   } catch {
     return { problem: 'config.json is not JSON' };

@@ -35,14 +35,16 @@ export function artifactService(parts: ApiParts): ArtifactServiceImplementation 
       const artifact = await artifacts.find(jobId, artifactId);
       if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
       const file = artifact.files.find((candidate) => candidate.fileName === fileName);
-      if (file === undefined) throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
+      if (file === undefined)
+        throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
       if (offsetBytes < 0 || offsetBytes > file.sizeBytes) {
         throw new ServiceError('OFFSET_BEYOND_END', { fileName, offsetBytes, sizeBytes: file.sizeBytes });
       }
       const damaged = { jobId, artifactId, fileName, expectedSha256: file.sha256 };
       const opened = await artifacts.openFile(artifact, fileName);
       if (opened === 'dataLoss') throw new ServiceError('ARTIFACT_DAMAGED', damaged);
-      if (opened === 'notFound') throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
+      if (opened === 'notFound')
+        throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
       try {
         let offset = offsetBytes;
         // The file's size and hash come first, also when there is nothing left to send.

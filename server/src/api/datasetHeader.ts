@@ -1,4 +1,8 @@
-import type { DatasetFile as DatasetFileProto, TokenizerSpec, UploadDatasetHeader } from '@relora/sdk/contract';
+import type {
+  DatasetFile as DatasetFileProto,
+  TokenizerSpec,
+  UploadDatasetHeader,
+} from '@relora/sdk/contract';
 import type { Config } from '../config.js';
 import type { DatasetFormat, DatasetSpec, DatasetTokenizerSpec } from '../datasets/dataset.js';
 import type { NewDataset } from '../datasets/datasetStore.js';
@@ -25,7 +29,10 @@ export async function parseDatasetHeader(
   const displayName = checks.text('header.display_name', header.displayName, 63);
   const spec: DatasetSpec = {
     tokenizer: await parseTokenizer(checks, parts, header.spec?.tokenizer),
-    heldOutShare: checks.number('header.spec.held_out_share', header.spec?.heldOutShare, 0.01, { min: 0, max: 0.5 }),
+    heldOutShare: checks.number('header.spec.held_out_share', header.spec?.heldOutShare, 0.01, {
+      min: 0,
+      max: 0.5,
+    }),
     textField: checks.text('header.spec.text_field', header.spec?.textField ?? 'text', 256),
     seed: checks.integer('header.spec.seed', header.spec?.seed, 0, 0, 2 ** 31 - 1),
   };
@@ -33,14 +40,17 @@ export async function parseDatasetHeader(
 
   const files: NewFile[] = [];
   if (header.files.length === 0) checks.add('header.files', 'at least one file', 'none');
-  if (header.files.length > config.datasetFilesMax) checks.add('header.files', `at most ${config.datasetFilesMax} files`, header.files.length);
+  if (header.files.length > config.datasetFilesMax)
+    checks.add('header.files', `at most ${config.datasetFilesMax} files`, header.files.length);
   for (const [index, file] of header.files.slice(0, config.datasetFilesMax).entries()) {
     files.push(await parseFile(checks, parts, file, `header.files[${index}]`));
   }
   const uploads = files.filter(({ serverPath }) => serverPath === null).length;
-  if (uploads > 0 && uploads < files.length) checks.add('header.files', 'either only uploads or only files on the server', 'both');
+  if (uploads > 0 && uploads < files.length)
+    checks.add('header.files', 'either only uploads or only files on the server', 'both');
   const sizeBytes = files.reduce((sum, file) => sum + file.sizeBytes, 0);
-  if (sizeBytes > config.datasetBytesMax) checks.add('header.files', `at most ${config.datasetBytesMax} bytes in all`, sizeBytes);
+  if (sizeBytes > config.datasetBytesMax)
+    checks.add('header.files', `at most ${config.datasetBytesMax} bytes in all`, sizeBytes);
 
   checks.throwIfWrong();
   return { datasetId, displayName, files, spec };
@@ -55,9 +65,15 @@ async function parseFile(
   const { uploadBytesMax } = parts.config;
   const split = checks.choice(`${field}.split`, file.split, datasetSplits, 'TRAIN or HELD_OUT') ?? null;
   if (file.serverPath !== '') {
-    if (file.fileName !== '') checks.add(`${field}.file_name`, 'nothing beside server_path', quote(file.fileName));
+    if (file.fileName !== '')
+      checks.add(`${field}.file_name`, 'nothing beside server_path', quote(file.fileName));
     const found = await parts.allowedFolders.file(file.serverPath);
-    if ('problem' in found) checks.add(`${field}.server_path`, 'a regular file inside a folder of RELORA_ALLOWED_FOLDERS', found.problem);
+    if ('problem' in found)
+      checks.add(
+        `${field}.server_path`,
+        'a regular file inside a folder of RELORA_ALLOWED_FOLDERS',
+        found.problem,
+      );
     const fileName = file.serverPath.slice(file.serverPath.lastIndexOf('/') + 1);
     const format = parseFormat(checks, field, file, fileName);
     return {
@@ -71,10 +87,16 @@ async function parseFile(
   }
   // The name is for people and for the format: on the disk a file has a number. So only what cannot be shown is refused.
   checks.text(`${field}.file_name`, file.fileName, 255);
-  if (file.fileName === '' || /[/\\]/.test(file.fileName) || file.fileName === '.' || file.fileName === '..') {
+  if (
+    file.fileName === '' ||
+    /[/\\]/.test(file.fileName) ||
+    file.fileName === '.' ||
+    file.fileName === '..'
+  ) {
     checks.add(`${field}.file_name`, 'a name without folders, or a server_path', quote(file.fileName));
   }
-  if (!/^[0-9a-f]{64}$/i.test(file.sha256)) checks.add(`${field}.sha256`, '64 hexadecimal digits', quote(file.sha256));
+  if (!/^[0-9a-f]{64}$/i.test(file.sha256))
+    checks.add(`${field}.sha256`, '64 hexadecimal digits', quote(file.sha256));
   return {
     fileName: file.fileName,
     serverPath: null,
@@ -85,7 +107,12 @@ async function parseFile(
   };
 }
 
-function parseFormat(checks: FieldChecks, field: string, file: DatasetFileProto, fileName: string): DatasetFormat {
+function parseFormat(
+  checks: FieldChecks,
+  field: string,
+  file: DatasetFileProto,
+  fileName: string,
+): DatasetFormat {
   const chosen = checks.choice(`${field}.format`, file.format, datasetFormats, 'TEXT, JSONL or PARQUET');
   if (chosen !== null) return chosen ?? 'text';
   const extension = /\.([a-z]+)$/i.exec(fileName)?.[1]?.toLowerCase();
@@ -107,22 +134,41 @@ async function parseTokenizer(
     const max = Math.min(131_072, vocabularySizeMax);
     return {
       kind: 'trainedBpe',
-      vocabularySize: checks.integer(`${field}.trained_bpe.vocabulary_size`, spec.trainedBpe.vocabularySize, 257, 257, max),
+      vocabularySize: checks.integer(
+        `${field}.trained_bpe.vocabulary_size`,
+        spec.trainedBpe.vocabularySize,
+        257,
+        257,
+        max,
+      ),
     };
   }
   if (spec?.huggingFace === undefined) return { kind: 'bytes' };
   const { tokenizerJson, serverPath } = spec.huggingFace;
   if ((tokenizerJson === '') === (serverPath === '')) {
-    checks.add(`${field}.hugging_face`, 'either tokenizer_json or server_path', tokenizerJson === '' ? 'none' : 'both');
+    checks.add(
+      `${field}.hugging_face`,
+      'either tokenizer_json or server_path',
+      tokenizerJson === '' ? 'none' : 'both',
+    );
     return { kind: 'bytes' };
   }
   if (serverPath !== '') {
     const read = await readServerFile(parts.allowedFolders, serverPath, tokenizerFileBytesMax);
-    if ('problem' in read) checks.add(`${field}.hugging_face.server_path`, 'a tokenizer.json inside a folder of RELORA_ALLOWED_FOLDERS', read.problem);
+    if ('problem' in read)
+      checks.add(
+        `${field}.hugging_face.server_path`,
+        'a tokenizer.json inside a folder of RELORA_ALLOWED_FOLDERS',
+        read.problem,
+      );
     return { kind: 'huggingFace', tokenizerJson: 'problem' in read ? '' : read.text };
   }
   if (Buffer.byteLength(tokenizerJson) > tokenizerJsonBytesMax) {
-    checks.add(`${field}.hugging_face.tokenizer_json`, `at most ${tokenizerJsonBytesMax} bytes; name a longer one by server_path`, Buffer.byteLength(tokenizerJson));
+    checks.add(
+      `${field}.hugging_face.tokenizer_json`,
+      `at most ${tokenizerJsonBytesMax} bytes; name a longer one by server_path`,
+      Buffer.byteLength(tokenizerJson),
+    );
   }
   // What is in it is judged by the process that prepares the data set, which a hostile file can harm alone.
   return { kind: 'huggingFace', tokenizerJson };

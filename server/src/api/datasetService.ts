@@ -21,10 +21,12 @@ export function datasetService(parts: ApiParts): DatasetServiceImplementation {
     async uploadDataset(request, context) {
       const messages = request[Symbol.asyncIterator]();
       const first = await messages.next();
-      if (first.done === true || first.value.header === undefined) throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
+      if (first.done === true || first.value.header === undefined)
+        throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
       const newDataset = await parseDatasetHeader(parts, first.value.header);
       const registered = await datasets.register(newDataset);
-      if (registered === 'conflict') throw new ServiceError('DATASET_EXISTS', { datasetId: newDataset.datasetId ?? '' });
+      if (registered === 'conflict')
+        throw new ServiceError('DATASET_EXISTS', { datasetId: newDataset.datasetId ?? '' });
       // Also the answer to a retry whose first answer was lost.
       if (registered.state !== 'uploading') return { dataset: toDataset(registered) };
 
@@ -55,20 +57,35 @@ export function datasetService(parts: ApiParts): DatasetServiceImplementation {
       checks.throwIfWrong();
       const after = pageTokens.read<DatasetCursor>(['datasets'], request.pageToken);
       const page = await datasets.list({ after, datasetsMax });
-      return { datasets: page.datasets.map(toDataset), nextPageToken: pageTokens.write(['datasets'], page.next) };
+      return {
+        datasets: page.datasets.map(toDataset),
+        nextPageToken: pageTokens.write(['datasets'], page.next),
+      };
     },
 
     async previewDataset(request, context) {
       const datasetId = parseDatasetName('name', request.name);
       const checks = new FieldChecks();
-      const tokenCount = checks.integer('token_count', request.tokenCount === 0 ? undefined : request.tokenCount, 64, 1, 1024);
+      const tokenCount = checks.integer(
+        'token_count',
+        request.tokenCount === 0 ? undefined : request.tokenCount,
+        64,
+        1,
+        1024,
+      );
       const split = checks.choice('split', request.split, datasetSplits, 'TRAIN or HELD_OUT') ?? 'train';
       checks.throwIfWrong();
       const dataset = await find(datasetId);
-      if (dataset.state !== 'ready') throw new ServiceError('DATASET_NOT_READY', { datasetId, state: dataset.state.toUpperCase() });
+      if (dataset.state !== 'ready')
+        throw new ServiceError('DATASET_NOT_READY', { datasetId, state: dataset.state.toUpperCase() });
       const preparedFolder = datasets.preparedFolder(datasetId);
       try {
-        return { tokens: await tasks.previewDataset({ preparedFolder, split, tokenCount }, AbortSignal.any([context.signal, stopping])) };
+        return {
+          tokens: await tasks.previewDataset(
+            { preparedFolder, split, tokenCount },
+            AbortSignal.any([context.signal, stopping]),
+          ),
+        };
       } catch (error) {
         throw taskError(error, request.name, context.signal, stopping);
       }
@@ -81,21 +98,37 @@ export function datasetService(parts: ApiParts): DatasetServiceImplementation {
     return dataset;
   }
 
-  async function receive(upload: DatasetUpload, dataset: Dataset, { chunk }: UploadDatasetRequest): Promise<void> {
+  async function receive(
+    upload: DatasetUpload,
+    dataset: Dataset,
+    { chunk }: UploadDatasetRequest,
+  ): Promise<void> {
     if (chunk === undefined) throw invalid('chunk', 'chunks after the header', 'another message');
     const { fileIndex, offsetBytes, data } = chunk;
-    if (data.length > chunkBytesMax) throw invalid('chunk.data', `at most ${chunkBytesMax} bytes`, String(data.length));
+    if (data.length > chunkBytesMax)
+      throw invalid('chunk.data', `at most ${chunkBytesMax} bytes`, String(data.length));
     const result: WriteResult = await upload.write(fileIndex, offsetBytes, data);
     switch (result) {
       case 'written':
         metrics.receivedBytes.inc(data.length);
         return;
       case 'noFile':
-        throw invalid('chunk.file_index', `an index of header.files, 0 to ${dataset.files.length - 1}`, String(fileIndex));
+        throw invalid(
+          'chunk.file_index',
+          `an index of header.files, 0 to ${dataset.files.length - 1}`,
+          String(fileIndex),
+        );
       case 'wrongOffset':
-        throw new ServiceError('UPLOAD_OFFSET_WRONG', { fileIndex, offsetBytes, receivedBytes: upload.receivedBytes[fileIndex] ?? 0 });
+        throw new ServiceError('UPLOAD_OFFSET_WRONG', {
+          fileIndex,
+          offsetBytes,
+          receivedBytes: upload.receivedBytes[fileIndex] ?? 0,
+        });
       case 'tooLong':
-        throw new ServiceError('UPLOAD_TOO_LONG', { fileIndex, sizeBytes: dataset.files[fileIndex]?.sizeBytes ?? 0 });
+        throw new ServiceError('UPLOAD_TOO_LONG', {
+          fileIndex,
+          sizeBytes: dataset.files[fileIndex]?.sizeBytes ?? 0,
+        });
       case 'noSpace':
         throw new ServiceError('DISK_FULL', { freeBytesMin: config.freeDiskBytesMin });
     }
@@ -118,7 +151,10 @@ function finished(result: FinishResult, dataset: Dataset, upload: DatasetUpload)
         .map((file, index) => ({ ...file, received: upload.receivedBytes[index] ?? 0 }))
         .filter((file) => file.received < file.sizeBytes)
         .map((file) => `${file.fileName} has ${file.received} of ${file.sizeBytes} bytes`);
-      throw new ServiceError('UPLOAD_INCOMPLETE', { datasetId: dataset.id, missing: missing.slice(0, 5).join(', ') });
+      throw new ServiceError('UPLOAD_INCOMPLETE', {
+        datasetId: dataset.id,
+        missing: missing.slice(0, 5).join(', '),
+      });
     }
   }
 }

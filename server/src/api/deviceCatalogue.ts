@@ -22,7 +22,8 @@ export class DeviceCatalogue {
       const measured = this.tasks.describeDevices(this.stopping).catch((error: unknown) => {
         this.failedMs = performance.now();
         this.measured = undefined;
-        if (!this.stopping.aborted) this.log.warn({ err: error }, 'Devices cannot be measured; estimates have no duration');
+        if (!this.stopping.aborted)
+          this.log.warn({ err: error }, 'Devices cannot be measured; estimates have no duration');
         return [];
       });
       this.measured = measured;

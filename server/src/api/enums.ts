@@ -1,4 +1,13 @@
-import type { DeviceChoice, MomentReset, Phase, Precision, RunSpec, ScheduleKind, TargetModule, WeightType } from '@relora/engine/plan';
+import type {
+  DeviceChoice,
+  MomentReset,
+  Phase,
+  Precision,
+  RunSpec,
+  ScheduleKind,
+  TargetModule,
+  WeightType,
+} from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { DatasetFormat, DatasetSplit, DatasetState } from '../datasets/dataset.js';
 import type { JobState } from '../jobs/job.js';
@@ -111,6 +120,10 @@ export const toEnum = {
   datasetState: reverse<DatasetState, contract.DatasetState>(datasetStates),
 };
 
-function reverse<Word extends string, Value extends string>(table: Readonly<Record<string, Word | null>>): Readonly<Record<Word, Value>> {
-  return Object.fromEntries(Object.entries(table).flatMap(([value, word]) => (word === null ? [] : [[word, value]]))) as Record<Word, Value>;
+function reverse<Word extends string, Value extends string>(
+  table: Readonly<Record<string, Word | null>>,
+): Readonly<Record<Word, Value>> {
+  return Object.fromEntries(
+    Object.entries(table).flatMap(([value, word]) => (word === null ? [] : [[word, value]])),
+  ) as Record<Word, Value>;
 }

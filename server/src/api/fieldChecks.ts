@@ -42,16 +42,34 @@ export class FieldChecks {
   number(field: string, value: number | undefined, fallback: number, range: NumberRange): number {
     if (value === undefined) return fallback;
     const { min, max, above = false, below = false } = range;
-    if (Number.isFinite(value) && (above ? value > min : value >= min) && (below ? value < max : value <= max)) return value + 0;
-    this.add(field, `a number ${above ? 'above' : 'from'} ${min} ${below ? 'and below' : 'to'} ${max}`, Object.is(value, -0) ? '-0' : value);
+    if (
+      Number.isFinite(value) &&
+      (above ? value > min : value >= min) &&
+      (below ? value < max : value <= max)
+    )
+      return value + 0;
+    this.add(
+      field,
+      `a number ${above ? 'above' : 'from'} ${min} ${below ? 'and below' : 'to'} ${max}`,
+      Object.is(value, -0) ? '-0' : value,
+    );
     return fallback;
   }
 
   /** One of the given words, for enums and names. */
-  choice<const T>(field: string, value: string, choices: Readonly<Record<string, T>>, names: string): T | undefined {
+  choice<const T>(
+    field: string,
+    value: string,
+    choices: Readonly<Record<string, T>>,
+    names: string,
+  ): T | undefined {
     if (Object.hasOwn(choices, value)) return choices[value];
     // ts-proto gives every number that it does not know this one name.
-    this.add(field, names, value === 'UNRECOGNIZED' ? 'a number that this server does not know' : quote(value));
+    this.add(
+      field,
+      names,
+      value === 'UNRECOGNIZED' ? 'a number that this server does not know' : quote(value),
+    );
     return undefined;
   }
 
@@ -59,21 +77,28 @@ export class FieldChecks {
   text(field: string, value: string, lengthMax: number, options: { lines?: boolean } = {}): string {
     const problem = textProblem(value, options.lines ?? false);
     if (problem !== undefined) this.add(field, 'text without control characters', problem);
-    else if ([...value].length > lengthMax) this.add(field, `at most ${lengthMax} characters`, `${[...value].length}`);
+    else if ([...value].length > lengthMax)
+      this.add(field, `at most ${lengthMax} characters`, `${[...value].length}`);
     return value;
   }
 
   /** An id that a client may choose; empty for none. */
   id(field: string, value: string): string | null {
     if (value === '') return null;
-    if (!idPattern.test(value)) this.add(field, 'between 4 and 63 of a-z 0-9 -, beginning with a letter, ending with a letter or digit', quote(value));
+    if (!idPattern.test(value))
+      this.add(
+        field,
+        'between 4 and 63 of a-z 0-9 -, beginning with a letter, ending with a letter or digit',
+        quote(value),
+      );
     return value;
   }
 
   /** A UUID that makes a retry safe; empty for none. */
   requestId(value: string): string | null {
     if (value === '') return null;
-    if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value)) this.add('request_id', 'a UUID', quote(value));
+    if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value))
+      this.add('request_id', 'a UUID', quote(value));
     return value.toLowerCase();
   }
 
@@ -82,7 +107,11 @@ export class FieldChecks {
     if (entries.length > 32) this.add(field, 'at most 32 labels', entries.length);
     for (const [key, text] of entries.slice(0, 32)) {
       if (!/^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$/.test(key)) {
-        this.add(field, 'keys of 1 to 63 letters, digits and _ . / -, beginning with a letter or digit', quote(key));
+        this.add(
+          field,
+          'keys of 1 to 63 letters, digits and _ . / -, beginning with a letter or digit',
+          quote(key),
+        );
       }
       this.text(`${field}[${quote(key)}]`, text, 256);
     }
@@ -102,7 +131,8 @@ function textProblem(value: string, lines: boolean): string | undefined {
     const isControl = (code < 0x20 && !(lines && isLine)) || (code >= 0x7f && code <= 0x9f);
     const turnsText = (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
     const isHalf = code >= 0xd800 && code <= 0xdfff;
-    if (isControl || (turnsText && !lines) || isHalf || code === 0) return `U+${code.toString(16).toUpperCase().padStart(4, '0')}`;
+    if (isControl || (turnsText && !lines) || isHalf || code === 0)
+      return `U+${code.toString(16).toUpperCase().padStart(4, '0')}`;
   }
   return undefined;
 }

@@ -1,9 +1,24 @@
 import { countParameters, largestRank, linearShapes, Schedule, targetModules } from '@relora/engine/plan';
-import type { AdapterSettings, BatchSettings, LearningRateSettings, LlamaConfig, RunSpec, TargetModule } from '@relora/engine/plan';
+import type {
+  AdapterSettings,
+  BatchSettings,
+  LearningRateSettings,
+  LlamaConfig,
+  RunSpec,
+  TargetModule,
+} from '@relora/engine/plan';
 import type { AdapterSpec, BatchSpec, JobSpec, LearningRateSpec } from '@relora/sdk/contract';
 import type { Dataset, PreparedDataset } from '../datasets/dataset.js';
 import { quote, type FieldProblem, type SpecWarning } from '../errors.js';
-import { deviceChoices, jobKinds, momentResets, precisions, scheduleKinds, targetModuleNames, weightTypes } from './enums.js';
+import {
+  deviceChoices,
+  jobKinds,
+  momentResets,
+  precisions,
+  scheduleKinds,
+  targetModuleNames,
+  weightTypes,
+} from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseModelSpec, type FoundBaseWeights, type ModelLimits } from './modelSpec.js';
 import { datasetIdOf } from './resourceNames.js';
@@ -27,7 +42,9 @@ export interface Warning {
 }
 
 /** Either a run or what is wrong; warnings come only with a run. */
-export type ParsedJobSpec = { spec: RunSpec; problems: []; warnings: Warning[] } | { spec: null; problems: FieldProblem[]; warnings: [] };
+export type ParsedJobSpec =
+  | { spec: RunSpec; problems: []; warnings: Warning[] }
+  | { spec: null; problems: FieldProblem[]; warnings: [] };
 
 /** Tokens in a micro-batch when the client does not say. */
 const microBatchTokens = 2048;
@@ -35,26 +52,46 @@ const tokensPerStepMax = 2 ** 24;
 const seedMax = 2 ** 31 - 1;
 
 /** Turns a JobSpec into a RunSpec with every default of job.proto filled in, or finds everything that is wrong with it. */
-export function parseJobSpec(spec: JobSpec | undefined, { dataset, baseWeights }: Surroundings, limits: Limits): ParsedJobSpec {
+export function parseJobSpec(
+  spec: JobSpec | undefined,
+  { dataset, baseWeights }: Surroundings,
+  limits: Limits,
+): ParsedJobSpec {
   const checks = new FieldChecks();
-  if (spec === undefined) return { spec: null, problems: [{ field: 'spec', expected: 'a JobSpec', got: 'none' }], warnings: [] };
+  if (spec === undefined)
+    return { spec: null, problems: [{ field: 'spec', expected: 'a JobSpec', got: 'none' }], warnings: [] };
   const kind = checks.choice('spec.kind', spec.kind, jobKinds, 'RELORA, LORA or FULL_RANK') ?? 'relora';
   const hasAdapter = kind !== 'fullRank';
 
-  if (datasetIdOf(spec.dataset) === undefined) checks.add('spec.dataset', 'datasets/{dataset}', quote(spec.dataset));
+  if (datasetIdOf(spec.dataset) === undefined)
+    checks.add('spec.dataset', 'datasets/{dataset}', quote(spec.dataset));
   else if (dataset === undefined) checks.add('spec.dataset', 'a data set that exists', quote(spec.dataset));
   const prepared = dataset?.prepared ?? null;
-  const source = parseModelSpec(checks, spec.model, baseWeights, prepared?.tokenizer.vocabularySize ?? null, limits);
+  const source = parseModelSpec(
+    checks,
+    spec.model,
+    baseWeights,
+    prepared?.tokenizer.vocabularySize ?? null,
+    limits,
+  );
 
-  if (spec.stepCount === undefined) checks.add('spec.step_count', `a whole number from 1 to ${limits.stepsMax}`, 'none');
+  if (spec.stepCount === undefined)
+    checks.add('spec.step_count', `a whole number from 1 to ${limits.stepsMax}`, 'none');
   const stepCount = checks.integer('spec.step_count', spec.stepCount, 1, 1, limits.stepsMax);
 
   const warmStart = parseWarmStart(checks, spec, hasAdapter, stepCount, limits);
   if (warmStart.stepCount + stepCount > limits.stepsMax) {
-    checks.add('spec.step_count', `at most ${limits.stepsMax} steps with those of the warm start`, warmStart.stepCount + stepCount);
+    checks.add(
+      'spec.step_count',
+      `at most ${limits.stepsMax} steps with those of the warm start`,
+      warmStart.stepCount + stepCount,
+    );
   }
-  if (!hasAdapter && spec.adapter !== undefined) checks.add('spec.adapter', 'nothing for FULL_RANK', 'an AdapterSpec');
-  const adapter = hasAdapter ? parseAdapter(checks, spec.adapter, kind, stepCount, source?.model, limits) : null;
+  if (!hasAdapter && spec.adapter !== undefined)
+    checks.add('spec.adapter', 'nothing for FULL_RANK', 'an AdapterSpec');
+  const adapter = hasAdapter
+    ? parseAdapter(checks, spec.adapter, kind, stepCount, source?.model, limits)
+    : null;
   const cycleStepCount = adapter?.cycleStepCount ?? stepCount;
   const stepCountOfAll = warmStart.stepCount + stepCount;
 
@@ -66,40 +103,110 @@ export function parseJobSpec(spec: JobSpec | undefined, { dataset, baseWeights }
     stepCount,
     learningRate: parseLearningRate(checks, spec.learningRate, kind, cycleStepCount),
     optimizer: {
-      beta1: checks.number('spec.optimizer.beta1', spec.optimizer?.beta1, 0.9, { min: 0, max: 1, below: true }),
-      beta2: checks.number('spec.optimizer.beta2', spec.optimizer?.beta2, 0.999, { min: 0, max: 1, below: true }),
-      epsilon: checks.number('spec.optimizer.epsilon', spec.optimizer?.epsilon, 1e-8, { min: 0, max: 1, above: true }),
-      weightDecay: checks.number('spec.optimizer.weight_decay', spec.optimizer?.weightDecay, 0, { min: 0, max: 10 }),
-      gradientNormMax: checks.number('spec.optimizer.gradient_norm_max', spec.optimizer?.gradientNormMax, 1, { min: 0, max: 1e6, above: true }),
-      nonfiniteStepCountMax: checks.integer('spec.optimizer.nonfinite_step_count_max', spec.optimizer?.nonfiniteStepCountMax, 0, 0, limits.stepsMax),
+      beta1: checks.number('spec.optimizer.beta1', spec.optimizer?.beta1, 0.9, {
+        min: 0,
+        max: 1,
+        below: true,
+      }),
+      beta2: checks.number('spec.optimizer.beta2', spec.optimizer?.beta2, 0.999, {
+        min: 0,
+        max: 1,
+        below: true,
+      }),
+      epsilon: checks.number('spec.optimizer.epsilon', spec.optimizer?.epsilon, 1e-8, {
+        min: 0,
+        max: 1,
+        above: true,
+      }),
+      weightDecay: checks.number('spec.optimizer.weight_decay', spec.optimizer?.weightDecay, 0, {
+        min: 0,
+        max: 10,
+      }),
+      gradientNormMax: checks.number('spec.optimizer.gradient_norm_max', spec.optimizer?.gradientNormMax, 1, {
+        min: 0,
+        max: 1e6,
+        above: true,
+      }),
+      nonfiniteStepCountMax: checks.integer(
+        'spec.optimizer.nonfinite_step_count_max',
+        spec.optimizer?.nonfiniteStepCountMax,
+        0,
+        0,
+        limits.stepsMax,
+      ),
     },
     batch: parseBatch(checks, spec.batch, source?.model, limits),
-    precision: checks.choice('spec.precision', spec.precision, precisions, 'AUTO, FLOAT32 or BFLOAT16') ?? 'auto',
+    precision:
+      checks.choice('spec.precision', spec.precision, precisions, 'AUTO, FLOAT32 or BFLOAT16') ?? 'auto',
     seed: checks.integer('spec.seed', spec.seed, 0, 0, seedMax),
     evaluation: {
-      everyStepCount: checks.integer('spec.evaluation.every_step_count', spec.evaluation?.everyStepCount, tenthOf(stepCountOfAll), 0, limits.stepsMax),
-      tokenCount: checks.integer('spec.evaluation.token_count', spec.evaluation?.tokenCount, 65_536, 1, 2 ** 40),
-      finalTokenCount: checks.integer('spec.evaluation.final_token_count', spec.evaluation?.finalTokenCount, prepared?.heldOut.tokenCount ?? 0, 0, 2 ** 40),
+      everyStepCount: checks.integer(
+        'spec.evaluation.every_step_count',
+        spec.evaluation?.everyStepCount,
+        tenthOf(stepCountOfAll),
+        0,
+        limits.stepsMax,
+      ),
+      tokenCount: checks.integer(
+        'spec.evaluation.token_count',
+        spec.evaluation?.tokenCount,
+        65_536,
+        1,
+        2 ** 40,
+      ),
+      finalTokenCount: checks.integer(
+        'spec.evaluation.final_token_count',
+        spec.evaluation?.finalTokenCount,
+        prepared?.heldOut.tokenCount ?? 0,
+        0,
+        2 ** 40,
+      ),
     },
     checkpoint: {
       everyStepCount: checks.integer(
-        'spec.checkpoint.every_step_count', spec.checkpoint?.everyStepCount, Math.min(1000, tenthOf(stepCountOfAll)), 1, limits.stepsMax,
+        'spec.checkpoint.every_step_count',
+        spec.checkpoint?.everyStepCount,
+        Math.min(1000, tenthOf(stepCountOfAll)),
+        1,
+        limits.stepsMax,
       ),
       keepCount: checks.integer('spec.checkpoint.keep_count', spec.checkpoint?.keepCount, 2, 2, 1000),
     },
     sample: {
-      everyStepCount: checks.integer('spec.sample.every_step_count', spec.sample?.everyStepCount, 0, 0, limits.stepsMax),
+      everyStepCount: checks.integer(
+        'spec.sample.every_step_count',
+        spec.sample?.everyStepCount,
+        0,
+        0,
+        limits.stepsMax,
+      ),
       prompt: checks.text('spec.sample.prompt', spec.sample?.prompt ?? '', 4096, { lines: true }),
       tokenCount: checks.integer('spec.sample.token_count', spec.sample?.tokenCount, 64, 1, 4096),
     },
     export: {
-      weightType: checks.choice('spec.export.weight_type', spec.export?.weightType ?? 'WEIGHT_TYPE_FLOAT32', weightTypes, 'FLOAT32, FLOAT16 or BFLOAT16') ?? 'float32',
+      weightType:
+        checks.choice(
+          'spec.export.weight_type',
+          spec.export?.weightType ?? 'WEIGHT_TYPE_FLOAT32',
+          weightTypes,
+          'FLOAT32, FLOAT16 or BFLOAT16',
+        ) ?? 'float32',
     },
     priority: checks.integer('spec.priority', spec.priority, 0, -100, 100),
-    device: checks.choice('spec.device', spec.device ?? 'auto', deviceChoices, 'auto, native, tensorflow or reference') ?? 'auto',
+    device:
+      checks.choice(
+        'spec.device',
+        spec.device ?? 'auto',
+        deviceChoices,
+        'auto, native, tensorflow or reference',
+      ) ?? 'auto',
   };
 
-  if (prepared !== null && !checks.isWrong('spec.batch') && prepared.train.tokenCount <= run.batch.sequenceLength) {
+  if (
+    prepared !== null &&
+    !checks.isWrong('spec.batch') &&
+    prepared.train.tokenCount <= run.batch.sequenceLength
+  ) {
     checks.add(
       'spec.batch.sequence_length',
       `less than ${prepared.train.tokenCount}, the tokens in the training part of ${spec.dataset}`,
@@ -108,23 +215,48 @@ export function parseJobSpec(spec: JobSpec | undefined, { dataset, baseWeights }
   }
   if (source !== undefined && !checks.isWrong('spec.model')) {
     const { model: parameterCount } = countParameters({ kind, adapter: null, model: source.model });
-    if (parameterCount > limits.parametersMax) checks.add('spec.model', `at most ${limits.parametersMax} weights`, parameterCount);
+    if (parameterCount > limits.parametersMax)
+      checks.add('spec.model', `at most ${limits.parametersMax} weights`, parameterCount);
   }
-  if (source === undefined || checks.problems.length > 0) return { spec: null, problems: checks.problems, warnings: [] };
+  if (source === undefined || checks.problems.length > 0)
+    return { spec: null, problems: checks.problems, warnings: [] };
   const complete: RunSpec = { ...run, ...source };
   return { spec: complete, problems: [], warnings: warningsOf(complete, prepared) };
 }
 
-function parseWarmStart(checks: FieldChecks, spec: JobSpec, hasAdapter: boolean, stepCount: number, limits: Limits): RunSpec['warmStart'] {
-  if (!hasAdapter && spec.warmStart !== undefined) checks.add('spec.warm_start', 'nothing for FULL_RANK', 'a WarmStartSpec');
+function parseWarmStart(
+  checks: FieldChecks,
+  spec: JobSpec,
+  hasAdapter: boolean,
+  stepCount: number,
+  limits: Limits,
+): RunSpec['warmStart'] {
+  if (!hasAdapter && spec.warmStart !== undefined)
+    checks.add('spec.warm_start', 'nothing for FULL_RANK', 'a WarmStartSpec');
   // Base weights are past what a warm start is for.
   const fallback = !hasAdapter || spec.model?.baseWeights !== undefined ? 0 : Math.floor(stepCount / 4);
   const { warmStart } = spec;
-  const steps = checks.integer('spec.warm_start.step_count', warmStart?.stepCount, fallback, 0, limits.stepsMax);
+  const steps = checks.integer(
+    'spec.warm_start.step_count',
+    warmStart?.stepCount,
+    fallback,
+    0,
+    limits.stepsMax,
+  );
   return {
     stepCount: hasAdapter ? steps : 0,
-    learningRate: checks.number('spec.warm_start.learning_rate', warmStart?.learningRate, 5e-4, { min: 0, max: 1, above: true }),
-    warmupStepCount: checks.integer('spec.warm_start.warmup_step_count', warmStart?.warmupStepCount, Math.floor(steps / 10), 0, steps),
+    learningRate: checks.number('spec.warm_start.learning_rate', warmStart?.learningRate, 5e-4, {
+      min: 0,
+      max: 1,
+      above: true,
+    }),
+    warmupStepCount: checks.integer(
+      'spec.warm_start.warmup_step_count',
+      warmStart?.warmupStepCount,
+      Math.floor(steps / 10),
+      0,
+      steps,
+    ),
   };
 }
 
@@ -143,9 +275,15 @@ function parseAdapter(
   let cycleStepCount = stepCount;
   if (kind === 'relora') {
     const field = 'spec.adapter.cycle_step_count';
-    if (spec?.cycleStepCount === undefined) checks.add(field, 'the steps between restarts; RELORA needs it', 'none');
+    if (spec?.cycleStepCount === undefined)
+      checks.add(field, 'the steps between restarts; RELORA needs it', 'none');
     cycleStepCount = checks.integer(field, spec?.cycleStepCount, stepCount, 1, stepCount);
-    if (!checks.isWrong(field) && !checks.isWrong('spec.step_count') && stepCount % cycleStepCount !== 0 && spec?.allowShortLastCycle !== true) {
+    if (
+      !checks.isWrong(field) &&
+      !checks.isWrong('spec.step_count') &&
+      stepCount % cycleStepCount !== 0 &&
+      spec?.allowShortLastCycle !== true
+    ) {
       const below = stepCount - (stepCount % cycleStepCount);
       checks.add(
         field,
@@ -154,7 +292,11 @@ function parseAdapter(
       );
     }
   } else if (spec?.cycleStepCount !== undefined && spec.cycleStepCount !== stepCount) {
-    checks.add('spec.adapter.cycle_step_count', 'nothing for LORA, which has no restarts', spec.cycleStepCount);
+    checks.add(
+      'spec.adapter.cycle_step_count',
+      'nothing for LORA, which has no restarts',
+      spec.cycleStepCount,
+    );
   }
   return {
     rank,
@@ -162,10 +304,25 @@ function parseAdapter(
     dropout: checks.number('spec.adapter.dropout', spec?.dropout, 0, { min: 0, max: 0.9 }),
     cycleStepCount,
     restartWarmupStepCount: checks.integer(
-      'spec.adapter.restart_warmup_step_count', spec?.restartWarmupStepCount, Math.floor(cycleStepCount / 20), 0, Math.max(0, cycleStepCount - 1),
+      'spec.adapter.restart_warmup_step_count',
+      spec?.restartWarmupStepCount,
+      Math.floor(cycleStepCount / 20),
+      0,
+      Math.max(0, cycleStepCount - 1),
     ),
-    momentReset: checks.choice('spec.adapter.moment_reset', spec?.momentReset ?? 'MOMENT_RESET_ZERO', momentResets, 'ZERO, RANDOM or MAGNITUDE') ?? 'zero',
-    momentPruneRatio: checks.number('spec.adapter.moment_prune_ratio', spec?.momentPruneRatio, 0.9, { min: 0, max: 1, above: true, below: true }),
+    momentReset:
+      checks.choice(
+        'spec.adapter.moment_reset',
+        spec?.momentReset ?? 'MOMENT_RESET_ZERO',
+        momentResets,
+        'ZERO, RANDOM or MAGNITUDE',
+      ) ?? 'zero',
+    momentPruneRatio: checks.number('spec.adapter.moment_prune_ratio', spec?.momentPruneRatio, 0.9, {
+      min: 0,
+      max: 1,
+      above: true,
+      below: true,
+    }),
     targetModules: modules,
     trainableScale: spec?.trainableScale ?? false,
   };
@@ -181,8 +338,14 @@ function nearestDivisor(count: number, wanted: number): number {
 function parseTargetModules(checks: FieldChecks, values: string[]): TargetModule[] {
   const asked = new Set<TargetModule>();
   for (const [index, value] of values.slice(0, 64).entries()) {
-    const module = checks.choice(`spec.adapter.target_modules[${index}]`, value, targetModuleNames, Object.keys(targetModuleNames).join(', '));
-    if (module !== undefined && asked.has(module)) checks.add(`spec.adapter.target_modules[${index}]`, 'each module once', value);
+    const module = checks.choice(
+      `spec.adapter.target_modules[${index}]`,
+      value,
+      targetModuleNames,
+      Object.keys(targetModuleNames).join(', '),
+    );
+    if (module !== undefined && asked.has(module))
+      checks.add(`spec.adapter.target_modules[${index}]`, 'each module once', value);
     if (module !== undefined) asked.add(module);
   }
   if (values.length > 64) checks.add('spec.adapter.target_modules', 'at most seven modules', values.length);
@@ -190,28 +353,69 @@ function parseTargetModules(checks: FieldChecks, values: string[]): TargetModule
 }
 
 function parseLearningRate(
-  checks: FieldChecks, spec: LearningRateSpec | undefined, kind: RunSpec['kind'], cycleStepCount: number,
+  checks: FieldChecks,
+  spec: LearningRateSpec | undefined,
+  kind: RunSpec['kind'],
+  cycleStepCount: number,
 ): LearningRateSettings {
   const schedule = checks.choice(
-    'spec.learning_rate.schedule', spec?.schedule ?? 'SCHEDULE_KIND_UNSPECIFIED', scheduleKinds, 'JAGGED_COSINE, COSINE, LINEAR or CONSTANT',
+    'spec.learning_rate.schedule',
+    spec?.schedule ?? 'SCHEDULE_KIND_UNSPECIFIED',
+    scheduleKinds,
+    'JAGGED_COSINE, COSINE, LINEAR or CONSTANT',
   );
   return {
-    peak: checks.number('spec.learning_rate.peak', spec?.peak, kind === 'fullRank' ? 5e-4 : 1e-3, { min: 0, max: 1, above: true }),
+    peak: checks.number('spec.learning_rate.peak', spec?.peak, kind === 'fullRank' ? 5e-4 : 1e-3, {
+      min: 0,
+      max: 1,
+      above: true,
+    }),
     schedule: schedule ?? (kind === 'relora' ? 'jaggedCosine' : 'cosine'),
-    warmupStepCount: checks.integer('spec.learning_rate.warmup_step_count', spec?.warmupStepCount, Math.floor(cycleStepCount / 20), 0, cycleStepCount),
-    minRatio: checks.number('spec.learning_rate.min_ratio', spec?.minRatio, 0.1, { min: 0, max: 1, above: true }),
+    warmupStepCount: checks.integer(
+      'spec.learning_rate.warmup_step_count',
+      spec?.warmupStepCount,
+      Math.floor(cycleStepCount / 20),
+      0,
+      cycleStepCount,
+    ),
+    minRatio: checks.number('spec.learning_rate.min_ratio', spec?.minRatio, 0.1, {
+      min: 0,
+      max: 1,
+      above: true,
+    }),
   };
 }
 
-function parseBatch(checks: FieldChecks, spec: BatchSpec | undefined, model: LlamaConfig | undefined, limits: Limits): BatchSettings {
+function parseBatch(
+  checks: FieldChecks,
+  spec: BatchSpec | undefined,
+  model: LlamaConfig | undefined,
+  limits: Limits,
+): BatchSettings {
   const longest = Math.min(limits.sequenceLengthMax, model?.maxPositionEmbeddings ?? Infinity);
-  const sequenceLength = checks.integer('spec.batch.sequence_length', spec?.sequenceLength, Math.min(512, longest), 2, longest);
+  const sequenceLength = checks.integer(
+    'spec.batch.sequence_length',
+    spec?.sequenceLength,
+    Math.min(512, longest),
+    2,
+    longest,
+  );
   const sequenceCount = checks.integer('spec.batch.sequence_count', spec?.sequenceCount, 16, 1, 65_536);
   if (sequenceLength * sequenceCount > tokensPerStepMax) {
-    checks.add('spec.batch.sequence_count', `at most ${tokensPerStepMax} tokens in a step`, sequenceLength * sequenceCount);
+    checks.add(
+      'spec.batch.sequence_count',
+      `at most ${tokensPerStepMax} tokens in a step`,
+      sequenceLength * sequenceCount,
+    );
   }
   const field = 'spec.batch.micro_batch_sequence_count';
-  const micro = checks.integer(field, spec?.microBatchSequenceCount, defaultMicroBatch(sequenceLength, sequenceCount), 1, sequenceCount);
+  const micro = checks.integer(
+    field,
+    spec?.microBatchSequenceCount,
+    defaultMicroBatch(sequenceLength, sequenceCount),
+    1,
+    sequenceCount,
+  );
   if (sequenceCount % micro !== 0) checks.add(field, `a divisor of sequence_count ${sequenceCount}`, micro);
   return { sequenceLength, sequenceCount, microBatchSequenceCount: micro };
 }
@@ -240,26 +444,53 @@ function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): Warning[] 
     const above = adapter.targetModules.filter((module) => adapter.rank > breakEven(module));
     if (above.length > 0) {
       const least = Math.min(...above.map(breakEven));
-      warnings.push({ reason: 'RANK_ABOVE_BREAK_EVEN', message: `Rank ${adapter.rank} costs ${above.join(', ')} more arithmetic than full-rank training; up to ${least} it saves some` });
+      warnings.push({
+        reason: 'RANK_ABOVE_BREAK_EVEN',
+        message: `Rank ${adapter.rank} costs ${above.join(', ')} more arithmetic than full-rank training; up to ${least} it saves some`,
+      });
     }
   }
   if (spec.kind === 'relora' && adapter !== null) {
     const restarts = new Schedule(spec).restartSteps().length;
-    if (restarts < 3) warnings.push({ reason: 'RESTARTS_FEW', message: `The run has ${restarts} restarts; ReLoRA gains rank with each, so at least three are usual` });
+    if (restarts < 3)
+      warnings.push({
+        reason: 'RESTARTS_FEW',
+        message: `The run has ${restarts} restarts; ReLoRA gains rank with each, so at least three are usual`,
+      });
     if (spec.warmStart.stepCount === 0 && spec.baseWeightsFolder === null) {
-      warnings.push({ reason: 'WARM_START_MISSING', message: 'New weights without a warm start: the paper needs full-rank steps first, a quarter of step_count is the default' });
+      warnings.push({
+        reason: 'WARM_START_MISSING',
+        message:
+          'New weights without a warm start: the paper needs full-rank steps first, a quarter of step_count is the default',
+      });
     }
     if (adapter.restartWarmupStepCount * 3 > adapter.cycleStepCount) {
-      warnings.push({ reason: 'CYCLE_SHORT', message: `${adapter.restartWarmupStepCount} of ${adapter.cycleStepCount} steps of a cycle raise the learning rate again` });
+      warnings.push({
+        reason: 'CYCLE_SHORT',
+        message: `${adapter.restartWarmupStepCount} of ${adapter.cycleStepCount} steps of a cycle raise the learning rate again`,
+      });
     }
     const last = spec.stepCount % adapter.cycleStepCount;
-    if (last !== 0) warnings.push({ reason: 'LAST_CYCLE_SHORT', message: `The last cycle has ${last} steps, the others ${adapter.cycleStepCount}` });
+    if (last !== 0)
+      warnings.push({
+        reason: 'LAST_CYCLE_SHORT',
+        message: `The last cycle has ${last} steps, the others ${adapter.cycleStepCount}`,
+      });
   }
   if (prepared !== null) {
-    const epochs = (new Schedule(spec).stepCount * spec.batch.sequenceCount * spec.batch.sequenceLength) / prepared.train.tokenCount;
-    if (epochs > 4) warnings.push({ reason: 'DATA_REPEATED', message: `The run reads its training part ${epochs.toFixed(1)} times; beyond about four times little is learned` });
+    const epochs =
+      (new Schedule(spec).stepCount * spec.batch.sequenceCount * spec.batch.sequenceLength) /
+      prepared.train.tokenCount;
+    if (epochs > 4)
+      warnings.push({
+        reason: 'DATA_REPEATED',
+        message: `The run reads its training part ${epochs.toFixed(1)} times; beyond about four times little is learned`,
+      });
     if (prepared.heldOut.tokenCount === 0) {
-      warnings.push({ reason: 'HELD_OUT_EMPTY', message: `The held-out part of ${spec.dataset} is empty: the model is not evaluated` });
+      warnings.push({
+        reason: 'HELD_OUT_EMPTY',
+        message: `The held-out part of ${spec.dataset} is empty: the model is not evaluated`,
+      });
     }
   }
   return warnings;

@@ -13,20 +13,28 @@ export function errorMiddleware(log: Logger): ServerMiddleware {
     try {
       return yield* call.next(call.request, context);
     } catch (error) {
-      const answer = toServiceError(error, context, (errorId, cause) => log.error({ err: cause, errorId, method: call.method.path }, 'A call failed'));
+      const answer = toServiceError(error, context, (errorId, cause) =>
+        log.error({ err: cause, errorId, method: call.method.path }, 'A call failed'),
+      );
       if (!(answer instanceof ServiceError)) throw answer;
       context.trailer.set('grpc-status-details-bin', encodeStatusDetails(answer));
       const { retrySeconds } = answer.entry;
-      if (retrySeconds !== undefined) context.trailer.set('grpc-retry-pushback-ms', String(retrySeconds * 1000));
+      if (retrySeconds !== undefined)
+        context.trailer.set('grpc-retry-pushback-ms', String(retrySeconds * 1000));
       throw answer;
     }
   };
 }
 
-function toServiceError(error: unknown, context: CallContext, report: (errorId: string, cause: unknown) => void): ServerError {
+function toServiceError(
+  error: unknown,
+  context: CallContext,
+  report: (errorId: string, cause: unknown) => void,
+): ServerError {
   if (error instanceof ServiceError) return error;
   // The client is gone, or its deadline has passed and it was told so: whatever failed then, nobody waits for the answer.
-  if ((error instanceof Error && error.name === 'AbortError') || context.signal.aborted) return new ServiceError('CALL_CANCELLED', {});
+  if ((error instanceof Error && error.name === 'AbortError') || context.signal.aborted)
+    return new ServiceError('CALL_CANCELLED', {});
   // From gRPC's own services, such as health for an unknown name.
   if (error instanceof ServerError && error.code !== Status.UNKNOWN) return error;
   const errorId = randomUUID();
@@ -46,7 +54,12 @@ export function deadlineMiddleware(seconds: number): ServerMiddleware {
     const signal = AbortSignal.any([context.signal, limit.signal]);
     let onAbort = (): void => {};
     const aborted = new Promise<never>((_, reject) => {
-      onAbort = () => reject(context.signal.aborted ? new ServiceError('CALL_CANCELLED', {}) : new ServiceError('DEADLINE_EXCEEDED', { seconds }));
+      onAbort = () =>
+        reject(
+          context.signal.aborted
+            ? new ServiceError('CALL_CANCELLED', {})
+            : new ServiceError('DEADLINE_EXCEEDED', { seconds }),
+        );
       signal.addEventListener('abort', onAbort, { once: true });
     });
     try {
@@ -66,7 +79,8 @@ export function metadataMiddleware(metadataBytesMax: number): ServerMiddleware {
     for (const [key, values] of context.metadata) {
       for (const value of values) metadataBytes += key.length + value.length + 32;
     }
-    if (metadataBytes > metadataBytesMax) throw new ServiceError('METADATA_TOO_LARGE', { metadataBytes, metadataBytesMax });
+    if (metadataBytes > metadataBytesMax)
+      throw new ServiceError('METADATA_TOO_LARGE', { metadataBytes, metadataBytesMax });
     return yield* call.next(call.request, context);
   };
 }

@@ -1,4 +1,8 @@
-import { FinishReason, type GenerateTextRequest, type ModelServiceImplementation } from '@relora/sdk/contract';
+import {
+  FinishReason,
+  type GenerateTextRequest,
+  type ModelServiceImplementation,
+} from '@relora/sdk/contract';
 import { quote, ServiceError } from '../errors.js';
 import type { GenerateTask } from '../trainer/messages.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -17,13 +21,17 @@ export function modelService(parts: ApiParts): ModelServiceImplementation {
       const model = await findModel(parts, request.model);
       let tokenCount = 0;
       try {
-        for await (const piece of tasks.generate({ ...settings, ...model }, AbortSignal.any([context.signal, stopping]))) {
+        for await (const piece of tasks.generate(
+          { ...settings, ...model },
+          AbortSignal.any([context.signal, stopping]),
+        )) {
           metrics.generatedTokens.inc(piece.tokenCount - tokenCount);
           tokenCount = piece.tokenCount;
           yield {
             text: piece.text,
             tokenCount,
-            finishReason: piece.finishReason === null ? FinishReason.UNSPECIFIED : finishReasons[piece.finishReason],
+            finishReason:
+              piece.finishReason === null ? FinishReason.UNSPECIFIED : finishReasons[piece.finishReason],
           };
         }
       } catch (error) {
@@ -33,10 +41,13 @@ export function modelService(parts: ApiParts): ModelServiceImplementation {
   };
 }
 
-function parseSettings(request: GenerateTextRequest): Pick<GenerateTask, 'prompt' | 'tokenCountMax' | 'temperature' | 'topK' | 'topP' | 'seed'> {
+function parseSettings(
+  request: GenerateTextRequest,
+): Pick<GenerateTask, 'prompt' | 'tokenCountMax' | 'temperature' | 'topK' | 'topP' | 'seed'> {
   const checks = new FieldChecks();
   const { temperature = 0.8 } = request;
-  if (!(temperature === 0 || (temperature >= 0.01 && temperature <= 10))) checks.add('temperature', '0, or a number from 0.01 to 10', temperature);
+  if (!(temperature === 0 || (temperature >= 0.01 && temperature <= 10)))
+    checks.add('temperature', '0, or a number from 0.01 to 10', temperature);
   const settings = {
     prompt: checks.text('prompt', request.prompt, 1 << 20, { lines: true }),
     tokenCountMax: checks.integer('token_count_max', request.tokenCountMax, 128, 1, 4096),
@@ -45,13 +56,17 @@ function parseSettings(request: GenerateTextRequest): Pick<GenerateTask, 'prompt
     topP: checks.number('top_p', request.topP, 0.95, { min: 0, max: 1, above: true }),
     seed: checks.integer('seed', request.seed, 0, 0, 2 ** 31 - 1),
   };
-  if (!/^jobs\//.test(request.model)) checks.add('model', 'jobs/{job} or jobs/{job}/artifacts/{artifact}', quote(request.model));
+  if (!/^jobs\//.test(request.model))
+    checks.add('model', 'jobs/{job} or jobs/{job}/artifacts/{artifact}', quote(request.model));
   checks.throwIfWrong();
   return settings;
 }
 
 /** The named artifact; for a job its newest artifact or, before there is one, its newest checkpoint. */
-async function findModel(parts: ApiParts, name: string): Promise<Pick<GenerateTask, 'source' | 'datasetFolder'>> {
+async function findModel(
+  parts: ApiParts,
+  name: string,
+): Promise<Pick<GenerateTask, 'source' | 'datasetFolder'>> {
   if (name.includes('/artifacts/')) {
     const { jobId, artifactId } = parseArtifactName('model', name);
     const artifact = await parts.artifacts.find(jobId, artifactId);
@@ -62,7 +77,8 @@ async function findModel(parts: ApiParts, name: string): Promise<Pick<GenerateTa
   const job = await parts.store.find(jobId);
   if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
   const artifact = await parts.artifacts.newest(jobId);
-  if (artifact !== undefined) return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
+  if (artifact !== undefined)
+    return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
   const checkpoint = await parts.checkpoints.newest(jobId);
   if (checkpoint === undefined) throw new ServiceError('MODEL_NOT_READY', { jobId });
   return {

@@ -28,7 +28,11 @@ export function parseModelSpec(
     const shape = Object.hasOwn(presets, spec.preset) ? presets[spec.preset] : undefined;
     if (shape === undefined) {
       const names = Object.keys(presets);
-      checks.add('spec.model.preset', `one of ${names.join(', ')} (did you mean ${nearest(spec.preset, names)}?)`, quote(spec.preset));
+      checks.add(
+        'spec.model.preset',
+        `one of ${names.join(', ')} (did you mean ${nearest(spec.preset, names)}?)`,
+        quote(spec.preset),
+      );
       return undefined;
     }
     return { model: { ...shape, vocabSize: vocabularySize ?? 257 }, baseWeightsFolder: null };
@@ -40,7 +44,11 @@ export function parseModelSpec(
   if (spec?.baseWeights !== undefined) {
     const field = 'spec.model.base_weights.path';
     if (found === null || 'problem' in found) {
-      checks.add(field, 'a folder with config.json and safetensors inside a folder of RELORA_ALLOWED_FOLDERS', found?.problem ?? '');
+      checks.add(
+        field,
+        'a folder with config.json and safetensors inside a folder of RELORA_ALLOWED_FOLDERS',
+        found?.problem ?? '',
+      );
       return undefined;
     }
     const config = fromHuggingFace(checks, field, found.config);
@@ -66,9 +74,23 @@ function checkShape(
   const numHiddenLayers = whole('num_hidden_layers', config.numHiddenLayers, 1, 512);
   const numAttentionHeads = whole('num_attention_heads', config.numAttentionHeads, 1, 1024);
   const numKeyValueHeads = whole('num_key_value_heads', config.numKeyValueHeads, numAttentionHeads, 1024);
-  const maxPositionEmbeddings = whole('max_position_embeddings', config.maxPositionEmbeddings, 1024, 1 << 20, 8);
-  const ropeTheta = checks.number(`${field}.rope_theta`, config.ropeTheta, 10_000, { min: 1, max: 1e9, above: true });
-  const rmsNormEps = checks.number(`${field}.rms_norm_eps`, config.rmsNormEps, 1e-6, { min: 0, max: 0.1, above: true });
+  const maxPositionEmbeddings = whole(
+    'max_position_embeddings',
+    config.maxPositionEmbeddings,
+    1024,
+    1 << 20,
+    8,
+  );
+  const ropeTheta = checks.number(`${field}.rope_theta`, config.ropeTheta, 10_000, {
+    min: 1,
+    max: 1e9,
+    above: true,
+  });
+  const rmsNormEps = checks.number(`${field}.rms_norm_eps`, config.rmsNormEps, 1e-6, {
+    min: 0,
+    max: 0.1,
+    above: true,
+  });
   const vocabSize = whole('vocab_size', config.vocabSize, vocabularySize ?? 257, limits.vocabularySizeMax, 2);
   if (checks.problems.length > before) return undefined;
 
@@ -76,13 +98,25 @@ function checkShape(
     checks.add(`${field}.num_attention_heads`, `a divisor of hidden_size ${hiddenSize}`, numAttentionHeads);
   } else if ((hiddenSize / numAttentionHeads) % 2 !== 0) {
     // The rotary embedding turns pairs of features.
-    checks.add(`${field}.num_attention_heads`, 'an even head size, hidden_size / num_attention_heads', hiddenSize / numAttentionHeads);
+    checks.add(
+      `${field}.num_attention_heads`,
+      'an even head size, hidden_size / num_attention_heads',
+      hiddenSize / numAttentionHeads,
+    );
   }
   if (numAttentionHeads % numKeyValueHeads !== 0) {
-    checks.add(`${field}.num_key_value_heads`, `a divisor of num_attention_heads ${numAttentionHeads}`, numKeyValueHeads);
+    checks.add(
+      `${field}.num_key_value_heads`,
+      `a divisor of num_attention_heads ${numAttentionHeads}`,
+      numKeyValueHeads,
+    );
   }
   if (vocabularySize !== null && vocabSize < vocabularySize) {
-    checks.add(`${field}.vocab_size`, `at least ${vocabularySize}, the vocabulary of the data set's tokenizer`, vocabSize);
+    checks.add(
+      `${field}.vocab_size`,
+      `at least ${vocabularySize}, the vocabulary of the data set's tokenizer`,
+      vocabSize,
+    );
   }
   if (checks.problems.length > before) return undefined;
   return {
@@ -100,19 +134,29 @@ function checkShape(
 }
 
 /** Takes what it knows from a config.json; everything else in it, code among it, is ignored. */
-function fromHuggingFace(checks: FieldChecks, field: string, config: Record<string, unknown>): LlamaConfigProto | undefined {
+function fromHuggingFace(
+  checks: FieldChecks,
+  field: string,
+  config: Record<string, unknown>,
+): LlamaConfigProto | undefined {
   const before = checks.problems.length;
   const read = (name: string): number | undefined => {
     const value = config[name];
     if (value === undefined || value === null) return undefined;
-    if (typeof value !== 'number') checks.add(`${field}.${name}`, 'a number in config.json', quote(JSON.stringify(value) ?? ''));
+    if (typeof value !== 'number')
+      checks.add(`${field}.${name}`, 'a number in config.json', quote(JSON.stringify(value) ?? ''));
     return typeof value === 'number' ? value : undefined;
   };
   const require = (name: string): number => {
     if (config[name] === undefined) checks.add(`${field}.${name}`, 'to stand in config.json', 'nothing');
     return read(name) ?? 0;
   };
-  if (config.model_type !== 'llama') checks.add(`${field}.model_type`, '"llama" in config.json', quote(JSON.stringify(config.model_type) ?? 'nothing'));
+  if (config.model_type !== 'llama')
+    checks.add(
+      `${field}.model_type`,
+      '"llama" in config.json',
+      quote(JSON.stringify(config.model_type) ?? 'nothing'),
+    );
   const parsed: LlamaConfigProto = {
     hiddenSize: require('hidden_size'),
     intermediateSize: require('intermediate_size'),

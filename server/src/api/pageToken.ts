@@ -36,14 +36,20 @@ export class PageTokens {
     if (token === '') return null;
     const bytes = Buffer.from(token.slice(0, 4096), 'base64url');
     const body = bytes.subarray(macBytes);
-    const isOurs = bytes.length > macBytes + 1 && timingSafeEqual(bytes.subarray(0, macBytes), this.mac(request, body));
+    const isOurs =
+      bytes.length > macBytes + 1 && timingSafeEqual(bytes.subarray(0, macBytes), this.mac(request, body));
     // Base64 has several spellings of the same bytes; only the one that we gave counts.
-    if (!isOurs || body[0] !== version || bytes.toString('base64url') !== token) throw new ServiceError('PAGE_TOKEN_INVALID', {});
+    if (!isOurs || body[0] !== version || bytes.toString('base64url') !== token)
+      throw new ServiceError('PAGE_TOKEN_INVALID', {});
     return JSON.parse(body.subarray(1).toString('utf8')) as Place;
   }
 
   private mac(request: unknown, body: Uint8Array): Buffer {
-    return createHmac('sha256', this.key).update(`${JSON.stringify(request)}\n`).update(body).digest().subarray(0, macBytes);
+    return createHmac('sha256', this.key)
+      .update(`${JSON.stringify(request)}\n`)
+      .update(body)
+      .digest()
+      .subarray(0, macBytes);
   }
 }
 

@@ -16,13 +16,20 @@ export function serverService(parts: ApiParts): ServerServiceImplementation {
         slotCount: config.slots,
         runningJobCount: counts.starting + counts.running,
         queuedJobCount: counts.queued,
-        devices: (await devices.list()).map((device) => ({ ...device, autoPrecision: toEnum.precision[device.autoPrecision] })),
+        devices: (await devices.list()).map((device) => ({
+          ...device,
+          autoPrecision: toEnum.precision[device.autoPrecision],
+        })),
         limits: limitsOf(config),
         presets: Object.entries(presets).map(([name, shape]) => ({
           name,
           // Without a vocabulary only the linear layers and norms are left.
           config: { ...shape, vocabSize: undefined },
-          bodyParameterCount: countParameters({ kind: 'fullRank', adapter: null, model: { ...shape, vocabSize: 0 } }).model,
+          bodyParameterCount: countParameters({
+            kind: 'fullRank',
+            adapter: null,
+            model: { ...shape, vocabSize: 0 },
+          }).model,
         })),
       };
     },
@@ -32,6 +39,8 @@ export function serverService(parts: ApiParts): ServerServiceImplementation {
 /** Settings that limit what clients may ask, by the name of their variable. */
 function limitsOf(config: Config): Record<string, string> {
   const names = Object.keys(settings) as (keyof typeof settings)[];
-  const limits = names.filter((name) => /Max$/.test(name) || name === 'heartbeatSeconds' || name === 'freeDiskBytesMin');
+  const limits = names.filter(
+    (name) => /Max$/.test(name) || name === 'heartbeatSeconds' || name === 'freeDiskBytesMin',
+  );
   return Object.fromEntries(limits.map((name) => [settings[name].variable, String(config[name])]));
 }

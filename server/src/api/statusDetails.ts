@@ -1,4 +1,12 @@
-import { BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo, RetryInfo, RpcStatus, type Any } from '@relora/sdk/contract';
+import {
+  BadRequest,
+  ErrorInfo,
+  PreconditionFailure,
+  ResourceInfo,
+  RetryInfo,
+  RpcStatus,
+  type Any,
+} from '@relora/sdk/contract';
 import { describeProblem, type ServiceError } from '../errors.js';
 
 /** Domain of every ErrorInfo of this server. */
@@ -16,7 +24,9 @@ export function encodeStatusDetails(error: ServiceError): Uint8Array {
   const { entry, reason } = error;
   const detail = error.detail as never;
   const message = error.details.slice(0, textMax);
-  const details: Any[] = [pack('ErrorInfo', ErrorInfo.encode({ reason, domain: errorDomain, metadata: metadataOf(error.detail) }))];
+  const details: Any[] = [
+    pack('ErrorInfo', ErrorInfo.encode({ reason, domain: errorDomain, metadata: metadataOf(error.detail) })),
+  ];
 
   const problems = entry.fields?.(detail) ?? [];
   if (problems.length > 0) {
@@ -31,21 +41,35 @@ export function encodeStatusDetails(error: ServiceError): Uint8Array {
   const resource = entry.resource?.(detail);
   if (resource !== undefined) {
     const { type, name } = resource;
-    details.push(pack('ResourceInfo', ResourceInfo.encode({ resourceType: type, resourceName: name, owner: '', description: message })));
+    details.push(
+      pack(
+        'ResourceInfo',
+        ResourceInfo.encode({ resourceType: type, resourceName: name, owner: '', description: message }),
+      ),
+    );
   }
   const precondition = entry.precondition?.(detail);
   if (precondition !== undefined) {
-    details.push(pack('PreconditionFailure', PreconditionFailure.encode({ violations: [{ ...precondition, description: message }] })));
+    details.push(
+      pack(
+        'PreconditionFailure',
+        PreconditionFailure.encode({ violations: [{ ...precondition, description: message }] }),
+      ),
+    );
   }
   if (entry.retrySeconds !== undefined) {
-    details.push(pack('RetryInfo', RetryInfo.encode({ retryDelay: { seconds: entry.retrySeconds, nanos: 0 } })));
+    details.push(
+      pack('RetryInfo', RetryInfo.encode({ retryDelay: { seconds: entry.retrySeconds, nanos: 0 } })),
+    );
   }
   return RpcStatus.encode({ code: error.code, message, details }).finish();
 }
 
 /** Lists are left to BadRequest. */
 function metadataOf(detail: object): Record<string, string> {
-  const scalars = Object.entries(detail).filter(([, value]) => typeof value === 'string' || typeof value === 'number');
+  const scalars = Object.entries(detail).filter(
+    ([, value]) => typeof value === 'string' || typeof value === 'number',
+  );
   return Object.fromEntries(scalars.map(([key, value]) => [key, String(value).slice(0, textMax)]));
 }
 

@@ -2,7 +2,12 @@ import { ServiceError } from '../errors.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
 
 /** What a client is told when a task for it failed; what is not a TaskFailed comes back as it is. */
-export function taskError(error: unknown, subject: string, signal: AbortSignal, stopping: AbortSignal): unknown {
+export function taskError(
+  error: unknown,
+  subject: string,
+  signal: AbortSignal,
+  stopping: AbortSignal,
+): unknown {
   if (!(error instanceof TaskFailed)) return error;
   if (signal.aborted) return new ServiceError('CALL_CANCELLED', {});
   if (stopping.aborted) return new ServiceError('SERVER_STOPPING', {});
@@ -14,6 +19,10 @@ export function taskError(error: unknown, subject: string, signal: AbortSignal, 
     case 'TASK_ABORTED':
       return new ServiceError('TASK_CRASHED', { message: error.message });
     default:
-      return new ServiceError('MODEL_UNUSABLE', { model: subject, cause: error.reason, message: error.message });
+      return new ServiceError('MODEL_UNUSABLE', {
+        model: subject,
+        cause: error.reason,
+        message: error.message,
+      });
   }
 }

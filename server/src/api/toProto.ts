@@ -39,7 +39,10 @@ export function toJob(job: Job): contract.Job {
     updateTime: new Date(job.updateTimeMs),
     startTime: toDate(job.startTimeMs),
     endTime: toDate(job.endTimeMs),
-    execution: job.execution === null ? undefined : { ...job.execution, precision: toEnum.precision[job.execution.precision] },
+    execution:
+      job.execution === null
+        ? undefined
+        : { ...job.execution, precision: toEnum.precision[job.execution.precision] },
   };
 }
 
@@ -48,7 +51,10 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
   const { adapter } = spec;
   return {
     kind: toEnum.jobKind[spec.kind],
-    model: spec.baseWeightsFolder === null ? { config: spec.model } : { baseWeights: { path: spec.baseWeightsFolder } },
+    model:
+      spec.baseWeightsFolder === null
+        ? { config: spec.model }
+        : { baseWeights: { path: spec.baseWeightsFolder } },
     dataset: spec.dataset,
     warmStart: spec.kind === 'fullRank' ? undefined : spec.warmStart,
     adapter:
@@ -105,7 +111,9 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
     case 'checkpoint':
       return { checkpoint: body };
     case 'artifact':
-      return { artifact: { artifact: `jobs/${jobId}/artifacts/${body.artifactId}`, sizeBytes: body.sizeBytes } };
+      return {
+        artifact: { artifact: `jobs/${jobId}/artifacts/${body.artifactId}`, sizeBytes: body.sizeBytes },
+      };
     case 'sample':
       return { sample: body };
     case 'warning':
@@ -140,7 +148,10 @@ export function toDataset(dataset: Dataset): contract.Dataset {
       sha256: file.sha256 ?? '',
       receivedBytes: file.receivedBytes,
     })),
-    tokenizer: prepared === null ? undefined : { ...prepared.tokenizer, kind: tokenizerKinds[prepared.tokenizer.kind] },
+    tokenizer:
+      prepared === null
+        ? undefined
+        : { ...prepared.tokenizer, kind: tokenizerKinds[prepared.tokenizer.kind] },
     train: prepared?.train,
     heldOut: prepared?.heldOut,
     preparedRatio: dataset.preparedRatio,

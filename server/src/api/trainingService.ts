@@ -1,5 +1,10 @@
 import { createHash } from 'node:crypto';
-import { CreateJobRequest, JobState, type Job as JobProto, type TrainingServiceImplementation } from '@relora/sdk/contract';
+import {
+  CreateJobRequest,
+  JobState,
+  type Job as JobProto,
+  type TrainingServiceImplementation,
+} from '@relora/sdk/contract';
 import { isTerminal, type Job } from '../jobs/job.js';
 import type { ControlOptions, ControlResult } from '../jobs/jobControl.js';
 import type { JobCursor } from '../jobs/jobStore.js';
@@ -17,7 +22,17 @@ const etagPattern = /^"([1-9][0-9]{0,14})"$/;
 
 type TrainingParts = Pick<
   ApiParts,
-  'config' | 'store' | 'queue' | 'control' | 'journal' | 'datasets' | 'allowedFolders' | 'devices' | 'pageTokens' | 'metrics' | 'stopping'
+  | 'config'
+  | 'store'
+  | 'queue'
+  | 'control'
+  | 'journal'
+  | 'datasets'
+  | 'allowedFolders'
+  | 'devices'
+  | 'pageTokens'
+  | 'metrics'
+  | 'stopping'
 >;
 
 /** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
@@ -32,7 +47,11 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
   };
 
   /** Pauses, resumes or cancels, and answers once the trainer has done its part. */
-  const steer = async (action: Action, request: SteerRequest, signal: AbortSignal): Promise<{ job: JobProto }> => {
+  const steer = async (
+    action: Action,
+    request: SteerRequest,
+    signal: AbortSignal,
+  ): Promise<{ job: JobProto }> => {
     const jobId = parseJobName('name', request.name);
     const result = await control[action](jobId, parseControl(request));
     const job = requireDone(result, action, jobId, request);
@@ -54,9 +73,21 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
       const admitted = await admitWith(checks, async () => await admitJob(parts, request.spec));
       const { spec, estimate, plan, warnings } = admitted;
       if (request.validateOnly) {
-        return { job: { displayName, labels, spec: toSpec(spec), state: JobState.UNSPECIFIED }, estimate, plan, warnings };
+        return {
+          job: { displayName, labels, spec: toSpec(spec), state: JobState.UNSPECIFIED },
+          estimate,
+          plan,
+          warnings,
+        };
       }
-      const submission = await queue.submit({ jobId, displayName, labels, spec, requestId, requestDigest: digestOf(request) });
+      const submission = await queue.submit({
+        jobId,
+        displayName,
+        labels,
+        spec,
+        requestId,
+        requestDigest: digestOf(request),
+      });
       switch (submission) {
         case 'full':
           throw new ServiceError('QUEUE_FULL', { jobsMax: config.queueJobsMax });
@@ -81,12 +112,21 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
     async listJobs(request) {
       const checks = new FieldChecks();
       const jobsMax = parsePageSize(checks, request.pageSize);
-      const states = request.states.flatMap((value, index) => checks.choice(`states[${index}]`, value, jobStates, 'a state of JobState') ?? []);
+      const states = request.states.flatMap(
+        (value, index) => checks.choice(`states[${index}]`, value, jobStates, 'a state of JobState') ?? [],
+      );
       const labels = checks.labels('labels', request.labels);
-      const order = checks.choice('order_by', request.orderBy, orders, '"create_time desc" or "create_time"') ?? 'newestFirst';
+      const order =
+        checks.choice('order_by', request.orderBy, orders, '"create_time desc" or "create_time"') ??
+        'newestFirst';
       checks.throwIfWrong();
       // What must stay the same from page to page; a different size may be asked for.
-      const filter = { list: 'jobs', states: [...states].sort(), labels: Object.entries(labels).sort(), order };
+      const filter = {
+        list: 'jobs',
+        states: [...states].sort(),
+        labels: Object.entries(labels).sort(),
+        order,
+      };
       const after = pageTokens.read<JobCursor>(filter, request.pageToken);
       const { jobs, next } = await store.list({ states, labels, order, after, jobsMax });
       return { jobs: jobs.map(toJob), nextPageToken: pageTokens.write(filter, next) };
@@ -96,16 +136,33 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
       const jobId = parseJobName('name', request.name);
       const { afterSequence } = request;
       if (afterSequence < 0) {
-        throw new ServiceError('REQUEST_INVALID', { problems: [{ field: 'after_sequence', expected: 'a whole number from 0', got: String(afterSequence) }] });
+        throw new ServiceError('REQUEST_INVALID', {
+          problems: [
+            { field: 'after_sequence', expected: 'a whole number from 0', got: String(afterSequence) },
+          ],
+        });
       }
       const { lastSequence } = await findJob(jobId);
       if (afterSequence > lastSequence) {
-        throw new ServiceError('SEQUENCE_BEYOND_END', { jobId, afterSequence, oldestSequence: 1, newestSequence: lastSequence });
+        throw new ServiceError('SEQUENCE_BEYOND_END', {
+          jobId,
+          afterSequence,
+          oldestSequence: 1,
+          newestSequence: lastSequence,
+        });
       }
-      if (watcherCount >= config.watchersMax) throw new ServiceError('WATCHERS_FULL', { watchersMax: config.watchersMax });
+      if (watcherCount >= config.watchersMax)
+        throw new ServiceError('WATCHERS_FULL', { watchersMax: config.watchersMax });
       metrics.watchers.set(++watcherCount);
       try {
-        yield* watchEvents(journal, jobId, afterSequence, config.heartbeatSeconds * 1000, context.signal, parts.stopping);
+        yield* watchEvents(
+          journal,
+          jobId,
+          afterSequence,
+          config.heartbeatSeconds * 1000,
+          context.signal,
+          parts.stopping,
+        );
       } finally {
         metrics.watchers.set(--watcherCount);
       }
@@ -144,7 +201,12 @@ async function admitWith(checks: FieldChecks, admit: () => Promise<AdmittedJob>)
     if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
     return admitted;
   } catch (error) {
-    if (!(error instanceof ServiceError) || error.reason === 'REQUEST_INVALID' || checks.problems.length === 0) throw error;
+    if (
+      !(error instanceof ServiceError) ||
+      error.reason === 'REQUEST_INVALID' ||
+      checks.problems.length === 0
+    )
+      throw error;
     const { problems: ofSpec } = error.detail as { problems?: FieldProblem[] };
     throw new ServiceError('JOB_SPEC_INVALID', { problems: [...checks.problems, ...(ofSpec ?? [])] });
   }
@@ -168,11 +230,18 @@ function requireDone(result: ControlResult, action: Action, jobId: string, reque
     case 'conflict':
       throw new ServiceError('REQUEST_ID_REUSED', { requestId: request.requestId });
     case 'changed':
-      throw new ServiceError('JOB_CHANGED', { jobId, etag: request.etag, presentEtag: toEtag(result.job.version) });
+      throw new ServiceError('JOB_CHANGED', {
+        jobId,
+        etag: request.etag,
+        presentEtag: toEtag(result.job.version),
+      });
     case 'wrongState': {
       const { state, stopRequest } = result.job;
       const { done, allowed } = actions[action];
-      const present = stopRequest === null || isTerminal(state) ? state.toUpperCase() : `${state.toUpperCase()} and about to be ${actions[stopRequest].done}`;
+      const present =
+        stopRequest === null || isTerminal(state)
+          ? state.toUpperCase()
+          : `${state.toUpperCase()} and about to be ${actions[stopRequest].done}`;
       throw new ServiceError('JOB_STATE_WRONG', { jobId, state: present, action: done, allowed });
     }
   }

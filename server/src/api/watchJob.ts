@@ -34,7 +34,10 @@ export async function* watchEvents(
       if (signal.aborted || stopping.aborted) continue;
       if (isComplete) return; // also when the cursor was past the last event from the beginning
       if (events.length > 0) continue;
-      if (!(await changedWithin(journal, jobId, sequence, heartbeatMs, ended.signal)) && !ended.signal.aborted) {
+      if (
+        !(await changedWithin(journal, jobId, sequence, heartbeatMs, ended.signal)) &&
+        !ended.signal.aborted
+      ) {
         yield { event: toHeartbeat(sequence) };
       }
     }
@@ -45,7 +48,13 @@ export async function* watchEvents(
 }
 
 /** Whether the job had news before the time was over. */
-async function changedWithin(journal: JobJournal, jobId: string, sequence: number, timeMs: number, signal: AbortSignal): Promise<boolean> {
+async function changedWithin(
+  journal: JobJournal,
+  jobId: string,
+  sequence: number,
+  timeMs: number,
+  signal: AbortSignal,
+): Promise<boolean> {
   const limit = new AbortController();
   let isLate = false;
   const timer = setTimeout(() => {

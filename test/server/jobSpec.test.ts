@@ -1,0 +1,452 @@
+import { JobKind, JobSpec, Precision, TargetModule, type DeepPartial } from '@relora/sdk/contract';
+import { describe, expect, it } from 'vitest';
+import { FieldChecks } from '../../server/dist/api/fieldChecks.js';
+import { parseJobSpec, type Surroundings } from '../../server/dist/api/jobSpec.js';
+import { toSpec } from '../../server/dist/api/toProto.js';
+import { readConfig } from '../../server/dist/config.js';
+import type { Dataset } from '../../server/dist/datasets/dataset.js';
+
+const limits = readConfig({});
+
+const dataset = (trainTokens = 10_000_000, heldOutTokens = 5000, vocabularySize = 257): Dataset => ({
+  id: 'tales',
+  displayName: '',
+  state: 'ready',
+  failure: null,
+  files: [],
+  spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField: 'text', seed: 0 },
+  prepared: {
+    tokenizer: { kind: 'bytes', vocabularySize, endOfTextId: 256, sha256: '' },
+    train: { tokenCount: trainTokens, documentCount: 1, textBytes: trainTokens },
+    heldOut: { tokenCount: heldOutTokens, documentCount: 1, textBytes: heldOutTokens },
+    manifestSha256: 'a'.repeat(64),
+  },
+  preparedRatio: 1,
+  createTimeMs: 0,
+});
+
+const minimal: DeepPartial<JobSpec> = {
+  model: { preset: 'demo' },
+  dataset: 'datasets/tales',
+  stepCount: 400,
+  adapter: { rank: 16, cycleStepCount: 100 },
+};
+
+function parse(changes: DeepPartial<JobSpec> = {}, surroundings: Partial<Surroundings> = {}) {
+  const spec = JobSpec.fromPartial({ ...minimal, ...changes });
+  return parseJobSpec(spec, { dataset: dataset(), baseWeights: null, ...surroundings }, limits);
+}
+
+function accept(changes: DeepPartial<JobSpec> = {}, surroundings: Partial<Surroundings> = {}) {
+  const parsed = parse(changes, surroundings);
+  if (parsed.spec === null) throw new Error(JSON.stringify(parsed.problems));
+  return parsed;
+}
+
+const config = { hiddenSize: 64, intermediateSize: 128, numHiddenLayers: 2, numAttentionHeads: 4 };
+
+describe('a minimal specification', () => {
+  it('gets every default that job.proto names', () => {
+    expect(accept().spec).toMatchObject({
+      kind: 'relora',
+      baseWeightsFolder: null,
+      model: { hiddenSize: 192, vocabSize: 257 },
+      warmStart: { stepCount: 100, learningRate: 5e-4, warmupStepCount: 10 },
+      adapter: {
+        alpha: 32,
+        dropout: 0,
+        restartWarmupStepCount: 5,
+        momentReset: 'zero',
+        momentPruneRatio: 0.9,
+        trainableScale: false,
+        targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+      },
+      learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 5, minRatio: 0.1 },
+      optimizer: {
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weightDecay: 0,
+        gradientNormMax: 1,
+        nonfiniteStepCountMax: 0,
+      },
+      batch: { sequenceLength: 512, sequenceCount: 16, microBatchSequenceCount: 4 },
+      precision: 'auto',
+      seed: 0,
+      evaluation: { everyStepCount: 50, tokenCount: 65_536, finalTokenCount: 5000 },
+      checkpoint: { everyStepCount: 50, keepCount: 2 },
+      sample: { everyStepCount: 0, prompt: '', tokenCount: 64 },
+      export: { weightType: 'float32' },
+      priority: 0,
+      device: 'auto',
+    });
+  });
+
+  it('has no warnings when it is sensible', () => {
+    expect(accept().warnings).toEqual([]);
+  });
+
+  it('takes the rank of the smallest layer when 128 does not fit', () => {
+    expect(accept({ model: { config }, adapter: { cycleStepCount: 100 } }).spec.adapter?.rank).toBe(64);
+  });
+
+  it('trains all weights for FULL_RANK, without adapters and warm start', () => {
+    const { spec } = accept({ kind: JobKind.FULL_RANK, adapter: undefined });
+    expect(spec).toMatchObject({
+      adapter: null,
+      warmStart: { stepCount: 0 },
+      learningRate: { peak: 5e-4, schedule: 'cosine', warmupStepCount: 20 },
+    });
+  });
+
+  it('has one cycle for LORA', () => {
+    expect(accept({ kind: JobKind.LORA, adapter: { rank: 8 } }).spec.adapter?.cycleStepCount).toBe(400);
+  });
+});
+
+describe('what a job shows of its specification', () => {
+  const cases: Record<string, DeepPartial<JobSpec>> = {
+    relora: {},
+    'short last cycle': { adapter: { rank: 4, cycleStepCount: 90, allowShortLastCycle: true } },
+    lora: { kind: JobKind.LORA, adapter: { rank: 4, targetModules: [TargetModule.Q_PROJ] } },
+    'full rank': { kind: JobKind.FULL_RANK, adapter: undefined, precision: Precision.BFLOAT16 },
+    explicit: { model: { config: { ...config, tieWordEmbeddings: true, vocabSize: 300 } } },
+  };
+  for (const [name, changes] of Object.entries(cases)) {
+    it(`makes the same run when it is sent again: ${name}`, () => {
+      const { spec } = accept(changes);
+      const sent = JobSpec.decode(JobSpec.encode(toSpec(spec)).finish());
+      expect(parseJobSpec(sent, { dataset: dataset(), baseWeights: null }, limits).spec).toEqual(spec);
+    });
+  }
+});
+
+describe('a wrong field is named with what was expected and what came', () => {
+  const nan = NaN;
+  const cases: [string, DeepPartial<JobSpec>, string, RegExp?][] = [
+    [
+      'an unknown kind',
+      { kind: 'UNRECOGNIZED' as never },
+      'spec.kind',
+      /number that this server does not know/,
+    ],
+    ['no model', { model: {} }, 'spec.model', /exactly one/],
+    ['an unknown preset', { model: { preset: 'lama-60m' } }, 'spec.model.preset', /did you mean llama-60m/],
+    ['a preset of the prototype', { model: { preset: '__proto__' } }, 'spec.model.preset'],
+    [
+      'heads that do not divide the width',
+      { model: { config: { ...config, numAttentionHeads: 5 } } },
+      'spec.model.config.num_attention_heads',
+      /divisor of hidden_size 64/,
+    ],
+    [
+      'an odd head size',
+      { model: { config: { ...config, hiddenSize: 36, numAttentionHeads: 4 } } },
+      'spec.model.config.num_attention_heads',
+      /even/,
+    ],
+    [
+      'key heads that do not divide the heads',
+      { model: { config: { ...config, numKeyValueHeads: 3 } } },
+      'spec.model.config.num_key_value_heads',
+    ],
+    [
+      'a width of zero',
+      { model: { config: { ...config, hiddenSize: 0 } } },
+      'spec.model.config.hidden_size',
+      /2 to/,
+    ],
+    [
+      'a negative layer count',
+      { model: { config: { ...config, numHiddenLayers: -1 } } },
+      'spec.model.config.num_hidden_layers',
+    ],
+    [
+      'a rotary base that is not a number',
+      { model: { config: { ...config, ropeTheta: nan } } },
+      'spec.model.config.rope_theta',
+      /NaN/,
+    ],
+    [
+      'a vocabulary below the tokenizer',
+      { model: { config: { ...config, vocabSize: 256 } } },
+      'spec.model.config.vocab_size',
+      /at least 257/,
+    ],
+    ['a malformed data set', { dataset: 'datasets/../x' }, 'spec.dataset', /datasets\/\{dataset\}/],
+    ['a name with broken UTF-8', { dataset: 'datasets/ta\ufffdles' }, 'spec.dataset'],
+    ['no steps', { stepCount: undefined }, 'spec.step_count', /none/],
+    ['zero steps', { stepCount: 0 }, 'spec.step_count'],
+    [
+      'too many steps',
+      { stepCount: 500_001, adapter: { cycleStepCount: 500_001 } },
+      'spec.step_count',
+      /500000/,
+    ],
+    [
+      'too many steps with the warm start',
+      { stepCount: 400_000, adapter: { cycleStepCount: 1000 }, warmStart: { stepCount: 200_000 } },
+      'spec.step_count',
+      /warm start/,
+    ],
+    [
+      'steps that the cycle does not divide',
+      { adapter: { cycleStepCount: 90 } },
+      'spec.adapter.cycle_step_count',
+      /nearest 80; or step_count 360 or 450/,
+    ],
+    ['no cycle', { adapter: { rank: 4 } }, 'spec.adapter.cycle_step_count', /RELORA needs it/],
+    ['a cycle longer than the run', { adapter: { cycleStepCount: 401 } }, 'spec.adapter.cycle_step_count'],
+    ['a cycle of LORA', { kind: JobKind.LORA }, 'spec.adapter.cycle_step_count', /no restarts/],
+    ['adapters of FULL_RANK', { kind: JobKind.FULL_RANK }, 'spec.adapter'],
+    [
+      'a warm start of FULL_RANK',
+      { kind: JobKind.FULL_RANK, adapter: undefined, warmStart: { stepCount: 3 } },
+      'spec.warm_start',
+    ],
+    ['rank 0', { adapter: { rank: 0, cycleStepCount: 100 } }, 'spec.adapter.rank', /from 1 to 192/],
+    [
+      'a rank above the layer',
+      { adapter: { rank: 193, cycleStepCount: 100 } },
+      'spec.adapter.rank',
+      /from 1 to 192/,
+    ],
+    [
+      'an infinite alpha',
+      { adapter: { cycleStepCount: 100, alpha: Infinity } },
+      'spec.adapter.alpha',
+      /Infinity/,
+    ],
+    ['a dropout of one', { adapter: { cycleStepCount: 100, dropout: 1 } }, 'spec.adapter.dropout'],
+    [
+      'a prune ratio of one',
+      { adapter: { cycleStepCount: 100, momentPruneRatio: 1 } },
+      'spec.adapter.moment_prune_ratio',
+    ],
+    [
+      'a re-warm-up as long as the cycle',
+      { adapter: { cycleStepCount: 100, restartWarmupStepCount: 100 } },
+      'spec.adapter.restart_warmup_step_count',
+      /0 to 99/,
+    ],
+    [
+      'a module named twice',
+      { adapter: { cycleStepCount: 100, targetModules: [TargetModule.Q_PROJ, TargetModule.Q_PROJ] } },
+      'spec.adapter.target_modules[1]',
+    ],
+    [
+      'no module',
+      { adapter: { cycleStepCount: 100, targetModules: [TargetModule.UNSPECIFIED] } },
+      'spec.adapter.target_modules[0]',
+    ],
+    [
+      'a warm-up longer than the cycle',
+      { learningRate: { warmupStepCount: 101 } },
+      'spec.learning_rate.warmup_step_count',
+      /0 to 100/,
+    ],
+    ['a rate that is not a number', { learningRate: { peak: nan } }, 'spec.learning_rate.peak', /NaN/],
+    ['a negative rate', { learningRate: { peak: -1 } }, 'spec.learning_rate.peak'],
+    ['a least rate of zero', { learningRate: { minRatio: 0 } }, 'spec.learning_rate.min_ratio'],
+    [
+      'an unknown schedule',
+      { learningRate: { schedule: 'UNRECOGNIZED' as never } },
+      'spec.learning_rate.schedule',
+    ],
+    ['beta2 of one', { optimizer: { beta2: 1 } }, 'spec.optimizer.beta2'],
+    ['epsilon of zero', { optimizer: { epsilon: 0 } }, 'spec.optimizer.epsilon'],
+    [
+      'a sequence beyond the positions',
+      { batch: { sequenceLength: 513 } },
+      'spec.batch.sequence_length',
+      /2 to 512/,
+    ],
+    [
+      'a micro-batch that does not divide',
+      { batch: { sequenceCount: 16, microBatchSequenceCount: 3 } },
+      'spec.batch.micro_batch_sequence_count',
+      /divisor of sequence_count 16/,
+    ],
+    [
+      'too many tokens in a step',
+      { batch: { sequenceCount: 65_536 } },
+      'spec.batch.sequence_count',
+      /tokens in a step/,
+    ],
+    ['an unknown precision', { precision: 'UNRECOGNIZED' as never }, 'spec.precision'],
+    ['a negative seed', { seed: -1 }, 'spec.seed'],
+    ['a negative evaluation', { evaluation: { everyStepCount: -1 } }, 'spec.evaluation.every_step_count'],
+    ['one checkpoint kept', { checkpoint: { keepCount: 1 } }, 'spec.checkpoint.keep_count', /2 to/],
+    ['a checkpoint every 0 steps', { checkpoint: { everyStepCount: 0 } }, 'spec.checkpoint.every_step_count'],
+    [
+      'a prompt with a control character',
+      { sample: { prompt: 'a\u0007b' } },
+      'spec.sample.prompt',
+      /U\+0007/,
+    ],
+    ['a prompt with a lone surrogate', { sample: { prompt: 'a\ud800' } }, 'spec.sample.prompt', /U\+D800/],
+    ['a priority above 100', { priority: 101 }, 'spec.priority'],
+    ['an unknown device', { device: 'cuda' }, 'spec.device', /"cuda"/],
+  ];
+  for (const [name, changes, field, text] of cases) {
+    it(name, () => {
+      const { problems } = parse(changes);
+      const problem = problems.find((candidate) => candidate.field === field);
+      expect(problem, JSON.stringify(problems)).toBeDefined();
+      if (text) expect(`expected ${problem!.expected}, got ${problem!.got}`).toMatch(text);
+    });
+  }
+
+  it('all at once, each one time', () => {
+    const { problems } = parse({
+      model: { preset: 'demo' },
+      stepCount: -5,
+      seed: -1,
+      learningRate: { peak: nan },
+      batch: { sequenceLength: 0 },
+      priority: 1000,
+    });
+    const fields = problems.map(({ field }) => field);
+    for (const field of [
+      'spec.step_count',
+      'spec.seed',
+      'spec.learning_rate.peak',
+      'spec.batch.sequence_length',
+      'spec.priority',
+    ]) {
+      expect(fields.filter((candidate) => candidate === field)).toHaveLength(1);
+    }
+  });
+
+  it('without a specification at all', () => {
+    expect(parseJobSpec(undefined, { dataset: undefined, baseWeights: null }, limits).problems).toEqual([
+      { field: 'spec', expected: 'a JobSpec', got: 'none' },
+    ]);
+  });
+
+  it('when the data set does not exist or is shorter than a sequence', () => {
+    expect(parse({}, { dataset: undefined }).problems.map(({ field }) => field)).toEqual(['spec.dataset']);
+    expect(parse({}, { dataset: dataset(512) }).problems.map(({ field }) => field)).toEqual([
+      'spec.batch.sequence_length',
+    ]);
+  });
+
+  it('when the model has more weights than the server allows', () => {
+    const spec = JobSpec.fromPartial(minimal);
+    const { problems } = parseJobSpec(
+      spec,
+      { dataset: dataset(), baseWeights: null },
+      { ...limits, parametersMax: 1000 },
+    );
+    expect(problems).toMatchObject([{ field: 'spec.model', expected: 'at most 1000 weights' }]);
+  });
+});
+
+describe('base weights', () => {
+  const folder = '/models/base';
+  const sound = {
+    model_type: 'llama',
+    hidden_size: 64,
+    intermediate_size: 128,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    vocab_size: 300,
+  };
+  const path = { model: { baseWeights: { path: folder } }, adapter: { rank: 8, cycleStepCount: 100 } };
+
+  it('give the shape of the model and need no warm start', () => {
+    const { spec, warnings } = accept(path, {
+      baseWeights: { folder, config: { ...sound, auto_map: { AutoModel: 'evil.py' } } },
+    });
+    expect(spec).toMatchObject({
+      baseWeightsFolder: folder,
+      model: { hiddenSize: 64, vocabSize: 300, numKeyValueHeads: 4 },
+      warmStart: { stepCount: 0 },
+    });
+    expect(warnings).toEqual([]);
+  });
+
+  const cases: [string, Record<string, unknown>, string][] = [
+    ['another architecture', { model_type: 'gpt2' }, 'model_type'],
+    ['a width that is text', { hidden_size: '64' }, 'hidden_size'],
+    ['a fractional layer count', { num_hidden_layers: 1.5 }, 'num_hidden_layers'],
+    ['an endless layer count', { num_hidden_layers: 1e308 }, 'num_hidden_layers'],
+    ['no vocabulary', { vocab_size: undefined }, 'vocab_size'],
+    ['a vocabulary below the tokenizer', { vocab_size: 100 }, 'vocab_size'],
+  ];
+  for (const [name, changes, field] of cases) {
+    it(`are refused with ${name}`, () => {
+      const { problems } = parse(path, { baseWeights: { folder, config: { ...sound, ...changes } } });
+      expect(problems.map((problem) => problem.field)).toContain(`spec.model.base_weights.path.${field}`);
+    });
+  }
+
+  it('are refused outside of the allowed folders', () => {
+    expect(parse(path, { baseWeights: { problem: 'not there' } }).problems).toMatchObject([
+      { field: 'spec.model.base_weights.path', got: 'not there' },
+    ]);
+  });
+});
+
+describe('what is allowed but probably not meant is a warning', () => {
+  const cases: [string, DeepPartial<JobSpec>, Dataset, RegExp][] = [
+    ['RANK_ABOVE_BREAK_EVEN', { adapter: { rank: 64, cycleStepCount: 100 } }, dataset(), /up to 32/],
+    ['RESTARTS_FEW', { adapter: { rank: 16, cycleStepCount: 200 } }, dataset(), /1 restarts/],
+    ['WARM_START_MISSING', { warmStart: { stepCount: 0 } }, dataset(), /quarter/],
+    [
+      'CYCLE_SHORT',
+      { adapter: { rank: 16, cycleStepCount: 10, restartWarmupStepCount: 5 } },
+      dataset(),
+      /5 of 10/,
+    ],
+    [
+      'LAST_CYCLE_SHORT',
+      { adapter: { rank: 16, cycleStepCount: 90, allowShortLastCycle: true } },
+      dataset(),
+      /40 steps, the others 90/,
+    ],
+    ['DATA_REPEATED', {}, dataset(100_000), /times/],
+    ['HELD_OUT_EMPTY', {}, dataset(10_000_000, 0), /not evaluated/],
+  ];
+  for (const [reason, changes, data, text] of cases) {
+    it(reason, () => {
+      const { warnings } = accept(changes, { dataset: data });
+      expect(warnings.map((warning) => warning.reason)).toEqual([reason]);
+      expect(warnings[0]!.message).toMatch(text);
+    });
+  }
+});
+
+describe('labels and names', () => {
+  const problemsOf = (check: (checks: FieldChecks) => void) => {
+    const checks = new FieldChecks();
+    check(checks);
+    return checks.problems.map(({ field }) => field);
+  };
+
+  it('keep to their limits', () => {
+    expect(problemsOf((checks) => checks.labels('labels', { team: 'search', 'a/b.c-d_e': 'ü' }))).toEqual([]);
+    const many = Object.fromEntries(Array.from({ length: 33 }, (_, index) => [`k${index}`, '']));
+    expect(problemsOf((checks) => checks.labels('labels', many))).toEqual(['labels']);
+    expect(problemsOf((checks) => checks.labels('labels', { '': 'x' }))).toEqual(['labels']);
+    expect(problemsOf((checks) => checks.labels('labels', { ['k'.repeat(64)]: 'x' }))).toEqual(['labels']);
+    expect(problemsOf((checks) => checks.labels('labels', { key: 'x'.repeat(257) }))).toEqual([
+      'labels["key"]',
+    ]);
+    const hostile = JSON.parse('{"__proto__": "x", "constructor": "y"}') as Record<string, string>;
+    expect(problemsOf((checks) => checks.labels('labels', hostile))).toEqual(['labels']);
+  });
+
+  it('hold no control characters, no turned text and no broken UTF-8', () => {
+    for (const name of ['a\nb', 'a\0', 'a\u202eb', 'a\ufffd', 'x'.repeat(64)]) {
+      expect(problemsOf((checks) => checks.text('display_name', name, 63))).toEqual(['display_name']);
+    }
+    for (const id of ['abc', 'Abcd', '1abc', 'ab_d', 'abc-', '../abcd', 'a'.repeat(64)]) {
+      expect(
+        problemsOf((checks) => checks.id('job_id', id)),
+        id,
+      ).toEqual(['job_id']);
+    }
+    expect(problemsOf((checks) => checks.id('job_id', 'my-job-1'))).toEqual([]);
+  });
+});
