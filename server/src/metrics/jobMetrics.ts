@@ -1,6 +1,7 @@
 import type { Gauge } from 'prom-client';
 import { isTerminal, type Job, type JobEvent, type JobEventBody } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
+import type { Supervisor } from '../trainer/supervisor.js';
 import type { Metrics } from './metrics.js';
 
 /** How long the last values of a job that stopped can still be scraped. */
@@ -19,15 +20,23 @@ export class JobMetrics {
   private readonly queuedSince = new Map<string, number>();
 
   constructor(private readonly metrics: Metrics) {
-    this.perJob = Object.entries(metrics).flatMap(([key, metric]) => (/^job[A-Z]/.test(key) ? [metric as Gauge<string>] : []));
+    this.perJob = Object.entries(metrics).flatMap(([key, metric]) =>
+      /^job[A-Z]/.test(key) ? [metric as Gauge<string>] : [],
+    );
     for (const outcome of ['succeeded', 'failed', 'cancelled']) metrics.jobsFinished.inc({ outcome }, 0);
   }
 
   /** Returns the function that ends it. */
-  follow(journal: JobJournal): () => void {
-    return journal.onAppended((job, events) => {
-      for (const event of events) this.count(job, event);
-    });
+  follow(journal: JobJournal, supervisor: Supervisor): () => void {
+    const ends = [
+      journal.onAppended((job, events) => {
+        for (const event of events) this.count(job, event);
+      }),
+      supervisor.onExit(({ outcome }) => {
+        if (outcome === 'crashed') this.metrics.crashes.inc();
+      }),
+    ];
+    return () => ends.forEach((end) => end());
   }
 
   /** Drops series of jobs that stopped some minutes ago; called before a scrape. */
@@ -55,8 +64,10 @@ export class JobMetrics {
         metrics.steps.inc();
         metrics.tokens.inc(body.tokenCount);
         metrics.stepDuration.observe(body.stepSeconds);
-        if (body.skipped) metrics.stepsSkipped.inc();
-        else this.setLoss(job.id, body.loss);
+        if (body.skipped) {
+          metrics.stepsSkipped.inc();
+          metrics.jobStepsSkipped.inc(series);
+        } else this.setLoss(job.id, body.loss);
         metrics.jobStep.set(series, body.step + 1);
         metrics.jobSteps.set(series, job.progress.stepCount);
         metrics.jobLearningRate.set(series, body.learningRate);
@@ -64,7 +75,8 @@ export class JobMetrics {
         metrics.jobTokens.set(series, body.trainedTokens);
         metrics.jobMemory.set(series, body.residentBytes);
         metrics.jobStepTime.set(series, event.timeMs / 1000);
-        if (job.progress.tokensPerSecond !== null) metrics.jobTokenRate.set(series, job.progress.tokensPerSecond);
+        if (job.progress.tokensPerSecond !== null)
+          metrics.jobTokenRate.set(series, job.progress.tokensPerSecond);
         return;
       case 'evaluation':
         metrics.evaluationDuration.observe(body.seconds);
@@ -83,6 +95,7 @@ export class JobMetrics {
       case 'checkpoint':
         metrics.checkpoints.inc();
         metrics.checkpointDuration.observe(body.seconds);
+        metrics.jobCheckpointDuration.set(series, body.seconds);
         metrics.jobCheckpointBytes.set(series, body.sizeBytes);
         metrics.jobCheckpointTime.set(series, event.timeMs / 1000);
         return;
@@ -102,12 +115,14 @@ export class JobMetrics {
     else {
       const since = this.queuedSince.get(job.id);
       this.queuedSince.delete(job.id);
-      if (body.to === 'starting' && since !== undefined) metrics.queueWait.observe((event.timeMs - since) / 1000);
+      if (body.to === 'starting' && since !== undefined)
+        metrics.queueWait.observe((event.timeMs - since) / 1000);
     }
     if (body.to === 'starting') {
       metrics.attempts.inc();
       this.expiry.delete(job.id); // so that it stands last: the order is that of beginning
       this.expiry.set(job.id, null);
+      metrics.jobStepsSkipped.set({ job_id: job.id }, 0);
       metrics.jobSteps.set({ job_id: job.id }, job.progress.stepCount);
       metrics.jobStep.set({ job_id: job.id }, job.progress.step);
       metrics.jobRestarts.set({ job_id: job.id }, job.progress.restartCount);

@@ -18,13 +18,18 @@ const waitSeconds = [0.1, 1, 10, 60, 600, 3600, 21_600, 86_400];
  * minutes longer, so the slots bound their number. (`job` would be overwritten by Prometheus with the scraped target.)
  */
 export const metricTable = {
-  buildInfo: gauge('relora_build_info', 'Always 1; its labels tell what runs.', ['version', 'engine_version', 'node_version']),
+  buildInfo: gauge('relora_build_info', 'Always 1; its labels tell what runs.', ['version', 'node_version']),
   startTime: gauge('relora_start_timestamp_seconds', 'When the server started, seconds since 1970.'),
 
   jobs: gauge('relora_jobs', 'Jobs in the store by state.', ['state']),
+  queueLimit: gauge('relora_queue_jobs_max', 'Jobs that may wait; more are refused.'),
   slots: gauge('relora_slots', 'Jobs that can run at once.'),
   slotsInUse: gauge('relora_slots_in_use', 'Trainer processes at work.'),
-  queueWait: histogram('relora_queue_wait_seconds', 'Time from becoming queued to being started.', waitSeconds),
+  queueWait: histogram(
+    'relora_queue_wait_seconds',
+    'Time from becoming queued to being started.',
+    waitSeconds,
+  ),
   jobsCreated: counter('relora_jobs_created_total', 'Jobs that were created.'),
   jobsFinished: counter('relora_jobs_finished_total', 'Jobs that reached a terminal state.', ['outcome']),
   attempts: counter('relora_attempts_total', 'Executions that were started.'),
@@ -34,56 +39,147 @@ export const metricTable = {
 
   steps: counter('relora_steps_total', 'Steps taken by all jobs.'),
   tokens: counter('relora_tokens_total', 'Tokens trained on by all jobs.'),
-  stepsSkipped: counter('relora_steps_skipped_total', 'Steps whose update was skipped because loss or gradient was not finite.'),
+  stepsSkipped: counter(
+    'relora_steps_skipped_total',
+    'Steps whose update was skipped because loss or gradient was not finite.',
+  ),
   stepDuration: histogram('relora_step_seconds', 'Wall-clock time of a step.', stepSeconds),
   restarts: counter('relora_restarts_total', 'Merges with a restart of the adapters, by all jobs.'),
-  restartDuration: histogram('relora_restart_seconds', 'Wall-clock time of a merge with its restart.', saveSeconds),
-  evaluationDuration: histogram('relora_evaluation_seconds', 'Wall-clock time of an evaluation.', saveSeconds),
+  restartDuration: histogram(
+    'relora_restart_seconds',
+    'Wall-clock time of a merge with its restart.',
+    saveSeconds,
+  ),
+  evaluationDuration: histogram(
+    'relora_evaluation_seconds',
+    'Wall-clock time of an evaluation.',
+    saveSeconds,
+  ),
   checkpoints: counter('relora_checkpoints_total', 'Checkpoints that were saved.'),
-  checkpointDuration: histogram('relora_checkpoint_seconds', 'Wall-clock time of saving a checkpoint.', saveSeconds),
+  checkpointDuration: histogram(
+    'relora_checkpoint_seconds',
+    'Wall-clock time of saving a checkpoint.',
+    saveSeconds,
+  ),
 
   jobStep: gauge('relora_job_step', 'Steps taken over all phases.', ['job_id']),
   jobSteps: gauge('relora_job_steps', 'Steps to take over all phases.', ['job_id']),
   jobLoss: gauge('relora_job_loss', 'Training loss of the last step, nats per token.', ['job_id']),
-  jobLossSmoothed: gauge('relora_job_loss_smoothed', 'Training loss, exponential mean over about fifty steps, nats per token.', ['job_id']),
-  jobEvaluationLoss: gauge('relora_job_evaluation_loss', 'Loss of the last evaluation on the held-out part, nats per token.', ['job_id']),
-  jobBitsPerByte: gauge('relora_job_evaluation_bits_per_byte', 'The last evaluation as bits per byte of text.', ['job_id']),
+  jobLossSmoothed: gauge(
+    'relora_job_loss_smoothed',
+    'Training loss, exponential mean over about fifty steps, nats per token.',
+    ['job_id'],
+  ),
+  jobEvaluationLoss: gauge(
+    'relora_job_evaluation_loss',
+    'Loss of the last evaluation on the held-out part, nats per token.',
+    ['job_id'],
+  ),
+  jobBitsPerByte: gauge(
+    'relora_job_evaluation_bits_per_byte',
+    'The last evaluation as bits per byte of text.',
+    ['job_id'],
+  ),
   jobLearningRate: gauge('relora_job_learning_rate', 'Learning rate of the last step.', ['job_id']),
-  jobGradientNorm: gauge('relora_job_gradient_norm', 'Global norm of the last gradient before clipping.', ['job_id']),
+  jobGradientNorm: gauge('relora_job_gradient_norm', 'Global norm of the last gradient before clipping.', [
+    'job_id',
+  ]),
   jobTokens: gauge('relora_job_trained_tokens', 'Tokens trained on in the whole run.', ['job_id']),
-  jobTokenRate: gauge('relora_job_tokens_per_second', 'Throughput over about the last ten steps.', ['job_id']),
+  jobTokenRate: gauge('relora_job_tokens_per_second', 'Throughput over about the last ten steps.', [
+    'job_id',
+  ]),
   jobRestarts: gauge('relora_job_restarts', 'Restarts made in the whole run.', ['job_id']),
-  jobDeltaNorm: gauge('relora_job_merge_delta_norm', 'Frobenius norm of what the last restart merged.', ['job_id']),
-  jobLogitChange: gauge('relora_job_merge_logit_change', 'Largest change of a logit by the last merge: its error.', ['job_id']),
-  jobEffectiveRank: gauge('relora_job_effective_rank', 'Mean effective rank of the change since the adapters began.', ['job_id']),
-  jobMomentsZeroed: gauge('relora_job_moments_zeroed_ratio', 'Share of the moments of A and B that the last restart left at zero.', ['job_id']),
+  jobDeltaNorm: gauge('relora_job_merge_delta_norm', 'Frobenius norm of what the last restart merged.', [
+    'job_id',
+  ]),
+  jobLogitChange: gauge(
+    'relora_job_merge_logit_change',
+    'Largest change of a logit by the last merge: its error.',
+    ['job_id'],
+  ),
+  jobEffectiveRank: gauge(
+    'relora_job_effective_rank',
+    'Mean effective rank of the change since the adapters began.',
+    ['job_id'],
+  ),
+  jobMomentsZeroed: gauge(
+    'relora_job_moments_zeroed_ratio',
+    'Share of the moments of A and B that the last restart left at zero.',
+    ['job_id'],
+  ),
+  jobStepsSkipped: gauge(
+    'relora_job_steps_skipped',
+    'Steps of this execution whose update was skipped because loss or gradient was not finite.',
+    ['job_id'],
+  ),
+  jobCheckpointDuration: gauge(
+    'relora_job_checkpoint_seconds',
+    'Wall-clock time of saving the newest checkpoint.',
+    ['job_id'],
+  ),
   jobCheckpointBytes: gauge('relora_job_checkpoint_bytes', 'Size of the newest checkpoint.', ['job_id']),
-  jobCheckpointTime: gauge('relora_job_checkpoint_timestamp_seconds', 'When the newest checkpoint was saved, seconds since 1970.', ['job_id']),
-  jobStepTime: gauge('relora_job_step_timestamp_seconds', 'When the last step was taken, seconds since 1970.', ['job_id']),
+  jobCheckpointTime: gauge(
+    'relora_job_checkpoint_timestamp_seconds',
+    'When the newest checkpoint was saved, seconds since 1970.',
+    ['job_id'],
+  ),
+  jobStepTime: gauge(
+    'relora_job_step_timestamp_seconds',
+    'When the last step was taken, seconds since 1970.',
+    ['job_id'],
+  ),
   jobMemory: gauge('relora_job_resident_bytes', 'Memory resident in the trainer process.', ['job_id']),
 
   rpcStarted: counter('relora_rpc_started_total', 'Calls that arrived.', ['service', 'method']),
   rpcHandled: counter('relora_rpc_handled_total', 'Calls that ended.', ['service', 'method', 'code']),
-  rpcDuration: histogram('relora_rpc_seconds', 'Time from arrival to end of a call; of streams until they end.', callSeconds, ['service', 'method']),
+  rpcDuration: histogram(
+    'relora_rpc_seconds',
+    'Time from arrival to end of a call; of streams until they end.',
+    callSeconds,
+    ['service', 'method'],
+  ),
   watchers: gauge('relora_watchers', 'Watches that are open.'),
   sentBytes: counter('relora_artifact_sent_bytes_total', 'Bytes of artifacts sent to clients.'),
   receivedBytes: counter('relora_dataset_received_bytes_total', 'Bytes of data sets received from clients.'),
   generatedTokens: counter('relora_generated_tokens_total', 'Tokens generated for clients.'),
 
-  storeDuration: histogram('relora_store_statement_seconds', 'Time of a statement in the store.', storeSeconds),
+  storeDuration: histogram(
+    'relora_store_statement_seconds',
+    'Time of a statement in the store.',
+    storeSeconds,
+  ),
   diskFree: gauge('relora_disk_free_bytes', 'Free space where the data folder lies.'),
-  eventLoopLag: gauge('relora_event_loop_lag_seconds', '99th percentile of the delay of timers since the last scrape.'),
-  serverMemory: gauge('relora_server_resident_bytes', 'Memory resident in the service process, without trainers.'),
+  eventLoopLag: gauge(
+    'relora_event_loop_lag_seconds',
+    '99th percentile of the delay of timers since the last scrape.',
+  ),
+  serverMemory: gauge(
+    'relora_server_resident_bytes',
+    'Memory resident in the service process, without trainers.',
+  ),
 } as const satisfies Record<string, MetricEntry>;
 
-function gauge(name: MetricEntry['name'], help: string, labels: readonly string[] = []): MetricEntry & { type: 'gauge' } {
+function gauge(
+  name: MetricEntry['name'],
+  help: string,
+  labels: readonly string[] = [],
+): MetricEntry & { type: 'gauge' } {
   return { name, type: 'gauge', help, labels };
 }
 
-function counter(name: MetricEntry['name'], help: string, labels: readonly string[] = []): MetricEntry & { type: 'counter' } {
+function counter(
+  name: MetricEntry['name'],
+  help: string,
+  labels: readonly string[] = [],
+): MetricEntry & { type: 'counter' } {
   return { name, type: 'counter', help, labels };
 }
 
-function histogram(name: MetricEntry['name'], help: string, buckets: readonly number[], labels: readonly string[] = []): MetricEntry & { type: 'histogram' } {
+function histogram(
+  name: MetricEntry['name'],
+  help: string,
+  buckets: readonly number[],
+  labels: readonly string[] = [],
+): MetricEntry & { type: 'histogram' } {
   return { name, type: 'histogram', help, labels, buckets };
 }

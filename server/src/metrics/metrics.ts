@@ -5,7 +5,9 @@ type Instruments = { counter: Counter<string>; gauge: Gauge<string>; histogram: 
 type Table = typeof metricTable;
 
 /** The instruments of the table, and the registry that serves them. Passed along; there is no global registry. */
-export type Metrics = { readonly registry: Registry } & { readonly [Name in keyof Table]: Instruments[Table[Name]['type']] };
+export type Metrics = { readonly registry: Registry } & {
+  readonly [Name in keyof Table]: Instruments[Table[Name]['type']];
+};
 
 /** Makes every metric of the table. Those without labels read 0 from the start, so that rates see the first event. */
 export function createMetrics(): Metrics {

@@ -1,5 +1,6 @@
 import { monitorEventLoopDelay, type IntervalHistogram } from 'node:perf_hooks';
 import { statfs } from 'node:fs/promises';
+import type { Config } from '../config.js';
 import type { JobStore } from '../jobs/jobStore.js';
 import type { Supervisor } from '../trainer/supervisor.js';
 import type { JobMetrics } from './jobMetrics.js';
@@ -10,7 +11,9 @@ export interface ScrapeParts {
   jobMetrics: JobMetrics;
   store: JobStore;
   supervisor: Supervisor;
-  dataFolder: string;
+  config: Pick<Config, 'dataFolder' | 'queueJobsMax'>;
+  version: string;
+  startTimeMs: number;
 }
 
 /** Scrapes closer together than this get the same text, so that a busy scraper costs the store nothing. */
@@ -24,6 +27,11 @@ export class ServerMetrics {
   constructor(private readonly parts: ScrapeParts) {
     this.delay = monitorEventLoopDelay({ resolution: 20 });
     this.delay.enable();
+    const { metrics, supervisor, config, version, startTimeMs } = parts;
+    metrics.buildInfo.set({ version, node_version: process.versions.node }, 1);
+    metrics.startTime.set(startTimeMs / 1000);
+    metrics.slots.set(supervisor.slotCount);
+    metrics.queueLimit.set(config.queueJobsMax);
   }
 
   get contentType(): string {
@@ -47,12 +55,12 @@ export class ServerMetrics {
   }
 
   private async collect(): Promise<string> {
-    const { metrics, jobMetrics, store, supervisor, dataFolder } = this.parts;
+    const { metrics, jobMetrics, store, supervisor, config } = this.parts;
     jobMetrics.forgetOld();
-    for (const [state, count] of Object.entries(await store.countByState())) metrics.jobs.set({ state }, count);
-    metrics.slots.set(supervisor.slotCount);
+    for (const [state, count] of Object.entries(await store.countByState()))
+      metrics.jobs.set({ state }, count);
     metrics.slotsInUse.set(supervisor.runningCount);
-    const { bavail, bsize } = await statfs(dataFolder);
+    const { bavail, bsize } = await statfs(config.dataFolder);
     metrics.diskFree.set(bavail * bsize);
     metrics.serverMemory.set(process.memoryUsage.rss());
     // The histogram counts whole delays; its resolution is what an idle loop shows.

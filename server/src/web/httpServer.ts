@@ -29,15 +29,18 @@ export class HttpServer {
 
   /** Rejects when the address cannot be had. */
   static async listen(address: Address, parts: WebParts): Promise<HttpServer> {
-    const server = createServer({ requestTimeout: 10_000, headersTimeout: 5000, keepAliveTimeout: 5000 }, (request, response) => {
-      answer(request, parts)
-        .catch((error: unknown): Answer => {
-          parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
-          return { status: 500, text: 'Internal error\n' };
-        })
-        .then((result) => send(request, response, result))
-        .catch((error: unknown) => parts.log.debug({ err: error }, 'An HTTP answer could not be sent'));
-    });
+    const server = createServer(
+      { requestTimeout: 10_000, headersTimeout: 5000, keepAliveTimeout: 5000 },
+      (request, response) => {
+        answer(request, parts)
+          .catch((error: unknown): Answer => {
+            parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
+            return { status: 500, text: 'Internal error\n' };
+          })
+          .then((result) => send(request, response, result))
+          .catch((error: unknown) => parts.log.debug({ err: error }, 'An HTTP answer could not be sent'));
+      },
+    );
     server.maxConnections = 100;
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
@@ -61,7 +64,8 @@ async function answer(request: IncomingMessage, parts: WebParts): Promise<Answer
   if (path !== '/metrics' && path !== '/healthz' && path !== '/readyz') {
     return { status: 404, text: 'Not found; there are /metrics, /healthz and /readyz\n' };
   }
-  if (request.method !== 'GET' && request.method !== 'HEAD') return { status: 405, text: 'Only GET and HEAD\n' };
+  if (request.method !== 'GET' && request.method !== 'HEAD')
+    return { status: 405, text: 'Only GET and HEAD\n' };
   if (path === '/metrics') return { status: 200, contentType: parts.contentType, text: await parts.render() };
   // Alive is who can answer: the event loop turns. The store is of no concern, since a restart would not mend it.
   if (path === '/healthz') return { status: 200, text: 'ok\n' };
@@ -69,7 +73,11 @@ async function answer(request: IncomingMessage, parts: WebParts): Promise<Answer
   return readiness.ready ? { status: 200, text: 'ready\n' } : { status: 503, text: `${readiness.problem}\n` };
 }
 
-function send(request: IncomingMessage, response: ServerResponse, { status, contentType = 'text/plain; charset=utf-8', text }: Answer): void {
+function send(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { status, contentType = 'text/plain; charset=utf-8', text }: Answer,
+): void {
   response.writeHead(status, {
     'content-type': contentType,
     'content-length': Buffer.byteLength(text),

@@ -1,0 +1,23 @@
+import type { ChannelOptions } from '@grpc/grpc-js';
+import type { Config } from '../config.js';
+
+/** Pings a silent connection, so that a client whose machine vanished is noticed while it watches. */
+const keepaliveMs = 60_000;
+const keepaliveTimeoutMs = 20_000;
+/** A connection without any call is closed; clients open a new one by themselves. */
+const idleMs = 15 * 60_000;
+
+/** What a client may ask of one connection. */
+export function serverOptions(
+  config: Pick<Config, 'messageBytesMax' | 'concurrentStreamsMax'>,
+): ChannelOptions {
+  return {
+    'grpc.max_receive_message_length': config.messageBytesMax,
+    'grpc.max_send_message_length': config.messageBytesMax,
+    'grpc.max_concurrent_streams': config.concurrentStreamsMax,
+    'grpc.keepalive_time_ms': keepaliveMs,
+    'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
+    'grpc.max_connection_idle_ms': idleMs,
+    'grpc.enable_channelz': 0,
+  };
+}

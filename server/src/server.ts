@@ -1,0 +1,124 @@
+import type { Server } from 'nice-grpc';
+import type { Logger } from 'pino';
+import type { Address, Config } from './config.js';
+import { createGrpcServer, serviceNames } from './grpc/grpcServer.js';
+import { Health } from './grpc/health.js';
+import { JobMetrics } from './metrics/jobMetrics.js';
+import { createMetrics } from './metrics/metrics.js';
+import { ServerMetrics } from './metrics/serverMetrics.js';
+import { readReadiness } from './readiness.js';
+import { makeServerParts } from './serverParts.js';
+import { openDatabase } from './store/database.js';
+import { version } from './version.js';
+import { HttpServer } from './web/httpServer.js';
+
+export interface ServerOptions {
+  log: Logger;
+  /** The store failed and nothing can be promised any more: the process should end and be started anew. */
+  onFatal?: (error: unknown) => void;
+}
+
+export interface RunningServer {
+  /** host:port as bound: where port 0 was asked for, the one that was free. */
+  grpcAddress: string;
+  httpAddress: string;
+  /** Process of a running job's trainer. */
+  trainerPid(jobId: string): number | undefined;
+  /**
+   * Ends within config.shutdownSeconds: watches end with SERVER_STOPPING, calls under way are answered, trainers save a
+   * checkpoint and their jobs are queued. A second call waits for the first.
+   */
+  stop(): Promise<void>;
+}
+
+/** Share of the shutdown time that calls and trainers have, side by side; the rest is for closing. */
+const drainShare = 0.8;
+
+/**
+ * Starts everything on a data folder and resolves when calls are answered. Throws StoreUnusable, or the error of an
+ * address that cannot be had; nothing is left running then.
+ */
+export async function startServer(config: Config, { log, onFatal }: ServerOptions): Promise<RunningServer> {
+  // How to end what was started, in the order of the starts.
+  const ends: (() => Promise<void> | void)[] = [];
+  const endAll = async (): Promise<void> => {
+    for (const end of ends.splice(0).reverse()) await end();
+  };
+  try {
+    const metrics = createMetrics();
+    const jobMetrics = new JobMetrics(metrics);
+    const db = await openDatabase(config.dataFolder, {
+      onStatement: (seconds) => metrics.storeDuration.observe(seconds),
+    });
+    ends.push(async () => await db.destroy());
+
+    const stopping = new AbortController();
+    const { signal } = stopping;
+    const onStoreFailure = onFatal ?? (() => {});
+    const parts = makeServerParts({ config, log, db, metrics, stopping: signal, onStoreFailure });
+    ends.push(async () => await parts.tasks.stop());
+
+    const { supervisor, preparer } = parts;
+    ends.push(jobMetrics.follow(parts.journal, supervisor));
+    const serverMetrics = new ServerMetrics({
+      metrics,
+      jobMetrics,
+      store: parts.store,
+      supervisor,
+      config,
+      version,
+      startTimeMs: parts.startTimeMs,
+    });
+    ends.push(() => serverMetrics.stop());
+    const http = await HttpServer.listen(config.httpAddress, {
+      render: async () => await serverMetrics.render(),
+      contentType: serverMetrics.contentType,
+      readiness: async () => await readReadiness(db, config, signal),
+      log,
+    });
+    ends.push(async () => await http.close());
+
+    const health = new Health(serviceNames);
+    const grpc = createGrpcServer(parts, health);
+    const grpcPort = await grpc.listen(hostPort(config.grpcAddress, config.grpcAddress.port));
+    ends.push(() => grpc.forceShutdown());
+
+    // First what a dead server left is put right, then anything new is begun.
+    await supervisor.start();
+    ends.push(async () => await supervisor.stop(0));
+    preparer.start();
+    ends.push(async () => await preparer.stop());
+    // Measured now, while nobody waits for it.
+    void parts.devices.list();
+    health.setServing(true);
+
+    const stop = async (): Promise<void> => {
+      const drainMs = config.shutdownSeconds * 1000 * drainShare;
+      health.setServing(false);
+      stopping.abort();
+      await Promise.all([drain(grpc, drainMs), supervisor.stop(drainMs), preparer.stop()]);
+      await endAll();
+    };
+    let stopped: Promise<void> | undefined;
+    return {
+      grpcAddress: hostPort(config.grpcAddress, grpcPort),
+      httpAddress: hostPort(config.httpAddress, http.port),
+      trainerPid: (jobId) => supervisor.trainerPid(jobId),
+      stop: async () => await (stopped ??= stop()),
+    };
+  } catch (error) {
+    await endAll();
+    throw error;
+  }
+}
+
+/** Lets calls under way end and takes no new ones; what has not ended within the time is cancelled. */
+async function drain(server: Server, timeoutMs: number): Promise<void> {
+  const timer = setTimeout(() => server.forceShutdown(), timeoutMs);
+  await server.shutdown();
+  clearTimeout(timer);
+}
+
+function hostPort({ host }: Address, port: number): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}

@@ -1,0 +1,88 @@
+import type { Logger } from 'pino';
+import { DeviceCatalogue } from './api/deviceCatalogue.js';
+import { PageTokens } from './api/pageToken.js';
+import type { ApiParts } from './api/parts.js';
+import { ArtifactStore } from './artifacts/artifactStore.js';
+import type { Config } from './config.js';
+import { AllowedFolders } from './datasets/allowedFolders.js';
+import { DatasetPreparer } from './datasets/datasetPreparer.js';
+import { DatasetStore } from './datasets/datasetStore.js';
+import { DatasetUploads } from './datasets/datasetUploads.js';
+import { CheckpointStore } from './jobs/checkpointStore.js';
+import { JobAttempts } from './jobs/jobAttempts.js';
+import { JobControl } from './jobs/jobControl.js';
+import { JobJournal } from './jobs/jobJournal.js';
+import { JobQueue } from './jobs/jobQueue.js';
+import { JobStore } from './jobs/jobStore.js';
+import type { Metrics } from './metrics/metrics.js';
+import type { Database } from './store/database.js';
+import { Supervisor } from './trainer/supervisor.js';
+import { TaskRunner } from './trainer/taskRunner.js';
+import { version } from './version.js';
+
+export interface ServerParts extends ApiParts {
+  supervisor: Supervisor;
+  preparer: DatasetPreparer;
+}
+
+export interface ServerPartsOptions {
+  config: Config;
+  log: Logger;
+  db: Database;
+  metrics: Metrics;
+  stopping: AbortSignal;
+  onStoreFailure(error: unknown): void;
+}
+
+/** Makes the parts of a server over one store; nothing runs yet. */
+export function makeServerParts({
+  config,
+  log,
+  db,
+  metrics,
+  stopping,
+  onStoreFailure,
+}: ServerPartsOptions): ServerParts {
+  const { dataFolder } = config;
+  const journal = new JobJournal(db);
+  const store = new JobStore(db);
+  const queue = new JobQueue(journal, { jobsMax: config.queueJobsMax });
+  const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
+  const checkpoints = new CheckpointStore(db, dataFolder);
+  const artifacts = new ArtifactStore(db, dataFolder);
+  const datasets = new DatasetStore(db, dataFolder);
+  const tasks = new TaskRunner(config, log);
+  return {
+    config,
+    log,
+    store,
+    queue,
+    control: new JobControl(store, journal),
+    journal,
+    checkpoints,
+    artifacts,
+    datasets,
+    uploads: new DatasetUploads(datasets, { freeDiskBytesMin: config.freeDiskBytesMin }),
+    allowedFolders: new AllowedFolders(config.allowedFolders),
+    tasks,
+    metrics,
+    pageTokens: PageTokens.open(dataFolder),
+    devices: new DeviceCatalogue(tasks, log, stopping),
+    version,
+    startTimeMs: Date.now(),
+    stopping,
+    supervisor: new Supervisor({
+      config,
+      store,
+      queue,
+      journal,
+      attempts,
+      checkpoints,
+      artifacts,
+      datasets,
+      log,
+      onStoreFailure,
+    }),
+    preparer: new DatasetPreparer(datasets, tasks, dataFolder, log, onStoreFailure),
+  };
+}
