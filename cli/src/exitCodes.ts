@@ -1,0 +1,55 @@
+import { DatasetFailedError, JobFailedError, ReloraError } from '@relora/sdk';
+
+/** What the process ends with; promised to scripts, see `relora --help`. */
+export const exitCodes = {
+  ok: 0,
+  jobFailed: 1,
+  usage: 2,
+  refused: 3,
+  unreachable: 4,
+  internal: 5,
+  interrupted: 130,
+} as const;
+
+/** A mistake on the command line or in a file that it names. */
+export class UsageError extends Error {
+  override name = 'UsageError';
+}
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof JobFailedError || error instanceof DatasetFailedError) return exitCodes.jobFailed;
+  if (error instanceof UsageError) return exitCodes.usage;
+  if (error instanceof DOMException && error.name === 'AbortError') return exitCodes.interrupted;
+  if (!(error instanceof ReloraError)) return exitCodes.internal;
+  switch (error.code) {
+    case 'UNAVAILABLE':
+    case 'DEADLINE_EXCEEDED':
+      return exitCodes.unreachable;
+    case 'INTERNAL':
+    case 'UNKNOWN':
+    case 'DATA_LOSS':
+    case 'UNIMPLEMENTED':
+      return exitCodes.internal;
+    default:
+      return exitCodes.refused;
+  }
+}
+
+/** An error for people: what is wrong, each bad field on its own line, what to do. */
+export function describeError(error: unknown, address: string): string[] {
+  if (!(error instanceof ReloraError)) return [error instanceof Error ? error.message : String(error)];
+  if (error.code === 'UNAVAILABLE' && error.reason === '') {
+    return [`No server answers at ${address}.`, 'Start one with "relora-server", or name another with --address or RELORA_ADDRESS.'];
+  }
+  if (error.fields.length === 0) return [error.message];
+  const width = Math.max(...error.fields.map(({ field }) => field.length));
+  return ['The request was refused:', ...error.fields.map(({ field, description }) => `  ${field.padEnd(width)}  ${description}`)];
+}
+
+/** An error for programs. */
+export function errorJson(error: unknown): object {
+  const message = error instanceof Error ? error.message : String(error);
+  if (!(error instanceof ReloraError)) return { error: { message, exitCode: exitCodeOf(error) } };
+  const { code, reason, fields, metadata } = error;
+  return { error: { code, reason, message, fields, metadata, exitCode: exitCodeOf(error) } };
+}

@@ -1,0 +1,173 @@
+import { InvalidArgumentError, type Command } from 'commander';
+import { JobState, isTerminal, type Job, type JobEvent, type ReloraClient } from '@relora/sdk';
+import { LiveView } from './liveView.js';
+import { bytes } from './format.js';
+import { estimateText, jobDetails, jobTable, stateText } from './jobText.js';
+import type { Output } from './output.js';
+import { addSpecOptions, readSpec, wholeNumber, type SpecFlags } from './specOptions.js';
+
+/** What every command works with. */
+export interface Session {
+  client: ReloraClient;
+  output: Output;
+  /** Aborted by Ctrl-C. */
+  signal: AbortSignal;
+}
+
+/** Runs a command's body with a connection, and ends the process with the right code. */
+export type Run = (body: (session: Session) => Promise<void>) => Promise<void>;
+
+interface CreateFlags extends SpecFlags {
+  title?: string;
+  id?: string;
+  label?: Record<string, string>;
+  requestId?: string;
+  validateOnly?: boolean;
+}
+
+export function addJobCommands(program: Command, run: Run): void {
+  addSpecOptions(program.command('create').description('store a job and queue it'))
+    .option('--title <text>', 'title for people')
+    .option('--id <id>', 'id to use, by default made by the server')
+    .option('--label <key=value...>', 'labels to find the job by', label)
+    .option('--request-id <uuid>', 'makes a repeated command return the same job')
+    .option('--validate-only', 'check everything, store nothing')
+    .action((flags: CreateFlags) => run(async (session) => void (await create(session, flags))));
+
+  addSpecOptions(program.command('run').description('create a job, watch it and download its weights: upload files with --file'))
+    .option('--title <text>', 'title for people')
+    .option('--label <key=value...>', 'labels to find the job by', label)
+    .option('--file <path...>', 'text, JSONL or Parquet to upload as the data set')
+    .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the files; by default bytes are tokens', wholeNumber)
+    .option('--output <folder>', 'where the weights go', 'relora-output')
+    .addHelpText('after', '\nCtrl-C leaves the job running; the command to come back is printed.')
+    .action((flags: CreateFlags & { file?: string[]; vocabulary?: number; output: string }) =>
+      run(async (session) => {
+        const { client, output, signal } = session;
+        if (flags.file !== undefined) {
+          output.note('Uploading and preparing …');
+          const spec = flags.vocabulary === undefined ? {} : { tokenizer: { trainedBpe: { vocabularySize: flags.vocabulary } } };
+          const dataset = await client.uploadDataset({ files: flags.file.map((path) => ({ path })), spec, signal });
+          flags.dataset = dataset.name;
+        }
+        const job = await create(session, flags);
+        if (job === undefined) return;
+        await watch(session, job.name, 0);
+        await client.waitForJob(job.name, { signal, afterSequence: job.lastSequence });
+        const paths = await client.downloadArtifact(job.name, flags.output, { signal });
+        output.result({ paths }, () => [`Weights are in ${flags.output}: ${paths.length} files, SHA-256 verified.`]);
+      }),
+    );
+
+  addSpecOptions(program.command('estimate').description('say what a job would cost; nothing is stored'))
+    .action((flags: SpecFlags) =>
+      run(async ({ client, output, signal }) => {
+        const response = await client.estimateJob(await readSpec(flags), { signal });
+        output.result(response, () => estimateText(response));
+      }),
+    );
+
+  program.command('watch <job>').description('show a job while it trains; Ctrl-C leaves it running')
+    .option('--after <sequence>', 'events with a higher number only', wholeNumber, 0)
+    .action((job: string, flags: { after: number }) =>
+      run(async (session) => {
+        await watch(session, jobName(job), flags.after);
+        await session.client.waitForJob(jobName(job), { signal: session.signal }); // for the exit code
+      }),
+    );
+
+  program.command('list').description('show jobs, newest first')
+    .option('--state <state...>', 'only these states, for example running')
+    .option('--label <key=value...>', 'only jobs with these labels', label)
+    .option('--limit <n>', 'at most so many', wholeNumber, 50)
+    .action((flags: { state?: string[]; label?: Record<string, string>; limit: number }) =>
+      run(async ({ client, output, signal }) => {
+        const jobs: Job[] = [];
+        const states = flags.state?.map(parseState);
+        for await (const job of client.listJobs({ states, labels: flags.label, pageSize: Math.min(500, flags.limit), signal })) {
+          if (jobs.push(job) >= flags.limit) break;
+        }
+        output.result({ jobs }, () => jobTable(jobs));
+      }),
+    );
+
+  program.command('describe <job>').description('show everything about a job')
+    .action((job: string) =>
+      run(async ({ client, output, signal }) => {
+        const found = await client.getJob(jobName(job), { signal });
+        output.result(found, () => jobDetails(found));
+      }),
+    );
+
+  const control = (verb: 'pause' | 'resume' | 'cancel', description: string) =>
+    program.command(`${verb} <job>`).description(description)
+      .option('--request-id <uuid>', 'makes a repeated command safe')
+      .action((job: string, { requestId }: { requestId?: string }) =>
+        run(async ({ client, output, signal }) => {
+          const after = await client[`${verb}Job`](jobName(job), { signal, ...(requestId === undefined ? {} : { requestId }) });
+          output.result(after, () => [`${after.name} is ${stateText(after)}.`]);
+        }),
+      );
+  control('pause', 'stop a job with a checkpoint');
+  control('resume', 'put a paused job back into the queue');
+  control('cancel', 'end a job for good');
+}
+
+/** Undefined when nothing was stored. */
+async function create({ client, output, signal }: Session, flags: CreateFlags): Promise<Job | undefined> {
+  const spec = await readSpec(flags);
+  const options = {
+    displayName: flags.title,
+    jobId: flags.id,
+    labels: flags.label,
+    ...(flags.requestId === undefined ? {} : { requestId: flags.requestId }),
+    signal,
+  };
+  if (flags.validateOnly) {
+    const response = await client.validateJob(spec, options);
+    output.result(response, () => ['The job is valid.', ...estimateText(response)]);
+    return undefined;
+  }
+  const job = await client.createJob(spec, options);
+  output.result(job, () => [`${job.name} is ${stateText(job)}.`]);
+  return job;
+}
+
+/** Shows events until the final one. */
+async function watch({ client, output, signal }: Session, name: string, afterSequence: number): Promise<void> {
+  const job = await client.getJob(name, { signal });
+  const view = output.isJson
+    ? undefined
+    : new LiveView(process.stdout, { title: job.displayName ? `${name} ${job.displayName}` : name, stepCount: job.progress?.stepCount ?? 0 });
+  try {
+    for await (const event of client.watch(name, { afterSequence, signal })) {
+      if (view === undefined) output.result(event satisfies JobEvent, () => []);
+      else view.update(event);
+    }
+  } finally {
+    view?.close();
+    if (signal.aborted && !isTerminal(job.state)) output.note(`${name} goes on. To come back: relora watch ${name}`);
+  }
+}
+
+export function jobName(name: string): string {
+  return name.startsWith('jobs/') ? name : `jobs/${name}`;
+}
+
+function label(value: string, previous: Record<string, string> = {}): Record<string, string> {
+  const separator = value.indexOf('=');
+  if (separator <= 0) throw new InvalidArgumentError('Labels are key=value.');
+  return { ...previous, [value.slice(0, separator)]: value.slice(separator + 1) };
+}
+
+function parseState(name: string): JobState {
+  const states: Record<string, JobState> = JobState;
+  const state = states[name.toUpperCase()];
+  if (state === undefined) throw new InvalidArgumentError(`There is no state ${name}.`);
+  return state;
+}
+
+/** Bytes and files of a download, for people. */
+export function downloadText(paths: readonly string[], sizeBytes: number): string {
+  return `${paths.length} files, ${bytes(sizeBytes)}, SHA-256 verified:`;
+}

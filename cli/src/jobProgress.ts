@@ -1,0 +1,106 @@
+import { JobPhase, JobState, type JobEvent } from '@relora/sdk';
+
+/** What a view of a job needs to know, put together from its events. */
+export interface JobProgress {
+  title: string;
+  /** Of all phases; 0 while unknown. */
+  stepCount: number;
+  /** Steps taken. */
+  step: number;
+  state: JobState;
+  reason: string;
+  phase: JobPhase;
+  losses: { step: number; loss: number }[];
+  evaluations: { step: number; loss: number; bitsPerByte: number }[];
+  restarts: { step: number; deltaNorm: number; effectiveRank: number; logitChange: number; momentsZeroed: number }[];
+  learningRate: number;
+  gradientNorm: number;
+  /** Smoothed over about twenty steps. */
+  tokensPerSecond: number;
+  trainedTokens: number;
+  residentBytes: number;
+  checkpointStep: number | null;
+  sample: { step: number; prompt: string; text: string } | null;
+  warning: string;
+}
+
+export function newProgress(title: string, stepCount: number): JobProgress {
+  return {
+    title,
+    stepCount,
+    step: 0,
+    state: JobState.QUEUED,
+    reason: '',
+    phase: JobPhase.UNSPECIFIED,
+    losses: [],
+    evaluations: [],
+    restarts: [],
+    learningRate: 0,
+    gradientNorm: 0,
+    tokensPerSecond: 0,
+    trainedTokens: 0,
+    residentBytes: 0,
+    checkpointStep: null,
+    sample: null,
+    warning: '',
+  };
+}
+
+/** Takes one event into account. Steps that are taken again after a crash replace the earlier ones. */
+export function advance(progress: JobProgress, event: JobEvent): void {
+  switch (event.kind) {
+    case 'state':
+      progress.state = event.state.to;
+      progress.reason = event.state.failure ? `${event.state.failure.reason}: ${event.state.failure.message}` : event.state.reason;
+      break;
+    case 'step': {
+      const { step, loss, tokenCount, stepSeconds } = event.step;
+      dropFrom(progress.losses, step);
+      dropFrom(progress.restarts, step + 1);
+      progress.losses.push({ step, loss });
+      progress.step = step + 1;
+      progress.phase = event.step.phase;
+      progress.learningRate = event.step.learningRate;
+      progress.gradientNorm = event.step.gradientNorm;
+      progress.trainedTokens = event.step.trainedTokens;
+      progress.residentBytes = event.step.residentBytes;
+      const rate = tokenCount / Math.max(1e-9, stepSeconds);
+      progress.tokensPerSecond = progress.tokensPerSecond === 0 ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
+      break;
+    }
+    case 'evaluation': {
+      const { step, loss, bitsPerByte } = event.evaluation;
+      dropFrom(progress.evaluations, step);
+      progress.evaluations.push({ step, loss, bitsPerByte });
+      break;
+    }
+    case 'restart': {
+      const { step, deltaNorm, effectiveRank, logitChangeMax, momentsZeroedRatio } = event.restart;
+      dropFrom(progress.restarts, step);
+      progress.restarts.push({ step, deltaNorm, effectiveRank, logitChange: logitChangeMax, momentsZeroed: momentsZeroedRatio });
+      break;
+    }
+    case 'checkpoint':
+      progress.checkpointStep = event.checkpoint.step;
+      break;
+    case 'sample':
+      progress.sample = event.sample;
+      break;
+    case 'warning':
+      progress.warning = `${event.warning.reason}: ${event.warning.message}`;
+      break;
+    case 'artifact':
+      break;
+  }
+}
+
+/** Time to the end in seconds at the present speed; null while unknown. */
+export function remainingSeconds(progress: JobProgress): number | null {
+  const { step, stepCount, trainedTokens, tokensPerSecond } = progress;
+  if (step === 0 || tokensPerSecond === 0) return null;
+  return ((stepCount - step) * (trainedTokens / step)) / tokensPerSecond;
+}
+
+function dropFrom(entries: { step: number }[], step: number): void {
+  while (entries.length > 0 && entries.at(-1)!.step >= step) entries.pop();
+}

@@ -1,0 +1,70 @@
+import { isTerminal, type EstimateJobResponse, type Job } from '@relora/sdk';
+import { bytes, duration, figure, quantity, table } from './format.js';
+
+/** Jobs as a table. */
+export function jobTable(jobs: readonly Job[]): string[] {
+  if (jobs.length === 0) return ['No jobs.'];
+  const rows = jobs.map((job) => [
+    job.name,
+    stateText(job),
+    job.progress ? `${job.progress.step}/${job.progress.stepCount}` : '',
+    job.progress?.loss === undefined ? '' : job.progress.loss.toFixed(3),
+    job.progress?.evaluationLoss === undefined ? '' : job.progress.evaluationLoss.toFixed(3),
+    job.createTime?.toISOString().replace('T', ' ').slice(0, 19) ?? '',
+    job.displayName,
+  ]);
+  return table([['NAME', 'STATE', 'STEP', 'LOSS', 'HELD-OUT', 'CREATED', 'TITLE'], ...rows]);
+}
+
+/** All that a person wants to know of one job. */
+export function jobDetails(job: Job): string[] {
+  const { progress, spec, execution } = job;
+  const rows: [string, string | undefined][] = [
+    ['name', job.name],
+    ['title', job.displayName],
+    ['state', stateText(job)],
+    ['reason', job.stateReason],
+    ['failure', job.failure && `${job.failure.reason}: ${job.failure.message}`],
+    ['queue position', job.queuePosition > 0 ? String(job.queuePosition) : undefined],
+    ['step', progress && `${progress.step} of ${progress.stepCount}`],
+    ['restarts', progress && String(progress.restartCount)],
+    ['loss', progress?.loss?.toFixed(4)],
+    ['held-out loss', progress?.evaluationLoss?.toFixed(4)],
+    ['tokens', progress && quantity(progress.trainedTokens)],
+    ['speed', progress?.tokensPerSecond === undefined ? undefined : `${quantity(progress.tokensPerSecond)} tokens/s`],
+    ['time left', progress?.remainingSeconds === undefined || isTerminal(job.state) ? undefined : duration(progress.remainingSeconds)],
+    ['checkpoint', progress?.checkpointStep === undefined ? undefined : `step ${progress.checkpointStep}`],
+    ['attempt', String(job.attempt)],
+    ['data set', spec?.dataset],
+    ['ran on', execution && [execution.backend, execution.instructionSet, `${execution.threadCount} threads`].filter(Boolean).join(', ')],
+    ['created', job.createTime?.toISOString()],
+    ['started', job.startTime?.toISOString()],
+    ['ended', job.endTime?.toISOString()],
+    ...Object.entries(job.labels).map(([key, value]): [string, string] => [`label ${key}`, value]),
+  ];
+  return table(rows.filter((row): row is [string, string] => Boolean(row[1])));
+}
+
+/** Costs, plan and warnings. */
+export function estimateText({ estimate, plan, warnings }: Pick<EstimateJobResponse, 'estimate' | 'plan' | 'warnings'>): string[] {
+  if (estimate === undefined || plan === undefined) return [];
+  const merges = plan.restartSteps.length;
+  const ratio = estimate.flopsPerToken / estimate.fullRankFlopsPerToken;
+  return [
+    ...table([
+      ['parameters', `${quantity(estimate.parameterCount)}, ${quantity(estimate.trainableParameterCount)} of them trained in the main phase`],
+      ['tokens', `${quantity(estimate.tokenCount)}, ${figure(estimate.epochCount)} passes over the data`],
+      ['steps', `${plan.stepCount}, the first ${plan.warmStartStepCount} full-rank`],
+      ['restarts', merges === 0 ? 'none' : `${merges}, before steps ${plan.restartSteps.slice(0, 8).join(', ')}${merges > 8 ? ' …' : ''}`],
+      ['memory', `${bytes(estimate.peakMemoryBytes)} at its peak`],
+      ['arithmetic', `${quantity(estimate.flopsPerToken)}FLOP per token, ${ratio.toFixed(2)} of a full-rank step`],
+      ['time', duration(estimate.durationSeconds)],
+      ['disk', bytes(estimate.diskBytes)],
+    ]),
+    ...warnings.map(({ reason, message }) => `warning ${reason}: ${message}`),
+  ];
+}
+
+export function stateText(job: Job): string {
+  return job.state.replace('JOB_STATE_', '').toLowerCase();
+}

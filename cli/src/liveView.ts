@@ -1,0 +1,107 @@
+import type { JobEvent } from '@relora/sdk';
+import { figure, quantity } from './format.js';
+import { advance, newProgress, type JobProgress } from './jobProgress.js';
+import { palette, renderFrame } from './renderFrame.js';
+
+/** Where a view writes; process.stdout is one. */
+export interface ViewStream {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+  readonly rows?: number;
+  write(text: string): unknown;
+  on?(event: 'resize', listener: () => void): unknown;
+  off?(event: 'resize', listener: () => void): unknown;
+}
+
+const frameMs = 160;
+const plainEveryMs = 5000;
+const hideCursor = '\u001b[?25l';
+const showCursor = '\u001b[?25h';
+
+/**
+ * Shows a job while it trains: on a terminal a picture that is redrawn in place, elsewhere plain lines. `close` leaves the last
+ * picture standing and gives the cursor back; so does the end of the process, however it comes.
+ */
+export class LiveView {
+  readonly progress: JobProgress;
+  private readonly isTerminal: boolean;
+  private readonly paint;
+  private drawnLines = 0;
+  private timer: NodeJS.Timeout | undefined;
+  private plainAt = 0;
+  private isClosed = false;
+  private readonly onExit = () => this.stream.write(showCursor);
+
+  constructor(
+    private readonly stream: ViewStream,
+    options: { title: string; stepCount: number; isColored?: boolean },
+  ) {
+    this.progress = newProgress(options.title, options.stepCount);
+    this.isTerminal = stream.isTTY === true;
+    this.paint = palette(options.isColored ?? (this.isTerminal && !process.env.NO_COLOR));
+    if (!this.isTerminal) return;
+    stream.write(hideCursor);
+    process.once('exit', this.onExit);
+  }
+
+  /** Takes an event; draws at most six times a second. */
+  update(event: JobEvent): void {
+    advance(this.progress, event);
+    if (!this.isTerminal) return this.printPlain(event);
+    this.timer ??= setTimeout(() => this.draw(), frameMs);
+  }
+
+  close(): void {
+    if (this.isClosed) return;
+    this.isClosed = true;
+    if (!this.isTerminal) return;
+    this.draw();
+    this.stream.write(showCursor);
+    process.off('exit', this.onExit);
+  }
+
+  private draw(): void {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    const size = { width: (this.stream.columns ?? 80) - 1, height: this.stream.rows ?? 24 };
+    const lines = renderFrame(this.progress, size, this.paint);
+    // One write for the whole picture: back to its first line, each line cleared to its end, and what is below as well.
+    const up = this.drawnLines > 0 ? `\u001b[${this.drawnLines}A` : '';
+    this.stream.write(`${up}\r${lines.map((line) => `${line}\u001b[K\n`).join('')}\u001b[J`);
+    this.drawnLines = lines.length;
+  }
+
+  private printPlain(event: JobEvent): void {
+    const line = this.plainLine(event);
+    if (line !== null) this.stream.write(`${line}\n`);
+  }
+
+  private plainLine(event: JobEvent): string | null {
+    const { progress } = this;
+    switch (event.kind) {
+      case 'state':
+        return `${progress.title}: ${event.state.to.replace('JOB_STATE_', '').toLowerCase()}${progress.reason ? ` (${progress.reason})` : ''}`;
+      case 'step': {
+        const now = Date.now();
+        if (now - this.plainAt < plainEveryMs && progress.step !== progress.stepCount) return null;
+        this.plainAt = now;
+        const { loss, learningRate, gradientNorm } = event.step;
+        return `step ${progress.step}/${progress.stepCount}  loss ${loss.toFixed(3)}  rate ${learningRate.toExponential(2)}  gradient norm ${figure(gradientNorm)}  ${quantity(progress.tokensPerSecond)} tokens/s`;
+      }
+      case 'evaluation':
+        return `held-out after ${event.evaluation.step} steps: loss ${event.evaluation.loss.toFixed(3)}, ${event.evaluation.bitsPerByte.toFixed(3)} bits/byte`;
+      case 'restart': {
+        const { restart, step, deltaNorm, effectiveRank, logitChangeMax } = event.restart;
+        return `merge ${restart} before step ${step}: norm of change ${figure(deltaNorm)}, effective rank ${effectiveRank.toFixed(1)}, largest logit change ${logitChangeMax.toExponential(1)}`;
+      }
+      case 'checkpoint':
+        return `checkpoint at step ${event.checkpoint.step}`;
+      case 'artifact':
+        return `artifact ${event.artifact.artifact}`;
+      case 'sample':
+        return `sample after ${event.sample.step} steps: ${event.sample.prompt}${event.sample.text}`;
+      case 'warning':
+        return `warning ${progress.warning}`;
+    }
+  }
+}

@@ -1,0 +1,63 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { ReloraClient } from '@relora/sdk';
+import { addDataCommands } from './dataCommands.js';
+import { exitCodeOf, exitCodes, UsageError } from './exitCodes.js';
+import { addJobCommands, type Run } from './jobCommands.js';
+import { Output } from './output.js';
+
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+
+const program = new Command('relora')
+  .description('Launch, watch and fetch ReLoRA training jobs.')
+  .version(version)
+  .option('--address <host:port>', 'server to talk to', process.env.RELORA_ADDRESS ?? '127.0.0.1:50051')
+  .option('--json', 'one JSON object a line, errors too')
+  .addHelpText(
+    'after',
+    `
+Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed or cancelled, ${exitCodes.usage} wrong usage, ${exitCodes.refused} refused by the server,
+${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.interrupted} interrupted.
+Variables: RELORA_ADDRESS for --address, NO_COLOR for a view without colours.`,
+  )
+  .exitOverride();
+
+const run: Run = async (body) => {
+  const { address, json } = program.opts<{ address: string; json?: boolean }>();
+  const output = new Output(json === true, address);
+  const client = new ReloraClient({ address });
+  const interrupt = new AbortController();
+  const onInterrupt = () => {
+    if (interrupt.signal.aborted) process.exit(exitCodes.interrupted); // a second Ctrl-C does not wait
+    interrupt.abort();
+  };
+  process.on('SIGINT', onInterrupt);
+  process.on('SIGTERM', onInterrupt);
+  try {
+    await body({ client, output, signal: interrupt.signal });
+  } catch (error) {
+    if (!interrupt.signal.aborted) output.error(error);
+    process.exitCode = interrupt.signal.aborted ? exitCodes.interrupted : exitCodeOf(error);
+  } finally {
+    process.off('SIGINT', onInterrupt);
+    process.off('SIGTERM', onInterrupt);
+    client.close();
+  }
+};
+addJobCommands(program, run);
+addDataCommands(program, run);
+for (const command of program.commands) command.exitOverride();
+
+// A reader that went away, as in `relora list | head`, is no error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? exitCodes.ok : exitCodes.internal));
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  else if (error instanceof UsageError) {
+    process.stderr.write(`${error.message}\n`);
+    process.exitCode = exitCodes.usage;
+  } else throw error;
+}

@@ -1,0 +1,29 @@
+import { describeError, errorJson } from './exitCodes.js';
+
+/** Where results go: lines for people, or with --json one JSON object a line. */
+export class Output {
+  constructor(
+    readonly isJson: boolean,
+    private readonly address: string,
+  ) {}
+
+  /** A result; `lines` says it to people. */
+  result(value: unknown, lines: () => Iterable<string>): void {
+    if (this.isJson) this.write(JSON.stringify(value));
+    else for (const line of lines()) this.write(line);
+  }
+
+  /** Something on the way, which only people want to know. */
+  note(text: string): void {
+    if (!this.isJson) process.stderr.write(`${text}\n`);
+  }
+
+  error(error: unknown): void {
+    const text = this.isJson ? JSON.stringify(errorJson(error)) : describeError(error, this.address).join('\n');
+    process.stderr.write(`${text}\n`);
+  }
+
+  private write(line: string): void {
+    process.stdout.write(`${line}\n`);
+  }
+}

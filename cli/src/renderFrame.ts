@@ -1,0 +1,135 @@
+import { JobPhase, JobState } from '@relora/sdk';
+import { bytes, duration, figure, quantity } from './format.js';
+import { remainingSeconds, type JobProgress } from './jobProgress.js';
+import { lossCurve } from './lossCurve.js';
+
+export interface FrameSize {
+  width: number;
+  height: number;
+}
+
+/** Colours by meaning; without colour each leaves the text as it is. */
+export interface Palette {
+  title(text: string): string;
+  bar(text: string): string;
+  curve(text: string): string;
+  evaluation(text: string): string;
+  restart(text: string): string;
+  dim(text: string): string;
+  bad(text: string): string;
+}
+
+export function palette(isColored: boolean): Palette {
+  const style = (code: string) => (text: string) => (isColored ? `\u001b[${code}m${text}\u001b[0m` : text);
+  return {
+    title: style('1'),
+    bar: style('32'),
+    curve: style('36'),
+    evaluation: style('1;33'),
+    restart: style('35'),
+    dim: style('2'),
+    bad: style('1;31'),
+  };
+}
+
+const restartsShownMax = 4;
+const sampleLinesMax = 2;
+
+/** The whole view as lines that fit the size: a pure function, so that what is drawn can be tested. */
+export function renderFrame(progress: JobProgress, size: FrameSize, paint: Palette): string[] {
+  const width = Math.max(40, Math.min(size.width, 160));
+  const head = [...headLines(progress, width, paint)];
+  const foot = [...figureLines(progress, paint), ...restartLines(progress, paint), ...sampleLines(progress, width, paint)];
+  if (progress.warning !== '') foot.push(paint.bad(cut(` ${progress.warning}`, width)));
+  const curveHeight = Math.min(16, Math.max(4, size.height - head.length - foot.length - 1));
+  const curve = lossCurve(progress.losses, {
+    width,
+    height: curveHeight,
+    stepCount: progress.stepCount,
+    evaluations: progress.evaluations,
+    restarts: progress.restarts.map(({ step }) => step),
+    paint: { curve: paint.curve, evaluation: paint.evaluation, restart: paint.restart, axis: paint.dim },
+  });
+  return [...head, ...curve, ...foot].slice(0, Math.max(1, size.height - 1));
+}
+
+function* headLines(progress: JobProgress, width: number, paint: Palette): Generator<string> {
+  const state = stateName(progress.state);
+  const phase = progress.state === JobState.RUNNING ? ` · ${phaseName(progress.phase)}` : '';
+  yield `${paint.title(cut(` ${progress.title}`, width - state.length - phase.length - 3))} ${paint.dim('·')} ${
+    progress.state === JobState.FAILED ? paint.bad(state) : state
+  }${paint.dim(phase)}`;
+
+  const share = progress.stepCount > 0 ? progress.step / progress.stepCount : 0;
+  const left = remainingSeconds(progress);
+  const text = ` ${Math.floor(share * 100)} %  step ${progress.step} of ${progress.stepCount}${left === null || share === 1 ? '' : `  ${duration(left)} left`}`;
+  const barWidth = Math.max(8, width - text.length - 2);
+  const filled = Math.round(share * barWidth);
+  yield ` ${paint.bar('━'.repeat(filled))}${paint.dim('─'.repeat(barWidth - filled))}${text}`;
+}
+
+function* figureLines(progress: JobProgress, paint: Palette): Generator<string> {
+  const loss = progress.losses.at(-1);
+  const evaluation = progress.evaluations.at(-1);
+  const first = [
+    `${paint.curve('loss')} ${loss ? loss.loss.toFixed(3) : '–'}`,
+    `${paint.evaluation('◆ held-out')} ${evaluation ? `${evaluation.loss.toFixed(3)} (${evaluation.bitsPerByte.toFixed(3)} bits/byte)` : '–'}`,
+    `rate ${progress.learningRate.toExponential(2)}`,
+    `gradient norm ${figure(progress.gradientNorm)}`,
+  ];
+  const second = [
+    `${quantity(progress.tokensPerSecond)} tokens/s`,
+    `${quantity(progress.trainedTokens)} tokens`,
+    `memory ${bytes(progress.residentBytes)}`,
+    progress.checkpointStep === null ? 'no checkpoint yet' : `checkpoint at step ${progress.checkpointStep}`,
+  ];
+  yield ` ${first.join('   ')}`;
+  yield ` ${second.join('   ')}`;
+}
+
+function* restartLines({ restarts }: JobProgress, paint: Palette): Generator<string> {
+  if (restarts.length === 0) return;
+  yield paint.restart(' ┊ merge  step  norm of change  effective rank  largest logit change  moments zeroed');
+  const firstShown = Math.max(0, restarts.length - restartsShownMax);
+  for (const [index, restart] of restarts.slice(firstShown).entries()) {
+    const cells = [
+      String(firstShown + index + 1).padStart(8),
+      String(restart.step).padStart(6),
+      figure(restart.deltaNorm).padStart(16),
+      restart.effectiveRank.toFixed(1).padStart(16),
+      restart.logitChange.toExponential(1).padStart(22),
+      `${(100 * restart.momentsZeroed).toFixed(1)} %`.padStart(16),
+    ];
+    yield cells.join('').trimEnd();
+  }
+}
+
+function* sampleLines({ sample }: JobProgress, width: number, paint: Palette): Generator<string> {
+  if (sample === null) return;
+  const text = `${sample.prompt}${sample.text}`.replace(/\s+/g, ' ');
+  for (let line = 0; line < sampleLinesMax; line++) {
+    const part = text.slice(line * (width - 4), (line + 1) * (width - 4));
+    if (part !== '') yield paint.dim(`  ${line === 0 ? '“' : ' '}${part}`);
+  }
+}
+
+function stateName(state: JobState): string {
+  return state.replace('JOB_STATE_', '').toLowerCase();
+}
+
+function phaseName(phase: JobPhase): string {
+  switch (phase) {
+    case JobPhase.WARM_START:
+      return 'warm start (full-rank)';
+    case JobPhase.ADAPTER:
+      return 'low-rank adapters';
+    case JobPhase.FULL_RANK:
+      return 'full-rank';
+    default:
+      return 'starting';
+  }
+}
+
+function cut(text: string, width: number): string {
+  return text.length <= width ? text : `${text.slice(0, Math.max(0, width - 1))}…`;
+}

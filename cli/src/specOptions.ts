@@ -1,0 +1,118 @@
+import { readFile } from 'node:fs/promises';
+import { text } from 'node:stream/consumers';
+import type { Command } from 'commander';
+import { JobKind, parseJobSpec, Precision, type JobSpec } from '@relora/sdk';
+import { UsageError } from './exitCodes.js';
+
+/** Flags for what is asked for most; a file can say everything. */
+export interface SpecFlags {
+  spec?: string;
+  kind?: string;
+  preset?: string;
+  baseWeights?: string;
+  dataset?: string;
+  steps?: number;
+  warmStart?: number;
+  rank?: number;
+  alpha?: number;
+  cycle?: number;
+  lr?: number;
+  batch?: number;
+  microBatch?: number;
+  sequenceLength?: number;
+  precision?: string;
+  seed?: number;
+  evaluateEvery?: number;
+  checkpointEvery?: number;
+}
+
+const kinds = { relora: JobKind.RELORA, lora: JobKind.LORA, 'full-rank': JobKind.FULL_RANK } as const;
+const precisions = { auto: Precision.AUTO, float32: Precision.FLOAT32, bfloat16: Precision.BFLOAT16 } as const;
+
+export function addSpecOptions(command: Command): Command {
+  return command
+    .option('--spec <file>', 'JobSpec as JSON, - for standard input; flags go before it')
+    .option('--kind <kind>', `one of ${Object.keys(kinds).join(', ')}`)
+    .option('--preset <name>', 'model, for example llama-60m; "relora info" lists them')
+    .option('--base-weights <folder>', 'folder on the server with weights to continue from')
+    .option('--dataset <name>', 'data set, datasets/…')
+    .option('--steps <n>', 'steps of the main phase', wholeNumber)
+    .option('--warm-start <n>', 'full-rank steps before the adapters', wholeNumber)
+    .option('--rank <n>', 'rank of the adapters', wholeNumber)
+    .option('--alpha <x>', 'scale numerator of the adapters', decimalNumber)
+    .option('--cycle <n>', 'steps between restarts', wholeNumber)
+    .option('--lr <x>', 'highest learning rate of the main phase', decimalNumber)
+    .option('--batch <n>', 'sequences in a step', wholeNumber)
+    .option('--micro-batch <n>', 'sequences computed at once', wholeNumber)
+    .option('--sequence-length <n>', 'tokens in a sequence', wholeNumber)
+    .option('--precision <type>', `one of ${Object.keys(precisions).join(', ')}`)
+    .option('--seed <n>', 'seed of weights, adapters and data order', wholeNumber)
+    .option('--evaluate-every <n>', 'steps between evaluations', wholeNumber)
+    .option('--checkpoint-every <n>', 'steps between checkpoints', wholeNumber);
+}
+
+/** The specification from a file, if one is named, with the flags put over it. */
+export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
+  const spec = flags.spec === undefined ? {} : await readSpecFile(flags.spec);
+  if (flags.kind !== undefined) spec.kind = oneOf('--kind', flags.kind, kinds);
+  if (flags.preset !== undefined && flags.baseWeights !== undefined) throw new UsageError('--preset and --base-weights exclude each other');
+  if (flags.preset !== undefined) spec.model = { preset: flags.preset };
+  if (flags.baseWeights !== undefined) spec.model = { baseWeights: { path: flags.baseWeights } };
+  if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
+  assign(spec, { dataset: flags.dataset, stepCount: flags.steps, seed: flags.seed });
+  spec.warmStart = over(spec.warmStart, { stepCount: flags.warmStart });
+  spec.adapter = over(spec.adapter, { rank: flags.rank, alpha: flags.alpha, cycleStepCount: flags.cycle });
+  spec.learningRate = over(spec.learningRate, { peak: flags.lr });
+  spec.batch = over(spec.batch, {
+    sequenceCount: flags.batch,
+    microBatchSequenceCount: flags.microBatch,
+    sequenceLength: flags.sequenceLength,
+  });
+  spec.evaluation = over(spec.evaluation, { everyStepCount: flags.evaluateEvery });
+  spec.checkpoint = over(spec.checkpoint, { everyStepCount: flags.checkpointEvery });
+  return spec;
+}
+
+export function wholeNumber(value: string): number {
+  if (!/^\d{1,15}$/.test(value)) throw new UsageError(`A whole number was expected, not ${JSON.stringify(value)}`);
+  return Number(value);
+}
+
+export function decimalNumber(value: string): number {
+  const number = Number(value);
+  if (value.trim() === '' || !Number.isFinite(number)) throw new UsageError(`A number was expected, not ${JSON.stringify(value)}`);
+  return number;
+}
+
+async function readSpecFile(path: string): Promise<JobSpec> {
+  let content: string;
+  try {
+    content = path === '-' ? await text(process.stdin) : await readFile(path, 'utf8');
+  } catch (error) {
+    throw new UsageError(`${path} could not be read: ${(error as Error).message}`);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(content);
+  } catch (error) {
+    throw new UsageError(`${path === '-' ? 'Standard input' : path} is not JSON: ${(error as Error).message}`);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new UsageError(`${path} should hold an object, a JobSpec`);
+  return parseJobSpec(value);
+}
+
+function oneOf<T>(flag: string, value: string, values: Record<string, T>): T {
+  const found = Object.hasOwn(values, value) ? values[value] : undefined;
+  if (found === undefined) throw new UsageError(`${flag} is one of ${Object.keys(values).join(', ')}, not ${JSON.stringify(value)}`);
+  return found;
+}
+
+function over<T extends object>(base: T | undefined, values: Partial<T>): T | undefined {
+  const result = { ...base } as T;
+  assign(result, values);
+  return Object.keys(result).length > 0 ? result : undefined;
+}
+
+function assign<T extends object>(target: T, values: Partial<T>): void {
+  for (const [key, value] of Object.entries(values)) if (value !== undefined) Object.assign(target, { [key]: value });
+}
