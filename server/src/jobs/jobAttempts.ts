@@ -3,6 +3,7 @@ import { checkpointName } from '../store/folders.js';
 import type { JobRow } from '../store/schema.js';
 import type { Execution, Job, JobFailure, JobProgress } from './job.js';
 import type { JobChange, JobPatch, NewEvent } from './jobChange.js';
+import type { ServerFailure, ServerWarning } from './jobFailures.js';
 import type { JobJournal } from './jobJournal.js';
 import { toJob } from './jobRow.js';
 
@@ -195,7 +196,7 @@ export class JobAttempts {
           'failed',
           message,
           { attempts_without_progress: crashes },
-          { reason: 'TRAINER_CRASHED', message },
+          { reason: 'TRAINER_CRASHED' satisfies ServerFailure, message },
         );
       }
       const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));
@@ -238,7 +239,7 @@ async function honourWish(row: JobRow, change: JobChange): Promise<JobRow | unde
   return undefined;
 }
 
-function warning(change: JobChange, reason: string, message: string): NewEvent {
+function warning(change: JobChange, reason: ServerWarning, message: string): NewEvent {
   return { timeMs: change.nowMs, body: { kind: 'warning', reason, message } };
 }
 

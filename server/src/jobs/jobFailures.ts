@@ -17,6 +17,7 @@ export const taskFailures = {
   TASK_TIMED_OUT: 'The task took longer than RELORA_TASK_TIMEOUT_SECONDS.',
   TASK_ABORTED: 'The task was given up, by its caller or because the server stops.',
   TASKS_BUSY: 'Too many tasks wait for a process.',
+  STORAGE_FULL: 'The disk is full.',
   TASK_ERROR: 'The task met an error that it does not know; the log has its stack.',
 } as const;
 
@@ -28,3 +29,5 @@ export const serverWarnings = {
 } as const;
 
 export type ServerFailure = keyof typeof serverFailures;
+export type ServerWarning = keyof typeof serverWarnings;
+export type TaskFailure = keyof typeof taskFailures;

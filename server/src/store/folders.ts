@@ -17,7 +17,9 @@ export const folders = {
 /** Name of a checkpoint's folder; undefined for a path that is not that of a checkpoint of this job. */
 export function checkpointName(dataFolder: string, jobId: string, path: string): string | undefined {
   const name = basename(path);
-  return path === join(folders.checkpoints(dataFolder, jobId), name) && /^step-[0-9]+-[0-9]+$/.test(name) ? name : undefined;
+  return path === join(folders.checkpoints(dataFolder, jobId), name) && /^step-[0-9]+-[0-9]+$/.test(name)
+    ? name
+    : undefined;
 }
 
 /** Makes the names in a folder durable: without it a crash can lose a file whose content was synced. */

@@ -1,8 +1,9 @@
 import type { Logger } from 'pino';
 import { checkpointName } from '../store/folders.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
-import type { Job, JobFailure } from '../jobs/job.js';
+import type { Job } from '../jobs/job.js';
 import type { AttemptKey, JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
+import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { TrainerMessage, TrainOrder } from './messages.js';
 import { parseTrainerMessage } from './parseMessage.js';
 import { TrainerProcess, type ProcessExit, type ProcessOptions } from './trainerProcess.js';
@@ -46,7 +47,7 @@ export class RunningJob {
   private acknowledged = 0;
   private outcome: TrainerOutcome | undefined;
   /** Why the process is killed by us. */
-  private fault: JobFailure | undefined;
+  private fault: { reason: ServerFailure; message: string } | undefined;
   private stopAsked: 'pause' | 'cancel' | 'shutdown' | undefined;
 
   constructor(

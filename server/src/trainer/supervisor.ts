@@ -8,6 +8,7 @@ import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job } from '../jobs/job.js';
 import type { JobAttempts } from '../jobs/jobAttempts.js';
+import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
@@ -185,7 +186,7 @@ export class Supervisor {
     const dataset = await datasets.find(datasetId);
     if (dataset?.state !== 'ready') {
       const message = `${job.spec.dataset} is ${dataset === undefined ? 'not there any more' : dataset.state}`;
-      await attempts.failed(key, { reason: 'DATASET_NOT_READY', message });
+      await attempts.failed(key, { reason: 'DATASET_NOT_READY' satisfies ServerFailure, message });
       return;
     }
     const jobFolder = folders.job(config.dataFolder, job.id);

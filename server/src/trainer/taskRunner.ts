@@ -2,6 +2,7 @@ import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
+import type { TaskFailure } from '../jobs/jobFailures.js';
 import type {
   DeviceDescription,
   DeviceSettings,
@@ -15,7 +16,7 @@ import type {
 import { parseTaskMessage } from './parseMessage.js';
 import { TrainerProcess, trainerEntry } from './trainerProcess.js';
 
-/** A task that ended badly: `reason` is in UPPER_SNAKE_CASE, from the engine or TASK_TIMED_OUT, TASK_CRASHED, TASKS_BUSY. */
+/** A task that ended badly: `reason` is in UPPER_SNAKE_CASE, from the engine or from taskFailures. */
 export class TaskFailed extends Error {
   override name = 'TaskFailed';
   constructor(
@@ -169,7 +170,7 @@ export class TaskRunner {
       },
     });
     this.processes.add(child);
-    const giveUp = (reason: string, message: string): void => {
+    const giveUp = (reason: TaskFailure, message: string): void => {
       answer ??= { failed: new TaskFailed(reason, message) };
       child.terminate();
     };
