@@ -295,8 +295,37 @@ export class ServiceError<R extends ErrorReason = ErrorReason> extends ServerErr
 /** Reasons of JobFailure and Dataset.failure that the engine gives. Those of the server stand in jobs/jobFailures.ts. */
 export const engineFailures = {
   TRAINING_DIVERGED:
-    'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate.',
+    'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate, or look at the data.',
+  MERGE_NOT_FINITE:
+    'A merge would have written weights that are not finite. Lower the learning rate or alpha.',
   RUN_MISMATCH: 'The job asks for something that its data set, base weights or checkpoint cannot give.',
+  SAFETENSORS_INVALID: 'A safetensors file is malformed, or its tensors are not those of the model.',
+  MODEL_FOLDER_INVALID: 'A folder with a model has no usable config.json, tokenizer or weights.',
+  CHECKPOINT_UNKNOWN_FORMAT: 'A later version wrote the checkpoint. Use that version.',
+  CHECKPOINT_NO_SPACE: 'The disk has no room for a checkpoint. Jobs are paused by it and lose nothing.',
+  DATASET_CORRUPT: 'Prepared tokens are not what was written. Register the data set again.',
+  DATASET_EMPTY: 'The training part has no text.',
+  DATASET_TOO_SHORT: 'A part has fewer tokens than one sequence.',
+  DATASET_FORMAT_UNKNOWN: 'Another version prepared the data set. Register it again.',
+  DOCUMENT_TOO_LONG: 'A single document is longer than can be tokenized. Split it.',
+  FIELD_MISSING: 'A line or row has no text under text_field. The message names it.',
+  FILE_CHANGED: 'A file on the server changed while it was read.',
+  FILE_NOT_REGULAR: 'A path is a folder, a device or a pipe.',
+  FILE_UNREADABLE: 'A file cannot be read.',
+  JSONL_LINE_INVALID: 'A line is not a JSON object. The message has its number.',
+  LINE_TOO_LONG: 'A line is longer than can be read. The message has its number.',
+  OPTIONS_INVALID: 'Data were asked for in a way that they cannot be given.',
+  PARQUET_INVALID: 'A Parquet file is truncated or malformed, or its column holds no text.',
+  PARQUET_TOO_LARGE: 'A Parquet file would unpack to more than can be held.',
+  TOKENIZER_INVALID: 'A tokenizer.json is malformed or cannot be used.',
+  UTF8_INVALID: 'A file is not UTF-8. The message has the byte.',
+  VOCABULARY_TOO_LARGE: 'The text has too little variety for a trained vocabulary of that size. Ask for a smaller one.',
+} as const;
+
+/** Reasons of warnings in a job's journal that come from the engine. */
+export const engineWarnings = {
+  RESUMED_ON_OTHER_BACKEND:
+    'The run goes on elsewhere than it began: its numbers no longer repeat those of an uninterrupted run bit for bit.',
 } as const;
 
 /** Reasons of warnings about a specification: allowed, but probably not meant. */
