@@ -10,6 +10,17 @@ function randomMatrix(rows: number, columns: number, stream: string): Float32Arr
   return matrix;
 }
 
+/** Product of random matrices, rounded to float32 as a merge rounds. */
+function lowRankMatrix(rows: number, columns: number, rank: number, size: number): Float32Array {
+  const [a, b] = [randomMatrix(rows, rank, 'a'), randomMatrix(rank, columns, 'b')];
+  return Float32Array.from({ length: rows * columns }, (_, i) => {
+    const [row, column] = [Math.floor(i / columns), i % columns];
+    let sum = 0;
+    for (let k = 0; k < rank; k++) sum += a[row * rank + k]! * b[k * columns + column]!;
+    return size * sum;
+  });
+}
+
 describe('singular values', () => {
   it('of a diagonal matrix are its entries, in order', () => {
     const matrix = Float32Array.of(0, 3, 0, -7, 0, 0, 0, 0, 0.5);
@@ -32,16 +43,29 @@ describe('singular values', () => {
     expect(plain.reduce((sum, value) => sum + value * value, 0)).toBeCloseTo(squares, 6);
   });
 
-  it('of a product of rank 3 are 3', () => {
-    const [a, b] = [randomMatrix(20, 3, 'a'), randomMatrix(3, 30, 'b')];
-    const matrix = Float32Array.from({ length: 600 }, (_, i) => {
-      const [row, column] = [Math.floor(i / 30), i % 30];
-      return [0, 1, 2].reduce((sum, k) => sum + a[row * 3 + k]! * b[k * 30 + column]!, 0);
-    });
-    const values = singularValues(matrix, 20, 30);
-    expect(values[2]!).toBeGreaterThan(1e-2 * values[0]!);
-    expect(values[3]!).toBeLessThan(1e-6 * values[0]!);
-    expect(rankFigures(values)).toMatchObject({ rankAboveOnePercent: 3 });
+  it.each([
+    [20, 30, 3, 1],
+    [64, 64, 8, 1e-4],
+    [40, 96, 8, 1],
+  ])('of a %i x %i product of rank %i have that rank, natively too', (rows, columns, rank, size) => {
+    const matrix = lowRankMatrix(rows, columns, rank, size);
+    const plain = singularValues(matrix, rows, columns);
+    expect(plain[rank]!).toBeLessThan(1e-6 * plain[0]!);
+    expect(rankFigures(plain).rankAboveOnePercent).toBe(rank);
+    const native = loadNativeAddon().singularValues(matrix, rows, columns);
+    // From the products of the vectors, so what is below the root of float64's rounding is noise.
+    plain.forEach((value, index) => expect(Math.abs(native[index]! - value)).toBeLessThan(3e-8 * plain[0]!));
+  });
+
+  it('are found next to a large null space, as a change of low rank has one', () => {
+    for (const [rows, columns] of [
+      [192, 192],
+      [100, 100],
+      [192, 512],
+    ] as const) {
+      const values = loadNativeAddon().singularValues(lowRankMatrix(rows, columns, 32, 1e-3), rows, columns);
+      expect(rankFigures(values)).toMatchObject({ rankAboveOnePercent: 32 });
+    }
   });
 });
 

@@ -8,7 +8,8 @@ namespace relora {
 
 namespace {
 
-/// gram[n, n] = the products of the smaller side's vectors with each other, in float64, lower triangle and its mirror.
+/// gram[n, n] = the products of the smaller side's vectors with each other, in float64, lower triangle and
+/// its mirror.
 void gram_matrix(Context& context, double* gram, const float* matrix, size_t rows, size_t columns) {
   const bool by_rows = rows <= columns;
   const size_t n = by_rows ? rows : columns, length = by_rows ? columns : rows;
@@ -18,7 +19,9 @@ void gram_matrix(Context& context, double* gram, const float* matrix, size_t row
   const size_t blocks = (n + block - 1) / block;
   context.pool.run(blocks, [&](size_t task, unsigned) {
     for (size_t i = task * block; i < std::min(n, (task + 1) * block); i++) {
-      for (size_t j = 0; j < length; j++) vectors[i * length + j] = by_rows ? matrix[i * columns + j] : matrix[j * columns + i];
+      for (size_t j = 0; j < length; j++) {
+        vectors[i * length + j] = by_rows ? matrix[i * columns + j] : matrix[j * columns + i];
+      }
     }
   });
   context.pool.run(blocks, [&](size_t task, unsigned) {
@@ -41,8 +44,10 @@ void gram_matrix(Context& context, double* gram, const float* matrix, size_t row
   });
 }
 
-/// Householder reflections (Golub & Van Loan, 8.3.1): symmetric a[n, n] becomes tridiagonal; a is overwritten.
-void tridiagonalise(Context& context, double* a, size_t n, std::vector<double>& diagonal, std::vector<double>& beside) {
+/// Householder reflections (Golub & Van Loan, 8.3.1): symmetric a[n, n] becomes tridiagonal; a is
+/// overwritten.
+void tridiagonalise(Context& context, double* a, size_t n, std::vector<double>& diagonal,
+                    std::vector<double>& beside) {
   std::vector<double> v(n), p(n);
   for (size_t k = 0; k + 2 < n; k++) {
     // The reflection that clears column k below its first subdiagonal element.
@@ -64,7 +69,9 @@ void tridiagonalise(Context& context, double* a, size_t n, std::vector<double>& 
     constexpr size_t block = 32;
     const size_t blocks = (n - k - 1 + block - 1) / block;
     const auto rows = [&](size_t task, const auto& body) {
-      for (size_t i = k + 1 + task * block; i < std::min(n, k + 1 + (task + 1) * block); i++) body(i, a + i * n);
+      for (size_t i = k + 1 + task * block; i < std::min(n, k + 1 + (task + 1) * block); i++) {
+        body(i, a + i * n);
+      }
     };
     context.pool.run(blocks, [&](size_t task, unsigned) {
       rows(task, [&](size_t i, const double* row) {
@@ -96,16 +103,21 @@ void tridiagonalise(Context& context, double* a, size_t n, std::vector<double>& 
   diagonal[n - 1] = a[n * n - 1];
 }
 
-/// Implicit QL with Wilkinson shifts (Golub & Van Loan, 8.3.3, mirrored): the diagonal becomes the eigenvalues.
-/// False when a value does not settle, which only infinities and NaN bring about.
+/// Implicit QL with Wilkinson shifts (Golub & Van Loan, 8.3.3, mirrored): the diagonal becomes the
+/// eigenvalues. False when a value does not settle, which only infinities and NaN bring about.
 bool diagonalise(std::vector<double>& diagonal, std::vector<double>& beside) {
   const size_t n = diagonal.size();
+  // What is below the rounding of the largest element is zero: next to a null space, as a change of low rank
+  // has one, elements compared with their neighbours alone are noise that never settles.
+  double largest = 0;
+  for (size_t i = 0; i < n; i++) largest = std::max({largest, std::fabs(diagonal[i]), std::fabs(beside[i])});
   for (size_t first = 0; first < n; first++) {
     for (int sweep = 0;; sweep++) {
       size_t last = first;  // the block [first, last] is unreduced
       while (last + 1 < n) {
         const double size = std::fabs(diagonal[last]) + std::fabs(diagonal[last + 1]);
-        if (std::fabs(beside[last]) <= std::numeric_limits<double>::epsilon() * size) break;
+        const double negligible = std::numeric_limits<double>::epsilon() * std::max(size, largest);
+        if (std::fabs(beside[last]) <= negligible) break;
         last++;
       }
       if (last == first) break;
@@ -150,7 +162,9 @@ std::vector<double> singular_values(Context& context, const float* matrix, size_
   gram_matrix(context, gram, matrix, rows, columns);
   std::vector<double> values(n), beside(n);
   tridiagonalise(context, gram, n, values, beside);
-  if (!diagonalise(values, beside)) std::fill(values.begin(), values.end(), std::numeric_limits<double>::quiet_NaN());
+  if (!diagonalise(values, beside)) {
+    std::fill(values.begin(), values.end(), std::numeric_limits<double>::quiet_NaN());
+  }
   // Rounding may leave a zero eigenvalue slightly negative; NaN stays NaN.
   for (double& value : values) value = value < 0 ? 0 : std::sqrt(value);
   std::sort(values.begin(), values.end(), [](double a, double b) { return a > b; });

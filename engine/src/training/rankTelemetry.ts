@@ -34,6 +34,8 @@ export async function measureRanks(
     const now = layer.weight.variable.dataSync();
     for (let i = 0; i < change.length; i++) change[i] = now[i]! - change[i]!;
     const values = (native?.singularValues ?? singularValues)(change, layer.inFeatures, layer.outFeatures);
+    // Weights that are not finite have no rank; the loss tells of them soon enough.
+    if (!Number.isFinite(values[0])) continue;
     ranks.push({
       layer: layer.name,
       ...rankFigures(values),
