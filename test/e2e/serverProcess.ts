@@ -1,0 +1,58 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { onTestFinished } from 'vitest';
+
+const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
+
+/** The server as users run it: a process of its own, which can be killed. */
+export interface ServerProcess {
+  process: ChildProcess;
+  grpcAddress: string;
+  httpAddress: string;
+  /** Lines of standard output that are JSON. */
+  logged: Record<string, unknown>[];
+  /** Resolves with how the process ended. */
+  exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+}
+
+/** Starts the server on a data folder and resolves with its addresses; it is killed after the test. */
+export async function startServerProcess(
+  dataFolder: string,
+  settings: Record<string, string> = {},
+): Promise<ServerProcess> {
+  const child = spawn(process.execPath, [main], {
+    env: {
+      PATH: process.env.PATH,
+      RELORA_DATA_FOLDER: dataFolder,
+      RELORA_GRPC_ADDRESS: '127.0.0.1:0',
+      RELORA_HTTP_ADDRESS: '127.0.0.1:0',
+      RELORA_FREE_DISK_BYTES_MIN: '0',
+      RELORA_RETRY_DELAY_SECONDS: '0.01',
+      RELORA_THREADS: '1',
+      ...settings,
+    },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+    child.once('exit', (code, signal) => resolve({ code, signal }));
+  });
+  onTestFinished(async () => {
+    child.kill('SIGKILL');
+    await exited;
+  });
+  let errors = '';
+  child.stderr.on('data', (data: Buffer) => (errors += data.toString()));
+  const logged: Record<string, unknown>[] = [];
+  const addresses = new Promise<{ grpcAddress: string; httpAddress: string }>((resolve, reject) => {
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      const entry = JSON.parse(line) as Record<string, unknown>;
+      logged.push(entry);
+      const { grpcAddress, httpAddress } = entry;
+      if (typeof grpcAddress === 'string' && typeof httpAddress === 'string')
+        resolve({ grpcAddress, httpAddress });
+    });
+    void exited.then(({ code }) => reject(new Error(`The server ended with code ${code}: ${errors}`)));
+  });
+  return { process: child, logged, exited, ...(await addresses) };
+}
