@@ -40,7 +40,10 @@ export class Batches {
     const inputs = new Int32Array(count * sequenceLength);
     const targets = new Int32Array(count * sequenceLength);
     for (let i = 0; i < count; i++) {
-      const tokens = await this.split.read(this.sequenceAt(firstSequence + i) * sequenceLength, sequenceLength + 1);
+      const tokens = await this.split.read(
+        this.sequenceAt(firstSequence + i) * sequenceLength,
+        sequenceLength + 1,
+      );
       inputs.set(tokens.subarray(0, sequenceLength), i * sequenceLength);
       targets.set(tokens.subarray(1), i * sequenceLength);
     }

@@ -26,7 +26,10 @@ export function byteLevelEncoder(checked: TokenizerJson): ((text: string) => Int
   const encodeWord = (word: string): readonly number[] => {
     const known = cache.get(word);
     if (known !== undefined) return known;
-    const ids = mergeBytes(Array.from(Buffer.from(word, 'utf8'), (byte) => byteIds[byte]!), merges);
+    const ids = mergeBytes(
+      Array.from(Buffer.from(word, 'utf8'), (byte) => byteIds[byte]!),
+      merges,
+    );
     if (word.length <= cachedWordLengthMax) {
       if (cache.size >= cachedWordsMax) cache.clear();
       cache.set(word, ids);
@@ -143,7 +146,12 @@ function pop(heap: number[]): number {
 }
 
 /** Bytes of every token, by id; null when the tokenizer is not byte-level. Special tokens have none. */
-export function byteTable({ json, vocabulary, specialIds, addedTokens }: TokenizerJson): ReadonlyMap<number, Uint8Array> | null {
+export function byteTable({
+  json,
+  vocabulary,
+  specialIds,
+  addedTokens,
+}: TokenizerJson): ReadonlyMap<number, Uint8Array> | null {
   if (!isObject(json.decoder) || json.decoder.type !== 'ByteLevel') return null;
   const added = new Map(addedTokens.map(({ id, content }) => [id, content]));
   const table = new Map<number, Uint8Array>();
@@ -163,7 +171,10 @@ function isPlainByteLevel({ json, vocabulary, addedTokens }: TokenizerJson): boo
   const isByteLevel = (part: unknown) => isObject(part) && part.type === 'ByteLevel';
   return (
     model.type === 'BPE' &&
-    !model.dropout && !model.continuing_subword_prefix && !model.end_of_word_suffix && !model.ignore_merges &&
+    !model.dropout &&
+    !model.continuing_subword_prefix &&
+    !model.end_of_word_suffix &&
+    !model.ignore_merges &&
     !normalizer &&
     isByteLevel(preTokenizer) &&
     (preTokenizer as Record<string, unknown>).add_prefix_space === false &&
@@ -177,6 +188,8 @@ function isPlainByteLevel({ json, vocabulary, addedTokens }: TokenizerJson): boo
 /** Longest first, as the leftmost longest one is meant; with a group, so that splitting keeps them. */
 function addedPattern(contents: string[]): RegExp | null {
   if (contents.length === 0) return null;
-  const escaped = contents.sort((a, b) => b.length - a.length).map((content) => content.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
+  const escaped = contents
+    .sort((a, b) => b.length - a.length)
+    .map((content) => content.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&'));
   return new RegExp(`(${escaped.join('|')})`, 'u');
 }

@@ -11,7 +11,8 @@ export const dataErrors = {
     `${p.option}: expected ${p.expected}, got ${p.got}`,
   FILE_UNREADABLE: (p: Place & { problem: string }) => `${p.file} cannot be read: ${p.problem}`,
   FILE_NOT_REGULAR: (p: Place & { got: string }) => `${p.file}: expected a regular file, got ${p.got}`,
-  FILE_CHANGED: (p: Place) => `${p.file} was changed while it was read: it must stay as it is during preparation`,
+  FILE_CHANGED: (p: Place) =>
+    `${p.file} was changed while it was read: it must stay as it is during preparation`,
   UTF8_INVALID: (p: Place & { place: string; byteOffset: number | null; got: string }) =>
     `${p.file}, ${p.place}: expected UTF-8, got ${p.got}`,
   LINE_TOO_LONG: (p: Place & { line: number; byteOffset: number; bytesMax: number }) =>

@@ -34,12 +34,18 @@ export class Dataset {
     const { kind, sha256: tokenizerSha256 } = manifest.tokenizer;
     await checkFile(folder, tokenizerFile, null, tokenizerSha256);
     // It was tried when the data set was prepared, and is still the same.
-    const json = async () => jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), 'huggingFace', { isTrusted: true });
+    const json = async () =>
+      jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), 'huggingFace', { isTrusted: true });
     const tokenizer = kind === 'bytes' ? bytesTokenizer() : { ...(await json()), kind };
     if (tokenizer.vocabularySize !== manifest.tokenizer.vocabularySize) {
-      throw corrupt(tokenizerFile, `${manifest.tokenizer.vocabularySize} tokens`, `${tokenizer.vocabularySize}`);
+      throw corrupt(
+        tokenizerFile,
+        `${manifest.tokenizer.vocabularySize} tokens`,
+        `${tokenizer.vocabularySize}`,
+      );
     }
-    const split = (entry: DatasetManifest['train']) => new TokenSplit(folder, entry.shards, manifest.tokenBytes);
+    const split = (entry: DatasetManifest['train']) =>
+      new TokenSplit(folder, entry.shards, manifest.tokenBytes);
     return new Dataset(folder, manifest, sha256, tokenizer, split(manifest.train), split(manifest.heldOut));
   }
 
@@ -48,13 +54,20 @@ export class Dataset {
    * training. The last sequence is filled up with targets of -1.
    * @param tokenCount tokens to predict, rounded up to whole sequences; 0 for all
    */
-  async *heldOutBatches(options: { sequenceLength: number; sequenceCount: number; tokenCount: number }): AsyncGenerator<HeldOutBatch> {
+  async *heldOutBatches(options: {
+    sequenceLength: number;
+    sequenceCount: number;
+    tokenCount: number;
+  }): AsyncGenerator<HeldOutBatch> {
     const { sequenceLength, sequenceCount } = options;
     const { endOfTextId } = this.tokenizer;
     const total = this.heldOut.tokenCount;
-    const wanted = options.tokenCount === 0 ? total : Math.min(total, Math.ceil(options.tokenCount / sequenceLength) * sequenceLength);
+    const wanted =
+      options.tokenCount === 0
+        ? total
+        : Math.min(total, Math.ceil(options.tokenCount / sequenceLength) * sequenceLength);
     let bytesSoFar = 0;
-    for (let position = 0; position < wanted; ) {
+    for (let position = 0; position < wanted;) {
       const count = Math.min(sequenceCount * sequenceLength, wanted - position);
       const tokens = await this.heldOut.read(position, count);
       const length = Math.ceil(count / sequenceLength) * sequenceLength;
@@ -66,7 +79,8 @@ export class Dataset {
 
       position += count;
       // The whole part's bytes are known exactly, whatever the tokenizer; a piece of it is counted token by token.
-      const byteCount = position === total ? this.manifest.heldOut.bytes - bytesSoFar : await this.textBytes(tokens);
+      const byteCount =
+        position === total ? this.manifest.heldOut.bytes - bytesSoFar : await this.textBytes(tokens);
       bytesSoFar += byteCount;
       yield { inputs, targets, byteCount };
     }
@@ -99,14 +113,22 @@ export class Dataset {
     if (bytes === null) return await this.tokenizer.decode([id]);
     const text = Buffer.from(bytes).toString('utf8');
     if (!text.includes('\ufffd')) return text;
-    return Array.from(bytes, (byte) => (byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, '0')}`)).join('');
+    return Array.from(bytes, (byte) =>
+      byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, '0')}`,
+    ).join('');
   }
 }
 
-async function checkFile(folder: string, file: string, sizeBytes: number | null, sha256: string | null): Promise<void> {
+async function checkFile(
+  folder: string,
+  file: string,
+  sizeBytes: number | null,
+  sha256: string | null,
+): Promise<void> {
   const found = await stat(join(folder, file)).catch(() => undefined);
   if (found === undefined) throw corrupt(file, 'a file', 'none');
-  if (sizeBytes !== null && found.size !== sizeBytes) throw corrupt(file, `${sizeBytes} bytes`, `${found.size}`);
+  if (sizeBytes !== null && found.size !== sizeBytes)
+    throw corrupt(file, `${sizeBytes} bytes`, `${found.size}`);
   if (sha256 === null) return;
   const digest = await digestFile(join(folder, file));
   if (digest.sha256 !== sha256) throw corrupt(file, `SHA-256 ${sha256}`, digest.sha256);

@@ -29,7 +29,10 @@ export type Division =
  * Several documents are divided by a seeded hash of their number, with at least one in each part; a single one gives its
  * end.
  */
-export function divide({ heldOutShare, seed }: DocumentOptions, auto: { documents: number; bytes: number }): Division {
+export function divide(
+  { heldOutShare, seed }: DocumentOptions,
+  auto: { documents: number; bytes: number },
+): Division {
   if (heldOutShare === 0 || auto.documents === 0) return { kind: 'none' };
   if (auto.documents === 1) return { kind: 'tail', fromByte: Math.floor(auto.bytes * (1 - heldOutShare)) };
   const shareOf = seededShares(seed, 'heldOut');
@@ -48,7 +51,11 @@ export function divide({ heldOutShare, seed }: DocumentOptions, auto: { document
 }
 
 /** Pieces of every document of a file, in order; documents without text have none. */
-export function piecesOfFile(file: RegularFile, format: SourceFile['format'], { textField, limits }: DocumentOptions): AsyncGenerator<TextPiece> {
+export function piecesOfFile(
+  file: RegularFile,
+  format: SourceFile['format'],
+  { textField, limits }: DocumentOptions,
+): AsyncGenerator<TextPiece> {
   switch (format) {
     case 'text':
       return readText(file);
@@ -69,7 +76,9 @@ export function divider(division: Division): (piece: TextPiece) => PlacedPiece[]
     bytes += piece.textBytes;
     if (piece.endsDocument) documents++;
     if (division.kind === 'tail') return divideTail(piece, start, division.fromByte);
-    return [{ ...piece, split: division.kind === 'byDocument' && division.isHeldOut(index) ? 'heldOut' : 'train' }];
+    return [
+      { ...piece, split: division.kind === 'byDocument' && division.isHeldOut(index) ? 'heldOut' : 'train' },
+    ];
   };
 }
 
@@ -77,11 +86,17 @@ export function divider(division: Division): (piece: TextPiece) => PlacedPiece[]
 function divideTail(piece: TextPiece, start: number, fromByte: number): PlacedPiece[] {
   const { text, textBytes, endsDocument } = piece;
   if (start > 0 && start >= fromByte) return [{ ...piece, split: 'heldOut' }];
-  if (start + textBytes <= fromByte) return [{ ...piece, split: 'train', endsDocument: endsDocument || start + textBytes === fromByte }];
+  if (start + textBytes <= fromByte)
+    return [{ ...piece, split: 'train', endsDocument: endsDocument || start + textBytes === fromByte }];
   const near = Math.max(charactersWithin(text, fromByte - start), firstCharacter(text));
   const space = nextCut(text, near);
   const cut = space < 0 ? near : space;
-  const part = (split: PlacedPiece['split'], text: string, endsDocument: boolean) => ({ split, text, textBytes: Buffer.byteLength(text), endsDocument });
+  const part = (split: PlacedPiece['split'], text: string, endsDocument: boolean) => ({
+    split,
+    text,
+    textBytes: Buffer.byteLength(text),
+    endsDocument,
+  });
   const parts = [part('train', text.slice(0, cut), true)];
   if (cut < text.length) parts.push(part('heldOut', text.slice(cut), endsDocument));
   return parts;

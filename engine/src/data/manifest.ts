@@ -64,7 +64,8 @@ function checkManifest(value: unknown): DatasetManifest {
     throw new DataError('DATASET_FORMAT_UNKNOWN', { expected: manifestFormatVersion, got: formatVersion });
   }
   const tokenizer = object(manifest.tokenizer, 'tokenizer');
-  if (!['bytes', 'trainedBpe', 'huggingFace'].includes(tokenizer.kind as string)) throw corrupt('a kind of tokenizer', describeValue(tokenizer.kind));
+  if (!['bytes', 'trainedBpe', 'huggingFace'].includes(tokenizer.kind as string))
+    throw corrupt('a kind of tokenizer', describeValue(tokenizer.kind));
   count(tokenizer.vocabularySize, 'tokenizer.vocabularySize');
   count(tokenizer.endOfTextId, 'tokenizer.endOfTextId');
   text(tokenizer.sha256, /^[0-9a-f]{64}$/, 'tokenizer.sha256');
@@ -92,17 +93,20 @@ function checkSplit(value: unknown, name: string): void {
 }
 
 function object(value: unknown, name: string): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw corrupt(`an object ${name}`, describeValue(value));
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw corrupt(`an object ${name}`, describeValue(value));
   return value as Record<string, unknown>;
 }
 
 function count(value: unknown, name: string): number {
-  if (!Number.isSafeInteger(value) || (value as number) < 0) throw corrupt(`a count ${name}`, describeValue(value));
+  if (!Number.isSafeInteger(value) || (value as number) < 0)
+    throw corrupt(`a count ${name}`, describeValue(value));
   return value as number;
 }
 
 function text(value: unknown, pattern: RegExp, name: string): void {
-  if (typeof value !== 'string' || !pattern.test(value)) throw corrupt(`${name} like ${pattern.source}`, describeValue(value));
+  if (typeof value !== 'string' || !pattern.test(value))
+    throw corrupt(`${name} like ${pattern.source}`, describeValue(value));
 }
 
 function corrupt(expected: string, got: string, cause?: unknown): DataError {

@@ -21,7 +21,8 @@ export function loadNative({ json, addedTokens }: TokenizerJson): NativeTokenize
   for (const { content, id } of addedTokens) {
     const found = native.tokenToId(content);
     // The library numbers added tokens itself where the file leaves a gap.
-    if (found !== id) throw invalid(`the added token ${JSON.stringify(content)} with id ${id}`, `id ${String(found)}`);
+    if (found !== id)
+      throw invalid(`the added token ${JSON.stringify(content)} with id ${id}`, `id ${String(found)}`);
   }
   return {
     async encode(text) {
@@ -39,7 +40,8 @@ function withoutExtras(json: TokenizerJson['json']): object {
 }
 
 const probeTimeoutMs = 10_000;
-const probeText = "The quick brown fox, it's 1984!\n\n\t naïve café — 日本語 🙂 <s> </s> \u0000 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const probeText =
+  "The quick brown fox, it's 1984!\n\n\t naïve café — 日本語 🙂 <s> </s> \u0000 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 /**
  * Loads and tries a tokenizer in a process of its own: some faults make the library abort the whole process or hang, and
@@ -61,10 +63,19 @@ export async function probeNative(text: string, signal?: AbortSignal): Promise<v
   } catch (error) {
     signal?.throwIfAborted();
     const { signal: killer, stderr = '' } = error as { signal?: string; stderr?: string };
-    const lines = stderr.split('\n').filter((line) => /panicked|Error|rror:/.test(line));
-    const got = killer === 'SIGKILL' ? `nothing after ${probeTimeoutMs / 1000} s` : `a crash of its library (${(lines.at(-1) ?? 'no message').slice(0, 160)})`;
+    const thrown = /^(?:\w*Error)(?: \[\w+\])?: (.*)$/m.exec(stderr)?.[1];
+    const ended =
+      killer === 'SIGKILL'
+        ? `nothing after ${probeTimeoutMs / 1000} s`
+        : `a crash of its library${panicOf(stderr)}`;
+    const got = thrown ?? ended;
     throw invalid('a tokenizer that encodes and decodes a line of text', got);
   }
+}
+
+function panicOf(stderr: string): string {
+  const line = stderr.split('\n').find((text) => text.includes('rror'));
+  return line === undefined ? '' : ` (${line.slice(0, 160)})`;
 }
 
 /** What the process of `probeNative` does. */

@@ -4,7 +4,14 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { publish, syncFolder, writeNewFile } from '../io/durableFile.js';
 import { DataError } from './dataErrors.js';
 import { defaultLimits, type DataLimits } from './dataLimits.js';
-import { divide, divider, piecesOfFile, type Division, type DocumentOptions, type PlacedPiece } from './documents.js';
+import {
+  divide,
+  divider,
+  piecesOfFile,
+  type Division,
+  type DocumentOptions,
+  type PlacedPiece,
+} from './documents.js';
 import { manifestFile, manifestFormatVersion, type DatasetManifest } from './manifest.js';
 import { checkOptions } from './prepareOptions.js';
 import { seededShares } from './permutation.js';
@@ -18,7 +25,10 @@ export interface PrepareOptions {
   files: readonly SourceFile[];
   /** Folder to make; must not exist. */
   outputFolder: string;
-  tokenizer: { kind: 'bytes' } | { kind: 'trainedBpe'; vocabularySize: number } | { kind: 'huggingFace'; tokenizerJson: string };
+  tokenizer:
+    | { kind: 'bytes' }
+    | { kind: 'trainedBpe'; vocabularySize: number }
+    | { kind: 'huggingFace'; tokenizerJson: string };
   /** Of JSONL lines and Parquet rows. */
   textField: string;
   /** 0 to 0.5. */
@@ -41,7 +51,9 @@ const batchBytesMax = 4 * 2 ** 20;
  * @param onProgress share done, 0 to 1
  */
 export async function prepareDataset(
-  options: PrepareOptions, onProgress: (share: number) => void, signal: AbortSignal,
+  options: PrepareOptions,
+  onProgress: (share: number) => void,
+  signal: AbortSignal,
 ): Promise<DatasetManifest> {
   checkOptions(options);
   const { files, outputFolder: folder } = options;
@@ -49,14 +61,31 @@ export async function prepareDataset(
   await mkdir(folder, { recursive: false });
 
   const first = await firstPass(files, documents, part(onProgress, 0, 0.2), signal);
-  const later = (from: number, to: number): Pass => ({ ...first, files, documents, progress: part(onProgress, from, to), signal });
+  const later = (from: number, to: number): Pass => ({
+    ...first,
+    files,
+    documents,
+    progress: part(onProgress, from, to),
+    signal,
+  });
   const trained = options.tokenizer.kind === 'trainedBpe';
   const json = await tokenizerJson(options.tokenizer, folder, later(0.2, 0.3));
-  const tokenizer = options.tokenizer.kind === 'bytes' ? bytesTokenizer() : await jsonTokenizer(json, options.tokenizer.kind, { signal, isTrusted: trained });
+  const tokenizer =
+    options.tokenizer.kind === 'bytes'
+      ? bytesTokenizer()
+      : await jsonTokenizer(json, options.tokenizer.kind, { signal, isTrusted: trained });
   const tokenizerDigest = await writeNewFile(join(folder, tokenizerFile), json);
 
-  const { train, heldOut, tokenBytes } = await writeSplits(tokenizer, folder, later(trained ? 0.4 : 0.2, 0.99));
-  if (train.documents === 0) throw new DataError('DATASET_EMPTY', { fileCount: files.length, heldOutDocumentCount: heldOut.documents });
+  const { train, heldOut, tokenBytes } = await writeSplits(
+    tokenizer,
+    folder,
+    later(trained ? 0.4 : 0.2, 0.99),
+  );
+  if (train.documents === 0)
+    throw new DataError('DATASET_EMPTY', {
+      fileCount: files.length,
+      heldOutDocumentCount: heldOut.documents,
+    });
   const { kind, vocabularySize, endOfTextId } = tokenizer;
   const manifest: DatasetManifest = {
     formatVersion: manifestFormatVersion,
@@ -98,7 +127,10 @@ interface Pass extends FirstPass {
 }
 
 async function firstPass(
-  files: readonly SourceFile[], options: DocumentOptions, progress: (share: number) => void, signal: AbortSignal,
+  files: readonly SourceFile[],
+  options: DocumentOptions,
+  progress: (share: number) => void,
+  signal: AbortSignal,
 ): Promise<FirstPass> {
   const sources: Source[] = [];
   const auto = { documents: 0, bytes: 0 };
@@ -125,7 +157,15 @@ async function firstPass(
 }
 
 /** All text in order, each piece with its part. */
-async function* placedPieces({ files, sources, division, documents, progress, signal, textBytes }: Pass): AsyncGenerator<PlacedPiece> {
+async function* placedPieces({
+  files,
+  sources,
+  division,
+  documents,
+  progress,
+  signal,
+  textBytes,
+}: Pass): AsyncGenerator<PlacedPiece> {
   const place = divider(division);
   let done = 0;
   for (const [index, { path, name, format, split }] of files.entries()) {
@@ -185,11 +225,21 @@ async function writeSample(path: string, pass: Pass): Promise<void> {
 }
 
 async function writeSplits(
-  tokenizer: Tokenizer, folder: string, pass: Pass,
+  tokenizer: Tokenizer,
+  folder: string,
+  pass: Pass,
 ): Promise<Pick<DatasetManifest, 'train' | 'heldOut' | 'tokenBytes'>> {
   const tokenBytes = tokenizer.vocabularySize <= 65_536 ? 2 : 4;
   const { shardBytesMax } = pass.documents.limits;
-  const writer = (prefix: string, textPath?: string) => new SplitWriter({ folder, prefix, tokenBytes, shardBytesMax, endOfTextId: tokenizer.endOfTextId, textPath });
+  const writer = (prefix: string, textPath?: string) =>
+    new SplitWriter({
+      folder,
+      prefix,
+      tokenBytes,
+      shardBytesMax,
+      endOfTextId: tokenizer.endOfTextId,
+      textPath,
+    });
   const train = writer('train');
   const heldOut = writer('held-out', join(folder, heldOutTextFile));
   try {

@@ -17,6 +17,12 @@ export function checkOptions({ files, tokenizer, textField, heldOutShare, seed }
   check(Number.isSafeInteger(seed), 'seed', 'a whole number', seed);
   if (tokenizer.kind !== 'trainedBpe') return;
   const { vocabularySize: size } = tokenizer;
-  const isSize = Number.isInteger(size) && size >= trainedVocabularySizeMin && size <= trainedVocabularySizeMax;
-  check(isSize, 'tokenizer.vocabularySize', `${trainedVocabularySizeMin} to ${trainedVocabularySizeMax}`, size);
+  const isSize =
+    Number.isInteger(size) && size >= trainedVocabularySizeMin && size <= trainedVocabularySizeMax;
+  check(
+    isSize,
+    'tokenizer.vocabularySize',
+    `${trainedVocabularySizeMin} to ${trainedVocabularySizeMax}`,
+    size,
+  );
 }

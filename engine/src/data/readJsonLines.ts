@@ -16,7 +16,11 @@ interface Line {
  * Every line is an object with its text in `field`; blank lines are skipped. Throws JSONL_LINE_INVALID, FIELD_MISSING,
  * LINE_TOO_LONG or UTF8_INVALID with line and byte offset.
  */
-export async function* readJsonLines(file: RegularFile, field: string, lineBytesMax: number): AsyncGenerator<TextPiece> {
+export async function* readJsonLines(
+  file: RegularFile,
+  field: string,
+  lineBytesMax: number,
+): AsyncGenerator<TextPiece> {
   for await (const line of linesOf(file, lineBytesMax)) {
     if (line.bytes.every(isBlank)) continue;
     yield* piecesOf(textOf(line, file.name, field));
@@ -35,14 +39,27 @@ function textOf(line: Line, file: string, field: string): string {
     throw new DataError('JSONL_LINE_INVALID', { ...place, expected: 'a JSON object', got });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new DataError('JSONL_LINE_INVALID', { ...place, expected: 'a JSON object', got: describeValue(value) });
+    throw new DataError('JSONL_LINE_INVALID', {
+      ...place,
+      expected: 'a JSON object',
+      got: describeValue(value),
+    });
   }
   const text: unknown = Object.hasOwn(value, field) ? (value as Record<string, unknown>)[field] : undefined;
   if (typeof text !== 'string') {
-    throw new DataError('FIELD_MISSING', { file, place: `line ${line.number} at byte ${line.byteOffset}`, field, got: describeValue(text) });
+    throw new DataError('FIELD_MISSING', {
+      file,
+      place: `line ${line.number} at byte ${line.byteOffset}`,
+      field,
+      got: describeValue(text),
+    });
   }
   if (/\p{Surrogate}/u.test(text)) {
-    throw new DataError('JSONL_LINE_INVALID', { ...place, expected: 'whole characters', got: 'half of a surrogate pair' });
+    throw new DataError('JSONL_LINE_INVALID', {
+      ...place,
+      expected: 'whole characters',
+      got: 'half of a surrogate pair',
+    });
   }
   return text;
 }
@@ -55,12 +72,18 @@ async function* linesOf(file: RegularFile, lineBytesMax: number): AsyncGenerator
   let length = 0;
   const add = (part: Buffer) => {
     length += part.length;
-    if (length > lineBytesMax) throw new DataError('LINE_TOO_LONG', { file: file.name, line: number, byteOffset, bytesMax: lineBytesMax });
+    if (length > lineBytesMax)
+      throw new DataError('LINE_TOO_LONG', {
+        file: file.name,
+        line: number,
+        byteOffset,
+        bytesMax: lineBytesMax,
+      });
     parts.push(part);
   };
   while (position < file.sizeBytes) {
     const block = await file.read(position, Math.min(blockBytes, file.sizeBytes - position));
-    for (let start = 0; start < block.length; ) {
+    for (let start = 0; start < block.length;) {
       const end = block.indexOf(0x0a, start);
       if (end === -1) {
         add(block.subarray(start));

@@ -14,7 +14,11 @@ type Column = NonNullable<FileMetaData['row_groups'][number]['columns'][number][
  * believed where it agrees with the others, since the reader takes memory by what they say: forty kilobytes can claim
  * petabytes. Throws PARQUET_INVALID, PARQUET_TOO_LARGE, FIELD_MISSING, UTF8_INVALID or DOCUMENT_TOO_LONG.
  */
-export async function* readParquet(file: RegularFile, field: string, limits: DataLimits): AsyncGenerator<TextPiece> {
+export async function* readParquet(
+  file: RegularFile,
+  field: string,
+  limits: DataLimits,
+): AsyncGenerator<TextPiece> {
   const buffer = asyncBuffer(file, limits);
   const metadata = await readMetadata(file, buffer, limits);
   checkField(file, metadata, field);
@@ -22,10 +26,23 @@ export async function* readParquet(file: RegularFile, field: string, limits: Dat
   for (const [index, group] of metadata.row_groups.entries()) {
     const rowEnd = row + (await checkGroup(file, buffer, metadata, index, field, limits));
     const place = `row group ${index}`;
-    const options = { file: buffer, metadata, columns: [field], rowStart: row, rowEnd, compressors, parsers, geoparquet: false };
+    const options = {
+      file: buffer,
+      metadata,
+      columns: [field],
+      rowStart: row,
+      rowEnd,
+      compressors,
+      parsers,
+      geoparquet: false,
+    };
     const rows = await guarded(file, place, () => parquetReadObjects(options));
     if (rows.length !== Number(group.num_rows)) {
-      throw new DataError('PARQUET_INVALID', { file: file.name, place, problem: `expected ${group.num_rows} rows, got ${rows.length}` });
+      throw new DataError('PARQUET_INVALID', {
+        file: file.name,
+        place,
+        problem: `expected ${group.num_rows} rows, got ${rows.length}`,
+      });
     }
     for (const [offset, entry] of rows.entries()) {
       yield* piecesOf(textOf(entry[field], file.name, field, row + offset + 1, limits));
@@ -36,64 +53,107 @@ export async function* readParquet(file: RegularFile, field: string, limits: Dat
 
 /** Keeps what is not UTF-8 as bytes, so that the row can be named. */
 const parsers = {
-  stringFromBytes: (bytes: Uint8Array | undefined) => (bytes !== undefined && isUtf8(bytes) ? Buffer.from(bytes).toString('utf8') : bytes),
+  stringFromBytes: (bytes: Uint8Array | undefined) =>
+    bytes !== undefined && isUtf8(bytes) ? Buffer.from(bytes).toString('utf8') : bytes,
 };
 
 function textOf(value: unknown, file: string, field: string, row: number, limits: DataLimits): string {
   if (value instanceof Uint8Array) {
-    throw new DataError('UTF8_INVALID', { file, place: `row ${row}`, byteOffset: null, got: `${value.length} bytes that are not` });
+    throw new DataError('UTF8_INVALID', {
+      file,
+      place: `row ${row}`,
+      byteOffset: null,
+      got: `${value.length} bytes that are not`,
+    });
   }
-  if (typeof value !== 'string') throw new DataError('FIELD_MISSING', { file, place: `row ${row}`, field, got: describeValue(value) });
+  if (typeof value !== 'string')
+    throw new DataError('FIELD_MISSING', { file, place: `row ${row}`, field, got: describeValue(value) });
   const bytesMax = limits.documentBytesMax;
   const got = 3 * value.length > bytesMax ? Buffer.byteLength(value) : 0;
   if (got > bytesMax) throw new DataError('DOCUMENT_TOO_LONG', { file, row, bytesMax, got });
   return value;
 }
 
-async function readMetadata(file: RegularFile, buffer: AsyncBuffer, limits: DataLimits): Promise<FileMetaData> {
+async function readMetadata(
+  file: RegularFile,
+  buffer: AsyncBuffer,
+  limits: DataLimits,
+): Promise<FileMetaData> {
   const place = 'footer';
   const invalid = (problem: string) => new DataError('PARQUET_INVALID', { file: file.name, place, problem });
   const smallestBytes = 12; // PAR1, length of the footer, PAR1
-  if (file.sizeBytes < smallestBytes) throw invalid(`expected at least ${smallestBytes} bytes, got ${file.sizeBytes}`);
+  if (file.sizeBytes < smallestBytes)
+    throw invalid(`expected at least ${smallestBytes} bytes, got ${file.sizeBytes}`);
   const start = await file.read(0, 4);
   const tail = await file.read(file.sizeBytes - 8, 8);
   if (start.toString('latin1') !== 'PAR1' || tail.toString('latin1', 4) !== 'PAR1') {
     throw invalid('expected PAR1 at both ends, got something else: it is truncated or of another format');
   }
   const footerBytes = tail.readUInt32LE(0);
-  if (footerBytes > file.sizeBytes - smallestBytes) throw invalid(`expected a footer inside the ${file.sizeBytes} bytes of the file, got one of ${footerBytes}`);
+  if (footerBytes > file.sizeBytes - smallestBytes)
+    throw invalid(
+      `expected a footer inside the ${file.sizeBytes} bytes of the file, got one of ${footerBytes}`,
+    );
   const max = limits.parquetFooterBytesMax;
-  if (footerBytes > max) throw new DataError('PARQUET_TOO_LARGE', { file: file.name, place, what: 'bytes', max, got: footerBytes });
-  return await guarded(file, place, () => parquetMetadataAsync(buffer, { geoparquet: false }));
+  if (footerBytes > max)
+    throw new DataError('PARQUET_TOO_LARGE', {
+      file: file.name,
+      place,
+      what: 'bytes',
+      max,
+      got: footerBytes,
+    });
+  return await guarded(file, place, () =>
+    parquetMetadataAsync(buffer, { geoparquet: false, initialFetchSize: footerBytes + 8 }),
+  );
 }
 
 function checkField(file: RegularFile, { schema }: FileMetaData, field: string): void {
   const columns = schema.slice(1);
   const element = columns.find(({ name }) => name === field);
-  const got = columns.map(({ name }) => name).slice(0, 20).join(', ') || 'none';
-  if (element === undefined) throw new DataError('FIELD_MISSING', { file: file.name, place: 'schema', field, got: `columns ${got}` });
+  const got =
+    columns
+      .map(({ name }) => name)
+      .slice(0, 20)
+      .join(', ') || 'none';
+  if (element === undefined)
+    throw new DataError('FIELD_MISSING', { file: file.name, place: 'schema', field, got: `columns ${got}` });
   if (element.type !== 'BYTE_ARRAY' || element.repetition_type === 'REPEATED') {
-    throw new DataError('FIELD_MISSING', { file: file.name, place: 'schema', field, got: `a column of type ${element.type ?? 'group'}` });
+    throw new DataError('FIELD_MISSING', {
+      file: file.name,
+      place: 'schema',
+      field,
+      got: `a column of type ${element.type ?? 'group'}`,
+    });
   }
 }
 
 /** Number of rows, once all sizes of the group agree with each other and with the limits. */
 async function checkGroup(
-  file: RegularFile, buffer: AsyncBuffer, metadata: FileMetaData, index: number, field: string, limits: DataLimits,
+  file: RegularFile,
+  buffer: AsyncBuffer,
+  metadata: FileMetaData,
+  index: number,
+  field: string,
+  limits: DataLimits,
 ): Promise<number> {
   const place = `row group ${index}`;
   const invalid = (problem: string) => new DataError('PARQUET_INVALID', { file: file.name, place, problem });
   const group = metadata.row_groups[index]!;
-  const column = group.columns.map(({ meta_data: data }) => data).find((data) => data?.path_in_schema.length === 1 && data.path_in_schema[0] === field);
+  const column = group.columns
+    .map(({ meta_data: data }) => data)
+    .find((data) => data?.path_in_schema.length === 1 && data.path_in_schema[0] === field);
   if (column === undefined) throw invalid(`expected the column "${field}", got none`);
   const bounded = (value: unknown, what: string, max: number): number => {
     const got = Number(value);
-    if (!Number.isSafeInteger(got) || got < 0) throw invalid(`expected a number of ${what}, got ${describeValue(value)}`);
+    if (!Number.isSafeInteger(got) || got < 0)
+      throw invalid(`expected a number of ${what}, got ${describeValue(value)}`);
     if (got > max) throw new DataError('PARQUET_TOO_LARGE', { file: file.name, place, what, max, got });
     return got;
   };
   const rows = bounded(group.num_rows, 'rows', limits.parquetRowsMax);
-  if (bounded(column.num_values, 'values', limits.parquetRowsMax) !== rows) throw invalid(`expected ${rows} values, got ${column.num_values}`);
+  if (bounded(column.num_values, 'values', limits.parquetRowsMax) !== rows)
+    throw invalid(`expected ${rows} values, got ${column.num_values}`);
   bounded(column.total_uncompressed_size, 'unpacked bytes', limits.parquetColumnBytesMax);
   bounded(column.total_compressed_size, 'packed bytes', limits.parquetColumnBytesMax);
   await guarded(file, place, () => checkPages(buffer, column, rows, limits));
@@ -101,7 +161,12 @@ async function checkGroup(
 }
 
 /** Every page header states how many values and bytes will be unpacked: their sums must be what the footer says. */
-async function checkPages(buffer: AsyncBuffer, column: Column, rows: number, limits: DataLimits): Promise<void> {
+async function checkPages(
+  buffer: AsyncBuffer,
+  column: Column,
+  rows: number,
+  limits: DataLimits,
+): Promise<void> {
   const start = Number(column.dictionary_page_offset || column.data_page_offset);
   const bytes = await buffer.slice(start, start + Number(column.total_compressed_size));
   const reader = { view: new DataView(bytes), offset: 0 };
@@ -111,12 +176,18 @@ async function checkPages(buffer: AsyncBuffer, column: Column, rows: number, lim
     const at = start + reader.offset;
     const page = parquetHeader(reader);
     const data = page.data_page_header ?? page.data_page_header_v2;
-    const claimed = [page.compressed_page_size, page.uncompressed_page_size, data?.num_values ?? page.dictionary_page_header?.num_values ?? 0];
-    if (!claimed.every((claim) => Number.isSafeInteger(claim) && claim >= 0)) throw new Error(`the page at byte ${at} has no sizes`);
+    const claimed = [
+      page.compressed_page_size,
+      page.uncompressed_page_size,
+      data?.num_values ?? page.dictionary_page_header?.num_values ?? 0,
+    ];
+    if (!claimed.every((claim) => Number.isSafeInteger(claim) && claim >= 0))
+      throw new Error(`the page at byte ${at} has no sizes`);
     reader.offset += page.compressed_page_size;
     unpacked += page.uncompressed_page_size;
     values += data?.num_values ?? 0;
-    if ((page.dictionary_page_header?.num_values ?? 0) > rows) throw new Error(`the dictionary at byte ${at} has more entries than the group has rows`);
+    if ((page.dictionary_page_header?.num_values ?? 0) > rows)
+      throw new Error(`the dictionary at byte ${at} has more entries than the group has rows`);
     if (reader.offset > bytes.byteLength || unpacked > limits.parquetColumnBytesMax || values > rows) {
       throw new Error(`the page at byte ${at} claims more than the group has`);
     }
@@ -130,18 +201,24 @@ async function guarded<T>(file: RegularFile, place: string, read: () => Promise<
     return await read();
   } catch (error) {
     if (error instanceof DataError) throw error;
-    throw new DataError('PARQUET_INVALID', { file: file.name, place, problem: `not sound: ${(error as Error).message}` }, { cause: error });
+    throw new DataError(
+      'PARQUET_INVALID',
+      { file: file.name, place, problem: `not sound: ${(error as Error).message}` },
+      { cause: error },
+    );
   }
 }
 
 function asyncBuffer(file: RegularFile, limits: DataLimits): AsyncBuffer {
+  const atOnceMax = Math.max(limits.parquetColumnBytesMax, limits.parquetFooterBytesMax + 8);
   return {
     byteLength: file.sizeBytes,
     async slice(start, end = file.sizeBytes) {
       const first = start < 0 ? file.sizeBytes + start : start;
       const length = end - first;
-      if (!(first >= 0 && length >= 0 && end <= file.sizeBytes)) throw new Error(`bytes ${first} to ${end} lie outside of the file`);
-      if (length > limits.parquetColumnBytesMax) throw new Error(`${length} bytes at once are more than ${limits.parquetColumnBytesMax}`);
+      if (!(first >= 0 && length >= 0 && end <= file.sizeBytes))
+        throw new Error(`bytes ${first} to ${end} lie outside of the file`);
+      if (length > atOnceMax) throw new Error(`${length} bytes at once are more than ${atOnceMax}`);
       const bytes = await file.read(first, length);
       return bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + length) as ArrayBuffer;
     },

@@ -31,7 +31,8 @@ export class RegularFile {
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
       if (code === 'ELOOP') throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a symbolic link' });
-      if (code === 'ENXIO') throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a socket or device' });
+      if (code === 'ENXIO')
+        throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a socket or device' });
       throw new DataError('FILE_UNREADABLE', { file: name, problem: code ?? message });
     }
     try {
@@ -50,7 +51,7 @@ export class RegularFile {
   /** Exactly `length` bytes from `position`. Throws FILE_CHANGED when they are no longer there. */
   async read(position: number, length: number): Promise<Buffer> {
     const bytes = Buffer.allocUnsafe(length);
-    for (let done = 0; done < length; ) {
+    for (let done = 0; done < length;) {
       const { bytesRead } = await this.handle.read(bytes, done, length - done, position + done);
       if (bytesRead === 0) throw new DataError('FILE_CHANGED', { file: this.name });
       done += bytesRead;
@@ -77,7 +78,8 @@ export class RegularFile {
   /** Throws FILE_CHANGED when size or time of the last change differ from those at the opening. */
   async assertUnchanged(): Promise<void> {
     const { size, mtimeMs } = await this.handle.stat();
-    if (size !== this.sizeBytes || mtimeMs !== this.changedMs) throw new DataError('FILE_CHANGED', { file: this.name });
+    if (size !== this.sizeBytes || mtimeMs !== this.changedMs)
+      throw new DataError('FILE_CHANGED', { file: this.name });
   }
 
   async close(): Promise<void> {

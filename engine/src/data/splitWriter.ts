@@ -77,7 +77,7 @@ export class SplitWriter {
   private async flush(): Promise<void> {
     const { tokenBytes, shardBytesMax } = this.options;
     const shardTokensMax = Math.max(1, Math.floor(shardBytesMax / tokenBytes));
-    for (let done = 0; done < this.buffered; ) {
+    for (let done = 0; done < this.buffered;) {
       this.shard ??= await this.beginShard();
       const count = Math.min(this.buffered - done, shardTokensMax - this.shard.tokens);
       const bytes = this.buffer.subarray(done * tokenBytes, (done + count) * tokenBytes);
@@ -92,7 +92,12 @@ export class SplitWriter {
 
   private async beginShard(): Promise<NonNullable<SplitWriter['shard']>> {
     const file = `${this.options.prefix}-${String(this.shards.length).padStart(5, '0')}.bin`;
-    return { handle: await open(join(this.options.folder, file), 'wx'), hash: createHash('sha256'), tokens: 0, file };
+    return {
+      handle: await open(join(this.options.folder, file), 'wx'),
+      hash: createHash('sha256'),
+      tokens: 0,
+      file,
+    };
   }
 
   private async endShard(): Promise<void> {

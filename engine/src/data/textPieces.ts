@@ -56,7 +56,12 @@ export function decodeUtf8(bytes: Uint8Array, file: string, byteOffset: number, 
   if (!isUtf8(bytes)) {
     const at = firstInvalidByte(bytes);
     const got = `byte 0x${(bytes[at] ?? 0).toString(16).padStart(2, '0')}`;
-    throw new DataError('UTF8_INVALID', { file, place: `${place}byte ${byteOffset + at}`, byteOffset: byteOffset + at, got });
+    throw new DataError('UTF8_INVALID', {
+      file,
+      place: `${place}byte ${byteOffset + at}`,
+      byteOffset: byteOffset + at,
+      got,
+    });
   }
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8');
 }
@@ -87,7 +92,9 @@ function firstInvalidByte(bytes: Uint8Array): number {
     else high = middle;
   }
   while (low < bytes.length) {
-    const length = [1, 2, 3, 4].find((size) => low + size <= bytes.length && isUtf8(bytes.subarray(low, low + size)));
+    const length = [1, 2, 3, 4].find(
+      (size) => low + size <= bytes.length && isUtf8(bytes.subarray(low, low + size)),
+    );
     if (length === undefined) break;
     low += length;
   }

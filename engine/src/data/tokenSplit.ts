@@ -49,10 +49,19 @@ export class TokenSplit {
   private async readShard(entry: ShardEntry, first: number, tokens: Int32Array): Promise<void> {
     const handle = await this.handle(entry.file);
     const bytes = Buffer.allocUnsafe(tokens.length * this.tokenBytes);
-    for (let done = 0; done < bytes.length; ) {
-      const { bytesRead } = await handle.read(bytes, done, bytes.length - done, first * this.tokenBytes + done);
+    for (let done = 0; done < bytes.length;) {
+      const { bytesRead } = await handle.read(
+        bytes,
+        done,
+        bytes.length - done,
+        first * this.tokenBytes + done,
+      );
       if (bytesRead === 0) {
-        throw new DataError('DATASET_CORRUPT', { file: entry.file, expected: `${entry.tokens} tokens`, got: 'an early end' });
+        throw new DataError('DATASET_CORRUPT', {
+          file: entry.file,
+          expected: `${entry.tokens} tokens`,
+          got: 'an early end',
+        });
       }
       done += bytesRead;
     }

@@ -35,7 +35,9 @@ export function bytesTokenizer(): Tokenizer {
  * its own first.
  */
 export async function jsonTokenizer(
-  text: string, kind: 'trainedBpe' | 'huggingFace', { isTrusted = false, signal }: { isTrusted?: boolean; signal?: AbortSignal } = {},
+  text: string,
+  kind: 'trainedBpe' | 'huggingFace',
+  { isTrusted = false, signal }: { isTrusted?: boolean; signal?: AbortSignal } = {},
 ): Promise<Tokenizer> {
   const checked = checkTokenizerJson(text);
   const { vocabularySize, endOfTextId } = checked;
@@ -43,12 +45,27 @@ export async function jsonTokenizer(
   const tokenBytes = (id: number) => (bytes === null ? null : (bytes.get(id) ?? none));
   const encode = byteLevelEncoder(checked);
   if (encode !== null && bytes !== null) {
-    const decode = (ids: ArrayLike<number>) => Buffer.concat(Array.from(ids, (id) => bytes.get(id) ?? none)).toString('utf8');
-    return { kind, vocabularySize, endOfTextId, encode: async (text) => encode(text), decode: async (ids) => decode(ids), tokenBytes };
+    const decode = (ids: ArrayLike<number>) =>
+      Buffer.concat(Array.from(ids, (id) => bytes.get(id) ?? none)).toString('utf8');
+    return {
+      kind,
+      vocabularySize,
+      endOfTextId,
+      encode: async (text) => encode(text),
+      decode: async (ids) => decode(ids),
+      tokenBytes,
+    };
   }
   if (!isTrusted) await probeNative(text, signal);
   const native = loadNative(checked);
-  return { kind, vocabularySize, endOfTextId, encode: native.encode, decode: (ids) => native.decode(Array.from(ids)), tokenBytes };
+  return {
+    kind,
+    vocabularySize,
+    endOfTextId,
+    encode: native.encode,
+    decode: (ids) => native.decode(Array.from(ids)),
+    tokenBytes,
+  };
 }
 
 /** Puts generated tokens together to text, a whole character at a time. */
@@ -83,7 +100,10 @@ export class TextStream {
   }
 
   private async added(): Promise<string> {
-    const [before, all] = await Promise.all([this.tokenizer.decode(this.ids.slice(0, this.certain)), this.tokenizer.decode(this.ids)]);
+    const [before, all] = await Promise.all([
+      this.tokenizer.decode(this.ids.slice(0, this.certain)),
+      this.tokenizer.decode(this.ids),
+    ]);
     return all.slice(before.length);
   }
 }

@@ -28,7 +28,15 @@ const vocabularySizeMax = 1 << 20;
 const tokenLengthMax = 4096;
 
 /** How well-known models call the token after a text, most specific first. */
-const endOfTextNames = ['<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>', '<|im_end|>', '<|eot_id|>', '[SEP]'];
+const endOfTextNames = [
+  '<|endoftext|>',
+  '<|end_of_text|>',
+  '</s>',
+  '<eos>',
+  '<|im_end|>',
+  '<|eot_id|>',
+  '[SEP]',
+];
 
 const file = 'tokenizer.json';
 
@@ -48,7 +56,12 @@ export function checkTokenizerJson(text: string): TokenizerJson {
   try {
     json = JSON.parse(text);
   } catch (error) {
-    throw new DataError('TOKENIZER_INVALID', { file, where: 'start', expected: 'JSON', got: (error as Error).message.slice(0, 120) });
+    throw new DataError('TOKENIZER_INVALID', {
+      file,
+      where: 'start',
+      expected: 'JSON',
+      got: (error as Error).message.slice(0, 120),
+    });
   }
   if (!isObject(json)) throw invalid('start', 'an object', json);
   const { model, added_tokens: added = [] } = json;
@@ -62,11 +75,24 @@ export function checkTokenizerJson(text: string): TokenizerJson {
 
   const byName = new Map([...vocabulary, ...addedTokens.map(({ content, id }) => [content, id] as const)]);
   const endOfTextId = endOfTextNames.map((name) => byName.get(name)).find((id) => id !== undefined);
-  if (endOfTextId === undefined) throw invalid('added_tokens', `a token for the end of a text, one of ${endOfTextNames.join(' ')}`, undefined);
+  if (endOfTextId === undefined)
+    throw invalid(
+      'added_tokens',
+      `a token for the end of a text, one of ${endOfTextNames.join(' ')}`,
+      undefined,
+    );
   specialIds.add(endOfTextId);
   let vocabularySize = 0;
   for (const id of byName.values()) vocabularySize = Math.max(vocabularySize, id + 1);
-  return { json: json as TokenizerJson['json'], vocabulary, merges, addedTokens, specialIds, vocabularySize, endOfTextId };
+  return {
+    json: json as TokenizerJson['json'],
+    vocabulary,
+    merges,
+    addedTokens,
+    specialIds,
+    vocabularySize,
+    endOfTextId,
+  };
 }
 
 /** BPE, WordPiece and WordLevel have an object of ids, Unigram a list of [token, score]. */
@@ -74,12 +100,15 @@ function readVocabulary(vocab: unknown): Map<string, number> {
   const where = 'model.vocab';
   if (!Array.isArray(vocab) && !isObject(vocab)) throw invalid(where, 'an object or a list', vocab);
   const entries = Array.isArray(vocab) ? vocab.map(unigramEntry) : Object.entries(vocab);
-  if (entries.length > vocabularySizeMax) throw invalid(where, `at most ${vocabularySizeMax} tokens`, entries.length);
+  if (entries.length > vocabularySizeMax)
+    throw invalid(where, `at most ${vocabularySizeMax} tokens`, entries.length);
   const vocabulary = new Map<string, number>();
   const ids = new Set<number>();
   for (const [token, id] of entries) {
-    if (token.length > tokenLengthMax) throw invalid(where, `tokens of at most ${tokenLengthMax} characters`, token.length);
-    if (!isId(id)) throw invalid(`${where}[${JSON.stringify(token)}]`, `a whole number below ${vocabularySizeMax}`, id);
+    if (token.length > tokenLengthMax)
+      throw invalid(where, `tokens of at most ${tokenLengthMax} characters`, token.length);
+    if (!isId(id))
+      throw invalid(`${where}[${JSON.stringify(token)}]`, `a whole number below ${vocabularySizeMax}`, id);
     if (ids.has(id)) throw invalid(`${where}[${JSON.stringify(token)}]`, 'an id that no other token has', id);
     ids.add(id);
     vocabulary.set(token, id);
@@ -88,19 +117,23 @@ function readVocabulary(vocab: unknown): Map<string, number> {
 }
 
 function unigramEntry(entry: unknown, id: number): [string, number] {
-  if (!Array.isArray(entry) || typeof entry[0] !== 'string' || !Number.isFinite(entry[1])) throw invalid(`model.vocab[${id}]`, 'a token and its score', entry);
+  if (!Array.isArray(entry) || typeof entry[0] !== 'string' || !Number.isFinite(entry[1]))
+    throw invalid(`model.vocab[${id}]`, 'a token and its score', entry);
   return [entry[0], id];
 }
 
 function readMerges(merges: unknown, vocabulary: ReadonlyMap<string, number>): [string, string][] {
   if (merges === undefined || merges === null) return [];
   if (!Array.isArray(merges)) throw invalid('model.merges', 'a list', merges);
-  if (merges.length > vocabularySizeMax) throw invalid('model.merges', `at most ${vocabularySizeMax} entries`, merges.length);
+  if (merges.length > vocabularySizeMax)
+    throw invalid('model.merges', `at most ${vocabularySizeMax} entries`, merges.length);
   return merges.map((merge: unknown, index) => {
     const parts: unknown = typeof merge === 'string' ? merge.split(' ') : merge;
-    if (!Array.isArray(parts) || parts.length !== 2) throw invalid(`model.merges[${index}]`, 'two tokens', merge);
+    if (!Array.isArray(parts) || parts.length !== 2)
+      throw invalid(`model.merges[${index}]`, 'two tokens', merge);
     const [left, right] = parts as [unknown, unknown];
-    if (typeof left !== 'string' || typeof right !== 'string') throw invalid(`model.merges[${index}]`, 'two tokens', merge);
+    if (typeof left !== 'string' || typeof right !== 'string')
+      throw invalid(`model.merges[${index}]`, 'two tokens', merge);
     for (const token of [left, right, left + right]) {
       // A prefix of continued words is written in both parts and once in the whole, which the native code checks.
       if (!vocabulary.has(token) && (token !== left + right || !right.startsWith('##'))) {
@@ -112,7 +145,8 @@ function readMerges(merges: unknown, vocabulary: ReadonlyMap<string, number>): [
 }
 
 function readAddedTokens(
-  added: readonly unknown[], vocabulary: ReadonlyMap<string, number>,
+  added: readonly unknown[],
+  vocabulary: ReadonlyMap<string, number>,
 ): { addedTokens: AddedToken[]; specialIds: Set<number> } {
   const tokenOfId = new Map([...vocabulary].map(([token, id]) => [id, token]));
   const specialIds = new Set<number>();
@@ -121,14 +155,21 @@ function readAddedTokens(
     if (!isObject(entry)) throw invalid(where, 'an object', entry);
     const { id, content, special } = entry;
     if (!isId(id)) throw invalid(`${where}.id`, `a whole number below ${vocabularySizeMax}`, id);
-    if (typeof content !== 'string' || content === '' || content.length > tokenLengthMax) throw invalid(`${where}.content`, 'a text', content);
+    if (typeof content !== 'string' || content === '' || content.length > tokenLengthMax)
+      throw invalid(`${where}.content`, 'a text', content);
     const known = vocabulary.get(content);
-    if (known !== undefined && known !== id) throw invalid(`${where}.id`, `${known}, as in the vocabulary`, id);
+    if (known !== undefined && known !== id)
+      throw invalid(`${where}.id`, `${known}, as in the vocabulary`, id);
     const holder = tokenOfId.get(id);
-    if (holder !== undefined && holder !== content) throw invalid(`${where}.id`, 'an id that no other token has', id);
+    if (holder !== undefined && holder !== content)
+      throw invalid(`${where}.id`, 'an id that no other token has', id);
     tokenOfId.set(id, content);
     if (special === true) specialIds.add(id);
-    return { id, content, isPlain: entry.single_word !== true && entry.lstrip !== true && entry.rstrip !== true };
+    return {
+      id,
+      content,
+      isPlain: entry.single_word !== true && entry.lstrip !== true && entry.rstrip !== true,
+    };
   });
   return { addedTokens, specialIds };
 }
@@ -139,7 +180,8 @@ function checkPatterns(json: Record<string, unknown>): void {
   for (let part = waiting.pop(), seen = 0; seen < 10_000; part = waiting.pop(), seen++) {
     if (isObject(part)) {
       const pattern = part.Regex;
-      if (typeof pattern === 'string' && !isLinear(pattern)) throw invalid('pattern', 'one without repeats inside of repeats', pattern);
+      if (typeof pattern === 'string' && !isLinear(pattern))
+        throw invalid('pattern', 'one without repeats inside of repeats', pattern);
       waiting.push(...Object.values(part));
     } else if (Array.isArray(part)) waiting.push(...(part as unknown[]).slice(0, 1000));
   }

@@ -19,12 +19,18 @@ const wordLengthMax = 256;
  * all 256 bytes, then merges in the order they were learned, then <|endoftext|> as the last id.
  * @param scratchPath file that may be written meanwhile
  */
-export async function trainBpe(textPath: string, vocabularySize: number, scratchPath: string): Promise<string> {
+export async function trainBpe(
+  textPath: string,
+  vocabularySize: number,
+  scratchPath: string,
+): Promise<string> {
   const trainer = new NativeTokenizer(BPE.empty());
   trainer.setPreTokenizer(byteLevelPreTokenizer(false));
   trainer.train([textPath]);
   trainer.save(scratchPath);
-  const trained = JSON.parse(await readFile(scratchPath, 'utf8')) as { model: { merges: [string, string][] } };
+  const trained = JSON.parse(await readFile(scratchPath, 'utf8')) as {
+    model: { merges: [string, string][] };
+  };
 
   const tokens = new Set(byteCharacters);
   const merges: [string, string][] = [];
@@ -33,7 +39,8 @@ export async function trainBpe(textPath: string, vocabularySize: number, scratch
     tokens.add(merge[0] + merge[1]);
     merges.push(merge);
   }
-  if (tokens.size + 1 < vocabularySize) throw new DataError('VOCABULARY_TOO_LARGE', { asked: vocabularySize, max: tokens.size + 1 });
+  if (tokens.size + 1 < vocabularySize)
+    throw new DataError('VOCABULARY_TOO_LARGE', { asked: vocabularySize, max: tokens.size + 1 });
   return byteLevelTokenizerJson(merges);
 }
 
@@ -55,7 +62,15 @@ export function byteLevelTokenizerJson(merges: readonly [string, string][]): str
     truncation: null,
     padding: null,
     added_tokens: [
-      { id: vocab[endOfTextToken], content: endOfTextToken, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true },
+      {
+        id: vocab[endOfTextToken],
+        content: endOfTextToken,
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+      },
     ],
     normalizer: null,
     pre_tokenizer: byteLevel,

@@ -3,7 +3,14 @@ import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { isUtf8 } from 'node:buffer';
 import { basename } from 'node:path';
-import { fromBfloat16, fromFloat16, storedTypes, toBfloat16, toFloat16, type StoredType } from './halfFloats.js';
+import {
+  fromBfloat16,
+  fromFloat16,
+  storedTypes,
+  toBfloat16,
+  toFloat16,
+  type StoredType,
+} from './halfFloats.js';
 import { headerBytesMax, parseHeader, SafetensorsInvalid, type StoredTensor } from './safetensorsHeader.js';
 
 /** A safetensors file, open for reading one tensor at a time. */
@@ -23,11 +30,16 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     const stats = await handle.stat();
     if (!stats.isFile()) throw new SafetensorsInvalid(file, 'is not a regular file');
     const { size } = stats;
-    if (size < 8) throw new SafetensorsInvalid(file, `has ${size} bytes, the length of a header alone takes 8`);
-    const headerBytes = Number((await readExactly(handle, 0, 8, file)).readBigUInt64LE());
-    if (headerBytes > headerBytesMax || headerBytes > size - 8) {
-      throw new SafetensorsInvalid(file, `claims a header of ${headerBytes} bytes in a file of ${size}, the limit is ${headerBytesMax}`);
+    if (size < 8)
+      throw new SafetensorsInvalid(file, `has ${size} bytes, the length of a header alone takes 8`);
+    const claimed = (await readExactly(handle, 0, 8, file)).readBigUInt64LE();
+    if (claimed > headerBytesMax || claimed > size - 8) {
+      throw new SafetensorsInvalid(
+        file,
+        `claims a header of ${claimed} bytes in a file of ${size}, the limit is ${headerBytesMax}`,
+      );
     }
+    const headerBytes = Number(claimed);
     const header = await readExactly(handle, 8, headerBytes, file);
     if (!isUtf8(header)) throw new SafetensorsInvalid(file, 'has a header that is not UTF-8');
     const dataStart = 8 + headerBytes;
@@ -37,7 +49,10 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
       async readFloat32(name) {
         const tensor = tensors.get(name);
         if (tensor === undefined) throw new SafetensorsInvalid(file, `has no tensor ${name}`);
-        return widen(await readExactly(handle, dataStart + tensor.begin, tensor.end - tensor.begin, file), tensor.dtype);
+        return widen(
+          await readExactly(handle, dataStart + tensor.begin, tensor.end - tensor.begin, file),
+          tensor.dtype,
+        );
       },
       close: async () => await handle.close(),
     };
@@ -66,7 +81,10 @@ export interface WrittenSafetensors {
  * Writes a new safetensors file tensor by tensor, hashed as written and synced. A finite value that the stored type cannot hold
  * is refused, so a narrowing cast never makes an infinity. Throws EEXIST rather than overwrite.
  */
-export async function writeSafetensors(path: string, sources: readonly TensorSource[]): Promise<WrittenSafetensors> {
+export async function writeSafetensors(
+  path: string,
+  sources: readonly TensorSource[],
+): Promise<WrittenSafetensors> {
   const header = headerOf(sources);
   const hash = createHash('sha256');
   const handle = await open(path, 'wx');
@@ -82,7 +100,8 @@ export async function writeSafetensors(path: string, sources: readonly TensorSou
     for (const source of sources) {
       const values = await source.read();
       const expected = elementCount(source.shape);
-      if (values.length !== expected) throw new RangeError(`${source.name} should have ${expected} values, it has ${values.length}`);
+      if (values.length !== expected)
+        throw new RangeError(`${source.name} should have ${expected} values, it has ${values.length}`);
       const narrowed = narrow(values, source.dtype, source.name, basename(path));
       castErrorMax = Math.max(castErrorMax, narrowed.errorMax);
       await write(narrowed.bytes);
@@ -120,8 +139,14 @@ function widen(bytes: Buffer, dtype: StoredType): Float32Array {
   return Float32Array.from(halves, dtype === 'BF16' ? fromBfloat16 : fromFloat16);
 }
 
-function narrow(values: Float32Array, dtype: StoredType, name: string, file: string): { bytes: Uint8Array; errorMax: number } {
-  if (dtype === 'F32') return { bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength), errorMax: 0 };
+function narrow(
+  values: Float32Array,
+  dtype: StoredType,
+  name: string,
+  file: string,
+): { bytes: Uint8Array; errorMax: number } {
+  if (dtype === 'F32')
+    return { bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength), errorMax: 0 };
   const [to, from] = dtype === 'BF16' ? [toBfloat16, fromBfloat16] : [toFloat16, fromFloat16];
   const halves = new Uint16Array(values.length);
   let errorMax = 0;
@@ -129,19 +154,26 @@ function narrow(values: Float32Array, dtype: StoredType, name: string, file: str
     const value = values[i]!;
     const half = to(value);
     const stored = from(half);
-    if (!Number.isFinite(stored) && Number.isFinite(value)) throw new SafetensorsInvalid(file, `cannot hold ${value} of ${name} in ${dtype}`);
+    if (!Number.isFinite(stored) && Number.isFinite(value))
+      throw new SafetensorsInvalid(file, `cannot hold ${value} of ${name} in ${dtype}`);
     if (Number.isFinite(value)) errorMax = Math.max(errorMax, Math.abs(stored - value));
     halves[i] = half;
   }
   return { bytes: new Uint8Array(halves.buffer), errorMax };
 }
 
-async function readExactly(handle: FileHandle, position: number, length: number, file: string): Promise<Buffer> {
+async function readExactly(
+  handle: FileHandle,
+  position: number,
+  length: number,
+  file: string,
+): Promise<Buffer> {
   // Not from the shared pool: tensors are looked at as float32, which must begin at a multiple of 4.
   const bytes = Buffer.allocUnsafeSlow(length);
-  for (let done = 0; done < length; ) {
+  for (let done = 0; done < length;) {
     const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, 1 << 30), position + done);
-    if (bytesRead === 0) throw new SafetensorsInvalid(file, `ends at byte ${position + done}, before a tensor does`);
+    if (bytesRead === 0)
+      throw new SafetensorsInvalid(file, `ends at byte ${position + done}, before a tensor does`);
     done += bytesRead;
   }
   return bytes;

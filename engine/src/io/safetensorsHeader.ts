@@ -42,11 +42,15 @@ export function parseHeader(text: string, dataBytes: number, file: string): Map<
   for (const name of Object.keys(json)) {
     if (name !== '__metadata__') tensors.set(name, parseEntry(name, json[name], invalid));
   }
-  if (tensors.size > tensorCountMax) throw invalid(`has ${tensors.size} tensors, the limit is ${tensorCountMax}`);
+  if (tensors.size > tensorCountMax)
+    throw invalid(`has ${tensors.size} tensors, the limit is ${tensorCountMax}`);
 
   let position = 0;
   for (const [name, tensor] of [...tensors].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
-    if (tensor.begin !== position) throw invalid(`has the tensor ${name} at byte ${tensor.begin}, byte ${position} was expected: there is a hole or an overlap`);
+    if (tensor.begin !== position)
+      throw invalid(
+        `has the tensor ${name} at byte ${tensor.begin}, byte ${position} was expected: there is a hole or an overlap`,
+      );
     position = tensor.end;
   }
   if (position !== dataBytes) throw invalid(`should have ${position} bytes of tensors, it has ${dataBytes}`);
@@ -64,17 +68,24 @@ function parseEntry(name: string, entry: unknown, invalid: (problem: string) => 
   if (!isObject(entry)) throw invalid(`has no description of the tensor ${name}`);
   const { dtype, shape, data_offsets: offsets } = entry;
   if (typeof dtype !== 'string' || !Object.hasOwn(storedTypes, dtype)) {
-    throw invalid(`has the tensor ${name} of type ${shown(dtype)}, ${Object.keys(storedTypes).join(', ')} are known`);
+    throw invalid(
+      `has the tensor ${name} of type ${shown(dtype)}, ${Object.keys(storedTypes).join(', ')} are known`,
+    );
   }
   if (!Array.isArray(shape) || shape.length > 8 || !shape.every((size) => isSize(size) && size > 0)) {
-    throw invalid(`has the tensor ${name} of shape ${shown(shape)}, at most 8 whole numbers above 0 were expected`);
+    throw invalid(
+      `has the tensor ${name} of shape ${shown(shape)}, at most 8 whole numbers above 0 were expected`,
+    );
   }
-  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw invalid(`has the tensor ${name} at ${shown(offsets)}, two whole numbers were expected`);
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize))
+    throw invalid(`has the tensor ${name} at ${shown(offsets)}, two whole numbers were expected`);
   const [begin, end] = offsets as [number, number];
   let bytes: number = storedTypes[dtype as StoredType];
   for (const size of shape) bytes *= size;
   if (!Number.isSafeInteger(bytes) || end - begin !== bytes) {
-    throw invalid(`has the tensor ${name} of shape [${shape.join(', ')}] and type ${dtype}, which takes ${bytes} bytes, in ${end - begin}`);
+    throw invalid(
+      `has the tensor ${name} of shape [${shape.join(', ')}] and type ${dtype}, which takes ${bytes} bytes, in ${end - begin}`,
+    );
   }
   return { dtype: dtype as StoredType, shape, begin, end };
 }

@@ -1,0 +1,145 @@
+import { describe, expect, it } from 'vitest';
+import { Batches, Dataset, permutation } from '@relora/engine/data';
+import { dataFolder, failure, sentences } from './dataFixtures.js';
+
+const { source, prepare } = dataFolder();
+
+describe('the order of sequences', () => {
+  it('takes each once per epoch, for odd numbers of them too', () => {
+    for (const length of [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 1000, 4097]) {
+      const at = permutation(length, 9, 2);
+      const seen = Array.from({ length }, (_, index) => at(index));
+      expect([...seen].sort((a, b) => a - b)).toEqual(Array.from({ length }, (_, index) => index));
+    }
+  });
+
+  it('reaches over more numbers than 2^31', () => {
+    const length = 2 ** 31 + 12_345;
+    const at = permutation(length, 1, 0);
+    const seen = Array.from({ length: 2000 }, (_, index) => at(length - 1 - index));
+    expect(seen.every((value) => Number.isInteger(value) && value >= 0 && value < length)).toBe(true);
+    expect(new Set(seen).size).toBe(2000);
+  });
+
+  it('differs by seed and epoch, and leaves few in their places', () => {
+    const length = 1000;
+    const order = (seed: number, epoch: number) =>
+      Array.from({ length }, (_, index) => permutation(length, seed, epoch)(index));
+    const orders = [order(1, 0), order(1, 1), order(2, 0), order(1 + 2 ** 32, 0)];
+    for (const [i, a] of orders.entries()) {
+      expect(a.filter((value, index) => value === index).length).toBeLessThan(12);
+      for (const b of orders.slice(i + 1))
+        expect(a.filter((value, index) => value === b[index]).length).toBeLessThan(12);
+    }
+    // Neighbours part: the mean distance of a random order is a third of its length.
+    const distances = orders[0]!.slice(1).map((value, index) => Math.abs(value - orders[0]![index]!));
+    expect(
+      Math.abs(distances.reduce((sum, value) => sum + value, 0) / distances.length - length / 3),
+    ).toBeLessThan(40);
+  });
+});
+
+describe('training batches', () => {
+  it('hold each token of an epoch once as target, shifted by one from its input', async () => {
+    const text = Array.from({ length: 60 }, (_, index) => String.fromCharCode(48 + index)).join('');
+    const { train, close } = await opened(text); // 61 tokens with the end of the text, no two alike
+    const batches = new Batches(train, { sequenceLength: 7, seed: 3 });
+    expect(batches.sequencesPerEpoch).toBe(8);
+    for (const epoch of [0, 1]) {
+      const { inputs, targets, epoch: told } = await batches.read(8 * epoch, 8);
+      expect(told).toBe(epoch);
+      expect(targets.every((target, i) => target === inputs[i]! + 1)).toBe(true);
+      expect([...targets].sort((a, b) => a - b)).toEqual(
+        Array.from({ length: 56 }, (_, index) => 49 + index),
+      );
+    }
+    await close();
+  });
+
+  it('are the same from wherever one begins', async () => {
+    const { train, close } = await opened(sentences(30));
+    const of = () => new Batches(train, { sequenceLength: 16, seed: 5 });
+    const whole = await of().read(0, 200); // several epochs
+    for (const first of [0, 1, 57, 130, 199]) {
+      const part = await of().read(first, 200 - first);
+      expect(part.inputs).toEqual(whole.inputs.slice(first * 16));
+      expect(part.targets).toEqual(whole.targets.slice(first * 16));
+    }
+    await close();
+  });
+
+  it('need one whole sequence', async () => {
+    const { train, close } = await opened('12345678'); // 9 tokens
+    expect(new Batches(train, { sequenceLength: 8, seed: 1 }).sequencesPerEpoch).toBe(1);
+    const error = await failure(
+      Promise.resolve().then(() => new Batches(train, { sequenceLength: 9, seed: 1 })),
+      'DATASET_TOO_SHORT',
+    );
+    expect(error.message).toBe('Expected at least 10 tokens, one sequence of 9 and its last target, got 9');
+    await close();
+  });
+});
+
+describe('held-out batches', () => {
+  it('predict every token once and count every byte of the text', async () => {
+    for (const tokenizer of [
+      { kind: 'bytes' as const },
+      { kind: 'trainedBpe' as const, vocabularySize: 290 },
+    ]) {
+      const train = source('train.txt', sentences(400), 'text', 'train');
+      const heldOut = ['naïve 🙂', sentences(9), 'x'].map((text, index) =>
+        source(`h${index}.txt`, text, 'text', 'heldOut'),
+      );
+      const dataset = await Dataset.open(await prepare([train, ...heldOut], { tokenizer }), {
+        verify: false,
+      });
+      const tokens = await dataset.heldOut.read(0, dataset.heldOut.tokenCount);
+      const shifted = [dataset.tokenizer.endOfTextId, ...tokens.slice(0, -1)];
+      for (const [sequenceLength, sequenceCount] of [
+        [1, 1],
+        [7, 3],
+        [64, 2],
+        [1000, 4],
+      ] as const) {
+        const [inputs, targets]: [number[], number[]] = [[], []];
+        let bytes = 0;
+        for await (const batch of dataset.heldOutBatches({ sequenceLength, sequenceCount, tokenCount: 0 })) {
+          expect(batch.inputs.length).toBe(batch.targets.length);
+          expect(batch.inputs.length % sequenceLength).toBe(0);
+          inputs.push(...batch.inputs);
+          targets.push(...batch.targets);
+          bytes += batch.byteCount;
+        }
+        expect(targets.slice(0, tokens.length)).toEqual([...tokens]);
+        expect(targets.slice(tokens.length).every((target) => target === -1)).toBe(true);
+        expect(inputs.slice(0, tokens.length)).toEqual(shifted);
+        expect(bytes).toBe(dataset.manifest.heldOut.bytes);
+      }
+      await dataset.close();
+    }
+  });
+
+  it('of a part end with a whole sequence and count its bytes', async () => {
+    const train = source('t.txt', 'train', 'text', 'train');
+    const dataset = await Dataset.open(
+      await prepare([train, source('part.txt', 'é'.repeat(50), 'text', 'heldOut')]),
+      { verify: false },
+    );
+    let [count, bytes] = [0, 0];
+    for await (const batch of dataset.heldOutBatches({
+      sequenceLength: 8,
+      sequenceCount: 2,
+      tokenCount: 20,
+    })) {
+      count += batch.targets.length;
+      bytes += batch.byteCount;
+    }
+    expect([count, bytes]).toEqual([24, 24]);
+    await dataset.close();
+  });
+});
+
+async function opened(text: string) {
+  const dataset = await Dataset.open(await prepare([source('text.txt', text, 'text')]), { verify: false });
+  return { train: dataset.train, close: () => dataset.close() };
+}
