@@ -319,7 +319,8 @@ export const engineFailures = {
   PARQUET_TOO_LARGE: 'A Parquet file would unpack to more than can be held.',
   TOKENIZER_INVALID: 'A tokenizer.json is malformed or cannot be used.',
   UTF8_INVALID: 'A file is not UTF-8. The message has the byte.',
-  VOCABULARY_TOO_LARGE: 'The text has too little variety for a trained vocabulary of that size. Ask for a smaller one.',
+  VOCABULARY_TOO_LARGE:
+    'The text has too little variety for a trained vocabulary of that size. Ask for a smaller one.',
 } as const;
 
 /** Reasons of warnings in a job's journal that come from the engine. */

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import {
   CreateJobRequest,
   JobState,
@@ -39,6 +40,8 @@ type TrainingParts = Pick<
 export function trainingService(parts: TrainingParts): TrainingServiceImplementation {
   const { config, store, queue, control, journal, pageTokens, metrics } = parts;
   let watcherCount = 0;
+  // Each watch listens for the end of the server; Node would take more than ten of them for a leak.
+  setMaxListeners(0, parts.stopping);
 
   const findJob = async (jobId: string): Promise<Job> => {
     const job = await store.find(jobId);

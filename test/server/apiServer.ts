@@ -1,0 +1,200 @@
+import {
+  Any,
+  ArtifactServiceDefinition,
+  BadRequest,
+  DatasetServiceDefinition,
+  ErrorInfo,
+  JobSpec,
+  ModelServiceDefinition,
+  PreconditionFailure,
+  ResourceInfo,
+  RetryInfo,
+  RpcStatus,
+  ServerServiceDefinition,
+  TrainingServiceDefinition,
+  type DeepPartial,
+  type UploadDatasetHeader,
+  type UploadDatasetRequest,
+} from '@relora/sdk/contract';
+import { createHash } from 'node:crypto';
+import {
+  ClientError,
+  createChannel,
+  createClient,
+  createServer,
+  type CallOptions,
+  type Client,
+} from 'nice-grpc';
+import { onTestFinished } from 'vitest';
+import { artifactService } from '../../server/dist/api/artifactService.js';
+import { datasetService } from '../../server/dist/api/datasetService.js';
+import { DeviceCatalogue } from '../../server/dist/api/deviceCatalogue.js';
+import { deadlineMiddleware, errorMiddleware, metadataMiddleware } from '../../server/dist/api/middleware.js';
+import { modelService } from '../../server/dist/api/modelService.js';
+import { PageTokens } from '../../server/dist/api/pageToken.js';
+import type { ApiParts } from '../../server/dist/api/parts.js';
+import { serverService } from '../../server/dist/api/serverService.js';
+import { trainingService } from '../../server/dist/api/trainingService.js';
+import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
+import { DatasetUploads } from '../../server/dist/datasets/datasetUploads.js';
+import { createMetrics } from '../../server/dist/metrics/metrics.js';
+import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
+import { openParts, readyDataset, scriptedTrainer, type Parts } from './parts.js';
+
+export type Api = Awaited<ReturnType<typeof openApi>>;
+
+/** The API over the durable half of a server, on a free port of its own, with clients for each service. */
+export async function openApi(
+  settings: Record<string, string> = {},
+  options: { deadlineSeconds?: number; parts?: Parts } = {},
+) {
+  const parts = options.parts ?? (await openParts(settings));
+  const stopping = new AbortController();
+  const { log, config } = parts;
+  const tasks = new TaskRunner(config, log, scriptedTrainer);
+  const devices = new DeviceCatalogue({ describeDevices: async () => [device] }, log, stopping.signal);
+  const apiParts: ApiParts = {
+    ...parts,
+    tasks,
+    devices,
+    uploads: new DatasetUploads(parts.datasets, config),
+    allowedFolders: new AllowedFolders(config.allowedFolders),
+    metrics: createMetrics(),
+    pageTokens: PageTokens.open(parts.dataFolder),
+    version: '1.2.3',
+    startTimeMs: Date.now(),
+    stopping: stopping.signal,
+  };
+  const server = createServer()
+    .use(errorMiddleware(log))
+    .use(metadataMiddleware(config.metadataBytesMax))
+    .use(deadlineMiddleware(options.deadlineSeconds ?? 30));
+  server.add(TrainingServiceDefinition, trainingService(apiParts));
+  server.add(ArtifactServiceDefinition, artifactService(apiParts));
+  server.add(DatasetServiceDefinition, datasetService(apiParts));
+  server.add(ModelServiceDefinition, modelService(apiParts));
+  server.add(ServerServiceDefinition, serverService(apiParts));
+  const port = await server.listen('127.0.0.1:0');
+  const channel = createChannel(`127.0.0.1:${port}`);
+  onTestFinished(async () => {
+    channel.close();
+    server.forceShutdown();
+    await tasks.stop();
+  });
+  return {
+    parts,
+    stopping,
+    training: createClient(TrainingServiceDefinition, channel) as Client<typeof TrainingServiceDefinition>,
+    artifacts: createClient(ArtifactServiceDefinition, channel) as Client<typeof ArtifactServiceDefinition>,
+    datasets: createClient(DatasetServiceDefinition, channel) as Client<typeof DatasetServiceDefinition>,
+    model: createClient(ModelServiceDefinition, channel) as Client<typeof ModelServiceDefinition>,
+    server: createClient(ServerServiceDefinition, channel) as Client<typeof ServerServiceDefinition>,
+  };
+}
+
+const device = {
+  backend: 'native',
+  isDefault: true,
+  model: 'A processor',
+  instructionSet: 'avx512bf16',
+  threadCount: 2,
+  memoryBytes: 2 ** 34,
+  float32Flops: 1e11,
+  bfloat16Flops: 2e11,
+  autoPrecision: 'bfloat16' as const,
+};
+
+/** A small job on the data set of readyDataset; `script` is what the scripted trainer does. */
+export function jobSpec(script = '', changes: DeepPartial<JobSpec> = {}): DeepPartial<JobSpec> {
+  return {
+    model: {
+      config: {
+        hiddenSize: 16,
+        intermediateSize: 32,
+        numHiddenLayers: 1,
+        numAttentionHeads: 2,
+        maxPositionEmbeddings: 32,
+      },
+    },
+    dataset: 'datasets/text',
+    stepCount: 20,
+    warmStart: { stepCount: 0 },
+    adapter: { rank: 4, cycleStepCount: 5 },
+    batch: { sequenceLength: 8, sequenceCount: 2 },
+    checkpoint: { everyStepCount: 5 },
+    sample: { prompt: script },
+    ...changes,
+  };
+}
+
+/** A server with a data set, a job that has run to its end, and its artifact. */
+export async function openApiWithArtifact(settings: Record<string, string> = {}) {
+  const api = await openApi(settings);
+  await readyDataset(api.parts);
+  await api.parts.supervisor.start();
+  const { job } = await api.training.createJob({ spec: jobSpec() });
+  for await (const { event } of api.training.watchJob({ name: job!.name })) if (event!.final) break;
+  const { artifacts } = await api.artifacts.listArtifacts({ parent: job!.name });
+  return { api, job: job!.name, artifact: artifacts[0]!.name };
+}
+
+export interface Refusal {
+  code: number;
+  message: string;
+  info: ErrorInfo;
+  fields: string[];
+  badRequest?: BadRequest;
+  resource?: ResourceInfo;
+  precondition?: PreconditionFailure;
+  retry?: RetryInfo;
+}
+
+type Call = (options: CallOptions) => Promise<unknown> | AsyncIterable<unknown>;
+
+/** Runs a call that must fail and reads all that its error carries. */
+export async function refusalOf(call: Call): Promise<Refusal> {
+  let bytes: Uint8Array | undefined;
+  try {
+    const result = call({
+      onTrailer: (trailer) => (bytes = trailer.get('grpc-status-details-bin') as Uint8Array | undefined),
+    });
+    if (Symbol.asyncIterator in result) for await (const _ of result) continue;
+    else await result;
+  } catch (error) {
+    if (!(error instanceof ClientError)) throw error;
+    if (bytes === undefined) throw new Error(`No details with ${error.message}`, { cause: error });
+    const status = RpcStatus.decode(bytes);
+    const all = <T>(type: string, decode: (value: Uint8Array) => T): T[] =>
+      status.details
+        .filter((any: Any) => any.typeUrl === `type.googleapis.com/google.rpc.${type}`)
+        .map((any) => decode(any.value));
+    const infos = all('ErrorInfo', ErrorInfo.decode);
+    if (infos.length !== 1 || status.code !== error.code)
+      throw new Error('Every error has one ErrorInfo and its own code', { cause: error });
+    const badRequest = all('BadRequest', BadRequest.decode)[0];
+    return {
+      code: error.code,
+      message: error.details,
+      info: infos[0]!,
+      fields: badRequest?.fieldViolations.map(({ field }) => field) ?? [],
+      badRequest,
+      resource: all('ResourceInfo', ResourceInfo.decode)[0],
+      precondition: all('PreconditionFailure', PreconditionFailure.decode)[0],
+      retry: all('RetryInfo', RetryInfo.decode)[0],
+    };
+  }
+  throw new Error('The call was not refused');
+}
+
+export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
+/** The messages of an upload of one file; `chunks` are [offset, bytes]. */
+export async function* uploadOf(
+  content: Buffer,
+  chunks: [number, Buffer][] = [[0, content]],
+  header: DeepPartial<UploadDatasetHeader> = {},
+): AsyncGenerator<DeepPartial<UploadDatasetRequest>> {
+  const file = { fileName: 'tales.txt', sizeBytes: content.length, sha256: sha256(content) };
+  yield { header: { datasetId: 'tales', files: [file], ...header } };
+  for (const [offsetBytes, data] of chunks) yield { chunk: { fileIndex: 0, offsetBytes, data } };
+}

@@ -1,0 +1,346 @@
+import { truncateSync } from 'node:fs';
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { Metadata, Status, type CallContext, type CallOptions } from 'nice-grpc';
+import { describe, expect, it } from 'vitest';
+import { errorMiddleware } from '../../server/dist/api/middleware.js';
+import { serviceErrors, type ErrorReason } from '../../server/dist/errors.js';
+import { jobSpec, openApi, openApiWithArtifact, refusalOf, uploadOf, type Refusal } from './apiServer.js';
+import { jobWhen, readyDataset } from './parts.js';
+
+const text = Buffer.from('Once upon a time there was an adapter of rank four.');
+const uuid = '00000000-0000-4000-8000-000000000001';
+const hasStarted = async (iterator: AsyncIterator<unknown>) => void (await iterator.next());
+
+/** One way to each reason, over the wire. */
+const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise<Refusal>> = {
+  JOB_SPEC_INVALID: async () => {
+    const { training } = await openApi();
+    return await refusalOf((options) =>
+      training.createJob({ spec: { stepCount: -1 }, labels: { '': 'x' } }, options),
+    );
+  },
+  REQUEST_INVALID: async () => {
+    const { training } = await openApi();
+    return await refusalOf((options) => training.getJob({ name: '../etc' }, options));
+  },
+  PAGE_TOKEN_INVALID: async () => {
+    const { training } = await openApi();
+    return await refusalOf((options) => training.listJobs({ pageToken: 'AAAA' }, options));
+  },
+  JOB_NOT_FOUND: async () => {
+    const { training } = await openApi();
+    return await refusalOf((options) => training.watchJob({ name: 'jobs/nobody' }, options));
+  },
+  DATASET_NOT_FOUND: async () => {
+    const { training } = await openApi();
+    return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));
+  },
+  ARTIFACT_NOT_FOUND: async () => {
+    const { artifacts } = await openApi();
+    return await refusalOf((options) =>
+      artifacts.downloadArtifact({ name: 'jobs/nobody/artifacts/merged-model-1', fileName: 'x' }, options),
+    );
+  },
+  ARTIFACT_FILE_NOT_FOUND: async () => {
+    const { api, artifact } = await openApiWithArtifact();
+    return await refusalOf((options) =>
+      api.artifacts.downloadArtifact({ name: artifact, fileName: '../../../store.db' }, options),
+    );
+  },
+  JOB_EXISTS: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    await training.createJob({ jobId: 'my-job', spec: jobSpec() });
+    return await refusalOf((options) => training.createJob({ jobId: 'my-job', spec: jobSpec() }, options));
+  },
+  DATASET_EXISTS: async () => {
+    const { datasets } = await openApi();
+    await datasets.uploadDataset(uploadOf(text));
+    return await refusalOf((options) => datasets.uploadDataset(uploadOf(Buffer.from('other')), options));
+  },
+  REQUEST_ID_REUSED: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    await training.createJob({ requestId: uuid, spec: jobSpec() });
+    return await refusalOf((options) =>
+      training.createJob({ requestId: uuid, spec: jobSpec('', { seed: 1 }) }, options),
+    );
+  },
+  JOB_STATE_WRONG: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    const { job } = await training.createJob({ spec: jobSpec() });
+    return await refusalOf((options) => training.resumeJob({ name: job!.name }, options));
+  },
+  JOB_CHANGED: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    const { job } = await training.createJob({ spec: jobSpec() });
+    await training.pauseJob({ name: job!.name });
+    return await refusalOf((options) => training.cancelJob({ name: job!.name, etag: job!.etag }, options));
+  },
+  DATASET_NOT_READY: async () => {
+    const { datasets, training } = await openApi();
+    await datasets.uploadDataset(uploadOf(text));
+    return await refusalOf((options) =>
+      training.createJob({ spec: jobSpec('', { dataset: 'datasets/tales' }) }, options),
+    );
+  },
+  MODEL_NOT_READY: async () => {
+    const { training, model, parts } = await openApi();
+    await readyDataset(parts);
+    const { job } = await training.createJob({ spec: jobSpec() });
+    return await refusalOf((options) => model.generateText({ model: job!.name }, options));
+  },
+  MODEL_UNUSABLE: async () => {
+    const { api, artifact } = await openApiWithArtifact();
+    return await refusalOf((options) => api.model.generateText({ model: artifact, prompt: 'fail' }, options));
+  },
+  SEQUENCE_BEYOND_END: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    const { job } = await training.createJob({ spec: jobSpec() });
+    return await refusalOf((options) => training.watchJob({ name: job!.name, afterSequence: 1000 }, options));
+  },
+  OFFSET_BEYOND_END: async () => {
+    const { api, artifact } = await openApiWithArtifact();
+    return await refusalOf((options) =>
+      api.artifacts.downloadArtifact({ name: artifact, fileName: 'config.json', offsetBytes: 11 }, options),
+    );
+  },
+  ARTIFACT_DAMAGED: async () => {
+    const { api, job, artifact } = await openApiWithArtifact();
+    truncateSync(join(api.parts.dataFolder, job, 'artifacts', artifact.split('/').at(-1)!, 'config.json'), 5);
+    return await refusalOf((options) =>
+      api.artifacts.downloadArtifact({ name: artifact, fileName: 'config.json' }, options),
+    );
+  },
+  UPLOAD_OFFSET_WRONG: async () => {
+    const { datasets } = await openApi();
+    return await refusalOf((options) =>
+      datasets.uploadDataset(uploadOf(text, [[7, text.subarray(7)]]), options),
+    );
+  },
+  UPLOAD_TOO_LONG: async () => {
+    const { datasets } = await openApi();
+    return await refusalOf((options) =>
+      datasets.uploadDataset(uploadOf(text, [[0, Buffer.concat([text, text])]]), options),
+    );
+  },
+  UPLOAD_INCOMPLETE: async () => {
+    const { datasets } = await openApi();
+    return await refusalOf((options) =>
+      datasets.uploadDataset(uploadOf(text, [[0, text.subarray(0, 5)]]), options),
+    );
+  },
+  UPLOAD_HASH_WRONG: async () => {
+    const { datasets } = await openApi();
+    return await refusalOf((options) =>
+      datasets.uploadDataset(uploadOf(text, [[0, Buffer.alloc(text.length)]]), options),
+    );
+  },
+  UPLOAD_BUSY: async () => {
+    const { datasets, parts } = await openApi();
+    let release = (): void => {};
+    const held = new Promise<void>((resolve) => (release = resolve));
+    async function* slow() {
+      yield* uploadOf(text, [[0, text.subarray(0, 5)]]);
+      await held;
+    }
+    const first = datasets.uploadDataset(slow()).catch((error: unknown) => error);
+    // Its first bytes on the disk are the sign that the first upload holds the data set.
+    while ((await parts.datasets.find('tales'))?.files[0]?.receivedBytes !== 5)
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    const refusal = await refusalOf((options) => datasets.uploadDataset(uploadOf(text), options));
+    release();
+    await first;
+    return refusal;
+  },
+  JOB_TOO_LARGE: async () => {
+    const { training, parts } = await openApi({ RELORA_JOB_MEMORY_BYTES_MAX: '1000000' });
+    await readyDataset(parts);
+    return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));
+  },
+  DISK_FULL: async () => {
+    const { datasets } = await openApi({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) });
+    return await refusalOf((options) => datasets.uploadDataset(uploadOf(text), options));
+  },
+  QUEUE_FULL: async () => {
+    const { training, parts } = await openApi({ RELORA_QUEUE_JOBS_MAX: '1' });
+    await readyDataset(parts);
+    await training.createJob({ spec: jobSpec() });
+    return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));
+  },
+  WATCHERS_FULL: async () => {
+    const { training, parts } = await openApi({ RELORA_WATCHERS_MAX: '1' });
+    await readyDataset(parts);
+    const { job } = await training.createJob({ spec: jobSpec() });
+    await hasStarted(training.watchJob({ name: job!.name })[Symbol.asyncIterator]());
+    return await refusalOf((options) => training.watchJob({ name: job!.name }, options));
+  },
+  TASKS_FULL: async () => {
+    const { api, artifact } = await openApiWithArtifact();
+    const leave = new AbortController();
+    // Two run and 32 wait: one of the 35 is refused.
+    const refusals = Array.from({ length: 35 }, () =>
+      refusalOf((options: CallOptions) =>
+        api.model.generateText({ model: artifact, prompt: 'hang' }, { ...options, signal: leave.signal }),
+      ),
+    );
+    const refused = await Promise.any(refusals);
+    leave.abort();
+    await Promise.allSettled(refusals);
+    return refused;
+  },
+  METADATA_TOO_LARGE: async () => {
+    const { server } = await openApi();
+    return await refusalOf((options) =>
+      server.getServerInfo({}, { ...options, metadata: Metadata({ note: 'x'.repeat(9000) }) }),
+    );
+  },
+  DEVICE_UNAVAILABLE: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    return await refusalOf((options) =>
+      training.createJob({ spec: jobSpec('', { device: 'tensorflow' }) }, options),
+    );
+  },
+  TASK_CRASHED: async () => {
+    const { api, artifact } = await openApiWithArtifact();
+    return await refusalOf((options) =>
+      api.model.generateText({ model: artifact, prompt: 'crash' }, options),
+    );
+  },
+  DEADLINE_EXCEEDED: async () => {
+    const { training, parts } = await openApi({}, { deadlineSeconds: 0.5 });
+    await readyDataset(parts);
+    await parts.supervisor.start();
+    const { job } = await training.createJob({ spec: jobSpec('deaf') });
+    await jobWhen(parts, job!.name.slice('jobs/'.length), ({ state }) => state === 'running');
+    return await refusalOf((options) => training.pauseJob({ name: job!.name }, options));
+  },
+  SERVER_STOPPING: async () => {
+    const { training, parts, stopping } = await openApi();
+    await readyDataset(parts);
+    const { job } = await training.createJob({ spec: jobSpec() });
+    return await refusalOf(async function* (options) {
+      for await (const response of training.watchJob({ name: job!.name }, options)) {
+        yield response;
+        stopping.abort();
+      }
+    });
+  },
+  INTERNAL_ERROR: async () => {
+    const { training, parts } = await openApi();
+    await parts.close();
+    return await refusalOf((options) => training.getJob({ name: 'jobs/nobody' }, options));
+  },
+};
+
+describe('every error of the catalogue reaches a client with its code, reason and details', () => {
+  for (const [reason, provoke] of Object.entries(provocations)) {
+    it(reason, async () => {
+      const refusal = await provoke();
+      const entry = serviceErrors[reason as ErrorReason];
+      expect(refusal).toMatchObject({ code: entry.status, info: { reason, domain: 'relora' } });
+      expect(refusal.message).not.toMatch(/\n\s+at |\/src\/|select /);
+      expect(refusal.retry?.retryDelay?.seconds).toBe(entry.retrySeconds);
+      expect(refusal.fields.length > 0).toBe('fields' in entry);
+      expect(refusal.resource !== undefined).toBe('resource' in entry);
+      expect(refusal.precondition !== undefined).toBe('precondition' in entry);
+    });
+  }
+});
+
+describe('an error', () => {
+  it('names every bad field at once, with what was expected and what came', async () => {
+    const { training } = await openApi();
+    const refusal = await refusalOf((options) =>
+      training.createJob(
+        {
+          jobId: 'A',
+          displayName: 'a\u0007',
+          requestId: 'again',
+          spec: { model: { preset: 'lama' }, dataset: 'x', stepCount: 0, adapter: { rank: 0 }, seed: -1 },
+        },
+        options,
+      ),
+    );
+    expect(refusal.code).toBe(Status.INVALID_ARGUMENT);
+    expect(refusal.fields).toEqual([
+      'job_id',
+      'display_name',
+      'request_id',
+      'spec.dataset',
+      'spec.model.preset',
+      'spec.step_count',
+      'spec.adapter.rank',
+      'spec.adapter.cycle_step_count',
+      'spec.seed',
+    ]);
+    expect(refusal.badRequest?.fieldViolations.at(-1)?.description).toBe(
+      'expected a whole number from 0 to 2147483647, got -1',
+    );
+  });
+
+  it('carries what changes of its message in its metadata', async () => {
+    expect((await provocations.SEQUENCE_BEYOND_END()).info.metadata).toMatchObject({
+      afterSequence: '1000',
+      oldestSequence: '1',
+      newestSequence: '1',
+    });
+  });
+
+  it('of ours tells the client an id, and the log the stack', async () => {
+    const lines: string[] = [];
+    const log = pino({}, { write: (line: string) => void lines.push(line) });
+    const answer = await answerTo(log, new Error('the secret cause'), new AbortController().signal);
+    expect(answer).toMatchObject({ code: Status.INTERNAL, reason: 'INTERNAL_ERROR' });
+    expect((answer as Error).message).not.toContain('secret');
+    const logged = JSON.parse(lines[0]!) as { errorId: string; err: { stack: string } };
+    expect((answer as Error).message).toContain(logged.errorId);
+    expect(logged.err.stack).toContain('the secret cause');
+  });
+
+  it('after the client has gone is a cancelled call, not a fault', async () => {
+    const lines: string[] = [];
+    const log = pino({}, { write: (line: string) => void lines.push(line) });
+    const gone = new AbortController();
+    gone.abort();
+    expect(await answerTo(log, new Error('write after end'), gone.signal)).toMatchObject({
+      code: Status.CANCELLED,
+      reason: 'CALL_CANCELLED',
+    });
+    expect(lines).toEqual([]);
+  });
+});
+
+/** What the middleware makes of an error that a handler throws. */
+async function answerTo(log: ReturnType<typeof pino>, error: Error, signal: AbortSignal): Promise<unknown> {
+  const call = {
+    method: {
+      path: '/relora.v1.TrainingService/GetJob',
+      requestStream: false,
+      responseStream: false,
+      options: {},
+    },
+    requestStream: false as const,
+    responseStream: false as const,
+    request: {},
+    next(): AsyncGenerator<never, never, undefined> {
+      throw error;
+    },
+  };
+  const context: CallContext = {
+    metadata: Metadata(),
+    peer: '',
+    header: Metadata(),
+    sendHeader() {},
+    trailer: Metadata(),
+    signal,
+  };
+  return await errorMiddleware(log)(call, context)
+    .next()
+    .catch((answer: unknown) => answer);
+}
