@@ -1,0 +1,195 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { metricTable, type MetricEntry } from '../server/dist/metrics/metricTable.js';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const read = (path: string): string => readFileSync(join(root, path), 'utf8');
+
+/** Every name under which a metric is served, with its labels. */
+const series = new Map<string, readonly string[]>(
+  Object.values(metricTable as Record<string, MetricEntry>).flatMap(({ name, type, labels }) =>
+    type === 'histogram'
+      ? [
+          [`${name}_bucket`, [...labels, 'le']],
+          [`${name}_sum`, labels],
+          [`${name}_count`, labels],
+        ]
+      : [[name, labels]],
+  ) as [string, readonly string[]][],
+);
+
+interface Panel {
+  title: string;
+  type: string;
+  id: number;
+  gridPos: { x: number; y: number; w: number; h: number };
+  targets?: { expr: string }[];
+}
+interface Dashboard {
+  uid: string;
+  panels: Panel[];
+  annotations: { list: { name: string; expr: string }[] };
+  templating: { list: { name: string; query: string | { query: string } }[] };
+}
+
+const dashboards = readdirSync(join(root, 'deploy/grafana/dashboards')).map(
+  (file) => JSON.parse(read(`deploy/grafana/dashboards/${file}`)) as Dashboard,
+);
+const rules = read('deploy/prometheus/rules.yml');
+const compose = read('docker-compose.yml');
+
+const queries = [
+  ...dashboards.flatMap(({ panels, annotations, templating }) => [
+    ...panels.flatMap((panel) => (panel.targets ?? []).map(({ expr }) => expr)),
+    ...annotations.list.map(({ expr }) => expr),
+    ...templating.list.map(({ query }) => (typeof query === 'string' ? query : query.query)),
+  ]),
+  ...[...rules.matchAll(/^ +expr: (.+)$/gm)].map((match) => match[1]!),
+];
+
+describe('dashboards and alerts', () => {
+  it('ask only for metrics that the server has', () => {
+    const names = queries.flatMap((query) => query.match(/\brelora_[a-z0-9_]+/g) ?? []);
+    expect(names.length).toBeGreaterThan(40);
+    expect([...new Set(names)].filter((name) => !series.has(name))).toEqual([]);
+  });
+
+  it('ask only for labels that these metrics have', () => {
+    const wrong: string[] = [];
+    for (const query of queries) {
+      for (const [, name, selector] of query.matchAll(/\b(relora_[a-z0-9_]+)\{([^}]*)\}/g)) {
+        for (const [, label] of selector!.matchAll(/([a-z_]+)\s*(?:=~|!~|!=|=)/g)) {
+          if (!series.get(name!)?.includes(label!)) wrong.push(`${name} has no label ${label}`);
+        }
+      }
+    }
+    expect(wrong).toEqual([]);
+  });
+
+  it('have whole expressions', () => {
+    for (const query of queries) {
+      for (const [open, close] of ['()', '{}', '[]'] as const) {
+        expect(query.split(open).length, query).toBe(query.split(close).length);
+      }
+    }
+  });
+
+  it('show what a person wants to see of a run', () => {
+    const text = JSON.stringify(dashboards);
+    for (const name of [
+      'relora_job_loss_smoothed',
+      'relora_job_learning_rate',
+      'relora_job_tokens_per_second',
+      'relora_job_gradient_norm',
+      'relora_job_resident_bytes',
+      'relora_jobs',
+    ]) {
+      expect(text).toContain(name);
+    }
+    expect(dashboards[0]!.annotations.list.some(({ expr }) => expr.includes('relora_job_restarts'))).toBe(
+      true,
+    );
+  });
+
+  it('place panels beside each other, never on top', () => {
+    for (const { panels } of dashboards) {
+      expect(new Set(panels.map(({ id }) => id)).size).toBe(panels.length);
+      for (const [index, { gridPos: a, title }] of panels.entries()) {
+        expect(a.x + a.w, title).toBeLessThanOrEqual(24);
+        for (const { gridPos: b, title: other } of panels.slice(index + 1)) {
+          const apart = a.x + a.w <= b.x || b.x + b.w <= a.x || a.y + a.h <= b.y || b.y + b.h <= a.y;
+          expect(apart, `${title} and ${other}`).toBe(true);
+        }
+      }
+    }
+  });
+});
+
+describe('docker-compose.yml', () => {
+  const volumes = [...compose.matchAll(/^ {6}- (\S+):(\/\S*?)(:ro)?$/gm)].map(([, source, target]) => ({
+    source: source!,
+    target: target!,
+  }));
+
+  it('mounts what is there, and declares the volumes that it names', () => {
+    expect(volumes.length).toBeGreaterThan(4);
+    const declared = [...compose.slice(compose.indexOf('\nvolumes:')).matchAll(/^ {2}([a-z-]+):/gm)].map(
+      (match) => match[1],
+    );
+    for (const { source } of volumes) {
+      if (source.startsWith('./')) expect(existsSync(join(root, source)), source).toBe(true);
+      else expect(declared).toContain(source);
+    }
+    expect(declared.filter((name) => !volumes.some(({ source }) => source === name))).toEqual([]);
+  });
+
+  it('opens ports on this machine only, and fixes the version of every image', () => {
+    const ports = [...compose.matchAll(/^ {6}- (?:([0-9.]+):)?(\d+):(\d+)$/gm)];
+    expect(ports.length).toBeGreaterThanOrEqual(4);
+    for (const [line, address] of ports) expect(address, line).toBe('127.0.0.1');
+    const images = [...compose.matchAll(/^ {4}image: (\S+)$/gm)].map((match) => match[1]!);
+    expect(images.filter((image) => !/:v?\d+\.\d+\.\d+$/.test(image))).toEqual([]);
+  });
+
+  it('Prometheus scrapes the port that the server serves, and finds its rules', () => {
+    const prometheus = read('deploy/prometheus/prometheus.yml');
+    const port = /RELORA_HTTP_ADDRESS: 0\.0\.0\.0:(\d+)/.exec(compose)?.[1];
+    expect(prometheus).toContain(`server:${port}`);
+    const mounted = volumes.find(({ target }) => target === '/etc/prometheus')!;
+    const rulesPath = /- \/etc\/prometheus\/(\S+)/.exec(prometheus)![1]!;
+    expect(existsSync(join(root, mounted.source, rulesPath))).toBe(true);
+  });
+
+  it('Grafana finds its data source and dashboards', () => {
+    expect(read('deploy/grafana/provisioning/datasources/prometheus.yml')).toContain(
+      'url: http://prometheus:9090',
+    );
+    const path = /path: (\S+)/.exec(read('deploy/grafana/provisioning/dashboards/relora.yml'))![1]!;
+    const mounted = volumes.find(({ target }) => target === path)!;
+    expect(readdirSync(join(root, mounted.source))).toContain('relora.json');
+    expect(compose).toContain(`GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH: ${path}/relora.json`);
+  });
+
+  it('the server has longer to stop than it takes', async () => {
+    const { readConfig } = await import('../server/dist/config.js');
+    const grace = Number(/stop_grace_period: (\d+)s/.exec(compose)![1]);
+    expect(grace).toBeGreaterThan(readConfig({}).shutdownSeconds);
+  });
+});
+
+describe('the image', () => {
+  const dockerfile = read('deploy/Dockerfile');
+
+  it('runs as a user without rights, on a supported Node, and says when it is well', () => {
+    const stages = dockerfile.split(/^FROM /m).slice(1);
+    expect(stages.every((stage) => /^node:24[.\d]*-bookworm-slim/.test(stage))).toBe(true);
+    expect(stages.at(-1)).toMatch(/^USER node$/m);
+    expect(stages.at(-1)).toContain('HEALTHCHECK');
+    expect(stages.at(-1)).toContain('/healthz');
+  });
+
+  it('sets only variables that are settings, and starts a program that is there', async () => {
+    const { readConfig } = await import('../server/dist/config.js');
+    for (const text of [dockerfile, compose]) {
+      const lines = text
+        .split('\n')
+        .filter((line) => !/^\s*#/.test(line))
+        .join('\n');
+      const pairs = [...lines.matchAll(/(RELORA_[A-Z_]+)(?:=|: )(\S+)/g)].map(([, name, value]) => [
+        name!,
+        value!,
+      ]);
+      expect(pairs.length).toBeGreaterThan(0);
+      expect(() => readConfig(Object.fromEntries(pairs))).not.toThrow();
+    }
+    const program = /CMD \["node", "([^"]+)"\]/.exec(dockerfile)![1]!;
+    expect(existsSync(join(root, program))).toBe(true);
+  });
+
+  it('copies every package of the workspace into the build', () => {
+    const { workspaces } = JSON.parse(read('package.json')) as { workspaces: string[] };
+    for (const name of workspaces) expect(dockerfile).toContain(`COPY ${name}/package.json ${name}/`);
+  });
+});

@@ -1,0 +1,147 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Status } from 'nice-grpc';
+import { describe, expect, it } from 'vitest';
+import { settings } from '../../server/dist/config.js';
+import { engineFailures, engineWarnings, serviceErrors, specWarnings } from '../../server/dist/errors.js';
+import { serverFailures, serverWarnings, taskFailures } from '../../server/dist/jobs/jobFailures.js';
+import { metricTable } from '../../server/dist/metrics/metricTable.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+
+/** Cells of every row of the tables under a heading, without their code marks; those before the first heading too for ''. */
+function rowsOf(file: string, heading: string): string[][] {
+  const text = readFileSync(join(root, 'docs', file), 'utf8');
+  const sections = text.split(/^## /m);
+  const section = heading === '' ? sections[0]! : sections.find((part) => part.startsWith(`${heading}\n`));
+  if (section === undefined) throw new Error(`docs/${file} has no heading "${heading}"`);
+  const lines = section.split('\n').filter((line) => line.startsWith('| `'));
+  return lines.map((line) =>
+    line
+      .replace(/\\\|/g, '\u0000')
+      .split('|')
+      .slice(1, -1)
+      .map((cell) => cell.trim().replaceAll('\u0000', '|')),
+  );
+}
+
+const plain = (cell: string): string => cell.replaceAll('`', '').replaceAll('\\', '');
+const firstCells = (rows: string[][]): string[] => rows.map(([cell]) => plain(cell!));
+
+/** Reasons in the sources of the engine: a word in capitals with an underscore that is thrown or told. */
+function reasonsOfEngine(): Set<string> {
+  const files = readdirSync(join(root, 'engine/src'), { recursive: true, encoding: 'utf8' });
+  const text = files
+    .filter((file) => file.endsWith('.ts'))
+    .map((file) => readFileSync(join(root, 'engine/src', file), 'utf8'))
+    .join('\n');
+  const thrown = text.matchAll(
+    /(?:super\(|EngineError\(|reason: |^ {2})\s*'?([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)'?(?:,|:|\))/gm,
+  );
+  return new Set([...thrown].map((match) => match[1]!));
+}
+
+describe('docs/errors.md', () => {
+  it('has every error of calls with its code and what to do, and no other', () => {
+    const documented = rowsOf('errors.md', 'Errors of calls').map((row) => row.map(plain));
+    const entries = Object.entries(serviceErrors) as [string, { status: Status; fix: string }][];
+    expect(documented).toEqual(
+      entries.map(([reason, { status, fix }]) => [reason, Status[status], plain(fix)]),
+    );
+  });
+
+  it('has every failure of jobs and data sets, and no other', () => {
+    const documented = rowsOf('errors.md', 'Failures of jobs and data sets').map((row) => row.map(plain));
+    const entries = [engineFailures, serverFailures, taskFailures].flatMap((table) =>
+      Object.entries<string>(table),
+    );
+    expect(documented).toEqual(entries.map(([reason, text]) => [reason, plain(text)]));
+  });
+
+  it('has every warning, and no other', () => {
+    const documented = rowsOf('errors.md', 'Warnings').map((row) => row.map(plain));
+    const entries = [specWarnings, serverWarnings, engineWarnings].flatMap((table) =>
+      Object.entries<string>(table),
+    );
+    expect(documented).toEqual(entries.map(([reason, text]) => [reason, plain(text)]));
+  });
+});
+
+describe('the catalogue', () => {
+  it('knows every reason that the engine gives, and no other', () => {
+    const known = [...Object.keys(engineFailures), ...Object.keys(engineWarnings)];
+    // Told by the engine, kept by the server as a warning: the run goes on from the checkpoint before.
+    expect([...reasonsOfEngine()].filter((reason) => reason !== 'CHECKPOINT_CORRUPT').sort()).toEqual(
+      known.sort(),
+    );
+  });
+
+  it('has reasons that AIP-193 allows', () => {
+    const reasons = [serviceErrors, engineFailures, serverFailures, taskFailures, specWarnings].flatMap(
+      (table) => Object.keys(table),
+    );
+    expect(reasons.filter((reason) => !/^[A-Z][A-Z0-9_]{2,62}$/.test(reason))).toEqual([]);
+  });
+});
+
+describe('docs/metrics.md', () => {
+  it('has every metric with its type, labels and help, and no other', () => {
+    const documented = rowsOf('metrics.md', '').map((row) => row.map(plain));
+    const entries = Object.values(metricTable);
+    expect(documented).toEqual(
+      entries.map(({ name, type, labels, help }) => [name, type, labels.join(', '), plain(help)]),
+    );
+  });
+
+  it('names follow the rules of Prometheus: one prefix, base units, _total on counters alone', () => {
+    const entries = Object.values(metricTable);
+    expect(new Set(entries.map(({ name }) => name)).size).toBe(entries.length);
+    for (const { name, type, help } of entries) {
+      expect(name).toMatch(/^relora_[a-z0-9_]+$/);
+      expect(name).not.toMatch(/_(ms|milliseconds|minutes|kb|mb|percent)(_|$)/);
+      expect(name.endsWith('_total'), name).toBe(type === 'counter');
+      expect(help).toMatch(/^[A-Z0-9].*\.$/);
+    }
+  });
+});
+
+describe('docs/configuration.md', () => {
+  it('has every setting with default, range and reason, and no other', () => {
+    const documented = rowsOf('configuration.md', '').map((row) => row.map(plain));
+    const entries = Object.values(settings);
+    expect(documented).toEqual(
+      entries.map(({ variable, default: value, range, reason }) => [
+        variable,
+        value === '' ? 'none' : value,
+        plain(range),
+        plain(reason),
+      ]),
+    );
+  });
+});
+
+describe('docs/api.md', () => {
+  it('has every method of the contract, and names no other', () => {
+    const folder = join(root, 'proto/relora/v1');
+    const methods = readdirSync(folder).flatMap((file) => {
+      const text = readFileSync(join(folder, file), 'utf8');
+      const service = /^service (\w+)/m.exec(text)?.[1];
+      return [...text.matchAll(/^ {2}rpc (\w+)/gm)].map((match) => `${service}/${match[1]}`);
+    });
+    const text = readFileSync(join(root, 'docs/api.md'), 'utf8');
+    const named = new Set([...text.matchAll(/relora\.v1\.(\w+\/\w+)/g)].map((match) => match[1]!));
+    expect([...named].sort()).toEqual(methods.sort());
+  });
+
+  it('every reason that it names is in the catalogue', () => {
+    const text = readFileSync(join(root, 'docs/api.md'), 'utf8');
+    const known = new Set(
+      [serviceErrors, engineFailures, serverFailures, specWarnings].flatMap((table) => Object.keys(table)),
+    );
+    const named = firstCells(rowsOf('api.md', 'Errors')).filter((cell) => /^[A-Z_]+$/.test(cell));
+    expect(named.length).toBeGreaterThan(0);
+    expect(named.filter((reason) => !known.has(reason))).toEqual([]);
+    expect(text).toContain('docs/errors.md');
+  });
+});
