@@ -1,10 +1,10 @@
 import {
-  Any,
+  type Any,
   ArtifactServiceDefinition,
   BadRequest,
   DatasetServiceDefinition,
   ErrorInfo,
-  JobSpec,
+  type JobSpec,
   ModelServiceDefinition,
   PreconditionFailure,
   ResourceInfo,

@@ -1,5 +1,3 @@
-import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { estimateRun, Schedule, type DeviceSpeed, type Estimate, type RunSpec } from '@relora/engine/plan';

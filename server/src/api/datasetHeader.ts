@@ -3,7 +3,6 @@ import type {
   TokenizerSpec,
   UploadDatasetHeader,
 } from '@relora/sdk/contract';
-import type { Config } from '../config.js';
 import type { DatasetFormat, DatasetSpec, DatasetTokenizerSpec } from '../datasets/dataset.js';
 import type { NewDataset } from '../datasets/datasetStore.js';
 import { quote } from '../errors.js';
