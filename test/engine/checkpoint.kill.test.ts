@@ -1,0 +1,62 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { expect, it } from 'vitest';
+import { beginRun, disposeRun, pruneCheckpoints, selectBackend, verifyCheckpoint } from '@relora/engine';
+import { licenceDataset, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+
+const newFolder = temporaryFolders();
+const dataset = licenceDataset(newFolder);
+const child = fileURLToPath(new URL('trainAndSave.mjs', import.meta.url));
+const spec = tinySpec({ checkpoint: { everyStepCount: 1 } });
+
+/** Trains in a child and kills it so long after it told of this event that it is busy with the next checkpoint. */
+async function killAfter(event: string, delayMs: number, runFolder: string): Promise<void> {
+  const trainer = spawn(
+    process.execPath,
+    [child, JSON.stringify(spec), (await dataset()).folder, runFolder],
+    {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
+  );
+  const exited = once(trainer, 'exit');
+  for await (const line of createInterface({ input: trainer.stdout })) {
+    if (line === event) setTimeout(() => trainer.kill('SIGKILL'), delayMs);
+  }
+  expect((await exited)[1]).toBe('SIGKILL');
+}
+
+it('a run that was killed while it saved goes on from its newest checkpoint, exactly', async () => {
+  const backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+  const begin = async (runFolder: string, checkpointPath?: string) =>
+    beginRun({ spec, backend, dataset: await dataset(), runFolder, checkpointPath, attempt: 2 });
+  const straight = await begin(newFolder());
+  await runLoop(straight);
+
+  for (const [event, delayMs] of [
+    ['step 3', 1],
+    ['checkpoint 12', 2],
+    ['step 15', 3],
+  ] as const) {
+    const runFolder = newFolder();
+    await killAfter(event, delayMs, runFolder);
+    const checkpoints = join(runFolder, 'checkpoints');
+    const names = readdirSync(checkpoints).filter((name) => name.startsWith('step-'));
+    // A checkpoint that has its name is whole, whatever else lies about.
+    for (const name of names) await verifyCheckpoint(join(checkpoints, name));
+    const newest = join(checkpoints, names.sort().at(-1)!);
+    await pruneCheckpoints(runFolder, [newest]);
+    expect(readdirSync(checkpoints)).toHaveLength(1);
+
+    const resumed = await begin(runFolder, newest);
+    expect(resumed.progress.nextStep).toBeGreaterThan(2);
+    await runLoop(resumed);
+    expect(weightsOf(resumed)).toEqual(weightsOf(straight));
+    expect(existsSync(join(checkpoints, 'step-00000024-2'))).toBe(true);
+    disposeRun(resumed);
+  }
+  disposeRun(straight);
+});
