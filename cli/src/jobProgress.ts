@@ -19,6 +19,7 @@ export interface JobProgress {
   tokensPerSecond: number;
   trainedTokens: number;
   residentBytes: number;
+  residentBytesMax: number;
   checkpointStep: number | null;
   sample: { step: number; prompt: string; text: string } | null;
   warning: string;
@@ -40,6 +41,7 @@ export function newProgress(title: string, stepCount: number): JobProgress {
     tokensPerSecond: 0,
     trainedTokens: 0,
     residentBytes: 0,
+    residentBytesMax: 0,
     checkpointStep: null,
     sample: null,
     warning: '',
@@ -64,6 +66,7 @@ export function advance(progress: JobProgress, event: JobEvent): void {
       progress.gradientNorm = event.step.gradientNorm;
       progress.trainedTokens = event.step.trainedTokens;
       progress.residentBytes = event.step.residentBytes;
+      progress.residentBytesMax = Math.max(progress.residentBytesMax, event.step.residentBytes);
       const rate = tokenCount / Math.max(1e-9, stepSeconds);
       progress.tokensPerSecond = progress.tokensPerSecond === 0 ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
       break;
