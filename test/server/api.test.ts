@@ -343,6 +343,22 @@ describe('an upload', () => {
     expect((await datasets.listDatasets({})).datasets.map(({ name }) => name)).toEqual(['datasets/tales']);
   });
 
+  it('of a client that is silent ends when the server stops, and what came stays', async () => {
+    const { datasets, parts, stopping } = await openApi();
+    let release = (): void => {};
+    async function* silent() {
+      yield* uploadOf(text, [[0, text.subarray(0, 100)]]);
+      await new Promise<void>((resolve) => (release = resolve));
+    }
+    const refused = refusalOf((options) => datasets.uploadDataset(silent(), options));
+    const received = async () => (await parts.datasets.find('tales'))?.files[0]?.receivedBytes;
+    while ((await received()) !== 100) await new Promise((resolve) => setTimeout(resolve, 5));
+    stopping.abort();
+    expect((await refused).info.reason).toBe('SERVER_STOPPING');
+    expect(await received()).toBe(100);
+    release();
+  });
+
   it('is refused with every bad field of its header', async () => {
     const { datasets } = await openApi();
     async function* wrong() {

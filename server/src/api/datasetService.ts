@@ -36,9 +36,10 @@ export function datasetService(parts: ApiParts): DatasetServiceImplementation {
       if (typeof upload === 'string') return { dataset: toDataset(await find(datasetId)) };
       try {
         // One chunk is awaited at a time: what the disk cannot take, HTTP/2 holds back at the sender.
-        for (let next = await messages.next(); next.done !== true; next = await messages.next()) {
+        for (;;) {
+          const next = await unlessAborted(messages.next(), stopping);
+          if (next.done === true) break;
           if (context.signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
-          if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
           await receive(upload, registered, next.value);
         }
         return { dataset: toDataset(finished(await upload.finish(), registered, upload)) };
@@ -156,6 +157,21 @@ function finished(result: FinishResult, dataset: Dataset, upload: DatasetUpload)
         missing: missing.slice(0, 5).join(', '),
       });
     }
+  }
+}
+
+/** Gives up waiting for a silent client when the server stops; what it sent so far stays. */
+async function unlessAborted<T>(message: Promise<T>, stopping: AbortSignal): Promise<T> {
+  let stop = (): void => {};
+  const stopped = new Promise<never>((_, reject) => {
+    stop = () => reject(new ServiceError('SERVER_STOPPING', {}));
+    stopping.addEventListener('abort', stop, { once: true });
+    if (stopping.aborted) stop();
+  });
+  try {
+    return await Promise.race([message, stopped]);
+  } finally {
+    stopping.removeEventListener('abort', stop);
   }
 }
 
