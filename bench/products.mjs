@@ -35,19 +35,34 @@ function time(run, milliseconds) {
 const kinds = {
   base(addon, precision, rows, inFeatures, out) {
     const base = addon.packBase(noise(inFeatures * out), inFeatures, out, precision);
-    const [x, dy, y, dx] = [noise(rows * inFeatures), noise(rows * out), zeros(rows * out), zeros(rows * inFeatures)];
+    const [x, dy, y, dx] = [
+      noise(rows * inFeatures),
+      noise(rows * out),
+      zeros(rows * out),
+      zeros(rows * inFeatures),
+    ];
     const none = zeros(0);
     const operations = 2 * rows * inFeatures * out;
     return [
       ['x w', operations, () => addon.loraLinearForward(y, none, x, base, none, none, 1, rows, 0)],
-      ['dy wᵀ', operations, () => addon.loraLinearBackward(dx, none, none, dy, x, none, base, none, none, 1, rows, 0)],
+      [
+        'dy wᵀ',
+        operations,
+        () => addon.loraLinearBackward(dx, none, none, dy, x, none, base, none, none, 1, rows, 0),
+      ],
     ];
   },
   adapter(addon, precision, rows, inFeatures, out, rank) {
-    const [x, dy, xa, a, b] = [rows * inFeatures, rows * out, rows * rank, inFeatures * rank, rank * out].map(noise);
+    const [x, dy, xa, a, b] = [rows * inFeatures, rows * out, rows * rank, inFeatures * rank, rank * out].map(
+      noise,
+    );
     const product = (name, m, n, k, p, q, transposeA, transposeB) => {
       const c = zeros(m * n);
-      return [name, 2 * m * n * k, () => addon.matmul(c, p, q, 1, m, n, k, transposeA, transposeB, precision)];
+      return [
+        name,
+        2 * m * n * k,
+        () => addon.matmul(c, p, q, 1, m, n, k, transposeA, transposeB, precision),
+      ];
     };
     return [
       product('x a', rows, rank, inFeatures, x, a, false, false),
@@ -60,7 +75,13 @@ const kinds = {
   layer(addon, precision, rows, inFeatures, out, rank) {
     const base = addon.packBase(noise(inFeatures * out), inFeatures, out, precision);
     const [x, dy, a, b] = [rows * inFeatures, rows * out, inFeatures * rank, rank * out].map(noise);
-    const [y, xa, dx, da, db] = [rows * out, rows * rank, rows * inFeatures, inFeatures * rank, rank * out].map(zeros);
+    const [y, xa, dx, da, db] = [
+      rows * out,
+      rows * rank,
+      rows * inFeatures,
+      inFeatures * rank,
+      rank * out,
+    ].map(zeros);
     const forward = 2 * rows * (inFeatures * out + rank * (inFeatures + out));
     return [
       ['forward', forward, () => addon.loraLinearForward(y, xa, x, base, a, b, 1, rows, rank)],
@@ -72,12 +93,30 @@ const kinds = {
     ];
   },
   head(addon, precision, rows, dim, vocabulary) {
-    const [x, head, losses, dx] = [noise(rows * dim), noise(vocabulary * dim), zeros(rows), zeros(rows * dim)];
+    const [x, head, losses, dx] = [
+      noise(rows * dim),
+      noise(vocabulary * dim),
+      zeros(rows),
+      zeros(rows * dim),
+    ];
     const dhead = zeros(vocabulary * dim);
     const targets = Int32Array.from({ length: rows }, (_, i) => (i * 7919) % vocabulary);
     const operations = 2 * rows * dim * vocabulary;
-    const run = (...gradients) => () =>
-      addon.headCrossEntropy(losses, ...gradients, x, head, targets, rows, dim, vocabulary, 1 / rows, precision);
+    const run =
+      (...gradients) =>
+      () =>
+        addon.headCrossEntropy(
+          losses,
+          ...gradients,
+          x,
+          head,
+          targets,
+          rows,
+          dim,
+          vocabulary,
+          1 / rows,
+          precision,
+        );
     return [
       ['loss', operations, run(null, null)],
       ['loss, dx, dhead', 3 * operations, run(dx, dhead)],
@@ -92,7 +131,11 @@ const kinds = {
     const square = size * timeSteps; // two products of half a square each
     return [
       ['forward', 2 * square, () => addon.attentionForward(out, logSumExp, q, k, v, ...last)],
-      ['backward', 5 * square, () => addon.attentionBackward(dq, dk, dv, dout, q, k, v, out, logSumExp, ...last)],
+      [
+        'backward',
+        5 * square,
+        () => addon.attentionBackward(dq, dk, dv, dout, q, k, v, out, logSumExp, ...last),
+      ],
     ];
   },
 };
@@ -106,7 +149,9 @@ export function benchProducts({
   milliseconds = 300,
   onRow = () => {},
 } = {}) {
-  const lines = readFileSync(shapesFile, 'utf8').split('\n').filter((line) => line.trim() !== '' && !line.startsWith('#'));
+  const lines = readFileSync(shapesFile, 'utf8')
+    .split('\n')
+    .filter((line) => line.trim() !== '' && !line.startsWith('#'));
   const rows = [];
   for (const instructionSet of instructionSets) {
     addon.configure({ instructionSet, threads });
@@ -138,13 +183,18 @@ export function benchProducts({
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   const [, , instructionSet, precision] = process.argv;
-  console.log('set         precision  product                shape             GFLOP/s median   best   peak  share');
+  console.log(
+    'set         precision  product                shape             GFLOP/s median   best   peak  share',
+  );
   benchProducts({
     ...(instructionSet && { instructionSets: [instructionSet] }),
     ...(precision && { precisions: [precision] }),
     onRow: (row) =>
       console.log(
-        row.instructionSet.padEnd(12) + row.precision.padEnd(11) + row.product.padEnd(23) + row.shape.padEnd(18) +
+        row.instructionSet.padEnd(12) +
+          row.precision.padEnd(11) +
+          row.product.padEnd(23) +
+          row.shape.padEnd(18) +
           [row.gflopsMedian, row.gflopsBest, row.peak].map((value) => value.toFixed(0).padStart(9)).join('') +
           `${(100 * row.share).toFixed(0)}%`.padStart(7),
       ),
