@@ -1,0 +1,115 @@
+import { pino } from 'pino';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { readReadiness } from '../../server/dist/readiness.js';
+import { HttpServer, type WebParts } from '../../server/dist/web/httpServer.js';
+import { openParts } from './parts.js';
+
+async function serve(parts: Partial<WebParts> = {}): Promise<string> {
+  const server = await HttpServer.listen(
+    { host: '127.0.0.1', port: 0 },
+    {
+      render: async () => 'relora_slots 1\n',
+      contentType: 'text/plain; version=0.0.4; charset=utf-8',
+      readiness: async () => ({ ready: true }),
+      log: pino({ level: 'silent' }),
+      ...parts,
+    },
+  );
+  onTestFinished(async () => await server.close());
+  return `http://127.0.0.1:${server.port}`;
+}
+
+const never = new AbortController().signal;
+
+describe('the HTTP port', () => {
+  it('serves metrics in the text format of Prometheus', async () => {
+    const answer = await fetch(`${await serve()}/metrics`);
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8');
+    expect(await answer.text()).toBe('relora_slots 1\n');
+  });
+
+  it('answers a query string and HEAD as well, without a body for HEAD', async () => {
+    const url = await serve();
+    expect((await fetch(`${url}/metrics?x=1`)).status).toBe(200);
+    const head = await fetch(`${url}/healthz`, { method: 'HEAD' });
+    expect([head.status, await head.text()]).toEqual([200, '']);
+  });
+
+  it('refuses other methods and serves nothing else', async () => {
+    const url = await serve();
+    for (const method of ['POST', 'PUT', 'DELETE']) {
+      const answer = await fetch(`${url}/metrics`, { method });
+      expect([answer.status, answer.headers.get('allow')]).toEqual([405, 'GET, HEAD']);
+    }
+    for (const path of [
+      '/',
+      '/metrics/',
+      '/../etc/passwd',
+      '/%2e%2e/store.db',
+      '//metrics',
+      '/favicon.ico',
+    ]) {
+      expect((await fetch(url + path)).status, path).toBe(404);
+    }
+  });
+
+  it('stays alive and tells no details when a scrape fails', async () => {
+    const url = await serve({
+      render: async () => {
+        throw new Error('/secret/path is gone');
+      },
+    });
+    const answer = await fetch(`${url}/metrics`);
+    expect([answer.status, await answer.text()]).toEqual([500, 'Internal error\n']);
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
+  });
+
+  it('cannot be had twice on one port', async () => {
+    const port = Number(new URL(await serve()).port);
+    const second = HttpServer.listen({ host: '127.0.0.1', port }, {
+      log: pino({ level: 'silent' }),
+    } as WebParts);
+    await expect(second).rejects.toThrow('EADDRINUSE');
+  });
+});
+
+describe('readiness', () => {
+  const answerFor = async (settings: Record<string, string>, stopping: AbortSignal = never) => {
+    const { db, config } = await openParts(settings);
+    const url = await serve({ readiness: async () => await readReadiness(db, config, stopping) });
+    const answer = await fetch(`${url}/readyz`);
+    return {
+      status: answer.status,
+      text: await answer.text(),
+      alive: (await fetch(`${url}/healthz`)).status,
+    };
+  };
+
+  it('is given while jobs can be taken', async () => {
+    expect(await answerFor({})).toEqual({ status: 200, text: 'ready\n', alive: 200 });
+  });
+
+  it('is withdrawn when the server begins to stop; it is still alive', async () => {
+    expect(await answerFor({}, AbortSignal.abort())).toEqual({
+      status: 503,
+      text: 'The server is stopping\n',
+      alive: 200,
+    });
+  });
+
+  it('is withdrawn below the floor of free space, with the figures', async () => {
+    const { status, text, alive } = await answerFor({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) });
+    expect([status, alive]).toEqual([503, 200]);
+    expect(text).toMatch(/^The disk is almost full: \d+ bytes are free, 1125899906842624 are needed$/m);
+  });
+
+  it('is withdrawn when the store is gone', async () => {
+    const parts = await openParts();
+    const url = await serve({ readiness: async () => await readReadiness(parts.db, parts.config, never) });
+    await parts.close();
+    const answer = await fetch(`${url}/readyz`);
+    expect(answer.status).toBe(503);
+    expect(await answer.text()).toMatch(/^The store cannot be written/);
+  });
+});
