@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { pino } from 'pino';
@@ -182,6 +183,7 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
   TASKS_FULL: async () => {
     const { api, artifact } = await openApiWithArtifact();
     const leave = new AbortController();
+    setMaxListeners(0, leave.signal);
     // Two run and 32 wait: one of the 35 is refused.
     const refusals = Array.from({ length: 35 }, () =>
       refusalOf((options: CallOptions) =>
