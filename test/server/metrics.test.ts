@@ -165,11 +165,9 @@ describe('calls', () => {
       ),
     ).toBe(0);
     const context = { signal: new AbortController().signal } as never;
-    // eslint-disable-next-line require-yield
     const answers = async function* (): AsyncGenerator<never, string> {
       return 'answer';
     };
-    // eslint-disable-next-line require-yield
     const refuses = async function* (): AsyncGenerator<never, string> {
       throw new ServerError(Status.NOT_FOUND, 'no');
     };
