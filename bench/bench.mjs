@@ -21,7 +21,16 @@ await benchSteps({
 });
 
 console.log();
-const productHeader = ['instructions', 'precision', 'product', 'shape', 'GFLOP/s, median', 'best', 'measured peak', 'share of peak'];
+const productHeader = [
+  'instructions',
+  'precision',
+  'product',
+  'shape',
+  'GFLOP/s, median',
+  'best',
+  'measured peak',
+  'share of peak',
+];
 const productCells = (row) => [
   row.instructionSet,
   row.precision,
@@ -31,7 +40,11 @@ const productCells = (row) => [
   `${(100 * row.share).toFixed(0)} %`,
 ];
 console.log(productHeader.join('  '));
-const productRows = benchProducts({ addon, milliseconds: 150, onRow: (row) => console.log(productCells(row).join('  ')) });
+const productRows = benchProducts({
+  addon,
+  milliseconds: 150,
+  onRow: (row) => console.log(productCells(row).join('  ')),
+});
 
 const folder = fileURLToPath(new URL('results/', import.meta.url));
 mkdirSync(folder, { recursive: true });

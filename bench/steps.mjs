@@ -42,7 +42,10 @@ async function measure({ preset, vocabSize, sequences, time, rank }, kind) {
   const model = Llama.create(config, 0);
   if (kind === 'relora') model.attachAdapters(adapter, 0, 0);
   const optimizer = new AdamW({ beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 });
-  const tokens = Int32Array.from({ length: sequences * time + 1 }, (_, i) => (i * 7919 + ((i * i) % 613)) % vocabSize);
+  const tokens = Int32Array.from(
+    { length: sequences * time + 1 },
+    (_, i) => (i * 7919 + ((i * i) % 613)) % vocabSize,
+  );
   const batch = { inputs: tokens.subarray(0, -1), targets: tokens.subarray(1) };
   const shape = { step: 0, sequenceLength: time, microBatchSequenceCount: sequences, seed: 0 };
 
@@ -62,7 +65,10 @@ async function measure({ preset, vocabSize, sequences, time, rank }, kind) {
   seconds.sort((a, b) => a - b);
   const secondsMedian = seconds[repeats >> 1];
   const tokenCount = sequences * time;
-  const { flopsPerToken } = estimateRun(specOf(config, kind, adapter, sequences, time), { flopsPerSecond: 1, packedBytes: 4 });
+  const { flopsPerToken } = estimateRun(specOf(config, kind, adapter, sequences, time), {
+    flopsPerSecond: 1,
+    packedBytes: 4,
+  });
   return {
     preset,
     kind,
@@ -90,7 +96,17 @@ function specOf(model, kind, adapter, sequenceCount, sequenceLength) {
   };
 }
 
-export const stepHeader = ['preset', 'kind', 'rank', 'ms a step, median', 'best', 'tokens/s', 'GFLOP/s', 'share of peak', 'resident MB'];
+export const stepHeader = [
+  'preset',
+  'kind',
+  'rank',
+  'ms a step, median',
+  'best',
+  'tokens/s',
+  'GFLOP/s',
+  'share of peak',
+  'resident MB',
+];
 
 export function stepCells(row) {
   return [

@@ -11,14 +11,20 @@ const outputs = ['sdk/src/generated', 'server/src/generated'];
 const check = process.argv.includes('--check');
 
 const before = mkdtempSync(join(tmpdir(), 'relora-proto-'));
-if (check) for (const folder of outputs) cpSync(join(root, folder), join(before, folder), { recursive: true });
+if (check)
+  for (const folder of outputs) cpSync(join(root, folder), join(before, folder), { recursive: true });
 
 const buf = (...args) =>
-  execFileSync(process.execPath, [join(root, 'node_modules/@bufbuild/buf/bin/buf'), ...args], { cwd: root, stdio: 'inherit' });
+  execFileSync(process.execPath, [join(root, 'node_modules/@bufbuild/buf/bin/buf'), ...args], {
+    cwd: root,
+    stdio: 'inherit',
+  });
 buf('lint', 'proto');
 if (check) buf('breaking', 'proto', '--against', 'proto/released.binpb');
 // Beside the contract, what the details of an error are written in.
-const errorDetails = ['status', 'error_details'].map((name) => `node_modules/google-proto-files/google/rpc/${name}.proto`);
+const errorDetails = ['status', 'error_details'].map(
+  (name) => `node_modules/google-proto-files/google/rpc/${name}.proto`,
+);
 buf('generate', '.', ...['proto/relora', ...errorDetails].flatMap((path) => ['--path', path]));
 buf('build', 'proto', '-o', 'server/src/generated/relora.binpb');
 
@@ -33,9 +39,10 @@ if (check) {
 }
 
 function differences(oldFolder, newFolder) {
-  const files = (folder) => readdirSync(folder, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1));
+  const files = (folder) =>
+    readdirSync(folder, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1));
   const names = new Set([...files(oldFolder), ...files(newFolder)]);
   const read = (folder, name) => {
     try {

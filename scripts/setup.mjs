@@ -8,18 +8,22 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const [major, minor] = process.versions.node.split('.').map(Number);
-if (major < 20 || (major === 20 && minor < 19)) fail(`Node ${process.versions.node} is too old: 20.19 or newer is needed`);
+if (major < 20 || (major === 20 && minor < 19))
+  fail(`Node ${process.versions.node} is too old: 20.19 or newer is needed`);
 
 install();
 build();
 
 function install() {
-  const lockHash = createHash('sha256').update(readFileSync(join(root, 'package-lock.json'))).digest('hex');
+  const lockHash = createHash('sha256')
+    .update(readFileSync(join(root, 'package-lock.json')))
+    .digest('hex');
   const stamp = join(root, 'node_modules', '.relora-installed');
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === lockHash) return;
   console.log('Installing packages …');
-  // No install script of any package is needed, so none is run.
-  npm('ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error');
+  // `ci` would first delete what is there. No install script of any package is needed, so none is run.
+  const command = existsSync(join(root, 'node_modules')) ? 'install' : 'ci';
+  npm(command, '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error');
   writeFileSync(stamp, lockHash);
 }
 
@@ -32,7 +36,9 @@ function build() {
 function npm(...args) {
   // npm_execpath is the npm that runs this script; on its own, `node scripts/setup.mjs` takes the one on the path.
   const npmCli = process.env.npm_execpath;
-  const [command, first] = npmCli ? [process.execPath, [npmCli]] : [process.platform === 'win32' ? 'npm.cmd' : 'npm', []];
+  const [command, first] = npmCli
+    ? [process.execPath, [npmCli]]
+    : [process.platform === 'win32' ? 'npm.cmd' : 'npm', []];
   try {
     execFileSync(command, [...first, ...args], { cwd: root, stdio: 'inherit' });
   } catch {

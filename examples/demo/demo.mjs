@@ -30,16 +30,25 @@ try {
   say(`Server: gRPC at ${server.address}, metrics at http://${server.httpAddress}/metrics`);
 
   const dataset = await dataSet(corpus);
-  say(`Data: ${dataset.train.tokenCount} tokens to train on, ${dataset.heldOut.tokenCount} held out (6 of ${corpus.addressCount} addresses).\n`);
+  say(
+    `Data: ${dataset.train.tokenCount} tokens to train on, ${dataset.heldOut.tokenCount} held out (6 of ${corpus.addressCount} addresses).\n`,
+  );
 
-  const job = await client.createJob(demoJob(dataset.name), { displayName: 'A small Llama learns English', signal });
+  const job = await client.createJob(demoJob(dataset.name), {
+    displayName: 'A small Llama learns English',
+    signal,
+  });
   const view = await watch(job);
 
   rmSync(outputFolder, { recursive: true, force: true });
   const paths = await client.downloadArtifact(job.name, outputFolder, { signal });
-  say(`\nWeights: merged and verified in demo-output/ (${paths.length} files, loadable by Hugging Face transformers).\n`);
+  say(
+    `\nWeights: merged and verified in demo-output/ (${paths.length} files, loadable by Hugging Face transformers).\n`,
+  );
   await writeText(job.name, 'The American people');
-  say(`\n${reportLines(view.progress, compressorBitsPerByte(corpus.heldOutText), view.trainingSeconds).join('\n')}`);
+  say(
+    `\n${reportLines(view.progress, compressorBitsPerByte(corpus.heldOutText), view.trainingSeconds).join('\n')}`,
+  );
 } catch (error) {
   if (!signal.aborted) throw error;
   say('\nInterrupted: nothing is left behind.');
@@ -71,7 +80,10 @@ async function dataSet(corpus) {
 }
 
 async function watch(job) {
-  const view = new LiveView(process.stdout, { title: 'A small Llama learns English by ReLoRA', stepCount: job.progress.stepCount });
+  const view = new LiveView(process.stdout, {
+    title: 'A small Llama learns English by ReLoRA',
+    stepCount: job.progress.stepCount,
+  });
   let trainingSeconds = 0;
   try {
     await client.waitForJob(job.name, {
@@ -93,7 +105,14 @@ async function watch(job) {
 
 async function writeText(model, prompt) {
   process.stdout.write(`${prompt}`);
-  for await (const { text } of client.generate(model, { prompt, tokenCountMax: 96, temperature: 0.7, seed: 3, signal })) process.stdout.write(text);
+  for await (const { text } of client.generate(model, {
+    prompt,
+    tokenCountMax: 96,
+    temperature: 0.7,
+    seed: 3,
+    signal,
+  }))
+    process.stdout.write(text);
   process.stdout.write('\n');
 }
 

@@ -33,7 +33,9 @@ export async function startLocalServer(dataFolder, logPath) {
       const entry = parse(line);
       if (entry?.grpcAddress) resolve({ address: entry.grpcAddress, httpAddress: entry.httpAddress });
     });
-    child.once('exit', async (code) => reject(new Error(`The server ended with ${code}: ${await lastLines(logPath)}`)));
+    child.once('exit', async (code) =>
+      reject(new Error(`The server ended with ${code}: ${await lastLines(logPath)}`)),
+    );
   });
   const addresses = await started;
   closeSync(log);

@@ -10,9 +10,18 @@ export function reportLines(progress, compressors, trainingSeconds) {
     ['  the same text by gzip -9', perByte(compressors.gzip)],
     ['  the same text by xz -9', perByte(compressors.xz)],
     ['merges', `${progress.restarts.length}, and one for the download`],
-    ['largest change of a logit at a merge', Math.max(...progress.restarts.map(({ logitChange }) => logitChange)).toExponential(1)],
-    ['effective rank of the change', progress.restarts.map(({ effectiveRank }) => effectiveRank.toFixed(1)).join(' → ')],
-    ['speed', `${quantity(progress.trainedTokens / trainingSeconds)} tokens/s, ${quantity(progress.trainedTokens)} tokens in ${duration(trainingSeconds)}`],
+    [
+      'largest change of a logit at a merge',
+      Math.max(...progress.restarts.map(({ logitChange }) => logitChange)).toExponential(1),
+    ],
+    [
+      'effective rank of the change',
+      progress.restarts.map(({ effectiveRank }) => effectiveRank.toFixed(1)).join(' → '),
+    ],
+    [
+      'speed',
+      `${quantity(progress.trainedTokens / trainingSeconds)} tokens/s, ${quantity(progress.trainedTokens)} tokens in ${duration(trainingSeconds)}`,
+    ],
     ['memory of the trainer', `${bytes(progress.residentBytesMax)} at its peak`],
   ];
   return table(rows);

@@ -44,9 +44,11 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   const fullRankFlopsPerToken = flopsPerToken({ ...spec, adapter: null });
   const mainFlopsPerToken = flopsPerToken(spec);
   const flops =
-    tokensPerStep * (schedule.warmStartStepCount * fullRankFlopsPerToken + spec.stepCount * mainFlopsPerToken);
+    tokensPerStep *
+    (schedule.warmStartStepCount * fullRankFlopsPerToken + spec.stepCount * mainFlopsPerToken);
 
-  const checkpointBytes = 4 * (counts.model + counts.adapter) + 8 * Math.max(counts.trainable, trainableInWarmStart(spec));
+  const checkpointBytes =
+    4 * (counts.model + counts.adapter) + 8 * Math.max(counts.trainable, trainableInWarmStart(spec));
   const weightBytes = spec.export.weightType === 'float32' ? 4 : 2;
   return {
     parameterCount: counts.model,
@@ -58,7 +60,9 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
     durationSeconds: flops / (stepEfficiency * device.flopsPerSecond),
     // One checkpoint more than is kept exists while the next is written; the start of the adapter phase is kept as well.
     diskBytes:
-      (spec.checkpoint.keepCount + 1) * checkpointBytes + weightBytes * counts.model + (spec.adapter ? 4 * counts.linear : 0),
+      (spec.checkpoint.keepCount + 1) * checkpointBytes +
+      weightBytes * counts.model +
+      (spec.adapter ? 4 * counts.linear : 0),
   };
 }
 
@@ -67,14 +71,19 @@ function flopsPerToken(spec: Pick<RunSpec, 'model' | 'adapter' | 'batch'>): numb
   let flops = 6 * model.vocabSize * model.hiddenSize;
   for (const [name, { inFeatures, outFeatures }] of Object.entries(linearShapes(model))) {
     const adapted = adapter !== null && adapter.targetModules.some((module) => module === name);
-    if (adapted) flops += model.numHiddenLayers * (4 * inFeatures * outFeatures + 6 * adapter.rank * (inFeatures + outFeatures));
+    if (adapted)
+      flops +=
+        model.numHiddenLayers *
+        (4 * inFeatures * outFeatures + 6 * adapter.rank * (inFeatures + outFeatures));
     else flops += model.numHiddenLayers * (adapter === null ? 6 : 4) * inFeatures * outFeatures;
   }
   return flops + model.numHiddenLayers * 6 * batch.sequenceLength * model.hiddenSize;
 }
 
 function trainableInWarmStart(spec: RunSpec): number {
-  return spec.kind !== 'fullRank' && spec.warmStart.stepCount > 0 ? countParameters({ ...spec, kind: 'fullRank', adapter: null }).trainable : 0;
+  return spec.kind !== 'fullRank' && spec.warmStart.stepCount > 0
+    ? countParameters({ ...spec, kind: 'fullRank', adapter: null }).trainable
+    : 0;
 }
 
 /** The larger of the warm start's and the main phase's peak. */
@@ -91,14 +100,18 @@ function peakMemoryBytes(spec: RunSpec, device: DeviceSpeed): number {
   // gate, up, their product and the way down, two residuals.
   const activationsPerToken = 9 * model.hiddenSize + 3 * kvSize + 3 * model.intermediateSize;
   const adapterActivations = (spec.adapter?.rank ?? 0) * (spec.adapter?.targetModules.length ?? 0);
-  const activations = (perToken: number) => 4 * microTokens * (model.numHiddenLayers * perToken + 4 * model.hiddenSize);
+  const activations = (perToken: number) =>
+    4 * microTokens * (model.numHiddenLayers * perToken + 4 * model.hiddenSize);
   const head = 4 * Math.min(microTokens, headChunkRows) * model.vocabSize;
 
   const warmStart =
     4 * counts.model + bytesPerTrained * trainableInWarmStart(spec) + activations(activationsPerToken) + head;
   const packed = spec.adapter ? 2 * device.packedBytes * counts.linear : 0;
   const main =
-    4 * (counts.model + counts.adapter) + packed + bytesPerTrained * counts.trainable +
-    activations(activationsPerToken + adapterActivations) + head;
+    4 * (counts.model + counts.adapter) +
+    packed +
+    bytesPerTrained * counts.trainable +
+    activations(activationsPerToken + adapterActivations) +
+    head;
   return processBytes + Math.max(warmStart, main);
 }

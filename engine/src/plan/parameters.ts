@@ -1,7 +1,9 @@
 import { targetModules, type LlamaConfig, type RunSpec, type TargetModule } from './runSpec.js';
 
 /** Inputs and outputs of each linear layer of one block. */
-export function linearShapes(config: LlamaConfig): Record<TargetModule, { inFeatures: number; outFeatures: number }> {
+export function linearShapes(
+  config: LlamaConfig,
+): Record<TargetModule, { inFeatures: number; outFeatures: number }> {
   const { hiddenSize, intermediateSize } = config;
   const kvSize = (hiddenSize / config.numAttentionHeads) * config.numKeyValueHeads;
   return {
@@ -18,7 +20,9 @@ export function linearShapes(config: LlamaConfig): Record<TargetModule, { inFeat
 /** The largest rank that every given layer can hold: the smaller side of the smallest of them. */
 export function largestRank(config: LlamaConfig, modules: readonly TargetModule[]): number {
   const shapes = linearShapes(config);
-  return Math.min(...modules.map((module) => Math.min(shapes[module].inFeatures, shapes[module].outFeatures)));
+  return Math.min(
+    ...modules.map((module) => Math.min(shapes[module].inFeatures, shapes[module].outFeatures)),
+  );
 }
 
 /** Number of weights by the role they play in a job. */
@@ -40,13 +44,18 @@ export function countParameters(spec: Pick<RunSpec, 'model' | 'kind' | 'adapter'
   const shapes = linearShapes(model);
   const embeddings = model.vocabSize * model.hiddenSize * (model.tieWordEmbeddings ? 1 : 2);
   const shared = embeddings + (2 * model.numHiddenLayers + 1) * model.hiddenSize;
-  const perBlock = targetModules.reduce((sum, name) => sum + shapes[name].inFeatures * shapes[name].outFeatures, 0);
+  const perBlock = targetModules.reduce(
+    (sum, name) => sum + shapes[name].inFeatures * shapes[name].outFeatures,
+    0,
+  );
   const linear = perBlock * model.numHiddenLayers;
 
   let adapterCount = 0;
   if (adapter !== null) {
     for (const name of adapter.targetModules) {
-      adapterCount += adapter.rank * (shapes[name].inFeatures + shapes[name].outFeatures) + (adapter.trainableScale ? 1 : 0);
+      adapterCount +=
+        adapter.rank * (shapes[name].inFeatures + shapes[name].outFeatures) +
+        (adapter.trainableScale ? 1 : 0);
     }
     adapterCount *= model.numHiddenLayers;
   }

@@ -4,7 +4,10 @@ import type { LlamaConfig } from './runSpec.js';
 export type PresetShape = Omit<LlamaConfig, 'vocabSize'>;
 
 function llama(
-  hiddenSize: number, intermediateSize: number, numHiddenLayers: number, numAttentionHeads: number,
+  hiddenSize: number,
+  intermediateSize: number,
+  numHiddenLayers: number,
+  numAttentionHeads: number,
   maxPositionEmbeddings = 1024,
 ): PresetShape {
   return {

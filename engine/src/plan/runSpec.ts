@@ -16,7 +16,11 @@ export interface RunSpec {
   batch: BatchSettings;
   precision: Precision;
   seed: number;
-  evaluation: { everyStepCount: number; tokenCount: number; /** 0: the whole held-out part. */ finalTokenCount: number };
+  evaluation: {
+    everyStepCount: number;
+    tokenCount: number;
+    /** 0: the whole held-out part. */ finalTokenCount: number;
+  };
   checkpoint: { everyStepCount: number; keepCount: number };
   sample: { everyStepCount: number; prompt: string; tokenCount: number };
   export: { weightType: WeightType };
@@ -64,7 +68,15 @@ export interface AdapterSettings {
 export type MomentReset = 'zero' | 'random' | 'magnitude';
 
 /** Linear layers of a block, with Hugging Face's names. */
-export const targetModules = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'] as const;
+export const targetModules = [
+  'q_proj',
+  'k_proj',
+  'v_proj',
+  'o_proj',
+  'gate_proj',
+  'up_proj',
+  'down_proj',
+] as const;
 export type TargetModule = (typeof targetModules)[number];
 
 export interface LearningRateSettings {

@@ -34,7 +34,8 @@ export class Schedule {
   restartSteps(): number[] {
     const steps: number[] = [];
     if (this.spec.kind !== 'relora') return steps;
-    for (let t = this.cycleStepCount; t < this.spec.stepCount; t += this.cycleStepCount) steps.push(this.warmStartStepCount + t);
+    for (let t = this.cycleStepCount; t < this.spec.stepCount; t += this.cycleStepCount)
+      steps.push(this.warmStartStepCount + t);
     return steps;
   }
 
@@ -70,7 +71,8 @@ export class Schedule {
       case 'linear':
         return t < warmupStepCount
           ? t / Math.max(1, warmupStepCount)
-          : minRatio + (1 - minRatio) * (1 - (t - warmupStepCount) / Math.max(1, shape.stepCount - warmupStepCount));
+          : minRatio +
+              (1 - minRatio) * (1 - (t - warmupStepCount) / Math.max(1, shape.stepCount - warmupStepCount));
       case 'constant':
         return t < warmupStepCount ? t / Math.max(1, warmupStepCount) : 1;
     }
@@ -90,7 +92,8 @@ export interface ScheduleShape {
 export function jaggedCosine(t: number, shape: ScheduleShape): number {
   const { stepCount, warmupStepCount, restartWarmupStepCount, cycleStepCount, minRatio } = shape;
   const cosine = (u: number) =>
-    minRatio + ((1 - minRatio) * (1 + Math.cos((Math.PI * (u - warmupStepCount)) / (stepCount - warmupStepCount)))) / 2;
+    minRatio +
+    ((1 - minRatio) * (1 + Math.cos((Math.PI * (u - warmupStepCount)) / (stepCount - warmupStepCount)))) / 2;
 
   if (t < warmupStepCount) return t / Math.max(1, warmupStepCount);
   const inCycle = t % cycleStepCount;
