@@ -16,7 +16,15 @@ const napiHeaders = createRequire(import.meta.url)('node-api-headers').include_d
 // No -march=native: the addon runs on any CPU and chooses at run time. No -ffast-math: NaN and infinity must show, and sums keep
 // their order; contraction is off so that a fused multiply-add stands only where it is written.
 const flags = [
-  ...['-std=c++20', '-O3', '-fPIC', '-fvisibility=hidden', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math'],
+  ...[
+    '-std=c++20',
+    '-O3',
+    '-fPIC',
+    '-fvisibility=hidden',
+    '-ffp-contract=off',
+    '-fno-math-errno',
+    '-fno-trapping-math',
+  ],
   ...['-Wall', '-Wextra', '-Wno-psabi', '-pthread', `-I${napiHeaders}`],
 ];
 
@@ -107,13 +115,22 @@ const compileNext = async () => {
   }
 };
 await Promise.all(Array.from({ length: availableParallelism() }, compileNext));
-if (failures > 0) fail(`The native addon was not built: ${failures} of ${objects.length} files failed to compile`);
+if (failures > 0)
+  fail(`The native addon was not built: ${failures} of ${objects.length} files failed to compile`);
 
 // Linked aside and renamed, so that a running process keeps the file it has mapped.
 const temporary = `${target}.${process.pid}`;
 const undefinedSymbols = process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : [];
-const linkArgs = ['-shared', '-pthread', ...undefinedSymbols, ...objects.map((object) => object.path), '-o', temporary];
-if ((await run(compiler.command, [...compiler.args, ...linkArgs])) !== 0) fail('The native addon was not built: linking failed');
+const linkArgs = [
+  '-shared',
+  '-pthread',
+  ...undefinedSymbols,
+  ...objects.map((object) => object.path),
+  '-o',
+  temporary,
+];
+if ((await run(compiler.command, [...compiler.args, ...linkArgs])) !== 0)
+  fail('The native addon was not built: linking failed');
 renameSync(temporary, target);
 writeFileSync(stampFile, stamp);
 
@@ -122,4 +139,6 @@ for (const file of readdirSync(buildDir)) {
   const path = join(buildDir, file);
   if (file.endsWith('.o') && !current.has(path)) rmSync(path, { force: true });
 }
-console.log(`Built ${relative(process.cwd(), target)} (${objects.length} files, ${Object.keys(instructionSets).join(', ')})`);
+console.log(
+  `Built ${relative(process.cwd(), target)} (${objects.length} files, ${Object.keys(instructionSets).join(', ')})`,
+);

@@ -14,8 +14,8 @@ struct Kernels;
 
 enum class Precision { float32, bfloat16 };
 
-/// Memory that outlives one parallel section of a kernel. One name, one use, so that a kernel and the products it calls never
-/// share a buffer.
+/// Memory that outlives one parallel section of a kernel. One name, one use, so that a kernel and the
+/// products it calls never share a buffer.
 enum class Shared { right_panels, first, second, third, count };
 
 class Context {

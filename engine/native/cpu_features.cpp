@@ -97,9 +97,10 @@ std::vector<InstructionSet> supported_instruction_sets() {
   const bool saves_ymm = (saved & 0x06) == 0x06, saves_zmm = (saved & 0xe6) == 0xe6;
   const Registers basic = cpuid(1, 0), extended = cpuid(7, 0);
   const Registers more = extended.a >= 1 ? cpuid(7, 1) : Registers{};
-  const bool avx2 = saves_ymm && bit(extended.b, 5) && bit(basic.c, 12) && bit(basic.c, 28);  // AVX2, FMA, AVX
-  const bool avx512 = avx2 && saves_zmm && bit(extended.b, 16) && bit(extended.b, 17) && bit(extended.b, 30) &&
-                      bit(extended.b, 31);  // F, DQ, BW, VL
+  // AVX2, FMA, AVX
+  const bool avx2 = saves_ymm && bit(extended.b, 5) && bit(basic.c, 12) && bit(basic.c, 28);
+  const bool avx512 = avx2 && saves_zmm && bit(extended.b, 16) && bit(extended.b, 17) &&
+      bit(extended.b, 30) && bit(extended.b, 31);  // F, DQ, BW, VL
   if (avx512 && bit(more.a, 5)) sets.push_back(InstructionSet::avx512bf16);
   if (avx512) sets.push_back(InstructionSet::avx512);
   if (avx2) sets.push_back(InstructionSet::avx2);

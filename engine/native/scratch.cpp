@@ -16,7 +16,8 @@ constexpr size_t huge_page = size_t{2} << 20;
 void* allocate_aligned(size_t bytes) {
   const size_t alignment = bytes >= 2 * huge_page ? huge_page : cache_line;
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  void* memory = rounded < bytes ? nullptr : std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+  void* memory = rounded < bytes ? nullptr : std::aligned_alloc(alignment,
+                                                                rounded == 0 ? alignment : rounded);
   if (memory == nullptr) throw std::bad_alloc();
 #ifdef __linux__
   // Packed panels are read with strides of many pages; advice only, so a refusal does not matter.

@@ -1,4 +1,5 @@
-// Memory that grows and is reused. Page faults of a fresh big allocation cost more than the product written into it.
+// Memory that grows and is reused. Page faults of a fresh big allocation cost more than the product written
+// into it.
 #pragma once
 #include <cstddef>
 #include <cstdint>

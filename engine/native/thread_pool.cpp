@@ -7,7 +7,8 @@ namespace relora {
 namespace {
 
 constexpr uint32_t closed = uint32_t{1} << 31;
-// Longer than the gap between two operations of one step, shorter than anyone would notice on an idle machine.
+// Longer than the gap between two operations of one step, shorter than anyone would notice on an idle
+// machine.
 constexpr auto spin_time = std::chrono::microseconds(50);
 
 void relax() {
@@ -35,7 +36,9 @@ bool spin_until(const Ready& ready) {
 
 ThreadPool::ThreadPool(unsigned threads)
     : threads_(threads < 1 ? 1 : threads), shares_(new Share[threads_]), joined_(closed) {
-  for (unsigned worker = 1; worker < threads_; worker++) workers_.emplace_back([this, worker] { serve(worker); });
+  for (unsigned worker = 1; worker < threads_; worker++) {
+    workers_.emplace_back([this, worker] { serve(worker); });
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -59,11 +62,13 @@ void ThreadPool::run_shared(size_t tasks, const void* context, Call call) {
   joined_.store(0, std::memory_order_release);
   generation_.fetch_add(1);
   if (parked_.load() > 0) {
-    { std::lock_guard lock(mutex_); }  // a worker about to park has either seen the new generation or waits already
+    // a worker about to park has either seen the new generation or waits already
+    { std::lock_guard lock(mutex_); }
     wake_.notify_all();
   }
   work(0);
-  // Whoever has not joined by now is not needed: waiting for a parked worker to wake would cost more than it helps.
+  // Whoever has not joined by now is not needed: waiting for a parked worker to wake would cost more than it
+  // helps.
   joined_.fetch_or(closed);
   const auto all_left = [this] { return joined_.load(std::memory_order_acquire) == closed; };
   while (!spin_until(all_left)) std::this_thread::yield();

@@ -20,8 +20,9 @@ class ThreadPool {
 
   unsigned threads() const { return threads_; }
 
-  /// Calls body(task, worker) once for every task in [0, tasks), worker in [0, threads()). Each worker begins with its own
-  /// contiguous share, so that it finds its caches again, and then helps the others. Bodies must not throw.
+  /// Calls body(task, worker) once for every task in [0, tasks), worker in [0, threads()). Each worker begins
+  /// with its own contiguous share, so that it finds its caches again, and then helps the others. Bodies must
+  /// not throw.
   template <class Body>
   void run(size_t tasks, const Body& body) {
     if (threads_ == 1 || tasks <= 1) {

@@ -1,6 +1,6 @@
-// One vector type for the instruction set this file is compiled for: build.mjs compiles kernels/ and gemm/kernel.cpp once
-// per set, each time with its own RELORA_ISA namespace and compiler flags. Everything is static, so that no function
-// compiled for a newer CPU can be linked into code for an older one.
+// One vector type for the instruction set this file is compiled for: build.mjs compiles kernels/ and
+// gemm/kernel.cpp once per set, each time with its own RELORA_ISA namespace and compiler flags. Everything is
+// static, so that no function compiled for a newer CPU can be linked into code for an older one.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -42,7 +42,8 @@ static inline Vec floats_of(Words v) { return reinterpret_cast<Vec>(v); }
 
 #if !defined(__AVX512F__) && defined(__AVX2__)
 static inline __m256i first_lanes(size_t count) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 #endif
 
@@ -82,6 +83,15 @@ static inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #endif
 }
 
+/// Makes the compiler compute v here: GCC delays a sum until it is added to, and by then has too much in registers.
+static inline void settle(Vec& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
+
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
 /// Sum of the lanes, as a tree: the order is fixed.
@@ -114,8 +124,10 @@ static inline __attribute__((always_inline)) void for_vectors(size_t n, const Bo
 /// x = n ln 2 + r with |r| <= ln 2 / 2, so e^x = 2^n e^r, and e^r is a polynomial.
 static inline Vec exponential(Vec x) {
   constexpr float log2e = 0x1.715476p+0f;
-  constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // n * ln2_high is exact: 15 bits times 8
-  constexpr float round_shift = 0x1.8p23f;                             // adding it leaves the rounded integer in the low bits
+  // n * ln2_high is exact: 15 bits times 8
+  constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+  // adding it leaves the rounded integer in the low bits
+  constexpr float round_shift = 0x1.8p23f;
   // Outside this range the result is 0 or infinity; inside it the integer below stays small.
   x = x > 89.0f ? broadcast(89.0f) : x;
   x = x < -104.0f ? broadcast(-104.0f) : x;
@@ -133,7 +145,8 @@ static inline Vec exponential(Vec x) {
   p = multiply_add(p * r, r, r) + 1.0f;
   // 2^n in two factors: each is a normal number even where the product is subnormal or infinite.
   typedef int32_t Integers __attribute__((vector_size(lanes * 4)));
-  const Integers exponent = reinterpret_cast<Integers>(shifted) - reinterpret_cast<Integers>(broadcast(round_shift));
+  const Integers exponent = reinterpret_cast<Integers>(shifted) -
+      reinterpret_cast<Integers>(broadcast(round_shift));
   const Integers half = exponent >> 1;
   const Vec first = reinterpret_cast<Vec>((half + 127) << 23);
   const Vec second = reinterpret_cast<Vec>((exponent - half + 127) << 23);

@@ -9,13 +9,20 @@ const f = (length: number) => new Float32Array(length);
 const i32 = (...values: number[]) => Int32Array.from(values);
 const base = addon.packBase(f(6), 2, 3, 'float32');
 const adamW = {
-  learningRate: 1, beta1: 0, beta2: 0, epsilon: 1, weightDecay: 0, correction1: 1, correction2: 1, gradientScale: 1,
+  learningRate: 1,
+  beta1: 0,
+  beta2: 0,
+  epsilon: 1,
+  weightDecay: 0,
+  correction1: 1,
+  correction2: 1,
+  gradientScale: 1,
 };
 const shared = f(12);
 
 /** Each call has one mistake, and the message names function, argument, what was expected and what came. */
 const mistakes: [call: () => unknown, message: string][] = [
-  [() => (addon.matmul as Function)(f(1), f(1)), 'matmul: expected 10 arguments, got 2'],
+  [() => (addon.matmul as (...args: unknown[]) => void)(f(1), f(1)), 'matmul: expected 10 arguments, got 2'],
   [
     () => addon.matmul(f(1), [1] as never, f(1), 1, 1, 1, 1, false, false, 'float32'),
     'matmul: a must be a Float32Array, got object',
@@ -53,11 +60,18 @@ const mistakes: [call: () => unknown, message: string][] = [
     "matmul: precision must be 'float32' or 'bfloat16', got 'float16'",
   ],
   [
-    () => addon.matmul(shared.subarray(2, 6), shared.subarray(0, 3), f(12), 1, 1, 4, 3, false, false, 'float32'),
+    () =>
+      addon.matmul(shared.subarray(2, 6), shared.subarray(0, 3), f(12), 1, 1, 4, 3, false, false, 'float32'),
     'matmul: c must not overlap a',
   ],
-  [() => addon.packBase(f(6), 2, 2, 'float32'), 'packBase: w must hold inFeatures * outFeatures = 4 elements, got 6'],
-  [() => addon.packedBaseBytes({} as PackedBase), 'packedBaseBytes: base must be a handle made by packBase, got object'],
+  [
+    () => addon.packBase(f(6), 2, 2, 'float32'),
+    'packBase: w must hold inFeatures * outFeatures = 4 elements, got 6',
+  ],
+  [
+    () => addon.packedBaseBytes({} as PackedBase),
+    'packedBaseBytes: base must be a handle made by packBase, got object',
+  ],
   [
     () => addon.loraLinearForward(f(3), f(1), f(2), base, f(2), f(4), 1, 1, 1),
     'loraLinearForward: b must hold rank * outFeatures = 3 elements, got 4',
@@ -70,7 +84,10 @@ const mistakes: [call: () => unknown, message: string][] = [
     () => addon.mergeAdapter(f(6), f(6), f(2), f(3), '1' as never, 2, 1, 3),
     'mergeAdapter: scale must be a number, got string',
   ],
-  [() => addon.rmsNormForward(f(6), f(3), f(6), f(3), 2, 3, 1e-5), 'rmsNormForward: rstd must hold rows = 2 elements, got 3'],
+  [
+    () => addon.rmsNormForward(f(6), f(3), f(6), f(3), 2, 3, 1e-5),
+    'rmsNormForward: rstd must hold rows = 2 elements, got 3',
+  ],
   [
     () => addon.rmsNormBackward(f(6), f(3), f(6), f(6), f(2), f(2), 2, 3),
     'rmsNormBackward: gain must hold dim = 3 elements, got 2',
@@ -85,11 +102,39 @@ const mistakes: [call: () => unknown, message: string][] = [
     'attentionForward: heads must be a multiple of kvHeads, got 3 and 2',
   ],
   [
-    () => addon.attentionBackward(f(4), f(2), f(2), f(4), f(4), f(2), f(2), f(4), f(1), 1, 1, 2, 1, 2, 1, 'float32'),
+    () =>
+      addon.attentionBackward(
+        f(4),
+        f(2),
+        f(2),
+        f(4),
+        f(4),
+        f(2),
+        f(2),
+        f(4),
+        f(1),
+        1,
+        1,
+        2,
+        1,
+        2,
+        1,
+        'float32',
+      ),
     'attentionBackward: logSumExp must hold batch * heads * time = 2 elements, got 1',
   ],
-  [() => addon.swigluForward(f(3), f(3), f(2)), 'swigluForward: up must hold length of h = 3 elements, got 2'],
-  [() => addon.swigluBackward(f(3), f(3), f(4), f(3), f(3)), 'swigluBackward: dh must hold length of dgate = 3 elements, got 4'],
+  [
+    () => addon.swigluForward(f(3), f(3), f(2)),
+    'swigluForward: up must hold length of h = 3 elements, got 2',
+  ],
+  [
+    () => addon.swigluForward(f(3), shared.subarray(0, 3), shared.subarray(0, 2)),
+    'swigluForward: up must hold length of h = 3 elements, got 2',
+  ],
+  [
+    () => addon.swigluBackward(f(3), f(3), f(4), f(3), f(3)),
+    'swigluBackward: dh must hold length of dgate = 3 elements, got 4',
+  ],
   [
     () => addon.embeddingForward(f(4), f(6), i32(0, 3), 2, 3, 2),
     'embeddingForward: ids[1] must be in [0, 3), got 3',
@@ -111,9 +156,15 @@ const mistakes: [call: () => unknown, message: string][] = [
     () => addon.adamWInPlace(f(2), f(2), f(2), f(2), { ...adamW, beta2: undefined as never }),
     'adamWInPlace: options.beta2 must be a number, got undefined',
   ],
-  [() => addon.adamWInPlace(f(2), f(2), f(1), f(2), adamW), 'adamWInPlace: secondMoment must hold length of parameter = 2'],
+  [
+    () => addon.adamWInPlace(f(2), f(2), f(1), f(2), adamW),
+    'adamWInPlace: secondMoment must hold length of parameter = 2',
+  ],
   [() => addon.addInPlace(f(2), f(3)), 'addInPlace: x must hold length of accumulator = 2 elements, got 3'],
-  [() => addon.singularValues(f(3), 2, 2), 'singularValues: matrix must hold rows * columns = 4 elements, got 3'],
+  [
+    () => addon.singularValues(f(3), 2, 2),
+    'singularValues: matrix must hold rows * columns = 4 elements, got 3',
+  ],
   [() => addon.measurePeak('float32', 0), 'measurePeak: milliseconds must be in (0, 60000]'],
   [
     () => addon.configure({ instructionSet: 'avx1024' as never, threads: 1 }),
@@ -133,7 +184,9 @@ describe('a wrong argument is refused before anything is computed', () => {
   it('with a class and a code of its own for types and for values', () => {
     expect(() => addon.sumSquares(1 as never)).toThrow(TypeError);
     expect(() => addon.addInPlace(f(2), f(3))).toThrow(RangeError);
-    expect(() => addon.addInPlace(f(2), f(3))).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARG_VALUE' }));
+    expect(() => addon.addInPlace(f(2), f(3))).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARG_VALUE' }),
+    );
   });
 
   it('and leaves the outputs as they were', () => {
@@ -159,7 +212,9 @@ describe('the machine', () => {
 
   it.runIf(process.platform === 'linux')('counts the CPUs it is pinned to', () => {
     const script = `console.log(require(${JSON.stringify(addonPath())}).describe().threadsMax)`;
-    expect(execFileSync('taskset', ['-c', '0', process.execPath, '-e', script], { encoding: 'utf8' }).trim()).toBe('1');
+    expect(
+      execFileSync('taskset', ['-c', '0', process.execPath, '-e', script], { encoding: 'utf8' }).trim(),
+    ).toBe('1');
   });
 
   it('lets a process end at once, whatever its threads are doing', () => {
@@ -181,10 +236,50 @@ it('functions compiled for one instruction set cannot be linked into code for an
     if (objects.length === 0) continue; // another architecture
     const symbols = execFileSync('nm', ['-C', ...objects], { cwd: build, encoding: 'utf8' });
     // Weak symbols are shared between files, so the linker could keep the copy of the newest instruction set.
-    const weak = symbols.split('\n').filter((line) => / [Wu] /.test(line) && !line.includes(`relora::${set}::`));
+    const weak = symbols
+      .split('\n')
+      .filter((line) => / [Wu] /.test(line) && !line.includes(`relora::${set}::`));
     expect(weak).toEqual([]);
   }
 });
+
+it.runIf(process.arch === 'x64')('the inner loops of the products keep their sums in registers', () => {
+  const build = fileURLToPath(new URL('../../engine/native/build/', import.meta.url));
+  const loops = [
+    { file: 'gemm.kernel_avx512bf16.avx512bf16', instruction: 'vdpbf16ps', register: '%zmm', sums: 24 },
+    { file: 'gemm.kernel.avx512', instruction: 'vfmadd', register: '%zmm', sums: 18 },
+    { file: 'gemm.kernel.avx2', instruction: 'vfmadd', register: '%ymm', sums: 12 },
+  ];
+  for (const { file, instruction, register, sums } of loops) {
+    const object = readdirSync(build).find((name) => name.startsWith(`${file}.`) && name.endsWith('.o'));
+    const text = execFileSync('objdump', ['-d', '--no-show-raw-insn', object!], {
+      cwd: build,
+      encoding: 'utf8',
+      maxBuffer: 1 << 26,
+    });
+    const found = innerLoops(text).filter(
+      (loop) => loop.filter((line) => line.includes(instruction) && line.includes(register)).length >= sums,
+    );
+    expect(found.length, file).toBeGreaterThan(0);
+    // Constants may be read from the stack, but a vector stored there inside the loop is a spilled sum.
+    const spills = found.flat().filter((line) => /^v\w+\s+%[yz]mm\d+,.*\(%r[sb]p/.test(line));
+    expect(spills, file).toEqual([]);
+  }
+});
+
+/** Instructions between each backward jump and its target that have no jump in between. */
+function innerLoops(disassembly: string): string[][] {
+  const lines = disassembly.split('\n').map((line) => /^\s*([0-9a-f]+):\s+(.*)$/.exec(line));
+  const loops: string[][] = [];
+  lines.forEach((line, end) => {
+    const jump = line && /^j[a-z]+\s+([0-9a-f]+)/.exec(line[2]!);
+    if (!jump || parseInt(jump[1]!, 16) >= parseInt(line[1]!, 16)) return;
+    const begin = lines.findLastIndex((other, i) => i < end && other !== null && other[1] === jump[1]);
+    const body = lines.slice(begin, end).map((other) => other?.[2] ?? '');
+    if (begin >= 0 && !body.some((text) => text.startsWith('j'))) loops.push(body);
+  });
+  return loops;
+}
 
 function addonPath(): string {
   return fileURLToPath(new URL('../../engine/native/build/relora.node', import.meta.url));

@@ -1,6 +1,14 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { loadNativeAddon, type ProductPrecision } from '../../engine/src/backend/nativeAddon.js';
-import { attention, excess, headCrossEntropy, largest, matrix, multiply, seededArray } from './nativeReference.js';
+import {
+  attention,
+  excess,
+  headCrossEntropy,
+  largest,
+  matrix,
+  multiply,
+  seededArray,
+} from './nativeReference.js';
 
 const addon = loadNativeAddon();
 const { instructionSets } = addon.describe();
@@ -10,7 +18,10 @@ const epsilon = 2 ** -24;
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
 
 /** Runs the kernel with one thread and with two, expects the same bits, and gives back its outputs. */
-function onAnyThreads(instructionSet: (typeof instructionSets)[number], run: () => Float32Array[]): Float32Array[] {
+function onAnyThreads(
+  instructionSet: (typeof instructionSets)[number],
+  run: () => Float32Array[],
+): Float32Array[] {
   addon.configure({ instructionSet, threads: 1 });
   const alone = run();
   addon.configure({ instructionSet, threads: 2 });
@@ -19,7 +30,12 @@ function onAnyThreads(instructionSet: (typeof instructionSets)[number], run: () 
 }
 
 describe.each(instructionSets)('kernels with %s', (instructionSet) => {
-  it.each([[1, 1], [3, 17], [70, 129], [33, 64]])('normalise %i rows of %i by their root mean square', (rows, dim) => {
+  it.each([
+    [1, 1],
+    [3, 17],
+    [70, 129],
+    [33, 64],
+  ])('normalise %i rows of %i by their root mean square', (rows, dim) => {
     const x = seededArray(rows * dim, 1, 3);
     const gain = seededArray(dim, 2);
     const dy = seededArray(rows * dim, 3);
@@ -29,7 +45,12 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
       addon.rmsNormBackward(outputs[2]!, outputs[3]!, dy, x, gain, outputs[1]!, rows, dim);
       return outputs;
     });
-    const expected = { y: x.map(() => 0), rstd: [] as number[], dx: new Float64Array(x.length), dgain: new Float64Array(dim) };
+    const expected = {
+      y: x.map(() => 0),
+      rstd: [] as number[],
+      dx: new Float64Array(x.length),
+      dgain: new Float64Array(dim),
+    };
     for (let row = 0; row < rows; row++) {
       const at = (i: number) => row * dim + i;
       let squares = 0;
@@ -45,7 +66,9 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
       }
     }
     const within = (actual: Float32Array, values: ArrayLike<number>, length: number) =>
-      expect(excess(actual, values, () => (length + 8) * epsilon * Math.max(1, largest(values)))).toBeLessThanOrEqual(0);
+      expect(
+        excess(actual, values, () => (length + 8) * epsilon * Math.max(1, largest(values))),
+      ).toBeLessThanOrEqual(0);
     within(y!, expected.y, dim);
     within(rstd!, expected.rstd, dim);
     within(dx!, expected.dx, dim);
@@ -58,7 +81,9 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
     const half = headDim / 2;
     const angle = (position: number, i: number) => position / 10000 ** ((2 * i) / headDim);
     const table = (f: (angle: number) => number) =>
-      Float32Array.from({ length: (firstPosition + time) * half }, (_, i) => f(angle(Math.floor(i / half), i % half)));
+      Float32Array.from({ length: (firstPosition + time) * half }, (_, i) =>
+        f(angle(Math.floor(i / half), i % half)),
+      );
     const [cos, sin] = [table(Math.cos), table(Math.sin)];
     const [y, back] = onAnyThreads(instructionSet, () => {
       const outputs = [new Float32Array(x.length), new Float32Array(x.length)];
@@ -103,11 +128,16 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
         close(dup![i]!, d * g * s, d * g * s) || 'dup',
         close(dgate![i]!, d * u * s * (1 + g * (1 - s)), d * u * s * (1 + Math.abs(g))) || 'dgate',
       ].filter((name) => name !== true);
-      if (failed.length > 0) throw new Error(`${failed.join(', ')} wrong at gate ${g}: ${h![i]}, ${dgate![i]}, ${dup![i]}`);
+      if (failed.length > 0)
+        throw new Error(`${failed.join(', ')} wrong at gate ${g}: ${h![i]}, ${dgate![i]}, ${dup![i]}`);
     }
   });
 
-  it.each([[1, 1, 1, 1], [17, 3, 5, 1000], [33, 7, 2, 40000]])(
+  it.each([
+    [1, 1, 1, 1],
+    [17, 3, 5, 1000],
+    [33, 7, 2, 40000],
+  ])(
     'add a scaled product to weights once: in=%i, rank=%i, out=%i, weights %i times larger',
     (inFeatures, rank, out, size) => {
       const w = seededArray(inFeatures * out, 8, size);
@@ -121,11 +151,14 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
       });
       const delta = multiply(matrix(a, inFeatures, rank), matrix(b, rank, out));
       const expected = delta.value.map((value, i) => w[i]! + 0.25 * value);
-      const tolerance = (i: number) => epsilon * (1.01 * Math.abs(expected[i]!) + (rank + 2) * delta.magnitude[i]!);
+      const tolerance = (i: number) =>
+        epsilon * (1.01 * Math.abs(expected[i]!) + (rank + 2) * delta.magnitude[i]!);
       expect(excess(merged!, expected, tolerance)).toBeLessThanOrEqual(0);
       expect(result.finite).toBe(true);
       const norm = 0.25 * Math.hypot(...delta.value);
-      expect(Math.abs(result.deltaNorm - norm)).toBeLessThanOrEqual((rank + 2) * epsilon * Math.max(norm, largest(delta.magnitude)));
+      expect(Math.abs(result.deltaNorm - norm)).toBeLessThanOrEqual(
+        (rank + 2) * epsilon * Math.max(norm, largest(delta.magnitude)),
+      );
     },
   );
 
@@ -157,8 +190,14 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
     const start = [12, 13, 14, 15].map((seed) => seededArray(length, seed));
     start[2] = start[2]!.map(Math.abs);
     const options = {
-      learningRate: 1e-2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1,
-      correction1: 1 - 0.9 ** 3, correction2: 1 - 0.95 ** 3, gradientScale: 0.5,
+      learningRate: 1e-2,
+      beta1: 0.9,
+      beta2: 0.95,
+      epsilon: 1e-8,
+      weightDecay: 0.1,
+      correction1: 1 - 0.9 ** 3,
+      correction2: 1 - 0.95 ** 3,
+      gradientScale: 0.5,
     };
     const [p, m, v, sum] = onAnyThreads(instructionSet, () => {
       const [parameter, first, second] = start.map((array) => array.slice());
@@ -171,15 +210,19 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
       const g = 0.5 * start[3]![i]!;
       const first = 0.9 * start[1]![i]! + (1 - 0.9) * g;
       const second = 0.95 * start[2]![i]! + (1 - 0.95) * g * g;
-      const step = 0.1 * start[0]![i]! + first / options.correction1 / (Math.sqrt(second / options.correction2) + 1e-8);
+      const step =
+        0.1 * start[0]![i]! + first / options.correction1 / (Math.sqrt(second / options.correction2) + 1e-8);
       const size = Math.abs(first / options.correction1 / Math.sqrt(second / options.correction2));
       const differences = [
         Math.abs(m![i]! - first) - 4 * epsilon,
         Math.abs(v![i]! - second) - 4 * epsilon,
-        Math.abs(p![i]! - (start[0]![i]! - 1e-2 * step)) - 2 * epsilon - 1e-2 * 8 * epsilon * (1 + size + 1 / Math.sqrt(second)),
+        Math.abs(p![i]! - (start[0]![i]! - 1e-2 * step)) -
+          2 * epsilon -
+          1e-2 * 8 * epsilon * (1 + size + 1 / Math.sqrt(second)),
         Math.abs(sum![i]! - Math.fround(start[0]![i]! + start[3]![i]!)),
       ];
-      if (!differences.every((difference) => difference <= 0)) throw new Error(`element ${i}: ${differences.join(', ')}`);
+      if (!differences.every((difference) => difference <= 0))
+        throw new Error(`element ${i}: ${differences.join(', ')}`);
     }
   });
 
@@ -203,80 +246,163 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
   });
 });
 
-const cases = instructionSets.flatMap((instructionSet) => precisions.map((precision) => ({ instructionSet, precision })));
+const cases = instructionSets.flatMap((instructionSet) =>
+  precisions.map((precision) => ({ instructionSet, precision })),
+);
 
-describe.each(cases)('products inside kernels with $instructionSet in $precision', ({ instructionSet, precision }) => {
-  // Operands of two products after each other are rounded; each rounding is at most 2^-9 of a term.
-  const roundings = precision === 'bfloat16' ? 6 * 2 ** -9 : 0;
+describe.each(cases)(
+  'products inside kernels with $instructionSet in $precision',
+  ({ instructionSet, precision }) => {
+    // Operands of two products after each other are rounded; each rounding is at most 2^-9 of a term.
+    const roundings = precision === 'bfloat16' ? 6 * 2 ** -9 : 0;
 
-  it.each([
-    { batch: 1, time: 1, heads: 1, kvHeads: 1, headDim: 2 },
-    { batch: 2, time: 17, heads: 3, kvHeads: 3, headDim: 8 },
-    { batch: 1, time: 65, heads: 4, kvHeads: 2, headDim: 34 },
-    { batch: 1, time: 131, heads: 2, kvHeads: 1, headDim: 64 },
-  ])('attend causally: $time positions, $heads heads on $kvHeads, of $headDim', (sizes) => {
-    const { batch, time, heads, kvHeads, headDim } = sizes;
-    const shape = { ...sizes, scale: 1 / Math.sqrt(headDim) };
-    const queries = batch * time * heads * headDim;
-    const keys = batch * time * kvHeads * headDim;
-    const [q, k, v, dout] = [seededArray(queries, 18, 2), seededArray(keys, 19, 2), seededArray(keys, 20), seededArray(queries, 21)];
-    const [out, logSumExp, dq, dk, dv] = onAnyThreads(instructionSet, () => {
-      const outputs = [queries, batch * heads * time, queries, keys, keys].map((length) => new Float32Array(length).fill(NaN));
-      const last = [batch, time, heads, kvHeads, headDim, shape.scale, precision] as const;
-      addon.attentionForward(outputs[0]!, outputs[1]!, q!, k!, v!, ...last);
-      addon.attentionBackward(outputs[2]!, outputs[3]!, outputs[4]!, dout!, q!, k!, v!, outputs[0]!, outputs[1]!, ...last);
-      return outputs;
+    it.each([
+      { batch: 1, time: 1, heads: 1, kvHeads: 1, headDim: 2 },
+      { batch: 2, time: 17, heads: 3, kvHeads: 3, headDim: 8 },
+      { batch: 1, time: 65, heads: 4, kvHeads: 2, headDim: 34 },
+      { batch: 1, time: 131, heads: 2, kvHeads: 1, headDim: 64 },
+    ])('attend causally: $time positions, $heads heads on $kvHeads, of $headDim', (sizes) => {
+      const { batch, time, heads, kvHeads, headDim } = sizes;
+      const shape = { ...sizes, scale: 1 / Math.sqrt(headDim) };
+      const queries = batch * time * heads * headDim;
+      const keys = batch * time * kvHeads * headDim;
+      const [q, k, v, dout] = [
+        seededArray(queries, 18, 2),
+        seededArray(keys, 19, 2),
+        seededArray(keys, 20),
+        seededArray(queries, 21),
+      ];
+      const [out, logSumExp, dq, dk, dv] = onAnyThreads(instructionSet, () => {
+        const outputs = [queries, batch * heads * time, queries, keys, keys].map((length) =>
+          new Float32Array(length).fill(NaN),
+        );
+        const last = [batch, time, heads, kvHeads, headDim, shape.scale, precision] as const;
+        addon.attentionForward(outputs[0]!, outputs[1]!, q!, k!, v!, ...last);
+        addon.attentionBackward(
+          outputs[2]!,
+          outputs[3]!,
+          outputs[4]!,
+          dout!,
+          q!,
+          k!,
+          v!,
+          outputs[0]!,
+          outputs[1]!,
+          ...last,
+        );
+        return outputs;
+      });
+      const expected = attention(shape, q!, k!, v!, dout!);
+      const within = (actual: Float32Array, values: Float64Array, length: number) => {
+        const tolerance = (roundings + length * epsilon) * 4 * Math.max(1, largest(values));
+        expect(excess(actual, values, () => tolerance)).toBeLessThanOrEqual(0);
+      };
+      within(logSumExp!, expected.logSumExp, headDim + time);
+      within(out!, expected.out, headDim + time);
+      within(dq!, expected.dq, headDim + time);
+      within(dk!, expected.dk, headDim + time * heads);
+      within(dv!, expected.dv, headDim + time * heads);
     });
-    const expected = attention(shape, q!, k!, v!, dout!);
-    const within = (actual: Float32Array, values: Float64Array, length: number) => {
-      const tolerance = (roundings + length * epsilon) * 4 * Math.max(1, largest(values));
-      expect(excess(actual, values, () => tolerance)).toBeLessThanOrEqual(0);
-    };
-    within(logSumExp!, expected.logSumExp, headDim + time);
-    within(out!, expected.out, headDim + time);
-    within(dq!, expected.dq, headDim + time);
-    within(dk!, expected.dk, headDim + time * heads);
-    within(dv!, expected.dv, headDim + time * heads);
-  });
 
-  it.each([[1, 1, 1], [17, 33, 65], [300, 16, 131]])('lose %i rows of %i over %i tokens', (rows, dim, vocabulary) => {
-    const x = seededArray(rows * dim, 22);
-    const head = seededArray(vocabulary * dim, 23);
-    const targets = Int32Array.from({ length: rows }, (_, i) => (i % 5 === 3 ? -1 : (i * 7) % vocabulary));
-    const gradientScale = 1 / rows;
-    const [losses, dx, dhead] = onAnyThreads(instructionSet, () => {
-      const outputs = [rows, rows * dim, vocabulary * dim].map((length) => new Float32Array(length).fill(NaN));
-      addon.headCrossEntropy(outputs[0]!, outputs[1]!, outputs[2]!, x, head, targets, rows, dim, vocabulary, gradientScale, precision);
-      const only = new Float32Array(rows);
-      addon.headCrossEntropy(only, null, null, x, head, targets, rows, dim, vocabulary, gradientScale, precision);
-      expect(only).toEqual(outputs[0]);
-      const without = new Float32Array(rows * dim);
-      addon.headCrossEntropy(only, without, null, x, head, targets, rows, dim, vocabulary, gradientScale, precision);
-      expect(without).toEqual(outputs[1]);
-      return outputs;
+    it.each([
+      [1, 1, 1],
+      [17, 33, 65],
+      [300, 16, 131],
+    ])('lose %i rows of %i over %i tokens', (rows, dim, vocabulary) => {
+      const x = seededArray(rows * dim, 22);
+      const head = seededArray(vocabulary * dim, 23);
+      const targets = Int32Array.from({ length: rows }, (_, i) => (i % 5 === 3 ? -1 : (i * 7) % vocabulary));
+      const gradientScale = 1 / rows;
+      const [losses, dx, dhead] = onAnyThreads(instructionSet, () => {
+        const outputs = [rows, rows * dim, vocabulary * dim].map((length) =>
+          new Float32Array(length).fill(NaN),
+        );
+        addon.headCrossEntropy(
+          outputs[0]!,
+          outputs[1]!,
+          outputs[2]!,
+          x,
+          head,
+          targets,
+          rows,
+          dim,
+          vocabulary,
+          gradientScale,
+          precision,
+        );
+        const only = new Float32Array(rows);
+        addon.headCrossEntropy(
+          only,
+          null,
+          null,
+          x,
+          head,
+          targets,
+          rows,
+          dim,
+          vocabulary,
+          gradientScale,
+          precision,
+        );
+        expect(only).toEqual(outputs[0]);
+        const without = new Float32Array(rows * dim);
+        addon.headCrossEntropy(
+          only,
+          without,
+          null,
+          x,
+          head,
+          targets,
+          rows,
+          dim,
+          vocabulary,
+          gradientScale,
+          precision,
+        );
+        expect(without).toEqual(outputs[1]);
+        return outputs;
+      });
+      const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, gradientScale);
+      const within = (actual: Float32Array, values: Float64Array, length: number, size: number) => {
+        const tolerance = (roundings + (length + 8) * epsilon) * 4 * size;
+        expect(excess(actual, values, () => tolerance)).toBeLessThanOrEqual(0);
+      };
+      within(losses!, expected.losses, dim + vocabulary, Math.max(1, largest(expected.losses)));
+      within(dx!, expected.dx, dim + vocabulary, gradientScale);
+      within(dhead!, expected.dhead, dim + rows, gradientScale * Math.max(1, rows / vocabulary));
     });
-    const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, gradientScale);
-    const within = (actual: Float32Array, values: Float64Array, length: number, size: number) => {
-      const tolerance = (roundings + (length + 8) * epsilon) * 4 * size;
-      expect(excess(actual, values, () => tolerance)).toBeLessThanOrEqual(0);
-    };
-    within(losses!, expected.losses, dim + vocabulary, Math.max(1, largest(expected.losses)));
-    within(dx!, expected.dx, dim + vocabulary, gradientScale);
-    within(dhead!, expected.dhead, dim + rows, gradientScale * Math.max(1, rows / vocabulary));
-  });
 
-  it('report a NaN in the head as a NaN loss', () => {
-    addon.configure({ instructionSet, threads: 1 });
-    const losses = new Float32Array(2);
-    const head = seededArray(70, 24);
-    head[69] = NaN;
-    addon.headCrossEntropy(losses, null, null, seededArray(4, 25), head, Int32Array.of(0, -1), 2, 2, 35, 1, precision);
-    expect([...losses]).toEqual([NaN, 0]);
-  });
-});
+    it('report a NaN in the head as a NaN loss', () => {
+      addon.configure({ instructionSet, threads: 1 });
+      const losses = new Float32Array(2);
+      const head = seededArray(70, 24);
+      head[69] = NaN;
+      addon.headCrossEntropy(
+        losses,
+        null,
+        null,
+        seededArray(4, 25),
+        head,
+        Int32Array.of(0, -1),
+        2,
+        2,
+        35,
+        1,
+        precision,
+      );
+      expect([...losses]).toEqual([NaN, 0]);
+    });
+  },
+);
 
 describe('singular values', () => {
-  it.each([[1, 1], [3, 17], [40, 12], [65, 65], [64, 200]])('of a %i by %i matrix of known spectrum', (rows, columns) => {
+  it.each([
+    [1, 1],
+    [3, 17],
+    [40, 12],
+    [65, 65],
+    [64, 200],
+  ])('of a %i by %i matrix of known spectrum', (rows, columns) => {
     // u diag(values) vᵀ with reflections u and v: exactly known singular values.
     const count = Math.min(rows, columns);
     const values = Float64Array.from({ length: count }, (_, i) => 10 * 0.8 ** i);
@@ -288,7 +414,8 @@ describe('singular values', () => {
     const [u, v] = [reflection(rows, 26), reflection(columns, 27)];
     const data = Float32Array.from({ length: rows * columns }, (_, index) => {
       let sum = 0;
-      for (let l = 0; l < count; l++) sum += u(Math.floor(index / columns), l) * values[l]! * v(index % columns, l);
+      for (let l = 0; l < count; l++)
+        sum += u(Math.floor(index / columns), l) * values[l]! * v(index % columns, l);
       return sum;
     });
     const results = [1, 2].map((threads) => {
@@ -297,7 +424,9 @@ describe('singular values', () => {
     });
     expect(results[0]).toEqual(results[1]);
     // The matrix itself was rounded to float32; the Gram matrix squares what is small.
-    expect(excess(results[0]!, values, (i) => 10 * epsilon * 4 + (10 * 2 ** -50) / values[i]!)).toBeLessThanOrEqual(0);
+    expect(
+      excess(results[0]!, values, (i) => 10 * epsilon * 4 + (10 * 2 ** -50) / values[i]!),
+    ).toBeLessThanOrEqual(0);
   });
 
   it('show rank, zero matrices and NaN', () => {

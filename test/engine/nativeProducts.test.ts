@@ -17,7 +17,15 @@ afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1
 
 // Tile edges (6 rows, 16 to 64 columns), the block edges (120 rows, 256 and 512 of k), and ones.
 const sizes = [
-  [1, 1, 1], [3, 17, 5], [1, 65, 33], [6, 64, 32], [7, 63, 31], [5, 16, 513], [121, 15, 257], [125, 129, 64], [17, 1, 300],
+  [1, 1, 1],
+  [3, 17, 5],
+  [1, 65, 33],
+  [6, 64, 32],
+  [7, 63, 31],
+  [5, 16, 513],
+  [121, 15, 257],
+  [125, 129, 64],
+  [17, 1, 300],
   [128, 8, 19],
 ] as const;
 
@@ -71,9 +79,31 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
   it('let NaN and infinity through', () => {
     addon.configure({ instructionSet, threads: 1 });
     const c = new Float32Array(3);
-    addon.matmul(c, Float32Array.of(NaN, 1), Float32Array.of(1, 0, 2, 1, 1, 1), 1, 1, 3, 2, false, false, precision);
+    addon.matmul(
+      c,
+      Float32Array.of(NaN, 1),
+      Float32Array.of(1, 0, 2, 1, 1, 1),
+      1,
+      1,
+      3,
+      2,
+      false,
+      false,
+      precision,
+    );
     expect([...c]).toEqual([NaN, NaN, NaN]);
-    addon.matmul(c, Float32Array.of(Infinity, 1), Float32Array.of(1, 0, -2, 1, 1, 1), 1, 1, 3, 2, false, false, precision);
+    addon.matmul(
+      c,
+      Float32Array.of(Infinity, 1),
+      Float32Array.of(1, 0, -2, 1, 1, 1),
+      1,
+      1,
+      3,
+      2,
+      false,
+      false,
+      precision,
+    );
     expect([...c]).toEqual([Infinity, NaN, -Infinity]);
   });
 
@@ -82,54 +112,81 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
     [131, 70, 129, 8],
     [17, 33, 65, 3],
     [1, 1, 1, 1],
-  ])('make a LoRA layer and its gradients: rows=%i, in=%i, out=%i, rank=%i', (rows, inFeatures, out, rank) => {
-    addon.configure({ instructionSet, threads: 2 });
-    const scale = 0.5;
-    const x = seededArray(rows * inFeatures, 7);
-    const w = seededArray(inFeatures * out, 8, 0.1);
-    const a = seededArray(inFeatures * rank, 9, 0.2);
-    const b = seededArray(rank * out, 10, 0.2);
-    const dy = seededArray(rows * out, 11);
-    const base = addon.packBase(w, inFeatures, out, precision);
-    expect(addon.packedBaseBytes(base)).toBeGreaterThanOrEqual(2 * (precision === 'bfloat16' ? 2 : 4) * w.length);
+  ])(
+    'make a LoRA layer and its gradients: rows=%i, in=%i, out=%i, rank=%i',
+    (rows, inFeatures, out, rank) => {
+      addon.configure({ instructionSet, threads: 2 });
+      const scale = 0.5;
+      const x = seededArray(rows * inFeatures, 7);
+      const w = seededArray(inFeatures * out, 8, 0.1);
+      const a = seededArray(inFeatures * rank, 9, 0.2);
+      const b = seededArray(rank * out, 10, 0.2);
+      const dy = seededArray(rows * out, 11);
+      const base = addon.packBase(w, inFeatures, out, precision);
+      expect(addon.packedBaseBytes(base)).toBeGreaterThanOrEqual(
+        2 * (precision === 'bfloat16' ? 2 : 4) * w.length,
+      );
 
-    const y = new Float32Array(rows * out);
-    const xa = new Float32Array(rows * rank);
-    addon.loraLinearForward(y, xa, x, base, a, b, scale, rows, rank);
-    const dx = new Float32Array(x.length);
-    const da = new Float32Array(a.length);
-    const db = new Float32Array(b.length);
-    addon.loraLinearBackward(dx, da, db, dy, x, xa, base, a, b, scale, rows, rank);
+      const y = new Float32Array(rows * out);
+      const xa = new Float32Array(rows * rank);
+      addon.loraLinearForward(y, xa, x, base, a, b, scale, rows, rank);
+      const dx = new Float32Array(x.length);
+      const da = new Float32Array(a.length);
+      const db = new Float32Array(b.length);
+      addon.loraLinearBackward(dx, da, db, dy, x, xa, base, a, b, scale, rows, rank);
 
-    const product = (p: ArrayLike<number>, q: ArrayLike<number>, m: number, n: number, k: number, ta = false, tb = false) =>
-      multiply(matrix(p, m, k, ta), matrix(q, k, n, tb)).value;
-    const sum = (p: Float64Array, q: Float64Array, factor: number) => p.map((value, i) => value + factor * q[i]!);
-    const xaExpected = product(x, a, rows, rank, inFeatures);
-    const p = product(dy, b, rows, rank, out, false, true).map((value) => scale * value);
-    const expected = {
-      y: sum(product(x, w, rows, out, inFeatures), product(xaExpected, b, rows, out, rank), scale),
-      xa: xaExpected,
-      dx: sum(product(dy, w, rows, inFeatures, out, false, true), product(p, a, rows, inFeatures, rank, false, true), 1),
-      da: product(x, p, inFeatures, rank, rows, true),
-      db: product(xaExpected, dy, rank, out, rows, true).map((value) => scale * value),
-    };
-    // Two operands and one intermediate are rounded; a bfloat16 rounding is at most 2^-9 of each term.
-    const roundings = precision === 'bfloat16' ? 3 * 2 ** -9 : 0;
-    const longest = Math.max(rows, inFeatures, out) + rank;
-    for (const [name, actual] of Object.entries({ y, xa, dx, da, db })) {
-      const values = expected[name as keyof typeof expected];
-      const tolerance = (roundings + longest * epsilon) * Math.max(1, largest(values)) * 4;
-      expect(excess(actual, values, () => tolerance), name).toBeLessThanOrEqual(0);
-    }
-    addon.releaseBase(base);
-    expect(() => addon.packedBaseBytes(base)).toThrow('base has been released');
-  });
+      const product = (
+        p: ArrayLike<number>,
+        q: ArrayLike<number>,
+        m: number,
+        n: number,
+        k: number,
+        ta = false,
+        tb = false,
+      ) => multiply(matrix(p, m, k, ta), matrix(q, k, n, tb)).value;
+      const sum = (p: Float64Array, q: Float64Array, factor: number) =>
+        p.map((value, i) => value + factor * q[i]!);
+      const xaExpected = product(x, a, rows, rank, inFeatures);
+      const p = product(dy, b, rows, rank, out, false, true).map((value) => scale * value);
+      const expected = {
+        y: sum(product(x, w, rows, out, inFeatures), product(xaExpected, b, rows, out, rank), scale),
+        xa: xaExpected,
+        dx: sum(
+          product(dy, w, rows, inFeatures, out, false, true),
+          product(p, a, rows, inFeatures, rank, false, true),
+          1,
+        ),
+        da: product(x, p, inFeatures, rank, rows, true),
+        db: product(xaExpected, dy, rank, out, rows, true).map((value) => scale * value),
+      };
+      // Two operands and one intermediate are rounded; a bfloat16 rounding is at most 2^-9 of each term.
+      const roundings = precision === 'bfloat16' ? 3 * 2 ** -9 : 0;
+      const longest = Math.max(rows, inFeatures, out) + rank;
+      for (const [name, actual] of Object.entries({ y, xa, dx, da, db })) {
+        const values = expected[name as keyof typeof expected];
+        const tolerance = (roundings + longest * epsilon) * Math.max(1, largest(values)) * 4;
+        expect(
+          excess(actual, values, () => tolerance),
+          name,
+        ).toBeLessThanOrEqual(0);
+      }
+      addon.releaseBase(base);
+      expect(() => addon.packedBaseBytes(base)).toThrow('base has been released');
+    },
+  );
 });
 
 describe('rounding to bfloat16', () => {
   it.each(instructionSets)('goes to nearest even with %s', (instructionSet) => {
     addon.configure({ instructionSet, threads: 1 });
-    const values = Float32Array.of(1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 + 2 ** -8 + 2 ** -20, -1 - 2 ** -8, 3.3895e38, 1e30);
+    const values = Float32Array.of(
+      1 + 2 ** -8,
+      1 + 3 * 2 ** -8,
+      1 + 2 ** -8 + 2 ** -20,
+      -1 - 2 ** -8,
+      3.3895e38,
+      1e30,
+    );
     const out = new Float32Array(values.length);
     addon.matmul(out, values, Float32Array.of(1), 1, values.length, 1, 1, false, false, 'bfloat16');
     expect([...out]).toEqual([...roundToBfloat16(values)]);
@@ -143,9 +200,9 @@ it('a base packed for one instruction set is refused by another', () => {
   const base = addon.packBase(new Float32Array(4), 2, 2, 'bfloat16');
   addon.configure({ instructionSet: 'portable', threads: 1 });
   const empty = new Float32Array(0);
-  expect(() => addon.loraLinearForward(new Float32Array(2), empty, new Float32Array(2), base, empty, empty, 1, 1, 0)).toThrow(
-    'base was packed for another instruction set',
-  );
+  expect(() =>
+    addon.loraLinearForward(new Float32Array(2), empty, new Float32Array(2), base, empty, empty, 1, 1, 0),
+  ).toThrow('base was packed for another instruction set');
 });
 
 it('the measured peak is that of a CPU, not of a stopped clock', () => {

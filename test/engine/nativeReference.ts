@@ -44,7 +44,9 @@ export function multiply(a: Matrix, b: Matrix): { value: Float64Array; magnitude
 
 /** Largest |actual - expected| - tolerance; the arrays agree when it is not positive. NaN counts as infinite. */
 export function excess(
-  actual: ArrayLike<number>, expected: ArrayLike<number>, tolerance: (index: number) => number,
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  tolerance: (index: number) => number,
 ): number {
   if (actual.length !== expected.length) return Infinity;
   let worst = -Infinity;
@@ -72,7 +74,11 @@ export interface AttentionShape {
 
 /** Causal attention and its gradients for one upstream gradient. */
 export function attention(
-  shape: AttentionShape, q: Float32Array, k: Float32Array, v: Float32Array, dout: Float32Array,
+  shape: AttentionShape,
+  q: Float32Array,
+  k: Float32Array,
+  v: Float32Array,
+  dout: Float32Array,
 ) {
   const { batch, time, heads, kvHeads, headDim, scale } = shape;
   const out = new Float64Array(q.length);
@@ -116,8 +122,13 @@ export function attention(
 
 /** Losses of logits = x headᵀ, and gradients of gradientScale * sum(losses). */
 export function headCrossEntropy(
-  x: Float32Array, head: Float32Array, targets: Int32Array,
-  rows: number, dim: number, vocabulary: number, gradientScale: number,
+  x: Float32Array,
+  head: Float32Array,
+  targets: Int32Array,
+  rows: number,
+  dim: number,
+  vocabulary: number,
+  gradientScale: number,
 ) {
   const losses = new Float64Array(rows);
   const dx = new Float64Array(rows * dim);

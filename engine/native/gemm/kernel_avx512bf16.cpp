@@ -1,4 +1,5 @@
-// Products of bfloat16 pairs by the hardware: vdpbf16ps multiplies two k's per lane and step and adds both to a float32 sum.
+// Products of bfloat16 pairs by the hardware: vdpbf16ps multiplies two k's per lane and step and adds both to
+// a float32 sum.
 #include "kernels.h"
 #include "tile.h"
 
@@ -10,12 +11,13 @@ struct MultiplyPairs {
   static constexpr Format left_format = Format::pairs, right_format = Format::pairs;
 
   template <size_t rows, size_t vectors>
-  static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride, size_t,
-                                        const uint32_t* right) {
+  static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
+                                        size_t, const uint32_t* right) {
     Words b[vectors];
     each<vectors>([&](auto j) RELORA_INLINE { b[j] = load(right + j * lanes); });
     each<rows>([&](auto i) RELORA_INLINE {
-      const __m512bh a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(left[i * row_stride])));
+      const int word = static_cast<int>(left[i * row_stride]);
+      const __m512bh a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(word));
       each<vectors>([&](auto j) RELORA_INLINE {
         sums[i * vectors + j] = _mm512_dpbf16_ps(sums[i * vectors + j], a, reinterpret_cast<__m512bh>(b[j]));
       });

@@ -1,8 +1,8 @@
 // What a set of micro-kernels offers to the drivers, which are compiled once for all sets.
 //
-// c[m, n] (+)= alpha op(a)[m, k] op(b)[k, n]. The right operand is packed into panels of `panel_columns` columns, the left one
-// in blocks of rows. A "step" is one k of float32 operands or a pair of k's of bfloat16 ones; a packed element is 4 bytes
-// per step either way.
+// c[m, n] (+)= alpha op(a)[m, k] op(b)[k, n]. The right operand is packed into panels of `panel_columns`
+// columns, the left one in blocks of rows. A "step" is one k of float32 operands or a pair of k's of bfloat16
+// ones; a packed element is 4 bytes per step either way.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +24,8 @@ struct Target {
   bool accumulate;
 };
 
-/// A packed block of the left operand: element (row, k) at data[row / 6 * panel + row % 6 * row_stride + k * k_stride].
+/// A packed block of the left operand: element (row, k) at data[row / 6 * panel + row % 6 * row_stride + k *
+/// k_stride].
 struct PackedLeft {
   const uint32_t* data;
   size_t panel, row_stride, k_stride;
@@ -42,17 +43,22 @@ struct ProductKernel {
   size_t k_per_step;       // 1, or 2 for pairs
   size_t block_k;          // longest piece of k summed in registers; fixed, so sums depend on k alone
 
-  PackedLeft (*pack_left)(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k, size_t k_count);
-  /// Packs k's [k, k + k_count) of panel `panel` of an operand with n columns to packed[steps, width of the panel].
-  void (*pack_right)(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n, size_t panel);
+  PackedLeft (*pack_left)(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
+                          size_t k_count);
+  /// Packs k's [k, k + k_count) of panel `panel` of an operand with n columns to packed[steps, width of the
+  /// panel].
+  void (*pack_right)(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
+                     size_t panel);
   /// target[rows, columns] (+)= alpha left right, right one panel of `width` packed columns.
-  void (*multiply)(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows, size_t columns,
-                   size_t width, size_t k_count);
-  /// Runs about `iterations` steps of the multiply-add loop on registers alone and returns the floating-point operations done.
+  void (*multiply)(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
+                   size_t columns, size_t width, size_t k_count);
+  /// Runs about `iterations` steps of the multiply-add loop on registers alone and returns the floating-point
+  /// operations done.
   double (*exercise)(size_t iterations);
 };
 
-/// Space for one packed left block of any kernel, in words; includes the padding that keeps rows out of each other's cache sets.
+/// Space for one packed left block of any kernel, in words; includes the padding that keeps rows out of each
+/// other's cache sets.
 constexpr size_t packed_left_words = block_rows * (block_words + 32);
 
 }  // namespace relora

@@ -1,4 +1,5 @@
-// Packing for the micro-kernels: float32 as it is, or rounded to bfloat16 (nearest even), alone or as pairs of k's in one word.
+// Packing for the micro-kernels: float32 as it is, or rounded to bfloat16 (nearest even), alone or as pairs
+// of k's in one word.
 #pragma once
 #include "../vector.h"
 #include "kernel_interface.h"
@@ -97,7 +98,8 @@ static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /// Rows of op(left) as they are: element (row, k) of the block at row * row_stride + k.
 template <Format format>
-static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k, size_t k_count) {
+static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
+                                 size_t k_count) {
   const size_t words = format == Format::pairs ? (k_count + 1) / 2 : k_count;
   // Whole cache lines plus one: rows at a stride of a power of two would fall into the same cache sets.
   const size_t row_stride = (words + 15) / 16 * 16 + 16;
@@ -121,13 +123,14 @@ static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t r
   return {packed, tile_rows * row_stride, row_stride, 1};
 }
 
-/// Left operand stored [k, m]: for each panel of six rows, six neighbouring words per k (or pair). The stored rows are read
-/// through once, across all panels: they may lie pages apart.
+/// Left operand stored [k, m]: for each panel of six rows, six neighbouring words per k (or pair). The stored
+/// rows are read through once, across all panels: they may lie pages apart.
 template <Format format>
-static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k, size_t k_count) {
+static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
+                                    size_t k_count) {
   constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
-  // Stores are a full vector wide and run over into the next step, the last ones into the space behind the panel.
-  // An odd last k has a partner of zeros.
+  // Stores are a full vector wide and run over into the next step, the last ones into the space behind the
+  // panel. An odd last k has a partner of zeros.
   const size_t panel = tile_rows * ((k_count + k_per_step - 1) / k_per_step + 1) + lanes;
   for (size_t s = 0; s < k_count; s += k_per_step) {
     const float* even = left.data + (k + s) * left.stride + row;
@@ -138,7 +141,8 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
     for (size_t i = 0; i < rows; i += tile_rows, to += panel) {
       const size_t wide = smaller(tile_rows, rows - i);
       for (size_t j = 0; j < wide; j += lanes) {
-        // A full vector where the stored row has one, although only six of its lanes are wanted: masks cost more.
+        // A full vector where the stored row has one, although only six of its lanes are wanted: masks cost
+        // more.
         const size_t count = rows - i - j;
         const Vec v = load(even + i + j, count);
         if constexpr (format == Format::pairs) {
@@ -158,14 +162,16 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
 }
 
 template <Format format>
-static PackedLeft pack_left(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k, size_t k_count) {
+static PackedLeft pack_left(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
+                            size_t k_count) {
   return left.transposed ? pack_left_columns<format>(packed, left, row, rows, k, k_count)
                          : pack_left_rows<format>(packed, left, row, rows, k, k_count);
 }
 
 /// One panel of the right operand, zero-padded to whole vectors: [steps, width].
 template <Format format, size_t vectors>
-static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n, size_t panel) {
+static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
+                       size_t panel) {
   constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
   const size_t column = panel * vectors * lanes;
   const size_t columns = smaller(n - column, vectors * lanes);
@@ -176,7 +182,9 @@ static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t 
     for (size_t s = 0; s < steps; s++) {
       const float* from = right.data + (k + s * k_per_step) * right.stride + column;
       const bool has_odd = s * 2 + 1 < k_count;
-      for (size_t odd = 0; odd < k_per_step; odd++) prefetch(from + (8 * k_per_step + odd) * right.stride, columns);
+      for (size_t odd = 0; odd < k_per_step; odd++) {
+        prefetch(from + (8 * k_per_step + odd) * right.stride, columns);
+      }
       for_vectors(columns, [&](size_t j, size_t count) {
         const Vec even = load(from + j, count);
         if constexpr (format == Format::pairs) {

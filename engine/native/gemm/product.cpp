@@ -21,12 +21,12 @@ size_t panel_offset(const ProductKernel& kernel, size_t k, size_t panel) {
   return panel * kernel.panel_columns * steps_of(kernel, k);
 }
 
-/// m rows in equal blocks of whole tiles, none longer than block_rows; as many for each thread, unless they get too short to
-/// be worth streaming the right operand by.
+/// m rows in equal blocks of whole tiles, none longer than block_rows; as many for each thread, as long as they
+/// do not get too short to stream the right operand by.
 size_t rows_per_block(size_t m, size_t threads) {
   constexpr size_t short_block = 8 * tile_rows;
   const size_t least = divide_up(m, block_rows), even = divide_up(least, threads) * threads;
-  const size_t blocks = divide_up(m, even) >= short_block ? even : least;
+  const size_t blocks = std::max(least, std::min(even, m / short_block));
   return divide_up(divide_up(m, blocks), tile_rows) * tile_rows;
 }
 
@@ -34,9 +34,10 @@ struct Range {
   size_t begin, end;
 };
 
-/// One stage for the rows and panels of one task: for each block of k the left rows are packed once and meet every panel.
-/// `n` columns are wanted of each output, which may be less than its panels hold.
-void run_stage(const ProductKernel& kernel, uint32_t* left_block, const Stage& stage, Range rows, Range panels, size_t n_max) {
+/// One stage for the rows and panels of one task: for each block of k the left rows are packed once and meet
+/// every panel. `n` columns are wanted of each output, which may be less than its panels hold.
+void run_stage(const ProductKernel& kernel, uint32_t* left_block, const Stage& stage, Range rows,
+               Range panels, size_t n_max) {
   const size_t count = rows.end - rows.begin, depth = stage.outputs->right.k;
   for (size_t k = 0; k < depth; k += kernel.block_k) {
     const size_t k_count = std::min(kernel.block_k, depth - k);
@@ -46,9 +47,10 @@ void run_stage(const ProductKernel& kernel, uint32_t* left_block, const Stage& s
       const size_t n = std::min(n_max, right.n), end = std::min(panels.end, panels_of(kernel, n));
       for (size_t panel = panels.begin; panel < end; panel++) {
         const size_t width = panel_width(kernel, right.n, panel);
-        const uint32_t* words = right.words + panel_offset(kernel, right.k_packed, panel) + k / kernel.k_per_step * width;
-        const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns, target.stride, target.alpha,
-                          target.accumulate || k > 0};
+        const size_t inside = k / kernel.k_per_step * width;
+        const uint32_t* words = right.words + panel_offset(kernel, right.k_packed, panel) + inside;
+        const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns,
+                          target.stride, target.alpha, target.accumulate || k > 0};
         kernel.multiply(part, left, words, count, panel_columns(kernel, n, panel), width, k_count);
       }
     }
@@ -59,7 +61,8 @@ constexpr size_t all = static_cast<size_t>(-1);
 
 /// Rows of one block times panels that are packed on the way: for operands that meet one block of rows only.
 void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
-                       const Operand& left, const Operand& right, Range rows, Range panels, size_t n, size_t k_total) {
+                       const Operand& left, const Operand& right, Range rows, Range panels, size_t n,
+                       size_t k_total) {
   uint32_t* const left_block = context.left_block(worker);
   uint32_t* const right_block = context.right_block(worker);
   const size_t count = rows.end - rows.begin;
@@ -68,10 +71,10 @@ void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& k
     const PackedLeft packed = kernel.pack_left(left_block, left, rows.begin, count, k, k_count);
     for (size_t panel = panels.begin; panel < panels.end; panel++) {
       kernel.pack_right(right_block, right, k, k_count, n, panel);
-      const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns, target.stride, target.alpha,
-                        target.accumulate || k > 0};
-      kernel.multiply(part, packed, right_block, count, panel_columns(kernel, n, panel), panel_width(kernel, n, panel),
-                      k_count);
+      const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns,
+                        target.stride, target.alpha, target.accumulate || k > 0};
+      kernel.multiply(part, packed, right_block, count, panel_columns(kernel, n, panel),
+                      panel_width(kernel, n, panel), k_count);
     }
   }
 }
@@ -82,29 +85,32 @@ size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n) {
   return divide_up(n, kernel.column_quantum) * kernel.column_quantum * steps_of(kernel, k);
 }
 
-RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k, size_t n) {
+RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words, const Operand& right,
+                                   size_t k, size_t n) {
   for (size_t panel = 0; panel < panels_of(kernel, n); panel++) {
     kernel.pack_right(words + panel_offset(kernel, k, panel), right, 0, k, n, panel);
   }
   return {words, k, n, k};
 }
 
-RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k,
-                              size_t n) {
+RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uint32_t* words,
+                              const Operand& right, size_t k, size_t n) {
   const size_t pieces = divide_up(k, kernel.block_k);
   context.pool.run(panels_of(kernel, n) * pieces, [&](size_t task, unsigned) {
     const size_t panel = task / pieces, from = task % pieces * kernel.block_k;
-    const size_t offset = panel_offset(kernel, k, panel) + from / kernel.k_per_step * panel_width(kernel, n, panel);
-    kernel.pack_right(words + offset, right, from, std::min(kernel.block_k, k - from), n, panel);
+    const size_t inside = from / kernel.k_per_step * panel_width(kernel, n, panel);
+    kernel.pack_right(words + panel_offset(kernel, k, panel) + inside, right, from,
+                      std::min(kernel.block_k, k - from), n, panel);
   });
   return {words, k, n, k};
 }
 
-void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left, const Operand& right,
-             size_t m, size_t n, size_t k) {
+void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left,
+             const Operand& right, size_t m, size_t n, size_t k) {
   if (m > block_rows) {
     uint32_t* words = context.shared(Shared::right_panels).words(right_panels_words(kernel, k, n));
-    return product_of_panels(context, kernel, target, left, pack_right_panels(context, kernel, words, right, k, n), m);
+    const RightPanels panels = pack_right_panels(context, kernel, words, right, k, n);
+    return product_of_panels(context, kernel, target, left, panels, m);
   }
   // Every panel meets these few rows only: packing it where it is used saves a trip through memory.
   const size_t panels = panels_of(kernel, n);
@@ -115,45 +121,49 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
   });
 }
 
-void product_of_panels(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left,
-                       const RightPanels& right, size_t m) {
+void product_of_panels(Context& context, const ProductKernel& kernel, const Target& target,
+                       const Operand& left, const RightPanels& right, size_t m) {
   const size_t threads = context.pool.threads(), panels = panels_of(kernel, right.n);
   const size_t rows = rows_per_block(m, threads), blocks = divide_up(m, rows);
-  // Columns are split too where there are too few blocks of rows to keep every thread busy to the end; each group packs the
-  // left rows again, so it has to be wide.
+  // Columns are split too where there are too few blocks of rows to keep every thread busy to the end; each
+  // group packs the left rows again, so it has to be wide.
   const size_t groups_max = divide_up(panels, 4);
   const size_t groups = threads == 1 ? 1 : std::min(groups_max, divide_up(4 * threads, blocks));
   const Output output{target, right};
   context.pool.run(blocks * groups, [&](size_t task, unsigned worker) {
     const size_t block = task / groups, group = task % groups;
+    const Range row_range{block * rows, std::min(m, (block + 1) * rows)};
     const Range panel_range{panels * group / groups, panels * (group + 1) / groups};
-    run_stage(kernel, context.left_block(worker), {left, &output, 1}, {block * rows, std::min(m, (block + 1) * rows)},
-              panel_range, all);
+    run_stage(kernel, context.left_block(worker), {left, &output, 1}, row_range, panel_range, all);
   });
 }
 
-void product_chain(Context& context, const ProductKernel& kernel, std::initializer_list<Stage> stages, size_t m) {
+void product_chain(Context& context, const ProductKernel& kernel, std::initializer_list<Stage> stages,
+                   size_t m) {
   const size_t rows = rows_per_block(m, context.pool.threads());
   context.pool.run(divide_up(m, rows), [&](size_t block, unsigned worker) {
+    const Range row_range{block * rows, std::min(m, (block + 1) * rows)};
     for (const Stage& stage : stages) {
-      run_stage(kernel, context.left_block(worker), stage, {block * rows, std::min(m, (block + 1) * rows)}, {0, all}, all);
+      run_stage(kernel, context.left_block(worker), stage, row_range, {0, all}, all);
     }
   });
 }
 
-void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target, const Operand& left,
-                  const Operand& right, size_t m, size_t n, size_t k) {
+void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
+                  const Operand& left, const Operand& right, size_t m, size_t n, size_t k) {
   for (size_t row = 0; row < m; row += block_rows) {
     multiply_unpacked(context, worker, kernel, target, left, right, {row, std::min(m, row + block_rows)},
                       {0, panels_of(kernel, n)}, n, k);
   }
 }
 
-void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
-                            const Operand& left, const RightPanels& right, size_t m, size_t n) {
+void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel,
+                            const Target& target, const Operand& left, const RightPanels& right, size_t m,
+                            size_t n) {
   const Output output{target, right};
   for (size_t row = 0; row < m; row += block_rows) {
-    run_stage(kernel, context.left_block(worker), {left, &output, 1}, {row, std::min(m, row + block_rows)}, {0, all}, n);
+    const Range row_range{row, std::min(m, row + block_rows)};
+    run_stage(kernel, context.left_block(worker), {left, &output, 1}, row_range, {0, all}, n);
   }
 }
 

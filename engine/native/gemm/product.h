@@ -1,5 +1,6 @@
-// Products of any size and transposition, on all threads or on one. The sum of an element depends on k and the kernel alone:
-// k is cut into blocks of fixed length that are added in order, and never shared between threads.
+// Products of any size and transposition, on all threads or on one. The sum of an element depends on k and
+// the kernel alone: k is cut into blocks of fixed length that are added in order, and never shared between
+// threads.
 #pragma once
 #include <initializer_list>
 
@@ -7,7 +8,8 @@
 
 namespace relora {
 
-/// A right operand packed whole: its panels one after the other, each [steps of k_packed, width]. Products sum its first k.
+/// A right operand packed whole: its panels one after the other, each [steps of k_packed, width]. Products
+/// sum its first k.
 struct RightPanels {
   const uint32_t* words;
   size_t k_packed, n, k;
@@ -28,28 +30,31 @@ struct Stage {
 
 size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n);
 /// Packs op(right)[k, n] into `words`, on all threads or on the caller's.
-RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k,
-                              size_t n);
-RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k, size_t n);
+RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uint32_t* words,
+                              const Operand& right, size_t k, size_t n);
+RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words, const Operand& right,
+                                   size_t k, size_t n);
 
 /// target[m, n] (+)= alpha op(left)[m, k] op(right)[k, n]. Each target's alpha counts.
-void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left, const Operand& right,
-             size_t m, size_t n, size_t k);
+void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left,
+             const Operand& right, size_t m, size_t n, size_t k);
 
 /// target[m, right.n] (+)= alpha op(left) right.
-void product_of_panels(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left,
-                       const RightPanels& right, size_t m);
+void product_of_panels(Context& context, const ProductKernel& kernel, const Target& target,
+                       const Operand& left, const RightPanels& right, size_t m);
 
-/// The stages in order, block of rows by block of rows: a stage may read what an earlier one has written to the same rows, while
-/// it is still in the cache, and operands shared by outputs are read once.
-void product_chain(Context& context, const ProductKernel& kernel, std::initializer_list<Stage> stages, size_t m);
+/// The stages in order, block of rows by block of rows: a stage may read what an earlier one has written to
+/// the same rows, while it is still in the cache, and operands shared by outputs are read once.
+void product_chain(Context& context, const ProductKernel& kernel, std::initializer_list<Stage> stages,
+                   size_t m);
 
 /// The same as `product` on the calling worker alone.
-void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target, const Operand& left,
-                  const Operand& right, size_t m, size_t n, size_t k);
+void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
+                  const Operand& left, const Operand& right, size_t m, size_t n, size_t k);
 
 /// target[m, n] (+)= alpha op(left) right on the calling worker alone; n may be less than the panels hold.
-void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
-                            const Operand& left, const RightPanels& right, size_t m, size_t n);
+void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel,
+                            const Target& target, const Operand& left, const RightPanels& right, size_t m,
+                            size_t n);
 
 }  // namespace relora

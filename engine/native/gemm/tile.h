@@ -33,8 +33,8 @@ struct MultiplyFloat32 {
   static constexpr Format left_format = Format::float32, right_format = Format::float32;
 
   template <size_t rows, size_t vectors>
-  static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride, size_t,
-                                        const uint32_t* right) {
+  static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
+                                        size_t, const uint32_t* right) {
     Vec b[vectors];
     each<vectors>([&](auto j) RELORA_INLINE { b[j] = floats_of(load(right + j * lanes)); });
     each<rows>([&](auto i) RELORA_INLINE {
@@ -48,14 +48,14 @@ struct MultiplyFloat32 {
   }
 };
 
-/// Rounded float32 words times pairs of bfloat16, widened on the way: two k's per step. The sums are those of the hardware's
-/// own bfloat16 instruction but for the order of rounding.
+/// Rounded float32 words times pairs of bfloat16, widened on the way: two k's per step. The sums are those of
+/// the hardware's own bfloat16 instruction but for the order of rounding.
 struct MultiplyWidened {
   static constexpr Format left_format = Format::rounded_float32, right_format = Format::pairs;
 
   template <size_t rows, size_t vectors>
-  static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride, size_t k_stride,
-                                        const uint32_t* right) {
+  static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
+                                        size_t k_stride, const uint32_t* right) {
     each<2>([&](auto odd) RELORA_INLINE {
       Vec b[vectors];
       each<vectors>([&](auto j) RELORA_INLINE {
@@ -68,8 +68,11 @@ struct MultiplyWidened {
         const Vec a = broadcast(value);
         each<vectors>([&](auto j) RELORA_INLINE {
           sums[i * vectors + j] = multiply_add(a, b[j], sums[i * vectors + j]);
+          settle(sums[i * vectors + j]);
         });
       });
+      // The odd halves are loaded again: kept next to the even ones, they would push sums out of registers.
+      asm("" : "+r"(right));
     });
   }
 };
@@ -127,11 +130,12 @@ struct Tiles {
 
 /// All rows of a packed block times one right panel.
 template <class Multiply, size_t vectors_max>
-static void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows, size_t columns,
-                     size_t width, size_t k_count) {
+static void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
+                     size_t columns, size_t width, size_t k_count) {
   constexpr size_t k_per_step = k_per_step_of<Multiply::left_format, Multiply::right_format>;
   const size_t vectors = width / lanes;
-  TileArguments t{nullptr, left.row_stride, left.k_stride, right, (k_count + k_per_step - 1) / k_per_step, target, columns};
+  TileArguments t{nullptr, left.row_stride, left.k_stride, right, (k_count + k_per_step - 1) / k_per_step,
+                  target, columns};
   const Tile full = Tiles<Multiply, vectors_max>::of(tile_rows, vectors);
   for (size_t row = 0; row < rows; row += tile_rows) {
     t.left = left.data + row / tile_rows * left.panel;
@@ -150,20 +154,29 @@ static double exercise(size_t iterations) {
   constexpr size_t length = 64;
   alignas(64) uint32_t left[tile_rows * 2 * length] = {}, right[vectors * lanes * length] = {};
   alignas(64) float result[tile_rows * vectors * lanes];
-  const TileArguments t{left, 1, tile_rows, right, length, {result, vectors * lanes, 1.0f, false}, vectors * lanes};
+  const TileArguments t{left, 1, tile_rows, right, length, {result, vectors * lanes, 1.0f, false},
+                        vectors * lanes};
   for (size_t done = 0; done < iterations; done += length) {
     tile<Multiply, tile_rows, vectors>(t);
     asm volatile("" : : "r"(result) : "memory");
   }
   constexpr size_t k_per_step = k_per_step_of<Multiply::left_format, Multiply::right_format>;
-  return 2.0 * tile_rows * vectors * lanes * k_per_step * static_cast<double>((iterations + length - 1) / length * length);
+  const double steps = static_cast<double>((iterations + length - 1) / length * length);
+  return 2.0 * tile_rows * vectors * lanes * k_per_step * steps;
 }
 
 template <class Multiply, size_t vectors>
 constexpr ProductKernel product_kernel(size_t block_k) {
-  return {vectors * lanes, lanes, k_per_step_of<Multiply::left_format, Multiply::right_format>, block_k,
-          pack_left<Multiply::left_format>, pack_right<Multiply::right_format, vectors>, multiply<Multiply, vectors>,
-          exercise<Multiply, vectors>};
+  return {
+      .panel_columns = vectors * lanes,
+      .column_quantum = lanes,
+      .k_per_step = k_per_step_of<Multiply::left_format, Multiply::right_format>,
+      .block_k = block_k,
+      .pack_left = pack_left<Multiply::left_format>,
+      .pack_right = pack_right<Multiply::right_format, vectors>,
+      .multiply = multiply<Multiply, vectors>,
+      .exercise = exercise<Multiply, vectors>,
+  };
 }
 
 }  // namespace relora::RELORA_ISA

@@ -1,8 +1,9 @@
-// Causal attention in tiles of query rows, forward and backward. A tile's scores against all keys it may see fit the second-level
-// cache, so the softmax needs no rescaling; what lies above the diagonal tile is never computed. The backward pass recomputes
-// the probabilities from the kept log-sum-exp (Dao et al. 2022).
+// Causal attention in tiles of query rows, forward and backward. A tile's scores against all keys it may see
+// fit the second-level cache, so the softmax needs no rescaling; what lies above the diagonal tile is never
+// computed. The backward pass recomputes the probabilities from the kept log-sum-exp (Dao et al. 2022).
 //
-// q, out[batch, time, heads, head_dim]; k, v[batch, time, kv_heads, head_dim]; query head h reads key head h * kv_heads / heads.
+// q, out[batch, time, heads, head_dim]; k, v[batch, time, kv_heads, head_dim]; query head h reads key head h
+// * kv_heads / heads.
 #include <cmath>
 
 #include "../gemm/product.h"
@@ -24,7 +25,9 @@ struct Layout {
         tiles((s.time + tile - 1) / tile),
         score_stride((s.time + 15) / 16 * 16 + 16) {}  // a line more, so that rows do not share cache sets
 
-  size_t q_at(size_t batch, size_t t, size_t head) const { return (batch * time + t) * q_stride + head * dim; }
+  size_t q_at(size_t batch, size_t t, size_t head) const {
+    return (batch * time + t) * q_stride + head * dim;
+  }
   size_t kv_at(size_t batch, size_t head) const { return batch * time * kv_stride + head * dim; }
 
   size_t time, dim, q_stride, kv_stride, tiles, score_stride;
@@ -35,7 +38,9 @@ float exponentiate(float* scores, size_t visible, size_t keys, float& largest) {
   Vec most = broadcast(scores[0]);
   for (size_t i = 0; i + lanes <= visible; i += lanes) most = larger(load(scores + i), most);
   largest = largest_lane(most);
-  for (size_t i = visible / lanes * lanes; i < visible; i++) largest = scores[i] > largest ? scores[i] : largest;
+  for (size_t i = visible / lanes * lanes; i < visible; i++) {
+    largest = scores[i] > largest ? scores[i] : largest;
+  }
 
   Vec sum = {};
   size_t i = 0;
@@ -53,9 +58,10 @@ float exponentiate(float* scores, size_t visible, size_t keys, float& largest) {
   return total;
 }
 
-/// Probabilities from scores, then score gradients from probability gradients, in place; zeros where nothing is visible.
-/// dscore = p * (dp - sum(dout * out)) * scale
-void differentiate_row(float* scores, float* dscores, size_t visible, size_t keys, float log_sum_exp, float dot, float scale) {
+/// Probabilities from scores, then score gradients from probability gradients, in place; zeros where nothing
+/// is visible. dscore = p * (dp - sum(dout * out)) * scale
+void differentiate_row(float* scores, float* dscores, size_t visible, size_t keys, float log_sum_exp,
+                       float dot, float scale) {
   for_vectors(visible, [&](size_t i, size_t count) {
     const Vec p = exponential(load(scores + i, count) - log_sum_exp);
     store(scores + i, p, count);
@@ -66,7 +72,9 @@ void differentiate_row(float* scores, float* dscores, size_t visible, size_t key
 
 float dot_product(const float* a, const float* b, size_t n) {
   Vec sum = {};
-  for_vectors(n, [&](size_t i, size_t count) { sum = multiply_add(load(a + i, count), load(b + i, count), sum); });
+  for_vectors(n, [&](size_t i, size_t count) {
+    sum = multiply_add(load(a + i, count), load(b + i, count), sum);
+  });
   return sum_lanes(sum);
 }
 
@@ -74,17 +82,20 @@ size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 }  // namespace
 
-void attention_forward(Context& context, float* out, float* log_sum_exp, const float* q, const float* k, const float* v,
-                       const AttentionShape& shape, Precision precision) {
+void attention_forward(Context& context, float* out, float* log_sum_exp, const float* q, const float* k,
+                       const float* v, const AttentionShape& shape, Precision precision) {
   const ProductKernel& kernel = context.product_kernel(precision);
   const Layout at(shape);
-  const size_t key_words = right_panels_words(kernel, at.dim, at.time), value_words = right_panels_words(kernel, at.time, at.dim);
+  const size_t key_words = right_panels_words(kernel, at.dim, at.time);
+  const size_t value_words = right_panels_words(kernel, at.time, at.dim);
   uint32_t* keys_packed = context.shared(Shared::first).words(shape.batch * shape.kv_heads * key_words);
   uint32_t* values_packed = context.shared(Shared::second).words(shape.batch * shape.kv_heads * value_words);
   context.pool.run(shape.batch * shape.kv_heads, [&](size_t task, unsigned) {
     const size_t from = at.kv_at(task / shape.kv_heads, task % shape.kv_heads);
-    pack_right_panels_here(kernel, keys_packed + task * key_words, {k + from, at.kv_stride, true}, at.dim, at.time);
-    pack_right_panels_here(kernel, values_packed + task * value_words, {v + from, at.kv_stride, false}, at.time, at.dim);
+    pack_right_panels_here(kernel, keys_packed + task * key_words, {k + from, at.kv_stride, true}, at.dim,
+                           at.time);
+    pack_right_panels_here(kernel, values_packed + task * value_words, {v + from, at.kv_stride, false},
+                           at.time, at.dim);
   });
 
   context.reserve_worker_memory(tile * at.score_stride);
@@ -106,22 +117,25 @@ void attention_forward(Context& context, float* out, float* log_sum_exp, const f
       log_sum_exp[(batch * shape.heads + head) * at.time + first + i] = largest + std::log(sum);
     }
     const RightPanels value_panels{values_packed + key_head * value_words, at.time, at.dim, keys};
-    product_of_panels_here(context, worker, kernel, {to, at.q_stride, 1.0f, false}, {scores, at.score_stride, false},
-                           value_panels, rows, at.dim);
+    product_of_panels_here(context, worker, kernel, {to, at.q_stride, 1.0f, false},
+                           {scores, at.score_stride, false}, value_panels, rows, at.dim);
     for (size_t i = 0; i < rows; i++) {
       float* row = to + i * at.q_stride;
-      for_vectors(at.dim, [&](size_t j, size_t count) { store(row + j, load(row + j, count) * inverse_sums[i], count); });
+      for_vectors(at.dim, [&](size_t j, size_t count) {
+        store(row + j, load(row + j, count) * inverse_sums[i], count);
+      });
     }
   });
 }
 
 /// One task does all query heads of one key head, in order, so dk and dv are sums with one writer.
-void attention_backward(Context& context, float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,
-                        const float* v, const float* out, const float* log_sum_exp, const AttentionShape& shape,
-                        Precision precision) {
+void attention_backward(Context& context, float* dq, float* dk, float* dv, const float* dout, const float* q,
+                        const float* k, const float* v, const float* out, const float* log_sum_exp,
+                        const AttentionShape& shape, Precision precision) {
   const ProductKernel& kernel = context.product_kernel(precision);
   const Layout at(shape);
-  const size_t across_words = right_panels_words(kernel, at.dim, at.time), along_words = right_panels_words(kernel, at.time, at.dim);
+  const size_t across_words = right_panels_words(kernel, at.dim, at.time);
+  const size_t along_words = right_panels_words(kernel, at.time, at.dim);
   const size_t block_words = right_panels_words(kernel, tile, at.dim);
   const size_t score_floats = tile * at.score_stride;
   context.reserve_worker_memory(2 * score_floats + 2 * across_words + along_words + 2 * block_words);
@@ -150,11 +164,12 @@ void attention_backward(Context& context, float* dq, float* dk, float* dv, const
       for (size_t first = 0; first < at.time; first += tile) {
         const size_t rows = least(tile, at.time - first), keys = first + rows;
         const size_t position = at.q_at(batch, first, head);
-        const Operand q_tile{q + position, at.q_stride, false}, dout_tile{dout + position, at.q_stride, false};
-        product_of_panels_here(context, worker, kernel, {scores, at.score_stride, shape.scale, false}, q_tile, keys_across,
-                               rows, keys);
-        product_of_panels_here(context, worker, kernel, {dscores, at.score_stride, 1.0f, false}, dout_tile, values_across, rows,
-                               keys);
+        const Operand q_tile{q + position, at.q_stride, false};
+        const Operand dout_tile{dout + position, at.q_stride, false};
+        product_of_panels_here(context, worker, kernel, {scores, at.score_stride, shape.scale, false}, q_tile,
+                               keys_across, rows, keys);
+        product_of_panels_here(context, worker, kernel, {dscores, at.score_stride, 1.0f, false}, dout_tile,
+                               values_across, rows, keys);
         for (size_t i = 0; i < rows; i++) {
           const size_t row = position + i * at.q_stride;
           differentiate_row(scores + i * at.score_stride, dscores + i * at.score_stride, first + i + 1, keys,
@@ -166,10 +181,10 @@ void attention_backward(Context& context, float* dq, float* dk, float* dv, const
                                {dscores, at.score_stride, false}, keys_along, rows, at.dim);
         const RightPanels q_panels = pack_right_panels_here(kernel, q_words, q_tile, rows, at.dim);
         const RightPanels dout_panels = pack_right_panels_here(kernel, dout_words, dout_tile, rows, at.dim);
-        product_of_panels_here(context, worker, kernel, {dk + kv, at.kv_stride, 1.0f, true}, {dscores, at.score_stride, true},
-                               q_panels, keys, at.dim);
-        product_of_panels_here(context, worker, kernel, {dv + kv, at.kv_stride, 1.0f, true}, {scores, at.score_stride, true},
-                               dout_panels, keys, at.dim);
+        product_of_panels_here(context, worker, kernel, {dk + kv, at.kv_stride, 1.0f, true},
+                               {dscores, at.score_stride, true}, q_panels, keys, at.dim);
+        product_of_panels_here(context, worker, kernel, {dv + kv, at.kv_stride, 1.0f, true},
+                               {scores, at.score_stride, true}, dout_panels, keys, at.dim);
       }
     }
   });

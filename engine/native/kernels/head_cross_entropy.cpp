@@ -1,5 +1,6 @@
-// The language model's head and its loss in one: a chunk of rows at a time gets its logits, its losses, and has its logits turned
-// into their gradients in place. [rows, vocabulary] never exists, and fresh pages for it are never faulted in.
+// The language model's head and its loss in one: a chunk of rows at a time gets its logits, its losses, and
+// has its logits turned into their gradients in place. [rows, vocabulary] never exists, and fresh pages for
+// it are never faulted in.
 #include <cmath>
 
 #include "../gemm/product.h"
@@ -12,8 +13,8 @@ namespace {
 
 constexpr size_t chunk_rows = 384;
 
-/// Loss of one row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits come out as a NaN or infinite loss.
-/// When `keep`, the row becomes e^(logit - largest), and `inverse_sum` makes it probabilities.
+/// Loss of one row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits come out as a NaN or
+/// infinite loss. When `keep`, the row becomes e^(logit - largest), and `inverse_sum` makes it probabilities.
 template <bool keep>
 float row_loss(float* logits, size_t n, int32_t target, float& inverse_sum) {
   Vec most[2] = {broadcast(logits[0]), broadcast(logits[0])};
@@ -49,13 +50,16 @@ float row_loss(float* logits, size_t n, int32_t target, float& inverse_sum) {
 
 }  // namespace
 
-/// losses[rows], dx[rows, dim] and dhead[vocabulary, dim] of x[rows, dim] head[vocabulary, dim]^T. Null dx: losses only.
-void head_cross_entropy(Context& context, float* losses, float* dx, float* dhead, const float* x, const float* head,
-                        const int32_t* targets, const HeadShape& shape, Precision precision) {
+/// losses[rows], dx[rows, dim] and dhead[vocabulary, dim] of x[rows, dim] head[vocabulary, dim]^T. Null dx:
+/// losses only.
+void head_cross_entropy(Context& context, float* losses, float* dx, float* dhead, const float* x,
+                        const float* head, const int32_t* targets, const HeadShape& shape,
+                        Precision precision) {
   const ProductKernel& kernel = context.product_kernel(precision);
   const size_t dim = shape.dim, vocabulary = shape.vocabulary;
   const size_t stride = (vocabulary + 15) / 16 * 16 + 16;
-  float* logits = context.shared(Shared::third).floats((shape.rows < chunk_rows ? shape.rows : chunk_rows) * stride);
+  const size_t rows_max = shape.rows < chunk_rows ? shape.rows : chunk_rows;
+  float* logits = context.shared(Shared::third).floats(rows_max * stride);
 
   // The head is packed once for all chunks, in both directions.
   uint32_t* words = context.shared(Shared::first).words(right_panels_words(kernel, dim, vocabulary));
@@ -86,14 +90,18 @@ void head_cross_entropy(Context& context, float* losses, float* dx, float* dhead
       }
       losses[row + i] = row_loss<true>(from, vocabulary, target, inverse_sum);
       const float factor = shape.gradient_scale * inverse_sum;
-      for_vectors(vocabulary, [&](size_t j, size_t count) { store(from + j, load(from + j, count) * factor, count); });
+      for_vectors(vocabulary, [&](size_t j, size_t count) {
+        store(from + j, load(from + j, count) * factor, count);
+      });
       from[target] -= shape.gradient_scale;
     });
 
     if (dx == nullptr) continue;
-    product_of_panels(context, kernel, {dx + row * dim, dim, 1.0f, false}, {logits, stride, false}, backward, rows);
+    product_of_panels(context, kernel, {dx + row * dim, dim, 1.0f, false}, {logits, stride, false}, backward,
+                      rows);
     if (dhead != nullptr) {
-      product(context, kernel, {dhead, dim, 1.0f, row > 0}, {logits, stride, true}, inputs, vocabulary, dim, rows);
+      product(context, kernel, {dhead, dim, 1.0f, row > 0}, {logits, stride, true}, inputs, vocabulary, dim,
+              rows);
     }
   }
 }

@@ -1,4 +1,5 @@
-// The kernels that are compiled once per instruction set, as one table for each. Touch only what the CPU supports.
+// The kernels that are compiled once per instruction set, as one table for each. Touch only what the CPU
+// supports.
 #pragma once
 #include "../context.h"
 
@@ -28,27 +29,28 @@ struct MergeResult {
 };
 
 // Each function is described where it is defined.
-#define RELORA_DECLARE_KERNELS                                                                                             \
-  MergeResult merge_adapter(Context&, float* merged, const float* w, const float* a, const float* b, float scale,         \
-                            size_t in, size_t rank, size_t out);                                                          \
-  void rms_norm_forward(Context&, float* y, float* rstd, const float* x, const float* gain, size_t rows, size_t dim,      \
-                        float epsilon);                                                                                   \
-  void rms_norm_backward(Context&, float* dx, float* dgain, const float* dy, const float* x, const float* gain,           \
-                         const float* rstd, size_t rows, size_t dim);                                                     \
-  void rotary(Context&, float* y, const float* x, const float* cosines, const float* sines, const RotaryShape&,           \
-              bool inverse);                                                                                              \
-  void attention_forward(Context&, float* out, float* log_sum_exp, const float* q, const float* k, const float* v,        \
-                         const AttentionShape&, Precision);                                                               \
-  void attention_backward(Context&, float* dq, float* dk, float* dv, const float* dout, const float* q, const float* k,   \
-                          const float* v, const float* out, const float* log_sum_exp, const AttentionShape&, Precision);  \
-  void swiglu_forward(Context&, float* h, const float* gate, const float* up, size_t length);                             \
-  void swiglu_backward(Context&, float* dgate, float* dup, const float* dh, const float* gate, const float* up,           \
-                       size_t length);                                                                                    \
-  void head_cross_entropy(Context&, float* losses, float* dx, float* dhead, const float* x, const float* head,            \
-                          const int32_t* targets, const HeadShape&, Precision);                                           \
-  void adamw_in_place(Context&, float* parameter, float* first, float* second, const float* gradient, size_t length,      \
-                      const AdamWOptions&);                                                                               \
-  double sum_squares(Context&, const float* x, size_t length);                                                            \
+#define RELORA_DECLARE_KERNELS                                                                               \
+  MergeResult merge_adapter(Context&, float* merged, const float* w, const float* a, const float* b,         \
+                            float scale, size_t in, size_t rank, size_t out);                                \
+  void rms_norm_forward(Context&, float* y, float* rstd, const float* x, const float* gain, size_t rows,     \
+                        size_t dim, float epsilon);                                                          \
+  void rms_norm_backward(Context&, float* dx, float* dgain, const float* dy, const float* x,                 \
+                         const float* gain, const float* rstd, size_t rows, size_t dim);                     \
+  void rotary(Context&, float* y, const float* x, const float* cosines, const float* sines,                  \
+              const RotaryShape&, bool inverse);                                                             \
+  void attention_forward(Context&, float* out, float* log_sum_exp, const float* q, const float* k,           \
+                         const float* v, const AttentionShape&, Precision);                                  \
+  void attention_backward(Context&, float* dq, float* dk, float* dv, const float* dout, const float* q,      \
+                          const float* k, const float* v, const float* out, const float* log_sum_exp,        \
+                          const AttentionShape&, Precision);                                                 \
+  void swiglu_forward(Context&, float* h, const float* gate, const float* up, size_t length);                \
+  void swiglu_backward(Context&, float* dgate, float* dup, const float* dh, const float* gate,               \
+                       const float* up, size_t length);                                                      \
+  void head_cross_entropy(Context&, float* losses, float* dx, float* dhead, const float* x,                  \
+                          const float* head, const int32_t* targets, const HeadShape&, Precision);           \
+  void adamw_in_place(Context&, float* parameter, float* first, float* second, const float* gradient,        \
+                      size_t length, const AdamWOptions&);                                                   \
+  double sum_squares(Context&, const float* x, size_t length);                                               \
   void add_in_place(Context&, float* accumulator, const float* x, size_t length);
 
 namespace portable {
@@ -90,7 +92,8 @@ extern const Kernels kernels;
 }
 #endif
 
-/// Elementwise kernels and reductions cut long arrays into blocks of this many elements, whatever the number of threads.
+/// Elementwise kernels and reductions cut long arrays into blocks of this many elements, whatever the number
+/// of threads.
 constexpr size_t element_block = 16384;
 
 }  // namespace relora

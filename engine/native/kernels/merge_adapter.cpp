@@ -8,12 +8,14 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Rows whose delta is held at once, and of one partial sum of the norm: fixed, so that the norm does not depend on threads.
+/// Rows whose delta is held at once, and of one partial sum of the norm: fixed, so that the norm does not
+/// depend on threads.
 constexpr size_t block = 48;
 
-/// to = w + scale * delta for one row; adds the squares of scale * delta to `squares`, counts elements that are not finite.
-size_t add_row(float* __restrict to, const float* __restrict w, const float* __restrict delta, float scale, size_t n,
-               double& squares) {
+/// to = w + scale * delta for one row; adds the squares of scale * delta to `squares`, counts elements that
+/// are not finite.
+size_t add_row(float* __restrict to, const float* __restrict w, const float* __restrict delta, float scale,
+               size_t n, double& squares) {
   constexpr size_t ways = 16;
   double sums[ways] = {};
   const auto square = [&](size_t i) {
@@ -37,10 +39,11 @@ size_t add_row(float* __restrict to, const float* __restrict w, const float* __r
 
 }  // namespace
 
-/// merged, w[in, out]; a[in, rank]; b[rank, out]. The delta is summed apart and added once: adding each rank-1 term to w
-/// directly would round `rank` times against a much larger weight. Always in float32 products, whatever training uses.
-MergeResult merge_adapter(Context& context, float* merged, const float* w, const float* a, const float* b, float scale,
-                          size_t in, size_t rank, size_t out) {
+/// merged, w[in, out]; a[in, rank]; b[rank, out]. The delta is summed apart and added once: adding each
+/// rank-1 term to w directly would round `rank` times against a much larger weight. Always in float32
+/// products, whatever training uses.
+MergeResult merge_adapter(Context& context, float* merged, const float* w, const float* a, const float* b,
+                          float scale, size_t in, size_t rank, size_t out) {
   const ProductKernel& kernel = context.product_kernel(Precision::float32);
   const size_t blocks = (in + block - 1) / block;
   uint32_t* words = context.shared(Shared::right_panels).words(right_panels_words(kernel, rank, out));
@@ -55,11 +58,13 @@ MergeResult merge_adapter(Context& context, float* merged, const float* w, const
   context.pool.run(blocks, [&](size_t task, unsigned worker) {
     const size_t row = task * block, rows = in - row < block ? in - row : block;
     float* delta = context.worker_memory(worker);
-    product_of_panels_here(context, worker, kernel, {delta, out, 1.0f, false}, {a + row * rank, rank, false}, right, rows, out);
+    product_of_panels_here(context, worker, kernel, {delta, out, 1.0f, false}, {a + row * rank, rank, false},
+                           right, rows, out);
     partial[task] = {0, 0};
     for (size_t i = 0; i < rows; i++) {
       const size_t at = (row + i) * out;
-      partial[task].infinite += add_row(merged + at, w + at, delta + i * out, scale, out, partial[task].squares);
+      partial[task].infinite += add_row(merged + at, w + at, delta + i * out, scale, out,
+                                        partial[task].squares);
     }
   });
   double squares = 0;

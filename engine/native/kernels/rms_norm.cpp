@@ -1,4 +1,5 @@
-// Root mean square normalisation (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + epsilon).
+// Root mean square normalisation (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) +
+// epsilon).
 #include <cmath>
 
 #include "../vector.h"
@@ -8,7 +9,8 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Rows of one task, and of one partial sum of the gain's gradient: fixed, so that sums do not depend on threads.
+/// Rows of one task, and of one partial sum of the gain's gradient: fixed, so that sums do not depend on
+/// threads.
 constexpr size_t block = 32;
 
 size_t blocks_of(size_t rows) { return (rows + block - 1) / block; }
@@ -36,8 +38,8 @@ inline float sum_row(size_t n, const Term& term) {
 }  // namespace
 
 /// y, x[rows, dim]; rstd[rows]; gain[dim].
-void rms_norm_forward(Context& context, float* y, float* rstd, const float* x, const float* gain, size_t rows, size_t dim,
-                      float epsilon) {
+void rms_norm_forward(Context& context, float* y, float* rstd, const float* x, const float* gain, size_t rows,
+                      size_t dim, float epsilon) {
   for_rows(context, rows, [&](size_t, size_t begin, size_t end) {
     for (size_t row = begin; row < end; row++) {
       const float* from = x + row * dim;
@@ -48,14 +50,16 @@ void rms_norm_forward(Context& context, float* y, float* rstd, const float* x, c
       });
       const float r = 1.0f / std::sqrt(squares / static_cast<float>(dim) + epsilon);
       rstd[row] = r;
-      for_vectors(dim, [&](size_t i, size_t count) { store(to + i, load(from + i, count) * r * load(gain + i, count), count); });
+      for_vectors(dim, [&](size_t i, size_t count) {
+        store(to + i, load(from + i, count) * r * load(gain + i, count), count);
+      });
     }
   });
 }
 
 /// dx = rstd * (dy * gain - x * rstd^2 * mean(dy * gain * x)); dgain = sum over rows of dy * x * rstd.
-void rms_norm_backward(Context& context, float* dx, float* dgain, const float* dy, const float* x, const float* gain,
-                       const float* rstd, size_t rows, size_t dim) {
+void rms_norm_backward(Context& context, float* dx, float* dgain, const float* dy, const float* x,
+                       const float* gain, const float* rstd, size_t rows, size_t dim) {
   float* partial = context.shared(Shared::first).floats(blocks_of(rows) * dim);
   for_rows(context, rows, [&](size_t task, size_t begin, size_t end) {
     float* dgain_part = partial + task * dim;
@@ -79,7 +83,9 @@ void rms_norm_backward(Context& context, float* dx, float* dgain, const float* d
   std::memset(dgain, 0, dim * sizeof(float));
   for (size_t part = 0; part < blocks_of(rows); part++) {
     const float* from = partial + part * dim;
-    for_vectors(dim, [&](size_t i, size_t count) { store(dgain + i, load(dgain + i, count) + load(from + i, count), count); });
+    for_vectors(dim, [&](size_t i, size_t count) {
+      store(dgain + i, load(dgain + i, count) + load(from + i, count), count);
+    });
   }
 }
 

@@ -1,12 +1,14 @@
-// Rotary position embedding (Su et al. 2021), half-split: element i turns with element i + head_dim / 2 of the same head.
+// Rotary position embedding (Su et al. 2021), half-split: element i turns with element i + head_dim / 2 of
+// the same head.
 #include "../vector.h"
 #include "kernels.h"
 
 namespace relora::RELORA_ISA {
 
-/// y, x[batch, time, heads, head_dim]; cosines, sines[position, head_dim / 2]. The inverse turns back: the transposed matrix.
-void rotary(Context& context, float* y, const float* x, const float* cosines, const float* sines, const RotaryShape& shape,
-            bool inverse) {
+/// y, x[batch, time, heads, head_dim]; cosines, sines[position, head_dim / 2]. The inverse turns back: the
+/// transposed matrix.
+void rotary(Context& context, float* y, const float* x, const float* cosines, const float* sines,
+            const RotaryShape& shape, bool inverse) {
   const size_t half = shape.head_dim / 2, row = shape.heads * shape.head_dim;
   const float sign = inverse ? -1.0f : 1.0f;
   constexpr size_t block = 16;  // positions per task

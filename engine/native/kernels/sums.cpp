@@ -15,7 +15,9 @@ double sum_squares(Context& context, const float* x, size_t length) {
     double sums[ways] = {};
     size_t i = 0;
     for (; i + ways <= count; i += ways) {
-      for (size_t j = 0; j < ways; j++) sums[j] += static_cast<double>(from[i + j]) * static_cast<double>(from[i + j]);
+      for (size_t j = 0; j < ways; j++) {
+        sums[j] += static_cast<double>(from[i + j]) * static_cast<double>(from[i + j]);
+      }
     }
     for (; i < count; i++) sums[i % ways] += static_cast<double>(from[i]) * static_cast<double>(from[i]);
     double sum = 0;

@@ -25,8 +25,8 @@ void swiglu_forward(Context& context, float* h, const float* gate, const float* 
 }
 
 /// With s = 1 / (1 + e^-g): silu'(g) = s * (1 + g * (1 - s)).
-void swiglu_backward(Context& context, float* dgate, float* dup, const float* dh, const float* gate, const float* up,
-                     size_t length) {
+void swiglu_backward(Context& context, float* dgate, float* dup, const float* dh, const float* gate,
+                     const float* up, size_t length) {
   for_elements(context, length, [&](size_t i, size_t count) {
     const Vec g = load(gate + i, count), d = load(dh + i, count);
     const Vec s = 1.0f / (1.0f + exponential(-g));

@@ -5,7 +5,8 @@
 
 namespace relora {
 
-void embedding_forward(Context& context, float* y, const float* table, const int32_t* ids, size_t rows, size_t dim) {
+void embedding_forward(Context& context, float* y, const float* table, const int32_t* ids, size_t rows,
+                       size_t dim) {
   constexpr size_t block = 64;
   context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned) {
     for (size_t row = task * block; row < std::min(rows, (task + 1) * block); row++) {
@@ -14,9 +15,10 @@ void embedding_forward(Context& context, float* y, const float* table, const int
   });
 }
 
-void embedding_backward(Context& context, float* dtable, const float* dy, const int32_t* ids, size_t rows, size_t vocabulary,
-                        size_t dim) {
-  // Each task owns a range of the vocabulary and reads all ids: one writer per table row, and rows added in order.
+void embedding_backward(Context& context, float* dtable, const float* dy, const int32_t* ids, size_t rows,
+                        size_t vocabulary, size_t dim) {
+  // Each task owns a range of the vocabulary and reads all ids: one writer per table row, and rows added in
+  // order.
   const size_t tasks = std::min<size_t>(vocabulary, 16);
   context.pool.run(tasks, [&](size_t task, unsigned) {
     const size_t begin = vocabulary * task / tasks, end = vocabulary * (task + 1) / tasks;

@@ -4,13 +4,16 @@ namespace relora {
 
 namespace {
 
-uint32_t* allocate_words(size_t words) { return static_cast<uint32_t*>(allocate_aligned(words * sizeof(uint32_t))); }
+uint32_t* allocate_words(size_t words) {
+  return static_cast<uint32_t*>(allocate_aligned(words * sizeof(uint32_t)));
+}
 
 }  // namespace
 
-PackedBase::PackedBase(Context& context, const ProductKernel& chosen, const float* w, size_t in_features, size_t out_features)
-    : kernel(&chosen), in(in_features), out(out_features) {
-  const size_t forward_count = right_panels_words(chosen, in, out), backward_count = right_panels_words(chosen, out, in);
+PackedBase::PackedBase(Context& context, const ProductKernel& chosen, const float* w, size_t in_features,
+                       size_t out_features) : kernel(&chosen), in(in_features), out(out_features) {
+  const size_t forward_count = right_panels_words(chosen, in, out);
+  const size_t backward_count = right_panels_words(chosen, out, in);
   bytes = (forward_count + backward_count) * sizeof(uint32_t);
   forward_words.reset(allocate_words(forward_count));
   backward_words.reset(allocate_words(backward_count));
@@ -18,26 +21,30 @@ PackedBase::PackedBase(Context& context, const ProductKernel& chosen, const floa
   backward = pack_right_panels(context, chosen, backward_words.get(), {w, out, true}, out, in);
 }
 
-/// y[rows, out] = x[rows, in] w + scale (x a) b, and xa[rows, rank] = x a: x is read once, xa used while it is in the cache.
-void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base, const float* a,
-                         const float* b, float scale, size_t rows, size_t rank) {
+/// y[rows, out] = x[rows, in] w + scale (x a) b, and xa[rows, rank] = x a: x is read once, xa used while it
+/// is in the cache.
+void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base,
+                         const float* a, const float* b, float scale, size_t rows, size_t rank) {
   const ProductKernel& kernel = *base.kernel;
   const Operand inputs{x, base.in, false};
   const Target outputs{y, base.out, 1.0f, false};
   if (rank == 0) return product_of_panels(context, kernel, outputs, inputs, base.forward, rows);
 
-  const size_t a_words = right_panels_words(kernel, base.in, rank), b_words = right_panels_words(kernel, rank, base.out);
+  const size_t a_words = right_panels_words(kernel, base.in, rank);
+  const size_t b_words = right_panels_words(kernel, rank, base.out);
   uint32_t* words = context.shared(Shared::right_panels).words(a_words + b_words);
   const RightPanels a_panels = pack_right_panels(context, kernel, words, {a, rank, false}, base.in, rank);
-  const RightPanels b_panels = pack_right_panels(context, kernel, words + a_words, {b, base.out, false}, rank, base.out);
+  const RightPanels b_panels = pack_right_panels(context, kernel, words + a_words, {b, base.out, false}, rank,
+                                                 base.out);
   const Output of_inputs[] = {{{xa, rank, 1.0f, false}, a_panels}, {outputs, base.forward}};
   const Output of_xa[] = {{{y, base.out, scale, true}, b_panels}};
   product_chain(context, kernel, {{inputs, of_inputs, 2}, {{xa, rank, false}, of_xa, 1}}, rows);
 }
 
 /// p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; da = xᵀ p; db = scale (xa)ᵀ dy.
-void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x, const float* xa,
-                          const PackedBase& base, const float* a, const float* b, float scale, size_t rows, size_t rank) {
+void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x,
+                          const float* xa, const PackedBase& base, const float* a, const float* b,
+                          float scale, size_t rows, size_t rank) {
   const ProductKernel& kernel = *base.kernel;
   const size_t in = base.in, out = base.out;
   const Operand upstream{dy, out, false};
@@ -45,7 +52,8 @@ void lora_linear_backward(Context& context, const LoraGradients& gradients, cons
   if (rank == 0) return product_of_panels(context, kernel, inputs, upstream, base.backward, rows);
 
   float* p = context.shared(Shared::first).floats(rows * rank);
-  const size_t b_words = right_panels_words(kernel, out, rank), a_words = right_panels_words(kernel, rank, in);
+  const size_t b_words = right_panels_words(kernel, out, rank);
+  const size_t a_words = right_panels_words(kernel, rank, in);
   uint32_t* words = context.shared(Shared::right_panels).words(b_words + a_words);
   const RightPanels b_panels = pack_right_panels(context, kernel, words, {b, out, true}, out, rank);
   const RightPanels a_panels = pack_right_panels(context, kernel, words + b_words, {a, rank, true}, rank, in);
@@ -53,7 +61,8 @@ void lora_linear_backward(Context& context, const LoraGradients& gradients, cons
   const Output of_p[] = {{{gradients.dx, in, 1.0f, true}, a_panels}};
   product_chain(context, kernel, {{upstream, of_upstream, 2}, {{p, rank, false}, of_p, 1}}, rows);
 
-  product(context, kernel, {gradients.da, rank, 1.0f, false}, {x, in, true}, {p, rank, false}, in, rank, rows);
+  product(context, kernel, {gradients.da, rank, 1.0f, false}, {x, in, true}, {p, rank, false}, in, rank,
+          rows);
   product(context, kernel, {gradients.db, out, scale, false}, {xa, rank, true}, upstream, rank, out, rows);
 }
 

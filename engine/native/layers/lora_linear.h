@@ -1,4 +1,5 @@
-// A linear layer with a frozen base w[in, out], packed once for both directions, and an adapter a[in, rank], b[rank, out].
+// A linear layer with a frozen base w[in, out], packed once for both directions, and an adapter a[in, rank],
+// b[rank, out].
 #pragma once
 #include <memory>
 
@@ -20,13 +21,14 @@ struct PackedBase {
   RightPanels forward, backward;
 };
 
-void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base, const float* a,
-                         const float* b, float scale, size_t rows, size_t rank);
+void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base,
+                         const float* a, const float* b, float scale, size_t rows, size_t rank);
 
 struct LoraGradients {
   float *dx, *da, *db;
 };
-void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x, const float* xa,
-                          const PackedBase& base, const float* a, const float* b, float scale, size_t rows, size_t rank);
+void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x,
+                          const float* xa, const PackedBase& base, const float* a, const float* b,
+                          float scale, size_t rows, size_t rank);
 
 }  // namespace relora

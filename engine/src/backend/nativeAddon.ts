@@ -18,9 +18,16 @@ export interface NativeAddon {
 
   /** c[batch, m, n] = op(a) op(b), op(a) is [m, k] and op(b) is [k, n]; a transposed operand is stored the other way round. */
   matmul(
-    c: Float32Array, a: Float32Array, b: Float32Array,
-    batch: number, m: number, n: number, k: number,
-    transposeA: boolean, transposeB: boolean, precision: ProductPrecision,
+    c: Float32Array,
+    a: Float32Array,
+    b: Float32Array,
+    batch: number,
+    m: number,
+    n: number,
+    k: number,
+    transposeA: boolean,
+    transposeB: boolean,
+    precision: ProductPrecision,
   ): void;
 
   /** Packs a frozen base w[inFeatures, outFeatures] once for both y = x w and dx = dy wᵀ. Freed by `releaseBase` or the collector. */
@@ -30,8 +37,15 @@ export interface NativeAddon {
 
   /** y[rows, out] = x[rows, in] w + scale (x a) b; also gives xa[rows, rank] for the backward pass. Rank 0 (empty xa, a, b): y = x w. */
   loraLinearForward(
-    y: Float32Array, xa: Float32Array, x: Float32Array, base: PackedBase, a: Float32Array, b: Float32Array,
-    scale: number, rows: number, rank: number,
+    y: Float32Array,
+    xa: Float32Array,
+    x: Float32Array,
+    base: PackedBase,
+    a: Float32Array,
+    b: Float32Array,
+    scale: number,
+    rows: number,
+    rank: number,
   ): void;
 
   /**
@@ -39,21 +53,51 @@ export interface NativeAddon {
    * Rank 0: only dx. dx[rows, in], da[in, rank], db[rank, out].
    */
   loraLinearBackward(
-    dx: Float32Array, da: Float32Array, db: Float32Array, dy: Float32Array, x: Float32Array, xa: Float32Array,
-    base: PackedBase, a: Float32Array, b: Float32Array, scale: number, rows: number, rank: number,
+    dx: Float32Array,
+    da: Float32Array,
+    db: Float32Array,
+    dy: Float32Array,
+    x: Float32Array,
+    xa: Float32Array,
+    base: PackedBase,
+    a: Float32Array,
+    b: Float32Array,
+    scale: number,
+    rows: number,
+    rank: number,
   ): void;
 
   /** merged = w + scale a b, the delta summed apart in float32. `finite` false: merged must not be used. Norm is Frobenius, float64. */
   mergeAdapter(
-    merged: Float32Array, w: Float32Array, a: Float32Array, b: Float32Array,
-    scale: number, inFeatures: number, rank: number, outFeatures: number,
+    merged: Float32Array,
+    w: Float32Array,
+    a: Float32Array,
+    b: Float32Array,
+    scale: number,
+    inFeatures: number,
+    rank: number,
+    outFeatures: number,
   ): { finite: boolean; deltaNorm: number };
 
   /** y[rows, dim] = x * rstd * gain, rstd[rows] = 1 / sqrt(mean(x²) + epsilon). */
-  rmsNormForward(y: Float32Array, rstd: Float32Array, x: Float32Array, gain: Float32Array, rows: number, dim: number, epsilon: number): void;
+  rmsNormForward(
+    y: Float32Array,
+    rstd: Float32Array,
+    x: Float32Array,
+    gain: Float32Array,
+    rows: number,
+    dim: number,
+    epsilon: number,
+  ): void;
   rmsNormBackward(
-    dx: Float32Array, dgain: Float32Array, dy: Float32Array, x: Float32Array, gain: Float32Array, rstd: Float32Array,
-    rows: number, dim: number,
+    dx: Float32Array,
+    dgain: Float32Array,
+    dy: Float32Array,
+    x: Float32Array,
+    gain: Float32Array,
+    rstd: Float32Array,
+    rows: number,
+    dim: number,
   ): void;
 
   /**
@@ -61,8 +105,16 @@ export interface NativeAddon {
    * inverse rotates back, which is the backward pass.
    */
   rotary(
-    y: Float32Array, x: Float32Array, cos: Float32Array, sin: Float32Array,
-    batch: number, time: number, heads: number, headDim: number, firstPosition: number, inverse: boolean,
+    y: Float32Array,
+    x: Float32Array,
+    cos: Float32Array,
+    sin: Float32Array,
+    batch: number,
+    time: number,
+    heads: number,
+    headDim: number,
+    firstPosition: number,
+    inverse: boolean,
   ): void;
 
   /**
@@ -71,23 +123,66 @@ export interface NativeAddon {
    * logSumExp[batch, heads, time] is kept for the backward pass.
    */
   attentionForward(
-    out: Float32Array, logSumExp: Float32Array, q: Float32Array, k: Float32Array, v: Float32Array,
-    batch: number, time: number, heads: number, kvHeads: number, headDim: number, scale: number, precision: ProductPrecision,
+    out: Float32Array,
+    logSumExp: Float32Array,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    batch: number,
+    time: number,
+    heads: number,
+    kvHeads: number,
+    headDim: number,
+    scale: number,
+    precision: ProductPrecision,
   ): void;
   attentionBackward(
-    dq: Float32Array, dk: Float32Array, dv: Float32Array, dout: Float32Array,
-    q: Float32Array, k: Float32Array, v: Float32Array, out: Float32Array, logSumExp: Float32Array,
-    batch: number, time: number, heads: number, kvHeads: number, headDim: number, scale: number, precision: ProductPrecision,
+    dq: Float32Array,
+    dk: Float32Array,
+    dv: Float32Array,
+    dout: Float32Array,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    out: Float32Array,
+    logSumExp: Float32Array,
+    batch: number,
+    time: number,
+    heads: number,
+    kvHeads: number,
+    headDim: number,
+    scale: number,
+    precision: ProductPrecision,
   ): void;
 
   /** h = silu(gate) * up, elementwise over the whole arrays. */
   swigluForward(h: Float32Array, gate: Float32Array, up: Float32Array): void;
-  swigluBackward(dgate: Float32Array, dup: Float32Array, dh: Float32Array, gate: Float32Array, up: Float32Array): void;
+  swigluBackward(
+    dgate: Float32Array,
+    dup: Float32Array,
+    dh: Float32Array,
+    gate: Float32Array,
+    up: Float32Array,
+  ): void;
 
   /** y[rows, dim] = table[ids]; ids are checked against vocabulary. */
-  embeddingForward(y: Float32Array, table: Float32Array, ids: Int32Array, rows: number, vocabulary: number, dim: number): void;
+  embeddingForward(
+    y: Float32Array,
+    table: Float32Array,
+    ids: Int32Array,
+    rows: number,
+    vocabulary: number,
+    dim: number,
+  ): void;
   /** dtable is zeroed, then dy is added at ids, in row order. */
-  embeddingBackward(dtable: Float32Array, dy: Float32Array, ids: Int32Array, rows: number, vocabulary: number, dim: number): void;
+  embeddingBackward(
+    dtable: Float32Array,
+    dy: Float32Array,
+    ids: Int32Array,
+    rows: number,
+    vocabulary: number,
+    dim: number,
+  ): void;
 
   /**
    * Next-token loss without ever holding [rows, vocabulary]: logits = x headᵀ are made a chunk of rows at a time in one
@@ -96,9 +191,17 @@ export interface NativeAddon {
    * dhead null for dx only.
    */
   headCrossEntropy(
-    losses: Float32Array, dx: Float32Array | null, dhead: Float32Array | null,
-    x: Float32Array, head: Float32Array, targets: Int32Array,
-    rows: number, dim: number, vocabulary: number, gradientScale: number, precision: ProductPrecision,
+    losses: Float32Array,
+    dx: Float32Array | null,
+    dhead: Float32Array | null,
+    x: Float32Array,
+    head: Float32Array,
+    targets: Int32Array,
+    rows: number,
+    dim: number,
+    vocabulary: number,
+    gradientScale: number,
+    precision: ProductPrecision,
   ): void;
 
   /** Sum of squares in float64, in an order that depends only on the length. */
@@ -110,10 +213,19 @@ export interface NativeAddon {
    * p -= learningRate * (weightDecay * p + (m / correction1) / (sqrt(v / correction2) + epsilon)).
    */
   adamWInPlace(
-    parameter: Float32Array, firstMoment: Float32Array, secondMoment: Float32Array, gradient: Float32Array,
+    parameter: Float32Array,
+    firstMoment: Float32Array,
+    secondMoment: Float32Array,
+    gradient: Float32Array,
     options: {
-      learningRate: number; beta1: number; beta2: number; epsilon: number; weightDecay: number;
-      correction1: number; correction2: number; gradientScale: number;
+      learningRate: number;
+      beta1: number;
+      beta2: number;
+      epsilon: number;
+      weightDecay: number;
+      correction1: number;
+      correction2: number;
+      gradientScale: number;
     },
   ): void;
 
@@ -154,7 +266,9 @@ export interface NativeDescription {
 export function loadNativeAddon(): NativeAddon {
   const path = fileURLToPath(new URL('../../native/build/relora.node', import.meta.url));
   if (!existsSync(path)) {
-    throw new Error(`The native backend is not built (${path} is missing): run "npm run build"; it needs g++ >= 11 or clang >= 14`);
+    throw new Error(
+      `The native backend is not built (${path} is missing): run "npm run build"; it needs g++ >= 11 or clang >= 14`,
+    );
   }
   return createRequire(import.meta.url)(path) as NativeAddon;
 }

@@ -13,9 +13,10 @@ std::string type_name(napi_env env, napi_value value) {
   if (napi_is_typedarray(env, value, &is) == napi_ok && is) {
     napi_typedarray_type type;
     napi_get_typedarray_info(env, value, &type, nullptr, nullptr, nullptr, nullptr);
-    static constexpr const char* names[] = {"Int8Array",   "Uint8Array",   "Uint8ClampedArray", "Int16Array",
-                                            "Uint16Array", "Int32Array",   "Uint32Array",       "Float32Array",
-                                            "Float64Array", "BigInt64Array", "BigUint64Array"};
+    static constexpr const char* names[] = {
+        "Int8Array",   "Uint8Array",   "Uint8ClampedArray", "Int16Array",    "Uint16Array",    "Int32Array",
+        "Uint32Array", "Float32Array", "Float64Array",      "BigInt64Array", "BigUint64Array",
+    };
     return static_cast<size_t>(type) < std::size(names) ? names[type] : "another typed array";
   }
   napi_valuetype type;
@@ -26,7 +27,9 @@ std::string type_name(napi_env env, napi_value value) {
 }
 
 std::string format(double value) {
-  if (std::trunc(value) == value && std::fabs(value) < 1e15) return std::to_string(static_cast<int64_t>(value));
+  if (std::trunc(value) == value && std::fabs(value) < 1e15) {
+    return std::to_string(static_cast<int64_t>(value));
+  }
   return std::to_string(value);
 }
 
@@ -37,58 +40,67 @@ Arguments::Arguments(napi_env env, napi_callback_info info, const char* function
   size_t count = expected;
   napi_get_cb_info(env, info, &count, values_.data(), nullptr, nullptr);
   if (count != expected) {
-    throw BadType(std::string(function) + ": expected " + std::to_string(expected) + " arguments, got " + std::to_string(count));
+    throw BadType(std::string(function) + ": expected " + std::to_string(expected) + " arguments, got " +
+                  std::to_string(count));
   }
-  arrays_.reserve(expected);
+  extents_.reserve(expected);
 }
 
-void Arguments::refuse(const std::string& what) const { throw BadValue(std::string(function_) + ": " + what); }
+void Arguments::refuse(const std::string& what) const {
+  throw BadValue(std::string(function_) + ": " + what);
+}
 
 void Arguments::wrong_type(const char* name, const char* expected, napi_value value) const {
-  throw BadType(std::string(function_) + ": " + name + " must be " + expected + ", got " + type_name(env_, value));
+  throw BadType(std::string(function_) + ": " + name + " must be " + expected + ", got " +
+                type_name(env_, value));
 }
 
-napi_value Arguments::next() { return values_[position_++]; }
-
-const Arguments::Array& Arguments::array(const char* name, napi_typedarray_type type, const char* type_name, bool is_output) {
+void* Arguments::array(const char* name, napi_typedarray_type type, const char* type_name, bool is_output,
+                       size_t& length) {
   const napi_value value = next();
   bool is_typed_array = false;
   napi_is_typedarray(env_, value, &is_typed_array);
   napi_typedarray_type got{};
-  size_t length = 0;
   void* data = nullptr;
   if (is_typed_array) napi_get_typedarray_info(env_, value, &got, &length, &data, nullptr, nullptr);
   if (!is_typed_array || got != type) wrong_type(name, type_name, value);
-  // Empty arrays may share a null address: each gets one of its own to be found by.
-  if (length == 0) data = &values_[position_ - 1];
-  arrays_.push_back({name, data, length, is_output});
-  return arrays_.back();
+  if (length == 0) return &values_[position_ - 1];  // may have no address, but is not absent
+  const char* begin = static_cast<const char*>(data);
+  extents_.push_back({name, begin, begin + length * 4, is_output});
+  return data;
 }
 
-float* Arguments::output(const char* name) {
-  return static_cast<float*>(const_cast<void*>(array(name, napi_float32_array, "a Float32Array", true).data));
+Array<float> Arguments::output(const char* name) {
+  size_t length = 0;
+  void* data = array(name, napi_float32_array, "a Float32Array", true, length);
+  return {static_cast<float*>(data), length, name};
 }
 
-float* Arguments::output_or_null(const char* name) {
+Array<float> Arguments::output_or_null(const char* name) {
   napi_valuetype type;
   napi_typeof(env_, values_[position_], &type);
   if (type != napi_null) return output(name);
   position_++;
-  return nullptr;
+  return {nullptr, 0, name};
 }
 
-const float* Arguments::input(const char* name) {
-  return static_cast<const float*>(array(name, napi_float32_array, "a Float32Array", false).data);
+Array<const float> Arguments::input(const char* name) {
+  size_t length = 0;
+  void* data = array(name, napi_float32_array, "a Float32Array", false, length);
+  return {static_cast<const float*>(data), length, name};
 }
 
-const int32_t* Arguments::ids(const char* name) {
-  return static_cast<const int32_t*>(array(name, napi_int32_array, "an Int32Array", false).data);
+Array<const int32_t> Arguments::ids(const char* name) {
+  size_t length = 0;
+  void* data = array(name, napi_int32_array, "an Int32Array", false, length);
+  return {static_cast<const int32_t*>(data), length, name};
 }
 
 size_t Arguments::dimension(const char* name, size_t least) {
   const double value = number(name);
   if (!(value >= static_cast<double>(least) && value <= dimension_max) || std::trunc(value) != value) {
-    refuse(std::string(name) + " must be an integer of at least " + std::to_string(least) + ", got " + format(value));
+    refuse(std::string(name) + " must be an integer of at least " + std::to_string(least) + ", got " +
+           format(value));
   }
   return static_cast<size_t>(value);
 }
@@ -133,7 +145,9 @@ void* Arguments::external_pointer(const char* name, const napi_type_tag& tag) {
   bool is_ours = false;
   void* pointer = nullptr;
   if (type == napi_object) napi_check_object_type_tag(env_, value, &tag, &is_ours);
-  if (!is_ours || napi_unwrap(env_, value, &pointer) != napi_ok) wrong_type(name, "a handle made by packBase", value);
+  if (!is_ours || napi_unwrap(env_, value, &pointer) != napi_ok) {
+    wrong_type(name, "a handle made by packBase", value);
+  }
   return pointer;
 }
 
@@ -157,45 +171,33 @@ std::string Arguments::text_option(napi_value object, const char* name) {
   return text;
 }
 
-const Arguments::Array& Arguments::find(const void* data) const {
-  for (const Array& array : arrays_) {
-    if (array.data == data) return array;
-  }
-  throw std::logic_error(std::string(function_) + ": shape of an array that was not read");
-}
-
-void Arguments::shape(const void* data, std::initializer_list<size_t> dimensions, const char* formula, bool at_least) const {
-  if (data == nullptr) return;  // an optional output that is absent
+void Arguments::check_length(const char* name, size_t length, std::initializer_list<size_t> dimensions,
+                             const char* formula, bool at_least) const {
   size_t expected = 1;
   for (const size_t dimension : dimensions) {
-    if (__builtin_mul_overflow(expected, dimension, &expected)) refuse(std::string(formula) + " does not fit 64 bits");
+    if (__builtin_mul_overflow(expected, dimension, &expected)) {
+      refuse(std::string(formula) + " does not fit 64 bits");
+    }
   }
-  const Array& array = find(data);
-  if (at_least ? array.length >= expected : array.length == expected) return;
-  refuse(std::string(array.name) + " must hold " + (at_least ? "at least " : "") + formula + " = " + std::to_string(expected) +
-         " elements, got " + std::to_string(array.length));
+  if (at_least ? length >= expected : length == expected) return;
+  refuse(std::string(name) + " must hold " + (at_least ? "at least " : "") + formula + " = " +
+         std::to_string(expected) + " elements, got " + std::to_string(length));
 }
 
-size_t Arguments::length(const void* data) const { return find(data).length; }
-
-void Arguments::values(const int32_t* data, int64_t least, int64_t end) const {
-  const Array& array = find(data);
+void Arguments::values(const Array<const int32_t>& array, int64_t least, int64_t end) const {
   for (size_t i = 0; i < array.length; i++) {
-    if (data[i] >= least && data[i] < end) continue;
-    refuse(std::string(array.name) + "[" + std::to_string(i) + "] must be in [" + std::to_string(least) + ", " +
-           std::to_string(end) + "), got " + std::to_string(data[i]));
+    if (array.data[i] >= least && array.data[i] < end) continue;
+    refuse(std::string(array.name) + "[" + std::to_string(i) + "] must be in [" + std::to_string(least) +
+           ", " + std::to_string(end) + "), got " + std::to_string(array.data[i]));
   }
 }
 
 void Arguments::outputs_stand_alone() const {
-  for (const Array& output : arrays_) {
-    if (!output.is_output || output.length == 0) continue;
-    for (const Array& other : arrays_) {
-      if (&other == &output || other.length == 0) continue;
-      const auto begin = static_cast<const char*>(output.data), other_begin = static_cast<const char*>(other.data);
-      if (begin < other_begin + other.length * 4 && other_begin < begin + output.length * 4) {
-        refuse(std::string(output.name) + " must not overlap " + other.name);
-      }
+  for (const Extent& output : extents_) {
+    if (!output.is_output) continue;
+    for (const Extent& other : extents_) {
+      if (&other == &output || output.begin >= other.end || other.begin >= output.end) continue;
+      refuse(std::string(output.name) + " must not overlap " + other.name);
     }
   }
 }

@@ -1,0 +1,98 @@
+// Reads and checks the arguments of one call. Every mistake throws a C++ exception that the border turns into
+// a JavaScript error, naming the function, the argument, what was expected and what came.
+#pragma once
+#define NAPI_VERSION 9
+#include <node_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "../context.h"
+
+namespace relora {
+
+/// A caller's mistake: a wrong type becomes a TypeError, a wrong value or length a RangeError.
+struct BadType : std::runtime_error {
+  using runtime_error::runtime_error;
+};
+struct BadValue : std::runtime_error {
+  using runtime_error::runtime_error;
+};
+
+/// A typed array as it came: never more than `length` elements are there. Absent optional outputs have no
+/// data.
+template <class T>
+struct Array {
+  T* data;
+  size_t length;
+  const char* name;
+
+  operator T*() const { return data; }
+  operator Array<const T>() const requires(!std::is_const_v<T>) { return {data, length, name}; }
+};
+
+class Arguments {
+ public:
+  Arguments(napi_env env, napi_callback_info info, const char* function, size_t expected);
+
+  // In the order of the call. Arrays are checked for their type here and for their length by the dimensions
+  // that follow.
+  Array<float> output(const char* name);
+  Array<float> output_or_null(const char* name);
+  Array<const float> input(const char* name);
+  Array<const int32_t> ids(const char* name);
+  size_t dimension(const char* name, size_t least = 1);
+  double number(const char* name);
+  bool boolean(const char* name);
+  Precision precision(const char* name);
+  napi_value object(const char* name);
+  template <class T>
+  T* external(const char* name, const napi_type_tag& tag) {
+    return static_cast<T*>(external_pointer(name, tag));
+  }
+  double option(napi_value object, const char* name);
+  std::string text_option(napi_value object, const char* name);
+
+  /// An array must hold exactly the product of `dimensions`, or `at_least` that many. An absent one has no
+  /// shape.
+  template <class T>
+  void shape(const Array<T>& array, std::initializer_list<size_t> dimensions, const char* formula,
+             bool at_least = false) const {
+    if (array.data != nullptr) check_length(array.name, array.length, dimensions, formula, at_least);
+  }
+  /// Every element must lie in [least, end).
+  void values(const Array<const int32_t>& array, int64_t least, int64_t end) const;
+  /// Outputs must overlap nothing. Called once all arguments are read.
+  void outputs_stand_alone() const;
+
+  [[noreturn]] void refuse(const std::string& what) const;
+
+ private:
+  struct Extent {
+    const char* name;
+    const char* begin;
+    const char* end;
+    bool is_output;
+  };
+
+  napi_value next() { return values_[position_++]; }
+  void* array(const char* name, napi_typedarray_type type, const char* type_name, bool is_output,
+              size_t& length);
+  void check_length(const char* name, size_t length, std::initializer_list<size_t> dimensions,
+                    const char* formula, bool at_least) const;
+  void* external_pointer(const char* name, const napi_type_tag& tag);
+  [[noreturn]] void wrong_type(const char* name, const char* expected, napi_value value) const;
+
+  napi_env env_;
+  const char* function_;
+  std::vector<napi_value> values_;
+  size_t position_ = 0;
+  std::vector<Extent> extents_;
+};
+
+}  // namespace relora

@@ -1,0 +1,74 @@
+// The border of what concerns the machine: description, choice of instruction set, peak.
+#include <cmath>
+
+#include "../gemm/peak.h"
+#include "call.h"
+
+namespace relora {
+
+namespace {
+
+constexpr size_t threads_max = 1024;
+
+napi_value text(napi_env env, std::string_view value) {
+  napi_value result;
+  napi_create_string_utf8(env, value.data(), value.size(), &result);
+  return result;
+}
+
+napi_value describe(const Call& call) {
+  napi_value result, sets;
+  napi_create_object(call.env, &result);
+  napi_create_array(call.env, &sets);
+  uint32_t index = 0;
+  for (const InstructionSet set : supported_instruction_sets()) {
+    napi_set_element(call.env, sets, index++, text(call.env, name_of(set)));
+  }
+  napi_set_named_property(call.env, result, "instructionSets", sets);
+  napi_set_named_property(call.env, result, "threadsMax", number(call.env, usable_cpus()));
+  napi_set_named_property(call.env, result, "cpuModel", text(call.env, cpu_model()));
+  return result;
+}
+
+napi_value configure(const Call& call) {
+  Arguments& in = call.arguments;
+  const napi_value options = in.object("options");
+  const std::string wanted = in.text_option(options, "instructionSet");
+  const double threads = in.option(options, "threads");
+  if (!(threads >= 1 && threads <= threads_max) || std::trunc(threads) != threads) {
+    in.refuse("options.threads must be an integer from 1 to " + std::to_string(threads_max) + ", got " +
+              std::to_string(threads));
+  }
+  std::string offered;
+  for (const InstructionSet set : supported_instruction_sets()) {
+    if (name_of(set) == wanted) {
+      call.instance.context = std::make_unique<Context>(set, static_cast<unsigned>(threads));
+      return undefined();
+    }
+    offered += (offered.empty() ? "" : ", ") + std::string(name_of(set));
+  }
+  in.refuse("options.instructionSet '" + wanted + "' is not offered by this CPU, which has " + offered);
+}
+
+napi_value measure_peak(const Call& call) {
+  Arguments& in = call.arguments;
+  const Precision precision = in.precision("precision");
+  const double milliseconds = in.number("milliseconds");
+  if (!(milliseconds > 0 && milliseconds <= 60000)) {
+    in.refuse("milliseconds must be in (0, 60000], got " + std::to_string(milliseconds));
+  }
+  return number(call.env, relora::measure_peak(call.context(), call.context().product_kernel(precision),
+                                               milliseconds));
+}
+
+constexpr Entry entries[] = {
+    {"describe", 0, describe},
+    {"configure", 1, configure},
+    {"measurePeak", 2, measure_peak},
+};
+
+}  // namespace
+
+constinit const std::span<const Entry> machine_entries = entries;
+
+}  // namespace relora

@@ -1,0 +1,193 @@
+// The border of products and LoRA layers: types, shapes and values are checked here, kernels assume that they
+// are right.
+#include "../gemm/product.h"
+#include "../kernels/kernels.h"
+#include "../layers/lora_linear.h"
+#include "call.h"
+
+namespace relora {
+
+namespace {
+
+constexpr napi_type_tag packed_base_tag = {0x6b1f0c0de2a94d57, 0x9d3ab27714c0e8f1};
+
+napi_value matmul(const Call& call) {
+  Arguments& in = call.arguments;
+  const auto c = in.output("c");
+  const auto a = in.input("a"), b = in.input("b");
+  const size_t batch = in.dimension("batch");
+  const size_t m = in.dimension("m");
+  const size_t n = in.dimension("n");
+  const size_t k = in.dimension("k");
+  const bool transpose_a = in.boolean("transposeA"), transpose_b = in.boolean("transposeB");
+  const Precision precision = in.precision("precision");
+  in.shape(c, {batch, m, n}, "batch * m * n");
+  in.shape(a, {batch, m, k}, "batch * m * k");
+  in.shape(b, {batch, k, n}, "batch * k * n");
+  in.outputs_stand_alone();
+
+  const ProductKernel& kernel = call.context().product_kernel(precision);
+  const auto entry = [&](size_t i, const auto& multiply) {
+    const Operand left{a + i * m * k, transpose_a ? m : k, transpose_a};
+    const Operand right{b + i * k * n, transpose_b ? k : n, transpose_b};
+    multiply(Target{c + i * m * n, n, 1.0f, false}, left, right);
+  };
+  // A batch of small products gives each to one thread; large ones are shared by all threads, one after the
+  // other.
+  constexpr size_t small = size_t{1} << 24;
+  if (batch > 1 && m * n * k <= small) {
+    call.context().pool.run(batch, [&](size_t i, unsigned worker) {
+      entry(i, [&](const Target& target, const Operand& left, const Operand& right) {
+        product_here(call.context(), worker, kernel, target, left, right, m, n, k);
+      });
+    });
+  } else {
+    for (size_t i = 0; i < batch; i++) {
+      entry(i, [&](const Target& target, const Operand& left, const Operand& right) {
+        product(call.context(), kernel, target, left, right, m, n, k);
+      });
+    }
+  }
+  return undefined();
+}
+
+/// A released base stays a valid handle that holds nothing.
+struct BaseHandle {
+  std::unique_ptr<PackedBase> base;
+};
+
+void tell_collector(napi_env env, const BaseHandle& handle, int64_t sign) {
+  int64_t total;
+  if (handle.base) napi_adjust_external_memory(env, sign * static_cast<int64_t>(handle.base->bytes), &total);
+}
+
+napi_value pack_base(const Call& call) {
+  Arguments& in = call.arguments;
+  const auto w = in.input("w");
+  const size_t in_features = in.dimension("inFeatures"), out_features = in.dimension("outFeatures");
+  const Precision precision = in.precision("precision");
+  in.shape(w, {in_features, out_features}, "inFeatures * outFeatures");
+
+  auto handle = std::make_unique<BaseHandle>();
+  handle->base = std::make_unique<PackedBase>(call.context(), call.context().product_kernel(precision), w,
+                                              in_features, out_features);
+  napi_value object;
+  napi_create_object(call.env, &object);
+  napi_type_tag_object(call.env, object, &packed_base_tag);
+  const auto finalize = [](napi_env env, void* data, void*) {
+    std::unique_ptr<BaseHandle> dead(static_cast<BaseHandle*>(data));
+    tell_collector(env, *dead, -1);
+  };
+  tell_collector(call.env, *handle, 1);
+  napi_wrap(call.env, object, handle.release(), finalize, nullptr, nullptr);
+  return object;
+}
+
+const PackedBase& packed_base(const Call& call) {
+  const auto* handle = call.arguments.external<BaseHandle>("base", packed_base_tag);
+  if (!handle->base) call.arguments.refuse("base has been released");
+  return *handle->base;
+}
+
+/// A base read by kernels of another set would be misread: its packing belongs to the set it was made with.
+const PackedBase& usable_base(const Call& call) {
+  const PackedBase& base = packed_base(call);
+  const auto is_ours = [&](Precision precision) {
+    return base.kernel == &call.context().product_kernel(precision);
+  };
+  if (!is_ours(Precision::float32) && !is_ours(Precision::bfloat16)) {
+    call.arguments.refuse("base was packed for another instruction set than the one configured now");
+  }
+  return base;
+}
+
+napi_value packed_base_bytes(const Call& call) {
+  return number(call.env, static_cast<double>(packed_base(call).bytes));
+}
+
+napi_value release_base(const Call& call) {
+  auto* handle = call.arguments.external<BaseHandle>("base", packed_base_tag);
+  tell_collector(call.env, *handle, -1);
+  handle->base.reset();
+  return undefined();
+}
+
+napi_value lora_linear_forward(const Call& call) {
+  Arguments& in = call.arguments;
+  const auto y = in.output("y"), xa = in.output("xa");
+  const auto x = in.input("x");
+  const PackedBase& base = usable_base(call);
+  const auto a = in.input("a"), b = in.input("b");
+  const float scale = static_cast<float>(in.number("scale"));
+  const size_t rows = in.dimension("rows"), rank = in.dimension("rank", 0);
+  in.shape(y, {rows, base.out}, "rows * outFeatures");
+  in.shape(xa, {rows, rank}, "rows * rank");
+  in.shape(x, {rows, base.in}, "rows * inFeatures");
+  in.shape(a, {base.in, rank}, "inFeatures * rank");
+  in.shape(b, {rank, base.out}, "rank * outFeatures");
+  in.outputs_stand_alone();
+  relora::lora_linear_forward(call.context(), y, xa, x, base, a, b, scale, rows, rank);
+  return undefined();
+}
+
+napi_value lora_linear_backward(const Call& call) {
+  Arguments& in = call.arguments;
+  const auto dx = in.output("dx"), da = in.output("da"), db = in.output("db");
+  const auto dy = in.input("dy"), x = in.input("x"), xa = in.input("xa");
+  const PackedBase& base = usable_base(call);
+  const auto a = in.input("a"), b = in.input("b");
+  const float scale = static_cast<float>(in.number("scale"));
+  const size_t rows = in.dimension("rows"), rank = in.dimension("rank", 0);
+  in.shape(dx, {rows, base.in}, "rows * inFeatures");
+  in.shape(da, {base.in, rank}, "inFeatures * rank");
+  in.shape(db, {rank, base.out}, "rank * outFeatures");
+  in.shape(dy, {rows, base.out}, "rows * outFeatures");
+  if (rank > 0) in.shape(x, {rows, base.in},
+                         "rows * inFeatures");  // with rank 0 the backward pass does not read x
+  in.shape(xa, {rows, rank}, "rows * rank");
+  in.shape(a, {base.in, rank}, "inFeatures * rank");
+  in.shape(b, {rank, base.out}, "rank * outFeatures");
+  in.outputs_stand_alone();
+  relora::lora_linear_backward(call.context(), {dx, da, db}, dy, x, xa, base, a, b, scale, rows, rank);
+  return undefined();
+}
+
+napi_value merge_adapter(const Call& call) {
+  Arguments& in = call.arguments;
+  const auto merged = in.output("merged");
+  const auto w = in.input("w"), a = in.input("a"), b = in.input("b");
+  const float scale = static_cast<float>(in.number("scale"));
+  const size_t in_features = in.dimension("inFeatures");
+  const size_t rank = in.dimension("rank");
+  const size_t out = in.dimension("outFeatures");
+  in.shape(merged, {in_features, out}, "inFeatures * outFeatures");
+  in.shape(w, {in_features, out}, "inFeatures * outFeatures");
+  in.shape(a, {in_features, rank}, "inFeatures * rank");
+  in.shape(b, {rank, out}, "rank * outFeatures");
+  in.outputs_stand_alone();
+
+  const MergeResult merge = call.context().kernels.merge_adapter(call.context(), merged, w, a, b, scale,
+                                                                 in_features, rank, out);
+  napi_value result, finite;
+  napi_create_object(call.env, &result);
+  napi_get_boolean(call.env, merge.finite, &finite);
+  napi_set_named_property(call.env, result, "finite", finite);
+  napi_set_named_property(call.env, result, "deltaNorm", number(call.env, merge.delta_norm));
+  return result;
+}
+
+constexpr Entry entries[] = {
+    {"matmul", 10, matmul},
+    {"packBase", 4, pack_base},
+    {"packedBaseBytes", 1, packed_base_bytes},
+    {"releaseBase", 1, release_base},
+    {"loraLinearForward", 9, lora_linear_forward},
+    {"loraLinearBackward", 12, lora_linear_backward},
+    {"mergeAdapter", 8, merge_adapter},
+};
+
+}  // namespace
+
+constinit const std::span<const Entry> product_entries = entries;
+
+}  // namespace relora
