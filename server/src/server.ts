@@ -112,11 +112,11 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
   }
 }
 
-/** Lets calls under way end and takes no new ones; what has not ended within the time is cancelled. */
+/** Lets calls under way end and takes no new ones; what has not ended within the time is cut off. */
 async function drain(server: Server, timeoutMs: number): Promise<void> {
-  const timer = setTimeout(() => server.forceShutdown(), timeoutMs);
-  await server.shutdown();
-  clearTimeout(timer);
+  // Destroyed connections do not end the wait of `shutdown` by themselves.
+  const late = new Promise<'late'>((resolve) => setTimeout(() => resolve('late'), timeoutMs).unref());
+  if ((await Promise.race([server.shutdown(), late])) === 'late') server.forceShutdown();
 }
 
 function hostPort({ host }: Address, port: number): string {

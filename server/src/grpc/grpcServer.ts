@@ -14,9 +14,11 @@ import type { ApiParts } from '../api/parts.js';
 import { serverService } from '../api/serverService.js';
 import { trainingService } from '../api/trainingService.js';
 import { rpcMetricsMiddleware } from '../metrics/rpcMetrics.js';
+import { endStreamsMiddleware } from './endStreams.js';
 import type { Health } from './health.js';
 import { addReflection } from './reflection.js';
 import { serverOptions } from './serverOptions.js';
+import { stopStreamsMiddleware } from './stopStreams.js';
 
 const services = [
   TrainingServiceDefinition,
@@ -39,13 +41,17 @@ export function createGrpcServer(parts: ApiParts, health: Health): Server {
     .use(rpcMetricsMiddleware(metrics, services))
     .use(errorMiddleware(log))
     .use(metadataMiddleware(config.metadataBytesMax))
+    .use(endStreamsMiddleware(parts.stopping))
     .use(deadlineMiddleware(config.trainerGraceSeconds + unarySeconds));
   server.add(TrainingServiceDefinition, trainingService(parts));
   server.add(ArtifactServiceDefinition, artifactService(parts));
   server.add(DatasetServiceDefinition, datasetService(parts));
   server.add(ModelServiceDefinition, modelService(parts));
   server.add(ServerServiceDefinition, serverService(parts));
-  health.addTo(server);
-  if (config.reflection) addReflection(server, [...serviceNames, 'grpc.health.v1.Health']);
+  const stopStreams = stopStreamsMiddleware(parts.stopping);
+  health.addTo(server.with(stopStreams));
+  if (config.reflection) {
+    addReflection(server.with(stopStreams), [...serviceNames, 'grpc.health.v1.Health']);
+  }
   return server;
 }

@@ -17,7 +17,7 @@ export class Health {
       this.state.setStatus(isServing ? 'healthy' : 'unhealthy', name);
   }
 
-  addTo(server: Server): void {
+  addTo(server: Pick<Server, 'add'>): void {
     server.add(HealthDefinition, HealthServiceImpl(this.state));
   }
 }

@@ -14,7 +14,7 @@ const v1alphaService = {
 };
 
 /** Lets tools such as grpcurl ask the server for its contract, by reflection v1 and v1alpha. */
-export function addReflection(server: Server, serviceNames: readonly string[]): void {
+export function addReflection(server: Pick<Server, 'add'>, serviceNames: readonly string[]): void {
   const files = Buffer.concat([readFileSync(contractFile), standardFiles()]);
   const implementation = ServerReflection(files, [
     ...serviceNames,
