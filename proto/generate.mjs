@@ -25,8 +25,9 @@ if (check) buf('breaking', 'proto', '--against', 'proto/released.binpb');
 const errorDetails = ['status', 'error_details'].map(
   (name) => `node_modules/google-proto-files/google/rpc/${name}.proto`,
 );
-buf('generate', '.', ...['proto/relora', ...errorDetails].flatMap((path) => ['--path', path]));
-buf('build', 'proto', '-o', 'server/src/generated/relora.binpb');
+const sources = ['proto/relora', ...errorDetails].flatMap((path) => ['--path', path]);
+buf('generate', '.', ...sources);
+buf('build', '.', ...sources, '-o', 'server/src/generated/relora.binpb');
 
 if (check) {
   const changed = outputs.flatMap((folder) => differences(join(before, folder), join(root, folder)));
