@@ -243,6 +243,16 @@ it('functions compiled for one instruction set cannot be linked into code for an
   }
 });
 
+it('building without a compiler says what to install', () => {
+  const script = fileURLToPath(new URL('../../engine/native/build.mjs', import.meta.url));
+  const { status, stderr } = spawnSync(process.execPath, [script], {
+    env: { ...process.env, CXX: 'no-such-compiler' },
+    encoding: 'utf8',
+  });
+  expect(status).toBe(1);
+  expect(stderr).toContain('No C++ compiler found (tried no-such-compiler). Install g++ 11 or newer');
+});
+
 it.runIf(process.arch === 'x64')('the inner loops of the products keep their sums in registers', () => {
   const build = fileURLToPath(new URL('../../engine/native/build/', import.meta.url));
   const loops = [

@@ -52,8 +52,8 @@ struct ProductKernel {
   /// target[rows, columns] (+)= alpha left right, right one panel of `width` packed columns.
   void (*multiply)(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
                    size_t columns, size_t width, size_t k_count);
-  /// Runs about `iterations` steps of the multiply-add loop on registers alone and returns the floating-point
-  /// operations done.
+  /// Runs at least `iterations` steps of the inner loop over operands in the first-level cache; returns the
+  /// floating-point operations done.
   double (*exercise)(size_t iterations);
 };
 

@@ -93,7 +93,7 @@ extern const Kernels kernels;
 #endif
 
 /// Elementwise kernels and reductions cut long arrays into blocks of this many elements, whatever the number
-/// of threads.
-constexpr size_t element_block = 16384;
+/// of threads. A shorter array is not worth waking a thread for.
+constexpr size_t element_block = 32768;
 
 }  // namespace relora

@@ -7,7 +7,8 @@ import { fileURLToPath } from 'node:url';
  * - every array is a row-major Float32Array unless said otherwise; shapes stand in brackets;
  * - outputs come first, then inputs, then dimensions, then options;
  * - outputs are overwritten, never read, unless the name says `accumulate`; outputs and inputs never overlap;
- * - a wrong type, length or option throws a JavaScript error before any memory is touched;
+ * - a wrong type throws a TypeError, a wrong length or value a RangeError, before any memory is touched;
+ * - a PackedBase works with the instruction set it was packed under, whatever the number of threads;
  * - results do not depend on the number of threads.
  */
 export interface NativeAddon {
@@ -235,7 +236,10 @@ export interface NativeAddon {
   /** Singular values of matrix[rows, columns], largest first, min(rows, columns) of them, computed in float64. */
   singularValues(matrix: Float32Array, rows: number, columns: number): Float64Array;
 
-  /** Measured peak of the configured set: best GFLOP/s of a register-only multiply-add loop on all configured threads, about `milliseconds` long. */
+  /**
+   * Measured peak of the configured set: best GFLOP/s of the products' inner loop over operands in the first-level cache, on all
+   * configured threads, for about `milliseconds`.
+   */
   measurePeak(precision: ProductPrecision, milliseconds: number): number;
 }
 
