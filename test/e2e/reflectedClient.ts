@@ -14,6 +14,7 @@ export type ReflectionVersion = 'v1' | 'v1alpha';
 export async function reflect(
   address: string,
   version: ReflectionVersion,
+  symbols?: string[],
 ): Promise<{ serviceNames: string[]; descriptorSet: Buffer }> {
   const file = createRequire(import.meta.url).resolve(
     `@grpc/reflection/build/proto/grpc/reflection/${version}/reflection.proto`,
@@ -41,7 +42,7 @@ export async function reflect(
       files.set(name, bytes);
     }
   };
-  for (const name of serviceNames) await add(await ask({ fileContainingSymbol: name }));
+  for (const name of symbols ?? serviceNames) await add(await ask({ fileContainingSymbol: name }));
   stream.end();
   client.close();
   return { serviceNames, descriptorSet: Buffer.concat([...files.values()].map(asEntry)) };

@@ -1,0 +1,62 @@
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { settings } from '@relora/server';
+import { expect, test } from 'vitest';
+import { startServerProcess } from '../e2e/serverProcess.js';
+import { temporaryFolder } from './parts.js';
+
+const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
+
+function run(
+  args: string[],
+  env: Record<string, string> = {},
+): Promise<{ code: number; stdout: string; stderr: string }> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, [main, ...args], { env }, (error, stdout, stderr) => {
+      resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr });
+    });
+  });
+}
+
+test('every wrong setting is named at once, and the exit code is 2', async () => {
+  const { code, stdout, stderr } = await run([], {
+    RELORA_SLOTS: 'many',
+    RELORA_SLOT: '2',
+    RELORA_DEVICE: 'abacus',
+  });
+  expect(code).toBe(2);
+  expect(stdout).toBe('');
+  expect(stderr.trim().split('\n')).toHaveLength(3);
+  expect(stderr).toContain('RELORA_SLOTS must be a whole number from 1 to 64, not "many"');
+  expect(stderr).toContain('did you mean RELORA_SLOTS?');
+  expect(stderr).toContain('RELORA_DEVICE must be one of');
+});
+
+test('--help lists every setting, --version tells the version, anything else is refused', async () => {
+  const { code, stdout } = await run(['--help']);
+  expect(code).toBe(0);
+  for (const { variable, reason } of Object.values(settings)) {
+    expect(stdout).toContain(`  ${variable}\n      ${reason}\n`);
+  }
+  expect((await run(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+  expect(await run(['--port'])).toMatchObject({ code: 2 });
+});
+
+test('one line tells where the server listens, and SIGTERM ends it with 0', async () => {
+  const server = await startServerProcess(temporaryFolder());
+  expect(server.grpcAddress).toMatch(/^127\.0\.0\.1:[1-9]\d+$/);
+  expect((await fetch(`http://${server.httpAddress}/readyz`)).status).toBe(200);
+  server.process.kill('SIGTERM');
+  expect(await server.exited).toEqual({ code: 0, signal: null });
+});
+
+test('a folder that cannot be used is explained in one line, with exit code 1', async () => {
+  const { code, stderr } = await run([], {
+    RELORA_DATA_FOLDER: '/dev/null/relora',
+    RELORA_GRPC_ADDRESS: '127.0.0.1:0',
+    RELORA_HTTP_ADDRESS: '127.0.0.1:0',
+  });
+  expect(code).toBe(1);
+  expect(stderr.trim().split('\n')).toHaveLength(1);
+  expect(stderr).toContain('/dev/null/relora');
+});

@@ -1,0 +1,42 @@
+import { TrainingServiceDefinition, DatasetServiceDefinition } from '@relora/sdk/contract';
+import { createLog, readConfig, startServer } from '@relora/server';
+import { createChannel, createClient } from 'nice-grpc';
+import { HealthDefinition } from 'nice-grpc-server-health';
+import { onTestFinished } from 'vitest';
+import { temporaryFolder } from './parts.js';
+
+export type RunningTestServer = Awaited<ReturnType<typeof runServer>>;
+
+/** A whole server in this process, on free ports, stopped after the test. */
+export async function runServer(settings: Record<string, string> = {}, dataFolder = temporaryFolder()) {
+  const config = readConfig({
+    RELORA_DATA_FOLDER: dataFolder,
+    RELORA_GRPC_ADDRESS: '127.0.0.1:0',
+    RELORA_HTTP_ADDRESS: '127.0.0.1:0',
+    RELORA_FREE_DISK_BYTES_MIN: '0',
+    RELORA_LOG_LEVEL: 'silent',
+    ...settings,
+  });
+  const server = await startServer(config, { log: createLog(config) });
+  const channel = createChannel(server.grpcAddress);
+  onTestFinished(async () => {
+    channel.close();
+    await server.stop();
+  });
+  return {
+    server,
+    dataFolder,
+    channel,
+    health: createClient(HealthDefinition, channel),
+    training: createClient(TrainingServiceDefinition, channel),
+    datasets: createClient(DatasetServiceDefinition, channel),
+    /** Fetches from the HTTP side. */
+    fetch: async (
+      path: string,
+      init: RequestInit = {},
+    ): Promise<{ status: number; text: string; headers: Headers }> => {
+      const response = await fetch(`http://${server.httpAddress}${path}`, init);
+      return { status: response.status, text: await response.text(), headers: response.headers };
+    },
+  };
+}
