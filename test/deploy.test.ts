@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
 import { metricTable, type MetricEntry } from '../server/dist/metrics/metricTable.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -37,7 +38,12 @@ interface Dashboard {
 const dashboards = readdirSync(join(root, 'deploy/grafana/dashboards')).map(
   (file) => JSON.parse(read(`deploy/grafana/dashboards/${file}`)) as Dashboard,
 );
-const rules = read('deploy/prometheus/rules.yml');
+/** Throws at what is not YAML, repeated keys among it. */
+const readYaml = (path: string): unknown => parse(read(path), { strict: true, uniqueKeys: true });
+const { groups } = readYaml('deploy/prometheus/rules.yml') as {
+  groups: { rules: { alert: string; expr: string; annotations: Record<string, string> }[] }[];
+};
+const alerts = groups.flatMap(({ rules }) => rules);
 const compose = read('docker-compose.yml');
 
 const queries = [
@@ -46,10 +52,29 @@ const queries = [
     ...annotations.list.map(({ expr }) => expr),
     ...templating.list.map(({ query }) => (typeof query === 'string' ? query : query.query)),
   ]),
-  ...[...rules.matchAll(/^ +expr: (.+)$/gm)].map((match) => match[1]!),
+  ...alerts.map(({ expr }) => expr),
 ];
 
 describe('dashboards and alerts', () => {
+  it('are written in YAML and JSON, and every alert says what it means', () => {
+    for (const path of [
+      'docker-compose.yml',
+      'deploy/prometheus/prometheus.yml',
+      'deploy/grafana/provisioning/datasources/prometheus.yml',
+      'deploy/grafana/provisioning/dashboards/relora.yml',
+    ]) {
+      expect(readYaml(path), path).toBeTypeOf('object');
+    }
+    expect(dashboards).toHaveLength(1);
+    expect(alerts.length).toBeGreaterThan(5);
+    for (const { alert, annotations } of alerts) {
+      expect(annotations, alert).toMatchObject({
+        summary: expect.any(String) as string,
+        description: expect.any(String) as string,
+      });
+    }
+  });
+
   it('ask only for metrics that the server has', () => {
     const names = queries.flatMap((query) => query.match(/\brelora_[a-z0-9_]+/g) ?? []);
     expect(names.length).toBeGreaterThan(40);
