@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { credentials, loadPackageDefinition, type ServiceClientConstructor } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
-import { ClientError, Status } from 'nice-grpc';
+import { Status, type ClientError } from 'nice-grpc';
 import { expect, test } from 'vitest';
 import { runServer } from './runningServer.js';
 
