@@ -36,12 +36,19 @@ bool spin_until(const Ready& ready) {
 
 ThreadPool::ThreadPool(unsigned threads)
     : threads_(threads < 1 ? 1 : threads), shares_(new Share[threads_]), joined_(closed) {
-  for (unsigned worker = 1; worker < threads_; worker++) {
-    workers_.emplace_back([this, worker] { serve(worker); });
+  try {
+    for (unsigned worker = 1; worker < threads_; worker++) {
+      workers_.emplace_back([this, worker] { serve(worker); });
+    }
+  } catch (...) {  // the system refused a thread: end those that run, then say so
+    stop();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_ = true;
   {
     std::lock_guard lock(mutex_);

@@ -41,6 +41,7 @@ class ThreadPool {
     size_t end = 0;
   };
 
+  void stop();
   void run_shared(size_t tasks, const void* context, Call call);
   void work(unsigned worker);
   void serve(unsigned worker);

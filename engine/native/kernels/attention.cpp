@@ -2,8 +2,8 @@
 // fit the second-level cache, so the softmax needs no rescaling; what lies above the diagonal tile is never
 // computed. The backward pass recomputes the probabilities from the kept log-sum-exp (Dao et al. 2022).
 //
-// q, out[batch, time, heads, head_dim]; k, v[batch, time, kv_heads, head_dim]; query head h reads key head h
-// * kv_heads / heads.
+// q, out[batch, time, heads, head_dim]; k, v[batch, time, kv_heads, head_dim].
+// Query head h reads key head h * kv_heads / heads.
 #include <cmath>
 
 #include "../gemm/product.h"
