@@ -11,7 +11,8 @@ import {
   weightsSha256,
 } from './watchedJob.js';
 
-const stepCount = 60;
+// Far more than a trainer can take before its end is noticed.
+const stepCount = 300;
 
 test('a job whose server is killed goes on after the restart and ends with the same weights', async () => {
   const folder = temporaryFolder();

@@ -18,7 +18,8 @@ test('a job whose trainer is killed goes on from its checkpoint, and its watcher
   onTestFinished(async () => await server.stop());
   const clients = clientsOf(server.grpcAddress);
   await uploadTinyText(clients);
-  const name = await createTinyJob(clients, 60);
+  // Far more steps than a trainer can take before it is killed.
+  const name = await createTinyJob(clients, 300);
 
   const events: JobEvent[] = [];
   let isKilled = false;
