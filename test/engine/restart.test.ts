@@ -85,6 +85,28 @@ describe('a restart', () => {
     disposeRun(run);
   });
 
+  it.each(['magnitude', 'random'] as const)(
+    'prunes by %s and goes on with updates of the usual size, also at a full rate and without a gradient',
+    async (momentReset) => {
+      const peak = 6e-3;
+      const { run, after } = await aroundRestart(
+        tinySpec({ adapter: { momentReset }, learningRate: { peak, schedule: 'constant' } }),
+      );
+      await runLoop(run, (event) => event.kind === 'step' && event.step === 12);
+      for (const { adapter } of run.model.layers) {
+        for (const { name, variable } of [adapter!.a, adapter!.b]) {
+          const before = after.get(name)!;
+          const largest = variable
+            .dataSync<'float32'>()
+            .reduce((most, value, index) => Math.max(most, Math.abs(value - before[index]!)), 0);
+          // (1 - beta1) / sqrt(1 - beta2) = 3.2 times the rate where both moments were dropped.
+          expect(largest, name).toBeLessThan(5 * peak);
+        }
+      }
+      disposeRun(run);
+    },
+  );
+
   it('leaves adapters that learn: B has a gradient at once, A from the next step on', async () => {
     const { run } = await aroundRestart(tinySpec());
     const { inputs, targets } = await run.batches.read(0, 4);

@@ -52,15 +52,17 @@ export class AdamW {
     let total = 0;
     for (const { role, first, second } of this.moments.values()) {
       if (groupOf[role] !== 'adapter') continue;
-      for (const moment of [first, second]) {
-        const values = moment.dataSync<'float32'>().slice();
-        if (mode === 'zero') zeroAll(values);
-        else if (mode === 'random') pruneAtRandom(values, ratio, uniform);
-        else pruneByMagnitude(values, ratio);
-        zeros += countZeros(values);
-        total += values.length;
-        assignValues(moment, values);
-      }
+      const values = {
+        first: first.dataSync<'float32'>().slice(),
+        second: second.dataSync<'float32'>().slice(),
+      };
+      if (mode === 'zero') zeroAll(values);
+      else if (mode === 'random') pruneAtRandom(values, ratio, uniform);
+      else pruneByMagnitude(values, ratio);
+      zeros += countZeros(values.first) + countZeros(values.second);
+      total += values.first.length + values.second.length;
+      assignValues(first, values.first);
+      assignValues(second, values.second);
     }
     if (mode === 'zero') this.counts.adapter = 0;
     return total === 0 ? 1 : zeros / total;
