@@ -63,6 +63,15 @@ describe('the jagged cosine', () => {
   });
 });
 
+describe('a short last cycle', () => {
+  it('that ends within its warm-up climbs towards the last value of the cosine, not past it', () => {
+    const shape = { ...paper, stepCount: 10_060, restartWarmupStepCount: 4000 };
+    for (const step of [10_000, 10_001, 10_030, 10_059]) {
+      expect(jaggedCosine(step, shape)).toBeCloseTo(((step - 10_000) / 4000) * shape.minRatio, 12);
+    }
+  });
+});
+
 describe('restarts', () => {
   it('come at every multiple of the cycle within the phase, never at its first step or its end', () => {
     expect(scheduleOf().restartSteps()).toEqual([5000, 10_000, 15_000]);

@@ -98,7 +98,9 @@ export function jaggedCosine(t: number, shape: ScheduleShape): number {
   if (t < warmupStepCount) return t / Math.max(1, warmupStepCount);
   const inCycle = t % cycleStepCount;
   if (t >= cycleStepCount && inCycle < restartWarmupStepCount) {
-    return (inCycle / Math.max(1, restartWarmupStepCount)) * cosine(t - inCycle + restartWarmupStepCount);
+    // A short last cycle may end within its warm-up; beyond the last step the cosine would rise again.
+    const warmupEnd = Math.min(t - inCycle + restartWarmupStepCount, stepCount);
+    return (inCycle / Math.max(1, restartWarmupStepCount)) * cosine(warmupEnd);
   }
   return cosine(t);
 }
