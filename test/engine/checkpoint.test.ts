@@ -124,6 +124,44 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
     [straight, first, second].forEach(disposeRun);
   });
 
+  it('and tells everything once, wherever it is paused beside a restart with a checkpoint at the same step', async () => {
+    const spec = tinySpec({
+      warmStart: { stepCount: 2 },
+      stepCount: 6,
+      adapter: { cycleStepCount: 4 },
+      evaluation: { everyStepCount: 6 },
+      checkpoint: { everyStepCount: 2 },
+    });
+    const straight = await begin(spec);
+    const events = await runLoop(straight);
+    const pauses = [...events.keys()].filter((index) => {
+      const event = events[index]!;
+      return 'step' in event && (event.step === 2 || event.step === 5 || event.step === 6);
+    });
+    expect(pauses.length).toBeGreaterThan(5);
+    for (const pause of pauses) {
+      let run = await begin(spec);
+      const runFolder = run.folder;
+      const all: TrainingEvent[] = [];
+      // Paused, and right after the next event again.
+      for (const [attempt, length] of [
+        [2, pause + 1],
+        [3, pause + 2],
+      ] as const) {
+        let seen = all.length;
+        all.push(...(await runLoop(run, () => ++seen >= length)));
+        const { path } = await saveCheckpoint(run);
+        disposeRun(run);
+        run = await begin(spec, { checkpointPath: path, runFolder, attempt });
+      }
+      all.push(...(await runLoop(run)));
+      expect(told(all)).toEqual(told(events));
+      expect(weightsOf(run)).toEqual(weightsOf(straight));
+      disposeRun(run);
+    }
+    disposeRun(straight);
+  });
+
   it('and says so when it cannot, because another backend goes on', async () => {
     const first = await begin(tinySpec());
     await runLoop(first, ({ kind }) => kind === 'step');
@@ -184,8 +222,8 @@ describe('a checkpoint', () => {
       inodes.set(step, statSync(join(path, 'base.safetensors'), { bigint: true }).ino);
     }
     expect(inodes.get(8)).toBe(inodes.get(10));
-    expect(inodes.get(12)).toBe(inodes.get(10)); // saved before the restart of step 12
-    expect(inodes.get(14)).not.toBe(inodes.get(12));
+    expect(inodes.get(12)).not.toBe(inodes.get(10)); // saved after the restart
+    expect(inodes.get(14)).toBe(inodes.get(12));
     expect(inodes.get(16)).toBe(inodes.get(14));
     expect(inodes.get(2)).not.toBe(inodes.get(4));
     disposeRun(run);

@@ -3,6 +3,7 @@ import { constants } from 'node:fs';
 import { copyFile, link, mkdir, open, readdir, rename, rm, statfs } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { performance } from 'node:perf_hooks';
+import { isDeepStrictEqual } from 'node:util';
 import type { Tensor } from '@tensorflow/tfjs-core';
 import { engineVersion } from '../engineVersion.js';
 import type { Parameter, ParameterRole } from '../model/parameter.js';
@@ -33,8 +34,9 @@ export interface SavedCheckpoint {
 /**
  * Saves everything that a run needs to go on bit for bit, as one folder `step-<step>-<attempt>` that is there whole or not at
  * all: files are written and synced under a temporary name, the manifest last, then the folder is renamed. Safetensors
- * files of float32, base weights [in, out] as in memory. Nothing is ever overwritten: where this attempt has already
- * saved this step, that checkpoint is returned, since a run goes on from it in the same way. Throws CheckpointNoSpace.
+ * files of float32, base weights [in, out] as in memory. Nothing is ever overwritten: where this attempt has already saved
+ * this step, or the run was resumed from it and has done nothing since, that checkpoint is returned. Throws
+ * CheckpointNoSpace.
  */
 export async function saveCheckpoint(
   run: TrainingRun,
@@ -43,14 +45,18 @@ export async function saveCheckpoint(
   const startedAt = performance.now();
   const { progress, frozen } = run;
   const step = progress.nextStep;
-  if (run.lastSaved?.step === step) return run.lastSaved;
-
   const folder = checkpointsFolder(run.folder);
+  const path = join(folder, `step-${String(step).padStart(8, '0')}-${run.attempt}`);
+  const savedProgress = { ...progress, savedStep: step };
+  const { lastSaved } = run;
+  // What a run did since the checkpoint that it was resumed from, a restart or an evaluation, would be told again.
+  if (lastSaved?.path === path || (lastSaved !== null && isDeepStrictEqual(run.savedProgress, savedProgress)))
+    return lastSaved;
+
   await mkdir(folder, { recursive: true });
   await syncFolder(run.folder);
   await checkSpace(folder, bytesToWrite(run), reserveBytes);
 
-  const path = join(folder, `step-${String(step).padStart(8, '0')}-${run.attempt}`);
   const temporary = join(folder, `.tmp-${run.attempt}-${step}-${randomBytes(4).toString('hex')}`);
   await mkdir(temporary);
   try {
@@ -68,7 +74,6 @@ export async function saveCheckpoint(
     }
     if (frozen.start !== null) files.start = await storeFrozen(temporary, 'start', frozen.start, null);
 
-    const savedProgress = { ...progress, savedStep: step };
     const manifest = await writeNewFile(
       join(temporary, 'manifest.json'),
       manifestText(run, savedProgress, files),
@@ -77,6 +82,7 @@ export async function saveCheckpoint(
     await publish(temporary, path);
 
     progress.savedStep = step;
+    run.savedProgress = savedProgress;
     // The newest checkpoint is the one that is surely kept, so the next one links its files.
     if (run.model.adapterSettings !== null) frozen.base = stored(path, files.base);
     if (files.start !== undefined) frozen.start = stored(path, files.start);

@@ -86,6 +86,7 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
     disposeRun(run);
     throw error;
   }
+  run.savedProgress = manifest.progress;
   run.lastSaved = {
     step: manifest.progress.nextStep,
     path: checkpointPath,

@@ -29,7 +29,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     const step = progress.nextStep;
     const isEnd = step === schedule.stepCount;
 
-    // What looks at the model comes before the checkpoint, so that a resumed run has told all that lies before it.
+    // All that comes before the step comes before the checkpoint too, so that a resumed run has told and done it.
     if (
       hasHeldOut &&
       progress.evaluatedStep < step &&
@@ -48,17 +48,16 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       progress.sampledStep = step;
       yield { kind: 'sample', step, ...sample };
     }
-    if (progress.savedStep < step && (isEnd || isDue(step, spec.checkpoint.everyStepCount))) {
-      yield { kind: 'checkpoint', ...(await saveCheckpoint(run)) };
-    }
-    if (isEnd) return;
-
-    if (schedule.beginsAdapters(step) && model.adapterSettings === null) await beginAdapters(run);
+    if (!isEnd && schedule.beginsAdapters(step) && model.adapterSettings === null) await beginAdapters(run);
 
     // Before the step, so that the first update of a cycle already has the re-warmed rate.
     if (schedule.isRestart(step) && progress.restartCount < schedule.restartSteps().indexOf(step) + 1) {
       yield { kind: 'restart', step, ...(await restart(run)) };
     }
+    if (progress.savedStep < step && (isEnd || isDue(step, spec.checkpoint.everyStepCount))) {
+      yield { kind: 'checkpoint', ...(await saveCheckpoint(run)) };
+    }
+    if (isEnd) return;
 
     const startedAt = performance.now();
     const batch = await batches.read(step * sequenceCount, sequenceCount);

@@ -28,6 +28,8 @@ export interface TrainingRun {
   readonly frozen: FrozenFiles;
   /** The last checkpoint that this object saved or was read from. */
   lastSaved: SavedCheckpoint | null;
+  /** The progress that it holds. */
+  savedProgress: RunProgress | null;
   /** What the journal should know before the first step, for example that a resumed run cannot be exact. */
   readonly warnings: { reason: string; message: string }[];
 }
@@ -87,6 +89,7 @@ export function assembleRun(parts: {
     },
     frozen: { base: null, start: null },
     lastSaved: null,
+    savedProgress: null,
     warnings: [],
   };
 }
