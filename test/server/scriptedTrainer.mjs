@@ -45,7 +45,12 @@ const step = (at) => ({
   residentBytes: 1000,
 });
 
+let savedStep = -1;
+
+/** Like the trainer, tells of each checkpoint once: a stop may find its step already saved. */
 async function checkpoint(order, at) {
+  if (at === savedStep) return;
+  savedStep = at;
   const name = `step-${at}-${order.attempt}`;
   const path = join(order.jobFolder, 'checkpoints', name);
   mkdirSync(path, { recursive: true });
@@ -165,7 +170,14 @@ async function misbehave(script, order) {
       process.send({
         ...event,
         number: number + 1,
-        body: { kind: 'checkpoint', step: 3, path: `${order.jobFolder}/checkpoints/..`, sizeBytes: 1, manifestSha256: sha256, seconds: 0 },
+        body: {
+          kind: 'checkpoint',
+          step: 3,
+          path: `${order.jobFolder}/checkpoints/..`,
+          sizeBytes: 1,
+          manifestSha256: sha256,
+          seconds: 0,
+        },
       });
       await hang();
       break;
