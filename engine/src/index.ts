@@ -21,12 +21,7 @@ export { RunMismatch, TrainingDiverged } from './training/trainingErrors.js';
 export { MergeNotFinite } from './model/adapterSet.js';
 
 // Checkpoints
-export {
-  checkpointReserveBytes,
-  pruneCheckpoints,
-  saveCheckpoint,
-  type SavedCheckpoint,
-} from './io/checkpoint.js';
+export { saveCheckpoint, type SavedCheckpoint } from './io/checkpoint.js';
 export {
   verifyCheckpoint,
   type CheckpointManifest,

@@ -28,24 +28,6 @@ export class Random {
     return random;
   }
 
-  /** Goes on exactly where `state` was taken. Throws on a text that `state` did not write. */
-  static fromState(state: string): Random {
-    if (!/^[0-9a-f]{32}$/.test(state) || /^0+$/.test(state)) {
-      throw new Error(
-        `Expected the state of a generator, 32 hexadecimal digits, not "${state.slice(0, 64)}"`,
-      );
-    }
-    const word = (index: number) => Number.parseInt(state.slice(8 * index, 8 * index + 8), 16) | 0;
-    return new Random(word(0), word(1), word(2), word(3));
-  }
-
-  /** 32 hexadecimal digits. */
-  state(): string {
-    return [this.a, this.b, this.c, this.d]
-      .map((word) => (word >>> 0).toString(16).padStart(8, '0'))
-      .join('');
-  }
-
   /** Uniform over 0 .. 2^32 - 1. */
   uint32(): number {
     const product = Math.imul(this.b, 5);
@@ -65,12 +47,6 @@ export class Random {
     const high = this.uint32() >>> 5;
     const low = this.uint32() >>> 6;
     return (high * 67_108_864 + low) / 9_007_199_254_740_992;
-  }
-
-  /** Normal with mean 0 and standard deviation 1. */
-  normal(): number {
-    // Box and Muller; the second number of the pair is dropped so that four words are the whole state.
-    return Math.sqrt(-2 * Math.log(1 - this.uniform())) * Math.cos(2 * Math.PI * this.uniform());
   }
 
   /** Uniform in [low, high). */

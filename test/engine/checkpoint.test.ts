@@ -1,8 +1,8 @@
 import {
   existsSync,
-  mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   truncateSync,
   writeFileSync,
@@ -15,7 +15,6 @@ import {
   CheckpointNoSpace,
   disposeRun,
   loadModelFromCheckpoint,
-  pruneCheckpoints,
   saveCheckpoint,
   selectBackend,
   verifyCheckpoint,
@@ -234,15 +233,8 @@ describe('a checkpoint', () => {
     const run = await begin(spec);
     const paths = ofKind(await runLoop(run), 'checkpoint').map(({ path }) => path);
     const folder = join(run.folder, 'checkpoints');
-    mkdirSync(join(folder, '.tmp-1-4-dead'));
-    writeFileSync(join(folder, '.tmp-1-4-dead', 'base.safetensors'), 'half');
     const kept = paths.slice(-2);
-    expect((await pruneCheckpoints(run.folder, kept)).sort()).toEqual(paths.slice(0, -2));
-    expect(
-      readdirSync(folder)
-        .map((name) => join(folder, name))
-        .sort(),
-    ).toEqual(kept);
+    for (const path of paths.slice(0, -2)) rmSync(path, { recursive: true });
     for (const path of kept) await verifyCheckpoint(path);
     const resumed = await begin(spec, { checkpointPath: kept[0]!, runFolder: run.folder, attempt: 2 });
     await runLoop(resumed);

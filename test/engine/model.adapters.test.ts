@@ -195,7 +195,7 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
   });
 });
 
-it('frozen weights are packed while adapters are attached, and again after they are written', async () => {
+it('frozen weights are packed once while adapters are attached', async () => {
   await selectBackend({ device: 'native', precision: 'float32' });
   const model = adapted();
   expect(model.packedBytes).toBeGreaterThanOrEqual(
@@ -204,7 +204,5 @@ it('frozen weights are packed while adapters are attached, and again after they 
   const before = model.logits(inputs, 2, 6);
   for (const { weight } of model.layers) tf.tidy(() => weight.variable.assign(tf.mul(weight.variable, 2)));
   expect(model.logits(inputs, 2, 6)).toEqual(before); // still the packed copies
-  model.repackBases();
-  expect(model.logits(inputs, 2, 6)).not.toEqual(before);
   model.dispose();
 });

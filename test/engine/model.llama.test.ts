@@ -287,14 +287,11 @@ describe('weights', () => {
 });
 
 describe('random streams', () => {
-  it('go on from their state and do not depend on each other', () => {
-    const stream = Random.forStream(1, 'adapter', 'layer', 0);
-    for (let i = 0; i < 5; i++) stream.uniform();
-    const copy = Random.fromState(stream.state());
-    expect([copy.uniform(), copy.normal()]).toEqual([stream.uniform(), stream.normal()]);
+  it('are those of their place, and do not depend on each other', () => {
+    const [one, same] = [0, 0].map(() => Random.forStream(1, 'adapter', 'layer', 0));
+    expect(one!.uniform()).toBe(same!.uniform());
     expect(Random.forStream(1, 'a', 1).uniform()).not.toBe(Random.forStream(1, 'a', '1').uniform());
     expect(Random.forStream(1, 'a', 'b').uniform()).not.toBe(Random.forStream(1, 'ab').uniform());
-    expect(() => Random.fromState('00000000000000000000000000000000')).toThrow('state of a generator');
   });
 
   it('have the mean and the spread they promise', () => {

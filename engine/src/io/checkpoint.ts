@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { copyFile, link, mkdir, open, readdir, rename, rm, statfs } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { copyFile, link, mkdir, open, readdir, rm, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { isDeepStrictEqual } from 'node:util';
 import type { Tensor } from '@tensorflow/tfjs-core';
@@ -19,7 +19,7 @@ import { writeSafetensors, type TensorSource } from './safetensors.js';
 import { specHash } from './specHash.js';
 
 /** What stays free beside a checkpoint, so that the journal can still record what happened. */
-export const checkpointReserveBytes = 64 * 1024 ** 2;
+const checkpointReserveBytes = 64 * 1024 ** 2;
 
 export interface SavedCheckpoint {
   /** Step that a run resumes with. */
@@ -98,30 +98,6 @@ export async function saveCheckpoint(
     }
     throw error;
   }
-}
-
-/**
- * Removes every checkpoint that is not in `keepPaths`, and what earlier attempts left unfinished. Only for the one
- * process that writes this run's checkpoints, while it saves none. A folder loses its name first, so that a crash leaves
- * no half of a checkpoint.
- */
-export async function pruneCheckpoints(runFolder: string, keepPaths: readonly string[]): Promise<string[]> {
-  const folder = checkpointsFolder(runFolder);
-  const kept = new Set(keepPaths.map((path) => resolve(path)));
-  const removed: string[] = [];
-  for (const name of await readdir(folder)) {
-    const path = resolve(folder, name);
-    if (kept.has(path)) continue;
-    let doomed = path;
-    if (name.startsWith('step-')) {
-      doomed = join(folder, `.removed-${name}-${randomBytes(4).toString('hex')}`);
-      await rename(path, doomed);
-      removed.push(path);
-    } else if (!name.startsWith('.tmp-') && !name.startsWith('.removed-')) continue; // not ours
-    await rm(doomed, { recursive: true, force: true });
-  }
-  await syncFolder(folder);
-  return removed;
 }
 
 /** Writes the base weights as they are when the adapters begin to `<run>/start/base.safetensors`. */

@@ -121,10 +121,6 @@ export class AdapterSet {
     );
   }
 
-  repack(): void {
-    for (const base of this.bases.values()) base.pack();
-  }
-
   get packedBytes(): number {
     let bytes = 0;
     for (const base of this.bases.values()) bytes += base.bytes;

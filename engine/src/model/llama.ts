@@ -147,11 +147,6 @@ export class Llama {
     this.adapters = null;
   }
 
-  /** To be called after writing base weights (a resumed checkpoint) while adapters are attached. */
-  repackBases(): void {
-    this.attached().repack();
-  }
-
   /** Bytes held by packed copies of frozen weights, beside the float32 variables. */
   get packedBytes(): number {
     return this.adapters?.packedBytes ?? 0;
