@@ -47,9 +47,7 @@ const step = (at) => ({
 
 let savedStep = -1;
 
-/** Like the trainer, tells of each checkpoint once: a stop may find its step already saved. */
 async function checkpoint(order, at) {
-  if (at === savedStep) return;
   savedStep = at;
   const name = `step-${at}-${order.attempt}`;
   const path = join(order.jobFolder, 'checkpoints', name);
@@ -79,7 +77,8 @@ async function train(order) {
   for (; at < order.spec.stepCount; at++) {
     if (stop) {
       if (script === 'deaf') await hang();
-      if (stop.keep) await checkpoint(order, at);
+      // Like the trainer, tells of each checkpoint once: a stop may find its step already saved.
+      if (stop.keep && at !== savedStep) await checkpoint(order, at);
       await say({ type: 'finished', outcome: 'stopped' });
       return await leave();
     }
