@@ -1,5 +1,4 @@
 import { Llama } from '../model/llama.js';
-import { transpose, weightShapes } from '../model/weights.js';
 import { assignValues } from '../training/adamW.js';
 import { CheckpointCorrupt } from './checkpointErrors.js';
 import {
@@ -12,15 +11,11 @@ import { openSafetensors, type SafetensorsFile } from './safetensors.js';
 
 /** The model of a verified checkpoint, with its adapters attached and as they were. */
 export async function restoreModel(path: string, manifest: CheckpointManifest): Promise<Llama> {
-  const shapes = new Map(weightShapes(manifest.model).map((weight) => [weight.name, weight]));
   const model = await withFile(path, manifest, 'base', (base) =>
     withFile(path, manifest, 'shared', (shared) =>
-      Llama.fromWeights(manifest.model, async (name) => {
-        const { role, shape } = shapes.get(name)!;
-        if (role === 'shared') return readTensor(path, 'shared', shared, name);
-        // Checkpoints hold linear weights as they are in memory, [in, out]; Hugging Face's layout is [out, in].
-        return transpose(await readTensor(path, 'base', base, name), shape[0]!, shape[1]!);
-      }),
+      Llama.fromWeights(manifest.model, ({ name, role }) =>
+        readTensor(path, role, role === 'base' ? base : shared, name),
+      ),
     ),
   );
   try {

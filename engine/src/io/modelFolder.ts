@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
 import { Llama } from '../model/llama.js';
-import { headName, weightShapes, type WeightShape } from '../model/weights.js';
+import { headName, transpose, weightShapes, type WeightShape } from '../model/weights.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
 import { ModelFolderInvalid, parseLlamaConfig } from './llamaConfigFile.js';
 import { openSafetensors, type SafetensorsFile } from './safetensors.js';
@@ -33,12 +33,12 @@ export async function loadModelFolder(folder: string): Promise<LoadedModel> {
     const found = locateTensors(files);
     const shapes = new Map(weightShapes(config).map((weight) => [weight.name, weight]));
     checkTensors(shapes, found, config);
-    const model = await Llama.fromWeights(config, async (name) => {
+    const model = await Llama.fromWeights(config, async ({ name, role, shape }) => {
       const values = await found.get(name)!.file.readFloat32(name);
       const wrong = values.findIndex((value) => !Number.isFinite(value));
       if (wrong >= 0)
         throw new ModelFolderInvalid(name, 'finite values', `${values[wrong]} at position ${wrong}`);
-      return values;
+      return role === 'base' ? transpose(values, shape[1]!, shape[0]!) : values;
     });
     return { model, tokenizer };
   } finally {

@@ -136,7 +136,11 @@ function elementCount(shape: readonly number[]): number {
 function widen(bytes: Buffer, dtype: StoredType): Float32Array {
   if (dtype === 'F32') return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
   const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
-  return Float32Array.from(halves, dtype === 'BF16' ? fromBfloat16 : fromFloat16);
+  const from = dtype === 'BF16' ? fromBfloat16 : fromFloat16;
+  const values = new Float32Array(halves.length);
+  // Not Float32Array.from: over an iterator it takes 17 times as long, minutes for billions of weights.
+  for (let i = 0; i < values.length; i++) values[i] = from(halves[i]!);
+  return values;
 }
 
 function narrow(

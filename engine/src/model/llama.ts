@@ -23,11 +23,12 @@ import type { Parameter } from './parameter.js';
 import {
   asMatrix,
   embeddingName,
-  fileWeight,
   finalNormName,
+  givenWeight,
   headName,
   newWeight,
   weightShapes,
+  type WeightShape,
 } from './weights.js';
 
 export interface LossOptions {
@@ -82,16 +83,16 @@ export class Llama {
   }
 
   /**
-   * Weights from elsewhere, asked for by name in Hugging Face's layout (linear weights [out, in]); the returned arrays
-   * are copied. Throws when one has a wrong length; nothing is left behind.
+   * Weights from elsewhere, asked for by name, laid out as here (linear weights [in, out]); the model takes over the
+   * returned arrays. Throws when one has a wrong length; nothing is left behind.
    */
   static async fromWeights(
     config: LlamaConfig,
-    read: (name: string) => Promise<Float32Array>,
+    read: (weight: WeightShape) => Promise<Float32Array>,
   ): Promise<Llama> {
     const weights: Parameter[] = [];
     try {
-      for (const shape of weightShapes(config)) weights.push(fileWeight(shape, await read(shape.name)));
+      for (const shape of weightShapes(config)) weights.push(givenWeight(shape, await read(shape)));
     } catch (error) {
       dispose(weights.map(({ variable }) => variable));
       throw error;

@@ -70,20 +70,15 @@ export function newWeight({ name, role, shape }: WeightShape, seed: number): Par
   return makeParameter(name, role, values, shape);
 }
 
-/** A weight from a file: values in the file's layout, copied. Throws on a wrong length. */
-export function fileWeight({ name, role, shape }: WeightShape, values: Float32Array): Parameter {
+/** A weight from elsewhere, which takes over `values`. Throws on a wrong length. */
+export function givenWeight({ name, role, shape }: WeightShape, values: Float32Array): Parameter {
   const [first = 1, second = 1] = shape;
   if (values.length !== first * second) {
     throw new Error(
       `${name} has ${values.length} values, the configuration of the model needs ${first * second} (${shape.join(' x ')})`,
     );
   }
-  return makeParameter(
-    name,
-    role,
-    role === 'base' ? transpose(values, second, first) : values.slice(),
-    shape,
-  );
+  return makeParameter(name, role, values, shape);
 }
 
 /** The parameter takes over `values`. */
