@@ -327,6 +327,8 @@ export const engineFailures = {
 export const engineWarnings = {
   RESUMED_ON_OTHER_BACKEND:
     'The run goes on elsewhere than it began: its numbers no longer repeat those of an uninterrupted run bit for bit.',
+  TOKENIZER_DIFFERS:
+    'The base weights come with another tokenizer than the data set has: what they learned of its ids does not apply.',
 } as const;
 
 /** Reasons of warnings about a specification: allowed, but probably not meant. */

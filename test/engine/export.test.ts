@@ -134,8 +134,23 @@ describe('an exported model', () => {
     const options = { backend: run.backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1 };
     const next = await beginRun({ ...options, spec });
     expect(largestDifference(logitsOf(next.model), logitsOf(run.model))).toBeLessThan(1e-4);
+    expect(next.warnings).toEqual([]);
     const other = beginRun({ ...options, spec: { ...spec, model: { ...spec.model, rmsNormEps: 1e-5 } } });
     await expect(other).rejects.toThrow(/model\.rmsNormEps .*: expected 0\.00001, found 0\.000001/);
+    [run, next].forEach(disposeRun);
+  });
+
+  it('warns as a base whose tokenizer gives other ids than the data set has', async () => {
+    const run = await trainedRun();
+    const { folder } = await exported(run, 'float32');
+    const file = join(folder, 'tokenizer.json');
+    const json = JSON.parse(readFileSync(file, 'utf8')) as { model: { vocab: Record<string, number> } };
+    Object.assign(json.model.vocab, { e: json.model.vocab.a, a: json.model.vocab.e });
+    writeFileSync(file, JSON.stringify(json));
+    const spec = tinySpec({ baseWeightsFolder: folder, warmStart: { stepCount: 0 } });
+    const options = { backend: run.backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1 };
+    const next = await beginRun({ ...options, spec });
+    expect(next.warnings.map(({ reason }) => reason)).toEqual(['TOKENIZER_DIFFERS']);
     [run, next].forEach(disposeRun);
   });
 });

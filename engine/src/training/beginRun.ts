@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import type { Backend } from '../backend/selectBackend.js';
 import type { Dataset } from '../data/dataset.js';
+import type { Tokenizer } from '../data/tokenizer.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from '../io/checkpointManifest.js';
 import { restoreModel, withMoments } from '../io/checkpointModel.js';
 import { loadModelFolder } from '../io/modelFolder.js';
@@ -40,10 +41,10 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
 }
 
 async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
-  const { spec } = options;
+  const { spec, dataset } = options;
   if (spec.baseWeightsFolder === null)
     return assembleRun({ ...options, model: Llama.create(spec.model, spec.seed) });
-  const { model } = await loadModelFolder(spec.baseWeightsFolder);
+  const { model, tokenizer } = await loadModelFolder(spec.baseWeightsFolder);
   const difference = differingKey(spec.model, model.config);
   if (difference !== null) {
     const found = String(model.config[difference]);
@@ -54,7 +55,22 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
       found,
     );
   }
-  return assembleRun({ ...options, model });
+  const run = assembleRun({ ...options, model });
+  if (tokenizer !== null && !(await encodeAlike(tokenizer, dataset.tokenizer))) {
+    run.warnings.push({
+      reason: 'TOKENIZER_DIFFERS',
+      message: `The tokenizer.json of ${spec.baseWeightsFolder} gives other ids than the data set's tokenizer: the weights have learned them otherwise`,
+    });
+  }
+  return run;
+}
+
+const probeText = "The quick brown fox, it's 1984!\n\n\tnaïve café — 日本語 🙂";
+
+/** Whether two tokenizers give a line of all sorts the same ids. Nothing else tells: vocabularies of one size may differ. */
+async function encodeAlike(one: Tokenizer, other: Tokenizer): Promise<boolean> {
+  const [ids, otherIds] = [await one.encode(probeText), await other.encode(probeText)];
+  return one.endOfTextId === other.endOfTextId && Array.from(ids).join() === Array.from(otherIds).join();
 }
 
 async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
