@@ -13,8 +13,8 @@ const cachedWordsMax = 100_000;
 const cachedWordLengthMax = 64;
 
 /**
- * Byte-level BPE in JavaScript, for tokenizers of GPT-2's kind: about ten times as fast as a call into native code for every piece,
- * and its tokens are the same. Null for a tokenizer of another kind.
+ * Byte-level BPE in JavaScript, for tokenizers of GPT-2's kind: five times as fast as the package or more, whatever the size
+ * of the pieces, and its tokens are the same. It never aborts the process, as the package can. Null for another kind.
  */
 export function byteLevelEncoder(checked: TokenizerJson): ((text: string) => Int32Array) | null {
   if (!isPlainByteLevel(checked)) return null;
