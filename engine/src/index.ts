@@ -34,7 +34,6 @@ export { Llama } from './model/llama.js';
 export { loadModelFromCheckpoint } from './io/checkpointModel.js';
 export { loadModelFolder, type LoadedModel } from './io/modelFolder.js';
 export { exportMergedModel, type ExportManifest } from './io/exports.js';
-export { ModelFolderInvalid } from './io/llamaConfigFile.js';
 export {
   openSafetensors,
   writeSafetensors,

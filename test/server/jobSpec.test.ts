@@ -366,7 +366,20 @@ describe('base weights', () => {
     expect(warnings).toEqual([]);
   });
 
+  it('have the rotary base and the positions that Hugging Face gives them', () => {
+    const { spec } = accept(path, {
+      baseWeights: {
+        folder,
+        config: { ...sound, rope_parameters: { rope_type: 'default', rope_theta: 500_000 } },
+      },
+    });
+    expect(spec.model).toMatchObject({ ropeTheta: 500_000, maxPositionEmbeddings: 2048 });
+  });
+
   const cases: [string, Record<string, unknown>, string][] = [
+    ['a scaled rotary embedding', { rope_scaling: { rope_type: 'llama3', factor: 8 } }, 'rope_scaling'],
+    ['biases', { attention_bias: true }, 'attention_bias'],
+    ['heads of another size', { head_dim: 128 }, 'head_dim'],
     ['another architecture', { model_type: 'gpt2' }, 'model_type'],
     ['a width that is text', { hidden_size: '64' }, 'hidden_size'],
     ['a fractional layer count', { num_hidden_layers: 1.5 }, 'num_hidden_layers'],

@@ -9,7 +9,7 @@ import type { WeightType } from '../plan/runSpec.js';
 import type { TrainingRun } from '../training/trainingRun.js';
 import { syncFolder, writeNewFile, type FileDigest } from './durableFile.js';
 import type { StoredType } from './halfFloats.js';
-import { formatLlamaConfig } from './llamaConfigFile.js';
+import { formatLlamaConfig } from '../plan/llamaConfigFile.js';
 import { writeSafetensors, type TensorSource } from './safetensors.js';
 import { specHash } from './specHash.js';
 

@@ -4,7 +4,7 @@ import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
 import { Llama } from '../model/llama.js';
 import { headName, transpose, weightShapes, type WeightShape } from '../model/weights.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
-import { ModelFolderInvalid, parseLlamaConfig } from './llamaConfigFile.js';
+import { ModelFolderInvalid, parseLlamaConfig } from '../plan/llamaConfigFile.js';
 import { openSafetensors, type SafetensorsFile } from './safetensors.js';
 
 export interface LoadedModel {

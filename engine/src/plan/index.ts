@@ -2,4 +2,5 @@ export * from './runSpec.js';
 export * from './presets.js';
 export * from './schedule.js';
 export * from './parameters.js';
+export { llamaConfigOf, ModelFolderInvalid } from './llamaConfigFile.js';
 export * from './estimate.js';

@@ -1,4 +1,4 @@
-import { presets, type LlamaConfig } from '@relora/engine/plan';
+import { llamaConfigOf, ModelFolderInvalid, presets, type LlamaConfig } from '@relora/engine/plan';
 import type { LlamaConfig as LlamaConfigProto, ModelSpec } from '@relora/sdk/contract';
 import { quote } from '../errors.js';
 import type { FieldChecks } from './fieldChecks.js';
@@ -133,41 +133,18 @@ function checkShape(
   };
 }
 
-/** Takes what it knows from a config.json; everything else in it, code among it, is ignored. */
+/** The shape as the engine will read it, so that nothing but the weights can be wrong later; code in it is ignored. */
 function fromHuggingFace(
   checks: FieldChecks,
   field: string,
   config: Record<string, unknown>,
-): LlamaConfigProto | undefined {
-  const before = checks.problems.length;
-  const read = (name: string): number | undefined => {
-    const value = config[name];
-    if (value === undefined || value === null) return undefined;
-    if (typeof value !== 'number')
-      checks.add(`${field}.${name}`, 'a number in config.json', quote(JSON.stringify(value) ?? ''));
-    return typeof value === 'number' ? value : undefined;
-  };
-  const require = (name: string): number => {
-    if (config[name] === undefined) checks.add(`${field}.${name}`, 'to stand in config.json', 'nothing');
-    return read(name) ?? 0;
-  };
-  if (config.model_type !== 'llama')
-    checks.add(
-      `${field}.model_type`,
-      '"llama" in config.json',
-      quote(JSON.stringify(config.model_type) ?? 'nothing'),
-    );
-  const parsed: LlamaConfigProto = {
-    hiddenSize: require('hidden_size'),
-    intermediateSize: require('intermediate_size'),
-    numHiddenLayers: require('num_hidden_layers'),
-    numAttentionHeads: require('num_attention_heads'),
-    numKeyValueHeads: read('num_key_value_heads'),
-    maxPositionEmbeddings: read('max_position_embeddings'),
-    ropeTheta: read('rope_theta'),
-    rmsNormEps: read('rms_norm_eps'),
-    tieWordEmbeddings: config.tie_word_embeddings === true,
-    vocabSize: require('vocab_size'),
-  };
-  return checks.problems.length > before ? undefined : parsed;
+): LlamaConfig | undefined {
+  try {
+    return llamaConfigOf(config);
+  } catch (error) {
+    if (!(error instanceof ModelFolderInvalid)) throw error;
+    const key = error.subject.replace(/^config\.json /, '');
+    checks.add(`${field}.${key}`, `${error.expected} in config.json`, quote(error.found));
+    return undefined;
+  }
 }

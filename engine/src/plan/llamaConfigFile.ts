@@ -1,5 +1,5 @@
 import { EngineError } from '../engineError.js';
-import type { LlamaConfig, WeightType } from '../plan/runSpec.js';
+import type { LlamaConfig, WeightType } from './runSpec.js';
 
 /** A folder is not a model that this engine can read; the message names file, key or tensor, what was expected and what came. */
 export class ModelFolderInvalid extends EngineError {
@@ -57,6 +57,11 @@ export function parseLlamaConfig(text: string): LlamaConfig {
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json))
     throw new ModelFolderInvalid('config.json', 'an object', text.slice(0, 40));
+  return llamaConfigOf(json as Record<string, unknown>);
+}
+
+/** The same from a config.json that was parsed. */
+export function llamaConfigOf(json: Record<string, unknown>): LlamaConfig {
   const keys = new Map(Object.entries(json));
   refuseUnsupported(keys);
 
