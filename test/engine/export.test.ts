@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -233,6 +234,17 @@ describe('a folder that is not a model we read is refused, with tensor, expected
     await expect(loading).rejects.toThrow(message);
     await expect(loading).rejects.toMatchObject({ reason: 'MODEL_FOLDER_INVALID' });
   });
+
+  it.each(['config.json', 'tokenizer.json', 'model.safetensors.index.json', 'model.safetensors'])(
+    'a pipe in the place of %s, which nobody writes to',
+    async (name) => {
+      const folder = join(newFolder(), 'copy');
+      cpSync(source, folder, { recursive: true });
+      rmSync(join(folder, name), { force: true });
+      execFileSync('mkfifo', [join(folder, name)]);
+      await expect(loadModelFolder(folder)).rejects.toThrow(/regular file/);
+    },
+  );
 
   it('but shards with an index are read', async () => {
     const folder = join(newFolder(), 'copy');

@@ -1,4 +1,5 @@
-import { readFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
 import { Llama } from '../model/llama.js';
@@ -16,10 +17,13 @@ export interface LoadedModel {
 /**
  * Reads a Llama model in Hugging Face's layout: config.json, one model.safetensors or shards with an index, tokenizer.json if
  * there is one; float32, float16 or bfloat16. Every tensor is checked: that it is there, its shape, that all of it is
- * finite, and that no other is left over. Throws ModelFolderInvalid or SafetensorsInvalid; nothing is left behind.
+ * finite, and that no other is left over. Throws ModelFolderInvalid, SafetensorsInvalid or DataError TOKENIZER_INVALID;
+ * nothing is left behind.
  */
 export async function loadModelFolder(folder: string): Promise<LoadedModel> {
-  const config = parseLlamaConfig(await readText(folder, 'config.json'));
+  const configText = await readText(folder, 'config.json');
+  if (configText === null) throw new ModelFolderInvalid('config.json', 'a readable file', 'none');
+  const config = parseLlamaConfig(configText);
   const tokenizer = await readTokenizer(folder);
   if (tokenizer !== null && tokenizer.vocabularySize > config.vocabSize) {
     throw new ModelFolderInvalid(
@@ -50,7 +54,7 @@ type Located = Map<string, { file: SafetensorsFile; shape: readonly number[] }>;
 
 /** The one file of weights, or all shards that the index names. */
 async function openWeights(folder: string): Promise<SafetensorsFile[]> {
-  const index = await readFile(join(folder, 'model.safetensors.index.json'), 'utf8').catch(() => null);
+  const index = await readText(folder, 'model.safetensors.index.json');
   const names = index === null ? ['model.safetensors'] : shardNames(index);
   const files: SafetensorsFile[] = [];
   try {
@@ -120,12 +124,31 @@ function checkTensors(shapes: ReadonlyMap<string, WeightShape>, found: Located, 
 }
 
 async function readTokenizer(folder: string): Promise<Tokenizer | null> {
-  const json = await readFile(join(folder, 'tokenizer.json'), 'utf8').catch(() => null);
+  const json = await readText(folder, 'tokenizer.json');
   return json === null ? null : jsonTokenizer(json, 'huggingFace');
 }
 
-async function readText(folder: string, name: string): Promise<string> {
-  return readFile(join(folder, name), 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw new ModelFolderInvalid(name, 'a readable file', error.code ?? error.message);
-  });
+/** Largest config, index or tokenizer; the largest in use have about 30 MiB. */
+const textBytesMax = 64 * 2 ** 20;
+
+/** Null where there is no such file. */
+async function readText(folder: string, name: string): Promise<string | null> {
+  const expected = `a regular file of at most ${textBytesMax} bytes`;
+  let handle: FileHandle;
+  try {
+    // Not blocking: the open of a pipe would wait for its writer.
+    handle = await open(join(folder, name), constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return null;
+    throw new ModelFolderInvalid(name, expected, code ?? message);
+  }
+  try {
+    const stats = await handle.stat();
+    if (!stats.isFile()) throw new ModelFolderInvalid(name, expected, 'a folder, pipe or device');
+    if (stats.size > textBytesMax) throw new ModelFolderInvalid(name, expected, `${stats.size} bytes`);
+    return await handle.readFile('utf8');
+  } finally {
+    await handle.close();
+  }
 }
