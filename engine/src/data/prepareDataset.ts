@@ -81,11 +81,6 @@ export async function prepareDataset(
     folder,
     later(trained ? 0.4 : 0.2, 0.99),
   );
-  if (train.documents === 0)
-    throw new DataError('DATASET_EMPTY', {
-      fileCount: files.length,
-      heldOutDocumentCount: heldOut.documents,
-    });
   const { kind, vocabularySize, endOfTextId } = tokenizer;
   const manifest: DatasetManifest = {
     formatVersion: manifestFormatVersion,
@@ -133,7 +128,8 @@ async function firstPass(
   signal: AbortSignal,
 ): Promise<FirstPass> {
   const sources: Source[] = [];
-  const auto = { documents: 0, bytes: 0 };
+  let autoBytes = 0;
+  const documents = { auto: 0, train: 0, heldOut: 0 };
   let textBytes = 0;
   for (const [index, { path, name, format, split }] of files.entries()) {
     const file = await RegularFile.open(path, name);
@@ -143,17 +139,24 @@ async function firstPass(
       for await (const piece of piecesOfFile(file, format, options)) {
         signal.throwIfAborted();
         fileBytes += piece.textBytes;
-        if (split === 'auto' && piece.endsDocument) auto.documents++;
+        if (piece.endsDocument) documents[split]++;
         progress((index + Math.min(1, fileBytes / file.sizeBytes)) / files.length);
       }
       textBytes += fileBytes;
-      if (split === 'auto') auto.bytes += fileBytes;
+      if (split === 'auto') autoBytes += fileBytes;
       await file.assertUnchanged();
     } finally {
       await file.close();
     }
   }
-  return { sources, division: divide(options, auto), textBytes };
+  // Of the `auto` documents some text is always for training.
+  if (documents.auto + documents.train === 0) {
+    throw new DataError('DATASET_EMPTY', {
+      fileCount: files.length,
+      heldOutDocumentCount: documents.heldOut,
+    });
+  }
+  return { sources, division: divide(options, { documents: documents.auto, bytes: autoBytes }), textBytes };
 }
 
 /** All text in order, each piece with its part. */
