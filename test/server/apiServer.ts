@@ -66,7 +66,7 @@ export async function openApi(
     stopping: stopping.signal,
   };
   const server = createServer()
-    .use(errorMiddleware(log))
+    .use(errorMiddleware(log, config))
     .use(metadataMiddleware(config.metadataBytesMax))
     .use(deadlineMiddleware(options.deadlineSeconds ?? 30));
   server.add(TrainingServiceDefinition, trainingService(apiParts));

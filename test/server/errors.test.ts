@@ -342,7 +342,7 @@ async function answerTo(log: ReturnType<typeof pino>, error: Error, signal: Abor
     trailer: Metadata(),
     signal,
   };
-  return await errorMiddleware(log)(call, context)
+  return await errorMiddleware(log, { freeDiskBytesMin: 0 })(call, context)
     .next()
     .catch((answer: unknown) => answer);
 }

@@ -1,19 +1,21 @@
 import { randomUUID } from 'node:crypto';
 import { ServerError, Status, type CallContext, type ServerMiddleware } from 'nice-grpc';
 import type { Logger } from 'pino';
+import type { Config } from '../config.js';
 import { ServiceError } from '../errors.js';
+import { isDiskFull } from '../store/diskFull.js';
 import { encodeStatusDetails } from './statusDetails.js';
 
 /**
  * Gives every error its details and lets nothing else out: what is not of the catalogue becomes INTERNAL_ERROR with an id,
  * under which the log has the stack. The outermost middleware but for metrics.
  */
-export function errorMiddleware(log: Logger): ServerMiddleware {
+export function errorMiddleware(log: Logger, config: Pick<Config, 'freeDiskBytesMin'>): ServerMiddleware {
   return async function* answerErrors(call, context) {
     try {
       return yield* call.next(call.request, context);
     } catch (error) {
-      const answer = toServiceError(error, context, (errorId, cause) =>
+      const answer = toServiceError(error, context, config, (errorId, cause) =>
         log.error({ err: cause, errorId, method: call.method.path }, 'A call failed'),
       );
       if (!(answer instanceof ServiceError)) throw answer;
@@ -29,6 +31,7 @@ export function errorMiddleware(log: Logger): ServerMiddleware {
 function toServiceError(
   error: unknown,
   context: CallContext,
+  { freeDiskBytesMin }: Pick<Config, 'freeDiskBytesMin'>,
   report: (errorId: string, cause: unknown) => void,
 ): ServerError {
   if (error instanceof ServiceError) return error;
@@ -37,6 +40,7 @@ function toServiceError(
     return new ServiceError('CALL_CANCELLED', {});
   // From gRPC's own services, such as health for an unknown name.
   if (error instanceof ServerError && error.code !== Status.UNKNOWN) return error;
+  if (isDiskFull(error)) return new ServiceError('DISK_FULL', { freeBytesMin: freeDiskBytesMin });
   const errorId = randomUUID();
   report(errorId, error);
   return new ServiceError('INTERNAL_ERROR', { errorId });

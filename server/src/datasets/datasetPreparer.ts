@@ -1,11 +1,14 @@
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
+import { isDiskFull } from '../store/diskFull.js';
 import { folders, syncFolder } from '../store/folders.js';
 import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
 import type { Dataset } from './dataset.js';
 import type { DatasetStore } from './datasetStore.js';
 
+/** Wait until a full disk is tried again. */
+const fullDiskRetryMs = 5000;
 /** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
 const crashesMax = 2;
 
@@ -18,6 +21,7 @@ export class DatasetPreparer {
   private working: Promise<void> | undefined;
   private isWanted = false;
   private stopListening: (() => void) | undefined;
+  private retryTimer: NodeJS.Timeout | undefined;
 
   constructor(
     private readonly store: DatasetStore,
@@ -38,6 +42,7 @@ export class DatasetPreparer {
   async stop(): Promise<void> {
     this.stopListening?.();
     this.stopping.abort();
+    clearTimeout(this.retryTimer);
     await this.working;
   }
 
@@ -45,6 +50,11 @@ export class DatasetPreparer {
     this.isWanted = true;
     this.working ??= this.prepareAll()
       .catch((error: unknown) => {
+        if (isDiskFull(error)) {
+          this.log.error('Data sets wait: the disk is full');
+          this.retryTimer = setTimeout(() => this.work(), fullDiskRetryMs);
+          return;
+        }
         this.log.fatal({ err: error }, 'Data sets cannot be prepared');
         this.onStoreFailure(error);
       })

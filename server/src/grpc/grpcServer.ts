@@ -39,7 +39,7 @@ export function createGrpcServer(parts: ApiParts, health: Health): Server {
   const { config, log, metrics } = parts;
   const server = createServer(serverOptions(config))
     .use(rpcMetricsMiddleware(metrics, services))
-    .use(errorMiddleware(log))
+    .use(errorMiddleware(log, config))
     .use(metadataMiddleware(config.metadataBytesMax))
     .use(endStreamsMiddleware(parts.stopping))
     .use(deadlineMiddleware(config.trainerGraceSeconds + unarySeconds));

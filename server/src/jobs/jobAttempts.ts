@@ -210,6 +210,18 @@ export class JobAttempts {
     });
   }
 
+  /** No trainer could be started, which says nothing about the job: it is queued again, and the attempt does not count. */
+  async notStarted(key: AttemptKey, what: string, delayMs: number): Promise<Job | 'stale'> {
+    return await this.write(
+      key,
+      async (row, change) =>
+        (await honourWish(row, change)) ??
+        (await change.moveTo(row, 'queued', `${what}; it is tried again`, {
+          not_before_ms: change.nowMs + delayMs,
+        })),
+    );
+  }
+
   private async write(
     key: AttemptKey,
     work: (row: JobRow, change: JobChange) => Promise<JobRow>,

@@ -138,6 +138,8 @@ function asKyselyExpects(connection: Libsql.Database): SqliteDatabase {
   const statements = new Map<string, SqliteStatement>();
   return {
     prepare(text) {
+      // A full disk ends the transaction by itself. A second end would fail, and hide the error that tells of the disk.
+      if (text === 'rollback' && !connection.inTransaction) return nothingToDo;
       let statement = statements.get(text);
       if (statement === undefined) {
         if (statements.size >= statementsMax) statements.delete(statements.keys().next().value!);
@@ -158,6 +160,13 @@ function asKyselyExpects(connection: Libsql.Database): SqliteDatabase {
     },
   };
 }
+
+const nothingToDo: SqliteStatement = {
+  reader: false,
+  all: () => [],
+  run: () => ({ changes: 0, lastInsertRowid: 0 }),
+  iterate: () => [][Symbol.iterator](),
+};
 
 function explain(error: unknown, file: string, holderFile: string): unknown {
   if (error instanceof StoreUnusable || !(error instanceof Error)) return error;

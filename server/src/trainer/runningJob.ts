@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { isDiskFull } from '../store/diskFull.js';
 import { checkpointName } from '../store/folders.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job } from '../jobs/job.js';
@@ -27,6 +28,8 @@ const batchDelayMs = 50;
 const batchEventsMax = 256;
 /** Wait until a full disk is tried again. The trainer waits meanwhile, for want of acknowledgements. */
 const fullDiskRetryMs = 2000;
+/** How many times the wait after a crash a job waits whose trainer the machine could not start. */
+const notStartedDelays = 10;
 /** Reasons of the engine that mean a full disk: the job is paused and loses nothing. */
 const storageReasons = new Set(['CHECKPOINT_NO_SPACE', 'STORAGE_FULL']);
 
@@ -49,6 +52,8 @@ export class RunningJob {
   /** Why the process is killed by us. */
   private fault: { reason: ServerFailure; message: string } | undefined;
   private stopAsked: 'pause' | 'cancel' | 'shutdown' | undefined;
+  /** The server does not wait for this run any more, not even for space. */
+  private isAbandoned = false;
 
   constructor(
     private readonly parts: RunningJobParts,
@@ -82,7 +87,9 @@ export class RunningJob {
     this.process.killAfterGrace();
   }
 
-  kill(): void {
+  /** Ends it at once, for a server that has no time left: what cannot be stored now is put right at the next start. */
+  abandon(): void {
+    this.isAbandoned = true;
     this.process.kill();
   }
 
@@ -137,8 +144,9 @@ export class RunningJob {
           this.log.error({ err: error }, 'A message of the trainer was refused');
           return this.refuse('sent a message that does not fit its job');
         }
-        this.log.fatal({ err: error }, 'The journal cannot be written');
         this.process.kill();
+        if (isDiskFull(error)) return this.log.warn('The disk is full: the last messages are not stored');
+        this.log.fatal({ err: error }, 'The journal cannot be written');
         this.parts.onStoreFailure(error);
       })
       .finally(() => (this.writing = undefined));
@@ -220,7 +228,7 @@ export class RunningJob {
       try {
         return await write();
       } catch (error) {
-        if ((error as { code?: unknown }).code !== 'SQLITE_FULL') throw error;
+        if (!isDiskFull(error) || this.isAbandoned) throw error;
         this.log.error('The disk is full: the journal waits for space');
         await new Promise((resolve) => setTimeout(resolve, fullDiskRetryMs));
       }
@@ -239,6 +247,10 @@ export class RunningJob {
     try {
       return await this.untilSpace(async () => await this.storeEnd(exit));
     } catch (error) {
+      if (isDiskFull(error)) {
+        this.log.warn('The disk is full: the next start of the server puts the job right');
+        return 'stopped';
+      }
       this.log.fatal({ err: error }, 'The end of a trainer cannot be stored');
       this.parts.onStoreFailure(error);
       return 'crashed';
@@ -247,7 +259,9 @@ export class RunningJob {
 
   private async storeEnd(exit: ProcessExit): Promise<TrainerOutcome> {
     const { attempts, checkpoints, retry } = this.parts;
-    await checkpoints.clearOrphans(this.job.id);
+    await checkpoints.clearOrphans(this.job.id).catch((error: unknown) => {
+      this.log.warn({ err: error }, 'Leftovers could not be removed');
+    });
     if (this.outcome !== undefined) {
       this.log.info({ outcome: this.outcome }, 'The trainer ended');
       return this.outcome;
@@ -264,6 +278,10 @@ export class RunningJob {
       return 'stopped';
     }
     this.log.error({ code: exit.code, signal: exit.signal }, exit.what);
+    if (!exit.wasStarted) {
+      await attempts.notStarted(this.key, exit.what, retry.retryDelayMs * notStartedDelays);
+      return 'crashed';
+    }
     await attempts.crashed(this.key, exit.what, retry);
     return 'crashed';
   }

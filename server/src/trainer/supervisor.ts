@@ -12,6 +12,7 @@ import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
+import { isDiskFull } from '../store/diskFull.js';
 import { folders } from '../store/folders.js';
 import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
@@ -48,6 +49,8 @@ const lowDiskRetryMs = 5000;
 /** Keeps the slots busy: one trainer process for each running job, watched, fenced by its attempt, and replaced after a crash. */
 export class Supervisor {
   private readonly running = new Map<string, RunningJob>();
+  /** Jobs that were claimed and could not be launched; they go back to the queue before anything else is claimed. */
+  private readonly unlaunched: { job: Job; what: string }[] = [];
   private readonly exitListeners = new Set<(exit: TrainerExit) => void>();
   private filling: Promise<void> | undefined;
   private isFillWanted = false;
@@ -95,7 +98,7 @@ export class Supervisor {
     const runs = [...this.running.values()];
     for (const run of runs) run.stop('shutdown');
     const timer = setTimeout(() => {
-      for (const run of runs) run.kill();
+      for (const run of runs) run.abandon();
     }, timeoutMs);
     await Promise.all(runs.map(async (run) => await run.done));
     clearTimeout(timer);
@@ -122,10 +125,14 @@ export class Supervisor {
       left.push(...page.jobs);
     }
     for (const job of left) {
-      const removed = [
-        ...(await checkpoints.clearOrphans(job.id)),
-        ...(await artifacts.clearOrphans(job.id)),
-      ];
+      const removed = await Promise.all([
+        checkpoints.clearOrphans(job.id),
+        artifacts.clearOrphans(job.id),
+      ]).catch((error: unknown) => {
+        // Waste of space, but no harm: what a new attempt writes has other names.
+        log.warn({ jobId: job.id, err: error }, 'Leftovers could not be removed');
+        return [];
+      });
       // No delay: the server's own start was one. It still counts, so that a job that takes the machine down is given up.
       const rule = { attemptsWithoutProgressMax: config.attemptsWithoutProgressMax, retryDelayMs: 0 };
       const after = await attempts.crashed(
@@ -134,7 +141,7 @@ export class Supervisor {
         rule,
       );
       log.warn(
-        { jobId: job.id, removed, state: after === 'stale' ? job.state : after.state },
+        { jobId: job.id, removed: removed.flat(), state: after === 'stale' ? job.state : after.state },
         'A job was left by a server that ended',
       );
     }
@@ -145,6 +152,10 @@ export class Supervisor {
     this.isFillWanted = true;
     this.filling ??= this.fillSlots()
       .catch((error: unknown) => {
+        if (isDiskFull(error)) {
+          this.parts.log.error('No job starts: the disk is full');
+          return this.fillAfter(lowDiskRetryMs);
+        }
         this.parts.log.fatal({ err: error }, 'Jobs cannot be claimed');
         this.parts.onStoreFailure(error);
       })
@@ -157,6 +168,7 @@ export class Supervisor {
   private async fillSlots(): Promise<void> {
     this.isFillWanted = false;
     while (!this.isStopping && this.running.size < this.slotCount) {
+      await this.giveBackUnlaunched();
       const free = await freeDiskBytes(this.parts.config.dataFolder);
       if (free < this.parts.config.freeDiskBytesMin) {
         this.parts.log.warn(
@@ -170,12 +182,27 @@ export class Supervisor {
         if (claim.notBeforeMs !== null) this.fillAfter(Math.max(1, claim.notBeforeMs - Date.now()));
         return;
       }
-      await this.launch(claim.job);
+      try {
+        await this.launch(claim.job);
+      } catch (error) {
+        const what = `The trainer could not be started (${(error as Error).message})`;
+        this.parts.log.error({ jobId: claim.job.id, err: error }, what);
+        this.unlaunched.push({ job: claim.job, what });
+      }
+    }
+  }
+
+  private async giveBackUnlaunched(): Promise<void> {
+    for (let entry = this.unlaunched[0]; entry !== undefined; entry = this.unlaunched[0]) {
+      const { job, what } = entry;
+      await this.parts.attempts.notStarted({ jobId: job.id, attempt: job.attempt }, what, lowDiskRetryMs);
+      this.unlaunched.shift();
     }
   }
 
   private fillAfter(delayMs: number): void {
     clearTimeout(this.retryTimer);
+    if (this.isStopping) return;
     this.retryTimer = setTimeout(() => this.fill(), delayMs);
   }
 
@@ -191,7 +218,9 @@ export class Supervisor {
     }
     const jobFolder = folders.job(config.dataFolder, job.id);
     await mkdir(jobFolder, { recursive: true });
-    await artifacts.clearOrphans(job.id);
+    await artifacts.clearOrphans(job.id).catch((error: unknown) => {
+      log.warn({ jobId: job.id, err: error }, 'Leftovers could not be removed');
+    });
     const stepCount = new Schedule(job.spec).stepCount;
     const order: TrainOrder = {
       jobId: job.id,

@@ -121,7 +121,7 @@ export class TaskRunner {
     task: Task & { kind: K },
     options: TaskOptions<K>,
   ): Promise<TaskTypes[K]['result']> {
-    await this.takePlace(options.signal);
+    await this.takePlace(options);
     try {
       return await this.runInChild(task, options);
     } finally {
@@ -199,9 +199,16 @@ export class TaskRunner {
     return answer.result;
   }
 
-  private async takePlace(signal: AbortSignal): Promise<void> {
+  private async takePlace({
+    signal,
+    timeoutMs,
+  }: {
+    signal: AbortSignal;
+    timeoutMs: number | null;
+  }): Promise<void> {
     if (this.runningCount < this.config.tasksMax) this.runningCount++;
-    else if (this.waiting.length >= waitingMax)
+    // What may take as long as it likes can also wait: a data set does not fail because others generate text.
+    else if (this.waiting.length >= waitingMax && timeoutMs !== null)
       throw new TaskFailed('TASKS_BUSY', 'Too many tasks wait for a process; try again later');
     else await this.waitForPlace(signal);
     if (!signal.aborted && !this.isStopping) return;

@@ -26,6 +26,8 @@ export interface ProcessExit {
   code: number | null;
   signal: NodeJS.Signals | null;
   wasSilent: boolean;
+  /** False when the machine refused to start a process at all. */
+  wasStarted: boolean;
   what: string;
 }
 
@@ -150,7 +152,13 @@ export class TrainerProcess {
     if (this.wasSilent) why = ` after ${this.options.silenceMs / 1000} s of silence`;
     else if (this.errorTail.includes('heap out of memory')) why = ' because the heap of JavaScript was full';
     else if (signal === 'SIGKILL') why = ', often a sign that the system had no memory left';
-    return { code, signal, wasSilent: this.wasSilent, what: `The trainer ${how}${why}` };
+    return {
+      code,
+      signal,
+      wasSilent: this.wasSilent,
+      wasStarted: true,
+      what: `The trainer ${how}${why}`,
+    };
   }
 
   /** Writes a stream line by line. A line without an end is cut, so that a flood of bytes is never held. */
@@ -176,6 +184,7 @@ function notStarted(error: Error): ProcessExit {
     code: null,
     signal: null,
     wasSilent: false,
+    wasStarted: false,
     what: `The trainer could not be started (${error.message})`,
   };
 }

@@ -1,0 +1,110 @@
+import { randomUUID } from 'node:crypto';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { sql } from 'kysely';
+import { Status } from 'nice-grpc';
+import { expect, test } from 'vitest';
+import { jobSpec, openApi, refusalOf } from './apiServer.js';
+import { allEvents, claim, jobWhen, openParts, readyDataset, runSpec, submit, type Parts } from './parts.js';
+
+/** Lets the store grow by nothing, which fails as a full disk does, and uses up what room its pages have. */
+async function fillDisk(parts: Parts): Promise<void> {
+  const { id } = await submit(parts);
+  await parts.control.pause(id);
+  await sql`pragma max_page_count = 1`.execute(parts.db);
+  const untilRefused = async (): Promise<never> => {
+    for (;;) {
+      await parts.control.resume(id);
+      await parts.control.pause(id);
+    }
+  };
+  await expect(untilRefused()).rejects.toMatchObject({ code: 'SQLITE_FULL' });
+}
+
+async function makeRoom({ db }: Parts): Promise<void> {
+  await sql`pragma max_page_count = 1000000`.execute(db);
+}
+
+test('on a full disk a job is refused with a code to retry, reads go on, and room is all it takes', async () => {
+  const api = await openApi();
+  await readyDataset(api.parts);
+  await fillDisk(api.parts);
+  const create = { spec: jobSpec(), requestId: randomUUID() };
+  const refusal = await refusalOf(async (options) => {
+    // The first ones may find room in pages that are begun.
+    for (;;)
+      await api.training.createJob({ ...create, requestId: (create.requestId = randomUUID()) }, options);
+  });
+  expect(refusal).toMatchObject({ code: Status.RESOURCE_EXHAUSTED, info: { reason: 'DISK_FULL' } });
+  expect(refusal.retry).toBeDefined();
+  const { jobs } = await api.training.listJobs({});
+  await makeRoom(api.parts);
+  await api.training.createJob(create);
+  expect((await api.training.listJobs({})).jobs).toHaveLength(jobs.length + 1);
+});
+
+test('a full disk holds up a running job and harms nothing', async () => {
+  const parts = await openParts();
+  await readyDataset(parts);
+  await parts.supervisor.start();
+  const { id } = await submit(parts, { spec: runSpec('wait', { stepCount: 400 }) });
+  await jobWhen(parts, id, ({ progress }) => progress.step === 3);
+  await fillDisk(parts);
+  const { lastSequence } = (await parts.store.find(id))!;
+  writeFileSync(join(parts.dataFolder, 'jobs', id, 'go'), '');
+  await expect(submit(parts)).rejects.toMatchObject({ code: 'SQLITE_FULL' });
+  await makeRoom(parts);
+  const job = await jobWhen(parts, id, ({ state }) => state === 'succeeded');
+  expect(job.attempt).toBe(1);
+  const events = await allEvents(parts, id);
+  expect(events.length).toBeGreaterThan(lastSequence);
+  expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
+  expect(parts.storeFailures).toEqual([]);
+});
+
+test('a full disk does not hold up the end of the server; the job goes on when there is room', async () => {
+  const parts = await openParts();
+  await readyDataset(parts);
+  await parts.supervisor.start();
+  const { id } = await submit(parts, { spec: runSpec('slow', { stepCount: 1000 }) });
+  await jobWhen(parts, id, ({ progress }) => progress.step >= 3);
+  await fillDisk(parts);
+  await parts.supervisor.stop(200);
+  expect(parts.storeFailures).toEqual([]);
+  await makeRoom(parts);
+  await parts.close();
+
+  const again = await openParts({}, parts.dataFolder);
+  await again.supervisor.start();
+  await jobWhen(again, id, ({ attempt, state }) => attempt === 2 && state === 'running');
+});
+
+test('jobs wait while no claim can be stored', async () => {
+  const parts = await openParts();
+  await readyDataset(parts);
+  const { id } = await submit(parts, { spec: runSpec() });
+  await fillDisk(parts);
+  await expect(claim(parts)).rejects.toMatchObject({ code: 'SQLITE_FULL' });
+  await parts.supervisor.start();
+  await expect(submit(parts)).rejects.toMatchObject({ code: 'SQLITE_FULL' });
+  expect((await parts.store.find(id))?.state).toBe('queued');
+  await makeRoom(parts);
+  // Whatever is queued has the supervisor look again, which it does by itself after some seconds.
+  await submit(parts);
+  await jobWhen(parts, id, ({ state }) => state === 'succeeded');
+  expect(parts.storeFailures).toEqual([]);
+});
+
+test('a job whose trainer the machine cannot start goes back to the queue and harms no other', async () => {
+  const parts = await openParts();
+  await readyDataset(parts);
+  mkdirSync(join(parts.dataFolder, 'jobs'));
+  writeFileSync(join(parts.dataFolder, 'jobs', 'blocked'), 'not a folder');
+  await parts.supervisor.start();
+  await submit(parts, { jobId: 'blocked', spec: runSpec() });
+  const blocked = await jobWhen(parts, 'blocked', ({ attempt, state }) => attempt > 0 && state === 'queued');
+  expect(blocked.stateReason).toContain('could not be started (EEXIST');
+  const other = await submit(parts, { spec: runSpec() });
+  expect((await jobWhen(parts, other.id, ({ state }) => state === 'succeeded')).attempt).toBe(1);
+  expect(parts.storeFailures).toEqual([]);
+});
