@@ -73,6 +73,16 @@ describe.each(['reference', 'native'] as const)('text on %s', (device) => {
     model.dispose();
   });
 
+  it('takes memory for the positions it can fill, not for all of the model', async () => {
+    const model = lively({ maxPositionEmbeddings: 1 << 16 });
+    const before = process.memoryUsage().arrayBuffers;
+    let most = 0;
+    const ids = generateTokens(model, prompt, greedy);
+    while (!(await ids.next()).done) most = Math.max(most, process.memoryUsage().arrayBuffers - before);
+    expect(most).toBeLessThan(1 << 20);
+    model.dispose();
+  });
+
   it('takes the last ids of a prompt that is too long and refuses an empty one', async () => {
     const model = lively({ maxPositionEmbeddings: 4 });
     expect((await collect(model, { tokenCountMax: 1 })).length).toBe(1);

@@ -27,7 +27,9 @@ export async function* generateTokens(
   const positionsMax = model.config.maxPositionEmbeddings;
   const random = Random.forStream(settings.seed, 'generate');
   let window = prompt.slice(-positionsMax);
-  let cache = model.newCache();
+  // All positions of a large model take gigabytes, a short text a few of them.
+  const cachedMax = Math.min(positionsMax, window.length + settings.tokenCountMax);
+  let cache = model.newCache(cachedMax);
   let logits = model.extend(cache, Int32Array.from(window));
 
   for (let count = 0; count < settings.tokenCountMax; count++) {
@@ -43,7 +45,7 @@ export async function* generateTokens(
       logits = model.extend(cache, Int32Array.of(id));
     } else {
       window = window.slice(-Math.ceil(positionsMax / 2));
-      cache = model.newCache();
+      cache = model.newCache(cachedMax);
       logits = model.extend(cache, Int32Array.from(window));
     }
   }

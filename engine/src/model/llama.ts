@@ -228,10 +228,10 @@ export class Llama {
     );
   }
 
-  /** An empty cache for one sequence of this model. */
-  newCache(): KeyValueCache {
-    const { numHiddenLayers, numKeyValueHeads, maxPositionEmbeddings } = this.config;
-    return new KeyValueCache(numHiddenLayers, maxPositionEmbeddings, numKeyValueHeads * this.headDim);
+  /** An empty cache for one sequence of at most so many ids. Its memory is taken at once. */
+  newCache(positionsMax = this.config.maxPositionEmbeddings): KeyValueCache {
+    const { numHiddenLayers, numKeyValueHeads } = this.config;
+    return new KeyValueCache(numHiddenLayers, positionsMax, numKeyValueHeads * this.headDim);
   }
 
   /** Computes new ids of a sequence behind those in its cache; gives the logits [vocabulary] after the last of them. */
