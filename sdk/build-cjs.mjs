@@ -1,12 +1,25 @@
-// Compiles the SDK once more as CommonJS into dist/cjs, for `require`.
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
+// Compiles the SDK once more as CommonJS into dist/cjs, for `require`. Runs before every demo and test, so it does nothing
+// when the sources are those of the last time; tsc would read them all to find that out.
 import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
 const folder = fileURLToPath(new URL('.', import.meta.url));
-const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc');
+const require = createRequire(import.meta.url);
+const stamp = `${folder}dist/cjs/.sources`;
+const hash = createHash('sha256').update(require('typescript/package.json').version);
+const sources = readdirSync(`${folder}src`, { recursive: true }).filter((name) => name.endsWith('.ts'));
+for (const name of ['tsconfig.cjs.json', 'build-cjs.mjs', ...sources.sort().map((name) => `src/${name}`)]) {
+  hash.update(`\0${name}\0`).update(readFileSync(folder + name));
+}
+const digest = hash.digest('hex');
+if (existsSync(stamp) && readFileSync(stamp, 'utf8') === digest) process.exit(0);
+
 mkdirSync(`${folder}dist/cjs`, { recursive: true });
 // The nearest package.json decides how Node reads .js files.
 writeFileSync(`${folder}dist/cjs/package.json`, '{ "type": "commonjs" }\n');
+const tsc = require.resolve('typescript/bin/tsc');
 execFileSync(process.execPath, [tsc, '-p', `${folder}tsconfig.cjs.json`], { stdio: 'inherit' });
+writeFileSync(stamp, digest);

@@ -15,43 +15,66 @@ interface GenerateFlags {
 
 /** Data in, weights and text out, and what the server is. */
 export function addDataCommands(program: Command, run: Run): void {
-  program.command('upload <files...>').description('upload text, JSONL or Parquet as a data set')
+  program
+    .command('upload <files...>')
+    .description('upload text, JSONL or Parquet as a data set')
     .option('--id <id>', 'id of the data set; with it a broken upload can go on')
     .option('--title <text>', 'title for people')
     .option('--on-server', 'the paths are on the server, in a folder that it allows')
     .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
     .option('--held-out <share>', 'share of documents to hold out, 0 to 0.5', decimalNumber)
     .option('--text-field <name>', 'field or column with the text')
-    .action((files: string[], flags: { id?: string; title?: string; onServer?: boolean; vocabulary?: number; heldOut?: number; textField?: string }) =>
-      run(async ({ client, output, signal }) => {
-        const dataset = await client.uploadDataset({
-          datasetId: flags.id,
-          displayName: flags.title,
-          files: files.map((path) => (flags.onServer ? { serverPath: path } : { path })),
-          spec: {
-            tokenizer: flags.vocabulary === undefined ? undefined : { trainedBpe: { vocabularySize: flags.vocabulary } },
-            heldOutShare: flags.heldOut,
-            textField: flags.textField,
-          },
-          signal,
-        });
-        output.result(dataset, () => [
-          `${dataset.name} is ready: ${quantity(dataset.train?.tokenCount ?? 0)} tokens to train on, ${quantity(dataset.heldOut?.tokenCount ?? 0)} held out.`,
-        ]);
-      }),
+    .action(
+      (
+        files: string[],
+        flags: {
+          id?: string;
+          title?: string;
+          onServer?: boolean;
+          vocabulary?: number;
+          heldOut?: number;
+          textField?: string;
+        },
+      ) =>
+        run(async ({ client, output, signal }) => {
+          const dataset = await client.uploadDataset({
+            datasetId: flags.id,
+            displayName: flags.title,
+            files: files.map((path) => (flags.onServer ? { serverPath: path } : { path })),
+            spec: {
+              tokenizer:
+                flags.vocabulary === undefined
+                  ? undefined
+                  : { trainedBpe: { vocabularySize: flags.vocabulary } },
+              heldOutShare: flags.heldOut,
+              textField: flags.textField,
+            },
+            signal,
+          });
+          output.result(dataset, () => [
+            `${dataset.name} is ready: ${quantity(dataset.train?.tokenCount ?? 0)} tokens to train on, ${quantity(dataset.heldOut?.tokenCount ?? 0)} held out.`,
+          ]);
+        }),
     );
 
-  program.command('download <job> [folder]').description("bring a job's newest weights, or an artifact jobs/…/artifacts/…, into a folder")
+  program
+    .command('download <job> [folder]')
+    .description("bring a job's newest weights, or an artifact jobs/…/artifacts/…, into a folder")
     .action((name: string, folder: string | undefined) =>
       run(async ({ client, output, signal }) => {
         let size = 0;
         const onProgress = ({ sizeBytes }: { sizeBytes: number }) => void (size = sizeBytes);
-        const paths = await client.downloadArtifact(jobName(name), folder ?? 'relora-output', { signal, onProgress });
+        const paths = await client.downloadArtifact(jobName(name), folder ?? 'relora-output', {
+          signal,
+          onProgress,
+        });
         output.result({ paths }, () => [downloadText(paths, size), ...paths.map((path) => `  ${path}`)]);
       }),
     );
 
-  program.command('generate <model>').description('continue a text with a job or an artifact')
+  program
+    .command('generate <model>')
+    .description('continue a text with a job or an artifact')
     .option('--prompt <text>', 'text to continue', '')
     .option('--tokens <n>', 'tokens to generate', wholeNumber)
     .option('--temperature <x>', '0 for the likeliest token always', decimalNumber)
@@ -62,7 +85,15 @@ export function addDataCommands(program: Command, run: Run): void {
       run(async ({ client, output, signal }) => {
         const { prompt, tokens, temperature, topK, topP, seed } = flags;
         if (!output.isJson) process.stdout.write(prompt);
-        for await (const piece of client.generate(jobName(model), { prompt, tokenCountMax: tokens, temperature, topK, topP, seed, signal })) {
+        for await (const piece of client.generate(jobName(model), {
+          prompt,
+          tokenCountMax: tokens,
+          temperature,
+          topK,
+          topP,
+          seed,
+          signal,
+        })) {
           output.result(piece, () => []);
           if (output.isJson) continue;
           process.stdout.write(piece.text);
@@ -71,7 +102,9 @@ export function addDataCommands(program: Command, run: Run): void {
       }),
     );
 
-  program.command('info').description('show what the server is and can do')
+  program
+    .command('info')
+    .description('show what the server is and can do')
     .action(() =>
       run(async ({ client, output, signal }) => {
         const info = await client.serverInfo({ signal });
@@ -95,7 +128,12 @@ export function addDataCommands(program: Command, run: Run): void {
             ['PRESET', 'HIDDEN', 'MLP', 'LAYERS', 'HEADS', 'WEIGHTS'],
             ...info.presets.map(({ name, config, bodyParameterCount }) => [
               name,
-              ...[config?.hiddenSize, config?.intermediateSize, config?.numHiddenLayers, config?.numAttentionHeads].map((value) => String(value ?? '')),
+              ...[
+                config?.hiddenSize,
+                config?.intermediateSize,
+                config?.numHiddenLayers,
+                config?.numAttentionHeads,
+              ].map((value) => String(value ?? '')),
               quantity(bodyParameterCount),
             ]),
           ]),

@@ -39,11 +39,17 @@ export function exitCodeOf(error: unknown): number {
 export function describeError(error: unknown, address: string): string[] {
   if (!(error instanceof ReloraError)) return [error instanceof Error ? error.message : String(error)];
   if (error.code === 'UNAVAILABLE' && error.reason === '') {
-    return [`No server answers at ${address}.`, 'Start one with "relora-server", or name another with --address or RELORA_ADDRESS.'];
+    return [
+      `No server answers at ${address}.`,
+      'Start one with "relora-server", or name another with --address or RELORA_ADDRESS.',
+    ];
   }
   if (error.fields.length === 0) return [error.message];
   const width = Math.max(...error.fields.map(({ field }) => field.length));
-  return ['The request was refused:', ...error.fields.map(({ field, description }) => `  ${field.padEnd(width)}  ${description}`)];
+  return [
+    'The request was refused:',
+    ...error.fields.map(({ field, description }) => `  ${field.padEnd(width)}  ${description}`),
+  ];
 }
 
 /** An error for programs. */

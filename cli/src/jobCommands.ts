@@ -34,11 +34,19 @@ export function addJobCommands(program: Command, run: Run): void {
     .option('--validate-only', 'check everything, store nothing')
     .action((flags: CreateFlags) => run(async (session) => void (await create(session, flags))));
 
-  addSpecOptions(program.command('run').description('create a job, watch it and download its weights: upload files with --file'))
+  addSpecOptions(
+    program
+      .command('run')
+      .description('create a job, watch it and download its weights: upload files with --file'),
+  )
     .option('--title <text>', 'title for people')
     .option('--label <key=value...>', 'labels to find the job by', label)
     .option('--file <path...>', 'text, JSONL or Parquet to upload as the data set')
-    .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the files; by default bytes are tokens', wholeNumber)
+    .option(
+      '--vocabulary <n>',
+      'train a BPE vocabulary of this size on the files; by default bytes are tokens',
+      wholeNumber,
+    )
     .option('--output <folder>', 'where the weights go', 'relora-output')
     .addHelpText('after', '\nCtrl-C leaves the job running; the command to come back is printed.')
     .action((flags: CreateFlags & { file?: string[]; vocabulary?: number; output: string }) =>
@@ -46,8 +54,15 @@ export function addJobCommands(program: Command, run: Run): void {
         const { client, output, signal } = session;
         if (flags.file !== undefined) {
           output.note('Uploading and preparing …');
-          const spec = flags.vocabulary === undefined ? {} : { tokenizer: { trainedBpe: { vocabularySize: flags.vocabulary } } };
-          const dataset = await client.uploadDataset({ files: flags.file.map((path) => ({ path })), spec, signal });
+          const spec =
+            flags.vocabulary === undefined
+              ? {}
+              : { tokenizer: { trainedBpe: { vocabularySize: flags.vocabulary } } };
+          const dataset = await client.uploadDataset({
+            files: flags.file.map((path) => ({ path })),
+            spec,
+            signal,
+          });
           flags.dataset = dataset.name;
         }
         const job = await create(session, flags);
@@ -55,19 +70,24 @@ export function addJobCommands(program: Command, run: Run): void {
         await watch(session, job.name, 0);
         await client.waitForJob(job.name, { signal, afterSequence: job.lastSequence });
         const paths = await client.downloadArtifact(job.name, flags.output, { signal });
-        output.result({ paths }, () => [`Weights are in ${flags.output}: ${paths.length} files, SHA-256 verified.`]);
+        output.result({ paths }, () => [
+          `Weights are in ${flags.output}: ${paths.length} files, SHA-256 verified.`,
+        ]);
       }),
     );
 
-  addSpecOptions(program.command('estimate').description('say what a job would cost; nothing is stored'))
-    .action((flags: SpecFlags) =>
-      run(async ({ client, output, signal }) => {
-        const response = await client.estimateJob(await readSpec(flags), { signal });
-        output.result(response, () => estimateText(response));
-      }),
-    );
+  addSpecOptions(
+    program.command('estimate').description('say what a job would cost; nothing is stored'),
+  ).action((flags: SpecFlags) =>
+    run(async ({ client, output, signal }) => {
+      const response = await client.estimateJob(await readSpec(flags), { signal });
+      output.result(response, () => estimateText(response));
+    }),
+  );
 
-  program.command('watch <job>').description('show a job while it trains; Ctrl-C leaves it running')
+  program
+    .command('watch <job>')
+    .description('show a job while it trains; Ctrl-C leaves it running')
     .option('--after <sequence>', 'events with a higher number only', wholeNumber, 0)
     .action((job: string, flags: { after: number }) =>
       run(async (session) => {
@@ -76,7 +96,9 @@ export function addJobCommands(program: Command, run: Run): void {
       }),
     );
 
-  program.command('list').description('show jobs, newest first')
+  program
+    .command('list')
+    .description('show jobs, newest first')
     .option('--state <state...>', 'only these states, for example running')
     .option('--label <key=value...>', 'only jobs with these labels', label)
     .option('--limit <n>', 'at most so many', wholeNumber, 50)
@@ -84,14 +106,21 @@ export function addJobCommands(program: Command, run: Run): void {
       run(async ({ client, output, signal }) => {
         const jobs: Job[] = [];
         const states = flags.state?.map(parseState);
-        for await (const job of client.listJobs({ states, labels: flags.label, pageSize: Math.min(500, flags.limit), signal })) {
+        for await (const job of client.listJobs({
+          states,
+          labels: flags.label,
+          pageSize: Math.min(500, flags.limit),
+          signal,
+        })) {
           if (jobs.push(job) >= flags.limit) break;
         }
         output.result({ jobs }, () => jobTable(jobs));
       }),
     );
 
-  program.command('describe <job>').description('show everything about a job')
+  program
+    .command('describe <job>')
+    .description('show everything about a job')
     .action((job: string) =>
       run(async ({ client, output, signal }) => {
         const found = await client.getJob(jobName(job), { signal });
@@ -100,11 +129,16 @@ export function addJobCommands(program: Command, run: Run): void {
     );
 
   const control = (verb: 'pause' | 'resume' | 'cancel', description: string) =>
-    program.command(`${verb} <job>`).description(description)
+    program
+      .command(`${verb} <job>`)
+      .description(description)
       .option('--request-id <uuid>', 'makes a repeated command safe')
       .action((job: string, { requestId }: { requestId?: string }) =>
         run(async ({ client, output, signal }) => {
-          const after = await client[`${verb}Job`](jobName(job), { signal, ...(requestId === undefined ? {} : { requestId }) });
+          const after = await client[`${verb}Job`](jobName(job), {
+            signal,
+            ...(requestId === undefined ? {} : { requestId }),
+          });
           output.result(after, () => [`${after.name} is ${stateText(after)}.`]);
         }),
       );
@@ -134,11 +168,18 @@ async function create({ client, output, signal }: Session, flags: CreateFlags): 
 }
 
 /** Shows events until the final one. */
-async function watch({ client, output, signal }: Session, name: string, afterSequence: number): Promise<void> {
+async function watch(
+  { client, output, signal }: Session,
+  name: string,
+  afterSequence: number,
+): Promise<void> {
   const job = await client.getJob(name, { signal });
   const view = output.isJson
     ? undefined
-    : new LiveView(process.stdout, { title: job.displayName ? `${name} ${job.displayName}` : name, stepCount: job.progress?.stepCount ?? 0 });
+    : new LiveView(process.stdout, {
+        title: job.displayName ? `${name} ${job.displayName}` : name,
+        stepCount: job.progress?.stepCount ?? 0,
+      });
   try {
     for await (const event of client.watch(name, { afterSequence, signal })) {
       if (view === undefined) output.result(event satisfies JobEvent, () => []);
@@ -146,7 +187,8 @@ async function watch({ client, output, signal }: Session, name: string, afterSeq
     }
   } finally {
     view?.close();
-    if (signal.aborted && !isTerminal(job.state)) output.note(`${name} goes on. To come back: relora watch ${name}`);
+    if (signal.aborted && !isTerminal(job.state))
+      output.note(`${name} goes on. To come back: relora watch ${name}`);
   }
 }
 

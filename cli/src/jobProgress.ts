@@ -12,7 +12,13 @@ export interface JobProgress {
   phase: JobPhase;
   losses: { step: number; loss: number }[];
   evaluations: { step: number; loss: number; bitsPerByte: number }[];
-  restarts: { step: number; deltaNorm: number; effectiveRank: number; logitChange: number; momentsZeroed: number }[];
+  restarts: {
+    step: number;
+    deltaNorm: number;
+    effectiveRank: number;
+    logitChange: number;
+    momentsZeroed: number;
+  }[];
   learningRate: number;
   gradientNorm: number;
   /** Smoothed over about twenty steps. */
@@ -53,7 +59,9 @@ export function advance(progress: JobProgress, event: JobEvent): void {
   switch (event.kind) {
     case 'state':
       progress.state = event.state.to;
-      progress.reason = event.state.failure ? `${event.state.failure.reason}: ${event.state.failure.message}` : event.state.reason;
+      progress.reason = event.state.failure
+        ? `${event.state.failure.reason}: ${event.state.failure.message}`
+        : event.state.reason;
       break;
     case 'step': {
       const { step, loss, tokenCount, stepSeconds } = event.step;
@@ -68,7 +76,8 @@ export function advance(progress: JobProgress, event: JobEvent): void {
       progress.residentBytes = event.step.residentBytes;
       progress.residentBytesMax = Math.max(progress.residentBytesMax, event.step.residentBytes);
       const rate = tokenCount / Math.max(1e-9, stepSeconds);
-      progress.tokensPerSecond = progress.tokensPerSecond === 0 ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
+      progress.tokensPerSecond =
+        progress.tokensPerSecond === 0 ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
       break;
     }
     case 'evaluation': {
@@ -80,7 +89,13 @@ export function advance(progress: JobProgress, event: JobEvent): void {
     case 'restart': {
       const { step, deltaNorm, effectiveRank, logitChangeMax, momentsZeroedRatio } = event.restart;
       dropFrom(progress.restarts, step);
-      progress.restarts.push({ step, deltaNorm, effectiveRank, logitChange: logitChangeMax, momentsZeroed: momentsZeroedRatio });
+      progress.restarts.push({
+        step,
+        deltaNorm,
+        effectiveRank,
+        logitChange: logitChangeMax,
+        momentsZeroed: momentsZeroedRatio,
+      });
       break;
     }
     case 'checkpoint':

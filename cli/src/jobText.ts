@@ -31,12 +31,26 @@ export function jobDetails(job: Job): string[] {
     ['loss', progress?.loss?.toFixed(4)],
     ['held-out loss', progress?.evaluationLoss?.toFixed(4)],
     ['tokens', progress && quantity(progress.trainedTokens)],
-    ['speed', progress?.tokensPerSecond === undefined ? undefined : `${quantity(progress.tokensPerSecond)} tokens/s`],
-    ['time left', progress?.remainingSeconds === undefined || isTerminal(job.state) ? undefined : duration(progress.remainingSeconds)],
+    [
+      'speed',
+      progress?.tokensPerSecond === undefined ? undefined : `${quantity(progress.tokensPerSecond)} tokens/s`,
+    ],
+    [
+      'time left',
+      progress?.remainingSeconds === undefined || isTerminal(job.state)
+        ? undefined
+        : duration(progress.remainingSeconds),
+    ],
     ['checkpoint', progress?.checkpointStep === undefined ? undefined : `step ${progress.checkpointStep}`],
     ['attempt', String(job.attempt)],
     ['data set', spec?.dataset],
-    ['ran on', execution && [execution.backend, execution.instructionSet, `${execution.threadCount} threads`].filter(Boolean).join(', ')],
+    [
+      'ran on',
+      execution &&
+        [execution.backend, execution.instructionSet, `${execution.threadCount} threads`]
+          .filter(Boolean)
+          .join(', '),
+    ],
     ['created', job.createTime?.toISOString()],
     ['started', job.startTime?.toISOString()],
     ['ended', job.endTime?.toISOString()],
@@ -46,18 +60,33 @@ export function jobDetails(job: Job): string[] {
 }
 
 /** Costs, plan and warnings. */
-export function estimateText({ estimate, plan, warnings }: Pick<EstimateJobResponse, 'estimate' | 'plan' | 'warnings'>): string[] {
+export function estimateText({
+  estimate,
+  plan,
+  warnings,
+}: Pick<EstimateJobResponse, 'estimate' | 'plan' | 'warnings'>): string[] {
   if (estimate === undefined || plan === undefined) return [];
   const merges = plan.restartSteps.length;
   const ratio = estimate.flopsPerToken / estimate.fullRankFlopsPerToken;
   return [
     ...table([
-      ['parameters', `${quantity(estimate.parameterCount)}, ${quantity(estimate.trainableParameterCount)} of them trained in the main phase`],
+      [
+        'parameters',
+        `${quantity(estimate.parameterCount)}, ${quantity(estimate.trainableParameterCount)} of them trained in the main phase`,
+      ],
       ['tokens', `${quantity(estimate.tokenCount)}, ${figure(estimate.epochCount)} passes over the data`],
       ['steps', `${plan.stepCount}, the first ${plan.warmStartStepCount} full-rank`],
-      ['restarts', merges === 0 ? 'none' : `${merges}, before steps ${plan.restartSteps.slice(0, 8).join(', ')}${merges > 8 ? ' …' : ''}`],
+      [
+        'restarts',
+        merges === 0
+          ? 'none'
+          : `${merges}, before steps ${plan.restartSteps.slice(0, 8).join(', ')}${merges > 8 ? ' …' : ''}`,
+      ],
       ['memory', `${bytes(estimate.peakMemoryBytes)} at its peak`],
-      ['arithmetic', `${quantity(estimate.flopsPerToken)}FLOP per token, ${ratio.toFixed(2)} of a full-rank step`],
+      [
+        'arithmetic',
+        `${quantity(estimate.flopsPerToken)}FLOP per token, ${ratio.toFixed(2)} of a full-rank step`,
+      ],
       ['time', duration(estimate.durationSeconds)],
       ['disk', bytes(estimate.diskBytes)],
     ]),

@@ -11,7 +11,12 @@ export interface CurveOptions {
   evaluations: readonly Point[];
   /** Steps marked as vertical lines. */
   restarts: readonly number[];
-  paint: { curve(text: string): string; evaluation(text: string): string; restart(text: string): string; axis(text: string): string };
+  paint: {
+    curve(text: string): string;
+    evaluation(text: string): string;
+    restart(text: string): string;
+    axis(text: string): string;
+  };
 }
 
 const labelWidth = 7;
@@ -30,7 +35,9 @@ export function lossCurve(losses: readonly Point[], options: CurveOptions): stri
   const columns = Math.max(8, width - labelWidth - 1);
   const rows = Math.max(2, height - 1);
   const means = columnMeans(losses, columns * 2, stepCount);
-  const shown = [...means.filter((mean) => mean !== null), ...evaluations.map(({ loss }) => loss)].filter(Number.isFinite);
+  const shown = [...means.filter((mean) => mean !== null), ...evaluations.map(({ loss }) => loss)].filter(
+    Number.isFinite,
+  );
   const high = shown.length > 0 ? Math.max(...shown) : 1;
   const low = shown.length > 0 ? Math.min(...shown) : 0;
   const rowOf = (loss: number, count: number) =>
@@ -43,13 +50,19 @@ export function lossCurve(losses: readonly Point[], options: CurveOptions): stri
     const y = rowOf(mean, rows * 4);
     // Steep parts are joined, so that the curve does not fall apart.
     const from: number = previous === null ? y : previous < y ? previous + 1 : Math.max(y, previous - 1);
-    for (let dot = Math.min(from, y); dot <= Math.max(from, y); dot++) dots[dot >> 2]![x >> 1]! |= brailleDots[(x & 1) as 0 | 1][(dot & 3) as 0 | 1 | 2 | 3];
+    for (let dot = Math.min(from, y); dot <= Math.max(from, y); dot++)
+      dots[dot >> 2]![x >> 1]! |= brailleDots[(x & 1) as 0 | 1][(dot & 3) as 0 | 1 | 2 | 3];
     previous = y;
   }
 
-  const columnOf = (step: number) => Math.min(columns - 1, Math.floor((step / Math.max(1, stepCount)) * columns));
+  const columnOf = (step: number) =>
+    Math.min(columns - 1, Math.floor((step / Math.max(1, stepCount)) * columns));
   const restartColumns = new Set(restarts.map(columnOf));
-  const marks = new Map(evaluations.filter(({ loss }) => Number.isFinite(loss)).map(({ step, loss }) => [`${rowOf(loss, rows)}:${columnOf(step)}`, true]));
+  const marks = new Map(
+    evaluations
+      .filter(({ loss }) => Number.isFinite(loss))
+      .map(({ step, loss }) => [`${rowOf(loss, rows)}:${columnOf(step)}`, true]),
+  );
 
   const lines: string[] = [];
   for (let row = 0; row < rows; row++) {
@@ -64,8 +77,14 @@ export function lossCurve(losses: readonly Point[], options: CurveOptions): stri
     lines.push(line.trimEnd());
   }
   const last = String(stepCount);
-  const below = Array.from({ length: columns }, (_, column) => (restartColumns.has(column) ? '┴' : '─')).join('');
-  lines.push(paint.axis(`${'0'.padStart(labelWidth - 1)} └${below.slice(0, Math.max(0, columns - last.length - 1))} ${last}`));
+  const below = Array.from({ length: columns }, (_, column) => (restartColumns.has(column) ? '┴' : '─')).join(
+    '',
+  );
+  lines.push(
+    paint.axis(
+      `${'0'.padStart(labelWidth - 1)} └${below.slice(0, Math.max(0, columns - last.length - 1))} ${last}`,
+    ),
+  );
   return lines;
 }
 

@@ -7,7 +7,9 @@ import { exitCodeOf, exitCodes, UsageError } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
 
-const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
 
 const program = new Command('relora')
   .description('Launch, watch and fetch ReLoRA training jobs.')
@@ -50,12 +52,15 @@ addDataCommands(program, run);
 for (const command of program.commands) command.exitOverride();
 
 // A reader that went away, as in `relora list | head`, is no error.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? exitCodes.ok : exitCodes.internal));
+process.stdout.on('error', (error: NodeJS.ErrnoException) =>
+  process.exit(error.code === 'EPIPE' ? exitCodes.ok : exitCodes.internal),
+);
 
 try {
   await program.parseAsync();
 } catch (error) {
-  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  if (error instanceof CommanderError)
+    process.exitCode = error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
   else if (error instanceof UsageError) {
     process.stderr.write(`${error.message}\n`);
     process.exitCode = exitCodes.usage;

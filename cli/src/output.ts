@@ -19,7 +19,9 @@ export class Output {
   }
 
   error(error: unknown): void {
-    const text = this.isJson ? JSON.stringify(errorJson(error)) : describeError(error, this.address).join('\n');
+    const text = this.isJson
+      ? JSON.stringify(errorJson(error))
+      : describeError(error, this.address).join('\n');
     process.stderr.write(`${text}\n`);
   }
 

@@ -39,7 +39,11 @@ const sampleLinesMax = 2;
 export function renderFrame(progress: JobProgress, size: FrameSize, paint: Palette): string[] {
   const width = Math.max(40, Math.min(size.width, 160));
   const head = [...headLines(progress, width, paint)];
-  const foot = [...figureLines(progress, paint), ...restartLines(progress, paint), ...sampleLines(progress, width, paint)];
+  const foot = [
+    ...figureLines(progress, paint),
+    ...restartLines(progress, paint),
+    ...sampleLines(progress, width, paint),
+  ];
   if (progress.warning !== '') foot.push(paint.bad(cut(` ${progress.warning}`, width)));
   const curveHeight = Math.min(16, Math.max(4, size.height - head.length - foot.length - 1));
   const curve = lossCurve(progress.losses, {

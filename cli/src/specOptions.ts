@@ -27,7 +27,11 @@ export interface SpecFlags {
 }
 
 const kinds = { relora: JobKind.RELORA, lora: JobKind.LORA, 'full-rank': JobKind.FULL_RANK } as const;
-const precisions = { auto: Precision.AUTO, float32: Precision.FLOAT32, bfloat16: Precision.BFLOAT16 } as const;
+const precisions = {
+  auto: Precision.AUTO,
+  float32: Precision.FLOAT32,
+  bfloat16: Precision.BFLOAT16,
+} as const;
 
 export function addSpecOptions(command: Command): Command {
   return command
@@ -55,7 +59,8 @@ export function addSpecOptions(command: Command): Command {
 export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   const spec = flags.spec === undefined ? {} : await readSpecFile(flags.spec);
   if (flags.kind !== undefined) spec.kind = oneOf('--kind', flags.kind, kinds);
-  if (flags.preset !== undefined && flags.baseWeights !== undefined) throw new UsageError('--preset and --base-weights exclude each other');
+  if (flags.preset !== undefined && flags.baseWeights !== undefined)
+    throw new UsageError('--preset and --base-weights exclude each other');
   if (flags.preset !== undefined) spec.model = { preset: flags.preset };
   if (flags.baseWeights !== undefined) spec.model = { baseWeights: { path: flags.baseWeights } };
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
@@ -74,13 +79,15 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
 }
 
 export function wholeNumber(value: string): number {
-  if (!/^\d{1,15}$/.test(value)) throw new UsageError(`A whole number was expected, not ${JSON.stringify(value)}`);
+  if (!/^\d{1,15}$/.test(value))
+    throw new UsageError(`A whole number was expected, not ${JSON.stringify(value)}`);
   return Number(value);
 }
 
 export function decimalNumber(value: string): number {
   const number = Number(value);
-  if (value.trim() === '' || !Number.isFinite(number)) throw new UsageError(`A number was expected, not ${JSON.stringify(value)}`);
+  if (value.trim() === '' || !Number.isFinite(number))
+    throw new UsageError(`A number was expected, not ${JSON.stringify(value)}`);
   return number;
 }
 
@@ -95,15 +102,19 @@ async function readSpecFile(path: string): Promise<JobSpec> {
   try {
     value = JSON.parse(content);
   } catch (error) {
-    throw new UsageError(`${path === '-' ? 'Standard input' : path} is not JSON: ${(error as Error).message}`);
+    throw new UsageError(
+      `${path === '-' ? 'Standard input' : path} is not JSON: ${(error as Error).message}`,
+    );
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new UsageError(`${path} should hold an object, a JobSpec`);
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new UsageError(`${path} should hold an object, a JobSpec`);
   return parseJobSpec(value);
 }
 
 function oneOf<T>(flag: string, value: string, values: Record<string, T>): T {
   const found = Object.hasOwn(values, value) ? values[value] : undefined;
-  if (found === undefined) throw new UsageError(`${flag} is one of ${Object.keys(values).join(', ')}, not ${JSON.stringify(value)}`);
+  if (found === undefined)
+    throw new UsageError(`${flag} is one of ${Object.keys(values).join(', ')}, not ${JSON.stringify(value)}`);
   return found;
 }
 
@@ -114,5 +125,6 @@ function over<T extends object>(base: T | undefined, values: Partial<T>): T | un
 }
 
 function assign<T extends object>(target: T, values: Partial<T>): void {
-  for (const [key, value] of Object.entries(values)) if (value !== undefined) Object.assign(target, { [key]: value });
+  for (const [key, value] of Object.entries(values))
+    if (value !== undefined) Object.assign(target, { [key]: value });
 }

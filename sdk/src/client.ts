@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { ChannelCredentials, createChannel, createClientFactory, type Channel, type Client } from 'nice-grpc';
-import { callMiddleware, defaultRetries, type RetryOptions } from './calls.js';
+import { callMiddleware, defaultRetries, LinkedAbort, type RetryOptions } from './calls.js';
 import * as contract from './contract.js';
 import { downloadFiles, type DownloadOptions } from './download.js';
 import { JobFailedError, ReloraError } from './errors.js';
 import type { JobEvent } from './events.js';
+import { isTerminal } from './jobState.js';
 import { uploadDataset, type UploadOptions } from './upload.js';
 import { watchJob, type WatchOptions } from './watch.js';
 
@@ -25,23 +26,28 @@ export interface CallOptions {
 
 /** Fields of a request that may be left out are optional here too. */
 export type JobSpec = contract.DeepPartial<contract.JobSpec>;
-export type CreateJobOptions = Omit<contract.DeepPartial<contract.CreateJobRequest>, 'spec' | 'validateOnly'> & CallOptions;
+export type CreateJobOptions = Omit<
+  contract.DeepPartial<contract.CreateJobRequest>,
+  'spec' | 'validateOnly'
+> &
+  CallOptions;
 export type GenerateOptions = Omit<contract.DeepPartial<contract.GenerateTextRequest>, 'model'> & CallOptions;
 export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest>, 'pageToken'> & CallOptions;
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
 
-const terminalStates: readonly contract.JobState[] = [contract.JobState.SUCCEEDED, contract.JobState.FAILED, contract.JobState.CANCELLED];
-
-/** Whether a job has ended for good. */
-export function isTerminal(state: contract.JobState): boolean {
-  return terminalStates.includes(state);
+export interface WaitOptions extends WatchOptions {
+  onEvent?: (event: JobEvent) => void;
+  /** Also returns when the job is paused, which without this is waited out. */
+  untilPaused?: boolean;
 }
 
 /** A connection to a ReLoRA training server. Methods throw ReloraError; names are `jobs/…`, `datasets/…`, `jobs/…/artifacts/…`. */
 export class ReloraClient {
   readonly address: string;
   private readonly retries: RetryOptions;
+  private readonly closing = new AbortController();
   private readonly channel: Channel;
+  private readonly closed = new AbortController();
   private readonly training: Client<typeof contract.TrainingServiceDefinition>;
   private readonly artifacts: Client<typeof contract.ArtifactServiceDefinition>;
   private readonly datasets: Client<typeof contract.DatasetServiceDefinition>;
@@ -61,7 +67,13 @@ export class ReloraClient {
       'grpc.keepalive_timeout_ms': 20_000,
       'grpc.max_reconnect_backoff_ms': 5000,
     });
-    const factory = createClientFactory().use(callMiddleware({ deadlineMs: options.deadlineMs ?? 30_000, retries: this.retries }));
+    const factory = createClientFactory().use(
+      callMiddleware({
+        deadlineMs: options.deadlineMs ?? 30_000,
+        retries: this.retries,
+        closing: this.closing.signal,
+      }),
+    );
     this.training = factory.create(contract.TrainingServiceDefinition, this.channel);
     this.artifacts = factory.create(contract.ArtifactServiceDefinition, this.channel);
     this.datasets = factory.create(contract.DatasetServiceDefinition, this.channel);
@@ -69,8 +81,9 @@ export class ReloraClient {
     this.server = factory.create(contract.ServerServiceDefinition, this.channel);
   }
 
-  /** Ends the connection and whatever still runs on it. */
+  /** Ends the connection and whatever still runs on it, which throws a ReloraError with the code CANCELLED. */
   close(): void {
+    this.closing.abort(new ReloraError('The client was closed', { code: 'CANCELLED' }));
     this.channel.close();
   }
 
@@ -89,7 +102,10 @@ export class ReloraClient {
   }
 
   /** Checks a specification as createJob would and returns job, estimate, plan and warnings; nothing is stored. */
-  async validateJob(spec: JobSpec, { signal, ...options }: CreateJobOptions = {}): Promise<contract.CreateJobResponse> {
+  async validateJob(
+    spec: JobSpec,
+    { signal, ...options }: CreateJobOptions = {},
+  ): Promise<contract.CreateJobResponse> {
     return await this.training.createJob({ ...options, spec, validateOnly: true }, { signal });
   }
 
@@ -103,9 +119,16 @@ export class ReloraClient {
   }
 
   /** All jobs that match, newest first unless ordered otherwise, fetched page by page. */
-  async *listJobs({ signal, ...request }: ListJobsOptions = {}): AsyncGenerator<contract.Job, void, undefined> {
-    for (let pageToken: string | undefined = ''; pageToken !== undefined; ) {
-      const page: contract.ListJobsResponse = await this.training.listJobs({ ...request, pageToken }, { signal });
+  async *listJobs({ signal, ...request }: ListJobsOptions = {}): AsyncGenerator<
+    contract.Job,
+    void,
+    undefined
+  > {
+    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
+      const page: contract.ListJobsResponse = await this.training.listJobs(
+        { ...request, pageToken },
+        { signal },
+      );
       yield* page.jobs;
       pageToken = page.nextPageToken || undefined;
     }
@@ -115,15 +138,36 @@ export class ReloraClient {
    * A job's events, past and future, each once and in order, until the final one. Reconnects by itself.
    * @example for await (const event of client.watch(job.name)) if (event.kind === 'step') console.log(event.step.loss);
    */
-  watch(name: string, options: WatchOptions = {}): AsyncGenerator<JobEvent, void, undefined> {
-    return watchJob((afterSequence, signal) => this.training.watchJob({ name, afterSequence }, { signal }), options);
+  async *watch(name: string, options: WatchOptions = {}): AsyncGenerator<JobEvent, void, undefined> {
+    using stop = new LinkedAbort(this.closing.signal, options.signal);
+    const calls = {
+      open: (afterSequence: number, signal: AbortSignal) =>
+        this.training.watchJob({ name, afterSequence }, { signal }),
+      get: (signal: AbortSignal) => this.getJob(name, { signal }),
+    };
+    yield* watchJob(calls, options, this.retries, stop.signal);
   }
 
-  /** Resolves when the job has succeeded; throws JobFailedError when it failed or was cancelled. */
-  async waitForJob(name: string, options: WatchOptions & { onEvent?: (event: JobEvent) => void } = {}): Promise<contract.Job> {
-    for await (const event of this.watch(name, options)) options.onEvent?.(event);
-    const job = await this.getJob(name, { signal: options.signal });
-    if (job.state === contract.JobState.SUCCEEDED) return job;
+  /** Resolves when the job has succeeded; throws JobFailedError when it failed or was cancelled. Waits while it is paused. */
+  async waitForJob(
+    name: string,
+    { onEvent, untilPaused = false, ...options }: WaitOptions = {},
+  ): Promise<contract.Job> {
+    const isOver = ({ state }: contract.Job) =>
+      isTerminal(state) || (untilPaused && state === contract.JobState.PAUSED);
+    let job = await this.getJob(name, options);
+    // The past is told only to those who listen.
+    const afterSequence = options.afterSequence ?? (onEvent ? 0 : job.lastSequence);
+    if (!isOver(job) || job.lastSequence > afterSequence) {
+      for await (const event of this.watch(name, { ...options, afterSequence })) {
+        onEvent?.(event);
+        if (!untilPaused || event.kind !== 'state' || event.state.to !== contract.JobState.PAUSED) continue;
+        job = await this.getJob(name, options);
+        if (isOver(job)) break; // a pause of the past may be over
+      }
+      job = await this.getJob(name, options);
+    }
+    if (job.state === contract.JobState.SUCCEEDED || !isTerminal(job.state)) return job;
     const { reason = '', message = job.stateReason } = job.failure ?? {};
     const ended = job.state === contract.JobState.CANCELLED ? 'was cancelled' : 'failed';
     throw new JobFailedError(`${name} ${ended}: ${message}`, { code: 'FAILED_PRECONDITION', reason });
@@ -131,24 +175,36 @@ export class ReloraClient {
 
   /** Stops a job with a checkpoint; returns when that is saved. */
   async pauseJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
-    return present((await this.training.pauseJob({ requestId: randomUUID(), ...options, name }, { signal })).job, 'job');
+    return present(
+      (await this.training.pauseJob({ requestId: randomUUID(), ...options, name }, { signal })).job,
+      'job',
+    );
   }
 
   /** Puts a paused job back into the queue. */
   async resumeJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
-    return present((await this.training.resumeJob({ requestId: randomUUID(), ...options, name }, { signal })).job, 'job');
+    return present(
+      (await this.training.resumeJob({ requestId: randomUUID(), ...options, name }, { signal })).job,
+      'job',
+    );
   }
 
   /** Ends a job for good; returns when its trainer has stopped. */
   async cancelJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
-    return present((await this.training.cancelJob({ requestId: randomUUID(), ...options, name }, { signal })).job, 'job');
+    return present(
+      (await this.training.cancelJob({ requestId: randomUUID(), ...options, name }, { signal })).job,
+      'job',
+    );
   }
 
   /** Artifacts of a job, oldest first. */
   async listArtifacts(job: string, { signal }: CallOptions = {}): Promise<contract.Artifact[]> {
     const found: contract.Artifact[] = [];
-    for (let pageToken: string | undefined = ''; pageToken !== undefined; ) {
-      const page: contract.ListArtifactsResponse = await this.artifacts.listArtifacts({ parent: job, pageToken }, { signal });
+    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
+      const page: contract.ListArtifactsResponse = await this.artifacts.listArtifacts(
+        { parent: job, pageToken },
+        { signal },
+      );
       found.push(...page.artifacts);
       pageToken = page.nextPageToken || undefined;
     }
@@ -161,27 +217,36 @@ export class ReloraClient {
    */
   async downloadArtifact(name: string, folder: string, options: DownloadOptions = {}): Promise<string[]> {
     const [, job, artifactId] = /^(jobs\/[^/]+)(?:\/artifacts\/([^/]+))?$/.exec(name) ?? [];
-    if (job === undefined) throw new ReloraError(`${JSON.stringify(name)} should be jobs/… or jobs/…/artifacts/…`, { code: 'INVALID_ARGUMENT' });
+    if (job === undefined)
+      throw new ReloraError(`${JSON.stringify(name)} should be jobs/… or jobs/…/artifacts/…`, {
+        code: 'INVALID_ARGUMENT',
+      });
     const artifacts = await this.listArtifacts(job, options);
-    const artifact = artifactId === undefined ? artifacts.at(-1) : artifacts.find((entry) => entry.name === name);
-    if (artifact === undefined) throw new ReloraError(`${name} has no such artifact yet`, { code: 'NOT_FOUND' });
-    const openDownload = (fileName: string, offsetBytes: number, signal: AbortSignal | undefined) =>
+    const artifact =
+      artifactId === undefined ? artifacts.at(-1) : artifacts.find((entry) => entry.name === name);
+    if (artifact === undefined)
+      throw new ReloraError(`${name} has no such artifact yet`, { code: 'NOT_FOUND' });
+    using stop = new LinkedAbort(this.closing.signal, options.signal);
+    const { signal } = stop;
+    const openDownload = (fileName: string, offsetBytes: number) =>
       this.artifacts.downloadArtifact({ name: artifact.name, fileName, offsetBytes }, { signal });
-    return await downloadFiles(artifact, folder, openDownload, this.retries, options);
+    return await downloadFiles(artifact, folder, openDownload, this.retries, signal, options.onProgress);
   }
 
   /** Registers a data set and waits until jobs can use it. */
   async uploadDataset(options: UploadOptions): Promise<contract.Dataset> {
+    using stop = new LinkedAbort(this.closing.signal, options.signal);
+    const { signal } = stop;
     const calls = {
-      upload: async (messages: AsyncIterable<contract.DeepPartial<contract.UploadDatasetRequest>>, signal: AbortSignal | undefined) =>
+      upload: async (messages: AsyncIterable<contract.DeepPartial<contract.UploadDatasetRequest>>) =>
         present((await this.datasets.uploadDataset(messages, { signal })).dataset, 'dataset'),
-      get: async (name: string, signal: AbortSignal | undefined) =>
+      get: async (name: string) =>
         await this.getDataset(name, { signal }).catch((error: unknown) => {
           if (error instanceof ReloraError && error.code === 'NOT_FOUND') return undefined;
           throw error;
         }),
     };
-    return await uploadDataset(calls, options, this.retries);
+    return await uploadDataset(calls, options, this.retries, signal);
   }
 
   async getDataset(name: string, { signal }: CallOptions = {}): Promise<contract.Dataset> {
@@ -189,9 +254,16 @@ export class ReloraClient {
   }
 
   /** All data sets, newest first, fetched page by page. */
-  async *listDatasets({ signal, pageSize }: CallOptions & { pageSize?: number } = {}): AsyncGenerator<contract.Dataset, void, undefined> {
-    for (let pageToken: string | undefined = ''; pageToken !== undefined; ) {
-      const page: contract.ListDatasetsResponse = await this.datasets.listDatasets({ pageSize, pageToken }, { signal });
+  async *listDatasets({ signal, pageSize }: CallOptions & { pageSize?: number } = {}): AsyncGenerator<
+    contract.Dataset,
+    void,
+    undefined
+  > {
+    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
+      const page: contract.ListDatasetsResponse = await this.datasets.listDatasets(
+        { pageSize, pageToken },
+        { signal },
+      );
       yield* page.datasets;
       pageToken = page.nextPageToken || undefined;
     }
@@ -199,7 +271,8 @@ export class ReloraClient {
 
   /** First tokens of a data set as the model sees them. */
   async previewDataset(
-    name: string, { signal, ...options }: CallOptions & { tokenCount?: number; split?: contract.DatasetSplit } = {},
+    name: string,
+    { signal, ...options }: CallOptions & { tokenCount?: number; split?: contract.DatasetSplit } = {},
   ): Promise<contract.PreviewToken[]> {
     return (await this.datasets.previewDataset({ ...options, name }, { signal })).tokens;
   }
@@ -208,7 +281,10 @@ export class ReloraClient {
    * Continues a text. @param model `jobs/…/artifacts/…`, or `jobs/…` for its newest weights
    * @example for await (const { text } of client.generate(job.name, { prompt: 'Once' })) process.stdout.write(text);
    */
-  generate(model: string, { signal, ...options }: GenerateOptions = {}): AsyncIterable<contract.GenerateTextResponse> {
+  generate(
+    model: string,
+    { signal, ...options }: GenerateOptions = {},
+  ): AsyncIterable<contract.GenerateTextResponse> {
     return this.models.generateText({ ...options, model }, { signal });
   }
 

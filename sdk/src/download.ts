@@ -1,6 +1,6 @@
-import { createHash, type Hash } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { constants, mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Artifact, ArtifactFile, DownloadArtifactResponse } from './contract.js';
 import { retryDelayMs, sleep, type RetryOptions } from './calls.js';
@@ -13,92 +13,141 @@ export interface DownloadOptions {
 }
 
 /** Opens the stream of one file from an offset. */
-export type OpenDownload = (fileName: string, offsetBytes: number, signal: AbortSignal | undefined) => AsyncIterable<DownloadArtifactResponse>;
+export type OpenDownload = (fileName: string, offsetBytes: number) => AsyncIterable<DownloadArtifactResponse>;
 
 /**
- * Brings an artifact's files into a folder. Each goes into `<name>.part`, from where a broken download goes on, also in a later
- * process; once length and SHA-256 are right it is synced and renamed, so a file that is there is whole. Files that are
- * there already are not fetched again. Throws IntegrityError when the bytes are not those of the artifact.
+ * Brings an artifact's files into a folder. Each goes into `<name>.<hash>.part`, from where a broken download goes on, also
+ * in a later process; once size and SHA-256 of that file are right it is synced and renamed, so a file that is there is
+ * whole. Files that are there already are not fetched again. Two downloads at once may share a part: both write the
+ * same bytes to the same places, and what counts is the file. Throws IntegrityError when it is not that of the artifact.
  * @returns paths of the files
  */
 export async function downloadFiles(
-  artifact: Artifact, folder: string, openDownload: OpenDownload, retries: RetryOptions, options: DownloadOptions = {},
+  artifact: Artifact,
+  folder: string,
+  openDownload: OpenDownload,
+  retries: RetryOptions,
+  signal: AbortSignal,
+  onProgress: DownloadOptions['onProgress'],
 ): Promise<string[]> {
+  for (const file of artifact.files) checkDescription(file);
   await mkdir(folder, { recursive: true });
   let doneBytes = 0;
   const paths: string[] = [];
   for (const file of artifact.files) {
-    if (!isPlainName(file.fileName)) throw new IntegrityError(`The server sent ${JSON.stringify(file.fileName)} as the name of a file`, { code: 'DATA_LOSS' });
-    const path = join(folder, file.fileName);
+    const { fileName, sizeBytes } = file;
+    const path = join(folder, fileName);
     const tell = (bytes: number) =>
-      options.onProgress?.({ receivedBytes: doneBytes + bytes, sizeBytes: artifact.sizeBytes, fileName: file.fileName });
-    if (!(await isComplete(path, file))) await downloadFile(file, path, openDownload, retries, tell, options.signal);
-    doneBytes += file.sizeBytes;
+      onProgress?.({ receivedBytes: doneBytes + bytes, sizeBytes: artifact.sizeBytes, fileName });
+    if (!(await isComplete(path, file))) {
+      const partPath = `${path}.${file.sha256.slice(0, 12)}.part`;
+      await receive(file, partPath, openDownload, retries, signal, tell);
+      await finish(file, partPath, path);
+    }
+    doneBytes += sizeBytes;
     tell(0);
     paths.push(path);
   }
+  await syncFolder(folder);
   return paths;
 }
 
-async function downloadFile(
-  file: ArtifactFile, path: string, openDownload: OpenDownload, retries: RetryOptions,
-  tell: (bytes: number) => void, signal: AbortSignal | undefined,
+/** Fills the part from where it ends. */
+async function receive(
+  file: ArtifactFile,
+  partPath: string,
+  openDownload: OpenDownload,
+  retries: RetryOptions,
+  signal: AbortSignal,
+  tell: (bytes: number) => void,
 ): Promise<void> {
-  const partPath = `${path}.part`;
-  const part = await open(partPath, 'a+');
+  // Not for appending: that would ignore positions.
+  const part = await open(partPath, constants.O_RDWR | constants.O_CREAT, 0o666);
   try {
     let { size } = await part.stat();
-    if (size > file.sizeBytes) {
-      await part.truncate(0);
-      size = 0;
-    }
-    const hash = await hashOf(partPath, size);
-    for (let attempt = 1; size < file.sizeBytes; ) {
+    if (size > file.sizeBytes) await part.truncate((size = 0));
+    for (let attempts = 1; size < file.sizeBytes; attempts++) {
       try {
-        for await (const { offsetBytes, data } of openDownload(file.fileName, size, signal)) {
+        for await (const { offsetBytes, data } of openDownload(file.fileName, size)) {
           if (offsetBytes !== size || size + data.length > file.sizeBytes) {
-            throw new IntegrityError(`${file.fileName}: byte ${size} was expected, ${data.length} bytes from ${offsetBytes} came`, { code: 'DATA_LOSS' });
+            throw wrongBytes(
+              file,
+              `byte ${size} was expected, ${data.length} bytes from ${offsetBytes} came`,
+            );
           }
-          await part.writeFile(data); // at the end
-          hash.update(data);
+          await writeAll(part, data, size);
           size += data.length;
-          attempt = 1;
+          if (data.length > 0) attempts = 0;
           tell(size);
         }
-        if (size < file.sizeBytes) throw new ReloraError(`${file.fileName} ended at byte ${size} of ${file.sizeBytes}`, { code: 'UNAVAILABLE' });
+        if (size < file.sizeBytes) {
+          const message = `${file.fileName} ended at byte ${size} of ${file.sizeBytes}`;
+          throw new ReloraError(message, { code: 'UNAVAILABLE' });
+        }
       } catch (error) {
-        signal?.throwIfAborted();
-        const delayMs = retryDelayMs(error, attempt++, retries);
+        signal.throwIfAborted();
+        const delayMs = retryDelayMs(error, Math.max(1, attempts), retries);
         if (delayMs === null) throw error;
         await sleep(delayMs, signal);
       }
-    }
-    const sha256 = hash.digest('hex');
-    if (sha256 !== file.sha256) {
-      await rm(partPath, { force: true });
-      throw new IntegrityError(`${file.fileName} should have the SHA-256 ${file.sha256}, it has ${sha256}; it was removed`, { code: 'DATA_LOSS' });
     }
     await part.sync();
   } finally {
     await part.close();
   }
-  await rename(partPath, path);
 }
 
-/** A name that stays inside the folder on every system. */
-function isPlainName(name: string): boolean {
+/** Gives a part its name if it is the file. */
+async function finish(file: ArtifactFile, partPath: string, path: string): Promise<void> {
+  if (await isComplete(partPath, file)) {
+    try {
+      await rename(partPath, path);
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
+  }
+  // Another download of the same file may have come first.
+  if (await isComplete(path, file)) return;
+  await rm(partPath, { force: true });
+  throw wrongBytes(file, `the SHA-256 of what came is not ${file.sha256}; it was removed`);
+}
+
+async function writeAll(part: FileHandle, data: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < data.length;) {
+    done += (await part.write(data, done, data.length - done, position + done)).bytesWritten;
+  }
+}
+
+/** Names must stay inside the folder on every system; the hash becomes part of one. */
+function checkDescription({ fileName, sha256 }: ArtifactFile): void {
   // eslint-disable-next-line no-control-regex -- control characters are what is refused
-  return name !== '' && name !== '.' && name !== '..' && !/[/\\:\x00-\x1f]/.test(name) && name.length <= 255;
+  const isPlain = fileName.length <= 200 && !/^\.{0,2}$|[/\\:\x00-\x1f]/.test(fileName);
+  if (isPlain && /^[0-9a-f]{64}$/.test(sha256)) return;
+  const message = `The server sent ${JSON.stringify(fileName)} with the hash ${JSON.stringify(sha256)} as a file`;
+  throw new IntegrityError(message, { code: 'DATA_LOSS' });
 }
 
 async function isComplete(path: string, file: ArtifactFile): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
   if (found === undefined || !found.isFile() || found.size !== file.sizeBytes) return false;
-  return (await hashOf(path, found.size)).digest('hex') === file.sha256;
+  const hash = createHash('sha256');
+  try {
+    for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false; // renamed by another download
+    throw error;
+  }
+  return hash.digest('hex') === file.sha256;
 }
 
-async function hashOf(path: string, sizeBytes: number): Promise<Hash> {
-  const hash = createHash('sha256');
-  if (sizeBytes > 0) for await (const chunk of createReadStream(path, { end: sizeBytes - 1 })) hash.update(chunk as Buffer);
-  return hash;
+/** Makes the new names last. Windows has no such thing. */
+async function syncFolder(folder: string): Promise<void> {
+  if (process.platform === 'win32') return;
+  const handle = await open(folder, 'r');
+  await handle.sync().finally(() => handle.close());
+}
+
+function wrongBytes({ fileName }: ArtifactFile, message: string): IntegrityError {
+  return new IntegrityError(`${fileName}: ${message}`, { code: 'DATA_LOSS' });
 }

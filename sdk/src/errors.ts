@@ -1,4 +1,4 @@
-import { ClientError, Status, type Metadata } from 'nice-grpc-common';
+import { Status, type ClientError, type Metadata } from 'nice-grpc-common';
 import { BadRequest, ErrorInfo, RetryInfo, RpcStatus } from './contract.js';
 
 /** One thing wrong with a request: where, and what was expected. */
@@ -20,7 +20,7 @@ export class ReloraError extends Error {
   readonly reason: string;
   /** All that is wrong with the request. */
   readonly fields: readonly FieldViolation[];
-  /** What the message says, part by part. */
+  /** What the message says, part by part; for a fault of the server its `errorId`, under which the server's log has more. */
   readonly metadata: Readonly<Record<string, string>>;
   /** The server's advice when to try again. */
   readonly retryDelayMs: number | undefined;
@@ -66,7 +66,12 @@ export function fromClientError(error: ClientError, trailer: Metadata | undefine
 function readDetails(bytes: Uint8Array | undefined): Partial<Omit<ReloraError, keyof Error>> {
   if (bytes === undefined) return {};
   try {
-    let detail: { reason?: string; metadata?: Record<string, string>; fields?: FieldViolation[]; retryDelayMs?: number } = {};
+    let detail: {
+      reason?: string;
+      metadata?: Record<string, string>;
+      fields?: FieldViolation[];
+      retryDelayMs?: number;
+    } = {};
     for (const { typeUrl, value } of RpcStatus.decode(bytes).details) {
       switch (typeUrl.slice(typeUrl.lastIndexOf('.') + 1)) {
         case 'ErrorInfo': {
@@ -75,7 +80,10 @@ function readDetails(bytes: Uint8Array | undefined): Partial<Omit<ReloraError, k
           break;
         }
         case 'BadRequest':
-          detail.fields = BadRequest.decode(value).fieldViolations.map(({ field, description }) => ({ field, description }));
+          detail.fields = BadRequest.decode(value).fieldViolations.map(({ field, description }) => ({
+            field,
+            description,
+          }));
           break;
         case 'RetryInfo': {
           const { retryDelay } = RetryInfo.decode(value);

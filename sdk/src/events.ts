@@ -22,9 +22,20 @@ interface Entry {
 }
 
 /** An entry of a job's journal: `kind` says which, and the field of that name holds it. */
-export type JobEvent = { [Kind in keyof Kinds]: Entry & { kind: Kind } & { [Key in Kind]: Kinds[Kind] } }[keyof Kinds];
+export type JobEvent = {
+  [Kind in keyof Kinds]: Entry & { kind: Kind } & { [Key in Kind]: Kinds[Kind] };
+}[keyof Kinds];
 
-const kinds = ['state', 'step', 'evaluation', 'restart', 'checkpoint', 'artifact', 'sample', 'warning'] as const satisfies (keyof Kinds)[];
+const kinds = [
+  'state',
+  'step',
+  'evaluation',
+  'restart',
+  'checkpoint',
+  'artifact',
+  'sample',
+  'warning',
+] as const satisfies (keyof Kinds)[];
 
 /** Null for heartbeats, and for kinds that a newer server may have. */
 export function fromEventMessage(message: contract.JobEvent): JobEvent | null {

@@ -1,5 +1,6 @@
 export * from './client.js';
 export * from './errors.js';
+export { isTerminal } from './jobState.js';
 export { parseJobSpec } from './specJson.js';
 export type { JobEvent } from './events.js';
 export type { WatchOptions } from './watch.js';

@@ -22,6 +22,8 @@ function unknownFields(given: object, known: unknown, path: string): FieldViolat
     const field = `${path}.${key}`;
     const name = key.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
     if (!names.has(name)) return [{ field, description: 'there is no such field, or no such value' }];
-    return typeof value === 'object' && !Array.isArray(value) ? unknownFields(value as object, names.get(name), field) : [];
+    return typeof value === 'object' && !Array.isArray(value)
+      ? unknownFields(value as object, names.get(name), field)
+      : [];
   });
 }

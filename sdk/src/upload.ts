@@ -12,7 +12,7 @@ import {
   type DeepPartial,
   type UploadDatasetRequest,
 } from './contract.js';
-import { retryDelayMs, sleep, type RetryOptions } from './calls.js';
+import { backoffMs, retryDelayMs, sleep, type RetryOptions } from './calls.js';
 import { DatasetFailedError, ReloraError } from './errors.js';
 
 /** One source file: on this machine, in memory, or on the server inside a folder that its operator allowed. */
@@ -43,45 +43,76 @@ export interface UploadProgress {
 }
 
 export interface UploadCalls {
-  upload(messages: AsyncIterable<DeepPartial<UploadDatasetRequest>>, signal: AbortSignal | undefined): Promise<Dataset>;
+  upload(messages: AsyncIterable<DeepPartial<UploadDatasetRequest>>): Promise<Dataset>;
   /** Undefined when there is none. */
-  get(name: string, signal: AbortSignal | undefined): Promise<Dataset | undefined>;
+  get(name: string): Promise<Dataset | undefined>;
 }
 
 const chunkBytes = 256 << 10;
 const pollMs = { first: 50, max: 1000 };
+/** A server notices a broken connection, and lets go of its upload, within a minute and a half. */
+const busyMsMax = 100_000;
 
 /** Uploads what is missing of a data set and waits until jobs can use it; throws DatasetFailedError when it cannot be prepared. */
-export async function uploadDataset(calls: UploadCalls, options: UploadOptions, retries: RetryOptions): Promise<Dataset> {
-  const { signal, onProgress } = options;
-  const datasetId = options.datasetId ?? `dataset-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
+export async function uploadDataset(
+  calls: UploadCalls,
+  options: UploadOptions,
+  retries: RetryOptions,
+  signal: AbortSignal,
+): Promise<Dataset> {
+  const { onProgress } = options;
+  const datasetId =
+    options.datasetId ?? `dataset-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
   const files = await Promise.all(options.files.map(describe));
   const header = { datasetId, displayName: options.displayName ?? '', files, spec: options.spec };
 
-  let dataset: Dataset;
-  for (let attempt = 1; ; ) {
-    const known = await calls.get(`datasets/${datasetId}`, signal);
-    if (known !== undefined && known.state !== DatasetState.UPLOADING && attempt > 1) {
-      dataset = known; // the answer to the last attempt was lost, not its bytes
-      break;
-    }
-    const received = files.map((_, index) => known?.files[index]?.receivedBytes ?? 0);
+  let known = await calls.get(`datasets/${datasetId}`);
+  let receivedBytes = totalReceived(known);
+  let busySince: number | null = null;
+  for (let attempts = 1; ; attempts++) {
     try {
-      dataset = await calls.upload(messages(header, options.files, received, onProgress), signal);
-      break;
+      const received = files.map((_, index) => known?.files[index]?.receivedBytes ?? 0);
+      const dataset = await calls.upload(messages(header, options.files, received, onProgress));
+      return await whenReady(calls, dataset, onProgress, signal);
     } catch (error) {
-      signal?.throwIfAborted();
-      const delayMs = retryDelayMs(error, attempt++, retries);
-      if (delayMs === null) throw error;
-      await sleep(delayMs, signal);
+      signal.throwIfAborted();
+      if (isBusy(error) && Date.now() - (busySince ??= Date.now()) < busyMsMax) {
+        attempts--; // waiting for the server to notice is no failure
+        await sleep(error.retryDelayMs + backoffMs(1, retries), signal);
+      } else {
+        const delayMs = retryDelayMs(error, attempts, retries);
+        if (delayMs === null) throw error;
+        await sleep(delayMs, signal);
+      }
+    }
+    known = await calls.get(`datasets/${datasetId}`);
+    if (totalReceived(known) > receivedBytes) {
+      receivedBytes = totalReceived(known);
+      attempts = 0;
+      busySince = null;
     }
   }
-  return await whenReady(calls, dataset, onProgress, signal);
+}
+
+/** The connection of an earlier try broke, and the server has not noticed yet. */
+function isBusy(error: unknown): error is ReloraError & { retryDelayMs: number } {
+  return error instanceof ReloraError && error.code === 'ABORTED' && error.retryDelayMs !== undefined;
+}
+
+function totalReceived(dataset: Dataset | undefined): number {
+  return dataset?.files.reduce((sum, file) => sum + file.receivedBytes, 0) ?? 0;
 }
 
 async function* messages(
-  header: { datasetId: string; files: readonly Partial<DatasetFile>[]; displayName: string; spec?: DeepPartial<DatasetSpec> },
-  sources: readonly UploadFile[], received: readonly number[], onProgress: UploadOptions['onProgress'],
+  header: {
+    datasetId: string;
+    files: readonly Partial<DatasetFile>[];
+    displayName: string;
+    spec?: DeepPartial<DatasetSpec>;
+  },
+  sources: readonly UploadFile[],
+  received: readonly number[],
+  onProgress: UploadOptions['onProgress'],
 ): AsyncGenerator<DeepPartial<UploadDatasetRequest>> {
   yield { header: { ...header, files: [...header.files] } };
   const total = header.files.reduce((sum, file) => sum + (file.sizeBytes ?? 0), 0);
@@ -102,12 +133,13 @@ async function* pieces(source: UploadFile, offset: number): AsyncGenerator<Buffe
   if ('serverPath' in source) return;
   if ('content' in source) {
     const bytes = Buffer.from(source.content as Uint8Array);
-    for (let start = offset; start < bytes.length; start += chunkBytes) yield bytes.subarray(start, start + chunkBytes);
+    for (let start = offset; start < bytes.length; start += chunkBytes)
+      yield bytes.subarray(start, start + chunkBytes);
     return;
   }
   const handle = await open(source.path, 'r');
   try {
-    for (let position = offset; ; ) {
+    for (let position = offset; ;) {
       const buffer = Buffer.allocUnsafe(chunkBytes);
       const { bytesRead } = await handle.read(buffer, 0, chunkBytes, position);
       if (bytesRead === 0) return;
@@ -121,18 +153,36 @@ async function* pieces(source: UploadFile, offset: number): AsyncGenerator<Buffe
 
 async function describe(source: UploadFile, index: number): Promise<Partial<DatasetFile>> {
   const shared = { format: source.format, split: source.split };
-  if ('serverPath' in source) return { ...shared, serverPath: source.serverPath, fileName: source.fileName ?? basename(source.serverPath) };
+  if ('serverPath' in source)
+    return {
+      ...shared,
+      serverPath: source.serverPath,
+      fileName: source.fileName ?? basename(source.serverPath),
+    };
   const hash = createHash('sha256');
   if ('content' in source) {
     const bytes = Buffer.from(source.content as Uint8Array);
-    return { ...shared, fileName: source.fileName ?? `text-${index}.txt`, sizeBytes: bytes.length, sha256: hash.update(bytes).digest('hex') };
+    return {
+      ...shared,
+      fileName: source.fileName ?? `text-${index}.txt`,
+      sizeBytes: bytes.length,
+      sha256: hash.update(bytes).digest('hex'),
+    };
   }
   for await (const chunk of createReadStream(source.path)) hash.update(chunk as Buffer);
-  return { ...shared, fileName: source.fileName ?? basename(source.path), sizeBytes: (await stat(source.path)).size, sha256: hash.digest('hex') };
+  return {
+    ...shared,
+    fileName: source.fileName ?? basename(source.path),
+    sizeBytes: (await stat(source.path)).size,
+    sha256: hash.digest('hex'),
+  };
 }
 
 async function whenReady(
-  calls: UploadCalls, uploaded: Dataset, onProgress: UploadOptions['onProgress'], signal: AbortSignal | undefined,
+  calls: UploadCalls,
+  uploaded: Dataset,
+  onProgress: UploadOptions['onProgress'],
+  signal: AbortSignal,
 ): Promise<Dataset> {
   let dataset = uploaded;
   for (let delayMs = pollMs.first; ; delayMs = Math.min(pollMs.max, delayMs * 2)) {
@@ -141,13 +191,17 @@ async function whenReady(
         return dataset;
       case DatasetState.FAILED: {
         const { reason = '', message = '' } = dataset.failure ?? {};
-        throw new DatasetFailedError(`${dataset.name} could not be prepared: ${message}`, { code: 'FAILED_PRECONDITION', reason });
+        throw new DatasetFailedError(`${dataset.name} could not be prepared: ${message}`, {
+          code: 'FAILED_PRECONDITION',
+          reason,
+        });
       }
     }
     onProgress?.({ phase: 'preparing', ratio: dataset.preparedRatio });
     await sleep(delayMs, signal);
-    const found = await calls.get(dataset.name, signal);
-    if (found === undefined) throw new ReloraError(`${dataset.name} does not exist any more`, { code: 'NOT_FOUND' });
+    const found = await calls.get(dataset.name);
+    if (found === undefined)
+      throw new ReloraError(`${dataset.name} does not exist any more`, { code: 'NOT_FOUND' });
     dataset = found;
   }
 }

@@ -1,7 +1,8 @@
-import type { WatchJobResponse } from './contract.js';
+import type { Job, WatchJobResponse } from './contract.js';
+import { backoffMs, isConnectionFault, LinkedAbort, sleep, type RetryOptions } from './calls.js';
 import { ReloraError } from './errors.js';
-import { sleep } from './calls.js';
 import { fromEventMessage, type JobEvent } from './events.js';
+import { isTerminal } from './jobState.js';
 
 export interface WatchOptions {
   /** Events with a higher number only; 0, the default, for all from the beginning. */
@@ -13,78 +14,89 @@ export interface WatchOptions {
   unreachableMs?: number;
 }
 
-/** Opens one stream of a job's events after a sequence number. */
-export type OpenWatch = (afterSequence: number, signal: AbortSignal) => AsyncIterable<WatchJobResponse>;
-
-const delayMs = { initial: 200, max: 5000 };
+export interface WatchCalls {
+  /** Opens one stream of a job's events after a sequence number. */
+  open(afterSequence: number, signal: AbortSignal): AsyncIterable<WatchJobResponse>;
+  get(signal: AbortSignal): Promise<Job>;
+}
 
 /**
  * A job's events, each once and in order, until the final one: when a stream breaks it is opened again after the last
  * number. A number that was seen is dropped, one that was left out is an error. Aborting ends it with the signal's reason.
  */
-export async function* watchJob(open: OpenWatch, options: WatchOptions = {}): AsyncGenerator<JobEvent, void, undefined> {
-  const { signal, silenceMs = 30_000, unreachableMs = 300_000 } = options;
+export async function* watchJob(
+  calls: WatchCalls,
+  options: WatchOptions,
+  retries: RetryOptions,
+  signal: AbortSignal,
+): AsyncGenerator<JobEvent, void, undefined> {
+  const { silenceMs = 30_000, unreachableMs = 300_000 } = options;
   let sequence = options.afterSequence ?? 0;
   let failures = 0;
-  let lastContact = Date.now();
+  let contactAt = Date.now();
 
   for (;;) {
-    signal?.throwIfAborted();
+    let advisedMs = 0;
     try {
-      for await (const { event } of untilSilence(open, sequence, silenceMs, signal)) {
+      for await (const { event } of untilSilence(calls, sequence, silenceMs, signal)) {
         failures = 0;
-        lastContact = Date.now();
-        if (event === undefined || event.heartbeat !== undefined) continue;
-        if (event.sequence <= sequence) continue;
-        if (event.sequence > sequence + 1) {
-          throw new ReloraError(`Event ${sequence + 1} is missing: ${event.sequence} came after ${sequence}`, { code: 'DATA_LOSS', reason: 'SEQUENCE_GAP' });
-        }
+        contactAt = Date.now();
+        if (event === undefined || event.heartbeat !== undefined || event.sequence <= sequence) continue;
+        if (event.sequence > sequence + 1) throw gap(sequence, event.sequence);
         sequence = event.sequence;
         const known = fromEventMessage(event);
         if (known !== null) yield known;
         if (event.final) return;
+        contactAt = Date.now(); // the time that the reader took was no silence of the server
       }
-      // The server ended the stream well but the job goes on: not a promise it makes, so ask again.
+      // Ended well but not by the final event: that one was delivered before, or the server wants to be asked again.
+      const { state, lastSequence } = await calls.get(signal);
+      if (isTerminal(state) && lastSequence <= sequence) return;
+      contactAt = Date.now();
     } catch (error) {
-      signal?.throwIfAborted();
+      signal.throwIfAborted();
       if (!(error instanceof ReloraError) || !isWorthAnother(error)) throw error;
-      if (Date.now() - lastContact > unreachableMs) throw error;
-      await sleep(Math.max(error.retryDelayMs ?? 0, backoffMs(failures++)), signal);
-      continue;
+      if (Date.now() - contactAt > unreachableMs) throw error;
+      advisedMs = error.retryDelayMs ?? 0;
+      retries.onRetry?.(error, advisedMs);
     }
-    await sleep(backoffMs(failures++), signal);
+    await sleep(Math.max(advisedMs, backoffMs(++failures, retries)), signal);
   }
 }
 
 /** ABORTED is how a server says that the reader was too slow: the journal still has everything. */
 function isWorthAnother(error: ReloraError): boolean {
-  return ['UNAVAILABLE', 'ABORTED', 'DEADLINE_EXCEEDED', 'CANCELLED'].includes(error.code) || (error.code === 'RESOURCE_EXHAUSTED' && error.retryDelayMs !== undefined);
-}
-
-function backoffMs(failures: number): number {
-  return Math.min(delayMs.max, delayMs.initial * 2 ** failures) * (0.5 + Math.random() / 2);
+  if (error.code === 'RESOURCE_EXHAUSTED') return error.retryDelayMs !== undefined;
+  return isConnectionFault(error) || ['ABORTED', 'DEADLINE_EXCEEDED', 'CANCELLED'].includes(error.code);
 }
 
 /** The messages of one stream; a silence longer than allowed ends it as UNAVAILABLE. */
 async function* untilSilence(
-  open: OpenWatch, sequence: number, silenceMs: number, signal: AbortSignal | undefined,
+  calls: WatchCalls,
+  sequence: number,
+  silenceMs: number,
+  signal: AbortSignal,
 ): AsyncGenerator<WatchJobResponse> {
-  const silence = new AbortController();
-  const both = signal ? AbortSignal.any([signal, silence.signal]) : silence.signal;
+  using stop = new LinkedAbort(signal);
   // Runs only while a message is awaited: a reader may take its time with one.
-  let timer = setTimeout(() => silence.abort(), silenceMs);
+  const startTimer = () => setTimeout(() => stop.abort(silent(silenceMs)), silenceMs);
+  let timer = startTimer();
   try {
-    for await (const message of open(sequence, both)) {
+    for await (const message of calls.open(sequence, stop.signal)) {
       clearTimeout(timer);
       yield message;
-      timer = setTimeout(() => silence.abort(), silenceMs);
+      timer = startTimer();
     }
-  } catch (error) {
-    signal?.throwIfAborted();
-    if (silence.signal.aborted) throw new ReloraError(`The server was silent for ${silenceMs} ms`, { code: 'UNAVAILABLE' }, { cause: error });
-    throw error;
   } finally {
     clearTimeout(timer);
-    silence.abort();
   }
+}
+
+function silent(silenceMs: number): ReloraError {
+  return new ReloraError(`The server was silent for ${silenceMs} ms`, { code: 'UNAVAILABLE' });
+}
+
+function gap(sequence: number, next: number): ReloraError {
+  const message = `Event ${sequence + 1} is missing: ${next} came after ${sequence}`;
+  return new ReloraError(message, { code: 'DATA_LOSS', reason: 'SEQUENCE_GAP' });
 }
