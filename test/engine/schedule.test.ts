@@ -81,9 +81,9 @@ describe('restarts', () => {
     const schedule = scheduleOf({ warmStart: { stepCount: 777, learningRate: 5e-4, warmupStepCount: 100 } });
     expect(schedule.stepCount).toBe(20_777);
     expect(schedule.restartSteps()).toEqual([5777, 10_777, 15_777]);
-    for (const step of schedule.restartSteps()) {
-      expect(schedule.isRestart(step)).toBe(true);
-      expect(schedule.isRestart(step - 1)).toBe(false);
+    for (const [index, step] of schedule.restartSteps().entries()) {
+      expect(schedule.restartNumberAt(step)).toBe(index + 1);
+      expect(schedule.restartNumberAt(step - 1)).toBe(0);
       expect(schedule.learningRateAt(step)).toBe(0);
       expect(schedule.learningRateAt(step + 1)).toBeGreaterThan(0);
       expect(schedule.learningRateAt(step + 1)).toBeLessThan(0.02e-3);
@@ -96,7 +96,7 @@ describe('restarts', () => {
 
   it('do not happen in lora and full-rank jobs', () => {
     expect(scheduleOf({ kind: 'lora' }).restartSteps()).toEqual([]);
-    expect(scheduleOf({ kind: 'lora' }).isRestart(5000)).toBe(false);
+    expect(scheduleOf({ kind: 'lora' }).restartNumberAt(5000)).toBe(0);
     expect(scheduleOf({ kind: 'fullRank', adapter: null }).restartSteps()).toEqual([]);
   });
 });

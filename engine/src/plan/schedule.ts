@@ -25,10 +25,12 @@ export class Schedule {
     return this.spec.kind !== 'fullRank' && step === this.warmStartStepCount;
   }
 
-  /** Whether adapters are merged and started anew before this step. */
-  isRestart(step: number): boolean {
+  /** Number, from 1, of the restart that comes before this step; 0 where none does. */
+  restartNumberAt(step: number): number {
     const t = step - this.warmStartStepCount;
-    return this.spec.kind === 'relora' && t > 0 && step < this.stepCount && t % this.cycleStepCount === 0;
+    const restarts =
+      this.spec.kind === 'relora' && t > 0 && step < this.stepCount && t % this.cycleStepCount === 0;
+    return restarts ? t / this.cycleStepCount : 0;
   }
 
   restartSteps(): number[] {

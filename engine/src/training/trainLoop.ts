@@ -51,7 +51,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     if (!isEnd && schedule.beginsAdapters(step) && model.adapterSettings === null) await beginAdapters(run);
 
     // Before the step, so that the first update of a cycle already has the re-warmed rate.
-    if (schedule.isRestart(step) && progress.restartCount < schedule.restartSteps().indexOf(step) + 1) {
+    if (progress.restartCount < schedule.restartNumberAt(step)) {
       yield { kind: 'restart', step, ...(await restart(run)) };
     }
     if (progress.savedStep < step && (isEnd || isDue(step, spec.checkpoint.everyStepCount))) {
