@@ -65,6 +65,19 @@ export async function admitJob(
   };
 }
 
+/** What a job that was admitted earlier costs and when things happen in it, though it might not be admitted any more. */
+export async function costOf(
+  parts: Pick<ApiParts, 'datasets' | 'devices'>,
+  spec: RunSpec,
+): Promise<Pick<AdmittedJob, 'estimate' | 'plan'>> {
+  const dataset = await parts.datasets.find(datasetIdOf(spec.dataset) ?? '');
+  const device = findDevice(await parts.devices.list(), spec);
+  return {
+    estimate: toEstimate(estimateRun(spec, speedOf(device, spec)), dataset, device),
+    plan: toPlan(new Schedule(spec)),
+  };
+}
+
 /** Memory that trainers may use: that of the machine, or of the container. */
 export function machineMemoryBytes(): number {
   const constrained = process.constrainedMemory?.() ?? 0;
@@ -84,8 +97,7 @@ function whatFits(spec: RunSpec, speed: DeviceSpeed, memoryBytesMax: number): st
 
 /** The device that the job will run on; undefined while devices could not be measured. */
 function chooseDevice(devices: readonly DeviceDescription[], spec: RunSpec): DeviceDescription | undefined {
-  if (spec.device === 'auto') return devices.find(({ isDefault }) => isDefault) ?? devices[0];
-  const found = devices.find(({ backend }) => backend === spec.device);
+  const found = findDevice(devices, spec);
   if (found === undefined && devices.length > 0) {
     throw new ServiceError('DEVICE_UNAVAILABLE', {
       device: spec.device,
@@ -93,6 +105,11 @@ function chooseDevice(devices: readonly DeviceDescription[], spec: RunSpec): Dev
     });
   }
   return found;
+}
+
+function findDevice(devices: readonly DeviceDescription[], spec: RunSpec): DeviceDescription | undefined {
+  if (spec.device === 'auto') return devices.find(({ isDefault }) => isDefault) ?? devices[0];
+  return devices.find(({ backend }) => backend === spec.device);
 }
 
 function speedOf(device: DeviceDescription | undefined, spec: RunSpec): DeviceSpeed {
@@ -104,10 +121,10 @@ function speedOf(device: DeviceDescription | undefined, spec: RunSpec): DeviceSp
 
 function toEstimate(
   estimate: Estimate,
-  dataset: Dataset,
+  dataset: Dataset | undefined,
   device: DeviceDescription | undefined,
 ): JobEstimate {
-  const trainTokens = dataset.prepared?.train.tokenCount ?? 0;
+  const trainTokens = dataset?.prepared?.train.tokenCount ?? 0;
   return {
     parameterCount: estimate.parameterCount,
     trainableParameterCount: estimate.trainableParameterCount,

@@ -10,7 +10,7 @@ import { isTerminal, type Job } from '../jobs/job.js';
 import type { ControlOptions, ControlResult } from '../jobs/jobControl.js';
 import type { JobCursor } from '../jobs/jobStore.js';
 import { quote, ServiceError, type FieldProblem } from '../errors.js';
-import { admitJob, type AdmittedJob } from './admitJob.js';
+import { admitJob, costOf, type AdmittedJob } from './admitJob.js';
 import { jobStates } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
@@ -73,7 +73,17 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
       const displayName = checks.text('display_name', request.displayName, 63);
       const labels = checks.labels('labels', request.labels);
       const requestId = checks.requestId(request.requestId);
-      const admitted = await admitWith(checks, async () => await admitJob(parts, request.spec));
+      const requestDigest = digestOf(request);
+      let admitted: AdmittedJob;
+      try {
+        admitted = await admitWith(checks, async () => await admitJob(parts, request.spec));
+      } catch (error) {
+        // It may be the retry of a call whose answer was lost; what was acknowledged then is not refused now.
+        const isRetry = error instanceof ServiceError && requestId !== null && !request.validateOnly;
+        const first = isRetry ? await queue.findRepeated(requestId, requestDigest) : undefined;
+        if (first === undefined) throw error;
+        return { job: toJob(first), ...(await costOf(parts, first.spec)), warnings: [] };
+      }
       const { spec, estimate, plan, warnings } = admitted;
       if (request.validateOnly) {
         return {
@@ -89,7 +99,7 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
         labels,
         spec,
         requestId,
-        requestDigest: digestOf(request),
+        requestDigest,
       });
       switch (submission) {
         case 'full':

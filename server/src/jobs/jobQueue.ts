@@ -28,24 +28,22 @@ export class JobQueue {
     private readonly options: { jobsMax: number },
   ) {}
 
+  /** The job that a request made earlier, whatever has become of its data set or of the limits since; undefined for a new request. */
+  async findRepeated(requestId: string, requestDigest: string): Promise<Job | undefined> {
+    const found = await this.journal.change(
+      async (change) => await repeatedJob(change, requestId, requestDigest),
+    );
+    return found === 'conflict' ? undefined : found;
+  }
+
   /** Stores a job and queues it; when this resolves the job survives any crash. A repeated request does not need a place. */
   async submit(newJob: NewJob): Promise<Submission> {
     return await this.journal.change(async (change): Promise<Submission> => {
       const { trx, nowMs } = change;
       if (newJob.requestId !== null) {
-        const first = await trx
-          .selectFrom('requests')
-          .selectAll()
-          .where('request_id', '=', newJob.requestId)
-          .executeTakeFirst();
-        if (first !== undefined) {
-          if (first.digest !== newJob.requestDigest) return 'conflict';
-          const row = await change.find(first.job_id);
-          // Requests are deleted with their job.
-          if (row === undefined)
-            throw new Error(`Request ${newJob.requestId} names job ${first.job_id}, which is missing`);
-          return { job: toJob(row, await positionOf(change, row.id)), isRepeated: true };
-        }
+        const first = await repeatedJob(change, newJob.requestId, newJob.requestDigest);
+        if (first === 'conflict') return first;
+        if (first !== undefined) return { job: first, isRepeated: true };
       }
       const id = newJob.jobId ?? timedId('job', nowMs);
       if ((await change.find(id)) !== undefined) return 'taken';
@@ -125,6 +123,24 @@ export class JobQueue {
       return { job: toJob(claimed) };
     });
   }
+}
+
+async function repeatedJob(
+  change: JobChange,
+  requestId: string,
+  requestDigest: string,
+): Promise<Job | 'conflict' | undefined> {
+  const first = await change.trx
+    .selectFrom('requests')
+    .selectAll()
+    .where('request_id', '=', requestId)
+    .executeTakeFirst();
+  if (first === undefined) return undefined;
+  if (first.digest !== requestDigest) return 'conflict';
+  const row = await change.find(first.job_id);
+  // Requests are deleted with their job.
+  if (row === undefined) throw new Error(`Request ${requestId} names job ${first.job_id}, which is missing`);
+  return toJob(row, await positionOf(change, row.id));
 }
 
 function newProgress(spec: RunSpec): JobProgress {
