@@ -1,4 +1,4 @@
-import { createWriteStream, mkdirSync, writeFileSync } from 'node:fs';
+import { createWriteStream, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   ArtifactKind,
@@ -78,6 +78,20 @@ describe('CreateJob', () => {
     );
     expect(new Set(answers.map(({ job }) => job!.name)).size).toBe(1);
     expect((await training.listJobs({})).jobs).toHaveLength(1);
+  });
+
+  it('that is repeated gives the first job, though it would not be admitted any more', async () => {
+    const { training, parts } = await openWithDataset();
+    const request = { spec: jobSpec(), requestId: uuid };
+    const first = await training.createJob(request);
+    await parts.db.updateTable('datasets').set({ state: 'failed', prepared: null }).execute();
+    const { info } = await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));
+    expect(info.reason).toBe('DATASET_NOT_READY');
+    expect(await training.createJob(request)).toEqual(first);
+    const { info: other } = await refusalOf((options) =>
+      training.createJob({ ...request, displayName: 'Another' }, options),
+    );
+    expect(other.reason).toBe('DATASET_NOT_READY');
   });
 
   it('takes base weights from an allowed folder only, and their shape from config.json', async () => {
@@ -296,6 +310,23 @@ describe('an artifact', () => {
         )
       ).code,
     ).toBe(Status.OUT_OF_RANGE);
+  });
+
+  it('writes text from a newer checkpoint when the job removes the one that is being loaded', async () => {
+    const api = await openApi();
+    await readyDataset(api.parts);
+    await api.parts.supervisor.start();
+    const spec = jobSpec('wait', { checkpoint: { everyStepCount: 1 } });
+    const { job } = await api.training.createJob({ spec });
+    for await (const { event } of api.training.watchJob({ name: job!.name }))
+      if (event!.checkpoint?.step === 3) break;
+    const folder = join(api.parts.dataFolder, 'jobs', job!.name.slice('jobs/'.length));
+    const prompt = 'loseCheckpoint';
+    const pieces = [];
+    for await (const piece of api.model.generateText({ model: job!.name, prompt, tokenCountMax: 3 }))
+      pieces.push(piece);
+    expect(pieces.map(({ text }) => text).join('')).toBe('1 2 3 ');
+    expect(existsSync(join(folder, 'checkpoints', 'step-3-1'))).toBe(false);
   });
 
   it('writes text, as its job does', async () => {

@@ -212,7 +212,12 @@ async function task(order) {
   const script = order.prompt ?? order.preparedFolder ?? order.spec?.textField ?? '';
   if (script === 'crash') process.kill(process.pid, 'SIGSEGV');
   if (script === 'hang') await hang();
-  if (script === 'fail')
+  if (script === 'loseCheckpoint' && order.source.kind === 'checkpoint') {
+    // Has the job go on, which removes the checkpoint before it is read.
+    writeFileSync(join(order.source.folder, '..', '..', 'go'), '');
+    while (existsSync(order.source.folder)) await new Promise((resolve) => setTimeout(resolve, 10));
+    process.send({ type: 'failed', reason: 'CHECKPOINT_CORRUPT', message: 'It is not there' });
+  } else if (script === 'fail')
     process.send({ type: 'failed', reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' });
   else if (order.kind === 'generate') {
     for (let count = 1; count <= order.tokenCountMax; count++)

@@ -18,24 +18,28 @@ export function modelService(parts: ApiParts): ModelServiceImplementation {
   return {
     async *generateText(request, context) {
       const settings = parseSettings(request);
-      const model = await findModel(parts, request.model);
+      const signal = AbortSignal.any([context.signal, stopping]);
       let tokenCount = 0;
-      try {
-        for await (const piece of tasks.generate(
-          { ...settings, ...model },
-          AbortSignal.any([context.signal, stopping]),
-        )) {
-          metrics.generatedTokens.inc(piece.tokenCount - tokenCount);
-          tokenCount = piece.tokenCount;
-          yield {
-            text: piece.text,
-            tokenCount,
-            finishReason:
-              piece.finishReason === null ? FinishReason.UNSPECIFIED : finishReasons[piece.finishReason],
-          };
+      for (let isDone = false; !isDone;) {
+        const model = await findModel(parts, request.model);
+        try {
+          for await (const piece of tasks.generate({ ...settings, ...model }, signal)) {
+            metrics.generatedTokens.inc(piece.tokenCount - tokenCount);
+            tokenCount = piece.tokenCount;
+            yield {
+              text: piece.text,
+              tokenCount,
+              finishReason:
+                piece.finishReason === null ? FinishReason.UNSPECIFIED : finishReasons[piece.finishReason],
+            };
+          }
+          isDone = true;
+        } catch (error) {
+          // A running job may have put newer checkpoints in the place of this one before it was loaded.
+          const mayRepeat = tokenCount === 0 && !signal.aborted;
+          if (!mayRepeat || !(await wasPruned(parts, request.model, model.source)))
+            throw taskError(error, request.model, context.signal, stopping);
         }
-      } catch (error) {
-        throw taskError(error, request.model, context.signal, stopping);
       }
     },
   };
@@ -60,6 +64,16 @@ function parseSettings(
     checks.add('model', 'jobs/{job} or jobs/{job}/artifacts/{artifact}', quote(request.model));
   checks.throwIfWrong();
   return settings;
+}
+
+async function wasPruned(
+  { checkpoints }: ApiParts,
+  jobName: string,
+  { kind, folder }: GenerateTask['source'],
+): Promise<boolean> {
+  if (kind !== 'checkpoint') return false;
+  const left = await checkpoints.list(parseJobName('model', jobName));
+  return left.every((checkpoint) => checkpoint.folder !== folder);
 }
 
 /** The named artifact; for a job its newest artifact or, before there is one, its newest checkpoint. */
