@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import type { Readable } from 'node:stream';
 import type { Logger } from 'pino';
 import type { ServerMessage } from './messages.js';
+import { readOomKills, whyKilled } from './outOfMemory.js';
 
 /** The program that runs in a child. */
 export const trainerEntry = fileURLToPath(new URL('./process/main.js', import.meta.url));
@@ -50,6 +51,8 @@ export class TrainerProcess {
   private wasSilent = false;
   private isGone = false;
   private errorTail = '';
+  private wasKilled = false;
+  private readonly oomKillsBefore = readOomKills();
 
   constructor(private readonly options: ProcessOptions) {
     const { entry, folder, niceValue, log } = options;
@@ -118,6 +121,7 @@ export class TrainerProcess {
   }
 
   kill(): void {
+    this.wasKilled = true;
     this.child?.kill('SIGKILL');
   }
 
@@ -151,7 +155,7 @@ export class TrainerProcess {
     let why = '';
     if (this.wasSilent) why = ` after ${this.options.silenceMs / 1000} s of silence`;
     else if (this.errorTail.includes('heap out of memory')) why = ' because the heap of JavaScript was full';
-    else if (signal === 'SIGKILL') why = ', often a sign that the system had no memory left';
+    else if (signal === 'SIGKILL' && !this.wasKilled) why = whyKilled(this.oomKillsBefore, readOomKills());
     return {
       code,
       signal,
