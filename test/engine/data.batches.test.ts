@@ -1,3 +1,5 @@
+import { renameSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { Batches, Dataset, permutation } from '@relora/engine/data';
 import { dataFolder, failure, sentences } from './dataFixtures.js';
@@ -65,6 +67,16 @@ describe('training batches', () => {
       expect(part.inputs).toEqual(whole.inputs.slice(first * 16));
       expect(part.targets).toEqual(whole.targets.slice(first * 16));
     }
+    await close();
+  });
+
+  it('can be read after a shard could not be opened, and closed in any case', async () => {
+    const { dataset, close } = await opened(sentences(30));
+    const shard = join(dataset.folder, dataset.manifest.train.shards[0]!.file);
+    renameSync(shard, `${shard}.away`);
+    await expect(dataset.train.read(0, 4)).rejects.toThrow('ENOENT');
+    renameSync(`${shard}.away`, shard);
+    expect(await dataset.train.read(0, 4)).toHaveLength(4);
     await close();
   });
 
@@ -141,5 +153,5 @@ describe('held-out batches', () => {
 
 async function opened(text: string) {
   const dataset = await Dataset.open(await prepare([source('text.txt', text, 'text')]), { verify: false });
-  return { train: dataset.train, close: () => dataset.close() };
+  return { dataset, train: dataset.train, close: () => dataset.close() };
 }

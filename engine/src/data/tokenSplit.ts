@@ -75,6 +75,8 @@ export class TokenSplit {
     if (handle === undefined) {
       handle = open(join(this.folder, file), 'r');
       this.handles.set(file, handle);
+      // What could not be opened may be there next time, and has nothing to close.
+      handle.catch(() => this.handles.delete(file));
     }
     return handle;
   }
