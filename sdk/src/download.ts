@@ -121,7 +121,6 @@ async function writeAll(part: FileHandle, data: Uint8Array, position: number): P
 
 /** Names must stay inside the folder on every system; the hash becomes part of one. */
 function checkDescription({ fileName, sha256 }: ArtifactFile): void {
-  // eslint-disable-next-line no-control-regex -- control characters are what is refused
   const isPlain = fileName.length <= 200 && !/^\.{0,2}$|[/\\:\x00-\x1f]/.test(fileName);
   if (isPlain && /^[0-9a-f]{64}$/.test(sha256)) return;
   const message = `The server sent ${JSON.stringify(fileName)} with the hash ${JSON.stringify(sha256)} as a file`;

@@ -1,0 +1,136 @@
+import { randomBytes } from 'node:crypto';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { DownloadArtifactRequest } from '@relora/sdk/contract';
+import { expect, test } from 'vitest';
+import { temporaryFolder } from '../e2e/tinyJob.js';
+import { artifactOf, brokenServer, reset, unavailable } from './brokenServer.js';
+
+const bytes = randomBytes(100_000);
+const pieceBytes = 16_384;
+const contents = { 'a.bin': bytes, 'a.bin.part': Buffer.from('a file of this name is fine') };
+const artifact = artifactOf(contents);
+
+/** A server that sends each file in pieces; `fault` may throw before a piece. */
+async function serve(
+  fault: (offset: number, request: DownloadArtifactRequest) => void = () => {},
+  sent = contents,
+) {
+  return await brokenServer({
+    listArtifacts: async () => ({ artifacts: [artifact] }),
+    async *downloadArtifact(request) {
+      const file = sent[request.fileName as keyof typeof contents];
+      for (let offset = request.offsetBytes; offset < file.length; offset += pieceBytes) {
+        fault(offset, request);
+        yield { offsetBytes: offset, data: file.subarray(offset, offset + pieceBytes) };
+      }
+    },
+  });
+}
+
+function expectWhole(folder: string): void {
+  expect(readdirSync(folder).sort()).toEqual(Object.keys(contents));
+  for (const [name, content] of Object.entries(contents))
+    expect(readFileSync(join(folder, name)).equals(content)).toBe(true);
+}
+
+test.each([
+  ['UNAVAILABLE', unavailable],
+  ['a reset', reset],
+])('goes on where the stream broke: %s', async (_, error) => {
+  const opened: number[] = [];
+  const client = await serve((offset, request) => {
+    if (offset === request.offsetBytes) opened.push(offset);
+    // One piece a connection, more often than attempts are allowed: progress counts.
+    else throw error();
+  });
+  const folder = temporaryFolder();
+  const received: number[] = [];
+  const onProgress = ({ receivedBytes }: { receivedBytes: number }) => received.push(receivedBytes);
+  const paths = await client.downloadArtifact('jobs/job-1', folder, { onProgress });
+  expect(paths).toEqual([join(folder, 'a.bin'), join(folder, 'a.bin.part')]);
+  expectWhole(folder);
+  expect(opened.slice(0, 7)).toEqual([0, 1, 2, 3, 4, 5, 6].map((piece) => piece * pieceBytes));
+  expect(received.at(-1)).toBe(artifact.sizeBytes);
+});
+
+test('a later process goes on where an earlier one stopped', async () => {
+  const folder = temporaryFolder();
+  const part = `a.bin.${artifact.files[0]!.sha256.slice(0, 12)}.part`;
+  writeFileSync(join(folder, part), bytes.subarray(0, 70_000));
+  const opened: number[] = [];
+  const client = await serve((offset, { fileName }) => void (fileName === 'a.bin' && opened.push(offset)));
+  await client.downloadArtifact('jobs/job-1', folder);
+  expect(opened[0]).toBe(70_000);
+  expectWhole(folder);
+});
+
+test('two downloads into one folder give one right file', async () => {
+  const client = await serve();
+  const folder = temporaryFolder();
+  await Promise.all([1, 2, 3].map(() => client.downloadArtifact('jobs/job-1', folder)));
+  expectWhole(folder);
+});
+
+test('what is there already is not fetched again', async () => {
+  let pieces = 0;
+  const client = await serve(() => void pieces++);
+  const folder = temporaryFolder();
+  await client.downloadArtifact('jobs/job-1', folder);
+  const before = pieces;
+  await client.downloadArtifact('jobs/job-1', folder);
+  expect(pieces).toBe(before);
+});
+
+test('wrong bytes are refused and removed', async () => {
+  const wrong = Buffer.from(bytes);
+  wrong[50_000]! ^= 1;
+  const client = await serve(undefined, { ...contents, 'a.bin': wrong });
+  const folder = temporaryFolder();
+  await expect(client.downloadArtifact('jobs/job-1', folder)).rejects.toMatchObject({
+    name: 'IntegrityError',
+    code: 'DATA_LOSS',
+  });
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+test('bytes from another place than asked for are refused', async () => {
+  const client = await brokenServer({
+    listArtifacts: async () => ({ artifacts: [artifact] }),
+    async *downloadArtifact() {
+      yield { offsetBytes: 7, data: bytes.subarray(7, 20) };
+    },
+  });
+  const downloading = client.downloadArtifact('jobs/job-1', temporaryFolder());
+  await expect(downloading).rejects.toThrow('a.bin: byte 0 was expected, 13 bytes from 7 came');
+});
+
+test('a server that sends nothing is given up', async () => {
+  let calls = 0;
+  const client = await brokenServer({
+    listArtifacts: async () => ({ artifacts: [artifact] }),
+    async *downloadArtifact({ offsetBytes }) {
+      calls++;
+      yield { offsetBytes };
+    },
+  });
+  await expect(client.downloadArtifact('jobs/job-1', temporaryFolder())).rejects.toThrow(
+    'a.bin ended at byte 0 of 100000',
+  );
+  expect(calls).toBe(5);
+});
+
+test.each(['../evil', 'a/b', 'C:evil', '..', '', 'line\nbreak'])(
+  'a file named %j is refused before anything is written',
+  async (fileName) => {
+    const file = { ...artifact.files[0]!, fileName };
+    const client = await brokenServer({
+      listArtifacts: async () => ({ artifacts: [{ ...artifact, files: [file] }] }),
+    });
+    const folder = temporaryFolder();
+    await expect(client.downloadArtifact('jobs/job-1', folder)).rejects.toMatchObject({
+      name: 'IntegrityError',
+    });
+    expect(readdirSync(folder)).toEqual([]);
+  },
+);

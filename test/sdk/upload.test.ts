@@ -1,0 +1,77 @@
+import { randomBytes } from 'node:crypto';
+import { DatasetState, type UploadProgress } from '@relora/sdk';
+import { Status, type CallContext } from 'nice-grpc';
+import { expect, test } from 'vitest';
+import { brokenServer, refusal, unavailable } from './brokenServer.js';
+
+const content = randomBytes(20 * (256 << 10));
+
+/** A server that keeps what it receives; `fault` may throw at the beginning of a call and after each chunk. */
+async function serve(fault: (call: number, chunks: number, context: CallContext) => void, ending = {}) {
+  const received: Buffer[] = [];
+  let calls = 0;
+  const dataset = () => {
+    const receivedBytes = received.reduce((sum, data) => sum + data.length, 0);
+    const state = receivedBytes === content.length ? DatasetState.READY : DatasetState.UPLOADING;
+    return {
+      name: 'datasets/tales',
+      state,
+      files: [{ receivedBytes }],
+      ...(state === DatasetState.READY ? ending : {}),
+    };
+  };
+  const client = await brokenServer({
+    async getDataset(_, context) {
+      if (calls === 0) throw refusal(context, Status.NOT_FOUND, 'DATASET_NOT_FOUND');
+      return { dataset: dataset() };
+    },
+    async uploadDataset(messages, context) {
+      const call = ++calls;
+      let chunks = 0;
+      fault(call, chunks, context);
+      for await (const { chunk } of messages) {
+        if (chunk === undefined) continue;
+        expect(chunk.offsetBytes).toBe(dataset().files[0]!.receivedBytes);
+        received.push(chunk.data as Buffer);
+        fault(call, ++chunks, context);
+      }
+      return { dataset: dataset() };
+    },
+  });
+  const upload = (onProgress?: (progress: UploadProgress) => void) =>
+    client.uploadDataset({ datasetId: 'tales', files: [{ content, fileName: 'tales.txt' }], onProgress });
+  return { upload, received, calls: () => calls };
+}
+
+test('goes on with what is missing, as long as there is progress', async () => {
+  const { upload, received, calls } = await serve((_, chunks) => {
+    if (chunks === 2) throw unavailable();
+  });
+  expect(await upload()).toMatchObject({ state: DatasetState.READY });
+  expect(Buffer.concat(received).equals(content)).toBe(true);
+  expect(calls()).toBeGreaterThan(5);
+});
+
+test('waits for the server to notice that the first connection broke', async () => {
+  const { upload, received, calls } = await serve((call, chunks, context) => {
+    if (call === 1 && chunks === 3) throw unavailable();
+    if (call > 1 && call < 9) throw refusal(context, Status.ABORTED, 'UPLOAD_BUSY', 1);
+  });
+  expect(await upload()).toMatchObject({ state: DatasetState.READY });
+  expect(Buffer.concat(received).equals(content)).toBe(true);
+  expect(calls()).toBe(9);
+});
+
+test('gives up when nothing gets through', async () => {
+  const { upload, calls } = await serve(() => {
+    throw unavailable();
+  });
+  await expect(upload()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  expect(calls()).toBe(5);
+});
+
+test('a data set that cannot be prepared is an error with the reason', async () => {
+  const failure = { reason: 'TEXT_NOT_UTF8', message: 'byte 17' };
+  const { upload } = await serve(() => {}, { state: DatasetState.FAILED, failure });
+  await expect(upload()).rejects.toMatchObject({ name: 'DatasetFailedError', reason: 'TEXT_NOT_UTF8' });
+});
