@@ -2,7 +2,7 @@
 // when the sources are those of the last time; tsc would read them all to find that out.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
@@ -17,6 +17,7 @@ for (const name of ['tsconfig.cjs.json', 'build-cjs.mjs', ...sources.sort().map(
 const digest = hash.digest('hex');
 if (existsSync(stamp) && readFileSync(stamp, 'utf8') === digest) process.exit(0);
 
+rmSync(`${folder}dist/cjs`, { recursive: true, force: true }); // with it what sources left behind that are gone
 mkdirSync(`${folder}dist/cjs`, { recursive: true });
 // The nearest package.json decides how Node reads .js files.
 writeFileSync(`${folder}dist/cjs/package.json`, '{ "type": "commonjs" }\n');

@@ -13,7 +13,7 @@ const run = (file: string, args: string[], cwd: string) =>
 test('the package, as it would be published, loads by import and by require, with types for both', () => {
   const folder = temporaryFolder();
   execFileSync(process.execPath, [join(sdk, 'build-cjs.mjs')]);
-  run('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', folder], sdk);
+  run('npm', ['pack', '--loglevel=error', '--ignore-scripts', '--pack-destination', folder], sdk);
   const installed = join(folder, 'node_modules/@relora/sdk');
   mkdirSync(installed, { recursive: true });
   run('tar', ['xzf', join(folder, 'relora-sdk-0.1.0.tgz'), '--strip-components=1', '-C', installed], folder);
