@@ -18,7 +18,6 @@ import { endStreamsMiddleware } from './endStreams.js';
 import type { Health } from './health.js';
 import { addReflection } from './reflection.js';
 import { serverOptions } from './serverOptions.js';
-import { stopStreamsMiddleware } from './stopStreams.js';
 
 const services = [
   TrainingServiceDefinition,
@@ -48,10 +47,9 @@ export function createGrpcServer(parts: ApiParts, health: Health): Server {
   server.add(DatasetServiceDefinition, datasetService(parts));
   server.add(ModelServiceDefinition, modelService(parts));
   server.add(ServerServiceDefinition, serverService(parts));
-  const stopStreams = stopStreamsMiddleware(parts.stopping);
-  health.addTo(server.with(stopStreams));
+  health.addTo(server);
   if (config.reflection) {
-    addReflection(server.with(stopStreams), [...serviceNames, 'grpc.health.v1.Health']);
+    addReflection(server, [...serviceNames, 'grpc.health.v1.Health']);
   }
   return server;
 }
