@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { FinishReason } from '@relora/sdk';
 import { bytes, quantity, table } from './format.js';
 import { downloadText, jobName, type Run } from './jobCommands.js';
+import { printable } from './screenText.js';
 import { decimalNumber, wholeNumber } from './specOptions.js';
 
 interface GenerateFlags {
@@ -84,7 +85,7 @@ export function addDataCommands(program: Command, run: Run): void {
     .action((model: string, flags: GenerateFlags) =>
       run(async ({ client, output, signal }) => {
         const { prompt, tokens, temperature, topK, topP, seed } = flags;
-        if (!output.isJson) process.stdout.write(prompt);
+        let isFirst = true;
         for await (const piece of client.generate(jobName(model), {
           prompt,
           tokenCountMax: tokens,
@@ -96,7 +97,8 @@ export function addDataCommands(program: Command, run: Run): void {
         })) {
           output.result(piece, () => []);
           if (output.isJson) continue;
-          process.stdout.write(piece.text);
+          process.stdout.write(printableText(isFirst ? prompt + piece.text : piece.text));
+          isFirst = false;
           if (piece.finishReason !== FinishReason.UNSPECIFIED) process.stdout.write('\n');
         }
       }),
@@ -119,8 +121,8 @@ export function addDataCommands(program: Command, run: Run): void {
               device.instructionSet,
               String(device.threadCount),
               bytes(device.memoryBytes),
-              `${quantity(device.float32Flops)}FLOP/s`,
-              `${quantity(device.bfloat16Flops)}FLOP/s`,
+              speed(device.float32Flops),
+              speed(device.bfloat16Flops),
             ]),
           ]),
           '',
@@ -140,4 +142,14 @@ export function addDataCommands(program: Command, run: Run): void {
         ]);
       }),
     );
+}
+
+/** Empty where the server has not measured. */
+function speed(flops: number): string {
+  return flops === 0 ? '' : `${quantity(flops)}FLOP/s`;
+}
+
+/** Lines stay lines. */
+function printableText(text: string): string {
+  return text.split('\n').map(printable).join('\n');
 }

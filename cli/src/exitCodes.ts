@@ -1,3 +1,4 @@
+import { CommanderError } from 'commander';
 import { DatasetFailedError, JobFailedError, ReloraError } from '@relora/sdk';
 
 /** What the process ends with; promised to scripts, see `relora --help`. */
@@ -18,8 +19,9 @@ export class UsageError extends Error {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof JobFailedError || error instanceof DatasetFailedError) return exitCodes.jobFailed;
-  if (error instanceof UsageError) return exitCodes.usage;
+  if (error instanceof UsageError || error instanceof CommanderError) return exitCodes.usage;
   if (error instanceof DOMException && error.name === 'AbortError') return exitCodes.interrupted;
+  if (isPathMistake(error)) return exitCodes.usage;
   if (!(error instanceof ReloraError)) return exitCodes.internal;
   switch (error.code) {
     case 'UNAVAILABLE':
@@ -33,6 +35,14 @@ export function exitCodeOf(error: unknown): number {
     default:
       return exitCodes.refused;
   }
+}
+
+/** A file or folder that was named cannot be used. */
+function isPathMistake(error: unknown): boolean {
+  const { code = '' } = error as NodeJS.ErrnoException;
+  return (
+    error instanceof Error && ['ENOENT', 'EACCES', 'EPERM', 'EISDIR', 'ENOTDIR', 'EEXIST'].includes(code)
+  );
 }
 
 /** An error for people: what is wrong, each bad field on its own line, what to do. */

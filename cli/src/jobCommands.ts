@@ -1,10 +1,11 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { JobState, isTerminal, type Job, type JobEvent, type ReloraClient } from '@relora/sdk';
 import { LiveView } from './liveView.js';
+import { UsageError } from './exitCodes.js';
 import { bytes } from './format.js';
 import { estimateText, jobDetails, jobTable, stateText } from './jobText.js';
 import type { Output } from './output.js';
-import { addSpecOptions, readSpec, wholeNumber, type SpecFlags } from './specOptions.js';
+import { addSpecOptions, positiveNumber, readSpec, wholeNumber, type SpecFlags } from './specOptions.js';
 
 /** What every command works with. */
 export interface Session {
@@ -101,7 +102,7 @@ export function addJobCommands(program: Command, run: Run): void {
     .description('show jobs, newest first')
     .option('--state <state...>', 'only these states, for example running')
     .option('--label <key=value...>', 'only jobs with these labels', label)
-    .option('--limit <n>', 'at most so many', wholeNumber, 50)
+    .option('--limit <n>', 'at most so many, from 1', positiveNumber, 50)
     .action((flags: { state?: string[]; label?: Record<string, string>; limit: number }) =>
       run(async ({ client, output, signal }) => {
         const jobs: Job[] = [];
@@ -112,7 +113,8 @@ export function addJobCommands(program: Command, run: Run): void {
           pageSize: Math.min(500, flags.limit),
           signal,
         })) {
-          if (jobs.push(job) >= flags.limit) break;
+          jobs.push(job);
+          if (jobs.length >= flags.limit) break;
         }
         output.result({ jobs }, () => jobTable(jobs));
       }),
@@ -178,7 +180,7 @@ async function watch(
     ? undefined
     : new LiveView(process.stdout, {
         title: job.displayName ? `${name} ${job.displayName}` : name,
-        stepCount: job.progress?.stepCount ?? 0,
+        stepCount: stepCountOf(job),
       });
   try {
     for await (const event of client.watch(name, { afterSequence, signal })) {
@@ -190,6 +192,11 @@ async function watch(
     if (signal.aborted && !isTerminal(job.state))
       output.note(`${name} goes on. To come back: relora watch ${name}`);
   }
+}
+
+/** Steps of all phases; 0 while the server has not said. */
+function stepCountOf({ progress, spec }: Job): number {
+  return progress?.stepCount || (spec?.stepCount ?? 0) + (spec?.warmStart?.stepCount ?? 0);
 }
 
 export function jobName(name: string): string {
@@ -205,7 +212,7 @@ function label(value: string, previous: Record<string, string> = {}): Record<str
 function parseState(name: string): JobState {
   const states: Record<string, JobState> = JobState;
   const state = states[name.toUpperCase()];
-  if (state === undefined) throw new InvalidArgumentError(`There is no state ${name}.`);
+  if (state === undefined) throw new UsageError(`There is no state ${JSON.stringify(name)}`);
   return state;
 }
 

@@ -67,6 +67,7 @@ export function advance(progress: JobProgress, event: JobEvent): void {
       const { step, loss, tokenCount, stepSeconds } = event.step;
       dropFrom(progress.losses, step);
       dropFrom(progress.restarts, step + 1);
+      dropFrom(progress.evaluations, step + 1);
       progress.losses.push({ step, loss });
       progress.step = step + 1;
       progress.phase = event.step.phase;
@@ -115,7 +116,7 @@ export function advance(progress: JobProgress, event: JobEvent): void {
 /** Time to the end in seconds at the present speed; null while unknown. */
 export function remainingSeconds(progress: JobProgress): number | null {
   const { step, stepCount, trainedTokens, tokensPerSecond } = progress;
-  if (step === 0 || tokensPerSecond === 0) return null;
+  if (step === 0 || stepCount === 0 || tokensPerSecond === 0) return null;
   return ((stepCount - step) * (trainedTokens / step)) / tokensPerSecond;
 }
 

@@ -2,6 +2,7 @@ import type { JobEvent } from '@relora/sdk';
 import { figure, quantity } from './format.js';
 import { advance, newProgress, type JobProgress } from './jobProgress.js';
 import { palette, renderFrame } from './renderFrame.js';
+import { printable } from './screenText.js';
 
 /** Where a view writes; process.stdout is one. */
 export interface ViewStream {
@@ -17,6 +18,7 @@ const frameMs = 160;
 const plainEveryMs = 5000;
 const hideCursor = '\u001b[?25l';
 const showCursor = '\u001b[?25h';
+const clearScreen = '\u001b[H\u001b[2J';
 
 /**
  * Shows a job while it trains: on a terminal a picture that is redrawn in place, elsewhere plain lines. `close` leaves the last
@@ -31,6 +33,12 @@ export class LiveView {
   private plainAt = 0;
   private isClosed = false;
   private readonly onExit = () => this.stream.write(showCursor);
+  // The terminal may have broken the drawn lines anew, so that nobody knows where the first one is.
+  private readonly onResize = () => {
+    this.stream.write(clearScreen);
+    this.drawnLines = 0;
+    this.draw();
+  };
 
   constructor(
     private readonly stream: ViewStream,
@@ -42,6 +50,7 @@ export class LiveView {
     if (!this.isTerminal) return;
     stream.write(hideCursor);
     process.once('exit', this.onExit);
+    stream.on?.('resize', this.onResize);
   }
 
   /** Takes an event; draws at most six times a second. */
@@ -58,6 +67,7 @@ export class LiveView {
     this.draw();
     this.stream.write(showCursor);
     process.off('exit', this.onExit);
+    this.stream.off?.('resize', this.onResize);
   }
 
   private draw(): void {
@@ -73,7 +83,7 @@ export class LiveView {
 
   private printPlain(event: JobEvent): void {
     const line = this.plainLine(event);
-    if (line !== null) this.stream.write(`${line}\n`);
+    if (line !== null) this.stream.write(`${printable(line)}\n`);
   }
 
   private plainLine(event: JobEvent): string | null {
@@ -86,7 +96,7 @@ export class LiveView {
         if (now - this.plainAt < plainEveryMs && progress.step !== progress.stepCount) return null;
         this.plainAt = now;
         const { loss, learningRate, gradientNorm } = event.step;
-        return `step ${progress.step}/${progress.stepCount}  loss ${loss.toFixed(3)}  rate ${learningRate.toExponential(2)}  gradient norm ${figure(gradientNorm)}  ${quantity(progress.tokensPerSecond)} tokens/s`;
+        return `step ${progress.step}${progress.stepCount > 0 ? `/${progress.stepCount}` : ''}  loss ${loss.toFixed(3)}  rate ${learningRate.toExponential(2)}  gradient norm ${figure(gradientNorm)}  ${quantity(progress.tokensPerSecond)} tokens/s`;
       }
       case 'evaluation':
         return `held-out after ${event.evaluation.step} steps: loss ${event.evaluation.loss.toFixed(3)}, ${event.evaluation.bitsPerByte.toFixed(3)} bits/byte`;

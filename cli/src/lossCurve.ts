@@ -28,12 +28,12 @@ const brailleDots = [
 
 /**
  * A loss curve drawn in braille characters, two by four dots each, with the axis on the left and the steps below. Losses
- * of the same dot column are averaged. Returns `height` lines.
+ * of the same dot column are averaged; those that are not finite leave a gap. Returns `height` lines.
  */
 export function lossCurve(losses: readonly Point[], options: CurveOptions): string[] {
   const { width, height, stepCount, evaluations, restarts, paint } = options;
   const columns = Math.max(8, width - labelWidth - 1);
-  const rows = Math.max(2, height - 1);
+  const rows = Math.max(2, height - 2);
   const means = columnMeans(losses, columns * 2, stepCount);
   const shown = [...means.filter((mean) => mean !== null), ...evaluations.map(({ loss }) => loss)].filter(
     Number.isFinite,
@@ -46,7 +46,7 @@ export function lossCurve(losses: readonly Point[], options: CurveOptions): stri
   const dots = Array.from({ length: rows }, () => new Uint8Array(columns));
   let previous: number | null = null;
   for (const [x, mean] of means.entries()) {
-    if (mean === null || !Number.isFinite(mean)) continue;
+    if (mean === null) continue;
     const y = rowOf(mean, rows * 4);
     // Steep parts are joined, so that the curve does not fall apart.
     const from: number = previous === null ? y : previous < y ? previous + 1 : Math.max(y, previous - 1);
@@ -66,7 +66,7 @@ export function lossCurve(losses: readonly Point[], options: CurveOptions): stri
 
   const lines: string[] = [];
   for (let row = 0; row < rows; row++) {
-    const label = row === 0 ? high.toFixed(2) : row === rows - 1 ? low.toFixed(2) : '';
+    const label = row === 0 ? axisLabel(high) : row === rows - 1 ? axisLabel(low) : '';
     let line = paint.axis(`${label.padStart(labelWidth - 1)} ${label === '' ? '│' : '┤'}`);
     for (let column = 0; column < columns; column++) {
       const bits = dots[row]![column]!;
@@ -76,16 +76,15 @@ export function lossCurve(losses: readonly Point[], options: CurveOptions): stri
     }
     lines.push(line.trimEnd());
   }
-  const last = String(stepCount);
-  const below = Array.from({ length: columns }, (_, column) => (restartColumns.has(column) ? '┴' : '─')).join(
-    '',
-  );
-  lines.push(
-    paint.axis(
-      `${'0'.padStart(labelWidth - 1)} └${below.slice(0, Math.max(0, columns - last.length - 1))} ${last}`,
-    ),
-  );
+  const below = Array.from({ length: columns }, (_, column) => (restartColumns.has(column) ? '┴' : '─'));
+  lines.push(paint.axis(`${' '.repeat(labelWidth)}└${below.join('')}`));
+  lines.push(paint.axis(`${' '.repeat(labelWidth + 1)}0${String(stepCount).padStart(columns - 1)}`));
   return lines;
+}
+
+/** At most six characters. */
+function axisLabel(loss: number): string {
+  return Math.abs(loss) < 999.995 ? loss.toFixed(2) : loss.toExponential(0);
 }
 
 /** Mean loss of each of `count` columns; null where no step falls. */
@@ -93,6 +92,7 @@ function columnMeans(losses: readonly Point[], count: number, stepCount: number)
   const sums = new Float64Array(count);
   const counts = new Int32Array(count);
   for (const { step, loss } of losses) {
+    if (!Number.isFinite(loss)) continue;
     const column = Math.min(count - 1, Math.floor((step / Math.max(1, stepCount)) * count));
     sums[column]! += loss;
     counts[column]!++;

@@ -3,13 +3,17 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { ReloraClient } from '@relora/sdk';
 import { addDataCommands } from './dataCommands.js';
-import { exitCodeOf, exitCodes, UsageError } from './exitCodes.js';
+import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
   version: string;
 };
+
+// Read before parsing, which may be what fails.
+const isJson = process.argv.includes('--json');
+const output = () => new Output(isJson, program.opts<{ address: string }>().address);
 
 const program = new Command('relora')
   .description('Launch, watch and fetch ReLoRA training jobs.')
@@ -23,11 +27,11 @@ Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed 
 ${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.interrupted} interrupted.
 Variables: RELORA_ADDRESS for --address, NO_COLOR for a view without colours.`,
   )
-  .exitOverride();
+  .exitOverride()
+  .configureOutput(isJson ? { writeErr: () => {} } : {});
 
 const run: Run = async (body) => {
-  const { address, json } = program.opts<{ address: string; json?: boolean }>();
-  const output = new Output(json === true, address);
+  const { address } = program.opts<{ address: string }>();
   const client = new ReloraClient({ address });
   const interrupt = new AbortController();
   const onInterrupt = () => {
@@ -37,9 +41,9 @@ const run: Run = async (body) => {
   process.on('SIGINT', onInterrupt);
   process.on('SIGTERM', onInterrupt);
   try {
-    await body({ client, output, signal: interrupt.signal });
+    await body({ client, output: output(), signal: interrupt.signal });
   } catch (error) {
-    if (!interrupt.signal.aborted) output.error(error);
+    if (!interrupt.signal.aborted) output().error(error);
     process.exitCode = interrupt.signal.aborted ? exitCodes.interrupted : exitCodeOf(error);
   } finally {
     process.off('SIGINT', onInterrupt);
@@ -49,7 +53,6 @@ const run: Run = async (body) => {
 };
 addJobCommands(program, run);
 addDataCommands(program, run);
-for (const command of program.commands) command.exitOverride();
 
 // A reader that went away, as in `relora list | head`, is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>
@@ -59,10 +62,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) =>
 try {
   await program.parseAsync();
 } catch (error) {
-  if (error instanceof CommanderError)
-    process.exitCode = error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
-  else if (error instanceof UsageError) {
-    process.stderr.write(`${error.message}\n`);
-    process.exitCode = exitCodes.usage;
-  } else throw error;
+  const isHelp = error instanceof CommanderError && error.exitCode === 0;
+  process.exitCode = isHelp ? exitCodes.ok : exitCodeOf(error);
+  // Commander has written its own message, except where --json asks for another form.
+  if (isJson && !isHelp) output().error(error);
+  else if (!(error instanceof CommanderError)) output().error(error);
 }

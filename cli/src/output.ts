@@ -1,3 +1,4 @@
+import { printable } from './screenText.js';
 import { describeError, errorJson } from './exitCodes.js';
 
 /** Where results go: lines for people, or with --json one JSON object a line. */
@@ -10,7 +11,7 @@ export class Output {
   /** A result; `lines` says it to people. */
   result(value: unknown, lines: () => Iterable<string>): void {
     if (this.isJson) this.write(JSON.stringify(value));
-    else for (const line of lines()) this.write(line);
+    else for (const line of lines()) this.write(printable(line));
   }
 
   /** Something on the way, which only people want to know. */
@@ -21,7 +22,7 @@ export class Output {
   error(error: unknown): void {
     const text = this.isJson
       ? JSON.stringify(errorJson(error))
-      : describeError(error, this.address).join('\n');
+      : describeError(error, this.address).map(printable).join('\n');
     process.stderr.write(`${text}\n`);
   }
 

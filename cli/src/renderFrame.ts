@@ -2,6 +2,7 @@ import { JobPhase, JobState } from '@relora/sdk';
 import { bytes, duration, figure, quantity } from './format.js';
 import { remainingSeconds, type JobProgress } from './jobProgress.js';
 import { lossCurve } from './lossCurve.js';
+import { fit, printable } from './screenText.js';
 
 export interface FrameSize {
   width: number;
@@ -37,39 +38,50 @@ const sampleLinesMax = 2;
 
 /** The whole view as lines that fit the size: a pure function, so that what is drawn can be tested. */
 export function renderFrame(progress: JobProgress, size: FrameSize, paint: Palette): string[] {
-  const width = Math.max(40, Math.min(size.width, 160));
+  const width = Math.min(size.width, 160);
   const head = [...headLines(progress, width, paint)];
   const foot = [
     ...figureLines(progress, paint),
     ...restartLines(progress, paint),
     ...sampleLines(progress, width, paint),
   ];
-  if (progress.warning !== '') foot.push(paint.bad(cut(` ${progress.warning}`, width)));
+  if (progress.warning !== '') foot.push(paint.bad(` ${printable(progress.warning)}`));
   const curveHeight = Math.min(16, Math.max(4, size.height - head.length - foot.length - 1));
   const curve = lossCurve(progress.losses, {
     width,
     height: curveHeight,
-    stepCount: progress.stepCount,
+    stepCount: Math.max(progress.stepCount, progress.step),
     evaluations: progress.evaluations,
     restarts: progress.restarts.map(({ step }) => step),
     paint: { curve: paint.curve, evaluation: paint.evaluation, restart: paint.restart, axis: paint.dim },
   });
-  return [...head, ...curve, ...foot].slice(0, Math.max(1, size.height - 1));
+  // A line that wraps would be two: the view could no longer go back to its first.
+  return [...head, ...curve, ...foot].slice(0, Math.max(1, size.height - 1)).map((line) => fit(line, width));
 }
 
 function* headLines(progress: JobProgress, width: number, paint: Palette): Generator<string> {
   const state = stateName(progress.state);
   const phase = progress.state === JobState.RUNNING ? ` · ${phaseName(progress.phase)}` : '';
-  yield `${paint.title(cut(` ${progress.title}`, width - state.length - phase.length - 3))} ${paint.dim('·')} ${
+  yield `${paint.title(cut(` ${printable(progress.title)}`, width - state.length - phase.length - 3))} ${paint.dim('·')} ${
     progress.state === JobState.FAILED ? paint.bad(state) : state
   }${paint.dim(phase)}`;
 
-  const share = progress.stepCount > 0 ? progress.step / progress.stepCount : 0;
-  const left = remainingSeconds(progress);
-  const text = ` ${Math.floor(share * 100)} %  step ${progress.step} of ${progress.stepCount}${left === null || share === 1 ? '' : `  ${duration(left)} left`}`;
+  yield progressLine(progress, width, paint);
+  const isGoing = progress.state === JobState.RUNNING || progress.state === JobState.SUCCEEDED;
+  if (!isGoing && progress.reason !== '') yield paint.dim(` ${printable(progress.reason)}`);
+}
+
+/** A bar while the number of steps is known. */
+function progressLine(progress: JobProgress, width: number, paint: Palette): string {
+  const { step, stepCount } = progress;
+  if (stepCount === 0) return ` step ${step}`;
+  const share = Math.min(1, step / stepCount);
+  const left = share === 1 ? null : remainingSeconds(progress);
+  const time = left === null ? '' : `  ${duration(left)} left`;
+  const text = ` ${Math.floor(share * 100)} %  step ${step} of ${stepCount}${time}`;
   const barWidth = Math.max(8, width - text.length - 2);
   const filled = Math.round(share * barWidth);
-  yield ` ${paint.bar('━'.repeat(filled))}${paint.dim('─'.repeat(barWidth - filled))}${text}`;
+  return ` ${paint.bar('━'.repeat(filled))}${paint.dim('─'.repeat(barWidth - filled))}${text}`;
 }
 
 function* figureLines(progress: JobProgress, paint: Palette): Generator<string> {
@@ -110,9 +122,9 @@ function* restartLines({ restarts }: JobProgress, paint: Palette): Generator<str
 
 function* sampleLines({ sample }: JobProgress, width: number, paint: Palette): Generator<string> {
   if (sample === null) return;
-  const text = `${sample.prompt}${sample.text}`.replace(/\s+/g, ' ');
+  const text = printable(`${sample.prompt}${sample.text}`).replace(/\s+/g, ' ');
   for (let line = 0; line < sampleLinesMax; line++) {
-    const part = text.slice(line * (width - 4), (line + 1) * (width - 4));
+    const part = text.slice(line * Math.max(1, width - 4), (line + 1) * Math.max(1, width - 4));
     if (part !== '') yield paint.dim(`  ${line === 0 ? '“' : ' '}${part}`);
   }
 }

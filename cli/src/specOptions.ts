@@ -84,6 +84,12 @@ export function wholeNumber(value: string): number {
   return Number(value);
 }
 
+export function positiveNumber(value: string): number {
+  const number = wholeNumber(value);
+  if (number === 0) throw new UsageError('A whole number from 1 was expected, not 0');
+  return number;
+}
+
 export function decimalNumber(value: string): number {
   const number = Number(value);
   if (value.trim() === '' || !Number.isFinite(number))
