@@ -99,6 +99,9 @@ function spec(changes: Partial<RunSpec> = {}): RunSpec {
   });
 }
 
+/** Long enough that what happens at its tenth step happens in its middle, however fast the machine is. */
+const long = { stepCount: 200 };
+
 /** The last told loss of each step: a step that was taken again after a crash counts as it was taken last. */
 async function lossesOf(parts: Parts, jobId: string): Promise<number[]> {
   const losses: number[] = [];
@@ -166,8 +169,8 @@ describe('the trainer', () => {
 
   it('killed with SIGKILL it is replaced, and the run repeats the uninterrupted one bit for bit', async () => {
     const parts = await trainingParts();
-    const whole = await run(parts);
-    const { id } = await submit(parts, { spec: spec() });
+    const whole = await run(parts, long);
+    const { id } = await submit(parts, { spec: spec(long) });
     await jobWhen(parts, id, ({ progress }) => progress.step >= 6 && progress.checkpointStep !== null);
     process.kill(parts.supervisor.trainerPid(id)!, 'SIGKILL');
     const job = await jobWhen(parts, id, ({ state }) => isTerminal(state));
@@ -181,11 +184,11 @@ describe('the trainer', () => {
 
   it('whose server is killed ends by itself, and the next server repeats the uninterrupted run bit for bit', async () => {
     const first = await trainingParts();
-    const whole = await run(first);
+    const whole = await run(first, long);
     const expected = await lossesOf(first, whole.id);
     await first.close();
 
-    const job = JSON.stringify(newJob({ jobId: 'job-killed', spec: spec() }));
+    const job = JSON.stringify(newJob({ jobId: 'job-killed', spec: spec(long) }));
     const server = spawn(process.execPath, [halfServer, first.dataFolder, trainerEntry, job], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
@@ -206,8 +209,8 @@ describe('the trainer', () => {
 
   it('paused, its checkpoint damaged and resumed, it goes on from the one before with the same losses', async () => {
     const parts = await trainingParts();
-    const whole = await run(parts);
-    const { id } = await submit(parts, { spec: spec() });
+    const whole = await run(parts, long);
+    const { id } = await submit(parts, { spec: spec(long) });
     await jobWhen(parts, id, ({ progress }) => progress.step >= 9);
     await parts.control.pause(id);
     const paused = await parts.control.whenSettled(id, AbortSignal.timeout(20_000));
