@@ -44,15 +44,23 @@ export function lossCurve(losses: readonly Point[], options: CurveOptions): stri
     Math.min(count - 1, Math.max(0, Math.round(((high - loss) / Math.max(1e-9, high - low)) * (count - 1))));
 
   const dots = Array.from({ length: rows }, () => new Uint8Array(columns));
-  let previous: number | null = null;
+  // Steps are joined, also where there are fewer of them than columns, so that the curve does not fall apart; gaps stay.
+  const reach = Math.ceil((columns * 2) / Math.max(1, stepCount));
+  let last: { x: number; y: number } | null = null;
   for (const [x, mean] of means.entries()) {
     if (mean === null) continue;
     const y = rowOf(mean, rows * 4);
-    // Steep parts are joined, so that the curve does not fall apart.
-    const from: number = previous === null ? y : previous < y ? previous + 1 : Math.max(y, previous - 1);
-    for (let dot = Math.min(from, y); dot <= Math.max(from, y); dot++)
-      dots[dot >> 2]![x >> 1]! |= brailleDots[(x & 1) as 0 | 1][(dot & 3) as 0 | 1 | 2 | 3];
-    previous = y;
+    const start: { x: number; y: number } = last !== null && x - last.x <= reach ? last : { x: x - 1, y };
+    let above = start.y;
+    for (let column = start.x + 1; column <= x; column++) {
+      const here = Math.round(start.y + ((y - start.y) * (column - start.x)) / (x - start.x));
+      const from = above < here ? above + 1 : above > here ? above - 1 : here;
+      for (let dot = Math.min(from, here); dot <= Math.max(from, here); dot++) {
+        dots[dot >> 2]![column >> 1]! |= brailleDots[(column & 1) as 0 | 1][(dot & 3) as 0 | 1 | 2 | 3];
+      }
+      above = here;
+    }
+    last = { x, y };
   }
 
   const columnOf = (step: number) =>

@@ -41,7 +41,7 @@ export function renderFrame(progress: JobProgress, size: FrameSize, paint: Palet
   const width = Math.min(size.width, 160);
   const head = [...headLines(progress, width, paint)];
   const foot = [
-    ...figureLines(progress, paint),
+    ...figureLines(progress, width, paint),
     ...restartLines(progress, paint),
     ...sampleLines(progress, width, paint),
   ];
@@ -76,7 +76,7 @@ function progressLine(progress: JobProgress, width: number, paint: Palette): str
   const { step, stepCount } = progress;
   if (stepCount === 0) return ` step ${step}`;
   const share = Math.min(1, step / stepCount);
-  const left = share === 1 ? null : remainingSeconds(progress);
+  const left = share < 1 && progress.state === JobState.RUNNING ? remainingSeconds(progress) : null;
   const time = left === null ? '' : `  ${duration(left)} left`;
   const text = ` ${Math.floor(share * 100)} %  step ${step} of ${stepCount}${time}`;
   const barWidth = Math.max(8, width - text.length - 2);
@@ -84,37 +84,50 @@ function progressLine(progress: JobProgress, width: number, paint: Palette): str
   return ` ${paint.bar('━'.repeat(filled))}${paint.dim('─'.repeat(barWidth - filled))}${text}`;
 }
 
-function* figureLines(progress: JobProgress, paint: Palette): Generator<string> {
+/** As many figures in a line as fit. */
+function* figureLines(progress: JobProgress, width: number, paint: Palette): Generator<string> {
   const loss = progress.losses.at(-1);
   const evaluation = progress.evaluations.at(-1);
-  const first = [
-    `${paint.curve('loss')} ${loss ? loss.loss.toFixed(3) : '–'}`,
-    `${paint.evaluation('◆ held-out')} ${evaluation ? `${evaluation.loss.toFixed(3)} (${evaluation.bitsPerByte.toFixed(3)} bits/byte)` : '–'}`,
-    `rate ${progress.learningRate.toExponential(2)}`,
-    `gradient norm ${figure(progress.gradientNorm)}`,
+  const heldOut = evaluation
+    ? `${evaluation.loss.toFixed(3)} (${evaluation.bitsPerByte.toFixed(3)} bits/byte)`
+    : '–';
+  const figures: [name: string, value: string, style?: (text: string) => string][] = [
+    ['loss', loss ? loss.loss.toFixed(3) : '–', paint.curve],
+    ['◆ held-out', heldOut, paint.evaluation],
+    ['rate', progress.learningRate.toExponential(2)],
+    ['gradient', figure(progress.gradientNorm)],
+    ['', `${quantity(progress.tokensPerSecond)} tokens/s`],
+    ['', `${quantity(progress.trainedTokens)} tokens`],
+    ['memory', bytes(progress.residentBytes)],
+    ['checkpoint', progress.checkpointStep === null ? '–' : String(progress.checkpointStep)],
   ];
-  const second = [
-    `${quantity(progress.tokensPerSecond)} tokens/s`,
-    `${quantity(progress.trainedTokens)} tokens`,
-    `memory ${bytes(progress.residentBytes)}`,
-    progress.checkpointStep === null ? 'no checkpoint yet' : `checkpoint at step ${progress.checkpointStep}`,
-  ];
-  yield ` ${first.join('   ')}`;
-  yield ` ${second.join('   ')}`;
+  let line = '';
+  let used = 0;
+  for (const [name, value, style = (text: string) => text] of figures) {
+    const length = name.length + value.length + (name === '' ? 2 : 3);
+    if (used > 0 && used + length > width + 1) {
+      yield line;
+      line = '';
+      used = 0;
+    }
+    line += `${used === 0 ? ' ' : '  '}${name === '' ? '' : `${style(name)} `}${value}`;
+    used += length;
+  }
+  yield line;
 }
 
 function* restartLines({ restarts }: JobProgress, paint: Palette): Generator<string> {
   if (restarts.length === 0) return;
-  yield paint.restart(' ┊ merge  step  norm of change  effective rank  largest logit change  moments zeroed');
+  yield paint.restart(' ┊ merge   step  norm of change  effective rank  logit change   zeroed');
   const firstShown = Math.max(0, restarts.length - restartsShownMax);
   for (const [index, restart] of restarts.slice(firstShown).entries()) {
     const cells = [
       String(firstShown + index + 1).padStart(8),
-      String(restart.step).padStart(6),
+      String(restart.step).padStart(7),
       figure(restart.deltaNorm).padStart(16),
       restart.effectiveRank.toFixed(1).padStart(16),
-      restart.logitChange.toExponential(1).padStart(22),
-      `${(100 * restart.momentsZeroed).toFixed(1)} %`.padStart(16),
+      restart.logitChange.toExponential(1).padStart(14),
+      `${(100 * restart.momentsZeroed).toFixed(1)} %`.padStart(9),
     ];
     yield cells.join('').trimEnd();
   }

@@ -1,0 +1,201 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
+import { realServer } from '../sdk/realServer.js';
+
+const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
+
+/** The command line as a process, in a folder, speaking to an address. */
+function cli(folder: string, address: string) {
+  return async (
+    args: string[],
+    options: { input?: string; onOutput?: (output: string, kill: () => void) => void } = {},
+  ) => {
+    const child = spawn(process.execPath, [main, ...args], {
+      cwd: folder,
+      env: { PATH: process.env.PATH, RELORA_ADDRESS: address },
+    });
+    child.stdin.end(options.input ?? '');
+    let output = '';
+    child.stdout.on('data', (data: Buffer) => {
+      output += data.toString();
+      options.onOutput?.(output, () => void child.kill('SIGINT'));
+    });
+    const [errors, [code]] = await Promise.all([
+      text(child.stderr),
+      once(child, 'close') as Promise<[number]>,
+    ]);
+    const json = () =>
+      output
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line) as Record<string, unknown>);
+    return { code, output, errors, json };
+  };
+}
+
+test('every command against a server, for people and for programs', async () => {
+  const { address } = await realServer();
+  const folder = temporaryFolder();
+  const relora = cli(folder, address);
+  writeFileSync(join(folder, 'tiny.txt'), tinyText());
+  writeFileSync(join(folder, 'spec.json'), JSON.stringify(tinySpec(20)));
+
+  expect((await relora(['info'])).output).toMatch(
+    /^ReLoRA server [\d.]+ at 127\.0\.0\.1:\d+: 0 of 1 slots busy/,
+  );
+  expect((await relora(['info', '--json'])).json()[0]).toHaveProperty('devices');
+  expect((await relora(['list'])).output).toBe('No jobs.\n');
+
+  const uploaded = await relora(['upload', 'tiny.txt', '--id', 'tiny-text', '--held-out', '0.1']);
+  expect(uploaded).toMatchObject({ code: 0, errors: '' });
+  expect(uploaded.output).toMatch(/^datasets\/tiny-text is ready: .* tokens to train on, .* held out\.\n$/);
+
+  expect((await relora(['estimate', '--spec', 'spec.json'])).output).toMatch(
+    /^restarts +1, before steps 20$/m,
+  );
+  expect((await relora(['create', '--spec', 'spec.json', '--validate-only'])).output).toMatch(
+    /^The job is valid\.\n/,
+  );
+  const created = await relora(
+    ['create', '--spec', '-', '--id', 'job-one', '--label', 'a=b', 'c=d', '--title', 'One'],
+    {
+      input: JSON.stringify(tinySpec(20)),
+    },
+  );
+  expect(created).toMatchObject({ code: 0, output: 'jobs/job-one is queued.\n' });
+
+  const watched = await relora(['watch', 'job-one']);
+  expect(watched.code).toBe(0);
+  for (const line of [
+    /^jobs\/job-one One: running/m,
+    /^step 30\/30 {2}loss /m,
+    /^merge 1 before step 20: /m,
+    /^artifact jobs/m,
+  ])
+    expect(watched.output).toMatch(line);
+  const events = (await relora(['watch', 'job-one', '--json'])).json();
+  expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
+  expect(events.at(-1)).toMatchObject({ kind: 'state', final: true });
+
+  expect((await relora(['list', '--label', 'a=b', '--state', 'succeeded'])).output).toMatch(
+    /^jobs\/job-one +succeeded +30\/30/m,
+  );
+  expect((await relora(['list', '--json', '--state', 'failed'])).json()).toEqual([{ jobs: [] }]);
+  expect((await relora(['describe', 'job-one'])).output).toMatch(/^label c +d$/m);
+  expect((await relora(['download', 'job-one', 'out'])).output).toMatch(
+    /SHA-256 verified:\n {2}out\/config\.json\n/,
+  );
+  expect(readdirSync(join(folder, 'out'))).toContain('model.safetensors');
+  expect((await relora(['generate', 'job-one', '--prompt', 'Line ', '--tokens', '4'])).output).toMatch(
+    /^Line [^]*\n$/,
+  );
+  expect((await relora(['generate', 'job-one', '--tokens', '4', '--json'])).json().at(-1)).toHaveProperty(
+    'finishReason',
+  );
+
+  const long = await relora([
+    'create',
+    '--spec',
+    'spec.json',
+    '--steps',
+    '100000',
+    '--id',
+    'job-long',
+    '--json',
+  ]);
+  expect(long.json()[0]).toMatchObject({ name: 'jobs/job-long' });
+  expect((await relora(['pause', 'job-long'])).code).toBe(0);
+  expect((await relora(['resume', 'job-long'])).output).toMatch(/^jobs\/job-long is /);
+  const interrupted = await relora(['watch', 'job-long'], {
+    onOutput: (output, interrupt) => void (output.includes('step ') && interrupt()),
+  });
+  expect(interrupted).toMatchObject({
+    code: 130,
+    errors: 'jobs/job-long goes on. To come back: relora watch jobs/job-long\n',
+  });
+  expect((await relora(['cancel', 'job-long'])).code).toBe(0);
+  expect(await relora(['watch', 'job-long'])).toMatchObject({
+    code: 1,
+    errors: expect.stringContaining('was cancelled') as string,
+  });
+
+  const ran = await relora([
+    'run',
+    '--spec',
+    'spec.json',
+    '--file',
+    'tiny.txt',
+    '--vocabulary',
+    '300',
+    '--output',
+    'weights',
+  ]);
+  expect(ran.code).toBe(0);
+  expect(ran.output).toMatch(
+    /^jobs\/\S+ is queued\.\n[^]*\nWeights are in weights: \d+ files, SHA-256 verified\.\n$/,
+  );
+  expect(JSON.parse(readFileSync(join(folder, 'weights', 'config.json'), 'utf8'))).toMatchObject({
+    model_type: 'llama',
+    vocab_size: 300,
+  });
+});
+
+test('what is wrong is said, with the exit code that scripts are promised', async () => {
+  const { address } = await realServer();
+  const folder = temporaryFolder();
+  const relora = cli(folder, address);
+  writeFileSync(join(folder, 'slip.json'), '{ "steps": 5, "adapter": { "rnk": 3 } }');
+  writeFileSync(join(folder, 'bad.txt'), Buffer.from([0xff, 0xfe]));
+  const cases: [args: string[], code: number, message: string][] = [
+    [['bogus'], 2, "unknown command 'bogus'"],
+    [['watch'], 2, "missing required argument 'job'"],
+    [['create', '--steps', 'many'], 2, 'A whole number was expected, not "many"'],
+    [['create', '--spec', 'none.json'], 2, 'none.json could not be read'],
+    [['create', '--spec', '-'], 2, 'Standard input is not JSON'],
+    [['create', '--kind', 'foo'], 2, '--kind is one of relora, lora, full-rank'],
+    [['create', '--label', 'x'], 2, 'Labels are key=value'],
+    [['list', '--state', 'foo'], 2, 'There is no state "foo"'],
+    [['list', '--limit', '0'], 2, 'A whole number from 1'],
+    [['upload', 'none.txt'], 2, "no such file or directory, open 'none.txt'"],
+    [['upload', 'bad.txt'], 1, 'bad.txt, byte 0: expected UTF-8'],
+    [['describe', 'job-none'], 3, 'Job job-none does not exist'],
+    [['generate', 'job-none', '--prompt', 'x'], 3, 'Job job-none does not exist'],
+    [['create', '--preset', 'demo', '--dataset', 'datasets/none', '--steps', '10'], 3, ''],
+    [['--address', '127.0.0.1:1', 'info'], 4, '127.0.0.1:1'],
+    [['--address', '127.0.0.1:1', 'list'], 4, 'No server answers at 127.0.0.1:1.'],
+  ];
+  await Promise.all(
+    cases.map(async ([args, code, message]) => {
+      // Half of them for people, half for programs.
+      const isJson = cases.findIndex(([other]) => other === args) % 2 === 0;
+      const { errors, ...rest } = await relora(isJson ? [...args, '--json'] : args);
+      expect({ args, ...rest }).toMatchObject({ args, code, output: '' });
+      if (isJson) expect(JSON.parse(errors)).toMatchObject({ error: { exitCode: code } });
+      expect(
+        isJson ? (JSON.parse(errors) as { error: { message: string } }).error.message : errors,
+      ).toContain(message);
+    }),
+  );
+  expect((await relora(['create', '--spec', 'slip.json'])).errors).toBe(
+    'The request was refused:\n  spec.steps        there is no such field\n  spec.adapter.rnk  there is no such field\n',
+  );
+});
+
+test('the help of every command names what it takes', async () => {
+  const relora = cli(temporaryFolder(), '127.0.0.1:1');
+  const { output } = await relora(['--help']);
+  const commands = [...output.matchAll(/^ {2}([a-z]+) (?:\[|<| )/gm)].map((match) => match[1]!);
+  expect(commands).toEqual(
+    expect.arrayContaining(
+      'run create watch list describe pause resume cancel estimate download upload generate info'.split(' '),
+    ),
+  );
+  for (const command of commands)
+    expect(await relora([command, '--help'])).toMatchObject({ code: 0, errors: '' });
+});

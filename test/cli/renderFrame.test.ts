@@ -1,0 +1,152 @@
+import { JobPhase, JobState, type JobEvent } from '@relora/sdk';
+import { expect, test } from 'vitest';
+import { advance, newProgress, type JobProgress } from '../../cli/dist/jobProgress.js';
+import { palette, renderFrame } from '../../cli/dist/renderFrame.js';
+
+type Body = { [Kind in JobEvent['kind']]?: object };
+
+function feed(progress: JobProgress, ...bodies: Body[]): JobProgress {
+  for (const body of bodies) {
+    const kind = Object.keys(body)[0]!;
+    advance(progress, {
+      sequence: 1,
+      time: new Date(0),
+      final: false,
+      attempt: 1,
+      kind,
+      ...body,
+    } as JobEvent);
+  }
+  return progress;
+}
+
+const lossAt = (step: number) => 2 + 6 * Math.exp(-step / 30);
+const stepAt = (step: number, loss = lossAt(step)): Body => ({
+  step: {
+    step,
+    loss,
+    phase: step < 20 ? JobPhase.WARM_START : JobPhase.ADAPTER,
+    learningRate: 1e-3,
+    gradientNorm: 0.5,
+    tokenCount: 512,
+    trainedTokens: 512 * (step + 1),
+    stepSeconds: 0.25,
+    residentBytes: 118e6,
+  },
+});
+const restartAt = (step: number, restart: number): Body => ({
+  restart: {
+    step,
+    restart,
+    deltaNorm: 1.5,
+    effectiveRank: 6.1,
+    logitChangeMax: 2.4e-7,
+    momentsZeroedRatio: 1,
+  },
+});
+const evaluationAt = (step: number): Body => ({
+  evaluation: { step, loss: lossAt(step), bitsPerByte: lossAt(step) / Math.LN2 },
+});
+const running: Body = { state: { to: JobState.RUNNING, reason: 'Training' } };
+
+/** A run of so many of 100 steps. */
+function runOf(steps: number, title = 'jobs/job-1'): JobProgress {
+  const progress = feed(newProgress(title, 100), running, evaluationAt(0));
+  for (let step = 0; step < steps; step++) {
+    if (step > 20 && step % 20 === 0) feed(progress, restartAt(step, step / 20 - 1));
+    feed(progress, stepAt(step));
+    if ((step + 1) % 20 === 0) feed(progress, evaluationAt(step + 1), { checkpoint: { step: step + 1 } });
+  }
+  return progress;
+}
+
+const sizes = [
+  { width: 80, height: 24 },
+  { width: 120, height: 40 },
+  { width: 40, height: 12 },
+];
+const frame = (progress: JobProgress, size = sizes[0]!, isColored = false) =>
+  renderFrame(progress, size, palette(isColored));
+
+test.each(sizes)('draws a run in $width × $height', (size) => {
+  expect(`\n${frame(runOf(90), size).join('\n')}\n`).toMatchSnapshot();
+});
+
+test.each([
+  ['nothing yet', newProgress('jobs/job-1', 0)],
+  [
+    'a job in the queue',
+    feed(newProgress('jobs/job-1', 100), { state: { to: JobState.QUEUED, reason: 'Waits for a free slot' } }),
+  ],
+  [
+    'losses that are not finite',
+    feed(
+      runOf(50),
+      ...[50, 51, 52, 53, 54, 55].map((step) => stepAt(step, NaN)),
+      ...[56, 57, 58].map((step) => stepAt(step)),
+    ),
+  ],
+  ['a finished run', feed(runOf(100), { state: { to: JobState.SUCCEEDED, reason: '' } })],
+  [
+    'a failed run',
+    feed(runOf(30), {
+      state: { to: JobState.FAILED, failure: { reason: 'LOSS_NOT_FINITE', message: 'step 30' } },
+    }),
+  ],
+])('draws %s', (_, progress) => {
+  expect(`\n${frame(progress).join('\n')}\n`).toMatchSnapshot();
+});
+
+test('every line fits, in every size and with every text', () => {
+  const evil = runOf(
+    60,
+    'title \u001b[2J\u0007 with 漢字 and 🙂 that is long enough for two lines of a terminal of the usual width',
+  );
+  feed(evil, { sample: { step: 60, prompt: '\u001b]0;x\u0007', text: '漢字🙂\n'.repeat(80) } });
+  feed(evil, { warning: { reason: 'DISK_LOW', message: 'a\r\nb'.repeat(60) } });
+  for (let width = 1; width <= 130; width += 3) {
+    for (const height of [1, 5, 12, 24, 50]) {
+      const lines = renderFrame(evil, { width, height }, palette(false));
+      expect(lines.length).toBeLessThanOrEqual(Math.max(1, height - 1));
+      for (const line of lines) {
+        expect(line).not.toMatch(/[\u0000-\u001f]/);
+        const wide = line.match(/[\u4e00-\u9fff]|\p{Emoji_Presentation}/gu)?.length ?? 0;
+        expect([...line].length + wide).toBeLessThanOrEqual(width);
+      }
+    }
+  }
+});
+
+test('colours change nothing but colours, and each is ended in its line', () => {
+  for (const size of sizes) {
+    const colored = frame(runOf(90), size, true);
+    const colors = /\u001b\[[\d;]*m/g;
+    expect(colored.map((line) => line.replace(colors, '').trimEnd())).toEqual(
+      frame(runOf(90), size).map((line) => line.trimEnd()),
+    );
+    for (const line of colored) expect(line.match(colors)?.at(-1) ?? '\u001b[0m').toBe('\u001b[0m');
+  }
+});
+
+test('restarts stand above their marks on the axis, up to the last column', () => {
+  const progress = runOf(100);
+  for (const step of [95, 97, 99]) feed(progress, restartAt(step, step));
+  const lines = frame(progress, { width: 60, height: 24 });
+  const axis = lines.findIndex((line) => line.includes('└'));
+  const marks = [...lines[axis]!].flatMap((character, column) => (character === '┴' ? [column] : []));
+  expect(marks).toHaveLength(6);
+  for (const column of marks) expect(lines[3]![column]).toBe('┊');
+  expect(marks.at(-1)).toBe(lines[axis]!.length - 1);
+  expect(lines[axis + 1]).toMatch(/^ {8}0 +100$/);
+  expect(lines[axis + 1]).toHaveLength(lines[axis]!.length);
+});
+
+test('steps that are taken again after a crash replace what was drawn after them', () => {
+  const progress = runOf(75);
+  expect(progress.restarts.map(({ step }) => step)).toEqual([40, 60]);
+  feed(progress, stepAt(45));
+  expect(progress.step).toBe(46);
+  expect(progress.losses.map(({ step }) => step)).toEqual(Array.from({ length: 46 }, (_, step) => step));
+  expect(progress.restarts.map(({ step }) => step)).toEqual([40]);
+  expect(progress.evaluations.map(({ step }) => step)).toEqual([0, 20, 40]);
+});
