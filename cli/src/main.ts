@@ -38,6 +38,7 @@ const run: Run = async (body) => {
     if (interrupt.signal.aborted) process.exit(exitCodes.interrupted); // a second Ctrl-C does not wait
     interrupt.abort();
   };
+  // Until the end: a second Ctrl-C may come while the process ends.
   process.on('SIGINT', onInterrupt);
   process.on('SIGTERM', onInterrupt);
   try {
@@ -46,8 +47,6 @@ const run: Run = async (body) => {
     if (!interrupt.signal.aborted) output().error(error);
     process.exitCode = interrupt.signal.aborted ? exitCodes.interrupted : exitCodeOf(error);
   } finally {
-    process.off('SIGINT', onInterrupt);
-    process.off('SIGTERM', onInterrupt);
     client.close();
   }
 };

@@ -12,19 +12,18 @@ const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
 
 /** The command line as a process, in a folder, speaking to an address. */
 function cli(folder: string, address: string) {
-  return async (
-    args: string[],
-    options: { input?: string; onOutput?: (output: string, kill: () => void) => void } = {},
-  ) => {
+  return async (args: string[], options: { input?: string; interruptAt?: string } = {}) => {
     const child = spawn(process.execPath, [main, ...args], {
       cwd: folder,
       env: { PATH: process.env.PATH, RELORA_ADDRESS: address },
     });
     child.stdin.end(options.input ?? '');
     let output = '';
+    let isInterrupted = false;
     child.stdout.on('data', (data: Buffer) => {
       output += data.toString();
-      options.onOutput?.(output, () => void child.kill('SIGINT'));
+      if (isInterrupted || options.interruptAt === undefined || !output.includes(options.interruptAt)) return;
+      isInterrupted = child.kill('SIGINT');
     });
     const [errors, [code]] = await Promise.all([
       text(child.stderr),
@@ -112,9 +111,7 @@ test('every command against a server, for people and for programs', async () => 
   expect(long.json()[0]).toMatchObject({ name: 'jobs/job-long' });
   expect((await relora(['pause', 'job-long'])).code).toBe(0);
   expect((await relora(['resume', 'job-long'])).output).toMatch(/^jobs\/job-long is /);
-  const interrupted = await relora(['watch', 'job-long'], {
-    onOutput: (output, interrupt) => void (output.includes('step ') && interrupt()),
-  });
+  const interrupted = await relora(['watch', 'job-long'], { interruptAt: 'step ' });
   expect(interrupted).toMatchObject({
     code: 130,
     errors: 'jobs/job-long goes on. To come back: relora watch jobs/job-long\n',
