@@ -1,5 +1,5 @@
 // Uploads a text, trains a small model on it by ReLoRA, shows how it goes and fetches the weights.
-//   npx tsx examples/launchAndFetch.ts story.txt            (with a server running: npx relora-server)
+// Compile it in a project that has @relora/sdk, then: node launchAndFetch.js story.txt (a server starts with npx relora-server)
 import { ReloraClient, ReloraError } from '@relora/sdk';
 
 const [path = 'README.md'] = process.argv.slice(2);
