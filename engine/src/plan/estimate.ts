@@ -24,10 +24,10 @@ export interface Estimate {
 }
 
 /**
- * Share of the measured peak that whole steps reach. Measured with `npm run bench`; small models lose more to what is
- * not a product.
+ * Share of the measured peak that whole steps reach: 0.53 to 0.73 from the demo's model to llama-60m
+ * (bench/results/2026-11-24-amd-epyc-avx512bf16.md); smaller models lose more to what is not a product.
  */
-const stepEfficiency = 0.45;
+const stepEfficiency = 0.6;
 /** Node, its heap, the addon and the buffers of products. */
 const processBytes = 160e6;
 /** Rows of logits held at once by the fused head (headCrossEntropy). */
