@@ -3,6 +3,7 @@
 import { pathToFileURL } from 'node:url';
 import { estimateRun, presets, targetModules } from '../engine/dist/plan/index.js';
 import { Llama, selectBackend } from '../engine/dist/index.js';
+import { measuredPeak } from './products.mjs';
 import { AdamW } from '../engine/dist/training/adamW.js';
 import { accumulateGradients, clipScale, globalNorm } from '../engine/dist/training/gradients.js';
 
@@ -21,7 +22,7 @@ const cases = [
 /** Rows of { preset, kind, rank, tokens, secondsMedian, secondsBest, tokensPerSecond, gflops, share, residentBytes }. */
 export async function benchSteps({ only = [], backend, onRow = () => {} } = {}) {
   backend ??= await selectBackend({ device: 'native', precision: 'auto' });
-  const peak = backend.native.measurePeak(backend.precision, 300);
+  const peak = measuredPeak(backend.native, backend.precision);
   const rows = [];
   for (const shape of cases.filter(({ preset }) => only.length === 0 || only.includes(preset))) {
     for (const kind of ['fullRank', 'relora']) {
