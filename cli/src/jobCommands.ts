@@ -69,7 +69,6 @@ export function addJobCommands(program: Command, run: Run): void {
         const job = await create(session, flags);
         if (job === undefined) return;
         await watch(session, job.name, 0);
-        await client.waitForJob(job.name, { signal, afterSequence: job.lastSequence });
         const paths = await client.downloadArtifact(job.name, flags.output, { signal });
         output.result({ paths }, () => [
           `Weights are in ${flags.output}: ${paths.length} files, SHA-256 verified.`,
@@ -91,10 +90,7 @@ export function addJobCommands(program: Command, run: Run): void {
     .description('show a job while it trains; Ctrl-C leaves it running')
     .option('--after <sequence>', 'events with a higher number only', wholeNumber, 0)
     .action((job: string, flags: { after: number }) =>
-      run(async (session) => {
-        await watch(session, jobName(job), flags.after);
-        await session.client.waitForJob(jobName(job), { signal: session.signal }); // for the exit code
-      }),
+      run(async (session) => await watch(session, jobName(job), flags.after)),
     );
 
   program
@@ -169,7 +165,7 @@ async function create({ client, output, signal }: Session, flags: CreateFlags): 
   return job;
 }
 
-/** Shows events until the final one. */
+/** Shows events until the final one; throws JobFailedError, which decides the exit code, unless the job succeeded. */
 async function watch(
   { client, output, signal }: Session,
   name: string,
@@ -183,10 +179,11 @@ async function watch(
         stepCount: stepCountOf(job),
       });
   try {
-    for await (const event of client.watch(name, { afterSequence, signal })) {
-      if (view === undefined) output.result(event satisfies JobEvent, () => []);
+    const onEvent = (event: JobEvent) => {
+      if (view === undefined) output.result(event, () => []);
       else view.update(event);
-    }
+    };
+    await client.waitForJob(name, { afterSequence, signal, onEvent });
   } finally {
     view?.close();
     if (signal.aborted && !isTerminal(job.state))

@@ -14,7 +14,7 @@ const heldOutEvery = 40;
 
 /**
  * Fetches the addresses once into `folder` and divides them.
- * @returns {{ train: string, heldOut: string, heldOutText: string, addressCount: number }} paths of two JSONL files with
+ * @returns {{ train: string, heldOut: string, heldOutText: string, addressCount: number, heldOutCount: number }} paths of two JSONL files with
  * one address a line, and the text of the held-out ones
  */
 export function prepareCorpus(folder) {
@@ -28,7 +28,8 @@ export function prepareCorpus(folder) {
     .split('\n')
     .map((line) => JSON.parse(line).text)
     .join('');
-  return { train, heldOut, heldOutText, addressCount: count(train) + count(heldOut) };
+  const heldOutCount = count(heldOut);
+  return { train, heldOut, heldOutText, addressCount: count(train) + heldOutCount, heldOutCount };
 }
 
 /** Bits per byte that gzip -9 and xz -9 need for a text; null for xz where it is not installed. */

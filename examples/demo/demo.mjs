@@ -31,7 +31,7 @@ try {
 
   const dataset = await dataSet(corpus);
   say(
-    `Data: ${dataset.train.tokenCount} tokens to train on, ${dataset.heldOut.tokenCount} held out (6 of ${corpus.addressCount} addresses).\n`,
+    `Data: ${dataset.train.tokenCount} tokens to train on, ${dataset.heldOut.tokenCount} held out (${corpus.heldOutCount} of ${corpus.addressCount} addresses).\n`,
   );
 
   const job = await client.createJob(demoJob(dataset.name), {
