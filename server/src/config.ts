@@ -262,17 +262,7 @@ function integer(
   max: number,
   reason: string,
 ): Setting<number> {
-  return {
-    variable,
-    default: String(value),
-    range: `whole number from ${min} to ${max}`,
-    reason,
-    parse(text) {
-      const parsed = /^[0-9]{1,16}$/.test(text) ? Number(text) : NaN;
-      if (!(parsed >= min && parsed <= max)) throw new SettingProblem(`a whole number from ${min} to ${max}`);
-      return parsed;
-    },
-  };
+  return bounded({ variable, value, min, max, reason, noun: 'whole number', pattern: /^[0-9]{1,16}$/ });
 }
 
 function number(
@@ -282,14 +272,28 @@ function number(
   max: number,
   reason: string,
 ): Setting<number> {
+  return bounded({ variable, value, min, max, reason, noun: 'number', pattern: /^[0-9]+(\.[0-9]+)?$/ });
+}
+
+function bounded(setting: {
+  variable: Setting<number>['variable'];
+  value: number;
+  min: number;
+  max: number;
+  reason: string;
+  noun: string;
+  pattern: RegExp;
+}): Setting<number> {
+  const { variable, value, min, max, reason, pattern } = setting;
+  const range = `${setting.noun} from ${min} to ${max}`;
   return {
     variable,
     default: String(value),
-    range: `number from ${min} to ${max}`,
+    range,
     reason,
     parse(text) {
-      const parsed = /^[0-9]+(\.[0-9]+)?$/.test(text) ? Number(text) : NaN;
-      if (!(parsed >= min && parsed <= max)) throw new SettingProblem(`a number from ${min} to ${max}`);
+      const parsed = pattern.test(text) ? Number(text) : NaN;
+      if (!(parsed >= min && parsed <= max)) throw new SettingProblem(`a ${range}`);
       return parsed;
     },
   };
