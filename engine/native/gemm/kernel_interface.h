@@ -9,11 +9,17 @@
 
 namespace relora {
 
-/// op(data): element (i, j) is data[i * stride + j], or data[j * stride + i] when transposed.
+/// op(data): element (i, j) is data[i * stride + j], or data[j * stride + i] when transposed. Elements are
+/// float32, or bfloat16 as it is kept between the passes.
 struct Operand {
-  const float* data;
+  Operand(const float* data, size_t stride, bool transposed)
+      : data(data), stride(stride), transposed(transposed), is_bfloat16(false) {}
+  Operand(const uint16_t* data, size_t stride, bool transposed)
+      : data(data), stride(stride), transposed(transposed), is_bfloat16(true) {}
+
+  const void* data;
   size_t stride;
-  bool transposed;
+  bool transposed, is_bfloat16;
 };
 
 /// Where and how the result is written.

@@ -67,6 +67,18 @@ static inline Words pair(Vec even, Vec odd) {
 #endif
 }
 
+/// Elements kept as bfloat16, widened.
+static inline Vec load(const uint16_t* p, size_t count) {
+  typedef uint16_t Halves __attribute__((vector_size(lanes * 2)));
+  Halves halves = {};
+  if (count >= lanes) {
+    std::memcpy(&halves, p, sizeof halves);
+  } else {
+    std::memcpy(&halves, p, count * sizeof *p);
+  }
+  return floats_of(__builtin_convertvector(halves, Words) << 16);
+}
+
 /// One word for every two neighbouring floats of p[count], count <= 2 * lanes, zeros after them.
 static inline Words load_pairs(const float* p, size_t count) {
   const Vec low = load(p, count);
@@ -87,24 +99,33 @@ static inline Words load_pairs(const float* p, size_t count) {
 #endif
 }
 
+/// Of elements kept as bfloat16: pairs as they lie.
+static inline Words load_pairs(const uint16_t* p, size_t count) {
+  if (count >= 2 * lanes) return load(reinterpret_cast<const uint32_t*>(p));
+  Words words = {};
+  std::memcpy(&words, p, count * sizeof *p);
+  return words;
+}
+
 enum class Format { float32, rounded_float32, pairs };
 
 /// Asks for what a later stored row holds: rows lie too far apart for the CPU to guess.
-static inline void prefetch(const float* row, size_t count) {
-  for (size_t i = 0; i < count; i += 16) __builtin_prefetch(row + i);
+template <class Element>
+static inline void prefetch(const Element* row, size_t count) {
+  for (size_t i = 0; i < count; i += 64 / sizeof *row) __builtin_prefetch(row + i);
 }
 
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /// Rows of op(left) as they are: element (row, k) of the block at row * row_stride + k.
-template <Format format>
+template <Format format, class Element>
 static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                                  size_t k_count) {
   const size_t words = format == Format::pairs ? (k_count + 1) / 2 : k_count;
   // Whole cache lines plus one: rows at a stride of a power of two would fall into the same cache sets.
   const size_t row_stride = (words + 15) / 16 * 16 + 16;
   for (size_t i = 0; i < rows; i++) {
-    const float* from = left.data + (row + i) * left.stride + k;
+    const Element* from = static_cast<const Element*>(left.data) + (row + i) * left.stride + k;
     uint32_t* to = packed + i * row_stride;
     if constexpr (format == Format::pairs) {
       for (size_t s = 0; s < k_count; s += 2 * lanes) {
@@ -125,7 +146,7 @@ static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t r
 
 /// Left operand stored [k, m]: for each panel of six rows, six neighbouring words per k (or pair). The stored
 /// rows are read through once, across all panels: they may lie pages apart.
-template <Format format>
+template <Format format, class Element>
 static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                                     size_t k_count) {
   constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
@@ -133,8 +154,8 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
   // panel. An odd last k has a partner of zeros.
   const size_t panel = tile_rows * ((k_count + k_per_step - 1) / k_per_step + 1) + lanes;
   for (size_t s = 0; s < k_count; s += k_per_step) {
-    const float* even = left.data + (k + s) * left.stride + row;
-    const float* odd = s + 1 < k_count ? even + left.stride : nullptr;
+    const Element* even = static_cast<const Element*>(left.data) + (k + s) * left.stride + row;
+    const Element* odd = s + 1 < k_count ? even + left.stride : nullptr;
     uint32_t* to = packed + s / k_per_step * tile_rows;
     prefetch(even + 4 * left.stride, rows);
     if (k_per_step == 2) prefetch(even + 5 * left.stride, rows);
@@ -164,15 +185,20 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
 template <Format format>
 static PackedLeft pack_left(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                             size_t k_count) {
-  return left.transposed ? pack_left_columns<format>(packed, left, row, rows, k, k_count)
-                         : pack_left_rows<format>(packed, left, row, rows, k, k_count);
+  if (left.is_bfloat16) {
+    return left.transposed ? pack_left_columns<format, uint16_t>(packed, left, row, rows, k, k_count)
+                           : pack_left_rows<format, uint16_t>(packed, left, row, rows, k, k_count);
+  }
+  return left.transposed ? pack_left_columns<format, float>(packed, left, row, rows, k, k_count)
+                         : pack_left_rows<format, float>(packed, left, row, rows, k, k_count);
 }
 
 /// One panel of the right operand, zero-padded to whole vectors: [steps, width].
-template <Format format, size_t vectors>
-static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
+template <Format format, size_t vectors, class Element>
+static void pack_right_panel(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
                        size_t panel) {
   constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
+  const Element* const data = static_cast<const Element*>(right.data);
   const size_t column = panel * vectors * lanes;
   const size_t columns = smaller(n - column, vectors * lanes);
   const size_t width = (columns + lanes - 1) / lanes * lanes;
@@ -180,7 +206,7 @@ static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t 
 
   if (!right.transposed) {
     for (size_t s = 0; s < steps; s++) {
-      const float* from = right.data + (k + s * k_per_step) * right.stride + column;
+      const Element* from = data + (k + s * k_per_step) * right.stride + column;
       const bool has_odd = s * 2 + 1 < k_count;
       for (size_t odd = 0; odd < k_per_step; odd++) {
         prefetch(from + (8 * k_per_step + odd) * right.stride, columns);
@@ -200,7 +226,7 @@ static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t 
     for (size_t s = 0; s < steps; s += lanes) {
       Words rows[lanes];
       for (size_t i = 0; i < lanes; i++) {
-        const float* from = right.data + (column + j + i) * right.stride + k + s * k_per_step;
+        const Element* from = data + (column + j + i) * right.stride + k + s * k_per_step;
         const size_t count = smaller(k_count - s * k_per_step, lanes * k_per_step);
         if (j + i >= columns) {
           rows[i] = Words{};
@@ -217,6 +243,13 @@ static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t 
       for (size_t i = 0; i < smaller(steps - s, lanes); i++) store(packed + (s + i) * width + j, rows[i]);
     }
   }
+}
+
+template <Format format, size_t vectors>
+static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
+                       size_t panel) {
+  if (right.is_bfloat16) return pack_right_panel<format, vectors, uint16_t>(packed, right, k, k_count, n, panel);
+  pack_right_panel<format, vectors, float>(packed, right, k, k_count, n, panel);
 }
 
 }  // namespace relora::RELORA_ISA

@@ -1,6 +1,7 @@
 #include "product.h"
 
 #include <algorithm>
+#include <span>
 
 namespace relora {
 
@@ -34,16 +35,16 @@ struct Range {
   size_t begin, end;
 };
 
-/// One stage for the rows and panels of one task: for each block of k the left rows are packed once and meet
-/// every panel. `n` columns are wanted of each output, which may be less than its panels hold.
-void run_stage(const ProductKernel& kernel, uint32_t* left_block, const Stage& stage, Range rows,
-               Range panels, size_t n_max) {
-  const size_t count = rows.end - rows.begin, depth = stage.outputs->right.k;
+/// Outputs of one kernel for the rows and panels of one task: for each block of k the left rows are packed
+/// once and meet every panel. `n_max` columns are wanted of each output, which may be less than its panels hold.
+void run_outputs(uint32_t* left_block, const Operand& left_operand, std::span<const Output> outputs,
+                 Range rows, Range panels, size_t n_max) {
+  const ProductKernel& kernel = *outputs.front().right.kernel;
+  const size_t count = rows.end - rows.begin, depth = outputs.front().right.k;
   for (size_t k = 0; k < depth; k += kernel.block_k) {
     const size_t k_count = std::min(kernel.block_k, depth - k);
-    const PackedLeft left = kernel.pack_left(left_block, stage.left, rows.begin, count, k, k_count);
-    for (size_t i = 0; i < stage.count; i++) {
-      const auto& [target, right] = stage.outputs[i];
+    const PackedLeft left = kernel.pack_left(left_block, left_operand, rows.begin, count, k, k_count);
+    for (const auto& [target, right] : outputs) {
       const size_t n = std::min(n_max, right.n), end = std::min(panels.end, panels_of(kernel, n));
       for (size_t panel = panels.begin; panel < end; panel++) {
         const size_t width = panel_width(kernel, right.n, panel);
@@ -54,6 +55,15 @@ void run_stage(const ProductKernel& kernel, uint32_t* left_block, const Stage& s
         kernel.multiply(part, left, words, count, panel_columns(kernel, n, panel), width, k_count);
       }
     }
+  }
+}
+
+void run_stage(uint32_t* left_block, const Stage& stage, Range rows, Range panels, size_t n_max) {
+  for (size_t begin = 0; begin < stage.count;) {
+    size_t end = begin + 1;
+    while (end < stage.count && stage.outputs[end].right.kernel == stage.outputs[begin].right.kernel) end++;
+    run_outputs(left_block, stage.left, {stage.outputs + begin, end - begin}, rows, panels, n_max);
+    begin = end;
   }
 }
 
@@ -90,7 +100,7 @@ RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words,
   for (size_t panel = 0; panel < panels_of(kernel, n); panel++) {
     kernel.pack_right(words + panel_offset(kernel, k, panel), right, 0, k, n, panel);
   }
-  return {words, k, n, k};
+  return {&kernel, words, k, n, k};
 }
 
 RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uint32_t* words,
@@ -102,7 +112,7 @@ RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uin
     kernel.pack_right(words + panel_offset(kernel, k, panel) + inside, right, from,
                       std::min(kernel.block_k, k - from), n, panel);
   });
-  return {words, k, n, k};
+  return {&kernel, words, k, n, k};
 }
 
 void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left,
@@ -110,7 +120,7 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
   if (m > block_rows) {
     uint32_t* words = context.shared(Shared::right_panels).words(right_panels_words(kernel, k, n));
     const RightPanels panels = pack_right_panels(context, kernel, words, right, k, n);
-    return product_of_panels(context, kernel, target, left, panels, m);
+    return product_of_panels(context, target, left, panels, m);
   }
   // Every panel meets these few rows only: packing it where it is used saves a trip through memory.
   const size_t panels = panels_of(kernel, n);
@@ -121,9 +131,9 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
   });
 }
 
-void product_of_panels(Context& context, const ProductKernel& kernel, const Target& target,
-                       const Operand& left, const RightPanels& right, size_t m) {
-  const size_t threads = context.pool.threads(), panels = panels_of(kernel, right.n);
+void product_of_panels(Context& context, const Target& target, const Operand& left, const RightPanels& right,
+                       size_t m) {
+  const size_t threads = context.pool.threads(), panels = panels_of(*right.kernel, right.n);
   const size_t rows = rows_per_block(m, threads), blocks = divide_up(m, rows);
   // Columns are split too where there are too few blocks of rows to keep every thread busy to the end; each
   // group packs the left rows again, so it has to be wide.
@@ -134,17 +144,16 @@ void product_of_panels(Context& context, const ProductKernel& kernel, const Targ
     const size_t block = task / groups, group = task % groups;
     const Range row_range{block * rows, std::min(m, (block + 1) * rows)};
     const Range panel_range{panels * group / groups, panels * (group + 1) / groups};
-    run_stage(kernel, context.left_block(worker), {left, &output, 1}, row_range, panel_range, all);
+    run_stage(context.left_block(worker), {left, &output, 1}, row_range, panel_range, all);
   });
 }
 
-void product_chain(Context& context, const ProductKernel& kernel, std::initializer_list<Stage> stages,
-                   size_t m) {
+void product_chain(Context& context, std::initializer_list<Stage> stages, size_t m) {
   const size_t rows = rows_per_block(m, context.pool.threads());
   context.pool.run(divide_up(m, rows), [&](size_t block, unsigned worker) {
     const Range row_range{block * rows, std::min(m, (block + 1) * rows)};
     for (const Stage& stage : stages) {
-      run_stage(kernel, context.left_block(worker), stage, row_range, {0, all}, all);
+      run_stage(context.left_block(worker), stage, row_range, {0, all}, all);
     }
   });
 }
@@ -157,13 +166,12 @@ void product_here(Context& context, unsigned worker, const ProductKernel& kernel
   }
 }
 
-void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel,
-                            const Target& target, const Operand& left, const RightPanels& right, size_t m,
-                            size_t n) {
+void product_of_panels_here(Context& context, unsigned worker, const Target& target, const Operand& left,
+                            const RightPanels& right, size_t m, size_t n) {
   const Output output{target, right};
   for (size_t row = 0; row < m; row += block_rows) {
     const Range row_range{row, std::min(m, row + block_rows)};
-    run_stage(kernel, context.left_block(worker), {left, &output, 1}, row_range, {0, all}, n);
+    run_stage(context.left_block(worker), {left, &output, 1}, row_range, {0, all}, n);
   }
 }
 

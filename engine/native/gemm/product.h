@@ -8,9 +8,10 @@
 
 namespace relora {
 
-/// A right operand packed whole: its panels one after the other, each [steps of k_packed, width]. Products
-/// sum its first k.
+/// A right operand packed whole for one kernel: its panels one after the other, each [steps of k_packed,
+/// width]. Products sum its first k.
 struct RightPanels {
+  const ProductKernel* kernel;
   const uint32_t* words;
   size_t k_packed, n, k;
 };
@@ -21,7 +22,7 @@ struct Output {
   RightPanels right;
 };
 
-/// A left operand, packed once for all its outputs.
+/// A left operand, packed once for all its neighbouring outputs of one kernel.
 struct Stage {
   Operand left;
   const Output* outputs;
@@ -40,21 +41,19 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
              const Operand& right, size_t m, size_t n, size_t k);
 
 /// target[m, right.n] (+)= alpha op(left) right.
-void product_of_panels(Context& context, const ProductKernel& kernel, const Target& target,
-                       const Operand& left, const RightPanels& right, size_t m);
+void product_of_panels(Context& context, const Target& target, const Operand& left, const RightPanels& right,
+                       size_t m);
 
 /// The stages in order, block of rows by block of rows: a stage may read what an earlier one has written to
 /// the same rows, while it is still in the cache, and operands shared by outputs are read once.
-void product_chain(Context& context, const ProductKernel& kernel, std::initializer_list<Stage> stages,
-                   size_t m);
+void product_chain(Context& context, std::initializer_list<Stage> stages, size_t m);
 
 /// The same as `product` on the calling worker alone.
 void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
                   const Operand& left, const Operand& right, size_t m, size_t n, size_t k);
 
 /// target[m, n] (+)= alpha op(left) right on the calling worker alone; n may be less than the panels hold.
-void product_of_panels_here(Context& context, unsigned worker, const ProductKernel& kernel,
-                            const Target& target, const Operand& left, const RightPanels& right, size_t m,
-                            size_t n);
+void product_of_panels_here(Context& context, unsigned worker, const Target& target, const Operand& left,
+                            const RightPanels& right, size_t m, size_t n);
 
 }  // namespace relora

@@ -106,8 +106,8 @@ void attention_forward(Context& context, float* out, float* log_sum_exp, const f
     float* scores = context.worker_memory(worker);
     float* to = out + at.q_at(batch, first, head);
 
-    const RightPanels key_panels{keys_packed + key_head * key_words, at.dim, at.time, at.dim};
-    product_of_panels_here(context, worker, kernel, {scores, at.score_stride, shape.scale, false},
+    const RightPanels key_panels{&kernel, keys_packed + key_head * key_words, at.dim, at.time, at.dim};
+    product_of_panels_here(context, worker, {scores, at.score_stride, shape.scale, false},
                            {q + at.q_at(batch, first, head), at.q_stride, false}, key_panels, rows, keys);
     float inverse_sums[tile];
     for (size_t i = 0; i < rows; i++) {
@@ -116,8 +116,8 @@ void attention_forward(Context& context, float* out, float* log_sum_exp, const f
       inverse_sums[i] = 1.0f / sum;
       log_sum_exp[(batch * shape.heads + head) * at.time + first + i] = largest + std::log(sum);
     }
-    const RightPanels value_panels{values_packed + key_head * value_words, at.time, at.dim, keys};
-    product_of_panels_here(context, worker, kernel, {to, at.q_stride, 1.0f, false},
+    const RightPanels value_panels{&kernel, values_packed + key_head * value_words, at.time, at.dim, keys};
+    product_of_panels_here(context, worker, {to, at.q_stride, 1.0f, false},
                            {scores, at.score_stride, false}, value_panels, rows, at.dim);
     for (size_t i = 0; i < rows; i++) {
       float* row = to + i * at.q_stride;
@@ -166,9 +166,9 @@ void attention_backward(Context& context, float* dq, float* dk, float* dv, const
         const size_t position = at.q_at(batch, first, head);
         const Operand q_tile{q + position, at.q_stride, false};
         const Operand dout_tile{dout + position, at.q_stride, false};
-        product_of_panels_here(context, worker, kernel, {scores, at.score_stride, shape.scale, false}, q_tile,
+        product_of_panels_here(context, worker, {scores, at.score_stride, shape.scale, false}, q_tile,
                                keys_across, rows, keys);
-        product_of_panels_here(context, worker, kernel, {dscores, at.score_stride, 1.0f, false}, dout_tile,
+        product_of_panels_here(context, worker, {dscores, at.score_stride, 1.0f, false}, dout_tile,
                                values_across, rows, keys);
         for (size_t i = 0; i < rows; i++) {
           const size_t row = position + i * at.q_stride;
@@ -177,13 +177,13 @@ void attention_backward(Context& context, float* dq, float* dk, float* dv, const
                             dot_product(dout + row, out + row, at.dim), shape.scale);
         }
         keys_along.k = keys;
-        product_of_panels_here(context, worker, kernel, {dq + position, at.q_stride, 1.0f, false},
+        product_of_panels_here(context, worker, {dq + position, at.q_stride, 1.0f, false},
                                {dscores, at.score_stride, false}, keys_along, rows, at.dim);
         const RightPanels q_panels = pack_right_panels_here(kernel, q_words, q_tile, rows, at.dim);
         const RightPanels dout_panels = pack_right_panels_here(kernel, dout_words, dout_tile, rows, at.dim);
-        product_of_panels_here(context, worker, kernel, {dk + kv, at.kv_stride, 1.0f, true},
+        product_of_panels_here(context, worker, {dk + kv, at.kv_stride, 1.0f, true},
                                {dscores, at.score_stride, true}, q_panels, keys, at.dim);
-        product_of_panels_here(context, worker, kernel, {dv + kv, at.kv_stride, 1.0f, true},
+        product_of_panels_here(context, worker, {dv + kv, at.kv_stride, 1.0f, true},
                                {scores, at.score_stride, true}, dout_panels, keys, at.dim);
       }
     }

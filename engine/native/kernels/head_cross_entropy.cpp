@@ -73,7 +73,7 @@ void head_cross_entropy(Context& context, float* losses, float* dx, float* dhead
   for (size_t row = 0; row < shape.rows; row += chunk_rows) {
     const size_t rows = shape.rows - row < chunk_rows ? shape.rows - row : chunk_rows;
     const Operand inputs{x + row * dim, dim, false};
-    product_of_panels(context, kernel, {logits, stride, 1.0f, false}, inputs, forward, rows);
+    product_of_panels(context, {logits, stride, 1.0f, false}, inputs, forward, rows);
 
     context.pool.run(rows, [&](size_t i, unsigned) {
       float* from = logits + i * stride;
@@ -97,7 +97,7 @@ void head_cross_entropy(Context& context, float* losses, float* dx, float* dhead
     });
 
     if (dx == nullptr) continue;
-    product_of_panels(context, kernel, {dx + row * dim, dim, 1.0f, false}, {logits, stride, false}, backward,
+    product_of_panels(context, {dx + row * dim, dim, 1.0f, false}, {logits, stride, false}, backward,
                       rows);
     if (dhead != nullptr) {
       product(context, kernel, {dhead, dim, 1.0f, row > 0}, {logits, stride, true}, inputs, vocabulary, dim,

@@ -58,7 +58,7 @@ MergeResult merge_adapter(Context& context, float* merged, const float* w, const
   context.pool.run(blocks, [&](size_t task, unsigned worker) {
     const size_t row = task * block, rows = in - row < block ? in - row : block;
     float* delta = context.worker_memory(worker);
-    product_of_panels_here(context, worker, kernel, {delta, out, 1.0f, false}, {a + row * rank, rank, false},
+    product_of_panels_here(context, worker, {delta, out, 1.0f, false}, {a + row * rank, rank, false},
                            right, rows, out);
     partial[task] = {0, 0};
     for (size_t i = 0; i < rows; i++) {

@@ -28,7 +28,7 @@ void lora_linear_forward(Context& context, float* y, float* xa, const float* x, 
   const ProductKernel& kernel = *base.kernel;
   const Operand inputs{x, base.in, false};
   const Target outputs{y, base.out, 1.0f, false};
-  if (rank == 0) return product_of_panels(context, kernel, outputs, inputs, base.forward, rows);
+  if (rank == 0) return product_of_panels(context, outputs, inputs, base.forward, rows);
 
   const size_t a_words = right_panels_words(kernel, base.in, rank);
   const size_t b_words = right_panels_words(kernel, rank, base.out);
@@ -38,7 +38,7 @@ void lora_linear_forward(Context& context, float* y, float* xa, const float* x, 
                                                  base.out);
   const Output of_inputs[] = {{{xa, rank, 1.0f, false}, a_panels}, {outputs, base.forward}};
   const Output of_xa[] = {{{y, base.out, scale, true}, b_panels}};
-  product_chain(context, kernel, {{inputs, of_inputs, 2}, {{xa, rank, false}, of_xa, 1}}, rows);
+  product_chain(context, {{inputs, of_inputs, 2}, {{xa, rank, false}, of_xa, 1}}, rows);
 }
 
 /// p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; da = xᵀ p; db = scale (xa)ᵀ dy.
@@ -49,7 +49,7 @@ void lora_linear_backward(Context& context, const LoraGradients& gradients, cons
   const size_t in = base.in, out = base.out;
   const Operand upstream{dy, out, false};
   const Target inputs{gradients.dx, in, 1.0f, false};
-  if (rank == 0) return product_of_panels(context, kernel, inputs, upstream, base.backward, rows);
+  if (rank == 0) return product_of_panels(context, inputs, upstream, base.backward, rows);
 
   float* p = context.shared(Shared::first).floats(rows * rank);
   const size_t b_words = right_panels_words(kernel, out, rank);
@@ -59,7 +59,7 @@ void lora_linear_backward(Context& context, const LoraGradients& gradients, cons
   const RightPanels a_panels = pack_right_panels(context, kernel, words + b_words, {a, rank, true}, rank, in);
   const Output of_upstream[] = {{{p, rank, scale, false}, b_panels}, {inputs, base.backward}};
   const Output of_p[] = {{{gradients.dx, in, 1.0f, true}, a_panels}};
-  product_chain(context, kernel, {{upstream, of_upstream, 2}, {{p, rank, false}, of_p, 1}}, rows);
+  product_chain(context, {{upstream, of_upstream, 2}, {{p, rank, false}, of_p, 1}}, rows);
 
   product(context, kernel, {gradients.da, rank, 1.0f, false}, {x, in, true}, {p, rank, false}, in, rank,
           rows);
