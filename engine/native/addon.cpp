@@ -39,7 +39,8 @@ NAPI_MODULE_INIT() {
   // Freed when the environment goes, which joins the pool's threads.
   const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Instance*>(data); };
   napi_set_instance_data(env, new Instance, finalize, nullptr);
-  for (const auto& entries : {machine_entries, product_entries, layer_entries, training_entries}) {
+  for (const auto& entries :
+       {machine_entries, product_entries, layer_entries, half_entries, training_entries}) {
     for (const Entry& entry : entries) {
       napi_value function;
       napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, enter, const_cast<Entry*>(&entry), &function);

@@ -29,6 +29,9 @@ class Context {
   const ProductKernel& product_kernel(Precision precision) const;
   Scratch& shared(Shared name) { return shared_[static_cast<size_t>(name)]; }
 
+  /// Of the pass under way; a pass begins with `reset`.
+  Arena arena;
+
   /// Packing space of one worker: a left block and a right panel block of any kernel.
   uint32_t* left_block(unsigned worker) { return product_memory_[worker].words(product_words); }
   uint32_t* right_block(unsigned worker) { return left_block(worker) + packed_left_words; }

@@ -41,4 +41,32 @@ void* Scratch::reserve(size_t bytes) {
   return memory_;
 }
 
+void Arena::reset() {
+  if (chunks_.size() == 1) {
+    chunks_[0].used = 0;
+    return;
+  }
+  // What took several pieces gets one of their total size, so that it takes a single one from now on.
+  size_t total = 0;
+  for (const Chunk& chunk : chunks_) total += chunk.bytes;
+  release();
+  if (total > 0) chunks_.push_back({static_cast<char*>(allocate_aligned(total)), total, 0});
+}
+
+void* Arena::take_bytes(size_t bytes) {
+  const size_t rounded = (bytes + cache_line - 1) / cache_line * cache_line;
+  if (chunks_.empty() || chunks_.back().bytes - chunks_.back().used < rounded) {
+    chunks_.push_back({static_cast<char*>(allocate_aligned(rounded)), rounded, 0});
+  }
+  Chunk& chunk = chunks_.back();
+  void* const memory = chunk.memory + chunk.used;
+  chunk.used += rounded;
+  return memory;
+}
+
+void Arena::release() {
+  for (const Chunk& chunk : chunks_) free_aligned(chunk.memory);
+  chunks_.clear();
+}
+
 }  // namespace relora

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace relora {
 
@@ -27,6 +28,50 @@ class Scratch {
 
   void* memory_ = nullptr;
   size_t bytes_ = 0;
+};
+
+/// Cuts a buffer into arrays on cache lines. Without a buffer it only counts.
+class Cutter {
+ public:
+  explicit Cutter(void* memory) : memory_(static_cast<char*>(memory)) {}
+
+  template <class T>
+  T* take(size_t count) {
+    const size_t at = used_;
+    used_ += (count * sizeof(T) + cache_line - 1) / cache_line * cache_line;
+    return memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + at);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  static constexpr size_t cache_line = 64;
+  char* const memory_;
+  size_t used_ = 0;
+};
+
+/// Temporaries of one pass. They all end with the next `reset`, whose memory the next pass takes again.
+class Arena {
+ public:
+  Arena() = default;
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  ~Arena() { release(); }
+
+  void reset();
+  template <class T>
+  T* take(size_t count) {
+    return static_cast<T*>(take_bytes(count * sizeof(T)));
+  }
+
+ private:
+  struct Chunk {
+    char* memory;
+    size_t bytes, used;
+  };
+  void* take_bytes(size_t bytes);
+  void release();
+
+  std::vector<Chunk> chunks_;
 };
 
 }  // namespace relora

@@ -72,6 +72,36 @@ static inline void store(float* p, Vec v, size_t count) {
 #endif
 }
 
+typedef uint16_t Shorts __attribute__((vector_size(lanes * 2)));
+
+/// Each lane rounded to bfloat16, in its upper half; the lower half keeps rounding debris.
+static inline Words round_in_place(Vec v) {
+  const Words u = bits_of(v);
+  const Words rounded = u + 0x7fff + ((u >> 16) & 1);
+  // Rounding could carry a NaN over into infinity: a NaN is made quiet and cut off instead.
+  return (v == v) ? rounded : (u | 0x00400000);
+}
+
+/// Elements kept as bfloat16, widened.
+static inline Vec load(const uint16_t* p, size_t count) {
+  Shorts shorts = {};
+  if (count >= lanes) {
+    std::memcpy(&shorts, p, sizeof shorts);
+  } else {
+    std::memcpy(&shorts, p, count * sizeof *p);
+  }
+  return floats_of(__builtin_convertvector(shorts, Words) << 16);
+}
+/// Rounded to bfloat16.
+static inline void store(uint16_t* p, Vec v, size_t count) {
+  const Shorts shorts = __builtin_convertvector(round_in_place(v) >> 16, Shorts);
+  if (count >= lanes) {
+    std::memcpy(p, &shorts, sizeof shorts);
+  } else {
+    std::memcpy(p, &shorts, count * sizeof *p);
+  }
+}
+
 /// a * b + c; rounded once where the set has an instruction for it.
 static inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)

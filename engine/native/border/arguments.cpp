@@ -77,11 +77,15 @@ Array<float> Arguments::output(const char* name) {
 }
 
 Array<float> Arguments::output_or_null(const char* name) {
+  if (skip_null()) return {nullptr, 0, name};
+  return output(name);
+}
+
+bool Arguments::skip_null() {
   napi_valuetype type;
   napi_typeof(env_, values_[position_], &type);
-  if (type != napi_null) return output(name);
-  position_++;
-  return {nullptr, 0, name};
+  if (type == napi_null) position_++;
+  return type == napi_null;
 }
 
 Array<const float> Arguments::input(const char* name) {
@@ -128,6 +132,18 @@ Precision Arguments::precision(const char* name) {
   if (std::string_view(text) == "float32") return Precision::float32;
   if (std::string_view(text) == "bfloat16") return Precision::bfloat16;
   refuse(std::string(name) + " must be 'float32' or 'bfloat16', got '" + text + "'");
+}
+
+Graph Arguments::graph(const char* name) {
+  const napi_value value = next();
+  char text[16] = {};
+  if (napi_get_value_string_utf8(env_, value, text, sizeof text, nullptr) != napi_ok) {
+    wrong_type(name, "'separate', 'merged' or 'weightGradient'", value);
+  }
+  if (std::string_view(text) == "separate") return Graph::separate;
+  if (std::string_view(text) == "merged") return Graph::merged;
+  if (std::string_view(text) == "weightGradient") return Graph::weight_gradient;
+  refuse(std::string(name) + " must be 'separate', 'merged' or 'weightGradient', got '" + text + "'");
 }
 
 napi_value Arguments::object(const char* name) {

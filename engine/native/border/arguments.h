@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "../context.h"
+#include "../layers/linear_pass.h"
 
 namespace relora {
 
@@ -50,11 +50,14 @@ class Arguments {
   double number(const char* name);
   bool boolean(const char* name);
   Precision precision(const char* name);
+  Graph graph(const char* name);
   napi_value object(const char* name);
   template <class T>
   T* external(const char* name, const napi_type_tag& tag) {
     return static_cast<T*>(external_pointer(name, tag));
   }
+  /// The next value is null; if so it is passed over.
+  bool skip_null();
   double option(napi_value object, const char* name);
   std::string text_option(napi_value object, const char* name);
 

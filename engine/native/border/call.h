@@ -33,7 +33,8 @@ struct Entry {
   napi_value (*function)(const Call&);
 };
 
-extern const std::span<const Entry> machine_entries, product_entries, layer_entries, training_entries;
+extern const std::span<const Entry> machine_entries, product_entries, layer_entries, half_entries,
+    training_entries;
 
 inline napi_value undefined() { return nullptr; }
 

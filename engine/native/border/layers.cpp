@@ -35,7 +35,7 @@ napi_value rms_norm_backward(const Call& call) {
   in.shape(gain, {dim}, "dim");
   in.shape(rstd, {rows}, "rows");
   in.outputs_stand_alone();
-  call.context().kernels.rms_norm_backward(call.context(), dx, dgain, dy, x, gain, rstd, rows, dim);
+  call.context().kernels.rms_norm_backward(call.context(), dx, dgain, dy, x, gain, rstd, nullptr, rows, dim);
   return undefined();
 }
 

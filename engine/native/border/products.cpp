@@ -2,8 +2,7 @@
 // are right.
 #include "../gemm/product.h"
 #include "../kernels/kernels.h"
-#include "../layers/lora_linear.h"
-#include "call.h"
+#include "packed_base.h"
 
 namespace relora {
 
@@ -89,7 +88,8 @@ const PackedBase& packed_base(const Call& call) {
   return *handle->base;
 }
 
-/// A base read by kernels of another set would be misread: its packing belongs to the set it was made with.
+}  // namespace
+
 const PackedBase& usable_base(const Call& call) {
   const PackedBase& base = packed_base(call);
   const auto is_ours = [&](Precision precision) {
@@ -101,8 +101,27 @@ const PackedBase& usable_base(const Call& call) {
   return base;
 }
 
+namespace {
+
 napi_value packed_base_bytes(const Call& call) {
   return number(call.env, static_cast<double>(packed_base(call).bytes));
+}
+
+napi_value pack_merged(const Call& call) {
+  Arguments& in = call.arguments;
+  PackedBase& base = const_cast<PackedBase&>(usable_base(call));
+  const auto w = in.input("w"), a = in.input("a"), b = in.input("b");
+  const float scale = static_cast<float>(in.number("scale"));
+  const size_t rank = in.dimension("rank");
+  in.shape(w, {base.in, base.out}, "inFeatures * outFeatures");
+  in.shape(a, {base.in, rank}, "inFeatures * rank");
+  in.shape(b, {rank, base.out}, "rank * outFeatures");
+  Context& context = call.context();
+  context.arena.reset();
+  float* const merged = context.arena.take<float>(base.in * base.out);
+  context.kernels.merge_adapter(context, merged, w, a, b, scale, base.in, rank, base.out);
+  base.pack(context, merged);
+  return undefined();
 }
 
 napi_value release_base(const Call& call) {
@@ -179,6 +198,7 @@ napi_value merge_adapter(const Call& call) {
 constexpr Entry entries[] = {
     {"matmul", 10, matmul},
     {"packBase", 4, pack_base},
+    {"packMerged", 6, pack_merged},
     {"packedBaseBytes", 1, packed_base_bytes},
     {"releaseBase", 1, release_base},
     {"loraLinearForward", 9, lora_linear_forward},

@@ -17,6 +17,9 @@ struct Operand {
   Operand(const uint16_t* data, size_t stride, bool transposed)
       : data(data), stride(stride), transposed(transposed), is_bfloat16(true) {}
 
+  Operand(const Operand& same, bool transposed)
+      : data(same.data), stride(same.stride), transposed(transposed), is_bfloat16(same.is_bfloat16) {}
+
   const void* data;
   size_t stride;
   bool transposed, is_bfloat16;

@@ -46,37 +46,17 @@ static inline void transpose(Words (&rows)[lanes]) {
   }
 }
 
-/// Each lane rounded to bfloat16, in its upper half; the lower half keeps rounding debris.
-static inline Words round_in_place(Vec v) {
-  const Words u = bits_of(v);
-  const Words rounded = u + 0x7fff + ((u >> 16) & 1);
-  // Rounding could carry a NaN over into infinity: a NaN is made quiet and cut off instead.
-  return (v == v) ? rounded : (u | 0x00400000);
-}
 static inline Vec round_to_bfloat16(Vec v) { return floats_of(round_in_place(v) & 0xffff0000); }
 /// One word per lane: `even` in the lower half, `odd` in the upper.
 static inline Words pair(Vec even, Vec odd) {
 #if defined(__AVX512BF16__)
-  typedef uint16_t Halves __attribute__((vector_size(lanes * 2)));
   const auto widened = [](Vec v) {
-    return __builtin_convertvector(reinterpret_cast<Halves>(_mm512_cvtneps_pbh(v)), Words);
+    return __builtin_convertvector(reinterpret_cast<Shorts>(_mm512_cvtneps_pbh(v)), Words);
   };
   return widened(even) | (widened(odd) << 16);
 #else
   return (round_in_place(even) >> 16) | (round_in_place(odd) & 0xffff0000);
 #endif
-}
-
-/// Elements kept as bfloat16, widened.
-static inline Vec load(const uint16_t* p, size_t count) {
-  typedef uint16_t Halves __attribute__((vector_size(lanes * 2)));
-  Halves halves = {};
-  if (count >= lanes) {
-    std::memcpy(&halves, p, sizeof halves);
-  } else {
-    std::memcpy(&halves, p, count * sizeof *p);
-  }
-  return floats_of(__builtin_convertvector(halves, Words) << 16);
 }
 
 /// One word for every two neighbouring floats of p[count], count <= 2 * lanes, zeros after them.

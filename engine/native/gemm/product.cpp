@@ -22,15 +22,6 @@ size_t panel_offset(const ProductKernel& kernel, size_t k, size_t panel) {
   return panel * kernel.panel_columns * steps_of(kernel, k);
 }
 
-/// m rows in equal blocks of whole tiles, none longer than block_rows; as many for each thread, as long as they
-/// do not get too short to stream the right operand by.
-size_t rows_per_block(size_t m, size_t threads) {
-  constexpr size_t short_block = 8 * tile_rows;
-  const size_t least = divide_up(m, block_rows), even = divide_up(least, threads) * threads;
-  const size_t blocks = std::max(least, std::min(even, m / short_block));
-  return divide_up(divide_up(m, blocks), tile_rows) * tile_rows;
-}
-
 struct Range {
   size_t begin, end;
 };
@@ -90,6 +81,15 @@ void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& k
 }
 
 }  // namespace
+
+/// m rows in equal blocks of whole tiles, none longer than block_rows; as many for each thread, as long as they
+/// do not get too short to stream the right operand by.
+size_t rows_per_block(size_t m, size_t threads) {
+  constexpr size_t short_block = 8 * tile_rows;
+  const size_t least = divide_up(m, block_rows), even = divide_up(least, threads) * threads;
+  const size_t blocks = std::max(least, std::min(even, m / short_block));
+  return divide_up(divide_up(m, blocks), tile_rows) * tile_rows;
+}
 
 size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n) {
   return divide_up(n, kernel.column_quantum) * kernel.column_quantum * steps_of(kernel, k);
@@ -156,6 +156,10 @@ void product_chain(Context& context, std::initializer_list<Stage> stages, size_t
       run_stage(context.left_block(worker), stage, row_range, {0, all}, all);
     }
   });
+}
+
+void product_stage_here(Context& context, unsigned worker, const Stage& stage, size_t rows) {
+  run_stage(context.left_block(worker), stage, {0, rows}, {0, all}, all);
 }
 
 void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,

@@ -48,6 +48,12 @@ void product_of_panels(Context& context, const Target& target, const Operand& le
 /// the same rows, while it is still in the cache, and operands shared by outputs are read once.
 void product_chain(Context& context, std::initializer_list<Stage> stages, size_t m);
 
+/// Rows of one block when m rows are shared by threads.
+size_t rows_per_block(size_t m, size_t threads);
+
+/// One stage for `rows` <= block_rows rows on the calling worker alone.
+void product_stage_here(Context& context, unsigned worker, const Stage& stage, size_t rows);
+
 /// The same as `product` on the calling worker alone.
 void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
                   const Operand& left, const Operand& right, size_t m, size_t n, size_t k);

@@ -4,11 +4,11 @@
 //
 // q, out[batch, time, heads, head_dim]; k, v[batch, time, kv_heads, head_dim].
 // Query head h reads key head h * kv_heads / heads.
+#include "attention.h"
+
 #include <cmath>
 
-#include "../gemm/product.h"
-#include "../vector.h"
-#include "kernels.h"
+#include "rows.h"
 
 namespace relora::RELORA_ISA {
 
@@ -70,7 +70,8 @@ void differentiate_row(float* scores, float* dscores, size_t visible, size_t key
   for (size_t i = visible; i < keys; i++) scores[i] = dscores[i] = 0;
 }
 
-float dot_product(const float* a, const float* b, size_t n) {
+template <class Element>
+float dot_product(const Element* a, const Element* b, size_t n) {
   Vec sum = {};
   for_vectors(n, [&](size_t i, size_t count) {
     sum = multiply_add(load(a + i, count), load(b + i, count), sum);
@@ -82,9 +83,9 @@ size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 }  // namespace
 
-void attention_forward(Context& context, float* out, float* log_sum_exp, const float* q, const float* k,
-                       const float* v, const AttentionShape& shape, Precision precision) {
-  const ProductKernel& kernel = context.product_kernel(precision);
+template <class Element>
+void attend(Context& context, Element* out, float* log_sum_exp, const Element* q, const Element* k,
+            const Element* v, const AttentionShape& shape, const ProductKernel& kernel) {
   const Layout at(shape);
   const size_t key_words = right_panels_words(kernel, at.dim, at.time);
   const size_t value_words = right_panels_words(kernel, at.time, at.dim);
@@ -98,17 +99,18 @@ void attention_forward(Context& context, float* out, float* log_sum_exp, const f
                            at.time, at.dim);
   });
 
-  context.reserve_worker_memory(tile * at.score_stride);
+  context.reserve_worker_memory(tile * (at.score_stride + at.dim));
   context.pool.run(shape.batch * shape.heads * at.tiles, [&](size_t task, unsigned worker) {
     const size_t batch = task / at.tiles / shape.heads, head = task / at.tiles % shape.heads;
     const size_t first = task % at.tiles * tile, rows = least(tile, at.time - first), keys = first + rows;
     const size_t key_head = batch * shape.kv_heads + head * shape.kv_heads / shape.heads;
+    const size_t position = at.q_at(batch, first, head);
     float* scores = context.worker_memory(worker);
-    float* to = out + at.q_at(batch, first, head);
+    float* mixed = scores + tile * at.score_stride;
 
     const RightPanels key_panels{&kernel, keys_packed + key_head * key_words, at.dim, at.time, at.dim};
     product_of_panels_here(context, worker, {scores, at.score_stride, shape.scale, false},
-                           {q + at.q_at(batch, first, head), at.q_stride, false}, key_panels, rows, keys);
+                           {q + position, at.q_stride, false}, key_panels, rows, keys);
     float inverse_sums[tile];
     for (size_t i = 0; i < rows; i++) {
       float largest;
@@ -117,35 +119,48 @@ void attention_forward(Context& context, float* out, float* log_sum_exp, const f
       log_sum_exp[(batch * shape.heads + head) * at.time + first + i] = largest + std::log(sum);
     }
     const RightPanels value_panels{&kernel, values_packed + key_head * value_words, at.time, at.dim, keys};
-    product_of_panels_here(context, worker, {to, at.q_stride, 1.0f, false},
-                           {scores, at.score_stride, false}, value_panels, rows, at.dim);
+    product_of_panels_here(context, worker, {mixed, at.dim, 1.0f, false}, {scores, at.score_stride, false},
+                           value_panels, rows, at.dim);
     for (size_t i = 0; i < rows; i++) {
-      float* row = to + i * at.q_stride;
       for_vectors(at.dim, [&](size_t j, size_t count) {
-        store(row + j, load(row + j, count) * inverse_sums[i], count);
+        store(out + position + i * at.q_stride + j, load(mixed + i * at.dim + j, count) * inverse_sums[i], count);
       });
     }
   });
 }
 
 /// One task does all query heads of one key head, in order, so dk and dv are sums with one writer.
-void attention_backward(Context& context, float* dq, float* dk, float* dv, const float* dout, const float* q,
-                        const float* k, const float* v, const float* out, const float* log_sum_exp,
-                        const AttentionShape& shape, Precision precision) {
-  const ProductKernel& kernel = context.product_kernel(precision);
+template <class Element>
+void differentiate_attention(Context& context, const HeadsOut<Element>& gradients, const Element* dout,
+                             const HeadsIn<Element>& heads, const Element* out, const float* log_sum_exp,
+                             const AttentionShape& shape, const ProductKernel& kernel, const Angles& angles) {
   const Layout at(shape);
+  const Element *const q = heads.q, *const k = heads.k, *const v = heads.v;
   const size_t across_words = right_panels_words(kernel, at.dim, at.time);
   const size_t along_words = right_panels_words(kernel, at.time, at.dim);
   const size_t block_words = right_panels_words(kernel, tile, at.dim);
-  const size_t score_floats = tile * at.score_stride;
-  context.reserve_worker_memory(2 * score_floats + 2 * across_words + along_words + 2 * block_words);
+  const size_t score_floats = tile * at.score_stride, key_floats = at.time * at.dim;
+  context.reserve_worker_memory(2 * score_floats + tile * at.dim + 2 * key_floats + 2 * across_words +
+                                along_words + 2 * block_words);
+  /// Rows of one head from float32 to where they are kept, turned back where they were turned.
+  const auto keep = [&](Element* to, size_t stride, float* from, size_t first, size_t rows, bool turned) {
+    for (size_t i = 0; turned && angles.cosines != nullptr && i < rows; i++) {
+      const size_t angle = (first + i) * (at.dim / 2);
+      rotate_head(from + i * at.dim, from + i * at.dim, angles.cosines + angle, angles.sines + angle, at.dim / 2,
+                  -1.0f);
+    }
+    keep_rows(to, stride, from, at.dim, rows, at.dim);
+  };
 
   context.pool.run(shape.batch * shape.kv_heads, [&](size_t task, unsigned worker) {
     const size_t batch = task / shape.kv_heads, key_head = task % shape.kv_heads;
     const size_t kv = at.kv_at(batch, key_head);
-    float* scores = context.worker_memory(worker);
-    float* dscores = scores + score_floats;
-    uint32_t* words = reinterpret_cast<uint32_t*>(dscores + score_floats);
+    float* const scores = context.worker_memory(worker);
+    float* const dscores = scores + score_floats;
+    float* const dq_tile = dscores + score_floats;
+    float* const dk_sum = dq_tile + tile * at.dim;
+    float* const dv_sum = dk_sum + key_floats;
+    uint32_t* words = reinterpret_cast<uint32_t*>(dv_sum + key_floats);
     const Operand key_rows{k + kv, at.kv_stride, false};
     const RightPanels keys_across =
         pack_right_panels_here(kernel, words, {k + kv, at.kv_stride, true}, at.dim, at.time);
@@ -155,10 +170,7 @@ void attention_backward(Context& context, float* dq, float* dk, float* dv, const
     uint32_t* q_words = words + along_words;
     uint32_t* dout_words = q_words + block_words;
 
-    for (size_t t = 0; t < at.time; t++) {
-      std::memset(dk + kv + t * at.kv_stride, 0, at.dim * sizeof(float));
-      std::memset(dv + kv + t * at.kv_stride, 0, at.dim * sizeof(float));
-    }
+    std::memset(dk_sum, 0, 2 * key_floats * sizeof(float));
     for (size_t head = 0; head < shape.heads; head++) {
       if (head * shape.kv_heads / shape.heads != key_head) continue;
       for (size_t first = 0; first < at.time; first += tile) {
@@ -177,17 +189,43 @@ void attention_backward(Context& context, float* dq, float* dk, float* dv, const
                             dot_product(dout + row, out + row, at.dim), shape.scale);
         }
         keys_along.k = keys;
-        product_of_panels_here(context, worker, {dq + position, at.q_stride, 1.0f, false},
+        product_of_panels_here(context, worker, {dq_tile, at.dim, 1.0f, false},
                                {dscores, at.score_stride, false}, keys_along, rows, at.dim);
+        keep(gradients.dq + position, at.q_stride, dq_tile, first, rows, true);
         const RightPanels q_panels = pack_right_panels_here(kernel, q_words, q_tile, rows, at.dim);
         const RightPanels dout_panels = pack_right_panels_here(kernel, dout_words, dout_tile, rows, at.dim);
-        product_of_panels_here(context, worker, {dk + kv, at.kv_stride, 1.0f, true},
+        product_of_panels_here(context, worker, {dk_sum, at.dim, 1.0f, true},
                                {dscores, at.score_stride, true}, q_panels, keys, at.dim);
-        product_of_panels_here(context, worker, {dv + kv, at.kv_stride, 1.0f, true},
+        product_of_panels_here(context, worker, {dv_sum, at.dim, 1.0f, true},
                                {scores, at.score_stride, true}, dout_panels, keys, at.dim);
       }
     }
+    keep(gradients.dk + kv, at.kv_stride, dk_sum, 0, at.time, true);
+    keep(gradients.dv + kv, at.kv_stride, dv_sum, 0, at.time, false);
   });
+}
+
+template void attend(Context&, float*, float*, const float*, const float*, const float*, const AttentionShape&,
+                     const ProductKernel&);
+template void attend(Context&, uint16_t*, float*, const uint16_t*, const uint16_t*, const uint16_t*,
+                     const AttentionShape&, const ProductKernel&);
+template void differentiate_attention(Context&, const HeadsOut<float>&, const float*, const HeadsIn<float>&,
+                                      const float*, const float*, const AttentionShape&, const ProductKernel&,
+                                      const Angles&);
+template void differentiate_attention(Context&, const HeadsOut<uint16_t>&, const uint16_t*,
+                                      const HeadsIn<uint16_t>&, const uint16_t*, const float*,
+                                      const AttentionShape&, const ProductKernel&, const Angles&);
+
+void attention_forward(Context& context, float* out, float* log_sum_exp, const float* q, const float* k,
+                       const float* v, const AttentionShape& shape, Precision precision) {
+  attend(context, out, log_sum_exp, q, k, v, shape, context.product_kernel(precision));
+}
+
+void attention_backward(Context& context, float* dq, float* dk, float* dv, const float* dout, const float* q,
+                        const float* k, const float* v, const float* out, const float* log_sum_exp,
+                        const AttentionShape& shape, Precision precision) {
+  differentiate_attention<float>(context, {dq, dk, dv}, dout, {q, k, v}, out, log_sum_exp, shape,
+                                 context.product_kernel(precision), {nullptr, nullptr});
 }
 
 }  // namespace relora::RELORA_ISA

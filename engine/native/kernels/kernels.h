@@ -1,7 +1,7 @@
 // The kernels that are compiled once per instruction set, as one table for each. Touch only what the CPU
 // supports.
 #pragma once
-#include "../context.h"
+#include "../layers/linear_pass.h"
 
 namespace relora {
 
@@ -12,6 +12,26 @@ struct RotaryShape {
 struct AttentionShape {
   size_t batch, time, heads, kv_heads, head_dim;
   float scale;
+};
+
+/// The halves of a block. `compact`: what is kept for the backward pass is kept in bfloat16.
+struct MlpPass {
+  size_t rows = 0;
+  const float *x = nullptr, *gain = nullptr;  // [rows, hidden], [hidden]
+  LinearPass gate = {}, up = {}, down = {};
+  float epsilon = 0;
+  Precision precision = Precision::float32;
+  bool compact = false;
+};
+
+struct AttentionPass {
+  AttentionShape shape = {};
+  const float *x = nullptr, *gain = nullptr;         // [batch * time, hidden], [hidden]
+  const float *cosines = nullptr, *sines = nullptr;  // [time, head_dim / 2]
+  LinearPass q = {}, k = {}, v = {}, o = {};
+  float epsilon = 0;
+  Precision precision = Precision::float32;
+  bool compact = false;
 };
 
 struct AdamWOptions {
@@ -35,7 +55,8 @@ struct MergeResult {
   void rms_norm_forward(Context&, float* y, float* rstd, const float* x, const float* gain, size_t rows,     \
                         size_t dim, float epsilon);                                                          \
   void rms_norm_backward(Context&, float* dx, float* dgain, const float* dy, const float* x,                 \
-                         const float* gain, const float* rstd, size_t rows, size_t dim);                     \
+                         const float* gain, const float* rstd, const float* residual, size_t rows,           \
+                         size_t dim);                                                                        \
   void rotary(Context&, float* y, const float* x, const float* cosines, const float* sines,                  \
               const RotaryShape&, bool inverse);                                                             \
   void attention_forward(Context&, float* out, float* log_sum_exp, const float* q, const float* k,           \
@@ -48,6 +69,14 @@ struct MergeResult {
                        const float* up, size_t length);                                                      \
   void head_cross_entropy(Context&, float* losses, float* dx, float* dhead, const float* x,                  \
                           const float* head, const int32_t* targets, const HeadShape&, Precision);           \
+  size_t mlp_half_state_bytes(const MlpPass&);                                                               \
+  void mlp_half_forward(Context&, float* y, void* state, const MlpPass&);                                    \
+  void mlp_half_backward(Context&, float* dx, float* dgain, const float* dy, const void* state,              \
+                         const MlpPass&);                                                                    \
+  size_t attention_half_state_bytes(const AttentionPass&);                                                   \
+  void attention_half_forward(Context&, float* y, void* state, const AttentionPass&);                        \
+  void attention_half_backward(Context&, float* dx, float* dgain, const float* dy, const void* state,        \
+                               const AttentionPass&);                                                        \
   void adamw_in_place(Context&, float* parameter, float* first, float* second, const float* gradient,        \
                       size_t length, const AdamWOptions&);                                                   \
   double sum_squares(Context&, const float* x, size_t length);                                               \
@@ -75,6 +104,12 @@ struct Kernels {
   decltype(&portable::swiglu_forward) swiglu_forward;
   decltype(&portable::swiglu_backward) swiglu_backward;
   decltype(&portable::head_cross_entropy) head_cross_entropy;
+  decltype(&portable::mlp_half_state_bytes) mlp_half_state_bytes;
+  decltype(&portable::mlp_half_forward) mlp_half_forward;
+  decltype(&portable::mlp_half_backward) mlp_half_backward;
+  decltype(&portable::attention_half_state_bytes) attention_half_state_bytes;
+  decltype(&portable::attention_half_forward) attention_half_forward;
+  decltype(&portable::attention_half_backward) attention_half_backward;
   decltype(&portable::adamw_in_place) adamw_in_place;
   decltype(&portable::sum_squares) sum_squares;
   decltype(&portable::add_in_place) add_in_place;

@@ -1,9 +1,7 @@
 // Root mean square normalisation (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) +
 // epsilon).
-#include <cmath>
-
-#include "../vector.h"
 #include "kernels.h"
+#include "rows.h"
 
 namespace relora::RELORA_ISA {
 
@@ -23,18 +21,6 @@ void for_rows(Context& context, size_t rows, const Body& body) {
   });
 }
 
-/// Sum over i of term(i, count), in four interleaved sums.
-template <class Term>
-inline float sum_row(size_t n, const Term& term) {
-  Vec sums[4] = {};
-  size_t i = 0;
-  for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    for (size_t j = 0; j < 4; j++) sums[j] = term(sums[j], i + j * lanes, lanes);
-  }
-  for (; i < n; i += lanes) sums[0] = term(sums[0], i, n - i < lanes ? n - i : lanes);
-  return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
-
 }  // namespace
 
 /// y, x[rows, dim]; rstd[rows]; gain[dim].
@@ -42,24 +28,17 @@ void rms_norm_forward(Context& context, float* y, float* rstd, const float* x, c
                       size_t dim, float epsilon) {
   for_rows(context, rows, [&](size_t, size_t begin, size_t end) {
     for (size_t row = begin; row < end; row++) {
-      const float* from = x + row * dim;
-      float* to = y + row * dim;
-      const float squares = sum_row(dim, [&](Vec sum, size_t i, size_t count) {
-        const Vec v = load(from + i, count);
-        return multiply_add(v, v, sum);
-      });
-      const float r = 1.0f / std::sqrt(squares / static_cast<float>(dim) + epsilon);
-      rstd[row] = r;
-      for_vectors(dim, [&](size_t i, size_t count) {
-        store(to + i, load(from + i, count) * r * load(gain + i, count), count);
-      });
+      rstd[row] = inverse_root_mean_square(x + row * dim, dim, epsilon);
+      normalise_row(y + row * dim, x + row * dim, gain, rstd[row], dim);
     }
   });
 }
 
-/// dx = rstd * (dy * gain - x * rstd^2 * mean(dy * gain * x)); dgain = sum over rows of dy * x * rstd.
+/// dx = rstd * (dy * gain - x * rstd^2 * mean(dy * gain * x)) + residual, which may be null; dgain = sum over
+/// rows of dy * x * rstd.
 void rms_norm_backward(Context& context, float* dx, float* dgain, const float* dy, const float* x,
-                       const float* gain, const float* rstd, size_t rows, size_t dim) {
+                       const float* gain, const float* rstd, const float* residual, size_t rows,
+                       size_t dim) {
   float* partial = context.shared(Shared::first).floats(blocks_of(rows) * dim);
   for_rows(context, rows, [&](size_t task, size_t begin, size_t end) {
     float* dgain_part = partial + task * dim;
@@ -75,7 +54,8 @@ void rms_norm_backward(Context& context, float* dx, float* dgain, const float* d
       const float along = dot * r * r / static_cast<float>(dim);
       for_vectors(dim, [&](size_t i, size_t count) {
         const Vec d = load(dout + i, count), v = load(in + i, count);
-        store(din + i, (d * load(gain + i, count) - v * along) * r, count);
+        const Vec through = (d * load(gain + i, count) - v * along) * r;
+        store(din + i, residual ? through + load(residual + row * dim + i, count) : through, count);
         store(dgain_part + i, load(dgain_part + i, count) + d * v * r, count);
       });
     }

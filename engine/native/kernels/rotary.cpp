@@ -1,7 +1,7 @@
 // Rotary position embedding (Su et al. 2021), half-split: element i turns with element i + head_dim / 2 of
 // the same head.
-#include "../vector.h"
 #include "kernels.h"
+#include "rows.h"
 
 namespace relora::RELORA_ISA {
 
@@ -17,14 +17,8 @@ void rotary(Context& context, float* y, const float* x, const float* cosines, co
     for (size_t p = task * block; p < positions && p < (task + 1) * block; p++) {
       const size_t angle = (shape.first_position + p % shape.time) * half;
       for (size_t head = 0; head < shape.heads; head++) {
-        const float* first = x + p * row + head * shape.head_dim;
-        float* to = y + p * row + head * shape.head_dim;
-        for_vectors(half, [&](size_t i, size_t count) {
-          const Vec c = load(cosines + angle + i, count), s = load(sines + angle + i, count) * sign;
-          const Vec u = load(first + i, count), v = load(first + half + i, count);
-          store(to + i, u * c - v * s, count);
-          store(to + half + i, v * c + u * s, count);
-        });
+        const size_t at = p * row + head * shape.head_dim;
+        rotate_head(y + at, x + at, cosines + angle, sines + angle, half, sign);
       }
     }
   });

@@ -1,6 +1,6 @@
 // SwiGLU (Shazeer 2020): h = silu(gate) * up, silu(g) = g / (1 + e^-g).
-#include "../vector.h"
 #include "kernels.h"
+#include "rows.h"
 
 namespace relora::RELORA_ISA {
 
@@ -20,18 +20,18 @@ void for_elements(Context& context, size_t length, const Body& body) {
 void swiglu_forward(Context& context, float* h, const float* gate, const float* up, size_t length) {
   for_elements(context, length, [&](size_t i, size_t count) {
     const Vec g = load(gate + i, count);
-    store(h + i, g / (1.0f + exponential(-g)) * load(up + i, count), count);
+    store(h + i, gate_with_silu(g, load(up + i, count)), count);
   });
 }
 
-/// With s = 1 / (1 + e^-g): silu'(g) = s * (1 + g * (1 - s)).
 void swiglu_backward(Context& context, float* dgate, float* dup, const float* dh, const float* gate,
                      const float* up, size_t length) {
   for_elements(context, length, [&](size_t i, size_t count) {
     const Vec g = load(gate + i, count), d = load(dh + i, count);
-    const Vec s = 1.0f / (1.0f + exponential(-g));
-    store(dgate + i, d * load(up + i, count) * (s * (1.0f + g * (1.0f - s))), count);
-    store(dup + i, d * (g * s), count);
+    Vec dg, du;
+    differentiate_swiglu(d, g, load(up + i, count), sigmoid(g), dg, du);
+    store(dgate + i, dg, count);
+    store(dup + i, du, count);
   });
 }
 

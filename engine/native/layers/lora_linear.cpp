@@ -17,8 +17,12 @@ PackedBase::PackedBase(Context& context, const ProductKernel& chosen, const floa
   bytes = (forward_count + backward_count) * sizeof(uint32_t);
   forward_words.reset(allocate_words(forward_count));
   backward_words.reset(allocate_words(backward_count));
-  forward = pack_right_panels(context, chosen, forward_words.get(), {w, out, false}, in, out);
-  backward = pack_right_panels(context, chosen, backward_words.get(), {w, out, true}, out, in);
+  pack(context, w);
+}
+
+void PackedBase::pack(Context& context, const float* w) {
+  forward = pack_right_panels(context, *kernel, forward_words.get(), {w, out, false}, in, out);
+  backward = pack_right_panels(context, *kernel, backward_words.get(), {w, out, true}, out, in);
 }
 
 /// y[rows, out] = x[rows, in] w + scale (x a) b, and xa[rows, rank] = x a: x is read once, xa used while it

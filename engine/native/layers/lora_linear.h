@@ -14,6 +14,8 @@ struct FreeAligned {
 /// The two packings of w: for x w and for dy wᵀ. Bound to the kernel that packed it.
 struct PackedBase {
   PackedBase(Context& context, const ProductKernel& kernel, const float* w, size_t in, size_t out);
+  /// Another w of the same size, into the same memory.
+  void pack(Context& context, const float* w);
 
   const ProductKernel* kernel;
   size_t in, out, bytes;

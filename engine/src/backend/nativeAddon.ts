@@ -68,6 +68,16 @@ export interface NativeAddon {
     rank: number,
   ): void;
 
+  /** Packs w + scale a b in place of what `base` held: the base of a merged graph, made once a step. */
+  packMerged(
+    base: PackedBase,
+    w: Float32Array,
+    a: Float32Array,
+    b: Float32Array,
+    scale: number,
+    rank: number,
+  ): void;
+
   /** merged = w + scale a b, the delta summed apart in float32. `finite` false: merged must not be used. Norm is Frobenius, float64. */
   mergeAdapter(
     merged: Float32Array,
@@ -156,6 +166,56 @@ export interface NativeAddon {
     precision: ProductPrecision,
   ): void;
 
+  /**
+   * The second half of a block: y = x + down(silu(gate(n)) * up(n)), n = x / rms(x) * gain. x, y[rows, hidden].
+   * `state` (of `mlpHalfStateLength` floats, opaque) is kept for the backward pass, in bfloat16 when `compact`; null
+   * when there will be none. y null: only the state is made again. A backward pass has the gradients of its layers'
+   * weights among the arguments of each layer.
+   */
+  mlpHalfForward(y: Float32Array | null, state: Float32Array | null, ...rest: MlpHalfArguments<HalfLayer>): void;
+  mlpHalfBackward(
+    dx: Float32Array,
+    dgain: Float32Array,
+    dy: Float32Array,
+    state: Float32Array,
+    ...rest: MlpHalfArguments<HalfLayerWithGradients>
+  ): void;
+  /** Ranks are those of layers with a separate path, 0 for others. */
+  mlpHalfStateLength(
+    rows: number,
+    intermediate: number,
+    rankGate: number,
+    rankUp: number,
+    rankDown: number,
+    compact: boolean,
+  ): number;
+
+  /** The first half of a block: y = x + o(attention(rotary(q(n)), rotary(k(n)), v(n))); as `mlpHalfForward`. */
+  attentionHalfForward(
+    y: Float32Array | null,
+    state: Float32Array | null,
+    ...rest: AttentionHalfArguments<HalfLayer>
+  ): void;
+  attentionHalfBackward(
+    dx: Float32Array,
+    dgain: Float32Array,
+    dy: Float32Array,
+    state: Float32Array,
+    ...rest: AttentionHalfArguments<HalfLayerWithGradients>
+  ): void;
+  attentionHalfStateLength(
+    batch: number,
+    time: number,
+    heads: number,
+    kvHeads: number,
+    headDim: number,
+    rankQ: number,
+    rankK: number,
+    rankV: number,
+    rankO: number,
+    compact: boolean,
+  ): number;
+
   /** h = silu(gate) * up, elementwise over the whole arrays. */
   swigluForward(h: Float32Array, gate: Float32Array, up: Float32Array): void;
   swigluBackward(
@@ -242,6 +302,69 @@ export interface NativeAddon {
    */
   measurePeak(precision: ProductPrecision, milliseconds: number): number;
 }
+
+/**
+ * One layer of a half: its packed base, or null and its trained weight[in, out]; its adapter a[in, rank], b[rank, out]
+ * or empty arrays and rank 0.
+ */
+export type HalfLayer = [
+  base: PackedBase | null,
+  weight: Float32Array,
+  a: Float32Array,
+  b: Float32Array,
+  scale: number,
+  rank: number,
+  graph: AdapterGraph,
+];
+/** The same with its gradients, of the same lengths. */
+export type HalfLayerWithGradients = [
+  dweight: Float32Array,
+  da: Float32Array,
+  db: Float32Array,
+  ...layer: HalfLayer,
+];
+
+/**
+ * How a layer with an adapter is computed. separate: x W + s (x A) B. merged: x W' with W' = W + s A B packed once a step
+ * (`packMerged`). weightGradient: the same, and A and B get their gradients from the dense xᵀ dy.
+ */
+export type AdapterGraph = 'separate' | 'merged' | 'weightGradient';
+
+type EndOfHalf = [epsilon: number, precision: ProductPrecision, compact: boolean];
+
+/** The layers are gate, up and down. */
+export type MlpHalfArguments<Layer extends unknown[]> = [
+  x: Float32Array,
+  gain: Float32Array,
+  rows: number,
+  hidden: number,
+  intermediate: number,
+  ...gate: Layer,
+  ...up: Layer,
+  ...down: Layer,
+  ...end: EndOfHalf,
+];
+
+/** The layers are q, k, v and o. */
+export type AttentionHalfArguments<Layer extends unknown[]> = [
+  x: Float32Array,
+  gain: Float32Array,
+  rows: number,
+  hidden: number,
+  cos: Float32Array,
+  sin: Float32Array,
+  batch: number,
+  time: number,
+  heads: number,
+  kvHeads: number,
+  headDim: number,
+  scale: number,
+  ...q: Layer,
+  ...k: Layer,
+  ...v: Layer,
+  ...o: Layer,
+  ...end: EndOfHalf,
+];
 
 /** Best first. `avx512bf16` also needs avx512f/bw/vl/dq; `avx2` also needs fma. */
 export const instructionSets = ['avx512bf16', 'avx512', 'avx2', 'portable'] as const;

@@ -59,6 +59,20 @@ export class NativeBackend extends MathBackendCPU {
     return values;
   }
 
+  /** Memory that is no tensor, for what an op keeps between its passes. Holds anything; to be given back. */
+  takeBuffer(length: number): Float32Array {
+    return this.pool.take(length);
+  }
+
+  giveBuffer(buffer: Float32Array): void {
+    this.pool.give(buffer);
+  }
+
+  /** Whether somebody will ask for gradients of what is computed now. */
+  get recordsGradients(): boolean {
+    return engine().state.gradientDepth > 0;
+  }
+
   /** From now on the tensor's buffer belongs to the collector: a kernel that is not ours may have made a view of it. */
   exclude(tensor: TensorInfo): void {
     const entry = this.data.get(tensor.dataId) as TensorData;

@@ -1,16 +1,24 @@
 import { tensor2d, type Scalar, type Tensor2D } from '@tensorflow/tfjs-core';
-import type { ProductPrecision } from '../backend/nativeAddon.js';
-import { currentNative } from '../backend/nativeBackend.js';
+import type { AdapterGraph, ProductPrecision } from '../backend/nativeAddon.js';
+import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
 import { EngineError } from '../engineError.js';
 import { FrozenBase } from '../ops/frozenBase.js';
+import type { FusedLinear } from '../ops/halfLayers.js';
 import { loraLinear, type AdapterPass } from '../ops/loraLinear.js';
 import { mergeAdapter } from '../ops/mergeAdapter.js';
-import type { AdapterSettings } from '../plan/runSpec.js';
+import { targetModules, type AdapterSettings, type TargetModule } from '../plan/runSpec.js';
 import { Random } from '../random.js';
 import { adapterScale, newAdapter, restartAdapter } from './adapters.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
 import { asMatrix } from './weights.js';
+
+/** The graph of each kind of layer. */
+export type AdapterGraphs = Record<TargetModule, AdapterGraph>;
+
+export const separateGraphs = Object.fromEntries(
+  targetModules.map((module) => [module, 'separate']),
+) as AdapterGraphs;
 
 /** Where the dropout of one micro-batch stands in a run; its masks are a pure function of it. */
 export interface DropoutPlace {
@@ -41,12 +49,15 @@ export class MergeNotFinite extends EngineError {
  */
 export class AdapterSet {
   private readonly bases = new Map<LinearLayer, FrozenBase>();
+  /** Versions of A and B that are in a base of a merged graph. */
+  private readonly mergedVersions = new Map<LinearLayer, number>();
 
   constructor(
     layers: readonly LinearLayer[],
     readonly settings: AdapterSettings,
     seed: number,
     restart: number,
+    private readonly graphs: AdapterGraphs,
   ) {
     currentNative()?.dropFreeBuffers(); // gradients of the base, as large as the base, are over
     for (const layer of layers) {
@@ -85,6 +96,7 @@ export class AdapterSet {
       layer.weight.variable.assign(merged);
       merged.dispose();
       this.bases.get(layer)?.pack();
+      this.mergedVersions.delete(layer);
     }
     return { deltaNorm: Math.hypot(...byLayer.map(({ deltaNorm }) => deltaNorm)), byLayer };
   }
@@ -111,14 +123,21 @@ export class AdapterSet {
     dropout: DropoutPlace | undefined,
     precision: ProductPrecision | undefined,
   ): Tensor2D {
-    const base = this.bases.get(layer);
-    if (base === undefined) throw new Error(`${layer.name} is not a layer of this model`);
-    return loraLinear(
-      x,
-      base,
-      layer.adapter && this.adapterPass(layer, layer.adapter, x, dropout),
-      precision,
-    );
+    const native = currentNative();
+    const isMerged = native !== null && precision === undefined && this.graphs[layer.module] !== 'separate';
+    const base = isMerged ? this.mergedBase(native, layer) : this.baseOf(layer);
+    const adapter = isMerged ? null : layer.adapter;
+    return loraLinear(x, base, adapter && this.adapterPass(layer, adapter, x, dropout), precision);
+  }
+
+  /** The layer for the fused halves of a block: without dropout, with a constant scale. */
+  fused(native: NativeBackend, layer: LinearLayer): FusedLinear {
+    const graph = this.graphs[layer.module];
+    const base = graph === 'separate' ? this.baseOf(layer) : this.mergedBase(native, layer);
+    if (layer.adapter === null) return { base, graph, adapter: null };
+    const { a, b } = layer.adapter;
+    const scale = this.settings.alpha / this.settings.rank;
+    return { base, graph, adapter: { a: asMatrix(a.variable), b: asMatrix(b.variable), scale } };
   }
 
   get packedBytes(): number {
@@ -134,6 +153,31 @@ export class AdapterSet {
       base.release();
     }
     this.bases.clear();
+  }
+
+  private baseOf(layer: LinearLayer): FrozenBase {
+    const base = this.bases.get(layer);
+    if (base === undefined) throw new Error(`${layer.name} is not a layer of this model`);
+    return base;
+  }
+
+  /** The base with the adapter as it is now in it. */
+  private mergedBase(native: NativeBackend, layer: LinearLayer): FrozenBase {
+    const base = this.baseOf(layer);
+    const { adapter } = layer;
+    if (adapter === null) return base;
+    const version = adapter.a.version + adapter.b.version;
+    if (this.mergedVersions.get(layer) !== version) {
+      const { a, b } = adapter;
+      base.packMerged(
+        native,
+        asMatrix(a.variable),
+        asMatrix(b.variable),
+        adapterScale(adapter, this.settings),
+      );
+      this.mergedVersions.set(layer, version);
+    }
+    return base;
   }
 
   private *adapted(): Generator<{ layer: LinearLayer; adapter: Adapter }> {

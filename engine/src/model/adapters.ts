@@ -1,7 +1,8 @@
-import { tensor, tidy, type Variable } from '@tensorflow/tfjs-core';
+import { tensor, tidy } from '@tensorflow/tfjs-core';
 import type { AdapterSettings } from '../plan/runSpec.js';
 import { Random } from '../random.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
+import type { Parameter } from './parameter.js';
 import { makeParameter } from './weights.js';
 
 /** s of a trainable scale never starts above this: tanh is nearly flat beyond, and g would hardly learn. */
@@ -33,9 +34,9 @@ export function restartAdapter(
   seed: number,
   restart: number,
 ): void {
-  assign(adapter.a.variable, drawA(layer, settings.rank, seed, restart));
-  assign(adapter.b.variable, new Float32Array(adapter.b.variable.size));
-  if (adapter.scale !== null) assign(adapter.scale.variable, Float32Array.of(initialScale(settings)));
+  assign(adapter.a, drawA(layer, settings.rank, seed, restart));
+  assign(adapter.b, new Float32Array(adapter.b.variable.size));
+  if (adapter.scale !== null) assign(adapter.scale, Float32Array.of(initialScale(settings)));
 }
 
 /** s of y = x W + s (x A) B: alpha / rank, or tanh(g). */
@@ -60,6 +61,7 @@ function drawA({ name, inFeatures }: LinearLayer, rank: number, seed: number, re
   return values;
 }
 
-function assign(target: Variable, values: Float32Array): void {
-  tidy(() => target.assign(tensor(values, target.shape, 'float32')));
+function assign(target: Parameter, values: Float32Array): void {
+  tidy(() => target.variable.assign(tensor(values, target.variable.shape, 'float32')));
+  target.version++;
 }

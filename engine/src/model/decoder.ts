@@ -1,5 +1,8 @@
 import { tidy, type Tensor2D } from '@tensorflow/tfjs-core';
+import { attentionHalf as fusedAttentionHalf } from '../ops/attentionHalf.js';
 import { embedding } from '../ops/embedding.js';
+import type { FusedLinear, HalfSettings } from '../ops/halfLayers.js';
+import { mlpHalf as fusedMlpHalf } from '../ops/mlpHalf.js';
 import { residual } from '../ops/residual.js';
 import { rmsNorm } from '../ops/rmsNorm.js';
 import { rotary, type RotaryTable } from '../ops/rotary.js';
@@ -47,6 +50,8 @@ export interface Pass {
   time: number;
   /** Position of the first id of each sequence. */
   firstPosition: number;
+  /** For halves of blocks as one op each; null: op by op. */
+  fused: { settings: HalfSettings; linear(layer: LinearLayer): FusedLinear } | null;
   /** y = x W, with the adapter when there is one. */
   linear(layer: LinearLayer, x: Tensor2D): Tensor2D;
   /** q[rows, heads * headDim], k and v[rows, kvHeads * headDim], positions turned in -> [rows, heads * headDim]. */
@@ -81,7 +86,20 @@ function attentionHalf(
   pass: Pass,
 ): Tensor2D {
   const { q_proj, k_proj, v_proj, o_proj } = block.linear;
-  const { batch, time, firstPosition } = pass;
+  const { batch, time, firstPosition, fused } = pass;
+  if (fused !== null) {
+    const heads = { heads: config.numAttentionHeads, kvHeads: config.numKeyValueHeads };
+    const half = {
+      gain: asVector(block.inputNorm.variable),
+      q: fused.linear(q_proj),
+      k: fused.linear(k_proj),
+      v: fused.linear(v_proj),
+      o: fused.linear(o_proj),
+      rotaryTable,
+      shape: { batch, time, ...heads, headDim: rotaryTable.headDim },
+    };
+    return fusedAttentionHalf(x, half, fused.settings);
+  }
   const turn = (rows: Tensor2D, heads: number) =>
     rotary(rows, rotaryTable, { batch, time, heads, firstPosition });
   const normed = rmsNorm(x, asVector(block.inputNorm.variable), config.rmsNormEps);
@@ -94,6 +112,17 @@ function attentionHalf(
 /** x + down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x))) */
 function mlpHalf({ config }: Decoder, block: Block, x: Tensor2D, pass: Pass): Tensor2D {
   const { gate_proj, up_proj, down_proj } = block.linear;
+  const { fused } = pass;
+  if (fused !== null) {
+    const half = {
+      gain: asVector(block.attentionNorm.variable),
+      gate: fused.linear(gate_proj),
+      up: fused.linear(up_proj),
+      down: fused.linear(down_proj),
+      intermediate: config.intermediateSize,
+    };
+    return fusedMlpHalf(x, half, fused.settings);
+  }
   const normed = rmsNorm(x, asVector(block.attentionNorm.variable), config.rmsNormEps);
   const hidden = swiglu(pass.linear(gate_proj, normed), pass.linear(up_proj, normed));
   return residual(x, pass.linear(down_proj, hidden));

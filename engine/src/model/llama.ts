@@ -15,7 +15,13 @@ import { headLogits } from '../ops/headLogits.js';
 import { linear } from '../ops/linear.js';
 import { RotaryTable } from '../ops/rotary.js';
 import type { AdapterSettings, LlamaConfig } from '../plan/runSpec.js';
-import { AdapterSet, type DropoutPlace, type LayerDelta } from './adapterSet.js';
+import {
+  AdapterSet,
+  separateGraphs,
+  type AdapterGraphs,
+  type DropoutPlace,
+  type LayerDelta,
+} from './adapterSet.js';
 import { blocksOf, decode, type Decoder, type Pass } from './decoder.js';
 import { KeyValueCache } from './keyValueCache.js';
 import type { LinearLayer } from './linearLayer.js';
@@ -36,6 +42,8 @@ export interface LossOptions {
   lossScale?: number;
   /** Without it nothing is dropped, whatever the adapter's settings say: evaluation. */
   dropout?: DropoutPlace;
+  /** Make the activations of each half of a block again in the backward pass instead of keeping them. */
+  recompute?: boolean;
 }
 
 /**
@@ -115,9 +123,14 @@ export class Llama {
    * Freezes and packs all linear weights and gives each layer of the target modules an adapter: A ~ U(-1/sqrt(in),
    * 1/sqrt(in)) from the stream (seed, 'adapter', layer, restart), B = 0.
    */
-  attachAdapters(settings: AdapterSettings, seed: number, restart: number): void {
+  attachAdapters(
+    settings: AdapterSettings,
+    seed: number,
+    restart: number,
+    graphs: AdapterGraphs = separateGraphs,
+  ): void {
     if (this.adapters !== null) throw new Error('The model has adapters already');
-    this.adapters = new AdapterSet(this.layers, settings, seed, restart);
+    this.adapters = new AdapterSet(this.layers, settings, seed, restart, graphs);
     for (const parameter of this.adapters.parameters()) this.parameters.set(parameter.name, parameter);
   }
 
@@ -166,7 +179,12 @@ export class Llama {
   ): Scalar {
     const scale = (options.lossScale ?? 1) / Math.max(1, countTargets(targets));
     return tidy(() => {
-      const hidden = this.hidden(inputs, this.pass(batch, time, { dropout: options.dropout }));
+      const pass = this.pass(batch, time, {
+        dropout: options.dropout,
+        isWhole: true,
+        recompute: options.recompute,
+      });
+      const hidden = this.hidden(inputs, pass);
       return headCrossEntropy(hidden, this.head, targets, scale);
     });
   }
@@ -180,7 +198,7 @@ export class Llama {
   ): { sum: number; count: number } {
     let sum = 0;
     tidy(() => {
-      sum = headLossSum(this.hidden(inputs, this.pass(batch, time, {})), this.head, targets);
+      sum = headLossSum(this.hidden(inputs, this.pass(batch, time, { isWhole: true })), this.head, targets);
     });
     return { sum, count: countTargets(targets) };
   }
@@ -284,6 +302,19 @@ export class Llama {
     return decode(this.decoder, ids, pass);
   }
 
+  /** Null where a pass has to go op by op: on other backends, and with what the fused halves do not know. */
+  private fusedHalves({ dropout, recompute = false }: PassOptions): Pass['fused'] {
+    const native = currentNative();
+    const settings = this.adapterSettings;
+    const drops = dropout !== undefined && settings !== null && settings.dropout > 0;
+    if (native === null || drops || settings?.trainableScale) return null;
+    return {
+      settings: { native, epsilon: this.config.rmsNormEps, precision: native.precision, recompute },
+      linear: (layer) =>
+        this.adapters?.fused(native, layer) ?? { trained: asMatrix(layer.weight.variable) },
+    };
+  }
+
   private pass(batch: number, time: number, options: PassOptions): Pass {
     const shape = this.attentionShape(batch, time);
     const { precision, dropout } = options;
@@ -291,6 +322,7 @@ export class Llama {
       batch,
       time,
       firstPosition: options.firstPosition ?? 0,
+      fused: options.isWhole ? this.fusedHalves(options) : null,
       linear: (layer, x) =>
         this.adapters?.apply(layer, x, dropout, precision) ??
         linear(x, asMatrix(layer.weight.variable), precision),
@@ -300,6 +332,9 @@ export class Llama {
 }
 
 interface PassOptions {
+  /** Whole sequences in the precision of the run: training and evaluation, which fused halves can do. */
+  isWhole?: boolean;
+  recompute?: boolean | undefined;
   firstPosition?: number;
   dropout?: DropoutPlace | undefined;
   precision?: ProductPrecision | undefined;

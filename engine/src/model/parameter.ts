@@ -15,4 +15,6 @@ export interface Parameter {
    * Always created with trainable = true for tfjs; which weights a step trains is decided by `Llama.trainable()`.
    */
   readonly variable: Variable;
+  /** Grows with every change of the values, so that what was made of them can tell whether it is stale. */
+  version: number;
 }

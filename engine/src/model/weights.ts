@@ -89,7 +89,7 @@ export function makeParameter(
   shape: number[],
 ): Parameter {
   // tfjs numbers its variables itself: two models in one process have weights of the same names.
-  return { name, role, variable: tidy(() => variable(tensor(values, shape, 'float32'))) };
+  return { name, role, variable: tidy(() => variable(tensor(values, shape, 'float32'))), version: 0 };
 }
 
 /** [rows, columns] -> [columns, rows], by tiles that stay in the cache. */

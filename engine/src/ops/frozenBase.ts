@@ -4,7 +4,8 @@ import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
 
 /**
  * A frozen weight [in, out]. On the native backend it is packed once, in the precision of products, and used in that form by
- * every step; the float32 weight stays the truth that merges are added to. Call `pack` again after each change of it.
+ * every step; the float32 weight stays the truth that merges are added to. Call `pack` again after each change of it, or
+ * `packMerged` after each change of an adapter that is to be part of it.
  */
 export class FrozenBase {
   private packed: { native: NativeBackend; panels: PackedBase } | null = null;
@@ -25,6 +26,18 @@ export class FrozenBase {
       native.precision,
     );
     this.packed = { native, panels };
+  }
+
+  /** Packs w + scale a b instead; the weight itself does not change. */
+  packMerged(native: NativeBackend, a: Tensor2D, b: Tensor2D, scale: number): void {
+    native.addon.packMerged(
+      this.panelsFor(native),
+      native.array(this.weight),
+      native.array(a),
+      native.array(b),
+      scale,
+      b.shape[0],
+    );
   }
 
   /** Throws when another backend was chosen since it was packed. */

@@ -29,6 +29,7 @@ export class AdamW {
       if (gradient === undefined) throw new Error(`No gradient for ${parameter.name}`);
       const count = this.counts[groupOf[parameter.role]];
       const { first, second } = this.momentsOf(parameter);
+      parameter.version++;
       adamWInPlace(parameter.variable, first, second, gradient, {
         learningRate,
         beta1,

@@ -1,0 +1,12 @@
+// Handles of packed bases, as JavaScript holds them.
+#pragma once
+#include "../layers/lora_linear.h"
+#include "call.h"
+
+namespace relora {
+
+/// The base of the next argument. Refused when it was released, or packed for kernels of another set, which would
+/// misread it.
+const PackedBase& usable_base(const Call& call);
+
+}  // namespace relora

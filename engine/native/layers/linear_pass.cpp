@@ -1,0 +1,104 @@
+#include "linear_pass.h"
+
+namespace relora {
+
+namespace {
+
+RightPanels pack(Context& context, const ProductKernel& kernel, const Operand& right, size_t k, size_t n) {
+  uint32_t* words = context.arena.take<uint32_t>(right_panels_words(kernel, k, n));
+  return pack_right_panels(context, kernel, words, right, k, n);
+}
+
+/// x A, which a merged graph does without in its forward pass.
+Operand make_xa(Context& context, const ProductKernel& kernel, const Operand& x, const LinearPass& l,
+                size_t rows) {
+  float* const xa = context.arena.take<float>(rows * l.rank);
+  product(context, kernel, {xa, l.rank, 1.0f, false}, x, {l.a, l.rank, false}, rows, l.rank, l.in);
+  return {xa, l.rank, false};
+}
+
+}  // namespace
+
+ForwardPanels::ForwardPanels(Context& context, const ProductKernel& kernel, const LinearPass& l)
+    : weight(l.base ? l.base->forward : pack(context, kernel, {l.weight, l.out, false}, l.in, l.out)), a(), b() {
+  if (!l.has_path()) return;
+  a = pack(context, kernel, {l.a, l.rank, false}, l.in, l.rank);
+  b = pack(context, kernel, {l.b, l.out, false}, l.rank, l.out);
+}
+
+BackwardPanels::BackwardPanels(Context& context, const ProductKernel& kernel, const LinearPass& l)
+    : weight(l.base ? l.base->backward : pack(context, kernel, {l.weight, l.out, true}, l.out, l.in)), a(), b() {
+  if (l.rank == 0 || l.graph == Graph::weight_gradient) return;
+  b = pack(context, kernel, {l.b, l.out, true}, l.out, l.rank);
+  if (l.has_path()) a = pack(context, kernel, {l.a, l.rank, true}, l.rank, l.in);
+}
+
+void linear_rows(Context& context, unsigned worker, const Operand& x, std::span<const LinearRows> layers,
+                 size_t rows) {
+  Output outputs[2 * sharing_max];
+  size_t count = 0;
+  // The adapters first: they may need another kernel than the bases, and each kernel packs x for itself.
+  for (const LinearRows& layer : layers) {
+    const size_t rank = layer.linear.rank;
+    if (layer.linear.has_path()) outputs[count++] = {{layer.xa, rank, 1.0f, false}, layer.panels.a};
+  }
+  for (const LinearRows& layer : layers) outputs[count++] = {layer.y, layer.panels.weight};
+  product_stage_here(context, worker, {x, outputs, count}, rows);
+  for (const LinearRows& layer : layers) {
+    const LinearPass& l = layer.linear;
+    if (!l.has_path()) continue;
+    const Output through_b{{layer.y.data, layer.y.stride, l.scale, true}, layer.panels.b};
+    product_stage_here(context, worker, {{layer.xa, l.rank, false}, &through_b, 1}, rows);
+  }
+}
+
+void linear_rows_backward(Context& context, unsigned worker, const Target& dx, const LinearPass& l,
+                          const BackwardPanels& panels, const Operand& dy, float* p, size_t rows) {
+  const bool has_p = l.rank > 0 && l.graph != Graph::weight_gradient;
+  Output outputs[2];
+  size_t count = 0;
+  if (has_p) outputs[count++] = {{p, l.rank, l.scale, false}, panels.b};
+  outputs[count++] = {dx, panels.weight};
+  product_stage_here(context, worker, {dy, outputs, count}, rows);
+  if (!l.has_path()) return;
+  const Output through_a{{dx.data, dx.stride, 1.0f, true}, panels.a};
+  product_stage_here(context, worker, {{p, l.rank, false}, &through_a, 1}, rows);
+}
+
+void linear_gradients(Context& context, const ProductKernel& kernel, const Operand& x,
+                      std::span<const LinearGradients> layers, size_t rows) {
+  Output outputs[sharing_max];
+  size_t count = 0;
+  for (const LinearGradients& layer : layers) {
+    const LinearPass& l = layer.linear;
+    if (l.base == nullptr) {
+      outputs[count++] = {{l.dweight, l.out, 1.0f, false}, pack(context, kernel, layer.dy, rows, l.out)};
+    } else if (l.rank > 0 && l.graph == Graph::weight_gradient) {
+      float* dweight = context.arena.take<float>(l.in * l.out);
+      outputs[count++] = {{dweight, l.out, 1.0f, false}, pack(context, kernel, layer.dy, rows, l.out)};
+    } else if (l.rank > 0) {
+      outputs[count++] = {{l.da, l.rank, 1.0f, false}, pack(context, kernel, layer.p, rows, l.rank)};
+    }
+  }
+  if (count == 0) return;
+  const Operand x_turned{x, !x.transposed};
+  const size_t in = layers.front().linear.in;
+  product_chain(context, {{x_turned, outputs, count}}, in);
+
+  const Output* made = outputs;
+  for (const LinearGradients& layer : layers) {
+    const LinearPass& l = layer.linear;
+    const Output* const own = l.base == nullptr || l.rank > 0 ? made++ : nullptr;
+    if (l.base == nullptr || l.rank == 0) continue;
+    if (l.graph == Graph::weight_gradient) {
+      const Operand dweight{own->target.data, l.out, false};
+      product(context, kernel, {l.da, l.rank, l.scale, false}, dweight, {l.b, l.out, true}, l.in, l.rank, l.out);
+      product(context, kernel, {l.db, l.out, l.scale, false}, {l.a, l.rank, true}, dweight, l.rank, l.out, l.in);
+      continue;
+    }
+    const Operand xa = l.has_path() ? layer.xa : make_xa(context, kernel, x, l, rows);
+    product(context, kernel, {l.db, l.out, l.scale, false}, {xa, true}, layer.dy, l.rank, l.out, rows);
+  }
+}
+
+}  // namespace relora

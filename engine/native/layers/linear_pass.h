@@ -1,0 +1,68 @@
+// Linear layers inside a fused pass: what they are, and what a worker does with its rows of them. Layers that
+// share their input share its packing.
+#pragma once
+#include <span>
+
+#include "lora_linear.h"
+
+namespace relora {
+
+/// How a layer with an adapter is computed (docs/performance.md has the costs):
+/// separate: y = x W + s (x A) B, with W packed once a cycle;
+/// merged: y = x W', W' = W + s A B packed once a step; A and B get their gradients from x, x A and dy Bᵀ;
+/// weight_gradient: y = x W' too; A and B get theirs from the dense xᵀ dy, which does not outlive the layer.
+enum class Graph { separate, merged, weight_gradient };
+
+/// y = x W, or y = x W + s (x A) B when rank > 0.
+struct LinearPass {
+  size_t in = 0, out = 0;
+  const PackedBase* base = nullptr;  // frozen W, or W' in a merged graph; null: `weight` is trained
+  const float* weight = nullptr;     // [in, out]
+  Graph graph = Graph::separate;
+  size_t rank = 0;
+  const float *a = nullptr, *b = nullptr;  // [in, rank], [rank, out]
+  float scale = 0;
+  float *dweight = nullptr, *da = nullptr, *db = nullptr;  // of the backward pass
+
+  bool has_path() const { return rank > 0 && graph == Graph::separate; }
+};
+
+/// The right operands of one layer's forward pass, alive until the arena's next reset.
+struct ForwardPanels {
+  ForwardPanels(Context& context, const ProductKernel& kernel, const LinearPass& linear);
+  RightPanels weight, a, b;
+};
+
+struct BackwardPanels {
+  BackwardPanels(Context& context, const ProductKernel& kernel, const LinearPass& linear);
+  RightPanels weight, a, b;  // Wᵀ [out, in], Aᵀ [rank, in], Bᵀ [out, rank]
+};
+
+/// One layer for the rows of a worker: y (+)= x W + s (x A) B, with xa[rows, rank] = x A on the way.
+struct LinearRows {
+  const LinearPass& linear;
+  const ForwardPanels& panels;
+  Target y;
+  float* xa;
+};
+
+constexpr size_t sharing_max = 3;  // query, key and value
+
+void linear_rows(Context& context, unsigned worker, const Operand& x, std::span<const LinearRows> layers,
+                 size_t rows);
+
+/// dx[rows, in] (+)= dy Wᵀ + p Aᵀ, p[rows, rank] = s dy Bᵀ.
+void linear_rows_backward(Context& context, unsigned worker, const Target& dx, const LinearPass& linear,
+                          const BackwardPanels& panels, const Operand& dy, float* p, size_t rows);
+
+/// What the gradients of one layer's weights are made of, for all rows of a pass.
+struct LinearGradients {
+  const LinearPass& linear;
+  Operand dy, p, xa;  // [rows, out], [rows, rank], [rows, rank]; xa of a separate path, p not of weight_gradient
+};
+
+/// dW = xᵀ dy, or dA = xᵀ p and dB = s (x A)ᵀ dy, for layers that share x[rows, in].
+void linear_gradients(Context& context, const ProductKernel& kernel, const Operand& x,
+                      std::span<const LinearGradients> layers, size_t rows);
+
+}  // namespace relora
