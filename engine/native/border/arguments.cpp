@@ -123,6 +123,15 @@ bool Arguments::boolean(const char* name) {
   return result;
 }
 
+std::string Arguments::text(const char* name) {
+  const napi_value value = next();
+  size_t length = 0;
+  if (napi_get_value_string_utf8(env_, value, nullptr, 0, &length) != napi_ok) wrong_type(name, "a string", value);
+  std::string result(length, '\0');
+  napi_get_value_string_utf8(env_, value, result.data(), length + 1, &length);
+  return result;
+}
+
 Precision Arguments::precision(const char* name) {
   const napi_value value = next();
   char text[16] = {};

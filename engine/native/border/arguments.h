@@ -49,6 +49,7 @@ class Arguments {
   size_t dimension(const char* name, size_t least = 1);
   double number(const char* name);
   bool boolean(const char* name);
+  std::string text(const char* name);
   Precision precision(const char* name);
   Graph graph(const char* name);
   napi_value object(const char* name);

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "../gemm/peak.h"
+#include "../mapped_floats.h"
 #include "call.h"
 
 namespace relora {
@@ -61,7 +62,29 @@ napi_value measure_peak(const Call& call) {
                                                milliseconds));
 }
 
+napi_value map_floats(const Call& call) {
+  Arguments& in = call.arguments;
+  const std::string folder = in.text("folder");
+  const size_t count = in.dimension("count");
+  auto mapped = std::make_unique<MappedFloats>(folder, count);
+  const auto finalize = [](napi_env, void*, void* hint) { delete static_cast<MappedFloats*>(hint); };
+  napi_value buffer, result;
+  napi_create_external_arraybuffer(call.env, mapped->data(), count * sizeof(float), finalize, mapped.get(),
+                                   &buffer);
+  mapped.release();
+  napi_create_typedarray(call.env, napi_float32_array, count, buffer, 0, &result);
+  return result;
+}
+
+napi_value release_pages(const Call& call) {
+  const auto mapped = call.arguments.input("mapped");
+  relora::release_pages(mapped.data, mapped.length * sizeof(float));
+  return undefined();
+}
+
 constexpr Entry entries[] = {
+    {"mapFloats", 2, map_floats},
+    {"releasePages", 1, release_pages},
     {"describe", 0, describe},
     {"configure", 1, configure},
     {"measurePeak", 2, measure_peak},

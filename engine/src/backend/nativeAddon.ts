@@ -172,7 +172,11 @@ export interface NativeAddon {
    * when there will be none. y null: only the state is made again. A backward pass has the gradients of its layers'
    * weights among the arguments of each layer.
    */
-  mlpHalfForward(y: Float32Array | null, state: Float32Array | null, ...rest: MlpHalfArguments<HalfLayer>): void;
+  mlpHalfForward(
+    y: Float32Array | null,
+    state: Float32Array | null,
+    ...rest: MlpHalfArguments<HalfLayer>
+  ): void;
   mlpHalfBackward(
     dx: Float32Array,
     dgain: Float32Array,
@@ -295,6 +299,14 @@ export interface NativeAddon {
 
   /** Singular values of matrix[rows, columns], largest first, min(rows, columns) of them, computed in float64. */
   singularValues(matrix: Float32Array, rows: number, columns: number): Float64Array;
+
+  /**
+   * Floats behind a nameless file in `folder`, which the operating system may keep on disk alone. Its space is taken at
+   * once; throws where there is none. `releasePages` takes what of it is in memory out of this process: only for
+   * arrays of `mapFloats`, whose values stay.
+   */
+  mapFloats(folder: string, count: number): Float32Array;
+  releasePages(mapped: Float32Array): void;
 
   /**
    * Measured peak of the configured set: best GFLOP/s of the products' inner loop over operands in the first-level cache, on all

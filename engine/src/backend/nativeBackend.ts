@@ -13,6 +13,8 @@ interface TensorData {
   refCount: number;
   /** The values came from the pool and nobody but this backend has ever held them. */
   recycled?: boolean;
+  /** The values lie in memory of `mapFloats`. */
+  mapped?: boolean;
 }
 
 /** A tensor to be written by a native kernel: its array holds anything until then. */
@@ -79,6 +81,23 @@ export class NativeBackend extends MathBackendCPU {
     entry.recycled = false;
   }
 
+  /** Moves a tensor's values to memory that the system may keep on disk alone; changes to it must be made in place. */
+  mapToDisk(tensor: TensorInfo, folder: string): void {
+    const entry = this.data.get(tensor.dataId) as TensorData;
+    const values = this.array(tensor);
+    const mapped = this.addon.mapFloats(folder, values.length);
+    mapped.set(values);
+    this.addon.releasePages(mapped);
+    entry.values = mapped;
+    entry.recycled = false;
+    entry.mapped = true;
+  }
+
+  /** Lets go of a mapped tensor's memory until it is used again. Nothing for other tensors. */
+  releasePages(tensor: TensorInfo): void {
+    if ((this.data.get(tensor.dataId) as TensorData).mapped) this.addon.releasePages(this.array(tensor));
+  }
+
   /** For a change of what steps compute: buffers of sizes that will not be asked for again would stay for good. */
   dropFreeBuffers(): void {
     this.pool.clear();
@@ -110,7 +129,10 @@ export class NativeBackend extends MathBackendCPU {
   /** A copy: what a caller holds neither changes with an update in place nor keeps a buffer from being used again. */
   override readSync(dataId: DataId): backend_util.BackendValues {
     const values = super.readSync(dataId);
-    return values instanceof Float32Array ? values.slice() : values;
+    if (!(values instanceof Float32Array)) return values;
+    const copy = values.slice();
+    if ((this.data.get(dataId) as TensorData).mapped) this.addon.releasePages(values);
+    return copy;
   }
 
   override disposeData(dataId: DataId, force = false): boolean {

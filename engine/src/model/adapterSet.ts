@@ -1,4 +1,4 @@
-import { tensor2d, type Scalar, type Tensor2D } from '@tensorflow/tfjs-core';
+import { tensor2d, type Scalar, type Tensor2D, type Variable } from '@tensorflow/tfjs-core';
 import type { AdapterGraph, ProductPrecision } from '../backend/nativeAddon.js';
 import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
 import { EngineError } from '../engineError.js';
@@ -13,12 +13,20 @@ import type { Adapter, LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
 import { asMatrix } from './weights.js';
 
-/** The graph of each kind of layer. */
-export type AdapterGraphs = Record<TargetModule, AdapterGraph>;
+/** How the layers of the adapter phase are computed and held; nothing of it changes the function. */
+export interface AdapterPlan {
+  graphs: Record<TargetModule, AdapterGraph>;
+  /**
+   * Folder whose disk holds the float32 weights that merges are added to, so that only their packed form takes memory;
+   * null keeps them in memory. Native only.
+   */
+  masterFolder: string | null;
+}
 
-export const separateGraphs = Object.fromEntries(
-  targetModules.map((module) => [module, 'separate']),
-) as AdapterGraphs;
+export const plainPlan: AdapterPlan = {
+  graphs: Object.fromEntries(targetModules.map((module) => [module, 'separate'])) as AdapterPlan['graphs'],
+  masterFolder: null,
+};
 
 /** Where the dropout of one micro-batch stands in a run; its masks are a pure function of it. */
 export interface DropoutPlace {
@@ -57,11 +65,14 @@ export class AdapterSet {
     readonly settings: AdapterSettings,
     seed: number,
     restart: number,
-    private readonly graphs: AdapterGraphs,
+    private readonly plan: AdapterPlan,
   ) {
-    currentNative()?.dropFreeBuffers(); // gradients of the base, as large as the base, are over
+    const native = currentNative();
+    native?.dropFreeBuffers(); // gradients of the base, as large as the base, are over
     for (const layer of layers) {
       this.bases.set(layer, new FrozenBase(asMatrix(layer.weight.variable)));
+      if (native !== null && plan.masterFolder !== null)
+        native.mapToDisk(layer.weight.variable, plan.masterFolder);
       if (settings.targetModules.includes(layer.module))
         layer.adapter = newAdapter(layer, settings, seed, restart);
     }
@@ -93,9 +104,10 @@ export class AdapterSet {
     }
     for (const { layer, adapter } of this.adapted()) {
       const { merged } = this.merged(layer, adapter);
-      layer.weight.variable.assign(merged);
+      overwrite(layer.weight.variable, merged);
       merged.dispose();
       this.bases.get(layer)?.pack();
+      currentNative()?.releasePages(layer.weight.variable);
       this.mergedVersions.delete(layer);
     }
     return { deltaNorm: Math.hypot(...byLayer.map(({ deltaNorm }) => deltaNorm)), byLayer };
@@ -109,6 +121,7 @@ export class AdapterSet {
       asMatrix(adapter.b.variable),
       adapterScale(adapter, this.settings),
     );
+    currentNative()?.releasePages(layer.weight.variable);
     if (!finite) {
       merged.dispose();
       throw new MergeNotFinite(layer.name);
@@ -124,15 +137,18 @@ export class AdapterSet {
     precision: ProductPrecision | undefined,
   ): Tensor2D {
     const native = currentNative();
-    const isMerged = native !== null && precision === undefined && this.graphs[layer.module] !== 'separate';
+    const isMerged =
+      native !== null && precision === undefined && this.plan.graphs[layer.module] !== 'separate';
     const base = isMerged ? this.mergedBase(native, layer) : this.baseOf(layer);
     const adapter = isMerged ? null : layer.adapter;
-    return loraLinear(x, base, adapter && this.adapterPass(layer, adapter, x, dropout), precision);
+    const y = loraLinear(x, base, adapter && this.adapterPass(layer, adapter, x, dropout), precision);
+    if (precision !== undefined) native?.releasePages(base.weight); // it was read in place of its packed form
+    return y;
   }
 
   /** The layer for the fused halves of a block: without dropout, with a constant scale. */
   fused(native: NativeBackend, layer: LinearLayer): FusedLinear {
-    const graph = this.graphs[layer.module];
+    const graph = this.plan.graphs[layer.module];
     const base = graph === 'separate' ? this.baseOf(layer) : this.mergedBase(native, layer);
     if (layer.adapter === null) return { base, graph, adapter: null };
     const { a, b } = layer.adapter;
@@ -205,4 +221,11 @@ export class AdapterSet {
     Random.forStream(seed, 'dropout', step, micro, layer.name).fillDropoutMask(mask, this.settings.dropout);
     return tensor2d(mask, x.shape);
   }
+}
+
+/** In place where the backend allows it: the values may lie in mapped memory, and stay there. */
+function overwrite(target: Variable, values: Tensor2D): void {
+  const native = currentNative();
+  if (native === null) return target.assign(values);
+  native.array(target).set(native.array(values));
 }

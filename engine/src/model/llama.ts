@@ -15,13 +15,7 @@ import { headLogits } from '../ops/headLogits.js';
 import { linear } from '../ops/linear.js';
 import { RotaryTable } from '../ops/rotary.js';
 import type { AdapterSettings, LlamaConfig } from '../plan/runSpec.js';
-import {
-  AdapterSet,
-  separateGraphs,
-  type AdapterGraphs,
-  type DropoutPlace,
-  type LayerDelta,
-} from './adapterSet.js';
+import { AdapterSet, plainPlan, type AdapterPlan, type DropoutPlace, type LayerDelta } from './adapterSet.js';
 import { blocksOf, decode, type Decoder, type Pass } from './decoder.js';
 import { KeyValueCache } from './keyValueCache.js';
 import type { LinearLayer } from './linearLayer.js';
@@ -127,10 +121,10 @@ export class Llama {
     settings: AdapterSettings,
     seed: number,
     restart: number,
-    graphs: AdapterGraphs = separateGraphs,
+    plan: AdapterPlan = plainPlan,
   ): void {
     if (this.adapters !== null) throw new Error('The model has adapters already');
-    this.adapters = new AdapterSet(this.layers, settings, seed, restart, graphs);
+    this.adapters = new AdapterSet(this.layers, settings, seed, restart, plan);
     for (const parameter of this.adapters.parameters()) this.parameters.set(parameter.name, parameter);
   }
 
@@ -310,8 +304,7 @@ export class Llama {
     if (native === null || drops || settings?.trainableScale) return null;
     return {
       settings: { native, epsilon: this.config.rmsNormEps, precision: native.precision, recompute },
-      linear: (layer) =>
-        this.adapters?.fused(native, layer) ?? { trained: asMatrix(layer.weight.variable) },
+      linear: (layer) => this.adapters?.fused(native, layer) ?? { trained: asMatrix(layer.weight.variable) },
     };
   }
 
