@@ -5,11 +5,12 @@ import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
 import { ServiceError } from '../errors.js';
 import type { DeviceDescription } from '../trainer/messages.js';
-import { parseJobSpec, type Warning } from './jobSpec.js';
+import { parseJobSpec } from './jobSpec.js';
 import type { FoundBaseWeights } from './modelSpec.js';
 import type { ApiParts } from './parts.js';
 import { readServerFile } from './readServerFile.js';
 import { datasetIdOf } from './resourceNames.js';
+import type { Warning } from './specWarnings.js';
 
 /** A job that may be created: its run, what it will cost and when things will happen. */
 export interface AdmittedJob {
