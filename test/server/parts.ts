@@ -159,6 +159,7 @@ export function newJob(changes: Partial<NewJob> = {}): NewJob {
     displayName: 'A job',
     labels: {},
     spec: runSpec(),
+    warnings: [],
     requestId: null,
     requestDigest: 'digest',
     ...changes,

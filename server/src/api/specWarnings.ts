@@ -1,4 +1,10 @@
-import { linearShapes, Schedule, type RunSpec, type TargetModule } from '@relora/engine/plan';
+import {
+  linearShapes,
+  Schedule,
+  type AdapterSettings,
+  type LlamaConfig,
+  type RunSpec,
+} from '@relora/engine/plan';
 import type { PreparedDataset } from '../datasets/dataset.js';
 import type { SpecWarning } from '../errors.js';
 
@@ -12,20 +18,12 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
   const warnings: Warning[] = [];
   const { adapter } = spec;
   if (adapter !== null) {
-    const shapes = linearShapes(spec.model);
-    // Per token a trained layer takes 6·in·out operations, an adapted one 4·in·out + 6·rank·(in + out): docs/relora.md.
-    const breakEven = (module: TargetModule): number => {
-      const { inFeatures, outFeatures } = shapes[module];
-      return Math.floor((inFeatures * outFeatures) / (3 * (inFeatures + outFeatures)));
-    };
-    const above = adapter.targetModules.filter((module) => adapter.rank > breakEven(module));
-    if (above.length > 0) {
-      const least = Math.min(...above.map(breakEven));
+    const layers = layersAboveBreakEven(spec.model, adapter);
+    if (layers.length > 0)
       warnings.push({
         reason: 'RANK_ABOVE_BREAK_EVEN',
-        message: `Rank ${adapter.rank} costs ${above.join(', ')} more arithmetic than full-rank training; up to ${least} it saves some`,
+        message: `Rank ${adapter.rank} is above the break-even of ${layers.join(', of ')}`,
       });
-    }
   }
   if (spec.kind === 'relora' && adapter !== null) {
     const restarts = new Schedule(spec).restartSteps().length;
@@ -71,4 +69,23 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
     }
   }
   return warnings;
+}
+
+/**
+ * Layers that cost less when they are trained in full, those of one shape together. Per token a trained layer takes 6·in·out
+ * operations, an adapted one 4·in·out + 6·rank·(in + out): docs/relora.md.
+ */
+function layersAboveBreakEven(model: LlamaConfig, { rank, targetModules }: AdapterSettings): string[] {
+  const shapes = linearShapes(model);
+  const found = new Map<string, string[]>();
+  for (const module of targetModules) {
+    const { inFeatures, outFeatures } = shapes[module];
+    const weights = inFeatures * outFeatures;
+    const breakEven = Math.floor(weights / (3 * (inFeatures + outFeatures)));
+    if (rank <= breakEven) continue;
+    const ratio = (4 * weights + 6 * rank * (inFeatures + outFeatures)) / (6 * weights);
+    const figures = `${breakEven} (there ${ratio.toFixed(2)} times the arithmetic of full-rank training)`;
+    found.set(figures, [...(found.get(figures) ?? []), module]);
+  }
+  return [...found].map(([figures, modules]) => `${modules.join(', ')}: ${figures}`);
 }
