@@ -157,7 +157,10 @@ async function create({ client, output, signal }: Session, flags: CreateFlags): 
   };
   if (flags.validateOnly) {
     const response = await client.validateJob(spec, options);
-    output.result(response, () => ['The job is valid.', ...estimateText(response)]);
+    output.result(response, () => [
+      'The job is valid.',
+      ...estimateText({ ...response, spec: response.job?.spec }),
+    ]);
     return undefined;
   }
   const job = await client.createJob(spec, options);

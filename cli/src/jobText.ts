@@ -1,6 +1,8 @@
 import { isTerminal, type EstimateJobResponse, type Job } from '@relora/sdk';
 import { bytes, duration, figure, quantity, table } from './format.js';
 
+type JobSpec = NonNullable<Job['spec']>;
+
 /** Jobs as a table. */
 export function jobTable(jobs: readonly Job[]): string[] {
   if (jobs.length === 0) return ['No jobs.'];
@@ -44,10 +46,16 @@ export function jobDetails(job: Job): string[] {
     ['checkpoint', progress?.checkpointStep === undefined ? undefined : `step ${progress.checkpointStep}`],
     ['attempt', String(job.attempt)],
     ['data set', spec?.dataset],
+    ['computed with', spec && computedWith(spec)],
     [
       'ran on',
       execution &&
-        [execution.backend, execution.instructionSet, `${execution.threadCount} threads`]
+        [
+          execution.backend,
+          execution.instructionSet,
+          `${execution.threadCount} threads`,
+          word(execution.precision, 'PRECISION_'),
+        ]
           .filter(Boolean)
           .join(', '),
     ],
@@ -64,7 +72,8 @@ export function estimateText({
   estimate,
   plan,
   warnings,
-}: Pick<EstimateJobResponse, 'estimate' | 'plan' | 'warnings'>): string[] {
+  spec,
+}: Pick<EstimateJobResponse, 'estimate' | 'plan' | 'warnings' | 'spec'>): string[] {
   if (estimate === undefined || plan === undefined) return [];
   const merges = plan.restartSteps.length;
   const ratio = estimate.flopsPerToken / estimate.fullRankFlopsPerToken;
@@ -82,7 +91,11 @@ export function estimateText({
           ? 'none'
           : `${merges}, before steps ${plan.restartSteps.slice(0, 8).join(', ')}${merges > 8 ? ' …' : ''}`,
       ],
-      ['memory', `${bytes(estimate.peakMemoryBytes)} at its peak`],
+      [
+        'memory',
+        `${bytes(estimate.peakMemoryBytes)} at its peak, ${bytes(estimate.memoryLimitBytes)} allowed`,
+      ],
+      ...(spec === undefined ? [] : [['computed with', computedWith(spec)]]),
       [
         'arithmetic',
         `${quantity(estimate.flopsPerToken)}FLOP per token, ${ratio.toFixed(2)} of a full-rank step`,
@@ -92,6 +105,22 @@ export function estimateText({
     ]),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${message}`),
   ];
+}
+
+/** The settings that trade memory, time and exactness. */
+function computedWith({ precision, recomputation, optimizer, adapter }: JobSpec): string {
+  const parts = [
+    `precision ${word(precision, 'PRECISION_')}`,
+    `recomputation ${word(recomputation, 'RECOMPUTATION_')}`,
+    optimizer && `moments ${word(optimizer.momentType, 'MOMENT_TYPE_')}`,
+    adapter && `graph ${word(adapter.graph, 'ADAPTER_GRAPH_')}`,
+  ];
+  return parts.filter(Boolean).join(', ');
+}
+
+/** A value of the contract as the command line writes it: int8-base. */
+function word(value: string, prefix: string): string {
+  return value.replace(prefix, '').toLowerCase().replaceAll('_', '-');
 }
 
 export function stateText(job: Job): string {

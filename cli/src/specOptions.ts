@@ -1,7 +1,15 @@
 import { readFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
 import type { Command } from 'commander';
-import { JobKind, parseJobSpec, Precision, type JobSpec } from '@relora/sdk';
+import {
+  AdapterGraph,
+  JobKind,
+  MomentType,
+  parseJobSpec,
+  Precision,
+  Recomputation,
+  type JobSpec,
+} from '@relora/sdk';
 import { UsageError } from './exitCodes.js';
 
 /** Flags for what is asked for most; a file can say everything. */
@@ -21,6 +29,9 @@ export interface SpecFlags {
   microBatch?: number;
   sequenceLength?: number;
   precision?: string;
+  recomputation?: string;
+  moments?: string;
+  graph?: string;
   seed?: number;
   evaluateEvery?: number;
   checkpointEvery?: number;
@@ -31,6 +42,20 @@ const precisions = {
   auto: Precision.AUTO,
   float32: Precision.FLOAT32,
   bfloat16: Precision.BFLOAT16,
+  'int8-base': Precision.INT8_BASE,
+  'nf4-base': Precision.NF4_BASE,
+} as const;
+const recomputations = {
+  auto: Recomputation.AUTO,
+  none: Recomputation.NONE,
+  blocks: Recomputation.BLOCKS,
+} as const;
+const momentTypes = { float32: MomentType.FLOAT32, int8: MomentType.INT8 } as const;
+const graphs = {
+  auto: AdapterGraph.AUTO,
+  separate: AdapterGraph.SEPARATE,
+  merged: AdapterGraph.MERGED,
+  'weight-gradient': AdapterGraph.WEIGHT_GRADIENT,
 } as const;
 
 export function addSpecOptions(command: Command): Command {
@@ -50,6 +75,12 @@ export function addSpecOptions(command: Command): Command {
     .option('--micro-batch <n>', 'sequences computed at once', wholeNumber)
     .option('--sequence-length <n>', 'tokens in a sequence', wholeNumber)
     .option('--precision <type>', `one of ${Object.keys(precisions).join(', ')}`)
+    .option(
+      '--recomputation <what>',
+      `what the backward pass computes again, one of ${Object.keys(recomputations).join(', ')}`,
+    )
+    .option('--moments <type>', `of the optimizer, one of ${Object.keys(momentTypes).join(', ')}`)
+    .option('--graph <graph>', `how adapted layers are computed, one of ${Object.keys(graphs).join(', ')}`)
     .option('--seed <n>', 'seed of weights, adapters and data order', wholeNumber)
     .option('--evaluate-every <n>', 'steps between evaluations', wholeNumber)
     .option('--checkpoint-every <n>', 'steps between checkpoints', wholeNumber);
@@ -64,9 +95,19 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   if (flags.preset !== undefined) spec.model = { preset: flags.preset };
   if (flags.baseWeights !== undefined) spec.model = { baseWeights: { path: flags.baseWeights } };
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
+  if (flags.recomputation !== undefined)
+    spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
   assign(spec, { dataset: flags.dataset, stepCount: flags.steps, seed: flags.seed });
   spec.warmStart = over(spec.warmStart, { stepCount: flags.warmStart });
-  spec.adapter = over(spec.adapter, { rank: flags.rank, alpha: flags.alpha, cycleStepCount: flags.cycle });
+  spec.adapter = over(spec.adapter, {
+    rank: flags.rank,
+    alpha: flags.alpha,
+    cycleStepCount: flags.cycle,
+    graph: flags.graph === undefined ? undefined : oneOf('--graph', flags.graph, graphs),
+  });
+  spec.optimizer = over(spec.optimizer, {
+    momentType: flags.moments === undefined ? undefined : oneOf('--moments', flags.moments, momentTypes),
+  });
   spec.learningRate = over(spec.learningRate, { peak: flags.lr });
   spec.batch = over(spec.batch, {
     sequenceCount: flags.batch,

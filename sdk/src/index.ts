@@ -8,6 +8,7 @@ export type { DownloadOptions } from './download.js';
 export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
 export type { RetryOptions } from './calls.js';
 export {
+  AdapterGraph,
   ArtifactKind,
   DatasetFormat,
   DatasetSplit,
@@ -17,7 +18,9 @@ export {
   JobPhase,
   JobState,
   MomentReset,
+  MomentType,
   Precision,
+  Recomputation,
   ScheduleKind,
   TargetModule,
   WeightType,

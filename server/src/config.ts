@@ -131,7 +131,7 @@ export const settings = {
     0,
     0,
     2 ** 50,
-    'Most memory that a job may be estimated to need; 0 for the memory of the machine.',
+    'Most memory that a job may be estimated to need; 0 for its share of the machine or container.',
   ),
   jobEventsMax: integer(
     'RELORA_JOB_EVENTS_MAX',

@@ -204,7 +204,7 @@ export const serviceErrors = {
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ peakMemoryBytes, memoryBytesMax, fits }) =>
       `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; a job may have ${gibibytes(memoryBytesMax)} here; ${fits}`,
-    fix: 'Lower micro_batch_sequence_count or sequence_length, take a smaller model, or raise RELORA_JOB_MEMORY_BYTES_MAX.',
+    fix: 'Take one of the changes that the message names, a smaller model or shorter sequences; or raise RELORA_JOB_MEMORY_BYTES_MAX where the memory is there.',
   }),
   DISK_FULL: entry<{ freeBytesMin: number }>({
     status: Status.RESOURCE_EXHAUSTED,
@@ -341,6 +341,11 @@ export const specWarnings = {
   LAST_CYCLE_SHORT: 'The last cycle is shorter than the others.',
   DATA_REPEATED: 'The run reads its training part more than four times.',
   HELD_OUT_EMPTY: 'The data set holds nothing out, so the model is never evaluated.',
+  RECOMPUTATION_NEEDED:
+    'AUTO became BLOCKS: without recomputation the job would need more memory than it may have.',
+  MEMORY_ABOVE_LIMIT:
+    'From EstimateJob alone: the job needs more memory than it may have, and CreateJob would refuse it.',
+  MEMORY_SCARCE: 'Other programs leave less memory than the job will need, though the machine has enough.',
 } as const;
 
 export type SpecWarning = keyof typeof specWarnings;
@@ -359,6 +364,7 @@ export function describeProblem({ field, expected, got }: FieldProblem, { named 
   return `${named ? `${field}: ` : ''}expected ${expected}${got === '' ? '' : `, got ${got}`}`;
 }
 
-function gibibytes(bytes: number): string {
+/** For people: 1.50 GiB. */
+export function gibibytes(bytes: number): string {
   return `${(bytes / 2 ** 30).toFixed(2)} GiB`;
 }

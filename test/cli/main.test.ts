@@ -58,6 +58,24 @@ test('every command against a server, for people and for programs', async () => 
   expect((await relora(['estimate', '--spec', 'spec.json'])).output).toMatch(
     /^restarts +1, before steps 20$/m,
   );
+  const lean = [
+    '--precision',
+    'int8-base',
+    '--recomputation',
+    'blocks',
+    '--moments',
+    'int8',
+    '--graph',
+    'separate',
+  ];
+  const estimated = (await relora(['estimate', '--spec', 'spec.json', ...lean])).output;
+  expect(estimated).toMatch(/^memory +\d+ MB at its peak, [\d.]+ [MGT]B allowed$/m);
+  expect(estimated).toMatch(
+    /^computed with +precision int8-base, recomputation blocks, moments int8, graph separate$/m,
+  );
+  expect((await relora(['estimate', '--spec', 'spec.json', '--graph', 'both'])).errors).toContain(
+    '--graph is one of auto, separate, merged, weight-gradient, not "both"',
+  );
   expect((await relora(['create', '--spec', 'spec.json', '--validate-only'])).output).toMatch(
     /^The job is valid\.\n/,
   );

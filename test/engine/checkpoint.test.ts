@@ -22,6 +22,8 @@ import {
   type RunSpec,
   type TrainingEvent,
 } from '@relora/engine';
+import { readStoredRunSpec } from '@relora/engine/plan';
+import { specHash } from '../../engine/src/io/specHash.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -180,6 +182,20 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
       checkpointPath: path,
     });
     [first, sameWeights].forEach(disposeRun);
+  });
+
+  it('of a release without the settings that came later', async () => {
+    const spec = tinySpec({ warmStart: { stepCount: 0 } });
+    const { recomputation: _, ...before } = spec;
+    const { momentType: _moments, ...optimizer } = spec.optimizer;
+    const { graph: _graph, ...adapter } = spec.adapter!;
+    const stored = readStoredRunSpec(JSON.stringify({ ...before, optimizer, adapter }));
+    expect(stored).toEqual(spec);
+    // The hash that the first release gave this specification.
+    expect(specHash(stored)).toBe('e198cf1c65449c020302628423b1db370452648e0e9d15631b03802ca06fba52');
+    expect(specHash(tinySpec({ ...stored, recomputation: 'blocks' }))).toBe(specHash(stored));
+    expect(specHash(tinySpec({ ...stored, adapter: { graph: 'merged' } }))).not.toBe(specHash(stored));
+    expect(specHash(tinySpec({ ...stored, optimizer: { momentType: 'int8' } }))).not.toBe(specHash(stored));
   });
 });
 

@@ -41,7 +41,7 @@ describe('CreateJob', () => {
       labels: { team: 'search' },
       state: JobState.QUEUED,
       attempt: 0,
-      lastSequence: 1,
+      lastSequence: 1 + warnings.length,
       queuePosition: 1,
       etag: '"1"',
       spec: {
@@ -134,10 +134,17 @@ describe('CreateJob', () => {
     });
     const refusal = await refusalOf((options) => training.createJob({ spec }, options));
     expect(refusal).toMatchObject({ code: Status.RESOURCE_EXHAUSTED, info: { reason: 'JOB_TOO_LARGE' } });
-    const fits = Number(/micro_batch_sequence_count (\d+) it would fit/.exec(refusal.message)?.[1]);
+    const fits = Number(/fit with batch\.micro_batch_sequence_count (\d+)/.exec(refusal.message)?.[1]);
     const smaller = { ...spec, batch: { ...spec.batch, microBatchSequenceCount: fits } };
-    expect((await training.estimateJob({ spec: smaller })).estimate!.peakMemoryBytes).toBeLessThanOrEqual(
-      163_000_000,
+    const { estimate, warnings } = await training.estimateJob({ spec: smaller });
+    expect(estimate!.peakMemoryBytes).toBeLessThanOrEqual(163_000_000);
+    expect(warnings.map(({ reason }) => reason)).not.toContain('MEMORY_ABOVE_LIMIT');
+
+    const estimated = await training.estimateJob({ spec });
+    expect(estimated.estimate).toMatchObject({ memoryLimitBytes: 163_000_000 });
+    expect(estimated.estimate!.peakMemoryBytes).toBeGreaterThan(163_000_000);
+    expect(estimated.warnings.find(({ reason }) => reason === 'MEMORY_ABOVE_LIMIT')?.message).toBe(
+      refusal.message,
     );
   });
 });
@@ -227,12 +234,14 @@ describe('WatchJob', () => {
     const api = await openWithDataset({ RELORA_HEARTBEAT_SECONDS: '0.1' });
     const { job } = await api.training.createJob({ spec: jobSpec() });
     const events: JobEvent[] = [];
-    for await (const { event } of api.training.watchJob({ name: job!.name }))
+    const { lastSequence } = job!;
+    const afterSequence = lastSequence - 1;
+    for await (const { event } of api.training.watchJob({ name: job!.name, afterSequence }))
       if (events.push(event!) === 3) break;
     expect(events.map(({ sequence, heartbeat }) => [sequence, heartbeat !== undefined])).toEqual([
-      [1, false],
-      [1, true],
-      [1, true],
+      [lastSequence, false],
+      [lastSequence, true],
+      [lastSequence, true],
     ]);
   });
 

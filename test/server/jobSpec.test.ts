@@ -1,4 +1,13 @@
-import { JobKind, JobSpec, Precision, TargetModule, type DeepPartial } from '@relora/sdk/contract';
+import {
+  AdapterGraph,
+  JobKind,
+  JobSpec,
+  MomentType,
+  Precision,
+  Recomputation,
+  TargetModule,
+  type DeepPartial,
+} from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { FieldChecks } from '../../server/dist/api/fieldChecks.js';
 import { parseJobSpec, type Surroundings } from '../../server/dist/api/jobSpec.js';
@@ -59,6 +68,7 @@ describe('a minimal specification', () => {
         momentReset: 'zero',
         momentPruneRatio: 0.9,
         trainableScale: false,
+        graph: 'auto',
         targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
       },
       learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 5, minRatio: 0.1 },
@@ -69,9 +79,11 @@ describe('a minimal specification', () => {
         weightDecay: 0,
         gradientNormMax: 1,
         nonfiniteStepCountMax: 0,
+        momentType: 'float32',
       },
       batch: { sequenceLength: 512, sequenceCount: 16, microBatchSequenceCount: 4 },
       precision: 'auto',
+      recomputation: 'auto',
       seed: 0,
       evaluation: { everyStepCount: 50, tokenCount: 65_536, finalTokenCount: 5000 },
       checkpoint: { everyStepCount: 50, keepCount: 2 },
@@ -110,6 +122,12 @@ describe('what a job shows of its specification', () => {
     'short last cycle': { adapter: { rank: 4, cycleStepCount: 90, allowShortLastCycle: true } },
     lora: { kind: JobKind.LORA, adapter: { rank: 4, targetModules: [TargetModule.Q_PROJ] } },
     'full rank': { kind: JobKind.FULL_RANK, adapter: undefined, precision: Precision.BFLOAT16 },
+    'least memory': {
+      precision: Precision.NF4_BASE,
+      recomputation: Recomputation.BLOCKS,
+      optimizer: { momentType: MomentType.INT8 },
+      adapter: { ...minimal.adapter, graph: AdapterGraph.WEIGHT_GRADIENT },
+    },
     explicit: { model: { config: { ...config, tieWordEmbeddings: true, vocabSize: 300 } } },
   };
   for (const [name, changes] of Object.entries(cases)) {
@@ -273,6 +291,52 @@ describe('a wrong field is named with what was expected and what came', () => {
       'spec.batch.sequence_count',
       /tokens in a step/,
     ],
+    [
+      'an int8 base without a frozen base',
+      { kind: JobKind.FULL_RANK, adapter: undefined, precision: Precision.INT8_BASE },
+      'spec.precision',
+      /FULL_RANK, which trains every weight: it has no frozen base, got INT8_BASE/,
+    ],
+    [
+      'an nf4 base without a frozen base',
+      { kind: JobKind.FULL_RANK, adapter: undefined, precision: Precision.NF4_BASE },
+      'spec.precision',
+      /no frozen base, got NF4_BASE/,
+    ],
+    [
+      'an int8 base where there are no kernels for it',
+      { device: 'reference', precision: Precision.INT8_BASE },
+      'spec.precision',
+      /AUTO or FLOAT32 on reference/,
+    ],
+    ['an unknown recomputation', { recomputation: 'UNRECOGNIZED' as never }, 'spec.recomputation', /BLOCKS/],
+    [
+      'an unknown type of moments',
+      { optimizer: { momentType: 'UNRECOGNIZED' as never } },
+      'spec.optimizer.moment_type',
+      /FLOAT32 or INT8/,
+    ],
+    [
+      'an unknown graph',
+      { adapter: { cycleStepCount: 100, graph: 'UNRECOGNIZED' as never } },
+      'spec.adapter.graph',
+      /WEIGHT_GRADIENT/,
+    ],
+    [
+      'merged weights with a mask over the input of the adapter',
+      { adapter: { cycleStepCount: 100, dropout: 0.1, graph: AdapterGraph.MERGED } },
+      'spec.adapter.graph',
+      /AUTO or SEPARATE with dropout 0.1, got MERGED/,
+    ],
+    [
+      'merged weights of a quantized base',
+      {
+        precision: Precision.INT8_BASE,
+        adapter: { cycleStepCount: 100, graph: AdapterGraph.MERGED },
+      },
+      'spec.adapter.graph',
+      /with a quantized base, got MERGED/,
+    ],
     ['an unknown precision', { precision: 'UNRECOGNIZED' as never }, 'spec.precision'],
     ['a negative seed', { seed: -1 }, 'spec.seed'],
     ['a negative evaluation', { evaluation: { everyStepCount: -1 } }, 'spec.evaluation.every_step_count'],
@@ -403,7 +467,12 @@ describe('base weights', () => {
 
 describe('what is allowed but probably not meant is a warning', () => {
   const cases: [string, DeepPartial<JobSpec>, Dataset, RegExp][] = [
-    ['RANK_ABOVE_BREAK_EVEN', { adapter: { rank: 64, cycleStepCount: 100 } }, dataset(), /up to 32/],
+    [
+      'RANK_ABOVE_BREAK_EVEN',
+      { adapter: { rank: 40, cycleStepCount: 100 } },
+      dataset(),
+      /^Rank 40 is above the break-even of q_proj, k_proj, v_proj, o_proj: 32 \(there 1\.08 times the arithmetic of full-rank training\)$/,
+    ],
     ['RESTARTS_FEW', { adapter: { rank: 16, cycleStepCount: 200 } }, dataset(), /1 restarts/],
     ['WARM_START_MISSING', { warmStart: { stepCount: 0 } }, dataset(), /quarter/],
     [

@@ -1,8 +1,9 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import type { RunSpec } from '@relora/engine/plan';
 import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
@@ -25,14 +26,15 @@ import {
 } from './parts.js';
 
 const settings = { RELORA_THREADS: '1', RELORA_TRAINER_GRACE_SECONDS: '20', RELORA_TRAINER_NICE: '0' };
+const limitedTrainer = fileURLToPath(new URL('./limitedTrainer.mjs', import.meta.url));
 const never = new AbortController().signal;
 
 /** A server with the real trainer and a small real data set. */
-async function trainingParts(text = tale(400)): Promise<Parts & { tasks: TaskRunner }> {
-  const parts = await openParts(settings, temporaryFolder(), trainerEntry);
+async function trainingParts(entry = trainerEntry): Promise<Parts & { tasks: TaskRunner }> {
+  const parts = await openParts(settings, temporaryFolder(), entry);
   const tasks = new TaskRunner(parts.config, parts.log);
   const path = join(parts.dataFolder, 'tale.txt');
-  writeFileSync(path, text);
+  writeFileSync(path, tale(400));
   await prepare(parts, tasks, 'text', [{ path, format: 'text' }]);
   await parts.supervisor.start();
   return { ...parts, tasks };
@@ -254,6 +256,18 @@ describe('the trainer', () => {
     expect(missing).toMatchObject({ state: 'failed', attempt: 1 });
     expect(missing.failure?.message).toContain('config.json');
   });
+
+  it(
+    'fails alone and with the reason when it gets no more memory; the next job runs',
+    { skip: spawnSync('prlimit', ['--version']).error !== undefined },
+    async () => {
+      const parts = await trainingParts(limitedTrainer);
+      const tooLarge = await run(parts, { model: { ...spec().model, hiddenSize: 1024, vocabSize: 2 ** 20 } });
+      expect(tooLarge).toMatchObject({ state: 'failed', attempt: 1, failure: { reason: 'OUT_OF_MEMORY' } });
+      expect(tooLarge.failure?.message).toContain('Memory ran out');
+      expect((await run(parts)).state).toBe('succeeded');
+    },
+  );
 
   it('fails data that cannot be read, with the place', async () => {
     const parts = await openParts(settings, temporaryFolder(), trainerEntry);

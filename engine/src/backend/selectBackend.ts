@@ -68,7 +68,7 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   addon.configure({ instructionSet, threads: threadCount });
   // Without the instruction bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
   const automatic: ProductPrecision = instructionSet === 'avx512bf16' ? 'bfloat16' : 'float32';
-  const precision = options.precision === 'auto' ? automatic : options.precision;
+  const precision = productPrecision(options.precision) ?? automatic;
 
   registerNativeKernels();
   // A backend of an earlier call may have other settings. Its tensors move over when they are next used.
@@ -79,12 +79,19 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   return { name: 'native', instructionSet, threadCount, precision, cpuModel, native: addon };
 }
 
+/** Null for `auto`. */
+function productPrecision(precision: Precision): ProductPrecision | null {
+  if (precision === 'int8Base' || precision === 'nf4Base')
+    throw new Error(`This engine does not keep the frozen base as ${precision}: ask for another precision`);
+  return precision === 'auto' ? null : precision;
+}
+
 async function useBackend(name: string): Promise<void> {
   if (!(await tf.setBackend(name))) throw new Error(`The backend ${name} could not be started`);
 }
 
 function otherBackend(name: 'tensorflow' | 'reference', precision: Precision, threadCount: number): Backend {
-  if (precision === 'bfloat16')
+  if (precision !== 'float32' && precision !== 'auto')
     throw new Error(`The backend ${name} computes in float32: ask for precision float32 or auto`);
   const cpuModel = cpus()[0]?.model ?? 'unknown';
   return { name, instructionSet: null, threadCount, precision: 'float32', cpuModel, native: null };

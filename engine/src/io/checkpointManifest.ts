@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { AdapterSettings, LlamaConfig, Phase } from '../plan/runSpec.js';
+import { laterDefaults } from '../plan/storedRunSpec.js';
 import type { MomentGroup } from '../training/adamW.js';
 import type { RunProgress } from '../training/trainingRun.js';
 import { CheckpointCorrupt, CheckpointUnknownFormat } from './checkpointErrors.js';
@@ -111,7 +112,8 @@ function parseManifest(path: string, text: string): CheckpointManifest {
       throw new CheckpointCorrupt(path, 'manifest.json', `a manifest that names the file ${key}`, 'without');
     }
   }
-  return manifest as CheckpointManifest;
+  const adapter = manifest.adapter ? { ...laterDefaults.adapter, ...manifest.adapter } : null;
+  return { ...(manifest as CheckpointManifest), adapter };
 }
 
 async function verifyFile(path: string, expected: FileDigest): Promise<void> {

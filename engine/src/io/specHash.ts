@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto';
 import type { RunSpec } from '../plan/runSpec.js';
+import { laterDefaults } from '../plan/storedRunSpec.js';
 
 /**
- * SHA-256 over what decides the weights of a run. Settings of watching, keeping and exporting are left out: a run may be
- * resumed with others of those.
+ * SHA-256 over what decides the weights of a run. Settings of watching, keeping and exporting are left out, and so is
+ * recomputation, which gives the same bits: a run may be resumed with others of those. A setting that came after the first
+ * release is left out where it has its default, so that the hash of a run that does not use it stays what it was.
  */
 export function specHash(spec: RunSpec): string {
   const {
@@ -25,10 +27,10 @@ export function specHash(spec: RunSpec): string {
     baseWeightsFolder,
     dataset,
     warmStart,
-    adapter,
+    adapter: adapter && withoutDefaults(adapter, laterDefaults.adapter),
     stepCount,
     learningRate,
-    optimizer,
+    optimizer: withoutDefaults(optimizer, laterDefaults.optimizer),
     batch,
     seed,
     precision: spec.precision,
@@ -36,6 +38,13 @@ export function specHash(spec: RunSpec): string {
   return createHash('sha256')
     .update(JSON.stringify(sorted(deciding)))
     .digest('hex');
+}
+
+function withoutDefaults<T extends object>(settings: T, defaults: Partial<T>): Partial<T> {
+  const entries = Object.entries(settings) as [keyof T, unknown][];
+  return Object.fromEntries(
+    entries.filter(([key, value]) => !(key in defaults) || value !== defaults[key]),
+  ) as Partial<T>;
 }
 
 /** The same value with the keys of every object in order, so that equal settings have equal text. */

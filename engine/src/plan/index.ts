@@ -1,4 +1,5 @@
 export * from './runSpec.js';
+export { readStoredRunSpec } from './storedRunSpec.js';
 export * from './presets.js';
 export * from './schedule.js';
 export * from './parameters.js';

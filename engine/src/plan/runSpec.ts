@@ -15,6 +15,7 @@ export interface RunSpec {
   optimizer: OptimizerSettings;
   batch: BatchSettings;
   precision: Precision;
+  recomputation: Recomputation;
   seed: number;
   evaluation: {
     everyStepCount: number;
@@ -28,7 +29,10 @@ export interface RunSpec {
   device: DeviceChoice;
 }
 
-export type Precision = 'auto' | 'float32' | 'bfloat16';
+/** `int8Base` and `nf4Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */
+export type Precision = 'auto' | 'float32' | 'bfloat16' | 'int8Base' | 'nf4Base';
+/** What of the forward pass is computed again in the backward pass. `auto`: `blocks` when the estimate needs it. */
+export type Recomputation = 'auto' | 'none' | 'blocks';
 export type WeightType = 'float32' | 'float16' | 'bfloat16';
 export type DeviceChoice = 'auto' | 'native' | 'tensorflow' | 'reference';
 
@@ -63,7 +67,11 @@ export interface AdapterSettings {
   momentPruneRatio: number;
   targetModules: TargetModule[];
   trainableScale: boolean;
+  graph: AdapterGraph;
 }
+
+/** How an adapted layer is computed (docs/performance.md). `auto`: the planner chooses; bits depend on the choice. */
+export type AdapterGraph = 'auto' | 'separate' | 'merged' | 'weightGradient';
 
 export type MomentReset = 'zero' | 'random' | 'magnitude';
 
@@ -95,7 +103,10 @@ export interface OptimizerSettings {
   weightDecay: number;
   gradientNormMax: number;
   nonfiniteStepCountMax: number;
+  momentType: MomentType;
 }
+
+export type MomentType = 'float32' | 'int8';
 
 export interface BatchSettings {
   sequenceLength: number;

@@ -1,15 +1,18 @@
-import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { estimateRun, Schedule, type DeviceSpeed, type Estimate, type RunSpec } from '@relora/engine/plan';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
-import { ServiceError } from '../errors.js';
+import type { Config } from '../config.js';
+import { gibibytes, ServiceError } from '../errors.js';
+import { freeMemoryBytes, jobShareBytes } from '../machineMemory.js';
 import type { DeviceDescription } from '../trainer/messages.js';
-import { parseJobSpec, type Warning } from './jobSpec.js';
+import { parseJobSpec } from './jobSpec.js';
+import { decideRecomputation, whatWouldFit } from './memoryFit.js';
 import type { FoundBaseWeights } from './modelSpec.js';
 import type { ApiParts } from './parts.js';
 import { readServerFile } from './readServerFile.js';
 import { datasetIdOf } from './resourceNames.js';
+import type { Warning } from './specWarnings.js';
 
 /** A job that may be created: its run, what it will cost and when things will happen. */
 export interface AdmittedJob {
@@ -25,8 +28,9 @@ const learningRatePoints = 200;
 
 /** Checks a specification with all that it names; throws a ServiceError. Nothing is stored. */
 export async function admitJob(
-  parts: Pick<ApiParts, 'config' | 'datasets' | 'allowedFolders' | 'devices'>,
+  parts: Pick<ApiParts, 'config' | 'store' | 'datasets' | 'allowedFolders' | 'devices'>,
   spec: JobSpec | undefined,
+  { whenTooLarge }: { whenTooLarge: 'refuse' | 'warn' },
 ): Promise<AdmittedJob> {
   const { config } = parts;
   const datasetId = datasetIdOf(spec?.dataset ?? '');
@@ -47,52 +51,57 @@ export async function admitJob(
     });
   }
   const device = chooseDevice(await parts.devices.list(), parsed.spec);
-  const estimate = estimateRun(parsed.spec, speedOf(device, parsed.spec));
-  const memoryBytesMax = config.jobMemoryBytesMax || machineMemoryBytes();
-  if (estimate.peakMemoryBytes > memoryBytesMax) {
-    const fits = whatFits(parsed.spec, speedOf(device, parsed.spec), memoryBytesMax);
-    throw new ServiceError('JOB_TOO_LARGE', {
-      peakMemoryBytes: Math.round(estimate.peakMemoryBytes),
-      memoryBytesMax,
-      fits,
+  const peakOf = (candidate: RunSpec): number =>
+    estimateRun(candidate, speedOf(device, candidate)).peakMemoryBytes;
+  const memoryBytesMax = memoryLimitBytes(config);
+  const decided = decideRecomputation(parsed.spec, peakOf, memoryBytesMax);
+  const peakMemoryBytes = Math.round(peakOf(decided));
+  const warnings = [...parsed.warnings];
+  if (decided !== parsed.spec) {
+    warnings.push({
+      reason: 'RECOMPUTATION_NEEDED',
+      message: `Blocks are computed again in the backward pass: without, the job would need more memory than ${gibibytes(memoryBytesMax)}, which a job may have here`,
+    });
+  }
+  if (peakMemoryBytes > memoryBytesMax) {
+    const fits = whatWouldFit(decided, peakOf, memoryBytesMax);
+    const refusal = new ServiceError('JOB_TOO_LARGE', { peakMemoryBytes, memoryBytesMax, fits });
+    if (whenTooLarge === 'refuse') throw refusal;
+    warnings.push({ reason: 'MEMORY_ABOVE_LIMIT', message: refusal.details });
+  } else if (peakMemoryBytes > freeMemoryBytes() && (await isIdle(parts))) {
+    warnings.push({
+      reason: 'MEMORY_SCARCE',
+      message: `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; ${gibibytes(freeMemoryBytes())} are free at this moment, and no job of this server holds the rest`,
     });
   }
   return {
-    spec: parsed.spec,
-    estimate: toEstimate(estimate, dataset, device),
-    plan: toPlan(new Schedule(parsed.spec)),
-    warnings: parsed.warnings,
+    spec: decided,
+    estimate: toEstimate(estimateRun(decided, speedOf(device, decided)), dataset, device, config),
+    plan: toPlan(new Schedule(decided)),
+    warnings,
   };
+}
+
+async function isIdle({ store }: Pick<ApiParts, 'store'>): Promise<boolean> {
+  const { starting, running } = await store.countByState();
+  return starting + running === 0;
 }
 
 /** What a job that was admitted earlier costs and when things happen in it, though it might not be admitted any more. */
 export async function costOf(
-  parts: Pick<ApiParts, 'datasets' | 'devices'>,
+  parts: Pick<ApiParts, 'config' | 'datasets' | 'devices'>,
   spec: RunSpec,
 ): Promise<Pick<AdmittedJob, 'estimate' | 'plan'>> {
   const dataset = await parts.datasets.find(datasetIdOf(spec.dataset) ?? '');
   const device = findDevice(await parts.devices.list(), spec);
   return {
-    estimate: toEstimate(estimateRun(spec, speedOf(device, spec)), dataset, device),
+    estimate: toEstimate(estimateRun(spec, speedOf(device, spec)), dataset, device, parts.config),
     plan: toPlan(new Schedule(spec)),
   };
 }
 
-/** Memory that trainers may use: that of the machine, or of the container. */
-export function machineMemoryBytes(): number {
-  const constrained = process.constrainedMemory?.() ?? 0;
-  return constrained > 0 && constrained < totalmem() ? constrained : totalmem();
-}
-
-/** The largest micro-batch with which the job would fit: it changes memory and time, and the result only by rounding. */
-function whatFits(spec: RunSpec, speed: DeviceSpeed, memoryBytesMax: number): string {
-  for (let count = spec.batch.microBatchSequenceCount - 1; count >= 1; count--) {
-    if (spec.batch.sequenceCount % count !== 0) continue;
-    const smaller = { ...spec, batch: { ...spec.batch, microBatchSequenceCount: count } };
-    if (estimateRun(smaller, speed).peakMemoryBytes <= memoryBytesMax)
-      return `with micro_batch_sequence_count ${count} it would fit`;
-  }
-  return 'the model is too large for it with any micro-batch';
+function memoryLimitBytes({ jobMemoryBytesMax, slots }: Config): number {
+  return jobMemoryBytesMax || jobShareBytes(slots);
 }
 
 /** The device that the job will run on; undefined while devices could not be measured. */
@@ -112,17 +121,19 @@ function findDevice(devices: readonly DeviceDescription[], spec: RunSpec): Devic
   return devices.find(({ backend }) => backend === spec.device);
 }
 
-function speedOf(device: DeviceDescription | undefined, spec: RunSpec): DeviceSpeed {
-  const precision = spec.precision === 'auto' ? (device?.autoPrecision ?? 'float32') : spec.precision;
-  return precision === 'bfloat16'
-    ? { flopsPerSecond: device?.bfloat16Flops || device?.float32Flops || 0, packedBytes: 2 }
-    : { flopsPerSecond: device?.float32Flops ?? 0, packedBytes: 4 };
+/** A quantized base leaves what is trained as it is with AUTO. */
+function speedOf(device: DeviceDescription | undefined, { precision }: RunSpec): DeviceSpeed {
+  const computed = precision === 'float32' || precision === 'bfloat16' ? precision : device?.autoPrecision;
+  return computed === undefined || computed === 'float32'
+    ? { flopsPerSecond: device?.float32Flops ?? 0, packedBytes: 4 }
+    : { flopsPerSecond: device?.bfloat16Flops || device?.float32Flops || 0, packedBytes: 2 };
 }
 
 function toEstimate(
   estimate: Estimate,
   dataset: Dataset | undefined,
   device: DeviceDescription | undefined,
+  config: Config,
 ): JobEstimate {
   const trainTokens = dataset?.prepared?.train.tokenCount ?? 0;
   return {
@@ -136,6 +147,7 @@ function toEstimate(
     durationSeconds:
       device !== undefined && Number.isFinite(estimate.durationSeconds) ? estimate.durationSeconds : 0,
     diskBytes: Math.round(estimate.diskBytes),
+    memoryLimitBytes: memoryLimitBytes(config),
     epochCount: trainTokens > 0 ? estimate.tokenCount / trainTokens : 0,
   };
 }

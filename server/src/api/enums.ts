@@ -1,8 +1,11 @@
 import type {
+  AdapterGraph,
   DeviceChoice,
   MomentReset,
+  MomentType,
   Phase,
   Precision,
+  Recomputation,
   RunSpec,
   ScheduleKind,
   TargetModule,
@@ -51,6 +54,29 @@ export const precisions: Readonly<Record<string, Precision>> = {
   [contract.Precision.AUTO]: 'auto',
   [contract.Precision.FLOAT32]: 'float32',
   [contract.Precision.BFLOAT16]: 'bfloat16',
+  [contract.Precision.INT8_BASE]: 'int8Base',
+  [contract.Precision.NF4_BASE]: 'nf4Base',
+};
+
+export const recomputations: Readonly<Record<string, Recomputation>> = {
+  [contract.Recomputation.UNSPECIFIED]: 'auto',
+  [contract.Recomputation.AUTO]: 'auto',
+  [contract.Recomputation.NONE]: 'none',
+  [contract.Recomputation.BLOCKS]: 'blocks',
+};
+
+export const momentTypes: Readonly<Record<string, MomentType>> = {
+  [contract.MomentType.UNSPECIFIED]: 'float32',
+  [contract.MomentType.FLOAT32]: 'float32',
+  [contract.MomentType.INT8]: 'int8',
+};
+
+export const adapterGraphs: Readonly<Record<string, AdapterGraph>> = {
+  [contract.AdapterGraph.UNSPECIFIED]: 'auto',
+  [contract.AdapterGraph.AUTO]: 'auto',
+  [contract.AdapterGraph.SEPARATE]: 'separate',
+  [contract.AdapterGraph.MERGED]: 'merged',
+  [contract.AdapterGraph.WEIGHT_GRADIENT]: 'weightGradient',
 };
 
 export const weightTypes: Readonly<Record<string, WeightType>> = {
@@ -112,6 +138,9 @@ export const toEnum = {
   targetModule: reverse<TargetModule, contract.TargetModule>(targetModuleNames),
   scheduleKind: reverse<ScheduleKind, contract.ScheduleKind>(scheduleKinds),
   precision: reverse<Precision, contract.Precision>(precisions),
+  recomputation: reverse<Recomputation, contract.Recomputation>(recomputations),
+  momentType: reverse<MomentType, contract.MomentType>(momentTypes),
+  adapterGraph: reverse<AdapterGraph, contract.AdapterGraph>(adapterGraphs),
   weightType: reverse<WeightType, contract.WeightType>(weightTypes),
   jobState: reverse<JobState, contract.JobState>(jobStates),
   phase: reverse<Phase, contract.JobPhase>(phases),

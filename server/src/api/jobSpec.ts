@@ -1,20 +1,25 @@
-import { countParameters, largestRank, linearShapes, Schedule, targetModules } from '@relora/engine/plan';
+import { countParameters, largestRank, targetModules } from '@relora/engine/plan';
 import type {
   AdapterSettings,
   BatchSettings,
   LearningRateSettings,
   LlamaConfig,
+  OptimizerSettings,
+  Precision,
   RunSpec,
   TargetModule,
 } from '@relora/engine/plan';
-import type { AdapterSpec, BatchSpec, JobSpec, LearningRateSpec } from '@relora/sdk/contract';
-import type { Dataset, PreparedDataset } from '../datasets/dataset.js';
-import { quote, type FieldProblem, type SpecWarning } from '../errors.js';
+import type { AdapterSpec, BatchSpec, JobSpec, LearningRateSpec, OptimizerSpec } from '@relora/sdk/contract';
+import type { Dataset } from '../datasets/dataset.js';
+import { quote, type FieldProblem } from '../errors.js';
 import {
+  adapterGraphs,
   deviceChoices,
   jobKinds,
   momentResets,
+  momentTypes,
   precisions,
+  recomputations,
   scheduleKinds,
   targetModuleNames,
   weightTypes,
@@ -22,6 +27,7 @@ import {
 import { FieldChecks } from './fieldChecks.js';
 import { parseModelSpec, type FoundBaseWeights, type ModelLimits } from './modelSpec.js';
 import { datasetIdOf } from './resourceNames.js';
+import { warningsOf, type Warning } from './specWarnings.js';
 
 /** What a specification may ask for; from the settings. */
 export interface Limits extends ModelLimits {
@@ -34,11 +40,6 @@ export interface Surroundings {
   dataset: Dataset | undefined;
   /** Null when the specification names none. */
   baseWeights: FoundBaseWeights | null;
-}
-
-export interface Warning {
-  reason: SpecWarning;
-  message: string;
 }
 
 /** Either a run or what is wrong; warnings come only with a run. */
@@ -95,6 +96,16 @@ export function parseJobSpec(
   const cycleStepCount = adapter?.cycleStepCount ?? stepCount;
   const stepCountOfAll = warmStart.stepCount + stepCount;
 
+  const device =
+    checks.choice(
+      'spec.device',
+      spec.device ?? 'auto',
+      deviceChoices,
+      'auto, native, tensorflow or reference',
+    ) ?? 'auto';
+  const precision = parsePrecision(checks, spec, kind, device);
+  if (adapter !== null) checkGraph(checks, adapter, precision);
+
   const run: Omit<RunSpec, 'model' | 'baseWeightsFolder'> = {
     kind,
     dataset: spec.dataset,
@@ -102,42 +113,12 @@ export function parseJobSpec(
     adapter,
     stepCount,
     learningRate: parseLearningRate(checks, spec.learningRate, kind, cycleStepCount),
-    optimizer: {
-      beta1: checks.number('spec.optimizer.beta1', spec.optimizer?.beta1, 0.9, {
-        min: 0,
-        max: 1,
-        below: true,
-      }),
-      beta2: checks.number('spec.optimizer.beta2', spec.optimizer?.beta2, 0.999, {
-        min: 0,
-        max: 1,
-        below: true,
-      }),
-      epsilon: checks.number('spec.optimizer.epsilon', spec.optimizer?.epsilon, 1e-8, {
-        min: 0,
-        max: 1,
-        above: true,
-      }),
-      weightDecay: checks.number('spec.optimizer.weight_decay', spec.optimizer?.weightDecay, 0, {
-        min: 0,
-        max: 10,
-      }),
-      gradientNormMax: checks.number('spec.optimizer.gradient_norm_max', spec.optimizer?.gradientNormMax, 1, {
-        min: 0,
-        max: 1e6,
-        above: true,
-      }),
-      nonfiniteStepCountMax: checks.integer(
-        'spec.optimizer.nonfinite_step_count_max',
-        spec.optimizer?.nonfiniteStepCountMax,
-        0,
-        0,
-        limits.stepsMax,
-      ),
-    },
+    optimizer: parseOptimizer(checks, spec.optimizer, limits),
     batch: parseBatch(checks, spec.batch, source?.model, limits),
-    precision:
-      checks.choice('spec.precision', spec.precision, precisions, 'AUTO, FLOAT32 or BFLOAT16') ?? 'auto',
+    precision,
+    recomputation:
+      checks.choice('spec.recomputation', spec.recomputation, recomputations, 'AUTO, NONE or BLOCKS') ??
+      'auto',
     seed: checks.integer('spec.seed', spec.seed, 0, 0, seedMax),
     evaluation: {
       everyStepCount: checks.integer(
@@ -193,13 +174,7 @@ export function parseJobSpec(
         ) ?? 'float32',
     },
     priority: checks.integer('spec.priority', spec.priority, 0, -100, 100),
-    device:
-      checks.choice(
-        'spec.device',
-        spec.device ?? 'auto',
-        deviceChoices,
-        'auto, native, tensorflow or reference',
-      ) ?? 'auto',
+    device,
   };
 
   if (
@@ -325,6 +300,13 @@ function parseAdapter(
     }),
     targetModules: modules,
     trainableScale: spec?.trainableScale ?? false,
+    graph:
+      checks.choice(
+        'spec.adapter.graph',
+        spec?.graph ?? 'ADAPTER_GRAPH_AUTO',
+        adapterGraphs,
+        'AUTO, SEPARATE, MERGED or WEIGHT_GRADIENT',
+      ) ?? 'auto',
   };
 }
 
@@ -386,6 +368,92 @@ function parseLearningRate(
   };
 }
 
+function parseOptimizer(
+  checks: FieldChecks,
+  spec: OptimizerSpec | undefined,
+  limits: Limits,
+): OptimizerSettings {
+  return {
+    beta1: checks.number('spec.optimizer.beta1', spec?.beta1, 0.9, {
+      min: 0,
+      max: 1,
+      below: true,
+    }),
+    beta2: checks.number('spec.optimizer.beta2', spec?.beta2, 0.999, {
+      min: 0,
+      max: 1,
+      below: true,
+    }),
+    epsilon: checks.number('spec.optimizer.epsilon', spec?.epsilon, 1e-8, {
+      min: 0,
+      max: 1,
+      above: true,
+    }),
+    weightDecay: checks.number('spec.optimizer.weight_decay', spec?.weightDecay, 0, {
+      min: 0,
+      max: 10,
+    }),
+    gradientNormMax: checks.number('spec.optimizer.gradient_norm_max', spec?.gradientNormMax, 1, {
+      min: 0,
+      max: 1e6,
+      above: true,
+    }),
+    nonfiniteStepCountMax: checks.integer(
+      'spec.optimizer.nonfinite_step_count_max',
+      spec?.nonfiniteStepCountMax,
+      0,
+      0,
+      limits.stepsMax,
+    ),
+    momentType:
+      checks.choice(
+        'spec.optimizer.moment_type',
+        spec?.momentType ?? 'MOMENT_TYPE_FLOAT32',
+        momentTypes,
+        'FLOAT32 or INT8',
+      ) ?? 'float32',
+  };
+}
+
+/** A frozen base there is only beside adapters, and products in anything but float32 only on the native backend. */
+function parsePrecision(
+  checks: FieldChecks,
+  spec: JobSpec,
+  kind: RunSpec['kind'],
+  device: RunSpec['device'],
+): Precision {
+  const field = 'spec.precision';
+  const precision =
+    checks.choice(field, spec.precision, precisions, 'AUTO, FLOAT32, BFLOAT16, INT8_BASE or NF4_BASE') ??
+    'auto';
+  const got = spec.precision.replace('PRECISION_', '');
+  if ((precision === 'int8Base' || precision === 'nf4Base') && kind === 'fullRank') {
+    checks.add(
+      field,
+      'AUTO, FLOAT32 or BFLOAT16 for FULL_RANK, which trains every weight: it has no frozen base',
+      got,
+    );
+  } else if (
+    precision !== 'auto' &&
+    precision !== 'float32' &&
+    (device === 'reference' || device === 'tensorflow')
+  ) {
+    checks.add(field, `AUTO or FLOAT32 on ${device}; only native has others`, got);
+  }
+  return precision;
+}
+
+/** Merged weights have no place for a mask over the adapter's input alone, and a quantized base is packed once a cycle. */
+function checkGraph(checks: FieldChecks, { graph, dropout }: AdapterSettings, precision: Precision): void {
+  const field = 'spec.adapter.graph';
+  if (dropout > 0 && (graph === 'merged' || graph === 'weightGradient'))
+    checks.add(field, `AUTO or SEPARATE with dropout ${dropout}`, graphNames[graph]);
+  else if (graph === 'merged' && (precision === 'int8Base' || precision === 'nf4Base'))
+    checks.add(field, 'AUTO, SEPARATE or WEIGHT_GRADIENT with a quantized base', graphNames[graph]);
+}
+
+const graphNames = { merged: 'MERGED', weightGradient: 'WEIGHT_GRADIENT' };
+
 function parseBatch(
   checks: FieldChecks,
   spec: BatchSpec | undefined,
@@ -429,69 +497,4 @@ function defaultMicroBatch(sequenceLength: number, sequenceCount: number): numbe
 
 function tenthOf(stepCount: number): number {
   return Math.max(1, Math.floor(stepCount / 10));
-}
-
-function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): Warning[] {
-  const warnings: Warning[] = [];
-  const { adapter } = spec;
-  if (adapter !== null) {
-    const shapes = linearShapes(spec.model);
-    // Per token a trained layer takes 6·in·out operations, an adapted one 4·in·out + 6·rank·(in + out): docs/relora.md.
-    const breakEven = (module: TargetModule): number => {
-      const { inFeatures, outFeatures } = shapes[module];
-      return Math.floor((inFeatures * outFeatures) / (3 * (inFeatures + outFeatures)));
-    };
-    const above = adapter.targetModules.filter((module) => adapter.rank > breakEven(module));
-    if (above.length > 0) {
-      const least = Math.min(...above.map(breakEven));
-      warnings.push({
-        reason: 'RANK_ABOVE_BREAK_EVEN',
-        message: `Rank ${adapter.rank} costs ${above.join(', ')} more arithmetic than full-rank training; up to ${least} it saves some`,
-      });
-    }
-  }
-  if (spec.kind === 'relora' && adapter !== null) {
-    const restarts = new Schedule(spec).restartSteps().length;
-    if (restarts < 3)
-      warnings.push({
-        reason: 'RESTARTS_FEW',
-        message: `The run has ${restarts} restarts; ReLoRA gains rank with each, so at least three are usual`,
-      });
-    if (spec.warmStart.stepCount === 0 && spec.baseWeightsFolder === null) {
-      warnings.push({
-        reason: 'WARM_START_MISSING',
-        message:
-          'New weights without a warm start: the paper needs full-rank steps first, a quarter of step_count is the default',
-      });
-    }
-    if (adapter.restartWarmupStepCount * 3 > adapter.cycleStepCount) {
-      warnings.push({
-        reason: 'CYCLE_SHORT',
-        message: `${adapter.restartWarmupStepCount} of ${adapter.cycleStepCount} steps of a cycle raise the learning rate again`,
-      });
-    }
-    const last = spec.stepCount % adapter.cycleStepCount;
-    if (last !== 0)
-      warnings.push({
-        reason: 'LAST_CYCLE_SHORT',
-        message: `The last cycle has ${last} steps, the others ${adapter.cycleStepCount}`,
-      });
-  }
-  if (prepared !== null) {
-    const epochs =
-      (new Schedule(spec).stepCount * spec.batch.sequenceCount * spec.batch.sequenceLength) /
-      prepared.train.tokenCount;
-    if (epochs > 4)
-      warnings.push({
-        reason: 'DATA_REPEATED',
-        message: `The run reads its training part ${epochs.toFixed(1)} times; beyond about four times little is learned`,
-      });
-    if (prepared.heldOut.tokenCount === 0) {
-      warnings.push({
-        reason: 'HELD_OUT_EMPTY',
-        message: `The held-out part of ${spec.dataset} is empty: the model is not evaluated`,
-      });
-    }
-  }
-  return warnings;
 }

@@ -76,7 +76,10 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
       const requestDigest = digestOf(request);
       let admitted: AdmittedJob;
       try {
-        admitted = await admitWith(checks, async () => await admitJob(parts, request.spec));
+        admitted = await admitWith(
+          checks,
+          async () => await admitJob(parts, request.spec, { whenTooLarge: 'refuse' }),
+        );
       } catch (error) {
         // It may be the retry of a call whose answer was lost; what was acknowledged then is not refused now.
         const isRetry = error instanceof ServiceError && requestId !== null && !request.validateOnly;
@@ -98,6 +101,7 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
         displayName,
         labels,
         spec,
+        warnings,
         requestId,
         requestDigest,
       });
@@ -114,7 +118,9 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
     },
 
     async estimateJob(request) {
-      const { spec, estimate, plan, warnings } = await admitJob(parts, request.spec);
+      const { spec, estimate, plan, warnings } = await admitJob(parts, request.spec, {
+        whenTooLarge: 'warn',
+      });
       return { estimate, plan, spec: toSpec(spec), warnings };
     },
 

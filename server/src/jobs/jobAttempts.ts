@@ -184,7 +184,12 @@ export class JobAttempts {
    * The trainer is gone without an answer, or the server was. The job is queued again, later after each crash, until
    * crashes in a row without a new checkpoint reach the limit: then it fails. An open wish is honoured at once.
    */
-  async crashed(key: AttemptKey, what: string, rule: RetryRule): Promise<Job | 'stale'> {
+  async crashed(
+    key: AttemptKey,
+    what: string,
+    rule: RetryRule,
+    reason: ServerFailure = 'TRAINER_CRASHED',
+  ): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
       const wished = await honourWish(row, change);
       if (wished !== undefined) return wished;
@@ -196,7 +201,7 @@ export class JobAttempts {
           'failed',
           message,
           { attempts_without_progress: crashes },
-          { reason: 'TRAINER_CRASHED' satisfies ServerFailure, message },
+          { reason, message },
         );
       }
       const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));

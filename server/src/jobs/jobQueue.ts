@@ -12,6 +12,8 @@ export interface NewJob {
   displayName: string;
   labels: Record<string, string>;
   spec: RunSpec;
+  /** What is allowed but probably not meant; stands at the head of the journal. */
+  warnings: readonly { reason: string; message: string }[];
   /** Makes a repeated submit return the first job. */
   requestId: string | null;
   /** SHA-256 of everything that was asked for (as the client sent it): the same request id with another digest is a conflict. */
@@ -54,7 +56,7 @@ export class JobQueue {
         .executeTakeFirstOrThrow();
       if (count >= this.options.jobsMax) return 'full';
 
-      const row = await change.insert({
+      const queued = await change.insert({
         id,
         display_name: newJob.displayName,
         labels: JSON.stringify(newJob.labels),
@@ -76,6 +78,11 @@ export class JobQueue {
         end_time_ms: null,
         execution: null,
       });
+      const row = await change.append(
+        queued,
+        0,
+        newJob.warnings.map((warning) => ({ timeMs: nowMs, body: { kind: 'warning', ...warning } })),
+      );
       if (newJob.requestId !== null) {
         await trx
           .insertInto('requests')

@@ -1,6 +1,6 @@
 import type { JobRow, EventRow } from '../store/schema.js';
 import type { Execution, Job, JobEvent, JobEventBody, JobFailure, JobProgress } from './job.js';
-import type { RunSpec } from '@relora/engine/plan';
+import { readStoredRunSpec } from '@relora/engine/plan';
 
 /** A job as the rest of the server sees it, from its row. What the store holds was checked before it was written. */
 export function toJob(row: JobRow, queuePosition = 0): Job {
@@ -8,7 +8,7 @@ export function toJob(row: JobRow, queuePosition = 0): Job {
     id: row.id,
     displayName: row.display_name,
     labels: JSON.parse(row.labels) as Record<string, string>,
-    spec: JSON.parse(row.spec) as RunSpec,
+    spec: readStoredRunSpec(row.spec),
     state: row.state,
     stateReason: row.state_reason,
     failure: row.failure === null ? null : (JSON.parse(row.failure) as JobFailure),

@@ -1,5 +1,5 @@
 import type { TrainingEvent } from '@relora/engine';
-import type { DeviceChoice, RunSpec } from '@relora/engine/plan';
+import type { DeviceChoice, Precision, RunSpec } from '@relora/engine/plan';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution } from '../jobs/job.js';
 
@@ -80,7 +80,7 @@ export interface DeviceDescription {
   /** Floating point operations per second; 0 where it cannot be measured. */
   float32Flops: number;
   bfloat16Flops: number;
-  autoPrecision: 'float32' | 'bfloat16';
+  autoPrecision: Exclude<Precision, 'auto'>;
 }
 
 export interface GeneratedPiece {

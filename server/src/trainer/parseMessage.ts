@@ -80,7 +80,7 @@ const trainerMessages: Readonly<Record<string, Shape>> = {
       backend: name,
       instructionSet: name,
       threadCount: count,
-      precision: oneOf('float32', 'bfloat16'),
+      precision: oneOf('float32', 'bfloat16', 'int8Base', 'nf4Base'),
       datasetSha256: sha256,
     }),
   },

@@ -282,7 +282,12 @@ export class RunningJob {
       await attempts.notStarted(this.key, exit.what, retry.retryDelayMs * notStartedDelays);
       return 'crashed';
     }
-    await attempts.crashed(this.key, exit.what, retry);
+    await attempts.crashed(
+      this.key,
+      exit.what,
+      retry,
+      exit.wasOutOfMemory ? 'OUT_OF_MEMORY' : 'TRAINER_CRASHED',
+    );
     return 'crashed';
   }
 }

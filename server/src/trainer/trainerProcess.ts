@@ -27,6 +27,7 @@ export interface ProcessExit {
   code: number | null;
   signal: NodeJS.Signals | null;
   wasSilent: boolean;
+  wasOutOfMemory: boolean;
   /** False when the machine refused to start a process at all. */
   wasStarted: boolean;
   what: string;
@@ -153,13 +154,21 @@ export class TrainerProcess {
   private describe(code: number | null, signal: NodeJS.Signals | null): ProcessExit {
     const how = signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`;
     let why = '';
+    let wasOutOfMemory = false;
     if (this.wasSilent) why = ` after ${this.options.silenceMs / 1000} s of silence`;
-    else if (this.errorTail.includes('heap out of memory')) why = ' because the heap of JavaScript was full';
-    else if (signal === 'SIGKILL' && !this.wasKilled) why = whyKilled(this.oomKillsBefore, readOomKills());
+    else if (/out of memory|bad_alloc/i.test(this.errorTail)) {
+      why = ' because memory ran out, as it says itself';
+      wasOutOfMemory = true;
+    } else if (signal === 'SIGKILL' && !this.wasKilled) {
+      const after = readOomKills();
+      why = whyKilled(this.oomKillsBefore, after);
+      wasOutOfMemory = this.oomKillsBefore !== null && after !== null && after > this.oomKillsBefore;
+    }
     return {
       code,
       signal,
       wasSilent: this.wasSilent,
+      wasOutOfMemory,
       wasStarted: true,
       what: `The trainer ${how}${why}`,
     };
@@ -188,6 +197,7 @@ function notStarted(error: Error): ProcessExit {
     code: null,
     signal: null,
     wasSilent: false,
+    wasOutOfMemory: false,
     wasStarted: false,
     what: `The trainer could not be started (${error.message})`,
   };

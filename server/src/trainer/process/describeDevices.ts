@@ -1,5 +1,6 @@
-import { cpus, totalmem } from 'node:os';
+import { cpus } from 'node:os';
 import { selectBackend, type Backend } from '@relora/engine';
+import { machineMemoryBytes } from '../../machineMemory.js';
 import type { DescribeTask, DeviceDescription } from '../messages.js';
 import { openBackend } from './backend.js';
 
@@ -34,15 +35,9 @@ function describe(backend: Backend, isDefault: boolean): DeviceDescription {
     model: backend.cpuModel || (cpus()[0]?.model ?? 'unknown'),
     instructionSet: backend.instructionSet ?? '',
     threadCount: backend.threadCount,
-    memoryBytes: memoryBytes(),
+    memoryBytes: machineMemoryBytes(),
     float32Flops: peak('float32'),
     bfloat16Flops: peak('bfloat16'),
     autoPrecision: backend.precision,
   };
-}
-
-/** Memory of the machine, or of the container when that has a limit. */
-function memoryBytes(): number {
-  const limit = process.constrainedMemory();
-  return limit > 0 && limit < totalmem() ? limit : totalmem();
 }

@@ -1,3 +1,5 @@
+import { writeFileSync } from 'node:fs';
+import type { ServerFailure } from '../../jobs/jobFailures.js';
 import type { Task, TrainOrder } from '../messages.js';
 import { ServerChannel } from './channel.js';
 import { describeDevices } from './describeDevices.js';
@@ -11,6 +13,12 @@ import { train } from './train.js';
  * native code or a stranger's file does wrong ends this process and not the service.
  */
 process.umask(0o077);
+try {
+  // When memory runs out the kernel shall end this process, which can be started again, and never the service.
+  writeFileSync('/proc/self/oom_score_adj', '500');
+} catch {
+  // Not Linux, or not allowed: then the kernel chooses by size, which mostly is this process anyway.
+}
 // A service manager signals all processes of a service at once. A run is stopped by its server, which then has it save a
 // checkpoint; one that no longer listens is killed.
 process.on('SIGINT', () => {});
@@ -67,6 +75,8 @@ function describe(error: unknown, otherwise: string): { reason: string; message:
   const text = String(message ?? error).slice(0, 16_000);
   if (code === 'ENOSPC' || code === 'EDQUOT')
     return { reason: 'STORAGE_FULL', message: `The disk is full (${text})` };
+  if (code === 'ERR_OUT_OF_MEMORY' || /^Array buffer allocation failed/.test(text))
+    return { reason: 'OUT_OF_MEMORY' satisfies ServerFailure, message: `Memory ran out (${text})` };
   if (typeof reason === 'string' && /^[A-Z][A-Z0-9_]{0,63}$/.test(reason)) return { reason, message: text };
   console.error(stack ?? error);
   return { reason: otherwise, message: text };

@@ -280,6 +280,82 @@ export function jobKindToNumber(object: JobKind): number {
   }
 }
 
+/** What of the forward pass is computed again in the backward pass: memory for time. */
+export const Recomputation = {
+  /** UNSPECIFIED - Treated as AUTO. */
+  UNSPECIFIED: "RECOMPUTATION_UNSPECIFIED",
+  /** AUTO - BLOCKS where the estimate does not fit the memory that a job may have, else NONE. */
+  AUTO: "RECOMPUTATION_AUTO",
+  /** NONE - Activations are kept. */
+  NONE: "RECOMPUTATION_NONE",
+  /** BLOCKS - Of each block its input alone is kept. */
+  BLOCKS: "RECOMPUTATION_BLOCKS",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type Recomputation = typeof Recomputation[keyof typeof Recomputation];
+
+export namespace Recomputation {
+  export type UNSPECIFIED = typeof Recomputation.UNSPECIFIED;
+  export type AUTO = typeof Recomputation.AUTO;
+  export type NONE = typeof Recomputation.NONE;
+  export type BLOCKS = typeof Recomputation.BLOCKS;
+  export type UNRECOGNIZED = typeof Recomputation.UNRECOGNIZED;
+}
+
+export function recomputationFromJSON(object: any): Recomputation {
+  switch (object) {
+    case 0:
+    case "RECOMPUTATION_UNSPECIFIED":
+      return Recomputation.UNSPECIFIED;
+    case 1:
+    case "RECOMPUTATION_AUTO":
+      return Recomputation.AUTO;
+    case 2:
+    case "RECOMPUTATION_NONE":
+      return Recomputation.NONE;
+    case 3:
+    case "RECOMPUTATION_BLOCKS":
+      return Recomputation.BLOCKS;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Recomputation.UNRECOGNIZED;
+  }
+}
+
+export function recomputationToJSON(object: Recomputation): string {
+  switch (object) {
+    case Recomputation.UNSPECIFIED:
+      return "RECOMPUTATION_UNSPECIFIED";
+    case Recomputation.AUTO:
+      return "RECOMPUTATION_AUTO";
+    case Recomputation.NONE:
+      return "RECOMPUTATION_NONE";
+    case Recomputation.BLOCKS:
+      return "RECOMPUTATION_BLOCKS";
+    case Recomputation.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function recomputationToNumber(object: Recomputation): number {
+  switch (object) {
+    case Recomputation.UNSPECIFIED:
+      return 0;
+    case Recomputation.AUTO:
+      return 1;
+    case Recomputation.NONE:
+      return 2;
+    case Recomputation.BLOCKS:
+      return 3;
+    case Recomputation.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** What happens to the moments of A and B at a restart. */
 export const MomentReset = {
   /** UNSPECIFIED - Treated as ZERO. */
@@ -472,6 +548,92 @@ export function targetModuleToNumber(object: TargetModule): number {
   }
 }
 
+/** Ways to compute an adapted layer. Their results differ by rounding alone, their cost by shape, rank and tokens. */
+export const AdapterGraph = {
+  /** UNSPECIFIED - Treated as AUTO. */
+  UNSPECIFIED: "ADAPTER_GRAPH_UNSPECIFIED",
+  /** AUTO - The cheapest for each layer, as predicted and timed when the run begins. */
+  AUTO: "ADAPTER_GRAPH_AUTO",
+  /** SEPARATE - Base and adapter each take the input: x W + scale (x A) B. */
+  SEPARATE: "ADAPTER_GRAPH_SEPARATE",
+  /** MERGED - Base and adapter are merged once a step, and the passes take the sum. Not with dropout, INT8_BASE or NF4_BASE. */
+  MERGED: "ADAPTER_GRAPH_MERGED",
+  /** WEIGHT_GRADIENT - The gradients of A and B are taken from that of the whole weight: for high ranks. Not with dropout. */
+  WEIGHT_GRADIENT: "ADAPTER_GRAPH_WEIGHT_GRADIENT",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type AdapterGraph = typeof AdapterGraph[keyof typeof AdapterGraph];
+
+export namespace AdapterGraph {
+  export type UNSPECIFIED = typeof AdapterGraph.UNSPECIFIED;
+  export type AUTO = typeof AdapterGraph.AUTO;
+  export type SEPARATE = typeof AdapterGraph.SEPARATE;
+  export type MERGED = typeof AdapterGraph.MERGED;
+  export type WEIGHT_GRADIENT = typeof AdapterGraph.WEIGHT_GRADIENT;
+  export type UNRECOGNIZED = typeof AdapterGraph.UNRECOGNIZED;
+}
+
+export function adapterGraphFromJSON(object: any): AdapterGraph {
+  switch (object) {
+    case 0:
+    case "ADAPTER_GRAPH_UNSPECIFIED":
+      return AdapterGraph.UNSPECIFIED;
+    case 1:
+    case "ADAPTER_GRAPH_AUTO":
+      return AdapterGraph.AUTO;
+    case 2:
+    case "ADAPTER_GRAPH_SEPARATE":
+      return AdapterGraph.SEPARATE;
+    case 3:
+    case "ADAPTER_GRAPH_MERGED":
+      return AdapterGraph.MERGED;
+    case 4:
+    case "ADAPTER_GRAPH_WEIGHT_GRADIENT":
+      return AdapterGraph.WEIGHT_GRADIENT;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return AdapterGraph.UNRECOGNIZED;
+  }
+}
+
+export function adapterGraphToJSON(object: AdapterGraph): string {
+  switch (object) {
+    case AdapterGraph.UNSPECIFIED:
+      return "ADAPTER_GRAPH_UNSPECIFIED";
+    case AdapterGraph.AUTO:
+      return "ADAPTER_GRAPH_AUTO";
+    case AdapterGraph.SEPARATE:
+      return "ADAPTER_GRAPH_SEPARATE";
+    case AdapterGraph.MERGED:
+      return "ADAPTER_GRAPH_MERGED";
+    case AdapterGraph.WEIGHT_GRADIENT:
+      return "ADAPTER_GRAPH_WEIGHT_GRADIENT";
+    case AdapterGraph.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function adapterGraphToNumber(object: AdapterGraph): number {
+  switch (object) {
+    case AdapterGraph.UNSPECIFIED:
+      return 0;
+    case AdapterGraph.AUTO:
+      return 1;
+    case AdapterGraph.SEPARATE:
+      return 2;
+    case AdapterGraph.MERGED:
+      return 3;
+    case AdapterGraph.WEIGHT_GRADIENT:
+      return 4;
+    case AdapterGraph.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** Shapes of the learning rate over the main phase. */
 export const ScheduleKind = {
   /** UNSPECIFIED - Treated as JAGGED_COSINE for RELORA, COSINE otherwise. */
@@ -558,16 +720,86 @@ export function scheduleKindToNumber(object: ScheduleKind): number {
   }
 }
 
+/** Types that the optimizer's moments are kept in. */
+export const MomentType = {
+  /** UNSPECIFIED - Treated as FLOAT32. */
+  UNSPECIFIED: "MOMENT_TYPE_UNSPECIFIED",
+  /** FLOAT32 - 32-bit float: eight bytes for each trained weight. */
+  FLOAT32: "MOMENT_TYPE_FLOAT32",
+  /** INT8 - 8-bit codes with a scale for each block of them: about two bytes for each trained weight. */
+  INT8: "MOMENT_TYPE_INT8",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type MomentType = typeof MomentType[keyof typeof MomentType];
+
+export namespace MomentType {
+  export type UNSPECIFIED = typeof MomentType.UNSPECIFIED;
+  export type FLOAT32 = typeof MomentType.FLOAT32;
+  export type INT8 = typeof MomentType.INT8;
+  export type UNRECOGNIZED = typeof MomentType.UNRECOGNIZED;
+}
+
+export function momentTypeFromJSON(object: any): MomentType {
+  switch (object) {
+    case 0:
+    case "MOMENT_TYPE_UNSPECIFIED":
+      return MomentType.UNSPECIFIED;
+    case 1:
+    case "MOMENT_TYPE_FLOAT32":
+      return MomentType.FLOAT32;
+    case 2:
+    case "MOMENT_TYPE_INT8":
+      return MomentType.INT8;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return MomentType.UNRECOGNIZED;
+  }
+}
+
+export function momentTypeToJSON(object: MomentType): string {
+  switch (object) {
+    case MomentType.UNSPECIFIED:
+      return "MOMENT_TYPE_UNSPECIFIED";
+    case MomentType.FLOAT32:
+      return "MOMENT_TYPE_FLOAT32";
+    case MomentType.INT8:
+      return "MOMENT_TYPE_INT8";
+    case MomentType.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function momentTypeToNumber(object: MomentType): number {
+  switch (object) {
+    case MomentType.UNSPECIFIED:
+      return 0;
+    case MomentType.FLOAT32:
+      return 1;
+    case MomentType.INT8:
+      return 2;
+    case MomentType.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** Arithmetic of the products. Sums, norms, moments and merges are float32 or better in all. */
 export const Precision = {
   /** UNSPECIFIED - Treated as AUTO. */
   UNSPECIFIED: "PRECISION_UNSPECIFIED",
-  /** AUTO - BFLOAT16 where the processor multiplies it in hardware, else FLOAT32. */
+  /** AUTO - The fastest that is accurate on the server's processor; the job's execution tells which it became. */
   AUTO: "PRECISION_AUTO",
   /** FLOAT32 - Single precision throughout. */
   FLOAT32: "PRECISION_FLOAT32",
   /** BFLOAT16 - Operands of products rounded to bfloat16, sums in float32. */
   BFLOAT16: "PRECISION_BFLOAT16",
+  /** INT8_BASE - Frozen weights in 8-bit integers, a scale for each output; everything that is trained as with AUTO. Not for FULL_RANK. */
+  INT8_BASE: "PRECISION_INT8_BASE",
+  /** NF4_BASE - Frozen weights in 4-bit codes (NF4): the least memory. Everything that is trained as with AUTO. Not for FULL_RANK. */
+  NF4_BASE: "PRECISION_NF4_BASE",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -578,6 +810,8 @@ export namespace Precision {
   export type AUTO = typeof Precision.AUTO;
   export type FLOAT32 = typeof Precision.FLOAT32;
   export type BFLOAT16 = typeof Precision.BFLOAT16;
+  export type INT8_BASE = typeof Precision.INT8_BASE;
+  export type NF4_BASE = typeof Precision.NF4_BASE;
   export type UNRECOGNIZED = typeof Precision.UNRECOGNIZED;
 }
 
@@ -595,6 +829,12 @@ export function precisionFromJSON(object: any): Precision {
     case 3:
     case "PRECISION_BFLOAT16":
       return Precision.BFLOAT16;
+    case 4:
+    case "PRECISION_INT8_BASE":
+      return Precision.INT8_BASE;
+    case 5:
+    case "PRECISION_NF4_BASE":
+      return Precision.NF4_BASE;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -612,6 +852,10 @@ export function precisionToJSON(object: Precision): string {
       return "PRECISION_FLOAT32";
     case Precision.BFLOAT16:
       return "PRECISION_BFLOAT16";
+    case Precision.INT8_BASE:
+      return "PRECISION_INT8_BASE";
+    case Precision.NF4_BASE:
+      return "PRECISION_NF4_BASE";
     case Precision.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -628,6 +872,10 @@ export function precisionToNumber(object: Precision): number {
       return 2;
     case Precision.BFLOAT16:
       return 3;
+    case Precision.INT8_BASE:
+      return 4;
+    case Precision.NF4_BASE:
+      return 5;
     case Precision.UNRECOGNIZED:
     default:
       return -1;
@@ -884,7 +1132,14 @@ export interface JobSpec {
     | number
     | undefined;
   /** Backend to run on: auto, native, tensorflow or reference; default auto. */
-  device?: string | undefined;
+  device?:
+    | string
+    | undefined;
+  /**
+   * What of the forward pass is computed again in the backward pass rather than kept; default AUTO. Weights do not
+   * depend on it.
+   */
+  recomputation: Recomputation;
 }
 
 /** The model to train. Exactly one source is set. */
@@ -990,7 +1245,11 @@ export interface AdapterSpec {
   /** Layers that get an adapter; empty means all seven. */
   targetModules: TargetModule[];
   /** Train the scale as tanh(g), one g per layer, in place of alpha / rank; default false. */
-  trainableScale?: boolean | undefined;
+  trainableScale?:
+    | boolean
+    | undefined;
+  /** How an adapted layer is computed; default AUTO. Equal but for rounding: pin it to get the same bits elsewhere. */
+  graph: AdapterGraph;
 }
 
 /** Learning rate of the main phase. */
@@ -1032,7 +1291,11 @@ export interface OptimizerSpec {
     | number
     | undefined;
   /** Steps with a non-finite loss or gradient that are skipped before the job fails; default 0. */
-  nonfiniteStepCountMax?: number | undefined;
+  nonfiniteStepCountMax?:
+    | number
+    | undefined;
+  /** How both moments are kept; default FLOAT32. */
+  momentType: MomentType;
 }
 
 /** Sizes of a batch. */
@@ -2117,6 +2380,7 @@ function createBaseJobSpec(): JobSpec {
     export: undefined,
     priority: undefined,
     device: undefined,
+    recomputation: Recomputation.UNSPECIFIED,
   };
 }
 
@@ -2172,6 +2436,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.device !== undefined) {
       writer.uint32(138).string(message.device);
+    }
+    if (message.recomputation !== Recomputation.UNSPECIFIED) {
+      writer.uint32(144).int32(recomputationToNumber(message.recomputation));
     }
     return writer;
   },
@@ -2325,6 +2592,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.device = reader.string();
             continue;
           }
+          case 18: {
+            if (tag !== 144) {
+              break;
+            }
+
+            message.recomputation = recomputationFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2368,6 +2643,9 @@ export const JobSpec: MessageFns<JobSpec> = {
       export: isSet(object.export) ? ExportSpec.fromJSON(object.export) : undefined,
       priority: isSet(object.priority) ? globalThis.Number(object.priority) : undefined,
       device: isSet(object.device) ? globalThis.String(object.device) : undefined,
+      recomputation: isSet(object.recomputation)
+        ? recomputationFromJSON(object.recomputation)
+        : Recomputation.UNSPECIFIED,
     };
   },
 
@@ -2424,6 +2702,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.device !== undefined) {
       obj.device = message.device;
     }
+    if (message.recomputation !== Recomputation.UNSPECIFIED) {
+      obj.recomputation = recomputationToJSON(message.recomputation);
+    }
     return obj;
   },
 
@@ -2469,6 +2750,7 @@ export const JobSpec: MessageFns<JobSpec> = {
       : undefined;
     message.priority = object.priority ?? undefined;
     message.device = object.device ?? undefined;
+    message.recomputation = object.recomputation ?? Recomputation.UNSPECIFIED;
     return message;
   },
 };
@@ -3038,6 +3320,7 @@ function createBaseAdapterSpec(): AdapterSpec {
     allowShortLastCycle: undefined,
     targetModules: [],
     trainableScale: undefined,
+    graph: AdapterGraph.UNSPECIFIED,
   };
 }
 
@@ -3072,6 +3355,9 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     }
     if (message.trainableScale !== undefined) {
       writer.uint32(80).bool(message.trainableScale);
+    }
+    if (message.graph !== AdapterGraph.UNSPECIFIED) {
+      writer.uint32(88).int32(adapterGraphToNumber(message.graph));
     }
     return writer;
   },
@@ -3179,6 +3465,14 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
             message.trainableScale = reader.bool();
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.graph = adapterGraphFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3231,6 +3525,7 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
         : isSet(object.trainable_scale)
         ? globalThis.Boolean(object.trainable_scale)
         : undefined,
+      graph: isSet(object.graph) ? adapterGraphFromJSON(object.graph) : AdapterGraph.UNSPECIFIED,
     };
   },
 
@@ -3266,6 +3561,9 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     if (message.trainableScale !== undefined) {
       obj.trainableScale = message.trainableScale;
     }
+    if (message.graph !== AdapterGraph.UNSPECIFIED) {
+      obj.graph = adapterGraphToJSON(message.graph);
+    }
     return obj;
   },
 
@@ -3284,6 +3582,7 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     message.allowShortLastCycle = object.allowShortLastCycle ?? undefined;
     message.targetModules = object.targetModules?.map((e) => e) || [];
     message.trainableScale = object.trainableScale ?? undefined;
+    message.graph = object.graph ?? AdapterGraph.UNSPECIFIED;
     return message;
   },
 };
@@ -3421,6 +3720,7 @@ function createBaseOptimizerSpec(): OptimizerSpec {
     weightDecay: undefined,
     gradientNormMax: undefined,
     nonfiniteStepCountMax: undefined,
+    momentType: MomentType.UNSPECIFIED,
   };
 }
 
@@ -3443,6 +3743,9 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
     }
     if (message.nonfiniteStepCountMax !== undefined) {
       writer.uint32(48).int32(message.nonfiniteStepCountMax);
+    }
+    if (message.momentType !== MomentType.UNSPECIFIED) {
+      writer.uint32(56).int32(momentTypeToNumber(message.momentType));
     }
     return writer;
   },
@@ -3508,6 +3811,14 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
             message.nonfiniteStepCountMax = reader.int32();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.momentType = momentTypeFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3540,6 +3851,11 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
         : isSet(object.nonfinite_step_count_max)
         ? globalThis.Number(object.nonfinite_step_count_max)
         : undefined,
+      momentType: isSet(object.momentType)
+        ? momentTypeFromJSON(object.momentType)
+        : isSet(object.moment_type)
+        ? momentTypeFromJSON(object.moment_type)
+        : MomentType.UNSPECIFIED,
     };
   },
 
@@ -3563,6 +3879,9 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
     if (message.nonfiniteStepCountMax !== undefined) {
       obj.nonfiniteStepCountMax = Math.round(message.nonfiniteStepCountMax);
     }
+    if (message.momentType !== MomentType.UNSPECIFIED) {
+      obj.momentType = momentTypeToJSON(message.momentType);
+    }
     return obj;
   },
 
@@ -3577,6 +3896,7 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
     message.weightDecay = object.weightDecay ?? undefined;
     message.gradientNormMax = object.gradientNormMax ?? undefined;
     message.nonfiniteStepCountMax = object.nonfiniteStepCountMax ?? undefined;
+    message.momentType = object.momentType ?? MomentType.UNSPECIFIED;
     return message;
   },
 };

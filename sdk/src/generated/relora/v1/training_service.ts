@@ -99,6 +99,8 @@ export interface JobEstimate {
   diskBytes: number;
   /** Passes over the training part. */
   epochCount: number;
+  /** Memory that a job may have on this server; CreateJob refuses a job whose peak is above it. */
+  memoryLimitBytes: number;
 }
 
 /** When things happen in a run. */
@@ -822,6 +824,7 @@ function createBaseJobEstimate(): JobEstimate {
     durationSeconds: 0,
     diskBytes: 0,
     epochCount: 0,
+    memoryLimitBytes: 0,
   };
 }
 
@@ -853,6 +856,9 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     }
     if (message.epochCount !== 0) {
       writer.uint32(73).double(message.epochCount);
+    }
+    if (message.memoryLimitBytes !== 0) {
+      writer.uint32(80).int64(message.memoryLimitBytes);
     }
     return writer;
   },
@@ -942,6 +948,14 @@ export const JobEstimate: MessageFns<JobEstimate> = {
             message.epochCount = reader.double();
             continue;
           }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.memoryLimitBytes = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1001,6 +1015,11 @@ export const JobEstimate: MessageFns<JobEstimate> = {
         : isSet(object.epoch_count)
         ? globalThis.Number(object.epoch_count)
         : 0,
+      memoryLimitBytes: isSet(object.memoryLimitBytes)
+        ? globalThis.Number(object.memoryLimitBytes)
+        : isSet(object.memory_limit_bytes)
+        ? globalThis.Number(object.memory_limit_bytes)
+        : 0,
     };
   },
 
@@ -1033,6 +1052,9 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     if (message.epochCount !== 0) {
       obj.epochCount = floatToJson(message.epochCount);
     }
+    if (message.memoryLimitBytes !== 0) {
+      obj.memoryLimitBytes = Math.round(message.memoryLimitBytes);
+    }
     return obj;
   },
 
@@ -1050,6 +1072,7 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     message.durationSeconds = object.durationSeconds ?? 0;
     message.diskBytes = object.diskBytes ?? 0;
     message.epochCount = object.epochCount ?? 0;
+    message.memoryLimitBytes = object.memoryLimitBytes ?? 0;
     return message;
   },
 };

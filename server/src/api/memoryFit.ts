@@ -1,0 +1,85 @@
+import type { RunSpec } from '@relora/engine/plan';
+
+/** Estimated peak memory of a run, in bytes. */
+export type PeakOf = (spec: RunSpec) => number;
+
+/** The run with AUTO recomputation decided: on only where the run does not fit without. Its weights are the same either way. */
+export function decideRecomputation(spec: RunSpec, peakOf: PeakOf, memoryBytesMax: number): RunSpec {
+  if (spec.recomputation !== 'auto' || peakOf({ ...spec, recomputation: 'none' }) <= memoryBytesMax)
+    return spec;
+  const blocks: RunSpec = { ...spec, recomputation: 'blocks' };
+  return peakOf(blocks) <= memoryBytesMax ? blocks : spec;
+}
+
+/** Says which smaller forms of a run would fit: each change that is enough by itself, else the first few that are together. */
+export function whatWouldFit(spec: RunSpec, peakOf: PeakOf, memoryBytesMax: number): string {
+  const fits = (candidate: RunSpec): boolean => peakOf(candidate) <= memoryBytesMax;
+  const alone = smallerForms.flatMap(({ textOf, apply }) => {
+    const found = apply(spec, fits);
+    return found !== null && fits(found) ? [textOf(found)] : [];
+  });
+  if (alone.length > 0) return `it would fit with ${alone.join(', or with ')}`;
+
+  let smallest = spec;
+  const together: string[] = [];
+  for (const { textOf, apply } of smallerForms) {
+    const found = apply(smallest, fits);
+    if (found === null || peakOf(found) >= peakOf(smallest)) continue;
+    smallest = found;
+    together.push(textOf(found));
+    if (fits(smallest)) return `it would fit with ${together.join(' and ')}`;
+  }
+  return 'no smaller form of it would; take a smaller model or shorter sequences';
+}
+
+/** A way to need less memory for the same run, or nearly the same; null where it is in use already or not possible. */
+interface SmallerForm {
+  textOf(changed: RunSpec): string;
+  apply(spec: RunSpec, fits: (candidate: RunSpec) => boolean): RunSpec | null;
+}
+
+/** What changes the result least comes first. */
+const smallerForms: readonly SmallerForm[] = [
+  {
+    textOf: ({ batch }) => `batch.micro_batch_sequence_count ${batch.microBatchSequenceCount}`,
+    apply: smallerMicroBatch,
+  },
+  {
+    textOf: () => 'recomputation BLOCKS',
+    apply: (spec) => (spec.recomputation === 'blocks' ? null : { ...spec, recomputation: 'blocks' }),
+  },
+  {
+    textOf: () => 'optimizer.moment_type INT8',
+    apply: (spec) =>
+      spec.optimizer.momentType === 'int8'
+        ? null
+        : { ...spec, optimizer: { ...spec.optimizer, momentType: 'int8' } },
+  },
+  {
+    textOf: ({ precision }) => `precision ${precision === 'int8Base' ? 'INT8_BASE' : 'NF4_BASE'}`,
+    apply: quantizedBase,
+  },
+];
+
+/** With the largest micro-batch that fits; with one sequence when none does. */
+function smallerMicroBatch(spec: RunSpec, fits: (candidate: RunSpec) => boolean): RunSpec | null {
+  const { sequenceCount, microBatchSequenceCount } = spec.batch;
+  if (microBatchSequenceCount === 1) return null;
+  let smaller = spec;
+  for (let count = microBatchSequenceCount - 1; count >= 1; count--) {
+    if (sequenceCount % count !== 0) continue;
+    smaller = { ...spec, batch: { ...spec.batch, microBatchSequenceCount: count } };
+    if (fits(smaller)) break;
+  }
+  return smaller;
+}
+
+/** With an int8 base where that fits, else with NF4; for adapters that leave it alone within a cycle, where there are kernels. */
+function quantizedBase(spec: RunSpec, fits: (candidate: RunSpec) => boolean): RunSpec | null {
+  const { adapter, device, precision } = spec;
+  if (adapter === null || adapter.graph === 'merged' || device === 'reference' || device === 'tensorflow')
+    return null;
+  if (precision === 'nf4Base') return null;
+  const int8: RunSpec = { ...spec, precision: 'int8Base' };
+  return precision !== 'int8Base' && fits(int8) ? int8 : { ...spec, precision: 'nf4Base' };
+}
