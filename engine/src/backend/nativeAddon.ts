@@ -1,6 +1,7 @@
 import { createRequire } from 'node:module';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import type { LayerGraph } from '../plan/adapterGraphs.js';
 
 /**
  * The whole native surface, typed in one place. Conventions:
@@ -326,7 +327,7 @@ export type HalfLayer = [
   b: Float32Array,
   scale: number,
   rank: number,
-  graph: AdapterGraph,
+  graph: LayerGraph,
 ];
 /** The same with its gradients, of the same lengths. */
 export type HalfLayerWithGradients = [
@@ -335,12 +336,6 @@ export type HalfLayerWithGradients = [
   db: Float32Array,
   ...layer: HalfLayer,
 ];
-
-/**
- * How a layer with an adapter is computed. separate: x W + s (x A) B. merged: x W' with W' = W + s A B packed once a step
- * (`packMerged`). weightGradient: the same, and A and B get their gradients from the dense xᵀ dy.
- */
-export type AdapterGraph = 'separate' | 'merged' | 'weightGradient';
 
 type EndOfHalf = [epsilon: number, precision: ProductPrecision, compact: boolean];
 

@@ -134,6 +134,7 @@ function manifestText(
     datasetSha256: run.dataset.manifestSha256,
     model: model.config,
     adapter: model.adapterSettings,
+    graphs: run.graphs,
     phase: schedule.phaseAt(progress.nextStep),
     progress,
     // Generators have no other state: every stream is a function of the seed and of the place where it is drawn.

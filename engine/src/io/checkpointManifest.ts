@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
 import type { AdapterSettings, LlamaConfig, Phase } from '../plan/runSpec.js';
 import { laterDefaults } from '../plan/storedRunSpec.js';
 import type { MomentGroup } from '../training/adamW.js';
@@ -20,6 +21,8 @@ export interface CheckpointManifest {
   model: LlamaConfig;
   /** Null while the model has no adapters. */
   adapter: AdapterSettings | null;
+  /** How adapted layers were computed. */
+  graphs: LayerGraphs;
   /** Of the step that comes next. */
   phase: Phase;
   progress: RunProgress;
@@ -113,7 +116,8 @@ function parseManifest(path: string, text: string): CheckpointManifest {
     }
   }
   const adapter = manifest.adapter ? { ...laterDefaults.adapter, ...manifest.adapter } : null;
-  return { ...(manifest as CheckpointManifest), adapter };
+  // Before there was a choice all paths were separate.
+  return { ...(manifest as CheckpointManifest), adapter, graphs: manifest.graphs ?? separateGraphs };
 }
 
 async function verifyFile(path: string, expected: FileDigest): Promise<void> {

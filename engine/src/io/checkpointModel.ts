@@ -1,3 +1,4 @@
+import { plainPlan, type AdapterPlan } from '../model/adapterSet.js';
 import { Llama } from '../model/llama.js';
 import { assignValues } from '../training/adamW.js';
 import { CheckpointCorrupt } from './checkpointErrors.js';
@@ -10,7 +11,11 @@ import {
 import { openSafetensors, type SafetensorsFile } from './safetensors.js';
 
 /** The model of a verified checkpoint, with its adapters attached and as they were. */
-export async function restoreModel(path: string, manifest: CheckpointManifest): Promise<Llama> {
+export async function restoreModel(
+  path: string,
+  manifest: CheckpointManifest,
+  plan: AdapterPlan = plainPlan,
+): Promise<Llama> {
   const model = await withFile(path, manifest, 'base', (base) =>
     withFile(path, manifest, 'shared', (shared) =>
       Llama.fromWeights(manifest.model, ({ name, role }) =>
@@ -21,11 +26,12 @@ export async function restoreModel(path: string, manifest: CheckpointManifest): 
   try {
     const { adapter, position, progress } = manifest;
     if (adapter !== null) {
-      model.attachAdapters(adapter, position.seed, progress.restartCount);
+      model.attachAdapters(adapter, position.seed, progress.restartCount, plan);
       await withFile(path, manifest, 'adapters', async (file) => {
-        for (const { name, role, variable } of model.parameters.values()) {
-          if (role.startsWith('adapter'))
-            assignValues(variable, await readTensor(path, 'adapters', file, name));
+        for (const parameter of model.parameters.values()) {
+          if (!parameter.role.startsWith('adapter')) continue;
+          assignValues(parameter.variable, await readTensor(path, 'adapters', file, parameter.name));
+          parameter.version++;
         }
       });
     }

@@ -1,12 +1,13 @@
 import { tensor2d, type Scalar, type Tensor2D, type Variable } from '@tensorflow/tfjs-core';
-import type { AdapterGraph, ProductPrecision } from '../backend/nativeAddon.js';
+import type { ProductPrecision } from '../backend/nativeAddon.js';
 import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
 import { EngineError } from '../engineError.js';
 import { FrozenBase } from '../ops/frozenBase.js';
 import type { FusedLinear } from '../ops/halfLayers.js';
 import { loraLinear, type AdapterPass } from '../ops/loraLinear.js';
 import { mergeAdapter } from '../ops/mergeAdapter.js';
-import { targetModules, type AdapterSettings, type TargetModule } from '../plan/runSpec.js';
+import { separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
+import type { AdapterSettings } from '../plan/runSpec.js';
 import { Random } from '../random.js';
 import { adapterScale, newAdapter, restartAdapter } from './adapters.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
@@ -15,7 +16,7 @@ import { asMatrix } from './weights.js';
 
 /** How the layers of the adapter phase are computed and held; nothing of it changes the function. */
 export interface AdapterPlan {
-  graphs: Record<TargetModule, AdapterGraph>;
+  graphs: LayerGraphs;
   /**
    * Folder whose disk holds the float32 weights that merges are added to, so that only their packed form takes memory;
    * null keeps them in memory. Native only.
@@ -24,9 +25,15 @@ export interface AdapterPlan {
 }
 
 export const plainPlan: AdapterPlan = {
-  graphs: Object.fromEntries(targetModules.map((module) => [module, 'separate'])) as AdapterPlan['graphs'],
+  graphs: separateGraphs,
   masterFolder: null,
 };
+
+/** Merged graphs read the float32 weights at every step: then they stay in memory. */
+export function adapterPlan(graphs: LayerGraphs, folder: string): AdapterPlan {
+  const isPackedOnce = Object.values(graphs).every((graph) => graph === 'separate');
+  return { graphs, masterFolder: isPackedOnce ? folder : null };
+}
 
 /** Where the dropout of one micro-batch stands in a run; its masks are a pure function of it. */
 export interface DropoutPlace {
@@ -137,12 +144,13 @@ export class AdapterSet {
     precision: ProductPrecision | undefined,
   ): Tensor2D {
     const native = currentNative();
-    const isMerged =
-      native !== null && precision === undefined && this.plan.graphs[layer.module] !== 'separate';
+    // Another precision than the run's is computed from the weight itself, not from its packed form.
+    const isPacked = native !== null && (precision ?? native.precision) === native.precision;
+    const isMerged = isPacked && this.plan.graphs[layer.module] !== 'separate';
     const base = isMerged ? this.mergedBase(native, layer) : this.baseOf(layer);
     const adapter = isMerged ? null : layer.adapter;
     const y = loraLinear(x, base, adapter && this.adapterPass(layer, adapter, x, dropout), precision);
-    if (precision !== undefined) native?.releasePages(base.weight); // it was read in place of its packed form
+    if (!isPacked) native?.releasePages(base.weight);
     return y;
   }
 

@@ -1,17 +1,13 @@
 import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
-import type {
-  AdapterGraph,
-  HalfLayer,
-  HalfLayerWithGradients,
-  ProductPrecision,
-} from '../backend/nativeAddon.js';
+import type { HalfLayer, HalfLayerWithGradients, ProductPrecision } from '../backend/nativeAddon.js';
 import type { NativeBackend, Output } from '../backend/nativeBackend.js';
+import type { LayerGraph } from '../plan/adapterGraphs.js';
 import type { FrozenBase } from './frozenBase.js';
 
 /** One linear layer of a fused half: trained whole, or frozen with an adapter or without one. */
 export type FusedLinear =
   | { trained: Tensor2D }
-  | { base: FrozenBase; graph: AdapterGraph; adapter: { a: Tensor2D; b: Tensor2D; scale: number } | null };
+  | { base: FrozenBase; graph: LayerGraph; adapter: { a: Tensor2D; b: Tensor2D; scale: number } | null };
 
 /** How a half computes, beside its layers. */
 export interface HalfSettings {

@@ -6,7 +6,9 @@ import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from '.
 import { restoreModel, withMoments } from '../io/checkpointModel.js';
 import { loadModelFolder } from '../io/modelFolder.js';
 import { specHash } from '../io/specHash.js';
+import { adapterPlan } from '../model/adapterSet.js';
 import { Llama } from '../model/llama.js';
+import { chooseGraphs } from '../plan/adapterGraphs.js';
 import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
 import { RunMismatch } from './trainingErrors.js';
 import { assembleRun, disposeRun, type StoredFile, type TrainingRun } from './trainingRun.js';
@@ -42,8 +44,9 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
 
 async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
   const { spec, dataset } = options;
+  const graphs = chooseGraphs(spec, options.backend);
   if (spec.baseWeightsFolder === null)
-    return assembleRun({ ...options, model: Llama.create(spec.model, spec.seed) });
+    return assembleRun({ ...options, graphs, model: Llama.create(spec.model, spec.seed) });
   const { model, tokenizer } = await loadModelFolder(spec.baseWeightsFolder);
   const difference = differingKey(spec.model, model.config);
   if (difference !== null) {
@@ -55,7 +58,7 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
       found,
     );
   }
-  const run = assembleRun({ ...options, model });
+  const run = assembleRun({ ...options, graphs, model });
   if (tokenizer !== null && !(await encodeAlike(tokenizer, dataset.tokenizer))) {
     run.warnings.push({
       reason: 'TOKENIZER_DIFFERS',
@@ -91,8 +94,9 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
       manifest.datasetSha256,
     );
   }
-  const model = await restoreModel(checkpointPath, manifest);
-  const run = assembleRun({ ...options, model });
+  const graphs = manifest.graphs;
+  const model = await restoreModel(checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
+  const run = assembleRun({ ...options, graphs, model });
   Object.assign(run.progress, manifest.progress);
   try {
     await withMoments(checkpointPath, manifest, (read) =>

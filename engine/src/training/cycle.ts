@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import { openSafetensors } from '../io/safetensors.js';
 import { writeStartWeights } from '../io/checkpoint.js';
+import { adapterPlan } from '../model/adapterSet.js';
 import { Random } from '../random.js';
 import { largestChange, probeLogits } from './probe.js';
 import { measureRanks } from './rankTelemetry.js';
@@ -12,7 +13,7 @@ export async function beginAdapters(run: TrainingRun): Promise<void> {
   if (run.spec.adapter === null) throw new Error(`A ${run.spec.kind} run has no adapters`);
   run.frozen.start = await writeStartWeights(run);
   run.frozen.base = run.frozen.start; // the same weights until the first merge
-  run.model.attachAdapters(run.spec.adapter, run.spec.seed, 0);
+  run.model.attachAdapters(run.spec.adapter, run.spec.seed, 0, adapterPlan(run.graphs, run.folder));
   run.optimizer.dropBase();
 }
 

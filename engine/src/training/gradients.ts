@@ -16,6 +16,8 @@ export interface StepShape {
   microBatchSequenceCount: number;
   /** Names the streams of dropout. */
   seed: number;
+  /** Make activations again in the backward pass instead of keeping them. */
+  recompute?: boolean;
 }
 
 export interface StepGradients {
@@ -56,6 +58,7 @@ export async function accumulateGradients(
       {
         lossScale: countTargets(targets) / Math.max(1, targetCount),
         dropout: { seed: shape.seed, step: shape.step, micro },
+        recompute: shape.recompute ?? false,
       },
     );
     if (sum === null) sum = part;

@@ -61,7 +61,8 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
 
     const startedAt = performance.now();
     const batch = await batches.read(step * sequenceCount, sequenceCount);
-    const shape = { step, sequenceLength, microBatchSequenceCount, seed: spec.seed };
+    const recompute = spec.recomputation === 'blocks';
+    const shape = { step, sequenceLength, microBatchSequenceCount, seed: spec.seed, recompute };
     const sum = await accumulateGradients(model, batch, shape, signal);
     if (sum === null) return;
 

@@ -5,6 +5,7 @@ import { Batches } from '../data/batches.js';
 import type { SavedCheckpoint } from '../io/checkpoint.js';
 import type { FileDigest } from '../io/durableFile.js';
 import type { Llama } from '../model/llama.js';
+import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import { Schedule } from '../plan/schedule.js';
 import { AdamW } from './adamW.js';
@@ -15,6 +16,8 @@ export interface TrainingRun {
   readonly backend: Backend;
   readonly dataset: Dataset;
   readonly batches: Batches;
+  /** How adapted layers are computed; bits depend on it, so a resumed run keeps what it began with. */
+  readonly graphs: LayerGraphs;
   readonly schedule: Schedule;
   readonly model: Llama;
   readonly optimizer: AdamW;
@@ -66,8 +69,9 @@ export function assembleRun(parts: {
   model: Llama;
   runFolder: string;
   attempt: number;
+  graphs: LayerGraphs;
 }): TrainingRun {
-  const { spec, backend, dataset, model, runFolder, attempt } = parts;
+  const { spec, backend, dataset, model, runFolder, attempt, graphs } = parts;
   return {
     spec,
     backend,
@@ -75,6 +79,7 @@ export function assembleRun(parts: {
     batches: new Batches(dataset.train, { sequenceLength: spec.batch.sequenceLength, seed: spec.seed }),
     schedule: new Schedule(spec),
     model,
+    graphs,
     optimizer: new AdamW(spec.optimizer),
     folder: runFolder,
     attempt,

@@ -1,0 +1,88 @@
+import { linearShapes } from './parameters.js';
+import { targetModules, type AdapterGraph, type RunSpec, type TargetModule } from './runSpec.js';
+
+/**
+ * How an adapted layer is computed. separate: x W + s (x A) B, with W packed once a cycle. merged: x W' with W' = W + s A B
+ * packed once a step. weightGradient: the same, and A and B get their gradients from the dense xᵀ dy.
+ */
+export type LayerGraph = Exclude<AdapterGraph, 'auto'>;
+export type LayerGraphs = Record<TargetModule, LayerGraph>;
+
+export const separateGraphs = Object.fromEntries(
+  targetModules.map((module) => [module, 'separate']),
+) as LayerGraphs;
+
+/** What the choice depends on beside the job. Nothing of it is timed: the same job chooses alike on every such machine. */
+export interface GraphMachine {
+  /** Of native products; null on other backends, which have no merged graphs. */
+  instructionSet: string | null;
+  /** Arithmetic of products, with `auto` resolved. */
+  precision: 'float32' | 'bfloat16';
+}
+
+/** Speed of bfloat16 products over that of float32 products, in which merges are made. */
+const bfloat16Ratios: Record<string, number> = { amx: 8, avx512bf16: 2 };
+
+function productRatio({ instructionSet, precision }: GraphMachine): number {
+  return precision === 'float32' ? 1 : (bfloat16Ratios[instructionSet ?? ''] ?? 1);
+}
+
+/**
+ * Cost of packing a weight again in both directions, in the time of so many product operations in float32: 0.9 ns a weight
+ * beside 210 GFLOP/s, both on two cores (docs/performance.md).
+ */
+const packFlops = 190;
+
+/** Share of the speed of wide products that those with `rank` columns or rows reach: measured from 8 to 128. */
+const thinShare = (rank: number): number => (0.87 * rank) / (rank + 12);
+
+/** Speed of the dense xᵀ dy beside that of x W. */
+const weightGradientShare = 0.9;
+
+/**
+ * Operations of one layer and step under each graph, in equivalents of the base's product; multiply-adds count two.
+ * T tokens a step, of which each micro-batch makes its gradients anew; a merged weight is made once a step.
+ */
+export function graphCosts(
+  { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
+  rank: number,
+  batch: RunSpec['batch'],
+  machine: GraphMachine,
+): Record<LayerGraph, number> {
+  const weights = inFeatures * outFeatures;
+  const thin = (rank * (inFeatures + outFeatures)) / thinShare(rank);
+  const tokens = batch.sequenceCount * batch.sequenceLength;
+  const micros = Math.ceil(batch.sequenceCount / batch.microBatchSequenceCount);
+  const merging = (2 * rank + packFlops) * weights * productRatio(machine);
+  return {
+    separate: tokens * (4 * weights + 6 * thin),
+    merged: tokens * (4 * weights + 4 * thin) + merging,
+    weightGradient:
+      tokens * (4 + 2 / weightGradientShare) * weights +
+      (micros * 4 * rank * weights) / thinShare(rank) +
+      merging,
+  };
+}
+
+/**
+ * The cheapest graph of each kind of layer, or the one that the job asks for. Only a separate path can be packed once a
+ * cycle, as a quantized base must be, and only it knows dropout and a trainable scale.
+ */
+export function chooseGraphs(spec: RunSpec, machine: GraphMachine): LayerGraphs {
+  const { adapter, batch } = spec;
+  const shapes = linearShapes(spec.model);
+  const mustBeSeparate =
+    adapter === null ||
+    machine.instructionSet === null ||
+    adapter.dropout > 0 ||
+    adapter.trainableScale ||
+    spec.precision === 'int8Base' ||
+    spec.precision === 'nf4Base';
+  const choose = (module: TargetModule): LayerGraph => {
+    if (mustBeSeparate || !adapter.targetModules.includes(module)) return 'separate';
+    if (adapter.graph !== 'auto') return adapter.graph;
+    const costs = Object.entries(graphCosts(shapes[module], adapter.rank, batch, machine));
+    return costs.reduce((best, cost) => (cost[1] < best[1] ? cost : best))[0] as LayerGraph;
+  };
+  return Object.fromEntries(targetModules.map((module) => [module, choose(module)])) as LayerGraphs;
+}
