@@ -28,20 +28,31 @@ const flags = [
   ...['-Wall', '-Wextra', '-Wno-psabi', '-pthread', `-I${napiHeaders}`],
 ];
 
-const avx2 = ['-mavx2', '-mfma', '-mf16c'];
+// GCC moves vectors of eight bytes through MMX registers, after which the x87 arithmetic of whoever called gives NaN.
+const noMmx = process.arch === 'x64' ? ['-mno-mmx'] : [];
+const avx2 = [...noMmx, '-mavx2', '-mfma', '-mf16c'];
 const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq'];
 const instructionSets = {
-  portable: [],
-  ...(process.arch === 'x64' && { avx2, avx512, avx512bf16: [...avx512, '-mavx512bf16'] }),
+  portable: noMmx,
+  ...(process.arch === 'x64' && {
+    avx2,
+    avx512,
+    avx512bf16: [...avx512, '-mavx512bf16'],
+    avx512vnni: [...avx512, '-mavx512vnni'],
+  }),
 };
 
-/** Files compiled once for each set in its own namespace; kernels of avx512 serve avx512bf16 too. */
+/** Files compiled once for each of some sets in its own namespace; those of avx512 serve its extensions too. */
 const setsOf = (source) => {
-  if (source === 'gemm/kernel_avx512bf16.cpp') return ['avx512bf16'].filter((set) => set in instructionSets);
-  if (source.startsWith('kernels/') || source === 'gemm/kernel.cpp') {
-    return Object.keys(instructionSets).filter((set) => set !== 'avx512bf16');
-  }
-  return [undefined];
+  const sets =
+    source === 'gemm/kernel_avx512bf16.cpp'
+      ? ['avx512bf16']
+      : source === 'gemm/kernel_int8.cpp'
+        ? ['portable', 'avx2', 'avx512vnni']
+        : source.startsWith('kernels/') || source === 'gemm/kernel.cpp'
+          ? ['portable', 'avx2', 'avx512']
+          : [undefined];
+  return sets.filter((set) => set === undefined || set in instructionSets);
 };
 
 const fail = (message) => {

@@ -18,7 +18,48 @@ const Kernels& kernels_of(InstructionSet set) {
   }
 }
 
+const ProductKernel& float32_kernel(InstructionSet set) {
+  switch (set) {
+#ifdef __x86_64__
+    case InstructionSet::avx512bf16:
+    case InstructionSet::avx512: return avx512::float32_kernel;
+    case InstructionSet::avx2: return avx2::float32_kernel;
+#endif
+    default: return portable::float32_kernel;
+  }
+}
+
+const ProductKernel& bfloat16_kernel(InstructionSet set) {
+  switch (set) {
+#ifdef __x86_64__
+    case InstructionSet::avx512bf16: return avx512bf16::bfloat16_kernel;
+    case InstructionSet::avx512: return avx512::bfloat16_kernel;
+    case InstructionSet::avx2: return avx2::bfloat16_kernel;
+#endif
+    default: return portable::bfloat16_kernel;
+  }
+}
+
+const ProductKernel& int8_kernel(InstructionSet set) {
+  switch (int8_unit_of(set)) {
+#ifdef __x86_64__
+    case Int8Unit::vnni: return avx512vnni::int8_kernel;
+    case Int8Unit::avx2: return avx2::int8_kernel;
+#endif
+    default: return portable::int8_kernel;
+  }
+}
+
 }  // namespace
+
+std::string_view name_of(Precision precision) {
+  switch (precision) {
+    case Precision::float32: return "float32";
+    case Precision::bfloat16: return "bfloat16";
+    case Precision::int8: break;
+  }
+  return "int8";
+}
 
 Context::Context(InstructionSet chosen, unsigned threads)
     : set(chosen),
@@ -30,15 +71,12 @@ Context::Context(InstructionSet chosen, unsigned threads)
 }
 
 const ProductKernel& Context::product_kernel(Precision precision) const {
-  const bool bfloat16 = precision == Precision::bfloat16;
-  switch (set) {
-#ifdef __x86_64__
-    case InstructionSet::avx512bf16: return bfloat16 ? avx512bf16::bfloat16_kernel : avx512::float32_kernel;
-    case InstructionSet::avx512: return bfloat16 ? avx512::bfloat16_kernel : avx512::float32_kernel;
-    case InstructionSet::avx2: return bfloat16 ? avx2::bfloat16_kernel : avx2::float32_kernel;
-#endif
-    default: return bfloat16 ? portable::bfloat16_kernel : portable::float32_kernel;
+  switch (precision) {
+    case Precision::float32: return float32_kernel(set);
+    case Precision::bfloat16: return bfloat16_kernel(set);
+    case Precision::int8: break;
   }
+  return int8_kernel(set);
 }
 
 }  // namespace relora

@@ -12,7 +12,9 @@ namespace relora {
 
 struct Kernels;
 
-enum class Precision { float32, bfloat16 };
+enum class Precision { float32, bfloat16, int8 };
+/// The name JavaScript uses.
+std::string_view name_of(Precision precision);
 
 /// Memory that outlives one parallel section of a kernel. One name, one use, so that a kernel and the
 /// products it calls never share a buffer.
@@ -45,7 +47,7 @@ class Context {
 
  private:
   static constexpr size_t panel_columns_max = 64;
-  static constexpr size_t product_words = packed_left_words + panel_columns_max * block_words;
+  static constexpr size_t product_words = packed_left_words + panel_columns_max * (block_words + 2);
 
   Scratch shared_[static_cast<size_t>(Shared::count)];
   std::vector<Scratch> product_memory_, worker_memory_;

@@ -90,6 +90,15 @@ std::string_view name_of(InstructionSet set) {
   return "portable";
 }
 
+std::string_view name_of(Int8Unit unit) {
+  switch (unit) {
+    case Int8Unit::vnni: return "vnni";
+    case Int8Unit::avx2: return "avx2";
+    case Int8Unit::portable: break;
+  }
+  return "portable";
+}
+
 std::vector<InstructionSet> supported_instruction_sets() {
   std::vector<InstructionSet> sets;
 #ifdef __x86_64__
@@ -107,6 +116,16 @@ std::vector<InstructionSet> supported_instruction_sets() {
 #endif
   sets.push_back(InstructionSet::portable);
   return sets;
+}
+
+Int8Unit int8_unit_of(InstructionSet set) {
+#ifdef __x86_64__
+  if (set == InstructionSet::avx2) return Int8Unit::avx2;
+  if (set != InstructionSet::portable) {
+    return bit(cpuid(7, 0).c, 11) ? Int8Unit::vnni : Int8Unit::avx2;  // AVX512_VNNI
+  }
+#endif
+  return Int8Unit::portable;
 }
 
 unsigned usable_cpus() {

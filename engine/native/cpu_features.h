@@ -7,11 +7,16 @@
 namespace relora {
 
 enum class InstructionSet { avx512bf16, avx512, avx2, portable };
+/// What multiplies int8: a feature of its own, which not every CPU with AVX-512 has.
+enum class Int8Unit { vnni, avx2, portable };
 
-/// The name JavaScript uses.
+/// The names JavaScript uses.
 std::string_view name_of(InstructionSet set);
+std::string_view name_of(Int8Unit unit);
 /// Best first; always ends with portable.
 std::vector<InstructionSet> supported_instruction_sets();
+/// The unit that a supported set uses on this CPU.
+Int8Unit int8_unit_of(InstructionSet set);
 /// CPUs this process may use, at least 1: affinity mask, then cgroup quota rounded up.
 unsigned usable_cpus();
 std::string cpu_model();

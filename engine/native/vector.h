@@ -22,6 +22,7 @@ constexpr size_t lanes = 4;
 
 typedef float Vec __attribute__((vector_size(lanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(lanes * 4)));
+typedef int32_t Integers __attribute__((vector_size(lanes * 4)));
 
 static inline Vec load(const float* p) {
   Vec v;
@@ -114,7 +115,8 @@ static inline Vec multiply_add(Vec a, Vec b, Vec c) {
 }
 
 /// Makes the compiler compute v here: GCC delays a sum until it is added to, and by then has too much in registers.
-static inline void settle(Vec& v) {
+template <class Vector>
+static inline void settle(Vector& v) {
 #if defined(__x86_64__)
   asm("" : "+v"(v));
 #elif defined(__aarch64__)
@@ -174,7 +176,6 @@ static inline Vec exponential(Vec x) {
   p = multiply_add(p, r, broadcast(0.5f));
   p = multiply_add(p * r, r, r) + 1.0f;
   // 2^n in two factors: each is a normal number even where the product is subnormal or infinite.
-  typedef int32_t Integers __attribute__((vector_size(lanes * 4)));
   const Integers exponent = reinterpret_cast<Integers>(shifted) -
       reinterpret_cast<Integers>(broadcast(round_shift));
   const Integers half = exponent >> 1;

@@ -133,14 +133,25 @@ std::string Arguments::text(const char* name) {
 }
 
 Precision Arguments::precision(const char* name) {
+  return precision_of(name, "'float32' or 'bfloat16'", {Precision::float32, Precision::bfloat16});
+}
+
+Precision Arguments::base_precision(const char* name) {
+  return precision_of(name, "'float32', 'bfloat16' or 'int8'",
+                      {Precision::float32, Precision::bfloat16, Precision::int8});
+}
+
+Precision Arguments::precision_of(const char* name, const char* expected,
+                                  std::initializer_list<Precision> offered) {
   const napi_value value = next();
   char text[16] = {};
   if (napi_get_value_string_utf8(env_, value, text, sizeof text, nullptr) != napi_ok) {
-    wrong_type(name, "'float32' or 'bfloat16'", value);
+    wrong_type(name, expected, value);
   }
-  if (std::string_view(text) == "float32") return Precision::float32;
-  if (std::string_view(text) == "bfloat16") return Precision::bfloat16;
-  refuse(std::string(name) + " must be 'float32' or 'bfloat16', got '" + text + "'");
+  for (const Precision precision : offered) {
+    if (name_of(precision) == text) return precision;
+  }
+  refuse(std::string(name) + " must be " + expected + ", got '" + text + "'");
 }
 
 Graph Arguments::graph(const char* name) {

@@ -52,6 +52,8 @@ class Arguments {
   std::string text(const char* name);
   Precision precision(const char* name);
   Graph graph(const char* name);
+  /// Of a frozen base, which may be int8 as well.
+  Precision base_precision(const char* name);
   napi_value object(const char* name);
   template <class T>
   T* external(const char* name, const napi_type_tag& tag) {
@@ -85,6 +87,7 @@ class Arguments {
   };
 
   napi_value next() { return values_[position_++]; }
+  Precision precision_of(const char* name, const char* expected, std::initializer_list<Precision> offered);
   void* array(const char* name, napi_typedarray_type type, const char* type_name, bool is_output,
               size_t& length);
   void check_length(const char* name, size_t length, std::initializer_list<size_t> dimensions,

@@ -22,10 +22,13 @@ napi_value describe(const Call& call) {
   napi_create_object(call.env, &result);
   napi_create_array(call.env, &sets);
   uint32_t index = 0;
-  for (const InstructionSet set : supported_instruction_sets()) {
+  const std::vector<InstructionSet> supported = supported_instruction_sets();
+  for (const InstructionSet set : supported) {
     napi_set_element(call.env, sets, index++, text(call.env, name_of(set)));
   }
   napi_set_named_property(call.env, result, "instructionSets", sets);
+  const std::string_view int8 = name_of(int8_unit_of(supported.front()));
+  napi_set_named_property(call.env, result, "int8", text(call.env, int8));
   napi_set_named_property(call.env, result, "threadsMax", number(call.env, usable_cpus()));
   napi_set_named_property(call.env, result, "cpuModel", text(call.env, cpu_model()));
   return result;
@@ -53,7 +56,7 @@ napi_value configure(const Call& call) {
 
 napi_value measure_peak(const Call& call) {
   Arguments& in = call.arguments;
-  const Precision precision = in.precision("precision");
+  const Precision precision = in.base_precision("precision");
   const double milliseconds = in.number("milliseconds");
   if (!(milliseconds > 0 && milliseconds <= 60000)) {
     in.refuse("milliseconds must be in (0, 60000], got " + std::to_string(milliseconds));

@@ -64,12 +64,11 @@ napi_value pack_base(const Call& call) {
   Arguments& in = call.arguments;
   const auto w = in.input("w");
   const size_t in_features = in.dimension("inFeatures"), out_features = in.dimension("outFeatures");
-  const Precision precision = in.precision("precision");
+  const Precision precision = in.base_precision("precision");
   in.shape(w, {in_features, out_features}, "inFeatures * outFeatures");
 
   auto handle = std::make_unique<BaseHandle>();
-  handle->base = std::make_unique<PackedBase>(call.context(), call.context().product_kernel(precision), w,
-                                              in_features, out_features);
+  handle->base = std::make_unique<PackedBase>(call.context(), precision, w, in_features, out_features);
   napi_value object;
   napi_create_object(call.env, &object);
   napi_type_tag_object(call.env, object, &packed_base_tag);
@@ -92,10 +91,7 @@ const PackedBase& packed_base(const Call& call) {
 
 const PackedBase& usable_base(const Call& call) {
   const PackedBase& base = packed_base(call);
-  const auto is_ours = [&](Precision precision) {
-    return base.kernel == &call.context().product_kernel(precision);
-  };
-  if (!is_ours(Precision::float32) && !is_ours(Precision::bfloat16)) {
+  if (base.set != call.context().set) {
     call.arguments.refuse("base was packed for another instruction set than the one configured now");
   }
   return base;

@@ -8,7 +8,12 @@ namespace relora::RELORA_ISA {
 namespace {
 
 struct MultiplyPairs {
-  static constexpr Format left_format = Format::pairs, right_format = Format::pairs;
+  using Sum = Vec;
+  static constexpr size_t k_per_step = 2, left_words = 1, header_rows = 0;
+  static constexpr auto prepare_left = nullptr;
+  static constexpr auto pack_left = &pack_left_as<Format::pairs>;
+  template <size_t vectors>
+  static constexpr auto pack_right = &pack_right_as<Format::pairs, vectors>;
 
   template <size_t rows, size_t vectors>
   static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,

@@ -1,8 +1,12 @@
 // What a set of micro-kernels offers to the drivers, which are compiled once for all sets.
 //
 // c[m, n] (+)= alpha op(a)[m, k] op(b)[k, n]. The right operand is packed into panels of `panel_columns`
-// columns, the left one in blocks of rows. A "step" is one k of float32 operands or a pair of k's of bfloat16
-// ones; a packed element is 4 bytes per step either way.
+// columns, the left one in blocks of rows. A "step" is one k of float32 operands, a pair of k's of bfloat16
+// ones or four k's of int8 ones; a packed element is 4 bytes per step in each case.
+//
+// int8 operands are scaled: the right one per column over all k's packed together, the left one per row over
+// the whole depth of the product. Each block of a right panel then begins with two rows of words: the scales of
+// the columns, and what the integer sums start from.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -34,28 +38,33 @@ struct Target {
 };
 
 /// A packed block of the left operand: element (row, k) at data[row / 6 * panel + row % 6 * row_stride + k *
-/// k_stride].
+/// k_stride]. Integers come with the scale of each row.
 struct PackedLeft {
   const uint32_t* data;
   size_t panel, row_stride, k_stride;
+  const float* row_scales = nullptr;
 };
 
 constexpr size_t tile_rows = 6;
 /// Rows of one packed left block: it stays, with one right panel, in the second-level cache.
 constexpr size_t block_rows = 192;
-/// Words of k of one block: k's, or pairs of them where both operands are packed as pairs.
+/// Words of k of one block: k's, or pairs or fours of them where both operands are packed so.
 constexpr size_t block_words = 256;
 
 struct ProductKernel {
   size_t panel_columns;    // columns of a full right panel
   size_t column_quantum;   // the last panel's width is rounded up to this
-  size_t k_per_step;       // 1, or 2 for pairs
+  size_t k_per_step;       // 1, 2 for pairs, 4 for int8
   size_t block_k;          // longest piece of k summed in registers; fixed, so sums depend on k alone
+  size_t header_rows;      // rows of words before the steps of each block of a right panel
 
+  /// What packing has to know of whole rows, depth k's long: called with the same memory before the blocks of k
+  /// are packed. Null where rows are packed as they come.
+  void (*prepare_left)(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t depth);
   PackedLeft (*pack_left)(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                           size_t k_count);
   /// Packs k's [k, k + k_count) of panel `panel` of an operand with n columns to packed[steps, width of the
-  /// panel].
+  /// panel], block by block where blocks have headers.
   void (*pack_right)(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
                      size_t panel);
   /// target[rows, columns] (+)= alpha left right, right one panel of `width` packed columns.

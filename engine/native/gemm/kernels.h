@@ -5,17 +5,20 @@
 namespace relora {
 
 namespace portable {
-extern const ProductKernel float32_kernel, bfloat16_kernel;
+extern const ProductKernel float32_kernel, bfloat16_kernel, int8_kernel;
 }
 #ifdef __x86_64__
 namespace avx2 {
-extern const ProductKernel float32_kernel, bfloat16_kernel;
+extern const ProductKernel float32_kernel, bfloat16_kernel, int8_kernel;
 }
 namespace avx512 {
 extern const ProductKernel float32_kernel, bfloat16_kernel;
 }
 namespace avx512bf16 {
 extern const ProductKernel bfloat16_kernel;
+}
+namespace avx512vnni {
+extern const ProductKernel int8_kernel;
 }
 #endif
 

@@ -163,7 +163,7 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
 }
 
 template <Format format>
-static PackedLeft pack_left(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
+static PackedLeft pack_left_as(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                             size_t k_count) {
   if (left.is_bfloat16) {
     return left.transposed ? pack_left_columns<format, uint16_t>(packed, left, row, rows, k, k_count)
@@ -226,8 +226,8 @@ static void pack_right_panel(uint32_t* packed, const Operand& right, size_t k, s
 }
 
 template <Format format, size_t vectors>
-static void pack_right(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
-                       size_t panel) {
+static void pack_right_as(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
+                          size_t panel) {
   if (right.is_bfloat16) return pack_right_panel<format, vectors, uint16_t>(packed, right, k, k_count, n, panel);
   pack_right_panel<format, vectors, float>(packed, right, k, k_count, n, panel);
 }

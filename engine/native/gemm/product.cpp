@@ -11,6 +11,11 @@ size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 size_t steps_of(const ProductKernel& kernel, size_t k) { return divide_up(k, kernel.k_per_step); }
 size_t panels_of(const ProductKernel& kernel, size_t n) { return divide_up(n, kernel.panel_columns); }
 
+/// Rows of words of k's [0, k) of a panel: the steps, and the headers of the blocks.
+size_t packed_rows_of(const ProductKernel& kernel, size_t k) {
+  return steps_of(kernel, k) + divide_up(k, kernel.block_k) * kernel.header_rows;
+}
+
 /// Columns of one panel, and its width in memory.
 size_t panel_columns(const ProductKernel& kernel, size_t n, size_t panel) {
   return std::min(kernel.panel_columns, n - panel * kernel.panel_columns);
@@ -19,7 +24,7 @@ size_t panel_width(const ProductKernel& kernel, size_t n, size_t panel) {
   return divide_up(panel_columns(kernel, n, panel), kernel.column_quantum) * kernel.column_quantum;
 }
 size_t panel_offset(const ProductKernel& kernel, size_t k, size_t panel) {
-  return panel * kernel.panel_columns * steps_of(kernel, k);
+  return panel * kernel.panel_columns * packed_rows_of(kernel, k);
 }
 
 struct Range {
@@ -32,6 +37,7 @@ void run_outputs(uint32_t* left_block, const Operand& left_operand, std::span<co
                  Range rows, Range panels, size_t n_max) {
   const ProductKernel& kernel = *outputs.front().right.kernel;
   const size_t count = rows.end - rows.begin, depth = outputs.front().right.k;
+  if (kernel.prepare_left) kernel.prepare_left(left_block, left_operand, rows.begin, count, depth);
   for (size_t k = 0; k < depth; k += kernel.block_k) {
     const size_t k_count = std::min(kernel.block_k, depth - k);
     const PackedLeft left = kernel.pack_left(left_block, left_operand, rows.begin, count, k, k_count);
@@ -39,7 +45,7 @@ void run_outputs(uint32_t* left_block, const Operand& left_operand, std::span<co
       const size_t n = std::min(n_max, right.n), end = std::min(panels.end, panels_of(kernel, n));
       for (size_t panel = panels.begin; panel < end; panel++) {
         const size_t width = panel_width(kernel, right.n, panel);
-        const size_t inside = k / kernel.k_per_step * width;
+        const size_t inside = packed_rows_of(kernel, k) * width;
         const uint32_t* words = right.words + panel_offset(kernel, right.k_packed, panel) + inside;
         const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns,
                           target.stride, target.alpha, target.accumulate || k > 0};
@@ -67,6 +73,7 @@ void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& k
   uint32_t* const left_block = context.left_block(worker);
   uint32_t* const right_block = context.right_block(worker);
   const size_t count = rows.end - rows.begin;
+  if (kernel.prepare_left) kernel.prepare_left(left_block, left, rows.begin, count, k_total);
   for (size_t k = 0; k < k_total; k += kernel.block_k) {
     const size_t k_count = std::min(kernel.block_k, k_total - k);
     const PackedLeft packed = kernel.pack_left(left_block, left, rows.begin, count, k, k_count);
@@ -92,7 +99,7 @@ size_t rows_per_block(size_t m, size_t threads) {
 }
 
 size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n) {
-  return divide_up(n, kernel.column_quantum) * kernel.column_quantum * steps_of(kernel, k);
+  return divide_up(n, kernel.column_quantum) * kernel.column_quantum * packed_rows_of(kernel, k);
 }
 
 RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words, const Operand& right,
@@ -105,12 +112,14 @@ RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words,
 
 RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uint32_t* words,
                               const Operand& right, size_t k, size_t n) {
-  const size_t pieces = divide_up(k, kernel.block_k);
+  // Integers are scaled by whole columns: their panels are packed in one piece.
+  const size_t pieces = kernel.header_rows > 0 ? 1 : divide_up(k, kernel.block_k);
+  const size_t piece_k = pieces == 1 ? k : kernel.block_k;
   context.pool.run(panels_of(kernel, n) * pieces, [&](size_t task, unsigned) {
-    const size_t panel = task / pieces, from = task % pieces * kernel.block_k;
-    const size_t inside = from / kernel.k_per_step * panel_width(kernel, n, panel);
+    const size_t panel = task / pieces, from = task % pieces * piece_k;
+    const size_t inside = packed_rows_of(kernel, from) * panel_width(kernel, n, panel);
     kernel.pack_right(words + panel_offset(kernel, k, panel) + inside, right, from,
-                      std::min(kernel.block_k, k - from), n, panel);
+                      std::min(piece_k, k - from), n, panel);
   });
   return {&kernel, words, k, n, k};
 }

@@ -1,12 +1,17 @@
-// The register tile: six rows by a few vectors of columns, summed over one block of k.
+// The register tile: six rows by a few vectors of columns, summed over one block of k. What is multiplied, and
+// how it is packed for it, is a policy: Sum is the type of the sums, left_words the packed left words per step.
 #pragma once
 #include "pack.h"
 
 namespace relora::RELORA_ISA {
 
+static inline Vec float_of(Vec sum) { return sum; }
+static inline Vec float_of(Words sum) { return __builtin_convertvector(reinterpret_cast<Integers>(sum), Vec); }
+
 struct TileArguments {
   const uint32_t* left;
   size_t row_stride, k_stride;
+  const float* row_scales;  // of integers
   const uint32_t* right;
   size_t steps;
   Target target;
@@ -30,7 +35,12 @@ static inline RELORA_INLINE void each(const Body& body) {
 
 /// Float32 words times float32 words: one k per step.
 struct MultiplyFloat32 {
-  static constexpr Format left_format = Format::float32, right_format = Format::float32;
+  using Sum = Vec;
+  static constexpr size_t k_per_step = 1, left_words = 1, header_rows = 0;
+  static constexpr auto prepare_left = nullptr;
+  static constexpr auto pack_left = &pack_left_as<Format::float32>;
+  template <size_t vectors>
+  static constexpr auto pack_right = &pack_right_as<Format::float32, vectors>;
 
   template <size_t rows, size_t vectors>
   static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
@@ -51,7 +61,12 @@ struct MultiplyFloat32 {
 /// Rounded float32 words times pairs of bfloat16, widened on the way: two k's per step. The sums are those of
 /// the hardware's own bfloat16 instruction but for the order of rounding.
 struct MultiplyWidened {
-  static constexpr Format left_format = Format::rounded_float32, right_format = Format::pairs;
+  using Sum = Vec;
+  static constexpr size_t k_per_step = 2, left_words = 2, header_rows = 0;
+  static constexpr auto prepare_left = nullptr;
+  static constexpr auto pack_left = &pack_left_as<Format::rounded_float32>;
+  template <size_t vectors>
+  static constexpr auto pack_right = &pack_right_as<Format::pairs, vectors>;
 
   template <size_t rows, size_t vectors>
   static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
@@ -77,31 +92,33 @@ struct MultiplyWidened {
   }
 };
 
-template <Format left_format, Format right_format>
-constexpr size_t k_per_step_of = right_format == Format::pairs ? 2 : 1;
-/// Packed left elements per step: the widened kernel keeps its left operand one word per k.
-template <Format left_format, Format right_format>
-constexpr size_t left_words_per_step = right_format == Format::pairs && left_format != Format::pairs ? 2 : 1;
-
 template <class Multiply, size_t rows, size_t vectors>
 static void tile(const TileArguments& t) {
-  Vec sums[rows * vectors] = {};
-  constexpr size_t left_words = left_words_per_step<Multiply::left_format, Multiply::right_format>;
+  using Sum = typename Multiply::Sum;
+  Sum sums[rows * vectors] = {};
   const uint32_t* left = t.left;
-  const uint32_t* right = t.right;
+  const uint32_t* right = t.right + Multiply::header_rows * vectors * lanes;
   const size_t row_stride = t.row_stride, k_stride = t.k_stride;
+  if constexpr (Multiply::header_rows == 2) {
+    each<vectors>([&](auto j) RELORA_INLINE {
+      const Words start = load(t.right + (vectors + j) * lanes);
+      each<rows>([&](auto i) RELORA_INLINE { sums[i * vectors + j] = reinterpret_cast<Sum>(start); });
+    });
+  }
   for (size_t s = 0; s < t.steps; s++) {
     Multiply::template step<rows, vectors>(sums, left, row_stride, k_stride, right);
-    left += left_words * k_stride;
+    left += Multiply::left_words * k_stride;
     right += vectors * lanes;
   }
-  const Vec alpha = broadcast(t.target.alpha);
   each<rows>([&](auto i) RELORA_INLINE {
+    const float row_scale = Multiply::header_rows == 2 ? t.row_scales[i] : 1.0f;
+    const Vec alpha = broadcast(t.target.alpha * row_scale);
     each<vectors>([&](auto j) RELORA_INLINE {
       if (j * lanes < t.columns) {
         float* c = t.target.data + i * t.target.stride + j * lanes;
         const size_t count = t.columns - j * lanes;
-        const Vec sum = sums[i * vectors + j];
+        Vec sum = float_of(sums[i * vectors + j]);
+        if constexpr (Multiply::header_rows == 2) sum *= floats_of(load(t.right + j * lanes));
         store(c, t.target.accumulate ? multiply_add(alpha, sum, load(c, count)) : alpha * sum, count);
       }
     });
@@ -132,13 +149,13 @@ struct Tiles {
 template <class Multiply, size_t vectors_max>
 static void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
                      size_t columns, size_t width, size_t k_count) {
-  constexpr size_t k_per_step = k_per_step_of<Multiply::left_format, Multiply::right_format>;
   const size_t vectors = width / lanes;
-  TileArguments t{nullptr, left.row_stride, left.k_stride, right, (k_count + k_per_step - 1) / k_per_step,
-                  target, columns};
+  const size_t steps = (k_count + Multiply::k_per_step - 1) / Multiply::k_per_step;
+  TileArguments t{nullptr, left.row_stride, left.k_stride, left.row_scales, right, steps, target, columns};
   const Tile full = Tiles<Multiply, vectors_max>::of(tile_rows, vectors);
   for (size_t row = 0; row < rows; row += tile_rows) {
     t.left = left.data + row / tile_rows * left.panel;
+    t.row_scales = left.row_scales + row;
     t.target.data = target.data + row * target.stride;
     if (rows - row >= tile_rows) {
       full(t);
@@ -152,17 +169,18 @@ static void multiply(const Target& target, const PackedLeft& left, const uint32_
 template <class Multiply, size_t vectors>
 static double exercise(size_t iterations) {
   constexpr size_t length = 64;
-  alignas(64) uint32_t left[tile_rows * 2 * length] = {}, right[vectors * lanes * length] = {};
+  alignas(64) uint32_t left[tile_rows * Multiply::left_words * length] = {};
+  alignas(64) uint32_t right[vectors * lanes * (Multiply::header_rows + length)] = {};
   alignas(64) float result[tile_rows * vectors * lanes];
-  const TileArguments t{left, 1, tile_rows, right, length, {result, vectors * lanes, 1.0f, false},
+  const float row_scales[tile_rows] = {};
+  const TileArguments t{left, 1, tile_rows, row_scales, right, length, {result, vectors * lanes, 1.0f, false},
                         vectors * lanes};
   for (size_t done = 0; done < iterations; done += length) {
     tile<Multiply, tile_rows, vectors>(t);
     asm volatile("" : : "r"(result) : "memory");
   }
-  constexpr size_t k_per_step = k_per_step_of<Multiply::left_format, Multiply::right_format>;
   const double steps = static_cast<double>((iterations + length - 1) / length * length);
-  return 2.0 * tile_rows * vectors * lanes * k_per_step * steps;
+  return 2.0 * tile_rows * vectors * lanes * Multiply::k_per_step * steps;
 }
 
 template <class Multiply, size_t vectors>
@@ -170,10 +188,12 @@ constexpr ProductKernel product_kernel(size_t block_k) {
   return {
       .panel_columns = vectors * lanes,
       .column_quantum = lanes,
-      .k_per_step = k_per_step_of<Multiply::left_format, Multiply::right_format>,
+      .k_per_step = Multiply::k_per_step,
       .block_k = block_k,
-      .pack_left = pack_left<Multiply::left_format>,
-      .pack_right = pack_right<Multiply::right_format, vectors>,
+      .header_rows = Multiply::header_rows,
+      .prepare_left = Multiply::prepare_left,
+      .pack_left = Multiply::pack_left,
+      .pack_right = Multiply::template pack_right<vectors>,
       .multiply = multiply<Multiply, vectors>,
       .exercise = exercise<Multiply, vectors>,
   };

@@ -10,10 +10,15 @@ uint32_t* allocate_words(size_t words) {
 
 }  // namespace
 
-PackedBase::PackedBase(Context& context, const ProductKernel& chosen, const float* w, size_t in_features,
-                       size_t out_features) : kernel(&chosen), in(in_features), out(out_features) {
-  const size_t forward_count = right_panels_words(chosen, in, out);
-  const size_t backward_count = right_panels_words(chosen, out, in);
+PackedBase::PackedBase(Context& context, Precision precision, const float* w, size_t in_features,
+                       size_t out_features)
+    : set(context.set),
+      kernel(&context.product_kernel(precision)),
+      adapter_kernel(precision == Precision::int8 ? &context.product_kernel(Precision::bfloat16) : kernel),
+      in(in_features),
+      out(out_features) {
+  const size_t forward_count = right_panels_words(*kernel, in, out);
+  const size_t backward_count = right_panels_words(*kernel, out, in);
   bytes = (forward_count + backward_count) * sizeof(uint32_t);
   forward_words.reset(allocate_words(forward_count));
   backward_words.reset(allocate_words(backward_count));
@@ -29,7 +34,7 @@ void PackedBase::pack(Context& context, const float* w) {
 /// is in the cache.
 void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base,
                          const float* a, const float* b, float scale, size_t rows, size_t rank) {
-  const ProductKernel& kernel = *base.kernel;
+  const ProductKernel& kernel = *base.adapter_kernel;
   const Operand inputs{x, base.in, false};
   const Target outputs{y, base.out, 1.0f, false};
   if (rank == 0) return product_of_panels(context, outputs, inputs, base.forward, rows);
@@ -49,7 +54,7 @@ void lora_linear_forward(Context& context, float* y, float* xa, const float* x, 
 void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x,
                           const float* xa, const PackedBase& base, const float* a, const float* b,
                           float scale, size_t rows, size_t rank) {
-  const ProductKernel& kernel = *base.kernel;
+  const ProductKernel& kernel = *base.adapter_kernel;
   const size_t in = base.in, out = base.out;
   const Operand upstream{dy, out, false};
   const Target inputs{gradients.dx, in, 1.0f, false};

@@ -11,13 +11,16 @@ struct FreeAligned {
   void operator()(uint32_t* words) const { free_aligned(words); }
 };
 
-/// The two packings of w: for x w and for dy wᵀ. Bound to the kernel that packed it.
+/// The two packings of w: for x w and for dy wᵀ. Bound to the instruction set it was packed under. In int8 each
+/// packing is scaled by its own columns; a column of weights that are not all finite gives NaN.
 struct PackedBase {
-  PackedBase(Context& context, const ProductKernel& kernel, const float* w, size_t in, size_t out);
+  PackedBase(Context& context, Precision precision, const float* w, size_t in, size_t out);
   /// Another w of the same size, into the same memory.
   void pack(Context& context, const float* w);
 
-  const ProductKernel* kernel;
+  InstructionSet set;
+  /// The adapter beside an int8 base is computed in bfloat16, any other in the precision of the base.
+  const ProductKernel *kernel, *adapter_kernel;
   size_t in, out, bytes;
   std::unique_ptr<uint32_t[], FreeAligned> forward_words, backward_words;
   RightPanels forward, backward;

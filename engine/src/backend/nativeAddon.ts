@@ -33,7 +33,7 @@ export interface NativeAddon {
   ): void;
 
   /** Packs a frozen base w[inFeatures, outFeatures] once for both y = x w and dx = dy wᵀ. Freed by `releaseBase` or the collector. */
-  packBase(w: Float32Array, inFeatures: number, outFeatures: number, precision: ProductPrecision): PackedBase;
+  packBase(w: Float32Array, inFeatures: number, outFeatures: number, precision: BasePrecision): PackedBase;
   packedBaseBytes(base: PackedBase): number;
   releaseBase(base: PackedBase): void;
 
@@ -310,10 +310,10 @@ export interface NativeAddon {
   releasePages(mapped: Float32Array): void;
 
   /**
-   * Measured peak of the configured set: best GFLOP/s of the products' inner loop over operands in the first-level cache, on all
+   * Measured peak of the configured set: best GFLOP/s (for int8, GOP/s) of the products' inner loop over operands in the first-level cache, on all
    * configured threads, for about `milliseconds`.
    */
-  measurePeak(precision: ProductPrecision, milliseconds: number): number;
+  measurePeak(precision: BasePrecision, milliseconds: number): number;
 }
 
 /**
@@ -383,6 +383,13 @@ export type InstructionSet = (typeof instructionSets)[number];
  */
 export type ProductPrecision = 'float32' | 'bfloat16';
 
+/**
+ * What a frozen base is kept in. 'int8' scales w symmetrically to [-127, 127], per output of y = x w and per input of dx = dy wᵀ,
+ * and x or dy per row on the way; integer sums are exact. A row or a column of w that is not all finite makes the results it
+ * takes part in NaN. The adapter beside an int8 base is computed in bfloat16.
+ */
+export type BasePrecision = ProductPrecision | 'int8';
+
 /** Opaque handle of panels packed by `packBase`. */
 export interface PackedBase {
   readonly packedBase: unique symbol;
@@ -391,6 +398,8 @@ export interface PackedBase {
 export interface NativeDescription {
   /** Sets this CPU and operating system support, best first. */
   instructionSets: InstructionSet[];
+  /** What multiplies int8 under the best set: 'vnni' is a feature of its own, which not every CPU with avx512 has. */
+  int8: 'vnni' | 'avx2' | 'portable';
   /** CPUs this process may use: affinity mask and cgroup quota, rounded up. */
   threadsMax: number;
   cpuModel: string;

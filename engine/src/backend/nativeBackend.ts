@@ -2,7 +2,7 @@ import { backend, engine, util } from '@tensorflow/tfjs-core';
 import type { backend_util, DataId, DataType, Tensor, TensorInfo } from '@tensorflow/tfjs-core';
 import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import { BufferPool } from './bufferPool.js';
-import type { NativeAddon, ProductPrecision } from './nativeAddon.js';
+import type { BasePrecision, NativeAddon, ProductPrecision } from './nativeAddon.js';
 
 /** Free buffers kept for the next step; a step of llama-130m with 4096 tokens turns over about this much. */
 const freeBytesMax = 3 * 2 ** 30;
@@ -35,8 +35,15 @@ export class NativeBackend extends MathBackendCPU {
     readonly addon: NativeAddon,
     /** Arithmetic of products, unless a caller asks for another. */
     readonly precision: ProductPrecision,
+    /** What frozen bases are kept in. */
+    readonly basePrecision: BasePrecision = precision,
   ) {
     super();
+  }
+
+  /** Whether a packed base serves products of that precision; else they are made from the float32 weight. */
+  usesPacked(precision: ProductPrecision | undefined): boolean {
+    return precision === undefined || (precision === this.precision && precision === this.basePrecision);
   }
 
   /** A float32 tensor of that shape, tracked by tfjs like any other. */

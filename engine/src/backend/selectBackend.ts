@@ -5,6 +5,7 @@ import type { DeviceChoice, Precision } from '../plan/runSpec.js';
 import { registerGradients } from './gradients.js';
 import {
   loadNativeAddon,
+  type BasePrecision,
   type InstructionSet,
   type NativeAddon,
   type ProductPrecision,
@@ -21,6 +22,8 @@ export interface Backend {
   readonly threadCount: number;
   /** Arithmetic of products, with `auto` resolved. */
   readonly precision: ProductPrecision;
+  /** What frozen bases are kept in, and multiplied as. */
+  readonly basePrecision: BasePrecision;
   readonly cpuModel: string;
   /** Null on other backends. */
   readonly native: NativeAddon | null;
@@ -68,22 +71,27 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   addon.configure({ instructionSet, threads: threadCount });
   // Without the instruction bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
   const automatic: ProductPrecision = instructionSet === 'avx512bf16' ? 'bfloat16' : 'float32';
-  const precision = productPrecision(options.precision) ?? automatic;
+  if (options.precision === 'nf4Base')
+    throw new Error('This engine does not keep the frozen base as nf4Base: ask for int8Base');
+  const { precision: wanted } = options;
+  const precision = wanted === 'auto' || wanted === 'int8Base' ? automatic : wanted;
+  const basePrecision: BasePrecision = wanted === 'int8Base' ? 'int8' : precision;
 
   registerNativeKernels();
   // A backend of an earlier call may have other settings. Its tensors move over when they are next used.
   if (tf.findBackend('native') !== null) tf.removeBackend('native');
-  const backend = new NativeBackend(addon, precision);
+  const backend = new NativeBackend(addon, precision, basePrecision);
   tf.registerBackend('native', () => backend);
   await useBackend('native');
-  return { name: 'native', instructionSet, threadCount, precision, cpuModel, native: addon };
-}
-
-/** Null for `auto`. */
-function productPrecision(precision: Precision): ProductPrecision | null {
-  if (precision === 'int8Base' || precision === 'nf4Base')
-    throw new Error(`This engine does not keep the frozen base as ${precision}: ask for another precision`);
-  return precision === 'auto' ? null : precision;
+  return {
+    name: 'native',
+    instructionSet,
+    threadCount,
+    precision,
+    basePrecision,
+    cpuModel,
+    native: addon,
+  };
 }
 
 async function useBackend(name: string): Promise<void> {
@@ -94,5 +102,13 @@ function otherBackend(name: 'tensorflow' | 'reference', precision: Precision, th
   if (precision !== 'float32' && precision !== 'auto')
     throw new Error(`The backend ${name} computes in float32: ask for precision float32 or auto`);
   const cpuModel = cpus()[0]?.model ?? 'unknown';
-  return { name, instructionSet: null, threadCount, precision: 'float32', cpuModel, native: null };
+  return {
+    name,
+    instructionSet: null,
+    threadCount,
+    precision: 'float32',
+    basePrecision: 'float32',
+    cpuModel,
+    native: null,
+  };
 }

@@ -144,6 +144,7 @@ function manifestText(
       name: backend.name,
       instructionSet: backend.instructionSet,
       precision: backend.precision,
+      basePrecision: backend.basePrecision,
       cpuModel: backend.cpuModel,
     },
     files,

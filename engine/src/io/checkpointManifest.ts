@@ -29,7 +29,14 @@ export interface CheckpointManifest {
   position: { seed: number; firstSequence: number };
   optimizerStepCounts: Record<MomentGroup, number>;
   /** What computed the weights; on another one a resumed run goes on, but not bit for bit. */
-  backend: { name: string; instructionSet: string | null; precision: string; cpuModel: string };
+  backend: {
+    name: string;
+    instructionSet: string | null;
+    precision: string;
+    /** Absent in old ones, where it was that of the products. */
+    basePrecision?: string;
+    cpuModel: string;
+  };
   files: {
     base: FileDigest;
     shared: FileDigest;

@@ -145,7 +145,7 @@ export class AdapterSet {
   ): Tensor2D {
     const native = currentNative();
     // Another precision than the run's is computed from the weight itself, not from its packed form.
-    const isPacked = native !== null && (precision ?? native.precision) === native.precision;
+    const isPacked = native !== null && native.usesPacked(precision);
     const isMerged = isPacked && this.plan.graphs[layer.module] !== 'separate';
     const base = isMerged ? this.mergedBase(native, layer) : this.baseOf(layer);
     const adapter = isMerged ? null : layer.adapter;

@@ -23,7 +23,7 @@ export class FrozenBase {
       native.array(this.weight),
       inFeatures,
       outFeatures,
-      native.precision,
+      native.basePrecision,
     );
     this.packed = { native, panels };
   }

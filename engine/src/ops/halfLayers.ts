@@ -18,8 +18,9 @@ export interface HalfSettings {
   recompute: boolean;
 }
 
-/** What is kept for the backward pass is kept in bfloat16 unless products are exact float32. */
-export const isCompact = ({ precision }: HalfSettings): boolean => precision !== 'float32';
+/** What is kept for the backward pass is kept in bfloat16 unless all products are exact float32. */
+export const isCompact = ({ native, precision }: HalfSettings): boolean =>
+  precision !== 'float32' || native.basePrecision !== 'float32';
 
 const none = new Float32Array(0);
 

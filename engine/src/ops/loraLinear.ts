@@ -27,7 +27,7 @@ export function loraLinear(
 ): Tensor2D {
   const native = currentNative();
   if (native === null) return plainLoraLinear(x, base.weight, adapter);
-  if (precision !== undefined && precision !== native.precision)
+  if (precision !== undefined && !native.usesPacked(precision))
     return unpackedLoraLinear(x, base.weight, adapter, precision);
   if (adapter === null) return nativeFrozenLinear(native, x, base);
   const { a, b, scale, mask } = adapter;

@@ -124,13 +124,12 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
 
 /** Floating point sums depend on the kernels: the run goes on well, but not with the same bits. */
 function warnOfOtherBackend(run: TrainingRun, { backend: before }: CheckpointManifest, now: Backend): void {
-  const describe = ({
-    name,
-    instructionSet,
-    precision,
-  }: Pick<Backend, 'name' | 'precision'> & { instructionSet: string | null }) =>
-    [name, instructionSet, precision].filter((part) => part !== null).join(' ');
-  const [wanted, found] = [describe(before as Backend), describe(now)];
+  const describe = (backend: CheckpointManifest['backend']) => {
+    const { name, instructionSet, precision, basePrecision = precision } = backend;
+    const base = basePrecision === precision ? null : `with a base in ${basePrecision}`;
+    return [name, instructionSet, precision, base].filter((part) => part !== null).join(' ');
+  };
+  const [wanted, found] = [describe(before), describe(now)];
   if (wanted === found) return;
   run.warnings.push({
     reason: 'RESUMED_ON_OTHER_BACKEND',
