@@ -7,6 +7,6 @@ namespace relora {
 
 /// The base of the next argument. Refused when it was released, or packed for kernels of another set, which would
 /// misread it.
-const PackedBase& usable_base(const Call& call);
+PackedBase& usable_base(const Call& call);
 
 }  // namespace relora

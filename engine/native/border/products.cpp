@@ -81,16 +81,16 @@ napi_value pack_base(const Call& call) {
   return object;
 }
 
-const PackedBase& packed_base(const Call& call) {
-  const auto* handle = call.arguments.external<BaseHandle>("base", packed_base_tag);
+PackedBase& packed_base(const Call& call) {
+  auto* handle = call.arguments.external<BaseHandle>("base", packed_base_tag);
   if (!handle->base) call.arguments.refuse("base has been released");
   return *handle->base;
 }
 
 }  // namespace
 
-const PackedBase& usable_base(const Call& call) {
-  const PackedBase& base = packed_base(call);
+PackedBase& usable_base(const Call& call) {
+  PackedBase& base = packed_base(call);
   if (base.set != call.context().set) {
     call.arguments.refuse("base was packed for another instruction set than the one configured now");
   }
@@ -103,9 +103,18 @@ napi_value packed_base_bytes(const Call& call) {
   return number(call.env, static_cast<double>(packed_base(call).bytes));
 }
 
+napi_value repack_base(const Call& call) {
+  Arguments& in = call.arguments;
+  PackedBase& base = usable_base(call);
+  const auto w = in.input("w");
+  in.shape(w, {base.in, base.out}, "inFeatures * outFeatures");
+  base.pack(call.context(), w);
+  return undefined();
+}
+
 napi_value pack_merged(const Call& call) {
   Arguments& in = call.arguments;
-  PackedBase& base = const_cast<PackedBase&>(usable_base(call));
+  PackedBase& base = usable_base(call);
   const auto w = in.input("w"), a = in.input("a"), b = in.input("b");
   const float scale = static_cast<float>(in.number("scale"));
   const size_t rank = in.dimension("rank");
@@ -194,6 +203,7 @@ napi_value merge_adapter(const Call& call) {
 constexpr Entry entries[] = {
     {"matmul", 10, matmul},
     {"packBase", 4, pack_base},
+    {"repackBase", 2, repack_base},
     {"packMerged", 6, pack_merged},
     {"packedBaseBytes", 1, packed_base_bytes},
     {"releaseBase", 1, release_base},

@@ -34,6 +34,8 @@ export interface NativeAddon {
 
   /** Packs a frozen base w[inFeatures, outFeatures] once for both y = x w and dx = dy wᵀ. Freed by `releaseBase` or the collector. */
   packBase(w: Float32Array, inFeatures: number, outFeatures: number, precision: BasePrecision): PackedBase;
+  /** Another w of the same size, into the memory that `base` has. */
+  repackBase(base: PackedBase, w: Float32Array): void;
   packedBaseBytes(base: PackedBase): number;
   releaseBase(base: PackedBase): void;
 

@@ -15,16 +15,13 @@ export class FrozenBase {
   }
 
   pack(): void {
-    this.release();
     const native = currentNative();
-    if (native === null) return;
+    if (native === null) return this.release();
+    const weight = native.array(this.weight);
+    if (this.packed?.native === native) return native.addon.repackBase(this.packed.panels, weight);
+    this.release();
     const [inFeatures, outFeatures] = this.weight.shape;
-    const panels = native.addon.packBase(
-      native.array(this.weight),
-      inFeatures,
-      outFeatures,
-      native.basePrecision,
-    );
+    const panels = native.addon.packBase(weight, inFeatures, outFeatures, native.basePrecision);
     this.packed = { native, panels };
   }
 
