@@ -3,7 +3,8 @@ import { loadNativeAddon, type ProductPrecision } from '../../engine/src/backend
 import { excess, largest, matrix, multiply, roundToBfloat16, seededArray } from './nativeReference.js';
 
 const addon = loadNativeAddon();
-const { instructionSets } = addon.describe();
+const { instructionSets: offeredSets } = addon.describe();
+const instructionSets = [...offeredSets, 'amx-model' as const];
 const precisions: ProductPrecision[] = ['float32', 'bfloat16'];
 const epsilon = 2 ** -24;
 
@@ -15,7 +16,7 @@ const rounded = (values: Float32Array, precision: ProductPrecision) =>
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
 
-// Tile edges (6 rows, 16 to 64 columns), the block edges (120 rows, 256 and 512 of k), and ones.
+// Tile edges (6, 16 and 32 rows, 16 to 64 columns), the block edges (120 rows, 256 and 512 of k), and ones.
 const sizes = [
   [1, 1, 1],
   [3, 17, 5],
@@ -27,6 +28,8 @@ const sizes = [
   [125, 129, 64],
   [17, 1, 300],
   [128, 8, 19],
+  [33, 49, 34],
+  [47, 32, 545],
 ] as const;
 
 describe.each(cases)('products with $instructionSet in $precision', ({ instructionSet, precision }) => {
