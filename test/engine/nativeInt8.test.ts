@@ -201,11 +201,6 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
     expect(bytes).toBeGreaterThan(2 * inFeatures * out);
     expect(bytes).toBeLessThan(2.2 * inFeatures * out);
   });
-
-  it('has a measured peak', () => {
-    configure(1);
-    expect(addon.measurePeak('int8', 2)).toBeGreaterThan(0);
-  });
 });
 
 it('tells what multiplies int8', () => {

@@ -197,6 +197,37 @@ describe('rounding to bfloat16', () => {
   });
 });
 
+describe('amx', () => {
+  it('is refused, with what there is instead, where the CPU lacks it', () => {
+    if (offeredSets.includes('amx')) return;
+    expect(() => addon.configure({ instructionSet: 'amx', threads: 1 })).toThrow(
+      `options.instructionSet 'amx' is not offered by this CPU, which has ${offeredSets.join(', ')}`,
+    );
+  });
+
+  it('is modelled on request only', () => {
+    expect(offeredSets).not.toContain('amx-model');
+  });
+
+  // Intel's description of TDPBF16PS, which the hardware can be held to as well.
+  it.each(['amx-model' as const, ...offeredSets.filter((set) => set === 'amx')])(
+    'sums even and odd k apart and takes subnormal numbers as zero: %s',
+    (instructionSet) => {
+      addon.configure({ instructionSet, threads: 1 });
+      const dot = (a: number[], b: number[]) => {
+        const c = new Float32Array(1);
+        const [left, right] = [Float32Array.from(a), Float32Array.from(b)];
+        addon.matmul(c, left, right, 1, 1, 1, a.length, false, false, 'bfloat16');
+        return c[0];
+      };
+      // One after the other, each 1 would be lost beside 2^24.
+      expect(dot([4096, 1, 0, 1], [4096, 1, 0, 1])).toBe(2 ** 24 + 2);
+      expect(dot([2 ** -130], [2 ** 10])).toBe(0);
+      expect(dot([2 ** -70], [2 ** -70])).toBe(0);
+    },
+  );
+});
+
 it('a base packed for one instruction set is refused by another', () => {
   if (instructionSets.length < 2) return;
   addon.configure({ instructionSet: instructionSets[0]!, threads: 1 });
@@ -212,4 +243,5 @@ it('the measured peak is that of a CPU, not of a stopped clock', () => {
   addon.configure({ instructionSet: instructionSets[0]!, threads: 1 });
   expect(addon.measurePeak('float32', 5)).toBeGreaterThan(1);
   expect(addon.measurePeak('bfloat16', 5)).toBeGreaterThan(1);
+  expect(addon.measurePeak('int8', 5)).toBeGreaterThan(1);
 });
