@@ -39,20 +39,20 @@ const instructionSets = {
     avx512,
     avx512bf16: [...avx512, '-mavx512bf16'],
     avx512vnni: [...avx512, '-mavx512vnni'],
+    amx: [...avx512, '-mavx512bf16', '-mamx-tile', '-mamx-bf16', '-mamx-int8'],
   }),
 };
 
 /** Files compiled once for each of some sets in its own namespace; those of avx512 serve its extensions too. */
 const setsOf = (source) => {
-  const sets =
-    source === 'gemm/kernel_avx512bf16.cpp'
-      ? ['avx512bf16']
-      : source === 'gemm/kernel_int8.cpp'
-        ? ['portable', 'avx2', 'avx512vnni']
-        : source.startsWith('kernels/') || source === 'gemm/kernel.cpp'
-          ? ['portable', 'avx2', 'avx512']
-          : [undefined];
-  return sets.filter((set) => set === undefined || set in instructionSets);
+  const sets = {
+    'gemm/kernel.cpp': ['portable', 'avx2', 'avx512'],
+    'gemm/kernel_avx512bf16.cpp': ['avx512bf16'],
+    'gemm/kernel_int8.cpp': ['portable', 'avx2', 'avx512vnni'],
+    'gemm/kernel_amx.cpp': ['portable', 'amx'],
+  }[source];
+  if (sets === undefined && !source.startsWith('kernels/')) return [undefined];
+  return (sets ?? ['portable', 'avx2', 'avx512']).filter((set) => set in instructionSets);
 };
 
 const fail = (message) => {

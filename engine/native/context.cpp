@@ -10,6 +10,7 @@ namespace {
 const Kernels& kernels_of(InstructionSet set) {
   switch (set) {
 #ifdef __x86_64__
+    case InstructionSet::amx:
     case InstructionSet::avx512bf16:
     case InstructionSet::avx512: return avx512::kernels;
     case InstructionSet::avx2: return avx2::kernels;
@@ -21,6 +22,7 @@ const Kernels& kernels_of(InstructionSet set) {
 const ProductKernel& float32_kernel(InstructionSet set) {
   switch (set) {
 #ifdef __x86_64__
+    case InstructionSet::amx:
     case InstructionSet::avx512bf16:
     case InstructionSet::avx512: return avx512::float32_kernel;
     case InstructionSet::avx2: return avx2::float32_kernel;
@@ -32,17 +34,21 @@ const ProductKernel& float32_kernel(InstructionSet set) {
 const ProductKernel& bfloat16_kernel(InstructionSet set) {
   switch (set) {
 #ifdef __x86_64__
+    case InstructionSet::amx: return amx::bfloat16_tile_kernel;
     case InstructionSet::avx512bf16: return avx512bf16::bfloat16_kernel;
     case InstructionSet::avx512: return avx512::bfloat16_kernel;
     case InstructionSet::avx2: return avx2::bfloat16_kernel;
 #endif
+    case InstructionSet::amx_model: return portable::bfloat16_tile_kernel;
     default: return portable::bfloat16_kernel;
   }
 }
 
 const ProductKernel& int8_kernel(InstructionSet set) {
+  if (set == InstructionSet::amx_model) return portable::int8_tile_kernel;
   switch (int8_unit_of(set)) {
 #ifdef __x86_64__
+    case Int8Unit::amx: return amx::int8_tile_kernel;
     case Int8Unit::vnni: return avx512vnni::int8_kernel;
     case Int8Unit::avx2: return avx2::int8_kernel;
 #endif

@@ -9,6 +9,8 @@
 #include <thread>
 #ifdef __linux__
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #ifdef __x86_64__
 #include <cpuid.h>
@@ -40,6 +42,17 @@ uint32_t saved_registers() {
   uint32_t low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return low;
+}
+
+/// Linux saves the tiles of a process that asked for it; without that their first use ends the process.
+bool may_use_tiles() {
+#ifdef __linux__
+  constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+  return granted;
+#else
+  return false;
+#endif
 }
 #endif
 
@@ -82,6 +95,8 @@ double cgroup_quota() {
 
 std::string_view name_of(InstructionSet set) {
   switch (set) {
+    case InstructionSet::amx_model: return "amx-model";
+    case InstructionSet::amx: return "amx";
     case InstructionSet::avx512bf16: return "avx512bf16";
     case InstructionSet::avx512: return "avx512";
     case InstructionSet::avx2: return "avx2";
@@ -92,6 +107,7 @@ std::string_view name_of(InstructionSet set) {
 
 std::string_view name_of(Int8Unit unit) {
   switch (unit) {
+    case Int8Unit::amx: return "amx";
     case Int8Unit::vnni: return "vnni";
     case Int8Unit::avx2: return "avx2";
     case Int8Unit::portable: break;
@@ -110,7 +126,11 @@ std::vector<InstructionSet> supported_instruction_sets() {
   const bool avx2 = saves_ymm && bit(extended.b, 5) && bit(basic.c, 12) && bit(basic.c, 28);
   const bool avx512 = avx2 && saves_zmm && bit(extended.b, 16) && bit(extended.b, 17) &&
       bit(extended.b, 30) && bit(extended.b, 31);  // F, DQ, BW, VL
-  if (avx512 && bit(more.a, 5)) sets.push_back(InstructionSet::avx512bf16);
+  const bool avx512bf16 = avx512 && bit(more.a, 5);
+  const bool amx = (saved & 0x60000) == 0x60000 && bit(extended.d, 22) && bit(extended.d, 24) &&
+      bit(extended.d, 25);  // BF16, TILE, INT8
+  if (avx512bf16 && amx && may_use_tiles()) sets.push_back(InstructionSet::amx);
+  if (avx512bf16) sets.push_back(InstructionSet::avx512bf16);
   if (avx512) sets.push_back(InstructionSet::avx512);
   if (avx2) sets.push_back(InstructionSet::avx2);
 #endif
@@ -118,11 +138,23 @@ std::vector<InstructionSet> supported_instruction_sets() {
   return sets;
 }
 
+std::optional<InstructionSet> usable_instruction_set(std::string_view name) {
+  if (name == name_of(InstructionSet::amx_model)) return InstructionSet::amx_model;
+  for (const InstructionSet set : supported_instruction_sets()) {
+    if (name_of(set) == name) return set;
+  }
+  return std::nullopt;
+}
+
 Int8Unit int8_unit_of(InstructionSet set) {
 #ifdef __x86_64__
-  if (set == InstructionSet::avx2) return Int8Unit::avx2;
-  if (set != InstructionSet::portable) {
-    return bit(cpuid(7, 0).c, 11) ? Int8Unit::vnni : Int8Unit::avx2;  // AVX512_VNNI
+  const bool vnni = bit(cpuid(7, 0).c, 11);  // AVX512_VNNI
+  switch (set) {
+    case InstructionSet::amx: return Int8Unit::amx;
+    case InstructionSet::avx512bf16:
+    case InstructionSet::avx512: return vnni ? Int8Unit::vnni : Int8Unit::avx2;
+    case InstructionSet::avx2: return Int8Unit::avx2;
+    default: break;
   }
 #endif
   return Int8Unit::portable;

@@ -1,5 +1,4 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { loadNativeAddon, type PackedBase } from '../../engine/src/backend/nativeAddon.js';
@@ -229,20 +228,6 @@ describe('the machine', () => {
   });
 });
 
-it('functions compiled for one instruction set cannot be linked into code for another', () => {
-  const build = fileURLToPath(new URL('../../engine/native/build/', import.meta.url));
-  for (const set of ['avx2', 'avx512', 'avx512bf16']) {
-    const objects = readdirSync(build).filter((file) => file.includes(`.${set}.`) && file.endsWith('.o'));
-    if (objects.length === 0) continue; // another architecture
-    const symbols = execFileSync('nm', ['-C', ...objects], { cwd: build, encoding: 'utf8' });
-    // Weak symbols are shared between files, so the linker could keep the copy of the newest instruction set.
-    const weak = symbols
-      .split('\n')
-      .filter((line) => / [Wu] /.test(line) && !line.includes(`relora::${set}::`));
-    expect(weak).toEqual([]);
-  }
-});
-
 it('building without a compiler says what to install', () => {
   const script = fileURLToPath(new URL('../../engine/native/build.mjs', import.meta.url));
   const { status, stderr } = spawnSync(process.execPath, [script], {
@@ -252,44 +237,6 @@ it('building without a compiler says what to install', () => {
   expect(status).toBe(1);
   expect(stderr).toContain('No C++ compiler found (tried no-such-compiler). Install g++ 11 or newer');
 });
-
-it.runIf(process.arch === 'x64')('the inner loops of the products keep their sums in registers', () => {
-  const build = fileURLToPath(new URL('../../engine/native/build/', import.meta.url));
-  const loops = [
-    { file: 'gemm.kernel_avx512bf16.avx512bf16', instruction: 'vdpbf16ps', register: '%zmm', sums: 24 },
-    { file: 'gemm.kernel.avx512', instruction: 'vfmadd', register: '%zmm', sums: 18 },
-    { file: 'gemm.kernel.avx2', instruction: 'vfmadd', register: '%ymm', sums: 12 },
-  ];
-  for (const { file, instruction, register, sums } of loops) {
-    const object = readdirSync(build).find((name) => name.startsWith(`${file}.`) && name.endsWith('.o'));
-    const text = execFileSync('objdump', ['-d', '--no-show-raw-insn', object!], {
-      cwd: build,
-      encoding: 'utf8',
-      maxBuffer: 1 << 26,
-    });
-    const found = innerLoops(text).filter(
-      (loop) => loop.filter((line) => line.includes(instruction) && line.includes(register)).length >= sums,
-    );
-    expect(found.length, file).toBeGreaterThan(0);
-    // Constants may be read from the stack, but a vector stored there inside the loop is a spilled sum.
-    const spills = found.flat().filter((line) => /^v\w+\s+%[yz]mm\d+,.*\(%r[sb]p/.test(line));
-    expect(spills, file).toEqual([]);
-  }
-});
-
-/** Instructions between each backward jump and its target that have no jump in between. */
-function innerLoops(disassembly: string): string[][] {
-  const lines = disassembly.split('\n').map((line) => /^\s*([0-9a-f]+):\s+(.*)$/.exec(line));
-  const loops: string[][] = [];
-  lines.forEach((line, end) => {
-    const jump = line && /^j[a-z]+\s+([0-9a-f]+)/.exec(line[2]!);
-    if (!jump || parseInt(jump[1]!, 16) >= parseInt(line[1]!, 16)) return;
-    const begin = lines.findLastIndex((other, i) => i < end && other !== null && other[1] === jump[1]);
-    const body = lines.slice(begin, end).map((other) => other?.[2] ?? '');
-    if (begin >= 0 && !body.some((text) => text.startsWith('j'))) loops.push(body);
-  });
-  return loops;
-}
 
 function addonPath(): string {
   return fileURLToPath(new URL('../../engine/native/build/relora.node', import.meta.url));

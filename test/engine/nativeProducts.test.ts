@@ -3,7 +3,8 @@ import { loadNativeAddon, type ProductPrecision } from '../../engine/src/backend
 import { excess, largest, matrix, multiply, roundToBfloat16, seededArray } from './nativeReference.js';
 
 const addon = loadNativeAddon();
-const { instructionSets } = addon.describe();
+const { instructionSets: offeredSets } = addon.describe();
+const instructionSets = [...offeredSets, 'amx-model' as const];
 const precisions: ProductPrecision[] = ['float32', 'bfloat16'];
 const epsilon = 2 ** -24;
 
@@ -15,7 +16,7 @@ const rounded = (values: Float32Array, precision: ProductPrecision) =>
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
 
-// Tile edges (6 rows, 16 to 64 columns), the block edges (120 rows, 256 and 512 of k), and ones.
+// Tile edges (6, 16 and 32 rows, 16 to 64 columns), the block edges (120 rows, 256 and 512 of k), and ones.
 const sizes = [
   [1, 1, 1],
   [3, 17, 5],
@@ -27,6 +28,8 @@ const sizes = [
   [125, 129, 64],
   [17, 1, 300],
   [128, 8, 19],
+  [33, 49, 34],
+  [47, 32, 545],
 ] as const;
 
 describe.each(cases)('products with $instructionSet in $precision', ({ instructionSet, precision }) => {
@@ -194,6 +197,37 @@ describe('rounding to bfloat16', () => {
   });
 });
 
+describe('amx', () => {
+  it('is refused, with what there is instead, where the CPU lacks it', () => {
+    if (offeredSets.includes('amx')) return;
+    expect(() => addon.configure({ instructionSet: 'amx', threads: 1 })).toThrow(
+      `options.instructionSet 'amx' is not offered by this CPU, which has ${offeredSets.join(', ')}`,
+    );
+  });
+
+  it('is modelled on request only', () => {
+    expect(offeredSets).not.toContain('amx-model');
+  });
+
+  // Intel's description of TDPBF16PS, which the hardware can be held to as well.
+  it.each(['amx-model' as const, ...offeredSets.filter((set) => set === 'amx')])(
+    'sums even and odd k apart and takes subnormal numbers as zero: %s',
+    (instructionSet) => {
+      addon.configure({ instructionSet, threads: 1 });
+      const dot = (a: number[], b: number[]) => {
+        const c = new Float32Array(1);
+        const [left, right] = [Float32Array.from(a), Float32Array.from(b)];
+        addon.matmul(c, left, right, 1, 1, 1, a.length, false, false, 'bfloat16');
+        return c[0];
+      };
+      // One after the other, each 1 would be lost beside 2^24.
+      expect(dot([4096, 1, 0, 1], [4096, 1, 0, 1])).toBe(2 ** 24 + 2);
+      expect(dot([2 ** -130], [2 ** 10])).toBe(0);
+      expect(dot([2 ** -70], [2 ** -70])).toBe(0);
+    },
+  );
+});
+
 it('a base packed for one instruction set is refused by another', () => {
   if (instructionSets.length < 2) return;
   addon.configure({ instructionSet: instructionSets[0]!, threads: 1 });
@@ -209,4 +243,5 @@ it('the measured peak is that of a CPU, not of a stopped clock', () => {
   addon.configure({ instructionSet: instructionSets[0]!, threads: 1 });
   expect(addon.measurePeak('float32', 5)).toBeGreaterThan(1);
   expect(addon.measurePeak('bfloat16', 5)).toBeGreaterThan(1);
+  expect(addon.measurePeak('int8', 5)).toBeGreaterThan(1);
 });

@@ -44,11 +44,11 @@ napi_value configure(const Call& call) {
               std::to_string(threads));
   }
   std::string offered;
+  if (const auto set = usable_instruction_set(wanted)) {
+    call.instance.context = std::make_unique<Context>(*set, static_cast<unsigned>(threads));
+    return undefined();
+  }
   for (const InstructionSet set : supported_instruction_sets()) {
-    if (name_of(set) == wanted) {
-      call.instance.context = std::make_unique<Context>(set, static_cast<unsigned>(threads));
-      return undefined();
-    }
     offered += (offered.empty() ? "" : ", ") + std::string(name_of(set));
   }
   in.refuse("options.instructionSet '" + wanted + "' is not offered by this CPU, which has " + offered);

@@ -16,7 +16,7 @@ struct Int8 {
   static constexpr auto prepare_left = &prepare_left_integers;
   static constexpr auto pack_left = &pack_left_integers<form>;
   template <size_t vectors>
-  static constexpr auto pack_right = &pack_right_integers<form, block_k, vectors>;
+  static constexpr auto pack_right = &pack_right_integers<form, block_k, panel_of_vectors<vectors>>;
 };
 
 #if defined(__AVX512VNNI__)

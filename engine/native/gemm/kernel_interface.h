@@ -54,6 +54,7 @@ constexpr size_t block_words = 256;
 struct ProductKernel {
   size_t panel_columns;    // columns of a full right panel
   size_t column_quantum;   // the last panel's width is rounded up to this
+  size_t step_quantum;     // and the steps of its last block to this
   size_t k_per_step;       // 1, 2 for pairs, 4 for int8
   size_t block_k;          // longest piece of k summed in registers; fixed, so sums depend on k alone
   size_t header_rows;      // rows of words before the steps of each block of a right panel

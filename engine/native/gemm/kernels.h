@@ -6,6 +6,7 @@ namespace relora {
 
 namespace portable {
 extern const ProductKernel float32_kernel, bfloat16_kernel, int8_kernel;
+extern const ProductKernel bfloat16_tile_kernel, int8_tile_kernel;  // on the model of the tiles
 }
 #ifdef __x86_64__
 namespace avx2 {
@@ -19,6 +20,9 @@ extern const ProductKernel bfloat16_kernel;
 }
 namespace avx512vnni {
 extern const ProductKernel int8_kernel;
+}
+namespace amx {
+extern const ProductKernel bfloat16_tile_kernel, int8_tile_kernel;
 }
 #endif
 

@@ -95,7 +95,7 @@ static inline void prefetch(const Element* row, size_t count) {
   for (size_t i = 0; i < count; i += 64 / sizeof *row) __builtin_prefetch(row + i);
 }
 
-static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static constexpr size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /// Rows of op(left) as they are: element (row, k) of the block at row * row_stride + k.
 template <Format format, class Element>
@@ -173,16 +173,35 @@ static PackedLeft pack_left_as(uint32_t* packed, const Operand& left, size_t row
                          : pack_left_rows<format, float>(packed, left, row, rows, k, k_count);
 }
 
-/// One panel of the right operand, zero-padded to whole vectors: [steps, width].
-template <Format format, size_t vectors, class Element>
+/// What a kernel wants of its right panels: `columns` of a full one, the last rounded up to `column_quantum`,
+/// steps of the last block to `step_quantum`. What is added is zeros.
+struct PanelShape {
+  size_t columns, column_quantum, step_quantum;
+
+  constexpr size_t columns_of(size_t n, size_t panel) const { return smaller(n - panel * columns, columns); }
+  constexpr size_t width_of(size_t n, size_t panel) const {
+    return (columns_of(n, panel) + column_quantum - 1) / column_quantum * column_quantum;
+  }
+  constexpr size_t steps_of(size_t k_count, size_t k_per_step) const {
+    return ((k_count + k_per_step - 1) / k_per_step + step_quantum - 1) / step_quantum * step_quantum;
+  }
+};
+/// Whole vectors.
+template <size_t vectors>
+constexpr PanelShape panel_of_vectors = {vectors * lanes, lanes, 1};
+
+/// One panel of the right operand: [steps, width].
+template <Format format, PanelShape shape, class Element>
 static void pack_right_panel(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
-                       size_t panel) {
+                             size_t panel) {
   constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
   const Element* const data = static_cast<const Element*>(right.data);
-  const size_t column = panel * vectors * lanes;
-  const size_t columns = smaller(n - column, vectors * lanes);
-  const size_t width = (columns + lanes - 1) / lanes * lanes;
+  const size_t column = panel * shape.columns;
+  const size_t columns = shape.columns_of(n, panel), width = shape.width_of(n, panel);
   const size_t steps = (k_count + k_per_step - 1) / k_per_step;
+  if constexpr (shape.step_quantum > 1) {
+    std::memset(packed, 0, shape.steps_of(k_count, k_per_step) * width * sizeof *packed);
+  }
 
   if (!right.transposed) {
     for (size_t s = 0; s < steps; s++) {
@@ -225,11 +244,11 @@ static void pack_right_panel(uint32_t* packed, const Operand& right, size_t k, s
   }
 }
 
-template <Format format, size_t vectors>
+template <Format format, PanelShape shape>
 static void pack_right_as(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
                           size_t panel) {
-  if (right.is_bfloat16) return pack_right_panel<format, vectors, uint16_t>(packed, right, k, k_count, n, panel);
-  pack_right_panel<format, vectors, float>(packed, right, k, k_count, n, panel);
+  if (right.is_bfloat16) return pack_right_panel<format, shape, uint16_t>(packed, right, k, k_count, n, panel);
+  pack_right_panel<format, shape, float>(packed, right, k, k_count, n, panel);
 }
 
 }  // namespace relora::RELORA_ISA

@@ -207,23 +207,23 @@ static void pack_integer_steps(uint32_t* packed, const float* inverses, const Op
   }
 }
 
-/// One panel of the right operand, zero-padded to whole vectors: for each block of k a row of scales, a row of
+/// One panel of the right operand: for each block of k a row of scales, a row of
 /// what the sums start from, and [steps, width]. A left operand packed with 128 added adds 128 times the sum of a
 /// column to each result, so there the sums start from as much below zero.
-template <Integer left_form, size_t block_k, size_t vectors>
+template <Integer left_form, size_t block_k, PanelShape shape>
 static void pack_right_integers(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
                                 size_t panel) {
-  const size_t column = panel * vectors * lanes;
-  const size_t columns = smaller(n - column, vectors * lanes);
-  const size_t width = (columns + lanes - 1) / lanes * lanes;
-  alignas(64) float scales[vectors * lanes], inverses[vectors * lanes];
+  const size_t column = panel * shape.columns;
+  const size_t columns = shape.columns_of(n, panel), width = shape.width_of(n, panel);
+  alignas(64) float scales[shape.columns], inverses[shape.columns];
   (right.is_bfloat16 ? scale_columns<uint16_t> : scale_columns<float>)(scales, inverses, right, column, columns,
                                                                        width, k, k_count);
   for (size_t done = 0; done < k_count; done += block_k) {
-    const size_t block = smaller(k_count - done, block_k), steps = (block + 3) / 4;
+    const size_t block = smaller(k_count - done, block_k), steps = shape.steps_of(block, 4);
     uint32_t* const starts = packed + width;
     uint32_t* const words = packed + 2 * width;
     std::memcpy(packed, scales, width * sizeof *scales);
+    if constexpr (shape.step_quantum > 1) std::memset(words, 0, steps * width * sizeof *words);
     (right.is_bfloat16 ? pack_integer_steps<uint16_t> : pack_integer_steps<float>)(
         words, inverses, right, column, columns, width, k + done, block);
     for (size_t j = 0; j < width; j += lanes) {

@@ -8,7 +8,9 @@ namespace relora {
 namespace {
 
 size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-size_t steps_of(const ProductKernel& kernel, size_t k) { return divide_up(k, kernel.k_per_step); }
+size_t steps_of(const ProductKernel& kernel, size_t k) {
+  return divide_up(divide_up(k, kernel.k_per_step), kernel.step_quantum) * kernel.step_quantum;
+}
 size_t panels_of(const ProductKernel& kernel, size_t n) { return divide_up(n, kernel.panel_columns); }
 
 /// Rows of words of k's [0, k) of a panel: the steps, and the headers of the blocks.

@@ -40,7 +40,7 @@ struct MultiplyFloat32 {
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_as<Format::float32>;
   template <size_t vectors>
-  static constexpr auto pack_right = &pack_right_as<Format::float32, vectors>;
+  static constexpr auto pack_right = &pack_right_as<Format::float32, panel_of_vectors<vectors>>;
 
   template <size_t rows, size_t vectors>
   static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
@@ -66,7 +66,7 @@ struct MultiplyWidened {
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_as<Format::rounded_float32>;
   template <size_t vectors>
-  static constexpr auto pack_right = &pack_right_as<Format::pairs, vectors>;
+  static constexpr auto pack_right = &pack_right_as<Format::pairs, panel_of_vectors<vectors>>;
 
   template <size_t rows, size_t vectors>
   static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
@@ -188,6 +188,7 @@ constexpr ProductKernel product_kernel(size_t block_k) {
   return {
       .panel_columns = vectors * lanes,
       .column_quantum = lanes,
+      .step_quantum = 1,
       .k_per_step = Multiply::k_per_step,
       .block_k = block_k,
       .header_rows = Multiply::header_rows,

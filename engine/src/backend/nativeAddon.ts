@@ -16,7 +16,7 @@ export interface NativeAddon {
   describe(): NativeDescription;
 
   /** Chooses the instruction set and the number of threads for everything after it. Throws on a set this CPU lacks. */
-  configure(options: { instructionSet: InstructionSet; threads: number }): void;
+  configure(options: { instructionSet: InstructionSet | ModelledInstructionSet; threads: number }): void;
 
   /** c[batch, m, n] = op(a) op(b), op(a) is [m, k] and op(b) is [k, n]; a transposed operand is stored the other way round. */
   matmul(
@@ -375,13 +375,19 @@ export type AttentionHalfArguments<Layer extends unknown[]> = [
   ...end: EndOfHalf,
 ];
 
-/** Best first. `avx512bf16` also needs avx512f/bw/vl/dq; `avx2` also needs fma. */
-export const instructionSets = ['avx512bf16', 'avx512', 'avx2', 'portable'] as const;
+/**
+ * Best first. `amx` needs its tiles for bfloat16 and int8, a Linux that saves them, and avx512bf16; `avx512bf16` also needs
+ * avx512f/bw/vl/dq; `avx2` also needs fma.
+ */
+export const instructionSets = ['amx', 'avx512bf16', 'avx512', 'avx2', 'portable'] as const;
 export type InstructionSet = (typeof instructionSets)[number];
+
+/** Computes what `amx` does in plain arithmetic, on any machine: never offered or chosen, there to test `amx`. */
+export type ModelledInstructionSet = 'amx-model';
 
 /**
  * Arithmetic of products; inputs and outputs are float32 either way. With 'bfloat16' operands are rounded (to nearest even)
- * and sums kept in float32: one hardware instruction with avx512bf16, bf16 storage widened to float32 products elsewhere.
+ * and sums kept in float32: by hardware instructions with amx and avx512bf16, bf16 storage widened to float32 products elsewhere.
  */
 export type ProductPrecision = 'float32' | 'bfloat16';
 
@@ -401,7 +407,7 @@ export interface NativeDescription {
   /** Sets this CPU and operating system support, best first. */
   instructionSets: InstructionSet[];
   /** What multiplies int8 under the best set: 'vnni' is a feature of its own, which not every CPU with avx512 has. */
-  int8: 'vnni' | 'avx2' | 'portable';
+  int8: 'amx' | 'vnni' | 'avx2' | 'portable';
   /** CPUs this process may use: affinity mask and cgroup quota, rounded up. */
   threadsMax: number;
   cpuModel: string;

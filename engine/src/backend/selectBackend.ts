@@ -69,8 +69,9 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   const instructionSet = options.instructionSet ?? instructionSets[0] ?? 'portable';
   const threadCount = options.threads ?? threadsMax;
   addon.configure({ instructionSet, threads: threadCount });
-  // Without the instruction bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
-  const automatic: ProductPrecision = instructionSet === 'avx512bf16' ? 'bfloat16' : 'float32';
+  // Without an instruction for it bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
+  const hasBfloat16 = instructionSet === 'amx' || instructionSet === 'avx512bf16';
+  const automatic: ProductPrecision = hasBfloat16 ? 'bfloat16' : 'float32';
   if (options.precision === 'nf4Base')
     throw new Error('This engine does not keep the frozen base as nf4Base: ask for int8Base');
   const { precision: wanted } = options;

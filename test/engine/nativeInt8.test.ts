@@ -1,0 +1,210 @@
+import { afterAll, describe, expect, it } from 'vitest';
+import { loadNativeAddon, type PackedBase } from '../../engine/src/backend/nativeAddon.js';
+import { excess, largest, matrix, multiply, seededArray } from './nativeReference.js';
+
+const addon = loadNativeAddon();
+const { instructionSets, int8 } = addon.describe();
+const testedSets = [...instructionSets, 'amx-model' as const];
+const epsilon = 2 ** -24;
+const none = new Float32Array(0);
+
+afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
+
+const forward = (base: PackedBase, x: Float32Array, rows: number, out: number) => {
+  const y = new Float32Array(rows * out).fill(NaN);
+  addon.loraLinearForward(y, none, x, base, none, none, 1, rows, 0);
+  return y;
+};
+const backward = (base: PackedBase, dy: Float32Array, rows: number, inFeatures: number) => {
+  const dx = new Float32Array(rows * inFeatures).fill(NaN);
+  addon.loraLinearBackward(dx, none, none, dy, none, none, base, none, none, 1, rows, 0);
+  return dx;
+};
+
+/** The integers of each line and the line's scale, computed as the kernels do, in float32. */
+function quantise(
+  values: Float32Array,
+  lines: number,
+  length: number,
+  at: (line: number, i: number) => number,
+) {
+  const integers = new Float32Array(values.length);
+  const scales = Array.from({ length: lines }, (_, line) => {
+    const most = largest(Array.from({ length }, (_, i) => values[at(line, i)]!));
+    const inverse = Math.fround(127 / most);
+    for (let i = 0; i < length; i++) {
+      const exact = Math.fround(values[at(line, i)]! * inverse);
+      const floor = Math.floor(exact);
+      const isUp = exact - floor > 0.5 || (exact - floor === 0.5 && floor % 2 !== 0);
+      integers[at(line, i)] = isUp ? floor + 1 : floor;
+    }
+    return Math.fround(most / 127);
+  });
+  return { integers, scales };
+}
+
+/** Integers in [-127, 127] whose every row and column reaches 127: their scales are 1, so products are exact. */
+function wholeNumbers(rows: number, columns: number, seed: number): Float32Array {
+  const values = seededArray(rows * columns, seed, 127).map(Math.round);
+  for (let i = 0; i < rows; i++) values[i * columns] = 127;
+  for (let j = 0; j < columns; j++) values[j] = -127;
+  return values;
+}
+
+// Tile edges (6, 16 and 32 rows, 16 to 64 columns), four k's to a word, and the block edges (256, 512 and 1024 of k).
+const sizes = [
+  [1, 1, 1],
+  [3, 5, 17],
+  [6, 64, 64],
+  [7, 63, 65],
+  [33, 257, 31],
+  [16, 513, 49],
+  [5, 1025, 3],
+  [250, 130, 70],
+] as const;
+
+describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
+  const configure = (threads = 2) => addon.configure({ instructionSet, threads });
+
+  it.each(sizes)('sums integers exactly both ways: rows=%i, in=%i, out=%i', (rows, inFeatures, out) => {
+    configure();
+    const w = wholeNumbers(inFeatures, out, 1);
+    const x = wholeNumbers(rows, inFeatures, 2);
+    const dy = wholeNumbers(rows, out, 3);
+    const base = addon.packBase(w, inFeatures, out, 'int8');
+    const y = multiply(matrix(x, rows, inFeatures), matrix(w, inFeatures, out)).value;
+    const dx = multiply(matrix(dy, rows, out), matrix(w, out, inFeatures, true)).value;
+    expect(largest([...y, ...dx])).toBeLessThan(2 ** 24);
+    expect(Array.from(forward(base, x, rows, out))).toEqual(Array.from(y));
+    expect(Array.from(backward(base, dy, rows, inFeatures))).toEqual(Array.from(dx));
+  });
+
+  it.each([1, -1])('sums the largest integers exactly over a whole block of k, sign %i', (sign) => {
+    configure();
+    const length = 1024;
+    const w = new Float32Array(length).fill(127);
+    const base = addon.packBase(w, length, 1, 'int8');
+    expect(forward(base, new Float32Array(length).fill(127 * sign), 1, 1)[0]).toBe(sign * length * 127 ** 2);
+  });
+
+  it.each(sizes)('scales rows and columns: rows=%i, in=%i, out=%i', (rows, inFeatures, out) => {
+    configure();
+    // Rows and columns of very different sizes.
+    const stretch = (values: Float32Array, columns: number) =>
+      values.map((value, i) => value * 10 ** ((Math.floor(i / columns) % 5) - (i % 3)));
+    const w = stretch(seededArray(inFeatures * out, 4), out);
+    const x = stretch(seededArray(rows * inFeatures, 5), inFeatures);
+    const dy = stretch(seededArray(rows * out, 6), out);
+    const base = addon.packBase(w, inFeatures, out, 'int8');
+
+    const check = (actual: Float32Array, left: Float32Array, length: number, columns: number) => {
+      const isForward = columns === out;
+      const rowwise = quantise(left, rows, length, (row, i) => row * length + i);
+      const columnwise = quantise(w, columns, length, (column, i) =>
+        isForward ? i * out + column : column * out + i,
+      );
+      const { value } = multiply(
+        matrix(rowwise.integers, rows, length),
+        matrix(columnwise.integers, length, columns, !isForward),
+      );
+      const scale = (i: number) => rowwise.scales[Math.floor(i / columns)]! * columnwise.scales[i % columns]!;
+      // Three roundings of scaling and one of adding for each block of k, which has at least 256.
+      const blocks = Math.ceil(length / 256);
+      const most = 127 ** 2 * length;
+      const tolerance = (i: number) => 4 * blocks * epsilon * scale(i) * most;
+      expect(
+        excess(
+          actual,
+          value.map((sum, i) => sum * scale(i)),
+          tolerance,
+        ),
+      ).toBeLessThanOrEqual(0);
+    };
+    check(forward(base, x, rows, out), x, inFeatures, out);
+    // The two directions are told apart by their number of columns.
+    if (inFeatures !== out) check(backward(base, dy, rows, inFeatures), dy, out, inFeatures);
+  });
+
+  it('gives the same bits with one thread and two', () => {
+    const [rows, inFeatures, out] = [250, 600, 150];
+    const [x, w] = [seededArray(rows * inFeatures, 7), seededArray(inFeatures * out, 8)];
+    const run = (threads: number) => {
+      configure(threads);
+      return forward(addon.packBase(w, inFeatures, out, 'int8'), x, rows, out);
+    };
+    expect(run(2)).toEqual(run(1));
+  });
+
+  it.each([NaN, Infinity, -Infinity])('makes the results of a row with %d NaN, and no others', (value) => {
+    configure();
+    const [rows, inFeatures, out] = [8, 70, 40];
+    const x = seededArray(rows * inFeatures, 9);
+    const base = addon.packBase(seededArray(inFeatures * out, 10), inFeatures, out, 'int8');
+    const before = forward(base, x, rows, out);
+    x[3 * inFeatures + 69] = value;
+    const after = forward(base, x, rows, out);
+    after.forEach((result, i) => expect(result).toBe(Math.floor(i / out) === 3 ? NaN : before[i]));
+  });
+
+  it.each([NaN, Infinity])('makes the results of a column of weights with %d NaN, and no others', (value) => {
+    configure();
+    const [rows, inFeatures, out] = [3, 20, 35];
+    const w = seededArray(inFeatures * out, 11);
+    w[7 * out + 18] = value;
+    const base = addon.packBase(w, inFeatures, out, 'int8');
+    const y = forward(base, seededArray(rows * inFeatures, 12), rows, out);
+    y.forEach((result, i) => expect(Number.isNaN(result)).toBe(i % out === 18));
+    const dx = backward(base, seededArray(rows * out, 13), rows, inFeatures);
+    dx.forEach((result, i) => expect(Number.isNaN(result)).toBe(i % inFeatures === 7));
+  });
+
+  it('takes rows and columns of zeros, and of numbers too small to scale, as zero', () => {
+    configure();
+    const base = addon.packBase(Float32Array.of(0, 2, 1e-40, 0, -1, 1e-41), 2, 3, 'int8');
+    const x = Float32Array.of(0, 0, 1e-40, -1e-40, 1, 1);
+    expect([...forward(base, x, 3, 3)].map(Math.abs)).toEqual([0, 0, 0, 0, 0, 0, 0, expect.closeTo(1, 1), 0]);
+  });
+
+  it('carries an adapter beside it in bfloat16', () => {
+    configure();
+    const [rows, inFeatures, out, rank, scale] = [131, 70, 129, 8, 0.5];
+    const x = seededArray(rows * inFeatures, 14);
+    const dy = seededArray(rows * out, 15);
+    const [a, b] = [seededArray(inFeatures * rank, 16), seededArray(rank * out, 17)];
+    const base = addon.packBase(seededArray(inFeatures * out, 18), inFeatures, out, 'int8');
+    const zeroBase = addon.packBase(new Float32Array(inFeatures * out), inFeatures, out, 'bfloat16');
+    const run = (panels: PackedBase) => {
+      const [y, xa, dx] = [rows * out, rows * rank, rows * inFeatures].map((n) => new Float32Array(n));
+      const [da, db] = [new Float32Array(a.length), new Float32Array(b.length)];
+      addon.loraLinearForward(y!, xa!, x, panels, a, b, scale, rows, rank);
+      addon.loraLinearBackward(dx!, da, db, dy, x, xa!, panels, a, b, scale, rows, rank);
+      return { y: y!, xa: xa!, dx: dx!, da, db };
+    };
+    const both = run(base);
+    const adapter = run(zeroBase);
+    for (const name of ['xa', 'da', 'db'] as const) expect(both[name], name).toEqual(adapter[name]);
+    const sum = (p: Float32Array, q: Float32Array) => p.map((value, i) => value + q[i]!);
+    for (const [actual, expected] of [
+      [both.y, sum(forward(base, x, rows, out), adapter.y)],
+      [both.dx, sum(backward(base, dy, rows, inFeatures), adapter.dx)],
+    ] as const) {
+      expect(excess(actual, expected, () => 4 * rank * epsilon * largest(expected))).toBeLessThanOrEqual(0);
+    }
+  });
+
+  it('takes a little more than a quarter of the memory of a float32 base', () => {
+    configure();
+    const [inFeatures, out] = [1376, 512];
+    const bytes = addon.packedBaseBytes(
+      addon.packBase(new Float32Array(inFeatures * out), inFeatures, out, 'int8'),
+    );
+    expect(bytes).toBeGreaterThan(2 * inFeatures * out);
+    expect(bytes).toBeLessThan(2.2 * inFeatures * out);
+  });
+});
+
+it('tells what multiplies int8', () => {
+  const expected = { amx: ['amx'], avx512bf16: ['vnni', 'avx2'], avx512: ['vnni', 'avx2'] };
+  const best = instructionSets[0]!;
+  expect(best in expected ? expected[best as keyof typeof expected] : [best]).toContain(int8);
+});
