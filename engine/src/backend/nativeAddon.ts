@@ -14,6 +14,9 @@ import { fileURLToPath } from 'node:url';
 export interface NativeAddon {
   describe(): NativeDescription;
 
+  /** Memory that the addon itself holds now in this process: packed bases and what kernels reuse. Arrays belong to JavaScript. */
+  allocations(): { count: number; bytes: number };
+
   /** Chooses the instruction set and the number of threads for everything after it. Throws on a set this CPU lacks. */
   configure(options: { instructionSet: InstructionSet; threads: number }): void;
 
