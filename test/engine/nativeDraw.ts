@@ -92,12 +92,14 @@ export class Draw {
   }
 
   /** What has been written, bit for bit; nothing beside it may have been. */
-  results(): Uint32Array[] {
+  results(): Buffer[] {
     for (const { name, words, begin, end } of this.outputs) {
       const broken = words.findIndex((word, index) => (index < begin || index >= end) && word !== guard);
       expect(broken, `written at ${broken - begin} of ${name}, with ${this.toString()}`).toBe(-1);
     }
-    return this.outputs.map(({ words, begin, end }) => words.slice(begin, end));
+    return this.outputs.map(({ words, begin, end }) =>
+      Buffer.from(words.buffer, 4 * begin, 4 * (end - begin)),
+    );
   }
 
   toString(): string {

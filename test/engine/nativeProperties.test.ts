@@ -366,7 +366,8 @@ function attend(draw: Draw): void {
   const relative = 2 * ofScore + 4 * rounding + (time * group + headDim + 8) * epsilon;
   for (const [name, actual] of Object.entries({ logSumExp, out, dq, dk, dv })) {
     const values = expected[name as keyof typeof expected];
-    draw.agree(name, actual, values, () => 4 * relative * Math.max(1, largest(values)));
+    const tolerance = 4 * relative * Math.max(1, largest(values));
+    draw.agree(name, actual, values, () => tolerance);
   }
 }
 
@@ -413,7 +414,9 @@ describe.each(instructionSets)(
           check(draw);
           return draw.results();
         });
-        expect(together, `bits of seed ${seed}`).toEqual(alone);
+        // Compared here, because `toEqual` looks at each of a million bytes.
+        const isSame = alone!.every((bits, i) => bits.equals(together![i]!));
+        expect(isSame, `the same bits on any number of threads, seed ${seed}`).toBe(true);
       }
     });
   },
