@@ -9,7 +9,18 @@ import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(fileURLToPath(import.meta.url));
-const buildDir = join(root, 'build');
+
+// `build.mjs address` and `build.mjs thread` build, in a folder of their own, an addon that watches itself: for
+// `npm run test:sanitize`.
+const sanitizers = {
+  address: ['-O1', '-g', '-fsanitize=address,undefined,float-cast-overflow', '-fno-sanitize-recover=all'],
+  thread: ['-O1', '-g', '-fsanitize=thread'],
+};
+const sanitizer = process.argv[2];
+if (sanitizer !== undefined && !(sanitizer in sanitizers))
+  fail(`Expected no argument or one of ${Object.keys(sanitizers).join(', ')}, got ${sanitizer}`);
+const instrumentation = sanitizers[sanitizer] ?? [];
+const buildDir = join(root, 'build', sanitizer ?? '');
 const target = join(buildDir, 'relora.node');
 const napiHeaders = createRequire(import.meta.url)('node-api-headers').include_dir;
 
@@ -26,6 +37,7 @@ const flags = [
     '-fno-trapping-math',
   ],
   ...['-Wall', '-Wextra', '-Wno-psabi', '-pthread', `-I${napiHeaders}`],
+  ...instrumentation,
 ];
 
 // GCC moves vectors of eight bytes through MMX registers, after which the x87 arithmetic of whoever called gives NaN.
@@ -55,10 +67,10 @@ const setsOf = (source) => {
   return (sets ?? ['portable', 'avx2', 'avx512']).filter((set) => set in instructionSets);
 };
 
-const fail = (message) => {
+function fail(message) {
   console.error(message);
   process.exit(1);
-};
+}
 
 const hash = (...parts) => {
   const sum = createHash('sha256');
@@ -135,6 +147,7 @@ const undefinedSymbols = process.platform === 'darwin' ? ['-undefined', 'dynamic
 const linkArgs = [
   '-shared',
   '-pthread',
+  ...instrumentation,
   ...undefinedSymbols,
   ...objects.map((object) => object.path),
   '-o',

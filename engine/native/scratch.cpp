@@ -1,7 +1,9 @@
 #include "scratch.h"
 
 #include <cstdlib>
+#include <mutex>
 #include <new>
+#include <unordered_map>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -11,6 +13,19 @@ namespace relora {
 namespace {
 constexpr size_t cache_line = 64;
 constexpr size_t huge_page = size_t{2} << 20;
+
+/// Sizes by address. Of the whole process: a base may be freed by the collector of another environment than the
+/// one that looks. Allocations are rare, for what kernels use is kept, so a lock costs nothing.
+struct Held {
+  std::mutex mutex;
+  std::unordered_map<void*, size_t> bytes;
+};
+
+Held& held() {
+  static Held& all = *new Held;  // never destroyed: memory is still given back while the process ends
+  return all;
+}
+
 }  // namespace
 
 void* allocate_aligned(size_t bytes) {
@@ -19,6 +34,13 @@ void* allocate_aligned(size_t bytes) {
   void* memory = rounded < bytes ? nullptr : std::aligned_alloc(alignment,
                                                                 rounded == 0 ? alignment : rounded);
   if (memory == nullptr) throw std::bad_alloc();
+  try {
+    std::lock_guard lock(held().mutex);
+    held().bytes.emplace(memory, rounded);
+  } catch (...) {
+    std::free(memory);
+    throw;
+  }
 #ifdef __linux__
   // Packed panels are read with strides of many pages; advice only, so a refusal does not matter.
   if (alignment == huge_page) madvise(memory, rounded, MADV_HUGEPAGE);
@@ -26,7 +48,21 @@ void* allocate_aligned(size_t bytes) {
   return memory;
 }
 
-void free_aligned(void* memory) { std::free(memory); }
+void free_aligned(void* memory) {
+  if (memory == nullptr) return;
+  {
+    std::lock_guard lock(held().mutex);
+    held().bytes.erase(memory);
+  }
+  std::free(memory);
+}
+
+Allocations allocations() {
+  std::lock_guard lock(held().mutex);
+  Allocations sum{held().bytes.size(), 0};
+  for (const auto& [memory, bytes] : held().bytes) sum.bytes += bytes;
+  return sum;
+}
 
 void* Scratch::reserve(size_t bytes) {
   if (bytes > bytes_) {

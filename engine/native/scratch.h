@@ -11,6 +11,12 @@ namespace relora {
 void* allocate_aligned(size_t bytes);
 void free_aligned(void* memory);
 
+/// What this process holds of it now.
+struct Allocations {
+  size_t count, bytes;
+};
+Allocations allocations();
+
 /// A buffer whose contents do not survive the next request.
 class Scratch {
  public:

@@ -34,6 +34,15 @@ napi_value describe(const Call& call) {
   return result;
 }
 
+napi_value allocations(const Call& call) {
+  const Allocations held = relora::allocations();
+  napi_value result;
+  napi_create_object(call.env, &result);
+  napi_set_named_property(call.env, result, "count", number(call.env, static_cast<double>(held.count)));
+  napi_set_named_property(call.env, result, "bytes", number(call.env, static_cast<double>(held.bytes)));
+  return result;
+}
+
 napi_value configure(const Call& call) {
   Arguments& in = call.arguments;
   const napi_value options = in.object("options");
@@ -89,6 +98,7 @@ constexpr Entry entries[] = {
     {"mapFloats", 2, map_floats},
     {"releasePages", 1, release_pages},
     {"describe", 0, describe},
+    {"allocations", 0, allocations},
     {"configure", 1, configure},
     {"measurePeak", 2, measure_peak},
 };

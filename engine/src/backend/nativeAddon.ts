@@ -15,6 +15,9 @@ import type { LayerGraph } from '../plan/adapterGraphs.js';
 export interface NativeAddon {
   describe(): NativeDescription;
 
+  /** Memory that the addon itself holds now in this process: packed bases and what kernels reuse. Arrays belong to JavaScript. */
+  allocations(): { count: number; bytes: number };
+
   /** Chooses the instruction set and the number of threads for everything after it. Throws on a set this CPU lacks. */
   configure(options: { instructionSet: InstructionSet | ModelledInstructionSet; threads: number }): void;
 

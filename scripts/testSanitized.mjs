@@ -1,0 +1,80 @@
+// `npm run test:sanitize`: the tests of the native kernels with an addon compiled to watch itself, on every instruction set
+// of this machine. AddressSanitizer sees what lies outside an allocation (arrays of JavaScript are allocations too),
+// UndefinedBehaviorSanitizer what C++ leaves undefined, ThreadSanitizer what two threads touch at once. Other test files
+// may be named as arguments. Ends with status 1 on any finding or failed test.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const named = process.argv.slice(2);
+const tests = named.length > 0 ? named : ['test/engine/native', 'test/engine/ops'];
+
+const sanitizers = [
+  {
+    name: 'address',
+    runtime: 'libasan.so',
+    // Node leaves its own memory to the end of the process, so leaks are not looked for.
+    options: (log) => ({ ASAN_OPTIONS: `detect_leaks=0:${log}`, UBSAN_OPTIONS: 'print_stacktrace=1' }),
+    isOurs: () => true,
+  },
+  {
+    name: 'thread',
+    runtime: 'libtsan.so',
+    options: (log) => ({ TSAN_OPTIONS: `exitcode=0:${log}` }),
+    // Node and the test runner are not instrumented: what is said about their own threads means nothing.
+    isOurs: (report) => report.includes('relora.node'),
+  },
+];
+
+const failed = sanitizers.filter((sanitizer) => !passes(sanitizer));
+if (failed.length > 0) fail(`Failed: ${failed.map(({ name }) => name).join(', ')}`);
+
+function passes({ name, runtime, options, isOurs }) {
+  console.log(`\nThe ${name} sanitizer`);
+  execFileSync(process.execPath, ['engine/native/build.mjs', name], { cwd: root, stdio: 'inherit' });
+  // Reports go to files: some come from processes whose output nobody reads. What is undefined in C++ ends a process at
+  // once, with a line on its error output.
+  const folder = mkdtempSync(join(tmpdir(), 'relora-sanitize-'));
+  const { status } = spawnSync(
+    process.execPath,
+    ['node_modules/vitest/vitest.mjs', 'run', ...tests, '--maxWorkers=1', '--testTimeout=300000'],
+    {
+      cwd: root,
+      stdio: 'inherit',
+      env: {
+        ...process.env,
+        ...options(`log_path=${join(folder, 'report')}`),
+        RELORA_SANITIZER: name,
+        LD_PRELOAD: findRuntime(runtime),
+        NODE_OPTIONS: `--require ${JSON.stringify(join(root, 'scripts', 'useSanitizedAddon.cjs'))}`,
+      },
+    },
+  );
+  const findings = readdirSync(folder)
+    .flatMap((file) => readFileSync(join(folder, file), 'utf8').split(/^={10,}$/m))
+    .filter((report) => report.trim() !== '' && isOurs(report));
+  rmSync(folder, { recursive: true });
+  for (const finding of findings) console.error(finding);
+  console.log(
+    `The ${name} sanitizer: ${findings.length} reports, tests ${status === 0 ? 'passed' : 'failed'}`,
+  );
+  return findings.length === 0 && status === 0;
+}
+
+/** The library that has to be in a process before anything else. */
+function findRuntime(name) {
+  const compiler = process.env.CXX ?? 'g++';
+  const path = execFileSync(compiler, [`-print-file-name=${name}`], { encoding: 'utf8' }).trim();
+  // A compiler without that file gives the name back as it came.
+  if (!existsSync(path))
+    fail(`${compiler} has no ${name}: the sanitizers need GCC with its sanitizer libraries`);
+  return path;
+}
+
+function fail(message) {
+  console.error(message);
+  process.exit(1);
+}

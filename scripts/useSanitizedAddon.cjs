@@ -1,0 +1,14 @@
+// Required before everything else in each process of `npm run test:sanitize`: where the native addon is asked for, the
+// one that watches itself is loaded. Done here and not by a setting, so that nothing shipped can be led to another file.
+const { join, sep } = require('node:path');
+
+const build = join(__dirname, '..', 'engine', 'native', 'build') + sep;
+const load = process.dlopen;
+
+process.dlopen = (module, file, ...rest) =>
+  load.call(
+    process,
+    module,
+    file === join(build, 'relora.node') ? join(build, process.env.RELORA_SANITIZER, 'relora.node') : file,
+    ...rest,
+  );

@@ -1,0 +1,94 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { loadNativeAddon } from '../../engine/src/backend/nativeAddon.js';
+import { selectBackend } from '../../engine/src/backend/selectBackend.js';
+import { Llama } from '../../engine/src/model/llama.js';
+import { tinyConfig } from './llamaReference.js';
+import { largest } from './nativeReference.js';
+import { seeded } from './opCases.js';
+
+// More rows than a block of a product, more positions than a tile of attention, several blocks of every other kernel:
+// work that threads share, and a different share for each number of them.
+const [batch, time] = [3, 70];
+const config = tinyConfig({
+  vocabSize: 301,
+  numHiddenLayers: 1,
+  hiddenSize: 72,
+  intermediateSize: 136,
+  numKeyValueHeads: 2,
+  maxPositionEmbeddings: time,
+});
+const inputs = Int32Array.from({ length: batch * time }, (_, i) => (i * 37 + 3) % 301);
+const targets = Int32Array.from({ length: batch * time }, (_, i) => (i % 9 === 4 ? -1 : (i * 53 + 1) % 301));
+
+/** Loss and every gradient of a step with adapters that have learned something. */
+function step(): Map<string, Float32Array> {
+  const model = Llama.create(config, 5);
+  model.attachAdapters(
+    {
+      rank: 5,
+      alpha: 10,
+      dropout: 0,
+      cycleStepCount: 10,
+      restartWarmupStepCount: 1,
+      momentReset: 'zero',
+      momentPruneRatio: 0.9,
+      targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+      trainableScale: false,
+    },
+    5,
+    0,
+  );
+  for (const { name, role, variable } of model.parameters.values()) {
+    if (role === 'adapterB')
+      tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
+  }
+  const { loss, gradients } = model.valueAndGradients(inputs, targets, batch, time);
+  const results = new Map([['loss', Float32Array.of(loss)]]);
+  for (const [name, gradient] of gradients) results.set(name, gradient.dataSync<'float32'>() as Float32Array);
+  tf.dispose([...gradients.values()]);
+  model.dispose();
+  return results;
+}
+
+const bits = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength);
+
+function difference(actual: Map<string, Float32Array>, expected: Map<string, Float32Array>): number {
+  expect([...actual.keys()]).toEqual([...expected.keys()]);
+  const differences = [...expected].map(
+    ([name, values]) => largest(actual.get(name)!.map((value, i) => value - values[i]!)) / largest(values),
+  );
+  return Math.max(...differences);
+}
+
+const { instructionSets } = loadNativeAddon().describe();
+let reference: Map<string, Float32Array>;
+
+beforeAll(async () => {
+  await selectBackend({ device: 'reference', precision: 'float32' });
+  reference = step();
+});
+
+describe.each(instructionSets)('a step of a whole model with %s', (instructionSet) => {
+  // Sums of up to 301 terms one after the other, through a layer and back; a rounding to bfloat16 is 2^-9 of
+  // a term, and some twenty of them follow each other.
+  it.each([
+    ['float32', 301 * 2 ** -24 * 4],
+    ['bfloat16', 20 * 2 ** -9],
+  ] as const)(
+    'has the bits of one thread on 2, 3 and 5, in %s, and the values of the reference',
+    async (precision, tolerance) => {
+      await selectBackend({ device: 'native', precision, instructionSet, threads: 1 });
+      const alone = step();
+      expect(difference(alone, reference)).toBeLessThan(tolerance);
+      for (const threads of [2, 3, 5]) {
+        await selectBackend({ device: 'native', precision, instructionSet, threads });
+        const shared = step();
+        const differing = [...alone.keys()].filter(
+          (name) => !bits(alone.get(name)!).equals(bits(shared.get(name)!)),
+        );
+        expect(differing, `${threads} threads`).toEqual([]);
+      }
+    },
+  );
+});
