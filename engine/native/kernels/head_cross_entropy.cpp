@@ -1,109 +1,224 @@
-// The language model's head and its loss in one: a chunk of rows at a time gets its logits, its losses, and
-// has its logits turned into their gradients in place. [rows, vocabulary] never exists, and fresh pages for
-// it are never faulted in.
+// The language model's head and its loss in one. [rows, vocabulary] never exists: of a chunk of rows, logits are
+// made a block of the vocabulary at a time, in the second-level cache, and only their exponentials are kept, as the
+// two products behind them read them. Every exponential of a row stands for e^(logit - reference), so the gradient
+// of the logits, scale (p - onehot), is the kept row but for one factor and its target: the factor goes into the
+// rows of x and dx instead, and the logits are passed over once.
+#include <algorithm>
 #include <cmath>
+#include <type_traits>
 
+#include "../gemm/pack.h"
 #include "../gemm/product.h"
-#include "../vector.h"
 #include "kernels.h"
 
 namespace relora::RELORA_ISA {
 
 namespace {
 
-constexpr size_t chunk_rows = 384;
+/// Columns of a block of the vocabulary: with 192 rows its logits, its packed rows of the head and the packed rows
+/// of x fit the second-level cache together. A multiple of every kernel's panel.
+constexpr size_t block_columns = 192;
+/// Rows of the head that are packed at a time for dx.
+constexpr size_t slab_rows = 4096;
+/// Exponentials kept of a chunk. More rows at a time read and write dhead less often.
+constexpr size_t kept_bytes = size_t{36} << 20;
+/// The logit of the target is the reference of a row, unless a block has logits this much larger.
+constexpr float margin = 30.0f;
 
-/// Loss of one row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits come out as a NaN or
-/// infinite loss. When `keep`, the row becomes e^(logit - largest), and `inverse_sum` makes it probabilities.
-template <bool keep>
-float row_loss(float* logits, size_t n, int32_t target, float& inverse_sum) {
-  Vec most[2] = {broadcast(logits[0]), broadcast(logits[0])};
+void store_element(float* p, Vec v, size_t count) { store(p, v, count); }
+/// Rounded to bfloat16.
+void store_element(uint16_t* p, Vec v, size_t count) {
+  typedef uint16_t Halves __attribute__((vector_size(lanes * 2)));
+  const Halves halves = __builtin_convertvector(round_in_place(v) >> 16, Halves);
+  std::memcpy(p, &halves, count * sizeof *p);
+}
+void store_element(float* p, float value) { *p = value; }
+void store_element(uint16_t* p, float value) {
+  *p = static_cast<uint16_t>(round_in_place(broadcast(value))[0] >> 16);
+}
+Vec load_element(const float* p, size_t count) { return load(p, count); }
+Vec load_element(const uint16_t* p, size_t count) { return load(p, count); }
+
+float dot(const float* a, const float* b, size_t n) {
+  Vec sum = {};
+  for_vectors(n, [&](size_t i, size_t count) { sum = multiply_add(load(a + i, count), load(b + i, count), sum); });
+  return sum_lanes(sum);
+}
+
+float largest_of(const float* x, size_t n) {
+  Vec most = broadcast(x[0]);
   size_t i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) {
-    most[0] = larger(load(logits + i), most[0]);
-    most[1] = larger(load(logits + i + lanes), most[1]);
-  }
-  float largest = largest_lane(larger(most[0], most[1]));
-  for (; i < n; i++) largest = logits[i] > largest ? logits[i] : largest;
+  for (; i + lanes <= n; i += lanes) most = larger(load(x + i), most);
+  float largest = largest_lane(most);
+  for (; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
 
-  const float at_target = logits[target];
-  double sum = 0;
-  constexpr size_t piece = 4096;  // float32 sums of a piece, float64 sum of the pieces
-  for (size_t begin = 0; begin < n; begin += piece) {
-    Vec part = {};
-    for_vectors(n - begin < piece ? n - begin : piece, [&](size_t j, size_t count) {
-      float* p = logits + begin + j;
-      Vec e = exponential(load(p, count) - largest);
-      if constexpr (keep) store(p, e, count);
-      if (count < lanes) {  // lanes behind the row must not count
-        float last[lanes] = {};
-        store(last, e, count);
-        e = load(last);
+/// What is known of each row of a chunk, by row, and of each block of the vocabulary in it, [blocks, rows].
+struct Statistics {
+  float *reference, *at_target, *factor;
+  float *block_reference, *block_sum;
+};
+
+Statistics statistics_in(float* memory, size_t rows, size_t blocks) {
+  return {memory, memory + rows, memory + 2 * rows, memory + 3 * rows, memory + (3 + blocks) * rows};
+}
+size_t statistics_floats(size_t rows, size_t blocks) { return (3 + 2 * blocks) * rows; }
+
+/// Sum of e^(logit - reference), which also go to `kept` unless that is null.
+template <class Element>
+float exponentials(Element* kept, const float* logits, size_t n, float reference) {
+  Vec sum = {};
+  for_vectors(n, [&](size_t i, size_t count) {
+    Vec e = exponential(load(logits + i, count) - reference);
+    if (kept != nullptr) store_element(kept + i, e, count);
+    if (count < lanes) {  // lanes behind the row must not count
+      float last[lanes] = {};
+      store(last, e, count);
+      e = load(last);
+    }
+    sum += e;
+  });
+  return sum_lanes(sum);
+}
+
+template <class Element>
+struct Chunk {
+  Context& context;
+  const ProductKernel& kernel;
+  const HeadShape& shape;
+  const float *x, *head;   // x of the chunk
+  const int32_t* targets;  // -1: the row does not count
+  size_t rows, blocks;
+  Element* kept;  // [rows, stride], null where no gradient is wanted
+  size_t stride;
+  Statistics of;
+
+  /// All rows against one block of the vocabulary, whose rows of the head are packed for them.
+  void block(size_t index, unsigned worker) const {
+    const size_t column = index * block_columns, columns = std::min(block_columns, shape.vocabulary - column);
+    float* const logits = context.worker_memory(worker);
+    uint32_t* const words = reinterpret_cast<uint32_t*>(logits + block_rows * block_columns);
+    const RightPanels panels =
+        pack_right_panels_here(kernel, words, {head + column * shape.dim, shape.dim, true}, shape.dim, columns);
+    for (size_t begin = 0; begin < rows; begin += block_rows) {
+      const size_t count = std::min(block_rows, rows - begin);
+      const Operand inputs{x + begin * shape.dim, shape.dim, false};
+      product_of_panels_here(context, worker, {logits, block_columns, 1.0f, false}, inputs, panels, count, columns);
+      for (size_t i = 0; i < count; i++) {
+        const size_t row = begin + i, target = static_cast<size_t>(targets[row]);
+        const float* from = logits + i * block_columns;
+        if (target - column < columns) of.at_target[row] = from[target - column];
+        const float most = largest_of(from, columns);
+        const float reference = most > of.reference[row] + margin ? most : of.reference[row];
+        of.block_reference[index * rows + row] = reference;
+        of.block_sum[index * rows + row] =
+            exponentials(kept == nullptr ? nullptr : kept + row * stride + column, from, columns, reference);
       }
-      part += e;
-    });
-    sum += static_cast<double>(sum_lanes(part));
+    }
   }
-  inverse_sum = static_cast<float>(1.0 / sum);
-  return static_cast<float>(static_cast<double>(largest) - static_cast<double>(at_target) + std::log(sum));
+
+  /// The loss of a row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits come out as a NaN or
+  /// infinite loss. Makes the kept row the gradient of its logits but for `factor`.
+  float finish(size_t row) const {
+    Element* const to = kept == nullptr ? nullptr : kept + row * stride;
+    if (targets[row] < 0) {
+      of.factor[row] = 0;
+      if (to != nullptr) std::fill_n(to, shape.vocabulary, Element{});
+      return 0;
+    }
+    float most = of.block_reference[row];
+    for (size_t b = 1; b < blocks; b++) most = std::max(most, of.block_reference[b * rows + row]);
+    double sum = 0;
+    for (size_t b = 0; b < blocks; b++) {
+      const float reference = of.block_reference[b * rows + row];
+      double share = of.block_sum[b * rows + row];
+      if (reference < most) {
+        const double shift = std::exp(static_cast<double>(reference) - static_cast<double>(most));
+        share *= shift;
+        if (to != nullptr) rescale(to + b * block_columns, b, static_cast<float>(shift));
+      }
+      sum += share;
+    }
+    const double above = static_cast<double>(of.at_target[row]) - static_cast<double>(most);
+    of.factor[row] = static_cast<float>(static_cast<double>(shape.gradient_scale) / sum);
+    // p - 1 of the target, whose difference must not be one of rounded numbers.
+    if (to != nullptr) store_element(to + targets[row], static_cast<float>(std::exp(above) - sum));
+    return static_cast<float>(std::log(sum) - above);
+  }
+
+  void rescale(Element* to, size_t block, float shift) const {
+    for_vectors(std::min(block_columns, shape.vocabulary - block * block_columns), [&](size_t i, size_t count) {
+      store_element(to + i, load_element(to + i, count) * shift, count);
+    });
+  }
+};
+
+void scale_row(float* to, const float* from, size_t n, float factor) {
+  for_vectors(n, [&](size_t i, size_t count) { store(to + i, load(from + i, count) * factor, count); });
+}
+
+/// Rows of a chunk: whole blocks of k of the product that sums over them, where there is space for one.
+size_t chunk_rows(const ProductKernel& kernel, size_t row_bytes, size_t rows) {
+  const size_t fit = std::max<size_t>(kept_bytes / row_bytes, 64);
+  return std::min(rows, fit < kernel.block_k ? fit : fit / kernel.block_k * kernel.block_k);
+}
+
+template <class Element>
+void in_chunks(Context& context, float* losses, float* dx, float* dhead, const float* x, const float* head,
+               const int32_t* targets, const HeadShape& shape, const ProductKernel& kernel) {
+  const size_t dim = shape.dim, vocabulary = shape.vocabulary;
+  const size_t stride = (vocabulary + 31) / 32 * 32 + 32;  // whole cache lines, not a power of two
+  const size_t rows_max = chunk_rows(kernel, stride * sizeof(Element), shape.rows);
+  const size_t blocks = (vocabulary + block_columns - 1) / block_columns;
+  const size_t row_bytes = stride * sizeof(Element);
+  Element* const kept = dx == nullptr ? nullptr
+                                      : reinterpret_cast<Element*>(
+                                            context.shared(Shared::first).words(rows_max * row_bytes / 4));
+  float* const memory = context.shared(Shared::second).floats(statistics_floats(rows_max, blocks) + rows_max * dim);
+  float* const scaled = memory + statistics_floats(rows_max, blocks);
+  context.reserve_worker_memory(block_rows * block_columns + right_panels_words(kernel, dim, block_columns));
+
+  for (size_t first = 0; first < shape.rows; first += rows_max) {
+    const size_t rows = std::min(rows_max, shape.rows - first);
+    const Chunk<Element> chunk{context, kernel, shape, x + first * dim, head, targets + first,
+                               rows,    blocks, kept,  stride,          statistics_in(memory, rows, blocks)};
+    context.pool.run(rows, [&](size_t row, unsigned) {
+      const size_t target = static_cast<size_t>(std::max(chunk.targets[row], 0));
+      chunk.of.reference[row] = dot(chunk.x + row * dim, head + target * dim, dim);
+    });
+    context.pool.run(blocks, [&](size_t block, unsigned worker) { chunk.block(block, worker); });
+    context.pool.run(rows, [&](size_t row, unsigned) {
+      losses[first + row] = chunk.finish(row);
+      if (dhead != nullptr) scale_row(scaled + row * dim, chunk.x + row * dim, dim, chunk.of.factor[row]);
+    });
+    if (dx == nullptr) continue;
+
+    float* const to = dx + first * dim;
+    for (size_t slab = 0; slab < vocabulary; slab += slab_rows) {
+      product(context, kernel, {to, dim, 1.0f, slab > 0}, {kept + slab, stride, false},
+              {head + slab * dim, dim, false}, rows, dim, std::min(slab_rows, vocabulary - slab));
+    }
+    context.pool.run(rows, [&](size_t row, unsigned) {
+      scale_row(to + row * dim, to + row * dim, dim, chunk.of.factor[row]);
+    });
+    if (dhead != nullptr) {
+      product(context, kernel, {dhead, dim, 1.0f, first > 0}, {kept, stride, true}, {scaled, dim, false}, vocabulary,
+              dim, rows);
+    }
+  }
 }
 
 }  // namespace
 
 /// losses[rows], dx[rows, dim] and dhead[vocabulary, dim] of x[rows, dim] head[vocabulary, dim]^T. Null dx:
-/// losses only.
+/// losses only. Products in bfloat16 read exponentials that are kept in it.
 void head_cross_entropy(Context& context, float* losses, float* dx, float* dhead, const float* x,
                         const float* head, const int32_t* targets, const HeadShape& shape,
                         Precision precision) {
   const ProductKernel& kernel = context.product_kernel(precision);
-  const size_t dim = shape.dim, vocabulary = shape.vocabulary;
-  const size_t stride = (vocabulary + 15) / 16 * 16 + 16;
-  const size_t rows_max = shape.rows < chunk_rows ? shape.rows : chunk_rows;
-  float* logits = context.shared(Shared::third).floats(rows_max * stride);
-
-  // The head is packed once for all chunks, in both directions.
-  uint32_t* words = context.shared(Shared::first).words(right_panels_words(kernel, dim, vocabulary));
-  const RightPanels forward = pack_right_panels(context, kernel, words, {head, dim, true}, dim, vocabulary);
-  RightPanels backward{};
-  if (dx != nullptr) {
-    words = context.shared(Shared::second).words(right_panels_words(kernel, vocabulary, dim));
-    backward = pack_right_panels(context, kernel, words, {head, dim, false}, vocabulary, dim);
-  }
-
-  for (size_t row = 0; row < shape.rows; row += chunk_rows) {
-    const size_t rows = shape.rows - row < chunk_rows ? shape.rows - row : chunk_rows;
-    const Operand inputs{x + row * dim, dim, false};
-    product_of_panels(context, {logits, stride, 1.0f, false}, inputs, forward, rows);
-
-    context.pool.run(rows, [&](size_t i, unsigned) {
-      float* from = logits + i * stride;
-      const int32_t target = targets[row + i];
-      if (target < 0) {
-        losses[row + i] = 0;
-        if (dx != nullptr) std::memset(from, 0, vocabulary * sizeof(float));
-        return;
-      }
-      float inverse_sum;
-      if (dx == nullptr) {
-        losses[row + i] = row_loss<false>(from, vocabulary, target, inverse_sum);
-        return;
-      }
-      losses[row + i] = row_loss<true>(from, vocabulary, target, inverse_sum);
-      const float factor = shape.gradient_scale * inverse_sum;
-      for_vectors(vocabulary, [&](size_t j, size_t count) {
-        store(from + j, load(from + j, count) * factor, count);
-      });
-      from[target] -= shape.gradient_scale;
-    });
-
-    if (dx == nullptr) continue;
-    product_of_panels(context, {dx + row * dim, dim, 1.0f, false}, {logits, stride, false}, backward,
-                      rows);
-    if (dhead != nullptr) {
-      product(context, kernel, {dhead, dim, 1.0f, row > 0}, {logits, stride, true}, inputs, vocabulary, dim,
-              rows);
-    }
-  }
+  const auto run = precision == Precision::bfloat16 ? in_chunks<uint16_t> : in_chunks<float>;
+  run(context, losses, dx, dhead, x, head, targets, shape, kernel);
 }
 
 }  // namespace relora::RELORA_ISA
