@@ -132,13 +132,10 @@ export type TrainerMessage =
   | { type: 'checkpointCorrupt'; number: number; path: string; problem: string }
   | { type: 'artifact'; number: number; artifact: ExportedArtifact }
   | { type: 'finished'; number: number; outcome: 'succeeded' | 'stopped' }
-  | { type: 'failed'; number: number; reason: string; message: string }
-  /** Nothing new, but not hung. */
-  | { type: 'alive' };
+  | { type: 'failed'; number: number; reason: string; message: string };
 
 /** From a task to the server. */
 export type TaskMessage<K extends keyof TaskTypes = keyof TaskTypes> =
   | { type: 'part'; value: TaskTypes[K]['part'] }
   | { type: 'result'; value: TaskTypes[K]['result'] }
-  | { type: 'failed'; reason: string; message: string }
-  | { type: 'alive' };
+  | { type: 'failed'; reason: string; message: string };

@@ -253,6 +253,7 @@ export class Supervisor {
           folder: jobFolder,
           niceValue: config.trainerNice,
           silenceMs: config.trainerSilenceSeconds * 1000,
+          busyMs: config.trainerBusySeconds * 1000,
           graceMs: config.trainerGraceSeconds * 1000,
         },
         retry: {
