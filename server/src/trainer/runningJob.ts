@@ -181,9 +181,7 @@ export class RunningJob {
     }
   }
 
-  private async store(
-    messages: TrainerMessage[],
-  ): Promise<Job | 'stale' | 'exhausted'> {
+  private async store(messages: TrainerMessage[]): Promise<Job | 'stale' | 'exhausted'> {
     const { attempts } = this.parts;
     const message = messages[0]!;
     switch (message.type) {
