@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { ChannelCredentials, createChannel, createClientFactory, type Channel, type Client } from 'nice-grpc';
 import { callMiddleware, defaultRetries, LinkedAbort, type RetryOptions } from './calls.js';
 import * as contract from './contract.js';
@@ -57,6 +58,8 @@ export class ReloraClient {
   constructor(options: ClientOptions = {}) {
     this.address = options.address ?? process.env.RELORA_ADDRESS ?? '127.0.0.1:50051';
     this.retries = { ...defaultRetries, ...options.retries };
+    // Every call listens for the end of the client; Node would take more than ten of them for a leak.
+    setMaxListeners(0, this.closing.signal);
     const { tls } = options;
     const credentials = tls
       ? ChannelCredentials.createSsl(tls.rootCertificates, tls.privateKey, tls.certificateChain)
