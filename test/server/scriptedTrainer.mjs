@@ -71,7 +71,8 @@ const block = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
 async function train(order) {
   const script = order.spec.sample.prompt;
   const { attempt } = order;
-  let at = order.checkpoints.length > 0 ? Number(basename(order.checkpoints[0].path).split('-')[1]) : 0;
+  const begin = order.checkpoints[0] ?? order.origin;
+  let at = begin === null ? 0 : Number(basename(begin.path).split('-')[1]);
   if (script === 'exitAtOnce') process.exit(0);
   if (script === 'neverStarted') await say({ type: 'finished', outcome: 'succeeded' });
   if (script === 'corruptFirst' && order.checkpoints.length > 1) {

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it, onTestFinished } from 'vitest';
@@ -270,6 +270,57 @@ describe('the trainer', () => {
       expect((await run(parts)).state).toBe('succeeded');
     },
   );
+
+  it('restarted from a checkpoint of a cancelled job repeats the uninterrupted run bit for bit', async () => {
+    const parts = await trainingParts();
+    const whole = await run(parts, long);
+    const { id } = await submit(parts, { spec: spec(long) });
+    await jobWhen(parts, id, ({ progress }) => progress.step >= 6 && progress.checkpointStep !== null);
+    await parts.control.cancel(id);
+    await jobWhen(parts, id, ({ state }) => isTerminal(state));
+    const { step, folder, manifestSha256 } = (await parts.checkpoints.newest(id))!;
+    const origin = { jobId: id, step, folder: basename(folder), manifestSha256 };
+    const recomputed = spec({
+      ...long,
+      recomputation: 'blocks',
+      checkpoint: { everyStepCount: 7, keepCount: 2 },
+    });
+    const restarted = await submit(parts, { spec: recomputed, origin });
+    await jobWhen(parts, restarted.id, ({ progress }) => progress.step >= step + 10);
+    // Once more, from a checkpoint of its own.
+    process.kill(parts.supervisor.trainerPid(restarted.id)!, 'SIGKILL');
+    const done = await jobWhen(parts, restarted.id, ({ state }) => isTerminal(state));
+    expect(done).toMatchObject({ state: 'succeeded', attempt: 2 });
+    const losses = await lossesOf(parts, restarted.id);
+    expect(losses.slice(step)).toEqual((await lossesOf(parts, whole.id)).slice(step));
+    expect(losses[step - 1]).toBeUndefined();
+  });
+
+  it('restarted with other arithmetic, length and rate goes on from the weights of the checkpoint', async () => {
+    const parts = await trainingParts();
+    const ended = await run(parts);
+    const { step, folder, manifestSha256 } = (await parts.checkpoints.newest(ended.id))!;
+    const origin = { jobId: ended.id, step, folder: basename(folder), manifestSha256 };
+    const changed = spec({
+      stepCount: 24,
+      precision: 'float32',
+      learningRate: { ...spec().learningRate, peak: 1e-4 },
+      batch: { ...spec().batch, microBatchSequenceCount: 1 },
+    });
+    const restarted = await submit(parts, { spec: changed, origin });
+    const done = await jobWhen(parts, restarted.id, ({ state }) => isTerminal(state));
+    expect(done).toMatchObject({ state: 'succeeded', progress: { step: 28, restartCount: 5 } });
+    const [before, after] = [await lossesOf(parts, ended.id), await lossesOf(parts, restarted.id)];
+    // New weights would begin at the logarithm of the vocabulary.
+    expect(after[step]).toBeLessThan((before[0]! + before[step - 1]!) / 2);
+
+    truncateSync(join(folder, 'shared.safetensors'), 100);
+    const broken = await submit(parts, { spec: changed, origin });
+    expect(await jobWhen(parts, broken.id, ({ state }) => isTerminal(state))).toMatchObject({
+      state: 'failed',
+      failure: { reason: 'CHECKPOINT_CORRUPT' },
+    });
+  });
 
   it('that is stopped by the system is silent, and replaced', async () => {
     const parts = await trainingParts({

@@ -24,6 +24,8 @@ export interface TrainOrder {
   datasetFolder: string;
   /** Acknowledged checkpoints, newest first. */
   checkpoints: { path: string; manifestSha256: string }[];
+  /** The checkpoint of another job that this one begins at while it has none of its own, and what that was trained with. */
+  origin: { path: string; manifestSha256: string; spec: RunSpec } | null;
   /** Whether an earlier attempt sealed the artifact of the last step already. */
   isExported: boolean;
   /** Messages the child may have sent without an acknowledgement. */
