@@ -126,6 +126,31 @@ export function addJobCommands(program: Command, run: Run): void {
       }),
     );
 
+  addSpecOptions(
+    program
+      .command('restart <job>')
+      .description(
+        'make a new job that begins at a checkpoint of an ended one, with the settings that are given',
+      ),
+  )
+    .option('--checkpoint-step <n>', 'checkpoint to begin at, by default the newest', wholeNumber)
+    .option('--title <text>', 'title for people, by default that of the ended job')
+    .option('--id <id>', 'id to use, by default made by the server')
+    .option('--label <key=value...>', 'labels to find the job by', label)
+    .option('--request-id <uuid>', 'makes a repeated command return the same job')
+    .action((name: string, flags: CreateFlags & { checkpointStep?: number }) =>
+      run(async ({ client, output, signal }) => {
+        const job = await client.restartJob(jobName(name), await readSpec(flags), {
+          ...namingOf(flags),
+          checkpointStep: flags.checkpointStep,
+          signal,
+        });
+        output.result(job, () => [
+          `${job.name} is ${stateText(job)} and begins at step ${job.origin?.step} of ${job.origin?.job}.`,
+        ]);
+      }),
+    );
+
   const control = (verb: 'pause' | 'resume' | 'cancel', description: string) =>
     program
       .command(`${verb} <job>`)
@@ -145,16 +170,19 @@ export function addJobCommands(program: Command, run: Run): void {
   control('cancel', 'end a job for good');
 }
 
-/** Undefined when nothing was stored. */
-async function create({ client, output, signal }: Session, flags: CreateFlags): Promise<Job | undefined> {
-  const spec = await readSpec(flags);
-  const options = {
+function namingOf(flags: CreateFlags) {
+  return {
     displayName: flags.title,
     jobId: flags.id,
     labels: flags.label,
     ...(flags.requestId === undefined ? {} : { requestId: flags.requestId }),
-    signal,
   };
+}
+
+/** Undefined when nothing was stored. */
+async function create({ client, output, signal }: Session, flags: CreateFlags): Promise<Job | undefined> {
+  const spec = await readSpec(flags);
+  const options = { ...namingOf(flags), signal };
   if (flags.validateOnly) {
     const response = await client.validateJob(spec, options);
     output.result(response, () => [

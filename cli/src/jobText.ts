@@ -45,6 +45,7 @@ export function jobDetails(job: Job): string[] {
     ],
     ['checkpoint', progress?.checkpointStep === undefined ? undefined : `step ${progress.checkpointStep}`],
     ['attempt', String(job.attempt)],
+    ['begun at', job.origin && `step ${job.origin.step} of ${job.origin.job}`],
     ['data set', spec?.dataset],
     ['computed with', spec && computedWith(spec)],
     [

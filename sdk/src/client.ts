@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { ChannelCredentials, createChannel, createClientFactory, type Channel, type Client } from 'nice-grpc';
 import { callMiddleware, defaultRetries, LinkedAbort, type RetryOptions } from './calls.js';
 import * as contract from './contract.js';
@@ -31,6 +32,8 @@ export type CreateJobOptions = Omit<
   'spec' | 'validateOnly'
 > &
   CallOptions;
+export type RestartJobOptions = Omit<contract.DeepPartial<contract.RestartJobRequest>, 'name' | 'spec'> &
+  CallOptions;
 export type GenerateOptions = Omit<contract.DeepPartial<contract.GenerateTextRequest>, 'model'> & CallOptions;
 export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest>, 'pageToken'> & CallOptions;
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
@@ -57,6 +60,8 @@ export class ReloraClient {
   constructor(options: ClientOptions = {}) {
     this.address = options.address ?? process.env.RELORA_ADDRESS ?? '127.0.0.1:50051';
     this.retries = { ...defaultRetries, ...options.retries };
+    // Every call listens for the end of the client; Node would take more than ten of them for a leak.
+    setMaxListeners(0, this.closing.signal);
     const { tls } = options;
     const credentials = tls
       ? ChannelCredentials.createSsl(tls.rootCertificates, tls.privateKey, tls.certificateChain)
@@ -195,6 +200,20 @@ export class ReloraClient {
       (await this.training.cancelJob({ requestId: randomUUID(), ...options, name }, { signal })).job,
       'job',
     );
+  }
+
+  /**
+   * Makes a new job that begins at a checkpoint of an ended one, by default the newest. What `changes` leave unset stays as
+   * it was; they cannot change what the checkpoint holds.
+   * @example await client.restartJob(job.name, { recomputation: Recomputation.BLOCKS });
+   */
+  async restartJob(
+    name: string,
+    changes: JobSpec = {},
+    { signal, ...options }: RestartJobOptions = {},
+  ): Promise<contract.Job> {
+    const request = { requestId: randomUUID(), ...options, name, spec: changes };
+    return present((await this.training.restartJob(request, { signal })).job, 'job');
   }
 
   /** Artifacts of a job, oldest first. */

@@ -150,17 +150,24 @@ export const settings = {
   ),
   trainerSilenceSeconds: number(
     'RELORA_TRAINER_SILENCE_SECONDS',
-    600,
+    60,
     0.5,
     86_400,
-    'Silence after which a trainer counts as hung; longer than its longest micro-batch.',
+    'Silence after which a trainer counts as hung; one that computes is not silent, however long it takes.',
+  ),
+  trainerBusySeconds: number(
+    'RELORA_TRAINER_BUSY_SECONDS',
+    3600,
+    1,
+    604_800,
+    'Time in one computation after which a trainer counts as hung; longer than its longest micro-batch.',
   ),
   trainerGraceSeconds: number(
     'RELORA_TRAINER_GRACE_SECONDS',
     20,
     0.1,
     3600,
-    'Time a trainer has to stop, saving a checkpoint, until it is killed.',
+    'Time a trainer has to stop after its micro-batch, saving a checkpoint, until it is killed.',
   ),
   attemptsWithoutProgressMax: integer(
     'RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX',

@@ -55,6 +55,13 @@ export const serviceErrors = {
     fix: 'Check the name; ListJobs shows the jobs there are.',
     resource: ({ jobId }) => ({ type: 'relora.v1.Job', name: `jobs/${jobId}` }),
   }),
+  CHECKPOINT_NOT_FOUND: entry<{ jobId: string; wanted: string; steps: string }>({
+    status: Status.NOT_FOUND,
+    text: ({ jobId, wanted, steps }) =>
+      `Job ${jobId} has no checkpoint${wanted}; ${steps === '' ? 'it has none' : `it has those of the steps ${steps}`}`,
+    fix: 'Take a step that the message names. Only the newest checkpoints are kept (checkpoint.keep_count).',
+    resource: ({ jobId }) => ({ type: 'relora.v1.Job', name: `jobs/${jobId}` }),
+  }),
   DATASET_NOT_FOUND: entry<{ datasetId: string }>({
     status: Status.NOT_FOUND,
     text: ({ datasetId }) => `Data set ${datasetId} does not exist`,

@@ -20,6 +20,7 @@ async function serve(config: Config): Promise<void> {
   try {
     server = await startServer(config, { log, onFatal: (error) => endAtOnce(log, error) });
   } catch (error) {
+    if (error instanceof ConfigInvalid) exitWith(2, error.problems);
     exitWith(1, [explain(error)]);
   }
   const { grpcAddress, httpAddress } = server;

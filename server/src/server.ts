@@ -35,8 +35,8 @@ export interface RunningServer {
 const drainShare = 0.8;
 
 /**
- * Starts everything on a data folder and resolves when calls are answered. Throws StoreUnusable, or the error of an
- * address that cannot be had; nothing is left running then.
+ * Starts everything on a data folder and resolves when calls are answered. Throws StoreUnusable, ConfigInvalid for
+ * instructions that the processor lacks, or the error of an address that cannot be had; nothing is left running then.
  */
 export async function startServer(config: Config, { log, onFatal }: ServerOptions): Promise<RunningServer> {
   // How to end what was started, in the order of the starts.
@@ -57,6 +57,8 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const onStoreFailure = onFatal ?? (() => {});
     const parts = makeServerParts({ config, log, db, metrics, stopping: signal, onStoreFailure });
     ends.push(async () => await parts.tasks.stop());
+    // Every job would fail by it: better the start does.
+    if (config.instructionSet !== 'auto') await parts.devices.requireInstructionSet();
 
     const { supervisor, preparer } = parts;
     ends.push(jobMetrics.follow(parts.journal, supervisor));

@@ -33,6 +33,13 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
     const { training } = await openApi();
     return await refusalOf((options) => training.watchJob({ name: 'jobs/nobody' }, options));
   },
+  CHECKPOINT_NOT_FOUND: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    const { job } = await training.createJob({ spec: jobSpec() });
+    await training.cancelJob({ name: job!.name });
+    return await refusalOf((options) => training.restartJob({ name: job!.name }, options));
+  },
   DATASET_NOT_FOUND: async () => {
     const { training } = await openApi();
     return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));

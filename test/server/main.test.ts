@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { settings } from '@relora/server';
+import { instructionSets, loadNativeAddon } from '@relora/engine';
+import { createLog, readConfig, settings, startServer } from '@relora/server';
 import { expect, test } from 'vitest';
 import { startServerProcess } from '../e2e/serverProcess.js';
 import { temporaryFolder } from './parts.js';
@@ -49,6 +50,38 @@ test('one line tells where the server listens, and SIGTERM ends it with 0', asyn
   server.process.kill('SIGTERM');
   expect(await server.exited).toEqual({ code: 0, signal: null });
 });
+
+const present = loadNativeAddon().describe().instructionSets;
+const missing = instructionSets.find((name) => !present.includes(name));
+
+test('a server whose settings force instructions of no processor does not start, and holds nothing', async () => {
+  const folder = temporaryFolder();
+  const addresses = { RELORA_GRPC_ADDRESS: '127.0.0.1:0', RELORA_HTTP_ADDRESS: '127.0.0.1:0' };
+  const config = readConfig({ RELORA_DATA_FOLDER: folder, RELORA_LOG_LEVEL: 'silent', ...addresses });
+  const log = createLog(config);
+  const forced = startServer({ ...config, instructionSet: 'abacus' as never }, { log });
+  await expect(forced).rejects.toMatchObject({
+    name: 'ConfigInvalid',
+    problems: [expect.stringMatching(/^RELORA_INSTRUCTION_SET must be auto or .*portable, not abacus$/)],
+  });
+  const portable = await startServer({ ...config, instructionSet: 'portable' }, { log });
+  await portable.stop();
+});
+
+test.skipIf(missing === undefined)(
+  'instructions that are forced and that the processor lacks stop the start, with exit code 2',
+  async () => {
+    const { code, stderr } = await run([], {
+      RELORA_INSTRUCTION_SET: missing!,
+      RELORA_DATA_FOLDER: temporaryFolder(),
+      RELORA_GRPC_ADDRESS: '127.0.0.1:0',
+      RELORA_HTTP_ADDRESS: '127.0.0.1:0',
+    });
+    expect(code).toBe(2);
+    expect(stderr.trim().split('\n')).toHaveLength(1);
+    expect(stderr).toContain(`${present.join(', ')}, not ${missing}`);
+  },
+);
 
 test('a folder that cannot be used is explained in one line, with exit code 1', async () => {
   const { code, stderr } = await run([], {

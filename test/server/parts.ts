@@ -160,6 +160,7 @@ export function newJob(changes: Partial<NewJob> = {}): NewJob {
     labels: {},
     spec: runSpec(),
     warnings: [],
+    origin: null,
     requestId: null,
     requestDigest: 'digest',
     ...changes,

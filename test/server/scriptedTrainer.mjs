@@ -1,6 +1,7 @@
 // Stands in for the trainer: real messages from a real process, with faults on order (the prompt of the specification's samples).
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { startHeartbeat } from '../../server/dist/trainer/process/heartbeat.js';
 
 const sha256 = 'a'.repeat(64);
 const execution = {
@@ -17,6 +18,7 @@ let stop;
 let wake = () => {};
 const changed = () => new Promise((resolve) => (wake = resolve));
 
+startHeartbeat();
 process.on('disconnect', () => process.exit(0));
 process.on('message', (message) => {
   if (message.type === 'ack') acknowledged = message.number;
@@ -61,12 +63,16 @@ async function checkpoint(order, at) {
 }
 
 const hang = () => new Promise((resolve) => setTimeout(resolve, 1e9));
+const spin = (milliseconds) => {
+  for (const end = Date.now() + milliseconds; Date.now() < end;);
+};
 const block = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
 
 async function train(order) {
   const script = order.spec.sample.prompt;
   const { attempt } = order;
-  let at = order.checkpoints.length > 0 ? Number(basename(order.checkpoints[0].path).split('-')[1]) : 0;
+  const begin = order.checkpoints[0] ?? order.origin;
+  let at = begin === null ? 0 : Number(basename(begin.path).split('-')[1]);
   if (script === 'exitAtOnce') process.exit(0);
   if (script === 'neverStarted') await say({ type: 'finished', outcome: 'succeeded' });
   if (script === 'corruptFirst' && order.checkpoints.length > 1) {
@@ -129,6 +135,13 @@ async function misbehave(script, order) {
     case 'block':
       process.on('SIGTERM', () => {});
       block();
+      break;
+    case 'compute':
+      spin(3500);
+      break;
+    case 'spin':
+      process.on('SIGTERM', () => {});
+      spin(1e9);
       break;
     case 'garbage':
       process.send({

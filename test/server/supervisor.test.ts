@@ -118,6 +118,24 @@ describe('a trainer process', () => {
     expect(job.failure?.message).toContain('was ended by SIGKILL after 4 s of silence');
   });
 
+  it('that computes for longer than it may be silent is left alone', async () => {
+    const parts = await startedParts({ RELORA_TRAINER_SILENCE_SECONDS: '2.5' });
+    expect(await runToEnd(parts, 'compute')).toMatchObject({ state: 'succeeded', attempt: 1 });
+  });
+
+  it('that computes without end is killed and replaced', async () => {
+    const parts = await startedParts({
+      RELORA_TRAINER_BUSY_SECONDS: '2.5',
+      RELORA_TRAINER_GRACE_SECONDS: '0.2',
+      RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1',
+    });
+    const job = await runToEnd(parts, 'spin');
+    expect(job).toMatchObject({ state: 'failed', failure: { reason: 'TRAINER_CRASHED' } });
+    expect(job.failure?.message).toContain(
+      'was ended by SIGKILL after 2.5 s in which it computed and heard nothing',
+    );
+  });
+
   it.each([
     ['garbage', 'something that is not a message'],
     ['skipNumber', 'after'],

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it, onTestFinished } from 'vitest';
@@ -30,8 +30,10 @@ const limitedTrainer = fileURLToPath(new URL('./limitedTrainer.mjs', import.meta
 const never = new AbortController().signal;
 
 /** A server with the real trainer and a small real data set. */
-async function trainingParts(entry = trainerEntry): Promise<Parts & { tasks: TaskRunner }> {
-  const parts = await openParts(settings, temporaryFolder(), entry);
+async function trainingParts({ entry = trainerEntry, ...changes }: Record<string, string> = {}): Promise<
+  Parts & { tasks: TaskRunner }
+> {
+  const parts = await openParts({ ...settings, ...changes }, temporaryFolder(), entry);
   const tasks = new TaskRunner(parts.config, parts.log);
   const path = join(parts.dataFolder, 'tale.txt');
   writeFileSync(path, tale(400));
@@ -261,11 +263,109 @@ describe('the trainer', () => {
     'fails alone and with the reason when it gets no more memory; the next job runs',
     { skip: spawnSync('prlimit', ['--version']).error !== undefined },
     async () => {
-      const parts = await trainingParts(limitedTrainer);
+      const parts = await trainingParts({ entry: limitedTrainer });
       const tooLarge = await run(parts, { model: { ...spec().model, hiddenSize: 1024, vocabSize: 2 ** 20 } });
       expect(tooLarge).toMatchObject({ state: 'failed', attempt: 1, failure: { reason: 'OUT_OF_MEMORY' } });
       expect(tooLarge.failure?.message).toContain('Memory ran out');
       expect((await run(parts)).state).toBe('succeeded');
+    },
+  );
+
+  it('restarted from a checkpoint of a cancelled job repeats the uninterrupted run bit for bit', async () => {
+    const parts = await trainingParts();
+    const whole = await run(parts, long);
+    const { id } = await submit(parts, { spec: spec(long) });
+    await jobWhen(parts, id, ({ progress }) => progress.step >= 6 && progress.checkpointStep !== null);
+    await parts.control.cancel(id);
+    await jobWhen(parts, id, ({ state }) => isTerminal(state));
+    const { step, folder, manifestSha256 } = (await parts.checkpoints.newest(id))!;
+    const origin = { jobId: id, step, folder: basename(folder), manifestSha256 };
+    const recomputed = spec({
+      ...long,
+      recomputation: 'blocks',
+      checkpoint: { everyStepCount: 7, keepCount: 2 },
+    });
+    const restarted = await submit(parts, { spec: recomputed, origin });
+    await jobWhen(parts, restarted.id, ({ progress }) => progress.step >= step + 10);
+    // Once more, from a checkpoint of its own.
+    process.kill(parts.supervisor.trainerPid(restarted.id)!, 'SIGKILL');
+    const done = await jobWhen(parts, restarted.id, ({ state }) => isTerminal(state));
+    expect(done).toMatchObject({ state: 'succeeded', attempt: 2 });
+    const losses = await lossesOf(parts, restarted.id);
+    expect(losses.slice(step)).toEqual((await lossesOf(parts, whole.id)).slice(step));
+    expect(losses[step - 1]).toBeUndefined();
+  });
+
+  it('restarted with other arithmetic, length and rate goes on from the weights of the checkpoint', async () => {
+    const parts = await trainingParts();
+    const ended = await run(parts);
+    const { step, folder, manifestSha256 } = (await parts.checkpoints.newest(ended.id))!;
+    const origin = { jobId: ended.id, step, folder: basename(folder), manifestSha256 };
+    const changed = spec({
+      stepCount: 24,
+      precision: 'float32',
+      learningRate: { ...spec().learningRate, peak: 1e-4 },
+      batch: { ...spec().batch, microBatchSequenceCount: 1 },
+    });
+    const restarted = await submit(parts, { spec: changed, origin });
+    const done = await jobWhen(parts, restarted.id, ({ state }) => isTerminal(state));
+    expect(done).toMatchObject({ state: 'succeeded', progress: { step: 28, restartCount: 5 } });
+    const [before, after] = [await lossesOf(parts, ended.id), await lossesOf(parts, restarted.id)];
+    // New weights would begin at the logarithm of the vocabulary.
+    expect(after[step]).toBeLessThan((before[0]! + before[step - 1]!) / 2);
+
+    truncateSync(join(folder, 'shared.safetensors'), 100);
+    const broken = await submit(parts, { spec: changed, origin });
+    expect(await jobWhen(parts, broken.id, ({ state }) => isTerminal(state))).toMatchObject({
+      state: 'failed',
+      failure: { reason: 'CHECKPOINT_CORRUPT' },
+    });
+  });
+
+  it('that is stopped by the system is silent, and replaced', async () => {
+    const parts = await trainingParts({
+      RELORA_TRAINER_SILENCE_SECONDS: '3',
+      RELORA_TRAINER_GRACE_SECONDS: '0.2',
+    });
+    const { id } = await submit(parts, { spec: spec(long) });
+    await jobWhen(parts, id, ({ progress }) => progress.step >= 2);
+    process.kill(parts.supervisor.trainerPid(id)!, 'SIGSTOP');
+    await jobWhen(parts, id, ({ attempt, state }) => attempt === 2 && state === 'running');
+    expect((await allEvents(parts, id)).find(({ body }) => body.kind === 'warning')?.body).toMatchObject({
+      reason: 'TRAINER_RESTARTED',
+      message: expect.stringContaining('after 3 s of silence') as string,
+    });
+    await parts.control.cancel(id);
+  });
+
+  it('yields to the service with all of its threads', { skip: process.platform !== 'linux' }, async () => {
+    const parts = await trainingParts({ RELORA_TRAINER_NICE: '7', RELORA_THREADS: '2' });
+    const { id } = await submit(parts, { spec: spec({ stepCount: 100_000 }) });
+    await jobWhen(parts, id, ({ progress }) => progress.step >= 2);
+    const folder = `/proc/${parts.supervisor.trainerPid(id)}/task`;
+    const threads = readdirSync(folder).map((thread) => {
+      const [, fields] = readFileSync(join(folder, thread, 'stat'), 'utf8').split(') ');
+      return fields!.split(' ')[16]; // nice, counted from the state on
+    });
+    expect(threads.length).toBeGreaterThan(2);
+    expect(new Set(threads)).toEqual(new Set(['7']));
+    await parts.control.cancel(id);
+  });
+
+  it.each(['pause', 'cancel'] as const)(
+    'hears a %s within one micro-batch, not at the end of its step',
+    async (action) => {
+      const parts = await trainingParts();
+      // A step of a thousand micro-batches: one that was waited out would be told.
+      const batch = { sequenceLength: 16, sequenceCount: 1024, microBatchSequenceCount: 1 };
+      const { id } = await submit(parts, { spec: spec({ batch, stepCount: 1000 }) });
+      const { progress } = await jobWhen(parts, id, ({ progress }) => progress.step >= 1);
+      await parts.control[action](id);
+      const settled = await parts.control.whenSettled(id, AbortSignal.timeout(20_000));
+      expect(settled).toMatchObject({
+        state: action === 'pause' ? 'paused' : 'cancelled',
+        progress: { step: progress.step, checkpointStep: action === 'pause' ? progress.step : null },
+      });
     },
   );
 

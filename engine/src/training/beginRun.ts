@@ -21,6 +21,8 @@ export interface BeginRunOptions {
   runFolder: string;
   /** Checkpoint to go on from; without it the run starts at step 0. */
   checkpointPath?: string;
+  /** The specification that the checkpoint was trained with, where this run goes on with another. */
+  checkpointSpec?: RunSpec;
   /** SHA-256 that the checkpoint's manifest had when it was saved. */
   manifestSha256?: string;
   /** From 1. */
@@ -79,7 +81,7 @@ async function encodeAlike(one: Tokenizer, other: Tokenizer): Promise<boolean> {
 async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
   const { spec, backend, dataset } = options;
   const { manifest, manifestSha256, sizeBytes } = await verifyCheckpoint(checkpointPath, options);
-  const hash = specHash(spec);
+  const hash = specHash(options.checkpointSpec ?? spec);
   if (manifest.specSha256 !== hash) {
     throw new RunMismatch(
       `The specification that ${checkpointPath} was trained with`,

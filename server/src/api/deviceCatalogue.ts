@@ -1,6 +1,8 @@
 import type { Logger } from 'pino';
+import { ConfigInvalid } from '../config.js';
+import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { DeviceDescription } from '../trainer/messages.js';
-import type { TaskRunner } from '../trainer/taskRunner.js';
+import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
 
 /** How long a failed measurement is left alone. */
 const retryMs = 30_000;
@@ -15,6 +17,20 @@ export class DeviceCatalogue {
     private readonly log: Logger,
     private readonly stopping: AbortSignal,
   ) {}
+
+  /** Measures now; throws ConfigInvalid when the settings force instructions that the processor does not have. */
+  async requireInstructionSet(): Promise<void> {
+    const measured = this.tasks.describeDevices(this.stopping);
+    this.measured = measured.catch(() => []);
+    try {
+      await measured;
+    } catch (error) {
+      this.measured = undefined;
+      if (error instanceof TaskFailed && error.reason === ('INSTRUCTION_SET_MISSING' satisfies ServerFailure))
+        throw new ConfigInvalid([error.message]);
+      // Whatever else it is, the next measurement tells.
+    }
+  }
 
   /** The device of `auto` is marked. Empty when devices cannot be measured: jobs are then not refused for want of one. */
   async list(): Promise<readonly DeviceDescription[]> {

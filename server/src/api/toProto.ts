@@ -43,6 +43,7 @@ export function toJob(job: Job): contract.Job {
       job.execution === null
         ? undefined
         : { ...job.execution, precision: toEnum.precision[job.execution.precision] },
+    origin: job.origin === null ? undefined : { job: `jobs/${job.origin.jobId}`, step: job.origin.step },
   };
 }
 

@@ -9,13 +9,15 @@ import {
 import { isTerminal, type Job } from '../jobs/job.js';
 import type { ControlOptions, ControlResult } from '../jobs/jobControl.js';
 import type { JobCursor } from '../jobs/jobStore.js';
-import { quote, ServiceError, type FieldProblem } from '../errors.js';
+import { quote, ServiceError } from '../errors.js';
 import { admitJob, costOf, type AdmittedJob } from './admitJob.js';
 import { jobStates } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
+import { restartJob } from './restartJob.js';
+import { admitWith, submitJob } from './submitJob.js';
 import { toEtag, toJob, toSpec } from './toProto.js';
 import { watchEvents } from './watchJob.js';
 
@@ -28,6 +30,7 @@ type TrainingParts = Pick<
   | 'queue'
   | 'control'
   | 'journal'
+  | 'checkpoints'
   | 'datasets'
   | 'allowedFolders'
   | 'devices'
@@ -87,34 +90,15 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
         if (first === undefined) throw error;
         return { job: toJob(first), ...(await costOf(parts, first.spec)), warnings: [] };
       }
-      const { spec, estimate, plan, warnings } = admitted;
       if (request.validateOnly) {
-        return {
-          job: { displayName, labels, spec: toSpec(spec), state: JobState.UNSPECIFIED },
-          estimate,
-          plan,
-          warnings,
-        };
+        const { spec, ...cost } = admitted;
+        return { job: { displayName, labels, spec: toSpec(spec), state: JobState.UNSPECIFIED }, ...cost };
       }
-      const submission = await queue.submit({
-        jobId,
-        displayName,
-        labels,
-        spec,
-        warnings,
-        requestId,
-        requestDigest,
-      });
-      switch (submission) {
-        case 'full':
-          throw new ServiceError('QUEUE_FULL', { jobsMax: config.queueJobsMax });
-        case 'taken':
-          throw new ServiceError('JOB_EXISTS', { jobId: request.jobId });
-        case 'conflict':
-          throw new ServiceError('REQUEST_ID_REUSED', { requestId: request.requestId });
-        default:
-          return { job: toJob(submission.job), estimate, plan, warnings };
-      }
+      return await submitJob(
+        parts,
+        { jobId, displayName, labels, origin: null, requestId, requestDigest },
+        admitted,
+      );
     },
 
     async estimateJob(request) {
@@ -198,6 +182,10 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
     async cancelJob(request, context) {
       return await steer('cancel', request, context.signal);
     },
+
+    async restartJob(request) {
+      return await restartJob(parts, request);
+    },
   };
 }
 
@@ -212,24 +200,6 @@ const actions: Readonly<Record<Action, { done: string; allowed: string }>> = {
   resume: { done: 'resumed', allowed: 'PAUSED' },
   cancel: { done: 'cancelled', allowed: 'QUEUED, STARTING, RUNNING or PAUSED' },
 };
-
-/** Adds the problems of the rest of a request to those of its specification, so that all come in one answer. */
-async function admitWith(checks: FieldChecks, admit: () => Promise<AdmittedJob>): Promise<AdmittedJob> {
-  try {
-    const admitted = await admit();
-    if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
-    return admitted;
-  } catch (error) {
-    if (
-      !(error instanceof ServiceError) ||
-      error.reason === 'REQUEST_INVALID' ||
-      checks.problems.length === 0
-    )
-      throw error;
-    const { problems: ofSpec } = error.detail as { problems?: FieldProblem[] };
-    throw new ServiceError('JOB_SPEC_INVALID', { problems: [...checks.problems, ...(ofSpec ?? [])] });
-  }
-}
 
 function parseControl({ requestId, etag }: SteerRequest): ControlOptions {
   const checks = new FieldChecks();

@@ -25,6 +25,17 @@ export interface Job {
   startTimeMs: number | null;
   endTimeMs: number | null;
   execution: Execution | null;
+  /** The checkpoint of an ended job that this one begins at. */
+  origin: JobOrigin | null;
+}
+
+export interface JobOrigin {
+  jobId: string;
+  /** Step that a run resumes with. */
+  step: number;
+  /** Name of its folder in the job's checkpoints folder. */
+  folder: string;
+  manifestSha256: string;
 }
 
 export type JobState = 'queued' | 'starting' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled';

@@ -10,6 +10,10 @@ export const serverFailures = {
   TRAINER_PROTOCOL: 'The trainer sent something that is not a message of ours.',
   TRAINER_ERROR: 'The trainer met an error that it does not know; the log has its stack.',
   JOB_EVENTS_EXHAUSTED: 'The job left more events than RELORA_JOB_EVENTS_MAX.',
+  INSTRUCTION_SET_MISSING:
+    'RELORA_INSTRUCTION_SET forces instructions that the processor does not have. The server does not start with it.',
+  CHECKPOINT_CORRUPT:
+    'The checkpoint that a restarted job begins at is not what was saved. Restart from one before it.',
   DATASET_NOT_READY: 'The data set of the job is not there any more, or not ready.',
 } as const;
 

@@ -1,7 +1,7 @@
 import { Schedule, type RunSpec } from '@relora/engine/plan';
 import { sql } from 'kysely';
 import { timedId } from '../store/timedId.js';
-import type { Job, JobProgress } from './job.js';
+import type { Job, JobOrigin, JobProgress } from './job.js';
 import type { JobChange } from './jobChange.js';
 import type { JobJournal } from './jobJournal.js';
 import { toJob } from './jobRow.js';
@@ -12,6 +12,8 @@ export interface NewJob {
   displayName: string;
   labels: Record<string, string>;
   spec: RunSpec;
+  /** The checkpoint that it begins at; null for the beginning. */
+  origin: JobOrigin | null;
   /** What is allowed but probably not meant; stands at the head of the journal. */
   warnings: readonly { reason: string; message: string }[];
   /** Makes a repeated submit return the first job. */
@@ -64,7 +66,7 @@ export class JobQueue {
         state: 'queued',
         state_reason: 'Waits for a free slot',
         failure: null,
-        progress: JSON.stringify(newProgress(newJob.spec)),
+        progress: JSON.stringify(newProgress(newJob)),
         attempt: 0,
         attempts_without_progress: 0,
         not_before_ms: 0,
@@ -77,6 +79,7 @@ export class JobQueue {
         start_time_ms: null,
         end_time_ms: null,
         execution: null,
+        origin: newJob.origin === null ? null : JSON.stringify(newJob.origin),
       });
       const row = await change.append(
         queued,
@@ -150,19 +153,21 @@ async function repeatedJob(
   return toJob(row, await positionOf(change, row.id));
 }
 
-function newProgress(spec: RunSpec): JobProgress {
+/** What a checkpoint has behind it counts from the start. */
+function newProgress({ spec, origin }: NewJob): JobProgress {
   const schedule = new Schedule(spec);
+  const step = origin?.step ?? 0;
   return {
-    step: 0,
+    step,
     stepCount: schedule.stepCount,
     phase: null,
-    restartCount: 0,
-    trainedTokens: 0,
+    restartCount: schedule.restartNumberAt(step),
+    trainedTokens: step * spec.batch.sequenceCount * spec.batch.sequenceLength,
     loss: null,
     evaluationLoss: null,
     tokensPerSecond: null,
     remainingSeconds: null,
-    checkpointStep: null,
+    checkpointStep: origin === null ? null : step,
   };
 }
 

@@ -1,5 +1,5 @@
 import type { JobRow, EventRow } from '../store/schema.js';
-import type { Execution, Job, JobEvent, JobEventBody, JobFailure, JobProgress } from './job.js';
+import type { Execution, Job, JobEvent, JobEventBody, JobFailure, JobOrigin, JobProgress } from './job.js';
 import { readStoredRunSpec } from '@relora/engine/plan';
 
 /** A job as the rest of the server sees it, from its row. What the store holds was checked before it was written. */
@@ -23,6 +23,7 @@ export function toJob(row: JobRow, queuePosition = 0): Job {
     startTimeMs: row.start_time_ms,
     endTimeMs: row.end_time_ms,
     execution: row.execution === null ? null : (JSON.parse(row.execution) as Execution),
+    origin: row.origin === null ? null : (JSON.parse(row.origin) as JobOrigin),
   };
 }
 

@@ -105,4 +105,5 @@ export const migrations: readonly string[] = [
   ) strict;
   create index requests_by_job on requests (job_id);
   `,
+  'alter table jobs add column origin text',
 ];

@@ -36,6 +36,7 @@ export interface JobRow {
   start_time_ms: number | null;
   end_time_ms: number | null;
   execution: string | null;
+  origin: string | null;
 }
 
 export interface EventRow {

@@ -24,6 +24,8 @@ export interface TrainOrder {
   datasetFolder: string;
   /** Acknowledged checkpoints, newest first. */
   checkpoints: { path: string; manifestSha256: string }[];
+  /** The checkpoint of another job that this one begins at while it has none of its own, and what that was trained with. */
+  origin: { path: string; manifestSha256: string; spec: RunSpec } | null;
   /** Whether an earlier attempt sealed the artifact of the last step already. */
   isExported: boolean;
   /** Messages the child may have sent without an acknowledgement. */
@@ -132,13 +134,10 @@ export type TrainerMessage =
   | { type: 'checkpointCorrupt'; number: number; path: string; problem: string }
   | { type: 'artifact'; number: number; artifact: ExportedArtifact }
   | { type: 'finished'; number: number; outcome: 'succeeded' | 'stopped' }
-  | { type: 'failed'; number: number; reason: string; message: string }
-  /** Nothing new, but not hung. */
-  | { type: 'alive' };
+  | { type: 'failed'; number: number; reason: string; message: string };
 
 /** From a task to the server. */
 export type TaskMessage<K extends keyof TaskTypes = keyof TaskTypes> =
   | { type: 'part'; value: TaskTypes[K]['part'] }
   | { type: 'result'; value: TaskTypes[K]['result'] }
-  | { type: 'failed'; reason: string; message: string }
-  | { type: 'alive' };
+  | { type: 'failed'; reason: string; message: string };

@@ -105,14 +105,12 @@ const trainerMessages: Readonly<Record<string, Shape>> = {
   },
   finished: { number: count, outcome: oneOf('succeeded', 'stopped') },
   failed: { number: count, reason, message: longText },
-  alive: {},
 };
 
 const taskMessages: Readonly<Record<string, Shape>> = {
   part: { value: (value) => value !== undefined },
   result: { value: (value) => value !== undefined },
   failed: { reason, message: longText },
-  alive: {},
 };
 
 /**

@@ -43,7 +43,7 @@ export class RunningJob {
   readonly done: Promise<TrainerOutcome>;
   private readonly process: TrainerProcess;
   private readonly log: Logger;
-  private readonly waiting: Exclude<TrainerMessage, { type: 'alive' }>[] = [];
+  private readonly waiting: TrainerMessage[] = [];
   private batchTimer: NodeJS.Timeout | undefined;
   private writing: Promise<void> | undefined;
   private lastNumber = 0;
@@ -77,14 +77,16 @@ export class RunningJob {
   }
 
   /**
-   * Has the trainer stop within a micro-batch. For a pause and for a shutdown of the server it saves a checkpoint first;
-   * what has not stopped in the grace time is killed, and the job goes on from its last checkpoint. A cancel overrides.
+   * Has the trainer stop within a micro-batch. For a pause and for a shutdown of the server it saves a checkpoint first, so
+   * its grace time begins when the micro-batch is over; what has not stopped in it is killed, and the job goes on from its
+   * last checkpoint. A cancel overrides, and has nothing to wait for.
    */
   stop(why: 'pause' | 'cancel' | 'shutdown'): void {
     if (this.stopAsked === why || this.stopAsked === 'cancel') return;
     this.stopAsked = why;
     this.process.send({ type: 'stop', keep: why !== 'cancel' });
-    this.process.killAfterGrace();
+    if (why === 'cancel') this.process.killAfterGrace();
+    else this.process.killAfterGraceOnceHeard();
   }
 
   /** Ends it at once, for a server that has no time left: what cannot be stored now is put right at the next start. */
@@ -97,7 +99,6 @@ export class RunningJob {
     if (this.fault !== undefined) return;
     const message = parseTrainerMessage(raw);
     if (message === undefined) return this.refuse('sent something that is not a message');
-    if (message.type === 'alive') return;
     if (message.number !== this.lastNumber + 1)
       return this.refuse(`sent message ${message.number} after ${this.lastNumber}`);
     this.lastNumber = message.number;
@@ -180,9 +181,7 @@ export class RunningJob {
     }
   }
 
-  private async store(
-    messages: Exclude<TrainerMessage, { type: 'alive' }>[],
-  ): Promise<Job | 'stale' | 'exhausted'> {
+  private async store(messages: TrainerMessage[]): Promise<Job | 'stale' | 'exhausted'> {
     const { attempts } = this.parts;
     const message = messages[0]!;
     switch (message.type) {

@@ -1,5 +1,6 @@
 import { mkdir, statfs } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { Schedule } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
@@ -240,6 +241,7 @@ export class Supervisor {
         path: folder,
         manifestSha256,
       })),
+      origin: await this.originOf(job),
       isExported: (await artifacts.newest(job.id))?.step === stepCount,
       unacknowledgedMax,
     };
@@ -253,6 +255,7 @@ export class Supervisor {
           folder: jobFolder,
           niceValue: config.trainerNice,
           silenceMs: config.trainerSilenceSeconds * 1000,
+          busyMs: config.trainerBusySeconds * 1000,
           graceMs: config.trainerGraceSeconds * 1000,
         },
         retry: {
@@ -274,6 +277,17 @@ export class Supervisor {
     // A wish that came between the claim and this line found no trainer to hear it.
     const { stopRequest } = (await store.find(job.id)) ?? job;
     if (stopRequest !== null) run.stop(stopRequest);
+  }
+
+  private async originOf({ origin }: Job): Promise<TrainOrder['origin']> {
+    if (origin === null) return null;
+    const { jobId, folder, manifestSha256 } = origin;
+    const { spec } = (await this.parts.store.find(jobId))!; // jobs are not deleted
+    return {
+      path: join(folders.checkpoints(this.parts.config.dataFolder, jobId), folder),
+      manifestSha256,
+      spec,
+    };
   }
 }
 

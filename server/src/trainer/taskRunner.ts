@@ -148,11 +148,12 @@ export class TaskRunner {
       folder: this.config.dataFolder,
       niceValue: this.config.trainerNice,
       silenceMs: this.config.trainerSilenceSeconds * 1000,
+      busyMs: this.config.trainerBusySeconds * 1000,
       graceMs: this.config.trainerGraceSeconds * 1000,
       log,
       onMessage: (raw) => {
         const message = parseTaskMessage(raw);
-        if (answer !== undefined || message?.type === 'alive') return;
+        if (answer !== undefined) return;
         if (message === undefined) {
           answer = {
             failed: new TaskFailed('TASK_CRASHED', 'The task sent something that is not a message'),

@@ -3,6 +3,7 @@ import { setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { Readable } from 'node:stream';
 import type { Logger } from 'pino';
+import { heartbeat } from './heartbeat.js';
 import type { ServerMessage } from './messages.js';
 import { readOomKills, whyKilled } from './outOfMemory.js';
 
@@ -16,6 +17,8 @@ export interface ProcessOptions {
   niceValue: number;
   /** Silence after which the child counts as hung. */
   silenceMs: number;
+  /** Time without a turn of its event loop after which a child that computes counts as hung too. */
+  busyMs: number;
   /** From SIGTERM to SIGKILL. */
   graceMs: number;
   log: Logger;
@@ -26,7 +29,6 @@ export interface ProcessOptions {
 export interface ProcessExit {
   code: number | null;
   signal: NodeJS.Signals | null;
-  wasSilent: boolean;
   wasOutOfMemory: boolean;
   /** False when the machine refused to start a process at all. */
   wasStarted: boolean;
@@ -41,15 +43,19 @@ const logLineLengthMax = 4096;
 
 /**
  * A child process: started with little of our environment, its output in our log, ended by SIGTERM and then SIGKILL, and
- * given up when it is silent for too long. It ends by itself when its channel to us closes, so it never outlives us.
+ * given up when its heartbeat is silent for too long. It ends by itself when its channel to us closes, so it never outlives us.
  */
 export class TrainerProcess {
   /** Resolves when the child is gone and its output was read; never rejects. */
   readonly exited: Promise<ProcessExit>;
   private readonly child: ChildProcess | undefined;
   private silenceTimer: NodeJS.Timeout | undefined;
+  private busyTimer: NodeJS.Timeout | undefined;
   private killTimer: NodeJS.Timeout | undefined;
-  private wasSilent = false;
+  /** Turns of its event loop until it has surely heard what was sent; null when nobody waits for that. */
+  private turnsUntilHeard: number | null = null;
+  /** Why it was given up. */
+  private fault: string | undefined;
   private isGone = false;
   private errorTail = '';
   private wasKilled = false;
@@ -68,7 +74,7 @@ export class TrainerProcess {
         // A session of its own: Ctrl-C in the server's terminal is for the server, which then stops its children in order.
         detached: true,
         serialization: 'advanced',
-        stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+        stdio: ['ignore', 'pipe', 'pipe', 'ipc', 'pipe'],
       });
     } catch (error) {
       this.isGone = true;
@@ -83,8 +89,12 @@ export class TrainerProcess {
       });
       child.once('close', (code, signal) => resolve(this.gone(this.describe(code, signal))));
     });
+    (child.stdio[heartbeat.fileDescriptor] as Readable).setEncoding('latin1').on('data', (beats: string) => {
+      this.isAlive();
+      if (beats.includes(heartbeat.turned)) this.hasTurned();
+    });
     child.on('message', (message) => {
-      this.heard();
+      this.isAlive();
       if (!this.isGone) options.onMessage(message);
     });
     this.pipe(child.stdout, (line) => log.info({ stream: 'stdout' }, line));
@@ -99,7 +109,8 @@ export class TrainerProcess {
         log.warn({ error: String(error) }, 'The priority of the child could not be lowered');
       }
     }
-    this.heard();
+    this.isAlive();
+    this.hasTurned();
   }
 
   get pid(): number | undefined {
@@ -116,6 +127,12 @@ export class TrainerProcess {
     this.killTimer ??= setTimeout(() => this.kill(), this.options.graceMs);
   }
 
+  /** The same, but the grace time begins when the child has come out of what it computes and heard what it was sent. */
+  killAfterGraceOnceHeard(): void {
+    // The next beat may tell of a turn before the message.
+    this.turnsUntilHeard ??= 2;
+  }
+
   terminate(): void {
     this.child?.kill('SIGTERM');
     this.killAfterGrace();
@@ -126,27 +143,40 @@ export class TrainerProcess {
     this.child?.kill('SIGKILL');
   }
 
-  private heard(): void {
+  private isAlive(): void {
+    const { silenceMs } = this.options;
     clearTimeout(this.silenceTimer);
     if (this.isGone) return;
     this.silenceTimer = setTimeout(() => {
-      // When we ourselves were stopped for a while, the timer fires before waiting messages are read: look again first.
-      this.silenceTimer = setTimeout(() => this.giveUp(), Math.min(1000, this.options.silenceMs));
-    }, this.options.silenceMs);
+      // When we ourselves were stopped for a while, the timer fires before waiting beats are read: look again first.
+      this.silenceTimer = setTimeout(
+        () => this.giveUp(`after ${silenceMs / 1000} s of silence`),
+        Math.min(heartbeat.intervalMs, silenceMs),
+      );
+    }, silenceMs);
   }
 
-  private giveUp(): void {
-    this.wasSilent = true;
-    this.options.log.error(
-      { pid: this.pid, silenceMs: this.options.silenceMs },
-      'The child is silent and will be ended',
+  private hasTurned(): void {
+    const { busyMs } = this.options;
+    clearTimeout(this.busyTimer);
+    if (this.isGone) return;
+    this.busyTimer = setTimeout(
+      () => this.giveUp(`after ${busyMs / 1000} s in which it computed and heard nothing`),
+      busyMs,
     );
+    if (this.turnsUntilHeard !== null && --this.turnsUntilHeard <= 0) this.killAfterGrace();
+  }
+
+  private giveUp(fault: string): void {
+    this.fault ??= fault;
+    this.options.log.error({ pid: this.pid }, `The child will be ended ${fault}`);
     this.terminate();
   }
 
   private gone(exit: ProcessExit): ProcessExit {
     this.isGone = true;
     clearTimeout(this.silenceTimer);
+    clearTimeout(this.busyTimer);
     clearTimeout(this.killTimer);
     return exit;
   }
@@ -155,7 +185,7 @@ export class TrainerProcess {
     const how = signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`;
     let why = '';
     let wasOutOfMemory = false;
-    if (this.wasSilent) why = ` after ${this.options.silenceMs / 1000} s of silence`;
+    if (this.fault !== undefined) why = ` ${this.fault}`;
     else if (/out of memory|bad_alloc/i.test(this.errorTail)) {
       why = ' because memory ran out, as it says itself';
       wasOutOfMemory = true;
@@ -167,7 +197,6 @@ export class TrainerProcess {
     return {
       code,
       signal,
-      wasSilent: this.wasSilent,
       wasOutOfMemory,
       wasStarted: true,
       what: `The trainer ${how}${why}`,
@@ -196,7 +225,6 @@ function notStarted(error: Error): ProcessExit {
   return {
     code: null,
     signal: null,
-    wasSilent: false,
     wasOutOfMemory: false,
     wasStarted: false,
     what: `The trainer could not be started (${error.message})`,

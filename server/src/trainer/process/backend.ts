@@ -1,12 +1,26 @@
-import { selectBackend, type Backend, type InstructionSet } from '@relora/engine';
+import { loadNativeAddon, selectBackend, type Backend, type InstructionSet } from '@relora/engine';
 import type { Precision } from '@relora/engine/plan';
+import type { ServerFailure } from '../../jobs/jobFailures.js';
 import type { DeviceSettings } from '../messages.js';
+
+/** RELORA_INSTRUCTION_SET forces instructions that the processor does not have. */
+class InstructionSetMissing extends Error {
+  override name = 'InstructionSetMissing';
+  readonly reason = 'INSTRUCTION_SET_MISSING' satisfies ServerFailure;
+}
 
 /** The backend that the settings ask for. */
 export async function openBackend(
   { device, instructionSet, threads }: DeviceSettings,
   precision: Precision,
 ): Promise<Backend> {
+  if (instructionSet !== 'auto') {
+    const { cpuModel, instructionSets } = loadNativeAddon().describe();
+    if (!instructionSets.some((present) => present === instructionSet))
+      throw new InstructionSetMissing(
+        `RELORA_INSTRUCTION_SET must be auto or one that the processor (${cpuModel}) has, ${instructionSets.join(', ')}, not ${instructionSet}`,
+      );
+  }
   return await selectBackend({
     device,
     precision,

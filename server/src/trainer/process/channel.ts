@@ -4,9 +4,6 @@ type Unnumbered<M> = M extends { number: number } ? Omit<M, 'number'> : never;
 /** How the server wants the run to end. */
 export type StopOrder = { keep: boolean };
 
-/** Silence of this length is broken by a sign of life, as long as JavaScript runs at all. */
-const aliveMs = 5000;
-
 /**
  * This process's side of the channel to the server. When the channel closes the server is gone, and with it whoever
  * could use what we do: the process ends at once, so it writes nothing that a successor does not expect.
@@ -24,7 +21,6 @@ export class ServerChannel {
     this.stop = this.stopping.signal;
     process.on('disconnect', () => process.exit(1));
     process.on('message', (message: ServerMessage) => this.hear(message));
-    setInterval(() => this.send({ type: 'alive' }), aliveMs).unref();
   }
 
   /** Sends a numbered message, then waits while too many are not acknowledged: a slow journal slows the run, and nothing piles up. */

@@ -4,6 +4,7 @@ import type { Task, TrainOrder } from '../messages.js';
 import { ServerChannel } from './channel.js';
 import { describeDevices } from './describeDevices.js';
 import { generateText } from './generateText.js';
+import { startHeartbeat } from './heartbeat.js';
 import { prepare } from './prepareDataset.js';
 import { preview } from './previewDataset.js';
 import { train } from './train.js';
@@ -27,6 +28,7 @@ process.on('SIGTERM', () => {
   if (endsOnSignal) process.exit(143);
 });
 
+startHeartbeat();
 const channel = new ServerChannel((message) => {
   endsOnSignal = message.type === 'task';
   void (message.type === 'train' ? runTraining(message.order) : runTask(message.task));

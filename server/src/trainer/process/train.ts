@@ -30,6 +30,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
   const run = await begin(order, backend, dataset, channel);
   /** Checkpoints that the server has a row for: one that a stop finds already saved is not told again. */
   const known = new Set(order.checkpoints.map(({ path }) => path));
+  if (order.origin !== null) known.add(order.origin.path);
   const tell = async (body: TrainingEvent): Promise<void> => {
     if (body.kind === 'checkpoint') {
       if (known.has(body.path)) return;
@@ -65,7 +66,10 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
   }
 }
 
-/** The run as the newest checkpoint left it whose bytes are those that were saved; without any, from its beginning. */
+/**
+ * The run as the newest checkpoint left it whose bytes are those that were saved; without any as the job it was restarted from
+ * left it, or from its beginning.
+ */
 async function begin(
   order: TrainOrder,
   backend: Backend,
@@ -81,7 +85,9 @@ async function begin(
       await channel.say({ type: 'checkpointCorrupt', path, problem: error.message });
     }
   }
-  return await beginRun(options);
+  if (order.origin === null) return await beginRun(options);
+  const { path, manifestSha256, spec } = order.origin;
+  return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec: spec });
 }
 
 /** Seals the merged model: files complete, synced and hashed under a temporary name, the folder renamed, then the server told. */

@@ -1007,12 +1007,24 @@ export interface Job {
     | Date
     | undefined;
   /** What produced the numbers: needed to repeat them exactly. */
-  execution: Execution | undefined;
+  execution:
+    | Execution
+    | undefined;
+  /** The checkpoint that the job began at; set only for a job that RestartJob made. */
+  origin: JobOrigin | undefined;
 }
 
 export interface Job_LabelsEntry {
   key: string;
   value: string;
+}
+
+/** A checkpoint that another job begins at. */
+export interface JobOrigin {
+  /** `jobs/{job}` that saved it. */
+  job: string;
+  /** Step that a run resumes with. */
+  step: number;
 }
 
 /** Why a job failed. */
@@ -1375,6 +1387,7 @@ function createBaseJob(): Job {
     startTime: undefined,
     endTime: undefined,
     execution: undefined,
+    origin: undefined,
   };
 }
 
@@ -1430,6 +1443,9 @@ export const Job: MessageFns<Job> = {
     }
     if (message.execution !== undefined) {
       Execution.encode(message.execution, writer.uint32(138).fork()).join();
+    }
+    if (message.origin !== undefined) {
+      JobOrigin.encode(message.origin, writer.uint32(146).fork()).join();
     }
     return writer;
   },
@@ -1586,6 +1602,14 @@ export const Job: MessageFns<Job> = {
             message.execution = Execution.decode(reader, reader.uint32());
             continue;
           }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.origin = JobOrigin.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1662,6 +1686,7 @@ export const Job: MessageFns<Job> = {
         ? fromJsonTimestamp(object.end_time)
         : undefined,
       execution: isSet(object.execution) ? Execution.fromJSON(object.execution) : undefined,
+      origin: isSet(object.origin) ? JobOrigin.fromJSON(object.origin) : undefined,
     };
   },
 
@@ -1724,6 +1749,9 @@ export const Job: MessageFns<Job> = {
     if (message.execution !== undefined) {
       obj.execution = Execution.toJSON(message.execution);
     }
+    if (message.origin !== undefined) {
+      obj.origin = JobOrigin.toJSON(message.origin);
+    }
     return obj;
   },
 
@@ -1762,6 +1790,9 @@ export const Job: MessageFns<Job> = {
     message.endTime = object.endTime ?? undefined;
     message.execution = (object.execution !== undefined && object.execution !== null)
       ? Execution.fromPartial(object.execution)
+      : undefined;
+    message.origin = (object.origin !== undefined && object.origin !== null)
+      ? JobOrigin.fromPartial(object.origin)
       : undefined;
     return message;
   },
@@ -1848,6 +1879,91 @@ export const Job_LabelsEntry: MessageFns<Job_LabelsEntry> = {
     const message = createBaseJob_LabelsEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseJobOrigin(): JobOrigin {
+  return { job: "", step: 0 };
+}
+
+export const JobOrigin: MessageFns<JobOrigin> = {
+  encode(message: JobOrigin, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== "") {
+      writer.uint32(10).string(message.job);
+    }
+    if (message.step !== 0) {
+      writer.uint32(16).int32(message.step);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JobOrigin {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJobOrigin();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): JobOrigin {
+    return {
+      job: isSet(object.job) ? globalThis.String(object.job) : "",
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+    };
+  },
+
+  toJSON(message: JobOrigin): unknown {
+    const obj: any = {};
+    if (message.job !== "") {
+      obj.job = message.job;
+    }
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<JobOrigin>): JobOrigin {
+    return JobOrigin.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JobOrigin>): JobOrigin {
+    const message = createBaseJobOrigin();
+    message.job = object.job ?? "";
+    message.step = object.step ?? 0;
     return message;
   },
 };

@@ -1,0 +1,93 @@
+import { createHash } from 'node:crypto';
+import { basename } from 'node:path';
+import { RestartJobRequest, type RestartJobResponse } from '@relora/sdk/contract';
+import { ServiceError } from '../errors.js';
+import { isTerminal, type Job, type JobOrigin } from '../jobs/job.js';
+import { admitJob, costOf } from './admitJob.js';
+import { FieldChecks } from './fieldChecks.js';
+import type { ApiParts } from './parts.js';
+import { parseJobName } from './resourceNames.js';
+import { changedSpec, problemsOfRestart } from './restartSpec.js';
+import { admitWith, submitJob } from './submitJob.js';
+import { toJob, toSpec } from './toProto.js';
+
+type RestartParts = Pick<
+  ApiParts,
+  'config' | 'store' | 'queue' | 'checkpoints' | 'datasets' | 'allowedFolders' | 'devices'
+>;
+
+/** Makes a job that begins at a checkpoint of an ended one, with changed settings. */
+export async function restartJob(
+  parts: RestartParts,
+  request: RestartJobRequest,
+): Promise<RestartJobResponse> {
+  const endedId = parseJobName('name', request.name);
+  const checks = new FieldChecks();
+  const jobId = checks.id('job_id', request.jobId);
+  const displayName = checks.text('display_name', request.displayName, 63);
+  const labels = checks.labels('labels', request.labels);
+  const requestId = checks.requestId(request.requestId);
+  const requestDigest = digestOf(request);
+  // The ended job, its checkpoint and the limits may be others by the time that a call is repeated.
+  const first = requestId === null ? undefined : await parts.queue.findRepeated(requestId, requestDigest);
+  if (first !== undefined) return { job: toJob(first), ...(await costOf(parts, first.spec)), warnings: [] };
+
+  const ended = await parts.store.find(endedId);
+  if (ended === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId: endedId });
+  if (!isTerminal(ended.state)) {
+    throw new ServiceError('JOB_STATE_WRONG', {
+      jobId: endedId,
+      state: ended.state.toUpperCase(),
+      action: 'restarted',
+      allowed: 'SUCCEEDED, FAILED or CANCELLED',
+    });
+  }
+  const origin = await findOrigin(parts, ended, request.checkpointStep);
+  const spec = changedSpec(toSpec(ended.spec), request.spec);
+  const admitted = await admitWith(
+    checks,
+    async () => await admitJob(parts, spec, { whenTooLarge: 'refuse' }),
+  );
+  const problems = problemsOfRestart(ended.spec, admitted.spec, origin.step);
+  if (problems.length > 0) throw new ServiceError('JOB_SPEC_INVALID', { problems });
+
+  const newJob = {
+    jobId,
+    displayName: displayName || ended.displayName,
+    labels: Object.keys(labels).length > 0 ? labels : ended.labels,
+    origin,
+    requestId,
+    requestDigest,
+  };
+  return await submitJob(parts, newJob, admitted);
+}
+
+/** A checkpoint of the ended job, or the one that it began at itself. */
+async function findOrigin(
+  { checkpoints }: Pick<ApiParts, 'checkpoints'>,
+  ended: Job,
+  wantedStep: number | undefined,
+): Promise<JobOrigin> {
+  const own = await checkpoints.list(ended.id);
+  const origins: JobOrigin[] = own.map(({ step, folder, manifestSha256 }) => ({
+    jobId: ended.id,
+    step,
+    folder: basename(folder),
+    manifestSha256,
+  }));
+  if (ended.origin !== null) origins.push(ended.origin);
+  const found = origins.find(({ step }) => wantedStep === undefined || step === wantedStep);
+  if (found !== undefined) return found;
+  throw new ServiceError('CHECKPOINT_NOT_FOUND', {
+    jobId: ended.id,
+    wanted: wantedStep === undefined ? '' : ` of step ${wantedStep}`,
+    steps: [...new Set(origins.map(({ step }) => step))].join(', '),
+  });
+}
+
+/** SHA-256 of all that a request asks for; another than any CreateJob has. */
+function digestOf(request: RestartJobRequest): string {
+  const labels = Object.fromEntries(Object.entries(request.labels).sort(([a], [b]) => (a < b ? -1 : 1)));
+  const asked = RestartJobRequest.encode({ ...request, labels, requestId: '' }).finish();
+  return createHash('sha256').update('RestartJob').update(asked).digest('hex');
+}

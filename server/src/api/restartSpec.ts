@@ -1,0 +1,79 @@
+import { isDeepStrictEqual } from 'node:util';
+import type { RunSpec } from '@relora/engine/plan';
+import type { JobSpec } from '@relora/sdk/contract';
+import { quote, type FieldProblem } from '../errors.js';
+
+/**
+ * What a checkpoint holds or counts by: weights, adapters, moments and the place in the data. A run that goes on from it cannot
+ * have others of these; everything else may change.
+ */
+const fixedFields: Readonly<Record<string, (spec: RunSpec) => unknown>> = {
+  'spec.kind': (spec) => spec.kind,
+  'spec.model': (spec) => spec.model,
+  'spec.model.base_weights': (spec) => spec.baseWeightsFolder,
+  'spec.dataset': (spec) => spec.dataset,
+  'spec.warm_start': (spec) => spec.warmStart,
+  'spec.seed': (spec) => spec.seed,
+  'spec.adapter': ({ kind, adapter }) =>
+    // The one cycle of LORA is as long as the run. The graph changes how an adapter is computed, not what it is.
+    adapter && { ...adapter, graph: null, ...(kind === 'lora' ? lengthOfRun : {}) },
+  'spec.optimizer.beta1': (spec) => spec.optimizer.beta1,
+  'spec.optimizer.beta2': (spec) => spec.optimizer.beta2,
+  'spec.batch.sequence_length': (spec) => spec.batch.sequenceLength,
+  'spec.batch.sequence_count': (spec) => spec.batch.sequenceCount,
+};
+const lengthOfRun = { cycleStepCount: null, restartWarmupStepCount: null };
+
+/** What a run that goes on from a checkpoint of another must not change. */
+export function problemsOfRestart(before: RunSpec, after: RunSpec, checkpointStep: number): FieldProblem[] {
+  const problems = Object.entries(fixedFields).flatMap(([field, valueOf]) =>
+    differences(field, valueOf(before), valueOf(after)),
+  );
+  const stepCountMin = checkpointStep - after.warmStart.stepCount + 1;
+  if (after.stepCount < stepCountMin) {
+    problems.push({
+      field: 'spec.step_count',
+      expected: `at least ${stepCountMin}, one more than the checkpoint has behind it`,
+      got: String(after.stepCount),
+    });
+  }
+  return problems;
+}
+
+function differences(field: string, kept: unknown, asked: unknown): FieldProblem[] {
+  if (isDeepStrictEqual(kept, asked)) return [];
+  if (isMessage(kept) && isMessage(asked)) {
+    return Object.keys(kept).flatMap((key) => {
+      const name = key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+      return differences(`${field}.${name}`, kept[key], asked[key]);
+    });
+  }
+  const show = (value: unknown): string => quote(JSON.stringify(value)).slice(1, -1);
+  return [{ field, expected: `what the checkpoint was trained with, ${show(kept)}`, got: show(asked) }];
+}
+
+/** The specification of a job with changes put over it; what is unset in them stays. */
+export function changedSpec(spec: JobSpec, changes: JobSpec | undefined): JobSpec {
+  const base = structuredClone(spec);
+  // Follows step_count by itself.
+  if (base.kind === 'JOB_KIND_LORA') delete base.adapter?.cycleStepCount;
+  return changes === undefined ? base : (putOver(base, changes) as JobSpec);
+}
+
+function putOver(base: unknown, changes: object): object {
+  const result: Record<string, unknown> = { ...(base as object | undefined) };
+  for (const [key, value] of Object.entries(changes) as [string, unknown][]) {
+    if (!isUnset(value)) result[key] = isMessage(value) ? putOver(result[key], value) : value;
+  }
+  return result;
+}
+
+/** As proto3 has it for fields without presence: names, enums and lists. */
+function isUnset(value: unknown): boolean {
+  if (typeof value === 'string') return value === '' || value.endsWith('_UNSPECIFIED');
+  return value === undefined || (Array.isArray(value) && value.length === 0);
+}
+
+function isMessage(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,47 @@
+import type { CreateJobResponse } from '@relora/sdk/contract';
+import { ServiceError, type FieldProblem } from '../errors.js';
+import type { NewJob } from '../jobs/jobQueue.js';
+import type { AdmittedJob } from './admitJob.js';
+import type { FieldChecks } from './fieldChecks.js';
+import type { ApiParts } from './parts.js';
+import { toJob } from './toProto.js';
+
+/** Adds the problems of the rest of a request to those of its specification, so that all come in one answer. */
+export async function admitWith(
+  checks: FieldChecks,
+  admit: () => Promise<AdmittedJob>,
+): Promise<AdmittedJob> {
+  try {
+    const admitted = await admit();
+    if (checks.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: checks.problems });
+    return admitted;
+  } catch (error) {
+    if (
+      !(error instanceof ServiceError) ||
+      error.reason === 'REQUEST_INVALID' ||
+      checks.problems.length === 0
+    )
+      throw error;
+    const { problems: ofSpec } = error.detail as { problems?: FieldProblem[] };
+    throw new ServiceError('JOB_SPEC_INVALID', { problems: [...checks.problems, ...(ofSpec ?? [])] });
+  }
+}
+
+/** Stores and queues a job that was admitted; a request that is repeated gets the first job. */
+export async function submitJob(
+  { queue, config }: Pick<ApiParts, 'queue' | 'config'>,
+  newJob: Omit<NewJob, 'spec' | 'warnings'>,
+  { spec, estimate, plan, warnings }: AdmittedJob,
+): Promise<CreateJobResponse> {
+  const submission = await queue.submit({ ...newJob, spec, warnings });
+  switch (submission) {
+    case 'full':
+      throw new ServiceError('QUEUE_FULL', { jobsMax: config.queueJobsMax });
+    case 'taken':
+      throw new ServiceError('JOB_EXISTS', { jobId: newJob.jobId! });
+    case 'conflict':
+      throw new ServiceError('REQUEST_ID_REUSED', { requestId: newJob.requestId! });
+    default:
+      return { job: toJob(submission.job), estimate, plan, warnings };
+  }
+}

@@ -1,0 +1,131 @@
+import { JobState, MomentType, Recomputation, type Job } from '@relora/sdk/contract';
+import { Status } from 'nice-grpc';
+import { describe, expect, it } from 'vitest';
+import { jobSpec, openApi, refusalOf, type Api } from './apiServer.js';
+import { jobWhen, readyDataset } from './parts.js';
+
+const uuid = '00000000-0000-4000-8000-000000000001';
+
+/** A job that diverged after checkpoints at the steps 5 and 10, which the scripted trainer leaves. */
+async function openWithFailedJob(): Promise<{ api: Api; failed: Job }> {
+  const api = await openApi({ RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1' });
+  await readyDataset(api.parts);
+  await api.parts.supervisor.start();
+  const { job } = await api.training.createJob({
+    spec: jobSpec('killAlways'),
+    displayName: 'First',
+    labels: { team: 'search' },
+  });
+  return { api, failed: await ended(api, job!.name) };
+}
+
+async function ended(api: Api, name: string): Promise<Job> {
+  for await (const { event } of api.training.watchJob({ name })) if (event!.final) break;
+  return (await api.training.getJob({ name })).job!;
+}
+
+describe('RestartJob', () => {
+  it('makes a new job that begins at the newest checkpoint, with the changes and all else as it was', async () => {
+    const { api, failed } = await openWithFailedJob();
+    expect(failed).toMatchObject({ state: JobState.FAILED, progress: { checkpointStep: 5 } });
+    const changes = {
+      recomputation: Recomputation.BLOCKS,
+      optimizer: { momentType: MomentType.INT8 },
+      learningRate: { peak: 5e-4 },
+      batch: { microBatchSequenceCount: 1 },
+      sample: { prompt: 'behave' },
+    };
+    const { job, plan } = await api.training.restartJob({ name: failed.name, spec: changes });
+    expect(job).toMatchObject({
+      displayName: 'First',
+      labels: { team: 'search' },
+      origin: { job: failed.name, step: 5 },
+      progress: { step: 5, stepCount: 20, restartCount: 1, trainedTokens: 80, checkpointStep: 5 },
+    });
+    expect(job!.spec).toEqual({
+      ...failed.spec,
+      recomputation: Recomputation.BLOCKS,
+      optimizer: { ...failed.spec!.optimizer, momentType: MomentType.INT8 },
+      learningRate: { ...failed.spec!.learningRate, peak: 5e-4 },
+      batch: { ...failed.spec!.batch, microBatchSequenceCount: 1 },
+      sample: { ...failed.spec!.sample, prompt: 'behave' },
+    });
+    expect(plan!.stepCount).toBe(20);
+
+    const done = await ended(api, job!.name);
+    expect(done).toMatchObject({ state: JobState.SUCCEEDED, attempt: 1 });
+    const steps: number[] = [];
+    for await (const { event } of api.training.watchJob({ name: job!.name }))
+      if (event!.step) steps.push(event!.step.step);
+    expect(steps).toEqual(Array.from({ length: 15 }, (_, index) => index + 5));
+    expect((await api.training.getJob({ name: failed.name })).job).toEqual(failed);
+  });
+
+  it('of a job that never came to a checkpoint of its own begins where that began', async () => {
+    const { api, failed } = await openWithFailedJob();
+    const crash = { name: failed.name, spec: { sample: { prompt: 'exitAtOnce' } } };
+    const again = await ended(api, (await api.training.restartJob(crash)).job!.name);
+    expect(again).toMatchObject({ state: JobState.FAILED, origin: { job: failed.name, step: 5 } });
+    const last = { name: again.name, spec: { sample: { prompt: 'behave' } } };
+    const done = await ended(api, (await api.training.restartJob(last)).job!.name);
+    expect(done).toMatchObject({ state: JobState.SUCCEEDED, origin: { job: failed.name, step: 5 } });
+  });
+
+  it('trains a job that succeeded for longer', async () => {
+    const { api, failed } = await openWithFailedJob();
+    const good = { name: failed.name, spec: { sample: { prompt: 'behave' } } };
+    const done = await ended(api, (await api.training.restartJob(good)).job!.name);
+    const longer = await api.training.restartJob({ name: done.name, spec: { stepCount: 30 } });
+    expect(longer.job).toMatchObject({ origin: { job: done.name, step: 20 }, progress: { stepCount: 30 } });
+    expect((await ended(api, longer.job!.name)).progress).toMatchObject({ step: 30 });
+    const finished = await refusalOf((options) => api.training.restartJob({ name: done.name }, options));
+    expect(finished.message).toContain('spec.step_count: expected at least 21, one more than the checkpoint');
+  });
+
+  it('refuses all that the checkpoint holds or counts by, at once', async () => {
+    const { api, failed } = await openWithFailedJob();
+    const spec = {
+      seed: 1,
+      warmStart: { stepCount: 2 },
+      adapter: { rank: 2 },
+      optimizer: { beta1: 0.5 },
+      batch: { sequenceCount: 4, sequenceLength: 4 },
+    };
+    const refusal = await refusalOf((options) =>
+      api.training.restartJob({ name: failed.name, spec }, options),
+    );
+    expect(refusal).toMatchObject({ code: Status.INVALID_ARGUMENT, info: { reason: 'JOB_SPEC_INVALID' } });
+    expect(refusal.fields).toEqual([
+      'spec.warm_start.step_count',
+      'spec.seed',
+      'spec.adapter.rank',
+      'spec.optimizer.beta1',
+      'spec.batch.sequence_length',
+      'spec.batch.sequence_count',
+    ]);
+    expect(refusal.message).toContain('expected what the checkpoint was trained with, 4, got 2');
+  });
+
+  it('repeated with its request id makes one job; with another wish it is refused', async () => {
+    const { api, failed } = await openWithFailedJob();
+    const request = { name: failed.name, requestId: uuid, spec: { sample: { prompt: 'wait' } } };
+    const first = await api.training.restartJob(request);
+    expect((await api.training.restartJob(request)).job!.name).toBe(first.job!.name);
+    const other = await refusalOf((options) =>
+      api.training.restartJob({ ...request, displayName: 'Other' }, options),
+    );
+    expect(other.info.reason).toBe('REQUEST_ID_REUSED');
+  });
+
+  it('is for jobs that have ended, and for checkpoints that are there', async () => {
+    const { api, failed } = await openWithFailedJob();
+    const { job } = await api.training.createJob({ spec: jobSpec('wait') });
+    await jobWhen(api.parts, job!.name.slice('jobs/'.length), ({ state }) => state === 'running');
+    const early = await refusalOf((options) => api.training.restartJob({ name: job!.name }, options));
+    expect(early.message).toContain('RUNNING and cannot be restarted');
+    const missing = await refusalOf((options) =>
+      api.training.restartJob({ name: failed.name, checkpointStep: 7 }, options),
+    );
+    expect(missing.message).toContain('no checkpoint of step 7; it has those of the steps 5');
+  });
+});
