@@ -1,9 +1,11 @@
-// Speed of the native products at the shapes of bench/shapes.txt, as GFLOP/s and as a share of the measured peak.
-// node bench/products.mjs [instructionSet] [float32|bfloat16]
 import { readFileSync } from 'node:fs';
-import { pathToFileURL } from 'node:url';
-import { loadNativeAddon } from '../engine/dist/backend/nativeAddon.js';
+import { percent, table } from './table.mjs';
 
+export const name = 'products';
+export const title = 'Products of preset shapes, as shares of the measured peak';
+export const isFull = false;
+
+const milliseconds = 150;
 const shapesFile = new URL('shapes.txt', import.meta.url);
 
 const noise = (length) => {
@@ -18,7 +20,7 @@ const noise = (length) => {
 const zeros = (length) => new Float32Array(length);
 
 /** Repeats until `milliseconds` have passed, at least three times after one warm-up; gives the best and the median in seconds. */
-function time(run, milliseconds) {
+function time(run) {
   run();
   const seconds = [];
   const begin = performance.now();
@@ -35,12 +37,8 @@ function time(run, milliseconds) {
 const kinds = {
   base(addon, precision, rows, inFeatures, out) {
     const base = addon.packBase(noise(inFeatures * out), inFeatures, out, precision);
-    const [x, dy, y, dx] = [
-      noise(rows * inFeatures),
-      noise(rows * out),
-      zeros(rows * out),
-      zeros(rows * inFeatures),
-    ];
+    const [x, dy] = [rows * inFeatures, rows * out].map(noise);
+    const [y, dx, dw] = [rows * out, rows * inFeatures, inFeatures * out].map(zeros);
     const none = zeros(0);
     const operations = 2 * rows * inFeatures * out;
     return [
@@ -49,6 +47,11 @@ const kinds = {
         'dy wᵀ',
         operations,
         () => addon.loraLinearBackward(dx, none, none, dy, x, none, base, none, none, 1, rows, 0),
+      ],
+      [
+        'dw = xᵀ dy',
+        operations,
+        () => addon.matmul(dw, x, dy, 1, inFeatures, out, rows, true, false, precision),
       ],
     ];
   },
@@ -140,68 +143,76 @@ const kinds = {
   },
 };
 
-/** Best of several short windows, in GFLOP/s: one long window is spoilt by whatever else the machine does meanwhile. */
-export function measuredPeak(addon, precision) {
-  return Math.max(...Array.from({ length: 12 }, () => addon.measurePeak(precision, 30)));
-}
-
-/** Rows of { instructionSet, precision, threads, product, shape, gflopsBest, gflopsMedian, peak, share }; share is median / peak. */
-export function benchProducts({
-  addon = loadNativeAddon(),
-  instructionSets = addon.describe().instructionSets,
-  precisions = ['float32', 'bfloat16'],
-  threads = addon.describe().threadsMax,
-  milliseconds = 300,
-  onRow = () => {},
-} = {}) {
+/** A precision that the addon refuses for some product has no row for it. */
+export function run({ addon, results: { machine } }) {
   const lines = readFileSync(shapesFile, 'utf8')
     .split('\n')
     .filter((line) => line.trim() !== '' && !line.startsWith('#'));
   const rows = [];
-  for (const instructionSet of instructionSets) {
-    addon.configure({ instructionSet, threads });
-    for (const precision of precisions) {
-      const peak = measuredPeak(addon, precision);
-      for (const line of lines) {
-        const [kind, ...sizes] = line.trim().split(/\s+/);
-        for (const [name, operations, run] of kinds[kind](addon, precision, ...sizes.map(Number))) {
-          const { best, median } = time(run, milliseconds);
-          const row = {
-            instructionSet,
-            precision,
-            threads,
-            product: `${kind}: ${name}`,
-            shape: sizes.join('x'),
-            gflopsBest: operations / best / 1e9,
-            gflopsMedian: operations / median / 1e9,
-            peak,
-            share: operations / median / 1e9 / peak,
-          };
-          rows.push(row);
-          onRow(row);
-        }
+  for (const [precision, peak] of Object.entries(machine.peaks)) {
+    if (peak === null) continue;
+    for (const line of lines) {
+      const [kind, ...sizes] = line.trim().split(/\s+/);
+      for (const [product, operations, run] of casesOf(addon, kind, precision, sizes.map(Number))) {
+        const { best, median } = time(run);
+        const [gflopsBest, gflopsMedian] = [best, median].map((seconds) => operations / seconds / 1e9);
+        const share = gflopsMedian / peak;
+        const shape = sizes.join('x');
+        rows.push({ precision, kind, product, shape, operations, gflopsBest, gflopsMedian, peak, share });
       }
     }
   }
   return rows;
 }
 
-if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const [, , instructionSet, precision] = process.argv;
-  console.log(
-    'set         precision  product                shape             GFLOP/s median   best   peak  share',
-  );
-  benchProducts({
-    ...(instructionSet && { instructionSets: [instructionSet] }),
-    ...(precision && { precisions: [precision] }),
-    onRow: (row) =>
-      console.log(
-        row.instructionSet.padEnd(12) +
-          row.precision.padEnd(11) +
-          row.product.padEnd(23) +
-          row.shape.padEnd(18) +
-          [row.gflopsMedian, row.gflopsBest, row.peak].map((value) => value.toFixed(0).padStart(9)).join('') +
-          `${(100 * row.share).toFixed(0)}%`.padStart(7),
-      ),
+/** Those that the addon takes: not every product exists in every precision. */
+function casesOf(addon, kind, precision, sizes) {
+  let cases;
+  try {
+    cases = kinds[kind](addon, precision, ...sizes);
+  } catch {
+    return [];
+  }
+  return cases.filter(([, , run]) => {
+    try {
+      run();
+      return true;
+    } catch {
+      return false;
+    }
   });
+}
+
+/** All operations of these products by the time they took: what a step that consists of them would reach. */
+export function weightedShare(rows) {
+  const operations = rows.reduce((sum, row) => sum + row.operations, 0);
+  const seconds = rows.reduce((sum, row) => sum + row.operations / row.gflopsMedian, 0);
+  return operations / seconds / rows[0].peak;
+}
+
+export function report(rows) {
+  const cells = rows.map((row) => [
+    row.precision,
+    `${row.kind}: ${row.product}`,
+    row.shape,
+    ...[row.gflopsMedian, row.gflopsBest, row.peak].map((value) => value.toFixed(0)),
+    percent(row.share),
+  ]);
+  return `Shapes of bench/shapes.txt; a share is the median divided by the peak.
+
+${table(['precision', 'product', 'shape', 'GFLOP/s, median', 'best', 'peak', 'share'], cells)}`;
+}
+
+export function plots(rows) {
+  const groups = new Map();
+  for (const row of rows) {
+    const label = `${row.precision}, ${row.kind}`;
+    groups.set(label, [...(groups.get(label) ?? []), row]);
+  }
+  const precisions = [...new Set(rows.map(({ precision }) => precision))];
+  const bars = [...groups].map(([label, group]) => {
+    const share = weightedShare(group);
+    return { label, value: share, shown: percent(share), tone: precisions.indexOf(group[0].precision) };
+  });
+  return [{ title: 'Products: share of the measured peak, by operations', bars, end: 1 }];
 }
