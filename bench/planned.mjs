@@ -1,18 +1,20 @@
 import { estimateRun, targetModules } from '../engine/dist/plan/index.js';
 import { configOf } from './session.mjs';
 
+/** Bytes of a frozen weight in the form that products read. */
+const packedBytes = { float32: 4, bfloat16: 2, int8Base: 1, nf4Base: 0.5 };
+
 /** What the plan says of a side before it runs: operations of a step, its seconds and the peak of memory. */
 export function planned(side, peakGflops) {
-  const { rank, batch, time, precision } = side;
+  const { batch, time, precision } = side;
   const estimate = estimateRun(specOf(side), {
     flopsPerSecond: peakGflops * 1e9,
-    packedBytes: precision === 'float32' ? 4 : 2,
+    packedBytes: packedBytes[precision] ?? 4,
   });
   return {
     operations: estimate.flopsPerToken * batch * time,
     seconds: estimate.durationSeconds,
     peakBytes: estimate.peakMemoryBytes,
-    rank,
   };
 }
 

@@ -12,6 +12,11 @@ const pytorchChild = fileURLToPath(new URL('sides/pytorch.py', import.meta.url))
  * `portable`: PyTorch knows nothing so small.
  */
 const pytorchLimits = {
+  avx512bf16: {
+    ONEDNN_MAX_CPU_ISA: 'AVX512_CORE_BF16',
+    MKL_ENABLE_INSTRUCTIONS: 'AVX512_E3',
+    ATEN_CPU_CAPABILITY: 'avx512',
+  },
   avx512: {
     ONEDNN_MAX_CPU_ISA: 'AVX512_CORE_VNNI',
     MKL_ENABLE_INSTRUCTIONS: 'AVX512_E1',

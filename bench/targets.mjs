@@ -119,7 +119,7 @@ const targets = [
     unit: 'share',
     atLeast,
     measure({ products }) {
-      const rows = (products ?? []).filter((row) => row.precision === precision && row.kind !== 'attention');
+      const rows = (products ?? []).filter((row) => row.precision === precision && isOfLayer(row));
       if (rows.length === 0) return null;
       const [worst] = [...rows].sort((a, b) => a.share - b.share);
       const detail = `worst ${percent(worst.share)}: ${worst.kind}, ${worst.product}, ${worst.shape}`;
@@ -211,7 +211,7 @@ const targets = [
     atMost: 1,
     measure({ timeToLoss }) {
       const ours = (timeToLoss?.runs ?? []).filter(
-        ({ engine, ratio }) => engine === 'relora' && ratio !== null,
+        ({ engine, failure, ratio }) => engine === 'relora' && failure === null && ratio !== null,
       );
       const [best] = ours.sort((a, b) => a.ratio - b.ratio);
       return best ? { value: best.ratio, detail: best.label } : null;
@@ -266,6 +266,11 @@ function profiled(kernels, preset, valueOf) {
     (entry) => entry.failure === null && entry.preset === preset && entry.rank > 0,
   );
   return profile === undefined ? null : { value: valueOf(profile), detail: profile.precision };
+}
+
+/** Products of layers and head. Beside an int8 base the adapter is not in int8: there only the base counts. */
+function isOfLayer({ precision, kind }) {
+  return precision === 'int8' ? kind === 'base' : kind !== 'attention';
 }
 
 function bfloat16Share(instructionSet) {
