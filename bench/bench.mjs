@@ -1,75 +1,66 @@
-// npm run bench: products and whole steps on this machine, as shares of its measured peak, written to bench/results/.
+// npm run bench: this machine, our engine on it and PyTorch beside it, written to bench/results/ with a plot.
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { join } from 'node:path';
 import { loadNativeAddon } from '../engine/dist/index.js';
-import { benchProducts } from './products.mjs';
-import { benchSteps, stepCells, stepHeader } from './steps.mjs';
-
-const addon = loadNativeAddon();
-const { instructionSets, cpuModel, threadsMax } = addon.describe();
-console.log(`${cpuModel}, ${threadsMax} threads, ${instructionSets.join(', ')}\n`);
-
-const stepRows = [];
-console.log(stepHeader.join('  '));
-await benchSteps({
-  onRow(row) {
-    stepRows.push(row);
-    console.log(stepCells(row).join('  '));
-  },
-});
-
-console.log();
-const productHeader = [
-  'instructions',
-  'precision',
-  'product',
-  'shape',
-  'GFLOP/s, median',
-  'best',
-  'measured peak',
-  'share of peak',
-];
-const productCells = (row) => [
-  row.instructionSet,
-  row.precision,
-  row.product,
-  row.shape,
-  ...[row.gflopsMedian, row.gflopsBest, row.peak].map((value) => value.toFixed(0)),
-  `${(100 * row.share).toFixed(0)} %`,
-];
-console.log(productHeader.join('  '));
-const productRows = benchProducts({
-  addon,
-  milliseconds: 150,
-  onRow: (row) => console.log(productCells(row).join('  ')),
-});
+import { readOptions, usage } from './options.mjs';
+import { barPanel } from './plots/bars.mjs';
+import { linePanel } from './plots/lines.mjs';
+import { figure } from './plots/svg.mjs';
+import { sections } from './sections.mjs';
+import { findPytorch, Session } from './session.mjs';
+import { targetTable } from './targets.mjs';
 
 const folder = fileURLToPath(new URL('results/', import.meta.url));
-mkdirSync(folder, { recursive: true });
-const name = `${new Date().toISOString().slice(0, 10)}-${cpuModel.replace(/[^A-Za-z0-9]+/g, '-').toLowerCase()}-${instructionSets[0]}.md`;
-writeFileSync(join(folder, name), report());
-console.log(`\nWritten to bench/results/${name}`);
+const addon = loadNativeAddon();
 
-function report() {
-  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim();
-  return `# ${cpuModel}, ${threadsMax} threads, ${instructionSets[0]}
-
-Commit ${commit}, Node ${process.versions.node}. A share is the median divided by the peak that a loop of multiply-adds in
-registers reached on the same threads in the same run. A step is forward, backward, clipping and AdamW; its operations are
-those of docs/relora.md, so what is recomputed does not count.
-
-## Whole steps
-
-${markdown(stepHeader, stepRows.map(stepCells))}
-
-## Products
-
-${markdown(productHeader, productRows.map(productCells))}
-`;
+let options;
+try {
+  options = readOptions(process.argv.slice(2), sections, addon.describe());
+} catch (error) {
+  console.error(error.message);
+  process.exit(2);
+}
+if (options.help) {
+  console.log(usage(sections));
+  process.exit(0);
 }
 
-function markdown(header, rows) {
-  return [header, header.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+const { instructionSet, threads } = options;
+const say = (line) => console.error(line);
+const session = new Session({ addon, instructionSet, threads, pytorch: await findPytorch(), say });
+
+// The machine's peaks are what the other sections are held against, so they belong to every run.
+const chosen = sections.filter((section) => section.name === 'machine' || options.sections.includes(section));
+const chapters = [];
+for (const section of chosen) {
+  say(`${section.title} …`);
+  const result = await section.run(session);
+  session.results[section.name] = result;
+  const chapter = `## ${section.title}\n\n${section.report(result)}\n`;
+  chapters.push(chapter);
+  console.log(chapter);
+}
+
+const { cpuModel } = session.results.machine;
+const heading = `${cpuModel}, ${threads} threads, ${instructionSet}`;
+const targets = `## Targets\n\n${targetTable(session.results)}\n`;
+console.log(targets);
+
+const panels = chosen
+  .flatMap((section) => section.plots?.(session.results[section.name]) ?? [])
+  .map((plot) => (plot.bars === undefined ? linePanel(plot) : barPanel(plot)));
+mkdirSync(folder, { recursive: true });
+const name = nameOfRun();
+const picture = panels.length === 0 ? '' : `![What the tables say](${name}.svg)\n\n`;
+if (panels.length > 0) writeFileSync(join(folder, `${name}.svg`), figure(heading, panels));
+writeFileSync(join(folder, `${name}.md`), `# ${heading}\n\n${picture}${[targets, ...chapters].join('\n')}`);
+console.log(`Written to bench/results/${name}.md`);
+
+/** A run of some sections alone has a file of its own, so that it does not replace a whole one. */
+function nameOfRun() {
+  const date = new Date().toISOString().slice(0, 10);
+  const cpu = cpuModel.replace(/[^A-Za-z0-9]+/g, '-').toLowerCase();
+  const parts = options.isPartial ? options.sections.map((section) => section.name) : [];
+  return [date, cpu, instructionSet, ...parts].join('-');
 }

@@ -1,9 +1,13 @@
-// Speed of the native products at the shapes of bench/shapes.txt, as GFLOP/s and as a share of the measured peak.
-// node bench/products.mjs [instructionSet] [float32|bfloat16]
 import { readFileSync } from 'node:fs';
-import { pathToFileURL } from 'node:url';
-import { loadNativeAddon } from '../engine/dist/backend/nativeAddon.js';
+import { percent, table } from './table.mjs';
 
+export const name = 'products';
+export const title = 'Products of preset shapes, as shares of the measured peak';
+export const isFull = false;
+
+const windowCount = 4;
+const productMilliseconds = 40;
+const peakMilliseconds = 15;
 const shapesFile = new URL('shapes.txt', import.meta.url);
 
 const noise = (length) => {
@@ -17,30 +21,33 @@ const noise = (length) => {
 };
 const zeros = (length) => new Float32Array(length);
 
-/** Repeats until `milliseconds` have passed, at least three times after one warm-up; gives the best and the median in seconds. */
-function time(run, milliseconds) {
-  run();
+/**
+ * Windows of the product and of the peak in turn, so that both are measured in the same moment of a machine that others
+ * use too: the best and the median of the product in seconds, the best peak in GFLOP/s.
+ */
+function time(run, peakNow) {
   const seconds = [];
-  const begin = performance.now();
-  while (seconds.length < 3 || performance.now() - begin < milliseconds) {
-    const start = performance.now();
-    run();
-    seconds.push((performance.now() - start) / 1e3);
+  let peak = 0;
+  for (let window = 0; window < windowCount; window++) {
+    peak = Math.max(peak, peakNow());
+    run(); // its operands come back into the caches that the peak has used
+    const begin = performance.now();
+    do {
+      const start = performance.now();
+      run();
+      seconds.push((performance.now() - start) / 1e3);
+    } while (performance.now() - begin < productMilliseconds);
   }
   seconds.sort((a, b) => a - b);
-  return { best: seconds[0], median: seconds[seconds.length >> 1] };
+  return { best: seconds[0], median: seconds[seconds.length >> 1], peak };
 }
 
 /** What one line of shapes.txt measures: [name, floating-point operations, run]. */
 const kinds = {
   base(addon, precision, rows, inFeatures, out) {
     const base = addon.packBase(noise(inFeatures * out), inFeatures, out, precision);
-    const [x, dy, y, dx] = [
-      noise(rows * inFeatures),
-      noise(rows * out),
-      zeros(rows * out),
-      zeros(rows * inFeatures),
-    ];
+    const [x, dy] = [rows * inFeatures, rows * out].map(noise);
+    const [y, dx, dw] = [rows * out, rows * inFeatures, inFeatures * out].map(zeros);
     const none = zeros(0);
     const operations = 2 * rows * inFeatures * out;
     return [
@@ -49,6 +56,11 @@ const kinds = {
         'dy wᵀ',
         operations,
         () => addon.loraLinearBackward(dx, none, none, dy, x, none, base, none, none, 1, rows, 0),
+      ],
+      [
+        'dw = xᵀ dy',
+        operations,
+        () => addon.matmul(dw, x, dy, 1, inFeatures, out, rows, true, false, precision),
       ],
     ];
   },
@@ -140,68 +152,75 @@ const kinds = {
   },
 };
 
-/** Best of several short windows, in GFLOP/s: one long window is spoilt by whatever else the machine does meanwhile. */
-export function measuredPeak(addon, precision) {
-  return Math.max(...Array.from({ length: 12 }, () => addon.measurePeak(precision, 30)));
-}
-
-/** Rows of { instructionSet, precision, threads, product, shape, gflopsBest, gflopsMedian, peak, share }; share is median / peak. */
-export function benchProducts({
-  addon = loadNativeAddon(),
-  instructionSets = addon.describe().instructionSets,
-  precisions = ['float32', 'bfloat16'],
-  threads = addon.describe().threadsMax,
-  milliseconds = 300,
-  onRow = () => {},
-} = {}) {
+/** A precision that the addon refuses for some product has no row for it. */
+export function run({ addon, results: { machine } }) {
   const lines = readFileSync(shapesFile, 'utf8')
     .split('\n')
     .filter((line) => line.trim() !== '' && !line.startsWith('#'));
   const rows = [];
-  for (const instructionSet of instructionSets) {
-    addon.configure({ instructionSet, threads });
-    for (const precision of precisions) {
-      const peak = measuredPeak(addon, precision);
-      for (const line of lines) {
-        const [kind, ...sizes] = line.trim().split(/\s+/);
-        for (const [name, operations, run] of kinds[kind](addon, precision, ...sizes.map(Number))) {
-          const { best, median } = time(run, milliseconds);
-          const row = {
-            instructionSet,
-            precision,
-            threads,
-            product: `${kind}: ${name}`,
-            shape: sizes.join('x'),
-            gflopsBest: operations / best / 1e9,
-            gflopsMedian: operations / median / 1e9,
-            peak,
-            share: operations / median / 1e9 / peak,
-          };
-          rows.push(row);
-          onRow(row);
-        }
+  for (const precision of Object.keys(machine.peaks).filter((name) => machine.peaks[name] !== null)) {
+    const peakNow = () => addon.measurePeak(precision, peakMilliseconds);
+    for (const line of lines) {
+      const [kind, ...sizes] = line.trim().split(/\s+/);
+      for (const [product, operations, run] of casesOf(addon, kind, precision, sizes.map(Number))) {
+        const { best, median, peak } = time(run, peakNow);
+        const [gflopsBest, gflopsMedian] = [best, median].map((seconds) => operations / seconds / 1e9);
+        const share = gflopsBest / peak;
+        const shape = sizes.join('x');
+        rows.push({ precision, kind, product, shape, operations, gflopsBest, gflopsMedian, peak, share });
       }
     }
   }
   return rows;
 }
 
-if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const [, , instructionSet, precision] = process.argv;
-  console.log(
-    'set         precision  product                shape             GFLOP/s median   best   peak  share',
-  );
-  benchProducts({
-    ...(instructionSet && { instructionSets: [instructionSet] }),
-    ...(precision && { precisions: [precision] }),
-    onRow: (row) =>
-      console.log(
-        row.instructionSet.padEnd(12) +
-          row.precision.padEnd(11) +
-          row.product.padEnd(23) +
-          row.shape.padEnd(18) +
-          [row.gflopsMedian, row.gflopsBest, row.peak].map((value) => value.toFixed(0).padStart(9)).join('') +
-          `${(100 * row.share).toFixed(0)}%`.padStart(7),
-      ),
+/** Those that the addon takes: not every product exists in every precision. */
+function casesOf(addon, kind, precision, sizes) {
+  let cases;
+  try {
+    cases = kinds[kind](addon, precision, ...sizes);
+  } catch {
+    return [];
+  }
+  return cases.filter(([, , run]) => {
+    try {
+      run();
+      return true;
+    } catch {
+      return false;
+    }
   });
+}
+
+/** Time that these products would take at the peak, to the time they took: what a step that consists of them would reach. */
+export function weightedShare(rows) {
+  const sum = (rate) => rows.reduce((seconds, row) => seconds + row.operations / row[rate], 0);
+  return sum('peak') / sum('gflopsBest');
+}
+
+export function report(rows) {
+  const cells = rows.map((row) => [
+    row.precision,
+    `${row.kind}: ${row.product}`,
+    row.shape,
+    ...[row.gflopsBest, row.gflopsMedian, row.peak].map((value) => value.toFixed(0)),
+    percent(row.share),
+  ]);
+  return `Shapes of bench/shapes.txt. Each product is measured in turn with the peak; a share is its best divided by the best peak.
+
+${table(['precision', 'product', 'shape', 'GFLOP/s, best', 'median', 'peak', 'share'], cells)}`;
+}
+
+export function plots(rows) {
+  const groups = new Map();
+  for (const row of rows) {
+    const label = `${row.precision}, ${row.kind}`;
+    groups.set(label, [...(groups.get(label) ?? []), row]);
+  }
+  const precisions = [...new Set(rows.map(({ precision }) => precision))];
+  const bars = [...groups].map(([label, group]) => {
+    const share = weightedShare(group);
+    return { label, value: share, shown: percent(share), tone: precisions.indexOf(group[0].precision) };
+  });
+  return [{ title: 'Products: share of the measured peak, by operations', bars, end: 1 }];
 }

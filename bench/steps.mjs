@@ -1,129 +1,73 @@
-// Speed of whole training steps of the presets: tokens a second, GFLOP/s and share of the measured peak.
-// node bench/steps.mjs [preset …]
-import { pathToFileURL } from 'node:url';
-import { estimateRun, presets, targetModules } from '../engine/dist/plan/index.js';
-import { Llama, selectBackend } from '../engine/dist/index.js';
-import { measuredPeak } from './products.mjs';
-import { AdamW } from '../engine/dist/training/adamW.js';
-import { accumulateGradients, clipScale, globalNorm } from '../engine/dist/training/gradients.js';
+import { measureGroup, planTable, stepTable } from './group.mjs';
+import { kindOf, modeOf, nameOf } from './sides/sides.mjs';
+import { megabytes } from './table.mjs';
 
-const warmUps = 2;
-const repeats = 5;
+export const name = 'steps';
+export const title = 'Whole steps of presets up to llama-60m, PyTorch beside llama-60m';
+export const isFull = false;
 
-/** What is measured by default: small enough for minutes on two cores. */
-const cases = [
-  { preset: 'demo', vocabSize: 4096, sequences: 8, time: 256, rank: 32 },
-  { preset: 'llama-9m', vocabSize: 32000, sequences: 8, time: 256, rank: 16 },
-  { preset: 'llama-20m', vocabSize: 32000, sequences: 8, time: 256, rank: 32 },
-  { preset: 'llama-60m', vocabSize: 32000, sequences: 8, time: 256, rank: 64 },
-  { preset: 'llama-60m', vocabSize: 32000, sequences: 8, time: 256, rank: 128 },
+const ours = (preset, rank, precision) => ({ engine: 'relora', preset, rank, precision });
+const pytorch = (preset, rank) => ({ engine: 'pytorch', preset, rank });
+
+/** Each list is alternated; ranks are an eighth of the width, and more of them at llama-60m. */
+const groups = [
+  [ours('demo', 0), ours('demo', 24)],
+  [ours('llama-9m', 0), ours('llama-9m', 16)],
+  [ours('llama-20m', 0), ours('llama-20m', 32)],
+  [
+    ours('llama-60m', 0),
+    ours('llama-60m', 64),
+    ours('llama-60m', 128),
+    ours('llama-60m', 256),
+    ours('llama-60m', 64, 'int8Base'),
+    ours('llama-60m', 128, 'nf4Base'),
+    pytorch('llama-60m', 0),
+    pytorch('llama-60m', 128),
+  ],
 ];
 
-/** Rows of { preset, kind, rank, tokens, secondsMedian, secondsBest, tokensPerSecond, gflops, share, residentBytes }. */
-export async function benchSteps({ only = [], backend, onRow = () => {} } = {}) {
-  backend ??= await selectBackend({ device: 'native', precision: 'auto' });
-  const peak = measuredPeak(backend.native, backend.precision);
+export async function run(session) {
   const rows = [];
-  for (const shape of cases.filter(({ preset }) => only.length === 0 || only.includes(preset))) {
-    for (const kind of ['fullRank', 'relora']) {
-      // Full-rank speed does not depend on the rank: measured once for a preset.
-      if (kind === 'fullRank' && rows.some((row) => row.preset === shape.preset)) continue;
-      const row = { ...(await measure(shape, kind)), peak };
-      row.share = row.gflops / peak;
-      rows.push(row);
-      onRow(row);
-    }
-  }
+  for (const sides of groups) rows.push(...(await measureGroup(session, sides)));
   return rows;
 }
 
-async function measure({ preset, vocabSize, sequences, time, rank }, kind) {
-  const config = { ...presets[preset], vocabSize };
-  const adapter = { rank, alpha: rank, dropout: 0, targetModules: [...targetModules], trainableScale: false };
-  const model = Llama.create(config, 0);
-  if (kind === 'relora') model.attachAdapters(adapter, 0, 0);
-  const optimizer = new AdamW({ beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 });
-  const tokens = Int32Array.from(
-    { length: sequences * time + 1 },
-    (_, i) => (i * 7919 + ((i * i) % 613)) % vocabSize,
-  );
-  const batch = { inputs: tokens.subarray(0, -1), targets: tokens.subarray(1) };
-  const shape = { step: 0, sequenceLength: time, microBatchSequenceCount: sequences, seed: 0 };
+export function report(rows) {
+  return `A step is forward, backward, clipping and AdamW of 8 sequences of 256 tokens: best and median of 7 after 3 warm-ups, all sides of
+a preset in turn, each in a process of its own that is stopped while another runs. Operations are those of docs/relora.md, so what is
+recomputed does not count. Memory is the peak resident size of the process after its steps, a merge not counted.
 
-  const seconds = [];
-  let residentBytes = 0;
-  for (let step = 0; step < warmUps + repeats; step++) {
-    const start = performance.now();
-    const { gradients } = await accumulateGradients(model, batch, shape, new AbortController().signal);
-    optimizer.apply(model.trainable(), gradients, 1e-4, clipScale(globalNorm(gradients), 1));
-    for (const gradient of gradients.values()) gradient.dispose();
-    if (step >= warmUps) seconds.push((performance.now() - start) / 1e3);
-    residentBytes = Math.max(residentBytes, process.memoryUsage.rss());
-  }
-  model.dispose();
-  optimizer.dispose();
+${stepTable(rows)}
 
-  seconds.sort((a, b) => a - b);
-  const secondsMedian = seconds[repeats >> 1];
-  const tokenCount = sequences * time;
-  const { flopsPerToken } = estimateRun(specOf(config, kind, adapter, sequences, time), {
-    flopsPerSecond: 1,
-    packedBytes: 4,
-  });
-  return {
-    preset,
-    kind,
-    rank: kind === 'relora' ? rank : null,
-    tokens: tokenCount,
-    secondsMedian,
-    secondsBest: seconds[0],
-    tokensPerSecond: tokenCount / secondsMedian,
-    gflops: (flopsPerToken * tokenCount) / secondsMedian / 1e9,
-    residentBytes,
-  };
+What \`relora estimate\` would have said:
+
+${planTable(rows)}`;
 }
 
-/** As much of a specification as the count of its operations needs. */
-function specOf(model, kind, adapter, sequenceCount, sequenceLength) {
-  return {
-    kind,
-    model,
-    adapter: kind === 'relora' ? { ...adapter, cycleStepCount: 1, restartWarmupStepCount: 0 } : null,
-    warmStart: { stepCount: 0, learningRate: 1, warmupStepCount: 0 },
-    stepCount: 1,
-    batch: { sequenceCount, sequenceLength, microBatchSequenceCount: sequenceCount },
-    checkpoint: { everyStepCount: 1, keepCount: 2 },
-    export: { weightType: 'float32' },
-  };
-}
-
-export const stepHeader = [
-  'preset',
-  'kind',
-  'rank',
-  'ms a step, median',
-  'best',
-  'tokens/s',
-  'GFLOP/s',
-  'share of peak',
-  'resident MB',
-];
-
-export function stepCells(row) {
+export function plots(rows) {
+  const drawn = rows.filter(({ failure, preset }) => failure === null && preset === 'llama-60m');
+  if (drawn.length === 0) return [];
+  const bars = (value, shown) =>
+    drawn.map((row) => ({
+      label: `${kindOf(row)}, ${nameOf(row)}, ${modeOf(row)}`,
+      value: value(row),
+      shown: shown(value(row)),
+      tone: row.engine === 'relora' ? 0 : 1,
+    }));
   return [
-    row.preset,
-    row.kind,
-    row.rank ?? '–',
-    (1e3 * row.secondsMedian).toFixed(0),
-    (1e3 * row.secondsBest).toFixed(0),
-    row.tokensPerSecond.toFixed(0),
-    row.gflops.toFixed(0),
-    `${(100 * row.share).toFixed(0)} %`,
-    (row.residentBytes / 1e6).toFixed(0),
-  ].map(String);
-}
-
-if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  console.log(stepHeader.join('  '));
-  await benchSteps({ only: process.argv.slice(2), onRow: (row) => console.log(stepCells(row).join('  ')) });
+    {
+      title: 'llama-60m: tokens a second',
+      bars: bars(
+        ({ tokensPerSecond }) => tokensPerSecond,
+        (value) => value.toFixed(0),
+      ),
+    },
+    {
+      title: 'llama-60m: peak resident memory',
+      bars: bars(
+        ({ peakBytes }) => peakBytes,
+        (value) => `${megabytes(value)} MB`,
+      ),
+    },
+  ];
 }

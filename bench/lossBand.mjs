@@ -1,0 +1,118 @@
+import { batchShape } from './sides/sides.mjs';
+import { reloraRecipe, stepOf } from './recipe.mjs';
+import { percent, table } from './table.mjs';
+import { openText, vocabSize } from './text.mjs';
+
+export const name = 'lossBand';
+export const title = 'Loss of each precision against float32 on real text';
+export const isFull = true;
+
+/** A warm start, then three cycles: merges and what they do to a quantised base are part of the curve. */
+const recipe = reloraRecipe({
+  stepCount: 200,
+  peak: 2e-3,
+  rank: 24,
+  adapterPeak: 4e-3,
+  warmStartStepCount: 50,
+  cycleStepCount: 50,
+});
+/** Half of it before and half after a step. One batch differs from the next by far more than precisions do. */
+const smoothedStepCount = 20;
+const precisions = ['bfloat16', 'int8Base', 'nf4Base'];
+
+export async function run(session) {
+  const text = await openText(batchShape);
+  const runs = [{ label: 'float32', precision: 'float32' }];
+  // The same arithmetic in another order of sums: how far curves part by rounding alone.
+  const isWider =
+    session.addon.describe().instructionSets.includes('avx2') && /^(avx512|amx)/.test(session.instructionSet);
+  if (isWider) runs.push({ label: 'float32 by avx2', precision: 'float32', instructionSet: 'avx2' });
+  runs.push(...precisions.map((precision) => ({ label: precision, precision })));
+  try {
+    for (const run of runs) Object.assign(run, await curveOf(session, run, text));
+  } finally {
+    await text.close();
+  }
+  const reference = smoothed(runs[0].losses);
+  return runs.map((run) => (run.failure === null ? { ...run, ...deviationsOf(run.losses, reference) } : run));
+}
+
+async function curveOf(session, { label, ...mode }, text) {
+  session.say(`  training in ${label}`);
+  let child;
+  try {
+    child = await session.open({
+      engine: 'relora',
+      preset: 'demo',
+      vocabSize,
+      rank: 0,
+      ...batchShape,
+      ...mode,
+    });
+    const losses = [];
+    for (let step = 0; step < recipe.stepCount; step++)
+      losses.push((await stepOf(child, recipe, step, await text.batchOf(step))).loss);
+    return { losses, failure: null };
+  } catch (error) {
+    return { failure: error.message };
+  } finally {
+    await child?.close();
+  }
+}
+
+/** Means over a window around each step; steps without a whole window have none. */
+export function smoothed(losses) {
+  const count = losses.length - smoothedStepCount + 1;
+  return Array.from({ length: Math.max(0, count) }, (_, first) => {
+    const window = losses.slice(first, first + smoothedStepCount);
+    return window.reduce((sum, loss) => sum + loss, 0) / smoothedStepCount;
+  });
+}
+
+/** Relative to the reference, by step and in sum; both are smoothed. */
+export function deviationsOf(losses, reference) {
+  const deviations = smoothed(losses).map((loss, index) => loss / reference[index] - 1);
+  const sizes = deviations.map(Math.abs);
+  return {
+    deviations,
+    largest: Math.max(...sizes),
+    mean: sizes.reduce((sum, size) => sum + size, 0) / sizes.length,
+  };
+}
+
+export function report(runs) {
+  const rows = runs.map(({ label, losses, largest, mean, deviations, failure }) =>
+    failure === null
+      ? [
+          label,
+          smoothed(losses).at(-1).toFixed(4),
+          percent(largest, 3),
+          percent(mean, 3),
+          percent(deviations.at(-1), 3),
+        ]
+      : [label, `not available: ${failure}`, '', '', ''],
+  );
+  return `The demo's model and text, ${recipe.stepCount} steps of 2048 tokens: a full-rank warm start of 50, then cycles of 50 at rank ${recipe.rank}, each ended by a
+merge. Curves are means over ${smoothedStepCount} steps; deviations are relative to float32.
+
+${table(['precision', 'last loss', 'largest deviation', 'mean', 'at the end'], rows)}`;
+}
+
+export function plots(runs) {
+  const drawn = runs.filter(({ failure }) => failure === null);
+  const firstStep = smoothedStepCount / 2;
+  const points = (values) => values.map((value, index) => [firstStep + index, value]);
+  return [
+    {
+      title: 'Loss, nats, mean over 20 steps',
+      lines: drawn.map(({ label, losses }) => ({ label, points: points(smoothed(losses)) })),
+    },
+    {
+      title: 'Deviation from float32, percent',
+      lines: drawn.map(({ label, deviations }) => ({
+        label,
+        points: points(deviations.map((deviation) => 100 * deviation)),
+      })),
+    },
+  ];
+}

@@ -1,0 +1,59 @@
+import { margin, round, text, toneOf, width } from './svg.mjs';
+
+const plotHeight = 230;
+const axisWidth = 52;
+const legendRowHeight = 20;
+const tickCount = 5;
+
+/** Curves { label, points: [x, y][] } over one pair of axes, with a legend below. */
+export function linePanel({ title, lines }) {
+  const plotWidth = width - 2 * margin - axisWidth;
+  const x = scale(
+    lines.flatMap(({ points }) => points.map(([x]) => x)),
+    0,
+    plotWidth,
+  );
+  const y = scale(
+    lines.flatMap(({ points }) => points.map(([, y]) => y)),
+    plotHeight,
+    0,
+  );
+  const rules = y.ticks.map(
+    (tick) => `<path class="rule" d="M${axisWidth} ${round(y.at(tick))}h${plotWidth}"/>
+${text(axisWidth - 8, y.at(tick) + 4, y.shown(tick), 'faint', 'end')}`,
+  );
+  const marks = x.ticks.map((tick) =>
+    text(axisWidth + x.at(tick), plotHeight + 20, x.shown(tick), 'faint', 'middle'),
+  );
+  const curves = lines.map(({ points }, index) => {
+    const path = points.map(([px, py]) => `${round(axisWidth + x.at(px))} ${round(y.at(py))}`).join('L');
+    return `<path class="${toneOf(index)} line" style="fill:none" d="M${path}"/>`;
+  });
+  const legend = lines.map(({ label }, index) => {
+    const top = plotHeight + 44 + index * legendRowHeight;
+    return `<rect x="${axisWidth}" y="${top - 9}" width="18" height="4" rx="2" class="${toneOf(index)}"/>
+${text(axisWidth + 26, top - 2, label)}`;
+  });
+  return {
+    title,
+    height: plotHeight + 36 + lines.length * legendRowHeight,
+    content: [...rules, ...marks, ...curves, ...legend].join('\n'),
+  };
+}
+
+/** From values to places between `from` and `to`, and round numbers to mark among them. */
+function scale(values, from, to) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const span = high - low || 1;
+  const rough = span / tickCount;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
+  const ticks = [];
+  for (let tick = Math.ceil(low / step); tick * step <= high; tick++) ticks.push(tick * step);
+  const digits = Math.max(0, -Math.floor(Math.log10(step)));
+  return {
+    ticks,
+    at: (value) => from + ((to - from) * (value - low)) / span,
+    shown: (tick) => tick.toFixed(digits),
+  };
+}

@@ -1,0 +1,29 @@
+import * as head from './head.mjs';
+import * as kernels from './kernels.mjs';
+import * as llama1b from './llama1b.mjs';
+import * as llama350m from './llama350m.mjs';
+import * as lossBand from './lossBand.mjs';
+import * as machine from './machine.mjs';
+import * as modes from './modes.mjs';
+import * as products from './products.mjs';
+import * as steps from './steps.mjs';
+import * as threads from './threads.mjs';
+import * as timeToLoss from './timeToLoss.mjs';
+
+/**
+ * In the order in which they are measured and reported. Each has `name`, `title`, `isFull` (only when asked for), `run(session)`
+ * that gives plain data, `report(data)` that gives Markdown, and perhaps `plots(data)`.
+ */
+export const sections = [
+  machine,
+  modes,
+  steps,
+  kernels,
+  head,
+  threads,
+  products,
+  llama350m,
+  llama1b,
+  lossBand,
+  timeToLoss,
+];

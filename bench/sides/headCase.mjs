@@ -1,0 +1,27 @@
+import { performance } from 'node:perf_hooks';
+import { peakResidentBytes, restartPeak } from './processMemory.mjs';
+
+/** The loss over a vocabulary with both gradients, alone: a `step` is one forward and backward pass. */
+export class HeadCase {
+  #run;
+  #restingBytes;
+
+  constructor(addon, { rows, dim, vocabulary, precision }) {
+    // Written to, so that their pages are resident before the first pass and what it adds is its scratch.
+    const filled = (length, value) => new Float32Array(length).fill(value);
+    const [losses, dx, dhead] = [rows, rows * dim, vocabulary * dim].map((length) => filled(length, 0.01));
+    const [x, head] = [rows * dim, vocabulary * dim].map((length) => filled(length, 0.02));
+    const targets = Int32Array.from({ length: rows }, (_, i) => (i * 7919) % vocabulary);
+    const sizes = [rows, dim, vocabulary, 1 / rows, precision];
+    this.#run = () => addon.headCrossEntropy(losses, dx, dhead, x, head, targets, ...sizes);
+    this.#restingBytes = restartPeak();
+  }
+
+  step() {
+    const start = performance.now();
+    this.#run();
+    const seconds = (performance.now() - start) / 1e3;
+    const peakBytes = peakResidentBytes();
+    return { seconds, peakBytes, scratchBytes: peakBytes - this.#restingBytes };
+  }
+}

@@ -1,0 +1,28 @@
+// A side is one thing that is compared, as plain data: { engine: 'relora' | 'pytorch', preset, rank (0: full-rank), batch,
+// time, precision, compile (PyTorch's alone), threads, layerCount, vocabSize }; what is left out has a default.
+
+/** 8 sequences of 256 tokens: what every comparison of whole steps is made with. */
+export const batchShape = { batch: 8, time: 256 };
+
+/** Precisions that are not quantised, the ones that "our fastest" is looked for among. */
+export const oursModes = ['float32', 'bfloat16'].map((precision) => ({ precision }));
+
+export const pytorchModes = [false, true].flatMap((compile) =>
+  ['float32', 'bfloat16', 'autocast'].map((precision) => ({ precision, compile })),
+);
+
+export function nameOf({ engine }) {
+  return engine === 'relora' ? 'ours' : 'PyTorch';
+}
+
+export function modeOf({ precision, compile }) {
+  return compile ? `${precision}, compiled` : precision;
+}
+
+export function kindOf({ rank }) {
+  return rank === 0 ? 'full-rank' : `ReLoRA r=${rank}`;
+}
+
+export function labelOf(side) {
+  return `${side.preset} ${kindOf(side)}, ${nameOf(side)}, ${modeOf(side)}`;
+}

@@ -1,0 +1,312 @@
+import { deviation, hasPlan } from './group.mjs';
+import { atDepth } from './llama1b.mjs';
+import { weightedShare } from './products.mjs';
+import { none, percent, table, times } from './table.mjs';
+
+/**
+ * The targets that the engine is held to, each taken from the results of a run. `measure` gives { value, detail } in the
+ * target's own unit, or null when the run did not measure it. `atLeast` or `atMost` is the target; both may be functions of
+ * the machine.
+ */
+const targets = [
+  {
+    id: 'E1',
+    what: "60M ReLoRA r=128, not quantised, to PyTorch's ReLoRA",
+    unit: 'ratio',
+    atLeast: ({ instructionSet }) => (/bf16|amx/.test(instructionSet) ? 2 : 1.6),
+    measure: ({ steps }) => speed(row(steps, pytorch60m(128)), fastest(steps, ours60m(128))),
+  },
+  {
+    id: 'E2',
+    what: '60M ReLoRA r=64, int8 base, to PyTorch full-rank',
+    unit: 'ratio',
+    atLeast: 2,
+    measure: ({ steps }) =>
+      speed(row(steps, pytorch60m(0)), row(steps, { ...ours60m(64), precision: 'int8Base' })),
+  },
+  {
+    id: 'E3',
+    what: "350M ReLoRA r=128, int8 base, to PyTorch's ReLoRA",
+    unit: 'ratio',
+    atLeast: 2.5,
+    measure: ({ llama350m }) =>
+      speed(
+        row(llama350m, { engine: 'pytorch', rank: 128 }),
+        row(llama350m, { engine: 'relora', rank: 128, precision: 'int8Base' }),
+      ),
+  },
+  {
+    id: 'E4',
+    what: 'llama-1b r=128: three steps and a merge, peak resident',
+    unit: 'GiB',
+    atMost: 8,
+    measure({ llama1b }) {
+      const rows = found(llama1b?.whole, { engine: 'relora' }).sort(
+        (a, b) => a.mergePeakBytes - b.mergePeakBytes,
+      );
+      return rows.length === 0
+        ? null
+        : { value: rows[0].mergePeakBytes / 2 ** 30, detail: rows[0].precision };
+    },
+  },
+  {
+    id: 'E4',
+    what: "llama-1b r=128 to PyTorch's ReLoRA",
+    unit: 'ratio',
+    atLeast: 2.5,
+    measure: ({ llama1b }) =>
+      speed(row(llama1b?.whole, { engine: 'pytorch' }), fastest(llama1b?.whole, { engine: 'relora' })),
+  },
+  {
+    id: 'E5',
+    what: 'ReLoRA step to own full-rank step, slowest of all ranks and presets',
+    unit: 'ratio',
+    atLeast: 1,
+    measure({ steps, llama350m }) {
+      const ratios = found([...(steps ?? []), ...(llama350m ?? [])], { engine: 'relora' })
+        .filter(({ rank }) => rank > 0)
+        .map((adapted) => ({ adapted, ...toFullRank(steps, llama350m, adapted) }));
+      ratios.sort((a, b) => a.value - b.value);
+      const [slowest] = ratios;
+      return slowest === undefined
+        ? null
+        : { value: slowest.value, detail: `${slowest.adapted.preset} r=${slowest.adapted.rank}` };
+    },
+  },
+  {
+    id: 'E5',
+    what: '350M, r=d/8, to own full-rank',
+    unit: 'ratio',
+    atLeast: 1.25,
+    measure: ({ llama350m }) =>
+      speed(
+        row(llama350m, { engine: 'relora', rank: 0 }),
+        unquantised(llama350m, { engine: 'relora', rank: 128 })[0],
+      ),
+  },
+  {
+    id: 'E5',
+    what: '1B, r=128, to own full-rank',
+    unit: 'ratio',
+    atLeast: 1.3,
+    measure: ({ llama1b }) => deepRatio(llama1b, undefined),
+  },
+  {
+    id: 'E5',
+    what: '1B, int8 base, to own full-rank',
+    unit: 'ratio',
+    atLeast: 2,
+    measure: ({ llama1b }) => deepRatio(llama1b, 'int8Base'),
+  },
+  {
+    id: 'E6',
+    what: "peak resident, 60M, 2048 tokens, to PyTorch's ReLoRA",
+    unit: 'ratio',
+    atMost: 0.35,
+    measure({ steps }) {
+      const [theirs] = found(steps, pytorch60m(128));
+      const [ours] = found(steps, ours60m(128)).sort((a, b) => a.peakBytes - b.peakBytes);
+      return theirs && ours ? { value: ours.peakBytes / theirs.peakBytes, detail: ours.precision } : null;
+    },
+  },
+  ...[
+    ['float32', 'float32 products', 0.85],
+    ['bfloat16', 'bfloat16 products', ({ instructionSet }) => bfloat16Share(instructionSet)],
+    ['int8', 'int8 products', 0.7],
+  ].map(([precision, what, atLeast]) => ({
+    id: 'E7',
+    what: `${what} of a layer to the measured peak, by operations`,
+    unit: 'share',
+    atLeast,
+    measure({ products }) {
+      const rows = (products ?? []).filter((row) => row.precision === precision && isOfLayer(row));
+      if (rows.length === 0) return null;
+      const [worst] = [...rows].sort((a, b) => a.share - b.share);
+      const detail = `worst ${percent(worst.share)}: ${worst.kind}, ${worst.product}, ${worst.shape}`;
+      return { value: weightedShare(rows), detail };
+    },
+  })),
+  {
+    id: 'E8',
+    what: 'step outside products, 60M r=128',
+    unit: 'share',
+    atMost: ({ instructionSet }) => (/amx/.test(instructionSet) ? 0.35 : 0.12),
+    measure: ({ kernels }) =>
+      profiled(kernels, 'llama-60m', ({ stepSeconds, productSeconds }) => 1 - productSeconds / stepSeconds),
+  },
+  {
+    id: 'E9',
+    what: 'head and cross-entropy to PyTorch',
+    unit: 'ratio',
+    atLeast: 2,
+    measure: ({ head }) => speed(fastest(head, { engine: 'pytorch' }), fastest(head, { engine: 'relora' })),
+  },
+  {
+    id: 'E9',
+    what: 'head and cross-entropy, scratch',
+    unit: 'MB',
+    atMost: 50,
+    measure({ head }) {
+      const ours = fastest(head, { engine: 'relora' });
+      return ours ? { value: ours.last.scratchBytes / 1e6, detail: ours.precision } : null;
+    },
+  },
+  {
+    id: 'E10',
+    what: 'merge, requantise, repack, in steps, 60M, slowest',
+    unit: 'steps',
+    atMost: 2,
+    measure({ steps }) {
+      const merges = found(steps, { engine: 'relora', preset: 'llama-60m' })
+        .filter(({ mergeSeconds }) => mergeSeconds !== null)
+        .map((row) => ({
+          value: row.mergeSeconds / row.secondsBest,
+          detail: `r=${row.rank}, ${row.precision}`,
+        }));
+      return merges.sort((a, b) => b.value - a.value)[0] ?? null;
+    },
+  },
+  ...[
+    ['llama-60m', 0.01],
+    ['llama-9m', 0.1],
+  ].map(([preset, atMost]) => ({
+    id: 'E11',
+    what: `JavaScript's share of a step, ${preset}`,
+    unit: 'share',
+    atMost,
+    measure: ({ kernels }) =>
+      profiled(kernels, preset, ({ stepSeconds, javascriptSeconds }) => javascriptSeconds / stepSeconds),
+  })),
+  ...[
+    ['memory', 0.1],
+    ['time', 0.2],
+  ].map(([quantity, atMost]) => ({
+    id: 'E12',
+    what: `estimate of ${quantity}, furthest from measurement`,
+    unit: 'share',
+    atMost,
+    measure({ steps, llama350m, llama1b }) {
+      const rows = [...(steps ?? []), ...(llama350m ?? []), ...(llama1b?.whole ?? [])].filter(hasPlan);
+      const off = rows.map((row) => ({
+        value: Math.abs(deviation(row)[quantity]),
+        detail: `${row.preset} r=${row.rank}`,
+      }));
+      return off.sort((a, b) => b.value - a.value)[0] ?? null;
+    },
+  })),
+  {
+    id: 'E13',
+    what: 'one thread to two',
+    unit: 'ratio',
+    atLeast: 1.85,
+    measure({ threads }) {
+      const [one, two] = [1, 2].map((count) => threads?.find((row) => row.threads === count));
+      return one && two ? speed(one, two) : null;
+    },
+  },
+  {
+    id: 'E14',
+    what: "time to PyTorch full-rank's final held-out loss",
+    unit: 'ratio',
+    atMost: 1,
+    measure({ timeToLoss }) {
+      const ours = (timeToLoss?.runs ?? []).filter(
+        ({ engine, failure, ratio }) => engine === 'relora' && failure === null && ratio !== null,
+      );
+      const [best] = ours.sort((a, b) => a.ratio - b.ratio);
+      return best ? { value: best.ratio, detail: best.label } : null;
+    },
+  },
+];
+
+const pytorch60m = (rank) => ({ engine: 'pytorch', preset: 'llama-60m', rank });
+const ours60m = (rank) => ({ engine: 'relora', preset: 'llama-60m', rank });
+
+/** Rows that were measured and have these values, best first. */
+function found(rows, wanted) {
+  const matches = (row) => Object.entries(wanted).every(([key, value]) => row[key] === value);
+  return (rows ?? [])
+    .filter((row) => row.failure === null && matches(row))
+    .sort((a, b) => a.secondsBest - b.secondsBest);
+}
+
+function row(rows, wanted) {
+  return found(rows, wanted)[0];
+}
+
+function unquantised(rows, wanted) {
+  return found(rows, wanted).filter(({ precision }) => !/Base$/.test(precision));
+}
+
+function fastest(rows, wanted) {
+  return unquantised(rows, wanted)[0];
+}
+
+/** How many times as fast the second is. */
+function speed(reference, measured) {
+  if (reference === undefined || measured === undefined) return null;
+  return { value: reference.secondsBest / measured.secondsBest, detail: measured.precision ?? '' };
+}
+
+function toFullRank(steps, llama350m, { preset, secondsBest }) {
+  const full = row([...(steps ?? []), ...(llama350m ?? [])], { engine: 'relora', preset, rank: 0 });
+  return { value: full === undefined ? Infinity : full.secondsBest / secondsBest };
+}
+
+function deepRatio(llama1b, precision) {
+  const layerCount = 24;
+  const [full, adapted] = [{ rank: 0 }, { rank: 128, precision }].map((wanted) =>
+    llama1b ? atDepth(llama1b.shallow, layerCount, wanted) : null,
+  );
+  return full === null || adapted === null ? null : { value: full / adapted, detail: 'from 2 and 4 layers' };
+}
+
+function profiled(kernels, preset, valueOf) {
+  const profile = kernels?.find(
+    (entry) => entry.failure === null && entry.preset === preset && entry.rank > 0,
+  );
+  return profile === undefined ? null : { value: valueOf(profile), detail: profile.precision };
+}
+
+/** Products of layers and head. Beside an int8 base the adapter is not in int8: there only the base counts. */
+function isOfLayer({ precision, kind }) {
+  return precision === 'int8' ? kind === 'base' : kind !== 'attention';
+}
+
+function bfloat16Share(instructionSet) {
+  if (/amx/.test(instructionSet)) return 0.5;
+  return /bf16/.test(instructionSet) ? 0.85 : 0.8;
+}
+
+/** Rows { id, what, target, measured, detail, met, margin }; the last four null where the run did not measure it. */
+export function judged(results) {
+  return targets.map(({ id, what, unit, measure, ...bounds }) => {
+    const [sign, bound] = bounds.atLeast === undefined ? ['<=', bounds.atMost] : ['>=', bounds.atLeast];
+    const goal = typeof bound === 'function' ? bound(results.machine) : bound;
+    const target = `${sign} ${shown(goal, unit)}`;
+    const result = measure(results);
+    if (result === null) return { id, what, target, measured: null, detail: null, met: null, margin: null };
+    const { value, detail } = result;
+    // How many times as good as it must be: 1 is exactly met, whichever way the target points.
+    const margin = sign === '>=' ? value / goal : goal / value;
+    return { id, what, target, measured: shown(value, unit), detail, met: margin >= 1, margin };
+  });
+}
+
+function shown(value, unit) {
+  if (unit === 'ratio') return times(value);
+  if (unit === 'share') return percent(value, value < 0.02 ? 2 : value < 0.2 ? 1 : 0);
+  return `${value.toFixed(value < 100 ? 1 : 0)} ${unit}`;
+}
+
+export function targetTable(results) {
+  const rows = judged(results).map(({ id, what, target, measured, detail, met, margin }) => [
+    id,
+    what,
+    target,
+    measured === null ? 'not measured' : `${measured}${detail === '' ? '' : ` (${detail})`}`,
+    met === null ? none : met ? 'met' : 'missed',
+    margin === null ? none : `${times(margin)} of it`,
+  ]);
+  return table(['#', 'what', 'target', 'measured', '', 'reached'], rows);
+}

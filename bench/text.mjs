@@ -1,0 +1,61 @@
+import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Batches, Dataset, prepareDataset } from '../engine/dist/data/index.js';
+import { prepareCorpus } from '../examples/demo/corpus.mjs';
+
+export const vocabSize = 4096;
+
+const workFolder = fileURLToPath(new URL('../.relora/', import.meta.url));
+
+/**
+ * The demo's text as token ids: batches of a step, the same for all sides, and a held-out part. Prepared once; needs npm's
+ * registry when neither the demo nor the bench ran here before.
+ */
+export async function openText({ batch, time }) {
+  const folder = join(workFolder, 'bench', `text-bpe-${vocabSize}`);
+  if (!existsSync(folder)) await prepare(folder);
+  const dataset = await Dataset.open(folder, { verify: false });
+  const batches = new Batches(dataset.train, { sequenceLength: time, seed: 0 });
+  return {
+    /** { inputs, targets } as plain arrays, which requests carry. */
+    async batchOf(step) {
+      return plain(await batches.read(step * batch, batch));
+    },
+    async heldOut(tokenCount) {
+      const parts = [];
+      const options = { sequenceLength: time, sequenceCount: batch, tokenCount };
+      for await (const part of dataset.heldOutBatches(options)) parts.push(plain(part));
+      return parts;
+    },
+    close: () => dataset.close(),
+  };
+}
+
+function plain({ inputs, targets }) {
+  return { inputs: Array.from(inputs), targets: Array.from(targets) };
+}
+
+async function prepare(folder) {
+  const corpus = prepareCorpus(join(workFolder, 'demo', 'corpus'));
+  const temporary = `${folder}.tmp-${process.pid}`;
+  mkdirSync(join(workFolder, 'bench'), { recursive: true });
+  const file = (path, split) => ({ path, name: split, format: 'jsonl', split });
+  try {
+    await prepareDataset(
+      {
+        files: [file(corpus.train, 'train'), file(corpus.heldOut, 'heldOut')],
+        outputFolder: temporary,
+        tokenizer: { kind: 'trainedBpe', vocabularySize: vocabSize },
+        textField: 'text',
+        heldOutShare: 0,
+        seed: 0,
+      },
+      () => undefined,
+      new AbortController().signal,
+    );
+    renameSync(temporary, folder);
+  } finally {
+    rmSync(temporary, { recursive: true, force: true });
+  }
+}
