@@ -21,6 +21,8 @@ export interface OpCase {
   name: string;
   /** Shapes of the inputs. */
   shapes: number[][];
+  /** Deviation of each input; 1 where none are given. */
+  stds?: number[];
   fused(inputs: Tensor[]): Tensor;
   plain(inputs: Tensor[]): Tensor;
   /** Products are rounded to bfloat16 where the backend does that. */
