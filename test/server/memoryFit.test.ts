@@ -6,7 +6,8 @@ import { runSpec } from './parts.js';
 const spec = runSpec('', { batch: { sequenceLength: 8, sequenceCount: 12, microBatchSequenceCount: 12 } });
 
 /** A machine on which each saving is a round number: 12 a sequence at once, halved by recomputation, 100 moments, 400 base. */
-function peakOf({ batch, recomputation, optimizer, precision }: RunSpec): number {
+function peakOf({ batch, recomputation, optimizer, precision, warmStart }: RunSpec): number {
+  if (warmStart.stepCount > 0) return 5000;
   const activations = 12 * batch.microBatchSequenceCount * (recomputation === 'blocks' ? 0.5 : 1);
   const moments = optimizer.momentType === 'int8' ? 25 : 100;
   const base = { int8Base: 100, nf4Base: 50 }[precision as string] ?? 400;
@@ -24,6 +25,13 @@ describe('what would fit', () => {
     expect(whatWouldFit(spec, peakOf, 440)).toBe('it would fit with precision INT8_BASE');
     expect(whatWouldFit(spec, peakOf, 190)).toBe(
       'it would fit with batch.micro_batch_sequence_count 1 and recomputation BLOCKS and optimizer.moment_type INT8 and precision INT8_BASE',
+    );
+  });
+
+  it('says when it is the warm start that needs it', () => {
+    const warmed: RunSpec = { ...spec, warmStart: { ...spec.warmStart, stepCount: 5 } };
+    expect(whatWouldFit(warmed, peakOf, 700)).toBe(
+      'it would fit with warm_start.step_count 0, since a warm start trains every weight',
     );
   });
 

@@ -27,11 +27,11 @@ interface Told {
 }
 
 /** Runs a job in a server that is killed when it told of a step; gives the last thing it told and the pid of its trainer. */
-async function killedServer(dataFolder: string, jobId: string, step: number): Promise<Told> {
+async function killedServer(dataFolder: string, jobId: string, step: number, script = 'slow'): Promise<Told> {
   const first = await openParts({}, dataFolder);
   await readyDataset(first);
   await first.close();
-  const job = JSON.stringify(newJob({ jobId, spec: runSpec('slow', { stepCount: 30 }) }));
+  const job = JSON.stringify(newJob({ jobId, spec: runSpec(script, { stepCount: 30 }) }));
   const server = spawn(process.execPath, [halfServer, dataFolder, scriptedTrainer, job], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -68,6 +68,11 @@ describe('after kill -9 of the server in the middle of a job', () => {
       expect(resumed?.body).toMatchObject({ step: checkpointStep });
     },
   );
+});
+
+it('a trainer whose server is killed ends by itself in the middle of a long computation too', async () => {
+  const told = await killedServer(temporaryFolder(), 'job-one', 3, 'spin');
+  await untilGone(told.pid!);
 });
 
 describe('at its start a server', () => {

@@ -59,6 +59,11 @@ const smallerForms: readonly SmallerForm[] = [
     textOf: ({ precision }) => `precision ${precision === 'int8Base' ? 'INT8_BASE' : 'NF4_BASE'}`,
     apply: quantizedBase,
   },
+  {
+    textOf: () => 'warm_start.step_count 0, since a warm start trains every weight',
+    apply: (spec) =>
+      spec.warmStart.stepCount === 0 ? null : { ...spec, warmStart: { ...spec.warmStart, stepCount: 0 } },
+  },
 ];
 
 /** With the largest micro-batch that fits; with one sequence when none does. */
