@@ -7,7 +7,7 @@
 
 namespace relora {
 
-/// amx_model computes as amx does, in plain arithmetic on any machine: it is there to test amx and never offered.
+/// amx_model computes as amx does, in plain arithmetic on any machine: there to test amx, and never offered.
 enum class InstructionSet { amx, avx512bf16, avx512, avx2, portable, amx_model };
 /// What multiplies int8: a feature of its own, which not every CPU with AVX-512 has.
 enum class Int8Unit { amx, vnni, avx2, portable };

@@ -1,6 +1,6 @@
-// Products by AMX: 32 rows by 32 columns of the result in four tiles, summed over one block of k. A tile of the
-// left operand is sixteen rows of sixteen words, which hold pairs of bfloat16 or fours of int8; a tile of the
-// right one is sixteen steps of sixteen columns, as its panels lie in memory.
+// Products by AMX: 32 rows by 32 columns of the result in four tiles, summed over one block of k. A tile of
+// the left operand is sixteen rows of sixteen words, which hold pairs of bfloat16 or fours of int8; a tile of
+// the right one is sixteen steps of sixteen columns, as its panels lie in memory.
 #include "kernels.h"
 #include "pack_int8.h"
 #include "tile_unit.h"
@@ -9,10 +9,7 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-constexpr PanelShape panel_shape = {2 * unit_words, unit_words, unit_words};
-
-/// Row-major blocks of words, zeros up to a whole tile.
-size_t row_stride_of(size_t words) { return (words + unit_words - 1) / unit_words * unit_words + unit_words; }
+using Shape = PanelShape<2 * unit_words, unit_words, unit_words>;
 
 /// Left operand stored [k, m]: squares of `lanes` rows by as many pairs, transposed.
 template <class Element>
@@ -25,18 +22,25 @@ void pack_transposed_pairs(uint32_t* packed, const Operand& left, size_t row, si
       for (size_t j = 0; j < lanes; j++) {
         const size_t even = 2 * (s + j), count = smaller(rows - i, lanes);
         const Element* from = data + (k + even) * left.stride + row + i;
-        const auto values = [&](size_t odd) { return even + odd < k_count ? load(from + odd * left.stride, count) : Vec{}; };
+        const auto values = [&](size_t odd) {
+          return even + odd < k_count ? load(from + odd * left.stride, count) : Vec{};
+        };
         square[j] = pair(values(0), values(1));
       }
       transpose(square);
-      for (size_t j = 0; j < smaller(rows - i, lanes); j++) store(packed + (i + j) * row_stride + s, square[j]);
+      for (size_t j = 0; j < smaller(rows - i, lanes); j++) {
+        store(packed + (i + j) * row_stride + s, square[j]);
+      }
     }
   }
 }
 
+/// Rows of pairs either way, zeros up to a whole tile: beside them the zeros of the right operand could meet
+/// NaN. Rows up to a whole tile are left as they are, for theirs are results that nobody reads.
 PackedLeft pack_left_pairs(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                            size_t k_count) {
-  const size_t words = (k_count + 1) / 2, row_stride = row_stride_of(words);
+  const size_t words = (k_count + 1) / 2, whole = round_up(words, unit_words);
+  const size_t row_stride = whole + 16;  // as in pack_left_rows
   if (left.transposed) {
     (left.is_bfloat16 ? pack_transposed_pairs<uint16_t> : pack_transposed_pairs<float>)(
         packed, left, row, rows, k, k_count, row_stride);
@@ -44,7 +48,7 @@ PackedLeft pack_left_pairs(uint32_t* packed, const Operand& left, size_t row, si
     pack_left_as<Format::pairs>(packed, left, row, rows, k, k_count);
   }
   for (size_t i = 0; i < rows; i++) {
-    std::memset(packed + i * row_stride + words, 0, (row_stride - unit_words - words) * sizeof *packed);
+    std::memset(packed + i * row_stride + words, 0, (whole - words) * sizeof *packed);
   }
   return {packed, tile_rows * row_stride, row_stride, 1};
 }
@@ -53,7 +57,7 @@ struct Bfloat16Tiles {
   static constexpr size_t k_per_step = 2, header_rows = 0, block_k = block_words * k_per_step;
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_pairs;
-  static constexpr auto pack_right = &pack_right_as<Format::pairs, panel_shape>;
+  static constexpr auto pack_right = &pack_right_as<Format::pairs, Shape>;
 
   template <int sum, int left, int right>
   static void add_products(TileUnit& unit) {
@@ -66,7 +70,7 @@ struct Int8Tiles {
   static constexpr size_t k_per_step = 4, header_rows = 2, block_k = block_words * k_per_step;
   static constexpr auto prepare_left = &prepare_left_integers;
   static constexpr auto pack_left = &pack_left_integers<Integer::bytes>;
-  static constexpr auto pack_right = &pack_right_integers<Integer::bytes, block_k, panel_shape>;
+  static constexpr auto pack_right = &pack_right_integers<Integer::bytes, block_k, Shape>;
 
   template <int sum, int left, int right>
   static void add_products(TileUnit& unit) {
@@ -75,8 +79,8 @@ struct Int8Tiles {
   static Vec float_of(Words sum) { return __builtin_convertvector(reinterpret_cast<Integers>(sum), Vec); }
 };
 
-/// sums[two_rows ? 32 : 16][two_columns ? 32 : 16 of 32 words] = left right, over all steps. Tiles 0 to 3 hold sums,
-/// 4 and 5 the left operand, 6 and 7 the right one.
+/// sums[16 or 32][16 or 32 of 32 words] = left right, over all steps. Tiles 0 to 3 hold sums, 4 and 5 the left
+/// operand, 6 and 7 the right one.
 template <class Multiply, bool two_rows, bool two_columns>
 void multiply_tiles(TileUnit& unit, uint32_t* sums, const uint32_t* left, size_t row_stride,
                     const uint32_t* right, size_t width, size_t steps) {
@@ -98,15 +102,14 @@ void multiply_tiles(TileUnit& unit, uint32_t* sums, const uint32_t* left, size_t
       if constexpr (two_columns) Multiply::template add_products<3, 5, 7>(unit);
     }
   }
-  uint32_t* const lower = sums + unit_rows * panel_shape.columns;
-  unit.store<0>(sums, panel_shape.columns);
-  if constexpr (two_columns) unit.store<1>(sums + unit_words, panel_shape.columns);
-  if constexpr (two_rows) unit.store<2>(lower, panel_shape.columns);
-  if constexpr (two_rows && two_columns) unit.store<3>(lower + unit_words, panel_shape.columns);
+  uint32_t* const lower = sums + unit_rows * Shape::columns;
+  unit.store<0>(sums, Shape::columns);
+  if constexpr (two_columns) unit.store<1>(sums + unit_words, Shape::columns);
+  if constexpr (two_rows) unit.store<2>(lower, Shape::columns);
+  if constexpr (two_rows && two_columns) unit.store<3>(lower + unit_words, Shape::columns);
 }
 
-/// target[rows, columns] (+)= alpha sums, scaled where they are integers. Columns past the target's, and rows, are
-/// whatever the tiles held.
+/// target[rows, columns] (+)= alpha sums, scaled where they are integers.
 template <class Multiply>
 void write_sums(const Target& target, const uint32_t* sums, const float* row_scales, const uint32_t* scales,
                 size_t rows, size_t columns) {
@@ -115,7 +118,7 @@ void write_sums(const Target& target, const uint32_t* sums, const float* row_sca
     const Vec alpha = broadcast(target.alpha * row_scale);
     float* to = target.data + i * target.stride;
     for_vectors(columns, [&](size_t j, size_t count) {
-      Vec sum = Multiply::float_of(load(sums + i * panel_shape.columns + j));
+      Vec sum = Multiply::float_of(load(sums + i * Shape::columns + j));
       if constexpr (Multiply::header_rows == 2) sum *= floats_of(load(scales + j));
       store(to + j, target.accumulate ? multiply_add(alpha, sum, load(to + j, count)) : alpha * sum, count);
     });
@@ -123,21 +126,20 @@ void write_sums(const Target& target, const uint32_t* sums, const float* row_sca
 }
 
 template <class Multiply>
-void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows, size_t columns,
-              size_t width, size_t k_count) {
-  constexpr auto tiles_of = [](bool two_rows, bool two_columns) {
-    if (two_rows) return two_columns ? multiply_tiles<Multiply, true, true> : multiply_tiles<Multiply, true, false>;
-    return two_columns ? multiply_tiles<Multiply, false, true> : multiply_tiles<Multiply, false, false>;
-  };
+void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
+              size_t columns, size_t width, size_t k_count) {
+  constexpr decltype(&multiply_tiles<Multiply, true, true>) tiles[2][2] = {
+      {multiply_tiles<Multiply, false, false>, multiply_tiles<Multiply, false, true>},
+      {multiply_tiles<Multiply, true, false>, multiply_tiles<Multiply, true, true>}};
   constexpr size_t rows_max = 2 * unit_rows;
-  alignas(64) uint32_t sums[rows_max * panel_shape.columns];
+  alignas(64) uint32_t sums[rows_max * Shape::columns];
   const uint32_t* const first_step = right + Multiply::header_rows * width;
-  const size_t steps = panel_shape.steps_of(k_count, Multiply::k_per_step);
+  const size_t steps = Shape::steps_of(k_count, Multiply::k_per_step);
   TileUnit unit;
   for (size_t row = 0; row < rows; row += rows_max) {
     const size_t present = smaller(rows - row, rows_max);
-    tiles_of(present > unit_rows, width > unit_words)(unit, sums, left.data + row * left.row_stride,
-                                                      left.row_stride, first_step, width, steps);
+    tiles[present > unit_rows][width > unit_words](unit, sums, left.data + row * left.row_stride,
+                                                   left.row_stride, first_step, width, steps);
     const Target part{target.data + row * target.stride, target.stride, target.alpha, target.accumulate};
     write_sums<Multiply>(part, sums, left.row_scales + row, right, present, columns);
   }
@@ -146,7 +148,7 @@ void multiply(const Target& target, const PackedLeft& left, const uint32_t* righ
 /// A block of k of 32 rows and 32 columns, in the first-level cache.
 template <class Multiply>
 double exercise(size_t iterations) {
-  constexpr size_t length = 4 * unit_words, rows = 2 * unit_rows, columns = panel_shape.columns;
+  constexpr size_t length = 4 * unit_words, rows = 2 * unit_rows, columns = Shape::columns;
   alignas(64) uint32_t left[rows * length] = {}, right[length * columns] = {}, sums[rows * columns];
   TileUnit unit;
   double steps = 0;
@@ -159,9 +161,9 @@ double exercise(size_t iterations) {
 
 template <class Multiply>
 constexpr ProductKernel tile_kernel = {
-    .panel_columns = panel_shape.columns,
-    .column_quantum = panel_shape.column_quantum,
-    .step_quantum = panel_shape.step_quantum,
+    .panel_columns = Shape::columns,
+    .column_quantum = Shape::column_quantum,
+    .step_quantum = Shape::step_quantum,
     .k_per_step = Multiply::k_per_step,
     .block_k = Multiply::block_k,
     .header_rows = Multiply::header_rows,

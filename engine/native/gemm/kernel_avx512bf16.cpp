@@ -13,7 +13,7 @@ struct MultiplyPairs {
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_as<Format::pairs>;
   template <size_t vectors>
-  static constexpr auto pack_right = &pack_right_as<Format::pairs, panel_of_vectors<vectors>>;
+  static constexpr auto pack_right = &pack_right_as<Format::pairs, PanelOfVectors<vectors>>;
 
   template <size_t rows, size_t vectors>
   static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,

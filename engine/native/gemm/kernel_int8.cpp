@@ -1,5 +1,5 @@
-// Products of int8 by whatever multiplies bytes fastest. The sum of one block of k is exact in each: below 2^24,
-// so that it turns into a float without rounding. Only the length of a block differs.
+// Products of int8 by what multiplies bytes fastest. The sum of one block of k is exact in each: below 2^24,
+// it turns into a float without rounding. Only the length of a block differs.
 #include "kernels.h"
 #include "pack_int8.h"
 #include "tile.h"
@@ -16,7 +16,7 @@ struct Int8 {
   static constexpr auto prepare_left = &prepare_left_integers;
   static constexpr auto pack_left = &pack_left_integers<form>;
   template <size_t vectors>
-  static constexpr auto pack_right = &pack_right_integers<form, block_k, panel_of_vectors<vectors>>;
+  static constexpr auto pack_right = &pack_right_integers<form, block_k, PanelOfVectors<vectors>>;
 };
 
 #if defined(__AVX512VNNI__)
@@ -26,8 +26,8 @@ constexpr size_t vectors = 4;
 /// vpdpbusd: four products of an unsigned and a signed byte, added to a sum of 32 bits.
 struct MultiplyQuads : Int8<Words, Integer::biased_bytes, 1> {
   template <size_t rows, size_t vectors>
-  static inline RELORA_INLINE void step(Words (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
-                                        size_t, const uint32_t* right) {
+  static inline RELORA_INLINE void step(Words (&sums)[rows * vectors], const uint32_t* left,
+                                        size_t row_stride, size_t, const uint32_t* right) {
     Words b[vectors];
     each<vectors>([&](auto j) RELORA_INLINE { b[j] = load(right + j * lanes); });
     each<rows>([&](auto i) RELORA_INLINE {
@@ -48,8 +48,8 @@ constexpr size_t vectors = 2;
 /// vpmaddwd: bytes widened to 16 bits, products of two added exactly. vpmaddubsw would saturate.
 struct MultiplyQuads : Int8<Words, Integer::halves, 2> {
   template <size_t rows, size_t vectors>
-  static inline RELORA_INLINE void step(Words (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
-                                        size_t k_stride, const uint32_t* right) {
+  static inline RELORA_INLINE void step(Words (&sums)[rows * vectors], const uint32_t* left,
+                                        size_t row_stride, size_t k_stride, const uint32_t* right) {
     each<2>([&](auto odd) RELORA_INLINE {
       __m256i b[vectors];
       each<vectors>([&](auto j) RELORA_INLINE {

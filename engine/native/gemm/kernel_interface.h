@@ -5,8 +5,8 @@
 // ones or four k's of int8 ones; a packed element is 4 bytes per step in each case.
 //
 // int8 operands are scaled: the right one per column over all k's packed together, the left one per row over
-// the whole depth of the product. Each block of a right panel then begins with two rows of words: the scales of
-// the columns, and what the integer sums start from.
+// the whole depth of the product. Each block of a right panel then begins with two rows of words: the scales
+// of the columns, and what the integer sums start from.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -59,8 +59,8 @@ struct ProductKernel {
   size_t block_k;          // longest piece of k summed in registers; fixed, so sums depend on k alone
   size_t header_rows;      // rows of words before the steps of each block of a right panel
 
-  /// What packing has to know of whole rows, depth k's long: called with the same memory before the blocks of k
-  /// are packed. Null where rows are packed as they come.
+  /// What packing has to know of whole rows, depth k's long: called with the same memory before the blocks of
+  /// k are packed. Null where rows are packed as they come.
   void (*prepare_left)(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t depth);
   PackedLeft (*pack_left)(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                           size_t k_count);

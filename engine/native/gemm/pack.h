@@ -173,34 +173,34 @@ static PackedLeft pack_left_as(uint32_t* packed, const Operand& left, size_t row
                          : pack_left_rows<format, float>(packed, left, row, rows, k, k_count);
 }
 
-/// What a kernel wants of its right panels: `columns` of a full one, the last rounded up to `column_quantum`,
-/// steps of the last block to `step_quantum`. What is added is zeros.
-struct PanelShape {
-  size_t columns, column_quantum, step_quantum;
+static constexpr size_t round_up(size_t n, size_t quantum) { return (n + quantum - 1) / quantum * quantum; }
 
-  constexpr size_t columns_of(size_t n, size_t panel) const { return smaller(n - panel * columns, columns); }
-  constexpr size_t width_of(size_t n, size_t panel) const {
-    return (columns_of(n, panel) + column_quantum - 1) / column_quantum * column_quantum;
-  }
-  constexpr size_t steps_of(size_t k_count, size_t k_per_step) const {
-    return ((k_count + k_per_step - 1) / k_per_step + step_quantum - 1) / step_quantum * step_quantum;
+/// What a kernel wants of its right panels: the columns of a full one, those of the last rounded up to
+/// `column_quantum`, and the steps of the last block to `step_quantum`. What is added is zeros.
+template <size_t columns_, size_t column_quantum_, size_t step_quantum_>
+struct PanelShape {
+  static constexpr size_t columns = columns_, column_quantum = column_quantum_, step_quantum = step_quantum_;
+
+  static size_t columns_of(size_t n, size_t panel) { return smaller(n - panel * columns, columns); }
+  static size_t width_of(size_t n, size_t panel) { return round_up(columns_of(n, panel), column_quantum); }
+  static size_t steps_of(size_t k_count, size_t k_per_step) {
+    return round_up((k_count + k_per_step - 1) / k_per_step, step_quantum);
   }
 };
-/// Whole vectors.
 template <size_t vectors>
-constexpr PanelShape panel_of_vectors = {vectors * lanes, lanes, 1};
+using PanelOfVectors = PanelShape<vectors * lanes, lanes, 1>;
 
 /// One panel of the right operand: [steps, width].
-template <Format format, PanelShape shape, class Element>
+template <Format format, class Shape, class Element>
 static void pack_right_panel(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
                              size_t panel) {
   constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
   const Element* const data = static_cast<const Element*>(right.data);
-  const size_t column = panel * shape.columns;
-  const size_t columns = shape.columns_of(n, panel), width = shape.width_of(n, panel);
+  const size_t column = panel * Shape::columns;
+  const size_t columns = Shape::columns_of(n, panel), width = Shape::width_of(n, panel);
   const size_t steps = (k_count + k_per_step - 1) / k_per_step;
-  if constexpr (shape.step_quantum > 1) {
-    std::memset(packed, 0, shape.steps_of(k_count, k_per_step) * width * sizeof *packed);
+  if constexpr (Shape::step_quantum > 1) {
+    std::memset(packed, 0, Shape::steps_of(k_count, k_per_step) * width * sizeof *packed);
   }
 
   if (!right.transposed) {
@@ -244,11 +244,13 @@ static void pack_right_panel(uint32_t* packed, const Operand& right, size_t k, s
   }
 }
 
-template <Format format, PanelShape shape>
+template <Format format, class Shape>
 static void pack_right_as(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
                           size_t panel) {
-  if (right.is_bfloat16) return pack_right_panel<format, shape, uint16_t>(packed, right, k, k_count, n, panel);
-  pack_right_panel<format, shape, float>(packed, right, k, k_count, n, panel);
+  if (right.is_bfloat16) {
+    return pack_right_panel<format, Shape, uint16_t>(packed, right, k, k_count, n, panel);
+  }
+  pack_right_panel<format, Shape, float>(packed, right, k, k_count, n, panel);
 }
 
 }  // namespace relora::RELORA_ISA

@@ -1,6 +1,6 @@
-// Packing for int8 products: floats are scaled to [-127, 127] and rounded to the nearest integer, ties to even.
-// A scale is the largest absolute value / 127. One that is infinite or NaN becomes a scale of NaN, so that every
-// result of its row or column is NaN; one too small to divide by counts as zero.
+// Packing for int8 products: floats are scaled to [-127, 127] and rounded to the nearest integer, ties to
+// even. A scale is the largest absolute value / 127. Where that value is infinite or NaN the scale is NaN, so
+// that every result of the row or column is NaN; one too small to divide by counts as zero.
 #pragma once
 #include <cassert>
 #include <cmath>
@@ -26,8 +26,8 @@ static inline Scale scale_of(uint32_t largest_magnitude) {
   return largest < least ? Scale{0.0f, 0.0f} : Scale{largest / 127.0f, 127.0f / largest};
 }
 
-/// The integer nearest to v * inverse, as float plus a shift: in two's complement in the low bits of the word.
-/// Multiplied and added apart, so that every instruction set rounds alike.
+/// The integer nearest to v * inverse, plus a shift that leaves it in two's complement in the low bits of the
+/// word. Multiplied and added apart, so that every instruction set rounds alike.
 constexpr float integer_shift = 0x1.8p23f;
 static inline Vec shifted_integer(Vec v, Vec inverse) { return v * inverse + integer_shift; }
 static inline Words low_byte(Vec v, Vec inverse) { return bits_of(shifted_integer(v, inverse)) & 0xff; }
@@ -61,7 +61,9 @@ typedef int16_t Halves __attribute__((vector_size(lanes * 4)));
 static inline Words even_bytes(Words quads) {
   return reinterpret_cast<Words>((reinterpret_cast<Halves>(quads) << 8) >> 8);
 }
-static inline Words odd_bytes(Words quads) { return reinterpret_cast<Words>(reinterpret_cast<Halves>(quads) >> 8); }
+static inline Words odd_bytes(Words quads) {
+  return reinterpret_cast<Words>(reinterpret_cast<Halves>(quads) >> 8);
+}
 
 /// Byte `index` of each word.
 static inline Integers byte_of(Words quads, size_t index) {
@@ -139,12 +141,12 @@ static PackedLeft pack_left_integers(uint32_t* packed, const Operand& left, size
   return pack_integer_rows<form, float>(packed, left, row, rows, k, k_count);
 }
 
-/// The scales of `columns` columns over k's [k, k + k_count), and zeros up to `width`.
+/// The scales of `columns` columns over k's [k, k + k_count), as words, and zeros up to `width`.
 template <class Element>
-static void scale_columns(float* scales, float* inverses, const Operand& right, size_t column, size_t columns,
-                          size_t width, size_t k, size_t k_count) {
+static void scale_columns(uint32_t* scales, float* inverses, const Operand& right, size_t column,
+                          size_t columns, size_t width, size_t k, size_t k_count) {
   const Element* const data = static_cast<const Element*>(right.data);
-  uint32_t* const largest = reinterpret_cast<uint32_t*>(inverses);
+  uint32_t* const largest = scales;  // until they are known
   std::memset(largest, 0, width * sizeof *largest);
   if (right.transposed) {
     for (size_t j = 0; j < columns; j++) {
@@ -161,7 +163,7 @@ static void scale_columns(float* scales, float* inverses, const Operand& right, 
   }
   for (size_t j = 0; j < width; j++) {
     const Scale scale = scale_of(largest[j]);
-    scales[j] = scale.scale;
+    std::memcpy(scales + j, &scale.scale, sizeof *scales);
     inverses[j] = scale.inverse;
   }
 }
@@ -207,23 +209,24 @@ static void pack_integer_steps(uint32_t* packed, const float* inverses, const Op
   }
 }
 
-/// One panel of the right operand: for each block of k a row of scales, a row of
-/// what the sums start from, and [steps, width]. A left operand packed with 128 added adds 128 times the sum of a
-/// column to each result, so there the sums start from as much below zero.
-template <Integer left_form, size_t block_k, PanelShape shape>
+/// One panel of the right operand: for each block of k a row of scales, a row of what the sums start from,
+/// and [steps, width]. A left operand packed with 128 added adds 128 times the sum of a column to each result,
+/// so there the sums start from as much below zero.
+template <Integer left_form, size_t block_k, class Shape>
 static void pack_right_integers(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
                                 size_t panel) {
-  const size_t column = panel * shape.columns;
-  const size_t columns = shape.columns_of(n, panel), width = shape.width_of(n, panel);
-  alignas(64) float scales[shape.columns], inverses[shape.columns];
-  (right.is_bfloat16 ? scale_columns<uint16_t> : scale_columns<float>)(scales, inverses, right, column, columns,
-                                                                       width, k, k_count);
+  const size_t column = panel * Shape::columns;
+  const size_t columns = Shape::columns_of(n, panel), width = Shape::width_of(n, panel);
+  const uint32_t* const scales = packed;
+  alignas(64) float inverses[Shape::columns];
+  (right.is_bfloat16 ? scale_columns<uint16_t> : scale_columns<float>)(packed, inverses, right, column,
+                                                                       columns, width, k, k_count);
   for (size_t done = 0; done < k_count; done += block_k) {
-    const size_t block = smaller(k_count - done, block_k), steps = shape.steps_of(block, 4);
+    const size_t block = smaller(k_count - done, block_k), steps = Shape::steps_of(block, 4);
     uint32_t* const starts = packed + width;
     uint32_t* const words = packed + 2 * width;
-    std::memcpy(packed, scales, width * sizeof *scales);
-    if constexpr (shape.step_quantum > 1) std::memset(words, 0, steps * width * sizeof *words);
+    if (done > 0) std::memcpy(packed, scales, width * sizeof *scales);
+    if constexpr (Shape::step_quantum > 1) std::memset(words, 0, steps * width * sizeof *words);
     (right.is_bfloat16 ? pack_integer_steps<uint16_t> : pack_integer_steps<float>)(
         words, inverses, right, column, columns, width, k + done, block);
     for (size_t j = 0; j < width; j += lanes) {

@@ -9,7 +9,7 @@
 namespace relora {
 
 /// A right operand packed whole for one kernel: its panels one after the other, each [steps of k_packed,
-/// width] with the kernel's headers between. Products sum its first k: all of k_packed if the kernel is of int8.
+/// width] with the kernel's headers between. Products sum its first k, which is all of k_packed for int8.
 struct RightPanels {
   const ProductKernel* kernel;
   const uint32_t* words;

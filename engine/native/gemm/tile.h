@@ -1,12 +1,14 @@
-// The register tile: six rows by a few vectors of columns, summed over one block of k. What is multiplied, and
-// how it is packed for it, is a policy: Sum is the type of the sums, left_words the packed left words per step.
+// The register tile: six rows by a few vectors of columns, summed over one block of k. How it is packed and
+// multiplied is a policy: Sum is the type of the sums, left_words the packed left words per step.
 #pragma once
 #include "pack.h"
 
 namespace relora::RELORA_ISA {
 
 static inline Vec float_of(Vec sum) { return sum; }
-static inline Vec float_of(Words sum) { return __builtin_convertvector(reinterpret_cast<Integers>(sum), Vec); }
+static inline Vec float_of(Words sum) {
+  return __builtin_convertvector(reinterpret_cast<Integers>(sum), Vec);
+}
 
 struct TileArguments {
   const uint32_t* left;
@@ -40,7 +42,7 @@ struct MultiplyFloat32 {
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_as<Format::float32>;
   template <size_t vectors>
-  static constexpr auto pack_right = &pack_right_as<Format::float32, panel_of_vectors<vectors>>;
+  static constexpr auto pack_right = &pack_right_as<Format::float32, PanelOfVectors<vectors>>;
 
   template <size_t rows, size_t vectors>
   static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,
@@ -66,7 +68,7 @@ struct MultiplyWidened {
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_as<Format::rounded_float32>;
   template <size_t vectors>
-  static constexpr auto pack_right = &pack_right_as<Format::pairs, panel_of_vectors<vectors>>;
+  static constexpr auto pack_right = &pack_right_as<Format::pairs, PanelOfVectors<vectors>>;
 
   template <size_t rows, size_t vectors>
   static inline RELORA_INLINE void step(Vec (&sums)[rows * vectors], const uint32_t* left, size_t row_stride,

@@ -11,8 +11,8 @@ struct FreeAligned {
   void operator()(uint32_t* words) const { free_aligned(words); }
 };
 
-/// The two packings of w: for x w and for dy wᵀ. Bound to the instruction set it was packed under. In int8 each
-/// packing is scaled by its own columns; a column of weights that are not all finite gives NaN.
+/// The two packings of w: for x w and for dy wᵀ. Bound to the instruction set it was packed under. In int8
+/// each packing is scaled by its own columns; a column of weights that are not all finite gives NaN.
 struct PackedBase {
   PackedBase(Context& context, Precision precision, const float* w, size_t in, size_t out);
   /// Another w of the same size, into the same memory.
