@@ -44,8 +44,8 @@ function step(): Map<string, Float32Array> {
       tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
   }
   const { loss, gradients } = model.valueAndGradients(inputs, targets, batch, time);
-  const results = new Map([['loss', Float32Array.of(loss)]]);
-  for (const [name, gradient] of gradients) results.set(name, gradient.dataSync<'float32'>() as Float32Array);
+  const results = new Map<string, Float32Array>([['loss', Float32Array.of(loss)]]);
+  for (const [name, gradient] of gradients) results.set(name, gradient.dataSync<'float32'>());
   tf.dispose([...gradients.values()]);
   model.dispose();
   return results;
