@@ -4,7 +4,7 @@ import { planned } from './planned.mjs';
 import { alternate } from './sides/alternate.mjs';
 import { availableBytes } from './sides/processMemory.mjs';
 import { batchShape, kindOf, labelOf, modeOf, nameOf } from './sides/sides.mjs';
-import { megabytes, milliseconds, none, percent, table, times } from './table.mjs';
+import { megabytes, milliseconds, none, notAvailable, percent, table, times } from './table.mjs';
 
 const mergeRepeats = 3;
 
@@ -107,27 +107,23 @@ export function stepTable(rows) {
     'merge ms',
     'speed to own full-rank',
   ];
-  return table(
-    header,
-    rows.map((row) => [
+  const cells = rows
+    .filter(({ failure }) => failure === null)
+    .map((row) => [
       row.layerCount === undefined ? row.preset : `${row.preset}, ${row.layerCount} layers`,
       kindOf(row),
       nameOf(row),
-      row.precision === undefined ? none : modeOf(row),
-      ...(row.failure === null
-        ? [
-            milliseconds(row.secondsBest),
-            milliseconds(row.secondsMedian),
-            row.tokensPerSecond.toFixed(0),
-            row.gflops.toFixed(0),
-            percent(row.share),
-            megabytes(row.peakBytes),
-            row.mergeSeconds === null ? none : milliseconds(row.mergeSeconds),
-            speedToFullRank(row, rows),
-          ]
-        : [`not available: ${row.failure}`, ...Array(7).fill('')]),
-    ]),
-  );
+      modeOf(row),
+      milliseconds(row.secondsBest),
+      milliseconds(row.secondsMedian),
+      row.tokensPerSecond.toFixed(0),
+      row.gflops.toFixed(0),
+      percent(row.share),
+      megabytes(row.peakBytes),
+      row.mergeSeconds === null ? none : milliseconds(row.mergeSeconds),
+      speedToFullRank(row, rows),
+    ]);
+  return table(header, cells) + notAvailable(rows.map((row) => ({ ...row, label: labelOf(row) })));
 }
 
 function speedToFullRank(row, rows) {

@@ -1,6 +1,6 @@
 import { alternate } from './sides/alternate.mjs';
 import { modeOf, nameOf, oursModes, pytorchModes } from './sides/sides.mjs';
-import { megabytes, milliseconds, table } from './table.mjs';
+import { megabytes, milliseconds, notAvailable, table } from './table.mjs';
 
 export const name = 'head';
 export const title = 'The loss over the vocabulary with both gradients, alone';
@@ -32,20 +32,19 @@ export async function run(session) {
 
 export function report(rows) {
   const { rows: tokens, dim, vocabulary } = shape;
-  const cells = rows.map((row) => [
-    nameOf(row),
-    modeOf(row),
-    ...(row.failure === null
-      ? [
-          milliseconds(row.secondsBest),
-          milliseconds(row.secondsMedian),
-          megabytes(row.last.peakBytes),
-          row.last.scratchBytes === undefined ? '' : megabytes(row.last.scratchBytes),
-        ]
-      : [`not available: ${row.failure}`, '', '', '']),
-  ]);
+  const cells = rows
+    .filter(({ failure }) => failure === null)
+    .map(({ secondsBest, secondsMedian, last, ...side }) => [
+      nameOf(side),
+      modeOf(side),
+      milliseconds(secondsBest),
+      milliseconds(secondsMedian),
+      megabytes(last.peakBytes),
+      last.scratchBytes === undefined ? '' : megabytes(last.scratchBytes),
+    ]);
+  const missing = rows.map((row) => ({ ...row, label: `${nameOf(row)}, ${modeOf(row)}` }));
   return `${tokens} tokens of width ${dim} over ${vocabulary} words, forward and backward; PyTorch computes F.linear and F.cross_entropy. Best and median
 of 7 after 3 warm-ups in turn. Scratch is what a pass adds to the resident size, outputs not counted.
 
-${table(['side', 'mode', 'ms, best', 'median', 'peak MB', 'scratch MB'], cells)}`;
+${table(['side', 'mode', 'ms, best', 'median', 'peak MB', 'scratch MB'], cells)}${notAvailable(missing)}`;
 }

@@ -1,6 +1,6 @@
 import { batchShape } from './sides/sides.mjs';
 import { reloraRecipe, stepOf } from './recipe.mjs';
-import { percent, table } from './table.mjs';
+import { notAvailable, percent, table } from './table.mjs';
 import { openText, vocabSize } from './text.mjs';
 
 export const name = 'lossBand';
@@ -81,21 +81,19 @@ export function deviationsOf(losses, reference) {
 }
 
 export function report(runs) {
-  const rows = runs.map(({ label, losses, largest, mean, deviations, failure }) =>
-    failure === null
-      ? [
-          label,
-          smoothed(losses).at(-1).toFixed(4),
-          percent(largest, 3),
-          percent(mean, 3),
-          percent(deviations.at(-1), 3),
-        ]
-      : [label, `not available: ${failure}`, '', '', ''],
-  );
+  const cells = runs
+    .filter(({ failure }) => failure === null)
+    .map(({ label, losses, largest, mean, deviations }) => [
+      label,
+      smoothed(losses).at(-1).toFixed(4),
+      percent(largest, 3),
+      percent(mean, 3),
+      percent(deviations.at(-1), 3),
+    ]);
   return `The demo's model and text, ${recipe.stepCount} steps of 2048 tokens: a full-rank warm start of 50, then cycles of 50 at rank ${recipe.rank}, each ended by a
 merge. Curves are means over ${smoothedStepCount} steps; deviations are relative to float32.
 
-${table(['precision', 'last loss', 'largest deviation', 'mean', 'at the end'], rows)}`;
+${table(['precision', 'last loss', 'largest deviation', 'mean', 'at the end'], cells)}${notAvailable(runs)}`;
 }
 
 export function plots(runs) {

@@ -1,5 +1,5 @@
 import { batchShape, kindOf, labelOf, modeOf, nameOf, oursModes, pytorchModes } from './sides/sides.mjs';
-import { megabytes, milliseconds, table } from './table.mjs';
+import { megabytes, milliseconds, notAvailable, table } from './table.mjs';
 
 export const name = 'modes';
 export const title = 'The fastest mode of each side, llama-60m';
@@ -63,16 +63,19 @@ async function tryOut(session, side) {
 }
 
 export function report(tried) {
-  const rows = tried.map(({ side, seconds, peakBytes, failure }) => [
-    kindOf(side),
-    nameOf(side),
-    modeOf(side),
-    ...(failure === null
-      ? [milliseconds(seconds), ((side.batch * side.time) / seconds).toFixed(0), megabytes(peakBytes)]
-      : [`not available: ${failure}`, '', '']),
-  ]);
+  const cells = tried
+    .filter(({ failure }) => failure === null)
+    .map(({ side, seconds, peakBytes }) => [
+      kindOf(side),
+      nameOf(side),
+      modeOf(side),
+      milliseconds(seconds),
+      ((side.batch * side.time) / seconds).toFixed(0),
+      megabytes(peakBytes),
+    ]);
+  const missing = notAvailable(tried.map(({ side, failure }) => ({ label: labelOf(side), failure })));
   return `8 sequences of 256 tokens, the better of two steps after one warm-up. Precisions of PyTorch: float32; bfloat16 weights, gradients
 and moments; autocast. All with its fused attention and AdamW.
 
-${table(['kind', 'side', 'mode', 'ms a step', 'tokens/s', 'peak resident MB'], rows)}`;
+${table(['kind', 'side', 'mode', 'ms a step', 'tokens/s', 'peak resident MB'], cells)}${missing}`;
 }

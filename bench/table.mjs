@@ -7,6 +7,13 @@ export function table(header, rows) {
   return [cells[0], rule, ...cells.slice(1)].map(line).join('\n');
 }
 
+/** Lines for what could not be measured, { label, failure }; nothing when all could. */
+export function notAvailable(entries) {
+  const lines = entries.filter(({ failure }) => failure !== null);
+  if (lines.length === 0) return '';
+  return `\n\nNot available:\n\n${lines.map(({ label, failure }) => `- ${label}: ${failure}`).join('\n')}`;
+}
+
 export const none = '–';
 
 export function percent(share, digits = 0) {

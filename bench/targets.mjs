@@ -306,7 +306,7 @@ export function targetTable(results) {
     target,
     measured === null ? 'not measured' : `${measured}${detail === '' ? '' : ` (${detail})`}`,
     met === null ? none : met ? 'met' : 'missed',
-    margin === null ? none : `${times(margin)} of it`,
+    percent(margin),
   ]);
-  return table(['#', 'what', 'target', 'measured', '', 'reached'], rows);
+  return table(['#', 'what', 'target', 'measured', '', 'of the target'], rows);
 }

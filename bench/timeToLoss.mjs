@@ -1,7 +1,7 @@
 import { fastestOf, triedModes } from './modes.mjs';
 import { fullRankRecipe, reloraRecipe, stepOf } from './recipe.mjs';
 import { batchShape, modeOf, nameOf } from './sides/sides.mjs';
-import { none, table, times } from './table.mjs';
+import { none, notAvailable, table, times } from './table.mjs';
 import { openText, vocabSize } from './text.mjs';
 
 export const name = 'timeToLoss';
@@ -141,14 +141,12 @@ function finalLoss({ curve }) {
 
 export function report({ failure, runs, reference }) {
   if (failure !== null) return `Not available: ${failure}`;
-  const rows = runs.map((run) =>
-    run.failure === null ? cellsOf(run) : [run.label, `not available: ${run.failure}`, '', '', '', ''],
-  );
+  const cells = runs.filter((run) => run.failure === null).map(cellsOf);
   return `The demo's model on its text, 2048 tokens a step, the same batches, rates and kind of initial weights for all, in turn step by step. The clock
 counts training steps and merges, not compilation. The target is the lower final loss of PyTorch: ${finalLoss(reference).toFixed(4)} after ${reference.seconds.toFixed(1)} s (${nameOf(reference)}, ${modeOf(reference)}),
 on ${heldOutTokenCount} held-out tokens.
 
-${table(['run', 'steps', 'seconds in all', 'final held-out loss', 'at the target', 'time to it'], rows)}`;
+${table(['run', 'steps', 'seconds in all', 'final held-out loss', 'at the target', 'time to it'], cells)}${notAvailable(runs)}`;
 }
 
 function cellsOf({ label, recipe, seconds, curve, reached, ratio }) {

@@ -15,7 +15,7 @@ export function nameOf({ engine }) {
   return engine === 'relora' ? 'ours' : 'PyTorch';
 }
 
-export function modeOf({ precision, compile }) {
+export function modeOf({ precision = 'fastest mode', compile }) {
   return compile ? `${precision}, compiled` : precision;
 }
 
