@@ -145,26 +145,23 @@ export class TrainerProcess {
 
   private isAlive(): void {
     const { silenceMs } = this.options;
-    clearTimeout(this.silenceTimer);
-    if (this.isGone) return;
-    this.silenceTimer = setTimeout(() => {
-      // When we ourselves were stopped for a while, the timer fires before waiting beats are read: look again first.
-      this.silenceTimer = setTimeout(
-        () => this.giveUp(`after ${silenceMs / 1000} s of silence`),
-        Math.min(heartbeat.intervalMs, silenceMs),
-      );
-    }, silenceMs);
+    this.giveUpAfter('silenceTimer', silenceMs, `after ${silenceMs / 1000} s of silence`);
   }
 
   private hasTurned(): void {
     const { busyMs } = this.options;
-    clearTimeout(this.busyTimer);
+    const fault = `after ${busyMs / 1000} s in which it computed and heard nothing`;
+    this.giveUpAfter('busyTimer', busyMs, fault);
+    if (this.turnsUntilHeard !== null && --this.turnsUntilHeard <= 0 && !this.isGone) this.killAfterGrace();
+  }
+
+  private giveUpAfter(timer: 'silenceTimer' | 'busyTimer', afterMs: number, fault: string): void {
+    clearTimeout(this[timer]);
     if (this.isGone) return;
-    this.busyTimer = setTimeout(
-      () => this.giveUp(`after ${busyMs / 1000} s in which it computed and heard nothing`),
-      busyMs,
-    );
-    if (this.turnsUntilHeard !== null && --this.turnsUntilHeard <= 0) this.killAfterGrace();
+    this[timer] = setTimeout(() => {
+      // When we ourselves were stopped for a while, the timer fires before waiting beats are read: look again first.
+      this[timer] = setTimeout(() => this.giveUp(fault), Math.min(heartbeat.intervalMs, afterMs));
+    }, afterMs);
   }
 
   private giveUp(fault: string): void {
