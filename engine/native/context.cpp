@@ -62,9 +62,10 @@ std::string_view name_of(Precision precision) {
   switch (precision) {
     case Precision::float32: return "float32";
     case Precision::bfloat16: return "bfloat16";
-    case Precision::int8: break;
+    case Precision::int8: return "int8";
+    case Precision::nf4: break;
   }
-  return "int8";
+  return "nf4";
 }
 
 Context::Context(InstructionSet chosen, unsigned threads)
@@ -79,6 +80,7 @@ Context::Context(InstructionSet chosen, unsigned threads)
 const ProductKernel& Context::product_kernel(Precision precision) const {
   switch (precision) {
     case Precision::float32: return float32_kernel(set);
+    case Precision::nf4:
     case Precision::bfloat16: return bfloat16_kernel(set);
     case Precision::int8: break;
   }

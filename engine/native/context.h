@@ -12,7 +12,8 @@ namespace relora {
 
 struct Kernels;
 
-enum class Precision { float32, bfloat16, int8 };
+/// nf4 is a way to keep a base alone: its products are those of bfloat16.
+enum class Precision { float32, bfloat16, int8, nf4 };
 /// The name JavaScript uses.
 std::string_view name_of(Precision precision);
 

@@ -137,8 +137,8 @@ Precision Arguments::precision(const char* name) {
 }
 
 Precision Arguments::base_precision(const char* name) {
-  return precision_of(name, "'float32', 'bfloat16' or 'int8'",
-                      {Precision::float32, Precision::bfloat16, Precision::int8});
+  return precision_of(name, "'float32', 'bfloat16', 'int8' or 'nf4'",
+                      {Precision::float32, Precision::bfloat16, Precision::int8, Precision::nf4});
 }
 
 Precision Arguments::precision_of(const char* name, const char* expected,

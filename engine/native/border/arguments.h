@@ -52,7 +52,7 @@ class Arguments {
   std::string text(const char* name);
   Precision precision(const char* name);
   Graph graph(const char* name);
-  /// Of a frozen base, which may be int8 as well.
+  /// Of a frozen base, which may be int8 or nf4 as well.
   Precision base_precision(const char* name);
   napi_value object(const char* name);
   template <class T>

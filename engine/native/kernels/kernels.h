@@ -77,6 +77,8 @@ struct MergeResult {
   void attention_half_forward(Context&, float* y, void* state, const AttentionPass&);                        \
   void attention_half_backward(Context&, float* dx, float* dgain, const float* dy, const void* state,        \
                                const AttentionPass&);                                                        \
+  void quantise_nf4(Context&, uint8_t* codes, float* scales, const float* w, size_t count);                  \
+  void dequantise_nf4(Context&, uint16_t* w, const uint8_t* codes, const float* scales, size_t count);       \
   void adamw_in_place(Context&, float* parameter, float* first, float* second, const float* gradient,        \
                       size_t length, const AdamWOptions&);                                                   \
   double sum_squares(Context&, const float* x, size_t length);                                               \
@@ -110,6 +112,8 @@ struct Kernels {
   decltype(&portable::attention_half_state_bytes) attention_half_state_bytes;
   decltype(&portable::attention_half_forward) attention_half_forward;
   decltype(&portable::attention_half_backward) attention_half_backward;
+  decltype(&portable::quantise_nf4) quantise_nf4;
+  decltype(&portable::dequantise_nf4) dequantise_nf4;
   decltype(&portable::adamw_in_place) adamw_in_place;
   decltype(&portable::sum_squares) sum_squares;
   decltype(&portable::add_in_place) add_in_place;

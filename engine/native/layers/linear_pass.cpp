@@ -20,14 +20,14 @@ Operand make_xa(Context& context, const ProductKernel& kernel, const Operand& x,
 }  // namespace
 
 ForwardPanels::ForwardPanels(Context& context, const ProductKernel& kernel, const LinearPass& l)
-    : weight(l.base ? l.base->forward : pack(context, kernel, {l.weight, l.out, false}, l.in, l.out)), a(), b() {
+    : weight(l.base ? l.base->forward_panels(context, kernel) : pack(context, kernel, {l.weight, l.out, false}, l.in, l.out)), a(), b() {
   if (!l.has_path()) return;
   a = pack(context, kernel, {l.a, l.rank, false}, l.in, l.rank);
   b = pack(context, kernel, {l.b, l.out, false}, l.rank, l.out);
 }
 
 BackwardPanels::BackwardPanels(Context& context, const ProductKernel& kernel, const LinearPass& l)
-    : weight(l.base ? l.base->backward : pack(context, kernel, {l.weight, l.out, true}, l.out, l.in)), a(), b() {
+    : weight(l.base ? l.base->backward_panels(context, kernel) : pack(context, kernel, {l.weight, l.out, true}, l.out, l.in)), a(), b() {
   if (l.rank == 0 || l.graph == Graph::weight_gradient) return;
   b = pack(context, kernel, {l.b, l.out, true}, l.out, l.rank);
   if (l.has_path()) a = pack(context, kernel, {l.a, l.rank, true}, l.rank, l.in);

@@ -1,5 +1,7 @@
 #include "lora_linear.h"
 
+#include "../kernels/kernels.h"
+
 namespace relora {
 
 namespace {
@@ -17,6 +19,12 @@ PackedBase::PackedBase(Context& context, Precision precision, const float* w, si
       adapter_kernel(precision == Precision::int8 ? &context.product_kernel(Precision::bfloat16) : kernel),
       in(in_features),
       out(out_features) {
+  if (precision == Precision::nf4) {
+    nf4 = std::make_unique<Nf4Weights>(in * out);
+    bytes = nf4->bytes();
+    pack(context, w);
+    return;
+  }
   const size_t forward_count = right_panels_words(*kernel, in, out);
   const size_t backward_count = right_panels_words(*kernel, out, in);
   bytes = (forward_count + backward_count) * sizeof(uint32_t);
@@ -26,8 +34,25 @@ PackedBase::PackedBase(Context& context, Precision precision, const float* w, si
 }
 
 void PackedBase::pack(Context& context, const float* w) {
+  if (nf4) return context.kernels.quantise_nf4(context, nf4->codes.get(), nf4->scales.get(), w, in * out);
   forward = pack_right_panels(context, *kernel, forward_words.get(), {w, out, false}, in, out);
   backward = pack_right_panels(context, *kernel, backward_words.get(), {w, out, true}, out, in);
+}
+
+RightPanels PackedBase::forward_panels(Context& context, const ProductKernel& unpacked_kernel) const {
+  return nf4 ? unpack(context, unpacked_kernel, false) : forward;
+}
+
+RightPanels PackedBase::backward_panels(Context& context, const ProductKernel& unpacked_kernel) const {
+  return nf4 ? unpack(context, unpacked_kernel, true) : backward;
+}
+
+RightPanels PackedBase::unpack(Context& context, const ProductKernel& unpacked_kernel, bool transposed) const {
+  uint16_t* const w = context.arena.take<uint16_t>(in * out);
+  context.kernels.dequantise_nf4(context, w, nf4->codes.get(), nf4->scales.get(), in * out);
+  const size_t k = transposed ? out : in, n = transposed ? in : out;
+  uint32_t* const words = context.arena.take<uint32_t>(right_panels_words(unpacked_kernel, k, n));
+  return pack_right_panels(context, unpacked_kernel, words, {w, out, transposed}, k, n);
 }
 
 /// y[rows, out] = x[rows, in] w + scale (x a) b, and xa[rows, rank] = x a: x is read once, xa used while it
@@ -37,7 +62,9 @@ void lora_linear_forward(Context& context, float* y, float* xa, const float* x, 
   const ProductKernel& kernel = *base.adapter_kernel;
   const Operand inputs{x, base.in, false};
   const Target outputs{y, base.out, 1.0f, false};
-  if (rank == 0) return product_of_panels(context, outputs, inputs, base.forward, rows);
+  context.arena.reset();
+  const RightPanels w_panels = base.forward_panels(context, kernel);
+  if (rank == 0) return product_of_panels(context, outputs, inputs, w_panels, rows);
 
   const size_t a_words = right_panels_words(kernel, base.in, rank);
   const size_t b_words = right_panels_words(kernel, rank, base.out);
@@ -45,7 +72,7 @@ void lora_linear_forward(Context& context, float* y, float* xa, const float* x, 
   const RightPanels a_panels = pack_right_panels(context, kernel, words, {a, rank, false}, base.in, rank);
   const RightPanels b_panels = pack_right_panels(context, kernel, words + a_words, {b, base.out, false}, rank,
                                                  base.out);
-  const Output of_inputs[] = {{{xa, rank, 1.0f, false}, a_panels}, {outputs, base.forward}};
+  const Output of_inputs[] = {{{xa, rank, 1.0f, false}, a_panels}, {outputs, w_panels}};
   const Output of_xa[] = {{{y, base.out, scale, true}, b_panels}};
   product_chain(context, {{inputs, of_inputs, 2}, {{xa, rank, false}, of_xa, 1}}, rows);
 }
@@ -58,7 +85,9 @@ void lora_linear_backward(Context& context, const LoraGradients& gradients, cons
   const size_t in = base.in, out = base.out;
   const Operand upstream{dy, out, false};
   const Target inputs{gradients.dx, in, 1.0f, false};
-  if (rank == 0) return product_of_panels(context, inputs, upstream, base.backward, rows);
+  context.arena.reset();
+  const RightPanels w_panels = base.backward_panels(context, kernel);
+  if (rank == 0) return product_of_panels(context, inputs, upstream, w_panels, rows);
 
   float* p = context.shared(Shared::first).floats(rows * rank);
   const size_t b_words = right_panels_words(kernel, out, rank);
@@ -66,7 +95,7 @@ void lora_linear_backward(Context& context, const LoraGradients& gradients, cons
   uint32_t* words = context.shared(Shared::right_panels).words(b_words + a_words);
   const RightPanels b_panels = pack_right_panels(context, kernel, words, {b, out, true}, out, rank);
   const RightPanels a_panels = pack_right_panels(context, kernel, words + b_words, {a, rank, true}, rank, in);
-  const Output of_upstream[] = {{{p, rank, scale, false}, b_panels}, {inputs, base.backward}};
+  const Output of_upstream[] = {{{p, rank, scale, false}, b_panels}, {inputs, w_panels}};
   const Output of_p[] = {{{gradients.dx, in, 1.0f, true}, a_panels}};
   product_chain(context, {{upstream, of_upstream, 2}, {{p, rank, false}, of_p, 1}}, rows);
 

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "../gemm/product.h"
+#include "nf4_weights.h"
 
 namespace relora {
 
@@ -12,11 +13,16 @@ struct FreeAligned {
 };
 
 /// The two packings of w: for x w and for dy wᵀ. Bound to the instruction set it was packed under. In int8
-/// each packing is scaled by its own columns; a column of weights that are not all finite gives NaN.
+/// each packing is scaled by its own columns; a column of weights that are not all finite gives NaN. In nf4 w is
+/// kept once, and packed for each pass.
 struct PackedBase {
   PackedBase(Context& context, Precision precision, const float* w, size_t in, size_t out);
   /// Another w of the same size, into the same memory.
   void pack(Context& context, const float* w);
+
+  /// For one pass: what they hold may lie in the arena, packed for `unpacked_kernel` if it was not packed before.
+  RightPanels forward_panels(Context& context, const ProductKernel& unpacked_kernel) const;
+  RightPanels backward_panels(Context& context, const ProductKernel& unpacked_kernel) const;
 
   InstructionSet set;
   /// The adapter beside an int8 base is computed in bfloat16, any other in the precision of the base.
@@ -24,6 +30,10 @@ struct PackedBase {
   size_t in, out, bytes;
   std::unique_ptr<uint32_t[], FreeAligned> forward_words, backward_words;
   RightPanels forward, backward;
+  std::unique_ptr<Nf4Weights> nf4;
+
+ private:
+  RightPanels unpack(Context& context, const ProductKernel& unpacked_kernel, bool transposed) const;
 };
 
 void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base,

@@ -397,9 +397,10 @@ export type ProductPrecision = 'float32' | 'bfloat16';
 /**
  * What a frozen base is kept in. 'int8' scales w symmetrically to [-127, 127], per output of y = x w and per input of dx = dy wᵀ,
  * and x or dy per row on the way; integer sums are exact. A row or a column of w that is not all finite makes the results it
- * takes part in NaN. The adapter beside an int8 base is computed in bfloat16.
+ * takes part in NaN. The adapter beside an int8 base is computed in bfloat16. 'nf4' keeps w once, in four bits of NormalFloat with
+ * a scale for each 64 of them, and unpacks it to bfloat16 for each pass: an eighth of the memory, at some cost in time.
  */
-export type BasePrecision = ProductPrecision | 'int8';
+export type BasePrecision = ProductPrecision | 'int8' | 'nf4';
 
 /** Opaque handle of panels packed by `packBase`. */
 export interface PackedBase {

@@ -72,11 +72,9 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   // Without an instruction for it bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
   const hasBfloat16 = instructionSet === 'amx' || instructionSet === 'avx512bf16';
   const automatic: ProductPrecision = hasBfloat16 ? 'bfloat16' : 'float32';
-  if (options.precision === 'nf4Base')
-    throw new Error('This engine does not keep the frozen base as nf4Base: ask for int8Base');
   const { precision: wanted } = options;
-  const precision = wanted === 'auto' || wanted === 'int8Base' ? automatic : wanted;
-  const basePrecision: BasePrecision = wanted === 'int8Base' ? 'int8' : precision;
+  const precision = wanted === 'float32' || wanted === 'bfloat16' ? wanted : automatic;
+  const basePrecision = keptAs[wanted] ?? precision;
 
   registerNativeKernels();
   // A backend of an earlier call may have other settings. Its tensors move over when they are next used.
@@ -94,6 +92,9 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
     native: addon,
   };
 }
+
+/** What is trained beside a quantized base is computed as with `auto`. */
+const keptAs: Partial<Record<Precision, BasePrecision>> = { int8Base: 'int8', nf4Base: 'nf4' };
 
 async function useBackend(name: string): Promise<void> {
   if (!(await tf.setBackend(name))) throw new Error(`The backend ${name} could not be started`);
