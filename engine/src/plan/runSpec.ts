@@ -95,7 +95,10 @@ export interface OptimizerSettings {
   weightDecay: number;
   gradientNormMax: number;
   nonfiniteStepCountMax: number;
+  momentType: MomentType;
 }
+
+export type MomentType = 'float32' | 'int8';
 
 export interface BatchSettings {
   sequenceLength: number;
