@@ -267,6 +267,7 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
   });
 
   it('update by AdamW with moments in eight bits: each is kept within half a cell', () => {
+    const half = 0.504; // of a cell, stretched by at most 0.8 %
     const length = 32768 + 256 + 37;
     const parameter = seededArray(length, 41);
     const first = zeroSigned(length);
@@ -304,17 +305,16 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
       );
       const after = { first: decode(first), second: decode(second) };
       for (let i = 0; i < length; i++) {
-        const scale = { first: first.scales[i >> 8]!, second: second.scales[i >> 8]! };
+        // Of a block of zeros any number is the scale.
+        const scale = { first: first.scales[i >> 8]! || 1, second: second.scales[i >> 8]! || 1 };
         const g = 0.5 * gradient[i]!;
         const m = 0.9 * before.first[i]! + (1 - 0.9) * g;
         const v = 0.95 * before.second[i]! + (1 - 0.95) * g * g;
         const direction = m / options.correction1 / (Math.sqrt(v / options.correction2) + 1e-8);
         const p = before.parameter[i]! - 1e-2 * (0.1 * before.parameter[i]! + direction);
         const kept = [
-          // In a decade of c cells half of one is 0.45 / c of its upper end: 1/64 of the value at most where there are
-          // 64 cells, and below the last decade never more than its lower end.
-          Math.abs(after.first[i]! - m) <= cellWidth(Math.abs(m) / scale.first, 7) * scale.first * 0.5001,
-          Math.abs(after.second[i]! - v) <= cellWidth(v / scale.second, 8) * scale.second * 0.5001 + 1e-42,
+          Math.abs(after.first[i]! - m) <= cellWidth(Math.abs(m) / scale.first, 7) * scale.first * half,
+          Math.abs(after.second[i]! - v) <= cellWidth(v / scale.second, 8) * scale.second * half + 1e-42,
           Math.abs(parameter[i]! - p) <= 1e-6 * (1 + Math.abs(direction)),
           v < 1e-44 || after.second[i]! > 0,
           !(m === 0) || first.codes[i] === 0,
