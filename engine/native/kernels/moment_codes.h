@@ -15,7 +15,7 @@ namespace relora::RELORA_ISA {
 /// floor(rate[d] y + start[d]).
 template <size_t decades>
 struct CodeTable {
-  std::array<float, decades> edge{}, slope{}, offset{}, rate{}, start{};
+  std::array<float, 8> edge{}, slope{}, offset{}, rate{}, start{};
 
   constexpr CodeTable() {
     const double last = static_cast<double>(size_t{1} << (decades - 1));
@@ -35,17 +35,26 @@ struct CodeTable {
 template <size_t decades>
 inline constexpr CodeTable<decades> code_table{};
 
+/// One entry of a table for each lane.
+static inline Vec look_up(const std::array<float, 8>& table, Words index) {
+  Vec result = {};
+#if defined(__AVX512F__)
+  const Vec entries = load(table.data(), table.size());
+  result = _mm512_maskz_permutexvar_ps(0xffff, reinterpret_cast<__m512i>(index), entries);
+#elif defined(__AVX2__)
+  result = _mm256_permutevar8x32_ps(load(table.data()), reinterpret_cast<__m256i>(index));
+#else
+  for (size_t i = 0; i < lanes; i++) result[i] = table[index[i]];
+#endif
+  return result;
+}
+
 /// Magnitudes, as shares of the scale, of cells given as floats.
 template <size_t decades>
 static inline Vec decode_cells(Vec cells) {
   constexpr const CodeTable<decades>& table = code_table<decades>;
-  Vec slope = broadcast(table.slope[0]), offset = broadcast(table.offset[0]);
-#pragma GCC unroll 8
-  for (size_t d = 1; d < decades; d++) {
-    const auto inside = cells >= static_cast<float>(1u << d);
-    slope = inside ? broadcast(table.slope[d]) : slope;
-    offset = inside ? broadcast(table.offset[d]) : offset;
-  }
+  const Words decade = ((bits_of(cells) >> 23) - 127) & 7;  // their exponent
+  const Vec slope = look_up(table.slope, decade), offset = look_up(table.offset, decade);
   return cells > 0.0f ? slope * cells + offset : Vec{};
 }
 
@@ -55,13 +64,10 @@ typedef int32_t Cells __attribute__((vector_size(lanes * 4)));
 template <size_t decades>
 static inline Cells encode_cells(Vec magnitudes) {
   constexpr const CodeTable<decades>& table = code_table<decades>;
-  Vec rate = broadcast(table.rate[0]), start = broadcast(table.start[0]);
+  Words decade = {};
 #pragma GCC unroll 8
-  for (size_t d = 1; d < decades; d++) {
-    const auto inside = magnitudes >= table.edge[d];
-    rate = inside ? broadcast(table.rate[d]) : rate;
-    start = inside ? broadcast(table.start[d]) : start;
-  }
+  for (size_t d = 1; d < decades; d++) decade -= reinterpret_cast<Words>(magnitudes >= table.edge[d]);
+  const Vec rate = look_up(table.rate, decade), start = look_up(table.start, decade);
   const Cells cells = __builtin_convertvector(rate * magnitudes + start, Cells);
   constexpr int32_t last = (1 << decades) - 1;
   return cells > last ? Cells{} + last : cells;
