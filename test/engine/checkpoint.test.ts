@@ -41,6 +41,11 @@ async function begin(spec: RunSpec, options: Partial<BeginRunOptions> = {}) {
   });
 }
 
+/** Wide enough for moments in eight bits: its embedding, head and base layers have 4096 weights or more. */
+function wideSpec(changes: Parameters<typeof tinySpec>[0]): RunSpec {
+  return tinySpec({ model: { hiddenSize: 64, intermediateSize: 96 }, adapter: { rank: 64 }, ...changes });
+}
+
 /** What a run tells of itself, without what a clock or the system says. */
 function told(events: TrainingEvent[]) {
   return events
@@ -93,6 +98,11 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
         sample: { tokenCount: 1 },
       }),
       stopAfter: [2],
+    },
+    {
+      name: 'with moments in eight bits',
+      spec: wideSpec({ optimizer: { momentType: 'int8' } }),
+      stopAfter: [4, 9, 14],
     },
   ];
   for (const { name, spec, stopAfter } of cases) {

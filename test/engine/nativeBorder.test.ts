@@ -150,14 +150,43 @@ const mistakes: [call: () => unknown, message: string][] = [
     () => addon.headCrossEntropy(f(2), null, null, f(4), f(6), i32(0, -2), 2, 2, 3, 1, 'float32'),
     'headCrossEntropy: targets[1] must be in [-1, 3), got -2',
   ],
-  [() => addon.sumSquares(null as never), 'sumSquares: x must be a Float32Array, got null'],
+  [() => addon.sumSquares(null as never), 'sumSquares: arrays must be an Array, got null'],
   [
-    () => addon.adamWInPlace(f(2), f(2), f(2), f(2), { ...adamW, beta2: undefined as never }),
+    () => addon.sumSquares([f(2), new Float64Array(2) as never]),
+    'sumSquares: arrays[1] must be a Float32Array, got Float64Array',
+  ],
+  [
+    () => addon.adamWInPlace([f(2)], [f(2)], [f(2)], [f(2)], { ...adamW, beta2: undefined as never }),
     'adamWInPlace: options.beta2 must be a number, got undefined',
   ],
   [
-    () => addon.adamWInPlace(f(2), f(2), f(1), f(2), adamW),
-    'adamWInPlace: secondMoment must hold length of parameter = 2',
+    () => addon.adamWInPlace([f(3), f(2)], [f(3), f(2)], [f(3), f(1)], [f(3), f(2)], adamW),
+    'adamWInPlace: secondMoments[1] must hold length of its parameter = 2',
+  ],
+  [
+    () => addon.adamWInPlace([f(3), f(2)], [f(3)], [f(3), f(2)], [f(3), f(2)], adamW),
+    'adamWInPlace: firstMoments must hold as many arrays as parameters = 2, got 1',
+  ],
+  [
+    () => addon.adamWInPlace([shared], [f(12)], [f(12)], [shared], adamW),
+    'adamWInPlace: parameters[0] must not overlap gradients[0]',
+  ],
+  [
+    () =>
+      addon.codedAdamWInPlace(
+        [f(257)],
+        [new Int8Array(257)],
+        [f(1)],
+        [new Uint8Array(257)],
+        [f(2)],
+        [f(257)],
+        adamW,
+      ),
+    'codedAdamWInPlace: firstScales[0] must hold blocks of its parameter = 2 elements, got 1',
+  ],
+  [
+    () => addon.codedAdamWInPlace([f(1)], [f(1) as never], [f(1)], [], [], [], adamW),
+    'codedAdamWInPlace: firstCodes[0] must be an Int8Array, got Float32Array',
   ],
   [() => addon.addInPlace(f(2), f(3)), 'addInPlace: x must hold length of accumulator = 2 elements, got 3'],
   [

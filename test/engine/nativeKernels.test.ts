@@ -1,5 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { loadNativeAddon, type ProductPrecision } from '../../engine/src/backend/nativeAddon.js';
+import { decode, zeroSigned, zeroUnsigned } from '../../engine/src/ops/momentCodes.js';
 import {
   attention,
   excess,
@@ -16,6 +17,12 @@ const precisions: ProductPrecision[] = ['float32', 'bfloat16'];
 const epsilon = 2 ** -24;
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
+
+/** Width of the cell in which a share of the scale lies; the lowest reaches down to zero. */
+function cellWidth(share: number, decades: number): number {
+  const decade = Math.max(Math.ceil(Math.log10(share) - 1e-3), 1 - decades);
+  return (10 ** decade * 0.9) / 2 ** (decades - 1 + decade) + (decade === 1 - decades ? 2 * 10 ** decade : 0);
+}
 
 /** Runs the kernel with one thread and with two, expects the same bits, and gives back its outputs. */
 function onAnyThreads(
@@ -179,7 +186,7 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
     for (const value of x) expected += value * value;
     const sums = [1, 2].map((threads) => {
       addon.configure({ instructionSet, threads });
-      return addon.sumSquares(x);
+      return addon.sumSquares([x]);
     });
     expect(sums[0]).toBe(sums[1]);
     expect(Math.abs(sums[0]! - expected)).toBeLessThanOrEqual(length * 2 ** -53 * expected);
@@ -201,7 +208,7 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
     };
     const [p, m, v, sum] = onAnyThreads(instructionSet, () => {
       const [parameter, first, second] = start.map((array) => array.slice());
-      addon.adamWInPlace(parameter!, first!, second!, start[3]!, options);
+      addon.adamWInPlace([parameter!], [first!], [second!], [start[3]!], options);
       const accumulator = start[0]!.slice();
       addon.addInPlace(accumulator, start[3]!);
       return [parameter!, first!, second!, accumulator];
@@ -223,6 +230,100 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
       ];
       if (!differences.every((difference) => difference <= 0))
         throw new Error(`element ${i}: ${differences.join(', ')}`);
+    }
+  });
+
+  it('update every array of a list by AdamW as it would be alone', () => {
+    const options = {
+      learningRate: 1e-2,
+      beta1: 0.9,
+      beta2: 0.95,
+      epsilon: 1e-8,
+      weightDecay: 0.1,
+      correction1: 0.1,
+      correction2: 0.05,
+      gradientScale: 0.5,
+    };
+    const start = [1, 0, 40000, 17].map((length, i) =>
+      [31, 32, 33, 34].map((seed) => seededArray(length, seed + i).map(Math.abs)),
+    );
+    const together = onAnyThreads(instructionSet, () => {
+      const arrays = start.map((of) => of.map((array) => array.slice()));
+      const list = (index: number) => arrays.map((of) => of[index]!);
+      addon.adamWInPlace(list(0), list(1), list(2), list(3), options);
+      return arrays.flat();
+    });
+    const alone = start.flatMap((of) => {
+      const [p, m, v, g] = of.map((array) => array.slice()) as [
+        Float32Array,
+        Float32Array,
+        Float32Array,
+        Float32Array,
+      ];
+      addon.adamWInPlace([p], [m], [v], [g], options);
+      return [p, m, v, g];
+    });
+    expect(together).toEqual(alone);
+  });
+
+  it('update by AdamW with moments in eight bits: each is kept within half a cell', () => {
+    const half = 0.504; // of a cell, stretched by at most 0.8 %
+    const length = 32768 + 256 + 37;
+    const parameter = seededArray(length, 41);
+    const first = zeroSigned(length);
+    const second = zeroUnsigned(length);
+    // Magnitudes over five decades, a block of zeros, and one of the smallest numbers.
+    const gradientOf = (step: number) =>
+      seededArray(length, 42 + step).map((value, i) => {
+        const block = Math.floor(i / 256);
+        return block === 3 ? 0 : value * (block === 4 ? 1e-20 : 10 ** -((i * 7) % 6));
+      });
+    for (let step = 1; step <= 4; step++) {
+      const options = {
+        learningRate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weightDecay: 0.1,
+        correction1: 1 - 0.9 ** step,
+        correction2: 1 - 0.95 ** step,
+        gradientScale: 0.5,
+      };
+      const before = { parameter: parameter.slice(), first: decode(first), second: decode(second) };
+      const gradient = gradientOf(step);
+      const results = [1, 2].map((threads) => {
+        addon.configure({ instructionSet, threads });
+        const copies = [parameter, first.codes, first.scales, second.codes, second.scales].map((array) => [
+          array.slice(),
+        ]) as Parameters<typeof addon.codedAdamWInPlace> extends [...infer T, unknown, unknown] ? T : never;
+        addon.codedAdamWInPlace(...copies, [gradient], options);
+        return copies.map(([array]) => array!);
+      });
+      expect(results[0]).toEqual(results[1]);
+      [parameter, first.codes, first.scales, second.codes, second.scales].forEach((array, i) =>
+        array.set(results[0]![i]!),
+      );
+      const after = { first: decode(first), second: decode(second) };
+      for (let i = 0; i < length; i++) {
+        // Of a block of zeros any number is the scale.
+        const scale = { first: first.scales[i >> 8]! || 1, second: second.scales[i >> 8]! || 1 };
+        const g = 0.5 * gradient[i]!;
+        const m = 0.9 * before.first[i]! + (1 - 0.9) * g;
+        const v = 0.95 * before.second[i]! + (1 - 0.95) * g * g;
+        const direction = m / options.correction1 / (Math.sqrt(v / options.correction2) + 1e-8);
+        const p = before.parameter[i]! - 1e-2 * (0.1 * before.parameter[i]! + direction);
+        const kept = [
+          Math.abs(after.first[i]! - m) <= cellWidth(Math.abs(m) / scale.first, 7) * scale.first * half,
+          Math.abs(after.second[i]! - v) <= cellWidth(v / scale.second, 8) * scale.second * half + 1e-42,
+          Math.abs(parameter[i]! - p) <= 1e-6 * (1 + Math.abs(direction)),
+          v < 1e-44 || after.second[i]! > 0,
+          !(m === 0) || first.codes[i] === 0,
+        ];
+        if (kept.includes(false))
+          throw new Error(
+            `step ${step}, element ${i}: ${kept.join(', ')}; ${m} ${after.first[i]}, ${v} ${after.second[i]}, ${parameter[i]} ${p}`,
+          );
+      }
     }
   });
 
@@ -370,6 +471,27 @@ describe.each(cases)(
       within(losses!, expected.losses, dim + vocabulary, Math.max(1, largest(expected.losses)));
       within(dx!, expected.dx, dim + vocabulary, gradientScale);
       within(dhead!, expected.dhead, dim + rows, gradientScale * Math.max(1, rows / vocabulary));
+    });
+
+    it('lose and learn where logits lie far from that of the target', () => {
+      const [rows, dim, vocabulary] = [5, 2, 1000];
+      const x = Float32Array.of(80, 1, 1, 80, 40, 40, 80, -80, 3, 1);
+      // Rows of the head lie on a circle, so the largest logits of each row of x are in a few blocks only.
+      const head = Float32Array.from({ length: vocabulary * dim }, (_, i) =>
+        i % 2 === 0 ? Math.cos(i / 300) : Math.sin((i - 1) / 300),
+      );
+      const targets = Int32Array.of(700, 0, 999, 400, 12);
+      const [losses, dx, dhead] = [rows, rows * dim, vocabulary * dim].map(
+        (length) => new Float32Array(length),
+      );
+      addon.configure({ instructionSet, threads: 2 });
+      addon.headCrossEntropy(losses!, dx!, dhead!, x, head, targets, rows, dim, vocabulary, 1, precision);
+      const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, 1);
+      // A rounded operand moves a logit of 80 by 80 roundings, and probabilities by as large a share.
+      const tolerance = 200 * (roundings + epsilon * 100);
+      expect(excess(losses!, expected.losses, () => tolerance)).toBeLessThanOrEqual(0);
+      expect(excess(dx!, expected.dx, () => tolerance)).toBeLessThanOrEqual(0);
+      expect(excess(dhead!, expected.dhead, () => 80 * tolerance)).toBeLessThanOrEqual(0);
     });
 
     it('report a NaN in the head as a NaN loss', () => {

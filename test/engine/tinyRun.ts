@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll } from 'vitest';
 import { Dataset, prepareDataset } from '@relora/engine/data';
+import type { StoredValues } from '../../engine/src/io/safetensors.js';
 import { trainLoop, type RunSpec, type TrainingEvent, type TrainingRun } from '@relora/engine';
 
 /** Folders of one test file, gone after it. */
@@ -104,8 +105,8 @@ export function weightsOf(run: TrainingRun): Map<string, Float32Array> {
   const weights = new Map<string, Float32Array>();
   for (const { name, variable } of run.model.parameters.values())
     weights.set(name, Float32Array.from(variable.dataSync()));
-  for (const { name, tensor } of run.optimizer.state())
-    weights.set(name, Float32Array.from(tensor.dataSync()));
+  for (const { name, read } of run.optimizer.state())
+    weights.set(name, Float32Array.from(read() as StoredValues));
   return weights;
 }
 

@@ -57,18 +57,70 @@ void Arguments::wrong_type(const char* name, const char* expected, napi_value va
 
 void* Arguments::array(const char* name, napi_typedarray_type type, const char* type_name, bool is_output,
                        size_t& length) {
-  const napi_value value = next();
+  return typed_array(next(), name, type, type_name, 4, is_output, length);
+}
+
+void* Arguments::typed_array(napi_value value, const char* name, napi_typedarray_type type,
+                             const char* type_name, size_t element_bytes, bool is_output, size_t& length) {
   bool is_typed_array = false;
   napi_is_typedarray(env_, value, &is_typed_array);
   napi_typedarray_type got{};
   void* data = nullptr;
   if (is_typed_array) napi_get_typedarray_info(env_, value, &got, &length, &data, nullptr, nullptr);
   if (!is_typed_array || got != type) wrong_type(name, type_name, value);
-  if (length == 0) return &values_[position_ - 1];  // may have no address, but is not absent
+  if (length == 0) return this;  // may have no address, but is not absent
   const char* begin = static_cast<const char*>(data);
-  extents_.push_back({name, begin, begin + length * 4, is_output});
+  extents_.push_back({name, begin, begin + length * element_bytes, is_output});
   return data;
 }
+
+namespace {
+template <class T>
+struct TypedArrayOf;
+template <>
+struct TypedArrayOf<float> {
+  static constexpr napi_typedarray_type type = napi_float32_array;
+  static constexpr const char* name = "a Float32Array";
+};
+template <>
+struct TypedArrayOf<int8_t> {
+  static constexpr napi_typedarray_type type = napi_int8_array;
+  static constexpr const char* name = "an Int8Array";
+};
+template <>
+struct TypedArrayOf<uint8_t> {
+  static constexpr napi_typedarray_type type = napi_uint8_array;
+  static constexpr const char* name = "a Uint8Array";
+};
+}  // namespace
+
+template <class T>
+std::vector<Array<T>> Arguments::list(const char* name) {
+  using Typed = TypedArrayOf<std::remove_const_t<T>>;
+  const napi_value value = next();
+  bool is_array = false;
+  napi_is_array(env_, value, &is_array);
+  if (!is_array) wrong_type(name, "an Array", value);
+  uint32_t count = 0;
+  napi_get_array_length(env_, value, &count);
+  std::vector<Array<T>> arrays;
+  arrays.reserve(count);
+  for (uint32_t i = 0; i < count; i++) {
+    napi_value element;
+    napi_get_element(env_, value, i, &element);
+    const char* element_name =
+        element_names_.emplace_back(std::string(name) + "[" + std::to_string(i) + "]").c_str();
+    size_t length = 0;
+    void* data = typed_array(element, element_name, Typed::type, Typed::name, sizeof(T), !std::is_const_v<T>,
+                             length);
+    arrays.push_back({static_cast<T*>(data), length, element_name});
+  }
+  return arrays;
+}
+template std::vector<Array<float>> Arguments::list(const char*);
+template std::vector<Array<const float>> Arguments::list(const char*);
+template std::vector<Array<int8_t>> Arguments::list(const char*);
+template std::vector<Array<uint8_t>> Arguments::list(const char*);
 
 Array<float> Arguments::output(const char* name) {
   size_t length = 0;

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -46,6 +47,9 @@ class Arguments {
   Array<float> output_or_null(const char* name);
   Array<const float> input(const char* name);
   Array<const int32_t> ids(const char* name);
+  /// A JavaScript array of typed arrays, which are named `name[index]`; outputs unless T is const.
+  template <class T>
+  std::vector<Array<T>> list(const char* name);
   size_t dimension(const char* name, size_t least = 1);
   double number(const char* name);
   bool boolean(const char* name);
@@ -90,6 +94,8 @@ class Arguments {
   Precision precision_of(const char* name, const char* expected, std::initializer_list<Precision> offered);
   void* array(const char* name, napi_typedarray_type type, const char* type_name, bool is_output,
               size_t& length);
+  void* typed_array(napi_value value, const char* name, napi_typedarray_type type, const char* type_name,
+                    size_t element_bytes, bool is_output, size_t& length);
   void check_length(const char* name, size_t length, std::initializer_list<size_t> dimensions,
                     const char* formula, bool at_least) const;
   void* external_pointer(const char* name, const napi_type_tag& tag);
@@ -100,6 +106,7 @@ class Arguments {
   std::vector<napi_value> values_;
   size_t position_ = 0;
   std::vector<Extent> extents_;
+  std::deque<std::string> element_names_;
 };
 
 }  // namespace relora

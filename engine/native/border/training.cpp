@@ -10,27 +10,72 @@ namespace relora {
 namespace {
 
 napi_value sum_squares(const Call& call) {
-  const auto x = call.arguments.input("x");
-  return number(call.env, call.context().kernels.sum_squares(call.context(), x, x.length));
+  const auto arrays = call.arguments.list<const float>("arrays");
+  std::vector<std::span<const float>> spans;
+  for (const auto& array : arrays) spans.emplace_back(array.data, array.length);
+  return number(call.env, call.context().kernels.sum_squares(call.context(), spans));
+}
+
+/// One array for each parameter, of as many elements as it has, or one for so many of them.
+template <class T>
+void follow(const Arguments& in, const char* name, const std::vector<Array<T>>& arrays,
+            const std::vector<Array<float>>& parameters, size_t elements_each = 1) {
+  if (arrays.size() != parameters.size()) {
+    in.refuse(std::string(name) + " must hold as many arrays as parameters = " +
+              std::to_string(parameters.size()) + ", got " + std::to_string(arrays.size()));
+  }
+  for (size_t i = 0; i < arrays.size(); i++) {
+    const size_t length = (parameters[i].length + elements_each - 1) / elements_each;
+    in.shape(arrays[i], {length}, elements_each == 1 ? "length of its parameter" : "blocks of its parameter");
+  }
+}
+
+AdamWOptions adamw_options(Arguments& in) {
+  const napi_value options = in.object("options");
+  const auto option = [&](const char* name) { return in.option(options, name); };
+  return {option("learningRate"), option("beta1"),       option("beta2"),       option("epsilon"),
+          option("weightDecay"),  option("correction1"), option("correction2"), option("gradientScale")};
 }
 
 napi_value adamw_in_place(const Call& call) {
   Arguments& in = call.arguments;
-  const auto parameter = in.output("parameter");
-  const auto first = in.output("firstMoment");
-  const auto second = in.output("secondMoment");
-  const auto gradient = in.input("gradient");
-  const napi_value options = in.object("options");
-  const size_t length = parameter.length;
-  for (const auto& array : {Array<const float>(first), Array<const float>(second), gradient}) {
-    in.shape(array, {length}, "length of parameter");
-  }
+  const auto parameters = in.list<float>("parameters");
+  const auto first = in.list<float>("firstMoments"), second = in.list<float>("secondMoments");
+  const auto gradients = in.list<const float>("gradients");
+  const AdamWOptions options = adamw_options(in);
+  follow(in, "firstMoments", first, parameters);
+  follow(in, "secondMoments", second, parameters);
+  follow(in, "gradients", gradients, parameters);
   in.outputs_stand_alone();
-  const auto option = [&](const char* name) { return in.option(options, name); };
-  call.context().kernels.adamw_in_place(
-      call.context(), parameter, first, second, gradient, length,
-      {option("learningRate"), option("beta1"), option("beta2"), option("epsilon"), option("weightDecay"),
-       option("correction1"), option("correction2"), option("gradientScale")});
+  std::vector<AdamWBuffers> buffers;
+  for (size_t i = 0; i < parameters.size(); i++) {
+    buffers.push_back({parameters[i].length, parameters[i], gradients[i], first[i], second[i]});
+  }
+  call.context().kernels.adamw_in_place(call.context(), buffers, options);
+  return undefined();
+}
+
+napi_value coded_adamw_in_place(const Call& call) {
+  Arguments& in = call.arguments;
+  const auto parameters = in.list<float>("parameters");
+  const auto first = in.list<int8_t>("firstCodes");
+  const auto first_scales = in.list<float>("firstScales");
+  const auto second = in.list<uint8_t>("secondCodes");
+  const auto second_scales = in.list<float>("secondScales");
+  const auto gradients = in.list<const float>("gradients");
+  const AdamWOptions options = adamw_options(in);
+  follow(in, "firstCodes", first, parameters);
+  follow(in, "firstScales", first_scales, parameters, moments_per_scale);
+  follow(in, "secondCodes", second, parameters);
+  follow(in, "secondScales", second_scales, parameters, moments_per_scale);
+  follow(in, "gradients", gradients, parameters);
+  in.outputs_stand_alone();
+  std::vector<CodedAdamWBuffers> buffers;
+  for (size_t i = 0; i < parameters.size(); i++) {
+    buffers.push_back({parameters[i].length, parameters[i], gradients[i], first[i], first_scales[i], second[i],
+                       second_scales[i]});
+  }
+  call.context().kernels.coded_adamw_in_place(call.context(), buffers, options);
   return undefined();
 }
 
@@ -61,6 +106,7 @@ napi_value singular_values(const Call& call) {
 constexpr Entry entries[] = {
     {"sumSquares", 1, sum_squares},
     {"adamWInPlace", 5, adamw_in_place},
+    {"codedAdamWInPlace", 7, coded_adamw_in_place},
     {"addInPlace", 2, add_in_place},
     {"singularValues", 3, singular_values},
 };

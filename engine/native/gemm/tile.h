@@ -101,6 +101,12 @@ static void tile(const TileArguments& t) {
   const uint32_t* left = t.left;
   const uint32_t* right = t.right + Multiply::header_rows * vectors * lanes;
   const size_t row_stride = t.row_stride, k_stride = t.k_stride;
+  // Asked for now, the target is there when the sums are: a tile that waits for it holds up the next one.
+  each<rows>([&](auto i) RELORA_INLINE {
+    each<vectors>([&](auto j) RELORA_INLINE {
+      __builtin_prefetch(t.target.data + i * t.target.stride + j * lanes, 1);
+    });
+  });
   if constexpr (Multiply::header_rows == 2) {
     each<vectors>([&](auto j) RELORA_INLINE {
       const Words start = load(t.right + (vectors + j) * lanes);

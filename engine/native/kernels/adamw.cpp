@@ -1,34 +1,134 @@
-// AdamW (Loshchilov & Hutter 2019): one pass over parameter, both moments and gradient.
+// AdamW (Loshchilov & Hutter 2019): one pass over parameters, moments and gradients, with moments in float32 or coded.
 #include <cmath>
+#include <cstdlib>
 
 #include "kernels.h"
+#include "moment_codes.h"
 
 namespace relora::RELORA_ISA {
 
+namespace {
+
 /// m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= rate (decay p + (m / c1) / (sqrt(v / c2)
 /// + epsilon)). A plain loop: the compiler vectorises it, square root and division included.
-void adamw_in_place(Context& context, float* parameter, float* first, float* second, const float* gradient,
-                    size_t length, const AdamWOptions& options) {
-  const float rate = static_cast<float>(options.learning_rate);
-  const float decay = static_cast<float>(options.weight_decay);
-  const float beta1 = static_cast<float>(options.beta1), rest1 = static_cast<float>(1 - options.beta1);
-  const float beta2 = static_cast<float>(options.beta2), rest2 = static_cast<float>(1 - options.beta2);
-  const float inverse1 = static_cast<float>(1 / options.correction1);
-  const float inverse2 = static_cast<float>(1 / options.correction2);
-  const float epsilon = static_cast<float>(options.epsilon);
-  const float scale = static_cast<float>(options.gradient_scale);
-  context.pool.run((length + element_block - 1) / element_block, [&](size_t task, unsigned) {
-    const size_t begin = task * element_block;
-    const size_t count = length - begin < element_block ? length - begin : element_block;
-    float* __restrict p = parameter + begin;
-    float* __restrict m = first + begin;
-    float* __restrict v = second + begin;
-    const float* __restrict g = gradient + begin;
+class Update {
+ public:
+  explicit Update(const AdamWOptions& options)
+      : rate(static_cast<float>(options.learning_rate)),
+        decay(static_cast<float>(options.weight_decay)),
+        beta1(static_cast<float>(options.beta1)),
+        rest1(static_cast<float>(1 - options.beta1)),
+        beta2(static_cast<float>(options.beta2)),
+        rest2(static_cast<float>(1 - options.beta2)),
+        inverse1(static_cast<float>(1 / options.correction1)),
+        inverse2(static_cast<float>(1 / options.correction2)),
+        epsilon(static_cast<float>(options.epsilon)),
+        scale(static_cast<float>(options.gradient_scale)) {}
+
+  void operator()(float* __restrict p, float* __restrict m, float* __restrict v, const float* __restrict g,
+                  size_t count) const {
+    const Update self = *this;  // a copy that stores to p cannot change
     for (size_t i = 0; i < count; i++) {
-      const float d = scale * g[i];
-      m[i] = beta1 * m[i] + rest1 * d;
-      v[i] = beta2 * v[i] + rest2 * (d * d);
-      p[i] -= rate * (decay * p[i] + m[i] * inverse1 / (std::sqrt(v[i] * inverse2) + epsilon));
+      const float d = self.scale * g[i];
+      m[i] = self.beta1 * m[i] + self.rest1 * d;
+      v[i] = self.beta2 * v[i] + self.rest2 * (d * d);
+      p[i] -= self.rate *
+          (self.decay * p[i] + m[i] * self.inverse1 / (std::sqrt(v[i] * self.inverse2) + self.epsilon));
+    }
+  }
+
+ private:
+  float rate, decay, beta1, rest1, beta2, rest2, inverse1, inverse2, epsilon, scale;
+};
+
+typedef int8_t SignedCodes __attribute__((vector_size(lanes)));
+typedef uint8_t Codes __attribute__((vector_size(lanes)));
+constexpr size_t first_decades = 7, second_decades = 8;
+
+void decode_first(float* to, const int8_t* from, size_t n, float scale) {
+  for_vectors(n, [&](size_t i, size_t count) {
+    SignedCodes codes = {};
+    std::memcpy(&codes, from + i, count);
+    const Vec cells = __builtin_convertvector(codes, Vec);
+    const Vec magnitudes = decode_cells<first_decades>(larger(cells, -cells)) * scale;
+    store(to + i, cells < 0.0f ? -magnitudes : magnitudes, count);
+  });
+}
+
+void decode_second(float* to, const uint8_t* from, size_t n, float scale) {
+  for_vectors(n, [&](size_t i, size_t count) {
+    Codes codes = {};
+    std::memcpy(&codes, from + i, count);
+    store(to + i, decode_cells<second_decades>(__builtin_convertvector(codes, Vec)) * scale, count);
+  });
+}
+
+float largest_magnitude(const float* x, size_t n) {
+  Vec most = {};
+  for_vectors(n, [&](size_t i, size_t count) {
+    const Vec v = load(x + i, count);
+    most = larger(larger(v, -v), most);
+  });
+  return largest_lane(most);
+}
+
+/// Magnitudes are shares of it: divided, for the inverse of a tiny scale is infinite.
+float divisor_of(float scale) { return scale > 0 ? scale : 1; }
+
+float encode_first(int8_t* to, const float* from, size_t n) {
+  const float scale = largest_magnitude(from, n), divisor = divisor_of(scale);
+  for_vectors(n, [&](size_t i, size_t count) {
+    const Vec v = load(from + i, count) / divisor;
+    const Cells cells = encode_cells<first_decades>(larger(v, -v));
+    const SignedCodes codes = __builtin_convertvector(v < 0.0f ? -cells : cells, SignedCodes);
+    std::memcpy(to + i, &codes, count);
+  });
+  return scale;
+}
+
+/// One that is not zero never becomes zero: its first moment would be divided by epsilon alone.
+float encode_second(uint8_t* to, const float* from, size_t n) {
+  const float scale = largest_magnitude(from, n), divisor = divisor_of(scale);
+  for_vectors(n, [&](size_t i, size_t count) {
+    const Vec v = load(from + i, count);
+    const Cells cells = encode_cells<second_decades>(v / divisor);
+    const Cells least = v > 0.0f ? Cells{} + 1 : Cells{};
+    const Codes codes = __builtin_convertvector(cells > least ? cells : least, Codes);
+    std::memcpy(to + i, &codes, count);
+  });
+  return scale;
+}
+
+}  // namespace
+
+void adamw_in_place(Context& context, std::span<const AdamWBuffers> buffers, const AdamWOptions& options) {
+  const Update update(options);
+  const auto blocks = blocks_of_arrays(buffers.size(), [&](size_t i) { return buffers[i].length; });
+  context.pool.run(blocks.size(), [&](size_t task, unsigned) {
+    const auto [array, begin, count] = blocks[task];
+    const AdamWBuffers& of = buffers[array];
+    update(of.parameter + begin, of.first + begin, of.second + begin, of.gradient + begin, count);
+  });
+}
+
+/// The same with moments that are decoded, updated in float32 and encoded anew, a scale's worth at a time.
+void coded_adamw_in_place(Context& context, std::span<const CodedAdamWBuffers> buffers,
+                          const AdamWOptions& options) {
+  static_assert(element_block % moments_per_scale == 0);
+  const Update update(options);
+  const auto blocks = blocks_of_arrays(buffers.size(), [&](size_t i) { return buffers[i].length; });
+  context.pool.run(blocks.size(), [&](size_t task, unsigned) {
+    const auto [array, begin, count] = blocks[task];
+    const CodedAdamWBuffers& of = buffers[array];
+    for (size_t at = begin; at < begin + count; at += moments_per_scale) {
+      const size_t n = begin + count - at < moments_per_scale ? begin + count - at : moments_per_scale;
+      const size_t scale = at / moments_per_scale;
+      alignas(64) float first[moments_per_scale], second[moments_per_scale];
+      decode_first(first, of.first + at, n, of.first_scales[scale]);
+      decode_second(second, of.second + at, n, of.second_scales[scale]);
+      update(of.parameter + at, first, second, of.gradient + at, n);
+      of.first_scales[scale] = encode_first(of.first + at, first, n);
+      of.second_scales[scale] = encode_second(of.second + at, second, n);
     }
   });
 }

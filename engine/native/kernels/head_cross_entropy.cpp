@@ -15,9 +15,9 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Columns of a block of the vocabulary: with 192 rows its logits, its packed rows of the head and the packed rows
-/// of x fit the second-level cache together. A multiple of every kernel's panel.
-constexpr size_t block_columns = 192;
+/// Columns and rows of logits at a time: they, the packed rows of the head and those of x fit the second-level
+/// cache together. Columns are a multiple of every kernel's panel; rows of x are packed again for each block of them.
+constexpr size_t block_columns = 384, piece_rows = 128;
 /// Rows of the head that are packed at a time for dx.
 constexpr size_t slab_rows = 4096;
 /// Exponentials kept of a chunk. More rows at a time read and write dhead less often.
@@ -98,11 +98,11 @@ struct Chunk {
   void block(size_t index, unsigned worker) const {
     const size_t column = index * block_columns, columns = std::min(block_columns, shape.vocabulary - column);
     float* const logits = context.worker_memory(worker);
-    uint32_t* const words = reinterpret_cast<uint32_t*>(logits + block_rows * block_columns);
+    uint32_t* const words = reinterpret_cast<uint32_t*>(logits + piece_rows * block_columns);
     const RightPanels panels =
         pack_right_panels_here(kernel, words, {head + column * shape.dim, shape.dim, true}, shape.dim, columns);
-    for (size_t begin = 0; begin < rows; begin += block_rows) {
-      const size_t count = std::min(block_rows, rows - begin);
+    for (size_t begin = 0; begin < rows; begin += piece_rows) {
+      const size_t count = std::min(piece_rows, rows - begin);
       const Operand inputs{x + begin * shape.dim, shape.dim, false};
       product_of_panels_here(context, worker, {logits, block_columns, 1.0f, false}, inputs, panels, count, columns);
       for (size_t i = 0; i < count; i++) {
@@ -177,7 +177,7 @@ void in_chunks(Context& context, float* losses, float* dx, float* dhead, const f
                                             context.shared(Shared::first).words(rows_max * row_bytes / 4));
   float* const memory = context.shared(Shared::second).floats(statistics_floats(rows_max, blocks) + rows_max * dim);
   float* const scaled = memory + statistics_floats(rows_max, blocks);
-  context.reserve_worker_memory(block_rows * block_columns + right_panels_words(kernel, dim, block_columns));
+  context.reserve_worker_memory(piece_rows * block_columns + right_panels_words(kernel, dim, block_columns));
 
   for (size_t first = 0; first < shape.rows; first += rows_max) {
     const size_t rows = std::min(rows_max, shape.rows - first);

@@ -1,6 +1,8 @@
 // The kernels that are compiled once per instruction set, as one table for each. Touch only what the CPU
 // supports.
 #pragma once
+#include <span>
+
 #include "../layers/linear_pass.h"
 
 namespace relora {
@@ -32,6 +34,24 @@ struct AttentionPass {
   float epsilon = 0;
   Precision precision = Precision::float32;
   bool compact = false;
+};
+
+/// One parameter with what an update of AdamW needs of it. Codes: see moment_codes.h.
+struct AdamWBuffers {
+  size_t length;
+  float* parameter;
+  const float* gradient;
+  float *first, *second;
+};
+constexpr size_t moments_per_scale = 256;
+struct CodedAdamWBuffers {
+  size_t length;
+  float* parameter;
+  const float* gradient;
+  int8_t* first;
+  float* first_scales;
+  uint8_t* second;
+  float* second_scales;
 };
 
 struct AdamWOptions {
@@ -79,9 +99,9 @@ struct MergeResult {
                                const AttentionPass&);                                                        \
   void quantise_nf4(Context&, uint8_t* codes, float* scales, const float* w, size_t count);                  \
   void dequantise_nf4(Context&, uint16_t* w, const uint8_t* codes, const float* scales, size_t count);       \
-  void adamw_in_place(Context&, float* parameter, float* first, float* second, const float* gradient,        \
-                      size_t length, const AdamWOptions&);                                                   \
-  double sum_squares(Context&, const float* x, size_t length);                                               \
+  void adamw_in_place(Context&, std::span<const AdamWBuffers>, const AdamWOptions&);                         \
+  void coded_adamw_in_place(Context&, std::span<const CodedAdamWBuffers>, const AdamWOptions&);              \
+  double sum_squares(Context&, std::span<const std::span<const float>>);                                     \
   void add_in_place(Context&, float* accumulator, const float* x, size_t length);
 
 namespace portable {
@@ -115,6 +135,7 @@ struct Kernels {
   decltype(&portable::quantise_nf4) quantise_nf4;
   decltype(&portable::dequantise_nf4) dequantise_nf4;
   decltype(&portable::adamw_in_place) adamw_in_place;
+  decltype(&portable::coded_adamw_in_place) coded_adamw_in_place;
   decltype(&portable::sum_squares) sum_squares;
   decltype(&portable::add_in_place) add_in_place;
 };
@@ -134,5 +155,22 @@ extern const Kernels kernels;
 /// Elementwise kernels and reductions cut long arrays into blocks of this many elements, whatever the number
 /// of threads. A shorter array is not worth waking a thread for.
 constexpr size_t element_block = 32768;
+
+/// A block of one of several arrays.
+struct ArrayBlock {
+  size_t array, begin, count;
+};
+
+/// The blocks of arrays of these lengths, in order: one parallel section serves them all.
+inline std::vector<ArrayBlock> blocks_of_arrays(size_t arrays, const auto& length_of) {
+  std::vector<ArrayBlock> blocks;
+  for (size_t array = 0; array < arrays; array++) {
+    const size_t length = length_of(array);
+    for (size_t begin = 0; begin < length; begin += element_block) {
+      blocks.push_back({array, begin, length - begin < element_block ? length - begin : element_block});
+    }
+  }
+  return blocks;
+}
 
 }  // namespace relora

@@ -3,29 +3,41 @@
 
 namespace relora::RELORA_ISA {
 
-/// In float64: squares of each block in 32 interleaved sums, then the blocks in order.
-double sum_squares(Context& context, const float* x, size_t length) {
-  const size_t blocks = (length + element_block - 1) / element_block;
-  double* partial = context.shared(Shared::first).doubles(blocks);
-  context.pool.run(blocks, [&](size_t task, unsigned) {
-    constexpr size_t ways = 32;
-    const float* from = x + task * element_block;
-    const size_t rest = length - task * element_block;
-    const size_t count = rest < element_block ? rest : element_block;
-    double sums[ways] = {};
-    size_t i = 0;
-    for (; i + ways <= count; i += ways) {
-      for (size_t j = 0; j < ways; j++) {
-        sums[j] += static_cast<double>(from[i + j]) * static_cast<double>(from[i + j]);
-      }
+namespace {
+
+/// In float64, in 32 interleaved sums.
+double sum_squares_of(const float* x, size_t length) {
+  constexpr size_t ways = 32;
+  double sums[ways] = {};
+  size_t i = 0;
+  for (; i + ways <= length; i += ways) {
+    for (size_t j = 0; j < ways; j++) {
+      sums[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
     }
-    for (; i < count; i++) sums[i % ways] += static_cast<double>(from[i]) * static_cast<double>(from[i]);
-    double sum = 0;
-    for (const double part : sums) sum += part;
-    partial[task] = sum;
+  }
+  for (; i < length; i++) sums[i % ways] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  double sum = 0;
+  for (const double part : sums) sum += part;
+  return sum;
+}
+
+}  // namespace
+
+/// Of all arrays together: blocks by themselves, then the blocks of each array in order, then the arrays in order.
+double sum_squares(Context& context, std::span<const std::span<const float>> arrays) {
+  const auto blocks = blocks_of_arrays(arrays.size(), [&](size_t array) { return arrays[array].size(); });
+  double* partial = context.shared(Shared::first).doubles(blocks.size());
+  context.pool.run(blocks.size(), [&](size_t task, unsigned) {
+    const auto [array, begin, count] = blocks[task];
+    partial[task] = sum_squares_of(arrays[array].data() + begin, count);
   });
   double sum = 0;
-  for (size_t block = 0; block < blocks; block++) sum += partial[block];
+  for (size_t block = 0; block < blocks.size();) {
+    const size_t array = blocks[block].array;
+    double of_array = 0;
+    for (; block < blocks.size() && blocks[block].array == array; block++) of_array += partial[block];
+    sum += of_array;
+  }
   return sum;
 }
 

@@ -11,6 +11,7 @@ constinit const Kernels kernels = {
     mlp_half_forward,     mlp_half_backward,
     attention_half_state_bytes, attention_half_forward,
     attention_half_backward, quantise_nf4, dequantise_nf4, adamw_in_place,
+    coded_adamw_in_place,
     sum_squares,          add_in_place,
 };
 

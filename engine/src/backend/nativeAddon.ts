@@ -275,29 +275,31 @@ export interface NativeAddon {
     precision: ProductPrecision,
   ): void;
 
-  /** Sum of squares in float64, in an order that depends only on the length. */
-  sumSquares(x: Float32Array): number;
+  /** Sum of squares of all arrays in float64, in an order that depends only on their lengths. */
+  sumSquares(arrays: Float32Array[]): number;
 
   /**
-   * One AdamW update in place (Loshchilov & Hutter 2019, decoupled decay). g = gradientScale * gradient;
-   * correction1 = 1 - beta1^t, correction2 = 1 - beta2^t:
+   * One AdamW update in place (Loshchilov & Hutter 2019, decoupled decay) of each parameter with its moments and its
+   * gradient, in one pass. g = gradientScale * gradient; correction1 = 1 - beta1^t, correction2 = 1 - beta2^t:
    * p -= learningRate * (weightDecay * p + (m / correction1) / (sqrt(v / correction2) + epsilon)).
    */
   adamWInPlace(
-    parameter: Float32Array,
-    firstMoment: Float32Array,
-    secondMoment: Float32Array,
-    gradient: Float32Array,
-    options: {
-      learningRate: number;
-      beta1: number;
-      beta2: number;
-      epsilon: number;
-      weightDecay: number;
-      correction1: number;
-      correction2: number;
-      gradientScale: number;
-    },
+    parameters: Float32Array[],
+    firstMoments: Float32Array[],
+    secondMoments: Float32Array[],
+    gradients: Float32Array[],
+    options: AdamWOptions,
+  ): void;
+
+  /** The same with moments in eight bits (native/kernels/moment_codes.h) and a scale for every 256 of them. */
+  codedAdamWInPlace(
+    parameters: Float32Array[],
+    firstCodes: Int8Array[],
+    firstScales: Float32Array[],
+    secondCodes: Uint8Array[],
+    secondScales: Float32Array[],
+    gradients: Float32Array[],
+    options: AdamWOptions,
   ): void;
 
   /** accumulator += x, in place. */
@@ -319,6 +321,17 @@ export interface NativeAddon {
    * configured threads, for about `milliseconds`.
    */
   measurePeak(precision: BasePrecision, milliseconds: number): number;
+}
+
+export interface AdamWOptions {
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+  correction1: number;
+  correction2: number;
+  gradientScale: number;
 }
 
 /**

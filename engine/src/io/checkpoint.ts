@@ -4,7 +4,7 @@ import { copyFile, link, mkdir, open, readdir, rm, statfs } from 'node:fs/promis
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { isDeepStrictEqual } from 'node:util';
-import type { Tensor } from '@tensorflow/tfjs-core';
+import { util, type Tensor } from '@tensorflow/tfjs-core';
 import { engineVersion } from '../engineVersion.js';
 import type { Parameter, ParameterRole } from '../model/parameter.js';
 import { checkpointsFolder, type StoredFile, type TrainingRun } from '../training/trainingRun.js';
@@ -15,6 +15,7 @@ import {
   type CheckpointManifest,
 } from './checkpointManifest.js';
 import { digestFile, publish, syncFolder, writeNewFile, type FileDigest } from './durableFile.js';
+import { storedTypes } from './halfFloats.js';
 import { writeSafetensors, type TensorSource } from './safetensors.js';
 import { specHash } from './specHash.js';
 
@@ -63,7 +64,7 @@ export async function saveCheckpoint(
     const files: CheckpointManifest['files'] = {
       base: await storeFrozen(temporary, 'base', frozen.base, () => tensorsOf(run, ['base'])),
       shared: await storeTensors(temporary, 'shared', tensorsOf(run, ['shared'])),
-      moments: await storeTensors(temporary, 'moments', run.optimizer.state()),
+      moments: await storeSources(temporary, 'moments', [...run.optimizer.state()]),
     };
     if (run.model.adapterSettings !== null) {
       files.adapters = await storeTensors(
@@ -172,6 +173,14 @@ async function storeTensors(
     dtype: 'F32',
     read: async () => (await tensor.data()) as Float32Array,
   }));
+  return storeSources(folder, file, sources);
+}
+
+async function storeSources(
+  folder: string,
+  file: CheckpointFile,
+  sources: readonly TensorSource[],
+): Promise<FileDigest> {
   const fileName = `${file}.safetensors`;
   return { ...(await writeSafetensors(join(folder, fileName), sources)), fileName };
 }
@@ -219,12 +228,13 @@ function stored(folder: string, digest: FileDigest): StoredFile {
 }
 
 function bytesToWrite(run: TrainingRun): number {
-  let floats = 0;
+  let bytes = 0;
   for (const { role, variable } of run.model.parameters.values()) {
-    if (role !== 'base' || run.frozen.base === null) floats += variable.size;
+    if (role !== 'base' || run.frozen.base === null) bytes += 4 * variable.size;
   }
-  for (const { tensor } of run.optimizer.state()) floats += tensor.size;
-  return 4 * floats;
+  for (const { shape, dtype } of run.optimizer.state())
+    bytes += util.sizeFromShape([...shape]) * storedTypes[dtype];
+  return bytes;
 }
 
 async function checkSpace(folder: string, sizeBytes: number, reserveBytes: number): Promise<void> {

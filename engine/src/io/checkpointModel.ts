@@ -1,6 +1,6 @@
 import { plainPlan, type AdapterPlan } from '../model/adapterSet.js';
 import { Llama } from '../model/llama.js';
-import { assignValues } from '../training/adamW.js';
+import { assignValues, type MomentReader } from '../training/moments.js';
 import { CheckpointCorrupt } from './checkpointErrors.js';
 import {
   checkpointFilePath,
@@ -67,10 +67,10 @@ export async function loadModelFromCheckpoint(
 export async function withMoments<T>(
   path: string,
   manifest: CheckpointManifest,
-  use: (read: (name: string) => Promise<Float32Array | null>) => Promise<T>,
+  use: (read: MomentReader) => Promise<T>,
 ): Promise<T> {
   return withFile(path, manifest, 'moments', (file) =>
-    use(async (name) => (file.tensors.has(name) ? file.readFloat32(name) : null)),
+    use(async (name) => (file.tensors.has(name) ? file.read(name) : null)),
   );
 }
 

@@ -1,5 +1,5 @@
-/** Stored types of safetensors that we read and write. */
-export const storedTypes = { F32: 4, F16: 2, BF16: 2 } as const;
+/** Stored types of safetensors that we read and write, in bytes; the last two hold codes, not numbers. */
+export const storedTypes = { F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1 } as const;
 export type StoredType = keyof typeof storedTypes;
 
 const scratch = new DataView(new ArrayBuffer(4));

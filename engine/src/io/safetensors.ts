@@ -13,11 +13,15 @@ import {
 } from './halfFloats.js';
 import { headerBytesMax, parseHeader, SafetensorsInvalid, type StoredTensor } from './safetensorsHeader.js';
 
+export type StoredValues = Float32Array | Int8Array | Uint8Array;
+
 /** A safetensors file, open for reading one tensor at a time. */
 export interface SafetensorsFile {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** Values of a tensor, widened to float32. */
+  /** Values of a tensor, widened to float32. Codes are refused. */
   readFloat32(name: string): Promise<Float32Array>;
+  /** The same, but codes as they are. */
+  read(name: string): Promise<StoredValues>;
   close(): Promise<void>;
 }
 
@@ -44,15 +48,22 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     if (!isUtf8(header)) throw new SafetensorsInvalid(file, 'has a header that is not UTF-8');
     const dataStart = 8 + headerBytes;
     const tensors = parseHeader(header.toString('utf8'), size - dataStart, file);
+    const read = async (name: string): Promise<StoredValues> => {
+      const tensor = tensors.get(name);
+      if (tensor === undefined) throw new SafetensorsInvalid(file, `has no tensor ${name}`);
+      return valuesOf(
+        await readExactly(handle, dataStart + tensor.begin, tensor.end - tensor.begin, file),
+        tensor.dtype,
+      );
+    };
     return {
       tensors,
+      read,
       async readFloat32(name) {
-        const tensor = tensors.get(name);
-        if (tensor === undefined) throw new SafetensorsInvalid(file, `has no tensor ${name}`);
-        return widen(
-          await readExactly(handle, dataStart + tensor.begin, tensor.end - tensor.begin, file),
-          tensor.dtype,
-        );
+        const values = await read(name);
+        if (values instanceof Float32Array) return values;
+        const dtype = tensors.get(name)!.dtype;
+        throw new SafetensorsInvalid(file, `has ${name} in ${dtype}, floating point numbers were expected`);
       },
       close: async () => await handle.close(),
     };
@@ -67,7 +78,7 @@ export interface TensorSource {
   name: string;
   shape: readonly number[];
   dtype: StoredType;
-  read(): Promise<Float32Array> | Float32Array;
+  read(): Promise<StoredValues> | StoredValues;
 }
 
 export interface WrittenSafetensors {
@@ -133,7 +144,9 @@ function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
-function widen(bytes: Buffer, dtype: StoredType): Float32Array {
+function valuesOf(bytes: Buffer, dtype: StoredType): StoredValues {
+  if (dtype === 'I8') return new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (dtype === 'U8') return bytes;
   if (dtype === 'F32') return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
   const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
   const from = dtype === 'BF16' ? fromBfloat16 : fromFloat16;
@@ -144,12 +157,12 @@ function widen(bytes: Buffer, dtype: StoredType): Float32Array {
 }
 
 function narrow(
-  values: Float32Array,
+  values: StoredValues,
   dtype: StoredType,
   name: string,
   file: string,
 ): { bytes: Uint8Array; errorMax: number } {
-  if (dtype === 'F32')
+  if (dtype === 'F32' || dtype === 'I8' || dtype === 'U8')
     return { bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength), errorMax: 0 };
   const [to, from] = dtype === 'BF16' ? [toBfloat16, fromBfloat16] : [toFloat16, fromFloat16];
   const halves = new Uint16Array(values.length);

@@ -1,8 +1,13 @@
-import { tensor, tidy, variable, zerosLike, type Tensor, type Variable } from '@tensorflow/tfjs-core';
+import type { Tensor } from '@tensorflow/tfjs-core';
+import type { TensorSource } from '../io/safetensors.js';
 import type { Parameter, ParameterRole } from '../model/parameter.js';
-import { adamWInPlace } from '../ops/adamW.js';
+import { adamWInPlace, codedAdamWInPlace, type AdamWUpdate, type CodedAdamWUpdate } from '../ops/adamW.js';
 import type { MomentReset, OptimizerSettings } from '../plan/runSpec.js';
 import { countZeros, pruneAtRandom, pruneByMagnitude, zeroAll } from './momentReset.js';
+import { CodedMoments, Float32Moments, type MomentReader } from './moments.js';
+
+/** Smaller parameters, and gains, keep float32 moments: nothing is saved there, and they are sensitive. */
+const codedSizeMin = 4096;
 
 /**
  * AdamW (Loshchilov and Hutter 2019) with its state by the name of the parameter, so that parameters may come and go
@@ -10,7 +15,7 @@ import { countZeros, pruneAtRandom, pruneByMagnitude, zeroAll } from './momentRe
  * restart while embedding, norms and head go on.
  */
 export class AdamW {
-  private readonly moments = new Map<string, Moments>();
+  private readonly moments = new Map<string, { role: ParameterRole; moments: Moments }>();
   private readonly counts: Record<MomentGroup, number> = { shared: 0, base: 0, adapter: 0, scale: 0 };
 
   constructor(private readonly settings: OptimizerSettings) {}
@@ -23,14 +28,32 @@ export class AdamW {
     gradientScale = 1,
   ): void {
     const { beta1, beta2, epsilon, weightDecay } = this.settings;
-    for (const group of new Set(parameters.map(({ role }) => groupOf[role]))) this.counts[group]++;
-    for (const parameter of parameters) {
-      const gradient = gradients.get(parameter.name);
-      if (gradient === undefined) throw new Error(`No gradient for ${parameter.name}`);
-      const count = this.counts[groupOf[parameter.role]];
-      const { first, second } = this.momentsOf(parameter);
-      parameter.version++;
-      adamWInPlace(parameter.variable, first, second, gradient, {
+    for (const [group, members] of byGroup(parameters)) {
+      const count = ++this.counts[group];
+      const updates: AdamWUpdate[] = [];
+      const codedUpdates: CodedAdamWUpdate[] = [];
+      for (const parameter of members) {
+        const gradient = gradients.get(parameter.name);
+        if (gradient === undefined) throw new Error(`No gradient for ${parameter.name}`);
+        const moments = this.momentsOf(parameter);
+        parameter.version++;
+        if (moments instanceof Float32Moments) {
+          updates.push({
+            parameter: parameter.variable,
+            gradient,
+            first: moments.first,
+            second: moments.second,
+          });
+        } else {
+          codedUpdates.push({
+            parameter: parameter.variable,
+            gradient,
+            first: moments.first,
+            second: moments.second,
+          });
+        }
+      }
+      const options = {
         learningRate,
         beta1,
         beta2,
@@ -39,7 +62,9 @@ export class AdamW {
         correction1: 1 - beta1 ** count,
         correction2: 1 - beta2 ** count,
         gradientScale,
-      });
+      };
+      adamWInPlace(updates, options);
+      codedAdamWInPlace(codedUpdates, options);
     }
   }
 
@@ -51,19 +76,15 @@ export class AdamW {
   forgetAdapters(mode: MomentReset, ratio: number, uniform: () => number): number {
     let zeros = 0;
     let total = 0;
-    for (const { role, first, second } of this.moments.values()) {
+    for (const { role, moments } of this.moments.values()) {
       if (groupOf[role] !== 'adapter') continue;
-      const values = {
-        first: first.dataSync<'float32'>().slice(),
-        second: second.dataSync<'float32'>().slice(),
-      };
+      const values = moments.values();
       if (mode === 'zero') zeroAll(values);
       else if (mode === 'random') pruneAtRandom(values, ratio, uniform);
       else pruneByMagnitude(values, ratio);
       zeros += countZeros(values.first) + countZeros(values.second);
       total += values.first.length + values.second.length;
-      assignValues(first, values.first);
-      assignValues(second, values.second);
+      moments.forget(values);
     }
     if (mode === 'zero') this.counts.adapter = 0;
     return total === 0 ? 1 : zeros / total;
@@ -71,10 +92,9 @@ export class AdamW {
 
   /** Frees the moments of the base, which is frozen from now on. */
   dropBase(): void {
-    for (const [name, { role, first, second }] of this.moments) {
+    for (const [name, { role, moments }] of this.moments) {
       if (groupOf[role] !== 'base') continue;
-      first.dispose();
-      second.dispose();
+      moments.dispose();
       this.moments.delete(name);
     }
     this.counts.base = 0;
@@ -85,46 +105,35 @@ export class AdamW {
     return { ...this.counts };
   }
 
-  /** Every moment under a name of its own, `<parameter>.first_moment` and `<parameter>.second_moment`. */
-  *state(): Generator<{ name: string; tensor: Tensor }> {
-    for (const [name, { first, second }] of this.moments) {
-      yield { name: `${name}.first_moment`, tensor: first };
-      yield { name: `${name}.second_moment`, tensor: second };
-    }
+  /** Every moment as it is stored: `<parameter>.first_moment` and `<parameter>.second_moment`, codes with `_scales` beside them. */
+  *state(): Generator<TensorSource> {
+    for (const [name, { moments }] of this.moments) yield* moments.stored(name);
   }
 
   /** Takes over what `state` and `stepCounts` gave. `read` returns null where a parameter had no moments yet. */
   async restore(
     parameters: Iterable<Parameter>,
     stepCounts: Readonly<Record<MomentGroup, number>>,
-    read: (name: string) => Promise<Float32Array | null>,
+    read: MomentReader,
   ): Promise<void> {
     Object.assign(this.counts, stepCounts);
     for (const parameter of parameters) {
-      const first = await read(`${parameter.name}.first_moment`);
-      const second = await read(`${parameter.name}.second_moment`);
-      if (first === null || second === null) continue;
-      const moments = this.momentsOf(parameter);
-      assignValues(moments.first, first);
-      assignValues(moments.second, second);
+      if ((await read(`${parameter.name}.first_moment`)) === null) continue;
+      await this.momentsOf(parameter).restore(parameter.name, read);
     }
   }
 
   dispose(): void {
-    for (const { first, second } of this.moments.values()) {
-      first.dispose();
-      second.dispose();
-    }
+    for (const { moments } of this.moments.values()) moments.dispose();
     this.moments.clear();
   }
 
-  private momentsOf(parameter: Parameter): Moments {
-    let moments = this.moments.get(parameter.name);
-    if (moments === undefined) {
-      const zeros = () => tidy(() => variable(zerosLike(parameter.variable), false));
-      moments = { role: parameter.role, first: zeros(), second: zeros() };
-      this.moments.set(parameter.name, moments);
-    }
+  private momentsOf({ name, role, variable }: Parameter): Moments {
+    const known = this.moments.get(name);
+    if (known !== undefined) return known.moments;
+    const coded = this.settings.momentType === 'int8' && variable.rank > 1 && variable.size >= codedSizeMin;
+    const moments = coded ? new CodedMoments(variable) : new Float32Moments(variable);
+    this.moments.set(name, { role, moments });
     return moments;
   }
 }
@@ -132,11 +141,7 @@ export class AdamW {
 /** `base` exists in full-rank phases only, `adapter` is A and B, `scale` the trainable scales. */
 export type MomentGroup = 'shared' | 'base' | 'adapter' | 'scale';
 
-interface Moments {
-  role: ParameterRole;
-  first: Variable;
-  second: Variable;
-}
+type Moments = Float32Moments | CodedMoments;
 
 const groupOf: Record<ParameterRole, MomentGroup> = {
   shared: 'shared',
@@ -146,7 +151,13 @@ const groupOf: Record<ParameterRole, MomentGroup> = {
   adapterScale: 'scale',
 };
 
-/** Overwrites a variable, whatever its shape. */
-export function assignValues(target: Variable, values: Float32Array): void {
-  tidy(() => target.assign(tensor(values, target.shape)));
+function byGroup(parameters: readonly Parameter[]): Map<MomentGroup, Parameter[]> {
+  const groups = new Map<MomentGroup, Parameter[]>();
+  for (const parameter of parameters) {
+    const group = groupOf[parameter.role];
+    const members = groups.get(group);
+    if (members === undefined) groups.set(group, [parameter]);
+    else members.push(parameter);
+  }
+  return groups;
 }

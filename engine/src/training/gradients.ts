@@ -70,9 +70,7 @@ export async function accumulateGradients(
 
 /** Euclidean norm over all gradients, summed in float64 in the order of the map. */
 export function globalNorm(gradients: ReadonlyMap<string, Tensor>): number {
-  let sum = 0;
-  for (const gradient of gradients.values()) sum += sumSquares(gradient);
-  return Math.sqrt(sum);
+  return Math.sqrt(sumSquares([...gradients.values()]));
 }
 
 /** Factor that brings a norm down to the largest one allowed; 1 below it. */
