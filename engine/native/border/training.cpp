@@ -72,8 +72,8 @@ napi_value coded_adamw_in_place(const Call& call) {
   in.outputs_stand_alone();
   std::vector<CodedAdamWBuffers> buffers;
   for (size_t i = 0; i < parameters.size(); i++) {
-    buffers.push_back({parameters[i].length, parameters[i], gradients[i], first[i], first_scales[i], second[i],
-                       second_scales[i]});
+    buffers.push_back({parameters[i].length, parameters[i], gradients[i], first[i], first_scales[i],
+                       second[i], second_scales[i]});
   }
   call.context().kernels.coded_adamw_in_place(call.context(), buffers, options);
   return undefined();

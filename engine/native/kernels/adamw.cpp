@@ -1,4 +1,5 @@
-// AdamW (Loshchilov & Hutter 2019): one pass over parameters, moments and gradients, with moments in float32 or coded.
+// AdamW (Loshchilov & Hutter 2019): one pass over parameters, moments and gradients, with moments in float32
+// or coded.
 #include <cmath>
 #include <cstdlib>
 

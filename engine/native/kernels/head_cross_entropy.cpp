@@ -1,8 +1,8 @@
-// The language model's head and its loss in one. [rows, vocabulary] never exists: of a chunk of rows, logits are
-// made a block of the vocabulary at a time, in the second-level cache, and only their exponentials are kept, as the
-// two products behind them read them. Every exponential of a row stands for e^(logit - reference), so the gradient
-// of the logits, scale (p - onehot), is the kept row but for one factor and its target: the factor goes into the
-// rows of x and dx instead, and the logits are passed over once.
+// The language model's head and its loss in one. [rows, vocabulary] never exists: of a chunk of rows, logits
+// are made a block of the vocabulary at a time, in the second-level cache, and only their exponentials are
+// kept, as the two products behind them read them. Every exponential of a row stands for e^(logit -
+// reference), so the gradient of the logits, scale (p - onehot), is the kept row but for one factor and its
+// target: the factor goes into the rows of x and dx instead, and the logits are passed over once.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -15,8 +15,9 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Columns and rows of logits at a time: they, the packed rows of the head and those of x fit the second-level
-/// cache together. Columns are a multiple of every kernel's panel; rows of x are packed again for each block of them.
+/// Columns and rows of logits at a time: they, the packed rows of the head and those of x fit the
+/// second-level cache together. Columns are a multiple of every kernel's panel; rows of x are packed again
+/// for each block of them.
 constexpr size_t block_columns = 384, piece_rows = 128;
 /// Rows of the head that are packed at a time for dx.
 constexpr size_t slab_rows = 4096;
@@ -41,7 +42,9 @@ Vec load_element(const uint16_t* p, size_t count) { return load(p, count); }
 
 float dot(const float* a, const float* b, size_t n) {
   Vec sum = {};
-  for_vectors(n, [&](size_t i, size_t count) { sum = multiply_add(load(a + i, count), load(b + i, count), sum); });
+  for_vectors(n, [&](size_t i, size_t count) {
+    sum = multiply_add(load(a + i, count), load(b + i, count), sum);
+  });
   return sum_lanes(sum);
 }
 
@@ -100,11 +103,13 @@ struct Chunk {
     float* const logits = context.worker_memory(worker);
     uint32_t* const words = reinterpret_cast<uint32_t*>(logits + piece_rows * block_columns);
     const RightPanels panels =
-        pack_right_panels_here(kernel, words, {head + column * shape.dim, shape.dim, true}, shape.dim, columns);
+        pack_right_panels_here(kernel, words, {head + column * shape.dim, shape.dim, true}, shape.dim,
+                               columns);
     for (size_t begin = 0; begin < rows; begin += piece_rows) {
       const size_t count = std::min(piece_rows, rows - begin);
       const Operand inputs{x + begin * shape.dim, shape.dim, false};
-      product_of_panels_here(context, worker, {logits, block_columns, 1.0f, false}, inputs, panels, count, columns);
+      product_of_panels_here(context, worker, {logits, block_columns, 1.0f, false}, inputs, panels, count,
+                             columns);
       for (size_t i = 0; i < count; i++) {
         const size_t row = begin + i, target = static_cast<size_t>(targets[row]);
         const float* from = logits + i * block_columns;
@@ -118,8 +123,8 @@ struct Chunk {
     }
   }
 
-  /// The loss of a row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits come out as a NaN or
-  /// infinite loss. Makes the kept row the gradient of its logits but for `factor`.
+  /// The loss of a row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits come out as a NaN
+  /// or infinite loss. Makes the kept row the gradient of its logits but for `factor`.
   float finish(size_t row) const {
     Element* const to = kept == nullptr ? nullptr : kept + row * stride;
     if (targets[row] < 0) {
@@ -148,7 +153,8 @@ struct Chunk {
   }
 
   void rescale(Element* to, size_t block, float shift) const {
-    for_vectors(std::min(block_columns, shape.vocabulary - block * block_columns), [&](size_t i, size_t count) {
+    const size_t columns = std::min(block_columns, shape.vocabulary - block * block_columns);
+    for_vectors(columns, [&](size_t i, size_t count) {
       store_element(to + i, load_element(to + i, count) * shift, count);
     });
   }
@@ -175,8 +181,9 @@ void in_chunks(Context& context, float* losses, float* dx, float* dhead, const f
   Element* const kept = dx == nullptr ? nullptr
                                       : reinterpret_cast<Element*>(
                                             context.shared(Shared::first).words(rows_max * row_bytes / 4));
-  float* const memory = context.shared(Shared::second).floats(statistics_floats(rows_max, blocks) + rows_max * dim);
-  float* const scaled = memory + statistics_floats(rows_max, blocks);
+  const size_t statistics = statistics_floats(rows_max, blocks);
+  float* const memory = context.shared(Shared::second).floats(statistics + rows_max * dim);
+  float* const scaled = memory + statistics;
   context.reserve_worker_memory(piece_rows * block_columns + right_panels_words(kernel, dim, block_columns));
 
   for (size_t first = 0; first < shape.rows; first += rows_max) {
@@ -203,8 +210,8 @@ void in_chunks(Context& context, float* losses, float* dx, float* dhead, const f
       scale_row(to + row * dim, to + row * dim, dim, chunk.of.factor[row]);
     });
     if (dhead != nullptr) {
-      product(context, kernel, {dhead, dim, 1.0f, first > 0}, {kept, stride, true}, {scaled, dim, false}, vocabulary,
-              dim, rows);
+      product(context, kernel, {dhead, dim, 1.0f, first > 0}, {kept, stride, true}, {scaled, dim, false},
+              vocabulary, dim, rows);
     }
   }
 }

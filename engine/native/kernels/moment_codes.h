@@ -1,9 +1,9 @@
-// Moments in eight bits, in blocks of 256 with one scale each: the largest magnitude of the block. Magnitudes have the
-// dynamic code of 8-bit Adam (Dettmers et al. 2021): the decades below 1 are cut into 1, 2, 4, ... equal cells, smaller
-// ones more coarsely, and a code stands for the middle of its cell. Code 0 is zero, exactly. Second moments have 255
-// cells in eight decades, first ones 127 in seven, and a sign. Differs from bitsandbytes: middles are stretched so
-// that the last one is 1, for both signs. The largest entry of a block is exact so; rounded by half a cell at every
-// update, a second moment would settle at a third of its value.
+// Moments in eight bits, in blocks of 256 with one scale each: the largest magnitude of the block. Magnitudes
+// have the dynamic code of 8-bit Adam (Dettmers et al. 2021): the decades below 1 are cut into 1, 2, 4, ...
+// equal cells, smaller ones more coarsely, and a code stands for the middle of its cell. Code 0 is zero,
+// exactly. Second moments have 255 cells in eight decades, first ones 127 in seven, and a sign. Differs from
+// bitsandbytes: middles are stretched so that the last one is 1, for both signs. The largest entry of a block
+// is exact so; rounded by half a cell at every update, a second moment would settle at a third of its value.
 #pragma once
 #include <array>
 
