@@ -1,14 +1,19 @@
+import { tmpdir } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { Llama } from '../../engine/dist/index.js';
-import { targetModules } from '../../engine/dist/plan/index.js';
+import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
+import { chooseGraphs, targetModules } from '../../engine/dist/plan/index.js';
 import { AdamW } from '../../engine/dist/training/adamW.js';
 import { accumulateGradients, clipScale, globalNorm } from '../../engine/dist/training/gradients.js';
 import { peakResidentBytes } from './processMemory.mjs';
 
-const optimizerSettings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+const optimizerSettings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, momentType: 'float32' };
 const gradientNormMax = 1;
 
-/** Our side of a comparison: the same model, step and request names as the Trainer of pytorch.py. Rank 0 trains full-rank. */
+/**
+ * Our side of a comparison: the same model, step and request names as the Trainer of pytorch.py. Rank 0 trains full-rank.
+ * Layers are computed by the graphs that the planner chooses for a job of this shape, or by `graph`.
+ */
 export class Trainer {
   #model;
   #optimizer = new AdamW(optimizerSettings);
@@ -16,8 +21,11 @@ export class Trainer {
   #stepCount = 0;
   #restartCount = 0;
 
-  constructor({ config, rank, alpha, batch, time, learningRate = 1e-4, seed = 0 }) {
-    this.#settings = { config, batch, time, learningRate, seed };
+  constructor(
+    { config, rank, alpha, batch, time, microBatch = batch, graph = 'auto', learningRate = 1e-4, seed = 0 },
+    backend,
+  ) {
+    this.#settings = { config, batch, time, microBatch, graph, learningRate, seed, backend };
     this.#model = Llama.create(config, seed);
     if (rank > 0) this.attach({ rank, alpha });
   }
@@ -29,16 +37,30 @@ export class Trainer {
   /** Ends a warm start: the linear layers are frozen and get adapters. */
   attach({ rank, alpha }) {
     const adapter = { rank, alpha, dropout: 0, targetModules: [...targetModules], trainableScale: false };
-    this.#model.attachAdapters(adapter, this.#settings.seed, this.#restartCount);
+    const { config, batch, time, microBatch, graph, seed, backend } = this.#settings;
+    const spec = {
+      model: config,
+      adapter: { ...adapter, graph },
+      batch: { sequenceCount: batch, sequenceLength: time, microBatchSequenceCount: microBatch },
+      precision:
+        backend.basePrecision === backend.precision ? backend.precision : `${backend.basePrecision}Base`,
+    };
+    const plan = adapterPlan(chooseGraphs(spec, backend), tmpdir());
+    this.#model.attachAdapters(adapter, seed, this.#restartCount, plan);
     this.#optimizer.dropBase();
     return {};
   }
 
   /** Forward, backward, clipping, AdamW. Tokens that nobody gave are made up before the clock starts. */
   async step({ inputs, targets, learningRate = this.#settings.learningRate }) {
-    const { batch, time, seed } = this.#settings;
+    const { microBatch, time, seed } = this.#settings;
     const tokens = inputs === undefined ? this.#madeUpTokens() : typedTokens({ inputs, targets });
-    const shape = { step: this.#stepCount++, sequenceLength: time, microBatchSequenceCount: batch, seed };
+    const shape = {
+      step: this.#stepCount++,
+      sequenceLength: time,
+      microBatchSequenceCount: microBatch,
+      seed,
+    };
     const start = performance.now();
     const { loss, gradients } = await accumulateGradients(
       this.#model,

@@ -73,8 +73,10 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   const hasBfloat16 = instructionSet === 'amx' || instructionSet === 'avx512bf16';
   const automatic: ProductPrecision = hasBfloat16 ? 'bfloat16' : 'float32';
   const { precision: wanted } = options;
-  const precision = wanted === 'float32' || wanted === 'bfloat16' ? wanted : automatic;
-  const basePrecision = keptAs[wanted] ?? precision;
+  const kept = keptAs[wanted];
+  if (kept === undefined) throw new Error(`The native backend has no precision ${String(wanted)}`);
+  const precision = kept === 'float32' || kept === 'bfloat16' ? kept : automatic;
+  const basePrecision = kept === 'auto' ? precision : kept;
 
   registerNativeKernels();
   // A backend of an earlier call may have other settings. Its tensors move over when they are next used.
@@ -93,8 +95,14 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   };
 }
 
-/** What is trained beside a quantized base is computed as with `auto`. */
-const keptAs: Partial<Record<Precision, BasePrecision>> = { int8Base: 'int8', nf4Base: 'nf4' };
+/** How a frozen base is kept. What is trained beside a quantized one is computed as with `auto`. */
+const keptAs: Record<Precision, BasePrecision | 'auto'> = {
+  auto: 'auto',
+  float32: 'float32',
+  bfloat16: 'bfloat16',
+  int8Base: 'int8',
+  nf4Base: 'nf4',
+};
 
 async function useBackend(name: string): Promise<void> {
   if (!(await tf.setBackend(name))) throw new Error(`The backend ${name} could not be started`);
