@@ -155,9 +155,12 @@ const properties: Record<string, (draw: Draw) => void> = {
   },
 
   sumSquares(draw) {
-    const x = draw.floats(draw.size('length', 100_000, [32767, 32768, 32769, 65537]), 1e3);
-    const expected = x.reduce((sum, value) => sum + value * value, 0);
-    draw.agree('the sum', [addon.sumSquares(x)], [expected], () => x.length * 2 ** -53 * expected);
+    const arrays = Array.from({ length: draw.say('arrays', 1 + draw.below(4)) }, () =>
+      draw.floats(draw.size('length', 50_000, [32767, 32768, 32769]), 1e3),
+    );
+    const all = arrays.flatMap((array) => Array.from(array));
+    const expected = all.reduce((sum, value) => sum + value * value, 0);
+    draw.agree('the sum', [addon.sumSquares(arrays)], [expected], () => all.length * 2 ** -53 * expected);
   },
 
   adamWInPlace(draw) {
@@ -179,7 +182,7 @@ const properties: Record<string, (draw: Draw) => void> = {
     const second0 = draw.floats(length).map(Math.abs);
     const parameter = draw.inPlace('parameter', parameter0!);
     const [first, second] = [draw.inPlace('firstMoment', first0!), draw.inPlace('secondMoment', second0)];
-    addon.adamWInPlace(parameter, first, second, gradient!, options);
+    addon.adamWInPlace([parameter], [first], [second], [gradient!], options);
     const { learningRate, weightDecay, correction1, correction2 } = options;
     const update = Array.from(gradient!, (value, i) => {
       const g = options.gradientScale * value;
