@@ -88,16 +88,28 @@ export class NativeBackend extends MathBackendCPU {
     entry.recycled = false;
   }
 
-  /** Moves a tensor's values to memory that the system may keep on disk alone; changes to it must be made in place. */
+  /**
+   * Moves a tensor's values to memory that the system may keep on disk alone; changes to it must be made in place. Where
+   * the folder has no room for them they stay where they are: it is a matter of memory alone.
+   */
   mapToDisk(tensor: TensorInfo, folder: string): void {
     const entry = this.data.get(tensor.dataId) as TensorData;
     const values = this.array(tensor);
-    const mapped = this.addon.mapFloats(folder, values.length);
+    const mapped = this.mapOrNull(folder, values.length);
+    if (mapped === null) return;
     mapped.set(values);
     this.addon.releasePages(mapped);
     entry.values = mapped;
     entry.recycled = false;
     entry.mapped = true;
+  }
+
+  private mapOrNull(folder: string, length: number): Float32Array | null {
+    try {
+      return this.addon.mapFloats(folder, length);
+    } catch {
+      return null;
+    }
   }
 
   /** Lets go of a mapped tensor's memory until it is used again. Nothing for other tensors. */
