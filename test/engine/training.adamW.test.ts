@@ -190,6 +190,31 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (device) => {
       expect(norm(difference) / norm(ways[0]!)).toBeLessThan(0.05);
     });
 
+    it('takes over the values of moments of the other type, both ways', async () => {
+      const parameters = [parameter('w', 'shared', [64, 80])];
+      const kept = async (settings: OptimizerSettings, from: AdamW) => {
+        const saved = stored(from);
+        const optimizer = new AdamW(settings);
+        await optimizer.restore(parameters, from.stepCounts, async (name) => saved.get(name)?.values ?? null);
+        return optimizer;
+      };
+      const original = new AdamW(settings);
+      for (let t = 0; t < 3; t++) step(original, parameters, t);
+      const inCodes = await kept(coded, original);
+      const back = await kept(settings, inCodes);
+      const again = await kept(coded, back);
+      for (const moment of ['w.first_moment', 'w.second_moment']) {
+        const [before, after] = [original, back].map((each) => [...stored(each).get(moment)!.values]);
+        const largest = Math.max(...before!.map(Math.abs));
+        // Half a cell of the last decade at most, of what is large in its block.
+        before!.forEach((value, i) => expect(Math.abs(after![i]! - value)).toBeLessThan(0.01 * largest));
+        // A value that came from a code goes back to it.
+        expect(stored(again).get(moment)).toEqual(stored(inCodes).get(moment));
+      }
+      for (const each of [original, inCodes, back, again]) each.dispose();
+      dispose(parameters.map(({ variable }) => variable));
+    });
+
     it.each(['zero', 'random', 'magnitude'] as const)(
       'a reset by %s leaves exact zeros and touches no other code and no scale',
       (mode) => {

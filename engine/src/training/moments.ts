@@ -1,6 +1,6 @@
 import { tensor, tidy, variable, zerosLike, type Variable } from '@tensorflow/tfjs-core';
 import type { StoredValues, TensorSource } from '../io/safetensors.js';
-import { decode, zeroSigned, zeroUnsigned, type CodedValues } from '../ops/momentCodes.js';
+import { decode, encode, zeroSigned, zeroUnsigned, type CodedValues } from '../ops/momentCodes.js';
 import type { EntryMoments } from './momentReset.js';
 
 /** Reads what a checkpoint has under a name; null where it has nothing. */
@@ -43,8 +43,10 @@ export class Float32Moments {
   }
 
   async restore(name: string, read: MomentReader): Promise<void> {
-    assignValues(this.first, (await read(`${name}.first_moment`)) as Float32Array);
-    assignValues(this.second, (await read(`${name}.second_moment`)) as Float32Array);
+    for (const moment of ['first', 'second'] as const) {
+      const kept = await readMoment(`${name}.${moment}_moment`, read);
+      assignValues(this[moment], kept instanceof Float32Array ? kept : decode(kept));
+    }
   }
 
   dispose(): void {
@@ -95,15 +97,28 @@ export class CodedMoments {
 
   async restore(name: string, read: MomentReader): Promise<void> {
     for (const moment of ['first', 'second'] as const) {
-      const { codes, scales } = this[moment];
-      codes.set((await read(`${name}.${moment}_moment`))!);
-      scales.set((await read(`${name}.${moment}_moment_scales`))!);
+      const kept = await readMoment(`${name}.${moment}_moment`, read);
+      if (kept instanceof Float32Array) {
+        encode(this[moment], kept);
+      } else {
+        this[moment].codes.set(kept.codes);
+        this[moment].scales.set(kept.scales);
+      }
     }
   }
 
   dispose(): void {
     // Plain arrays: the collector has them.
   }
+}
+
+/** As the checkpoint has it: a run that is begun again with another type of moments takes over their values. */
+async function readMoment(name: string, read: MomentReader): Promise<Float32Array | CodedValues> {
+  const codes = await read(name);
+  if (codes instanceof Float32Array) return codes;
+  const scales = await read(`${name}_scales`);
+  if (codes === null || !(scales instanceof Float32Array)) throw new Error(`${name} is not whole`);
+  return { codes, scales };
 }
 
 /** Overwrites a variable, whatever its shape. */
