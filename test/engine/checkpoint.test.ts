@@ -24,7 +24,16 @@ import {
 } from '@relora/engine';
 import { readStoredRunSpec } from '@relora/engine/plan';
 import { specHash } from '../../engine/src/io/specHash.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+import {
+  interrupted,
+  licenceDataset,
+  ofKind,
+  runLoop,
+  temporaryFolders,
+  tinySpec,
+  told,
+  weightsOf,
+} from './tinyRun.js';
 
 const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
@@ -44,24 +53,6 @@ async function begin(spec: RunSpec, options: Partial<BeginRunOptions> = {}) {
 /** Wide enough for moments in eight bits: its embedding, head and base layers have 4096 weights or more. */
 function wideSpec(changes: Parameters<typeof tinySpec>[0]): RunSpec {
   return tinySpec({ model: { hiddenSize: 64, intermediateSize: 96 }, adapter: { rank: 64 }, ...changes });
-}
-
-/** What a run tells of itself, without what a clock or the system says. */
-function told(events: TrainingEvent[]) {
-  return events
-    .filter(({ kind }) => kind !== 'checkpoint')
-    .map((event) => ({ ...event, seconds: 0, stepSeconds: 0, residentBytes: 0 }));
-}
-
-/** Saves after `stopAfter` steps, begins a new run from that checkpoint, and lets it end. */
-async function interrupted(spec: RunSpec, stopAfter: number) {
-  const first = await begin(spec);
-  const before = await runLoop(first, (event) => event.kind === 'step' && event.step === stopAfter - 1);
-  const { path } = await saveCheckpoint(first);
-  disposeRun(first);
-  const second = await begin(spec, { checkpointPath: path, runFolder: first.folder, attempt: 2 });
-  const events = [...before, ...(await runLoop(second))];
-  return { run: second, events };
 }
 
 describe('a resumed run repeats the uninterrupted one bit for bit', () => {
@@ -112,7 +103,7 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
       const weights = weightsOf(straight);
       disposeRun(straight);
       for (const step of stopAfter) {
-        const resumed = await interrupted(spec, step);
+        const resumed = await interrupted(begin, spec, step);
         expect(told(resumed.events)).toEqual(told(events));
         expect(weightsOf(resumed.run)).toEqual(weights);
         disposeRun(resumed.run);

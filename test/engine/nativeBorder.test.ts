@@ -1,7 +1,15 @@
 import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdirSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { loadNativeAddon, type PackedBase } from '../../engine/src/backend/nativeAddon.js';
+import {
+  loadNativeAddon,
+  type HalfLayer,
+  type HalfLayerWithGradients,
+  type PackedBase,
+} from '../../engine/src/backend/nativeAddon.js';
+import { temporaryFolders } from './tinyRun.js';
 
 const addon = loadNativeAddon();
 const f = (length: number) => new Float32Array(length);
@@ -18,6 +26,103 @@ const adamW = {
   gradientScale: 1,
 };
 const shared = f(12);
+const newFolder = temporaryFolders();
+const missingFolder = '/no/such/folder';
+
+/** A layer of a half that is right: frozen, with an adapter of rank 1. */
+const adapted = (base: PackedBase, inFeatures: number, outFeatures: number): HalfLayer => [
+  base,
+  f(0),
+  f(inFeatures),
+  f(outFeatures),
+  1,
+  1,
+  'separate',
+];
+const trained = (inFeatures: number, outFeatures: number): HalfLayer => [
+  null,
+  f(inFeatures * outFeatures),
+  f(0),
+  f(0),
+  1,
+  0,
+  'separate',
+];
+const withGradients = (layer: HalfLayer): HalfLayerWithGradients => [
+  f(layer[1].length),
+  f(layer[2].length),
+  f(layer[3].length),
+  ...layer,
+];
+/** The same with another value at some places. */
+function but<T extends unknown[]>(values: T, changes: Record<number, unknown>): T {
+  return Object.assign([...values], changes) as T;
+}
+
+const released = addon.packBase(f(6), 2, 3, 'float32');
+addon.releaseBase(released);
+const downBase = addon.packBase(f(6), 3, 2, 'float32');
+/** Hidden size 2 and intermediate size 3, two rows; `gate` is adapted, `up` trained whole. */
+const gate = adapted(base, 2, 3);
+const mlpLayers = { gate, up: trained(2, 3), down: adapted(downBase, 3, 2) };
+const mlpLength = addon.mlpHalfStateLength(2, 3, 1, 0, 1, false);
+type Changed = Record<string, unknown>;
+
+function mlpForward(changes: Changed = {}): void {
+  const given = { y: f(4), state: f(mlpLength), x: f(4), precision: 'float32', compact: false };
+  const { y, state, x, gate, up, down, precision, compact } = { ...given, ...mlpLayers, ...changes };
+  const call = addon.mlpHalfForward as (...args: unknown[]) => void;
+  call(y, state, x, f(2), 2, 2, 3, ...gate, ...up, ...down, 1e-5, precision, compact);
+}
+
+function mlpBackward(changes: Changed = {}): void {
+  const { gate, up, down } = mlpLayers;
+  const layers = { gate: withGradients(gate), up: withGradients(up), down: withGradients(down) };
+  const given = { dx: f(4), dgain: f(2), dy: f(4), state: f(mlpLength), ...layers };
+  const all = { ...given, ...changes };
+  addon.mlpHalfBackward(
+    ...([all.dx, all.dgain, all.dy, all.state, f(4), f(2)] as const),
+    ...([2, 2, 3] as const),
+    ...all.gate,
+    ...all.up,
+    ...all.down,
+    ...([1e-5, 'float32', false] as const),
+  );
+}
+
+/** Hidden size 2, two heads of 2 that read one key head, two positions of one sequence; all layers trained whole. */
+const attentionLayers = { q: trained(2, 4), k: trained(2, 2), v: trained(2, 2), o: trained(4, 2) };
+const attentionSizes = { batch: 1, time: 2, heads: 2, kvHeads: 1, headDim: 2 };
+const attentionLength = addon.attentionHalfStateLength(1, 2, 2, 1, 2, 0, 0, 0, 0, false);
+
+function attentionForward(changes: Changed = {}): void {
+  const given = { y: f(4), state: f(attentionLength), x: f(4), cos: f(2), sin: f(2) };
+  const all = { ...given, ...attentionSizes, ...attentionLayers, ...changes };
+  addon.attentionHalfForward(
+    ...([all.y, all.state, all.x, f(2), 2, 2, all.cos, all.sin] as const),
+    ...([all.batch, all.time, all.heads, all.kvHeads, all.headDim, 1] as const),
+    ...all.q,
+    ...all.k,
+    ...all.v,
+    ...all.o,
+    ...([1e-5, 'float32', false] as const),
+  );
+}
+
+function attentionBackward(changes: Changed = {}): void {
+  const { q, k, v, o } = attentionLayers;
+  const layers = { q: withGradients(q), k: withGradients(k), v: withGradients(v), o: withGradients(o) };
+  const given = { dx: f(4), dgain: f(2), dy: f(4), state: f(attentionLength), ...layers };
+  const all = { ...given, ...changes };
+  addon.attentionHalfBackward(
+    ...([all.dx, all.dgain, all.dy, all.state, f(4), f(2), 2, 2, f(2), f(2), 1, 2, 2, 1, 2, 1] as const),
+    ...all.q,
+    ...all.k,
+    ...all.v,
+    ...all.o,
+    ...([1e-5, 'float32', false] as const),
+  );
+}
 
 /** Each call has one mistake, and the message names function, argument, what was expected and what came. */
 const mistakes: [call: () => unknown, message: string][] = [
@@ -123,6 +228,163 @@ const mistakes: [call: () => unknown, message: string][] = [
     'attentionBackward: logSumExp must hold batch * heads * time = 2 elements, got 1',
   ],
   [
+    () => addon.repackBase(base, f(5)),
+    'repackBase: w must hold inFeatures * outFeatures = 6 elements, got 5',
+  ],
+  [() => addon.repackBase(released, f(6)), 'repackBase: base has been released'],
+  [
+    () => addon.packMerged(base, f(6), f(2), f(4), 1, 1),
+    'packMerged: b must hold rank * outFeatures = 3 elements, got 4',
+  ],
+  [
+    () => addon.packMerged(base, f(6), f(3), f(3), 1, 1),
+    'packMerged: a must hold inFeatures * rank = 2 elements, got 3',
+  ],
+  [
+    () => addon.packMerged(base, f(6), f(0), f(0), 1, 0),
+    'packMerged: rank must be an integer of at least 1, got 0',
+  ],
+  [
+    () => (addon.mlpHalfForward as (...args: unknown[]) => void)(f(1)),
+    'mlpHalfForward: expected 31 arguments, got 1',
+  ],
+  [() => mlpForward({ y: f(3) }), 'mlpHalfForward: y must hold rows * hidden = 4 elements, got 3'],
+  [() => mlpForward({ x: f(5) }), 'mlpHalfForward: x must hold rows * hidden = 4 elements, got 5'],
+  [
+    () => mlpForward({ state: f(mlpLength - 1) }),
+    `mlpHalfForward: state must hold at least floats of the state = ${mlpLength} elements, got ${mlpLength - 1}`,
+  ],
+  [() => mlpForward({ down: adapted(base, 3, 2) }), 'mlpHalfForward: base must be 3 x 2, got 2 x 3'],
+  [() => mlpForward({ gate: but(gate, { 0: released }) }), 'mlpHalfForward: base has been released'],
+  [
+    () => mlpForward({ gate: but(gate, { 0: f(6) }) }),
+    'mlpHalfForward: base must be a handle made by packBase, got Float32Array',
+  ],
+  [
+    () => mlpForward({ gate: but(gate, { 1: f(6) }) }),
+    'mlpHalfForward: weight must hold inFeatures * outFeatures of a trained weight = 0 elements, got 6',
+  ],
+  [
+    () => mlpForward({ up: but(mlpLayers.up, { 1: f(5) }) }),
+    'mlpHalfForward: weight must hold inFeatures * outFeatures of a trained weight = 6 elements, got 5',
+  ],
+  [
+    () => mlpForward({ up: but(mlpLayers.up, { 2: f(2), 3: f(3), 5: 1 }) }),
+    'mlpHalfForward: rank must be 0 where the weight is trained',
+  ],
+  [
+    () => mlpForward({ gate: but(gate, { 2: f(1) }) }),
+    'mlpHalfForward: a must hold inFeatures * rank = 2 elements, got 1',
+  ],
+  [
+    () => mlpForward({ gate: but(gate, { 3: f(2) }) }),
+    'mlpHalfForward: b must hold rank * outFeatures = 3 elements, got 2',
+  ],
+  [
+    () => mlpForward({ gate: but(gate, { 5: 0.5 }) }),
+    'mlpHalfForward: rank must be an integer of at least 0, got 0.5',
+  ],
+  [
+    () => mlpForward({ gate: but(gate, { 6: 'dense' }) }),
+    "mlpHalfForward: graph must be 'separate', 'merged' or 'weightGradient', got 'dense'",
+  ],
+  [
+    () => mlpForward({ gate: but(gate, { 6: 1 }) }),
+    "mlpHalfForward: graph must be 'separate', 'merged' or 'weightGradient', got number",
+  ],
+  [
+    () => mlpForward({ precision: 'int8' }),
+    "mlpHalfForward: precision must be 'float32' or 'bfloat16', got 'int8'",
+  ],
+  [() => mlpForward({ compact: 1 }), 'mlpHalfForward: compact must be a boolean, got number'],
+  [
+    () => mlpForward({ y: shared.subarray(0, 4), x: shared.subarray(3, 7) }),
+    'mlpHalfForward: y must not overlap x',
+  ],
+  [() => mlpBackward({ dx: f(5) }), 'mlpHalfBackward: dx must hold rows * hidden = 4 elements, got 5'],
+  [() => mlpBackward({ dgain: f(3) }), 'mlpHalfBackward: dgain must hold hidden = 2 elements, got 3'],
+  [() => mlpBackward({ dy: f(3) }), 'mlpHalfBackward: dy must hold rows * hidden = 4 elements, got 3'],
+  [
+    () => mlpBackward({ state: f(0) }),
+    `mlpHalfBackward: state must hold at least floats of the state = ${mlpLength} elements, got 0`,
+  ],
+  [() => mlpBackward({ state: null }), 'mlpHalfBackward: state must be a Float32Array, got null'],
+  [
+    () => mlpBackward({ gate: but(withGradients(gate), { 0: f(6) }) }),
+    'mlpHalfBackward: dweight must hold inFeatures * outFeatures of a trained weight = 0 elements, got 6',
+  ],
+  [
+    () => mlpBackward({ gate: but(withGradients(gate), { 1: f(3) }) }),
+    'mlpHalfBackward: da must hold inFeatures * rank = 2 elements, got 3',
+  ],
+  [
+    () => mlpBackward({ gate: but(withGradients(gate), { 2: f(2) }) }),
+    'mlpHalfBackward: db must hold rank * outFeatures = 3 elements, got 2',
+  ],
+  [
+    () =>
+      mlpBackward({ gate: but(withGradients(gate), { 1: shared.subarray(0, 2), 2: shared.subarray(1, 4) }) }),
+    'mlpHalfBackward: da must not overlap db',
+  ],
+  [
+    () => addon.mlpHalfStateLength(2, 3, -1, 0, 0, false),
+    'mlpHalfStateLength: rank must be an integer of at least 0, got -1',
+  ],
+  [
+    () => attentionForward({ time: 3 }),
+    'attentionHalfForward: x must hold batch * time * hidden = 6 elements, got 4',
+  ],
+  [
+    () => attentionForward({ cos: f(1) }),
+    'attentionHalfForward: cos must hold at least time * headDim / 2 = 2 elements, got 1',
+  ],
+  [
+    () => attentionForward({ sin: f(1) }),
+    'attentionHalfForward: sin must hold at least time * headDim / 2 = 2 elements, got 1',
+  ],
+  [
+    () => attentionForward({ kvHeads: 3 }),
+    'attentionHalfForward: heads must be a multiple of kvHeads, got 2 and 3',
+  ],
+  [() => attentionForward({ headDim: 3 }), 'attentionHalfForward: headDim must be even, got 3'],
+  [
+    () => attentionForward({ k: trained(2, 4) }),
+    'attentionHalfForward: weight must hold inFeatures * outFeatures of a trained weight = 4 elements, got 8',
+  ],
+  [() => attentionForward({ o: adapted(base, 2, 3) }), 'attentionHalfForward: base must be 4 x 2, got 2 x 3'],
+  [
+    () => attentionForward({ state: f(attentionLength - 1) }),
+    `attentionHalfForward: state must hold at least floats of the state = ${attentionLength} elements, got ${attentionLength - 1}`,
+  ],
+  [
+    () => attentionBackward({ dy: f(6) }),
+    'attentionHalfBackward: dy must hold rows * hidden = 4 elements, got 6',
+  ],
+  [
+    () => attentionBackward({ v: but(withGradients(attentionLayers.v), { 0: f(3) }) }),
+    'attentionHalfBackward: dweight must hold inFeatures * outFeatures of a trained weight = 4 elements, got 3',
+  ],
+  [
+    () => attentionBackward({ state: f(attentionLength - 1) }),
+    `attentionHalfBackward: state must hold at least floats of the state = ${attentionLength} elements, got ${attentionLength - 1}`,
+  ],
+  [
+    () => attentionBackward({ dx: shared.subarray(0, 4), dgain: shared.subarray(2, 4) }),
+    'attentionHalfBackward: dx must not overlap dgain',
+  ],
+  [
+    () => addon.attentionHalfStateLength(1, 0, 2, 1, 2, 0, 0, 0, 0, false),
+    'attentionHalfStateLength: time must be an integer of at least 1, got 0',
+  ],
+  [() => addon.mapFloats(1 as never, 4), 'mapFloats: folder must be a string, got number'],
+  [() => addon.mapFloats('.', 0), 'mapFloats: count must be an integer of at least 1, got 0'],
+  [
+    () => addon.mapFloats(missingFolder, 4),
+    `mapFloats: no file can be made in ${missingFolder}: No such file or directory`,
+  ],
+  [() => addon.releasePages([1] as never), 'releasePages: mapped must be a Float32Array, got object'],
+  [() => addon.releasePages(f(4096)), 'releasePages: only pages of mapped memory can be released'],
+  [
     () => addon.swigluForward(f(3), f(3), f(2)),
     'swigluForward: up must hold length of h = 3 elements, got 2',
   ],
@@ -227,6 +489,90 @@ describe('a wrong argument is refused before anything is computed', () => {
     const tried = new Set(mistakes.map(([, message]) => message.split(':')[0]));
     const untried = Object.keys(addon).filter((name) => !tried.has(name));
     expect(untried.sort()).toEqual(['allocations', 'describe', 'releaseBase']);
+  });
+});
+
+describe('the right arguments of a half', () => {
+  // What the mistakes above are mistakes in: without this they might all be refused for something else.
+  it.each([
+    ['mlpHalfForward', mlpForward],
+    ['mlpHalfBackward', mlpBackward],
+    ['attentionHalfForward', attentionForward],
+    ['attentionHalfBackward', attentionBackward],
+  ] as const)('are taken by %s', (_, call) => {
+    call();
+  });
+
+  it('leave the outputs as they were when one of them is wrong', () => {
+    const [y, state] = [f(4).fill(7), f(mlpLength).fill(7)];
+    expect(() => mlpForward({ y, state, compact: 'no' })).toThrow();
+    expect([...y, ...state].every((value) => value === 7)).toBe(true);
+  });
+
+  it('do not include a base that was packed for other kernels', () => {
+    const { instructionSets } = addon.describe();
+    const [first, last] = [instructionSets[0]!, instructionSets.at(-1)!];
+    if (first === last) return;
+    addon.configure({ instructionSet: last, threads: 1 });
+    const refusal = 'base was packed for another instruction set than the one configured now';
+    expect(() => mlpForward()).toThrow(`mlpHalfForward: ${refusal}`);
+    expect(() => mlpBackward()).toThrow(`mlpHalfBackward: ${refusal}`);
+    expect(() => addon.repackBase(base, f(6))).toThrow(`repackBase: ${refusal}`);
+    expect(() => addon.packMerged(base, f(6), f(2), f(3), 1, 1)).toThrow(`packMerged: ${refusal}`);
+    addon.configure({ instructionSet: first, threads: 1 });
+    mlpForward();
+  });
+});
+
+describe('mapped floats', () => {
+  // Several pages, and a part of one.
+  const count = 5 * 4096 + 7;
+  const ramp = Float32Array.from({ length: count }, (_, i) => i + 0.5);
+
+  it('are zeros at first, keep their values when their pages are released, and leave no name in the folder', () => {
+    const folder = newFolder();
+    const mapped = addon.mapFloats(folder, count);
+    expect(mapped).toHaveLength(count);
+    expect(mapped.every((value) => value === 0)).toBe(true);
+    mapped.set(ramp);
+    addon.releasePages(mapped);
+    expect(mapped).toEqual(ramp);
+    // A part that begins and ends within pages, then all once more.
+    addon.releasePages(mapped.subarray(1000, 9000));
+    addon.releasePages(mapped);
+    mapped[3] = -1;
+    addon.releasePages(mapped);
+    expect(mapped[3]).toBe(-1);
+    expect(mapped.subarray(4)).toEqual(ramp.subarray(4));
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  it('are the only ones whose pages are released: other memory is refused and loses nothing', () => {
+    const values = ramp.slice();
+    expect(() => addon.releasePages(values)).toThrow(
+      'releasePages: only pages of mapped memory can be released',
+    );
+    expect(() => addon.releasePages(f(0))).toThrow(
+      'releasePages: only pages of mapped memory can be released',
+    );
+    expect(values).toEqual(ramp);
+  });
+
+  it('are refused where the disk is full, with the folder named, and take nothing', (context) => {
+    const folder = join(newFolder(), 'small');
+    mkdirSync(folder);
+    const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', folder]);
+    if (status !== 0) return context.skip('A file system of a chosen size can be mounted by root alone');
+    try {
+      expect(() => addon.mapFloats(folder, 2 ** 15)).toThrow(
+        `mapFloats: no ${2 ** 17} bytes can be mapped in ${folder}: No space left on device`,
+      );
+      expect(readdirSync(folder)).toEqual([]);
+      addon.mapFloats(folder, 2 ** 13).fill(1);
+    } finally {
+      // What is still mapped keeps the file system busy until it is collected.
+      spawnSync('umount', ['--lazy', folder]);
+    }
   });
 });
 

@@ -1,5 +1,5 @@
 import { expect } from 'vitest';
-import type { ProductPrecision } from '../../engine/src/backend/nativeAddon.js';
+import type { BasePrecision, ProductPrecision } from '../../engine/src/backend/nativeAddon.js';
 import { excess, seededArray } from './nativeReference.js';
 
 // Ones, and one less, the same and one more than a vector, a register tile or a panel holds on some instruction set.
@@ -49,6 +49,10 @@ export class Draw {
     return this.say('precision', this.of(['float32', 'bfloat16'] as const));
   }
 
+  basePrecision(): BasePrecision {
+    return this.say('base', this.of(['float32', 'bfloat16', 'int8'] as const));
+  }
+
   floats(length: number, scale = 1): Float32Array {
     return this.between(seededArray(length, this.below(2 ** 20), scale)).array;
   }
@@ -89,6 +93,12 @@ export class Draw {
   ): void {
     const over = excess(actual, expected, tolerance);
     if (!(over <= 0)) throw new Error(`${name} is ${over} further off than allowed with ${this.toString()}`);
+  }
+
+  /** Bit for bit. */
+  same(name: string, actual: Float32Array, expected: Float32Array): void {
+    const bits = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength);
+    expect(bits(actual).equals(bits(expected)), `the bits of ${name}, with ${this.toString()}`).toBe(true);
   }
 
   /** What has been written, bit for bit; nothing beside it may have been. */

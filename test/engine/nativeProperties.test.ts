@@ -1,13 +1,18 @@
 import { afterAll, describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/backend/nativeAddon.js';
+import { loadNativeAddon, type PackedBase } from '../../engine/src/backend/nativeAddon.js';
 import { Draw } from './nativeDraw.js';
+import { halfProperties } from './nativeHalfProperties.js';
 import {
   attention,
+  epsilon,
+  halfEpsilon,
   headCrossEntropy,
   largest,
   matrix,
   multiply,
+  rmsNorm,
   roundToBfloat16,
+  transposed,
 } from './nativeReference.js';
 
 /**
@@ -20,9 +25,6 @@ console.log(`Shapes are drawn from seed ${firstSeed} on`);
 
 const addon = loadNativeAddon();
 const { instructionSets } = addon.describe();
-const epsilon = 2 ** -24;
-/** The largest relative error of rounding to bfloat16. */
-const halfEpsilon = 2 ** -9;
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
 
@@ -72,8 +74,33 @@ const properties: Record<string, (draw: Draw) => void> = {
     );
   },
 
-  rmsNormForward: rmsNorm,
-  rmsNormBackward: rmsNorm,
+  repackBase(draw) {
+    const [rows, columns] = [draw.size('inFeatures'), draw.size('outFeatures')];
+    const precision = draw.basePrecision();
+    const w = draw.floats(rows * columns);
+    // What a weight of NaN leaves behind would show.
+    const base = addon.packBase(new Float32Array(w.length).fill(NaN), rows, columns, precision);
+    addon.repackBase(base, w);
+    holdsWeight(draw, base, addon.packBase(w, rows, columns, precision), rows, columns);
+  },
+
+  packMerged(draw) {
+    const [rows, rank, columns] = [draw.size('inFeatures'), draw.size('rank', 40), draw.size('outFeatures')];
+    const scale = draw.say('scale', draw.of([0.25, 1, -8]));
+    const precision = draw.basePrecision();
+    const w = draw.floats(rows * columns);
+    const [a, b] = [draw.floats(rows * rank), draw.floats(rank * columns)];
+    const base = addon.packBase(new Float32Array(w.length).fill(NaN), rows, columns, precision);
+    addon.packMerged(base, w, a, b, scale, rank);
+    const merged = draw.output('merged', w.length);
+    addon.mergeAdapter(merged, w, a, b, scale, rows, rank, columns);
+    holdsWeight(draw, base, addon.packBase(merged, rows, columns, precision), rows, columns);
+  },
+
+  ...halfProperties(addon),
+
+  rmsNormForward: normalise,
+  rmsNormBackward: normalise,
 
   rotary(draw) {
     const [batch, time, heads] = [draw.size('batch', 3), draw.size('time', 40), draw.size('heads', 5)];
@@ -232,6 +259,23 @@ const properties: Record<string, (draw: Draw) => void> = {
 const norm = (entries: ArrayLike<number>) =>
   Array.from(entries).reduce((total, entry) => total + entry * entry, 0);
 
+/** Every weight of two bases alike, both ways, seen through a row for each of them. */
+function holdsWeight(draw: Draw, base: PackedBase, expected: PackedBase, rows: number, columns: number) {
+  const none = new Float32Array(0);
+  const unit = (size: number) =>
+    Float32Array.from({ length: size * size }, (_, i) => (i % (size + 1) ? 0 : 1));
+  const [found, wanted] = [base, expected].map((each) => {
+    const [w, turned] = [draw.output('x w', rows * columns), draw.output('dy wᵀ', rows * columns)];
+    addon.loraLinearForward(w, none, unit(rows), each, none, none, 1, rows, 0);
+    addon.loraLinearBackward(turned, none, none, unit(columns), none, none, each, none, none, 1, columns, 0);
+    return [w, turned] as const;
+  });
+  draw.same('x w', found![0], wanted![0]);
+  draw.same('dy wᵀ', found![1], wanted![1]);
+  expect(addon.packedBaseBytes(base)).toBe(addon.packedBaseBytes(expected));
+  [base, expected].forEach((each) => addon.releaseBase(each));
+}
+
 function loraLinear(draw: Draw): void {
   const [rows, inFeatures] = [draw.size('rows', 200, [191, 192, 193]), draw.size('inFeatures', 140)];
   const out = draw.size('outFeatures', Math.max(1, Math.min(140, Math.floor(3e5 / (rows * inFeatures)))));
@@ -255,13 +299,8 @@ function loraLinear(draw: Draw): void {
     matrix(b, rank, out),
   ];
   const DY = matrix(dy, rows, out);
-  const turned = (m: ReturnType<typeof matrix>) => ({
-    rows: m.columns,
-    columns: m.rows,
-    at: (i: number, j: number) => m.at(j, i),
-  });
   const XA = multiply(X, A);
-  const P = multiply(DY, turned(B)); // times scale
+  const P = multiply(DY, transposed(B)); // times scale
   const [xaM, pM] = [matrix(XA.value, rows, rank), matrix(P.value, rows, rank)];
   const rounding = precision === 'bfloat16' ? halfEpsilon : 0;
   const longest = rows + inFeatures + out + rank;
@@ -289,54 +328,33 @@ function loraLinear(draw: Draw): void {
     ],
     inFeatures * (1 + scale * rank),
   );
-  const ofDx = multiply(pM, turned(A)).value;
+  const ofDx = multiply(pM, transposed(A)).value;
   within(
     'dx',
     dx,
     [
-      { value: multiply(DY, turned(W)).value, factor: 1 },
+      { value: multiply(DY, transposed(W)).value, factor: 1 },
       { value: ofDx, factor: scale },
     ],
     out * (1 + scale * rank),
   );
-  within('da', da, [{ value: multiply(turned(X), pM).value, factor: scale }], scale * rows * out);
-  within('db', db, [{ value: multiply(turned(xaM), DY).value, factor: scale }], scale * rows * inFeatures);
+  within('da', da, [{ value: multiply(transposed(X), pM).value, factor: scale }], scale * rows * out);
+  within(
+    'db',
+    db,
+    [{ value: multiply(transposed(xaM), DY).value, factor: scale }],
+    scale * rows * inFeatures,
+  );
 }
 
-function rmsNorm(draw: Draw): void {
+function normalise(draw: Draw): void {
   const [rows, dim] = [draw.size('rows'), draw.size('dim', 300, [255, 256, 257])];
   const [x, gain, dy] = [draw.floats(rows * dim, 3), draw.floats(dim), draw.floats(rows * dim)];
   const [y, rstd] = [draw.output('y', x.length), draw.output('rstd', rows)];
   const [dx, dgain] = [draw.output('dx', x.length), draw.output('dgain', dim)];
   addon.rmsNormForward(y, rstd, x, gain, rows, dim, 1e-5);
   addon.rmsNormBackward(dx, dgain, dy, x, gain, rstd, rows, dim);
-  const expected = {
-    y: new Float64Array(x.length),
-    rstd: new Float64Array(rows),
-    dx: new Float64Array(x.length),
-    dxSize: new Float64Array(x.length),
-    dgain: new Float64Array(dim),
-    dgainSize: new Float64Array(dim),
-  };
-  for (let row = 0; row < rows; row++) {
-    const from = row * dim;
-    const r = 1 / Math.sqrt(norm(x.subarray(from, from + dim)) / dim + 1e-5);
-    expected.rstd[row] = r;
-    let [along, size] = [0, 0];
-    for (let i = 0; i < dim; i++) {
-      const term = (dy[from + i]! * gain[i]! * x[from + i]! * r * r) / dim;
-      along += term;
-      size += Math.abs(term);
-    }
-    for (let i = 0; i < dim; i++) {
-      const [value, upstream] = [x[from + i]!, dy[from + i]! * gain[i]!];
-      expected.y[from + i] = value * r * gain[i]!;
-      expected.dx[from + i] = r * (upstream - value * along);
-      expected.dxSize[from + i] = r * (Math.abs(upstream) + Math.abs(value) * size);
-      expected.dgain[i]! += dy[from + i]! * value * r;
-      expected.dgainSize[i]! += Math.abs(dy[from + i]! * value * r);
-    }
-  }
+  const expected = rmsNorm(x, gain, dy, rows, dim, 1e-5);
   const relative = (dim + 8) * epsilon;
   draw.agree('y', y, expected.y, (i) => relative * Math.abs(expected.y[i]!));
   draw.agree('rstd', rstd, expected.rstd, (i) => relative * expected.rstd[i]!);
@@ -427,13 +445,18 @@ describe.each(instructionSets)(
 
 it('every function with a numeric result is drawn for', () => {
   const others = [
+    'codedAdamWInPlace', // held to a float64 model in nativeKernels.test.ts
     'allocations',
+    'attentionHalfStateLength',
     'configure',
     'describe',
+    'mapFloats',
     'measurePeak',
+    'mlpHalfStateLength',
     'packBase',
     'packedBaseBytes',
     'releaseBase',
+    'releasePages',
   ];
   expect([...Object.keys(properties), ...others].sort()).toEqual(Object.keys(addon).sort());
 });

@@ -1,5 +1,10 @@
 /** Float64 references for the native kernels, written as the formulas read. */
 
+/** The largest relative error of rounding to float32. */
+export const epsilon = 2 ** -24;
+/** The same of bfloat16. */
+export const halfEpsilon = 2 ** -9;
+
 /** Numbers in [-1, 1), the same on every run. */
 export function seededArray(length: number, seed: number, scale = 1): Float32Array {
   let state = (seed * 2654435761 + 12345) >>> 0;
@@ -23,6 +28,10 @@ export interface Matrix {
 
 export function matrix(data: ArrayLike<number>, rows: number, columns: number, isTransposed = false): Matrix {
   return { rows, columns, at: (i, j) => data[isTransposed ? j * rows + i : i * columns + j]! };
+}
+
+export function transposed({ rows, columns, at }: Matrix): Matrix {
+  return { rows: columns, columns: rows, at: (i, j) => at(j, i) };
 }
 
 /** The product, and the sum of the absolute values of its terms: what rounding errors are proportional to. */
@@ -63,6 +72,41 @@ export function largest(values: ArrayLike<number>): number {
   return most;
 }
 
+/** y = x rstd gain, rstd = 1 / sqrt(mean(x²) + added), and its gradients; sizes are sums of the absolute values of terms. */
+export function rmsNorm(
+  x: ArrayLike<number>,
+  gain: ArrayLike<number>,
+  dy: ArrayLike<number>,
+  rows: number,
+  dim: number,
+  added: number,
+) {
+  const [y, dx, dxSize] = [0, 1, 2].map(() => new Float64Array(rows * dim)) as Float64Array[];
+  const [dgain, dgainSize] = [new Float64Array(dim), new Float64Array(dim)];
+  const rstd = new Float64Array(rows);
+  for (let from = 0; from < rows * dim; from += dim) {
+    let squares = 0;
+    for (let i = 0; i < dim; i++) squares += x[from + i]! ** 2;
+    const r = 1 / Math.sqrt(squares / dim + added);
+    rstd[from / dim] = r;
+    let [along, size] = [0, 0];
+    for (let i = 0; i < dim; i++) {
+      const term = (dy[from + i]! * gain[i]! * x[from + i]! * r * r) / dim;
+      along += term;
+      size += Math.abs(term);
+    }
+    for (let i = 0; i < dim; i++) {
+      const [value, upstream] = [x[from + i]!, dy[from + i]! * gain[i]!];
+      y![from + i] = value * r * gain[i]!;
+      dx![from + i] = r * (upstream - value * along);
+      dxSize![from + i] = r * (Math.abs(upstream) + Math.abs(value) * size);
+      dgain[i]! += dy[from + i]! * value * r;
+      dgainSize[i]! += Math.abs(dy[from + i]! * value * r);
+    }
+  }
+  return { y: y!, rstd, dx: dx!, dxSize: dxSize!, dgain, dgainSize };
+}
+
 export interface AttentionShape {
   batch: number;
   time: number;
@@ -75,10 +119,10 @@ export interface AttentionShape {
 /** Causal attention and its gradients for one upstream gradient. */
 export function attention(
   shape: AttentionShape,
-  q: Float32Array,
-  k: Float32Array,
-  v: Float32Array,
-  dout: Float32Array,
+  q: ArrayLike<number>,
+  k: ArrayLike<number>,
+  v: ArrayLike<number>,
+  dout: ArrayLike<number>,
 ) {
   const { batch, time, heads, kvHeads, headDim, scale } = shape;
   const out = new Float64Array(q.length);

@@ -5,7 +5,15 @@ import { fileURLToPath } from 'node:url';
 import { afterAll } from 'vitest';
 import { Dataset, prepareDataset } from '@relora/engine/data';
 import type { StoredValues } from '../../engine/src/io/safetensors.js';
-import { trainLoop, type RunSpec, type TrainingEvent, type TrainingRun } from '@relora/engine';
+import {
+  disposeRun,
+  saveCheckpoint,
+  trainLoop,
+  type BeginRunOptions,
+  type RunSpec,
+  type TrainingEvent,
+  type TrainingRun,
+} from '@relora/engine';
 
 /** Folders of one test file, gone after it. */
 export function temporaryFolders(): () => string {
@@ -98,6 +106,28 @@ export async function runLoop(
 
 export function ofKind<K extends TrainingEvent['kind']>(events: TrainingEvent[], kind: K) {
   return events.filter((event): event is Extract<TrainingEvent, { kind: K }> => event.kind === kind);
+}
+
+/** What a run tells of itself, without what a clock or the system says. */
+export function told(events: TrainingEvent[]) {
+  return events
+    .filter(({ kind }) => kind !== 'checkpoint')
+    .map((event) => ({ ...event, seconds: 0, stepSeconds: 0, residentBytes: 0 }));
+}
+
+/** Saves after `stopAfter` steps, begins a new run from that checkpoint, and lets it end. */
+export async function interrupted(
+  begin: (spec: RunSpec, options?: Partial<BeginRunOptions>) => Promise<TrainingRun>,
+  spec: RunSpec,
+  stopAfter: number,
+) {
+  const first = await begin(spec);
+  const before = await runLoop(first, (event) => event.kind === 'step' && event.step === stopAfter - 1);
+  const { path } = await saveCheckpoint(first);
+  disposeRun(first);
+  const second = await begin(spec, { checkpointPath: path, runFolder: first.folder, attempt: 2 });
+  const events = [...before, ...(await runLoop(second))];
+  return { run: second, events };
 }
 
 /** Every weight, adapter and moment of a run, by name, copied. */

@@ -1,0 +1,304 @@
+import type {
+  BasePrecision,
+  HalfLayer,
+  HalfLayerWithGradients,
+  NativeAddon,
+  PackedBase,
+  ProductPrecision,
+} from '../../engine/src/backend/nativeAddon.js';
+import type { Draw } from './nativeDraw.js';
+import {
+  attention,
+  epsilon,
+  halfEpsilon,
+  largest,
+  matrix,
+  multiply,
+  rmsNorm,
+  transposed,
+} from './nativeReference.js';
+
+const none = new Float32Array(0);
+const normEpsilon = 1e-5;
+
+/** Uniform numbers of that bound have the variance that keeps what a layer of so many inputs gives near what it gets. */
+const boundOf = (fanIn: number) => Math.sqrt(3 / fanIn);
+
+/** A layer of a half, computed in any way there is, and its definition in float64. */
+class DrawnLayer {
+  readonly base: PackedBase | null;
+  readonly args: HalfLayer;
+  readonly argsWithGradients: HalfLayerWithGradients;
+  readonly pathRank: number;
+  private readonly effective: Float64Array;
+
+  constructor(
+    private readonly addon: NativeAddon,
+    private readonly draw: Draw,
+    private readonly name: string,
+    private readonly inFeatures: number,
+    private readonly outFeatures: number,
+    basePrecision: BasePrecision,
+  ) {
+    const kinds = ['trained', 'frozen', 'separate', 'merged', 'weightGradient'] as const;
+    const kind = draw.say(name, draw.of(kinds));
+    const hasAdapter = kind !== 'trained' && kind !== 'frozen';
+    const rank = hasAdapter ? draw.say('of rank', draw.of([1, 2, 3, 8, 17])) : 0;
+    const scale = hasAdapter ? draw.of([0.5, 2]) : 1;
+    const w = draw.floats(inFeatures * outFeatures, boundOf(inFeatures));
+    const a = draw.floats(inFeatures * rank, boundOf(inFeatures));
+    const b = draw.floats(rank * outFeatures, boundOf(rank));
+    const delta = multiply(matrix(a, inFeatures, rank), matrix(b, rank, outFeatures)).value;
+    this.effective = delta.map((value, i) => w[i]! + scale * value);
+    this.pathRank = kind === 'separate' ? rank : 0;
+    if (kind === 'trained') {
+      this.base = null;
+      this.args = [null, w, none, none, 1, 0, 'separate'];
+    } else {
+      this.base = addon.packBase(w, inFeatures, outFeatures, basePrecision);
+      const isMerged = kind === 'merged' || kind === 'weightGradient';
+      if (isMerged) addon.packMerged(this.base, w, a, b, scale, rank);
+      this.args = [this.base, none, a, b, scale, rank, hasAdapter ? kind : 'separate'];
+    }
+    const output = (gradient: string, length: number) => draw.output(`${gradient} of ${name}`, length);
+    this.argsWithGradients = [
+      output('dweight', kind === 'trained' ? w.length : 0),
+      output('da', a.length),
+      output('db', b.length),
+      ...this.args,
+    ];
+  }
+
+  forward(x: ArrayLike<number>): Float64Array {
+    return multiply(this.rowsOf(x, this.inFeatures), this.weight).value;
+  }
+
+  /** Holds the gradients of the weights against the definition and gives that of x. */
+  backward(x: ArrayLike<number>, dy: ArrayLike<number>, relative: number): Float64Array {
+    const upstream = this.rowsOf(dy, this.outFeatures);
+    const dense = multiply(transposed(this.rowsOf(x, this.inFeatures)), upstream).value;
+    const [dweight, da, db, , , a, b, scale, rank] = this.argsWithGradients;
+    const agree = (gradient: string, actual: Float32Array, expected: Float64Array, factor: number) => {
+      const values = expected.map((value) => factor * value);
+      const size = Math.max(Math.sqrt(upstream.rows), largest(values));
+      this.draw.agree(`${gradient} of ${this.name}`, actual, values, () => relative * size);
+    };
+    if (this.base === null) {
+      agree('dweight', dweight, dense, 1);
+    } else {
+      const gradient = matrix(dense, this.inFeatures, this.outFeatures);
+      agree('da', da, multiply(gradient, transposed(matrix(b, rank, this.outFeatures))).value, scale);
+      agree('db', db, multiply(transposed(matrix(a, this.inFeatures, rank)), gradient).value, scale);
+    }
+    return multiply(upstream, transposed(this.weight)).value;
+  }
+
+  release(): void {
+    if (this.base !== null) this.addon.releaseBase(this.base);
+  }
+
+  private get weight() {
+    return matrix(this.effective, this.inFeatures, this.outFeatures);
+  }
+
+  private rowsOf(values: ArrayLike<number>, width: number) {
+    return matrix(values, values.length / width, width);
+  }
+}
+
+/** What is drawn for both halves. */
+class DrawnHalf {
+  readonly precision: ProductPrecision;
+  readonly basePrecision: BasePrecision;
+  readonly compact: boolean;
+  readonly x: Float32Array;
+  readonly gain: Float32Array;
+  readonly dy: Float32Array;
+  readonly normed: Float64Array;
+
+  constructor(
+    private readonly addon: NativeAddon,
+    private readonly draw: Draw,
+    private readonly rows: number,
+    private readonly hidden: number,
+  ) {
+    // Half of them exact, where the tolerance is small enough to see any mistake.
+    const isExact = draw.of([true, false]);
+    this.precision = isExact ? 'float32' : draw.precision();
+    const bases = isExact ? ([this.precision] as const) : ([this.precision, 'int8'] as const);
+    this.basePrecision = draw.say('base', draw.of<BasePrecision>(bases));
+    this.compact = draw.say('compact', !isExact && draw.of([false, true]));
+    [this.x, this.dy] = [draw.floats(rows * hidden), draw.floats(rows * hidden)];
+    this.gain = draw.floats(hidden);
+    this.normed = rmsNorm(this.x, this.gain, this.dy, rows, hidden, normEpsilon).y;
+  }
+
+  layer(name: string, inFeatures: number, outFeatures: number): DrawnLayer {
+    return new DrawnLayer(this.addon, this.draw, name, inFeatures, outFeatures, this.basePrecision);
+  }
+
+  get end() {
+    return [normEpsilon, this.precision, this.compact] as const;
+  }
+
+  /**
+   * Of a value and of what it is made of: some twenty roundings of operands and of what is kept, and of sums as long as
+   * `reductions` together. Whole numbers of 8 bits lie up to 1 / 254 of a line's largest apart, twice as far as bfloat16's.
+   */
+  relative(reductions: number): number {
+    const isRounded = this.compact || this.precision === 'bfloat16' || this.basePrecision === 'int8';
+    const rounding = this.basePrecision === 'int8' ? 4 * halfEpsilon : isRounded ? halfEpsilon : 0;
+    return 20 * rounding + reductions * epsilon;
+  }
+
+  /** The forward pass in its three forms, of which those with a state make the same one and those with y the same y. */
+  run(length: number, forward: (y: Float32Array | null, state: Float32Array | null) => void) {
+    const [y, again] = [this.draw.output('y', this.x.length), this.draw.output('y again', this.x.length)];
+    const [state, made] = [this.draw.output('state', length), this.draw.output('state again', length)];
+    forward(y, state);
+    forward(null, made);
+    forward(again, null);
+    this.draw.same('the state that is made again', made, state);
+    this.draw.same('y without a state', again, y);
+    return { y, state };
+  }
+
+  agree(y: Float32Array, ofLast: Float64Array, relative: number): void {
+    const expected = ofLast.map((value, i) => value + this.x[i]!);
+    this.draw.agree('y', y, expected, () => relative * Math.max(1, largest(expected)));
+  }
+
+  agreeGradients(dx: Float32Array, dgain: Float32Array, dn: Float64Array, relative: number): void {
+    const { rows, hidden } = this;
+    const expected = rmsNorm(this.x, this.gain, dn, rows, hidden, normEpsilon);
+    // An error of dn goes on as rstd times as much; what is left of dn along x is smaller than dn.
+    const ofDx = relative * Math.max(1, largest(expected.rstd)) * Math.max(1, largest(dn));
+    const through = expected.dx.map((value, i) => value + this.dy[i]!);
+    this.draw.agree('dx', dx, through, () => ofDx);
+    const ofGain = relative * Math.max(Math.sqrt(rows), largest(expected.dgain));
+    this.draw.agree('dgain', dgain, expected.dgain, () => ofGain);
+  }
+}
+
+/** By name, as in nativeProperties.test.ts. */
+export function halfProperties(addon: NativeAddon): Record<string, (draw: Draw) => void> {
+  const mlp = (draw: Draw) => mlpHalf(addon, draw);
+  const attend = (draw: Draw) => attentionHalf(addon, draw);
+  return {
+    mlpHalfForward: mlp,
+    mlpHalfBackward: mlp,
+    attentionHalfForward: attend,
+    attentionHalfBackward: attend,
+  };
+}
+
+function mlpHalf(addon: NativeAddon, draw: Draw): void {
+  const [hidden, inner] = [draw.size('hidden'), draw.size('intermediate')];
+  const rows = draw.size(
+    'rows',
+    Math.max(1, Math.min(200, Math.floor(1e5 / (hidden * inner)))),
+    [95, 96, 97],
+  );
+  const half = new DrawnHalf(addon, draw, rows, hidden);
+  const gate = half.layer('gate', hidden, inner);
+  const up = half.layer('up', hidden, inner);
+  const down = half.layer('down', inner, hidden);
+  const ranks = [gate.pathRank, up.pathRank, down.pathRank] as const;
+  const length = addon.mlpHalfStateLength(rows, inner, ...ranks, half.compact);
+  const start = [half.x, half.gain, rows, hidden, inner] as const;
+  const { y, state } = half.run(length, (y, state) =>
+    addon.mlpHalfForward(y, state, ...start, ...gate.args, ...up.args, ...down.args, ...half.end),
+  );
+  const [dx, dgain] = [draw.output('dx', half.x.length), draw.output('dgain', hidden)];
+  addon.mlpHalfBackward(
+    ...([dx, dgain, half.dy, state, ...start] as const),
+    ...gate.argsWithGradients,
+    ...up.argsWithGradients,
+    ...down.argsWithGradients,
+    ...half.end,
+  );
+
+  const relative = half.relative(rows + 2 * hidden + 2 * inner + 20);
+  const [g, u] = [gate.forward(half.normed), up.forward(half.normed)];
+  const sigmoid = g.map((value) => 1 / (1 + Math.exp(-value)));
+  const h = g.map((value, i) => value * sigmoid[i]! * u[i]!);
+  half.agree(y, down.forward(h), relative);
+  const dh = down.backward(h, half.dy, relative);
+  const dup = dh.map((value, i) => value * g[i]! * sigmoid[i]!);
+  const dgate = dh.map((value, i) => value * u[i]! * sigmoid[i]! * (1 + g[i]! * (1 - sigmoid[i]!)));
+  const [throughGate, throughUp] = [gate, up].map((layer, i) =>
+    layer.backward(half.normed, i === 0 ? dgate : dup, relative),
+  );
+  half.agreeGradients(
+    dx,
+    dgain,
+    throughGate!.map((value, i) => value + throughUp![i]!),
+    relative,
+  );
+  [gate, up, down].forEach((layer) => layer.release());
+}
+
+function attentionHalf(addon: NativeAddon, draw: Draw): void {
+  const [kvHeads, group] = [draw.size('kvHeads', 3), draw.size('heads / kvHeads', 3)];
+  const headDim = 2 * draw.size('headDim / 2', 20);
+  const heads = kvHeads * group;
+  const [width, keyWidth] = [heads * headDim, kvHeads * headDim];
+  const hidden = draw.size('hidden');
+  const batch = draw.size('batch', 3);
+  const most = Math.floor(1e5 / (batch * width * Math.max(hidden, 8)));
+  const time = draw.size('time', Math.max(1, Math.min(140, most)), [127, 128, 129]);
+  const rows = batch * time;
+  const half = new DrawnHalf(addon, draw, rows, hidden);
+  const q = half.layer('q', hidden, width);
+  const k = half.layer('k', hidden, keyWidth);
+  const v = half.layer('v', hidden, keyWidth);
+  const o = half.layer('o', width, hidden);
+  const sizes = [batch, time, heads, kvHeads, headDim] as const;
+  const ranks = [q.pathRank, k.pathRank, v.pathRank, o.pathRank] as const;
+  const length = addon.attentionHalfStateLength(...sizes, ...ranks, half.compact);
+  const angles = draw.floats(time * (headDim / 2), 4);
+  const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)];
+  const scale = 1 / Math.sqrt(headDim);
+  const start = [half.x, half.gain, rows, hidden, cos, sin, ...sizes, scale] as const;
+  const { y, state } = half.run(length, (y, state) =>
+    addon.attentionHalfForward(y, state, ...start, ...q.args, ...k.args, ...v.args, ...o.args, ...half.end),
+  );
+  const [dx, dgain] = [draw.output('dx', half.x.length), draw.output('dgain', hidden)];
+  addon.attentionHalfBackward(
+    ...([dx, dgain, half.dy, state, ...start] as const),
+    ...q.argsWithGradients,
+    ...k.argsWithGradients,
+    ...v.argsWithGradients,
+    ...o.argsWithGradients,
+    ...half.end,
+  );
+
+  /** Each pair of one head turned by the angle of its position, or turned back. */
+  const turn = (values: Float64Array, headCount: number, sign: 1 | -1) =>
+    values.map((value, index) => {
+      const i = index % headDim;
+      const t = Math.floor(index / (headCount * headDim)) % time;
+      const angle = t * (headDim / 2) + (i % (headDim / 2));
+      const isFirst = i < headDim / 2;
+      const other = values[isFirst ? index + headDim / 2 : index - headDim / 2]!;
+      return value * cos[angle]! + (isFirst ? -sign : sign) * other * sin[angle]!;
+    });
+  const n = half.normed;
+  const [queries, keys] = [turn(q.forward(n), heads, 1), turn(k.forward(n), kvHeads, 1)];
+  const values = v.forward(n);
+  // An error of a score is a relative one of its probability; of headDim terms it grows with the root, as the scale falls.
+  const score = Math.max(1, largest(queries) * largest(keys));
+  const relative = score * half.relative(rows + hidden + width + headDim + 20);
+  const shape = { batch, time, heads, kvHeads, headDim, scale };
+  const { out } = attention(shape, queries, keys, values, queries);
+  half.agree(y, o.forward(out), relative);
+  const dout = o.backward(out, half.dy, relative);
+  const { dq, dk, dv } = attention(shape, queries, keys, values, dout);
+  const dn = [
+    q.backward(n, turn(dq, heads, -1), relative),
+    k.backward(n, turn(dk, kvHeads, -1), relative),
+    v.backward(n, dv, relative),
+  ].reduce((sum, part) => sum.map((value, i) => value + part[i]!));
+  half.agreeGradients(dx, dgain, dn, relative);
+  [q, k, v, o].forEach((layer) => layer.release());
+}

@@ -1,0 +1,127 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { add, backend, dispose, tidy } from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { beginRun, disposeRun, Llama, selectBackend } from '@relora/engine';
+import type { NativeBackend } from '../../engine/src/backend/nativeBackend.js';
+import type { AdapterPlan } from '../../engine/src/model/adapterSet.js';
+import { separateGraphs } from '../../engine/src/plan/adapterGraphs.js';
+import { linearShapes } from '../../engine/src/plan/parameters.js';
+import { licenceDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+
+const newFolder = temporaryFolders();
+const dataset = licenceDataset(newFolder);
+
+// 24 MiB of linear weights.
+const { model: config, adapter } = tinySpec({
+  model: { hiddenSize: 512, intermediateSize: 1376, numAttentionHeads: 8, numKeyValueHeads: 8 },
+});
+const baseBytes =
+  4 *
+  config.numHiddenLayers *
+  Object.values(linearShapes(config)).reduce(
+    (sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures,
+    0,
+  );
+const ids = Int32Array.from({ length: 32 }, (_, i) => (i * 37) % 257);
+const targets = ids.map((id) => (id + 1) % 257);
+
+beforeAll(async () => {
+  await selectBackend({ device: 'native', precision: 'bfloat16', threads: 2 });
+});
+
+/** Bytes of mapped files that lie or lay in a folder: all of them, and those in memory. */
+function mappedIn(folder: string): { size: number; resident: number } {
+  const bytes = { size: 0, resident: 0 };
+  let isCounted = false;
+  for (const line of readFileSync('/proc/self/smaps', 'utf8').split('\n')) {
+    const kilobytes = /^(\w+): +(\d+) kB$/.exec(line);
+    if (/^[0-9a-f]+-[0-9a-f]+ /.test(line)) isCounted = line.includes(`${folder}/`);
+    else if (isCounted && kilobytes?.[1] === 'Size') bytes.size += 1024 * Number(kilobytes[2]);
+    else if (isCounted && kilobytes?.[1] === 'Rss') bytes.resident += 1024 * Number(kilobytes[2]);
+  }
+  return bytes;
+}
+
+function newModel(masterFolder: string | null): Llama {
+  const plan: AdapterPlan = { graphs: separateGraphs, masterFolder };
+  const model = Llama.create(config, 3);
+  model.attachAdapters(adapter!, 3, 0, plan);
+  for (const { role, variable } of model.parameters.values()) {
+    if (role === 'adapterB') tidy(() => variable.assign(add(variable, 0.01)));
+  }
+  return model;
+}
+
+/** What is done with a model in a run, and what comes of it: a step, a probe, an export, a merge and all of it again. */
+function* use(model: Llama): Generator<[name: string, values: Float32Array]> {
+  for (const round of ['before', 'after'] as const) {
+    const { loss, gradients } = model.valueAndGradients(ids, targets, 1, ids.length);
+    dispose([...gradients.values()]);
+    yield [`the loss ${round} the merge`, Float32Array.of(loss)];
+    yield [`the probe ${round} the merge`, model.logits(ids, 1, ids.length, { precision: 'float32' })];
+    for (const layer of model.layers) {
+      yield [`${layer.name} as exported ${round} the merge`, model.mergedWeight(layer)];
+      yield [`${layer.name} as stored ${round} the merge`, layer.weight.variable.dataSync<'float32'>()];
+    }
+    if (round === 'after') return;
+    const { deltaNorm } = model.mergeAdapters();
+    model.restartAdapters(3, 1);
+    yield ['the norm of the merge', Float32Array.of(deltaNorm)];
+  }
+}
+
+describe('float32 weights of a frozen base, with a folder for them', () => {
+  it.runIf(process.platform === 'linux')('are in no memory between the moments that need them', () => {
+    const folder = newFolder();
+    const model = newModel(folder);
+    expect(mappedIn(folder).size).toBeGreaterThanOrEqual(baseBytes);
+    // Up to a page at each end of a weight stays.
+    const residentMax = 2 * 4096 * model.layers.length;
+    expect(mappedIn(folder).resident).toBeLessThanOrEqual(residentMax);
+    for (const [name] of use(model)) expect(mappedIn(folder).resident, name).toBeLessThanOrEqual(residentMax);
+    // What is read and not let go of does count.
+    const native = backend() as NativeBackend;
+    for (const { weight } of model.layers) native.array(weight.variable).reduce((sum, value) => sum + value);
+    expect(mappedIn(folder).resident).toBeGreaterThanOrEqual(baseBytes);
+    model.dispose();
+  });
+
+  it('are the same numbers in every use', () => {
+    const folder = newFolder();
+    const [mapped, plain] = [newModel(folder), newModel(null)];
+    const expected = [...use(plain)];
+    const found = [...use(mapped)];
+    expect(found.map(([name]) => name)).toEqual(expected.map(([name]) => name));
+    const bits = ({ buffer, byteOffset, byteLength }: Float32Array) =>
+      Buffer.from(buffer, byteOffset, byteLength);
+    const differing = found.filter(([, values], i) => !bits(values).equals(bits(expected[i]![1])));
+    expect(differing.map(([name]) => name)).toEqual([]);
+    [mapped, plain].forEach((model) => model.dispose());
+  });
+
+  it('leave no file in the folder, while they are used and after', () => {
+    const folder = newFolder();
+    const model = newModel(folder);
+    expect(readdirSync(folder)).toEqual([]);
+    model.dispose();
+    expect(readdirSync(folder)).toEqual([]);
+  });
+});
+
+describe('a run', () => {
+  it.runIf(process.platform === 'linux').each([
+    ['separate', true],
+    ['merged', false],
+  ] as const)('with %s paths keeps its float32 weights on disk: %s', async (graph, isMapped) => {
+    const native = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+    const spec = tinySpec({ adapter: { graph }, warmStart: { stepCount: 1 }, stepCount: 2 });
+    const runFolder = newFolder();
+    const run = await beginRun({ spec, backend: native, dataset: await dataset(), runFolder, attempt: 1 });
+    expect(mappedIn(runFolder).size).toBe(0);
+    await runLoop(run);
+    // A merged graph reads them at every step.
+    expect(mappedIn(runFolder).size > 0).toBe(isMapped);
+    expect(readdirSync(runFolder).sort()).toEqual(['checkpoints', 'start']);
+    disposeRun(run);
+  });
+});
