@@ -41,10 +41,10 @@ async function begin(spec: RunSpec, options: Partial<BeginRunOptions> = {}) {
   });
 }
 
-/** What a run tells of itself, without what a clock or the system says. */
+/** What a run tells of itself, without what a clock or the system says, and what each attempt tells anew. */
 function told(events: TrainingEvent[]) {
   return events
-    .filter(({ kind }) => kind !== 'checkpoint')
+    .filter(({ kind }) => kind !== 'checkpoint' && kind !== 'plan')
     .map((event) => ({ ...event, seconds: 0, stepSeconds: 0, residentBytes: 0 }));
 }
 
