@@ -1,6 +1,8 @@
+import { tmpdir } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { Llama } from '../../engine/dist/index.js';
-import { targetModules } from '../../engine/dist/plan/index.js';
+import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
+import { chooseGraphs, targetModules } from '../../engine/dist/plan/index.js';
 import { AdamW } from '../../engine/dist/training/adamW.js';
 import { accumulateGradients, clipScale, globalNorm } from '../../engine/dist/training/gradients.js';
 import { peakResidentBytes } from './processMemory.mjs';
@@ -16,8 +18,9 @@ export class Trainer {
   #stepCount = 0;
   #restartCount = 0;
 
-  constructor({ config, rank, alpha, batch, time, learningRate = 1e-4, seed = 0 }) {
-    this.#settings = { config, batch, time, learningRate, seed };
+  /** @param backend what is computed on, which the graphs of adapted layers depend on */
+  constructor(backend, { config, rank, alpha, learningRate = 1e-4, seed = 0, ...settings }) {
+    this.#settings = { backend, config, learningRate, seed, ...settings };
     this.#model = Llama.create(config, seed);
     if (rank > 0) this.attach({ rank, alpha });
   }
@@ -28,17 +31,27 @@ export class Trainer {
 
   /** Ends a warm start: the linear layers are frozen and get adapters. */
   attach({ rank, alpha }) {
-    const adapter = { rank, alpha, dropout: 0, targetModules: [...targetModules], trainableScale: false };
-    this.#model.attachAdapters(adapter, this.#settings.seed, this.#restartCount);
+    const { backend, config, precision, seed, batch, microBatch = batch, time } = this.#settings;
+    const fixed = { dropout: 0, targetModules: [...targetModules], trainableScale: false, graph: 'auto' };
+    const adapter = { rank, alpha, ...fixed };
+    const shape = { sequenceLength: time, sequenceCount: batch, microBatchSequenceCount: microBatch };
+    const graphs = chooseGraphs({ model: config, adapter, batch: shape, precision }, backend);
+    this.#model.attachAdapters(adapter, seed, this.#restartCount, adapterPlan(graphs, tmpdir()));
     this.#optimizer.dropBase();
     return {};
   }
 
   /** Forward, backward, clipping, AdamW. Tokens that nobody gave are made up before the clock starts. */
   async step({ inputs, targets, learningRate = this.#settings.learningRate }) {
-    const { batch, time, seed } = this.#settings;
+    const { batch, microBatch = batch, time, seed, recompute } = this.#settings;
     const tokens = inputs === undefined ? this.#madeUpTokens() : typedTokens({ inputs, targets });
-    const shape = { step: this.#stepCount++, sequenceLength: time, microBatchSequenceCount: batch, seed };
+    const shape = {
+      step: this.#stepCount++,
+      sequenceLength: time,
+      microBatchSequenceCount: microBatch,
+      seed,
+      recompute,
+    };
     const start = performance.now();
     const { loss, gradients } = await accumulateGradients(
       this.#model,

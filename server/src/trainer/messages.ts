@@ -82,7 +82,10 @@ export interface DeviceDescription {
   /** Floating point operations per second; 0 where it cannot be measured. */
   float32Flops: number;
   bfloat16Flops: number;
-  autoPrecision: Exclude<Precision, 'auto'>;
+  int8Flops: number;
+  /** Bytes a second that an update of parameters in memory moves; 0 where it cannot be measured. */
+  updateBytesPerSecond: number;
+  autoPrecision: 'float32' | 'bfloat16';
 }
 
 export interface GeneratedPiece {
