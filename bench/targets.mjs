@@ -63,14 +63,15 @@ const targets = [
     unit: 'ratio',
     atLeast: 1,
     measure({ steps, llama350m }) {
-      const ratios = found([...(steps ?? []), ...(llama350m ?? [])], { engine: 'relora' })
+      const rows = found([...(steps ?? []), ...(llama350m ?? [])], { engine: 'relora' });
+      const ratios = rows
         .filter(({ rank }) => rank > 0)
-        .map((adapted) => ({ adapted, ...toFullRank(steps, llama350m, adapted) }));
-      ratios.sort((a, b) => a.value - b.value);
-      const [slowest] = ratios;
-      return slowest === undefined
-        ? null
-        : { value: slowest.value, detail: `${slowest.adapted.preset} r=${slowest.adapted.rank}` };
+        .map((adapted) => ({
+          ...speed(row(rows, { preset: adapted.preset, rank: 0 }), adapted),
+          detail: `${adapted.preset} r=${adapted.rank}`,
+        }))
+        .filter(({ value }) => value !== undefined);
+      return ratios.sort((a, b) => a.value - b.value)[0] ?? null;
     },
   },
   {
@@ -186,12 +187,8 @@ const targets = [
     unit: 'share',
     atMost,
     measure({ steps, estimates, llama350m, llama1b }) {
-      const rows = [
-        ...(steps ?? []),
-        ...(estimates ?? []),
-        ...(llama350m ?? []),
-        ...(llama1b?.whole ?? []),
-      ].filter(hasPlan);
+      const measured = [steps, estimates, llama350m, llama1b?.whole];
+      const rows = measured.flatMap((found) => found ?? []).filter(hasPlan);
       const off = rows.map((row) => ({
         value: Math.abs(deviation(row)[quantity]),
         detail: `${row.preset} r=${row.rank}`,
@@ -251,11 +248,6 @@ function fastest(rows, wanted) {
 function speed(reference, measured) {
   if (reference === undefined || measured === undefined) return null;
   return { value: reference.secondsBest / measured.secondsBest, detail: measured.precision ?? '' };
-}
-
-function toFullRank(steps, llama350m, { preset, secondsBest }) {
-  const full = row([...(steps ?? []), ...(llama350m ?? [])], { engine: 'relora', preset, rank: 0 });
-  return { value: full === undefined ? Infinity : full.secondsBest / secondsBest };
 }
 
 function deepRatio(llama1b, precision) {

@@ -27,7 +27,7 @@ ${text(axisWidth - 8, y.at(tick) + 4, y.shown(tick), 'faint', 'end')}`,
   );
   const curves = lines.map(({ points }, index) => {
     const path = points.map(([px, py]) => `${round(axisWidth + x.at(px))} ${round(y.at(py))}`).join('L');
-    return `<path class="${toneOf(index)} line" style="fill:none" d="M${path}"/>`;
+    return `<path class="${toneOf(index)} line" d="M${path}"/>`;
   });
   const legend = lines.map(({ label }, index) => {
     const top = plotHeight + 44 + index * legendRowHeight;

@@ -17,7 +17,7 @@ let subject = null;
 const requests = {
   async open({ precision, instructionSet, threads, ...model }) {
     const backend = await selectBackend({ device: 'native', precision, instructionSet, threads });
-    subject = new Trainer(backend, { ...model, precision });
+    subject = new Trainer(model, backend);
     return { parameterCount: subject.parameterCount, precision: backend.precision };
   },
   async openHead({ precision, instructionSet, threads, ...sizes }) {

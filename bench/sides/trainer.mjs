@@ -7,10 +7,13 @@ import { AdamW } from '../../engine/dist/training/adamW.js';
 import { accumulateGradients, clipScale, globalNorm } from '../../engine/dist/training/gradients.js';
 import { peakResidentBytes } from './processMemory.mjs';
 
-const optimizerSettings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+const optimizerSettings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, momentType: 'float32' };
 const gradientNormMax = 1;
 
-/** Our side of a comparison: the same model, step and request names as the Trainer of pytorch.py. Rank 0 trains full-rank. */
+/**
+ * Our side of a comparison: the same model, step and request names as the Trainer of pytorch.py. Rank 0 trains full-rank.
+ * Layers are computed by the graphs that the planner chooses for a job of this shape, or by `graph`.
+ */
 export class Trainer {
   #model;
   #optimizer = new AdamW(optimizerSettings);
@@ -18,9 +21,21 @@ export class Trainer {
   #stepCount = 0;
   #restartCount = 0;
 
-  /** @param backend what is computed on, which the graphs of adapted layers depend on */
-  constructor(backend, { config, rank, alpha, learningRate = 1e-4, seed = 0, ...settings }) {
-    this.#settings = { backend, config, learningRate, seed, ...settings };
+  constructor(
+    {
+      config,
+      rank,
+      alpha,
+      batch,
+      microBatch = batch,
+      graph = 'auto',
+      learningRate = 1e-4,
+      seed = 0,
+      ...rest
+    },
+    backend,
+  ) {
+    this.#settings = { config, batch, microBatch, graph, learningRate, seed, backend, ...rest };
     this.#model = Llama.create(config, seed);
     if (rank > 0) this.attach({ rank, alpha });
   }
@@ -31,19 +46,24 @@ export class Trainer {
 
   /** Ends a warm start: the linear layers are frozen and get adapters. */
   attach({ rank, alpha }) {
-    const { backend, config, precision, seed, batch, microBatch = batch, time } = this.#settings;
-    const fixed = { dropout: 0, targetModules: [...targetModules], trainableScale: false, graph: 'auto' };
-    const adapter = { rank, alpha, ...fixed };
-    const shape = { sequenceLength: time, sequenceCount: batch, microBatchSequenceCount: microBatch };
-    const graphs = chooseGraphs({ model: config, adapter, batch: shape, precision }, backend);
-    this.#model.attachAdapters(adapter, seed, this.#restartCount, adapterPlan(graphs, tmpdir()));
+    const adapter = { rank, alpha, dropout: 0, targetModules: [...targetModules], trainableScale: false };
+    const { config, batch, time, microBatch, graph, seed, backend } = this.#settings;
+    const spec = {
+      model: config,
+      adapter: { ...adapter, graph },
+      batch: { sequenceCount: batch, sequenceLength: time, microBatchSequenceCount: microBatch },
+      precision:
+        backend.basePrecision === backend.precision ? backend.precision : `${backend.basePrecision}Base`,
+    };
+    const plan = adapterPlan(chooseGraphs(spec, backend), tmpdir());
+    this.#model.attachAdapters(adapter, seed, this.#restartCount, plan);
     this.#optimizer.dropBase();
     return {};
   }
 
   /** Forward, backward, clipping, AdamW. Tokens that nobody gave are made up before the clock starts. */
   async step({ inputs, targets, learningRate = this.#settings.learningRate }) {
-    const { batch, microBatch = batch, time, seed, recompute } = this.#settings;
+    const { microBatch, time, seed, recompute } = this.#settings;
     const tokens = inputs === undefined ? this.#madeUpTokens() : typedTokens({ inputs, targets });
     const shape = {
       step: this.#stepCount++,

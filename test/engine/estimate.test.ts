@@ -24,7 +24,7 @@ const device: DeviceSpeed = {
   float32Flops: 228e9,
   bfloat16Flops: 456e9,
   int8Flops: 905e9,
-  updateBytesPerSecond: 17e9,
+  memoryBytesPerSecond: 66e9,
 };
 
 type Changes = Parameters<typeof tinySpec>[0];
@@ -185,7 +185,7 @@ describe('the estimate of time', () => {
   });
 
   it('is not known where the speed of the device is not', () => {
-    const unknown = { ...device, float32Flops: 0, bfloat16Flops: 0, int8Flops: 0, updateBytesPerSecond: 0 };
+    const unknown = { ...device, float32Flops: 0, bfloat16Flops: 0, int8Flops: 0, memoryBytesPerSecond: 0 };
     expect(estimateRun(spec(), unknown).durationSeconds).toBe(Infinity);
     const reference = { ...unknown, instructionSet: null, autoPrecision: 'float32' as const };
     expect(estimateRun(spec({ device: 'reference' }), reference).durationSeconds).toBe(Infinity);

@@ -102,7 +102,7 @@ const device = {
   float32Flops: 1e11,
   bfloat16Flops: 2e11,
   int8Flops: 4e11,
-  updateBytesPerSecond: 1e10,
+  memoryBytesPerSecond: 1e10,
   autoPrecision: 'bfloat16' as const,
 };
 

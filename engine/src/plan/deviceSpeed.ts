@@ -12,8 +12,8 @@ export interface DeviceSpeed {
   float32Flops: number;
   bfloat16Flops: number;
   int8Flops: number;
-  /** Bytes a second that an update of parameters in memory moves; 0: not known. */
-  updateBytesPerSecond: number;
+  /** Bytes a second that go to and from memory; 0: not known. */
+  memoryBytesPerSecond: number;
 }
 
 /** A job's precision on a device: of what is trained, and of its frozen base. */

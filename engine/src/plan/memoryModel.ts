@@ -206,6 +206,9 @@ function backwardBytes(
   let bytes = rows * ((4 + kept) * hiddenSize + kept * widths);
   for (const name of modules) {
     const { inFeatures, outFeatures } = shapes[name];
+    // Unpacked to bfloat16, and that is packed.
+    if (adapter !== null && arithmetic.basePrecision === 'nf4')
+      bytes += 2 * inFeatures * outFeatures + packed(outFeatures, inFeatures);
     if (adapter === null) {
       bytes += packed(outFeatures, inFeatures) + packed(rows, outFeatures);
       continue;

@@ -22,16 +22,19 @@ export interface TimeParts {
  * Shares of a device's measured peaks, from whole steps timed kernel by kernel on two cores with AVX512-BF16 (demo to llama-1b in
  * every precision) and with AVX-512 and AVX2 alone: bench/results/ENTRY.
  */
-const productShare = { float32: 0.91, bfloat16: 0.9, int8: 0.86, nf4: 0.8 } as const;
+const productShare = { float32: 0.91, bfloat16: 0.9, int8: 0.86 } as const;
 const attentionShare = { float32: 0.55, bfloat16: 0.45 } as const;
 const headShare = (hiddenSize: number): number => (0.78 * hiddenSize) / (hiddenSize + 28);
 /** Operations at float32's peak that an element of the stream costs in a block, forward and backward: norms, copies, sums. */
 const streamOperations = { forward: 80, backward: 160 } as const;
 /** The same for an element between up and down: the sigmoid and its derivative. */
 const innerOperations = { forward: 65, backward: 120 } as const;
-/** Bytes that the update of a trained value moves, and what a sum of gradients of micro-batches costs in the same. */
-const updateBytes = 28;
-const sumBytes = 4;
+/** Of float32's peak, for a weight in nf4 that is unpacked and packed for one pass: as for packing (adapterGraphs.ts), and half more. */
+const unpackOperations = 0.75 * packFlops;
+/** What the update of a trained value costs in bytes of memory: four times the 28 that it moves, over many small arrays. */
+const updateBytes = 108;
+/** Of each sum of gradients of micro-batches. */
+const sumBytes = 12;
 /** JavaScript, pages and waiting, a block and micro-batch. */
 const blockSeconds = 1.4e-3;
 
@@ -47,10 +50,10 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
     float32: device.float32Flops,
     bfloat16: device.bfloat16Flops || device.float32Flops,
     int8: device.int8Flops || device.float32Flops,
-    nf4: device.bfloat16Flops || device.float32Flops,
   };
   const rate = productShare[precision] * peaks[precision];
-  const baseKind = adapter === null ? precision : basePrecision;
+  const isUnpacked = adapter !== null && basePrecision === 'nf4';
+  const baseKind = adapter === null || basePrecision === 'nf4' ? precision : basePrecision;
   const baseRate = productShare[baseKind] * peaks[baseKind];
   const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
   // Recomputation makes the states again, for which the last layer of a half is not needed.
@@ -64,6 +67,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
     const isLast = name === 'o_proj' || name === 'down_proj';
     const forwards = 1 + (isRepeated && !isLast ? 1 : 0);
     base += (tokens * 2 * weights * (forwards + 1)) / baseRate;
+    if (isUnpacked) base += (micros * (forwards + 1) * unpackOperations * weights) / peaks.float32;
     if (adapter === null) {
       base += (tokens * 2 * weights) / (weightGradientShare * rate);
       continue;
@@ -95,7 +99,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
       (6 * tokens * model.hiddenSize * model.vocabSize) / (headShare(model.hiddenSize) * peaks[precision]),
     elements:
       (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / peaks.float32,
-    update: (trainable * (updateBytes + sumBytes * (micros - 1))) / device.updateBytesPerSecond,
+    update: (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond,
     other: blockSeconds * layers * micros,
   };
 }

@@ -130,7 +130,7 @@ function speedOf(device: DeviceDescription | undefined): DeviceSpeed {
     float32Flops: 0,
     bfloat16Flops: 0,
     int8Flops: 0,
-    updateBytesPerSecond: 0,
+    memoryBytesPerSecond: 0,
   };
 }
 

@@ -140,7 +140,7 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
 }
 
 /** What a base is kept in, in the words of a job's precision. */
-const baseWords = { float32: 'float32', bfloat16: 'bfloat16', int8: 'int8Base' } as const;
+const baseWords = { float32: 'float32', bfloat16: 'bfloat16', int8: 'int8Base', nf4: 'nf4Base' } as const;
 
 export function toArtifact(artifact: Artifact): contract.Artifact {
   return {

@@ -83,8 +83,8 @@ export interface DeviceDescription {
   float32Flops: number;
   bfloat16Flops: number;
   int8Flops: number;
-  /** Bytes a second that an update of parameters in memory moves; 0 where it cannot be measured. */
-  updateBytesPerSecond: number;
+  /** Bytes a second that go to and from memory; 0 where it cannot be measured. */
+  memoryBytesPerSecond: number;
   autoPrecision: 'float32' | 'bfloat16';
 }
 

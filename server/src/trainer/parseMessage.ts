@@ -86,7 +86,7 @@ const bodies: Readonly<Record<string, Shape>> = {
     separateSeconds: orNull(number),
     recomputation: oneOf('none', 'blocks'),
     precision: oneOf('float32', 'bfloat16'),
-    basePrecision: oneOf('float32', 'bfloat16', 'int8'),
+    basePrecision: oneOf('float32', 'bfloat16', 'int8', 'nf4'),
     instructionSet: name,
   },
   checkpoint: { step: count, path, sizeBytes: count, manifestSha256: sha256, seconds: number },
