@@ -19,7 +19,7 @@ export async function measureGroup(session, sides, protocol) {
     const side = { ...batchShape, ...wanted, ...(await modeFor(session, wanted)) };
     try {
       if (side.precision === undefined) throw new Error(session.pytorch.reason ?? 'no mode of it works');
-      checkMemory(side);
+      checkMemory(side, session.results.machine.device);
       session.say(`  opening ${labelOf(side)}`);
       open.push({ side, child: await session.open(side) });
     } catch (error) {
@@ -44,10 +44,10 @@ export async function measureGroup(session, sides, protocol) {
 }
 
 /** So that a side that cannot fit becomes a line of the report, and not a reason for the system to kill something. */
-function checkMemory(side) {
+function checkMemory(side, device) {
   // PyTorch in bfloat16 keeps weights, gradients and moments in half the bytes that our plan counts.
   const share = side.engine === 'pytorch' && side.precision === 'bfloat16' ? 0.5 : 1;
-  const needed = share * planned(side, 1).peakBytes;
+  const needed = share * planned(side, device).peakBytes;
   const available = availableBytes();
   if (needed > available)
     throw new Error(`it needs about ${megabytes(needed)} MB, and ${megabytes(available)} MB are available`);
@@ -62,7 +62,7 @@ async function modeFor(session, { engine, rank, precision, compile }) {
 async function rowOf(session, side, child, { secondsBest, secondsMedian, last }) {
   const tokens = side.batch * side.time;
   const peak = session.results.machine.peaks[productPrecision(side.precision)] ?? null;
-  const plan = planned(side, peak ?? session.results.machine.peaks.float32);
+  const plan = planned(side, session.results.machine.device);
   const gflops = plan.operations / secondsMedian / 1e9;
   const isOurs = side.engine === 'relora';
   const row = {

@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { totalmem } from 'node:os';
+import { measureDevice, selectBackend } from '../engine/dist/index.js';
 import { table } from './table.mjs';
 
 export const name = 'machine';
@@ -8,8 +9,9 @@ export const isFull = false;
 
 const precisions = ['float32', 'bfloat16', 'int8'];
 
-export function run({ addon, instructionSet, threads, pytorch, pytorchLimit }) {
+export async function run({ addon, instructionSet, threads, pytorch, pytorchLimit }) {
   const { cpuModel, instructionSets } = addon.describe();
+  const backend = await selectBackend({ device: 'native', precision: 'auto', instructionSet, threads });
   return {
     cpuModel,
     instructionSet,
@@ -20,6 +22,7 @@ export function run({ addon, instructionSet, threads, pytorch, pytorchLimit }) {
     pytorch,
     pytorchLimit,
     peaks: Object.fromEntries(precisions.map((precision) => [precision, peakGflops(addon, precision)])),
+    device: measureDevice(backend),
   };
 }
 

@@ -1,31 +1,29 @@
-import { estimateRun, targetModules } from '../engine/dist/plan/index.js';
+import { estimateRun, peakMemory, targetModules, totalOf } from '../engine/dist/plan/index.js';
 import { configOf } from './session.mjs';
 
-/** Bytes of a frozen weight in the form that products read. */
-const packedBytes = { float32: 4, bfloat16: 2, int8Base: 1, nf4Base: 0.5 };
-
-/** What the plan says of a side before it runs: operations of a step, its seconds and the peak of memory. */
-export function planned(side, peakGflops) {
-  const { batch, time, precision } = side;
-  const estimate = estimateRun(specOf(side), {
-    flopsPerSecond: peakGflops * 1e9,
-    packedBytes: packedBytes[precision] ?? 4,
-  });
+/** What the plan says of a side before it runs: operations of a step, its seconds and the peak of memory over steps. */
+export function planned(side, device) {
+  const { batch, time } = side;
+  const spec = specOf(side);
+  const estimate = estimateRun(spec, device);
+  // Steps alone write no checkpoint and probe nothing.
+  const peak = peakMemory(spec, device);
   return {
     operations: estimate.flopsPerToken * batch * time,
     seconds: estimate.durationSeconds,
-    peakBytes: estimate.peakMemoryBytes,
+    peakBytes: totalOf(peak) - peak.copies,
   };
 }
 
-/** One step of it, as a job. */
-function specOf({ rank, batch, time, precision, ...model }) {
+/** One step of it, as a job. `batch` counts the sequences of a step, `microBatch` those computed at a time. */
+export function specOf({ rank, batch, microBatch = batch, time, precision, recompute = false, ...model }) {
   const adapter = {
     rank,
     alpha: rank,
     dropout: 0,
     targetModules: [...targetModules],
     trainableScale: false,
+    graph: 'auto',
     cycleStepCount: 1,
     restartWarmupStepCount: 0,
   };
@@ -35,8 +33,10 @@ function specOf({ rank, batch, time, precision, ...model }) {
     adapter: rank === 0 ? null : adapter,
     warmStart: { stepCount: 0, learningRate: 1, warmupStepCount: 0 },
     stepCount: 1,
-    batch: { sequenceLength: time, sequenceCount: batch, microBatchSequenceCount: batch },
+    batch: { sequenceLength: time, sequenceCount: batch, microBatchSequenceCount: microBatch },
+    optimizer: { momentType: 'float32' },
     precision,
+    recomputation: recompute ? 'blocks' : 'none',
     checkpoint: { everyStepCount: 1, keepCount: 2 },
     export: { weightType: 'float32' },
   };

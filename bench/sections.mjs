@@ -1,3 +1,4 @@
+import * as estimates from './estimates.mjs';
 import * as head from './head.mjs';
 import * as kernels from './kernels.mjs';
 import * as llama1b from './llama1b.mjs';
@@ -22,6 +23,7 @@ export const sections = [
   head,
   threads,
   products,
+  estimates,
   llama350m,
   llama1b,
   lossBand,

@@ -45,9 +45,11 @@ export class Session {
 
   /** A child that trains what `side` describes; see sides.mjs for its fields. The caller closes it. */
   async open(side) {
-    const { preset, layerCount, vocabSize, rank, batch, time } = side;
+    const { preset, layerCount, vocabSize, rank, batch, time, microBatch, graph, recompute } = side;
     const config = configOf({ preset, layerCount, vocabSize });
-    return await this.#opened(side, { open: { config, rank, alpha: rank, batch, time, ...side.start } });
+    return await this.#opened(side, {
+      open: { config, rank, alpha: rank, batch, time, microBatch, graph, recompute, ...side.start },
+    });
   }
 
   /** A child whose step is the loss over a vocabulary and its gradients. The caller closes it. */

@@ -186,8 +186,9 @@ const targets = [
     what: `estimate of ${quantity}, furthest from measurement`,
     unit: 'share',
     atMost,
-    measure({ steps, llama350m, llama1b }) {
-      const rows = [...(steps ?? []), ...(llama350m ?? []), ...(llama1b?.whole ?? [])].filter(hasPlan);
+    measure({ steps, estimates, llama350m, llama1b }) {
+      const measured = [steps, estimates, llama350m, llama1b?.whole];
+      const rows = measured.flatMap((found) => found ?? []).filter(hasPlan);
       const off = rows.map((row) => ({
         value: Math.abs(deviation(row)[quantity]),
         detail: `${row.preset} r=${row.rank}`,

@@ -1,5 +1,6 @@
 // A side is one thing that is compared, as plain data: { engine: 'relora' | 'pytorch', preset, rank (0: full-rank), batch,
-// time, precision, compile (PyTorch's alone), threads, layerCount, vocabSize }; what is left out has a default.
+// time, precision, compile (PyTorch's alone), microBatch and recompute (ours alone), threads, layerCount, vocabSize }; what is
+// left out has a default.
 
 /** 8 sequences of 256 tokens: what every comparison of whole steps is made with. */
 export const batchShape = { batch: 8, time: 256 };

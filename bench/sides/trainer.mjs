@@ -22,10 +22,20 @@ export class Trainer {
   #restartCount = 0;
 
   constructor(
-    { config, rank, alpha, batch, time, microBatch = batch, graph = 'auto', learningRate = 1e-4, seed = 0 },
+    {
+      config,
+      rank,
+      alpha,
+      batch,
+      microBatch = batch,
+      graph = 'auto',
+      learningRate = 1e-4,
+      seed = 0,
+      ...rest
+    },
     backend,
   ) {
-    this.#settings = { config, batch, time, microBatch, graph, learningRate, seed, backend };
+    this.#settings = { config, batch, microBatch, graph, learningRate, seed, backend, ...rest };
     this.#model = Llama.create(config, seed);
     if (rank > 0) this.attach({ rank, alpha });
   }
@@ -53,13 +63,14 @@ export class Trainer {
 
   /** Forward, backward, clipping, AdamW. Tokens that nobody gave are made up before the clock starts. */
   async step({ inputs, targets, learningRate = this.#settings.learningRate }) {
-    const { microBatch, time, seed } = this.#settings;
+    const { microBatch, time, seed, recompute } = this.#settings;
     const tokens = inputs === undefined ? this.#madeUpTokens() : typedTokens({ inputs, targets });
     const shape = {
       step: this.#stepCount++,
       sequenceLength: time,
       microBatchSequenceCount: microBatch,
       seed,
+      recompute,
     };
     const start = performance.now();
     const { loss, gradients } = await accumulateGradients(

@@ -1,6 +1,7 @@
 import type { JobEvent } from '@relora/sdk';
 import { figure, quantity } from './format.js';
 import { advance, newProgress, type JobProgress } from './jobProgress.js';
+import { planText } from './planText.js';
 import { palette, renderFrame } from './renderFrame.js';
 import { printable } from './screenText.js';
 
@@ -104,6 +105,8 @@ export class LiveView {
         const { restart, step, deltaNorm, effectiveRank, logitChangeMax } = event.restart;
         return `merge ${restart} before step ${step}: norm of change ${figure(deltaNorm)}, effective rank ${effectiveRank.toFixed(1)}, largest logit change ${logitChangeMax.toExponential(1)}`;
       }
+      case 'plan':
+        return planText(event.plan);
       case 'checkpoint':
         return `checkpoint at step ${event.checkpoint.step}`;
       case 'artifact':

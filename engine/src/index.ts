@@ -4,6 +4,7 @@ export * from './plan/index.js';
 
 // Backends
 export { selectBackend, type Backend, type BackendOptions } from './backend/selectBackend.js';
+export { measureDevice } from './backend/measureDevice.js';
 export {
   instructionSets,
   loadNativeAddon,

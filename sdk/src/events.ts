@@ -5,6 +5,7 @@ interface Kinds {
   step: contract.StepEvent;
   evaluation: contract.EvaluationEvent;
   restart: contract.RestartEvent;
+  plan: contract.PlanEvent;
   checkpoint: contract.CheckpointEvent;
   artifact: contract.ArtifactEvent;
   sample: contract.SampleEvent;
@@ -31,6 +32,7 @@ const kinds = [
   'step',
   'evaluation',
   'restart',
+  'plan',
   'checkpoint',
   'artifact',
   'sample',

@@ -332,6 +332,8 @@ export const engineFailures = {
 
 /** Reasons of warnings in a job's journal that come from the engine. */
 export const engineWarnings = {
+  GRAPHS_SLOWER_THAN_PLANNED:
+    'The graphs that the plan chose for the adapted layers were timed to be slower than separate paths; they stay.',
   RESUMED_ON_OTHER_BACKEND:
     'The run goes on elsewhere than it began: its numbers no longer repeat those of an uninterrupted run bit for bit.',
   TOKENIZER_DIFFERS:

@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events';
 import { LiveView } from '@relora/cli';
-import { JobState, type JobEvent } from '@relora/sdk';
+import { AdapterGraph, JobState, Precision, Recomputation, TargetModule, type JobEvent } from '@relora/sdk';
 import { expect, onTestFinished, test } from 'vitest';
 
 class Screen extends EventEmitter {
@@ -94,4 +94,33 @@ test('plain lines where there is no terminal', () => {
     'sample after 2 steps: a [2J b',
     '',
   ]);
+});
+
+test('says how the adapter phase is computed, in words', () => {
+  const screen = Object.assign(new Screen(), { isTTY: false });
+  const view = new LiveView(screen, { title: 'jobs/job-1', stepCount: 0 });
+  const plan = {
+    step: 100,
+    graphs: [
+      { module: TargetModule.Q_PROJ, graph: AdapterGraph.MERGED },
+      { module: TargetModule.UP_PROJ, graph: AdapterGraph.MERGED },
+      { module: TargetModule.DOWN_PROJ, graph: AdapterGraph.SEPARATE },
+    ],
+    plannedOperations: 2e11,
+    separateOperations: 3e11,
+    plannedSeconds: 1.25,
+    separateSeconds: 1.5,
+    recomputation: Recomputation.NONE,
+    precision: Precision.BFLOAT16,
+    basePrecision: Precision.INT8_BASE,
+    instructionSet: 'avx512bf16',
+  };
+  view.update(event({ plan }));
+  view.update(event({ plan: { ...plan, plannedSeconds: undefined, separateSeconds: undefined } }));
+  view.close();
+  const [timed, notTimed] = screen.written.split('\n');
+  expect(timed).toBe(
+    'plan from step 100: graph merged but down_proj separate; 200 GFLOP a step in adapted layers, 300 GFLOP with separate graphs; 1.25 s a step when timed, 1.5 s with separate ones; base int8-base, recomputation none, avx512bf16',
+  );
+  expect(notTimed).toContain('; not timed; ');
 });

@@ -108,10 +108,10 @@ export function ofKind<K extends TrainingEvent['kind']>(events: TrainingEvent[],
   return events.filter((event): event is Extract<TrainingEvent, { kind: K }> => event.kind === kind);
 }
 
-/** What a run tells of itself, without what a clock or the system says. */
+/** What a run tells of itself, without what a clock or the system says, and what each attempt tells anew. */
 export function told(events: TrainingEvent[]) {
   return events
-    .filter(({ kind }) => kind !== 'checkpoint')
+    .filter(({ kind }) => kind !== 'checkpoint' && kind !== 'plan')
     .map((event) => ({ ...event, seconds: 0, stepSeconds: 0, residentBytes: 0 }));
 }
 

@@ -39,7 +39,9 @@ describe('the training loop', () => {
       Array.from({ length: to - from }, (_, i) => `step ${from + i}`);
     expect(story).toEqual([
       'evaluation 0',
-      ...steps(0, 10),
+      ...steps(0, 6),
+      'plan 6',
+      ...steps(6, 10),
       'checkpoint 10',
       ...steps(10, 12),
       'evaluation 12',

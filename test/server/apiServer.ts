@@ -101,6 +101,8 @@ const device = {
   memoryBytes: 2 ** 34,
   float32Flops: 1e11,
   bfloat16Flops: 2e11,
+  int8Flops: 4e11,
+  memoryBytesPerSecond: 1e10,
   autoPrecision: 'bfloat16' as const,
 };
 

@@ -72,7 +72,7 @@ export class AdapterSet {
     readonly settings: AdapterSettings,
     seed: number,
     restart: number,
-    private readonly plan: AdapterPlan,
+    private plan: AdapterPlan,
   ) {
     const native = currentNative();
     native?.dropFreeBuffers(); // gradients of the base, as large as the base, are over
@@ -162,6 +162,23 @@ export class AdapterSet {
     const { a, b } = layer.adapter;
     const scale = this.settings.alpha / this.settings.rank;
     return { base, graph, adapter: { a: asMatrix(a.variable), b: asMatrix(b.variable), scale } };
+  }
+
+  /**
+   * Computes layers by these graphs from now on; only where the float32 weights are in memory. A base that had an adapter in
+   * it gets its own weight back at once; adapters go into bases with the next pass, or with `prepare`.
+   */
+  useGraphs(graphs: LayerGraphs): void {
+    this.plan = { ...this.plan, graphs };
+    for (const layer of this.mergedVersions.keys())
+      if (graphs[layer.module] === 'separate') this.baseOf(layer).pack();
+    this.mergedVersions.clear();
+  }
+
+  /** Makes what the graphs need once a step, which else the next pass makes. */
+  prepare(native: NativeBackend): void {
+    for (const { layer } of this.adapted())
+      if (this.plan.graphs[layer.module] !== 'separate') this.mergedBase(native, layer);
   }
 
   get packedBytes(): number {

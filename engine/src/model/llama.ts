@@ -14,6 +14,7 @@ import { headCrossEntropy, headLossSum } from '../ops/headCrossEntropy.js';
 import { headLogits } from '../ops/headLogits.js';
 import { linear } from '../ops/linear.js';
 import { RotaryTable } from '../ops/rotary.js';
+import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { AdapterSettings, LlamaConfig } from '../plan/runSpec.js';
 import { AdapterSet, plainPlan, type AdapterPlan, type DropoutPlace, type LayerDelta } from './adapterSet.js';
 import { blocksOf, decode, type Decoder, type Pass } from './decoder.js';
@@ -153,6 +154,17 @@ export class Llama {
     for (const { name } of this.attached().parameters()) this.parameters.delete(name);
     this.attached().dispose();
     this.adapters = null;
+  }
+
+  /** Computes the adapted layers by other graphs from now on; see AdapterSet. Outputs change by rounding alone. */
+  useGraphs(graphs: LayerGraphs): void {
+    this.attached().useGraphs(graphs);
+  }
+
+  /** Makes now what the next pass would make once a step: merged bases. */
+  prepareGraphs(): void {
+    const native = currentNative();
+    if (native !== null) this.attached().prepare(native);
   }
 
   /** Bytes held by packed copies of frozen weights, beside the float32 variables. */

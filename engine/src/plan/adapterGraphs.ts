@@ -31,13 +31,13 @@ function productRatio({ instructionSet, precision }: GraphMachine): number {
  * Cost of packing a weight again in both directions, in the time of so many product operations in float32: 0.9 ns a weight
  * beside 210 GFLOP/s, both on two cores (docs/performance.md).
  */
-const packFlops = 190;
+export const packFlops = 190;
 
 /** Share of the speed of wide products that those with `rank` columns or rows reach: measured from 8 to 128. */
-const thinShare = (rank: number): number => (0.87 * rank) / (rank + 12);
+export const thinShare = (rank: number): number => (0.87 * rank) / (rank + 12);
 
 /** Speed of the dense xᵀ dy beside that of x W. */
-const weightGradientShare = 0.9;
+export const weightGradientShare = 0.9;
 
 /**
  * Operations of one layer and step under each graph, in equivalents of the base's product; multiply-adds count two.

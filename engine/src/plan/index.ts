@@ -5,4 +5,8 @@ export * from './schedule.js';
 export * from './adapterGraphs.js';
 export * from './parameters.js';
 export { llamaConfigOf, ModelFolderInvalid } from './llamaConfigFile.js';
+export * from './deviceSpeed.js';
+export * from './packedBytes.js';
+export * from './memoryModel.js';
+export { secondsOf, stepTime, type TimeParts } from './timeModel.js';
 export * from './estimate.js';

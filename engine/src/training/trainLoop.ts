@@ -4,6 +4,7 @@ import { saveCheckpoint } from '../io/checkpoint.js';
 import { beginAdapters, restart } from './cycle.js';
 import { evaluate } from './evaluation.js';
 import { accumulateGradients, clipScale, globalNorm } from './gradients.js';
+import { reportPlan, slowerThanPlanned } from './planReport.js';
 import { writeSample } from './sample.js';
 import { TrainingDiverged } from './trainingErrors.js';
 import type { TrainingEvent } from './trainingEvent.js';
@@ -49,6 +50,14 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       yield { kind: 'sample', step, ...sample };
     }
     if (!isEnd && schedule.beginsAdapters(step) && model.adapterSettings === null) await beginAdapters(run);
+    if (!isEnd && model.adapterSettings !== null && !run.isPlanTold) {
+      const plan = await reportPlan(run, signal);
+      if (plan === null) return;
+      run.isPlanTold = true;
+      yield { kind: 'plan', step, ...plan };
+      const warning = slowerThanPlanned(plan);
+      if (warning !== null) yield { kind: 'warning', ...warning };
+    }
 
     // Before the step, so that the first update of a cycle already has the re-warmed rate.
     if (progress.restartCount < schedule.restartNumberAt(step)) {

@@ -1,4 +1,6 @@
-import type { Phase } from '../plan/runSpec.js';
+import type { BasePrecision, ProductPrecision } from '../backend/nativeAddon.js';
+import type { LayerGraph } from '../plan/adapterGraphs.js';
+import type { Phase, Recomputation, TargetModule } from '../plan/runSpec.js';
 
 /** What a run tells while it goes on. The server's journal stores these as they are, so they are plain data. */
 export type TrainingEvent =
@@ -37,6 +39,25 @@ export type TrainingEvent =
       ranks: LayerRank[];
       effectiveRank: number;
       seconds: number;
+    }
+  | {
+      /** How the adapter phase is computed; the choice is a function of the job and the instruction set alone. */
+      kind: 'plan';
+      /** Step that comes next. */
+      step: number;
+      /** Of the adapted modules. */
+      graphs: { module: TargetModule; graph: LayerGraph }[];
+      /** Operations of a step in the adapted layers, in equivalents of a product with the base; and with separate paths alone. */
+      plannedOperations: number;
+      separateOperations: number;
+      /** Seconds of a step up to its gradients, as timed now; null where that was not done (planReport.ts). */
+      plannedSeconds: number | null;
+      separateSeconds: number | null;
+      recomputation: Exclude<Recomputation, 'auto'>;
+      precision: ProductPrecision;
+      basePrecision: BasePrecision;
+      /** Of native products; empty elsewhere. */
+      instructionSet: string;
     }
   | {
       kind: 'checkpoint';

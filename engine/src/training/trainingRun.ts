@@ -29,6 +29,8 @@ export interface TrainingRun {
   readonly progress: RunProgress;
   /** Files of weights that are frozen now, which a checkpoint links instead of writing them again. */
   readonly frozen: FrozenFiles;
+  /** Whether this object has told how it computes the adapter phase. */
+  isPlanTold: boolean;
   /** The last checkpoint that this object saved or was read from. */
   lastSaved: SavedCheckpoint | null;
   /** The progress that it holds. */
@@ -93,6 +95,7 @@ export function assembleRun(parts: {
       savedStep: -1,
     },
     frozen: { base: null, start: null },
+    isPlanTold: false,
     lastSaved: null,
     savedProgress: null,
     warnings: [],

@@ -51,8 +51,7 @@ export async function admitJob(
     });
   }
   const device = chooseDevice(await parts.devices.list(), parsed.spec);
-  const peakOf = (candidate: RunSpec): number =>
-    estimateRun(candidate, speedOf(device, candidate)).peakMemoryBytes;
+  const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speedOf(device)).peakMemoryBytes;
   const memoryBytesMax = memoryLimitBytes(config);
   const decided = decideRecomputation(parsed.spec, peakOf, memoryBytesMax);
   const peakMemoryBytes = Math.round(peakOf(decided));
@@ -76,7 +75,7 @@ export async function admitJob(
   }
   return {
     spec: decided,
-    estimate: toEstimate(estimateRun(decided, speedOf(device, decided)), dataset, device, config),
+    estimate: toEstimate(estimateRun(decided, speedOf(device)), dataset, device, config),
     plan: toPlan(new Schedule(decided)),
     warnings,
   };
@@ -95,7 +94,7 @@ export async function costOf(
   const dataset = await parts.datasets.find(datasetIdOf(spec.dataset) ?? '');
   const device = findDevice(await parts.devices.list(), spec);
   return {
-    estimate: toEstimate(estimateRun(spec, speedOf(device, spec)), dataset, device, parts.config),
+    estimate: toEstimate(estimateRun(spec, speedOf(device)), dataset, device, parts.config),
     plan: toPlan(new Schedule(spec)),
   };
 }
@@ -121,12 +120,18 @@ function findDevice(devices: readonly DeviceDescription[], spec: RunSpec): Devic
   return devices.find(({ backend }) => backend === spec.device);
 }
 
-/** A quantized base leaves what is trained as it is with AUTO. */
-function speedOf(device: DeviceDescription | undefined, { precision }: RunSpec): DeviceSpeed {
-  const computed = precision === 'float32' || precision === 'bfloat16' ? precision : device?.autoPrecision;
-  return computed === undefined || computed === 'float32'
-    ? { flopsPerSecond: device?.float32Flops ?? 0, packedBytes: 4 }
-    : { flopsPerSecond: device?.bfloat16Flops || device?.float32Flops || 0, packedBytes: 2 };
+/** Zeros, which say that the time is not known, while devices could not be measured; memory is foreseen all the same. */
+function speedOf(device: DeviceDescription | undefined): DeviceSpeed {
+  if (device !== undefined) return { ...device, instructionSet: device.instructionSet || null };
+  return {
+    instructionSet: 'avx512',
+    threadCount: 1,
+    autoPrecision: 'float32',
+    float32Flops: 0,
+    bfloat16Flops: 0,
+    int8Flops: 0,
+    memoryBytesPerSecond: 0,
+  };
 }
 
 function toEstimate(

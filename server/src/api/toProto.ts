@@ -111,6 +111,21 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
       return { evaluation: body };
     case 'restart':
       return { restart: body };
+    case 'plan':
+      return {
+        plan: {
+          ...body,
+          graphs: body.graphs.map(({ module, graph }) => ({
+            module: toEnum.targetModule[module],
+            graph: toEnum.adapterGraph[graph],
+          })),
+          plannedSeconds: body.plannedSeconds ?? undefined,
+          separateSeconds: body.separateSeconds ?? undefined,
+          recomputation: toEnum.recomputation[body.recomputation],
+          precision: toEnum.precision[body.precision],
+          basePrecision: toEnum.precision[baseWords[body.basePrecision]],
+        },
+      };
     case 'checkpoint':
       return { checkpoint: body };
     case 'artifact':
@@ -123,6 +138,9 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
       return { warning: body };
   }
 }
+
+/** What a base is kept in, in the words of a job's precision. */
+const baseWords = { float32: 'float32', bfloat16: 'bfloat16', int8: 'int8Base', nf4: 'nf4Base' } as const;
 
 export function toArtifact(artifact: Artifact): contract.Artifact {
   return {

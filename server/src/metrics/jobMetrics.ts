@@ -103,6 +103,7 @@ export class JobMetrics {
         metrics.warnings.inc();
         return;
       case 'artifact':
+      case 'plan':
       case 'sample':
         return;
     }

@@ -82,7 +82,10 @@ export interface DeviceDescription {
   /** Floating point operations per second; 0 where it cannot be measured. */
   float32Flops: number;
   bfloat16Flops: number;
-  autoPrecision: Exclude<Precision, 'auto'>;
+  int8Flops: number;
+  /** Bytes a second that go to and from memory; 0 where it cannot be measured. */
+  memoryBytesPerSecond: number;
+  autoPrecision: 'float32' | 'bfloat16';
 }
 
 export interface GeneratedPiece {

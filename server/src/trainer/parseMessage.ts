@@ -1,3 +1,4 @@
+import { targetModules } from '@relora/engine/plan';
 import type { TaskMessage, TrainerMessage } from './messages.js';
 
 /** What a field must be. `number` allows NaN and infinities: a diverging run reports them. */
@@ -15,6 +16,10 @@ const oneOf =
   (...values: unknown[]): Check =>
   (value) =>
     values.includes(value);
+const orNull =
+  (check: Check): Check =>
+  (value) =>
+    value === null || check(value);
 const object =
   (shape: Shape): Check =>
   (value) =>
@@ -65,6 +70,24 @@ const bodies: Readonly<Record<string, Shape>> = {
       1024,
       object({ layer: name, effectiveRank: number, rankAboveOnePercent: count, adapterRank: count }),
     ),
+  },
+  plan: {
+    step: count,
+    graphs: list(
+      targetModules.length,
+      object({
+        module: oneOf(...targetModules),
+        graph: oneOf('separate', 'merged', 'weightGradient'),
+      }),
+    ),
+    plannedOperations: number,
+    separateOperations: number,
+    plannedSeconds: orNull(number),
+    separateSeconds: orNull(number),
+    recomputation: oneOf('none', 'blocks'),
+    precision: oneOf('float32', 'bfloat16'),
+    basePrecision: oneOf('float32', 'bfloat16', 'int8', 'nf4'),
+    instructionSet: name,
   },
   checkpoint: { step: count, path, sizeBytes: count, manifestSha256: sha256, seconds: number },
   sample: { step: count, prompt: longText, text: longText },

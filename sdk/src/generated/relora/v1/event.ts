@@ -8,6 +8,10 @@
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
 import {
+  AdapterGraph,
+  adapterGraphFromJSON,
+  adapterGraphToJSON,
+  adapterGraphToNumber,
   JobFailure,
   JobPhase,
   jobPhaseFromJSON,
@@ -17,6 +21,18 @@ import {
   jobStateFromJSON,
   jobStateToJSON,
   jobStateToNumber,
+  Precision,
+  precisionFromJSON,
+  precisionToJSON,
+  precisionToNumber,
+  Recomputation,
+  recomputationFromJSON,
+  recomputationToJSON,
+  recomputationToNumber,
+  TargetModule,
+  targetModuleFromJSON,
+  targetModuleToJSON,
+  targetModuleToNumber,
 } from "./job.js";
 
 export const protobufPackage = "relora.v1";
@@ -68,7 +84,11 @@ export interface JobEvent {
     | WarningEvent
     | undefined;
   /** Nothing new: the stream is alive. */
-  heartbeat?: HeartbeatEvent | undefined;
+  heartbeat?:
+    | HeartbeatEvent
+    | undefined;
+  /** How the adapter phase is computed. */
+  plan?: PlanEvent | undefined;
 }
 
 /** The job changed its state. */
@@ -155,6 +175,48 @@ export interface LayerRank {
   adapterRank: number;
 }
 
+/**
+ * How the adapter phase is computed: told when it begins, and again by each attempt that goes on in it. The choice depends on
+ * the job and the instruction set alone, never on the timing, so that the same job has the same bits.
+ */
+export interface PlanEvent {
+  /** Step that comes next. */
+  step: number;
+  /** Graph of each adapted kind of layer. */
+  graphs: PlannedGraph[];
+  /** Predicted cost of the adapted layers in a step, in operations of a product with the base. */
+  plannedOperations: number;
+  /** The same if all of them had separate paths. */
+  separateOperations: number;
+  /**
+   * Seconds of a step up to its gradients with these graphs, as timed on the model; unset when all paths are separate anyway, or
+   * when a pass takes too long to be timed.
+   */
+  plannedSeconds?:
+    | number
+    | undefined;
+  /** The same with separate paths. */
+  separateSeconds?:
+    | number
+    | undefined;
+  /** BLOCKS when activations are made again in the backward pass, else NONE. */
+  recomputation: Recomputation;
+  /** Arithmetic of what is trained. */
+  precision: Precision;
+  /** What the frozen base is kept in, and multiplied as: FLOAT32, BFLOAT16 or INT8_BASE. */
+  basePrecision: Precision;
+  /** Instruction set of the products; empty where the backend has none to choose. */
+  instructionSet: string;
+}
+
+/** How one kind of layer is computed. */
+export interface PlannedGraph {
+  /** Layers. */
+  module: TargetModule;
+  /** SEPARATE, MERGED or WEIGHT_GRADIENT. */
+  graph: AdapterGraph;
+}
+
 /** A checkpoint was saved. */
 export interface CheckpointEvent {
   /** Step that a run resumes with. */
@@ -210,6 +272,7 @@ function createBaseJobEvent(): JobEvent {
     sample: undefined,
     warning: undefined,
     heartbeat: undefined,
+    plan: undefined,
   };
 }
 
@@ -253,6 +316,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     }
     if (message.heartbeat !== undefined) {
       HeartbeatEvent.encode(message.heartbeat, writer.uint32(106).fork()).join();
+    }
+    if (message.plan !== undefined) {
+      PlanEvent.encode(message.plan, writer.uint32(114).fork()).join();
     }
     return writer;
   },
@@ -374,6 +440,14 @@ export const JobEvent: MessageFns<JobEvent> = {
             message.heartbeat = HeartbeatEvent.decode(reader, reader.uint32());
             continue;
           }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.plan = PlanEvent.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -401,6 +475,7 @@ export const JobEvent: MessageFns<JobEvent> = {
       sample: isSet(object.sample) ? SampleEvent.fromJSON(object.sample) : undefined,
       warning: isSet(object.warning) ? WarningEvent.fromJSON(object.warning) : undefined,
       heartbeat: isSet(object.heartbeat) ? HeartbeatEvent.fromJSON(object.heartbeat) : undefined,
+      plan: isSet(object.plan) ? PlanEvent.fromJSON(object.plan) : undefined,
     };
   },
 
@@ -445,6 +520,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     if (message.heartbeat !== undefined) {
       obj.heartbeat = HeartbeatEvent.toJSON(message.heartbeat);
     }
+    if (message.plan !== undefined) {
+      obj.plan = PlanEvent.toJSON(message.plan);
+    }
     return obj;
   },
 
@@ -482,6 +560,7 @@ export const JobEvent: MessageFns<JobEvent> = {
     message.heartbeat = (object.heartbeat !== undefined && object.heartbeat !== null)
       ? HeartbeatEvent.fromPartial(object.heartbeat)
       : undefined;
+    message.plan = (object.plan !== undefined && object.plan !== null) ? PlanEvent.fromPartial(object.plan) : undefined;
     return message;
   },
 };
@@ -1343,6 +1422,341 @@ export const LayerRank: MessageFns<LayerRank> = {
     message.effectiveRank = object.effectiveRank ?? 0;
     message.rankAboveOnePercent = object.rankAboveOnePercent ?? 0;
     message.adapterRank = object.adapterRank ?? 0;
+    return message;
+  },
+};
+
+function createBasePlanEvent(): PlanEvent {
+  return {
+    step: 0,
+    graphs: [],
+    plannedOperations: 0,
+    separateOperations: 0,
+    plannedSeconds: undefined,
+    separateSeconds: undefined,
+    recomputation: Recomputation.UNSPECIFIED,
+    precision: Precision.UNSPECIFIED,
+    basePrecision: Precision.UNSPECIFIED,
+    instructionSet: "",
+  };
+}
+
+export const PlanEvent: MessageFns<PlanEvent> = {
+  encode(message: PlanEvent, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.step !== 0) {
+      writer.uint32(8).int32(message.step);
+    }
+    for (const v of message.graphs) {
+      PlannedGraph.encode(v!, writer.uint32(18).fork()).join();
+    }
+    if (message.plannedOperations !== 0) {
+      writer.uint32(25).double(message.plannedOperations);
+    }
+    if (message.separateOperations !== 0) {
+      writer.uint32(33).double(message.separateOperations);
+    }
+    if (message.plannedSeconds !== undefined) {
+      writer.uint32(41).double(message.plannedSeconds);
+    }
+    if (message.separateSeconds !== undefined) {
+      writer.uint32(49).double(message.separateSeconds);
+    }
+    if (message.recomputation !== Recomputation.UNSPECIFIED) {
+      writer.uint32(56).int32(recomputationToNumber(message.recomputation));
+    }
+    if (message.precision !== Precision.UNSPECIFIED) {
+      writer.uint32(64).int32(precisionToNumber(message.precision));
+    }
+    if (message.basePrecision !== Precision.UNSPECIFIED) {
+      writer.uint32(72).int32(precisionToNumber(message.basePrecision));
+    }
+    if (message.instructionSet !== "") {
+      writer.uint32(82).string(message.instructionSet);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PlanEvent {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePlanEvent();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.graphs.push(PlannedGraph.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.plannedOperations = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.separateOperations = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.plannedSeconds = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.separateSeconds = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.recomputation = recomputationFromJSON(reader.int32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.precision = precisionFromJSON(reader.int32());
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.basePrecision = precisionFromJSON(reader.int32());
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.instructionSet = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): PlanEvent {
+    return {
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      graphs: globalThis.Array.isArray(object?.graphs) ? object.graphs.map((e: any) => PlannedGraph.fromJSON(e)) : [],
+      plannedOperations: isSet(object.plannedOperations)
+        ? globalThis.Number(object.plannedOperations)
+        : isSet(object.planned_operations)
+        ? globalThis.Number(object.planned_operations)
+        : 0,
+      separateOperations: isSet(object.separateOperations)
+        ? globalThis.Number(object.separateOperations)
+        : isSet(object.separate_operations)
+        ? globalThis.Number(object.separate_operations)
+        : 0,
+      plannedSeconds: isSet(object.plannedSeconds)
+        ? globalThis.Number(object.plannedSeconds)
+        : isSet(object.planned_seconds)
+        ? globalThis.Number(object.planned_seconds)
+        : undefined,
+      separateSeconds: isSet(object.separateSeconds)
+        ? globalThis.Number(object.separateSeconds)
+        : isSet(object.separate_seconds)
+        ? globalThis.Number(object.separate_seconds)
+        : undefined,
+      recomputation: isSet(object.recomputation)
+        ? recomputationFromJSON(object.recomputation)
+        : Recomputation.UNSPECIFIED,
+      precision: isSet(object.precision) ? precisionFromJSON(object.precision) : Precision.UNSPECIFIED,
+      basePrecision: isSet(object.basePrecision)
+        ? precisionFromJSON(object.basePrecision)
+        : isSet(object.base_precision)
+        ? precisionFromJSON(object.base_precision)
+        : Precision.UNSPECIFIED,
+      instructionSet: isSet(object.instructionSet)
+        ? globalThis.String(object.instructionSet)
+        : isSet(object.instruction_set)
+        ? globalThis.String(object.instruction_set)
+        : "",
+    };
+  },
+
+  toJSON(message: PlanEvent): unknown {
+    const obj: any = {};
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.graphs?.length) {
+      obj.graphs = message.graphs.map((e) => PlannedGraph.toJSON(e));
+    }
+    if (message.plannedOperations !== 0) {
+      obj.plannedOperations = floatToJson(message.plannedOperations);
+    }
+    if (message.separateOperations !== 0) {
+      obj.separateOperations = floatToJson(message.separateOperations);
+    }
+    if (message.plannedSeconds !== undefined) {
+      obj.plannedSeconds = floatToJson(message.plannedSeconds);
+    }
+    if (message.separateSeconds !== undefined) {
+      obj.separateSeconds = floatToJson(message.separateSeconds);
+    }
+    if (message.recomputation !== Recomputation.UNSPECIFIED) {
+      obj.recomputation = recomputationToJSON(message.recomputation);
+    }
+    if (message.precision !== Precision.UNSPECIFIED) {
+      obj.precision = precisionToJSON(message.precision);
+    }
+    if (message.basePrecision !== Precision.UNSPECIFIED) {
+      obj.basePrecision = precisionToJSON(message.basePrecision);
+    }
+    if (message.instructionSet !== "") {
+      obj.instructionSet = message.instructionSet;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<PlanEvent>): PlanEvent {
+    return PlanEvent.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PlanEvent>): PlanEvent {
+    const message = createBasePlanEvent();
+    message.step = object.step ?? 0;
+    message.graphs = object.graphs?.map((e) => PlannedGraph.fromPartial(e)) || [];
+    message.plannedOperations = object.plannedOperations ?? 0;
+    message.separateOperations = object.separateOperations ?? 0;
+    message.plannedSeconds = object.plannedSeconds ?? undefined;
+    message.separateSeconds = object.separateSeconds ?? undefined;
+    message.recomputation = object.recomputation ?? Recomputation.UNSPECIFIED;
+    message.precision = object.precision ?? Precision.UNSPECIFIED;
+    message.basePrecision = object.basePrecision ?? Precision.UNSPECIFIED;
+    message.instructionSet = object.instructionSet ?? "";
+    return message;
+  },
+};
+
+function createBasePlannedGraph(): PlannedGraph {
+  return { module: TargetModule.UNSPECIFIED, graph: AdapterGraph.UNSPECIFIED };
+}
+
+export const PlannedGraph: MessageFns<PlannedGraph> = {
+  encode(message: PlannedGraph, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.module !== TargetModule.UNSPECIFIED) {
+      writer.uint32(8).int32(targetModuleToNumber(message.module));
+    }
+    if (message.graph !== AdapterGraph.UNSPECIFIED) {
+      writer.uint32(16).int32(adapterGraphToNumber(message.graph));
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PlannedGraph {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePlannedGraph();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.module = targetModuleFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.graph = adapterGraphFromJSON(reader.int32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): PlannedGraph {
+    return {
+      module: isSet(object.module) ? targetModuleFromJSON(object.module) : TargetModule.UNSPECIFIED,
+      graph: isSet(object.graph) ? adapterGraphFromJSON(object.graph) : AdapterGraph.UNSPECIFIED,
+    };
+  },
+
+  toJSON(message: PlannedGraph): unknown {
+    const obj: any = {};
+    if (message.module !== TargetModule.UNSPECIFIED) {
+      obj.module = targetModuleToJSON(message.module);
+    }
+    if (message.graph !== AdapterGraph.UNSPECIFIED) {
+      obj.graph = adapterGraphToJSON(message.graph);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<PlannedGraph>): PlannedGraph {
+    return PlannedGraph.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PlannedGraph>): PlannedGraph {
+    const message = createBasePlannedGraph();
+    message.module = object.module ?? TargetModule.UNSPECIFIED;
+    message.graph = object.graph ?? AdapterGraph.UNSPECIFIED;
     return message;
   },
 };

@@ -552,7 +552,7 @@ export function targetModuleToNumber(object: TargetModule): number {
 export const AdapterGraph = {
   /** UNSPECIFIED - Treated as AUTO. */
   UNSPECIFIED: "ADAPTER_GRAPH_UNSPECIFIED",
-  /** AUTO - The cheapest for each layer, as predicted and timed when the run begins. */
+  /** AUTO - The cheapest for each layer as predicted from job and instruction set; PlanEvent says which, and what the machine took. */
   AUTO: "ADAPTER_GRAPH_AUTO",
   /** SEPARATE - Base and adapter each take the input: x W + scale (x A) B. */
   SEPARATE: "ADAPTER_GRAPH_SEPARATE",

@@ -1,0 +1,38 @@
+import type { BaseKind } from './packedBytes.js';
+import type { RunSpec } from './runSpec.js';
+
+/** What a device can do, as the server measured it at its start. */
+export interface DeviceSpeed {
+  /** Of native products; null on other backends, whose time is not foreseen. */
+  instructionSet: string | null;
+  threadCount: number;
+  /** Arithmetic that `auto` takes. */
+  autoPrecision: 'float32' | 'bfloat16';
+  /** Peaks of products, operations a second; 0: not known. */
+  float32Flops: number;
+  bfloat16Flops: number;
+  int8Flops: number;
+  /** Bytes a second that go to and from memory; 0: not known. */
+  memoryBytesPerSecond: number;
+}
+
+/** A job's precision on a device: of what is trained, and of its frozen base. */
+export interface Arithmetic {
+  precision: 'float32' | 'bfloat16';
+  basePrecision: BaseKind;
+}
+
+/** As `selectBackend` resolves it: a quantized base leaves what is trained as it is with AUTO. */
+export function arithmeticOf(
+  { precision: wanted }: Pick<RunSpec, 'precision'>,
+  device: DeviceSpeed,
+): Arithmetic {
+  const precision = wanted === 'float32' || wanted === 'bfloat16' ? wanted : device.autoPrecision;
+  const basePrecision = wanted === 'int8Base' ? 'int8' : wanted === 'nf4Base' ? 'nf4' : precision;
+  return { precision, basePrecision };
+}
+
+/** Whether blocks are computed by the fused halves; else op by op, which keeps more (Llama.fusedHalves). */
+export function isFused({ adapter }: Pick<RunSpec, 'adapter'>, { instructionSet }: DeviceSpeed): boolean {
+  return instructionSet !== null && !(adapter !== null && (adapter.dropout > 0 || adapter.trainableScale));
+}

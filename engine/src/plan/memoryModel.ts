@@ -1,0 +1,249 @@
+import { chooseGraphs, separateGraphs, type LayerGraph, type LayerGraphs } from './adapterGraphs.js';
+import { arithmeticOf, isFused, type Arithmetic, type DeviceSpeed } from './deviceSpeed.js';
+import { packedBaseBytes, packedBytes } from './packedBytes.js';
+import { countParameters, linearShapes } from './parameters.js';
+import { targetModules, type RunSpec, type TargetModule } from './runSpec.js';
+
+/** Bytes that a trainer holds at the peak of one of its phases, by what they are. */
+export interface MemoryParts {
+  /** Node, the engine and its libraries. */
+  process: number;
+  /** Float32 weights in memory, adapters among them. */
+  weights: number;
+  /** Frozen weights as products read them. */
+  packed: number;
+  moments: number;
+  gradients: number;
+  /** What is kept between the passes. */
+  activations: number;
+  /** Temporaries of kernels. */
+  scratch: number;
+  /** Copies for checkpoints and probes. */
+  copies: number;
+}
+
+/** Resident before the first weight: 112 to 140 MB on Linux with Node 20; the server's channel and the data set come on top. */
+const processBytes = 115e6;
+/** A moment as an int8 code with a float32 scale for each block of 256 (docs/performance.md). */
+const int8MomentBytes = 1 + 4 / 256;
+/** Exponentials that the head keeps of a chunk of rows (head_cross_entropy.cpp). */
+const headKeptBytes = 36 * 2 ** 20;
+const headSlabRows = 4096;
+/** Rows that a worker takes at a time (product.h). */
+const blockRows = 192;
+/** Packing space of a worker for products. */
+const productWorkerBytes = 288e3;
+/** Logits of a probe (probe.ts): the tensor, and copies from before and after a merge. */
+const probeLogitsMax = 8 * 2 ** 20;
+const probeTokensMax = 256;
+
+/** The phase that needs most. */
+export function peakMemory(spec: RunSpec, device: DeviceSpeed): MemoryParts {
+  return memoryPhases(spec, device).reduce((most, phase) => (totalOf(phase) > totalOf(most) ? phase : most));
+}
+
+export function totalOf(parts: MemoryParts): number {
+  return Object.values(parts).reduce((sum: number, bytes: number) => sum + bytes, 0);
+}
+
+/** Loading, warm start, the change to adapters and the main phase, those of them that the run has. */
+export function memoryPhases(spec: RunSpec, device: DeviceSpeed): MemoryParts[] {
+  const counts = countParameters(spec);
+  const main = steps(spec, device);
+  const loading: MemoryParts = { ...empty, process: processBytes, weights: 4 * counts.model };
+  if (spec.adapter === null) return [loading, main];
+  // One weight at a time is packed and moved to the disk: then it is in memory twice.
+  const change = 8 * largestWeight(spec);
+  const attached = { ...loading, weights: main.weights + change, packed: main.packed };
+  const attaching = { ...loading, weights: 4 * counts.model + change };
+  if (spec.warmStart.stepCount === 0) return [loading, attaching, attached, main];
+  const warmStart = steps({ ...spec, kind: 'fullRank', adapter: null }, device);
+  // The moments of the base end once the adapters are there.
+  return [loading, warmStart, { ...attached, moments: warmStart.moments }, main];
+}
+
+const empty: MemoryParts = {
+  process: 0,
+  weights: 0,
+  packed: 0,
+  moments: 0,
+  gradients: 0,
+  activations: 0,
+  scratch: 0,
+  copies: 0,
+};
+
+/** Steps of one kind: with adapters, or of all weights. */
+function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
+  const counts = countParameters(spec);
+  const { adapter, batch, model } = spec;
+  const layout = layoutOf(spec, device);
+  const shapes = linearShapes(model);
+  const packed =
+    adapter === null || device.instructionSet === null
+      ? 0
+      : model.numHiddenLayers *
+        targetModules.reduce(
+          (sum, name) =>
+            sum + packedBaseBytes(shapes[name], device.instructionSet!, layout.arithmetic.basePrecision),
+          0,
+        );
+  const isMapped = packed > 0 && Object.values(layout.graphs).every((graph) => graph === 'separate');
+  const trained = adapter === null ? counts.model : counts.trainable;
+  const isSummed = batch.microBatchSequenceCount < batch.sequenceCount;
+  return {
+    process: processBytes,
+    weights: 4 * (isMapped ? counts.shared : counts.model) + 4 * counts.adapter,
+    packed,
+    moments: 2 * trained * (spec.optimizer.momentType === 'int8' ? int8MomentBytes : 4),
+    gradients: 4 * trained * (isSummed ? 2 : 1),
+    activations: activationBytes(spec, device, layout),
+    scratch:
+      device.instructionSet === null ? headScratchBytes(spec, layout) : scratchBytes(spec, device, layout),
+    copies: copyBytes(spec),
+  };
+}
+
+interface ComputationLayout {
+  arithmetic: Arithmetic;
+  graphs: LayerGraphs;
+  /** Tokens of a micro-batch. */
+  rows: number;
+  /** Bytes of an element that is kept between the passes. */
+  kept: 2 | 4;
+}
+
+function layoutOf(spec: RunSpec, device: DeviceSpeed): ComputationLayout {
+  const { batch } = spec;
+  const arithmetic = arithmeticOf(spec, device);
+  const { precision, basePrecision } = arithmetic;
+  const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
+  const isExact = precision === 'float32' && (spec.adapter === null || basePrecision === 'float32');
+  const sequences = Math.min(batch.microBatchSequenceCount, batch.sequenceCount);
+  return {
+    arithmetic,
+    graphs: spec.adapter === null ? separateGraphs : graphs,
+    rows: sequences * batch.sequenceLength,
+    kept: isExact ? 4 : 2,
+  };
+}
+
+/** Bytes of what each half of a block keeps for its backward pass (State in the halves' kernels); exact. */
+export function stateBytes(
+  spec: Pick<RunSpec, 'model' | 'adapter'>,
+  { graphs, rows, kept }: Pick<ComputationLayout, 'graphs' | 'rows' | 'kept'>,
+): { attention: number; mlp: number } {
+  const { hiddenSize, intermediateSize, numAttentionHeads } = spec.model;
+  const kvSize = linearShapes(spec.model).k_proj.outFeatures;
+  const lines = (bytes: number): number => Math.ceil(bytes / 64) * 64;
+  const seen = (modules: TargetModule[]): number =>
+    modules.reduce((sum, name) => sum + lines(kept * rows * rankOf(spec, name, graphs[name])), 0);
+  return {
+    attention:
+      lines(4 * rows) +
+      lines(4 * rows * numAttentionHeads) +
+      2 * lines(kept * rows * hiddenSize) +
+      2 * lines(kept * rows * kvSize) +
+      seen(['q_proj', 'k_proj', 'v_proj', 'o_proj']),
+    mlp:
+      lines(4 * rows) +
+      2 * lines(kept * rows * intermediateSize) +
+      seen(['gate_proj', 'up_proj', 'down_proj']),
+  };
+}
+
+/** Rank of a path beside the base; 0 where there is none. */
+function rankOf({ adapter }: Pick<RunSpec, 'adapter'>, module: TargetModule, graph: LayerGraph): number {
+  return graph === 'separate' && adapter?.targetModules.includes(module) ? adapter.rank : 0;
+}
+
+function activationBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLayout): number {
+  const { model, recomputation, adapter } = spec;
+  const { rows } = layout;
+  const stream = 4 * rows * model.hiddenSize;
+  // Beside the input of each half: embedding, final norm, what the head gives back.
+  const streams = stream * (2 * model.numHiddenLayers + 4);
+  if (!isFused(spec, device)) {
+    const kvSize = linearShapes(model).k_proj.outFeatures;
+    const perToken = 7 * model.hiddenSize + 3 * kvSize + 3 * model.intermediateSize;
+    const seen = (adapter?.rank ?? 0) * (adapter?.targetModules.length ?? 0);
+    const masks = adapter !== null && adapter.dropout > 0 ? 6 * model.hiddenSize + model.intermediateSize : 0;
+    return streams + 4 * rows * model.numHiddenLayers * (perToken + seen + masks);
+  }
+  const state = stateBytes(spec, layout);
+  const stateCount = recomputation === 'blocks' ? 1 : model.numHiddenLayers;
+  return streams + stateCount * (state.attention + state.mlp);
+}
+
+/** What kernels reuse: the arena of the half that needs most, the head's, and each worker's. */
+function scratchBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLayout): number {
+  const { hiddenSize, intermediateSize } = spec.model;
+  const rank = spec.adapter?.rank ?? 0;
+  const worker = 4 * blockRows * (hiddenSize + 2 * intermediateSize + 2 * rank) + productWorkerBytes;
+  const arena = Math.max(
+    backwardBytes(spec, device, layout, 'attention'),
+    backwardBytes(spec, device, layout, 'mlp'),
+  );
+  return arena + headScratchBytes(spec, layout) + device.threadCount * worker;
+}
+
+/** Temporaries of one half's backward pass. */
+function backwardBytes(
+  spec: RunSpec,
+  { instructionSet }: DeviceSpeed,
+  { arithmetic, graphs, rows, kept }: ComputationLayout,
+  half: 'attention' | 'mlp',
+): number {
+  const { adapter, model } = spec;
+  const set = instructionSet!;
+  const shapes = linearShapes(model);
+  const { hiddenSize, intermediateSize } = model;
+  const kvSize = shapes.k_proj.outFeatures;
+  const packed = (height: number, width: number): number =>
+    packedBytes(height, width, set, arithmetic.precision);
+  const modules = targetModules.filter((name) => half === (/gate|up|down/.test(name) ? 'mlp' : 'attention'));
+  const widths = half === 'mlp' ? 3 * intermediateSize : 2 * hiddenSize + 2 * kvSize;
+  let bytes = rows * ((4 + kept) * hiddenSize + kept * widths);
+  for (const name of modules) {
+    const { inFeatures, outFeatures } = shapes[name];
+    // Unpacked to bfloat16, and that is packed.
+    if (adapter !== null && arithmetic.basePrecision === 'nf4')
+      bytes += 2 * inFeatures * outFeatures + packed(outFeatures, inFeatures);
+    if (adapter === null) {
+      bytes += packed(outFeatures, inFeatures) + packed(rows, outFeatures);
+      continue;
+    }
+    if (!adapter.targetModules.includes(name)) continue;
+    const { rank } = adapter;
+    bytes += kept * rows * rank;
+    if (graphs[name] === 'weightGradient') bytes += 4 * inFeatures * outFeatures + packed(rows, outFeatures);
+    else bytes += packed(outFeatures, rank) + packed(rows, rank);
+    if (graphs[name] === 'separate') bytes += packed(rank, inFeatures);
+    if (graphs[name] === 'merged') bytes += 4 * rows * rank;
+  }
+  return bytes;
+}
+
+/** One chunk of rows of the head with the operands of its products. */
+function headScratchBytes({ model }: RunSpec, { arithmetic, rows }: ComputationLayout): number {
+  const element = arithmetic.precision === 'bfloat16' ? 2 : 4;
+  const row = element * (model.vocabSize + 64);
+  const chunk = Math.min(rows, Math.max(64, Math.floor(headKeptBytes / row)));
+  const slab = element * Math.min(headSlabRows, model.vocabSize) * model.hiddenSize;
+  return chunk * (row + 8 * model.hiddenSize) + slab;
+}
+
+/** The largest of a checkpoint's copy of a tensor and a restart's probe. */
+function copyBytes(spec: RunSpec): number {
+  const { model, adapter, batch, kind } = spec;
+  const tensor = 4 * Math.max(model.vocabSize * model.hiddenSize, largestWeight(spec));
+  const restarts = kind === 'relora' && adapter !== null && adapter.cycleStepCount < spec.stepCount;
+  const tokens = Math.min(batch.sequenceLength, probeTokensMax, Math.ceil(probeLogitsMax / model.vocabSize));
+  return Math.max(tensor, restarts ? 3 * 4 * tokens * model.vocabSize : 0);
+}
+
+function largestWeight({ model }: Pick<RunSpec, 'model'>): number {
+  return Math.max(
+    ...Object.values(linearShapes(model)).map(({ inFeatures, outFeatures }) => inFeatures * outFeatures),
+  );
+}

@@ -1,0 +1,109 @@
+import { chooseGraphs, packFlops, thinShare, weightGradientShare } from './adapterGraphs.js';
+import { arithmeticOf, isFused, type DeviceSpeed } from './deviceSpeed.js';
+import { countParameters, linearShapes } from './parameters.js';
+import { targetModules, type RunSpec } from './runSpec.js';
+
+/** Seconds of a step, by what they go to. */
+export interface TimeParts {
+  /** Products with linear weights: forward, dx, and dW where weights are trained. */
+  base: number;
+  /** Products of adapters, and merged weights made once a step. */
+  adapters: number;
+  attention: number;
+  head: number;
+  /** Norms, activations, rotation, and moving what they read and write. */
+  elements: number;
+  update: number;
+  /** What is not a kernel. */
+  other: number;
+}
+
+/*
+ * Shares of a device's measured peaks, from whole steps timed kernel by kernel on two cores with AVX512-BF16 (demo to llama-1b in
+ * every precision) and with AVX-512 and AVX2 alone: bench/results/ENTRY.
+ */
+const productShare = { float32: 0.91, bfloat16: 0.9, int8: 0.86 } as const;
+const attentionShare = { float32: 0.55, bfloat16: 0.45 } as const;
+const headShare = (hiddenSize: number): number => (0.78 * hiddenSize) / (hiddenSize + 28);
+/** Operations at float32's peak that an element of the stream costs in a block, forward and backward: norms, copies, sums. */
+const streamOperations = { forward: 80, backward: 160 } as const;
+/** The same for an element between up and down: the sigmoid and its derivative. */
+const innerOperations = { forward: 65, backward: 120 } as const;
+/** Of float32's peak, for a weight in nf4 that is unpacked and packed for one pass: as for packing (adapterGraphs.ts), and half more. */
+const unpackOperations = 0.75 * packFlops;
+/** What the update of a trained value costs in bytes of memory: four times the 28 that it moves, over many small arrays. */
+const updateBytes = 108;
+/** Of each sum of gradients of micro-batches. */
+const sumBytes = 12;
+/** JavaScript, pages and waiting, a block and micro-batch. */
+const blockSeconds = 1.4e-3;
+
+/** Seconds of a step of the main phase. Infinite where the device's speed is not known. */
+export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
+  const { model, adapter, batch } = spec;
+  const { precision, basePrecision } = arithmeticOf(spec, device);
+  const shapes = linearShapes(model);
+  const layers = model.numHiddenLayers;
+  const tokens = batch.sequenceCount * batch.sequenceLength;
+  const micros = Math.ceil(batch.sequenceCount / batch.microBatchSequenceCount);
+  const peaks = {
+    float32: device.float32Flops,
+    bfloat16: device.bfloat16Flops || device.float32Flops,
+    int8: device.int8Flops || device.float32Flops,
+  };
+  const rate = productShare[precision] * peaks[precision];
+  const isUnpacked = adapter !== null && basePrecision === 'nf4';
+  const baseKind = adapter === null || basePrecision === 'nf4' ? precision : basePrecision;
+  const baseRate = productShare[baseKind] * peaks[baseKind];
+  const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
+  // Recomputation makes the states again, for which the last layer of a half is not needed.
+  const isRepeated = spec.recomputation === 'blocks' && isFused(spec, device);
+
+  let base = 0;
+  let adapters = 0;
+  for (const name of targetModules) {
+    const { inFeatures, outFeatures } = shapes[name];
+    const weights = inFeatures * outFeatures;
+    const isLast = name === 'o_proj' || name === 'down_proj';
+    const forwards = 1 + (isRepeated && !isLast ? 1 : 0);
+    base += (tokens * 2 * weights * (forwards + 1)) / baseRate;
+    if (isUnpacked) base += (micros * (forwards + 1) * unpackOperations * weights) / peaks.float32;
+    if (adapter === null) {
+      base += (tokens * 2 * weights) / (weightGradientShare * rate);
+      continue;
+    }
+    if (!adapter.targetModules.includes(name)) continue;
+    const { rank } = adapter;
+    const graph = graphs[name];
+    const thin = (tokens * rank * (inFeatures + outFeatures)) / (thinShare(rank) * rate);
+    if (graph === 'separate') adapters += thin * (4 + 2 * forwards);
+    if (graph === 'merged') adapters += 4 * thin;
+    if (graph === 'weightGradient') {
+      adapters += (tokens * 2 * weights) / (weightGradientShare * rate);
+      adapters += (micros * 4 * rank * weights) / (thinShare(rank) * rate);
+    }
+    if (graph !== 'separate')
+      adapters += ((2 * rank + packFlops) * weights) / (productShare.float32 * peaks.float32);
+  }
+
+  const passes = isRepeated ? 1 : 0;
+  const attended = tokens * batch.sequenceLength * model.hiddenSize; // the causal half
+  const stream = streamOperations.forward * (1 + passes) + streamOperations.backward;
+  const inner = innerOperations.forward * (1 + passes) + innerOperations.backward;
+  const { trainable } = countParameters(spec);
+  return {
+    base: layers * base,
+    adapters: layers * adapters,
+    attention: (layers * attended * (2 * (1 + passes) + 5)) / (attentionShare[precision] * peaks[precision]),
+    head:
+      (6 * tokens * model.hiddenSize * model.vocabSize) / (headShare(model.hiddenSize) * peaks[precision]),
+    elements:
+      (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / peaks.float32,
+    update: (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond,
+    other: blockSeconds * layers * micros,
+  };
+}
+
+export function secondsOf(parts: TimeParts): number {
+  return Object.values(parts).reduce((sum: number, seconds: number) => sum + seconds, 0);
+}

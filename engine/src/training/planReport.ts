@@ -1,0 +1,130 @@
+import { performance } from 'node:perf_hooks';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { dispose } from '@tensorflow/tfjs-core';
+import { currentNative } from '../backend/nativeBackend.js';
+import { graphCosts, separateGraphs, type LayerGraph, type LayerGraphs } from '../plan/adapterGraphs.js';
+import { linearShapes } from '../plan/parameters.js';
+import type { StepBatch } from './gradients.js';
+import type { TrainingEvent } from './trainingEvent.js';
+import type { TrainingRun } from './trainingRun.js';
+
+export type PlanReport = Omit<TrainingEvent & { kind: 'plan' }, 'kind' | 'step'>;
+
+/** Tokens of a timed pass at most: more would say the same and take longer. */
+const timedTokensMax = 1024;
+/** A pass that takes longer is not timed, and no round begins after so long. */
+const passSecondsMax = 20;
+const roundCount = 2;
+/** Chosen graphs that are so much slower than separate paths, and by so long, contradict the plan; less may be noise. */
+const slowdownMax = 1.1;
+const slowdownSecondsMin = 0.05;
+
+/**
+ * How the adapter phase is computed, and whether the machine agrees. Chosen graphs other than separate paths are timed against
+ * them on the model as it is; nothing but time passes. The choice stays what it was, since bits depend on it. Null when the
+ * signal is aborted.
+ */
+export async function reportPlan(run: TrainingRun, signal: AbortSignal): Promise<PlanReport | null> {
+  const { spec, graphs, backend } = run;
+  const { targetModules } = spec.adapter!;
+  const isSeparate = targetModules.every((module) => graphs[module] === 'separate');
+  const timed = isSeparate ? { planned: null, separate: null } : await timeGraphs(run, signal);
+  if (timed === null) return null;
+  return {
+    graphs: targetModules.map((module) => ({ module, graph: graphs[module] })),
+    plannedOperations: operationsOf(run, graphs),
+    separateOperations: operationsOf(run, separateGraphs),
+    plannedSeconds: timed.planned,
+    separateSeconds: timed.separate,
+    recomputation: spec.recomputation === 'blocks' ? 'blocks' : 'none',
+    precision: backend.precision,
+    basePrecision: backend.basePrecision,
+    instructionSet: backend.instructionSet ?? '',
+  };
+}
+
+/** A warning where the measurement contradicts the plan. */
+export function slowerThanPlanned({
+  plannedSeconds,
+  separateSeconds,
+}: Pick<PlanReport, 'plannedSeconds' | 'separateSeconds'>): { reason: string; message: string } | null {
+  if (plannedSeconds === null || separateSeconds === null) return null;
+  const limit = Math.max(slowdownMax * separateSeconds, separateSeconds + slowdownSecondsMin);
+  if (plannedSeconds <= limit) return null;
+  const [planned, separate] = [plannedSeconds, separateSeconds].map((seconds) => seconds.toPrecision(3));
+  return {
+    reason: 'GRAPHS_SLOWER_THAN_PLANNED',
+    message: `A step takes about ${planned} s with the graphs that were chosen and ${separate} s with separate ones: the run keeps its choice, on which its bits depend; a new job can ask for adapter.graph SEPARATE`,
+  };
+}
+
+function operationsOf({ spec, backend }: TrainingRun, graphs: LayerGraphs): number {
+  const { rank, targetModules } = spec.adapter!;
+  const shapes = linearShapes(spec.model);
+  return targetModules.reduce((sum, module) => {
+    const costs: Record<LayerGraph, number> = graphCosts(shapes[module], rank, spec.batch, backend);
+    return sum + spec.model.numHiddenLayers * costs[graphs[module]];
+  }, 0);
+}
+
+interface TimedGraphs {
+  /** Seconds of a step up to its gradients; null when a pass takes too long to be timed. */
+  planned: number | null;
+  separate: number | null;
+}
+
+/** Both ways in turn, the best of each. A merged weight is made once a step, however many passes that has. */
+async function timeGraphs(run: TrainingRun, signal: AbortSignal): Promise<TimedGraphs | null> {
+  const { model, graphs } = run;
+  const native = currentNative();
+  const { sequenceCount, sequenceLength, microBatchSequenceCount } = run.spec.batch;
+  const count = Math.min(microBatchSequenceCount, Math.max(1, Math.floor(timedTokensMax / sequenceLength)));
+  const batch = await run.batches.read(0, count);
+  const one = await run.batches.read(0, 1);
+  const passes = sequenceCount / count;
+  const best = { making: Infinity, planned: Infinity, separate: Infinity };
+  const beganAt = performance.now();
+  try {
+    for (let round = 0; round < roundCount && secondsSince(beganAt) < passSecondsMax; round++) {
+      for (const way of ['separate', 'planned'] as const) {
+        await nextTurn();
+        if (signal.aborted) return null;
+        // What is kept between the passes has other sizes: buffers of the other way would stay for good.
+        native?.dropFreeBuffers();
+        model.useGraphs(way === 'planned' ? graphs : separateGraphs);
+        const making = secondsOf(() => model.prepareGraphs());
+        if (way === 'planned') best.making = Math.min(best.making, making);
+        if (round === 0 && count * secondsOf(() => pass(run, one, 1)) > passSecondsMax)
+          return { planned: null, separate: null };
+        pass(run, batch, count); // so that the timed one finds its buffers and does not wait for fresh pages
+        best[way] = Math.min(
+          best[way],
+          secondsOf(() => pass(run, batch, count)),
+        );
+      }
+    }
+  } finally {
+    native?.dropFreeBuffers();
+    model.useGraphs(graphs);
+  }
+  return { planned: best.making + passes * best.planned, separate: passes * best.separate };
+}
+
+/** Loss and gradients, thrown away. Dropout, whose masks are drawn, is computed by separate paths alone. */
+function pass({ model, spec }: TrainingRun, { inputs, targets }: StepBatch, sequenceCount: number): void {
+  const recompute = spec.recomputation === 'blocks';
+  const { gradients } = model.valueAndGradients(inputs, targets, sequenceCount, spec.batch.sequenceLength, {
+    recompute,
+  });
+  dispose([...gradients.values()]);
+}
+
+function secondsOf(work: () => void): number {
+  const beganAt = performance.now();
+  work();
+  return secondsSince(beganAt);
+}
+
+function secondsSince(beganAt: number): number {
+  return (performance.now() - beganAt) / 1000;
+}

@@ -1,0 +1,224 @@
+import { describe, expect, it } from 'vitest';
+import { Llama, loadNativeAddon, selectBackend } from '@relora/engine';
+import {
+  chooseGraphs,
+  estimateRun,
+  linearShapes,
+  memoryPhases,
+  peakMemory,
+  presets,
+  secondsOf,
+  separateGraphs,
+  stateBytes,
+  stepTime,
+  totalOf,
+  type DeviceSpeed,
+  type RunSpec,
+} from '@relora/engine/plan';
+import { tinySpec } from './tinyRun.js';
+
+const device: DeviceSpeed = {
+  instructionSet: 'avx512bf16',
+  threadCount: 2,
+  autoPrecision: 'bfloat16',
+  float32Flops: 228e9,
+  bfloat16Flops: 456e9,
+  int8Flops: 905e9,
+  memoryBytesPerSecond: 66e9,
+};
+
+type Changes = Parameters<typeof tinySpec>[0];
+
+/** A run of llama-60m, 8 sequences of 256 tokens, without a warm start. */
+function spec(changes: Changes = {}): RunSpec {
+  const adapter = changes.adapter === null ? null : { rank: 128, cycleStepCount: 6, ...changes.adapter };
+  return tinySpec({
+    model: { ...presets['llama-60m']!, vocabSize: 32_000 },
+    warmStart: { stepCount: 0 },
+    batch: { sequenceLength: 256, sequenceCount: 8, microBatchSequenceCount: 8 },
+    precision: 'auto',
+    ...changes,
+    adapter,
+  });
+}
+
+const peakOf = (run: RunSpec): number => totalOf(peakMemory(run, device));
+const secondsPerStep = (run: RunSpec): number => secondsOf(stepTime(run, device));
+
+function batchOf(sequenceCount: number, microBatchSequenceCount = sequenceCount): RunSpec['batch'] {
+  return { sequenceLength: 256, sequenceCount, microBatchSequenceCount };
+}
+
+describe('the estimate of memory', () => {
+  it('grows with tokens, rank and the size of the model', () => {
+    const peaks = [1, 2, 4, 8].map((count) => peakOf(spec({ batch: batchOf(count) })));
+    expect(peaks).toEqual([...peaks].sort((a, b) => a - b));
+    const ranks = [8, 64, 128, 256].map((rank) => peakOf(spec({ adapter: { rank, graph: 'separate' } })));
+    expect(ranks).toEqual([...ranks].sort((a, b) => a - b));
+    const models = ['llama-9m', 'llama-20m', 'llama-60m', 'llama-130m'].map((name) =>
+      peakOf(spec({ model: { ...presets[name]!, vocabSize: 32_000 } })),
+    );
+    expect(models).toEqual([...models].sort((a, b) => a - b));
+  });
+
+  it.each<[string, Changes]>([
+    ['recomputation', { recomputation: 'blocks' }],
+    ['an int8 base', { precision: 'int8Base' }],
+    ['int8 moments', { optimizer: { ...tinySpec().optimizer, momentType: 'int8' } }],
+    ['bfloat16 against float32', { precision: 'bfloat16' }],
+    ['micro-batches', { batch: batchOf(8, 1), adapter: { rank: 8 } }],
+  ])('falls with %s', (_, changes) => {
+    const base: Changes = { precision: 'float32', adapter: { rank: changes.adapter?.rank ?? 128 } };
+    expect(peakOf(spec({ ...base, ...changes }))).toBeLessThan(peakOf(spec(base)));
+  });
+
+  it('is that of the phase that needs most', () => {
+    const phases = (run: RunSpec) => memoryPhases(run, device).map(totalOf);
+    const plain = spec();
+    expect(peakOf(plain)).toBe(Math.max(...phases(plain)));
+    // A warm start trains every weight, which the int8 base then does without.
+    const lean: Changes = { precision: 'int8Base', recomputation: 'blocks', adapter: { rank: 8 } };
+    const warm = spec({ ...lean, warmStart: { stepCount: 10 } });
+    expect(peakOf(warm)).toBeGreaterThan(1.3 * peakOf(spec(lean)));
+    expect(peakOf(warm)).toBeGreaterThanOrEqual(
+      totalOf(peakMemory({ ...warm, kind: 'fullRank', adapter: null }, device)),
+    );
+  });
+
+  it('holds the float32 weights of a base only where a graph reads them at every step', () => {
+    const linear = 25_296_896; // weights of the linear layers of llama-60m
+    const weights = (graph: 'separate' | 'merged') =>
+      memoryPhases(spec({ adapter: { rank: 128, graph } }), device).at(-1)!.weights;
+    expect(weights('merged') - weights('separate')).toBe(4 * linear);
+  });
+
+  // Measured peaks of whole steps (bench/estimates.mjs) and of a machine with AVX512-BF16: within a tenth.
+  it.each<[string, Changes, megabytes: number]>([
+    ['llama-60m, full-rank', { kind: 'fullRank', adapter: null }, 1377],
+    ['llama-60m r=128', {}, 1319],
+    ['llama-60m r=64, int8 base', { adapter: { rank: 64 }, precision: 'int8Base' }, 1098],
+    ['llama-60m r=128, recomputation', { recomputation: 'blocks' }, 1190],
+    ['llama-60m r=128, micro-batches', { batch: batchOf(8, 2) }, 1300],
+    ['llama-60m r=128, float32', { precision: 'float32' }, 1604],
+    [
+      'llama-350m r=128, int8 base',
+      { model: { ...presets['llama-350m']!, vocabSize: 32_000 }, precision: 'int8Base' },
+      4334,
+    ],
+    [
+      'llama-1b r=128, int8 base, 512 tokens',
+      {
+        model: { ...presets['llama-1b']!, vocabSize: 32_000 },
+        precision: 'int8Base',
+        batch: batchOf(2),
+      },
+      7433,
+    ],
+  ])('is what was measured: %s', (_, changes, megabytes) => {
+    const peak = peakMemory(spec(changes), device);
+    const ratio = (totalOf(peak) - peak.copies) / (megabytes * 1e6);
+    expect(ratio).toBeGreaterThan(0.9);
+    expect(ratio).toBeLessThan(1.1);
+  });
+});
+
+describe('the parts of it that are exact', () => {
+  const addon = loadNativeAddon();
+
+  it.each(addon.describe().instructionSets)('packed weights: %s', async (instructionSet) => {
+    const small = { ...tinySpec().model, hiddenSize: 72, intermediateSize: 1100, numAttentionHeads: 6 };
+    for (const precision of ['float32', 'bfloat16', 'int8Base'] as const) {
+      const backend = await selectBackend({ device: 'native', precision, instructionSet, threads: 1 });
+      const run = tinySpec({ model: small, precision, warmStart: { stepCount: 0 } });
+      const model = Llama.create(run.model, 0);
+      model.attachAdapters(run.adapter!, 0, 0);
+      const speed = { ...device, instructionSet, autoPrecision: backend.precision };
+      expect(memoryPhases(run, speed).at(-1)!.packed).toBe(model.packedBytes);
+      model.dispose();
+    }
+  });
+
+  it.each([
+    ['separate', 2],
+    ['separate', 4],
+    ['merged', 2],
+  ] as const)('states of halves: %s, %d bytes', (graph, kept) => {
+    const run = spec({ model: { ...tinySpec().model, numKeyValueHeads: 2 }, adapter: { rank: 5 } });
+    const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, hiddenSize, intermediateSize } = run.model;
+    const [batch, time, rank] = [3, 17, graph === 'separate' ? 5 : 0];
+    const graphs = { ...separateGraphs };
+    for (const module of run.adapter!.targetModules) graphs[module] = graph;
+    const headDim = hiddenSize / heads;
+    const ranks = [rank, rank, rank, rank] as const;
+    const lengths = {
+      attention: addon.attentionHalfStateLength(batch, time, heads, kvHeads, headDim, ...ranks, kept === 2),
+      mlp: addon.mlpHalfStateLength(batch * time, intermediateSize, rank, rank, rank, kept === 2),
+    };
+    const found = stateBytes(run, { graphs, rows: batch * time, kept });
+    expect({ attention: found.attention / 4, mlp: found.mlp / 4 }).toEqual(lengths);
+  });
+});
+
+describe('the estimate of time', () => {
+  it('grows with tokens, rank and what is computed again', () => {
+    const tokens = [1, 2, 4, 8].map((count) => secondsPerStep(spec({ batch: batchOf(count) })));
+    expect(tokens).toEqual([...tokens].sort((a, b) => a - b));
+    const ranks = [8, 64, 128, 256].map((rank) => secondsPerStep(spec({ adapter: { rank } })));
+    expect(ranks).toEqual([...ranks].sort((a, b) => a - b));
+    expect(secondsPerStep(spec({ recomputation: 'blocks' }))).toBeGreaterThan(secondsPerStep(spec()));
+    expect(secondsPerStep(spec({ batch: batchOf(8, 1) }))).toBeGreaterThan(secondsPerStep(spec()));
+  });
+
+  it('takes the cheapest graph where the planner may choose', () => {
+    const graphs = Object.values(chooseGraphs(spec(), { ...device, precision: 'bfloat16' }));
+    expect(graphs.some((graph) => graph !== 'separate')).toBe(true);
+    expect(secondsPerStep(spec())).toBeLessThan(secondsPerStep(spec({ adapter: { graph: 'separate' } })));
+  });
+
+  it('is what the steps of all phases take', () => {
+    const warm = spec({ warmStart: { stepCount: 10 } });
+    const fullRank = secondsPerStep({ ...warm, kind: 'fullRank', adapter: null });
+    expect(estimateRun(warm, device).durationSeconds).toBeCloseTo(
+      10 * fullRank + warm.stepCount * secondsPerStep(warm),
+      9,
+    );
+  });
+
+  it('is not known where the speed of the device is not', () => {
+    const unknown = { ...device, float32Flops: 0, bfloat16Flops: 0, int8Flops: 0, memoryBytesPerSecond: 0 };
+    expect(estimateRun(spec(), unknown).durationSeconds).toBe(Infinity);
+    const reference = { ...unknown, instructionSet: null, autoPrecision: 'float32' as const };
+    expect(estimateRun(spec({ device: 'reference' }), reference).durationSeconds).toBe(Infinity);
+    expect(estimateRun(spec({ device: 'reference' }), reference).peakMemoryBytes).toBeGreaterThan(1e9);
+  });
+
+  // Best of several steps, on the machine whose speed `device` has: within a fifth.
+  it.each<[string, Changes, seconds: number]>([
+    ['llama-60m, full-rank', { kind: 'fullRank', adapter: null }, 1.625],
+    ['llama-60m r=128', {}, 1.592],
+    ['llama-60m r=128, int8 base, recomputation', { precision: 'int8Base', recomputation: 'blocks' }, 1.663],
+    ['llama-60m r=128, float32', { precision: 'float32' }, 3.017],
+    [
+      'llama-9m r=16',
+      { model: { ...presets['llama-9m']!, vocabSize: 32_000 }, adapter: { rank: 16 } },
+      0.242,
+    ],
+    [
+      'llama-350m r=128, int8 base',
+      { model: { ...presets['llama-350m']!, vocabSize: 32_000 }, precision: 'int8Base' },
+      7.55,
+    ],
+  ])('is what was measured: %s', (_, changes, seconds) => {
+    const ratio = secondsPerStep(spec(changes)) / seconds;
+    expect(ratio).toBeGreaterThan(0.8);
+    expect(ratio).toBeLessThan(1.2);
+  });
+
+  it('knows every layer that the model has', () => {
+    const shapes = Object.values(linearShapes(spec().model));
+    const products = shapes.reduce((sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures, 0);
+    const { base } = stepTime(spec({ precision: 'float32', adapter: { graph: 'separate' } }), device);
+    // Forward and dx, at no more than the peak.
+    expect(base).toBeGreaterThan((8 * 2048 * 4 * products) / device.float32Flops);
+  });
+});

@@ -1,0 +1,119 @@
+import { memory } from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import {
+  beginRun,
+  disposeRun,
+  saveCheckpoint,
+  selectBackend,
+  trainLoop,
+  type Backend,
+  type RunSpec,
+} from '@relora/engine';
+import { targetModules } from '@relora/engine/plan';
+import { reportPlan, slowerThanPlanned } from '../../engine/dist/training/planReport.js';
+import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+
+const newFolder = temporaryFolders();
+const dataset = licenceDataset(newFolder);
+let backend: Backend;
+
+beforeAll(async () => {
+  backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+});
+
+async function begin(spec: RunSpec, options: { checkpointPath?: string; runFolder?: string } = {}) {
+  return beginRun({
+    spec,
+    backend,
+    dataset: await dataset(),
+    runFolder: newFolder(),
+    attempt: 1,
+    ...options,
+  });
+}
+
+describe('the plan of an adapter phase', () => {
+  it('is told before its first step, with the cost and the time of both ways', async () => {
+    const run = await begin(tinySpec({ adapter: { graph: 'merged' }, recomputation: 'blocks' }));
+    const events = await runLoop(run);
+    const plans = ofKind(events, 'plan');
+    expect(plans).toHaveLength(1);
+    expect(plans[0]).toMatchObject({
+      step: 6,
+      graphs: targetModules.map((module) => ({ module, graph: 'merged' })),
+      recomputation: 'blocks',
+      precision: 'float32',
+      basePrecision: 'float32',
+      instructionSet: backend.instructionSet,
+    });
+    expect(plans[0]!.plannedOperations).not.toBe(plans[0]!.separateOperations);
+    expect(plans[0]!.plannedSeconds).toBeGreaterThan(0);
+    expect(plans[0]!.separateSeconds).toBeGreaterThan(0);
+    expect(events.indexOf(plans[0]!)).toBe(
+      events.findIndex((event) => event.kind === 'step' && event.step === 6) - 1,
+    );
+    disposeRun(run);
+  });
+
+  it('has nothing to time where all paths are separate, and is not told without adapters', async () => {
+    const separate = await begin(tinySpec({ adapter: { graph: 'separate' } }));
+    const [plan] = ofKind(await runLoop(separate), 'plan');
+    expect(plan).toMatchObject({ plannedSeconds: null, separateSeconds: null });
+    expect(plan!.plannedOperations).toBe(plan!.separateOperations);
+    disposeRun(separate);
+
+    const fullRank = await begin(tinySpec({ kind: 'fullRank', adapter: null }));
+    expect(ofKind(await runLoop(fullRank), 'plan')).toEqual([]);
+    disposeRun(fullRank);
+  });
+
+  it('is told again by a resumed run', async () => {
+    const spec = tinySpec({ adapter: { graph: 'weightGradient' } });
+    const first = await begin(spec);
+    await runLoop(first, (event) => event.kind === 'step' && event.step === 8);
+    const { path } = await saveCheckpoint(first);
+    disposeRun(first);
+    const second = await begin(spec, { checkpointPath: path, runFolder: first.folder });
+    const [plan] = ofKind(await runLoop(second), 'plan');
+    expect(plan).toMatchObject({
+      step: 9,
+      graphs: plan!.graphs.map(({ module }) => ({ module, graph: 'weightGradient' })),
+    });
+    disposeRun(second);
+  });
+
+  it.each(['merged', 'weightGradient'] as const)('leaves no trace of its timing: %s', async (graph) => {
+    const run = await begin(tinySpec({ adapter: { graph } }));
+    // In the middle of a cycle, where the adapters are in the merged bases.
+    await runLoop(run, (event) => event.kind === 'step' && event.step === 9);
+    const { inputs, targets } = await run.batches.read(0, 2);
+    const loss = () => run.model.sumLoss(inputs, targets, 2, 32).sum;
+    const before = { loss: loss(), weights: weightsOf(run), tensors: memory().numTensors };
+    expect(await reportPlan(run, new AbortController().signal)).not.toBeNull();
+    expect({ loss: loss(), weights: weightsOf(run), tensors: memory().numTensors }).toEqual(before);
+    disposeRun(run);
+  });
+
+  it('is not waited for by a stop', async () => {
+    const run = await begin(tinySpec({ warmStart: { stepCount: 0 }, adapter: { graph: 'merged' } }));
+    const stop = new AbortController();
+    const loop = trainLoop(run, stop.signal);
+    await loop.next(); // the evaluation at the start
+    const next = loop.next();
+    stop.abort();
+    expect((await next).done).toBe(true);
+    // What was not told is told when the loop is begun again.
+    expect(ofKind(await runLoop(run), 'plan')).toHaveLength(1);
+    disposeRun(run);
+  });
+
+  it('is contradicted by a measurement that is clearly the other way', () => {
+    expect(slowerThanPlanned({ plannedSeconds: 1.2, separateSeconds: 1 })).toMatchObject({
+      reason: 'GRAPHS_SLOWER_THAN_PLANNED',
+      message: expect.stringMatching(/about 1.20 s .* and 1.00 s/) as string,
+    });
+    expect(slowerThanPlanned({ plannedSeconds: 1.09, separateSeconds: 1 })).toBeNull();
+    expect(slowerThanPlanned({ plannedSeconds: 0.02, separateSeconds: 0.01 })).toBeNull(); // noise
+    expect(slowerThanPlanned({ plannedSeconds: null, separateSeconds: null })).toBeNull();
+  });
+});
