@@ -32,7 +32,7 @@ function layoutOf(instructionSet: string, kind: PackedKind): Layout {
 }
 
 /** Bytes of a right operand [rows, columns] as products read it. */
-export function packedBytes(rows: number, columns: number, instructionSet: string, kind: BaseKind): number {
+export function packedBytes(rows: number, columns: number, instructionSet: string, kind: PackedKind): number {
   const { columnQuantum, stepQuantum, perStep, block, headers } = layoutOf(instructionSet, kind);
   const up = (value: number, quantum: number): number => Math.ceil(value / quantum) * quantum;
   const steps = up(Math.ceil(rows / perStep), stepQuantum) + Math.ceil(rows / block) * headers;
