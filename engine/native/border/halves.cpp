@@ -1,5 +1,5 @@
 // The border of the halves of a block: shapes are checked here, kernels assume that they are right.
-#include "../kernels/kernels.h"
+#include "attention_shape.h"
 #include "packed_base.h"
 
 namespace relora {
@@ -116,17 +116,7 @@ AttentionPass attention_pass(const Call& call, const Rows& input, bool different
   Arguments& in = call.arguments;
   AttentionPass pass{.x = input.x, .gain = input.gain};
   const auto cosines = in.input("cos"), sines = in.input("sin");
-  AttentionShape& shape = pass.shape;
-  shape.batch = in.dimension("batch");
-  shape.time = in.dimension("time");
-  shape.heads = in.dimension("heads");
-  shape.kv_heads = in.dimension("kvHeads");
-  shape.head_dim = in.dimension("headDim");
-  shape.scale = static_cast<float>(in.number("scale"));
-  if (shape.heads % shape.kv_heads != 0) {
-    in.refuse("heads must be a multiple of kvHeads, got " + std::to_string(shape.heads) + " and " +
-              std::to_string(shape.kv_heads));
-  }
+  const AttentionShape& shape = pass.shape = attention_shape(in);
   if (shape.head_dim % 2 != 0) in.refuse("headDim must be even, got " + std::to_string(shape.head_dim));
   in.shape(input.x, {shape.batch, shape.time, input.hidden}, "batch * time * hidden");
   in.shape(cosines, {shape.time, shape.head_dim / 2}, "time * headDim / 2", true);

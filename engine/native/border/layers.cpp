@@ -2,6 +2,7 @@
 // that they are right.
 #include "../kernels/kernels.h"
 #include "../layers/embedding.h"
+#include "attention_shape.h"
 #include "call.h"
 
 namespace relora {
@@ -60,21 +61,6 @@ napi_value rotary(const Call& call) {
   in.outputs_stand_alone();
   call.context().kernels.rotary(call.context(), y, x, cosines, sines, shape, inverse);
   return undefined();
-}
-
-AttentionShape attention_shape(Arguments& in) {
-  AttentionShape shape{};
-  shape.batch = in.dimension("batch");
-  shape.time = in.dimension("time");
-  shape.heads = in.dimension("heads");
-  shape.kv_heads = in.dimension("kvHeads");
-  shape.head_dim = in.dimension("headDim");
-  shape.scale = static_cast<float>(in.number("scale"));
-  if (shape.heads % shape.kv_heads != 0) {
-    in.refuse("heads must be a multiple of kvHeads, got " + std::to_string(shape.heads) + " and " +
-              std::to_string(shape.kv_heads));
-  }
-  return shape;
 }
 
 void check_attention(const Arguments& in, const AttentionShape& s,

@@ -1,0 +1,24 @@
+// The dimensions of attention among the arguments of a call.
+#pragma once
+#include "../kernels/kernels.h"
+#include "arguments.h"
+
+namespace relora {
+
+/// batch, time, heads, kvHeads, headDim, scale
+inline AttentionShape attention_shape(Arguments& in) {
+  AttentionShape shape{};
+  shape.batch = in.dimension("batch");
+  shape.time = in.dimension("time");
+  shape.heads = in.dimension("heads");
+  shape.kv_heads = in.dimension("kvHeads");
+  shape.head_dim = in.dimension("headDim");
+  shape.scale = static_cast<float>(in.number("scale"));
+  if (shape.heads % shape.kv_heads != 0) {
+    in.refuse("heads must be a multiple of kvHeads, got " + std::to_string(shape.heads) + " and " +
+              std::to_string(shape.kv_heads));
+  }
+  return shape;
+}
+
+}  // namespace relora
