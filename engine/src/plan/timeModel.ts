@@ -29,7 +29,7 @@ const headShare = (hiddenSize: number): number => (0.78 * hiddenSize) / (hiddenS
 const streamOperations = { forward: 80, backward: 160 } as const;
 /** The same for an element between up and down: the sigmoid and its derivative. */
 const innerOperations = { forward: 65, backward: 120 } as const;
-/** Of float32's peak, for a weight in nf4 that is unpacked and packed for one pass: as for packing (adapterGraphs.ts), and half more. */
+/** Operations at float32's peak that it takes to unpack a weight in nf4 and pack it for one pass: half a packing, and half more. */
 const unpackOperations = 0.75 * packFlops;
 /** Bytes that the update of a trained value moves, with the norm of its gradient. */
 const updateBytes = 32;

@@ -1,5 +1,5 @@
 import type { TrainingEvent } from '@relora/engine';
-import type { DeviceChoice, Precision, RunSpec } from '@relora/engine/plan';
+import type { DeviceChoice, RunSpec } from '@relora/engine/plan';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution } from '../jobs/job.js';
 
