@@ -20,8 +20,9 @@ export function modeOf({ precision = 'fastest mode', compile }) {
   return compile ? `${precision}, compiled` : precision;
 }
 
-export function kindOf({ rank }) {
-  return rank === 0 ? 'full-rank' : `ReLoRA r=${rank}`;
+export function kindOf({ rank, recompute = false, microBatch }) {
+  const kind = rank === 0 ? 'full-rank' : `ReLoRA r=${rank}`;
+  return `${kind}${recompute ? ', recomputed' : ''}${microBatch === undefined ? '' : `, ${microBatch} at a time`}`;
 }
 
 export function labelOf(side) {

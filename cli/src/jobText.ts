@@ -101,7 +101,10 @@ export function estimateText({
         'arithmetic',
         `${quantity(estimate.flopsPerToken)}FLOP per token, ${ratio.toFixed(2)} of a full-rank step`,
       ],
-      ['time', duration(estimate.durationSeconds)],
+      [
+        'time',
+        `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step`,
+      ],
       ['disk', bytes(estimate.diskBytes)],
     ]),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${message}`),

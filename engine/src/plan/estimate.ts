@@ -1,5 +1,5 @@
 import type { DeviceSpeed } from './deviceSpeed.js';
-import { peakMemory, totalOf } from './memoryModel.js';
+import { isBaseMapped, peakMemory, totalOf } from './memoryModel.js';
 import { countParameters, linearShapes } from './parameters.js';
 import type { RunSpec } from './runSpec.js';
 import { Schedule } from './schedule.js';
@@ -20,8 +20,9 @@ export interface Estimate {
 }
 
 /**
- * What a job costs, from its specification and the device's measured speed alone. flops follow relora.md §5: a trained layer takes 6·in·out per token,
- * a frozen one with an adapter 4·in·out + 6·r·(in + out), attention 12·time·hidden·½ per layer for its causal half.
+ * What a job costs, from its specification and the device's measured speed alone. flops follow relora.md §5: a trained layer
+ * takes 6·in·out per token, a frozen one with an adapter 4·in·out + 6·r·(in + out), attention 12·time·hidden·½ per layer for
+ * its causal half.
  */
 export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   const schedule = new Schedule(spec);
@@ -46,11 +47,13 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
     fullRankFlopsPerToken,
     tokenCount: schedule.stepCount * tokensPerStep,
     durationSeconds: warmStartSeconds + spec.stepCount * secondsOf(stepTime(spec, device)),
-    // One checkpoint more than is kept exists while the next is written; the start of the adapter phase is kept as well.
+    // One checkpoint more than is kept exists while the next is written; the start of the adapter phase is kept as well,
+    // and so is the float32 base while only its packed form is in memory.
     diskBytes:
       (spec.checkpoint.keepCount + 1) * checkpointBytes +
       weightBytes * counts.model +
-      (spec.adapter ? 4 * counts.linear : 0),
+      (spec.adapter ? 4 * counts.linear : 0) +
+      (isBaseMapped(spec, device) ? 4 * counts.linear : 0),
   };
 }
 

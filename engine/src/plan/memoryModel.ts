@@ -88,7 +88,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
             sum + packedBaseBytes(shapes[name], device.instructionSet!, layout.arithmetic.basePrecision),
           0,
         );
-  const isMapped = packed > 0 && Object.values(layout.graphs).every((graph) => graph === 'separate');
+  const isMapped = isBaseMapped(spec, device);
   const trained = adapter === null ? counts.model : counts.trainable;
   const isSummed = batch.microBatchSequenceCount < batch.sequenceCount;
   return {
@@ -102,6 +102,13 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
       device.instructionSet === null ? headScratchBytes(spec, layout) : scratchBytes(spec, device, layout),
     copies: copyBytes(spec),
   };
+}
+
+/** Whether the float32 weights of the base lie on the disk while adapters are trained (adapterPlan). */
+export function isBaseMapped(spec: RunSpec, device: DeviceSpeed): boolean {
+  const { graphs } = layoutOf(spec, device);
+  const isPackedOnce = Object.values(graphs).every((graph) => graph === 'separate');
+  return spec.adapter !== null && device.instructionSet !== null && isPackedOnce;
 }
 
 interface ComputationLayout {

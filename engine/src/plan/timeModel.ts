@@ -20,7 +20,7 @@ export interface TimeParts {
 
 /*
  * Shares of a device's measured peaks, from whole steps timed kernel by kernel on two cores with AVX512-BF16 (demo to llama-1b in
- * every precision) and with AVX-512 and AVX2 alone: bench/results/ENTRY.
+ * every precision) and with AVX-512 and AVX2 alone: bench/results/2026-11-24-amd-epyc-avx512bf16-estimates.md.
  */
 const productShare = { float32: 0.91, bfloat16: 0.9, int8: 0.86 } as const;
 const attentionShare = { float32: 0.55, bfloat16: 0.45 } as const;
@@ -29,10 +29,10 @@ const headShare = (hiddenSize: number): number => (0.78 * hiddenSize) / (hiddenS
 const streamOperations = { forward: 80, backward: 160 } as const;
 /** The same for an element between up and down: the sigmoid and its derivative. */
 const innerOperations = { forward: 65, backward: 120 } as const;
-/** Of float32's peak, for a weight in nf4 that is unpacked and packed for one pass: as for packing (adapterGraphs.ts), and half more. */
+/** Operations at float32's peak that it takes to unpack a weight in nf4 and pack it for one pass: half a packing, and half more. */
 const unpackOperations = 0.75 * packFlops;
-/** What the update of a trained value costs in bytes of memory: four times the 28 that it moves, over many small arrays. */
-const updateBytes = 108;
+/** Bytes that the update of a trained value moves, with the norm of its gradient. */
+const updateBytes = 32;
 /** Of each sum of gradients of micro-batches. */
 const sumBytes = 12;
 /** JavaScript, pages and waiting, a block and micro-batch. */
