@@ -67,7 +67,9 @@ describe('recomputation of blocks', () => {
         halves.forEach((half) => half.mockClear());
         const run = await runOf(tinySpec({ precision, recomputation }));
         // Without an output only what the backward pass needs is made.
-        const madeAgain = halves.flatMap(({ mock }) => mock.calls).filter(([y]) => y === null).length;
+        const madeAgain = halves
+          .flatMap(({ mock }) => mock.calls as unknown[][])
+          .filter(([y]) => y === null).length;
         return { ...run, madeAgain };
       };
       const [kept, made] = [await runWith('none'), await runWith('blocks')];
