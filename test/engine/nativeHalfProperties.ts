@@ -21,6 +21,8 @@ import {
 const none = new Float32Array(0);
 const normEpsilon = 1e-5;
 
+const atMost = (most: number, share: number) => Math.max(1, Math.min(most, Math.floor(share)));
+
 /** Uniform numbers of that bound have the variance that keeps what a layer of so many inputs gives near what it gets. */
 const boundOf = (fanIn: number) => Math.sqrt(3 / fanIn);
 
@@ -78,17 +80,23 @@ class DrawnLayer {
     const upstream = this.rowsOf(dy, this.outFeatures);
     const dense = multiply(transposed(this.rowsOf(x, this.inFeatures)), upstream).value;
     const [dweight, da, db, , , a, b, scale, rank] = this.argsWithGradients;
-    const agree = (gradient: string, actual: Float32Array, expected: Float64Array, factor: number) => {
-      const values = expected.map((value) => factor * value);
-      const size = Math.max(Math.sqrt(upstream.rows), largest(values));
-      this.draw.agree(`${gradient} of ${this.name}`, actual, values, () => relative * size);
+    const agree = (
+      gradient: string,
+      actual: Float32Array,
+      terms: ReturnType<typeof multiply>,
+      factor: number,
+    ) => {
+      const expected = terms.value.map((value) => factor * value);
+      // Roundings are those of the terms, which may cancel.
+      const size = Math.max(Math.sqrt(upstream.rows), factor * largest(terms.magnitude));
+      this.draw.agree(`${gradient} of ${this.name}`, actual, expected, () => relative * size);
     };
     if (this.base === null) {
-      agree('dweight', dweight, dense, 1);
+      agree('dweight', dweight, { value: dense, magnitude: dense }, 1);
     } else {
       const gradient = matrix(dense, this.inFeatures, this.outFeatures);
-      agree('da', da, multiply(gradient, transposed(matrix(b, rank, this.outFeatures))).value, scale);
-      agree('db', db, multiply(transposed(matrix(a, this.inFeatures, rank)), gradient).value, scale);
+      agree('da', da, multiply(gradient, transposed(matrix(b, rank, this.outFeatures))), scale);
+      agree('db', db, multiply(transposed(matrix(a, this.inFeatures, rank)), gradient), scale);
     }
     return multiply(upstream, transposed(this.weight)).value;
   }
@@ -193,12 +201,10 @@ export function halfProperties(addon: NativeAddon): Record<string, (draw: Draw) 
 }
 
 function mlpHalf(addon: NativeAddon, draw: Draw): void {
-  const [hidden, inner] = [draw.size('hidden'), draw.size('intermediate')];
-  const rows = draw.size(
-    'rows',
-    Math.max(1, Math.min(200, Math.floor(1e5 / (hidden * inner)))),
-    [95, 96, 97],
-  );
+  // Rows enough for several blocks, and then narrow ones: the definition takes its time.
+  const rows = draw.size('rows', 300, [95, 96, 97, 191, 192, 193]);
+  const hidden = draw.size('hidden');
+  const inner = draw.size('intermediate', atMost(70, 5e4 / (rows * hidden)));
   const half = new DrawnHalf(addon, draw, rows, hidden);
   const gate = half.layer('gate', hidden, inner);
   const up = half.layer('up', hidden, inner);
@@ -240,14 +246,12 @@ function mlpHalf(addon: NativeAddon, draw: Draw): void {
 
 function attentionHalf(addon: NativeAddon, draw: Draw): void {
   const [kvHeads, group] = [draw.size('kvHeads', 3), draw.size('heads / kvHeads', 3)];
-  const headDim = 2 * draw.size('headDim / 2', 20);
   const heads = kvHeads * group;
-  const [width, keyWidth] = [heads * headDim, kvHeads * headDim];
-  const hidden = draw.size('hidden');
-  const batch = draw.size('batch', 3);
-  const most = Math.floor(1e5 / (batch * width * Math.max(hidden, 8)));
-  const time = draw.size('time', Math.max(1, Math.min(140, most)), [127, 128, 129]);
+  const [batch, time] = [draw.size('batch', 3), draw.size('time', 140, [127, 128, 129])];
   const rows = batch * time;
+  const hidden = draw.size('hidden', atMost(70, 2e4 / (rows * heads)));
+  const headDim = 2 * draw.size('headDim / 2', atMost(20, 2e4 / (rows * heads * hidden)));
+  const [width, keyWidth] = [heads * headDim, kvHeads * headDim];
   const half = new DrawnHalf(addon, draw, rows, hidden);
   const q = half.layer('q', hidden, width);
   const k = half.layer('k', hidden, keyWidth);

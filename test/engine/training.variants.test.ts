@@ -9,8 +9,9 @@ import {
   type BeginRunOptions,
   type RunSpec,
   type TrainingEvent,
+  type TrainingRun,
 } from '@relora/engine';
-import { loadNativeAddon } from '../../engine/src/backend/nativeAddon.js';
+import { loadNativeAddon, type InstructionSet } from '../../engine/src/backend/nativeAddon.js';
 import { separateGraphs } from '../../engine/src/plan/adapterGraphs.js';
 import {
   interrupted,
@@ -26,15 +27,26 @@ import {
 const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
 
-/** On the native backend, with the precision of the job. */
-async function begin(spec: RunSpec, options: Partial<BeginRunOptions> = {}) {
-  const backend = await selectBackend({ device: 'native', precision: spec.precision, threads: 2 });
-  const runFolder = newFolder();
-  return beginRun({ spec, backend, dataset: await dataset(), runFolder, attempt: 1, ...options });
-}
+type Begin = (spec: RunSpec, options?: Partial<BeginRunOptions>) => Promise<TrainingRun>;
 
-async function runOf(spec: RunSpec) {
-  const run = await begin(spec);
+/** On the native backend, with the precision of the job. */
+const beginOn =
+  (instructionSet?: InstructionSet): Begin =>
+  async (spec, options) => {
+    const { precision } = spec;
+    const backend = await selectBackend({
+      device: 'native',
+      precision,
+      threads: 2,
+      ...(instructionSet && { instructionSet }),
+    });
+    const runFolder = newFolder();
+    return beginRun({ spec, backend, dataset: await dataset(), runFolder, attempt: 1, ...options });
+  };
+const begin = beginOn();
+
+async function runOf(spec: RunSpec, beginThis: Begin = begin) {
+  const run = await beginThis(spec);
   const events = await runLoop(run);
   const weights = weightsOf(run);
   disposeRun(run);
@@ -55,7 +67,9 @@ describe('recomputation of blocks', () => {
         halves.forEach((half) => half.mockClear());
         const run = await runOf(tinySpec({ precision, recomputation }));
         // Without an output only what the backward pass needs is made.
-        const madeAgain = halves.flatMap(({ mock }) => mock.calls).filter(([y]) => y === null).length;
+        const madeAgain = halves
+          .flatMap(({ mock }) => mock.calls as unknown[][])
+          .filter(([y]) => y === null).length;
         return { ...run, madeAgain };
       };
       const [kept, made] = [await runWith('none'), await runWith('blocks')];
@@ -118,18 +132,23 @@ describe('a job that names how adapted layers are computed', () => {
   });
 });
 
-describe('an int8 base', () => {
+// What is trained is computed in bfloat16 where there are instructions for it, else in float32.
+describe.each(['the best', 'portable'] as const)('an int8 base with %s instruction set', (name) => {
   const spec = tinySpec({ precision: 'int8Base' });
+  const beginThis = name === 'portable' ? beginOn(name) : begin;
 
   it('learns as a float32 one does', async () => {
-    const [exact, quantised] = [await runOf(tinySpec()), await runOf(spec)];
-    // Losses fall from 5.5 to 3.4; measured 1.6e-3, of which products in bfloat16 alone make 0.8e-3.
-    expect(furthest(quantised.losses, exact.losses)).toBeLessThan(5e-3);
-    expect(furthest(quantised.losses, exact.losses)).toBeGreaterThan(1e-5);
+    const [exact, quantised] = [await runOf(tinySpec(), beginThis), await runOf(spec, beginThis)];
+    // Losses fall from 5.5 to 3.4. Measured 0.2e-3 to 0.35e-3 on average, where products in bfloat16 alone make 0.13e-3,
+    // and 1.6e-3 to 6.4e-3 at the one step where the gradient's norm jumps.
+    const differences = quantised.losses.map((loss, step) => Math.abs(loss - exact.losses[step]!));
+    expect(Math.max(...differences)).toBeLessThan(1e-2);
+    expect(differences.reduce((sum, each) => sum + each) / differences.length).toBeLessThan(1e-3);
+    expect(Math.max(...differences)).toBeGreaterThan(1e-5);
   });
 
   it('is merged from float32 weights: a restart changes no more than the last bits of the float32 function', async () => {
-    const restarts = ofKind((await runOf(spec)).events, 'restart');
+    const restarts = ofKind((await runOf(spec, beginThis)).events, 'restart');
     expect(restarts).toHaveLength(2);
     for (const { logitChangeMax, deltaNorm } of restarts) {
       expect(deltaNorm).toBeGreaterThan(0.1);
@@ -138,9 +157,9 @@ describe('an int8 base', () => {
   });
 
   it('is resumed bit for bit, within a cycle and beside a restart', async () => {
-    const straight = await runOf(spec);
+    const straight = await runOf(spec, beginThis);
     for (const stopAfter of [9, 12, 13]) {
-      const { run, events } = await interrupted(begin, spec, stopAfter);
+      const { run, events } = await interrupted(beginThis, spec, stopAfter);
       expect(told(events)).toEqual(told(straight.events));
       expect(weightsOf(run)).toEqual(straight.weights);
       disposeRun(run);
