@@ -42,7 +42,8 @@ class DrawnLayer {
     private readonly outFeatures: number,
     basePrecision: BasePrecision,
   ) {
-    const kinds = ['trained', 'frozen', 'separate', 'merged', 'weightGradient'] as const;
+    // Separate paths twice as often: they alone keep something in the state.
+    const kinds = ['trained', 'frozen', 'separate', 'separate', 'merged', 'weightGradient'] as const;
     const kind = draw.say(name, draw.of(kinds));
     const hasAdapter = kind !== 'trained' && kind !== 'frozen';
     const rank = hasAdapter ? draw.say('of rank', draw.of([1, 2, 3, 8, 17])) : 0;
