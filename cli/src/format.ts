@@ -47,3 +47,8 @@ function scaled(count: number, units: readonly string[]): string {
   }
   return `${unit === 0 ? Math.round(value) : Number(value.toPrecision(3))} ${units[unit]}`;
 }
+
+/** A value of the contract as the command line writes it: int8-base. */
+export function word(value: string, prefix: string): string {
+  return value.replace(prefix, '').toLowerCase().replaceAll('_', '-');
+}

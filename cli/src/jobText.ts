@@ -1,5 +1,5 @@
 import { isTerminal, type EstimateJobResponse, type Job } from '@relora/sdk';
-import { bytes, duration, figure, quantity, table } from './format.js';
+import { bytes, duration, figure, quantity, table, word } from './format.js';
 
 type JobSpec = NonNullable<Job['spec']>;
 
@@ -120,11 +120,6 @@ function computedWith({ precision, recomputation, optimizer, adapter }: JobSpec)
     adapter && `graph ${word(adapter.graph, 'ADAPTER_GRAPH_')}`,
   ];
   return parts.filter(Boolean).join(', ');
-}
-
-/** A value of the contract as the command line writes it: int8-base. */
-function word(value: string, prefix: string): string {
-  return value.replace(prefix, '').toLowerCase().replaceAll('_', '-');
 }
 
 export function stateText(job: Job): string {

@@ -1,5 +1,5 @@
 import type { JobEvent } from '@relora/sdk';
-import { figure, quantity } from './format.js';
+import { figure, quantity, word } from './format.js';
 
 type Plan = (JobEvent & { kind: 'plan' })['plan'];
 
@@ -29,9 +29,4 @@ function graphsText(graphs: Plan['graphs']): string {
   if (most === undefined) return 'no adapters';
   const rest = others.map(([graph, modules]) => `${modules.join(', ')} ${graph}`);
   return `graph ${[most[0], ...rest].join(' but ')}`;
-}
-
-/** A value of the contract as the command line writes it. */
-function word(value: string, prefix: string): string {
-  return value.replace(prefix, '').toLowerCase().replaceAll('_', '-');
 }

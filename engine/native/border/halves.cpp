@@ -55,7 +55,8 @@ void end_of_pass(Arguments& in, Pass& pass) {
   pass.compact = in.boolean("compact");
 }
 
-void check_state(Arguments& in, const Array<float>& state, size_t bytes) {
+template <class T>
+void check_state(Arguments& in, const Array<T>& state, size_t bytes) {
   in.shape(state, {(bytes + 3) / 4}, "floats of the state", true);
 }
 
@@ -106,7 +107,7 @@ napi_value mlp_half_backward(const Call& call) {
   in.shape(dx, {input.rows, input.hidden}, "rows * hidden");
   in.shape(dgain, {input.hidden}, "hidden");
   in.shape(dy, {input.rows, input.hidden}, "rows * hidden");
-  in.shape(state, {(kernels.mlp_half_state_bytes(pass) + 3) / 4}, "floats of the state", true);
+  check_state(in, state, kernels.mlp_half_state_bytes(pass));
   in.outputs_stand_alone();
   kernels.mlp_half_backward(call.context(), dx, dgain, dy, state, pass);
   return undefined();
@@ -155,7 +156,7 @@ napi_value attention_half_backward(const Call& call) {
   in.shape(dx, {input.rows, input.hidden}, "rows * hidden");
   in.shape(dgain, {input.hidden}, "hidden");
   in.shape(dy, {input.rows, input.hidden}, "rows * hidden");
-  in.shape(state, {(kernels.attention_half_state_bytes(pass) + 3) / 4}, "floats of the state", true);
+  check_state(in, state, kernels.attention_half_state_bytes(pass));
   in.outputs_stand_alone();
   kernels.attention_half_backward(call.context(), dx, dgain, dy, state, pass);
   return undefined();

@@ -68,8 +68,7 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
   const size_t block = rows_per_block(rows, context.pool.threads());
   context.reserve_worker_memory(block * (hidden + q.out + k.out + v.out + 3 * rank));
 
-  context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned worker) {
-    const size_t begin = task * block, count = std::min(block, rows - begin);
+  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     const float* const in = pass.x + begin * hidden;
     float* const n = context.worker_memory(worker);
     float* const queries = n + block * hidden;
@@ -104,8 +103,7 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
 
   if (y == nullptr && !o.has_path()) return;  // called for the state alone
   context.reserve_worker_memory(block * rank);
-  context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned worker) {
-    const size_t begin = task * block, count = std::min(block, rows - begin);
+  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const xa = context.worker_memory(worker);
     const Operand mixed{state.mixed + begin * o.in, o.in, false};
     if (y == nullptr) {
@@ -145,8 +143,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   const size_t block = rows_per_block(rows, context.pool.threads());
 
   context.reserve_worker_memory(block * (o.in + rank));
-  context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned worker) {
-    const size_t begin = task * block, count = std::min(block, rows - begin);
+  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const upstream = context.worker_memory(worker);
     float* const p = upstream + block * o.in;
     linear_rows_backward(context, worker, {upstream, o.in, 1.0f, false}, o, o_panels,
@@ -160,8 +157,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
                                    {pass.cosines, pass.sines});
 
   context.reserve_worker_memory(block * rank);
-  context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned worker) {
-    const size_t begin = task * block, count = std::min(block, rows - begin);
+  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const p = context.worker_memory(worker);
     float* const to = dn + begin * hidden;
     const auto add = [&](const LinearPass& layer, const BackwardPanels& panels, const Element* d, Element* p_kept,

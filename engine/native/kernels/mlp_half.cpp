@@ -44,8 +44,7 @@ void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
   const size_t block = rows_per_block(rows, context.pool.threads());
   context.reserve_worker_memory(block * (hidden + 2 * inner + 2 * rank));
 
-  context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned worker) {
-    const size_t begin = task * block, count = std::min(block, rows - begin);
+  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     const float* const in = pass.x + begin * hidden;
     float* const n = context.worker_memory(worker);
     float* const gates = n + block * hidden;
@@ -107,8 +106,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   const size_t block = rows_per_block(rows, context.pool.threads());
   context.reserve_worker_memory(block * (inner + rank));
 
-  context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned worker) {
-    const size_t begin = task * block, count = std::min(block, rows - begin);
+  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const dh = context.worker_memory(worker);
     float* const p = dh + block * inner;
     const auto keep_p = [&](Element* to, const LinearPass& linear) {

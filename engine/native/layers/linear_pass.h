@@ -27,6 +27,15 @@ struct LinearPass {
   bool has_path() const { return rank > 0 && graph == Graph::separate; }
 };
 
+/// Calls body(worker, begin, count) for every block of `block` rows, on all threads.
+template <class Body>
+void for_row_blocks(Context& context, size_t rows, size_t block, const Body& body) {
+  context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned worker) {
+    const size_t begin = task * block;
+    body(worker, begin, rows - begin < block ? rows - begin : block);
+  });
+}
+
 /// The right operands of one layer's forward pass, alive until the arena's next reset.
 struct ForwardPanels {
   ForwardPanels(Context& context, const ProductKernel& kernel, const LinearPass& linear);

@@ -1,6 +1,7 @@
 import { cpus } from 'node:os';
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
+import { arithmeticOf } from '../plan/deviceSpeed.js';
 import type { DeviceChoice, Precision } from '../plan/runSpec.js';
 import { registerGradients } from './gradients.js';
 import {
@@ -72,11 +73,9 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   // Without an instruction for it bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
   const hasBfloat16 = instructionSet === 'amx' || instructionSet === 'avx512bf16';
   const automatic: ProductPrecision = hasBfloat16 ? 'bfloat16' : 'float32';
-  const { precision: wanted } = options;
-  const kept = keptAs[wanted];
-  if (kept === undefined) throw new Error(`The native backend has no precision ${String(wanted)}`);
-  const precision = kept === 'float32' || kept === 'bfloat16' ? kept : automatic;
-  const basePrecision = kept === 'auto' ? precision : kept;
+  if (!precisions.includes(options.precision))
+    throw new Error(`The native backend has no precision ${String(options.precision)}`);
+  const { precision, basePrecision } = arithmeticOf(options, { autoPrecision: automatic });
 
   registerNativeKernels();
   // A backend of an earlier call may have other settings. Its tensors move over when they are next used.
@@ -95,14 +94,7 @@ async function selectNative(options: BackendOptions): Promise<Backend> {
   };
 }
 
-/** How a frozen base is kept. What is trained beside a quantized one is computed as with `auto`. */
-const keptAs: Record<Precision, BasePrecision | 'auto'> = {
-  auto: 'auto',
-  float32: 'float32',
-  bfloat16: 'bfloat16',
-  int8Base: 'int8',
-  nf4Base: 'nf4',
-};
+const precisions: readonly Precision[] = ['auto', 'float32', 'bfloat16', 'int8Base', 'nf4Base'];
 
 async function useBackend(name: string): Promise<void> {
   if (!(await tf.setBackend(name))) throw new Error(`The backend ${name} could not be started`);

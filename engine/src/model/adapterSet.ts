@@ -6,7 +6,7 @@ import { FrozenBase } from '../ops/frozenBase.js';
 import type { FusedLinear } from '../ops/halfLayers.js';
 import { loraLinear, type AdapterPass } from '../ops/loraLinear.js';
 import { mergeAdapter } from '../ops/mergeAdapter.js';
-import { separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
+import { arePackedOnce, separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
 import type { AdapterSettings } from '../plan/runSpec.js';
 import { Random } from '../random.js';
 import { adapterScale, newAdapter, restartAdapter } from './adapters.js';
@@ -31,8 +31,7 @@ export const plainPlan: AdapterPlan = {
 
 /** Merged graphs read the float32 weights at every step: then they stay in memory. */
 export function adapterPlan(graphs: LayerGraphs, folder: string): AdapterPlan {
-  const isPackedOnce = Object.values(graphs).every((graph) => graph === 'separate');
-  return { graphs, masterFolder: isPackedOnce ? folder : null };
+  return { graphs, masterFolder: arePackedOnce(graphs) ? folder : null };
 }
 
 /** Where the dropout of one micro-batch stands in a run; its masks are a pure function of it. */
@@ -160,7 +159,7 @@ export class AdapterSet {
     const base = graph === 'separate' ? this.baseOf(layer) : this.mergedBase(native, layer);
     if (layer.adapter === null) return { base, graph, adapter: null };
     const { a, b } = layer.adapter;
-    const scale = this.settings.alpha / this.settings.rank;
+    const scale = adapterScale(layer.adapter, this.settings);
     return { base, graph, adapter: { a: asMatrix(a.variable), b: asMatrix(b.variable), scale } };
   }
 

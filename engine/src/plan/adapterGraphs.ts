@@ -12,6 +12,11 @@ export const separateGraphs = Object.fromEntries(
   targetModules.map((module) => [module, 'separate']),
 ) as LayerGraphs;
 
+/** Whether bases are packed once a cycle, so that steps do without the float32 weights. */
+export function arePackedOnce(graphs: LayerGraphs): boolean {
+  return Object.values(graphs).every((graph) => graph === 'separate');
+}
+
 /** What the choice depends on beside the job. Nothing of it is timed: the same job chooses alike on every such machine. */
 export interface GraphMachine {
   /** Of native products; null on other backends, which have no merged graphs. */

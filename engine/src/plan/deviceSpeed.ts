@@ -22,10 +22,10 @@ export interface Arithmetic {
   basePrecision: BaseKind;
 }
 
-/** As `selectBackend` resolves it: a quantized base leaves what is trained as it is with AUTO. */
+/** A quantized base leaves what is trained as it is with `auto`. */
 export function arithmeticOf(
   { precision: wanted }: Pick<RunSpec, 'precision'>,
-  device: DeviceSpeed,
+  device: Pick<DeviceSpeed, 'autoPrecision'>,
 ): Arithmetic {
   const precision = wanted === 'float32' || wanted === 'bfloat16' ? wanted : device.autoPrecision;
   const basePrecision = wanted === 'int8Base' ? 'int8' : wanted === 'nf4Base' ? 'nf4' : precision;

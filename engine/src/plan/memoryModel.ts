@@ -1,4 +1,10 @@
-import { chooseGraphs, separateGraphs, type LayerGraph, type LayerGraphs } from './adapterGraphs.js';
+import {
+  arePackedOnce,
+  chooseGraphs,
+  separateGraphs,
+  type LayerGraph,
+  type LayerGraphs,
+} from './adapterGraphs.js';
 import { arithmeticOf, isFused, type Arithmetic, type DeviceSpeed } from './deviceSpeed.js';
 import { packedBaseBytes, packedBytes } from './packedBytes.js';
 import { countParameters, linearShapes } from './parameters.js';
@@ -107,8 +113,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
 /** Whether the float32 weights of the base lie on the disk while adapters are trained (adapterPlan). */
 export function isBaseMapped(spec: RunSpec, device: DeviceSpeed): boolean {
   const { graphs } = layoutOf(spec, device);
-  const isPackedOnce = Object.values(graphs).every((graph) => graph === 'separate');
-  return spec.adapter !== null && device.instructionSet !== null && isPackedOnce;
+  return spec.adapter !== null && device.instructionSet !== null && arePackedOnce(graphs);
 }
 
 interface ComputationLayout {
