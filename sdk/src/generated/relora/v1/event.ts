@@ -125,6 +125,8 @@ export interface StepEvent {
   skipped: boolean;
   /** Memory resident in the trainer process. */
   residentBytes: number;
+  /** Whether the step was passed over because the job asks so (skipped_steps): nothing was computed, `skipped` is set too. */
+  omitted: boolean;
 }
 
 /** The model was evaluated on the held-out part. */
@@ -696,6 +698,7 @@ function createBaseStepEvent(): StepEvent {
     stepSeconds: 0,
     skipped: false,
     residentBytes: 0,
+    omitted: false,
   };
 }
 
@@ -730,6 +733,9 @@ export const StepEvent: MessageFns<StepEvent> = {
     }
     if (message.residentBytes !== 0) {
       writer.uint32(80).int64(message.residentBytes);
+    }
+    if (message.omitted !== false) {
+      writer.uint32(88).bool(message.omitted);
     }
     return writer;
   },
@@ -827,6 +833,14 @@ export const StepEvent: MessageFns<StepEvent> = {
             message.residentBytes = longToNumber(reader.int64());
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.omitted = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -875,6 +889,7 @@ export const StepEvent: MessageFns<StepEvent> = {
         : isSet(object.resident_bytes)
         ? globalThis.Number(object.resident_bytes)
         : 0,
+      omitted: isSet(object.omitted) ? globalThis.Boolean(object.omitted) : false,
     };
   },
 
@@ -910,6 +925,9 @@ export const StepEvent: MessageFns<StepEvent> = {
     if (message.residentBytes !== 0) {
       obj.residentBytes = Math.round(message.residentBytes);
     }
+    if (message.omitted !== false) {
+      obj.omitted = message.omitted;
+    }
     return obj;
   },
 
@@ -928,6 +946,7 @@ export const StepEvent: MessageFns<StepEvent> = {
     message.stepSeconds = object.stepSeconds ?? 0;
     message.skipped = object.skipped ?? false;
     message.residentBytes = object.residentBytes ?? 0;
+    message.omitted = object.omitted ?? false;
     return message;
   },
 };

@@ -1302,7 +1302,7 @@ export interface JobSpec {
   adapter:
     | AdapterSpec
     | undefined;
-  /** Steps (optimizer updates) of the main phase, after the warm start. */
+  /** Steps (optimizer updates) of the main phase, after the warm start. Exactly one of it and token_count is set. */
   stepCount?:
     | number
     | undefined;
@@ -1353,6 +1353,25 @@ export interface JobSpec {
    * depend on it.
    */
   recomputation: Recomputation;
+  /** A set of defaults by name, `paper` when empty; GetServerInfo lists them. It changes no field that is set. */
+  recipe: string;
+  /** Tokens of the main phase in place of step_count, rounded up to whole steps; the created job shows those. */
+  tokenCount?:
+    | number
+    | undefined;
+  /**
+   * Steps whose batch is passed over without an update, counted from 0 over all phases; at most 1000 ranges, in order and
+   * apart from each other.
+   */
+  skippedSteps: StepRange[];
+}
+
+/** Steps from the first to the last, both of them too. */
+export interface StepRange {
+  /** First step. */
+  first: number;
+  /** Last step, not before the first. */
+  last: number;
 }
 
 /** The model to train. Exactly one source is set. */
@@ -2727,6 +2746,9 @@ function createBaseJobSpec(): JobSpec {
     priority: undefined,
     device: undefined,
     recomputation: Recomputation.UNSPECIFIED,
+    recipe: "",
+    tokenCount: undefined,
+    skippedSteps: [],
   };
 }
 
@@ -2785,6 +2807,15 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.recomputation !== Recomputation.UNSPECIFIED) {
       writer.uint32(144).int32(recomputationToNumber(message.recomputation));
+    }
+    if (message.recipe !== "") {
+      writer.uint32(154).string(message.recipe);
+    }
+    if (message.tokenCount !== undefined) {
+      writer.uint32(160).int64(message.tokenCount);
+    }
+    for (const v of message.skippedSteps) {
+      StepRange.encode(v!, writer.uint32(170).fork()).join();
     }
     return writer;
   },
@@ -2946,6 +2977,30 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.recomputation = recomputationFromJSON(reader.int32());
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.recipe = reader.string();
+            continue;
+          }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.tokenCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.skippedSteps.push(StepRange.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2992,6 +3047,17 @@ export const JobSpec: MessageFns<JobSpec> = {
       recomputation: isSet(object.recomputation)
         ? recomputationFromJSON(object.recomputation)
         : Recomputation.UNSPECIFIED,
+      recipe: isSet(object.recipe) ? globalThis.String(object.recipe) : "",
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : undefined,
+      skippedSteps: globalThis.Array.isArray(object?.skippedSteps)
+        ? object.skippedSteps.map((e: any) => StepRange.fromJSON(e))
+        : globalThis.Array.isArray(object?.skipped_steps)
+        ? object.skipped_steps.map((e: any) => StepRange.fromJSON(e))
+        : [],
     };
   },
 
@@ -3051,6 +3117,15 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.recomputation !== Recomputation.UNSPECIFIED) {
       obj.recomputation = recomputationToJSON(message.recomputation);
     }
+    if (message.recipe !== "") {
+      obj.recipe = message.recipe;
+    }
+    if (message.tokenCount !== undefined) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    if (message.skippedSteps?.length) {
+      obj.skippedSteps = message.skippedSteps.map((e) => StepRange.toJSON(e));
+    }
     return obj;
   },
 
@@ -3097,6 +3172,94 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.priority = object.priority ?? undefined;
     message.device = object.device ?? undefined;
     message.recomputation = object.recomputation ?? Recomputation.UNSPECIFIED;
+    message.recipe = object.recipe ?? "";
+    message.tokenCount = object.tokenCount ?? undefined;
+    message.skippedSteps = object.skippedSteps?.map((e) => StepRange.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseStepRange(): StepRange {
+  return { first: 0, last: 0 };
+}
+
+export const StepRange: MessageFns<StepRange> = {
+  encode(message: StepRange, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.first !== 0) {
+      writer.uint32(8).int32(message.first);
+    }
+    if (message.last !== 0) {
+      writer.uint32(16).int32(message.last);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StepRange {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStepRange();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.first = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.last = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StepRange {
+    return {
+      first: isSet(object.first) ? globalThis.Number(object.first) : 0,
+      last: isSet(object.last) ? globalThis.Number(object.last) : 0,
+    };
+  },
+
+  toJSON(message: StepRange): unknown {
+    const obj: any = {};
+    if (message.first !== 0) {
+      obj.first = Math.round(message.first);
+    }
+    if (message.last !== 0) {
+      obj.last = Math.round(message.last);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<StepRange>): StepRange {
+    return StepRange.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<StepRange>): StepRange {
+    const message = createBaseStepRange();
+    message.first = object.first ?? 0;
+    message.last = object.last ?? 0;
     return message;
   },
 };

@@ -38,11 +38,21 @@ export interface GetServerInfoResponse {
   limits: { [key: string]: string };
   /** Models that can be named. */
   presets: ModelPreset[];
+  /** Sets of defaults that a job can name. */
+  recipes: Recipe[];
 }
 
 export interface GetServerInfoResponse_LimitsEntry {
   key: string;
   value: string;
+}
+
+/** A set of defaults for a job (JobSpec.recipe); docs/relora.md has them with their sources. */
+export interface Recipe {
+  /** Its name. */
+  name: string;
+  /** What it is for. */
+  summary: string;
 }
 
 /** Something jobs can run on. */
@@ -141,6 +151,7 @@ function createBaseGetServerInfoResponse(): GetServerInfoResponse {
     devices: [],
     limits: {},
     presets: [],
+    recipes: [],
   };
 }
 
@@ -169,6 +180,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     });
     for (const v of message.presets) {
       ModelPreset.encode(v!, writer.uint32(66).fork()).join();
+    }
+    for (const v of message.recipes) {
+      Recipe.encode(v!, writer.uint32(74).fork()).join();
     }
     return writer;
   },
@@ -253,6 +267,14 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
             message.presets.push(ModelPreset.decode(reader, reader.uint32()));
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.recipes.push(Recipe.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -308,6 +330,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
       presets: globalThis.Array.isArray(object?.presets)
         ? object.presets.map((e: any) => ModelPreset.fromJSON(e))
         : [],
+      recipes: globalThis.Array.isArray(object?.recipes)
+        ? object.recipes.map((e: any) => Recipe.fromJSON(e))
+        : [],
     };
   },
 
@@ -343,6 +368,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     if (message.presets?.length) {
       obj.presets = message.presets.map((e) => ModelPreset.toJSON(e));
     }
+    if (message.recipes?.length) {
+      obj.recipes = message.recipes.map((e) => Recipe.toJSON(e));
+    }
     return obj;
   },
 
@@ -367,6 +395,7 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
       {},
     );
     message.presets = object.presets?.map((e) => ModelPreset.fromPartial(e)) || [];
+    message.recipes = object.recipes?.map((e) => Recipe.fromPartial(e)) || [];
     return message;
   },
 };
@@ -452,6 +481,91 @@ export const GetServerInfoResponse_LimitsEntry: MessageFns<GetServerInfoResponse
     const message = createBaseGetServerInfoResponse_LimitsEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseRecipe(): Recipe {
+  return { name: "", summary: "" };
+}
+
+export const Recipe: MessageFns<Recipe> = {
+  encode(message: Recipe, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.summary !== "") {
+      writer.uint32(18).string(message.summary);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Recipe {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRecipe();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.summary = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Recipe {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      summary: isSet(object.summary) ? globalThis.String(object.summary) : "",
+    };
+  },
+
+  toJSON(message: Recipe): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.summary !== "") {
+      obj.summary = message.summary;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Recipe>): Recipe {
+    return Recipe.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Recipe>): Recipe {
+    const message = createBaseRecipe();
+    message.name = object.name ?? "";
+    message.summary = object.summary ?? "";
     return message;
   },
 };
