@@ -126,6 +126,8 @@ export function addDataCommands(program: Command, run: Run): void {
             ]),
           ]),
           '',
+          ...table([['RECIPE', 'FOR'], ...info.recipes.map(({ name, summary }) => [name, summary])]),
+          '',
           ...table([
             ['PRESET', 'HIDDEN', 'MLP', 'LAYERS', 'HEADS', 'WEIGHTS'],
             ...info.presets.map(({ name, config, bodyParameterCount }) => [

@@ -64,13 +64,14 @@ export function advance(progress: JobProgress, event: JobEvent): void {
         : event.state.reason;
       break;
     case 'step': {
-      const { step, loss, tokenCount, stepSeconds } = event.step;
+      const { step, loss, tokenCount, stepSeconds, omitted } = event.step;
       dropFrom(progress.losses, step);
       dropFrom(progress.restarts, step + 1);
       dropFrom(progress.evaluations, step + 1);
-      progress.losses.push({ step, loss });
       progress.step = step + 1;
       progress.phase = event.step.phase;
+      if (omitted) break;
+      progress.losses.push({ step, loss });
       progress.learningRate = event.step.learningRate;
       progress.gradientNorm = event.step.gradientNorm;
       progress.trainedTokens = event.step.trainedTokens;

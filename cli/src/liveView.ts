@@ -96,7 +96,8 @@ export class LiveView {
         const now = Date.now();
         if (now - this.plainAt < plainEveryMs && progress.step !== progress.stepCount) return null;
         this.plainAt = now;
-        const { loss, learningRate, gradientNorm } = event.step;
+        const { loss, learningRate, gradientNorm, omitted } = event.step;
+        if (omitted) return `step ${progress.step}: passed over`;
         return `step ${progress.step}${progress.stepCount > 0 ? `/${progress.stepCount}` : ''}  loss ${loss.toFixed(3)}  rate ${learningRate.toExponential(2)}  gradient norm ${figure(gradientNorm)}  ${quantity(progress.tokensPerSecond)} tokens/s`;
       }
       case 'evaluation':

@@ -3,23 +3,32 @@ import { text } from 'node:stream/consumers';
 import type { Command } from 'commander';
 import {
   AdapterGraph,
+  AdapterScaling,
+  Initialisation,
   JobKind,
   MomentType,
   parseJobSpec,
   Precision,
   Recomputation,
+  TargetModule,
+  TrainedFactors,
   type JobSpec,
+  type ModuleRank,
+  type StepRange,
 } from '@relora/sdk';
 import { UsageError } from './exitCodes.js';
 
 /** Flags for what is asked for most; a file can say everything. */
 export interface SpecFlags {
   spec?: string;
+  recipe?: string;
   kind?: string;
   preset?: string;
   baseWeights?: string;
   dataset?: string;
   steps?: number;
+  tokens?: number;
+  skipSteps?: StepRange[];
   warmStart?: number;
   rank?: number;
   alpha?: number;
@@ -32,6 +41,13 @@ export interface SpecFlags {
   recomputation?: string;
   moments?: string;
   graph?: string;
+  initialisation?: string;
+  train?: string;
+  cycleGrowth?: number;
+  fullRankSteps?: number;
+  moduleRank?: ModuleRank[];
+  scaling?: string;
+  bRateRatio?: number;
   seed?: number;
   evaluateEvery?: number;
   checkpointEvery?: number;
@@ -58,14 +74,36 @@ const graphs = {
   'weight-gradient': AdapterGraph.WEIGHT_GRADIENT,
 } as const;
 
+const initialisations = {
+  random: Initialisation.RANDOM,
+  'gradient-svd': Initialisation.GRADIENT_SVD,
+} as const;
+const trainedFactors = { both: TrainedFactors.BOTH, 'b-only': TrainedFactors.B_ONLY } as const;
+const scalings = {
+  'alpha-over-rank': AdapterScaling.ALPHA_OVER_RANK,
+  'alpha-over-sqrt-rank': AdapterScaling.ALPHA_OVER_SQRT_RANK,
+} as const;
+const modules = {
+  q_proj: TargetModule.Q_PROJ,
+  k_proj: TargetModule.K_PROJ,
+  v_proj: TargetModule.V_PROJ,
+  o_proj: TargetModule.O_PROJ,
+  gate_proj: TargetModule.GATE_PROJ,
+  up_proj: TargetModule.UP_PROJ,
+  down_proj: TargetModule.DOWN_PROJ,
+} as const;
+
 export function addSpecOptions(command: Command): Command {
   return command
     .option('--spec <file>', 'JobSpec as JSON, - for standard input; flags go before it')
+    .option('--recipe <name>', 'defaults to start from, for example gradient-svd; "relora info" lists them')
     .option('--kind <kind>', `one of ${Object.keys(kinds).join(', ')}`)
     .option('--preset <name>', 'model, for example llama-60m; "relora info" lists them')
     .option('--base-weights <folder>', 'folder on the server with weights to continue from')
     .option('--dataset <name>', 'data set, datasets/…')
     .option('--steps <n>', 'steps of the main phase', wholeNumber)
+    .option('--tokens <n>', 'tokens of the main phase in place of --steps', wholeNumber)
+    .option('--skip-steps <first-last>', 'steps to pass over without an update; may be repeated', stepRange)
     .option('--warm-start <n>', 'full-rank steps before the adapters', wholeNumber)
     .option('--rank <n>', 'rank of the adapters', wholeNumber)
     .option('--alpha <x>', 'scale numerator of the adapters', decimalNumber)
@@ -81,6 +119,20 @@ export function addSpecOptions(command: Command): Command {
     )
     .option('--moments <type>', `of the optimizer, one of ${Object.keys(momentTypes).join(', ')}`)
     .option('--graph <graph>', `how adapted layers are computed, one of ${Object.keys(graphs).join(', ')}`)
+    .option(
+      '--initialisation <how>',
+      `where A begins in each cycle, one of ${Object.keys(initialisations).join(', ')}`,
+    )
+    .option('--train <factors>', `of the adapters, one of ${Object.keys(trainedFactors).join(', ')}`)
+    .option('--cycle-growth <x>', 'length of each cycle over that of the one before', decimalNumber)
+    .option('--full-rank-steps <n>', 'full-rank steps that each cycle but the first begins with', wholeNumber)
+    .option(
+      '--module-rank <module=n>',
+      'rank of one module, for example q_proj=64; may be repeated',
+      moduleRank,
+    )
+    .option('--scaling <scale>', `of the adapters, one of ${Object.keys(scalings).join(', ')}`)
+    .option('--b-rate-ratio <x>', 'learning rate of B over that of A', decimalNumber)
     .option('--seed <n>', 'seed of weights, adapters and data order', wholeNumber)
     .option('--evaluate-every <n>', 'steps between evaluations', wholeNumber)
     .option('--checkpoint-every <n>', 'steps between checkpoints', wholeNumber);
@@ -97,13 +149,30 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
   if (flags.recomputation !== undefined)
     spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
-  assign(spec, { dataset: flags.dataset, stepCount: flags.steps, seed: flags.seed });
+  assign(spec, {
+    recipe: flags.recipe,
+    dataset: flags.dataset,
+    stepCount: flags.steps,
+    tokenCount: flags.tokens,
+    skippedSteps: flags.skipSteps,
+    seed: flags.seed,
+  });
   spec.warmStart = over(spec.warmStart, { stepCount: flags.warmStart });
   spec.adapter = over(spec.adapter, {
     rank: flags.rank,
     alpha: flags.alpha,
     cycleStepCount: flags.cycle,
     graph: flags.graph === undefined ? undefined : oneOf('--graph', flags.graph, graphs),
+    initialisation:
+      flags.initialisation === undefined
+        ? undefined
+        : oneOf('--initialisation', flags.initialisation, initialisations),
+    trainedFactors: flags.train === undefined ? undefined : oneOf('--train', flags.train, trainedFactors),
+    cycleGrowth: flags.cycleGrowth,
+    fullRankStepCount: flags.fullRankSteps,
+    moduleRanks: flags.moduleRank,
+    scaling: flags.scaling === undefined ? undefined : oneOf('--scaling', flags.scaling, scalings),
+    bLearningRateRatio: flags.bRateRatio,
   });
   spec.optimizer = over(spec.optimizer, {
     momentType: flags.moments === undefined ? undefined : oneOf('--moments', flags.moments, momentTypes),
@@ -117,6 +186,16 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   spec.evaluation = over(spec.evaluation, { everyStepCount: flags.evaluateEvery });
   spec.checkpoint = over(spec.checkpoint, { everyStepCount: flags.checkpointEvery });
   return spec;
+}
+
+function moduleRank(value: string, before: ModuleRank[] = []): ModuleRank[] {
+  const [name = '', rank = ''] = value.split('=');
+  return [...before, { module: oneOf('--module-rank', name, modules), rank: wholeNumber(rank) }];
+}
+
+function stepRange(value: string, before: StepRange[] = []): StepRange[] {
+  const [first = '', last = first] = value.split('-');
+  return [...before, { first: wholeNumber(first), last: wholeNumber(last) }];
 }
 
 export function wholeNumber(value: string): number {

@@ -9,11 +9,13 @@ export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
 export type { RetryOptions } from './calls.js';
 export {
   AdapterGraph,
+  AdapterScaling,
   ArtifactKind,
   DatasetFormat,
   DatasetSplit,
   DatasetState,
   FinishReason,
+  Initialisation,
   JobKind,
   JobPhase,
   JobState,
@@ -23,6 +25,7 @@ export {
   Recomputation,
   ScheduleKind,
   TargetModule,
+  TrainedFactors,
   WeightType,
 } from './contract.js';
 export type {
@@ -40,6 +43,8 @@ export type {
   JobPlan,
   JobProgress,
   LlamaConfig,
+  ModuleRank,
   PreviewToken,
+  StepRange,
   TokenizerSpec,
 } from './contract.js';

@@ -46,6 +46,7 @@ const variants: Variant[] = [
     config: tinyConfig(),
     adapter: { ...settings, targetModules: ['q_proj', 'down_proj'] },
   },
+  { name: 'B alone', config: tinyConfig(), adapter: { ...settings, trainedFactors: 'bOnly' } },
   {
     name: 'trainable scale and dropout',
     config: tinyConfig(),

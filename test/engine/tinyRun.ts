@@ -63,6 +63,8 @@ export function tinySpec(changes: Changes = {}): RunSpec {
       ...laterDefaults.adapter,
     },
     stepCount: 18,
+    skippedSteps: [],
+    recipe: 'paper',
     learningRate: { peak: 6e-3, schedule: 'jaggedCosine', warmupStepCount: 2, minRatio: 0.1 },
     optimizer: {
       beta1: 0.9,

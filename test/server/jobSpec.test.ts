@@ -1,12 +1,16 @@
 import {
   AdapterGraph,
+  AdapterScaling,
+  type DeepPartial,
+  Initialisation,
   JobKind,
   JobSpec,
+  MomentReset,
   MomentType,
   Precision,
   Recomputation,
   TargetModule,
-  type DeepPartial,
+  TrainedFactors,
 } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { FieldChecks } from '../../server/dist/api/fieldChecks.js';
@@ -116,6 +120,48 @@ describe('a minimal specification', () => {
   });
 });
 
+describe('a recipe', () => {
+  it('changes defaults: gradient-svd needs no warm start and has the scale 1', () => {
+    const { spec, warnings } = accept({ recipe: 'gradient-svd' });
+    expect(spec).toMatchObject({
+      recipe: 'gradient-svd',
+      warmStart: { stepCount: 0 },
+      adapter: { rank: 16, alpha: 16, initialisation: 'gradientSvd', trainedFactors: 'bOnly' },
+    });
+    expect(warnings.map(({ reason }) => reason)).not.toContain('WARM_START_MISSING');
+  });
+
+  it('is a chain of three adapters for fine-tuning', () => {
+    expect(accept({ recipe: 'chain-of-lora', adapter: undefined, stepCount: 100 }).spec).toMatchObject({
+      warmStart: { stepCount: 0 },
+      learningRate: { peak: 2e-4 },
+      adapter: { rank: 8, alpha: 16, cycleStepCount: 34, targetModules: ['q_proj', 'v_proj'] },
+    });
+  });
+
+  it('yields to every field that is set', () => {
+    const { spec } = accept({
+      recipe: 'gradient-svd',
+      warmStart: { stepCount: 10 },
+      adapter: { ...minimal.adapter, alpha: 5, trainedFactors: TrainedFactors.BOTH },
+    });
+    expect(spec).toMatchObject({
+      warmStart: { stepCount: 10 },
+      adapter: { alpha: 5, initialisation: 'gradientSvd', trainedFactors: 'both' },
+    });
+  });
+});
+
+describe('a stop by tokens', () => {
+  it('is at the first whole step that has them all', () => {
+    const batch = { sequenceLength: 64, sequenceCount: 4 };
+    const stepsOf = (tokenCount: number) =>
+      accept({ kind: JobKind.LORA, adapter: { rank: 8 }, batch, stepCount: undefined, tokenCount }).spec
+        .stepCount;
+    expect([1, 256, 257, 25_600].map(stepsOf)).toEqual([1, 1, 2, 100]);
+  });
+});
+
 describe('what a job shows of its specification', () => {
   const cases: Record<string, DeepPartial<JobSpec>> = {
     relora: {},
@@ -128,6 +174,22 @@ describe('what a job shows of its specification', () => {
       optimizer: { momentType: MomentType.INT8 },
       adapter: { ...minimal.adapter, graph: AdapterGraph.WEIGHT_GRADIENT },
     },
+    'beyond the paper': {
+      adapter: {
+        rank: 8,
+        cycleStepCount: 64,
+        cycleGrowth: 1.5,
+        allowShortLastCycle: true,
+        fullRankStepCount: 4,
+        initialisation: Initialisation.GRADIENT_SVD,
+        moduleRanks: [{ module: TargetModule.DOWN_PROJ, rank: 12 }],
+        scaling: AdapterScaling.ALPHA_OVER_SQRT_RANK,
+        bLearningRateRatio: 4,
+      },
+      skippedSteps: [{ first: 3, last: 5 }],
+    },
+    'gradient-svd': { recipe: 'gradient-svd' },
+    'chain-of-lora': { recipe: 'chain-of-lora', adapter: undefined },
     explicit: { model: { config: { ...config, tieWordEmbeddings: true, vocabSize: 300 } } },
   };
   for (const [name, changes] of Object.entries(cases)) {
@@ -336,6 +398,117 @@ describe('a wrong field is named with what was expected and what came', () => {
       },
       'spec.adapter.graph',
       /with a quantized base, got MERGED/,
+    ],
+    [
+      'growing cycles that the run does not end with',
+      { adapter: { cycleStepCount: 100, cycleGrowth: 2 } },
+      'spec.adapter.cycle_step_count',
+      /step_count 300 or 700; or allow_short_last_cycle/,
+    ],
+    [
+      'cycles that shrink',
+      { adapter: { cycleStepCount: 100, cycleGrowth: 0.5 } },
+      'spec.adapter.cycle_growth',
+    ],
+    [
+      'growing cycles for LORA',
+      { kind: JobKind.LORA, adapter: { rank: 8, cycleGrowth: 2 } },
+      'spec.adapter.cycle_growth',
+      /LORA, which has no restarts/,
+    ],
+    [
+      'full-rank steps for LORA',
+      { kind: JobKind.LORA, adapter: { rank: 8, fullRankStepCount: 2 } },
+      'spec.adapter.full_rank_step_count',
+      /LORA, which has no restarts/,
+    ],
+    [
+      'full-rank steps that leave no room for adapters',
+      { adapter: { cycleStepCount: 100, restartWarmupStepCount: 10, fullRankStepCount: 90 } },
+      'spec.adapter.full_rank_step_count',
+      /from 0 to 89/,
+    ],
+    [
+      'moments that outlive their adapters',
+      {
+        adapter: { cycleStepCount: 100, fullRankStepCount: 5, momentReset: MomentReset.RANDOM },
+      },
+      'spec.adapter.moment_reset',
+      /ZERO with full_rank_step_count/,
+    ],
+    [
+      'a rate of B beside an A that has none',
+      {
+        adapter: { cycleStepCount: 100, trainedFactors: TrainedFactors.B_ONLY, bLearningRateRatio: 2 },
+      },
+      'spec.adapter.b_learning_rate_ratio',
+      /1 with B_ONLY/,
+    ],
+    [
+      'the rank of a module that is not adapted',
+      {
+        adapter: {
+          cycleStepCount: 100,
+          targetModules: [TargetModule.Q_PROJ],
+          moduleRanks: [{ module: TargetModule.K_PROJ, rank: 4 }],
+        },
+      },
+      'spec.adapter.module_ranks[0].module',
+      /one of target_modules/,
+    ],
+    [
+      'two ranks for one module',
+      {
+        adapter: {
+          cycleStepCount: 100,
+          moduleRanks: [
+            { module: TargetModule.K_PROJ, rank: 4 },
+            { module: TargetModule.K_PROJ, rank: 5 },
+          ],
+        },
+      },
+      'spec.adapter.module_ranks[1].module',
+      /each module once/,
+    ],
+    [
+      'a module rank above its side',
+      {
+        adapter: { cycleStepCount: 100, moduleRanks: [{ module: TargetModule.K_PROJ, rank: 193 }] },
+      },
+      'spec.adapter.module_ranks[0].rank',
+      /from 1 to 192/,
+    ],
+    [
+      'an unknown initialisation',
+      { adapter: { cycleStepCount: 100, initialisation: 'UNRECOGNIZED' as never } },
+      'spec.adapter.initialisation',
+      /RANDOM or GRADIENT_SVD/,
+    ],
+    ['an adapter for FULL_RANK', { kind: JobKind.FULL_RANK }, 'spec.adapter', /nothing for FULL_RANK/],
+    ['an unknown recipe', { recipe: 'gradient-svt' }, 'spec.recipe', /did you mean gradient-svd/],
+    [
+      'a recipe for another kind',
+      { kind: JobKind.LORA, adapter: { rank: 8 }, recipe: 'chain-of-lora' },
+      'spec.recipe',
+      /chain-of-lora is for RELORA/,
+    ],
+    ['steps and tokens', { tokenCount: 1000 }, 'spec.token_count', /exactly one/],
+    ['no tokens', { stepCount: undefined, tokenCount: 0 }, 'spec.token_count', /from 1 to/],
+    [
+      'ranges of skipped steps that overlap',
+      {
+        skippedSteps: [
+          { first: 3, last: 5 },
+          { first: 5, last: 6 },
+        ],
+      },
+      'spec.skipped_steps[1].first',
+      /from 6 to/,
+    ],
+    [
+      'a skipped step after the end',
+      { skippedSteps: [{ first: 0, last: 500 }] },
+      'spec.skipped_steps[0].last',
     ],
     ['an unknown precision', { precision: 'UNRECOGNIZED' as never }, 'spec.precision'],
     ['a negative seed', { seed: -1 }, 'spec.seed'],

@@ -135,6 +135,8 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
       scaling: 'alphaOverRank',
       bLearningRateRatio: 1,
     },
+    skippedSteps: [],
+    recipe: 'paper',
     stepCount: 20,
     learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 1, minRatio: 0.1 },
     optimizer: {

@@ -11,6 +11,10 @@ export interface RunSpec {
   adapter: AdapterSettings | null;
   /** Steps of the main phase, after the warm start. */
   stepCount: number;
+  /** Ranges of steps, over all phases, whose batch is passed over without an update; in order and apart. */
+  skippedSteps: StepRange[];
+  /** Name of the defaults that it was made with; it decides nothing any more. */
+  recipe: string;
   learningRate: LearningRateSettings;
   optimizer: OptimizerSettings;
   batch: BatchSettings;
@@ -27,6 +31,12 @@ export interface RunSpec {
   export: { weightType: WeightType };
   priority: number;
   device: DeviceChoice;
+}
+
+export interface StepRange {
+  first: number;
+  /** The range has it too. */
+  last: number;
 }
 
 /** `int8Base` and `nf4Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */

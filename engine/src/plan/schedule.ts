@@ -1,7 +1,8 @@
 import { cycleAt, cycleLength, stretchAt, type CycleShape, type Stretch } from './cycles.js';
 import type { Phase, RunSpec } from './runSpec.js';
 
-type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'>;
+type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'> &
+  Partial<Pick<RunSpec, 'skippedSteps'>>;
 
 /**
  * When things happen in a run, all as pure functions of the step. Steps count from 0 over all phases; `t` is the step
@@ -55,6 +56,11 @@ export class Schedule {
     return this.restartSteps()
       .map((step) => Math.min(this.cycles.fullRankStepCount, this.stepCount - step))
       .reduce((sum, count) => sum + count, 0);
+  }
+
+  /** Whether the step is passed over as the job asks. */
+  omits(step: number): boolean {
+    return this.spec.skippedSteps?.some(({ first, last }) => step >= first && step <= last) ?? false;
   }
 
   learningRateAt(step: number): number {

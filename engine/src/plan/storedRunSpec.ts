@@ -1,11 +1,19 @@
 import type { RunSpec } from './runSpec.js';
 
+/** What of a specification may be missing in a stored one. */
+type LaterDefaults = Partial<Omit<RunSpec, 'optimizer' | 'adapter'>> & {
+  optimizer: Partial<RunSpec['optimizer']>;
+  adapter: Partial<NonNullable<RunSpec['adapter']>>;
+};
+
 /**
  * Settings that came after the first release, as they were before anyone could choose. A specification stored without them
  * means these, and its hash (io/specHash.ts) leaves them out, so that its checkpoints still fit it.
  */
 export const laterDefaults = {
   recomputation: 'auto',
+  skippedSteps: [],
+  recipe: 'paper',
   optimizer: { momentType: 'float32' },
   adapter: {
     graph: 'auto',
@@ -17,7 +25,7 @@ export const laterDefaults = {
     scaling: 'alphaOverRank',
     bLearningRateRatio: 1,
   },
-} as const;
+} satisfies LaterDefaults;
 
 /** Reads a specification that some version of ours stored as JSON. */
 export function readStoredRunSpec(text: string): RunSpec {

@@ -67,6 +67,10 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       yield { kind: 'checkpoint', ...(await saveCheckpoint(run)) };
     }
     if (isEnd) return;
+    if (schedule.omits(step)) {
+      yield omittedStep(run);
+      continue;
+    }
 
     const startedAt = performance.now();
     const batch = await batches.read(step * sequenceCount, sequenceCount);
@@ -111,6 +115,25 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       throw new TrainingDiverged(step, loss, gradientNorm, progress.skippedStepCount);
     }
   }
+}
+
+/** Goes past a step that the job asks to skip: its batch is not read, and nothing is learned from it. */
+function omittedStep({ schedule, progress }: TrainingRun): TrainingEvent {
+  const step = progress.nextStep++;
+  return {
+    kind: 'step',
+    step,
+    phase: schedule.phaseAt(step),
+    loss: NaN,
+    gradientNorm: NaN,
+    learningRate: schedule.learningRateAt(step),
+    tokenCount: 0,
+    trainedTokens: progress.trainedTokens,
+    stepSeconds: 0,
+    skipped: true,
+    omitted: true,
+    residentBytes: process.memoryUsage.rss(),
+  };
 }
 
 /** Every so many steps, not before the first; 0 turns it off. */

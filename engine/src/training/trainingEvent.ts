@@ -15,6 +15,8 @@ export type TrainingEvent =
       trainedTokens: number;
       stepSeconds: number;
       skipped: boolean;
+      /** Passed over because the job asks so: nothing was computed, and `skipped` is set too. */
+      omitted?: boolean;
       residentBytes: number;
     }
   | {

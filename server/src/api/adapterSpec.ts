@@ -29,7 +29,7 @@ export function parseAdapter(
   kind: RunSpec['kind'],
   stepCount: number,
   model: LlamaConfig | undefined,
-  { rankMax }: { rankMax: number },
+  { rankMax, alphaOverRank }: { rankMax: number; alphaOverRank: number | null },
 ): AdapterSettings {
   const modules = parseTargetModules(checks, spec?.targetModules ?? []);
   const holding = (some: readonly TargetModule[]): number =>
@@ -71,9 +71,11 @@ export function parseAdapter(
       bLearningRateRatio,
     );
   }
+  const rank = checks.integer('spec.adapter.rank', spec?.rank, Math.min(128, rankHolding), 1, rankHolding);
+  const alpha = alphaOverRank === null ? 32 : alphaOverRank * rank;
   return {
-    rank: checks.integer('spec.adapter.rank', spec?.rank, Math.min(128, rankHolding), 1, rankHolding),
-    alpha: checks.number('spec.adapter.alpha', spec?.alpha, 32, { min: 0, max: 1e6, above: true }),
+    rank,
+    alpha: checks.number('spec.adapter.alpha', spec?.alpha, alpha, { min: 0, max: 1e6, above: true }),
     dropout: checks.number('spec.adapter.dropout', spec?.dropout, 0, { min: 0, max: 0.9 }),
     ...cycles,
     momentReset,

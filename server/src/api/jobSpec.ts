@@ -7,6 +7,7 @@ import type {
   OptimizerSettings,
   Precision,
   RunSpec,
+  StepRange,
 } from '@relora/engine/plan';
 import type { BatchSpec, JobSpec, LearningRateSpec, OptimizerSpec } from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
@@ -23,6 +24,7 @@ import {
 } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseModelSpec, type FoundBaseWeights, type ModelLimits } from './modelSpec.js';
+import { parseRecipe, recipes, withRecipe } from './recipes.js';
 import { datasetIdOf } from './resourceNames.js';
 import { needsWarmStart, warningsOf, type Warning } from './specWarnings.js';
 
@@ -51,36 +53,40 @@ const seedMax = 2 ** 31 - 1;
 
 /** Turns a JobSpec into a RunSpec with every default of job.proto filled in, or finds everything that is wrong with it. */
 export function parseJobSpec(
-  spec: JobSpec | undefined,
+  asked: JobSpec | undefined,
   { dataset, baseWeights }: Surroundings,
   limits: Limits,
 ): ParsedJobSpec {
   const checks = new FieldChecks();
-  if (spec === undefined)
+  if (asked === undefined)
     return { spec: null, problems: [{ field: 'spec', expected: 'a JobSpec', got: 'none' }], warnings: [] };
-  const kind = checks.choice('spec.kind', spec.kind, jobKinds, 'RELORA, LORA or FULL_RANK') ?? 'relora';
+  const kind = checks.choice('spec.kind', asked.kind, jobKinds, 'RELORA, LORA or FULL_RANK') ?? 'relora';
   const hasAdapter = kind !== 'fullRank';
 
-  if (datasetIdOf(spec.dataset) === undefined)
-    checks.add('spec.dataset', 'datasets/{dataset}', quote(spec.dataset));
-  else if (dataset === undefined) checks.add('spec.dataset', 'a data set that exists', quote(spec.dataset));
+  if (datasetIdOf(asked.dataset) === undefined)
+    checks.add('spec.dataset', 'datasets/{dataset}', quote(asked.dataset));
+  else if (dataset === undefined) checks.add('spec.dataset', 'a data set that exists', quote(asked.dataset));
   const prepared = dataset?.prepared ?? null;
   const source = parseModelSpec(
     checks,
-    spec.model,
+    asked.model,
     baseWeights,
     prepared?.tokenizer.vocabularySize ?? null,
     limits,
   );
 
-  if (spec.stepCount === undefined)
-    checks.add('spec.step_count', `a whole number from 1 to ${limits.stepsMax}`, 'none');
-  const stepCount = checks.integer('spec.step_count', spec.stepCount, 1, 1, limits.stepsMax);
+  const batch = parseBatch(checks, asked.batch, source?.model, limits);
+  const stepCount = parseStepCount(checks, asked, batch, limits);
+  const recipe = parseRecipe(checks, asked);
+  const spec = withRecipe(recipe, asked, stepCount);
 
   if (!hasAdapter && spec.adapter !== undefined)
     checks.add('spec.adapter', 'nothing for FULL_RANK', 'an AdapterSpec');
   const adapter = hasAdapter
-    ? parseAdapter(checks, spec.adapter, kind, stepCount, source?.model, limits)
+    ? parseAdapter(checks, spec.adapter, kind, stepCount, source?.model, {
+        rankMax: limits.rankMax,
+        alphaOverRank: recipes[recipe]!.alphaOverRank,
+      })
     : null;
   const warmStart = parseWarmStart(checks, spec, adapter, stepCount, limits);
   if (warmStart.stepCount + stepCount > limits.stepsMax) {
@@ -109,9 +115,11 @@ export function parseJobSpec(
     warmStart,
     adapter,
     stepCount,
+    skippedSteps: parseSkippedSteps(checks, spec.skippedSteps, stepCountOfAll),
+    recipe,
     learningRate: parseLearningRate(checks, spec.learningRate, kind, cycleStepCount),
     optimizer: parseOptimizer(checks, spec.optimizer, limits),
-    batch: parseBatch(checks, spec.batch, source?.model, limits),
+    batch,
     precision,
     recomputation:
       checks.choice('spec.recomputation', spec.recomputation, recomputations, 'AUTO, NONE or BLOCKS') ??
@@ -194,6 +202,38 @@ export function parseJobSpec(
     return { spec: null, problems: checks.problems, warnings: [] };
   const complete: RunSpec = { ...run, ...source };
   return { spec: complete, problems: [], warnings: warningsOf(complete, prepared) };
+}
+
+/** The steps of the main phase, which may be asked for as tokens. */
+function parseStepCount(
+  checks: FieldChecks,
+  { stepCount, tokenCount }: JobSpec,
+  { sequenceCount, sequenceLength }: BatchSettings,
+  { stepsMax }: Limits,
+): number {
+  if (stepCount !== undefined && tokenCount !== undefined) {
+    checks.add('spec.token_count', 'exactly one of step_count and token_count', 'both');
+  } else if (tokenCount !== undefined) {
+    const tokensPerStep = sequenceCount * sequenceLength;
+    const most = Math.min(Number.MAX_SAFE_INTEGER, stepsMax * tokensPerStep);
+    return Math.ceil(checks.integer('spec.token_count', tokenCount, tokensPerStep, 1, most) / tokensPerStep);
+  } else if (stepCount === undefined) {
+    checks.add('spec.step_count', `a whole number from 1 to ${stepsMax}, or token_count`, 'none');
+  }
+  return checks.integer('spec.step_count', stepCount, 1, 1, stepsMax);
+}
+
+function parseSkippedSteps(checks: FieldChecks, ranges: StepRange[], stepCount: number): StepRange[] {
+  const field = 'spec.skipped_steps';
+  if (ranges.length > 1000) checks.add(field, 'at most 1000 ranges', ranges.length);
+  let next = 0;
+  return ranges.slice(0, 1000).map(({ first, last }, index) => {
+    const name = `${field}[${index}]`;
+    const begin = checks.integer(`${name}.first`, first, next, next, stepCount - 1);
+    const end = checks.integer(`${name}.last`, last, begin, begin, stepCount - 1);
+    next = end + 1;
+    return { first: begin, last: end };
+  });
 }
 
 function parseWarmStart(

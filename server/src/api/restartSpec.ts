@@ -57,10 +57,12 @@ export function changedSpec(spec: JobSpec, changes: JobSpec | undefined): JobSpe
   const base = structuredClone(spec);
   // Follows step_count by itself.
   if (base.kind === 'JOB_KIND_LORA') delete base.adapter?.cycleStepCount;
+  if (changes?.tokenCount !== undefined) delete base.stepCount; // the two exclude each other
   return changes === undefined ? base : (putOver(base, changes) as JobSpec);
 }
 
-function putOver(base: unknown, changes: object): object {
+/** A message with another over it; what is unset in the other stays. */
+export function putOver(base: unknown, changes: object): object {
   const result: Record<string, unknown> = { ...(base as object | undefined) };
   for (const [key, value] of Object.entries(changes) as [string, unknown][]) {
     if (!isUnset(value)) result[key] = isMessage(value) ? putOver(result[key], value) : value;

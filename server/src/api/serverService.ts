@@ -3,6 +3,7 @@ import type { ServerServiceImplementation } from '@relora/sdk/contract';
 import { settings, type Config } from '../config.js';
 import { toEnum } from './enums.js';
 import type { ApiParts } from './parts.js';
+import { recipes } from './recipes.js';
 
 /** Says what the server is and can do. */
 export function serverService(parts: ApiParts): ServerServiceImplementation {
@@ -21,6 +22,7 @@ export function serverService(parts: ApiParts): ServerServiceImplementation {
           autoPrecision: toEnum.precision[device.autoPrecision],
         })),
         limits: limitsOf(config),
+        recipes: Object.entries(recipes).map(([name, { summary }]) => ({ name, summary })),
         presets: Object.entries(presets).map(([name, shape]) => ({
           name,
           // Without a vocabulary only the linear layers and norms are left.

@@ -76,6 +76,8 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
             }),
           },
     stepCount: spec.stepCount,
+    skippedSteps: spec.skippedSteps,
+    recipe: spec.recipe,
     learningRate: { ...spec.learningRate, schedule: toEnum.scheduleKind[spec.learningRate.schedule] },
     optimizer: { ...spec.optimizer, momentType: toEnum.momentType[spec.optimizer.momentType] },
     batch: spec.batch,
@@ -113,7 +115,7 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
         },
       };
     case 'step':
-      return { step: { ...body, phase: toEnum.phase[body.phase] } };
+      return { step: { ...body, phase: toEnum.phase[body.phase], omitted: body.omitted ?? false } };
     case 'evaluation':
       return { evaluation: body };
     case 'restart':

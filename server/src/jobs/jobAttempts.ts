@@ -276,6 +276,7 @@ function follow(progress: JobProgress, { body }: NewEvent, row: JobRow): void {
       progress.step = body.step + 1;
       progress.phase = phaseAt(row, progress.step);
       progress.trainedTokens = body.trainedTokens;
+      if (body.omitted) break; // it took no time and no tokens
       // JSON has no NaN; the loss of a skipped step says nothing about the run anyway.
       if (!body.skipped) progress.loss = body.loss;
       const rate = body.tokenCount / body.stepSeconds;

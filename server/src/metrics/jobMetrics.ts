@@ -61,6 +61,9 @@ export class JobMetrics {
       case 'state':
         return this.countState(job, event, body);
       case 'step':
+        metrics.jobStep.set(series, body.step + 1);
+        metrics.jobSteps.set(series, job.progress.stepCount);
+        if (body.omitted) return;
         metrics.steps.inc();
         metrics.tokens.inc(body.tokenCount);
         metrics.stepDuration.observe(body.stepSeconds);
@@ -68,8 +71,6 @@ export class JobMetrics {
           metrics.stepsSkipped.inc();
           metrics.jobStepsSkipped.inc(series);
         } else this.setLoss(job.id, body.loss);
-        metrics.jobStep.set(series, body.step + 1);
-        metrics.jobSteps.set(series, job.progress.stepCount);
         metrics.jobLearningRate.set(series, body.learningRate);
         metrics.jobGradientNorm.set(series, body.gradientNorm);
         metrics.jobTokens.set(series, body.trainedTokens);

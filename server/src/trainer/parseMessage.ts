@@ -20,6 +20,10 @@ const orNull =
   (check: Check): Check =>
   (value) =>
     value === null || check(value);
+const orMissing =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value);
 const object =
   (shape: Shape): Check =>
   (value) =>
@@ -48,6 +52,7 @@ const bodies: Readonly<Record<string, Shape>> = {
     trainedTokens: count,
     stepSeconds: number,
     skipped: flag,
+    omitted: orMissing(flag),
     residentBytes: count,
   },
   evaluation: {
