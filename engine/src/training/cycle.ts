@@ -42,7 +42,7 @@ export interface RestartReport {
  * point along directions that are now in W, are forgotten. Throws MergeNotFinite before anything is changed.
  */
 export async function restart(run: TrainingRun): Promise<RestartReport> {
-  const { model, optimizer, spec, progress } = run;
+  const { model, spec, progress } = run;
   if (spec.adapter === null) throw new Error(`A ${spec.kind} run has no restarts`);
   const startedAt = performance.now();
   const before = await probeLogits(run);
