@@ -7,6 +7,8 @@ import { downloadFiles, type DownloadOptions } from './download.js';
 import { JobFailedError, ReloraError } from './errors.js';
 import type { JobEvent } from './events.js';
 import { isTerminal } from './jobState.js';
+import { requestIdOf, specOfKind } from './comparison.js';
+import { sweepLearningRate, type Sweep, type SweepOptions } from './sweep.js';
 import { uploadDataset, type UploadOptions } from './upload.js';
 import { watchJob, type WatchOptions } from './watch.js';
 
@@ -36,7 +38,20 @@ export type RestartJobOptions = Omit<contract.DeepPartial<contract.RestartJobReq
   CallOptions;
 export type GenerateOptions = Omit<contract.DeepPartial<contract.GenerateTextRequest>, 'model'> & CallOptions;
 export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest>, 'pageToken'> & CallOptions;
+export type MetricHistoryOptions = CallOptions & { metrics?: contract.Metric[]; pointsMax?: number };
+export type CompareJobsOptions = MetricHistoryOptions & { reference?: string };
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
+
+export interface ComparisonOptions extends CallOptions {
+  /** Jobs have the label `comparison=<id>`; the same id again finds the jobs of the first call. By default a new one. */
+  id?: string;
+  /** Default full-rank, ReLoRA and LoRA. */
+  kinds?: readonly contract.JobKind[];
+  /** Default that of the specification. */
+  seeds?: readonly number[];
+  /** Further labels of the jobs. */
+  labels?: Record<string, string>;
+}
 
 export interface WaitOptions extends WatchOptions {
   onEvent?: (event: JobEvent) => void;
@@ -214,6 +229,74 @@ export class ReloraClient {
   ): Promise<contract.Job> {
     const request = { requestId: randomUUID(), ...options, name, spec: changes };
     return present((await this.training.restartJob(request, { signal })).job, 'job');
+  }
+
+  /** The series of a job, such as its loss by step, in at most so many points each. */
+  async getMetricHistory(
+    name: string,
+    { signal, ...options }: MetricHistoryOptions = {},
+  ): Promise<contract.GetMetricHistoryResponse> {
+    return await this.training.getMetricHistory({ ...options, name }, { signal });
+  }
+
+  /** Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. */
+  async compareJobs(
+    names: readonly string[],
+    { signal, ...options }: CompareJobsOptions = {},
+  ): Promise<contract.CompareJobsResponse> {
+    return await this.training.compareJobs({ ...options, names: [...names] }, { signal });
+  }
+
+  /**
+   * Queues the same training by several kinds and seeds, for the same number of tokens each.
+   * @param spec of kind RELORA; its learning rate, where it is set, is that of all kinds
+   * @example const { id } = await client.createComparison(spec, { seeds: [1, 2, 3] });
+   */
+  async createComparison(
+    spec: JobSpec,
+    { signal, ...options }: ComparisonOptions = {},
+  ): Promise<{ id: string; jobs: contract.Job[] }> {
+    const { FULL_RANK, RELORA, LORA } = contract.JobKind;
+    const { id = randomUUID().slice(0, 8), kinds = [FULL_RANK, RELORA, LORA], labels } = options;
+    const relora: JobSpec = { ...spec, kind: RELORA };
+    // The steps of the warm start are fixed before kinds without one take as many.
+    const { warmStart } = present((await this.estimateJob(relora, { signal })).spec, 'spec');
+    const whole = { ...relora, warmStart: { ...spec.warmStart, stepCount: warmStart?.stepCount ?? 0 } };
+    const jobs: contract.Job[] = [];
+    for (const seed of options.seeds ?? [spec.seed]) {
+      for (const kind of kinds) {
+        const requestId = requestIdOf(`comparison ${id}: ${kind} seed ${seed}`);
+        const create = { labels: { ...labels, comparison: id }, requestId, signal };
+        jobs.push(await this.createJob({ ...specOfKind(whole, kind), seed }, create));
+      }
+    }
+    return { id, jobs };
+  }
+
+  /**
+   * Trains a specification with every learning rate of a grid, with every kind and rank that is asked for, waits for the jobs
+   * and finds the best rates by held-out loss. Called again with the same id it goes on with the jobs of the first call.
+   * @example const { variants } = await client.sweepLearningRate(spec, { from: 1e-4, to: 1e-2, count: 5 });
+   */
+  async sweepLearningRate(spec: JobSpec, options: SweepOptions): Promise<Sweep> {
+    const { signal, id = randomUUID().slice(0, 8) } = options;
+    const calls = {
+      create: async (run: JobSpec, create: CreateJobOptions) => await this.createJob(run, create),
+      complete: async (run: JobSpec): Promise<JobSpec> =>
+        present((await this.estimateJob(run, { signal })).spec, 'spec'),
+      untilEnd: async (name: string) => {
+        await this.waitForJob(name, { signal }).catch((error: unknown) => {
+          if (!(error instanceof JobFailedError)) throw error;
+        });
+        return await this.getJob(name, { signal });
+      },
+      evaluations: async (name: string) => {
+        const metrics = [contract.Metric.EVALUATION_LOSS];
+        const { series } = await this.getMetricHistory(name, { metrics, signal });
+        return series[0]?.points.map(({ last }) => last) ?? [];
+      },
+    };
+    return await sweepLearningRate(calls, spec, id, options);
   }
 
   /** Artifacts of a job, oldest first. */

@@ -3,6 +3,8 @@ export * from './errors.js';
 export { isTerminal } from './jobState.js';
 export { parseJobSpec } from './specJson.js';
 export type { JobEvent } from './events.js';
+export { bestOf, ratesOf, sweepJobsMax } from './sweep.js';
+export type { RateGrid, Sweep, SweepOptions, SweepRun, SweepVariant } from './sweep.js';
 export type { WatchOptions } from './watch.js';
 export type { DownloadOptions } from './download.js';
 export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
@@ -17,6 +19,7 @@ export {
   JobKind,
   JobPhase,
   JobState,
+  Metric,
   MomentReset,
   MomentType,
   Precision,
@@ -28,11 +31,14 @@ export {
 export type {
   Artifact,
   ArtifactFile,
+  ComparedJob,
+  CompareJobsResponse,
   Dataset,
   DatasetSpec,
   Device,
   EstimateJobResponse,
   GenerateTextResponse,
+  GetMetricHistoryResponse,
   GetServerInfoResponse,
   Job,
   JobEstimate,
@@ -40,6 +46,9 @@ export type {
   JobPlan,
   JobProgress,
   LlamaConfig,
+  MetricPoint,
+  MetricSeries,
   PreviewToken,
+  SettingDifference,
   TokenizerSpec,
 } from './contract.js';
