@@ -266,7 +266,9 @@ export class ReloraClient {
     for (const seed of options.seeds ?? [spec.seed]) {
       for (const kind of kinds) {
         const requestId = requestIdOf(`comparison ${id}: ${kind} seed ${seed}`);
-        const create = { labels: { ...labels, comparison: id }, requestId, signal };
+        const kindName = kind.replace('JOB_KIND_', '').toLowerCase().replace('_', '-');
+        const displayName = seed === undefined ? kindName : `${kindName}, seed ${seed}`;
+        const create = { displayName, labels: { ...labels, comparison: id }, requestId, signal };
         jobs.push(await this.createJob({ ...specOfKind(whole, kind), seed }, create));
       }
     }
