@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { JobKind, RateGrid, SweepRun } from '@relora/sdk';
@@ -50,13 +51,14 @@ export function addSweepCommand(program: Command, run: Run): void {
     )
     .action((flags: SweepFlags) =>
       run(async ({ client, output, signal }) => {
-        const { kinds, ranks, id, label: labels } = flags;
+        const { kinds, ranks, id = randomUUID().slice(0, 8), label: labels } = flags;
+        output.note(`Sweep ${id}: to come back, repeat the command with --id ${id}.`);
         const onRun = (tried: SweepRun) => output.note(progressText(tried));
         const sweep = await client.sweepLearningRate(await readSpec(flags), {
           ...gridOf(flags),
           ...(kinds === undefined ? {} : { kinds }),
           ...(ranks === undefined ? {} : { ranks }),
-          ...(id === undefined ? {} : { id }),
+          id,
           ...(labels === undefined ? {} : { labels }),
           onRun,
           signal,

@@ -54,7 +54,7 @@ export function adviceText({ kind, rank, best, isBestAtEdge, runs }: SweepVarian
   const advice = [`next: ${flags} --lr ${rateText(best.learningRate)}`];
   if (isBestAtEdge) {
     const side = best.learningRate === runs[0]!.learningRate ? 'lower' : 'higher';
-    advice.push(`warning SWEEP_EDGE: the best rate is at the edge of the grid; try ${side} ones as well`);
+    advice.push(`warning: the best rate is at the edge of the grid; try ${side} ones as well`);
   }
   return advice;
 }

@@ -1,5 +1,5 @@
 import { logarithmicTicks, shareOf, ticksOf, type PlotAxes, type PlotLine } from '../plotScale.js';
-import { escaped } from './page.js';
+import { escaped, toneOf } from './page.js';
 
 export interface ChartOptions {
   title: string;
@@ -38,11 +38,11 @@ export function lineChart(lines: readonly PlotLine[], options: ChartOptions): st
     const circles = dots.map(([x, y]) => `<circle cx="${xOf(x)}" cy="${yOf(y)}" r="3.5"/>`).join('');
     return path === ''
       ? ''
-      : `<g class="tone${toneOf(index)}"><title>${escaped(label)}</title><path class="line" d="M${path}"/>${circles}</g>`;
+      : `<g class="${toneOf(index)}"><title>${escaped(label)}</title><path class="line" d="M${path}"/>${circles}</g>`;
   });
   const failed = crosses.map(
     ({ tone, x }) =>
-      `<path class="line tone${toneOf(tone)}" d="M${xOf(x) - 5} ${plot.top + 5}l10 10m0 -10l-10 10"/>`,
+      `<path class="line ${toneOf(tone)}" d="M${xOf(x) - 5} ${plot.top + 5}l10 10m0 -10l-10 10"/>`,
   );
   const clip = `clip-${title.replace(/\W+/g, '-')}`;
   return `<figure>
@@ -57,13 +57,6 @@ ${[...curves, ...failed].join('\n')}
 </g>
 </svg>
 </figure>`;
-}
-
-/** Tones that the page defines. */
-export const toneCount = 8;
-
-export function toneOf(index: number): number {
-  return index % toneCount;
 }
 
 function round(value: number): number {

@@ -92,6 +92,11 @@ export function notesHtml(notes: readonly { reason: string; message: string }[])
   return `<ul class="notes">${entries.join('')}</ul>`;
 }
 
+/** Class of the curve at a place in the list of all curves of the page. */
+export function toneOf(index: number): string {
+  return `tone${index % lightTones.length}`;
+}
+
 export function escaped(text: string): string {
   return text
     .replaceAll('&', '&amp;')
@@ -101,5 +106,5 @@ export function escaped(text: string): string {
 }
 
 function toneSample(tone: number): string {
-  return `<svg viewBox="0 0 34 10" aria-hidden="true"><path class="line tone${tone % lightTones.length}" d="M2 5h30"/></svg>`;
+  return `<svg viewBox="0 0 34 10" aria-hidden="true"><path class="line ${toneOf(tone)}" d="M2 5h30"/></svg>`;
 }
