@@ -28,7 +28,9 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
     ...curveOf(job, labels[index]!, metric, view.axis),
     ...painters[index]!,
   }));
-  const shown = differences.slice(0, differencesShownMax);
+  // What a kind does not have at all is no news beside its kind.
+  const told = differences.filter(({ values }) => new Set(values.filter(Boolean)).size > 1);
+  const shown = told.slice(0, differencesShownMax);
   return [
     ...plotText(title, lines, view),
     '',
@@ -37,7 +39,7 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
     ...tableText(comparison, labels, painters, costColumns),
     '',
     ...settingsText(labels, shown),
-    ...(shown.length < differences.length ? [`  and ${differences.length - shown.length} more`] : []),
+    ...(shown.length < told.length ? [`  and ${told.length - shown.length} more`] : []),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${printable(message)}`),
   ];
 }

@@ -38,13 +38,13 @@ test('full-rank, ReLoRA and LoRA are queued by one command and compared by anoth
     '--kinds',
     'full-rank,relora,lora',
     '--seeds',
-    '1,2',
+    '1',
     '--json',
   ];
   const created = await relora([...create, '--comparison', 'first']);
   expect(created).toMatchObject({ code: 0, errors: '' });
   const { jobs } = created.json()[0] as { jobs: { name: string }[] };
-  expect(jobs).toHaveLength(6);
+  expect(jobs).toHaveLength(3);
   // Said again, it is the same comparison.
   expect((await relora([...create, '--comparison', 'first'])).json()[0]).toMatchObject({
     jobs: jobs.map(({ name }) => ({ name })),
@@ -55,20 +55,23 @@ test('full-rank, ReLoRA and LoRA are queued by one command and compared by anoth
   const comparison = compared.json()[0] as unknown as CompareJobsResponse;
   expect(comparison.warnings).toEqual([]);
   expect(comparison.jobs.map(({ displayName }) => displayName)).toEqual(
-    [1, 2].flatMap((seed) => ['full-rank', 'relora', 'lora'].map((kind) => `${kind}, seed ${seed}`)),
+    ['full-rank', 'relora', 'lora'].map((kind) => `${kind}, seed 1`),
   );
   const firstLosses = comparison.jobs.map(
     ({ series }) => series.find(({ metric }) => metric === 'METRIC_EVALUATION_LOSS')!.points[0]!.last,
   );
   // Before any training all kinds of one seed are the same model, evaluated on the same text.
-  expect(new Set(firstLosses.slice(0, 3)).size).toBe(1);
-  expect(new Set(firstLosses.slice(3)).size).toBe(1);
-  expect(firstLosses[3]).not.toBe(firstLosses[0]);
+  expect(new Set(firstLosses).size).toBe(1);
   for (const job of comparison.jobs) expect(job).toMatchObject({ step: 30, trainedTokens: 30 * 128 });
 
   const shown = await relora(['compare', '--label', 'comparison=first', '--html', 'report.html']);
   expect(shown).toMatchObject({ code: 0, errors: 'The report is in report.html.\n' });
-  for (const line of [/^ held-out loss$/m, /^ ● full-rank, seed 1$/m, /^ {2}kind .*LORA/im, /reference$/m])
+  for (const line of [
+    /^ held-out loss$/m,
+    /^ ● full-rank, seed 1$/m,
+    /^ {2}kind +JOB_KIND_FULL_RANK +JOB_KIND_RELORA +JOB_KIND_LORA$/m,
+    /reference$/m,
+  ])
     expect(shown.output).toMatch(line);
   const html = readFileSync(join(folder, 'report.html'), 'utf8');
   expectWholePage(html);
