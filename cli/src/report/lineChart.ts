@@ -15,7 +15,7 @@ export interface ChartOptions {
 
 const width = 560;
 const height = 300;
-const plot = { left: 58, right: 12, top: 12, bottom: 42 };
+const plot = { left: 58, right: 24, top: 12, bottom: 42 };
 const plotWidth = width - plot.left - plot.right;
 const plotHeight = height - plot.top - plot.bottom;
 
