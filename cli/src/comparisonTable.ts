@@ -1,5 +1,5 @@
 import type { ComparedJob, CompareJobsResponse } from '@relora/sdk';
-import { bytes, duration, figure, quantity, word } from './format.js';
+import { bytes, figure, quantity, timeTaken, word } from './format.js';
 
 /** A column of the table of a comparison. */
 export interface Column {
@@ -67,7 +67,7 @@ export const costColumns: readonly Column[] = [
   {
     title: 'time',
     meaning: 'time in steps and restarts, without evaluations, checkpoints and pauses',
-    cell: ({ trainingSeconds }) => duration(trainingSeconds),
+    cell: ({ trainingSeconds }) => timeTaken(trainingSeconds),
   },
   {
     title: 'tokens/s',
@@ -93,7 +93,7 @@ export const costColumns: readonly Column[] = [
     title: 'to ref. loss',
     meaning: 'tokens and time until the held-out loss was at the last one of the reference',
     cell: ({ tokensToReferenceLoss: tokens, secondsToReferenceLoss: seconds = 0 }) =>
-      tokens === undefined ? none : `${quantity(tokens)} in ${duration(seconds)}`,
+      tokens === undefined ? none : `${quantity(tokens)} in ${timeTaken(seconds)}`,
   },
 ];
 

@@ -1,5 +1,5 @@
 import { Metric, type ComparedJob, type MetricPoint } from '@relora/sdk';
-import { duration, quantity } from './format.js';
+import { quantity, timeTaken } from './format.js';
 import type { PlotLine } from './plotScale.js';
 
 /** What curves can be drawn over. */
@@ -7,9 +7,9 @@ export const plotAxes = {
   step: { name: 'steps', place: ({ step }: MetricPoint) => step, show: String },
   tokens: { name: 'tokens', place: ({ trainedTokens }: MetricPoint) => trainedTokens, show: quantity },
   seconds: {
-    name: 'of training',
+    name: 'training time',
     place: ({ trainingSeconds }: MetricPoint) => trainingSeconds,
-    show: duration,
+    show: timeTaken,
   },
 } as const;
 export type PlotAxis = keyof typeof plotAxes;
