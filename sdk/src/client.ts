@@ -7,7 +7,7 @@ import { downloadFiles, type DownloadOptions } from './download.js';
 import { JobFailedError, ReloraError } from './errors.js';
 import type { JobEvent } from './events.js';
 import { isTerminal } from './jobState.js';
-import { requestIdOf, specOfKind } from './comparison.js';
+import { createComparison, type ComparisonOptions } from './comparison.js';
 import { sweepLearningRate, type Sweep, type SweepOptions } from './sweep.js';
 import { uploadDataset, type UploadOptions } from './upload.js';
 import { watchJob, type WatchOptions } from './watch.js';
@@ -41,17 +41,6 @@ export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest
 export type MetricHistoryOptions = CallOptions & { metrics?: contract.Metric[]; pointsMax?: number };
 export type CompareJobsOptions = MetricHistoryOptions & { reference?: string };
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
-
-export interface ComparisonOptions extends CallOptions {
-  /** Jobs have the label `comparison=<id>`; the same id again finds the jobs of the first call. By default a new one. */
-  id?: string;
-  /** Default full-rank, ReLoRA and LoRA. */
-  kinds?: readonly contract.JobKind[];
-  /** Default that of the specification. */
-  seeds?: readonly number[];
-  /** Further labels of the jobs. */
-  labels?: Record<string, string>;
-}
 
 export interface WaitOptions extends WatchOptions {
   onEvent?: (event: JobEvent) => void;
@@ -254,25 +243,9 @@ export class ReloraClient {
    */
   async createComparison(
     spec: JobSpec,
-    { signal, ...options }: ComparisonOptions = {},
+    options: ComparisonOptions = {},
   ): Promise<{ id: string; jobs: contract.Job[] }> {
-    const { FULL_RANK, RELORA, LORA } = contract.JobKind;
-    const { id = randomUUID().slice(0, 8), kinds = [FULL_RANK, RELORA, LORA], labels } = options;
-    const relora: JobSpec = { ...spec, kind: RELORA };
-    // The steps of the warm start are fixed before kinds without one take as many.
-    const { warmStart } = present((await this.estimateJob(relora, { signal })).spec, 'spec');
-    const whole = { ...relora, warmStart: { ...spec.warmStart, stepCount: warmStart?.stepCount ?? 0 } };
-    const jobs: contract.Job[] = [];
-    for (const seed of options.seeds ?? [spec.seed]) {
-      for (const kind of kinds) {
-        const requestId = requestIdOf(`comparison ${id}: ${kind} seed ${seed}`);
-        const kindName = kind.replace('JOB_KIND_', '').toLowerCase().replace('_', '-');
-        const displayName = seed === undefined ? kindName : `${kindName}, seed ${seed}`;
-        const create = { displayName, labels: { ...labels, comparison: id }, requestId, signal };
-        jobs.push(await this.createJob({ ...specOfKind(whole, kind), seed }, create));
-      }
-    }
-    return { id, jobs };
+    return await createComparison(this, spec, options);
   }
 
   /**
@@ -281,24 +254,7 @@ export class ReloraClient {
    * @example const { variants } = await client.sweepLearningRate(spec, { from: 1e-4, to: 1e-2, count: 5 });
    */
   async sweepLearningRate(spec: JobSpec, options: SweepOptions): Promise<Sweep> {
-    const { signal, id = randomUUID().slice(0, 8) } = options;
-    const calls = {
-      create: async (run: JobSpec, create: CreateJobOptions) => await this.createJob(run, create),
-      complete: async (run: JobSpec): Promise<JobSpec> =>
-        present((await this.estimateJob(run, { signal })).spec, 'spec'),
-      untilEnd: async (name: string) => {
-        await this.waitForJob(name, { signal }).catch((error: unknown) => {
-          if (!(error instanceof JobFailedError)) throw error;
-        });
-        return await this.getJob(name, { signal });
-      },
-      evaluations: async (name: string) => {
-        const metrics = [contract.Metric.EVALUATION_LOSS];
-        const { series } = await this.getMetricHistory(name, { metrics, signal });
-        return series[0]?.points.map(({ last }) => last) ?? [];
-      },
-    };
-    return await sweepLearningRate(calls, spec, id, options);
+    return await sweepLearningRate(this, spec, options);
   }
 
   /** Artifacts of a job, oldest first. */

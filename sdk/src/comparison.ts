@@ -1,6 +1,45 @@
-import { createHash } from 'node:crypto';
-import type { JobSpec } from './client.js';
-import { JobKind } from './contract.js';
+import { createHash, randomUUID } from 'node:crypto';
+import type { CallOptions, JobSpec, ReloraClient } from './client.js';
+import { JobKind, type Job } from './contract.js';
+
+export interface ComparisonOptions extends CallOptions {
+  /** Jobs have the label `comparison=<id>`; the same id again finds the jobs of the first call. By default a new one. */
+  id?: string;
+  /** Default full-rank, ReLoRA and LoRA. */
+  kinds?: readonly JobKind[];
+  /** Default that of the specification. */
+  seeds?: readonly number[];
+  /** Further labels of the jobs. */
+  labels?: Record<string, string>;
+}
+
+/** Queues the same training by several kinds and seeds. */
+export async function createComparison(
+  client: Pick<ReloraClient, 'createJob' | 'estimateJob'>,
+  spec: JobSpec,
+  { signal, labels, ...options }: ComparisonOptions,
+): Promise<{ id: string; jobs: Job[] }> {
+  const { FULL_RANK, RELORA, LORA } = JobKind;
+  const { id = randomUUID().slice(0, 8), kinds = [FULL_RANK, RELORA, LORA] } = options;
+  const relora: JobSpec = { ...spec, kind: RELORA };
+  // The steps of the warm start are fixed before kinds without one take as many.
+  const stepCount = (await client.estimateJob(relora, { signal })).spec?.warmStart?.stepCount ?? 0;
+  const whole = { ...relora, warmStart: { ...spec.warmStart, stepCount } };
+  const jobs: Job[] = [];
+  for (const seed of options.seeds ?? [spec.seed]) {
+    for (const kind of kinds) {
+      const kindName = kind.replace('JOB_KIND_', '').toLowerCase().replace('_', '-');
+      const create = {
+        displayName: seed === undefined ? kindName : `${kindName}, seed ${seed}`,
+        labels: { ...labels, comparison: id },
+        requestId: requestIdOf(`comparison ${id}: ${kind} seed ${seed}`),
+        signal,
+      };
+      jobs.push(await client.createJob({ ...specOfKind(whole, kind), seed }, create));
+    }
+  }
+  return { id, jobs };
+}
 
 /**
  * The same training by another kind: model, data, seed, batch and number of tokens stay, so that the losses can be compared. What

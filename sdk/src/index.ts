@@ -3,6 +3,7 @@ export * from './errors.js';
 export { isTerminal } from './jobState.js';
 export { parseJobSpec } from './specJson.js';
 export type { JobEvent } from './events.js';
+export type { ComparisonOptions } from './comparison.js';
 export { bestOf, ratesOf, sweepJobsMax } from './sweep.js';
 export type { RateGrid, Sweep, SweepOptions, SweepRun, SweepVariant } from './sweep.js';
 export type { WatchOptions } from './watch.js';

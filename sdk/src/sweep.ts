@@ -1,7 +1,8 @@
+import { randomUUID } from 'node:crypto';
 import { requestIdOf, specOfKind } from './comparison.js';
-import type { CallOptions, CreateJobOptions, JobSpec } from './client.js';
-import { JobKind, JobState, type Job } from './contract.js';
-import { ReloraError } from './errors.js';
+import type { CallOptions, JobSpec, ReloraClient } from './client.js';
+import { JobKind, JobState, Metric, type Job } from './contract.js';
+import { JobFailedError, ReloraError } from './errors.js';
 
 /** Learning rates to try: a list, or a number of them from one to another with equal ratios between. */
 export type RateGrid = { rates: readonly number[] } | { from: number; to: number; count: number };
@@ -51,29 +52,23 @@ export interface Sweep {
 }
 
 /** Calls that a sweep is made of. */
-export interface SweepCalls {
-  create(spec: JobSpec, options: CreateJobOptions): Promise<Job>;
-  /** The specification with its defaults. */
-  complete(spec: JobSpec): Promise<JobSpec>;
-  /** Resolves with the job when it has ended, however it did. */
-  untilEnd(name: string): Promise<Job>;
-  /** Held-out losses, oldest first. */
-  evaluations(name: string): Promise<number[]>;
-}
+type SweepClient = Pick<
+  ReloraClient,
+  'createJob' | 'estimateJob' | 'waitForJob' | 'getJob' | 'getMetricHistory'
+>;
 
 /** Most jobs of a sweep: a grid that is larger is a slip of the pen. */
 export const sweepJobsMax = 256;
 
 /** Trains a specification with every rate, kind and rank that is asked for, and finds the best rate of each kind and rank. */
 export async function sweepLearningRate(
-  calls: SweepCalls,
+  client: SweepClient,
   spec: JobSpec,
-  id: string,
   options: SweepOptions,
 ): Promise<Sweep> {
   const rates = ratesOf(options);
-  const { onRun = () => {} } = options;
-  const variants = await variantsOf(calls, spec, options);
+  const { id = randomUUID().slice(0, 8), signal, onRun = () => {} } = options;
+  const variants = await variantsOf(client, spec, options);
   if (rates.length * variants.length > sweepJobsMax) {
     const found = `${rates.length} rates × ${variants.length} kinds and ranks`;
     throw invalid(`A sweep has at most ${sweepJobsMax} jobs, and ${found} are more`);
@@ -85,11 +80,11 @@ export async function sweepLearningRate(
       const { kind, rank } = variant;
       const run = { ...variant.spec, learningRate: { ...variant.spec.learningRate, peak: learningRate } };
       const key = `sweep ${id}: ${kind} rank ${rank} rate ${learningRate}`;
-      const job = await calls.create(run, {
+      const job = await client.createJob(run, {
         displayName: `Sweep ${id}: rate ${learningRate}`.slice(0, 63),
         labels: { ...options.labels, sweep: id },
         requestId: requestIdOf(key),
-        signal: options.signal,
+        signal,
       });
       runs.push({ kind, rank, learningRate, job, evaluationLoss: null, outcome: 'waiting' });
       onRun(runs.at(-1)!);
@@ -97,8 +92,10 @@ export async function sweepLearningRate(
   }
   const ended = await Promise.all(
     runs.map(async (run) => {
-      const job = await calls.untilEnd(run.job.name);
-      const after = { ...run, job, ...judge(job, await calls.evaluations(job.name)) };
+      const { name } = run.job;
+      await untilEnd(client, name, signal);
+      const job = await client.getJob(name, { signal });
+      const after = { ...run, job, ...judge(job, await heldOutLosses(client, name, signal)) };
       onRun(after);
       return after;
     }),
@@ -129,9 +126,10 @@ export function ratesOf(grid: RateGrid): number[] {
       `A grid goes from a rate above 0 to a higher one in 2 or more, not ${JSON.stringify(grid)}`,
     );
   // Rounded, so that rates can be read and typed again.
-  return Array.from({ length: count }, (_, index) =>
+  const rates = Array.from({ length: count }, (_, index) =>
     Number((from * (to / from) ** (index / (count - 1))).toPrecision(3)),
   );
+  return [...new Set(rates)];
 }
 
 /** Finds the best of the rates of one kind and rank. */
@@ -164,11 +162,12 @@ interface Variant {
 }
 
 async function variantsOf(
-  calls: SweepCalls,
+  client: SweepClient,
   spec: JobSpec,
-  { kinds, ranks }: SweepOptions,
+  { kinds, ranks, signal }: SweepOptions,
 ): Promise<Variant[]> {
-  const { kind = JobKind.RELORA, adapter, warmStart } = await calls.complete(spec);
+  const complete = (await client.estimateJob(spec, { signal })).spec;
+  const { kind = JobKind.RELORA, adapter, warmStart } = complete ?? {};
   // The same tokens for every kind: the steps of the warm start are fixed before the kind is changed.
   const whole = { ...spec, warmStart: { ...spec.warmStart, stepCount: warmStart?.stepCount ?? 0 } };
   return (kinds ?? [kind]).flatMap((each): Variant[] => {
@@ -180,6 +179,21 @@ async function variantsOf(
       spec: { ...base, adapter: { ...base.adapter, rank } },
     }));
   });
+}
+
+/** Waits for a job, whatever its end. */
+async function untilEnd(client: SweepClient, name: string, signal?: AbortSignal): Promise<void> {
+  try {
+    await client.waitForJob(name, { signal });
+  } catch (error) {
+    if (!(error instanceof JobFailedError)) throw error;
+  }
+}
+
+/** Oldest first. */
+async function heldOutLosses(client: SweepClient, name: string, signal?: AbortSignal): Promise<number[]> {
+  const { series } = await client.getMetricHistory(name, { metrics: [Metric.EVALUATION_LOSS], signal });
+  return series[0]?.points.map(({ last }) => last) ?? [];
 }
 
 function invalid(message: string): ReloraError {
