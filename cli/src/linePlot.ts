@@ -21,20 +21,21 @@ const labelWidth = 7;
 /** Columns between two marks of a curve. */
 const markEvery = 12;
 
-/** Several curves in braille dots, each with its mark every so often; later curves lie over earlier ones. Returns `height` lines. */
+/** Several curves in braille dots, each with its mark every so often, which no curve covers. Returns `height` lines. */
 export function linePlot(lines: readonly DrawnLine[], options: LinePlotOptions): string[] {
   const { axes, xName, showX, dim } = options;
   const columns = Math.max(16, options.width - labelWidth - 1);
   const rows = Math.max(3, options.height - 2);
   const cells = Array.from({ length: rows }, () => new Array<string | undefined>(columns));
 
-  for (const [index, line] of lines.entries()) {
+  const curves = lines.map((line) => ({ line, heights: heightsOf(line, axes, columns * 2, rows * 4) }));
+
+  for (const { line, heights } of curves) {
     const dots = Array.from({ length: rows }, () => new Uint8Array(columns));
     const set = (column: number, dot: number) => {
       if (dot < 0 || dot >= rows * 4) return;
       dots[dot >> 2]![column >> 1]! |= brailleDots[(column & 1) as 0 | 1][(dot & 3) as 0 | 1 | 2 | 3];
     };
-    const heights = heightsOf(line, axes, columns * 2, rows * 4);
     let above: number | undefined;
     for (const [column, height] of heights.entries()) {
       if (height === undefined) continue;
@@ -45,6 +46,8 @@ export function linePlot(lines: readonly DrawnLine[], options: LinePlotOptions):
     for (const [row, bits] of dots.entries())
       for (const [column, bit] of bits.entries())
         if (bit !== 0) cells[row]![column] = line.paint(String.fromCharCode(0x2800 + bit));
+  }
+  for (const [index, { line, heights }] of curves.entries()) {
     // Shifted from curve to curve, so that marks do not cover each other where curves meet.
     const shift = Math.floor((index * markEvery) / Math.max(1, lines.length));
     const last = heights.findLastIndex((height) => height !== undefined) >> 1;
