@@ -61,7 +61,14 @@ export class Trainer {
 
   /** Ends a warm start: the linear layers are frozen and get adapters. */
   attach({ rank, alpha }) {
-    const adapter = { rank, alpha, dropout: 0, targetModules: [...targetModules], trainableScale: false };
+    const adapter = {
+      rank,
+      alpha,
+      dropout: 0,
+      targetModules: [...targetModules],
+      trainableScale: false,
+      moduleRanks: {},
+    };
     const { config, batch, time, microBatch, graph, seed, backend } = this.#settings;
     const spec = {
       model: config,
@@ -72,7 +79,7 @@ export class Trainer {
     };
     const plan = adapterPlan(chooseGraphs(spec, backend), tmpdir());
     this.#model.attachAdapters(adapter, seed, this.#restartCount, plan);
-    this.#optimizer.dropBase();
+    this.#optimizer.drop('base');
     return {};
   }
 

@@ -145,7 +145,7 @@ function fusedLayers(
     const [a, b] = weights.slice(2 * index) as [Tensor2D, Tensor2D];
     const base = new FrozenBase(tf.keep(frozenWeight(shape)));
     if (kind.graph !== 'separate') base.packMerged(native, a, b, scale);
-    return { base, graph: kind.graph, adapter: { a, b, scale } };
+    return { base, graph: kind.graph, adapter: { a, b, scale, trainsA: true } };
   });
 }
 
@@ -153,7 +153,7 @@ function plainLayers(shapes: LayerShape[], kind: Kind, weights: Tensor[]): ((x: 
   return shapes.map((shape, index) => (x) => {
     if (kind.graph === 'trained') return plainLinear(x, weights[index] as Tensor2D);
     const [a, b] = weights.slice(2 * index) as [Tensor2D, Tensor2D];
-    return plainLoraLinear(x, frozenWeight(shape), { a, b, scale, mask: null });
+    return plainLoraLinear(x, frozenWeight(shape), { a, b, scale, mask: null, trainsA: true });
   });
 }
 

@@ -104,6 +104,7 @@ function loraCase(rows: number, inFeatures: number, outFeatures: number, rank: n
       b: b as Tensor2D,
       scale: 0.75,
       mask: null,
+      trainsA: true,
     })),
     hasProducts: true,
   };
@@ -120,6 +121,7 @@ function loraVariantCase(rows: number, inFeatures: number, outFeatures: number, 
       b: b as Tensor2D,
       scale: g as Scalar,
       mask: tf.tensor2d(mask, [rows, inFeatures]),
+      trainsA: true,
     })),
     hasProducts: true,
   };
