@@ -26,6 +26,11 @@ export function specOf({ rank, batch, microBatch = batch, time, precision, recom
     graph: 'auto',
     cycleStepCount: 1,
     restartWarmupStepCount: 0,
+    initialisation: 'random',
+    trainedFactors: 'both',
+    cycleGrowth: 1,
+    fullRankStepCount: 0,
+    moduleRanks: {},
   };
   return {
     kind: rank === 0 ? 'fullRank' : 'relora',
