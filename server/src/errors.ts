@@ -305,6 +305,10 @@ export const engineFailures = {
     'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate, or look at the data.',
   MERGE_NOT_FINITE:
     'A merge would have written weights that are not finite. Lower the learning rate or alpha.',
+  MERGE_DRIFT:
+    'A merge changed what the model computes by more than rounding explains; the message names the layer. Restart from the last checkpoint with a lower learning rate or alpha.',
+  MOMENTS_NOT_ZERO:
+    'A restart was to set the moments of the adapters to zero and did not. Restart from the last checkpoint; where it happens again, doubt the memory of the machine.',
   RUN_MISMATCH: 'The job asks for something that its data set, base weights or checkpoint cannot give.',
   SAFETENSORS_INVALID: 'A safetensors file is malformed, or its tensors are not those of the model.',
   MODEL_FOLDER_INVALID: 'A folder with a model has no usable config.json, tokenizer or weights.',
