@@ -32,6 +32,7 @@ export type {
   DatasetSpec,
   Device,
   EstimateJobResponse,
+  Execution,
   GenerateTextResponse,
   GetServerInfoResponse,
   Job,
@@ -41,5 +42,7 @@ export type {
   JobProgress,
   LlamaConfig,
   PreviewToken,
+  Restart,
+  RestartEvent,
   TokenizerSpec,
 } from './contract.js';

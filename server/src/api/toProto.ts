@@ -2,7 +2,8 @@ import type { RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifactStore.js';
 import type { Dataset, DatasetSpec } from '../datasets/dataset.js';
-import type { Job, JobEvent, JobEventBody } from '../jobs/job.js';
+import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
+import type { RestartEntry } from '../jobs/jobJournal.js';
 import { toEnum } from './enums.js';
 
 /** The version of a job as a quoted entity tag. */
@@ -42,9 +43,23 @@ export function toJob(job: Job): contract.Job {
     execution:
       job.execution === null
         ? undefined
-        : { ...job.execution, precision: toEnum.precision[job.execution.precision] },
+        : toExecution(job.execution),
     origin: job.origin === null ? undefined : { job: `jobs/${job.origin.jobId}`, step: job.origin.step },
   };
+}
+
+function toExecution(execution: Execution): contract.Execution {
+  return {
+    ...execution,
+    precision: toEnum.precision[execution.precision],
+    basePrecision: toEnum.precision[baseWords[execution.basePrecision]],
+    graphs: execution.graphs.map(toGraph),
+    baseWeightsSha256: execution.baseWeightsSha256 ?? '',
+  };
+}
+
+function toGraph({ module, graph }: Execution['graphs'][number]): contract.ExecutionGraph {
+  return { module: toEnum.targetModule[module], graph: toEnum.adapterGraph[graph] };
 }
 
 /** A specification with every default in it. Sent back as it is, it makes the same run. */
@@ -110,15 +125,12 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
     case 'evaluation':
       return { evaluation: body };
     case 'restart':
-      return { restart: body };
+      return { restart: toRestartEvent(body) };
     case 'plan':
       return {
         plan: {
           ...body,
-          graphs: body.graphs.map(({ module, graph }) => ({
-            module: toEnum.targetModule[module],
-            graph: toEnum.adapterGraph[graph],
-          })),
+          graphs: body.graphs.map(toGraph),
           plannedSeconds: body.plannedSeconds ?? undefined,
           separateSeconds: body.separateSeconds ?? undefined,
           recomputation: toEnum.recomputation[body.recomputation],
@@ -137,6 +149,18 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
     case 'warning':
       return { warning: body };
   }
+}
+
+export function toRestart({ body, timeMs, attempt, sequence }: RestartEntry): contract.Restart {
+  return { event: toRestartEvent(body), time: new Date(timeMs), attempt, sequence };
+}
+
+function toRestartEvent(body: RestartEntry['body']): contract.RestartEvent {
+  const modules = body.modules.map((figures) => ({
+    ...figures,
+    module: toEnum.targetModule[figures.module],
+  }));
+  return { ...body, modules };
 }
 
 /** What a base is kept in, in the words of a job's precision. */
