@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { ReloraClient } from '@relora/sdk';
 import { addDataCommands } from './dataCommands.js';
+import { addProofCommands } from './proofCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
@@ -24,7 +25,7 @@ const program = new Command('relora')
     'after',
     `
 Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed or cancelled, ${exitCodes.usage} wrong usage, ${exitCodes.refused} refused by the server,
-${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.interrupted} interrupted.
+${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.different} a replay gave another result, ${exitCodes.interrupted} interrupted.
 Variables: RELORA_ADDRESS for --address, NO_COLOR for a view without colours.`,
   )
   .exitOverride()
@@ -51,6 +52,7 @@ const run: Run = async (body) => {
   }
 };
 addJobCommands(program, run);
+addProofCommands(program, run);
 addDataCommands(program, run);
 
 // A reader that went away, as in `relora list | head`, is no error.

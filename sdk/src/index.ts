@@ -2,6 +2,14 @@ export * from './client.js';
 export * from './errors.js';
 export { isTerminal } from './jobState.js';
 export { parseJobSpec } from './specJson.js';
+export { bundleToJson, createBundle, parseBundle, type Bundle } from './bundle.js';
+export {
+  compareServer,
+  replayBundle,
+  type FactDifference,
+  type ReplayOptions,
+  type ReplayReport,
+} from './replay.js';
 export type { JobEvent } from './events.js';
 export type { WatchOptions } from './watch.js';
 export type { DownloadOptions } from './download.js';

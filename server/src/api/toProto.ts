@@ -40,10 +40,7 @@ export function toJob(job: Job): contract.Job {
     updateTime: new Date(job.updateTimeMs),
     startTime: toDate(job.startTimeMs),
     endTime: toDate(job.endTimeMs),
-    execution:
-      job.execution === null
-        ? undefined
-        : toExecution(job.execution),
+    execution: job.execution === null ? undefined : toExecution(job.execution),
     origin: job.origin === null ? undefined : { job: `jobs/${job.origin.jobId}`, step: job.origin.step },
   };
 }
