@@ -25,8 +25,8 @@ export class JobMetrics {
     this.perJob = Object.entries(metrics).flatMap(([key, metric]) =>
       /^job[A-Z]/.test(key) ? [metric as Gauge<string>] : [],
     );
-    const { moduleDeltaNorm, moduleEffectiveRank, moduleRankAboveOnePercent } = metrics;
-    this.perModule = [moduleDeltaNorm, moduleEffectiveRank, moduleRankAboveOnePercent];
+    const { moduleDeltaNorm, moduleEffectiveRank, moduleSingularValues } = metrics;
+    this.perModule = [moduleDeltaNorm, moduleEffectiveRank, moduleSingularValues];
     for (const outcome of ['succeeded', 'failed', 'cancelled']) metrics.jobsFinished.inc({ outcome }, 0);
   }
 
@@ -149,7 +149,7 @@ export class JobMetrics {
     for (const { module, ...figures } of body.modules) {
       metrics.moduleDeltaNorm.set({ ...series, module }, figures.deltaNorm);
       metrics.moduleEffectiveRank.set({ ...series, module }, figures.effectiveRank);
-      metrics.moduleRankAboveOnePercent.set({ ...series, module }, figures.rankAboveOnePercent);
+      metrics.moduleSingularValues.set({ ...series, module }, figures.rankAboveOnePercent);
     }
   }
 

@@ -132,8 +132,8 @@ export const metricTable = {
     'Mean effective rank of the change of one kind of layer since the adapters began.',
     ['job_id', 'module'],
   ),
-  moduleRankAboveOnePercent: gauge(
-    'relora_job_module_rank_above_one_percent',
+  moduleSingularValues: gauge(
+    'relora_job_module_singular_values',
     'Mean number of singular values of that change above 1 % of the largest.',
     ['job_id', 'module'],
   ),
