@@ -20,6 +20,7 @@ export {
   MomentReset,
   MomentType,
   Precision,
+  EndOfData,
   Recomputation,
   ScheduleKind,
   TargetModule,

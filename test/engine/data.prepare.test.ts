@@ -275,7 +275,7 @@ describe('a damaged data set', () => {
     );
     writeFileSync(join(folder, 'manifest.json'), '{');
     expect(await message(folder)).toContain('manifest.json: expected JSON');
-    writeFileSync(join(folder, 'manifest.json'), JSON.stringify({ ...good, formatVersion: 2 }));
+    writeFileSync(join(folder, 'manifest.json'), JSON.stringify({ ...good, formatVersion: 3 }));
     await failure(Dataset.open(folder, { verify: true }), 'DATASET_FORMAT_UNKNOWN');
   });
 });

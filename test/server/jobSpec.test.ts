@@ -84,6 +84,7 @@ describe('a minimal specification', () => {
       batch: { sequenceLength: 512, sequenceCount: 16, microBatchSequenceCount: 4 },
       precision: 'auto',
       recomputation: 'auto',
+      endOfData: 'repeat',
       seed: 0,
       evaluation: { everyStepCount: 50, tokenCount: 65_536, finalTokenCount: 5000 },
       checkpoint: { everyStepCount: 50, keepCount: 2 },

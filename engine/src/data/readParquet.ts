@@ -5,31 +5,32 @@ import { parquetHeader } from 'hyparquet/src/column.js';
 import { DataError, describeValue } from './dataErrors.js';
 import type { DataLimits } from './dataLimits.js';
 import type { RegularFile } from './regularFile.js';
-import { piecesOf, type TextPiece } from './textPieces.js';
+import { piecesOfFields, type DocumentFields, type TextPiece } from './textPieces.js';
 
 type Column = NonNullable<FileMetaData['row_groups'][number]['columns'][number]['meta_data']>;
 
 /**
- * Every row is a document, its text in the column `field`, read a row group at a time. A footer or page header is only
+ * Every row is a document, its text in the columns `fields`, read a row group at a time. A footer or page header is only
  * believed where it agrees with the others, since the reader takes memory by what they say: forty kilobytes can claim
  * petabytes. Throws PARQUET_INVALID, PARQUET_TOO_LARGE, FIELD_MISSING, UTF8_INVALID or DOCUMENT_TOO_LONG.
  */
 export async function* readParquet(
   file: RegularFile,
-  field: string,
+  fields: DocumentFields,
   limits: DataLimits,
 ): AsyncGenerator<TextPiece> {
   const buffer = asyncBuffer(file, limits);
   const metadata = await readMetadata(file, buffer, limits);
-  checkField(file, metadata, field);
+  for (const field of fields) checkField(file, metadata, field);
   let row = 0;
   for (const [index, group] of metadata.row_groups.entries()) {
-    const rowEnd = row + (await checkGroup(file, buffer, metadata, index, field, limits));
+    for (const field of fields) await checkGroup(file, buffer, metadata, index, field, limits);
+    const rowEnd = row + Number(group.num_rows);
     const place = `row group ${index}`;
     const options = {
       file: buffer,
       metadata,
-      columns: [field],
+      columns: [...fields],
       rowStart: row,
       rowEnd,
       compressors,
@@ -45,7 +46,10 @@ export async function* readParquet(
       });
     }
     for (const [offset, entry] of rows.entries()) {
-      yield* piecesOf(textOf(entry[field], file.name, field, row + offset + 1, limits));
+      const number = row + offset + 1;
+      yield* piecesOfFields(
+        fields.map((field, index) => textOf(entry[field], file.name, field, number, index === 1, limits)),
+      );
     }
     row = rowEnd;
   }
@@ -57,7 +61,14 @@ const parsers = {
     bytes !== undefined && isUtf8(bytes) ? Buffer.from(bytes).toString('utf8') : bytes,
 };
 
-function textOf(value: unknown, file: string, field: string, row: number, limits: DataLimits): string {
+function textOf(
+  value: unknown,
+  file: string,
+  field: string,
+  row: number,
+  isCompletion: boolean,
+  limits: DataLimits,
+): string {
   if (value instanceof Uint8Array) {
     throw new DataError('UTF8_INVALID', {
       file,
@@ -66,7 +77,7 @@ function textOf(value: unknown, file: string, field: string, row: number, limits
       got: `${value.length} bytes that are not`,
     });
   }
-  if (typeof value !== 'string')
+  if (typeof value !== 'string' || (isCompletion && value === ''))
     throw new DataError('FIELD_MISSING', { file, place: `row ${row}`, field, got: describeValue(value) });
   const bytesMax = limits.documentBytesMax;
   const got = 3 * value.length > bytesMax ? Buffer.byteLength(value) : 0;
@@ -128,7 +139,7 @@ function checkField(file: RegularFile, { schema }: FileMetaData, field: string):
   }
 }
 
-/** Number of rows, once all sizes of the group agree with each other and with the limits. */
+/** Throws unless all sizes of the group agree with each other and with the limits. */
 async function checkGroup(
   file: RegularFile,
   buffer: AsyncBuffer,
@@ -136,7 +147,7 @@ async function checkGroup(
   index: number,
   field: string,
   limits: DataLimits,
-): Promise<number> {
+): Promise<void> {
   const place = `row group ${index}`;
   const invalid = (problem: string) => new DataError('PARQUET_INVALID', { file: file.name, place, problem });
   const group = metadata.row_groups[index]!;
@@ -157,7 +168,6 @@ async function checkGroup(
   bounded(column.total_uncompressed_size, 'unpacked bytes', limits.parquetColumnBytesMax);
   bounded(column.total_compressed_size, 'packed bytes', limits.parquetColumnBytesMax);
   await guarded(file, place, () => checkPages(buffer, column, rows, limits));
-  return rows;
 }
 
 /** Every page header states how many values and bytes will be unpacked: their sums must be what the footer says. */

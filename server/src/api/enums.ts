@@ -1,6 +1,7 @@
 import type {
   AdapterGraph,
   DeviceChoice,
+  EndOfData,
   MomentReset,
   MomentType,
   Phase,
@@ -63,6 +64,12 @@ export const recomputations: Readonly<Record<string, Recomputation>> = {
   [contract.Recomputation.AUTO]: 'auto',
   [contract.Recomputation.NONE]: 'none',
   [contract.Recomputation.BLOCKS]: 'blocks',
+};
+
+export const endsOfData: Readonly<Record<string, EndOfData>> = {
+  [contract.EndOfData.UNSPECIFIED]: 'repeat',
+  [contract.EndOfData.REPEAT]: 'repeat',
+  [contract.EndOfData.STOP]: 'stop',
 };
 
 export const momentTypes: Readonly<Record<string, MomentType>> = {
@@ -139,6 +146,7 @@ export const toEnum = {
   scheduleKind: reverse<ScheduleKind, contract.ScheduleKind>(scheduleKinds),
   precision: reverse<Precision, contract.Precision>(precisions),
   recomputation: reverse<Recomputation, contract.Recomputation>(recomputations),
+  endOfData: reverse<EndOfData, contract.EndOfData>(endsOfData),
   momentType: reverse<MomentType, contract.MomentType>(momentTypes),
   adapterGraph: reverse<AdapterGraph, contract.AdapterGraph>(adapterGraphs),
   weightType: reverse<WeightType, contract.WeightType>(weightTypes),
