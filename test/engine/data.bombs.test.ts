@@ -45,7 +45,7 @@ describe('Parquet files that claim more than they are', () => {
     const footerAt = original.length - 8 - footerBytes;
     // The page header begins the file; its first numbers are kind, unpacked size, packed size and the number of values.
     const places = [
-      ...Array.from({ length: 24 }, (_, i) => 4 + i),
+      ...Array.from({ length: 48 }, (_, i) => 4 + i),
       ...Array.from({ length: footerBytes }, (_, i) => footerAt + i),
     ];
     for (const claim of [2 ** 31 - 1, 2 ** 40, 2 ** 53 + 2]) {
