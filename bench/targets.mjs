@@ -41,21 +41,16 @@ const targets = [
     unit: 'GiB',
     atMost: 8,
     measure({ llama1b }) {
-      const rows = found(llama1b?.whole, { engine: 'relora' }).sort(
-        (a, b) => a.mergePeakBytes - b.mergePeakBytes,
-      );
-      return rows.length === 0
-        ? null
-        : { value: rows[0].mergePeakBytes / 2 ** 30, detail: rows[0].precision };
+      const row = leanest(llama1b);
+      return row === undefined ? null : { value: row.mergePeakBytes / 2 ** 30, detail: row.precision };
     },
   },
   {
     id: 'E4',
-    what: "llama-1b r=128 to PyTorch's ReLoRA",
+    what: "the same to PyTorch's ReLoRA",
     unit: 'ratio',
     atLeast: 2.5,
-    measure: ({ llama1b }) =>
-      speed(row(llama1b?.whole, { engine: 'pytorch' }), fastest(llama1b?.whole, { engine: 'relora' })),
+    measure: ({ llama1b }) => speed(row(llama1b?.whole, { engine: 'pytorch' }), leanest(llama1b)),
   },
   {
     id: 'E5',
@@ -234,6 +229,11 @@ function found(rows, wanted) {
 
 function row(rows, wanted) {
   return found(rows, wanted)[0];
+}
+
+/** Of the runs of the whole llama-1b the one of least memory, which both figures of E4 are of. */
+function leanest(llama1b) {
+  return found(llama1b?.whole, { engine: 'relora' }).sort((a, b) => a.mergePeakBytes - b.mergePeakBytes)[0];
 }
 
 function unquantised(rows, wanted) {

@@ -33,6 +33,7 @@ const requests = {
   attach: (adapter) => subject.attach(adapter),
   merge: () => subject.merge(),
   evaluate: (batch) => subject.evaluate(batch),
+  save: (target) => subject.save(target),
 };
 
 console.log = console.error; // standard output is for answers alone

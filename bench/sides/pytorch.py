@@ -6,6 +6,7 @@ steps of both in one run (engineChild.mjs is our side of the same protocol):
     {"open": {"config": {...}, "rank": 128, "alpha": 128, "batch": 8, "time": 256, "precision": "float32", "compile": false}}
     {"step": {}}       -> {"seconds": 1.23, "loss": 10.4, "peakBytes": 2.1e9}
     {"step": {"inputs": [...], "targets": [...], "learningRate": 1e-3}}
+    {"load": {"path": "model.safetensors"}}                 weights of Hugging Face's names in float32, in place of random ones
     {"evaluate": {"inputs": [...], "targets": [...]}}       -> {"sum": 5678.9, "count": 2048}; a target of -1 does not count
     {"openHead": {"rows": 2048, "dim": 512, "vocabulary": 32000, "precision": "float32", "compile": false}}
 
@@ -18,6 +19,7 @@ import json
 import math
 import os
 import resource
+import struct
 import sys
 import time
 
@@ -86,6 +88,17 @@ class Llama(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
+    def named(self):
+        """Weights by the names that Hugging Face gives them."""
+        yield from (("model.embed_tokens.weight", self.embedding.weight), ("model.norm.weight", self.norm), ("lm_head.weight", self.head))
+        for index, block in enumerate(self.blocks):
+            prefix = f"model.layers.{index}"
+            yield f"{prefix}.input_layernorm.weight", block.norm1
+            yield f"{prefix}.post_attention_layernorm.weight", block.norm2
+            for parent, parts in (("self_attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
+                for part in parts:
+                    yield f"{prefix}.{parent}.{part}_proj.weight", getattr(block, part).weight
+
     def forward(self, ids, targets):
         x = self.embedding(ids)
         cos, sin = self.cos[: ids.shape[1]].to(x.dtype), self.sin[: ids.shape[1]].to(x.dtype)
@@ -124,6 +137,16 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         value = loss.item()
         return {"seconds": time.perf_counter() - start, "loss": value, "peakBytes": peak_bytes()}
+
+    def load(self, path):
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            tensors, data = json.loads(file.read(length)), bytearray(file.read())
+        with torch.no_grad():
+            for name, weight in self.model.named():
+                (begin, end), shape = tensors[name]["data_offsets"], tensors[name]["shape"]
+                weight.copy_(torch.frombuffer(data, dtype=torch.float32, count=(end - begin) // 4, offset=begin).view(shape))
+        return {}
 
     def evaluate(self, inputs, targets):
         count = sum(target != -1 for target in targets)

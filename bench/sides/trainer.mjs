@@ -1,7 +1,9 @@
 import { tmpdir } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { Llama } from '../../engine/dist/index.js';
+import { writeSafetensors } from '../../engine/dist/io/safetensors.js';
 import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
+import { transpose } from '../../engine/dist/model/weights.js';
 import { chooseGraphs, targetModules } from '../../engine/dist/plan/index.js';
 import { AdamW } from '../../engine/dist/training/adamW.js';
 import { accumulateGradients, clipScale, globalNorm } from '../../engine/dist/training/gradients.js';
@@ -42,6 +44,19 @@ export class Trainer {
 
   get parameterCount() {
     return [...this.#model.parameters.values()].reduce((sum, { variable }) => sum + variable.size, 0);
+  }
+
+  /** Writes the weights of a full-rank model under Hugging Face's names, for the other side to begin with. */
+  async save({ path }) {
+    const tensors = [...this.#model.parameters.values()].map(({ name, role, variable }) => {
+      const values = () => variable.dataSync();
+      if (role !== 'base') return { name, shape: variable.shape, dtype: 'F32', read: values };
+      const [inFeatures, outFeatures] = variable.shape;
+      const read = () => transpose(values(), inFeatures, outFeatures);
+      return { name, shape: [outFeatures, inFeatures], dtype: 'F32', read };
+    });
+    await writeSafetensors(path, tensors);
+    return {};
   }
 
   /** Ends a warm start: the linear layers are frozen and get adapters. */

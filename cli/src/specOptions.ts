@@ -139,6 +139,20 @@ export function positiveNumber(value: string): number {
   return number;
 }
 
+/** 1,2,3 */
+export function wholeNumbers(value: string): number[] {
+  return value.split(',').map((each) => wholeNumber(each.trim()));
+}
+
+export function decimalNumbers(value: string): number[] {
+  return value.split(',').map(decimalNumber);
+}
+
+/** full-rank,relora,lora */
+export function kindList(value: string): JobKind[] {
+  return value.split(',').map((each) => oneOf('A kind', each.trim(), kinds));
+}
+
 export function decimalNumber(value: string): number {
   const number = Number(value);
   if (value.trim() === '' || !Number.isFinite(number))

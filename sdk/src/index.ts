@@ -3,6 +3,9 @@ export * from './errors.js';
 export { isTerminal } from './jobState.js';
 export { parseJobSpec } from './specJson.js';
 export type { JobEvent } from './events.js';
+export type { ComparisonOptions } from './comparison.js';
+export { bestOf, ratesOf, sweepJobsMax } from './sweep.js';
+export type { RateGrid, Sweep, SweepOptions, SweepRun, SweepVariant } from './sweep.js';
 export type { WatchOptions } from './watch.js';
 export type { DownloadOptions } from './download.js';
 export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
@@ -17,6 +20,7 @@ export {
   JobKind,
   JobPhase,
   JobState,
+  Metric,
   MomentReset,
   MomentType,
   Precision,
@@ -29,11 +33,14 @@ export {
 export type {
   Artifact,
   ArtifactFile,
+  ComparedJob,
+  CompareJobsResponse,
   Dataset,
   DatasetSpec,
   Device,
   EstimateJobResponse,
   GenerateTextResponse,
+  GetMetricHistoryResponse,
   GetServerInfoResponse,
   Job,
   JobEstimate,
@@ -41,6 +48,9 @@ export type {
   JobPlan,
   JobProgress,
   LlamaConfig,
+  MetricPoint,
+  MetricSeries,
   PreviewToken,
+  SettingDifference,
   TokenizerSpec,
 } from './contract.js';

@@ -1,42 +1,9 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
-import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
-
-const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
-
-/** The command line as a process, in a folder, speaking to an address. */
-function cli(folder: string, address: string) {
-  return async (args: string[], options: { input?: string; interruptAt?: string } = {}) => {
-    const child = spawn(process.execPath, [main, ...args], {
-      cwd: folder,
-      env: { PATH: process.env.PATH, RELORA_ADDRESS: address },
-    });
-    child.stdin.end(options.input ?? '');
-    let output = '';
-    let isInterrupted = false;
-    child.stdout.on('data', (data: Buffer) => {
-      output += data.toString();
-      if (isInterrupted || options.interruptAt === undefined || !output.includes(options.interruptAt)) return;
-      isInterrupted = child.kill('SIGINT');
-    });
-    const [errors, [code]] = await Promise.all([
-      text(child.stderr),
-      once(child, 'close') as Promise<[number]>,
-    ]);
-    const json = () =>
-      output
-        .trim()
-        .split('\n')
-        .map((line) => JSON.parse(line) as Record<string, unknown>);
-    return { code, output, errors, json };
-  };
-}
+import { cli } from './commandLine.js';
 
 test('every command against a server, for people and for programs', async () => {
   const { address } = await realServer();
@@ -221,7 +188,9 @@ test('the help of every command names what it takes', async () => {
   const commands = [...output.matchAll(/^ {2}([a-z]+) (?:\[|<| )/gm)].map((match) => match[1]!);
   expect(commands).toEqual(
     expect.arrayContaining(
-      'run create watch list describe pause resume cancel estimate download upload generate info'.split(' '),
+      'run create watch list describe pause resume cancel compare sweep estimate download upload generate info'.split(
+        ' ',
+      ),
     ),
   );
   for (const command of commands)

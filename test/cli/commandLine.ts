@@ -1,0 +1,34 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
+
+const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
+
+/** The command line as a process, in a folder, speaking to an address. */
+export function cli(folder: string, address: string) {
+  return async (args: string[], options: { input?: string; interruptAt?: string } = {}) => {
+    const child = spawn(process.execPath, [main, ...args], {
+      cwd: folder,
+      env: { PATH: process.env.PATH, RELORA_ADDRESS: address },
+    });
+    child.stdin.end(options.input ?? '');
+    let output = '';
+    let isInterrupted = false;
+    child.stdout.on('data', (data: Buffer) => {
+      output += data.toString();
+      if (isInterrupted || options.interruptAt === undefined || !output.includes(options.interruptAt)) return;
+      isInterrupted = child.kill('SIGINT');
+    });
+    const [errors, [code]] = await Promise.all([
+      text(child.stderr),
+      once(child, 'close') as Promise<[number]>,
+    ]);
+    const json = () =>
+      output
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line) as Record<string, unknown>);
+    return { code, output, errors, json };
+  };
+}
