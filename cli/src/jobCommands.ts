@@ -1,11 +1,19 @@
 import { InvalidArgumentError, type Command } from 'commander';
-import { JobState, isTerminal, type Job, type JobEvent, type ReloraClient } from '@relora/sdk';
+import { JobState, isTerminal, type Job, type JobKind, type JobEvent, type ReloraClient } from '@relora/sdk';
 import { LiveView } from './liveView.js';
 import { UsageError } from './exitCodes.js';
 import { bytes } from './format.js';
 import { estimateText, jobDetails, jobTable, stateText } from './jobText.js';
 import type { Output } from './output.js';
-import { addSpecOptions, positiveNumber, readSpec, wholeNumber, type SpecFlags } from './specOptions.js';
+import {
+  addSpecOptions,
+  kindList,
+  positiveNumber,
+  readSpec,
+  wholeNumber,
+  wholeNumbers,
+  type SpecFlags,
+} from './specOptions.js';
 
 /** What every command works with. */
 export interface Session {
@@ -26,6 +34,12 @@ interface CreateFlags extends SpecFlags {
   validateOnly?: boolean;
 }
 
+interface ComparisonFlags {
+  kinds?: JobKind[];
+  seeds?: number[];
+  comparison?: string;
+}
+
 export function addJobCommands(program: Command, run: Run): void {
   addSpecOptions(program.command('create').description('store a job and queue it'))
     .option('--title <text>', 'title for people')
@@ -33,7 +47,16 @@ export function addJobCommands(program: Command, run: Run): void {
     .option('--label <key=value...>', 'labels to find the job by', label)
     .option('--request-id <uuid>', 'makes a repeated command return the same job')
     .option('--validate-only', 'check everything, store nothing')
-    .action((flags: CreateFlags) => run(async (session) => void (await create(session, flags))));
+    .option('--kinds <kinds>', 'the same training by each of these kinds, to be compared', kindList)
+    .option('--seeds <seeds>', 'and with each of these seeds, for example 1,2,3', wholeNumbers)
+    .option('--comparison <id>', 'id of the comparison; repeated, it returns the same jobs')
+    .action((flags: CreateFlags & ComparisonFlags) =>
+      run(async (session) => {
+        const isComparison = flags.kinds !== undefined || flags.seeds !== undefined;
+        if (isComparison) await createComparison(session, flags);
+        else await create(session, flags);
+      }),
+    );
 
   addSpecOptions(
     program
@@ -196,6 +219,28 @@ async function create({ client, output, signal }: Session, flags: CreateFlags): 
   return job;
 }
 
+/** Queues a job for every kind and seed. */
+async function createComparison(
+  { client, output, signal }: Session,
+  flags: CreateFlags & ComparisonFlags,
+): Promise<void> {
+  for (const flag of ['id', 'title', 'requestId', 'validateOnly'] as const)
+    if (flags[flag] !== undefined)
+      throw new UsageError('--kinds and --seeds make several jobs: name them with --label or --comparison');
+  const { kinds, seeds, label: labels } = flags;
+  const { id, jobs } = await client.createComparison(await readSpec(flags), {
+    ...(flags.comparison === undefined ? {} : { id: flags.comparison }),
+    ...(kinds === undefined ? {} : { kinds }),
+    ...(seeds === undefined ? {} : { seeds }),
+    ...(labels === undefined ? {} : { labels }),
+    signal,
+  });
+  output.result({ id, jobs }, () => [
+    ...jobs.map((job) => `${job.name} is ${stateText(job)}: ${job.displayName}`),
+    `To compare them, at any time: relora compare --label comparison=${id}`,
+  ]);
+}
+
 /** Shows events until the final one; throws JobFailedError, which decides the exit code, unless the job succeeded. */
 async function watch(
   { client, output, signal }: Session,
@@ -231,7 +276,7 @@ export function jobName(name: string): string {
   return name.startsWith('jobs/') ? name : `jobs/${name}`;
 }
 
-function label(value: string, previous: Record<string, string> = {}): Record<string, string> {
+export function label(value: string, previous: Record<string, string> = {}): Record<string, string> {
   const separator = value.indexOf('=');
   if (separator <= 0) throw new InvalidArgumentError('Labels are key=value.');
   return { ...previous, [value.slice(0, separator)]: value.slice(separator + 1) };

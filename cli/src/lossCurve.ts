@@ -21,7 +21,7 @@ export interface CurveOptions {
 
 const labelWidth = 7;
 /** Bits of the eight dots of a braille character, by column and row. */
-const brailleDots = [
+export const brailleDots = [
   [0x01, 0x02, 0x04, 0x40],
   [0x08, 0x10, 0x20, 0x80],
 ] as const;
@@ -91,7 +91,7 @@ export function lossCurve(losses: readonly Point[], options: CurveOptions): stri
 }
 
 /** At most six characters. */
-function axisLabel(loss: number): string {
+export function axisLabel(loss: number): string {
   return Math.abs(loss) < 999.995 ? loss.toFixed(2) : loss.toExponential(0);
 }
 

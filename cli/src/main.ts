@@ -2,11 +2,13 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { ReloraClient } from '@relora/sdk';
+import { addCompareCommand } from './compareCommand.js';
 import { addDataCommands } from './dataCommands.js';
 import { addProofCommands } from './proofCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
+import { addSweepCommand } from './sweepCommand.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
   version: string;
@@ -53,6 +55,8 @@ const run: Run = async (body) => {
 };
 addJobCommands(program, run);
 addProofCommands(program, run);
+addCompareCommand(program, run);
+addSweepCommand(program, run);
 addDataCommands(program, run);
 
 // A reader that went away, as in `relora list | head`, is no error.

@@ -3,6 +3,7 @@ import { text } from 'node:stream/consumers';
 import type { Command } from 'commander';
 import {
   AdapterGraph,
+  EndOfData,
   JobKind,
   MomentType,
   parseJobSpec,
@@ -30,6 +31,7 @@ export interface SpecFlags {
   sequenceLength?: number;
   precision?: string;
   recomputation?: string;
+  endOfData?: string;
   moments?: string;
   graph?: string;
   seed?: number;
@@ -50,6 +52,7 @@ const recomputations = {
   none: Recomputation.NONE,
   blocks: Recomputation.BLOCKS,
 } as const;
+const endsOfData = { repeat: EndOfData.REPEAT, stop: EndOfData.STOP } as const;
 const momentTypes = { float32: MomentType.FLOAT32, int8: MomentType.INT8 } as const;
 const graphs = {
   auto: AdapterGraph.AUTO,
@@ -79,6 +82,10 @@ export function addSpecOptions(command: Command): Command {
       '--recomputation <what>',
       `what the backward pass computes again, one of ${Object.keys(recomputations).join(', ')}`,
     )
+    .option(
+      '--end-of-data <what>',
+      `after one pass over the data, one of ${Object.keys(endsOfData).join(', ')}`,
+    )
     .option('--moments <type>', `of the optimizer, one of ${Object.keys(momentTypes).join(', ')}`)
     .option('--graph <graph>', `how adapted layers are computed, one of ${Object.keys(graphs).join(', ')}`)
     .option('--seed <n>', 'seed of weights, adapters and data order', wholeNumber)
@@ -97,6 +104,7 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
   if (flags.recomputation !== undefined)
     spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
+  if (flags.endOfData !== undefined) spec.endOfData = oneOf('--end-of-data', flags.endOfData, endsOfData);
   assign(spec, { dataset: flags.dataset, stepCount: flags.steps, seed: flags.seed });
   spec.warmStart = over(spec.warmStart, { stepCount: flags.warmStart });
   spec.adapter = over(spec.adapter, {
@@ -129,6 +137,20 @@ export function positiveNumber(value: string): number {
   const number = wholeNumber(value);
   if (number === 0) throw new UsageError('A whole number from 1 was expected, not 0');
   return number;
+}
+
+/** 1,2,3 */
+export function wholeNumbers(value: string): number[] {
+  return value.split(',').map((each) => wholeNumber(each.trim()));
+}
+
+export function decimalNumbers(value: string): number[] {
+  return value.split(',').map(decimalNumber);
+}
+
+/** full-rank,relora,lora */
+export function kindList(value: string): JobKind[] {
+  return value.split(',').map((each) => oneOf('A kind', each.trim(), kinds));
 }
 
 export function decimalNumber(value: string): number {

@@ -7,6 +7,8 @@ import { downloadFiles, type DownloadOptions } from './download.js';
 import { JobFailedError, ReloraError } from './errors.js';
 import type { JobEvent } from './events.js';
 import { isTerminal } from './jobState.js';
+import { createComparison, type ComparisonOptions } from './comparison.js';
+import { sweepLearningRate, type Sweep, type SweepOptions } from './sweep.js';
 import { uploadDataset, type UploadOptions } from './upload.js';
 import { watchJob, type WatchOptions } from './watch.js';
 
@@ -36,6 +38,8 @@ export type RestartJobOptions = Omit<contract.DeepPartial<contract.RestartJobReq
   CallOptions;
 export type GenerateOptions = Omit<contract.DeepPartial<contract.GenerateTextRequest>, 'model'> & CallOptions;
 export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest>, 'pageToken'> & CallOptions;
+export type MetricHistoryOptions = CallOptions & { metrics?: contract.Metric[]; pointsMax?: number };
+export type CompareJobsOptions = MetricHistoryOptions & { reference?: string };
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
 
 export interface WaitOptions extends WatchOptions {
@@ -229,6 +233,43 @@ export class ReloraClient {
       yield* page.restarts;
       pageToken = page.nextPageToken || undefined;
     }
+  }
+
+  /** The series of a job, such as its loss by step, in at most so many points each. */
+  async getMetricHistory(
+    name: string,
+    { signal, ...options }: MetricHistoryOptions = {},
+  ): Promise<contract.GetMetricHistoryResponse> {
+    return await this.training.getMetricHistory({ ...options, name }, { signal });
+  }
+
+  /** Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. */
+  async compareJobs(
+    names: readonly string[],
+    { signal, ...options }: CompareJobsOptions = {},
+  ): Promise<contract.CompareJobsResponse> {
+    return await this.training.compareJobs({ ...options, names: [...names] }, { signal });
+  }
+
+  /**
+   * Queues the same training by several kinds and seeds, for the same number of tokens each.
+   * @param spec of kind RELORA; its learning rate, where it is set, is that of all kinds
+   * @example const { id } = await client.createComparison(spec, { seeds: [1, 2, 3] });
+   */
+  async createComparison(
+    spec: JobSpec,
+    options: ComparisonOptions = {},
+  ): Promise<{ id: string; jobs: contract.Job[] }> {
+    return await createComparison(this, spec, options);
+  }
+
+  /**
+   * Trains a specification with every learning rate of a grid, with every kind and rank that is asked for, waits for the jobs
+   * and finds the best rates by held-out loss. Called again with the same id it goes on with the jobs of the first call.
+   * @example const { variants } = await client.sweepLearningRate(spec, { from: 1e-4, to: 1e-2, count: 5 });
+   */
+  async sweepLearningRate(spec: JobSpec, options: SweepOptions): Promise<Sweep> {
+    return await sweepLearningRate(this, spec, options);
   }
 
   /** Artifacts of a job, oldest first. */

@@ -11,6 +11,9 @@ export {
   type ReplayReport,
 } from './replay.js';
 export type { JobEvent } from './events.js';
+export type { ComparisonOptions } from './comparison.js';
+export { bestOf, ratesOf, sweepJobsMax } from './sweep.js';
+export type { RateGrid, Sweep, SweepOptions, SweepRun, SweepVariant } from './sweep.js';
 export type { WatchOptions } from './watch.js';
 export type { DownloadOptions } from './download.js';
 export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
@@ -25,9 +28,11 @@ export {
   JobKind,
   JobPhase,
   JobState,
+  Metric,
   MomentReset,
   MomentType,
   Precision,
+  EndOfData,
   Recomputation,
   ScheduleKind,
   TargetModule,
@@ -36,12 +41,15 @@ export {
 export type {
   Artifact,
   ArtifactFile,
+  ComparedJob,
+  CompareJobsResponse,
   Dataset,
   DatasetSpec,
   Device,
   EstimateJobResponse,
   Execution,
   GenerateTextResponse,
+  GetMetricHistoryResponse,
   GetServerInfoResponse,
   Job,
   JobEstimate,
@@ -49,8 +57,11 @@ export type {
   JobPlan,
   JobProgress,
   LlamaConfig,
+  MetricPoint,
+  MetricSeries,
   PreviewToken,
   Restart,
   RestartEvent,
+  SettingDifference,
   TokenizerSpec,
 } from './contract.js';

@@ -140,6 +140,20 @@ export const settings = {
     100_000_000,
     'Events a job may leave, so that no trainer can fill the disk; beyond it the job fails.',
   ),
+  metricPointsMax: integer(
+    'RELORA_METRIC_POINTS_MAX',
+    40_000,
+    1000,
+    1_000_000,
+    'Points in one answer of GetMetricHistory or CompareJobs, all series together; 60 bytes each.',
+  ),
+  comparedJobsMax: integer(
+    'RELORA_COMPARED_JOBS_MAX',
+    16,
+    2,
+    64,
+    'Jobs in one comparison; the journal of each is read.',
+  ),
 
   heartbeatSeconds: number(
     'RELORA_HEARTBEAT_SECONDS',

@@ -319,7 +319,7 @@ export const engineFailures = {
   DATASET_TOO_SHORT: 'A part has fewer tokens than one sequence.',
   DATASET_FORMAT_UNKNOWN: 'Another version prepared the data set. Register it again.',
   DOCUMENT_TOO_LONG: 'A single document is longer than can be tokenized. Split it.',
-  FIELD_MISSING: 'A line or row has no text under text_field. The message names it.',
+  FIELD_MISSING: 'A line or row has no text where it should. The message names it.',
   FILE_CHANGED: 'A file on the server changed while it was read.',
   FILE_NOT_REGULAR: 'A path is a folder, a device or a pipe.',
   FILE_UNREADABLE: 'A file cannot be read.',
@@ -352,7 +352,7 @@ export const specWarnings = {
   WARM_START_MISSING: 'ReLoRA from new weights without a warm start learns far worse.',
   CYCLE_SHORT: 'More than a third of every cycle is spent on raising the learning rate again.',
   LAST_CYCLE_SHORT: 'The last cycle is shorter than the others.',
-  DATA_REPEATED: 'The run reads its training part more than four times.',
+  DATA_REPEATED: 'The run reads its training part more than once.',
   HELD_OUT_EMPTY: 'The data set holds nothing out, so the model is never evaluated.',
   RECOMPUTATION_NEEDED:
     'AUTO became BLOCKS: without recomputation the job would need more memory than it may have.',
@@ -362,6 +362,27 @@ export const specWarnings = {
 } as const;
 
 export type SpecWarning = keyof typeof specWarnings;
+
+/** Reasons of warnings about a comparison: what keeps its numbers from being set against each other as they are. */
+export const comparisonWarnings = {
+  DATA_DIFFER: 'The jobs have other data or another division of it: their losses are of different texts.',
+  TOKENIZERS_DIFFER:
+    'The jobs have different tokenizers: a loss per token means something else in each; compare bits per byte.',
+  MODELS_DIFFER: 'The jobs train different models or begin at different weights.',
+  SEEDS_DIFFER:
+    'The jobs have different seeds, and not the same ones for each setting: initial weights and the order of data differ.',
+  SEQUENCES_DIFFER: 'The jobs have sequences of different lengths: tokens are predicted from other contexts.',
+  BATCHES_DIFFER: 'The jobs take steps of different numbers of tokens: compare them by tokens, not by steps.',
+  TOKENS_DIFFER: 'The jobs were asked to train on different numbers of tokens.',
+  HELD_OUT_TOKENS_DIFFER: 'The last evaluations were made on different numbers of held-out tokens.',
+  ARITHMETIC_DIFFERS:
+    'The jobs ran on different backends, instruction sets or precisions: seconds, and the last digits of losses, differ by that.',
+  JOBS_UNFINISHED: 'Jobs have not succeeded, or not yet: their last losses are not those of whole runs.',
+  SECONDS_INCOMPLETE:
+    'Jobs begin at a checkpoint of another job: the seconds and the events before it are in none of their series.',
+} as const;
+
+export type ComparisonWarning = keyof typeof comparisonWarnings;
 
 /** Lists and quotes what came, so that nothing in it can end a line or a terminal's colour. */
 export function quote(text: string): string {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
-import { cli } from './cli.js';
+import { cli } from './commandLine.js';
 
 test('every command against a server, for people and for programs', async () => {
   const { address } = await realServer();
@@ -188,7 +188,7 @@ test('the help of every command names what it takes', async () => {
   const commands = [...output.matchAll(/^ {2}([a-z]+) (?:\[|<| )/gm)].map((match) => match[1]!);
   expect(commands).toEqual(
     expect.arrayContaining(
-      'run create watch list describe pause resume cancel estimate restarts bundle replay download upload generate info'.split(
+      'run create watch list describe pause resume cancel compare sweep estimate restarts bundle replay download upload generate info'.split(
         ' ',
       ),
     ),

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
-import { cli } from './cli.js';
+import { cli } from './commandLine.js';
 
 interface WrittenBundle {
   spec: { learningRate: { peak: number } };

@@ -131,6 +131,8 @@ test('every command of docs/api.md does what the page says, one after the other'
   expect(last('PauseJob').job!.state).toBe('JOB_STATE_PAUSED');
   expect(last('ResumeJob').job!.state).toMatch(/QUEUED|STARTING|RUNNING/);
   expect(last('CancelJob').job!.state).toBe('JOB_STATE_CANCELLED');
+  expect((last('GetMetricHistory') as unknown as { series: unknown[] }).series).toHaveLength(2);
+  expect((last('CompareJobs') as unknown as { jobs: unknown[] }).jobs).toHaveLength(2);
   expect(errors).toHaveLength(1);
   expect(errors[0]).toContain(
     'spec.dataset: expected datasets/{dataset}, got ""; spec.model.preset: expected one of demo, llama-9m',

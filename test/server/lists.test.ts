@@ -4,7 +4,13 @@ import { fileURLToPath } from 'node:url';
 import { Status } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { settings } from '../../server/dist/config.js';
-import { engineFailures, engineWarnings, serviceErrors, specWarnings } from '../../server/dist/errors.js';
+import {
+  comparisonWarnings,
+  engineFailures,
+  engineWarnings,
+  serviceErrors,
+  specWarnings,
+} from '../../server/dist/errors.js';
 import { serverFailures, serverWarnings, taskFailures } from '../../server/dist/jobs/jobFailures.js';
 import { metricTable } from '../../server/dist/metrics/metricTable.js';
 
@@ -61,7 +67,7 @@ describe('docs/errors.md', () => {
 
   it('has every warning, and no other', () => {
     const documented = rowsOf('errors.md', 'Warnings').map((row) => row.map(plain));
-    const entries = [specWarnings, serverWarnings, engineWarnings].flatMap((table) =>
+    const entries = [specWarnings, comparisonWarnings, serverWarnings, engineWarnings].flatMap((table) =>
       Object.entries<string>(table),
     );
     expect(documented).toEqual(entries.map(([reason, text]) => [reason, plain(text)]));
@@ -78,9 +84,14 @@ describe('the catalogue', () => {
   });
 
   it('has reasons that AIP-193 allows', () => {
-    const reasons = [serviceErrors, engineFailures, serverFailures, taskFailures, specWarnings].flatMap(
-      (table) => Object.keys(table),
-    );
+    const reasons = [
+      serviceErrors,
+      engineFailures,
+      serverFailures,
+      taskFailures,
+      specWarnings,
+      comparisonWarnings,
+    ].flatMap((table) => Object.keys(table));
     expect(reasons.filter((reason) => !/^[A-Z][A-Z0-9_]{2,62}$/.test(reason))).toEqual([]);
   });
 });

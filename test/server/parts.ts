@@ -158,6 +158,7 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
     batch: { sequenceLength: 8, sequenceCount: 2, microBatchSequenceCount: 2 },
     precision: 'auto',
     recomputation: 'auto',
+    endOfData: 'repeat',
     seed: 0,
     evaluation: { everyStepCount: 0, tokenCount: 64, finalTokenCount: 64 },
     checkpoint: { everyStepCount: 5, keepCount: 2 },

@@ -6,6 +6,7 @@ import type { RunSpec } from './runSpec.js';
  */
 export const laterDefaults = {
   recomputation: 'auto',
+  endOfData: 'repeat',
   optimizer: { momentType: 'float32' },
   adapter: { graph: 'auto' },
 } as const;

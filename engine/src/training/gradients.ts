@@ -23,13 +23,13 @@ export interface StepShape {
 export interface StepGradients {
   /** Mean over all targets of the step, nats. */
   loss: number;
-  /** By parameter; the caller disposes them. */
+  /** By parameter; the caller disposes them. Empty when no target counts. */
   gradients: Map<string, Tensor>;
 }
 
 /**
  * Loss and gradients of one step, summed over its micro-batches. Each micro-batch weighs as much as it has targets, so
- * the result is that of one large batch. Gives way to the event loop after each of them; null when the signal is
+ * the result is that of one large batch; a batch of prompts alone has nothing to give. Gives way to the event loop after each of them; null when the signal is
  * aborted, with nothing left behind.
  */
 export async function accumulateGradients(
@@ -50,13 +50,15 @@ export async function accumulateGradients(
     }
     const inputs = batch.inputs.subarray(micro * microLength, (micro + 1) * microLength);
     const targets = batch.targets.subarray(micro * microLength, (micro + 1) * microLength);
+    const ownCount = countTargets(targets);
+    if (ownCount === 0) continue;
     const part = model.valueAndGradients(
       inputs,
       targets,
       inputs.length / shape.sequenceLength,
       shape.sequenceLength,
       {
-        lossScale: countTargets(targets) / Math.max(1, targetCount),
+        lossScale: ownCount / targetCount,
         dropout: { seed: shape.seed, step: shape.step, micro },
         recompute: shape.recompute ?? false,
       },
@@ -64,8 +66,7 @@ export async function accumulateGradients(
     if (sum === null) sum = part;
     else addTo(sum, part);
   }
-  if (sum === null) throw new Error('A step needs at least one sequence');
-  return sum;
+  return sum ?? { loss: 0, gradients: new Map() };
 }
 
 /** Euclidean norm over all gradients, summed in float64 in the order of the map. */

@@ -1,6 +1,7 @@
 import type {
   AdapterGraph,
   DeviceChoice,
+  EndOfData,
   MomentReset,
   MomentType,
   Phase,
@@ -14,6 +15,7 @@ import type {
 import * as contract from '@relora/sdk/contract';
 import type { DatasetFormat, DatasetSplit, DatasetState } from '../datasets/dataset.js';
 import type { JobState } from '../jobs/job.js';
+import type { Metric } from '../jobs/metricSeries.js';
 
 /** Enums of the contract and the words that the server uses for them. Unset values have the default that job.proto names. */
 export const jobKinds: Readonly<Record<string, RunSpec['kind']>> = {
@@ -65,6 +67,12 @@ export const recomputations: Readonly<Record<string, Recomputation>> = {
   [contract.Recomputation.BLOCKS]: 'blocks',
 };
 
+export const endsOfData: Readonly<Record<string, EndOfData>> = {
+  [contract.EndOfData.UNSPECIFIED]: 'repeat',
+  [contract.EndOfData.REPEAT]: 'repeat',
+  [contract.EndOfData.STOP]: 'stop',
+};
+
 export const momentTypes: Readonly<Record<string, MomentType>> = {
   [contract.MomentType.UNSPECIFIED]: 'float32',
   [contract.MomentType.FLOAT32]: 'float32',
@@ -103,6 +111,19 @@ export const jobStates: Readonly<Record<string, JobState>> = {
   [contract.JobState.CANCELLED]: 'cancelled',
 };
 
+export const metricNames: Readonly<Record<string, Metric>> = {
+  [contract.Metric.LOSS]: 'loss',
+  [contract.Metric.EVALUATION_LOSS]: 'evaluationLoss',
+  [contract.Metric.BITS_PER_BYTE]: 'bitsPerByte',
+  [contract.Metric.LEARNING_RATE]: 'learningRate',
+  [contract.Metric.GRADIENT_NORM]: 'gradientNorm',
+  [contract.Metric.TOKENS_PER_SECOND]: 'tokensPerSecond',
+  [contract.Metric.RESIDENT_BYTES]: 'residentBytes',
+  [contract.Metric.EFFECTIVE_RANK]: 'effectiveRank',
+  [contract.Metric.DELTA_NORM]: 'deltaNorm',
+  [contract.Metric.LOGIT_CHANGE]: 'logitChange',
+};
+
 /** Null: from the name of the file. */
 export const datasetFormats: Readonly<Record<string, DatasetFormat | null>> = {
   [contract.DatasetFormat.UNSPECIFIED]: null,
@@ -139,10 +160,12 @@ export const toEnum = {
   scheduleKind: reverse<ScheduleKind, contract.ScheduleKind>(scheduleKinds),
   precision: reverse<Precision, contract.Precision>(precisions),
   recomputation: reverse<Recomputation, contract.Recomputation>(recomputations),
+  endOfData: reverse<EndOfData, contract.EndOfData>(endsOfData),
   momentType: reverse<MomentType, contract.MomentType>(momentTypes),
   adapterGraph: reverse<AdapterGraph, contract.AdapterGraph>(adapterGraphs),
   weightType: reverse<WeightType, contract.WeightType>(weightTypes),
   jobState: reverse<JobState, contract.JobState>(jobStates),
+  metric: reverse<Metric, contract.Metric>(metricNames),
   phase: reverse<Phase, contract.JobPhase>(phases),
   datasetFormat: reverse<DatasetFormat, contract.DatasetFormat>(datasetFormats),
   datasetSplit: reverse<DatasetSplit, contract.DatasetSplit>(datasetSplits),

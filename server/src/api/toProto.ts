@@ -1,7 +1,7 @@
 import type { RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifactStore.js';
-import type { Dataset, DatasetSpec } from '../datasets/dataset.js';
+import type { Dataset, DatasetSpec, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
 import { toEnum } from './enums.js';
@@ -86,6 +86,7 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     batch: spec.batch,
     precision: toEnum.precision[spec.precision],
     recomputation: toEnum.recomputation[spec.recomputation],
+    endOfData: toEnum.endOfData[spec.endOfData],
     seed: spec.seed,
     evaluation: spec.evaluation,
     checkpoint: spec.checkpoint,
@@ -194,13 +195,26 @@ export function toDataset(dataset: Dataset): contract.Dataset {
       prepared === null
         ? undefined
         : { ...prepared.tokenizer, kind: tokenizerKinds[prepared.tokenizer.kind] },
-    train: prepared?.train,
-    heldOut: prepared?.heldOut,
+    train: prepared === null ? undefined : toSplitInfo(prepared.train),
+    heldOut: prepared === null ? undefined : toSplitInfo(prepared.heldOut),
     preparedRatio: dataset.preparedRatio,
     manifestSha256: prepared?.manifestSha256 ?? '',
     createTime: new Date(dataset.createTimeMs),
-    spec: { ...dataset.spec, tokenizer: toTokenizer(dataset.spec) },
+    spec: toDatasetSpec(dataset.spec),
   };
+}
+
+function toSplitInfo(size: PreparedDataset['train']): contract.DatasetSplitInfo {
+  const { tokenCount, duplicateDocumentCount = 0, trainedTokenCount = tokenCount } = size;
+  return { ...size, duplicateDocumentCount, trainedTokenCount };
+}
+
+function toDatasetSpec(spec: DatasetSpec): contract.DatasetSpec {
+  const { heldOutShare, textField, pairFields, seed } = spec;
+  const shared = { tokenizer: toTokenizer(spec), heldOutShare, seed };
+  return pairFields === undefined
+    ? { ...shared, textField }
+    : { ...shared, promptField: pairFields.prompt, completionField: pairFields.completion };
 }
 
 const tokenizerKinds = { bytes: 'bytes', trainedBpe: 'trained_bpe', huggingFace: 'hugging_face' } as const;

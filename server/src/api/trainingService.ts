@@ -11,8 +11,10 @@ import type { ControlOptions, ControlResult } from '../jobs/jobControl.js';
 import type { JobCursor } from '../jobs/jobStore.js';
 import { quote, ServiceError } from '../errors.js';
 import { admitJob, costOf, type AdmittedJob } from './admitJob.js';
+import { compareJobs } from './compareJobs.js';
 import { jobStates } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
+import { metricHistory } from './metricHistory.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
@@ -199,6 +201,15 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
 
     async restartJob(request) {
       return await restartJob(parts, request);
+    },
+
+    async getMetricHistory(request, context) {
+      const job = await findJob(parseJobName('name', request.name));
+      return await metricHistory(parts, job, request, context.signal);
+    },
+
+    async compareJobs(request, context) {
+      return await compareJobs(parts, request, context.signal);
     },
   };
 }

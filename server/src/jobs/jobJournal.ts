@@ -64,6 +64,19 @@ export class JobJournal {
     });
   }
 
+  /** Events below a sequence number, newest first; none at the beginning. */
+  async readBefore(jobId: string, sequence: number, eventsMax: number): Promise<JobEvent[]> {
+    const rows = await this.db
+      .selectFrom('events')
+      .selectAll()
+      .where('job_id', '=', jobId)
+      .where('sequence', '<', sequence)
+      .orderBy('sequence', 'desc')
+      .limit(eventsMax)
+      .execute();
+    return rows.map(toEvent);
+  }
+
   /** Resolves once the job has an event above the sequence number, does not exist, or the signal aborts. */
   async changedSince(jobId: string, sequence: number, signal: AbortSignal): Promise<void> {
     // Listening begins before the look at the store: what is appended between the two wakes us.

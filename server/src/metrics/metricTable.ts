@@ -41,7 +41,7 @@ export const metricTable = {
   tokens: counter('relora_tokens_total', 'Tokens trained on by all jobs.'),
   stepsSkipped: counter(
     'relora_steps_skipped_total',
-    'Steps whose update was skipped because loss or gradient was not finite.',
+    'Steps whose update was left out: loss or gradient was not finite, or no target counted.',
   ),
   stepDuration: histogram('relora_step_seconds', 'Wall-clock time of a step.', stepSeconds),
   restarts: counter('relora_restarts_total', 'Merges with a restart of the adapters, by all jobs.'),
@@ -149,7 +149,7 @@ export const metricTable = {
   ),
   jobStepsSkipped: gauge(
     'relora_job_steps_skipped',
-    'Steps of this execution whose update was skipped because loss or gradient was not finite.',
+    'Steps of this execution whose update was left out: loss or gradient was not finite, or no target counted.',
     ['job_id'],
   ),
   jobCheckpointDuration: gauge(

@@ -121,7 +121,7 @@ export interface StepEvent {
   trainedTokens: number;
   /** Wall-clock time of the step. */
   stepSeconds: number;
-  /** Whether the update was skipped because loss or gradient was not finite. */
+  /** Whether the update was left out: loss or gradient was not finite, or no target counted, and then loss is 0. */
   skipped: boolean;
   /** Memory resident in the trainer process. */
   residentBytes: number;

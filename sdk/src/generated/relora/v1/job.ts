@@ -280,6 +280,72 @@ export function jobKindToNumber(object: JobKind): number {
   }
 }
 
+/** What comes after one pass over the training part. */
+export const EndOfData = {
+  /** UNSPECIFIED - Treated as REPEAT. */
+  UNSPECIFIED: "END_OF_DATA_UNSPECIFIED",
+  /** REPEAT - Another pass in another order; the created job carries the warning DATA_REPEATED. */
+  REPEAT: "END_OF_DATA_REPEAT",
+  /** STOP - Nothing: a step_count that needs more than one pass is refused, with the largest that does not. */
+  STOP: "END_OF_DATA_STOP",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type EndOfData = typeof EndOfData[keyof typeof EndOfData];
+
+export namespace EndOfData {
+  export type UNSPECIFIED = typeof EndOfData.UNSPECIFIED;
+  export type REPEAT = typeof EndOfData.REPEAT;
+  export type STOP = typeof EndOfData.STOP;
+  export type UNRECOGNIZED = typeof EndOfData.UNRECOGNIZED;
+}
+
+export function endOfDataFromJSON(object: any): EndOfData {
+  switch (object) {
+    case 0:
+    case "END_OF_DATA_UNSPECIFIED":
+      return EndOfData.UNSPECIFIED;
+    case 1:
+    case "END_OF_DATA_REPEAT":
+      return EndOfData.REPEAT;
+    case 2:
+    case "END_OF_DATA_STOP":
+      return EndOfData.STOP;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return EndOfData.UNRECOGNIZED;
+  }
+}
+
+export function endOfDataToJSON(object: EndOfData): string {
+  switch (object) {
+    case EndOfData.UNSPECIFIED:
+      return "END_OF_DATA_UNSPECIFIED";
+    case EndOfData.REPEAT:
+      return "END_OF_DATA_REPEAT";
+    case EndOfData.STOP:
+      return "END_OF_DATA_STOP";
+    case EndOfData.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function endOfDataToNumber(object: EndOfData): number {
+  switch (object) {
+    case EndOfData.UNSPECIFIED:
+      return 0;
+    case EndOfData.REPEAT:
+      return 1;
+    case EndOfData.STOP:
+      return 2;
+    case EndOfData.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** What of the forward pass is computed again in the backward pass: memory for time. */
 export const Recomputation = {
   /** UNSPECIFIED - Treated as AUTO. */
@@ -1172,6 +1238,8 @@ export interface JobSpec {
    * depend on it.
    */
   recomputation: Recomputation;
+  /** What comes after the last whole batch of the training part; default REPEAT. */
+  endOfData: EndOfData;
 }
 
 /** The model to train. Exactly one source is set. */
@@ -2726,6 +2794,7 @@ function createBaseJobSpec(): JobSpec {
     priority: undefined,
     device: undefined,
     recomputation: Recomputation.UNSPECIFIED,
+    endOfData: EndOfData.UNSPECIFIED,
   };
 }
 
@@ -2784,6 +2853,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.recomputation !== Recomputation.UNSPECIFIED) {
       writer.uint32(144).int32(recomputationToNumber(message.recomputation));
+    }
+    if (message.endOfData !== EndOfData.UNSPECIFIED) {
+      writer.uint32(176).int32(endOfDataToNumber(message.endOfData));
     }
     return writer;
   },
@@ -2945,6 +3017,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.recomputation = recomputationFromJSON(reader.int32());
             continue;
           }
+          case 22: {
+            if (tag !== 176) {
+              break;
+            }
+
+            message.endOfData = endOfDataFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2991,6 +3071,11 @@ export const JobSpec: MessageFns<JobSpec> = {
       recomputation: isSet(object.recomputation)
         ? recomputationFromJSON(object.recomputation)
         : Recomputation.UNSPECIFIED,
+      endOfData: isSet(object.endOfData)
+        ? endOfDataFromJSON(object.endOfData)
+        : isSet(object.end_of_data)
+        ? endOfDataFromJSON(object.end_of_data)
+        : EndOfData.UNSPECIFIED,
     };
   },
 
@@ -3050,6 +3135,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.recomputation !== Recomputation.UNSPECIFIED) {
       obj.recomputation = recomputationToJSON(message.recomputation);
     }
+    if (message.endOfData !== EndOfData.UNSPECIFIED) {
+      obj.endOfData = endOfDataToJSON(message.endOfData);
+    }
     return obj;
   },
 
@@ -3096,6 +3184,7 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.priority = object.priority ?? undefined;
     message.device = object.device ?? undefined;
     message.recomputation = object.recomputation ?? Recomputation.UNSPECIFIED;
+    message.endOfData = object.endOfData ?? EndOfData.UNSPECIFIED;
     return message;
   },
 };

@@ -9,11 +9,168 @@ import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
 import { JobEvent, RestartEvent, WarningEvent } from "./event.js";
-import { Job, JobSpec, JobState, jobStateFromJSON, jobStateToJSON, jobStateToNumber } from "./job.js";
+import {
+  Job,
+  JobKind,
+  jobKindFromJSON,
+  jobKindToJSON,
+  jobKindToNumber,
+  JobSpec,
+  JobState,
+  jobStateFromJSON,
+  jobStateToJSON,
+  jobStateToNumber,
+} from "./job.js";
 
 export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/training_service.proto";
+
+/** What a job is measured by. */
+export const Metric = {
+  /** UNSPECIFIED - Not a metric. */
+  UNSPECIFIED: "METRIC_UNSPECIFIED",
+  /** LOSS - Training loss of a step, nats per token. */
+  LOSS: "METRIC_LOSS",
+  /** EVALUATION_LOSS - Loss on the held-out part, nats per token. */
+  EVALUATION_LOSS: "METRIC_EVALUATION_LOSS",
+  /** BITS_PER_BYTE - The same as bits per byte of the held-out text. */
+  BITS_PER_BYTE: "METRIC_BITS_PER_BYTE",
+  /** LEARNING_RATE - Learning rate of a step. */
+  LEARNING_RATE: "METRIC_LEARNING_RATE",
+  /** GRADIENT_NORM - Norm of the gradient of a step before clipping. */
+  GRADIENT_NORM: "METRIC_GRADIENT_NORM",
+  /** TOKENS_PER_SECOND - Tokens of a step by its seconds. */
+  TOKENS_PER_SECOND: "METRIC_TOKENS_PER_SECOND",
+  /** RESIDENT_BYTES - Memory resident in the trainer process. */
+  RESIDENT_BYTES: "METRIC_RESIDENT_BYTES",
+  /** EFFECTIVE_RANK - Mean effective rank of the change since the adapter phase began, at each restart. */
+  EFFECTIVE_RANK: "METRIC_EFFECTIVE_RANK",
+  /** DELTA_NORM - Norm of what a restart merged. */
+  DELTA_NORM: "METRIC_DELTA_NORM",
+  /** LOGIT_CHANGE - Largest change of a logit by a restart: the error of its merge. */
+  LOGIT_CHANGE: "METRIC_LOGIT_CHANGE",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type Metric = typeof Metric[keyof typeof Metric];
+
+export namespace Metric {
+  export type UNSPECIFIED = typeof Metric.UNSPECIFIED;
+  export type LOSS = typeof Metric.LOSS;
+  export type EVALUATION_LOSS = typeof Metric.EVALUATION_LOSS;
+  export type BITS_PER_BYTE = typeof Metric.BITS_PER_BYTE;
+  export type LEARNING_RATE = typeof Metric.LEARNING_RATE;
+  export type GRADIENT_NORM = typeof Metric.GRADIENT_NORM;
+  export type TOKENS_PER_SECOND = typeof Metric.TOKENS_PER_SECOND;
+  export type RESIDENT_BYTES = typeof Metric.RESIDENT_BYTES;
+  export type EFFECTIVE_RANK = typeof Metric.EFFECTIVE_RANK;
+  export type DELTA_NORM = typeof Metric.DELTA_NORM;
+  export type LOGIT_CHANGE = typeof Metric.LOGIT_CHANGE;
+  export type UNRECOGNIZED = typeof Metric.UNRECOGNIZED;
+}
+
+export function metricFromJSON(object: any): Metric {
+  switch (object) {
+    case 0:
+    case "METRIC_UNSPECIFIED":
+      return Metric.UNSPECIFIED;
+    case 1:
+    case "METRIC_LOSS":
+      return Metric.LOSS;
+    case 2:
+    case "METRIC_EVALUATION_LOSS":
+      return Metric.EVALUATION_LOSS;
+    case 3:
+    case "METRIC_BITS_PER_BYTE":
+      return Metric.BITS_PER_BYTE;
+    case 4:
+    case "METRIC_LEARNING_RATE":
+      return Metric.LEARNING_RATE;
+    case 5:
+    case "METRIC_GRADIENT_NORM":
+      return Metric.GRADIENT_NORM;
+    case 6:
+    case "METRIC_TOKENS_PER_SECOND":
+      return Metric.TOKENS_PER_SECOND;
+    case 7:
+    case "METRIC_RESIDENT_BYTES":
+      return Metric.RESIDENT_BYTES;
+    case 8:
+    case "METRIC_EFFECTIVE_RANK":
+      return Metric.EFFECTIVE_RANK;
+    case 9:
+    case "METRIC_DELTA_NORM":
+      return Metric.DELTA_NORM;
+    case 10:
+    case "METRIC_LOGIT_CHANGE":
+      return Metric.LOGIT_CHANGE;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Metric.UNRECOGNIZED;
+  }
+}
+
+export function metricToJSON(object: Metric): string {
+  switch (object) {
+    case Metric.UNSPECIFIED:
+      return "METRIC_UNSPECIFIED";
+    case Metric.LOSS:
+      return "METRIC_LOSS";
+    case Metric.EVALUATION_LOSS:
+      return "METRIC_EVALUATION_LOSS";
+    case Metric.BITS_PER_BYTE:
+      return "METRIC_BITS_PER_BYTE";
+    case Metric.LEARNING_RATE:
+      return "METRIC_LEARNING_RATE";
+    case Metric.GRADIENT_NORM:
+      return "METRIC_GRADIENT_NORM";
+    case Metric.TOKENS_PER_SECOND:
+      return "METRIC_TOKENS_PER_SECOND";
+    case Metric.RESIDENT_BYTES:
+      return "METRIC_RESIDENT_BYTES";
+    case Metric.EFFECTIVE_RANK:
+      return "METRIC_EFFECTIVE_RANK";
+    case Metric.DELTA_NORM:
+      return "METRIC_DELTA_NORM";
+    case Metric.LOGIT_CHANGE:
+      return "METRIC_LOGIT_CHANGE";
+    case Metric.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function metricToNumber(object: Metric): number {
+  switch (object) {
+    case Metric.UNSPECIFIED:
+      return 0;
+    case Metric.LOSS:
+      return 1;
+    case Metric.EVALUATION_LOSS:
+      return 2;
+    case Metric.BITS_PER_BYTE:
+      return 3;
+    case Metric.LEARNING_RATE:
+      return 4;
+    case Metric.GRADIENT_NORM:
+      return 5;
+    case Metric.TOKENS_PER_SECOND:
+      return 6;
+    case Metric.RESIDENT_BYTES:
+      return 7;
+    case Metric.EFFECTIVE_RANK:
+      return 8;
+    case Metric.DELTA_NORM:
+      return 9;
+    case Metric.LOGIT_CHANGE:
+      return 10;
+    case Metric.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
 
 /** Request of CreateJob. */
 export interface CreateJobRequest {
@@ -305,6 +462,190 @@ export interface ListRestartsResponse {
   restarts: Restart[];
   /** Token of the next page; empty at the end. */
   nextPageToken: string;
+}
+
+/** Request of GetMetricHistory. */
+export interface GetMetricHistoryRequest {
+  /** `jobs/{job}`. */
+  name: string;
+  /** Series to return; empty for all. */
+  metrics: Metric[];
+  /** Most points of a series; 0 for 200. More than RELORA_METRIC_POINTS_MAX in all series together are not given. */
+  pointsMax: number;
+}
+
+/** Response of GetMetricHistory. */
+export interface GetMetricHistoryResponse {
+  /** The series that were asked for, in the order of Metric; a series without values has no points. */
+  series: MetricSeries[];
+  /** Steps that a point stands for. */
+  bucketStepCount: number;
+  /** Sequence number of the newest event in the series: WatchJob after it goes on where they end. */
+  lastSequence: number;
+}
+
+/** The values of one metric over a run. A step that was taken again after a crash counts once, as it was taken last. */
+export interface MetricSeries {
+  /** What the values are. */
+  metric: Metric;
+  /** Oldest first. */
+  points: MetricPoint[];
+  /** Values that were not finite; they are in no point. */
+  nonfiniteCount: number;
+}
+
+/** The values of one metric over `bucket_step_count` steps. */
+export interface MetricPoint {
+  /** Steps taken at the last of the values, the step that gave it included. */
+  step: number;
+  /** Tokens trained on by then. */
+  trainedTokens: number;
+  /** Wall-clock time spent by then in steps and restarts: without evaluations, checkpoints, pauses and what crashes lost. */
+  trainingSeconds: number;
+  /** The last of the values. */
+  last: number;
+  /** Their mean. */
+  mean: number;
+  /** The least. */
+  min: number;
+  /** The greatest. */
+  max: number;
+  /** How many they are. */
+  valueCount: number;
+}
+
+/** Request of CompareJobs. */
+export interface CompareJobsRequest {
+  /** `jobs/{job}`, 2 to RELORA_COMPARED_JOBS_MAX of them, each once. */
+  names: string[];
+  /** The one of them that the others are measured against; default the first of kind FULL_RANK, else the first. */
+  reference: string;
+  /** Series to return; empty for all. */
+  metrics: Metric[];
+  /** Most points of a series; 0 for 200. More than RELORA_METRIC_POINTS_MAX in all series together are not given. */
+  pointsMax: number;
+}
+
+/** Response of CompareJobs. */
+export interface CompareJobsResponse {
+  /** The jobs in the order of the request. */
+  jobs: ComparedJob[];
+  /** Name of the job that the others are measured against. */
+  reference: string;
+  /** Settings in which the jobs differ, in the order of JobSpec. */
+  differences: SettingDifference[];
+  /** What makes a comparison of these jobs unfair or uncertain; reasons are listed in docs/errors.md. */
+  warnings: WarningEvent[];
+  /** Steps that a point stands for, the same in all series: points of the same steps can be set against each other. */
+  bucketStepCount: number;
+}
+
+/** One job in a comparison. */
+export interface ComparedJob {
+  /** `jobs/{job}`. */
+  name: string;
+  /** Its title. */
+  displayName: string;
+  /** Its labels. */
+  labels: { [key: string]: string };
+  /** Where it stands. */
+  state: JobState;
+  /** Kind of training. */
+  kind: JobKind;
+  /** Rank of the adapters; 0 for FULL_RANK. */
+  rank: number;
+  /** Steps between restarts; 0 for kinds without. */
+  cycleStepCount: number;
+  /** Weights that the main phase trains. */
+  trainableParameterCount: number;
+  /** Highest learning rate of the main phase. */
+  peakLearningRate: number;
+  /** Seed. */
+  seed: number;
+  /** Steps taken. */
+  step: number;
+  /** Steps to take. */
+  stepCount: number;
+  /** Tokens trained on. */
+  trainedTokens: number;
+  /** Wall-clock time spent in steps and restarts: without evaluations, checkpoints, pauses and what crashes lost. */
+  trainingSeconds: number;
+  /** Tokens by the time of the steps and restarts that took them. */
+  tokensPerSecond?:
+    | number
+    | undefined;
+  /** Most memory that was resident in the trainer process at the end of a step. */
+  peakResidentBytes?:
+    | number
+    | undefined;
+  /** Restarts made. */
+  restartCount: number;
+  /** Effective rank of the change at the last restart. */
+  effectiveRank?:
+    | number
+    | undefined;
+  /** Last loss on the held-out part, nats per token. */
+  evaluationLoss?:
+    | number
+    | undefined;
+  /** Steps taken before that evaluation. */
+  evaluationStep?:
+    | number
+    | undefined;
+  /** Tokens that it was measured on. */
+  evaluationTokenCount?:
+    | number
+    | undefined;
+  /** exp(evaluation_loss). */
+  perplexity?:
+    | number
+    | undefined;
+  /** The loss as bits per byte of the held-out text: comparable between tokenizers. */
+  bitsPerByte?:
+    | number
+    | undefined;
+  /** Lowest loss on the held-out part. */
+  bestEvaluationLoss?:
+    | number
+    | undefined;
+  /** Steps taken before that evaluation. */
+  bestEvaluationStep?:
+    | number
+    | undefined;
+  /**
+   * Loss on the held-out part less that of the reference, at the same number of tokens: the most that both have trained on,
+   * between two evaluations on the straight line from one to the other.
+   */
+  evaluationLossDifference?:
+    | number
+    | undefined;
+  /** Tokens at which the difference was taken. */
+  differenceTokens?:
+    | number
+    | undefined;
+  /** Tokens after which an evaluation was first at or below the last loss of the reference; unset while none was. */
+  tokensToReferenceLoss?:
+    | number
+    | undefined;
+  /** Training seconds until then. */
+  secondsToReferenceLoss?:
+    | number
+    | undefined;
+  /** The series that were asked for, in the order of Metric. */
+  series: MetricSeries[];
+}
+
+export interface ComparedJob_LabelsEntry {
+  key: string;
+  value: string;
+}
+
+/** A setting in which jobs differ. */
+export interface SettingDifference {
+  /** Path in a JobSpec, for example `adapter.rank`. */
+  field: string;
+  /** Its value in each job, in the order of the jobs, as JSON; empty where a job has no such setting. */
+  values: string[];
 }
 
 function createBaseCreateJobRequest(): CreateJobRequest {
@@ -3305,6 +3646,1650 @@ export const ListRestartsResponse: MessageFns<ListRestartsResponse> = {
   },
 };
 
+function createBaseGetMetricHistoryRequest(): GetMetricHistoryRequest {
+  return { name: "", metrics: [], pointsMax: 0 };
+}
+
+export const GetMetricHistoryRequest: MessageFns<GetMetricHistoryRequest> = {
+  encode(message: GetMetricHistoryRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    for (const v of message.metrics) {
+      writer.uint32(16).int32(metricToNumber(v!));
+    }
+    if (message.pointsMax !== 0) {
+      writer.uint32(24).int32(message.pointsMax);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetMetricHistoryRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetMetricHistoryRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag === 16) {
+              message.metrics.push(metricFromJSON(reader.int32()));
+
+              continue;
+            }
+
+            if (tag === 18) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.metrics.push(metricFromJSON(reader.int32()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.pointsMax = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetMetricHistoryRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      metrics: globalThis.Array.isArray(object?.metrics) ? object.metrics.map((e: any) => metricFromJSON(e)) : [],
+      pointsMax: isSet(object.pointsMax)
+        ? globalThis.Number(object.pointsMax)
+        : isSet(object.points_max)
+        ? globalThis.Number(object.points_max)
+        : 0,
+    };
+  },
+
+  toJSON(message: GetMetricHistoryRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.metrics?.length) {
+      obj.metrics = message.metrics.map((e) => metricToJSON(e));
+    }
+    if (message.pointsMax !== 0) {
+      obj.pointsMax = Math.round(message.pointsMax);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetMetricHistoryRequest>): GetMetricHistoryRequest {
+    return GetMetricHistoryRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetMetricHistoryRequest>): GetMetricHistoryRequest {
+    const message = createBaseGetMetricHistoryRequest();
+    message.name = object.name ?? "";
+    message.metrics = object.metrics?.map((e) => e) || [];
+    message.pointsMax = object.pointsMax ?? 0;
+    return message;
+  },
+};
+
+function createBaseGetMetricHistoryResponse(): GetMetricHistoryResponse {
+  return { series: [], bucketStepCount: 0, lastSequence: 0 };
+}
+
+export const GetMetricHistoryResponse: MessageFns<GetMetricHistoryResponse> = {
+  encode(message: GetMetricHistoryResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.series) {
+      MetricSeries.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.bucketStepCount !== 0) {
+      writer.uint32(16).int32(message.bucketStepCount);
+    }
+    if (message.lastSequence !== 0) {
+      writer.uint32(24).int64(message.lastSequence);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetMetricHistoryResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetMetricHistoryResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.series.push(MetricSeries.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.bucketStepCount = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.lastSequence = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetMetricHistoryResponse {
+    return {
+      series: globalThis.Array.isArray(object?.series) ? object.series.map((e: any) => MetricSeries.fromJSON(e)) : [],
+      bucketStepCount: isSet(object.bucketStepCount)
+        ? globalThis.Number(object.bucketStepCount)
+        : isSet(object.bucket_step_count)
+        ? globalThis.Number(object.bucket_step_count)
+        : 0,
+      lastSequence: isSet(object.lastSequence)
+        ? globalThis.Number(object.lastSequence)
+        : isSet(object.last_sequence)
+        ? globalThis.Number(object.last_sequence)
+        : 0,
+    };
+  },
+
+  toJSON(message: GetMetricHistoryResponse): unknown {
+    const obj: any = {};
+    if (message.series?.length) {
+      obj.series = message.series.map((e) => MetricSeries.toJSON(e));
+    }
+    if (message.bucketStepCount !== 0) {
+      obj.bucketStepCount = Math.round(message.bucketStepCount);
+    }
+    if (message.lastSequence !== 0) {
+      obj.lastSequence = Math.round(message.lastSequence);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetMetricHistoryResponse>): GetMetricHistoryResponse {
+    return GetMetricHistoryResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetMetricHistoryResponse>): GetMetricHistoryResponse {
+    const message = createBaseGetMetricHistoryResponse();
+    message.series = object.series?.map((e) => MetricSeries.fromPartial(e)) || [];
+    message.bucketStepCount = object.bucketStepCount ?? 0;
+    message.lastSequence = object.lastSequence ?? 0;
+    return message;
+  },
+};
+
+function createBaseMetricSeries(): MetricSeries {
+  return { metric: Metric.UNSPECIFIED, points: [], nonfiniteCount: 0 };
+}
+
+export const MetricSeries: MessageFns<MetricSeries> = {
+  encode(message: MetricSeries, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.metric !== Metric.UNSPECIFIED) {
+      writer.uint32(8).int32(metricToNumber(message.metric));
+    }
+    for (const v of message.points) {
+      MetricPoint.encode(v!, writer.uint32(18).fork()).join();
+    }
+    if (message.nonfiniteCount !== 0) {
+      writer.uint32(24).int64(message.nonfiniteCount);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MetricSeries {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMetricSeries();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.metric = metricFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.points.push(MetricPoint.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.nonfiniteCount = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): MetricSeries {
+    return {
+      metric: isSet(object.metric) ? metricFromJSON(object.metric) : Metric.UNSPECIFIED,
+      points: globalThis.Array.isArray(object?.points) ? object.points.map((e: any) => MetricPoint.fromJSON(e)) : [],
+      nonfiniteCount: isSet(object.nonfiniteCount)
+        ? globalThis.Number(object.nonfiniteCount)
+        : isSet(object.nonfinite_count)
+        ? globalThis.Number(object.nonfinite_count)
+        : 0,
+    };
+  },
+
+  toJSON(message: MetricSeries): unknown {
+    const obj: any = {};
+    if (message.metric !== Metric.UNSPECIFIED) {
+      obj.metric = metricToJSON(message.metric);
+    }
+    if (message.points?.length) {
+      obj.points = message.points.map((e) => MetricPoint.toJSON(e));
+    }
+    if (message.nonfiniteCount !== 0) {
+      obj.nonfiniteCount = Math.round(message.nonfiniteCount);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<MetricSeries>): MetricSeries {
+    return MetricSeries.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MetricSeries>): MetricSeries {
+    const message = createBaseMetricSeries();
+    message.metric = object.metric ?? Metric.UNSPECIFIED;
+    message.points = object.points?.map((e) => MetricPoint.fromPartial(e)) || [];
+    message.nonfiniteCount = object.nonfiniteCount ?? 0;
+    return message;
+  },
+};
+
+function createBaseMetricPoint(): MetricPoint {
+  return { step: 0, trainedTokens: 0, trainingSeconds: 0, last: 0, mean: 0, min: 0, max: 0, valueCount: 0 };
+}
+
+export const MetricPoint: MessageFns<MetricPoint> = {
+  encode(message: MetricPoint, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.step !== 0) {
+      writer.uint32(8).int32(message.step);
+    }
+    if (message.trainedTokens !== 0) {
+      writer.uint32(16).int64(message.trainedTokens);
+    }
+    if (message.trainingSeconds !== 0) {
+      writer.uint32(25).double(message.trainingSeconds);
+    }
+    if (message.last !== 0) {
+      writer.uint32(33).double(message.last);
+    }
+    if (message.mean !== 0) {
+      writer.uint32(41).double(message.mean);
+    }
+    if (message.min !== 0) {
+      writer.uint32(49).double(message.min);
+    }
+    if (message.max !== 0) {
+      writer.uint32(57).double(message.max);
+    }
+    if (message.valueCount !== 0) {
+      writer.uint32(64).int32(message.valueCount);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MetricPoint {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMetricPoint();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.trainedTokens = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.trainingSeconds = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.last = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.mean = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.min = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.max = reader.double();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.valueCount = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): MetricPoint {
+    return {
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      trainedTokens: isSet(object.trainedTokens)
+        ? globalThis.Number(object.trainedTokens)
+        : isSet(object.trained_tokens)
+        ? globalThis.Number(object.trained_tokens)
+        : 0,
+      trainingSeconds: isSet(object.trainingSeconds)
+        ? globalThis.Number(object.trainingSeconds)
+        : isSet(object.training_seconds)
+        ? globalThis.Number(object.training_seconds)
+        : 0,
+      last: isSet(object.last) ? globalThis.Number(object.last) : 0,
+      mean: isSet(object.mean) ? globalThis.Number(object.mean) : 0,
+      min: isSet(object.min) ? globalThis.Number(object.min) : 0,
+      max: isSet(object.max) ? globalThis.Number(object.max) : 0,
+      valueCount: isSet(object.valueCount)
+        ? globalThis.Number(object.valueCount)
+        : isSet(object.value_count)
+        ? globalThis.Number(object.value_count)
+        : 0,
+    };
+  },
+
+  toJSON(message: MetricPoint): unknown {
+    const obj: any = {};
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.trainedTokens !== 0) {
+      obj.trainedTokens = Math.round(message.trainedTokens);
+    }
+    if (message.trainingSeconds !== 0) {
+      obj.trainingSeconds = floatToJson(message.trainingSeconds);
+    }
+    if (message.last !== 0) {
+      obj.last = floatToJson(message.last);
+    }
+    if (message.mean !== 0) {
+      obj.mean = floatToJson(message.mean);
+    }
+    if (message.min !== 0) {
+      obj.min = floatToJson(message.min);
+    }
+    if (message.max !== 0) {
+      obj.max = floatToJson(message.max);
+    }
+    if (message.valueCount !== 0) {
+      obj.valueCount = Math.round(message.valueCount);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<MetricPoint>): MetricPoint {
+    return MetricPoint.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MetricPoint>): MetricPoint {
+    const message = createBaseMetricPoint();
+    message.step = object.step ?? 0;
+    message.trainedTokens = object.trainedTokens ?? 0;
+    message.trainingSeconds = object.trainingSeconds ?? 0;
+    message.last = object.last ?? 0;
+    message.mean = object.mean ?? 0;
+    message.min = object.min ?? 0;
+    message.max = object.max ?? 0;
+    message.valueCount = object.valueCount ?? 0;
+    return message;
+  },
+};
+
+function createBaseCompareJobsRequest(): CompareJobsRequest {
+  return { names: [], reference: "", metrics: [], pointsMax: 0 };
+}
+
+export const CompareJobsRequest: MessageFns<CompareJobsRequest> = {
+  encode(message: CompareJobsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.names) {
+      writer.uint32(10).string(v!);
+    }
+    if (message.reference !== "") {
+      writer.uint32(18).string(message.reference);
+    }
+    for (const v of message.metrics) {
+      writer.uint32(24).int32(metricToNumber(v!));
+    }
+    if (message.pointsMax !== 0) {
+      writer.uint32(32).int32(message.pointsMax);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CompareJobsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCompareJobsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.names.push(reader.string());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.reference = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag === 24) {
+              message.metrics.push(metricFromJSON(reader.int32()));
+
+              continue;
+            }
+
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.metrics.push(metricFromJSON(reader.int32()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.pointsMax = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CompareJobsRequest {
+    return {
+      names: globalThis.Array.isArray(object?.names) ? object.names.map((e: any) => globalThis.String(e)) : [],
+      reference: isSet(object.reference) ? globalThis.String(object.reference) : "",
+      metrics: globalThis.Array.isArray(object?.metrics) ? object.metrics.map((e: any) => metricFromJSON(e)) : [],
+      pointsMax: isSet(object.pointsMax)
+        ? globalThis.Number(object.pointsMax)
+        : isSet(object.points_max)
+        ? globalThis.Number(object.points_max)
+        : 0,
+    };
+  },
+
+  toJSON(message: CompareJobsRequest): unknown {
+    const obj: any = {};
+    if (message.names?.length) {
+      obj.names = message.names;
+    }
+    if (message.reference !== "") {
+      obj.reference = message.reference;
+    }
+    if (message.metrics?.length) {
+      obj.metrics = message.metrics.map((e) => metricToJSON(e));
+    }
+    if (message.pointsMax !== 0) {
+      obj.pointsMax = Math.round(message.pointsMax);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CompareJobsRequest>): CompareJobsRequest {
+    return CompareJobsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CompareJobsRequest>): CompareJobsRequest {
+    const message = createBaseCompareJobsRequest();
+    message.names = object.names?.map((e) => e) || [];
+    message.reference = object.reference ?? "";
+    message.metrics = object.metrics?.map((e) => e) || [];
+    message.pointsMax = object.pointsMax ?? 0;
+    return message;
+  },
+};
+
+function createBaseCompareJobsResponse(): CompareJobsResponse {
+  return { jobs: [], reference: "", differences: [], warnings: [], bucketStepCount: 0 };
+}
+
+export const CompareJobsResponse: MessageFns<CompareJobsResponse> = {
+  encode(message: CompareJobsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.jobs) {
+      ComparedJob.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.reference !== "") {
+      writer.uint32(18).string(message.reference);
+    }
+    for (const v of message.differences) {
+      SettingDifference.encode(v!, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.warnings) {
+      WarningEvent.encode(v!, writer.uint32(34).fork()).join();
+    }
+    if (message.bucketStepCount !== 0) {
+      writer.uint32(40).int32(message.bucketStepCount);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CompareJobsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCompareJobsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.jobs.push(ComparedJob.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.reference = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.differences.push(SettingDifference.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.warnings.push(WarningEvent.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.bucketStepCount = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CompareJobsResponse {
+    return {
+      jobs: globalThis.Array.isArray(object?.jobs) ? object.jobs.map((e: any) => ComparedJob.fromJSON(e)) : [],
+      reference: isSet(object.reference) ? globalThis.String(object.reference) : "",
+      differences: globalThis.Array.isArray(object?.differences)
+        ? object.differences.map((e: any) => SettingDifference.fromJSON(e))
+        : [],
+      warnings: globalThis.Array.isArray(object?.warnings)
+        ? object.warnings.map((e: any) => WarningEvent.fromJSON(e))
+        : [],
+      bucketStepCount: isSet(object.bucketStepCount)
+        ? globalThis.Number(object.bucketStepCount)
+        : isSet(object.bucket_step_count)
+        ? globalThis.Number(object.bucket_step_count)
+        : 0,
+    };
+  },
+
+  toJSON(message: CompareJobsResponse): unknown {
+    const obj: any = {};
+    if (message.jobs?.length) {
+      obj.jobs = message.jobs.map((e) => ComparedJob.toJSON(e));
+    }
+    if (message.reference !== "") {
+      obj.reference = message.reference;
+    }
+    if (message.differences?.length) {
+      obj.differences = message.differences.map((e) => SettingDifference.toJSON(e));
+    }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings.map((e) => WarningEvent.toJSON(e));
+    }
+    if (message.bucketStepCount !== 0) {
+      obj.bucketStepCount = Math.round(message.bucketStepCount);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CompareJobsResponse>): CompareJobsResponse {
+    return CompareJobsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CompareJobsResponse>): CompareJobsResponse {
+    const message = createBaseCompareJobsResponse();
+    message.jobs = object.jobs?.map((e) => ComparedJob.fromPartial(e)) || [];
+    message.reference = object.reference ?? "";
+    message.differences = object.differences?.map((e) => SettingDifference.fromPartial(e)) || [];
+    message.warnings = object.warnings?.map((e) => WarningEvent.fromPartial(e)) || [];
+    message.bucketStepCount = object.bucketStepCount ?? 0;
+    return message;
+  },
+};
+
+function createBaseComparedJob(): ComparedJob {
+  return {
+    name: "",
+    displayName: "",
+    labels: {},
+    state: JobState.UNSPECIFIED,
+    kind: JobKind.UNSPECIFIED,
+    rank: 0,
+    cycleStepCount: 0,
+    trainableParameterCount: 0,
+    peakLearningRate: 0,
+    seed: 0,
+    step: 0,
+    stepCount: 0,
+    trainedTokens: 0,
+    trainingSeconds: 0,
+    tokensPerSecond: undefined,
+    peakResidentBytes: undefined,
+    restartCount: 0,
+    effectiveRank: undefined,
+    evaluationLoss: undefined,
+    evaluationStep: undefined,
+    evaluationTokenCount: undefined,
+    perplexity: undefined,
+    bitsPerByte: undefined,
+    bestEvaluationLoss: undefined,
+    bestEvaluationStep: undefined,
+    evaluationLossDifference: undefined,
+    differenceTokens: undefined,
+    tokensToReferenceLoss: undefined,
+    secondsToReferenceLoss: undefined,
+    series: [],
+  };
+}
+
+export const ComparedJob: MessageFns<ComparedJob> = {
+  encode(message: ComparedJob, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.displayName !== "") {
+      writer.uint32(18).string(message.displayName);
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      ComparedJob_LabelsEntry.encode({ key: key as any, value }, writer.uint32(26).fork()).join();
+    });
+    if (message.state !== JobState.UNSPECIFIED) {
+      writer.uint32(32).int32(jobStateToNumber(message.state));
+    }
+    if (message.kind !== JobKind.UNSPECIFIED) {
+      writer.uint32(40).int32(jobKindToNumber(message.kind));
+    }
+    if (message.rank !== 0) {
+      writer.uint32(48).int32(message.rank);
+    }
+    if (message.cycleStepCount !== 0) {
+      writer.uint32(56).int32(message.cycleStepCount);
+    }
+    if (message.trainableParameterCount !== 0) {
+      writer.uint32(64).int64(message.trainableParameterCount);
+    }
+    if (message.peakLearningRate !== 0) {
+      writer.uint32(73).double(message.peakLearningRate);
+    }
+    if (message.seed !== 0) {
+      writer.uint32(80).int32(message.seed);
+    }
+    if (message.step !== 0) {
+      writer.uint32(88).int32(message.step);
+    }
+    if (message.stepCount !== 0) {
+      writer.uint32(96).int32(message.stepCount);
+    }
+    if (message.trainedTokens !== 0) {
+      writer.uint32(104).int64(message.trainedTokens);
+    }
+    if (message.trainingSeconds !== 0) {
+      writer.uint32(113).double(message.trainingSeconds);
+    }
+    if (message.tokensPerSecond !== undefined) {
+      writer.uint32(121).double(message.tokensPerSecond);
+    }
+    if (message.peakResidentBytes !== undefined) {
+      writer.uint32(128).int64(message.peakResidentBytes);
+    }
+    if (message.restartCount !== 0) {
+      writer.uint32(136).int32(message.restartCount);
+    }
+    if (message.effectiveRank !== undefined) {
+      writer.uint32(145).double(message.effectiveRank);
+    }
+    if (message.evaluationLoss !== undefined) {
+      writer.uint32(153).double(message.evaluationLoss);
+    }
+    if (message.evaluationStep !== undefined) {
+      writer.uint32(160).int32(message.evaluationStep);
+    }
+    if (message.evaluationTokenCount !== undefined) {
+      writer.uint32(168).int64(message.evaluationTokenCount);
+    }
+    if (message.perplexity !== undefined) {
+      writer.uint32(177).double(message.perplexity);
+    }
+    if (message.bitsPerByte !== undefined) {
+      writer.uint32(185).double(message.bitsPerByte);
+    }
+    if (message.bestEvaluationLoss !== undefined) {
+      writer.uint32(193).double(message.bestEvaluationLoss);
+    }
+    if (message.bestEvaluationStep !== undefined) {
+      writer.uint32(200).int32(message.bestEvaluationStep);
+    }
+    if (message.evaluationLossDifference !== undefined) {
+      writer.uint32(209).double(message.evaluationLossDifference);
+    }
+    if (message.differenceTokens !== undefined) {
+      writer.uint32(216).int64(message.differenceTokens);
+    }
+    if (message.tokensToReferenceLoss !== undefined) {
+      writer.uint32(224).int64(message.tokensToReferenceLoss);
+    }
+    if (message.secondsToReferenceLoss !== undefined) {
+      writer.uint32(233).double(message.secondsToReferenceLoss);
+    }
+    for (const v of message.series) {
+      MetricSeries.encode(v!, writer.uint32(242).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ComparedJob {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseComparedJob();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.displayName = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            const entry3 = ComparedJob_LabelsEntry.decode(reader, reader.uint32());
+            if (entry3.value !== undefined) {
+              message.labels[entry3.key] = entry3.value;
+            }
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.state = jobStateFromJSON(reader.int32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.kind = jobKindFromJSON(reader.int32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.rank = reader.int32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.cycleStepCount = reader.int32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.trainableParameterCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 9: {
+            if (tag !== 73) {
+              break;
+            }
+
+            message.peakLearningRate = reader.double();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.seed = reader.int32();
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.stepCount = reader.int32();
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.trainedTokens = longToNumber(reader.int64());
+            continue;
+          }
+          case 14: {
+            if (tag !== 113) {
+              break;
+            }
+
+            message.trainingSeconds = reader.double();
+            continue;
+          }
+          case 15: {
+            if (tag !== 121) {
+              break;
+            }
+
+            message.tokensPerSecond = reader.double();
+            continue;
+          }
+          case 16: {
+            if (tag !== 128) {
+              break;
+            }
+
+            message.peakResidentBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.restartCount = reader.int32();
+            continue;
+          }
+          case 18: {
+            if (tag !== 145) {
+              break;
+            }
+
+            message.effectiveRank = reader.double();
+            continue;
+          }
+          case 19: {
+            if (tag !== 153) {
+              break;
+            }
+
+            message.evaluationLoss = reader.double();
+            continue;
+          }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.evaluationStep = reader.int32();
+            continue;
+          }
+          case 21: {
+            if (tag !== 168) {
+              break;
+            }
+
+            message.evaluationTokenCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 22: {
+            if (tag !== 177) {
+              break;
+            }
+
+            message.perplexity = reader.double();
+            continue;
+          }
+          case 23: {
+            if (tag !== 185) {
+              break;
+            }
+
+            message.bitsPerByte = reader.double();
+            continue;
+          }
+          case 24: {
+            if (tag !== 193) {
+              break;
+            }
+
+            message.bestEvaluationLoss = reader.double();
+            continue;
+          }
+          case 25: {
+            if (tag !== 200) {
+              break;
+            }
+
+            message.bestEvaluationStep = reader.int32();
+            continue;
+          }
+          case 26: {
+            if (tag !== 209) {
+              break;
+            }
+
+            message.evaluationLossDifference = reader.double();
+            continue;
+          }
+          case 27: {
+            if (tag !== 216) {
+              break;
+            }
+
+            message.differenceTokens = longToNumber(reader.int64());
+            continue;
+          }
+          case 28: {
+            if (tag !== 224) {
+              break;
+            }
+
+            message.tokensToReferenceLoss = longToNumber(reader.int64());
+            continue;
+          }
+          case 29: {
+            if (tag !== 233) {
+              break;
+            }
+
+            message.secondsToReferenceLoss = reader.double();
+            continue;
+          }
+          case 30: {
+            if (tag !== 242) {
+              break;
+            }
+
+            message.series.push(MetricSeries.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ComparedJob {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      displayName: isSet(object.displayName)
+        ? globalThis.String(object.displayName)
+        : isSet(object.display_name)
+        ? globalThis.String(object.display_name)
+        : "",
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      state: isSet(object.state) ? jobStateFromJSON(object.state) : JobState.UNSPECIFIED,
+      kind: isSet(object.kind) ? jobKindFromJSON(object.kind) : JobKind.UNSPECIFIED,
+      rank: isSet(object.rank) ? globalThis.Number(object.rank) : 0,
+      cycleStepCount: isSet(object.cycleStepCount)
+        ? globalThis.Number(object.cycleStepCount)
+        : isSet(object.cycle_step_count)
+        ? globalThis.Number(object.cycle_step_count)
+        : 0,
+      trainableParameterCount: isSet(object.trainableParameterCount)
+        ? globalThis.Number(object.trainableParameterCount)
+        : isSet(object.trainable_parameter_count)
+        ? globalThis.Number(object.trainable_parameter_count)
+        : 0,
+      peakLearningRate: isSet(object.peakLearningRate)
+        ? globalThis.Number(object.peakLearningRate)
+        : isSet(object.peak_learning_rate)
+        ? globalThis.Number(object.peak_learning_rate)
+        : 0,
+      seed: isSet(object.seed) ? globalThis.Number(object.seed) : 0,
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      stepCount: isSet(object.stepCount)
+        ? globalThis.Number(object.stepCount)
+        : isSet(object.step_count)
+        ? globalThis.Number(object.step_count)
+        : 0,
+      trainedTokens: isSet(object.trainedTokens)
+        ? globalThis.Number(object.trainedTokens)
+        : isSet(object.trained_tokens)
+        ? globalThis.Number(object.trained_tokens)
+        : 0,
+      trainingSeconds: isSet(object.trainingSeconds)
+        ? globalThis.Number(object.trainingSeconds)
+        : isSet(object.training_seconds)
+        ? globalThis.Number(object.training_seconds)
+        : 0,
+      tokensPerSecond: isSet(object.tokensPerSecond)
+        ? globalThis.Number(object.tokensPerSecond)
+        : isSet(object.tokens_per_second)
+        ? globalThis.Number(object.tokens_per_second)
+        : undefined,
+      peakResidentBytes: isSet(object.peakResidentBytes)
+        ? globalThis.Number(object.peakResidentBytes)
+        : isSet(object.peak_resident_bytes)
+        ? globalThis.Number(object.peak_resident_bytes)
+        : undefined,
+      restartCount: isSet(object.restartCount)
+        ? globalThis.Number(object.restartCount)
+        : isSet(object.restart_count)
+        ? globalThis.Number(object.restart_count)
+        : 0,
+      effectiveRank: isSet(object.effectiveRank)
+        ? globalThis.Number(object.effectiveRank)
+        : isSet(object.effective_rank)
+        ? globalThis.Number(object.effective_rank)
+        : undefined,
+      evaluationLoss: isSet(object.evaluationLoss)
+        ? globalThis.Number(object.evaluationLoss)
+        : isSet(object.evaluation_loss)
+        ? globalThis.Number(object.evaluation_loss)
+        : undefined,
+      evaluationStep: isSet(object.evaluationStep)
+        ? globalThis.Number(object.evaluationStep)
+        : isSet(object.evaluation_step)
+        ? globalThis.Number(object.evaluation_step)
+        : undefined,
+      evaluationTokenCount: isSet(object.evaluationTokenCount)
+        ? globalThis.Number(object.evaluationTokenCount)
+        : isSet(object.evaluation_token_count)
+        ? globalThis.Number(object.evaluation_token_count)
+        : undefined,
+      perplexity: isSet(object.perplexity) ? globalThis.Number(object.perplexity) : undefined,
+      bitsPerByte: isSet(object.bitsPerByte)
+        ? globalThis.Number(object.bitsPerByte)
+        : isSet(object.bits_per_byte)
+        ? globalThis.Number(object.bits_per_byte)
+        : undefined,
+      bestEvaluationLoss: isSet(object.bestEvaluationLoss)
+        ? globalThis.Number(object.bestEvaluationLoss)
+        : isSet(object.best_evaluation_loss)
+        ? globalThis.Number(object.best_evaluation_loss)
+        : undefined,
+      bestEvaluationStep: isSet(object.bestEvaluationStep)
+        ? globalThis.Number(object.bestEvaluationStep)
+        : isSet(object.best_evaluation_step)
+        ? globalThis.Number(object.best_evaluation_step)
+        : undefined,
+      evaluationLossDifference: isSet(object.evaluationLossDifference)
+        ? globalThis.Number(object.evaluationLossDifference)
+        : isSet(object.evaluation_loss_difference)
+        ? globalThis.Number(object.evaluation_loss_difference)
+        : undefined,
+      differenceTokens: isSet(object.differenceTokens)
+        ? globalThis.Number(object.differenceTokens)
+        : isSet(object.difference_tokens)
+        ? globalThis.Number(object.difference_tokens)
+        : undefined,
+      tokensToReferenceLoss: isSet(object.tokensToReferenceLoss)
+        ? globalThis.Number(object.tokensToReferenceLoss)
+        : isSet(object.tokens_to_reference_loss)
+        ? globalThis.Number(object.tokens_to_reference_loss)
+        : undefined,
+      secondsToReferenceLoss: isSet(object.secondsToReferenceLoss)
+        ? globalThis.Number(object.secondsToReferenceLoss)
+        : isSet(object.seconds_to_reference_loss)
+        ? globalThis.Number(object.seconds_to_reference_loss)
+        : undefined,
+      series: globalThis.Array.isArray(object?.series)
+        ? object.series.map((e: any) => MetricSeries.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: ComparedJob): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.displayName !== "") {
+      obj.displayName = message.displayName;
+    }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.state !== JobState.UNSPECIFIED) {
+      obj.state = jobStateToJSON(message.state);
+    }
+    if (message.kind !== JobKind.UNSPECIFIED) {
+      obj.kind = jobKindToJSON(message.kind);
+    }
+    if (message.rank !== 0) {
+      obj.rank = Math.round(message.rank);
+    }
+    if (message.cycleStepCount !== 0) {
+      obj.cycleStepCount = Math.round(message.cycleStepCount);
+    }
+    if (message.trainableParameterCount !== 0) {
+      obj.trainableParameterCount = Math.round(message.trainableParameterCount);
+    }
+    if (message.peakLearningRate !== 0) {
+      obj.peakLearningRate = floatToJson(message.peakLearningRate);
+    }
+    if (message.seed !== 0) {
+      obj.seed = Math.round(message.seed);
+    }
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.stepCount !== 0) {
+      obj.stepCount = Math.round(message.stepCount);
+    }
+    if (message.trainedTokens !== 0) {
+      obj.trainedTokens = Math.round(message.trainedTokens);
+    }
+    if (message.trainingSeconds !== 0) {
+      obj.trainingSeconds = floatToJson(message.trainingSeconds);
+    }
+    if (message.tokensPerSecond !== undefined) {
+      obj.tokensPerSecond = floatToJson(message.tokensPerSecond);
+    }
+    if (message.peakResidentBytes !== undefined) {
+      obj.peakResidentBytes = Math.round(message.peakResidentBytes);
+    }
+    if (message.restartCount !== 0) {
+      obj.restartCount = Math.round(message.restartCount);
+    }
+    if (message.effectiveRank !== undefined) {
+      obj.effectiveRank = floatToJson(message.effectiveRank);
+    }
+    if (message.evaluationLoss !== undefined) {
+      obj.evaluationLoss = floatToJson(message.evaluationLoss);
+    }
+    if (message.evaluationStep !== undefined) {
+      obj.evaluationStep = Math.round(message.evaluationStep);
+    }
+    if (message.evaluationTokenCount !== undefined) {
+      obj.evaluationTokenCount = Math.round(message.evaluationTokenCount);
+    }
+    if (message.perplexity !== undefined) {
+      obj.perplexity = floatToJson(message.perplexity);
+    }
+    if (message.bitsPerByte !== undefined) {
+      obj.bitsPerByte = floatToJson(message.bitsPerByte);
+    }
+    if (message.bestEvaluationLoss !== undefined) {
+      obj.bestEvaluationLoss = floatToJson(message.bestEvaluationLoss);
+    }
+    if (message.bestEvaluationStep !== undefined) {
+      obj.bestEvaluationStep = Math.round(message.bestEvaluationStep);
+    }
+    if (message.evaluationLossDifference !== undefined) {
+      obj.evaluationLossDifference = floatToJson(message.evaluationLossDifference);
+    }
+    if (message.differenceTokens !== undefined) {
+      obj.differenceTokens = Math.round(message.differenceTokens);
+    }
+    if (message.tokensToReferenceLoss !== undefined) {
+      obj.tokensToReferenceLoss = Math.round(message.tokensToReferenceLoss);
+    }
+    if (message.secondsToReferenceLoss !== undefined) {
+      obj.secondsToReferenceLoss = floatToJson(message.secondsToReferenceLoss);
+    }
+    if (message.series?.length) {
+      obj.series = message.series.map((e) => MetricSeries.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ComparedJob>): ComparedJob {
+    return ComparedJob.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ComparedJob>): ComparedJob {
+    const message = createBaseComparedJob();
+    message.name = object.name ?? "";
+    message.displayName = object.displayName ?? "";
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.state = object.state ?? JobState.UNSPECIFIED;
+    message.kind = object.kind ?? JobKind.UNSPECIFIED;
+    message.rank = object.rank ?? 0;
+    message.cycleStepCount = object.cycleStepCount ?? 0;
+    message.trainableParameterCount = object.trainableParameterCount ?? 0;
+    message.peakLearningRate = object.peakLearningRate ?? 0;
+    message.seed = object.seed ?? 0;
+    message.step = object.step ?? 0;
+    message.stepCount = object.stepCount ?? 0;
+    message.trainedTokens = object.trainedTokens ?? 0;
+    message.trainingSeconds = object.trainingSeconds ?? 0;
+    message.tokensPerSecond = object.tokensPerSecond ?? undefined;
+    message.peakResidentBytes = object.peakResidentBytes ?? undefined;
+    message.restartCount = object.restartCount ?? 0;
+    message.effectiveRank = object.effectiveRank ?? undefined;
+    message.evaluationLoss = object.evaluationLoss ?? undefined;
+    message.evaluationStep = object.evaluationStep ?? undefined;
+    message.evaluationTokenCount = object.evaluationTokenCount ?? undefined;
+    message.perplexity = object.perplexity ?? undefined;
+    message.bitsPerByte = object.bitsPerByte ?? undefined;
+    message.bestEvaluationLoss = object.bestEvaluationLoss ?? undefined;
+    message.bestEvaluationStep = object.bestEvaluationStep ?? undefined;
+    message.evaluationLossDifference = object.evaluationLossDifference ?? undefined;
+    message.differenceTokens = object.differenceTokens ?? undefined;
+    message.tokensToReferenceLoss = object.tokensToReferenceLoss ?? undefined;
+    message.secondsToReferenceLoss = object.secondsToReferenceLoss ?? undefined;
+    message.series = object.series?.map((e) => MetricSeries.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseComparedJob_LabelsEntry(): ComparedJob_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const ComparedJob_LabelsEntry: MessageFns<ComparedJob_LabelsEntry> = {
+  encode(message: ComparedJob_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ComparedJob_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseComparedJob_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ComparedJob_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: ComparedJob_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ComparedJob_LabelsEntry>): ComparedJob_LabelsEntry {
+    return ComparedJob_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ComparedJob_LabelsEntry>): ComparedJob_LabelsEntry {
+    const message = createBaseComparedJob_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseSettingDifference(): SettingDifference {
+  return { field: "", values: [] };
+}
+
+export const SettingDifference: MessageFns<SettingDifference> = {
+  encode(message: SettingDifference, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.field !== "") {
+      writer.uint32(10).string(message.field);
+    }
+    for (const v of message.values) {
+      writer.uint32(18).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SettingDifference {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSettingDifference();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.field = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.values.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SettingDifference {
+    return {
+      field: isSet(object.field) ? globalThis.String(object.field) : "",
+      values: globalThis.Array.isArray(object?.values) ? object.values.map((e: any) => globalThis.String(e)) : [],
+    };
+  },
+
+  toJSON(message: SettingDifference): unknown {
+    const obj: any = {};
+    if (message.field !== "") {
+      obj.field = message.field;
+    }
+    if (message.values?.length) {
+      obj.values = message.values;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SettingDifference>): SettingDifference {
+    return SettingDifference.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SettingDifference>): SettingDifference {
+    const message = createBaseSettingDifference();
+    message.field = object.field ?? "";
+    message.values = object.values?.map((e) => e) || [];
+    return message;
+  },
+};
+
 /** Launches training jobs, watches and steers them. */
 export type TrainingServiceDefinition = typeof TrainingServiceDefinition;
 export const TrainingServiceDefinition = {
@@ -3401,6 +5386,27 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /** Returns the series of a job, such as its loss by step, in at most so many points. */
+    getMetricHistory: {
+      name: "GetMetricHistory",
+      requestType: GetMetricHistoryRequest as typeof GetMetricHistoryRequest,
+      requestStream: false,
+      responseType: GetMetricHistoryResponse as typeof GetMetricHistoryResponse,
+      responseStream: false,
+      options: {},
+    },
+    /**
+     * Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. Jobs may
+     * still be running.
+     */
+    compareJobs: {
+      name: "CompareJobs",
+      requestType: CompareJobsRequest as typeof CompareJobsRequest,
+      requestStream: false,
+      responseType: CompareJobsResponse as typeof CompareJobsResponse,
+      responseStream: false,
+      options: {},
+    },
   },
 } as const;
 
@@ -3437,6 +5443,19 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
     request: ListRestartsRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListRestartsResponse>>;
+  /** Returns the series of a job, such as its loss by step, in at most so many points. */
+  getMetricHistory(
+    request: GetMetricHistoryRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<GetMetricHistoryResponse>>;
+  /**
+   * Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. Jobs may
+   * still be running.
+   */
+  compareJobs(
+    request: CompareJobsRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<CompareJobsResponse>>;
 }
 
 export interface TrainingServiceClient<CallOptionsExt = {}> {
@@ -3472,6 +5491,19 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<ListRestartsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListRestartsResponse>;
+  /** Returns the series of a job, such as its loss by step, in at most so many points. */
+  getMetricHistory(
+    request: DeepPartial<GetMetricHistoryRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<GetMetricHistoryResponse>;
+  /**
+   * Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. Jobs may
+   * still be running.
+   */
+  compareJobs(
+    request: DeepPartial<CompareJobsRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<CompareJobsResponse>;
 }
 
 function floatToJson(value: number | null | undefined): number | string | null | undefined {

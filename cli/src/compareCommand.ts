@@ -1,0 +1,83 @@
+import { writeFile } from 'node:fs/promises';
+import { Option, type Command } from 'commander';
+import type { ReloraClient } from '@relora/sdk';
+import { comparisonText } from './comparisonText.js';
+import { UsageError } from './exitCodes.js';
+import { jobName, label, type Run } from './jobCommands.js';
+import { plotAxes, plotMetrics, type PlotAxis, type PlotMetric } from './plottedMetrics.js';
+import { comparisonReport, reportMetrics } from './report/comparisonReport.js';
+
+interface CompareFlags {
+  label?: Record<string, string>;
+  reference?: string;
+  metric: PlotMetric;
+  axis: PlotAxis;
+  html?: string;
+}
+
+/** Jobs that one comparison may have; the server has the last word. */
+const jobsMax = 64;
+/** Points of a curve: more than a terminal or a chart has columns shows nothing more. */
+const pointsMax = 240;
+
+export function addCompareCommand(program: Command, run: Run): void {
+  program
+    .command('compare [jobs...]')
+    .description('set jobs side by side, running ones too: curves, a table, what differs')
+    .option('--label <key=value...>', 'all jobs with these labels instead of named ones', label)
+    .option('--reference <job>', 'job to measure against, by default the first full-rank one')
+    .addOption(
+      new Option('--metric <metric>', 'curves in the terminal')
+        .choices(Object.keys(plotMetrics))
+        .default('held-out'),
+    )
+    .addOption(
+      new Option('--axis <axis>', 'what they are drawn over')
+        .choices(Object.keys(plotAxes))
+        .default('tokens'),
+    )
+    .option('--html <file>', 'write a page with charts and tables')
+    .action((jobs: string[], flags: CompareFlags) =>
+      run(async ({ client, output, signal }) => {
+        const names =
+          flags.label === undefined ? jobs.map(jobName) : await labelled(client, flags.label, signal);
+        if (flags.label !== undefined && jobs.length > 0)
+          throw new UsageError('Jobs are named or found by --label, not both');
+        const comparison = await client.compareJobs(names, {
+          reference: flags.reference === undefined ? '' : jobName(flags.reference),
+          metrics: [plotMetrics[flags.metric].metric, ...reportMetrics],
+          pointsMax,
+          signal,
+        });
+        if (flags.html !== undefined) await writeFile(flags.html, comparisonReport(comparison, new Date()));
+        output.drawing(comparison, () => comparisonText(comparison, { ...flags, ...terminalView() }));
+        if (flags.html !== undefined) output.note(`The report is in ${flags.html}.`);
+      }),
+    );
+}
+
+/** Size and colours of drawings on standard output. */
+export function terminalView() {
+  const { columns = 100, rows = 40, isTTY } = process.stdout;
+  return {
+    width: Math.min(160, columns - 1),
+    height: Math.min(24, Math.max(10, rows >> 1)),
+    isColored: isTTY && !process.env.NO_COLOR,
+  };
+}
+
+async function labelled(
+  client: ReloraClient,
+  labels: Record<string, string>,
+  signal: AbortSignal,
+): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name } of client.listJobs({ labels, orderBy: 'create_time', signal })) {
+    names.push(name);
+    if (names.length > jobsMax)
+      throw new UsageError(`More than ${jobsMax} jobs have these labels: add one that fewer have`);
+  }
+  if (names.length < 2)
+    throw new UsageError(`Two jobs or more should have these labels, not ${names.length}`);
+  return names;
+}

@@ -1,0 +1,91 @@
+import type { ComparedJob, CompareJobsResponse } from '@relora/sdk';
+import { costColumns, jobLabels, qualityColumns, settingColumns, type Column } from './comparisonTable.js';
+import { table } from './format.js';
+import { linePlot, type DrawnLine } from './linePlot.js';
+import { axesOf } from './plotScale.js';
+import { curveOf, plotAxes, plotMetrics, type PlotAxis, type PlotMetric } from './plottedMetrics.js';
+import { printable } from './screenText.js';
+
+export interface ComparisonView {
+  metric: PlotMetric;
+  axis: PlotAxis;
+  width: number;
+  height: number;
+  isColored: boolean;
+}
+
+const marks = [...'●▲■◆○△□◇★+×*#@%&'];
+const colors = ['36', '33', '35', '32', '34', '31', '96', '93', '95', '92', '94', '91'];
+const differencesShownMax = 24;
+
+/** A comparison for a terminal: curves with a legend, the table in two parts, what differs and what to beware of. */
+export function comparisonText(comparison: CompareJobsResponse, view: ComparisonView): string[] {
+  const { jobs, differences, warnings } = comparison;
+  const labels = jobLabels(jobs).map(printable);
+  const { metric, title } = plotMetrics[view.metric];
+  const painters = jobs.map((_, index) => painter(index, view.isColored));
+  const lines = jobs.map((job, index) => ({
+    ...curveOf(job, labels[index]!, metric, view.axis),
+    ...painters[index]!,
+  }));
+  // What a kind does not have at all is no news beside its kind.
+  const told = differences.filter(({ values }) => new Set(values.filter(Boolean)).size > 1);
+  const shown = told.slice(0, differencesShownMax);
+  return [
+    ...plotText(title, lines, view),
+    '',
+    ...tableText(comparison, labels, painters, [...settingColumns, ...qualityColumns]),
+    '',
+    ...tableText(comparison, labels, painters, costColumns),
+    '',
+    ...settingsText(labels, shown),
+    ...(shown.length < told.length ? [`  and ${told.length - shown.length} more`] : []),
+    ...warnings.map(({ reason, message }) => `warning ${reason}: ${printable(message)}`),
+  ];
+}
+
+/** How the curve at a place in a list is told from the others. */
+export function painter(index: number, isColored: boolean): Pick<DrawnLine, 'mark' | 'paint'> {
+  const color = colors[index % colors.length]!;
+  return {
+    mark: marks[index % marks.length]!,
+    paint: (text) => (isColored ? `\u001b[${color}m${text}\u001b[0m` : text),
+  };
+}
+
+function plotText(title: string, lines: readonly DrawnLine[], view: ComparisonView): string[] {
+  const axes = axesOf(lines, { mayCutStart: true });
+  if (axes === null) return [`No ${title} yet.`];
+  const { name, show } = plotAxes[view.axis];
+  const dim = (text: string) => (view.isColored ? `\u001b[2m${text}\u001b[0m` : text);
+  const plot = linePlot(lines, { ...view, axes, xName: name, showX: show, dim });
+  const legend = lines.map(({ mark, paint, label }) => ` ${paint(mark)} ${label}`);
+  return [` ${title}`, ...plot, ...legend];
+}
+
+function tableText(
+  comparison: CompareJobsResponse,
+  labels: readonly string[],
+  painters: readonly Pick<DrawnLine, 'mark' | 'paint'>[],
+  columns: readonly Column[],
+): string[] {
+  const cellsOf = (job: ComparedJob) => columns.map(({ cell }) => cell(job, comparison));
+  const rows = comparison.jobs.map((job, index) => [painters[index]!.mark, labels[index]!, ...cellsOf(job)]);
+  const [head, ...body] = table([['', 'job', ...columns.map(({ title }) => title)], ...rows]);
+  // Coloured once the columns are laid out: colours have no width.
+  return [
+    ` ${head}`,
+    ...body.map((line, index) => ` ${painters[index]!.paint(line.slice(0, 1))}${line.slice(1)}`),
+  ];
+}
+
+function settingsText(labels: readonly string[], differences: CompareJobsResponse['differences']): string[] {
+  if (differences.length === 0) return [];
+  const rows = differences.map(({ field, values }) => [field, ...values.map((value) => shortValue(value))]);
+  return [' settings that differ', ...table([['', ...labels], ...rows]).map((line) => `  ${line}`)];
+}
+
+/** JSON of a setting as a person would write it. */
+export function shortValue(json: string): string {
+  return json === '' ? '–' : printable(json.replace(/^"|"$/g, '')).slice(0, 40);
+}

@@ -1,0 +1,76 @@
+import type { Sweep, SweepRun, SweepVariant } from '@relora/sdk';
+import { painter } from './comparisonText.js';
+import { table, word } from './format.js';
+import { linePlot } from './linePlot.js';
+import { axesOf } from './plotScale.js';
+
+export interface SweepView {
+  width: number;
+  height: number;
+  isColored: boolean;
+}
+
+/** A sweep for a terminal: loss over rate, the table, and the flags to use next. */
+export function sweepText({ id, variants }: Sweep, view: SweepView): string[] {
+  const lines = variants.map((variant, index) => ({
+    label: variantLabel(variant),
+    points: pointsOf(variant),
+    ...painter(index, view.isColored),
+  }));
+  const axes = axesOf(lines, { isLogarithmic: true });
+  const dim = (text: string) => (view.isColored ? `\u001b[2m${text}\u001b[0m` : text);
+  const options = { ...view, xName: 'learning rate, logarithmic', showX: rateText, dim };
+  const plot = axes === null ? ['No run has a held-out loss.'] : linePlot(lines, { ...options, axes });
+  return [
+    ' held-out loss',
+    ...plot,
+    ...lines.map(({ mark, paint, label }) => ` ${paint(mark)} ${label}`),
+    '',
+    ...table([sweepHead, ...variants.flatMap(sweepRows)]).map((line) => ` ${line}`),
+    '',
+    ...variants.flatMap(adviceText).map((line) => ` ${line}`),
+    ` sweep ${id}: repeated with --id ${id} it goes on with the same jobs`,
+  ];
+}
+
+export const sweepHead = ['kind', 'rank', 'rate', 'held-out', '', 'job'];
+
+/** Cells of the runs of one kind and rank. */
+export function sweepRows(variant: SweepVariant): string[][] {
+  return variant.runs.map((run) => [
+    word(run.kind, 'JOB_KIND_'),
+    run.rank === 0 ? '–' : String(run.rank),
+    rateText(run.learningRate),
+    run.evaluationLoss === null ? '–' : run.evaluationLoss.toFixed(4),
+    run === variant.best ? 'best' : run.outcome === 'succeeded' ? '' : run.outcome,
+    run.job.name,
+  ]);
+}
+
+/** What to do with the result. */
+export function adviceText({ kind, rank, best, isBestAtEdge, runs }: SweepVariant): string[] {
+  const flags = [`--kind ${word(kind, 'JOB_KIND_')}`, rank === 0 ? '' : ` --rank ${rank}`].join('');
+  if (best === null) return [`${flags}: no rate led to a held-out loss below that of the start`];
+  const advice = [`next: ${flags} --lr ${rateText(best.learningRate)}`];
+  if (isBestAtEdge) {
+    const side = best.learningRate === runs[0]!.learningRate ? 'lower' : 'higher';
+    advice.push(`warning: the best rate is at the edge of the grid; try ${side} ones as well`);
+  }
+  return advice;
+}
+
+export function variantLabel({ kind, rank }: Pick<SweepRun, 'kind' | 'rank'>): string {
+  return `${word(kind, 'JOB_KIND_')}${rank === 0 ? '' : `, rank ${rank}`}`;
+}
+
+/** Held-out loss by rate, of the runs that count. */
+export function pointsOf({ runs }: SweepVariant): (readonly [number, number])[] {
+  return runs.flatMap(({ outcome, learningRate, evaluationLoss }) =>
+    outcome === 'succeeded' && evaluationLoss !== null ? [[learningRate, evaluationLoss] as const] : [],
+  );
+}
+
+/** 3e-4, as rates are written. */
+export function rateText(rate: number): string {
+  return Number(rate.toPrecision(3)).toExponential();
+}

@@ -1,0 +1,79 @@
+import { createHash, randomUUID } from 'node:crypto';
+import type { CallOptions, JobSpec, ReloraClient } from './client.js';
+import { JobKind, type Job } from './contract.js';
+
+export interface ComparisonOptions extends CallOptions {
+  /** Jobs have the label `comparison=<id>`; the same id again finds the jobs of the first call. By default a new one. */
+  id?: string;
+  /** Default full-rank, ReLoRA and LoRA. */
+  kinds?: readonly JobKind[];
+  /** Default that of the specification. */
+  seeds?: readonly number[];
+  /** Further labels of the jobs. */
+  labels?: Record<string, string>;
+}
+
+/** Queues the same training by several kinds and seeds. */
+export async function createComparison(
+  client: Pick<ReloraClient, 'createJob' | 'estimateJob'>,
+  spec: JobSpec,
+  { signal, labels, ...options }: ComparisonOptions,
+): Promise<{ id: string; jobs: Job[] }> {
+  const { FULL_RANK, RELORA, LORA } = JobKind;
+  const { id = randomUUID().slice(0, 8), kinds = [FULL_RANK, RELORA, LORA] } = options;
+  const relora: JobSpec = { ...spec, kind: RELORA };
+  // The steps of the warm start are fixed before kinds without one take as many.
+  const stepCount = (await client.estimateJob(relora, { signal })).spec?.warmStart?.stepCount ?? 0;
+  const whole = { ...relora, warmStart: { ...spec.warmStart, stepCount } };
+  const jobs: Job[] = [];
+  for (const seed of options.seeds ?? [spec.seed]) {
+    for (const kind of kinds) {
+      const kindName = kind.replace('JOB_KIND_', '').toLowerCase().replace('_', '-');
+      const create = {
+        displayName: seed === undefined ? kindName : `${kindName}, seed ${seed}`,
+        labels: { ...labels, comparison: id },
+        requestId: requestIdOf(`comparison ${id}: ${kind} seed ${seed}`),
+        signal,
+      };
+      jobs.push(await client.createJob({ ...specOfKind(whole, kind), seed }, create));
+    }
+  }
+  return { id, jobs };
+}
+
+/**
+ * The same training by another kind: model, data, seed, batch and number of tokens stay, so that the losses can be compared. What
+ * the warm start of the other kinds does in full rank, FULL_RANK does in its one phase; LORA has no restarts.
+ * @param spec of kind RELORA, with the steps of its warm start
+ */
+export function specOfKind(spec: JobSpec, kind: JobKind): JobSpec {
+  switch (kind) {
+    case JobKind.FULL_RANK: {
+      const { adapter: _, warmStart, stepCount = 0, ...rest } = spec;
+      return { ...rest, kind, stepCount: stepCount + (warmStart?.stepCount ?? 0) };
+    }
+    case JobKind.LORA: {
+      const {
+        cycleStepCount: _1,
+        restartWarmupStepCount: _2,
+        allowShortLastCycle: _3,
+        ...adapter
+      } = spec.adapter ?? {};
+      return { ...spec, kind, adapter };
+    }
+    default:
+      return { ...spec, kind };
+  }
+}
+
+/** A UUID that is a function of a text: a call that is made again for the same purpose is the same call. */
+export function requestIdOf(text: string): string {
+  const hex = createHash('sha256').update(text).digest('hex');
+  return [
+    hex.slice(0, 8),
+    hex.slice(8, 12),
+    `8${hex.slice(13, 16)}`, // version 8: made by a rule of our own
+    `8${hex.slice(17, 20)}`,
+    hex.slice(20, 32),
+  ].join('-');
+}

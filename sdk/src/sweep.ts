@@ -1,0 +1,201 @@
+import { randomUUID } from 'node:crypto';
+import { requestIdOf, specOfKind } from './comparison.js';
+import type { CallOptions, JobSpec, ReloraClient } from './client.js';
+import { JobKind, JobState, Metric, type Job } from './contract.js';
+import { JobFailedError, ReloraError } from './errors.js';
+
+/** Learning rates to try: a list, or a number of them from one to another with equal ratios between. */
+export type RateGrid = { rates: readonly number[] } | { from: number; to: number; count: number };
+
+export type SweepOptions = RateGrid &
+  CallOptions & {
+    /** Jobs have the label `sweep=<id>`; the same id again finds the jobs of the first call. By default a new one. */
+    id?: string;
+    /** Kinds to try every rate with; default that of the specification. */
+    kinds?: readonly JobKind[];
+    /** Ranks to try every rate with; default that of the specification. FULL_RANK has none. */
+    ranks?: readonly number[];
+    /** Further labels of the jobs. */
+    labels?: Record<string, string>;
+    /** Told when a job was created or found, and when it ended. */
+    onRun?: (run: SweepRun) => void;
+  };
+
+/** One rate that was tried. */
+export interface SweepRun {
+  kind: JobKind;
+  /** 0 for FULL_RANK. */
+  rank: number;
+  learningRate: number;
+  job: Job;
+  /** Last loss on the held-out part; null while there is none. */
+  evaluationLoss: number | null;
+  /** `diverged`: losses were not finite, or the held-out loss ended above where it began. Never the best. */
+  outcome: 'waiting' | 'succeeded' | 'diverged' | 'failed' | 'cancelled';
+}
+
+/** All rates of one kind and rank. */
+export interface SweepVariant {
+  kind: JobKind;
+  rank: number;
+  /** By rate. */
+  runs: SweepRun[];
+  /** The lowest held-out loss; null when no run has one. */
+  best: SweepRun | null;
+  /** The best rate is the lowest or highest that was tried: a better one may lie beyond. */
+  isBestAtEdge: boolean;
+}
+
+export interface Sweep {
+  id: string;
+  variants: SweepVariant[];
+}
+
+/** Calls that a sweep is made of. */
+type SweepClient = Pick<
+  ReloraClient,
+  'createJob' | 'estimateJob' | 'waitForJob' | 'getJob' | 'getMetricHistory'
+>;
+
+/** Most jobs of a sweep: a grid that is larger is a slip of the pen. */
+export const sweepJobsMax = 256;
+
+/** Trains a specification with every rate, kind and rank that is asked for, and finds the best rate of each kind and rank. */
+export async function sweepLearningRate(
+  client: SweepClient,
+  spec: JobSpec,
+  options: SweepOptions,
+): Promise<Sweep> {
+  const rates = ratesOf(options);
+  const { id = randomUUID().slice(0, 8), signal, onRun = () => {} } = options;
+  const variants = await variantsOf(client, spec, options);
+  if (rates.length * variants.length > sweepJobsMax) {
+    const found = `${rates.length} rates × ${variants.length} kinds and ranks`;
+    throw invalid(`A sweep has at most ${sweepJobsMax} jobs, and ${found} are more`);
+  }
+  // One after the other, so that they run in this order, and a full queue refuses the rest rather than some.
+  const runs: SweepRun[] = [];
+  for (const variant of variants) {
+    for (const learningRate of rates) {
+      const { kind, rank } = variant;
+      const run = { ...variant.spec, learningRate: { ...variant.spec.learningRate, peak: learningRate } };
+      const key = `sweep ${id}: ${kind} rank ${rank} rate ${learningRate}`;
+      const job = await client.createJob(run, {
+        displayName: `Sweep ${id}: rate ${learningRate}`.slice(0, 63),
+        labels: { ...options.labels, sweep: id },
+        requestId: requestIdOf(key),
+        signal,
+      });
+      runs.push({ kind, rank, learningRate, job, evaluationLoss: null, outcome: 'waiting' });
+      onRun(runs.at(-1)!);
+    }
+  }
+  const ended = await Promise.all(
+    runs.map(async (run) => {
+      const { name } = run.job;
+      await untilEnd(client, name, signal);
+      const job = await client.getJob(name, { signal });
+      const after = { ...run, job, ...judge(job, await heldOutLosses(client, name, signal)) };
+      onRun(after);
+      return after;
+    }),
+  );
+  return {
+    id,
+    variants: variants.map(({ kind, rank }) =>
+      bestOf(
+        kind,
+        rank,
+        ended.filter((run) => run.kind === kind && run.rank === rank),
+      ),
+    ),
+  };
+}
+
+/** The rates of a grid, lowest first. */
+export function ratesOf(grid: RateGrid): number[] {
+  if ('rates' in grid) {
+    const rates = [...new Set(grid.rates)].sort((a, b) => a - b);
+    if (rates.length === 0 || !rates.every((rate) => rate > 0))
+      throw invalid(`Rates should be numbers above 0, not ${JSON.stringify(grid.rates)}`);
+    return rates;
+  }
+  const { from, to, count } = grid;
+  if (!(from > 0 && to > from && Number.isInteger(count) && count >= 2))
+    throw invalid(
+      `A grid goes from a rate above 0 to a higher one in 2 or more, not ${JSON.stringify(grid)}`,
+    );
+  // Rounded, so that rates can be read and typed again.
+  const rates = Array.from({ length: count }, (_, index) =>
+    Number((from * (to / from) ** (index / (count - 1))).toPrecision(3)),
+  );
+  return [...new Set(rates)];
+}
+
+/** Finds the best of the rates of one kind and rank. */
+export function bestOf(kind: JobKind, rank: number, runs: readonly SweepRun[]): SweepVariant {
+  const sorted = [...runs].sort((a, b) => a.learningRate - b.learningRate);
+  let best: SweepRun | null = null;
+  for (const run of sorted) {
+    if (run.outcome !== 'succeeded' || run.evaluationLoss === null) continue;
+    if (best === null || run.evaluationLoss < best.evaluationLoss!) best = run;
+  }
+  const isBestAtEdge = best !== null && (best === sorted[0] || best === sorted.at(-1));
+  return { kind, rank, runs: sorted, best, isBestAtEdge };
+}
+
+function judge(job: Job, evaluations: readonly number[]): Pick<SweepRun, 'evaluationLoss' | 'outcome'> {
+  const [first, last] = [evaluations[0], evaluations.at(-1)];
+  const evaluationLoss = last ?? null;
+  if (job.failure?.reason === 'TRAINING_DIVERGED') return { evaluationLoss, outcome: 'diverged' };
+  if (job.state === JobState.FAILED) return { evaluationLoss, outcome: 'failed' };
+  if (job.state === JobState.CANCELLED) return { evaluationLoss, outcome: 'cancelled' };
+  // Only finite losses are told; where nothing is held out there is not even the first.
+  const isWorse = first !== undefined && (evaluations.length === 1 || last! >= first);
+  return { evaluationLoss, outcome: isWorse ? 'diverged' : 'succeeded' };
+}
+
+interface Variant {
+  kind: JobKind;
+  rank: number;
+  spec: JobSpec;
+}
+
+async function variantsOf(
+  client: SweepClient,
+  spec: JobSpec,
+  { kinds, ranks, signal }: SweepOptions,
+): Promise<Variant[]> {
+  const complete = (await client.estimateJob(spec, { signal })).spec;
+  const { kind = JobKind.RELORA, adapter, warmStart } = complete ?? {};
+  // The same tokens for every kind: the steps of the warm start are fixed before the kind is changed.
+  const whole = { ...spec, warmStart: { ...spec.warmStart, stepCount: warmStart?.stepCount ?? 0 } };
+  return (kinds ?? [kind]).flatMap((each): Variant[] => {
+    const base = kind === each ? spec : specOfKind(whole, each);
+    if (each === JobKind.FULL_RANK) return [{ kind: each, rank: 0, spec: base }];
+    return (ranks ?? [adapter?.rank ?? 0]).map((rank) => ({
+      kind: each,
+      rank,
+      spec: { ...base, adapter: { ...base.adapter, rank } },
+    }));
+  });
+}
+
+/** Waits for a job, whatever its end. */
+async function untilEnd(client: SweepClient, name: string, signal?: AbortSignal): Promise<void> {
+  try {
+    await client.waitForJob(name, { signal });
+  } catch (error) {
+    if (!(error instanceof JobFailedError)) throw error;
+  }
+}
+
+/** Oldest first. */
+async function heldOutLosses(client: SweepClient, name: string, signal?: AbortSignal): Promise<number[]> {
+  const { series } = await client.getMetricHistory(name, { metrics: [Metric.EVALUATION_LOSS], signal });
+  return series[0]?.points.map(({ last }) => last) ?? [];
+}
+
+function invalid(message: string): ReloraError {
+  return new ReloraError(message, { code: 'INVALID_ARGUMENT' });
+}

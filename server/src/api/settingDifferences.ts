@@ -1,0 +1,22 @@
+import type { RunSpec } from '@relora/engine/plan';
+import { JobSpec, type SettingDifference } from '@relora/sdk/contract';
+import { toSpec } from './toProto.js';
+
+/** Settings that are not the same in all specifications, as the contract names and writes them. */
+export function settingDifferences(specs: readonly RunSpec[]): SettingDifference[] {
+  const settings = specs.map((spec) => new Map(leavesOf(JobSpec.toJSON(toSpec(spec)), '')));
+  const fields = new Set(settings.flatMap((each) => [...each.keys()]));
+  return [...fields]
+    .map((field) => ({ field, values: settings.map((each) => each.get(field) ?? '') }))
+    .filter(({ values }) => new Set(values).size > 1);
+}
+
+/** Path and JSON of everything in a message that is no message itself. */
+function leavesOf(value: unknown, path: string): [path: string, json: string][] {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    return [[path, JSON.stringify(value)]];
+  return Object.entries(value).flatMap(([key, each]) => {
+    const name = key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+    return leavesOf(each, path === '' ? name : `${path}.${name}`);
+  });
+}

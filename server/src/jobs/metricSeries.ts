@@ -1,0 +1,77 @@
+/** What a job is measured by. */
+export const metrics = [
+  'loss',
+  'evaluationLoss',
+  'bitsPerByte',
+  'learningRate',
+  'gradientNorm',
+  'tokensPerSecond',
+  'residentBytes',
+  'effectiveRank',
+  'deltaNorm',
+  'logitChange',
+] as const;
+export type Metric = (typeof metrics)[number];
+
+/** Where in a run a value was measured. */
+export interface Place {
+  /** Steps taken, the one that gave the value included. */
+  step: number;
+  trainedTokens: number;
+  /** Seconds in steps and restarts. */
+  trainingSeconds: number;
+}
+
+/** The values of some steps next to each other; the place is that of the last. */
+export interface MetricPoint extends Place {
+  last: number;
+  mean: number;
+  min: number;
+  max: number;
+  valueCount: number;
+}
+
+export interface MetricSeries {
+  points: MetricPoint[];
+  /** Values that were not finite; they are in no point. */
+  nonfiniteCount: number;
+}
+
+/** Gathers the values of one metric, the last first, in buckets of so many steps; keeps the buckets alone. */
+export class SeriesFromTheEnd {
+  /** The last bucket first. */
+  private readonly buckets: (Omit<MetricPoint, 'mean'> & { index: number; sum: number })[] = [];
+  private nonfiniteCount = 0;
+
+  constructor(private readonly bucketStepCount: number) {}
+
+  add(value: number, place: Place): void {
+    if (!Number.isFinite(value)) {
+      this.nonfiniteCount++;
+      return;
+    }
+    const index = Math.floor(place.step / this.bucketStepCount);
+    const bucket = this.buckets.at(-1);
+    if (bucket?.index !== index) {
+      this.buckets.push({ ...place, index, last: value, sum: value, min: value, max: value, valueCount: 1 });
+      return;
+    }
+    bucket.sum += value;
+    bucket.min = Math.min(bucket.min, value);
+    bucket.max = Math.max(bucket.max, value);
+    bucket.valueCount++;
+  }
+
+  /** `trainingSeconds` of every place that was added counts back from here. */
+  finish(totalSeconds: number): MetricSeries {
+    const points = this.buckets
+      .map(({ index: _, sum, ...bucket }): MetricPoint => ({
+        ...bucket,
+        mean: sum / bucket.valueCount,
+        // Sums of the other order may miss zero by a rounding.
+        trainingSeconds: Math.max(0, totalSeconds - bucket.trainingSeconds),
+      }))
+      .reverse();
+    return { points, nonfiniteCount: this.nonfiniteCount };
+  }
+}

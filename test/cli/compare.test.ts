@@ -1,0 +1,119 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { CompareJobsResponse, Sweep } from '@relora/sdk';
+import { expect, test } from 'vitest';
+import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
+import { realServer } from '../sdk/realServer.js';
+import { cli } from './commandLine.js';
+
+/** Nothing on the page is fetched from anywhere, and every element that is opened is closed. */
+function expectWholePage(html: string): void {
+  expect(html).toMatch(/^<!doctype html>/);
+  expect(html).not.toMatch(/https?:|<script|<link|@import|url\((?!#)|src=/);
+  expect(html).not.toMatch(/NaN|Infinity|undefined/);
+  for (const tag of ['svg', 'g', 'figure', 'table', 'tr', 'td', 'ul', 'div'])
+    expect(html.split(`<${tag}>`).length + html.split(`<${tag} `).length - 2, tag).toBe(
+      html.split(`</${tag}>`).length - 1,
+    );
+}
+
+async function withData(spec: object) {
+  const { address, client } = await realServer({ RELORA_SLOTS: '2' });
+  const folder = temporaryFolder();
+  writeFileSync(join(folder, 'spec.json'), JSON.stringify(spec));
+  await client.uploadDataset({
+    datasetId: 'tiny-text',
+    files: [{ content: tinyText(), fileName: 'tiny.txt' }],
+    spec: { heldOutShare: 0.1 },
+  });
+  return { client, folder, relora: cli(folder, address) };
+}
+
+test('full-rank, ReLoRA and LoRA are queued by one command and compared by another', async () => {
+  const { client, folder, relora } = await withData(tinySpec(20));
+  const create = [
+    'create',
+    '--spec',
+    'spec.json',
+    '--kinds',
+    'full-rank,relora,lora',
+    '--seeds',
+    '1',
+    '--json',
+  ];
+  const created = await relora([...create, '--comparison', 'first']);
+  expect(created).toMatchObject({ code: 0, errors: '' });
+  const { jobs } = created.json()[0] as { jobs: { name: string }[] };
+  expect(jobs).toHaveLength(3);
+  // Said again, it is the same comparison.
+  expect((await relora([...create, '--comparison', 'first'])).json()[0]).toMatchObject({
+    jobs: jobs.map(({ name }) => ({ name })),
+  });
+  await Promise.all(jobs.map(async ({ name }) => await client.waitForJob(name)));
+
+  const compared = await relora(['compare', '--label', 'comparison=first', '--json']);
+  const comparison = compared.json()[0] as unknown as CompareJobsResponse;
+  expect(comparison.warnings).toEqual([]);
+  expect(comparison.jobs.map(({ displayName }) => displayName)).toEqual(
+    ['full-rank', 'relora', 'lora'].map((kind) => `${kind}, seed 1`),
+  );
+  const firstLosses = comparison.jobs.map(
+    ({ series }) => series.find(({ metric }) => metric === 'METRIC_EVALUATION_LOSS')!.points[0]!.last,
+  );
+  // Before any training all kinds of one seed are the same model, evaluated on the same text.
+  expect(new Set(firstLosses).size).toBe(1);
+  for (const job of comparison.jobs) expect(job).toMatchObject({ step: 30, trainedTokens: 30 * 128 });
+
+  const shown = await relora(['compare', '--label', 'comparison=first', '--html', 'report.html']);
+  expect(shown).toMatchObject({ code: 0, errors: 'The report is in report.html.\n' });
+  for (const line of [
+    /^ held-out loss$/m,
+    /^ ● full-rank, seed 1$/m,
+    /^ {2}kind +JOB_KIND_FULL_RANK +JOB_KIND_RELORA +JOB_KIND_LORA$/m,
+    /reference$/m,
+  ])
+    expect(shown.output).toMatch(line);
+  const html = readFileSync(join(folder, 'report.html'), 'utf8');
+  expectWholePage(html);
+  expect(html.match(/<figure>/g)).toHaveLength(6);
+
+  const [first, second] = jobs.map(({ name }) => name) as [string, string];
+  const named = await relora(['compare', first, second, '--axis', 'seconds', '--metric', 'loss']);
+  expect(named.output).toMatch(/^ training loss$/m);
+  expect(await relora(['compare', first])).toMatchObject({ code: 3 });
+  expect((await relora(['compare', first, '--label', 'a=b'])).code).toBe(2);
+  expect((await relora(['compare', first, second, '--axis', 'miles'])).code).toBe(2);
+});
+
+test('a sweep finds the best rate, leaves out what diverged, and goes on where it was', async () => {
+  const spec = {
+    ...tinySpec(20),
+    evaluation: { every_step_count: 0, token_count: 256, final_token_count: 256 },
+  };
+  const { client, folder, relora } = await withData(spec);
+  const sweep = ['sweep', '--spec', 'spec.json', '--rates', '1e-5,1e-2,1', '--id', 'one'];
+  const first = await relora([...sweep, '--html', 'sweep.html']);
+  expect(first.code).toBe(0);
+  expect(first.output).toMatch(/^ next: --kind relora --rank 4 --lr 1e-2$/m);
+  expect(first.output).toMatch(/^ relora +4 +1e-2 +[\d.]+ +best +jobs\//m);
+  expectWholePage(readFileSync(join(folder, 'sweep.html'), 'utf8'));
+
+  const again = (await relora([...sweep, '--json'])).json()[0] as unknown as Sweep;
+  const [variant] = again.variants;
+  expect(variant!.runs.map(({ learningRate }) => learningRate)).toEqual([1e-5, 1e-2, 1]);
+  expect(variant).toMatchObject({ best: { learningRate: 1e-2 }, isBestAtEdge: false });
+  const jobs = [];
+  for await (const job of client.listJobs({ labels: { sweep: 'one' } })) jobs.push(job);
+  expect(jobs).toHaveLength(3);
+
+  const edge = await client.sweepLearningRate(
+    { dataset: 'datasets/tiny-text', ...(await client.getJob(jobs[0]!.name)).spec },
+    { from: 1e-5, to: 1e-3, count: 2, kinds: ['JOB_KIND_RELORA', 'JOB_KIND_FULL_RANK'] },
+  );
+  expect(edge.variants.map(({ kind, rank, isBestAtEdge }) => [kind, rank, isBestAtEdge])).toEqual([
+    ['JOB_KIND_RELORA', 4, true],
+    ['JOB_KIND_FULL_RANK', 0, true],
+  ]);
+  expect((await relora(['sweep', '--spec', 'spec.json'])).errors).toContain('A sweep needs --rates');
+  expect((await relora(['sweep', '--spec', 'spec.json', '--rates', '1', '--lr', '1'])).code).toBe(2);
+});
