@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { FinishReason } from '@relora/sdk';
+import { DatasetSplit, FinishReason, type Dataset, type PreviewToken } from '@relora/sdk';
 import { bytes, quantity, table } from './format.js';
 import { downloadText, jobName, type Run } from './jobCommands.js';
 import { printable } from './screenText.js';
@@ -25,6 +25,8 @@ export function addDataCommands(program: Command, run: Run): void {
     .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
     .option('--held-out <share>', 'share of documents to hold out, 0 to 0.5', decimalNumber)
     .option('--text-field <name>', 'field or column with the text')
+    .option('--prompt-field <name>', 'field or column with a prompt, which is read and not learned')
+    .option('--completion-field <name>', 'field or column with what is learned after the prompt')
     .action(
       (
         files: string[],
@@ -35,6 +37,8 @@ export function addDataCommands(program: Command, run: Run): void {
           vocabulary?: number;
           heldOut?: number;
           textField?: string;
+          promptField?: string;
+          completionField?: string;
         },
       ) =>
         run(async ({ client, output, signal }) => {
@@ -49,13 +53,27 @@ export function addDataCommands(program: Command, run: Run): void {
                   : { trainedBpe: { vocabularySize: flags.vocabulary } },
               heldOutShare: flags.heldOut,
               textField: flags.textField,
+              promptField: flags.promptField,
+              completionField: flags.completionField,
             },
             signal,
           });
-          output.result(dataset, () => [
-            `${dataset.name} is ready: ${quantity(dataset.train?.tokenCount ?? 0)} tokens to train on, ${quantity(dataset.heldOut?.tokenCount ?? 0)} held out.`,
-          ]);
+          output.result(dataset, () => readyText(dataset));
         }),
+    );
+
+  program
+    .command('preview <dataset>')
+    .description('show the first tokens of a data set; prompts, which are not learned, are dim or in ⟨ ⟩')
+    .option('--tokens <n>', 'how many, at most 1024', wholeNumber)
+    .option('--held-out', 'of the held-out part')
+    .action((name: string, flags: { tokens?: number; heldOut?: boolean }) =>
+      run(async ({ client, output, signal }) => {
+        const dataset = name.startsWith('datasets/') ? name : `datasets/${name}`;
+        const split = flags.heldOut ? DatasetSplit.HELD_OUT : DatasetSplit.TRAIN;
+        const tokens = await client.previewDataset(dataset, { tokenCount: flags.tokens, split, signal });
+        output.result({ tokens }, () => previewLines(tokens, process.stdout.isTTY));
+      }),
     );
 
   program
@@ -144,6 +162,30 @@ export function addDataCommands(program: Command, run: Run): void {
         ]);
       }),
     );
+}
+
+function readyText({ name, train, heldOut }: Dataset): string[] {
+  const { tokenCount = 0, trainedTokenCount = 0, duplicateDocumentCount: duplicates = 0 } = train ?? {};
+  const learned = trainedTokenCount < tokenCount ? ` (${quantity(trainedTokenCount)} of them learned)` : '';
+  return [
+    `${name} is ready: ${quantity(tokenCount)} tokens to train on${learned}, ${quantity(heldOut?.tokenCount ?? 0)} held out.`,
+    ...(duplicates > 0
+      ? [`${quantity(duplicates)} documents with the text of a held-out one are not trained on.`]
+      : []),
+  ];
+}
+
+/** Tokens one after another as text; runs of those that are not learned are marked. */
+export function previewLines(tokens: readonly PreviewToken[], isTerminal: boolean): string[] {
+  const [begin, end] = isTerminal ? ['\u001b[2m', '\u001b[22m'] : ['⟨', '⟩'];
+  let text = '';
+  let isMarked = false;
+  for (const token of tokens) {
+    if (token.trained === isMarked) text += isMarked ? end : begin;
+    isMarked = !token.trained;
+    text += printableText(token.text);
+  }
+  return [isMarked ? text + end : text];
 }
 
 /** Empty where the server has not measured. */

@@ -9,8 +9,14 @@ export const exitCodes = {
   refused: 3,
   unreachable: 4,
   internal: 5,
+  different: 6,
   interrupted: 130,
 } as const;
+
+/** A replay gave another result than the first run. */
+export class ReplayDiffers extends Error {
+  override name = 'ReplayDiffers';
+}
 
 /** A mistake on the command line or in a file that it names. */
 export class UsageError extends Error {
@@ -19,6 +25,7 @@ export class UsageError extends Error {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof JobFailedError || error instanceof DatasetFailedError) return exitCodes.jobFailed;
+  if (error instanceof ReplayDiffers) return exitCodes.different;
   if (error instanceof UsageError || error instanceof CommanderError) return exitCodes.usage;
   if (error instanceof DOMException && error.name === 'AbortError') return exitCodes.interrupted;
   if (isPathMistake(error)) return exitCodes.usage;

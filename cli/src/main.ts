@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { ReloraClient } from '@relora/sdk';
 import { addCompareCommand } from './compareCommand.js';
 import { addDataCommands } from './dataCommands.js';
+import { addProofCommands } from './proofCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
@@ -26,7 +27,7 @@ const program = new Command('relora')
     'after',
     `
 Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed or cancelled, ${exitCodes.usage} wrong usage, ${exitCodes.refused} refused by the server,
-${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.interrupted} interrupted.
+${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.different} a replay gave another result, ${exitCodes.interrupted} interrupted.
 Variables: RELORA_ADDRESS for --address, NO_COLOR for a view without colours.`,
   )
   .exitOverride()
@@ -53,6 +54,7 @@ const run: Run = async (body) => {
   }
 };
 addJobCommands(program, run);
+addProofCommands(program, run);
 addCompareCommand(program, run);
 addSweepCommand(program, run);
 addDataCommands(program, run);

@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import {
   AdapterGraph,
   AdapterScaling,
+  EndOfData,
   Initialisation,
   JobKind,
   MomentType,
@@ -39,6 +40,7 @@ export interface SpecFlags {
   sequenceLength?: number;
   precision?: string;
   recomputation?: string;
+  endOfData?: string;
   moments?: string;
   graph?: string;
   initialisation?: string;
@@ -66,6 +68,7 @@ const recomputations = {
   none: Recomputation.NONE,
   blocks: Recomputation.BLOCKS,
 } as const;
+const endsOfData = { repeat: EndOfData.REPEAT, stop: EndOfData.STOP } as const;
 const momentTypes = { float32: MomentType.FLOAT32, int8: MomentType.INT8 } as const;
 const graphs = {
   auto: AdapterGraph.AUTO,
@@ -117,6 +120,10 @@ export function addSpecOptions(command: Command): Command {
       '--recomputation <what>',
       `what the backward pass computes again, one of ${Object.keys(recomputations).join(', ')}`,
     )
+    .option(
+      '--end-of-data <what>',
+      `after one pass over the data, one of ${Object.keys(endsOfData).join(', ')}`,
+    )
     .option('--moments <type>', `of the optimizer, one of ${Object.keys(momentTypes).join(', ')}`)
     .option('--graph <graph>', `how adapted layers are computed, one of ${Object.keys(graphs).join(', ')}`)
     .option(
@@ -149,6 +156,7 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
   if (flags.recomputation !== undefined)
     spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
+  if (flags.endOfData !== undefined) spec.endOfData = oneOf('--end-of-data', flags.endOfData, endsOfData);
   assign(spec, {
     recipe: flags.recipe,
     dataset: flags.dataset,

@@ -1,4 +1,6 @@
+export { version_core as tfjsVersion } from '@tensorflow/tfjs-core';
 export { engineVersion } from './engineVersion.js';
+export { specHash } from './io/specHash.js';
 export { EngineError } from './engineError.js';
 export * from './plan/index.js';
 
@@ -10,6 +12,7 @@ export {
   loadNativeAddon,
   type InstructionSet,
   type NativeAddon,
+  type BasePrecision,
   type ProductPrecision,
 } from './backend/nativeAddon.js';
 
@@ -17,8 +20,9 @@ export {
 export { beginRun, type BeginRunOptions } from './training/beginRun.js';
 export { trainLoop } from './training/trainLoop.js';
 export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';
-export type { LayerRank, TrainingEvent } from './training/trainingEvent.js';
-export { RunMismatch, TrainingDiverged } from './training/trainingErrors.js';
+export type { LayerRank, RestartModule, RestartReport, TrainingEvent } from './training/trainingEvent.js';
+export { MomentsNotZero, RunMismatch, TrainingDiverged } from './training/trainingErrors.js';
+export { MergeDrift } from './training/mergeDrift.js';
 export { MergeNotFinite } from './model/adapterSet.js';
 
 // Checkpoints

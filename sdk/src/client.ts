@@ -220,6 +220,21 @@ export class ReloraClient {
     return present((await this.training.restartJob(request, { signal })).job, 'job');
   }
 
+  /** Restarts of a job, the first one first, each with its proof, fetched page by page. */
+  async *listRestarts(
+    job: string,
+    { signal, pageSize }: CallOptions & { pageSize?: number } = {},
+  ): AsyncGenerator<contract.Restart, void, undefined> {
+    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
+      const page: contract.ListRestartsResponse = await this.training.listRestarts(
+        { parent: job, pageSize, pageToken },
+        { signal },
+      );
+      yield* page.restarts;
+      pageToken = page.nextPageToken || undefined;
+    }
+  }
+
   /** The series of a job, such as its loss by step, in at most so many points each. */
   async getMetricHistory(
     name: string,

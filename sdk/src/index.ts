@@ -2,6 +2,14 @@ export * from './client.js';
 export * from './errors.js';
 export { isTerminal } from './jobState.js';
 export { parseJobSpec } from './specJson.js';
+export { bundleToJson, createBundle, parseBundle, type Bundle } from './bundle.js';
+export {
+  compareServer,
+  replayBundle,
+  type FactDifference,
+  type ReplayOptions,
+  type ReplayReport,
+} from './replay.js';
 export type { JobEvent } from './events.js';
 export type { ComparisonOptions } from './comparison.js';
 export { bestOf, ratesOf, sweepJobsMax } from './sweep.js';
@@ -26,6 +34,7 @@ export {
   MomentReset,
   MomentType,
   Precision,
+  EndOfData,
   Recomputation,
   ScheduleKind,
   TargetModule,
@@ -41,6 +50,7 @@ export type {
   DatasetSpec,
   Device,
   EstimateJobResponse,
+  Execution,
   GenerateTextResponse,
   GetMetricHistoryResponse,
   GetServerInfoResponse,
@@ -54,6 +64,8 @@ export type {
   MetricSeries,
   ModuleRank,
   PreviewToken,
+  Restart,
+  RestartEvent,
   SettingDifference,
   StepRange,
   TokenizerSpec,

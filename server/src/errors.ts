@@ -305,6 +305,10 @@ export const engineFailures = {
     'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate, or look at the data.',
   MERGE_NOT_FINITE:
     'A merge would have written weights that are not finite. Lower the learning rate or alpha.',
+  MERGE_DRIFT:
+    'A merge changed what the model computes by more than rounding explains; the message names the layer. Restart from the last checkpoint with a lower learning rate or alpha.',
+  MOMENTS_NOT_ZERO:
+    'A restart was to set the moments of the adapters to zero and did not. Restart from the last checkpoint; where it happens again, doubt the memory of the machine.',
   RUN_MISMATCH: 'The job asks for something that its data set, base weights or checkpoint cannot give.',
   SAFETENSORS_INVALID: 'A safetensors file is malformed, or its tensors are not those of the model.',
   MODEL_FOLDER_INVALID: 'A folder with a model has no usable config.json, tokenizer or weights.',
@@ -315,7 +319,7 @@ export const engineFailures = {
   DATASET_TOO_SHORT: 'A part has fewer tokens than one sequence.',
   DATASET_FORMAT_UNKNOWN: 'Another version prepared the data set. Register it again.',
   DOCUMENT_TOO_LONG: 'A single document is longer than can be tokenized. Split it.',
-  FIELD_MISSING: 'A line or row has no text under text_field. The message names it.',
+  FIELD_MISSING: 'A line or row has no text where it should. The message names it.',
   FILE_CHANGED: 'A file on the server changed while it was read.',
   FILE_NOT_REGULAR: 'A path is a folder, a device or a pipe.',
   FILE_UNREADABLE: 'A file cannot be read.',
@@ -348,7 +352,7 @@ export const specWarnings = {
   WARM_START_MISSING: 'ReLoRA from new weights without a warm start learns far worse.',
   CYCLE_SHORT: 'More than a third of every cycle is spent on raising the learning rate again.',
   LAST_CYCLE_SHORT: 'The last cycle is shorter than the others.',
-  DATA_REPEATED: 'The run reads its training part more than four times.',
+  DATA_REPEATED: 'The run reads its training part more than once.',
   HELD_OUT_EMPTY: 'The data set holds nothing out, so the model is never evaluated.',
   RECOMPUTATION_NEEDED:
     'AUTO became BLOCKS: without recomputation the job would need more memory than it may have.',

@@ -188,7 +188,7 @@ test('the help of every command names what it takes', async () => {
   const commands = [...output.matchAll(/^ {2}([a-z]+) (?:\[|<| )/gm)].map((match) => match[1]!);
   expect(commands).toEqual(
     expect.arrayContaining(
-      'run create watch list describe pause resume cancel compare sweep estimate download upload generate info'.split(
+      'run create watch list describe pause resume cancel compare sweep estimate restarts bundle replay download upload generate info'.split(
         ' ',
       ),
     ),

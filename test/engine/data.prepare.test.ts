@@ -149,11 +149,11 @@ describe('a prepared data set', () => {
       verify: false,
     });
     expect(await dataset.preview('train', 10)).toEqual([
-      { id: 0x68, text: 'h' },
-      { id: 0xc3, text: '\\xc3' },
-      { id: 0xa9, text: '\\xa9' },
-      { id: 0, text: '\0' },
-      { id: 256, text: '<end of text>' },
+      { id: 0x68, text: 'h', trained: true },
+      { id: 0xc3, text: '\\xc3', trained: true },
+      { id: 0xa9, text: '\\xa9', trained: true },
+      { id: 0, text: '\0', trained: true },
+      { id: 256, text: '<end of text>', trained: true },
     ]);
     expect(await dataset.preview('heldOut', 10)).toEqual([]);
     await dataset.close();
@@ -275,7 +275,7 @@ describe('a damaged data set', () => {
     );
     writeFileSync(join(folder, 'manifest.json'), '{');
     expect(await message(folder)).toContain('manifest.json: expected JSON');
-    writeFileSync(join(folder, 'manifest.json'), JSON.stringify({ ...good, formatVersion: 2 }));
+    writeFileSync(join(folder, 'manifest.json'), JSON.stringify({ ...good, formatVersion: 3 }));
     await failure(Dataset.open(folder, { verify: true }), 'DATASET_FORMAT_UNKNOWN');
   });
 });

@@ -78,6 +78,7 @@ export function tinySpec(changes: Changes = {}): RunSpec {
     batch: { sequenceLength: 32, sequenceCount: 4, microBatchSequenceCount: 4 },
     precision: 'float32',
     recomputation: 'auto',
+    endOfData: 'repeat',
     seed: 17,
     evaluation: { everyStepCount: 0, tokenCount: 128, finalTokenCount: 512 },
     checkpoint: { everyStepCount: 0, keepCount: 2 },

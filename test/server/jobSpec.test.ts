@@ -2,6 +2,7 @@ import {
   AdapterGraph,
   AdapterScaling,
   type DeepPartial,
+  EndOfData,
   Initialisation,
   JobKind,
   JobSpec,
@@ -58,6 +59,46 @@ function accept(changes: DeepPartial<JobSpec> = {}, surroundings: Partial<Surrou
 
 const config = { hiddenSize: 64, intermediateSize: 128, numHiddenLayers: 2, numAttentionHeads: 4 };
 
+describe('a job that stops at the end of its data', () => {
+  const stop = { endOfData: EndOfData.STOP, batch: { sequenceLength: 512, sequenceCount: 16 } };
+  // 1000 whole sequences are 62 whole steps.
+  const data = { dataset: dataset(512_001) };
+
+  it('may have as many steps as one pass, with the warm start', () => {
+    const changes = {
+      ...stop,
+      stepCount: 50,
+      warmStart: { stepCount: 12 },
+      adapter: { rank: 16, cycleStepCount: 10 },
+    };
+    const { spec, warnings } = accept(changes, data);
+    expect(spec.endOfData).toBe('stop');
+    expect(toSpec(spec).endOfData).toBe(EndOfData.STOP);
+    expect(warnings.map(({ reason }) => reason)).not.toContain('DATA_REPEATED');
+    expect(accept({}, data).spec.endOfData).toBe('repeat');
+  });
+
+  it('is refused with more, and told how many there may be', () => {
+    const changes = {
+      ...stop,
+      stepCount: 51,
+      warmStart: { stepCount: 12 },
+      adapter: { rank: 16, cycleStepCount: 51 },
+    };
+    expect(parse(changes, data).problems).toEqual([
+      {
+        field: 'spec.step_count',
+        expected:
+          'at most 50 after 12 of the warm start: with end_of_data STOP one pass over the data has 62 steps',
+        got: '51',
+      },
+    ]);
+    expect(parse({ ...changes, warmStart: { stepCount: 62 } }, data).problems[0]!.expected).toContain(
+      'fewer steps than fit',
+    );
+  });
+});
+
 describe('a minimal specification', () => {
   it('gets every default that job.proto names', () => {
     expect(accept().spec).toMatchObject({
@@ -88,6 +129,7 @@ describe('a minimal specification', () => {
       batch: { sequenceLength: 512, sequenceCount: 16, microBatchSequenceCount: 4 },
       precision: 'auto',
       recomputation: 'auto',
+      endOfData: 'repeat',
       seed: 0,
       evaluation: { everyStepCount: 50, tokenCount: 65_536, finalTokenCount: 5000 },
       checkpoint: { everyStepCount: 50, keepCount: 2 },
@@ -660,7 +702,13 @@ describe('what is allowed but probably not meant is a warning', () => {
       dataset(),
       /40 steps, the others 90/,
     ],
-    ['DATA_REPEATED', {}, dataset(100_000), /times/],
+    ['DATA_REPEATED', {}, dataset(100_000), /times.*; beyond about four/],
+    [
+      'DATA_REPEATED',
+      {},
+      dataset(4_000_000),
+      /1\.0 times, each time in another order and without its last 255 tok/,
+    ],
     ['HELD_OUT_EMPTY', {}, dataset(10_000_000, 0), /not evaluated/],
   ];
   for (const [reason, changes, data, text] of cases) {

@@ -1,18 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import type { JobEvent } from '../../server/dist/jobs/job.js';
-import { claim, openParts, stepEvent, submit, type Parts } from './parts.js';
+import { claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
 
 async function runningJob(parts: Parts) {
   const { id } = await submit(parts);
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
-  const execution = {
-    engineVersion: '1',
-    backend: 'reference',
-    instructionSet: '',
-    threadCount: 1,
-    precision: 'float32' as const,
-    datasetSha256: '',
-  };
   await parts.attempts.started(key, execution, 0);
   return key;
 }
@@ -96,6 +88,20 @@ describe('the journal', () => {
         restart: 1,
         deltaNorm: 0.25,
         logitChangeMax: 1e-7,
+        logitChangeTolerance: 1e-4,
+        learningRateBefore: 1e-3,
+        learningRateAfter: 0,
+        lossBefore: 5.25,
+        lossAfter: 5.5,
+        modules: [
+          {
+            module: 'q_proj' as const,
+            deltaNorm: 0.25,
+            effectiveRank: 3,
+            rankAboveOnePercent: 4,
+            measuredLayerCount: 1,
+          },
+        ],
         momentsZeroedRatio: 1,
         effectiveRank: 3,
         seconds: 0.1,

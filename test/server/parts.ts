@@ -9,7 +9,7 @@ import { ArtifactStore } from '../../server/dist/artifacts/artifactStore.js';
 import { readConfig, type Config } from '../../server/dist/config.js';
 import { DatasetStore } from '../../server/dist/datasets/datasetStore.js';
 import { CheckpointStore } from '../../server/dist/jobs/checkpointStore.js';
-import { isTerminal, type Job, type JobEvent } from '../../server/dist/jobs/job.js';
+import { isTerminal, type Execution, type Job, type JobEvent } from '../../server/dist/jobs/job.js';
 import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
@@ -97,6 +97,22 @@ export async function openParts(
   };
 }
 
+/** What a trainer tells of itself when it has started. */
+export const execution: Execution = {
+  engineVersion: '1',
+  backend: 'reference',
+  instructionSet: '',
+  threadCount: 1,
+  precision: 'float32',
+  datasetSha256: 'a'.repeat(64),
+  basePrecision: 'float32',
+  graphs: [{ module: 'q_proj', graph: 'separate' }],
+  baseWeightsSha256: null,
+  specSha256: 'b'.repeat(64),
+  nodeVersion: '20.0.0',
+  tfjsVersion: '4.0.0',
+};
+
 /** A small specification; `script` is what the scripted trainer does. */
 export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
   return {
@@ -151,6 +167,7 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
     batch: { sequenceLength: 8, sequenceCount: 2, microBatchSequenceCount: 2 },
     precision: 'auto',
     recomputation: 'auto',
+    endOfData: 'repeat',
     seed: 0,
     evaluation: { everyStepCount: 0, tokenCount: 64, finalTokenCount: 64 },
     checkpoint: { everyStepCount: 5, keepCount: 2 },

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { JobState } from '../../server/dist/jobs/job.js';
 import {
+  execution,
   claim,
   newJob,
   openParts,
@@ -226,14 +227,6 @@ async function jobIn(parts: Parts, state: JobState): Promise<string> {
   }
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
   if (state === 'starting') return id;
-  const execution = {
-    engineVersion: '1',
-    backend: 'reference',
-    instructionSet: '',
-    threadCount: 1,
-    precision: 'float32' as const,
-    datasetSha256: '',
-  };
   await parts.attempts.started(key, execution, 0);
   if (state === 'succeeded') await parts.attempts.succeeded(key);
   if (state === 'failed')

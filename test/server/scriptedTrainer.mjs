@@ -11,6 +11,12 @@ const execution = {
   threadCount: 1,
   precision: 'float32',
   datasetSha256: sha256,
+  basePrecision: 'float32',
+  graphs: [{ module: 'q_proj', graph: 'separate' }],
+  baseWeightsSha256: null,
+  specSha256: sha256,
+  nodeVersion: process.versions.node,
+  tfjsVersion: '4.0.0',
 };
 let number = 0;
 let acknowledged = 0;

@@ -1,11 +1,12 @@
 import { DataError } from './dataErrors.js';
 import { permutation } from './permutation.js';
+import { sequencesInPass } from '../plan/dataPass.js';
 import type { TokenSplit } from './tokenSplit.js';
 
 export interface Batch {
   /** [count * sequenceLength], sequence by sequence. */
   inputs: Int32Array;
-  /** The token after each input. */
+  /** The token after each input; -1 where it is not to be learned. */
   targets: Int32Array;
 }
 
@@ -28,7 +29,7 @@ export class Batches {
     private readonly options: { sequenceLength: number; seed: number },
   ) {
     const { sequenceLength } = options;
-    this.sequencesPerEpoch = Math.floor((split.tokenCount - 1) / sequenceLength);
+    this.sequencesPerEpoch = sequencesInPass(split.tokenCount, sequenceLength);
     if (this.sequencesPerEpoch < 1) {
       throw new DataError('DATASET_TOO_SHORT', { tokenCount: split.tokenCount, sequenceLength });
     }
@@ -40,12 +41,12 @@ export class Batches {
     const inputs = new Int32Array(count * sequenceLength);
     const targets = new Int32Array(count * sequenceLength);
     for (let i = 0; i < count; i++) {
-      const tokens = await this.split.read(
-        this.sequenceAt(firstSequence + i) * sequenceLength,
-        sequenceLength + 1,
-      );
+      const position = this.sequenceAt(firstSequence + i) * sequenceLength;
+      const tokens = await this.split.read(position, sequenceLength + 1);
       inputs.set(tokens.subarray(0, sequenceLength), i * sequenceLength);
-      targets.set(tokens.subarray(1), i * sequenceLength);
+      const next = tokens.subarray(1);
+      await this.split.mask(position + 1, next);
+      targets.set(next, i * sequenceLength);
     }
     return { inputs, targets, epoch: Math.floor(firstSequence / this.sequencesPerEpoch) };
   }

@@ -30,8 +30,9 @@ export const dataErrors = {
     `${p.file}, ${p.where}: expected ${p.expected}, got ${p.got}`,
   VOCABULARY_TOO_LARGE: (p: { asked: number; max: number }) =>
     `A vocabulary of ${p.asked} tokens was asked for, the training text gives at most ${p.max}`,
-  DATASET_EMPTY: (p: { fileCount: number; heldOutDocumentCount: number }) =>
-    `The training part has no text: ${p.fileCount} files were read, ${p.heldOutDocumentCount} documents are held out`,
+  DATASET_EMPTY: (p: { fileCount: number; heldOutDocumentCount: number; duplicateDocumentCount?: number }) =>
+    `The training part has no text: ${p.fileCount} files were read, ${p.heldOutDocumentCount} documents are held out` +
+    (p.duplicateDocumentCount ? `, and ${p.duplicateDocumentCount} had the same text as one of those` : ''),
   DATASET_TOO_SHORT: (p: { tokenCount: number; sequenceLength: number }) =>
     `Expected at least ${p.sequenceLength + 1} tokens, one sequence of ${p.sequenceLength} and its last target, got ${p.tokenCount}`,
   DATASET_CORRUPT: (p: { file: string; expected: string; got: string }) =>

@@ -9,8 +9,15 @@ import { bytesTokenizer, jsonTokenizer, type Tokenizer } from './tokenizer.js';
 import { TokenSplit } from './tokenSplit.js';
 
 export interface HeldOutBatch extends Batch {
-  /** UTF-8 bytes of text that the targets stand for. */
+  /** UTF-8 bytes of text that the targets stand for, without those of -1. */
   byteCount: number;
+}
+
+export interface PreviewedToken {
+  id: number;
+  text: string;
+  /** Whether it counts in the loss. */
+  trained: boolean;
 }
 
 /** A prepared data set, open for reading. */
@@ -30,6 +37,9 @@ export class Dataset {
     const { manifest, sha256 } = await readManifest(folder);
     for (const shard of [...manifest.train.shards, ...manifest.heldOut.shards]) {
       await checkFile(folder, shard.file, shard.tokens * manifest.tokenBytes, verify ? shard.sha256 : null);
+      if (shard.mask === undefined) continue;
+      const maskBytes = Math.ceil(shard.tokens / 8);
+      await checkFile(folder, shard.mask.file, maskBytes, verify ? shard.mask.sha256 : null);
     }
     const { kind, sha256: tokenizerSha256 } = manifest.tokenizer;
     await checkFile(folder, tokenizerFile, null, tokenizerSha256);
@@ -51,8 +61,8 @@ export class Dataset {
 
   /**
    * The held-out part in its order, every token predicted once: the first from an end of text, as a document begins in
-   * training. The last sequence is filled up with targets of -1.
-   * @param tokenCount tokens to predict, rounded up to whole sequences; 0 for all
+   * training. The last sequence is filled up with targets of -1, which prompts have too.
+   * @param tokenCount tokens to read, rounded up to whole sequences and on to the first that is to be learned; 0 for all
    */
   async *heldOutBatches(options: {
     sequenceLength: number;
@@ -62,35 +72,52 @@ export class Dataset {
     const { sequenceLength, sequenceCount } = options;
     const { endOfTextId } = this.tokenizer;
     const total = this.heldOut.tokenCount;
-    const wanted =
+    let wanted =
       options.tokenCount === 0
         ? total
         : Math.min(total, Math.ceil(options.tokenCount / sequenceLength) * sequenceLength);
     let bytesSoFar = 0;
+    let hasTarget = false;
     for (let position = 0; position < wanted;) {
       const count = Math.min(sequenceCount * sequenceLength, wanted - position);
       const tokens = await this.heldOut.read(position, count);
       const length = Math.ceil(count / sequenceLength) * sequenceLength;
       const targets = new Int32Array(length).fill(-1);
       targets.set(tokens);
+      await this.heldOut.mask(position, targets.subarray(0, count));
+      hasTarget ||= targets.some((target) => target !== -1);
       const inputs = new Int32Array(length).fill(endOfTextId);
       inputs[0] = position === 0 ? endOfTextId : (await this.heldOut.read(position - 1, 1))[0]!;
       inputs.set(tokens.subarray(0, length - 1), 1);
 
       position += count;
       // The whole part's bytes are known exactly, whatever the tokenizer; a piece of it is counted token by token.
+      const { bytes, trained } = this.manifest.heldOut;
       const byteCount =
-        position === total ? this.manifest.heldOut.bytes - bytesSoFar : await this.textBytes(tokens);
+        position === total
+          ? (trained?.bytes ?? bytes) - bytesSoFar
+          : await this.textBytes(targets.filter((target) => target !== -1));
+      // A mean needs one at least; every document ends with one.
+      if (position === wanted && !hasTarget)
+        wanted = Math.min(total, wanted + sequenceCount * sequenceLength);
       bytesSoFar += byteCount;
       yield { inputs, targets, byteCount };
     }
   }
 
   /** First tokens of a part as the model sees them. */
-  async preview(split: 'train' | 'heldOut', tokenCount: number): Promise<{ id: number; text: string }[]> {
+  async preview(split: 'train' | 'heldOut', tokenCount: number): Promise<PreviewedToken[]> {
     const part = split === 'train' ? this.train : this.heldOut;
     const tokens = await part.read(0, Math.min(tokenCount, part.tokenCount));
-    return await Promise.all(Array.from(tokens, async (id) => ({ id, text: await this.tokenText(id) })));
+    const targets = tokens.slice();
+    await part.mask(0, targets);
+    return await Promise.all(
+      Array.from(tokens, async (id, index) => ({
+        id,
+        text: await this.tokenText(id),
+        trained: targets[index] !== -1,
+      })),
+    );
   }
 
   async close(): Promise<void> {

@@ -4,15 +4,17 @@ import { readJsonLines } from './readJsonLines.js';
 import { readParquet } from './readParquet.js';
 import { readText } from './readText.js';
 import type { RegularFile, SourceFile } from './regularFile.js';
-import { nextCut, type TextPiece } from './textPieces.js';
+import { nextCut, type DocumentFields, type TextPiece } from './textPieces.js';
 
 /** A piece of text and the part of the data set that it belongs to. */
 export interface PlacedPiece extends TextPiece {
   split: 'train' | 'heldOut';
+  /** Number of its document among all that were read. */
+  document: number;
 }
 
 export interface DocumentOptions {
-  textField: string;
+  fields: DocumentFields;
   /** Share of the `auto` documents, or of a single one's bytes. */
   heldOutShare: number;
   seed: number;
@@ -27,13 +29,14 @@ export type Division =
 
 /**
  * Several documents are divided by a seeded hash of their number, with at least one in each part; a single one gives its
- * end.
+ * end. A single prompt with its completion stays whole, and for training.
  */
 export function divide(
-  { heldOutShare, seed }: DocumentOptions,
+  { heldOutShare, seed, fields }: DocumentOptions,
   auto: { documents: number; bytes: number },
 ): Division {
   if (heldOutShare === 0 || auto.documents === 0) return { kind: 'none' };
+  if (auto.documents === 1 && fields.length === 2) return { kind: 'none' };
   if (auto.documents === 1) return { kind: 'tail', fromByte: Math.floor(auto.bytes * (1 - heldOutShare)) };
   const shareOf = seededShares(seed, 'heldOut');
   let chosen = 0;
@@ -50,24 +53,36 @@ export function divide(
   return { kind: 'byDocument', isHeldOut: (index) => shareOf(index) < heldOutShare };
 }
 
+/** Whether the `auto` document with a number may yet be held out, asked in order; more are than will be. */
+export function heldOutCandidates({ heldOutShare, seed }: DocumentOptions): (autoIndex: number) => boolean {
+  const shareOf = seededShares(seed, 'heldOut');
+  let least = Infinity;
+  return (index) => {
+    const share = shareOf(index);
+    if (heldOutShare === 0 || (share >= heldOutShare && share >= least)) return false;
+    least = Math.min(least, share);
+    return true;
+  };
+}
+
 /** Pieces of every document of a file, in order; documents without text have none. */
 export function piecesOfFile(
   file: RegularFile,
   format: SourceFile['format'],
-  { textField, limits }: DocumentOptions,
+  { fields, limits }: DocumentOptions,
 ): AsyncGenerator<TextPiece> {
   switch (format) {
     case 'text':
       return readText(file);
     case 'jsonl':
-      return readJsonLines(file, textField, limits.lineBytesMax);
+      return readJsonLines(file, fields, limits.lineBytesMax);
     case 'parquet':
-      return readParquet(file, textField, limits);
+      return readParquet(file, fields, limits);
   }
 }
 
 /** Gives each piece of the `auto` documents, in order, its part. */
-export function divider(division: Division): (piece: TextPiece) => PlacedPiece[] {
+export function divider(division: Division): (piece: TextPiece) => Omit<PlacedPiece, 'document'>[] {
   let documents = 0;
   let bytes = 0;
   return (piece) => {
@@ -83,8 +98,8 @@ export function divider(division: Division): (piece: TextPiece) => PlacedPiece[]
 }
 
 /** The piece in which the held-out end begins is cut at the first white space after the place, or at the place. */
-function divideTail(piece: TextPiece, start: number, fromByte: number): PlacedPiece[] {
-  const { text, textBytes, endsDocument } = piece;
+function divideTail(piece: TextPiece, start: number, fromByte: number): Omit<PlacedPiece, 'document'>[] {
+  const { text, textBytes, endsDocument, isTrained } = piece;
   if (start > 0 && start >= fromByte) return [{ ...piece, split: 'heldOut' }];
   if (start + textBytes <= fromByte)
     return [{ ...piece, split: 'train', endsDocument: endsDocument || start + textBytes === fromByte }];
@@ -96,6 +111,7 @@ function divideTail(piece: TextPiece, start: number, fromByte: number): PlacedPi
     text,
     textBytes: Buffer.byteLength(text),
     endsDocument,
+    isTrained,
   });
   const parts = [part('train', text.slice(0, cut), true)];
   if (cut < text.length) parts.push(part('heldOut', text.slice(cut), endsDocument));

@@ -5,7 +5,8 @@ import { DataError, describeValue } from './dataErrors.js';
 
 /** What a prepared data set holds: written last, so its presence says that all of it is there. */
 export interface DatasetManifest {
-  formatVersion: 1;
+  /** 2 when tokens have masks, which an engine of format 1 would not see. */
+  formatVersion: 1 | 2;
   tokenizer: TokenizerEntry;
   /** 2 or 4; tokens are little-endian unsigned integers. */
   tokenBytes: number;
@@ -27,6 +28,10 @@ export interface SplitEntry {
   documents: number;
   /** UTF-8 bytes of text, without what the tokenizer adds. */
   bytes: number;
+  /** What of it is to be learned; only in format 2, elsewhere all is. */
+  trained?: { tokens: number; bytes: number };
+  /** Documents left out of the training part because the held-out part has the same text; absent for none. */
+  duplicates?: number;
   shards: ShardEntry[];
 }
 
@@ -34,10 +39,12 @@ export interface ShardEntry {
   file: string;
   tokens: number;
   sha256: string;
+  /** A bit for each token, lowest first: whether it is to be learned. Only in format 2. */
+  mask?: { file: string; sha256: string };
 }
 
 export const manifestFile = 'manifest.json';
-export const manifestFormatVersion = 1;
+const newestFormatVersion = 2;
 
 /** Reads and checks a manifest, without its files; throws DataError DATASET_CORRUPT or DATASET_FORMAT_UNKNOWN. */
 export async function readManifest(folder: string): Promise<{ manifest: DatasetManifest; sha256: string }> {
@@ -60,8 +67,8 @@ function checkManifest(value: unknown): DatasetManifest {
   const manifest = object(value, 'a manifest');
   const { formatVersion, tokenBytes } = manifest;
   if (typeof formatVersion !== 'number') throw corrupt('a formatVersion', describeValue(formatVersion));
-  if (formatVersion !== manifestFormatVersion) {
-    throw new DataError('DATASET_FORMAT_UNKNOWN', { expected: manifestFormatVersion, got: formatVersion });
+  if (formatVersion !== 1 && formatVersion !== newestFormatVersion) {
+    throw new DataError('DATASET_FORMAT_UNKNOWN', { expected: newestFormatVersion, got: formatVersion });
   }
   const tokenizer = object(manifest.tokenizer, 'tokenizer');
   if (!['bytes', 'trainedBpe', 'huggingFace'].includes(tokenizer.kind as string))
@@ -70,16 +77,23 @@ function checkManifest(value: unknown): DatasetManifest {
   count(tokenizer.endOfTextId, 'tokenizer.endOfTextId');
   text(tokenizer.sha256, /^[0-9a-f]{64}$/, 'tokenizer.sha256');
   if (tokenBytes !== 2 && tokenBytes !== 4) throw corrupt('tokenBytes of 2 or 4', describeValue(tokenBytes));
-  checkSplit(manifest.train, 'train');
-  checkSplit(manifest.heldOut, 'heldOut');
+  const isMasked = formatVersion === 2;
+  checkSplit(manifest.train, 'train', isMasked);
+  checkSplit(manifest.heldOut, 'heldOut', isMasked);
   return manifest as unknown as DatasetManifest;
 }
 
-function checkSplit(value: unknown, name: string): void {
+function checkSplit(value: unknown, name: string, isMasked: boolean): void {
   const split = object(value, name);
   const expected = count(split.tokens, `${name}.tokens`);
   count(split.documents, `${name}.documents`);
   count(split.bytes, `${name}.bytes`);
+  if (split.duplicates !== undefined) count(split.duplicates, `${name}.duplicates`);
+  if (isMasked) {
+    const trained = object(split.trained, `${name}.trained`);
+    count(trained.tokens, `${name}.trained.tokens`);
+    count(trained.bytes, `${name}.trained.bytes`);
+  }
   if (!Array.isArray(split.shards)) throw corrupt(`a list ${name}.shards`, describeValue(split.shards));
   let tokens = 0;
   for (const entry of split.shards as unknown[]) {
@@ -87,6 +101,11 @@ function checkSplit(value: unknown, name: string): void {
     // A name from outside must not lead out of the folder.
     text(shard.file, /^[a-z-]+-\d{5,}\.bin$/, `${name}.shards.file`);
     text(shard.sha256, /^[0-9a-f]{64}$/, `${name}.shards.sha256`);
+    if (isMasked) {
+      const mask = object(shard.mask, `${name}.shards.mask`);
+      text(mask.file, /^[a-z-]+-\d{5,}\.mask$/, `${name}.shards.mask.file`);
+      text(mask.sha256, /^[0-9a-f]{64}$/, `${name}.shards.mask.sha256`);
+    }
     tokens += count(shard.tokens, `${name}.shards.tokens`);
   }
   if (tokens !== expected) throw corrupt(`${expected} tokens in ${name}.shards`, `${tokens}`);

@@ -7,12 +7,14 @@ import { defaultLimits, type DataLimits } from './dataLimits.js';
 import {
   divide,
   divider,
+  heldOutCandidates,
   piecesOfFile,
   type Division,
   type DocumentOptions,
   type PlacedPiece,
 } from './documents.js';
-import { manifestFile, manifestFormatVersion, type DatasetManifest } from './manifest.js';
+import { FirstDigests, withoutHeldOut, type HeldOutDigests } from './heldOutDigests.js';
+import { manifestFile, type DatasetManifest } from './manifest.js';
 import { checkOptions } from './prepareOptions.js';
 import { seededShares } from './permutation.js';
 import { RegularFile, type SourceFile } from './regularFile.js';
@@ -31,6 +33,8 @@ export interface PrepareOptions {
     | { kind: 'huggingFace'; tokenizerJson: string };
   /** Of JSONL lines and Parquet rows. */
   textField: string;
+  /** Fields of a prompt and of the completion that alone is to be learned, in place of `textField`. */
+  pairFields?: { prompt: string; completion: string };
   /** 0 to 0.5. */
   heldOutShare: number;
   seed: number;
@@ -56,8 +60,12 @@ export async function prepareDataset(
   signal: AbortSignal,
 ): Promise<DatasetManifest> {
   checkOptions(options);
-  const { files, outputFolder: folder } = options;
-  const documents: DocumentOptions = { ...options, limits: { ...defaultLimits, ...options.limits } };
+  const { files, outputFolder: folder, pairFields } = options;
+  const documents: DocumentOptions = {
+    ...options,
+    fields: pairFields ? [pairFields.prompt, pairFields.completion] : [options.textField],
+    limits: { ...defaultLimits, ...options.limits },
+  };
   await mkdir(folder, { recursive: false });
 
   const first = await firstPass(files, documents, part(onProgress, 0, 0.2), signal);
@@ -83,7 +91,7 @@ export async function prepareDataset(
   );
   const { kind, vocabularySize, endOfTextId } = tokenizer;
   const manifest: DatasetManifest = {
-    formatVersion: manifestFormatVersion,
+    formatVersion: pairFields ? 2 : 1,
     tokenizer: { kind, vocabularySize, endOfTextId, sha256: tokenizerDigest.sha256 },
     tokenBytes,
     train,
@@ -109,6 +117,9 @@ interface Source {
 interface FirstPass {
   sources: Source[];
   division: Division;
+  /** Null where nothing is held out. */
+  digests: HeldOutDigests | null;
+  heldOutDocuments: number;
   /** UTF-8 bytes of all text. */
   textBytes: number;
 }
@@ -131,6 +142,8 @@ async function firstPass(
   let autoBytes = 0;
   const documents = { auto: 0, train: 0, heldOut: 0 };
   let textBytes = 0;
+  const holdsOut = options.heldOutShare > 0 || files.some(({ split }) => split === 'heldOut');
+  const digests = holdsOut ? new FirstDigests(heldOutCandidates(options)) : null;
   for (const [index, { path, name, format, split }] of files.entries()) {
     const file = await RegularFile.open(path, name);
     try {
@@ -139,6 +152,7 @@ async function firstPass(
       for await (const piece of piecesOfFile(file, format, options)) {
         signal.throwIfAborted();
         fileBytes += piece.textBytes;
+        digests?.add(piece, split);
         if (piece.endsDocument) documents[split]++;
         progress((index + Math.min(1, fileBytes / file.sizeBytes)) / files.length);
       }
@@ -156,11 +170,23 @@ async function firstPass(
       heldOutDocumentCount: documents.heldOut,
     });
   }
-  return { sources, division: divide(options, { documents: documents.auto, bytes: autoBytes }), textBytes };
+  const division = divide(options, { documents: documents.auto, bytes: autoBytes });
+  return {
+    sources,
+    division,
+    digests: digests?.end(division) ?? null,
+    heldOutDocuments: documents.heldOut,
+    textBytes,
+  };
 }
 
-/** All text in order, each piece with its part. */
-async function* placedPieces({
+/** All text in order, each piece with its part; what the held-out part has is left out of training. */
+function placedPieces(pass: Pass, onDuplicate: () => void): AsyncGenerator<PlacedPiece> {
+  const pieces = allPieces(pass);
+  return pass.digests === null ? pieces : withoutHeldOut(pieces, pass.digests, onDuplicate);
+}
+
+async function* allPieces({
   files,
   sources,
   division,
@@ -171,14 +197,16 @@ async function* placedPieces({
 }: Pass): AsyncGenerator<PlacedPiece> {
   const place = divider(division);
   let done = 0;
+  let document = 0;
   for (const [index, { path, name, format, split }] of files.entries()) {
     const file = await RegularFile.open(path, name);
     try {
       if (file.stamp !== sources[index]!.stamp) throw new DataError('FILE_CHANGED', { file: name });
       for await (const piece of piecesOfFile(file, format, documents)) {
         signal.throwIfAborted();
-        if (split === 'auto') yield* place(piece);
-        else yield { ...piece, split };
+        const placed = split === 'auto' ? place(piece) : [{ ...piece, split }];
+        for (const part of placed) yield { ...part, document };
+        if (piece.endsDocument) document++;
         done += piece.textBytes;
         progress(done / textBytes);
       }
@@ -213,7 +241,8 @@ async function writeSample(path: string, pass: Pass): Promise<void> {
     let written = 0;
     let waiting = '';
     let index = 0;
-    for await (const { text, split, textBytes } of placedPieces(pass)) {
+    let duplicates = 0;
+    for await (const { text, split, textBytes } of placedPieces(pass, () => duplicates++)) {
       if (split !== 'train' || shareOf(index++) >= share || written + textBytes > bytesMax) continue;
       written += textBytes;
       waiting += `${trainableText(text)}\n`;
@@ -221,6 +250,7 @@ async function writeSample(path: string, pass: Pass): Promise<void> {
       await sample.writeFile(waiting);
       waiting = '';
     }
+    if (index === 0) throw emptyTrainingPart(pass, duplicates);
     await sample.writeFile(waiting);
   } finally {
     await sample.close();
@@ -241,23 +271,41 @@ async function writeSplits(
       tokenBytes,
       shardBytesMax,
       endOfTextId: tokenizer.endOfTextId,
+      isMasked: pass.documents.fields.length === 2,
       textPath,
     });
   const train = writer('train');
   const heldOut = writer('held-out', join(folder, heldOutTextFile));
   try {
-    for await (const batch of batchesOf(placedPieces(pass))) {
+    let duplicates = 0;
+    for await (const batch of batchesOf(placedPieces(pass, () => duplicates++))) {
       const encoded = await Promise.all(batch.map(({ text }) => tokenizer.encode(text)));
       for (const [index, piece] of batch.entries()) {
         await (piece.split === 'train' ? train : heldOut).write(piece, encoded[index]!);
       }
       await nextTurn(); // encoding gives the event loop no turn, and messages and signals want one
     }
-    return { train: await train.end(), heldOut: await heldOut.end(), tokenBytes };
+    const trained = await train.end();
+    if (trained.tokens === 0) throw emptyTrainingPart(pass, duplicates);
+    return {
+      // Without duplicates the manifest is what it always was.
+      train: duplicates === 0 ? trained : { ...trained, duplicates },
+      heldOut: await heldOut.end(),
+      tokenBytes,
+    };
   } finally {
     await train.close();
     await heldOut.close();
   }
+}
+
+function emptyTrainingPart({ files, heldOutDocuments }: Pass, duplicateDocumentCount: number): DataError {
+  const heldOutDocumentCount = heldOutDocuments;
+  return new DataError('DATASET_EMPTY', {
+    fileCount: files.length,
+    heldOutDocumentCount,
+    duplicateDocumentCount,
+  });
 }
 
 async function* batchesOf<T extends TextPiece>(pieces: AsyncIterable<T>): AsyncGenerator<T[]> {

@@ -3,7 +3,8 @@ import type { PrepareOptions } from './prepareDataset.js';
 import { trainedVocabularySizeMax, trainedVocabularySizeMin } from './trainBpe.js';
 
 /** Throws DataError OPTIONS_INVALID for the first option that is out of its range. */
-export function checkOptions({ files, tokenizer, textField, heldOutShare, seed }: PrepareOptions): void {
+export function checkOptions(options: PrepareOptions): void {
+  const { files, tokenizer, textField, pairFields, heldOutShare, seed } = options;
   const check = (isRight: boolean, option: string, expected: string, got: unknown) => {
     if (!isRight) throw new DataError('OPTIONS_INVALID', { option, expected, got: describeValue(got) });
   };
@@ -13,6 +14,18 @@ export function checkOptions({ files, tokenizer, textField, heldOutShare, seed }
     check(['auto', 'train', 'heldOut'].includes(split), 'files.split', 'auto, train or heldOut', split);
   }
   check(textField !== '', 'textField', 'a name', textField);
+  if (pairFields !== undefined) {
+    const { prompt, completion } = pairFields;
+    check(prompt !== '', 'pairFields.prompt', 'a name', prompt);
+    check(
+      completion !== '' && completion !== prompt,
+      'pairFields.completion',
+      'a name of its own',
+      completion,
+    );
+    for (const { format } of files)
+      check(format !== 'text', 'files.format', 'jsonl or parquet: a text has no fields for pairs', format);
+  }
   check(heldOutShare >= 0 && heldOutShare <= 0.5, 'heldOutShare', '0 to 0.5', heldOutShare);
   check(Number.isSafeInteger(seed), 'seed', 'a whole number', seed);
   if (tokenizer.kind !== 'trainedBpe') return;

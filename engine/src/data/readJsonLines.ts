@@ -1,7 +1,7 @@
 import { DataError, describeValue } from './dataErrors.js';
 import { byteOrderMarkBytes } from './readText.js';
 import type { RegularFile } from './regularFile.js';
-import { decodeUtf8, piecesOf, type TextPiece } from './textPieces.js';
+import { decodeUtf8, piecesOfFields, type DocumentFields, type TextPiece } from './textPieces.js';
 
 const blockBytes = 1 << 20;
 
@@ -13,21 +13,21 @@ interface Line {
 }
 
 /**
- * Every line is an object with its text in `field`; blank lines are skipped. Throws JSONL_LINE_INVALID, FIELD_MISSING,
+ * Every line is an object with its text in `fields`; blank lines are skipped. Throws JSONL_LINE_INVALID, FIELD_MISSING,
  * LINE_TOO_LONG or UTF8_INVALID with line and byte offset.
  */
 export async function* readJsonLines(
   file: RegularFile,
-  field: string,
+  fields: DocumentFields,
   lineBytesMax: number,
 ): AsyncGenerator<TextPiece> {
   for await (const line of linesOf(file, lineBytesMax)) {
     if (line.bytes.every(isBlank)) continue;
-    yield* piecesOf(textOf(line, file.name, field));
+    yield* piecesOfFields(textsOf(line, file.name, fields));
   }
 }
 
-function textOf(line: Line, file: string, field: string): string {
+function textsOf(line: Line, file: string, fields: DocumentFields): string[] {
   const place = { file, line: line.number, byteOffset: line.byteOffset };
   const json = decodeUtf8(line.bytes, file, line.byteOffset, `line ${line.number}, `);
   let value: unknown;
@@ -45,24 +45,30 @@ function textOf(line: Line, file: string, field: string): string {
       got: describeValue(value),
     });
   }
-  const text: unknown = Object.hasOwn(value, field) ? (value as Record<string, unknown>)[field] : undefined;
-  if (typeof text !== 'string') {
-    throw new DataError('FIELD_MISSING', {
-      file,
-      place: `line ${line.number} at byte ${line.byteOffset}`,
-      field,
-      got: describeValue(text),
-    });
-  }
-  if (/\p{Surrogate}/u.test(text)) {
-    throw new DataError('JSONL_LINE_INVALID', {
-      ...place,
-      expected: 'whole characters',
-      got: 'half of a surrogate pair',
-    });
-  }
-  return text;
+  return fields.map((field, index) => {
+    const text: unknown = Object.hasOwn(value, field) ? (value as Record<string, unknown>)[field] : undefined;
+    // A prompt may be empty. A completion must not: there would be nothing to learn.
+    if (typeof text !== 'string' || (index === 1 && text === '')) {
+      throw new DataError('FIELD_MISSING', {
+        file,
+        place: `line ${line.number} at byte ${line.byteOffset}`,
+        field,
+        got: describeValue(text) + (Object.hasOwn(value, 'messages') ? chatHint : ''),
+      });
+    }
+    if (/\p{Surrogate}/u.test(text)) {
+      throw new DataError('JSONL_LINE_INVALID', {
+        ...place,
+        expected: 'whole characters',
+        got: 'half of a surrogate pair',
+      });
+    }
+    return text;
+  });
 }
+
+/** How a chat becomes text is the template of a model, which no tokenizer.json has. */
+const chatHint = '; the "messages" of a chat are not read: write prompt and completion as text';
 
 async function* linesOf(file: RegularFile, lineBytesMax: number): AsyncGenerator<Line> {
   let position: number = await byteOrderMarkBytes(file);

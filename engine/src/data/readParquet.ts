@@ -2,34 +2,38 @@ import { isUtf8 } from 'node:buffer';
 import { parquetMetadataAsync, parquetReadObjects, type AsyncBuffer, type FileMetaData } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 import { parquetHeader } from 'hyparquet/src/column.js';
+import { decompressPage } from 'hyparquet/src/datapage.js';
 import { DataError, describeValue } from './dataErrors.js';
 import type { DataLimits } from './dataLimits.js';
+import { checkRuns } from './parquetRuns.js';
 import type { RegularFile } from './regularFile.js';
-import { piecesOf, type TextPiece } from './textPieces.js';
+import { endOfThriftStruct } from './thriftBounds.js';
+import { piecesOfFields, type DocumentFields, type TextPiece } from './textPieces.js';
 
 type Column = NonNullable<FileMetaData['row_groups'][number]['columns'][number]['meta_data']>;
 
 /**
- * Every row is a document, its text in the column `field`, read a row group at a time. A footer or page header is only
+ * Every row is a document, its text in the columns `fields`, read a row group at a time. A footer or page header is only
  * believed where it agrees with the others, since the reader takes memory by what they say: forty kilobytes can claim
  * petabytes. Throws PARQUET_INVALID, PARQUET_TOO_LARGE, FIELD_MISSING, UTF8_INVALID or DOCUMENT_TOO_LONG.
  */
 export async function* readParquet(
   file: RegularFile,
-  field: string,
+  fields: DocumentFields,
   limits: DataLimits,
 ): AsyncGenerator<TextPiece> {
   const buffer = asyncBuffer(file, limits);
   const metadata = await readMetadata(file, buffer, limits);
-  checkField(file, metadata, field);
+  for (const field of fields) checkField(file, metadata, field);
   let row = 0;
   for (const [index, group] of metadata.row_groups.entries()) {
-    const rowEnd = row + (await checkGroup(file, buffer, metadata, index, field, limits));
+    for (const field of fields) await checkGroup(file, buffer, metadata, index, field, limits);
+    const rowEnd = row + Number(group.num_rows);
     const place = `row group ${index}`;
     const options = {
       file: buffer,
       metadata,
-      columns: [field],
+      columns: [...fields],
       rowStart: row,
       rowEnd,
       compressors,
@@ -45,7 +49,10 @@ export async function* readParquet(
       });
     }
     for (const [offset, entry] of rows.entries()) {
-      yield* piecesOf(textOf(entry[field], file.name, field, row + offset + 1, limits));
+      const number = row + offset + 1;
+      yield* piecesOfFields(
+        fields.map((field, index) => textOf(entry[field], file.name, field, number, index === 1, limits)),
+      );
     }
     row = rowEnd;
   }
@@ -57,7 +64,14 @@ const parsers = {
     bytes !== undefined && isUtf8(bytes) ? Buffer.from(bytes).toString('utf8') : bytes,
 };
 
-function textOf(value: unknown, file: string, field: string, row: number, limits: DataLimits): string {
+function textOf(
+  value: unknown,
+  file: string,
+  field: string,
+  row: number,
+  isCompletion: boolean,
+  limits: DataLimits,
+): string {
   if (value instanceof Uint8Array) {
     throw new DataError('UTF8_INVALID', {
       file,
@@ -66,7 +80,7 @@ function textOf(value: unknown, file: string, field: string, row: number, limits
       got: `${value.length} bytes that are not`,
     });
   }
-  if (typeof value !== 'string')
+  if (typeof value !== 'string' || (isCompletion && value === ''))
     throw new DataError('FIELD_MISSING', { file, place: `row ${row}`, field, got: describeValue(value) });
   const bytesMax = limits.documentBytesMax;
   const got = 3 * value.length > bytesMax ? Buffer.byteLength(value) : 0;
@@ -103,9 +117,10 @@ async function readMetadata(
       max,
       got: footerBytes,
     });
-  return await guarded(file, place, () =>
-    parquetMetadataAsync(buffer, { geoparquet: false, initialFetchSize: footerBytes + 8 }),
-  );
+  return await guarded(file, place, async () => {
+    endOfThriftStruct(await file.read(file.sizeBytes - 8 - footerBytes, footerBytes), 0);
+    return await parquetMetadataAsync(buffer, { geoparquet: false, initialFetchSize: footerBytes + 8 });
+  });
 }
 
 function checkField(file: RegularFile, { schema }: FileMetaData, field: string): void {
@@ -128,7 +143,7 @@ function checkField(file: RegularFile, { schema }: FileMetaData, field: string):
   }
 }
 
-/** Number of rows, once all sizes of the group agree with each other and with the limits. */
+/** Throws unless all sizes of the group agree with each other and with the limits. */
 async function checkGroup(
   file: RegularFile,
   buffer: AsyncBuffer,
@@ -136,7 +151,7 @@ async function checkGroup(
   index: number,
   field: string,
   limits: DataLimits,
-): Promise<number> {
+): Promise<void> {
   const place = `row group ${index}`;
   const invalid = (problem: string) => new DataError('PARQUET_INVALID', { file: file.name, place, problem });
   const group = metadata.row_groups[index]!;
@@ -156,8 +171,10 @@ async function checkGroup(
     throw invalid(`expected ${rows} values, got ${column.num_values}`);
   bounded(column.total_uncompressed_size, 'unpacked bytes', limits.parquetColumnBytesMax);
   bounded(column.total_compressed_size, 'packed bytes', limits.parquetColumnBytesMax);
-  await guarded(file, place, () => checkPages(buffer, column, rows, limits));
-  return rows;
+  const isOptional = metadata.schema.some(
+    ({ name, repetition_type: kind }) => name === field && kind !== 'REQUIRED',
+  );
+  await guarded(file, place, () => checkPages(buffer, column, rows, isOptional, limits));
 }
 
 /** Every page header states how many values and bytes will be unpacked: their sums must be what the footer says. */
@@ -165,6 +182,7 @@ async function checkPages(
   buffer: AsyncBuffer,
   column: Column,
   rows: number,
+  isOptional: boolean,
   limits: DataLimits,
 ): Promise<void> {
   const start = Number(column.dictionary_page_offset || column.data_page_offset);
@@ -174,6 +192,7 @@ async function checkPages(
   let unpacked = 0;
   while (reader.offset < bytes.byteLength - 1 && values < rows) {
     const at = start + reader.offset;
+    endOfThriftStruct(new Uint8Array(bytes), reader.offset);
     const page = parquetHeader(reader);
     const data = page.data_page_header ?? page.data_page_header_v2;
     const claimed = [
@@ -191,8 +210,46 @@ async function checkPages(
     if (reader.offset > bytes.byteLength || unpacked > limits.parquetColumnBytesMax || values > rows) {
       throw new Error(`the page at byte ${at} claims more than the group has`);
     }
+    const packed = new Uint8Array(
+      bytes,
+      reader.offset - page.compressed_page_size,
+      page.compressed_page_size,
+    );
+    checkPageRuns(packed, page, column.codec, isOptional);
   }
   if (values !== rows) throw new Error(`the pages hold ${values} values, ${rows} were expected`);
+}
+
+/** The levels of a page say which rows have a text, its indices which entry of the dictionary that is. */
+function checkPageRuns(
+  packed: Uint8Array,
+  page: ReturnType<typeof parquetHeader>,
+  codec: Column['codec'],
+  isOptional: boolean,
+): void {
+  const { data_page_header: one, data_page_header_v2: two } = page;
+  const unpack = (bytes: Uint8Array, length: number) => decompressPage(bytes, length, codec, compressors);
+  const checkIndices = (values: Uint8Array, at: number, encoding: string, count: number) => {
+    if (encoding.endsWith('_DICTIONARY')) checkRuns(values, at + 1, values[at] ?? 0, count);
+  };
+  if (two !== undefined) {
+    const levelsAt = two.repetition_levels_byte_length;
+    const valuesAt = levelsAt + two.definition_levels_byte_length;
+    if (!(levelsAt >= 0 && valuesAt >= levelsAt && valuesAt <= packed.length))
+      throw new Error('the levels of a page reach beyond it');
+    if (isOptional) checkRuns(packed.subarray(0, valuesAt), levelsAt, 1, two.num_values);
+    if (!two.encoding.endsWith('_DICTIONARY')) return;
+    const values = packed.subarray(valuesAt);
+    const unpacked =
+      two.is_compressed === false ? values : unpack(values, page.uncompressed_page_size - valuesAt);
+    checkIndices(unpacked, 0, two.encoding, two.num_values - two.num_nulls);
+  } else if (one !== undefined) {
+    const unpacked = unpack(packed, page.uncompressed_page_size);
+    const view = new DataView(unpacked.buffer, unpacked.byteOffset, unpacked.byteLength);
+    const levelsEnd = isOptional ? 4 + view.getUint32(0, true) : 0;
+    if (isOptional) checkRuns(unpacked.subarray(0, levelsEnd), 4, 1, one.num_values);
+    checkIndices(unpacked, levelsEnd, one.encoding, one.num_values);
+  }
 }
 
 /** Whatever the reader trips over is a fault of the file. */

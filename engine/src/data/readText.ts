@@ -12,7 +12,8 @@ export async function* readText(file: RegularFile): AsyncGenerator<TextPiece> {
     const block = await file.read(position, Math.min(pieceBytesMax, file.sizeBytes - position));
     const isLast = position + block.length === file.sizeBytes;
     const bytes = isLast ? block : block.subarray(0, cutInBytes(block));
-    yield { text: decodeUtf8(bytes, file.name, position), textBytes: bytes.length, endsDocument: isLast };
+    const text = decodeUtf8(bytes, file.name, position);
+    yield { text, textBytes: bytes.length, endsDocument: isLast, isTrained: true };
     position += bytes.length;
   }
 }

@@ -9,17 +9,37 @@ export interface TextPiece {
   textBytes: number;
   /** Whether the document ends with this piece. */
   endsDocument: boolean;
+  /** Whether its tokens are to be learned; false for prompts, which are only read. */
+  isTrained: boolean;
+}
+
+/** Fields of a line or row: one text, or a prompt and the completion that is to be learned. */
+export type DocumentFields = readonly [text: string] | readonly [prompt: string, completion: string];
+
+/** The pieces of a document, from the texts of its fields. */
+export function* piecesOfFields([text = '', completion]: readonly string[]): Generator<TextPiece> {
+  if (completion === undefined) yield* piecesOf(text);
+  else {
+    // In pieces of their own, so that a prompt has the same tokens here as when it is sent alone to be continued.
+    for (const piece of piecesOf(text)) yield { ...piece, endsDocument: false, isTrained: false };
+    yield* piecesOf(completion);
+  }
 }
 
 /** The pieces of a text that is in memory. An empty text has none. */
-export function* piecesOf(text: string): Generator<TextPiece> {
+function* piecesOf(text: string): Generator<TextPiece> {
   let start = 0;
   while (start < text.length) {
     let end = text.length;
     // A character is up to 3 bytes for each UTF-16 unit, so this is a bound for the bytes too.
     if (end - start > pieceBytesMax) end = cutInString(text, start, start + pieceBytesMax);
     const piece = text.slice(start, end);
-    yield { text: piece, textBytes: Buffer.byteLength(piece), endsDocument: end === text.length };
+    yield {
+      text: piece,
+      textBytes: Buffer.byteLength(piece),
+      endsDocument: end === text.length,
+      isTrained: true,
+    };
     start = end;
   }
 }

@@ -29,15 +29,41 @@ export class TokenSplit {
       throw new RangeError(`Tokens ${position} to ${position + count} of ${this.tokenCount}`);
     }
     const tokens = new Int32Array(count);
-    let shard = this.starts.findLastIndex((start) => start <= position);
-    for (let done = 0; done < count; shard++) {
-      const entry = this.shards[shard]!;
-      const first = position + done - this.starts[shard]!;
-      const part = Math.min(count - done, entry.tokens - first);
-      await this.readShard(entry, first, tokens.subarray(done, done + part));
-      done += part;
-    }
+    for (const { entry, first, start, end } of this.partsOf(position, count))
+      await this.readShard(entry, first, tokens.subarray(start, end));
     return tokens;
+  }
+
+  /** Puts -1 for each of the tokens from `position` on that is not to be learned. */
+  async mask(position: number, tokens: Int32Array): Promise<void> {
+    for (const { entry, first, start, end } of this.partsOf(position, tokens.length)) {
+      if (entry.mask === undefined) continue;
+      const firstByte = first >> 3;
+      const bits = await this.readBytes(
+        entry.mask.file,
+        firstByte,
+        ((first + end - start + 7) >> 3) - firstByte,
+      );
+      for (let at = start; at < end; at++) {
+        const bit = first + at - start - 8 * firstByte;
+        if (((bits[bit >> 3]! >> (bit & 7)) & 1) === 0) tokens[at] = -1;
+      }
+    }
+  }
+
+  /** Where tokens lie: in each shard from `first` on, and from `start` to `end` among those asked for. */
+  private *partsOf(
+    position: number,
+    count: number,
+  ): Generator<{ entry: ShardEntry; first: number; start: number; end: number }> {
+    let shard = this.starts.findLastIndex((start) => start <= position);
+    for (let start = 0; start < count; shard++) {
+      const entry = this.shards[shard]!;
+      const first = position + start - this.starts[shard]!;
+      const end = Math.min(count, start + entry.tokens - first);
+      yield { entry, first, start, end };
+      start = end;
+    }
   }
 
   async close(): Promise<void> {
@@ -47,27 +73,24 @@ export class TokenSplit {
   }
 
   private async readShard(entry: ShardEntry, first: number, tokens: Int32Array): Promise<void> {
-    const handle = await this.handle(entry.file);
-    const bytes = Buffer.allocUnsafe(tokens.length * this.tokenBytes);
-    for (let done = 0; done < bytes.length;) {
-      const { bytesRead } = await handle.read(
-        bytes,
-        done,
-        bytes.length - done,
-        first * this.tokenBytes + done,
-      );
-      if (bytesRead === 0) {
-        throw new DataError('DATASET_CORRUPT', {
-          file: entry.file,
-          expected: `${entry.tokens} tokens`,
-          got: 'an early end',
-        });
-      }
-      done += bytesRead;
-    }
+    const bytes = await this.readBytes(entry.file, first * this.tokenBytes, tokens.length * this.tokenBytes);
     for (let i = 0; i < tokens.length; i++) {
       tokens[i] = this.tokenBytes === 2 ? bytes.readUInt16LE(2 * i) : bytes.readUInt32LE(4 * i);
     }
+  }
+
+  private async readBytes(file: string, position: number, length: number): Promise<Buffer> {
+    const handle = await this.handle(file);
+    const bytes = Buffer.allocUnsafe(length);
+    for (let done = 0; done < length;) {
+      const { bytesRead } = await handle.read(bytes, done, length - done, position + done);
+      if (bytesRead === 0) {
+        const expected = `${position + length} bytes`;
+        throw new DataError('DATASET_CORRUPT', { file, expected, got: 'an early end' });
+      }
+      done += bytesRead;
+    }
+    return bytes;
   }
 
   private handle(file: string): Promise<FileHandle> {

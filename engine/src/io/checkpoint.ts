@@ -133,6 +133,7 @@ function manifestText(
     engineVersion,
     specSha256: specHash(spec),
     datasetSha256: run.dataset.manifestSha256,
+    baseWeightsSha256: run.baseWeightsSha256,
     model: model.config,
     adapter: model.adapterSettings,
     graphs: run.graphs,

@@ -19,6 +19,8 @@ export interface CheckpointManifest {
   /** Of the data set's manifest. */
   datasetSha256: string;
   model: LlamaConfig;
+  /** Of the weights that the run began with; null for new ones. Absent in old checkpoints. */
+  baseWeightsSha256?: string | null;
   /** Null while the model has no adapters. */
   adapter: AdapterSettings | null;
   /** How adapted layers were computed. */

@@ -5,7 +5,8 @@ import { laterDefaults } from '../plan/storedRunSpec.js';
 
 /**
  * SHA-256 over what decides the weights of a run. Settings of watching, keeping and exporting are left out, and so is
- * recomputation, which gives the same bits: a run may be resumed with others of those. A setting that came after the first
+ * recomputation, which gives the same bits, and the end of the data, which only limits the steps: a run may be resumed with
+ * others of those. A setting that came after the first
  * release is left out where it has its default, so that the hash of a run that does not use it stays what it was.
  */
 export function specHash(spec: RunSpec): string {

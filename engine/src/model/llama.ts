@@ -1,6 +1,7 @@
 import {
   dispose,
   slice,
+  tensor2d,
   tidy,
   variableGrads,
   type Scalar,
@@ -291,6 +292,13 @@ export class Llama {
     const { precision } = options;
     return valuesOf(() =>
       headLogits(this.hidden(inputs, this.pass(batch, time, { precision })), this.head, precision),
+    );
+  }
+
+  /** What an adapted layer, adapter and all, makes of one row [in], in float32 arithmetic. */
+  layerOutput(layer: LinearLayer, row: Float32Array): Float32Array {
+    return valuesOf(() =>
+      this.attached().apply(layer, tensor2d(row, [1, layer.inFeatures]), undefined, 'float32'),
     );
   }
 

@@ -4,6 +4,7 @@ export * from './presets.js';
 export * from './cycles.js';
 export * from './schedule.js';
 export * from './layerMethod.js';
+export { sequencesInPass } from './dataPass.js';
 export * from './adapterGraphs.js';
 export * from './parameters.js';
 export { llamaConfigOf, ModelFolderInvalid } from './llamaConfigFile.js';

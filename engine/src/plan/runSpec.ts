@@ -20,6 +20,7 @@ export interface RunSpec {
   batch: BatchSettings;
   precision: Precision;
   recomputation: Recomputation;
+  endOfData: EndOfData;
   seed: number;
   evaluation: {
     everyStepCount: number;
@@ -43,6 +44,8 @@ export interface StepRange {
 export type Precision = 'auto' | 'float32' | 'bfloat16' | 'int8Base' | 'nf4Base';
 /** What of the forward pass is computed again in the backward pass. `auto`: `blocks` when the estimate needs it. */
 export type Recomputation = 'auto' | 'none' | 'blocks';
+/** What comes after one pass over the training part: `stop` refuses a run that would need more. */
+export type EndOfData = 'repeat' | 'stop';
 export type WeightType = 'float32' | 'float16' | 'bfloat16';
 export type DeviceChoice = 'auto' | 'native' | 'tensorflow' | 'reference';
 

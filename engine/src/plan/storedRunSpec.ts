@@ -14,6 +14,7 @@ export const laterDefaults = {
   recomputation: 'auto',
   skippedSteps: [],
   recipe: 'paper',
+  endOfData: 'repeat',
   optimizer: { momentType: 'float32' },
   adapter: {
     graph: 'auto',

@@ -59,9 +59,11 @@ export class AdamW {
       if (mode === 'zero') zeroAll(values);
       else if (mode === 'random') pruneAtRandom(values, ratio, uniform);
       else pruneByMagnitude(values, ratio);
-      zeros += countZeros(values.first) + countZeros(values.second);
-      total += values.first.length + values.second.length;
       moments.forget(values);
+      // Of what is kept, not of what was meant to be.
+      const { first, second } = moments.values();
+      zeros += countZeros(first) + countZeros(second);
+      total += first.length + second.length;
     }
     if (mode === 'zero') this.counts.adapter = 0;
     return total === 0 ? 1 : zeros / total;

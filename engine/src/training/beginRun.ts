@@ -7,6 +7,7 @@ import { restoreModel, withMoments } from '../io/checkpointModel.js';
 import { loadModelFolder } from '../io/modelFolder.js';
 import { specHash } from '../io/specHash.js';
 import { adapterPlan } from '../model/adapterSet.js';
+import { weightsSha256 } from '../io/weightsHash.js';
 import { Llama } from '../model/llama.js';
 import { chooseGraphs } from '../plan/adapterGraphs.js';
 import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
@@ -48,7 +49,12 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
   const { spec, dataset } = options;
   const graphs = chooseGraphs(spec, options.backend);
   if (spec.baseWeightsFolder === null)
-    return assembleRun({ ...options, graphs, model: Llama.create(spec.model, spec.seed) });
+    return assembleRun({
+      ...options,
+      graphs,
+      model: Llama.create(spec.model, spec.seed),
+      baseWeightsSha256: null,
+    });
   const { model, tokenizer } = await loadModelFolder(spec.baseWeightsFolder);
   const difference = differingKey(spec.model, model.config);
   if (difference !== null) {
@@ -60,7 +66,7 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
       found,
     );
   }
-  const run = assembleRun({ ...options, graphs, model });
+  const run = assembleRun({ ...options, graphs, model, baseWeightsSha256: await weightsSha256(model) });
   if (tokenizer !== null && !(await encodeAlike(tokenizer, dataset.tokenizer))) {
     run.warnings.push({
       reason: 'TOKENIZER_DIFFERS',
@@ -98,7 +104,8 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   }
   const graphs = manifest.graphs;
   const model = await restoreModel(checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
-  const run = assembleRun({ ...options, graphs, model });
+  const { baseWeightsSha256 = null } = manifest;
+  const run = assembleRun({ ...options, graphs, model, baseWeightsSha256 });
   Object.assign(run.progress, manifest.progress);
   try {
     await withMoments(checkpointPath, manifest, (read) =>

@@ -4,9 +4,12 @@ import { writeStartWeights } from '../io/checkpoint.js';
 import { adapterPlan } from '../model/adapterSet.js';
 import { Random } from '../random.js';
 import { startAdapters } from './cycleStart.js';
-import { largestChange, probeLogits } from './probe.js';
+import { requireSameFunction } from './mergeDrift.js';
+import { takeProbe } from './probe.js';
 import { measureRanks } from './rankTelemetry.js';
-import type { LayerRank } from './trainingEvent.js';
+import { mean, restartModules } from './restartModules.js';
+import { MomentsNotZero } from './trainingErrors.js';
+import type { LayerRank, RestartReport } from './trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**
@@ -27,42 +30,40 @@ export async function beginAdapters(run: TrainingRun): Promise<void> {
   if (spec.adapter.initialisation !== 'random') await startAdapters(run, number);
 }
 
-export interface RestartReport {
-  restart: number;
-  deltaNorm: number;
-  logitChangeMax: number;
-  momentsZeroedRatio: number;
-  ranks: LayerRank[];
-  effectiveRank: number;
-  seconds: number;
-}
-
 /**
  * Ends a cycle and begins the next (relora.md §4): what the adapters learned goes into W, they start anew, and their moments, which
- * point along directions that are now in W, are forgotten. Throws MergeNotFinite before anything is changed.
+ * point along directions that are now in W, are forgotten. Throws MergeNotFinite before anything is changed, and MergeDrift or
+ * MomentsNotZero when it was no restart: the run is of no use then, its last checkpoint is.
  */
 export async function restart(run: TrainingRun): Promise<RestartReport> {
-  const { model, spec, progress } = run;
+  const { model, schedule, spec, progress } = run;
   if (spec.adapter === null) throw new Error(`A ${spec.kind} run has no restarts`);
   const startedAt = performance.now();
-  const before = await probeLogits(run);
+  const before = await takeProbe(run);
   const number = progress.restartCount + 1;
 
-  const { deltaNorm } = model.mergeAdapters();
+  const { deltaNorm, byLayer } = model.mergeAdapters();
   run.frozen.base = null; // the file of the old base no longer holds what the model has
   const ranks = await measureRunRanks(run);
   const momentsZeroedRatio = await beginCycle(run, number);
+  if (spec.adapter.momentReset === 'zero' && momentsZeroedRatio !== 1)
+    throw new MomentsNotZero(number, momentsZeroedRatio);
   progress.restartCount = number;
 
-  const logitChangeMax = largestChange(before, await probeLogits(run));
+  const after = await takeProbe(run);
+  const drift = requireSameFunction(run, before, after);
   return {
     restart: number,
     deltaNorm,
-    logitChangeMax,
+    ...drift,
     momentsZeroedRatio,
     ranks,
-    effectiveRank:
-      ranks.reduce((sum, { effectiveRank }) => sum + effectiveRank, 0) / Math.max(1, ranks.length),
+    effectiveRank: mean(ranks.map(({ effectiveRank }) => effectiveRank)),
+    modules: restartModules(model.layers, byLayer, ranks),
+    learningRateBefore: schedule.learningRateAt(progress.nextStep - 1),
+    learningRateAfter: schedule.learningRateAt(progress.nextStep),
+    lossBefore: before.loss,
+    lossAfter: after.loss,
     seconds: (performance.now() - startedAt) / 1000,
   };
 }

@@ -6,7 +6,7 @@ export interface EvaluationReport {
   /** Mean over the targets, nats. */
   loss: number;
   perplexity: number;
-  /** Of the text that the targets stand for: comparable between tokenizers and with compressors. */
+  /** Of the text that the targets stand for: comparable between tokenizers and with compressors. 0 where they have none. */
   bitsPerByte: number;
   tokenCount: number;
   seconds: number;
@@ -48,7 +48,7 @@ export async function evaluate(
   return {
     loss,
     perplexity: Math.exp(loss),
-    bitsPerByte: sum / Math.LN2 / bytes,
+    bitsPerByte: bytes === 0 ? 0 : sum / Math.LN2 / bytes, // of a few completions alone the end may be counted
     tokenCount: count,
     seconds: (performance.now() - startedAt) / 1000,
   };

@@ -23,13 +23,13 @@ export interface StepShape {
 export interface StepGradients {
   /** Mean over all targets of the step, nats. */
   loss: number;
-  /** By parameter; the caller disposes them. */
+  /** By parameter; the caller disposes them. Empty when no target counts. */
   gradients: Map<string, Tensor>;
 }
 
 /**
  * Loss and gradients of one step, summed over its micro-batches. Each micro-batch weighs as much as it has targets, so
- * the result is that of one large batch. Gives way to the event loop after each of them; null when the signal is
+ * the result is that of one large batch; a batch of prompts alone has nothing to give. Gives way to the event loop after each of them; null when the signal is
  * aborted, with nothing left behind.
  */
 export async function accumulateGradients(
@@ -46,6 +46,7 @@ export async function accumulateGradients(
       dispose(tensorsOf(sum));
       return null;
     }
+    if (share === 0) continue;
     const part = model.valueAndGradients(
       inputs,
       targets,
@@ -60,8 +61,7 @@ export async function accumulateGradients(
     if (sum === null) sum = part;
     else addTo(sum, part);
   }
-  if (sum === null) throw new Error('A step needs at least one sequence');
-  return sum;
+  return sum ?? { loss: 0, gradients: new Map() };
 }
 
 export interface MicroBatch extends StepBatch {

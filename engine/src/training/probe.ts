@@ -1,22 +1,44 @@
+import type { LinearLayer } from '../model/linearLayer.js';
+import { Random } from '../random.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /** Logits that the probe may hold, twice: 32 MiB. */
 const probeLogitsMax = 8 * 1024 ** 2;
 const probeTokensMax = 256;
 
-/**
- * Logits on the first tokens of the run's first sequence, in float32 whatever the run's precision: a merge must not change
- * them.
- */
-export async function probeLogits(run: TrainingRun): Promise<Float32Array> {
+/** What the model computes at one moment: a restart must not change it. */
+export interface Probe {
+  /** On the first tokens of the run's first sequence, in float32 from the float32 weights, whatever the run's precision. */
+  logits: Float32Array;
+  /**
+   * Loss on the same tokens in the arithmetic of the run, nats per token: unlike the logits it shows what a base loses that is
+   * packed anew into fewer bits.
+   */
+  loss: number;
+  /** What each adapted layer makes of one fixed random row, in float32: tells which layer it was when logits change. */
+  layerOutputs: Map<LinearLayer, Float32Array>;
+}
+
+export async function takeProbe(run: TrainingRun): Promise<Probe> {
   const { model, spec } = run;
   const tokenCount = Math.min(
     spec.batch.sequenceLength,
     probeTokensMax,
     Math.ceil(probeLogitsMax / model.config.vocabSize),
   );
-  const { inputs } = await run.batches.read(0, 1);
-  return model.logits(inputs.slice(0, tokenCount), 1, tokenCount, { precision: 'float32' });
+  const batch = await run.batches.read(0, 1);
+  const inputs = batch.inputs.slice(0, tokenCount);
+  const { sum, count } = model.sumLoss(inputs, batch.targets.slice(0, tokenCount), 1, tokenCount);
+  return {
+    logits: model.logits(inputs, 1, tokenCount, { precision: 'float32' }),
+    loss: sum / count,
+    layerOutputs: new Map(
+      model.layers
+        // By module: a merge before full-rank steps takes the adapters away.
+        .filter(({ module }) => spec.adapter?.targetModules.includes(module))
+        .map((layer) => [layer, model.layerOutput(layer, probeRow(layer, spec.seed))]),
+    ),
+  };
 }
 
 /** Largest absolute difference between two arrays of the same length; NaN if there is one. */
@@ -28,4 +50,11 @@ export function largestChange(before: Float32Array, after: Float32Array): number
     if (change > largest) largest = change;
   }
   return largest;
+}
+
+/** Random, so that no change of a weight can hide in a direction that it does not have. */
+function probeRow({ name, inFeatures }: LinearLayer, seed: number): Float32Array {
+  const row = new Float32Array(inFeatures);
+  Random.forStream(seed, 'probe', name).fillNormal(row, 1);
+  return row;
 }

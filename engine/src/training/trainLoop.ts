@@ -83,7 +83,9 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     const gradientNorm = globalNorm(gradients);
     const learningRate = schedule.learningRateAt(step);
     // Checked before the update: weights and the last checkpoint stay usable after a divergence.
-    const skipped = !Number.isFinite(loss) || !Number.isFinite(gradientNorm);
+    const isFinite = Number.isFinite(loss) && Number.isFinite(gradientNorm);
+    // Without a target that counts there is no loss: weights and moments stay, and no gradient of zero decays them.
+    const skipped = !isFinite || gradients.size === 0;
     if (!skipped) {
       optimizer.apply(
         model.trainable(),
@@ -97,7 +99,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     const tokenCount = sequenceCount * sequenceLength;
     progress.nextStep++;
     progress.trainedTokens += tokenCount;
-    if (skipped) progress.skippedStepCount++;
+    if (!isFinite) progress.skippedStepCount++;
     yield {
       kind: 'step',
       step,
@@ -111,7 +113,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       skipped,
       residentBytes: process.memoryUsage.rss(),
     };
-    if (skipped && progress.skippedStepCount > spec.optimizer.nonfiniteStepCountMax) {
+    if (!isFinite && progress.skippedStepCount > spec.optimizer.nonfiniteStepCountMax) {
       throw new TrainingDiverged(step, loss, gradientNorm, progress.skippedStepCount);
     }
   }

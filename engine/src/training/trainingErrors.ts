@@ -16,6 +16,19 @@ export class TrainingDiverged extends EngineError {
   }
 }
 
+/** A restart left moments of A and B that it was to forget. The last checkpoint is usable. */
+export class MomentsNotZero extends EngineError {
+  constructor(
+    readonly restart: number,
+    readonly zeroedRatio: number,
+  ) {
+    super(
+      'MOMENTS_NOT_ZERO',
+      `Restart ${restart} was to set all moments of the adapters to zero, and ${zeroedRatio} of them are: they are not finite, or memory is faulty`,
+    );
+  }
+}
+
 /** The run asks for something that its data set or its checkpoint cannot give. */
 export class RunMismatch extends EngineError {
   constructor(

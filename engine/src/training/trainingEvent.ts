@@ -29,19 +29,11 @@ export type TrainingEvent =
       tokenCount: number;
       seconds: number;
     }
-  | {
+  | ({
       kind: 'restart';
       /** Step before which it happened. */
       step: number;
-      /** From 1. */
-      restart: number;
-      deltaNorm: number;
-      logitChangeMax: number;
-      momentsZeroedRatio: number;
-      ranks: LayerRank[];
-      effectiveRank: number;
-      seconds: number;
-    }
+    } & RestartReport)
   | {
       /** How the adapter phase is computed; the choice is a function of the job and the instruction set alone. */
       kind: 'plan';
@@ -73,6 +65,36 @@ export type TrainingEvent =
     }
   | { kind: 'sample'; step: number; prompt: string; text: string }
   | { kind: 'warning'; reason: string; message: string };
+
+/** A restart and the proof that it was one: what changed, and that the function computed did not. */
+export interface RestartReport {
+  /** From 1. */
+  restart: number;
+  deltaNorm: number;
+  /** Largest change of a logit on the probe, and what it was held to (mergeDrift.ts). */
+  logitChangeMax: number;
+  logitChangeTolerance: number;
+  momentsZeroedRatio: number;
+  ranks: LayerRank[];
+  effectiveRank: number;
+  modules: RestartModule[];
+  /** Of the step before the restart and of the one after it. */
+  learningRateBefore: number;
+  learningRateAfter: number;
+  /** On the probe, in the arithmetic of the run, just before and just after. */
+  lossBefore: number;
+  lossAfter: number;
+  seconds: number;
+}
+
+/** One kind of layer; ranks are means over the layers that were measured, 0 where there are none. */
+export interface RestartModule {
+  module: TargetModule;
+  deltaNorm: number;
+  effectiveRank: number;
+  rankAboveOnePercent: number;
+  measuredLayerCount: number;
+}
 
 export interface LayerRank {
   layer: string;

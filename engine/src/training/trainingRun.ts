@@ -21,6 +21,8 @@ export interface TrainingRun {
   readonly schedule: Schedule;
   readonly model: Llama;
   readonly optimizer: AdamW;
+  /** SHA-256 of the weights that the run began with; null for new ones, or where an old checkpoint does not know. */
+  readonly baseWeightsSha256: string | null;
   /** Holds `checkpoints/` and `start/`. */
   readonly folder: string;
   /** Which attempt of the job this is, from 1; part of every checkpoint's name, so that attempts never share one. */
@@ -72,8 +74,9 @@ export function assembleRun(parts: {
   runFolder: string;
   attempt: number;
   graphs: LayerGraphs;
+  baseWeightsSha256: string | null;
 }): TrainingRun {
-  const { spec, backend, dataset, model, runFolder, attempt, graphs } = parts;
+  const { spec, backend, dataset, model, runFolder, attempt, graphs, baseWeightsSha256 } = parts;
   return {
     spec,
     backend,
@@ -82,6 +85,7 @@ export function assembleRun(parts: {
     schedule: new Schedule(spec),
     model,
     graphs,
+    baseWeightsSha256,
     optimizer: new AdamW(spec.optimizer, spec.adapter?.bLearningRateRatio),
     folder: runFolder,
     attempt,

@@ -1,5 +1,6 @@
 import type {
   DatasetFile as DatasetFileProto,
+  DatasetSpec as DatasetSpecProto,
   TokenizerSpec,
   UploadDatasetHeader,
 } from '@relora/sdk/contract';
@@ -35,6 +36,9 @@ export async function parseDatasetHeader(
     textField: checks.text('header.spec.text_field', header.spec?.textField ?? 'text', 256),
     seed: checks.integer('header.spec.seed', header.spec?.seed, 0, 0, 2 ** 31 - 1),
   };
+  const pairFields = parsePairFields(checks, header.spec);
+  // Absent otherwise: an upload that goes on is known by its specification as stored.
+  if (pairFields !== undefined) spec.pairFields = pairFields;
   if (spec.textField === '') checks.add('header.spec.text_field', 'the name of a field', '""');
 
   const files: NewFile[] = [];
@@ -42,7 +46,11 @@ export async function parseDatasetHeader(
   if (header.files.length > config.datasetFilesMax)
     checks.add('header.files', `at most ${config.datasetFilesMax} files`, header.files.length);
   for (const [index, file] of header.files.slice(0, config.datasetFilesMax).entries()) {
-    files.push(await parseFile(checks, parts, file, `header.files[${index}]`));
+    const parsed = await parseFile(checks, parts, file, `header.files[${index}]`);
+    if (pairFields !== undefined && parsed.format === 'text') {
+      checks.add(`header.files[${index}]`, 'JSONL or PARQUET: prompt_field needs files with fields', 'TEXT');
+    }
+    files.push(parsed);
   }
   const uploads = files.filter(({ serverPath }) => serverPath === null).length;
   if (uploads > 0 && uploads < files.length)
@@ -53,6 +61,25 @@ export async function parseDatasetHeader(
 
   checks.throwIfWrong();
   return { datasetId, displayName, files, spec };
+}
+
+/** Both or none, and not beside text_field. */
+function parsePairFields(
+  checks: FieldChecks,
+  spec: DatasetSpecProto | undefined,
+): DatasetSpec['pairFields'] | undefined {
+  const prompt = spec?.promptField ?? '';
+  const completion = spec?.completionField ?? '';
+  if (prompt === '' && completion === '') return undefined;
+  checks.text('header.spec.prompt_field', prompt, 256);
+  checks.text('header.spec.completion_field', completion, 256);
+  if (prompt === '') checks.add('header.spec.prompt_field', 'a name, beside completion_field', 'none');
+  if (completion === '') checks.add('header.spec.completion_field', 'a name, beside prompt_field', 'none');
+  if (prompt === completion)
+    checks.add('header.spec.completion_field', 'another field than prompt_field', quote(completion));
+  if (spec?.textField !== undefined)
+    checks.add('header.spec.text_field', 'nothing beside prompt_field', quote(spec.textField));
+  return { prompt, completion };
 }
 
 async function parseFile(

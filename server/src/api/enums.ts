@@ -1,6 +1,7 @@
 import type {
   AdapterGraph,
   DeviceChoice,
+  EndOfData,
   Initialisation,
   MomentReset,
   MomentType,
@@ -67,6 +68,12 @@ export const recomputations: Readonly<Record<string, Recomputation>> = {
   [contract.Recomputation.AUTO]: 'auto',
   [contract.Recomputation.NONE]: 'none',
   [contract.Recomputation.BLOCKS]: 'blocks',
+};
+
+export const endsOfData: Readonly<Record<string, EndOfData>> = {
+  [contract.EndOfData.UNSPECIFIED]: 'repeat',
+  [contract.EndOfData.REPEAT]: 'repeat',
+  [contract.EndOfData.STOP]: 'stop',
 };
 
 export const momentTypes: Readonly<Record<string, MomentType>> = {
@@ -174,6 +181,7 @@ export const toEnum = {
   scheduleKind: reverse<ScheduleKind, contract.ScheduleKind>(scheduleKinds),
   precision: reverse<Precision, contract.Precision>(precisions),
   recomputation: reverse<Recomputation, contract.Recomputation>(recomputations),
+  endOfData: reverse<EndOfData, contract.EndOfData>(endsOfData),
   momentType: reverse<MomentType, contract.MomentType>(momentTypes),
   adapterGraph: reverse<AdapterGraph, contract.AdapterGraph>(adapterGraphs),
   initialisation: reverse<Initialisation, contract.Initialisation>(initialisations),

@@ -1,4 +1,4 @@
-import { countParameters } from '@relora/engine/plan';
+import { countParameters, sequencesInPass } from '@relora/engine/plan';
 import type {
   AdapterSettings,
   BatchSettings,
@@ -15,6 +15,7 @@ import { quote, type FieldProblem } from '../errors.js';
 import { checkGraph, parseAdapter } from './adapterSpec.js';
 import {
   deviceChoices,
+  endsOfData,
   jobKinds,
   momentTypes,
   precisions,
@@ -124,6 +125,7 @@ export function parseJobSpec(
     recomputation:
       checks.choice('spec.recomputation', spec.recomputation, recomputations, 'AUTO, NONE or BLOCKS') ??
       'auto',
+    endOfData: checks.choice('spec.end_of_data', spec.endOfData, endsOfData, 'REPEAT or STOP') ?? 'repeat',
     seed: checks.integer('spec.seed', spec.seed, 0, 0, seedMax),
     evaluation: {
       everyStepCount: checks.integer(
@@ -193,6 +195,8 @@ export function parseJobSpec(
       run.batch.sequenceLength,
     );
   }
+  if (prepared !== null && run.endOfData === 'stop' && !checks.isWrong('spec.batch'))
+    checkOnePass(checks, run, prepared.train.tokenCount);
   if (source !== undefined && !checks.isWrong('spec.model')) {
     const { model: parameterCount } = countParameters({ kind, adapter: null, model: source.model });
     if (parameterCount > limits.parametersMax)
@@ -234,6 +238,27 @@ function parseSkippedSteps(checks: FieldChecks, ranges: StepRange[], stepCount: 
     next = end + 1;
     return { first: begin, last: end };
   });
+}
+
+/**
+ * Refused rather than cut short: learning rate and restarts are laid out over step_count, which must be known before the
+ * first step and is the client's to choose.
+ */
+function checkOnePass(
+  checks: FieldChecks,
+  { batch, stepCount, warmStart }: Pick<RunSpec, 'batch' | 'stepCount' | 'warmStart'>,
+  tokenCount: number,
+): void {
+  if (checks.isWrong('spec.step_count') || checks.isWrong('spec.warm_start')) return;
+  const stepsInPass = Math.floor(sequencesInPass(tokenCount, batch.sequenceLength) / batch.sequenceCount);
+  const stepCountMax = stepsInPass - warmStart.stepCount;
+  if (stepCount <= stepCountMax) return;
+  const before = warmStart.stepCount === 0 ? '' : ` after ${warmStart.stepCount} of the warm start`;
+  const expected =
+    stepCountMax < 1
+      ? `fewer steps than fit: with end_of_data STOP one pass over the data has ${stepsInPass}${before}; take a smaller batch or warm start`
+      : `at most ${stepCountMax}${before}: with end_of_data STOP one pass over the data has ${stepsInPass} steps`;
+  checks.add('spec.step_count', expected, stepCount);
 }
 
 function parseWarmStart(

@@ -3,6 +3,7 @@ import {
   layerMethod,
   linearShapes,
   Schedule,
+  sequencesInPass,
   thinPasses,
   type AdapterSettings,
   type LlamaConfig,
@@ -56,14 +57,19 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
     }
   }
   if (prepared !== null) {
-    const epochs =
-      (new Schedule(spec).stepCount * spec.batch.sequenceCount * spec.batch.sequenceLength) /
-      prepared.train.tokenCount;
-    if (epochs > 4)
+    const { sequenceCount, sequenceLength } = spec.batch;
+    const { tokenCount } = prepared.train;
+    const sequences = sequencesInPass(tokenCount, sequenceLength);
+    const passes = (new Schedule(spec).stepCount * sequenceCount) / sequences;
+    if (passes > 1) {
+      const rest = tokenCount - 1 - sequences * sequenceLength;
       warnings.push({
         reason: 'DATA_REPEATED',
-        message: `The run reads its training part ${epochs.toFixed(1)} times; beyond about four times little is learned`,
+        message:
+          `The run reads its training part ${passes.toFixed(1)} times, each time in another order and without its last ${rest} tokens, which fill no sequence` +
+          (passes > 4 ? '; beyond about four times little is learned' : ''),
       });
+    }
     if (prepared.heldOut.tokenCount === 0) {
       warnings.push({
         reason: 'HELD_OUT_EMPTY',

@@ -1,8 +1,9 @@
 import { missingSteps, type RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifactStore.js';
-import type { Dataset, DatasetSpec } from '../datasets/dataset.js';
-import type { Job, JobEvent, JobEventBody } from '../jobs/job.js';
+import type { Dataset, DatasetSpec, PreparedDataset } from '../datasets/dataset.js';
+import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
+import type { RestartEntry } from '../jobs/jobJournal.js';
 import { toEnum } from './enums.js';
 
 /** The version of a job as a quoted entity tag. */
@@ -39,12 +40,23 @@ export function toJob(job: Job): contract.Job {
     updateTime: new Date(job.updateTimeMs),
     startTime: toDate(job.startTimeMs),
     endTime: toDate(job.endTimeMs),
-    execution:
-      job.execution === null
-        ? undefined
-        : { ...job.execution, precision: toEnum.precision[job.execution.precision] },
+    execution: job.execution === null ? undefined : toExecution(job.execution),
     origin: job.origin === null ? undefined : { job: `jobs/${job.origin.jobId}`, step: job.origin.step },
   };
+}
+
+function toExecution(execution: Execution): contract.Execution {
+  return {
+    ...execution,
+    precision: toEnum.precision[execution.precision],
+    basePrecision: toEnum.precision[baseWords[execution.basePrecision]],
+    graphs: execution.graphs.map(toGraph),
+    baseWeightsSha256: execution.baseWeightsSha256 ?? '',
+  };
+}
+
+function toGraph({ module, graph }: Execution['graphs'][number]): contract.ExecutionGraph {
+  return { module: toEnum.targetModule[module], graph: toEnum.adapterGraph[graph] };
 }
 
 /** A specification with every default in it. Sent back as it is, it makes the same run. */
@@ -83,6 +95,7 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     batch: spec.batch,
     precision: toEnum.precision[spec.precision],
     recomputation: toEnum.recomputation[spec.recomputation],
+    endOfData: toEnum.endOfData[spec.endOfData],
     seed: spec.seed,
     evaluation: spec.evaluation,
     checkpoint: spec.checkpoint,
@@ -119,15 +132,12 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
     case 'evaluation':
       return { evaluation: body };
     case 'restart':
-      return { restart: body };
+      return { restart: toRestartEvent(body) };
     case 'plan':
       return {
         plan: {
           ...body,
-          graphs: body.graphs.map(({ module, graph }) => ({
-            module: toEnum.targetModule[module],
-            graph: toEnum.adapterGraph[graph],
-          })),
+          graphs: body.graphs.map(toGraph),
           plannedSeconds: body.plannedSeconds ?? undefined,
           separateSeconds: body.separateSeconds ?? undefined,
           recomputation: toEnum.recomputation[body.recomputation],
@@ -146,6 +156,18 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
     case 'warning':
       return { warning: body };
   }
+}
+
+export function toRestart({ body, timeMs, attempt, sequence }: RestartEntry): contract.Restart {
+  return { event: toRestartEvent(body), time: new Date(timeMs), attempt, sequence };
+}
+
+function toRestartEvent(body: RestartEntry['body']): contract.RestartEvent {
+  const modules = body.modules.map((figures) => ({
+    ...figures,
+    module: toEnum.targetModule[figures.module],
+  }));
+  return { ...body, modules };
 }
 
 /** What a base is kept in, in the words of a job's precision. */
@@ -182,13 +204,26 @@ export function toDataset(dataset: Dataset): contract.Dataset {
       prepared === null
         ? undefined
         : { ...prepared.tokenizer, kind: tokenizerKinds[prepared.tokenizer.kind] },
-    train: prepared?.train,
-    heldOut: prepared?.heldOut,
+    train: prepared === null ? undefined : toSplitInfo(prepared.train),
+    heldOut: prepared === null ? undefined : toSplitInfo(prepared.heldOut),
     preparedRatio: dataset.preparedRatio,
     manifestSha256: prepared?.manifestSha256 ?? '',
     createTime: new Date(dataset.createTimeMs),
-    spec: { ...dataset.spec, tokenizer: toTokenizer(dataset.spec) },
+    spec: toDatasetSpec(dataset.spec),
   };
+}
+
+function toSplitInfo(size: PreparedDataset['train']): contract.DatasetSplitInfo {
+  const { tokenCount, duplicateDocumentCount = 0, trainedTokenCount = tokenCount } = size;
+  return { ...size, duplicateDocumentCount, trainedTokenCount };
+}
+
+function toDatasetSpec(spec: DatasetSpec): contract.DatasetSpec {
+  const { heldOutShare, textField, pairFields, seed } = spec;
+  const shared = { tokenizer: toTokenizer(spec), heldOutShare, seed };
+  return pairFields === undefined
+    ? { ...shared, textField }
+    : { ...shared, promptField: pairFields.prompt, completionField: pairFields.completion };
 }
 
 const tokenizerKinds = { bytes: 'bytes', trainedBpe: 'trained_bpe', huggingFace: 'hugging_face' } as const;

@@ -20,7 +20,7 @@ import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
 import { restartJob } from './restartJob.js';
 import { admitWith, submitJob } from './submitJob.js';
-import { toEtag, toJob, toSpec } from './toProto.js';
+import { toEtag, toJob, toRestart, toSpec } from './toProto.js';
 import { watchEvents } from './watchJob.js';
 
 const etagPattern = /^"([1-9][0-9]{0,14})"$/;
@@ -183,6 +183,20 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
 
     async cancelJob(request, context) {
       return await steer('cancel', request, context.signal);
+    },
+
+    async listRestarts(request) {
+      const checks = new FieldChecks();
+      const jobId = parseJobName('parent', request.parent);
+      const restartsMax = parsePageSize(checks, request.pageSize);
+      checks.throwIfWrong();
+      await findJob(jobId);
+      const filter = { list: 'restarts', jobId };
+      const after = pageTokens.read<{ restart: number }>(filter, request.pageToken)?.restart ?? 0;
+      const found = await journal.restartsAfter(jobId, after, restartsMax + 1);
+      const page = found.slice(0, restartsMax);
+      const next = found.length > page.length ? { restart: page.at(-1)!.body.restart } : null;
+      return { restarts: page.map(toRestart), nextPageToken: pageTokens.write(filter, next) };
     },
 
     async restartJob(request) {

@@ -36,6 +36,8 @@ export interface DatasetSpec {
   tokenizer: DatasetTokenizerSpec;
   heldOutShare: number;
   textField: string;
+  /** Fields of a prompt and its completion, in place of textField; absent for whole texts. */
+  pairFields?: { prompt: string; completion: string };
   seed: number;
 }
 
@@ -61,4 +63,8 @@ export interface SplitSize {
   tokenCount: number;
   documentCount: number;
   textBytes: number;
+  /** Left out of the training part because the held-out part has the same text; absent before there was a look for them. */
+  duplicateDocumentCount?: number;
+  /** Of the tokens those that count in the loss; absent where all do. */
+  trainedTokenCount?: number;
 }

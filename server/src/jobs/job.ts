@@ -1,5 +1,5 @@
-import type { RunSpec, Phase, Precision } from '@relora/engine/plan';
-import type { TrainingEvent } from '@relora/engine';
+import type { LayerGraph, Phase, Precision, RunSpec, TargetModule } from '@relora/engine/plan';
+import type { BasePrecision, TrainingEvent } from '@relora/engine';
 
 /** A job as the store keeps it. Times are milliseconds since 1970. */
 export interface Job {
@@ -61,6 +61,7 @@ export interface JobProgress {
   checkpointStep: number | null;
 }
 
+/** What has to be equal for a run to give the same bits again, but for the threads. */
 export interface Execution {
   engineVersion: string;
   backend: string;
@@ -68,6 +69,14 @@ export interface Execution {
   threadCount: number;
   precision: Precision;
   datasetSha256: string;
+  basePrecision: BasePrecision;
+  /** Of the adapted modules. */
+  graphs: { module: TargetModule; graph: LayerGraph }[];
+  /** Null for new weights. */
+  baseWeightsSha256: string | null;
+  specSha256: string;
+  nodeVersion: string;
+  tfjsVersion: string;
 }
 
 /** Every change of state that may happen; anything else is refused. */

@@ -1,10 +1,14 @@
+import { sql } from 'kysely';
 import type { Database } from '../store/database.js';
-import { isTerminal, type Job, type JobEvent } from './job.js';
+import type { EventRow } from '../store/schema.js';
+import { isTerminal, type Job, type JobEvent, type JobEventBody } from './job.js';
 import { JobChange } from './jobChange.js';
 import { toEvent, toJob } from './jobRow.js';
 
 /** Called after a commit with the job as it now stands and the events that were appended, maybe none. Must not throw. */
 export type AppendListener = (job: Job, events: JobEvent[]) => void;
+
+export type RestartEntry = JobEvent & { body: JobEventBody & { kind: 'restart' } };
 
 /**
  * The events of all jobs: sequence numbers 1, 2, 3 … without gaps within a job, each taken in the transaction that makes
@@ -40,6 +44,24 @@ export class JobJournal {
       .execute();
     const reached = rows.at(-1)?.sequence ?? sequence;
     return { events: rows.map(toEvent), isComplete: isTerminal(job.state) && reached >= job.last_sequence };
+  }
+
+  /**
+   * Restarts of a job with a number above `after`, in order. One that was repeated after a crash stands here once, as it was
+   * made last.
+   */
+  async restartsAfter(jobId: string, after: number, restartsMax: number): Promise<RestartEntry[]> {
+    // What is selected beside max() comes from the row that has the maximum: SQLite promises it. The words are those of the index.
+    const { rows } = await sql<Pick<EventRow, 'attempt' | 'time_ms' | 'body'> & { last: number }>`
+      select max(sequence) as last, attempt, time_ms, body from events
+      where job_id = ${jobId} and json_extract(body, '$.kind') = 'restart'
+        and json_extract(body, '$.restart') > ${after}
+      group by json_extract(body, '$.restart') order by json_extract(body, '$.restart') limit ${restartsMax}
+    `.execute(this.db);
+    return rows.map(({ last, ...row }) => {
+      const event = toEvent({ ...row, job_id: jobId, sequence: last, final: 0 });
+      return { ...event, body: event.body as RestartEntry['body'] };
+    });
   }
 
   /** Events below a sequence number, newest first; none at the beginning. */

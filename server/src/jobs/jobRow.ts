@@ -22,7 +22,7 @@ export function toJob(row: JobRow, queuePosition = 0): Job {
     updateTimeMs: row.update_time_ms,
     startTimeMs: row.start_time_ms,
     endTimeMs: row.end_time_ms,
-    execution: row.execution === null ? null : (JSON.parse(row.execution) as Execution),
+    execution: row.execution === null ? null : readExecution(row.execution),
     origin: row.origin === null ? null : (JSON.parse(row.origin) as JobOrigin),
   };
 }
@@ -45,9 +45,31 @@ export function writeBody(body: JobEventBody): string {
 }
 
 function parseBody(text: string): JobEventBody {
+  const body = parseNumbers(text);
+  // Version 0.1 told of a restart as a whole alone; what it did not measure stays unset.
+  return body.kind === 'restart' ? { ...body, modules: (body as Partial<typeof body>).modules ?? [] } : body;
+}
+
+function parseNumbers(text: string): JobEventBody {
   // Few have such a mark, and looking at every value for it takes several times as long as the parsing.
   if (!text.includes('"nonFinite"')) return JSON.parse(text) as JobEventBody;
   return JSON.parse(text, (_key, value: unknown) =>
     typeof value === 'object' && value !== null && 'nonFinite' in value ? Number(value.nonFinite) : value,
   ) as JobEventBody;
+}
+
+/** Version 0.1 recorded less: what is missing is unknown, and shown as empty. */
+function readExecution(text: string): Execution {
+  const execution = JSON.parse(text) as Partial<Execution> & Pick<Execution, 'precision'>;
+  const { precision } = execution;
+  const quantized = { int8Base: 'int8', nf4Base: 'nf4' } as const;
+  const unknown = {
+    basePrecision: precision in quantized ? quantized[precision as keyof typeof quantized] : precision,
+    graphs: [],
+    baseWeightsSha256: null,
+    specSha256: '',
+    nodeVersion: '',
+    tfjsVersion: '',
+  };
+  return { ...unknown, ...execution } as Execution;
 }

@@ -1,3 +1,4 @@
+import { targetModules } from '@relora/engine/plan';
 import type { Gauge } from 'prom-client';
 import { isTerminal, type Job, type JobEvent, type JobEventBody } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
@@ -14,6 +15,7 @@ const smoothing = 0.02;
 /** Feeds metrics from the events of the journal: what Prometheus shows and what watchers see has one source. */
 export class JobMetrics {
   private readonly perJob: Gauge<string>[];
+  private readonly perModule: Gauge<string>[];
   /** When the series of a job go, by job id; null while it runs. In order of last beginning. */
   private readonly expiry = new Map<string, number | null>();
   private readonly smoothed = new Map<string, number>();
@@ -23,6 +25,8 @@ export class JobMetrics {
     this.perJob = Object.entries(metrics).flatMap(([key, metric]) =>
       /^job[A-Z]/.test(key) ? [metric as Gauge<string>] : [],
     );
+    const { moduleDeltaNorm, moduleEffectiveRank, moduleSingularValues } = metrics;
+    this.perModule = [moduleDeltaNorm, moduleEffectiveRank, moduleSingularValues];
     for (const outcome of ['succeeded', 'failed', 'cancelled']) metrics.jobsFinished.inc({ outcome }, 0);
   }
 
@@ -50,6 +54,8 @@ export class JobMetrics {
     this.expiry.delete(jobId);
     this.smoothed.delete(jobId);
     for (const gauge of this.perJob) gauge.remove({ job_id: jobId });
+    for (const gauge of this.perModule)
+      for (const module of targetModules) gauge.remove({ job_id: jobId, module });
   }
 
   private count(job: Job, event: JobEvent): void {
@@ -85,14 +91,7 @@ export class JobMetrics {
         metrics.jobBitsPerByte.set(series, body.bitsPerByte);
         return;
       case 'restart':
-        metrics.restarts.inc();
-        metrics.restartDuration.observe(body.seconds);
-        metrics.jobRestarts.set(series, body.restart);
-        metrics.jobDeltaNorm.set(series, body.deltaNorm);
-        metrics.jobLogitChange.set(series, body.logitChangeMax);
-        metrics.jobEffectiveRank.set(series, body.effectiveRank);
-        metrics.jobMomentsZeroed.set(series, body.momentsZeroedRatio);
-        return;
+        return this.countRestart(series, body);
       case 'checkpoint':
         metrics.checkpoints.inc();
         metrics.checkpointDuration.observe(body.seconds);
@@ -132,6 +131,27 @@ export class JobMetrics {
       this.expiry.set(job.id, event.timeMs + keptMs);
     }
     if (isTerminal(body.to)) metrics.jobsFinished.inc({ outcome: body.to });
+  }
+
+  private countRestart(series: { job_id: string }, body: JobEventBody & { kind: 'restart' }): void {
+    const { metrics } = this;
+    metrics.restarts.inc();
+    metrics.restartDuration.observe(body.seconds);
+    metrics.jobRestarts.set(series, body.restart);
+    metrics.jobDeltaNorm.set(series, body.deltaNorm);
+    metrics.jobLogitChange.set(series, body.logitChangeMax);
+    metrics.jobLogitTolerance.set(series, body.logitChangeTolerance);
+    metrics.jobMergeLossBefore.set(series, body.lossBefore);
+    metrics.jobMergeLossAfter.set(series, body.lossAfter);
+    metrics.jobRestartRateBefore.set(series, body.learningRateBefore);
+    metrics.jobRestartRateAfter.set(series, body.learningRateAfter);
+    metrics.jobEffectiveRank.set(series, body.effectiveRank);
+    metrics.jobMomentsZeroed.set(series, body.momentsZeroedRatio);
+    for (const { module, ...figures } of body.modules) {
+      metrics.moduleDeltaNorm.set({ ...series, module }, figures.deltaNorm);
+      metrics.moduleEffectiveRank.set({ ...series, module }, figures.effectiveRank);
+      metrics.moduleSingularValues.set({ ...series, module }, figures.rankAboveOnePercent);
+    }
   }
 
   private setLoss(jobId: string, loss: number): void {

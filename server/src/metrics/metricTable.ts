@@ -41,7 +41,7 @@ export const metricTable = {
   tokens: counter('relora_tokens_total', 'Tokens trained on by all jobs.'),
   stepsSkipped: counter(
     'relora_steps_skipped_total',
-    'Steps whose update was skipped because loss or gradient was not finite.',
+    'Steps whose update was left out: loss or gradient was not finite, or no target counted.',
   ),
   stepDuration: histogram('relora_step_seconds', 'Wall-clock time of a step.', stepSeconds),
   restarts: counter('relora_restarts_total', 'Merges with a restart of the adapters, by all jobs.'),
@@ -97,6 +97,46 @@ export const metricTable = {
     'Largest change of a logit by the last merge: its error.',
     ['job_id'],
   ),
+  jobLogitTolerance: gauge(
+    'relora_job_merge_logit_tolerance',
+    'Change of a logit that rounding explains: above it the job fails.',
+    ['job_id'],
+  ),
+  jobMergeLossBefore: gauge(
+    'relora_job_merge_loss_before',
+    'Loss on the probe batch just before the last merge, nats per token.',
+    ['job_id'],
+  ),
+  jobMergeLossAfter: gauge(
+    'relora_job_merge_loss_after',
+    'Loss on the probe batch just after the last merge, nats per token.',
+    ['job_id'],
+  ),
+  jobRestartRateBefore: gauge(
+    'relora_job_restart_learning_rate_before',
+    'Learning rate of the step before the last restart.',
+    ['job_id'],
+  ),
+  jobRestartRateAfter: gauge(
+    'relora_job_restart_learning_rate_after',
+    'Learning rate of the first step after the last restart.',
+    ['job_id'],
+  ),
+  moduleDeltaNorm: gauge(
+    'relora_job_module_merge_delta_norm',
+    'Frobenius norm of what the last restart merged into one kind of layer.',
+    ['job_id', 'module'],
+  ),
+  moduleEffectiveRank: gauge(
+    'relora_job_module_effective_rank',
+    'Mean effective rank of the change of one kind of layer since the adapters began.',
+    ['job_id', 'module'],
+  ),
+  moduleSingularValues: gauge(
+    'relora_job_module_singular_values',
+    'Mean number of singular values of that change above 1 % of the largest.',
+    ['job_id', 'module'],
+  ),
   jobEffectiveRank: gauge(
     'relora_job_effective_rank',
     'Mean effective rank of the change since the adapters began.',
@@ -109,7 +149,7 @@ export const metricTable = {
   ),
   jobStepsSkipped: gauge(
     'relora_job_steps_skipped',
-    'Steps of this execution whose update was skipped because loss or gradient was not finite.',
+    'Steps of this execution whose update was left out: loss or gradient was not finite, or no target counted.',
     ['job_id'],
   ),
   jobCheckpointDuration: gauge(

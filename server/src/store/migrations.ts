@@ -106,4 +106,7 @@ export const migrations: readonly string[] = [
   create index requests_by_job on requests (job_id);
   `,
   'alter table jobs add column origin text',
+  // Restarts are a thousandth of a journal: ListRestarts finds them without reading the rest.
+  `create index restart_events on events (job_id, json_extract(body, '$.restart'), sequence)
+     where json_extract(body, '$.kind') = 'restart'`,
 ];

@@ -101,6 +101,8 @@ export interface PreviewedToken {
   id: number;
   /** Bytes that are not whole characters are written as \xNN. */
   text: string;
+  /** Whether it counts in the loss. */
+  trained: boolean;
 }
 
 /** What a task tells on its way, and what it ends with. */

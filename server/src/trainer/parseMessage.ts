@@ -38,6 +38,11 @@ const path = text(4096);
 const sha256: Check = (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value);
 const reason: Check = (value) => typeof value === 'string' && /^[A-Z][A-Z0-9_]{0,63}$/.test(value);
 
+const graphs = list(
+  targetModules.length,
+  object({ module: oneOf(...targetModules), graph: oneOf('separate', 'merged', 'weightGradient') }),
+);
+
 /** Texts of models and errors. Longer ones would be one journal entry above what a client accepts in a message. */
 const longText = text(64 * 1024);
 
@@ -68,9 +73,24 @@ const bodies: Readonly<Record<string, Shape>> = {
     restart: count,
     deltaNorm: number,
     logitChangeMax: number,
+    logitChangeTolerance: number,
     momentsZeroedRatio: number,
     effectiveRank: number,
+    learningRateBefore: number,
+    learningRateAfter: number,
+    lossBefore: number,
+    lossAfter: number,
     seconds: number,
+    modules: list(
+      targetModules.length,
+      object({
+        module: oneOf(...targetModules),
+        deltaNorm: number,
+        effectiveRank: number,
+        rankAboveOnePercent: number,
+        measuredLayerCount: count,
+      }),
+    ),
     ranks: list(
       1024,
       object({ layer: name, effectiveRank: number, rankAboveOnePercent: count, adapterRank: count }),
@@ -78,13 +98,7 @@ const bodies: Readonly<Record<string, Shape>> = {
   },
   plan: {
     step: count,
-    graphs: list(
-      targetModules.length,
-      object({
-        module: oneOf(...targetModules),
-        graph: oneOf('separate', 'merged', 'weightGradient'),
-      }),
-    ),
+    graphs,
     plannedOperations: number,
     separateOperations: number,
     plannedSeconds: orNull(number),
@@ -110,6 +124,12 @@ const trainerMessages: Readonly<Record<string, Shape>> = {
       threadCount: count,
       precision: oneOf('float32', 'bfloat16', 'int8Base', 'nf4Base'),
       datasetSha256: sha256,
+      basePrecision: oneOf('float32', 'bfloat16', 'int8', 'nf4'),
+      graphs,
+      baseWeightsSha256: orNull(sha256),
+      specSha256: sha256,
+      nodeVersion: name,
+      tfjsVersion: name,
     }),
   },
   event: {

@@ -5,7 +5,7 @@ import type { ServerChannel } from './channel.js';
 
 /** Fills a new folder with the tokens of a data set, then opens it as a run would, which checks every hash. */
 export async function prepare(task: PrepareTask, channel: ServerChannel): Promise<PreparedDataset> {
-  const { tokenizer, textField, heldOutShare, seed } = task.spec;
+  const { tokenizer, textField, pairFields, heldOutShare, seed } = task.spec;
   await prepareDataset(
     {
       files: task.files.map(({ path, fileName, format, split }) => ({
@@ -17,6 +17,7 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
       outputFolder: task.outputFolder,
       tokenizer,
       textField,
+      pairFields,
       heldOutShare,
       seed,
     },
@@ -26,10 +27,12 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
   const dataset = await Dataset.open(task.outputFolder, { verify: true });
   try {
     const { manifest, manifestSha256 } = dataset;
-    const size = ({ tokens, documents, bytes }: typeof manifest.train) => ({
+    const size = ({ tokens, documents, bytes, duplicates, trained }: typeof manifest.train) => ({
       tokenCount: tokens,
       documentCount: documents,
       textBytes: bytes,
+      duplicateDocumentCount: duplicates ?? 0,
+      trainedTokenCount: trained?.tokens ?? tokens,
     });
     return {
       tokenizer: manifest.tokenizer,

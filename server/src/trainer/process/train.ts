@@ -8,12 +8,15 @@ import {
   engineVersion,
   exportMergedModel,
   saveCheckpoint,
+  specHash,
+  tfjsVersion,
   trainLoop,
   type Backend,
   type TrainingEvent,
   type TrainingRun,
 } from '@relora/engine';
 import { Dataset } from '@relora/engine/data';
+import type { Execution } from '../../jobs/job.js';
 import type { TrainOrder } from '../messages.js';
 import { openBackend } from './backend.js';
 import type { ServerChannel, StopOrder } from './channel.js';
@@ -42,14 +45,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     await channel.say({
       type: 'started',
       step: run.progress.nextStep,
-      execution: {
-        engineVersion,
-        backend: backend.name,
-        instructionSet: backend.instructionSet ?? '',
-        threadCount: backend.threadCount,
-        precision: backend.precision,
-        datasetSha256: dataset.manifestSha256,
-      },
+      execution: executionOf(run),
     });
     for await (const event of trainLoop(run, channel.stop)) await tell(event);
 
@@ -88,6 +84,24 @@ async function begin(
   if (order.origin === null) return await beginRun(options);
   const { path, manifestSha256, spec } = order.origin;
   return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec: spec });
+}
+
+/** What has to be equal for the same bits, and the threads. */
+function executionOf({ spec, backend, dataset, graphs, baseWeightsSha256 }: TrainingRun): Execution {
+  return {
+    engineVersion,
+    backend: backend.name,
+    instructionSet: backend.instructionSet ?? '',
+    threadCount: backend.threadCount,
+    precision: backend.precision,
+    datasetSha256: dataset.manifestSha256,
+    basePrecision: backend.basePrecision,
+    graphs: (spec.adapter?.targetModules ?? []).map((module) => ({ module, graph: graphs[module] })),
+    baseWeightsSha256,
+    specSha256: specHash(spec),
+    nodeVersion: process.versions.node,
+    tfjsVersion,
+  };
 }
 
 /** Seals the merged model: files complete, synced and hashed under a temporary name, the folder renamed, then the server told. */

@@ -308,12 +308,20 @@ export interface DatasetSpec {
   heldOutShare?:
     | number
     | undefined;
-  /** Field or column with the text; default `text`. */
+  /** Field or column with the text; default `text`. Unset with prompt_field and completion_field. */
   textField?:
     | string
     | undefined;
   /** Seed of the division, 0 to 2147483647; default 0. */
-  seed?: number | undefined;
+  seed?:
+    | number
+    | undefined;
+  /** Field or column with a prompt, which is read and not learned; together with completion_field, for JSONL and Parquet. */
+  promptField?:
+    | string
+    | undefined;
+  /** Field or column with the completion: it and the end of the text alone count in the loss. Never empty. */
+  completionField?: string | undefined;
 }
 
 /** How text becomes tokens. At most one is set. */
@@ -368,6 +376,10 @@ export interface DatasetSplitInfo {
   documentCount: number;
   /** UTF-8 bytes of text. */
   textBytes: number;
+  /** Documents left out of the training part because the held-out part has the same text. */
+  duplicateDocumentCount: number;
+  /** Tokens that count in the loss: all of them, or those of completions and ends of text. */
+  trainedTokenCount: number;
 }
 
 /** One message of an upload: first a header, then chunks. */
@@ -458,6 +470,8 @@ export interface PreviewToken {
   id: number;
   /** Its text; bytes that are not whole characters are written as \xNN. */
   text: string;
+  /** Whether it counts in the loss; false for prompts. */
+  trained: boolean;
 }
 
 function createBaseDataset(): Dataset {
@@ -938,7 +952,14 @@ export const DatasetFile: MessageFns<DatasetFile> = {
 };
 
 function createBaseDatasetSpec(): DatasetSpec {
-  return { tokenizer: undefined, heldOutShare: undefined, textField: undefined, seed: undefined };
+  return {
+    tokenizer: undefined,
+    heldOutShare: undefined,
+    textField: undefined,
+    seed: undefined,
+    promptField: undefined,
+    completionField: undefined,
+  };
 }
 
 export const DatasetSpec: MessageFns<DatasetSpec> = {
@@ -954,6 +975,12 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     }
     if (message.seed !== undefined) {
       writer.uint32(32).int32(message.seed);
+    }
+    if (message.promptField !== undefined) {
+      writer.uint32(42).string(message.promptField);
+    }
+    if (message.completionField !== undefined) {
+      writer.uint32(50).string(message.completionField);
     }
     return writer;
   },
@@ -1003,6 +1030,22 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
             message.seed = reader.int32();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.promptField = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.completionField = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1029,6 +1072,16 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
         ? globalThis.String(object.text_field)
         : undefined,
       seed: isSet(object.seed) ? globalThis.Number(object.seed) : undefined,
+      promptField: isSet(object.promptField)
+        ? globalThis.String(object.promptField)
+        : isSet(object.prompt_field)
+        ? globalThis.String(object.prompt_field)
+        : undefined,
+      completionField: isSet(object.completionField)
+        ? globalThis.String(object.completionField)
+        : isSet(object.completion_field)
+        ? globalThis.String(object.completion_field)
+        : undefined,
     };
   },
 
@@ -1046,6 +1099,12 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     if (message.seed !== undefined) {
       obj.seed = Math.round(message.seed);
     }
+    if (message.promptField !== undefined) {
+      obj.promptField = message.promptField;
+    }
+    if (message.completionField !== undefined) {
+      obj.completionField = message.completionField;
+    }
     return obj;
   },
 
@@ -1060,6 +1119,8 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     message.heldOutShare = object.heldOutShare ?? undefined;
     message.textField = object.textField ?? undefined;
     message.seed = object.seed ?? undefined;
+    message.promptField = object.promptField ?? undefined;
+    message.completionField = object.completionField ?? undefined;
     return message;
   },
 };
@@ -1523,7 +1584,7 @@ export const Tokenizer: MessageFns<Tokenizer> = {
 };
 
 function createBaseDatasetSplitInfo(): DatasetSplitInfo {
-  return { tokenCount: 0, documentCount: 0, textBytes: 0 };
+  return { tokenCount: 0, documentCount: 0, textBytes: 0, duplicateDocumentCount: 0, trainedTokenCount: 0 };
 }
 
 export const DatasetSplitInfo: MessageFns<DatasetSplitInfo> = {
@@ -1536,6 +1597,12 @@ export const DatasetSplitInfo: MessageFns<DatasetSplitInfo> = {
     }
     if (message.textBytes !== 0) {
       writer.uint32(24).int64(message.textBytes);
+    }
+    if (message.duplicateDocumentCount !== 0) {
+      writer.uint32(32).int64(message.duplicateDocumentCount);
+    }
+    if (message.trainedTokenCount !== 0) {
+      writer.uint32(40).int64(message.trainedTokenCount);
     }
     return writer;
   },
@@ -1577,6 +1644,22 @@ export const DatasetSplitInfo: MessageFns<DatasetSplitInfo> = {
             message.textBytes = longToNumber(reader.int64());
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.duplicateDocumentCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.trainedTokenCount = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1606,6 +1689,16 @@ export const DatasetSplitInfo: MessageFns<DatasetSplitInfo> = {
         : isSet(object.text_bytes)
         ? globalThis.Number(object.text_bytes)
         : 0,
+      duplicateDocumentCount: isSet(object.duplicateDocumentCount)
+        ? globalThis.Number(object.duplicateDocumentCount)
+        : isSet(object.duplicate_document_count)
+        ? globalThis.Number(object.duplicate_document_count)
+        : 0,
+      trainedTokenCount: isSet(object.trainedTokenCount)
+        ? globalThis.Number(object.trainedTokenCount)
+        : isSet(object.trained_token_count)
+        ? globalThis.Number(object.trained_token_count)
+        : 0,
     };
   },
 
@@ -1620,6 +1713,12 @@ export const DatasetSplitInfo: MessageFns<DatasetSplitInfo> = {
     if (message.textBytes !== 0) {
       obj.textBytes = Math.round(message.textBytes);
     }
+    if (message.duplicateDocumentCount !== 0) {
+      obj.duplicateDocumentCount = Math.round(message.duplicateDocumentCount);
+    }
+    if (message.trainedTokenCount !== 0) {
+      obj.trainedTokenCount = Math.round(message.trainedTokenCount);
+    }
     return obj;
   },
 
@@ -1631,6 +1730,8 @@ export const DatasetSplitInfo: MessageFns<DatasetSplitInfo> = {
     message.tokenCount = object.tokenCount ?? 0;
     message.documentCount = object.documentCount ?? 0;
     message.textBytes = object.textBytes ?? 0;
+    message.duplicateDocumentCount = object.duplicateDocumentCount ?? 0;
+    message.trainedTokenCount = object.trainedTokenCount ?? 0;
     return message;
   },
 };
@@ -2522,7 +2623,7 @@ export const PreviewDatasetResponse: MessageFns<PreviewDatasetResponse> = {
 };
 
 function createBasePreviewToken(): PreviewToken {
-  return { id: 0, text: "" };
+  return { id: 0, text: "", trained: false };
 }
 
 export const PreviewToken: MessageFns<PreviewToken> = {
@@ -2532,6 +2633,9 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     }
     if (message.text !== "") {
       writer.uint32(18).string(message.text);
+    }
+    if (message.trained !== false) {
+      writer.uint32(24).bool(message.trained);
     }
     return writer;
   },
@@ -2565,6 +2669,14 @@ export const PreviewToken: MessageFns<PreviewToken> = {
             message.text = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.trained = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2581,6 +2693,7 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     return {
       id: isSet(object.id) ? globalThis.Number(object.id) : 0,
       text: isSet(object.text) ? globalThis.String(object.text) : "",
+      trained: isSet(object.trained) ? globalThis.Boolean(object.trained) : false,
     };
   },
 
@@ -2592,6 +2705,9 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     if (message.text !== "") {
       obj.text = message.text;
     }
+    if (message.trained !== false) {
+      obj.trained = message.trained;
+    }
     return obj;
   },
 
@@ -2602,6 +2718,7 @@ export const PreviewToken: MessageFns<PreviewToken> = {
     const message = createBasePreviewToken();
     message.id = object.id ?? 0;
     message.text = object.text ?? "";
+    message.trained = object.trained ?? false;
     return message;
   },
 };

@@ -121,7 +121,7 @@ export interface StepEvent {
   trainedTokens: number;
   /** Wall-clock time of the step. */
   stepSeconds: number;
-  /** Whether the update was skipped because loss or gradient was not finite. */
+  /** Whether the update was left out: loss or gradient was not finite, or no target counted, and then loss is 0. */
   skipped: boolean;
   /** Memory resident in the trainer process. */
   residentBytes: number;
@@ -163,6 +163,40 @@ export interface RestartEvent {
   effectiveRank: number;
   /** Wall-clock time of merge, restart and measurements. */
   seconds: number;
+  /** The same by kind of adapted layer, in the order of a block. Empty in journals of version 0.1. */
+  modules: RestartModule[];
+  /** Learning rate of the last step before the restart. */
+  learningRateBefore?:
+    | number
+    | undefined;
+  /** Learning rate of the first step after it. */
+  learningRateAfter?:
+    | number
+    | undefined;
+  /** Loss on the probe batch just before the merge, in the arithmetic of the run: nats per token. */
+  lossBefore?:
+    | number
+    | undefined;
+  /** The same just after it. The difference is what the restart costs a step, so also what a base in few bits loses anew. */
+  lossAfter?:
+    | number
+    | undefined;
+  /** What logit_change_max was held to; above it the job fails with MERGE_DRIFT. */
+  logitChangeTolerance?: number | undefined;
+}
+
+/** What a restart did to one kind of layer. */
+export interface RestartModule {
+  /** Layers. */
+  module: TargetModule;
+  /** Frobenius norm of what was merged into them. */
+  deltaNorm: number;
+  /** Mean effective rank of their change since the adapter phase began. */
+  effectiveRank: number;
+  /** Mean number of singular values above one hundredth of the largest. */
+  rankAboveOnePercent: number;
+  /** Layers that both means are taken over; 0 where none could be measured. */
+  measuredLayerCount: number;
 }
 
 /** How the singular values of one layer's change are spread. */
@@ -1118,6 +1152,12 @@ function createBaseRestartEvent(): RestartEvent {
     ranks: [],
     effectiveRank: 0,
     seconds: 0,
+    modules: [],
+    learningRateBefore: undefined,
+    learningRateAfter: undefined,
+    lossBefore: undefined,
+    lossAfter: undefined,
+    logitChangeTolerance: undefined,
   };
 }
 
@@ -1146,6 +1186,24 @@ export const RestartEvent: MessageFns<RestartEvent> = {
     }
     if (message.seconds !== 0) {
       writer.uint32(65).double(message.seconds);
+    }
+    for (const v of message.modules) {
+      RestartModule.encode(v!, writer.uint32(74).fork()).join();
+    }
+    if (message.learningRateBefore !== undefined) {
+      writer.uint32(81).double(message.learningRateBefore);
+    }
+    if (message.learningRateAfter !== undefined) {
+      writer.uint32(89).double(message.learningRateAfter);
+    }
+    if (message.lossBefore !== undefined) {
+      writer.uint32(97).double(message.lossBefore);
+    }
+    if (message.lossAfter !== undefined) {
+      writer.uint32(105).double(message.lossAfter);
+    }
+    if (message.logitChangeTolerance !== undefined) {
+      writer.uint32(113).double(message.logitChangeTolerance);
     }
     return writer;
   },
@@ -1227,6 +1285,54 @@ export const RestartEvent: MessageFns<RestartEvent> = {
             message.seconds = reader.double();
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.modules.push(RestartModule.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 10: {
+            if (tag !== 81) {
+              break;
+            }
+
+            message.learningRateBefore = reader.double();
+            continue;
+          }
+          case 11: {
+            if (tag !== 89) {
+              break;
+            }
+
+            message.learningRateAfter = reader.double();
+            continue;
+          }
+          case 12: {
+            if (tag !== 97) {
+              break;
+            }
+
+            message.lossBefore = reader.double();
+            continue;
+          }
+          case 13: {
+            if (tag !== 105) {
+              break;
+            }
+
+            message.lossAfter = reader.double();
+            continue;
+          }
+          case 14: {
+            if (tag !== 113) {
+              break;
+            }
+
+            message.logitChangeTolerance = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1267,6 +1373,34 @@ export const RestartEvent: MessageFns<RestartEvent> = {
         ? globalThis.Number(object.effective_rank)
         : 0,
       seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+      modules: globalThis.Array.isArray(object?.modules)
+        ? object.modules.map((e: any) => RestartModule.fromJSON(e))
+        : [],
+      learningRateBefore: isSet(object.learningRateBefore)
+        ? globalThis.Number(object.learningRateBefore)
+        : isSet(object.learning_rate_before)
+        ? globalThis.Number(object.learning_rate_before)
+        : undefined,
+      learningRateAfter: isSet(object.learningRateAfter)
+        ? globalThis.Number(object.learningRateAfter)
+        : isSet(object.learning_rate_after)
+        ? globalThis.Number(object.learning_rate_after)
+        : undefined,
+      lossBefore: isSet(object.lossBefore)
+        ? globalThis.Number(object.lossBefore)
+        : isSet(object.loss_before)
+        ? globalThis.Number(object.loss_before)
+        : undefined,
+      lossAfter: isSet(object.lossAfter)
+        ? globalThis.Number(object.lossAfter)
+        : isSet(object.loss_after)
+        ? globalThis.Number(object.loss_after)
+        : undefined,
+      logitChangeTolerance: isSet(object.logitChangeTolerance)
+        ? globalThis.Number(object.logitChangeTolerance)
+        : isSet(object.logit_change_tolerance)
+        ? globalThis.Number(object.logit_change_tolerance)
+        : undefined,
     };
   },
 
@@ -1296,6 +1430,24 @@ export const RestartEvent: MessageFns<RestartEvent> = {
     if (message.seconds !== 0) {
       obj.seconds = floatToJson(message.seconds);
     }
+    if (message.modules?.length) {
+      obj.modules = message.modules.map((e) => RestartModule.toJSON(e));
+    }
+    if (message.learningRateBefore !== undefined) {
+      obj.learningRateBefore = floatToJson(message.learningRateBefore);
+    }
+    if (message.learningRateAfter !== undefined) {
+      obj.learningRateAfter = floatToJson(message.learningRateAfter);
+    }
+    if (message.lossBefore !== undefined) {
+      obj.lossBefore = floatToJson(message.lossBefore);
+    }
+    if (message.lossAfter !== undefined) {
+      obj.lossAfter = floatToJson(message.lossAfter);
+    }
+    if (message.logitChangeTolerance !== undefined) {
+      obj.logitChangeTolerance = floatToJson(message.logitChangeTolerance);
+    }
     return obj;
   },
 
@@ -1312,6 +1464,167 @@ export const RestartEvent: MessageFns<RestartEvent> = {
     message.ranks = object.ranks?.map((e) => LayerRank.fromPartial(e)) || [];
     message.effectiveRank = object.effectiveRank ?? 0;
     message.seconds = object.seconds ?? 0;
+    message.modules = object.modules?.map((e) => RestartModule.fromPartial(e)) || [];
+    message.learningRateBefore = object.learningRateBefore ?? undefined;
+    message.learningRateAfter = object.learningRateAfter ?? undefined;
+    message.lossBefore = object.lossBefore ?? undefined;
+    message.lossAfter = object.lossAfter ?? undefined;
+    message.logitChangeTolerance = object.logitChangeTolerance ?? undefined;
+    return message;
+  },
+};
+
+function createBaseRestartModule(): RestartModule {
+  return {
+    module: TargetModule.UNSPECIFIED,
+    deltaNorm: 0,
+    effectiveRank: 0,
+    rankAboveOnePercent: 0,
+    measuredLayerCount: 0,
+  };
+}
+
+export const RestartModule: MessageFns<RestartModule> = {
+  encode(message: RestartModule, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.module !== TargetModule.UNSPECIFIED) {
+      writer.uint32(8).int32(targetModuleToNumber(message.module));
+    }
+    if (message.deltaNorm !== 0) {
+      writer.uint32(17).double(message.deltaNorm);
+    }
+    if (message.effectiveRank !== 0) {
+      writer.uint32(25).double(message.effectiveRank);
+    }
+    if (message.rankAboveOnePercent !== 0) {
+      writer.uint32(33).double(message.rankAboveOnePercent);
+    }
+    if (message.measuredLayerCount !== 0) {
+      writer.uint32(40).int32(message.measuredLayerCount);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RestartModule {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRestartModule();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.module = targetModuleFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.deltaNorm = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.effectiveRank = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.rankAboveOnePercent = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.measuredLayerCount = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RestartModule {
+    return {
+      module: isSet(object.module) ? targetModuleFromJSON(object.module) : TargetModule.UNSPECIFIED,
+      deltaNorm: isSet(object.deltaNorm)
+        ? globalThis.Number(object.deltaNorm)
+        : isSet(object.delta_norm)
+        ? globalThis.Number(object.delta_norm)
+        : 0,
+      effectiveRank: isSet(object.effectiveRank)
+        ? globalThis.Number(object.effectiveRank)
+        : isSet(object.effective_rank)
+        ? globalThis.Number(object.effective_rank)
+        : 0,
+      rankAboveOnePercent: isSet(object.rankAboveOnePercent)
+        ? globalThis.Number(object.rankAboveOnePercent)
+        : isSet(object.rank_above_one_percent)
+        ? globalThis.Number(object.rank_above_one_percent)
+        : 0,
+      measuredLayerCount: isSet(object.measuredLayerCount)
+        ? globalThis.Number(object.measuredLayerCount)
+        : isSet(object.measured_layer_count)
+        ? globalThis.Number(object.measured_layer_count)
+        : 0,
+    };
+  },
+
+  toJSON(message: RestartModule): unknown {
+    const obj: any = {};
+    if (message.module !== TargetModule.UNSPECIFIED) {
+      obj.module = targetModuleToJSON(message.module);
+    }
+    if (message.deltaNorm !== 0) {
+      obj.deltaNorm = floatToJson(message.deltaNorm);
+    }
+    if (message.effectiveRank !== 0) {
+      obj.effectiveRank = floatToJson(message.effectiveRank);
+    }
+    if (message.rankAboveOnePercent !== 0) {
+      obj.rankAboveOnePercent = floatToJson(message.rankAboveOnePercent);
+    }
+    if (message.measuredLayerCount !== 0) {
+      obj.measuredLayerCount = Math.round(message.measuredLayerCount);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RestartModule>): RestartModule {
+    return RestartModule.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RestartModule>): RestartModule {
+    const message = createBaseRestartModule();
+    message.module = object.module ?? TargetModule.UNSPECIFIED;
+    message.deltaNorm = object.deltaNorm ?? 0;
+    message.effectiveRank = object.effectiveRank ?? 0;
+    message.rankAboveOnePercent = object.rankAboveOnePercent ?? 0;
+    message.measuredLayerCount = object.measuredLayerCount ?? 0;
     return message;
   },
 };

@@ -280,6 +280,72 @@ export function jobKindToNumber(object: JobKind): number {
   }
 }
 
+/** What comes after one pass over the training part. */
+export const EndOfData = {
+  /** UNSPECIFIED - Treated as REPEAT. */
+  UNSPECIFIED: "END_OF_DATA_UNSPECIFIED",
+  /** REPEAT - Another pass in another order; the created job carries the warning DATA_REPEATED. */
+  REPEAT: "END_OF_DATA_REPEAT",
+  /** STOP - Nothing: a step_count that needs more than one pass is refused, with the largest that does not. */
+  STOP: "END_OF_DATA_STOP",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type EndOfData = typeof EndOfData[keyof typeof EndOfData];
+
+export namespace EndOfData {
+  export type UNSPECIFIED = typeof EndOfData.UNSPECIFIED;
+  export type REPEAT = typeof EndOfData.REPEAT;
+  export type STOP = typeof EndOfData.STOP;
+  export type UNRECOGNIZED = typeof EndOfData.UNRECOGNIZED;
+}
+
+export function endOfDataFromJSON(object: any): EndOfData {
+  switch (object) {
+    case 0:
+    case "END_OF_DATA_UNSPECIFIED":
+      return EndOfData.UNSPECIFIED;
+    case 1:
+    case "END_OF_DATA_REPEAT":
+      return EndOfData.REPEAT;
+    case 2:
+    case "END_OF_DATA_STOP":
+      return EndOfData.STOP;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return EndOfData.UNRECOGNIZED;
+  }
+}
+
+export function endOfDataToJSON(object: EndOfData): string {
+  switch (object) {
+    case EndOfData.UNSPECIFIED:
+      return "END_OF_DATA_UNSPECIFIED";
+    case EndOfData.REPEAT:
+      return "END_OF_DATA_REPEAT";
+    case EndOfData.STOP:
+      return "END_OF_DATA_STOP";
+    case EndOfData.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function endOfDataToNumber(object: EndOfData): number {
+  switch (object) {
+    case EndOfData.UNSPECIFIED:
+      return 0;
+    case EndOfData.REPEAT:
+      return 1;
+    case EndOfData.STOP:
+      return 2;
+    case EndOfData.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** What of the forward pass is computed again in the backward pass: memory for time. */
 export const Recomputation = {
   /** UNSPECIFIED - Treated as AUTO. */
@@ -1282,6 +1348,26 @@ export interface Execution {
   precision: Precision;
   /** SHA-256 of the data set's manifest, hexadecimal. */
   datasetSha256: string;
+  /** What the frozen base was kept in, and multiplied as: FLOAT32, BFLOAT16, INT8_BASE or NF4_BASE. */
+  basePrecision: Precision;
+  /** Graph of each adapted kind of layer; empty for FULL_RANK. */
+  graphs: ExecutionGraph[];
+  /** SHA-256 over names and float32 values of the weights that the run began with; empty for new weights, which the seed gives. */
+  baseWeightsSha256: string;
+  /** SHA-256 over the settings that decide the weights. */
+  specSha256: string;
+  /** Version of Node.js, whose functions give the learning rate. */
+  nodeVersion: string;
+  /** Version of TensorFlow.js. */
+  tfjsVersion: string;
+}
+
+/** How one kind of layer was computed. */
+export interface ExecutionGraph {
+  /** Layers. */
+  module: TargetModule;
+  /** SEPARATE, MERGED or WEIGHT_GRADIENT. */
+  graph: AdapterGraph;
 }
 
 /** What to train. Every unset field has a default, which the created job shows. */
@@ -1364,6 +1450,8 @@ export interface JobSpec {
    * apart from each other.
    */
   skippedSteps: StepRange[];
+  /** What comes after the last whole batch of the training part; default REPEAT. */
+  endOfData: EndOfData;
 }
 
 /** Steps from the first to the last, both of them too. */
@@ -2562,6 +2650,12 @@ function createBaseExecution(): Execution {
     threadCount: 0,
     precision: Precision.UNSPECIFIED,
     datasetSha256: "",
+    basePrecision: Precision.UNSPECIFIED,
+    graphs: [],
+    baseWeightsSha256: "",
+    specSha256: "",
+    nodeVersion: "",
+    tfjsVersion: "",
   };
 }
 
@@ -2584,6 +2678,24 @@ export const Execution: MessageFns<Execution> = {
     }
     if (message.datasetSha256 !== "") {
       writer.uint32(50).string(message.datasetSha256);
+    }
+    if (message.basePrecision !== Precision.UNSPECIFIED) {
+      writer.uint32(56).int32(precisionToNumber(message.basePrecision));
+    }
+    for (const v of message.graphs) {
+      ExecutionGraph.encode(v!, writer.uint32(66).fork()).join();
+    }
+    if (message.baseWeightsSha256 !== "") {
+      writer.uint32(74).string(message.baseWeightsSha256);
+    }
+    if (message.specSha256 !== "") {
+      writer.uint32(82).string(message.specSha256);
+    }
+    if (message.nodeVersion !== "") {
+      writer.uint32(90).string(message.nodeVersion);
+    }
+    if (message.tfjsVersion !== "") {
+      writer.uint32(98).string(message.tfjsVersion);
     }
     return writer;
   },
@@ -2649,6 +2761,54 @@ export const Execution: MessageFns<Execution> = {
             message.datasetSha256 = reader.string();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.basePrecision = precisionFromJSON(reader.int32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.graphs.push(ExecutionGraph.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.baseWeightsSha256 = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.specSha256 = reader.string();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.nodeVersion = reader.string();
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.tfjsVersion = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2685,6 +2845,34 @@ export const Execution: MessageFns<Execution> = {
         : isSet(object.dataset_sha256)
         ? globalThis.String(object.dataset_sha256)
         : "",
+      basePrecision: isSet(object.basePrecision)
+        ? precisionFromJSON(object.basePrecision)
+        : isSet(object.base_precision)
+        ? precisionFromJSON(object.base_precision)
+        : Precision.UNSPECIFIED,
+      graphs: globalThis.Array.isArray(object?.graphs)
+        ? object.graphs.map((e: any) => ExecutionGraph.fromJSON(e))
+        : [],
+      baseWeightsSha256: isSet(object.baseWeightsSha256)
+        ? globalThis.String(object.baseWeightsSha256)
+        : isSet(object.base_weights_sha256)
+        ? globalThis.String(object.base_weights_sha256)
+        : "",
+      specSha256: isSet(object.specSha256)
+        ? globalThis.String(object.specSha256)
+        : isSet(object.spec_sha256)
+        ? globalThis.String(object.spec_sha256)
+        : "",
+      nodeVersion: isSet(object.nodeVersion)
+        ? globalThis.String(object.nodeVersion)
+        : isSet(object.node_version)
+        ? globalThis.String(object.node_version)
+        : "",
+      tfjsVersion: isSet(object.tfjsVersion)
+        ? globalThis.String(object.tfjsVersion)
+        : isSet(object.tfjs_version)
+        ? globalThis.String(object.tfjs_version)
+        : "",
     };
   },
 
@@ -2708,6 +2896,24 @@ export const Execution: MessageFns<Execution> = {
     if (message.datasetSha256 !== "") {
       obj.datasetSha256 = message.datasetSha256;
     }
+    if (message.basePrecision !== Precision.UNSPECIFIED) {
+      obj.basePrecision = precisionToJSON(message.basePrecision);
+    }
+    if (message.graphs?.length) {
+      obj.graphs = message.graphs.map((e) => ExecutionGraph.toJSON(e));
+    }
+    if (message.baseWeightsSha256 !== "") {
+      obj.baseWeightsSha256 = message.baseWeightsSha256;
+    }
+    if (message.specSha256 !== "") {
+      obj.specSha256 = message.specSha256;
+    }
+    if (message.nodeVersion !== "") {
+      obj.nodeVersion = message.nodeVersion;
+    }
+    if (message.tfjsVersion !== "") {
+      obj.tfjsVersion = message.tfjsVersion;
+    }
     return obj;
   },
 
@@ -2722,6 +2928,97 @@ export const Execution: MessageFns<Execution> = {
     message.threadCount = object.threadCount ?? 0;
     message.precision = object.precision ?? Precision.UNSPECIFIED;
     message.datasetSha256 = object.datasetSha256 ?? "";
+    message.basePrecision = object.basePrecision ?? Precision.UNSPECIFIED;
+    message.graphs = object.graphs?.map((e) => ExecutionGraph.fromPartial(e)) || [];
+    message.baseWeightsSha256 = object.baseWeightsSha256 ?? "";
+    message.specSha256 = object.specSha256 ?? "";
+    message.nodeVersion = object.nodeVersion ?? "";
+    message.tfjsVersion = object.tfjsVersion ?? "";
+    return message;
+  },
+};
+
+function createBaseExecutionGraph(): ExecutionGraph {
+  return { module: TargetModule.UNSPECIFIED, graph: AdapterGraph.UNSPECIFIED };
+}
+
+export const ExecutionGraph: MessageFns<ExecutionGraph> = {
+  encode(message: ExecutionGraph, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.module !== TargetModule.UNSPECIFIED) {
+      writer.uint32(8).int32(targetModuleToNumber(message.module));
+    }
+    if (message.graph !== AdapterGraph.UNSPECIFIED) {
+      writer.uint32(16).int32(adapterGraphToNumber(message.graph));
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExecutionGraph {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExecutionGraph();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.module = targetModuleFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.graph = adapterGraphFromJSON(reader.int32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExecutionGraph {
+    return {
+      module: isSet(object.module) ? targetModuleFromJSON(object.module) : TargetModule.UNSPECIFIED,
+      graph: isSet(object.graph) ? adapterGraphFromJSON(object.graph) : AdapterGraph.UNSPECIFIED,
+    };
+  },
+
+  toJSON(message: ExecutionGraph): unknown {
+    const obj: any = {};
+    if (message.module !== TargetModule.UNSPECIFIED) {
+      obj.module = targetModuleToJSON(message.module);
+    }
+    if (message.graph !== AdapterGraph.UNSPECIFIED) {
+      obj.graph = adapterGraphToJSON(message.graph);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExecutionGraph>): ExecutionGraph {
+    return ExecutionGraph.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExecutionGraph>): ExecutionGraph {
+    const message = createBaseExecutionGraph();
+    message.module = object.module ?? TargetModule.UNSPECIFIED;
+    message.graph = object.graph ?? AdapterGraph.UNSPECIFIED;
     return message;
   },
 };
@@ -2749,6 +3046,7 @@ function createBaseJobSpec(): JobSpec {
     recipe: "",
     tokenCount: undefined,
     skippedSteps: [],
+    endOfData: EndOfData.UNSPECIFIED,
   };
 }
 
@@ -2816,6 +3114,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     for (const v of message.skippedSteps) {
       StepRange.encode(v!, writer.uint32(170).fork()).join();
+    }
+    if (message.endOfData !== EndOfData.UNSPECIFIED) {
+      writer.uint32(176).int32(endOfDataToNumber(message.endOfData));
     }
     return writer;
   },
@@ -3001,6 +3302,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.skippedSteps.push(StepRange.decode(reader, reader.uint32()));
             continue;
           }
+          case 22: {
+            if (tag !== 176) {
+              break;
+            }
+
+            message.endOfData = endOfDataFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3058,6 +3367,11 @@ export const JobSpec: MessageFns<JobSpec> = {
         : globalThis.Array.isArray(object?.skipped_steps)
         ? object.skipped_steps.map((e: any) => StepRange.fromJSON(e))
         : [],
+      endOfData: isSet(object.endOfData)
+        ? endOfDataFromJSON(object.endOfData)
+        : isSet(object.end_of_data)
+        ? endOfDataFromJSON(object.end_of_data)
+        : EndOfData.UNSPECIFIED,
     };
   },
 
@@ -3126,6 +3440,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.skippedSteps?.length) {
       obj.skippedSteps = message.skippedSteps.map((e) => StepRange.toJSON(e));
     }
+    if (message.endOfData !== EndOfData.UNSPECIFIED) {
+      obj.endOfData = endOfDataToJSON(message.endOfData);
+    }
     return obj;
   },
 
@@ -3175,6 +3492,7 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.recipe = object.recipe ?? "";
     message.tokenCount = object.tokenCount ?? undefined;
     message.skippedSteps = object.skippedSteps?.map((e) => StepRange.fromPartial(e)) || [];
+    message.endOfData = object.endOfData ?? EndOfData.UNSPECIFIED;
     return message;
   },
 };

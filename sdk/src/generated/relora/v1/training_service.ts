@@ -7,7 +7,8 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
-import { JobEvent, WarningEvent } from "./event.js";
+import { Timestamp } from "../../google/protobuf/timestamp.js";
+import { JobEvent, RestartEvent, WarningEvent } from "./event.js";
 import {
   Job,
   JobKind,
@@ -427,6 +428,40 @@ export interface RestartJobResponse {
     | undefined;
   /** What is allowed but probably not meant. */
   warnings: WarningEvent[];
+}
+
+/** One restart of the adapters of a job: a merge, with its proof. */
+export interface Restart {
+  /** What happened, and what was measured. */
+  event:
+    | RestartEvent
+    | undefined;
+  /** When it happened. */
+  time:
+    | Date
+    | undefined;
+  /** Execution that made it, from 1. */
+  attempt: number;
+  /** Place of its event in the job's journal. */
+  sequence: number;
+}
+
+/** Request of ListRestarts. */
+export interface ListRestartsRequest {
+  /** `jobs/{job}`. */
+  parent: string;
+  /** Restarts in a page; 0 for 50, at most 500. */
+  pageSize: number;
+  /** `next_page_token` of the page before. */
+  pageToken: string;
+}
+
+/** Response of ListRestarts. */
+export interface ListRestartsResponse {
+  /** The restarts of this page, the first one first. One that was repeated after a crash stands here once. */
+  restarts: Restart[];
+  /** Token of the next page; empty at the end. */
+  nextPageToken: string;
 }
 
 /** Request of GetMetricHistory. */
@@ -3294,6 +3329,323 @@ export const RestartJobResponse: MessageFns<RestartJobResponse> = {
   },
 };
 
+function createBaseRestart(): Restart {
+  return { event: undefined, time: undefined, attempt: 0, sequence: 0 };
+}
+
+export const Restart: MessageFns<Restart> = {
+  encode(message: Restart, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.event !== undefined) {
+      RestartEvent.encode(message.event, writer.uint32(10).fork()).join();
+    }
+    if (message.time !== undefined) {
+      Timestamp.encode(toTimestamp(message.time), writer.uint32(18).fork()).join();
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(24).int32(message.attempt);
+    }
+    if (message.sequence !== 0) {
+      writer.uint32(32).int64(message.sequence);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Restart {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRestart();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.event = RestartEvent.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.time = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.attempt = reader.int32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.sequence = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Restart {
+    return {
+      event: isSet(object.event) ? RestartEvent.fromJSON(object.event) : undefined,
+      time: isSet(object.time) ? fromJsonTimestamp(object.time) : undefined,
+      attempt: isSet(object.attempt) ? globalThis.Number(object.attempt) : 0,
+      sequence: isSet(object.sequence) ? globalThis.Number(object.sequence) : 0,
+    };
+  },
+
+  toJSON(message: Restart): unknown {
+    const obj: any = {};
+    if (message.event !== undefined) {
+      obj.event = RestartEvent.toJSON(message.event);
+    }
+    if (message.time !== undefined) {
+      obj.time = message.time.toISOString();
+    }
+    if (message.attempt !== 0) {
+      obj.attempt = Math.round(message.attempt);
+    }
+    if (message.sequence !== 0) {
+      obj.sequence = Math.round(message.sequence);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Restart>): Restart {
+    return Restart.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Restart>): Restart {
+    const message = createBaseRestart();
+    message.event = (object.event !== undefined && object.event !== null)
+      ? RestartEvent.fromPartial(object.event)
+      : undefined;
+    message.time = object.time ?? undefined;
+    message.attempt = object.attempt ?? 0;
+    message.sequence = object.sequence ?? 0;
+    return message;
+  },
+};
+
+function createBaseListRestartsRequest(): ListRestartsRequest {
+  return { parent: "", pageSize: 0, pageToken: "" };
+}
+
+export const ListRestartsRequest: MessageFns<ListRestartsRequest> = {
+  encode(message: ListRestartsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.parent !== "") {
+      writer.uint32(10).string(message.parent);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(16).int32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(26).string(message.pageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListRestartsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListRestartsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.parent = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.pageSize = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListRestartsRequest {
+    return {
+      parent: isSet(object.parent) ? globalThis.String(object.parent) : "",
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListRestartsRequest): unknown {
+    const obj: any = {};
+    if (message.parent !== "") {
+      obj.parent = message.parent;
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListRestartsRequest>): ListRestartsRequest {
+    return ListRestartsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListRestartsRequest>): ListRestartsRequest {
+    const message = createBaseListRestartsRequest();
+    message.parent = object.parent ?? "";
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseListRestartsResponse(): ListRestartsResponse {
+  return { restarts: [], nextPageToken: "" };
+}
+
+export const ListRestartsResponse: MessageFns<ListRestartsResponse> = {
+  encode(message: ListRestartsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.restarts) {
+      Restart.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListRestartsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListRestartsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.restarts.push(Restart.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListRestartsResponse {
+    return {
+      restarts: globalThis.Array.isArray(object?.restarts) ? object.restarts.map((e: any) => Restart.fromJSON(e)) : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListRestartsResponse): unknown {
+    const obj: any = {};
+    if (message.restarts?.length) {
+      obj.restarts = message.restarts.map((e) => Restart.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListRestartsResponse>): ListRestartsResponse {
+    return ListRestartsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListRestartsResponse>): ListRestartsResponse {
+    const message = createBaseListRestartsResponse();
+    message.restarts = object.restarts?.map((e) => Restart.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
 function createBaseGetMetricHistoryRequest(): GetMetricHistoryRequest {
   return { name: "", metrics: [], pointsMax: 0 };
 }
@@ -5025,6 +5377,15 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /** Returns the restarts of a job page by page, with what each was measured to do. */
+    listRestarts: {
+      name: "ListRestarts",
+      requestType: ListRestartsRequest as typeof ListRestartsRequest,
+      requestStream: false,
+      responseType: ListRestartsResponse as typeof ListRestartsResponse,
+      responseStream: false,
+      options: {},
+    },
     /** Returns the series of a job, such as its loss by step, in at most so many points. */
     getMetricHistory: {
       name: "GetMetricHistory",
@@ -5077,6 +5438,11 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
     request: RestartJobRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<RestartJobResponse>>;
+  /** Returns the restarts of a job page by page, with what each was measured to do. */
+  listRestarts(
+    request: ListRestartsRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<ListRestartsResponse>>;
   /** Returns the series of a job, such as its loss by step, in at most so many points. */
   getMetricHistory(
     request: GetMetricHistoryRequest,
@@ -5120,6 +5486,11 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<RestartJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<RestartJobResponse>;
+  /** Returns the restarts of a job page by page, with what each was measured to do. */
+  listRestarts(
+    request: DeepPartial<ListRestartsRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<ListRestartsResponse>;
   /** Returns the series of a job, such as its loss by step, in at most so many points. */
   getMetricHistory(
     request: DeepPartial<GetMetricHistoryRequest>,
@@ -5146,6 +5517,28 @@ export type DeepPartial<T> = T extends Builtin ? T
   : T extends ReadonlyArray<infer U> ? ReadonlyArray<DeepPartial<U>>
   : T extends {} ? { [K in keyof T]?: DeepPartial<T[K]> }
   : Partial<T>;
+
+function toTimestamp(date: Date): Timestamp {
+  const seconds = Math.trunc(date.getTime() / 1_000);
+  const nanos = (date.getTime() % 1_000) * 1_000_000;
+  return { seconds, nanos };
+}
+
+function fromTimestamp(t: Timestamp): Date {
+  let millis = (t.seconds || 0) * 1_000;
+  millis += (t.nanos || 0) / 1_000_000;
+  return new globalThis.Date(millis);
+}
+
+function fromJsonTimestamp(o: any): Date {
+  if (o instanceof globalThis.Date) {
+    return o;
+  } else if (typeof o === "string") {
+    return new globalThis.Date(o);
+  } else {
+    return fromTimestamp(Timestamp.fromJSON(o));
+  }
+}
 
 function longToNumber(int64: { toString(): string }): number {
   const num = globalThis.Number(int64.toString());

@@ -1,0 +1,91 @@
+import { createHash } from 'node:crypto';
+import { pieceBytesMax } from './dataLimits.js';
+import type { Division, PlacedPiece } from './documents.js';
+import type { SourceFile } from './regularFile.js';
+import type { TextPiece } from './textPieces.js';
+
+/** What the first pass found out about texts: enough to keep out of training whatever is held out. */
+export interface HeldOutDigests {
+  heldOut: ReadonlySet<string>;
+  /** Of documents that are too long to be gathered when they are read again, by their number. */
+  long: ReadonlyMap<number, string>;
+}
+
+/**
+ * Hashes every document of the first pass and remembers those that may be held out: which are is known at its end. Memory
+ * grows with the held-out documents alone, by a part of a hash for each.
+ */
+export class FirstDigests {
+  private readonly explicit = new Set<string>();
+  private readonly candidates: [autoIndex: number, digest: string][] = [];
+  private readonly long = new Map<number, string>();
+  private hash = createHash('sha256');
+  private bytes = 0;
+  private documents = 0;
+  private autoDocuments = 0;
+
+  /** @param isCandidate whether the `auto` document with this number may be held out */
+  constructor(private readonly isCandidate: (autoIndex: number) => boolean) {}
+
+  add({ text, textBytes, endsDocument }: TextPiece, split: SourceFile['split']): void {
+    this.hash.update(text);
+    this.bytes += textBytes;
+    if (!endsDocument) return;
+    const digest = endOf(this.hash);
+    if (this.bytes > gatheredBytesMax) this.long.set(this.documents, digest);
+    if (split === 'heldOut') this.explicit.add(digest);
+    if (split === 'auto' && this.isCandidate(this.autoDocuments++))
+      this.candidates.push([this.autoDocuments - 1, digest]);
+    this.documents++;
+    this.hash = createHash('sha256');
+    this.bytes = 0;
+  }
+
+  end(division: Division): HeldOutDigests {
+    const heldOut = new Set(this.explicit);
+    if (division.kind === 'byDocument') {
+      for (const [index, digest] of this.candidates) if (division.isHeldOut(index)) heldOut.add(digest);
+    }
+    return { heldOut, long: this.long };
+  }
+}
+
+/** Longest document that is held in memory to be compared. */
+const gatheredBytesMax = pieceBytesMax;
+
+/** Leaves out every document for training that has the text of a held-out one. */
+export async function* withoutHeldOut(
+  pieces: AsyncIterable<PlacedPiece>,
+  { heldOut, long }: HeldOutDigests,
+  onDuplicate: () => void,
+): AsyncGenerator<PlacedPiece> {
+  let gathered: PlacedPiece[] = [];
+  let verdict: 'keep' | 'drop' | null = null; // null while the document is being gathered
+  for await (const piece of pieces) {
+    if (piece.split === 'heldOut') {
+      yield piece;
+      continue;
+    }
+    if (verdict === null) {
+      gathered.push(piece);
+      const known = piece.endsDocument ? digestOf(gathered) : long.get(piece.document);
+      // The pieces of a document that is not long are few; of a long one the first tells.
+      if (known === undefined) continue;
+      verdict = heldOut.has(known) ? 'drop' : 'keep';
+      if (verdict === 'drop') onDuplicate();
+      else yield* gathered;
+      gathered = [];
+    } else if (verdict === 'keep') yield piece;
+    if (piece.endsDocument) verdict = null;
+  }
+}
+
+function digestOf(pieces: readonly TextPiece[]): string {
+  const hash = createHash('sha256');
+  for (const { text } of pieces) hash.update(text);
+  return endOf(hash);
+}
+
+function endOf(hash: ReturnType<typeof createHash>): string {
+  return hash.digest('base64').slice(0, 22); // 132 bits
+}

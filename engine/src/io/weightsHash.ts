@@ -1,0 +1,13 @@
+import { createHash } from 'node:crypto';
+import type { Llama } from '../model/llama.js';
+
+/**
+ * SHA-256 over names and float32 values of a model's weights, in its order: the same for every file that holds them, whatever
+ * their type in it and however many shards.
+ */
+export async function weightsSha256(model: Llama): Promise<string> {
+  const hash = createHash('sha256');
+  for (const { name, variable } of model.parameters.values())
+    hash.update(`${name}\n`).update((await variable.data()) as Float32Array);
+  return hash.digest('hex');
+}

@@ -1,0 +1,109 @@
+import type { Backend } from '../backend/selectBackend.js';
+import { EngineError } from '../engineError.js';
+import type { LlamaConfig } from '../plan/runSpec.js';
+import { largestChange, type Probe } from './probe.js';
+import type { TrainingRun } from './trainingRun.js';
+
+const float32Epsilon = 2 ** -23;
+/** TensorFlow multiplies float32 in TF32 on newer GPUs, which keeps 10 bits behind the point. */
+const tf32Epsilon = 2 ** -10;
+
+/**
+ * How many times the probable error of all products a change may have. Rounding errors of a sum of n terms grow as sqrt(n) but
+ * for improbable luck (Higham and Mary 2019, doi 10.1137/18M1226312), so 8 leaves room for what norms and softmax
+ * amplify; merges of float32 stay below a tenth of it, one that was rounded to bfloat16 exceeds it a hundredfold.
+ */
+const driftSafety = 8;
+
+/** A merge changed what the model computes by more than rounding can. The last checkpoint, of before, is usable. */
+export class MergeDrift extends EngineError {
+  constructor(
+    readonly layer: string,
+    readonly layerChange: Drift,
+    readonly logitChange: Drift,
+  ) {
+    super(
+      'MERGE_DRIFT',
+      `A merge changed what ${layer} computes by ${layerChange.largest.toPrecision(3)} of its size, where rounding explains ` +
+        `${layerChange.tolerance.toPrecision(3)}, and a logit by ${logitChange.largest.toPrecision(3)}, where it explains ` +
+        `${logitChange.tolerance.toPrecision(3)}: the adapter holds values that float32 cannot add to the weight`,
+    );
+  }
+}
+
+/** A change and what it is held to. */
+export interface Drift {
+  largest: number;
+  tolerance: number;
+}
+
+/**
+ * The largest change of a logit between two probes and what it is held to; throws MergeDrift where it is larger, or where the
+ * output of one layer changed by more than its own sums explain, though the logits may not show it. Both probes compute in
+ * float32 from the float32 weights, so the tolerances hold for every precision of a run.
+ */
+export function requireSameFunction(
+  run: Pick<TrainingRun, 'backend' | 'spec'>,
+  before: Probe,
+  after: Probe,
+): { logitChangeMax: number; logitChangeTolerance: number } {
+  const { model, batch } = run.spec;
+  const logitChange: Drift = {
+    largest: largestChange(before.logits, after.logits),
+    tolerance: relativeTolerance(model, batch.sequenceLength, run.backend) * largest(before.logits),
+  };
+  const { layer, change } = mostChangedLayer(run.backend, before, after);
+  if (!isWithin(logitChange) || !isWithin(change)) throw new MergeDrift(layer, change, logitChange);
+  return { logitChangeMax: logitChange.largest, logitChangeTolerance: logitChange.tolerance };
+}
+
+/** Of the largest logit: epsilon times the root of the length of each sum that stands between a token and its logit. */
+export function relativeTolerance(
+  model: LlamaConfig,
+  sequenceLength: number,
+  backend: Pick<Backend, 'name'>,
+): number {
+  const { hiddenSize, intermediateSize, numHiddenLayers, numAttentionHeads } = model;
+  // q, k and v are one sum deep; then scores, weighted values, o; gate and up, down.
+  const lengths = [
+    hiddenSize,
+    hiddenSize / numAttentionHeads,
+    sequenceLength,
+    hiddenSize,
+    hiddenSize,
+    intermediateSize,
+  ];
+  const block = lengths.reduce((sum, length) => sum + Math.sqrt(length), 0);
+  return driftSafety * epsilonOf(backend) * (numHiddenLayers * block + Math.sqrt(hiddenSize));
+}
+
+/** The layer whose output changed most beside what its sums explain, both as shares of its largest output. */
+function mostChangedLayer(
+  backend: Pick<Backend, 'name'>,
+  before: Probe,
+  after: Probe,
+): { layer: string; change: Drift } {
+  let most = { layer: 'no layer', change: { largest: 0, tolerance: 1 } };
+  for (const [layer, outputs] of before.layerOutputs) {
+    const change = {
+      largest: largestChange(outputs, after.layerOutputs.get(layer)!) / largest(outputs),
+      tolerance: driftSafety * epsilonOf(backend) * Math.sqrt(layer.inFeatures),
+    };
+    if (!(change.largest / change.tolerance <= most.change.largest / most.change.tolerance))
+      most = { layer: layer.name, change };
+  }
+  return most;
+}
+
+/** Written so that NaN is not. */
+function isWithin({ largest, tolerance }: Drift): boolean {
+  return largest <= tolerance;
+}
+
+function epsilonOf({ name }: Pick<Backend, 'name'>): number {
+  return name === 'tensorflow' ? tf32Epsilon : float32Epsilon;
+}
+
+function largest(values: Float32Array): number {
+  return largestChange(new Float32Array(values.length), values);
+}

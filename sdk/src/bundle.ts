@@ -1,0 +1,181 @@
+import type { ReloraClient } from './client.js';
+import {
+  AdapterGraph,
+  Execution,
+  JobSpec,
+  JobState,
+  Precision,
+  type ArtifactFile,
+  type Job,
+} from './contract.js';
+import { ReloraError } from './errors.js';
+import { parseJobSpec } from './specJson.js';
+
+/** All that it takes to run a job again and to tell whether the result is the same. Written as JSON by `bundleToJson`. */
+export interface Bundle {
+  /** Job that it was made of. */
+  job: string;
+  /** What was trained, with what `auto` became on its server. */
+  spec: JobSpec;
+  dataset: { name: string; manifestSha256: string };
+  execution: Execution;
+  /** Of the merged model: what a replay has to give. */
+  files: ArtifactFile[];
+  /** Training loss of every step, null where it was not finite. */
+  losses: (number | null)[];
+}
+
+/** Tells of the files beside it, and of settings that a replay pins; it is no result. */
+export const manifestFileName = 'relora_manifest.json';
+
+const bundleFormat = 'relora-bundle';
+const bundleFormatVersion = 1;
+
+/** The bundle of a job that succeeded. Throws ReloraError FAILED_PRECONDITION for one that cannot be run again from its start. */
+export async function createBundle(
+  client: ReloraClient,
+  name: string,
+  { signal }: { signal?: AbortSignal } = {},
+): Promise<Bundle> {
+  const options = signal === undefined ? {} : { signal };
+  const job = await client.getJob(name, options);
+  const { spec, execution } = requireReplayable(job);
+  const artifact = (await client.listArtifacts(name, options)).at(-1);
+  if (artifact === undefined) throw refusal(`${name} has no artifact`);
+  const files = artifact.files.filter(({ fileName }) => fileName !== manifestFileName);
+  return {
+    job: name,
+    spec: pinned(spec, execution),
+    dataset: { name: spec.dataset, manifestSha256: execution.datasetSha256 },
+    execution,
+    files,
+    losses: await lossesOf(client, name, options),
+  };
+}
+
+/** Training losses by step; of a step that was taken again after a crash, the last one. */
+export async function lossesOf(
+  client: ReloraClient,
+  name: string,
+  options: { signal?: AbortSignal },
+): Promise<Bundle['losses']> {
+  const losses: Bundle['losses'] = [];
+  for await (const event of client.watch(name, options)) {
+    if (event.kind !== 'step') continue;
+    const { step, loss } = event.step;
+    losses[step] = Number.isFinite(loss) ? loss : null;
+  }
+  return losses;
+}
+
+export function bundleToJson(bundle: Bundle): object {
+  return {
+    format: bundleFormat,
+    formatVersion: bundleFormatVersion,
+    ...bundle,
+    spec: JobSpec.toJSON(bundle.spec),
+    execution: Execution.toJSON(bundle.execution),
+  };
+}
+
+/** Reads what `bundleToJson` gave; throws ReloraError INVALID_ARGUMENT, which names the field. */
+export function parseBundle(json: unknown): Bundle {
+  const found = record('bundle', json);
+  if (found.format !== bundleFormat || found.formatVersion !== bundleFormatVersion) {
+    const came = `${JSON.stringify(found.format)} ${JSON.stringify(found.formatVersion)}`;
+    throw invalid('format', `${bundleFormat} of version ${bundleFormatVersion}`, came);
+  }
+  const dataset = record('dataset', found.dataset);
+  return {
+    job: text('job', found.job),
+    spec: parseJobSpec(record('spec', found.spec)),
+    dataset: {
+      name: text('dataset.name', dataset.name),
+      manifestSha256: sha256('dataset.manifestSha256', dataset.manifestSha256),
+    },
+    execution: Execution.fromJSON(record('execution', found.execution)),
+    files: list('files', found.files).map((entry, index) => {
+      const file = record(`files[${index}]`, entry);
+      return {
+        fileName: text(`files[${index}].fileName`, file.fileName),
+        sizeBytes: number(`files[${index}].sizeBytes`, file.sizeBytes),
+        sha256: sha256(`files[${index}].sha256`, file.sha256),
+      };
+    }),
+    losses: list('losses', found.losses).map((loss, step) =>
+      loss === null ? null : number(`losses[${step}]`, loss),
+    ),
+  };
+}
+
+function requireReplayable({ name, state, origin, spec, execution }: Job): {
+  spec: JobSpec;
+  execution: Execution;
+} {
+  if (state !== JobState.SUCCEEDED)
+    throw refusal(`${name} is ${state}; only a job that succeeded has a result to compare with`);
+  if (origin !== undefined)
+    throw refusal(`${name} began at a checkpoint of ${origin.job} and cannot be run from its start`);
+  if (spec === undefined || execution === undefined || execution.specSha256 === '')
+    throw refusal(`${name} was run by a version that did not record its execution`);
+  return { spec, execution };
+}
+
+/** With what `auto` became. A specification has one graph for all layers, so different ones stay the planner's. */
+function pinned(spec: JobSpec, { backend, precision, graphs }: Execution): JobSpec {
+  const [graph, ...others] = new Set(graphs.map((entry) => entry.graph));
+  const isOne = graph !== undefined && others.length === 0;
+  return {
+    ...spec,
+    device: backend,
+    precision: spec.precision === Precision.AUTO ? precision : spec.precision,
+    adapter: spec.adapter && {
+      ...spec.adapter,
+      graph: spec.adapter.graph === AdapterGraph.AUTO && isOne ? graph : spec.adapter.graph,
+    },
+  };
+}
+
+function refusal(message: string): ReloraError {
+  return new ReloraError(message, { code: 'FAILED_PRECONDITION', reason: 'NOT_REPLAYABLE' });
+}
+
+function invalid(field: string, expected: string, got: string): ReloraError {
+  const fields = [{ field, description: `expected ${expected}, got ${got}` }];
+  return new ReloraError(`${field}: expected ${expected}, got ${got}`, {
+    code: 'INVALID_ARGUMENT',
+    reason: 'BUNDLE_INVALID',
+    fields,
+  });
+}
+
+function shown(value: unknown): string {
+  return (JSON.stringify(value) ?? 'nothing').slice(0, 80);
+}
+
+function record(field: string, value: unknown): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw invalid(field, 'an object', shown(value));
+  return value as Record<string, unknown>;
+}
+
+function list(field: string, value: unknown): unknown[] {
+  if (!Array.isArray(value)) throw invalid(field, 'a list', shown(value));
+  return value;
+}
+
+function text(field: string, value: unknown): string {
+  if (typeof value !== 'string' || value === '') throw invalid(field, 'a text', shown(value));
+  return value;
+}
+
+function number(field: string, value: unknown): number {
+  if (typeof value !== 'number') throw invalid(field, 'a number', shown(value));
+  return value;
+}
+
+function sha256(field: string, value: unknown): string {
+  if (typeof value !== 'string' || !/^[0-9a-f]{64}$/.test(value))
+    throw invalid(field, 'a SHA-256 in hexadecimal', shown(value));
+  return value;
+}

@@ -1,0 +1,146 @@
+import { lossesOf, manifestFileName, type Bundle } from './bundle.js';
+import type { ReloraClient } from './client.js';
+import { DatasetState, type Execution, type Job } from './contract.js';
+import { ReloraError } from './errors.js';
+import type { JobEvent } from './events.js';
+
+export interface ReplayOptions {
+  signal?: AbortSignal;
+  /** Told of each event of the new job. */
+  onEvent?: (event: JobEvent) => void;
+  /** Told of the new job once it is stored. */
+  onCreated?: (job: Job) => void;
+}
+
+/** Something recorded of an execution that another one has otherwise. */
+export interface FactDifference {
+  fact: keyof Execution;
+  expected: string;
+  found: string;
+}
+
+export interface ReplayReport {
+  /** Whether every file of the merged model has the SHA-256 that the bundle names. */
+  isIdentical: boolean;
+  /** The new job. */
+  job: string;
+  /** All files that either has; an empty hash where one has no such file. */
+  files: { fileName: string; expectedSha256: string; foundSha256: string }[];
+  /** First step whose training loss is another one; null when there is none. */
+  firstDifferingStep: { step: number; expected: number | null; found: number | null } | null;
+  /** What was recorded of both executions and differs. */
+  facts: FactDifference[];
+}
+
+/** What decides the bits, beside the settings: a replay pins some of those, so its specification has a hash of its own. */
+const decidingFacts = [
+  'engineVersion',
+  'backend',
+  'instructionSet',
+  'precision',
+  'basePrecision',
+  'graphs',
+  'datasetSha256',
+  'baseWeightsSha256',
+  'nodeVersion',
+  'tfjsVersion',
+] as const satisfies (keyof Execution)[];
+
+/** What a server has otherwise than the bundle's, as far as it can be told before the run. Then bits may differ. */
+export async function compareServer(
+  client: ReloraClient,
+  { execution }: Bundle,
+  options: { signal?: AbortSignal } = {},
+): Promise<FactDifference[]> {
+  const { version, devices } = await client.serverInfo(options);
+  const device = devices.find(({ backend }) => backend === execution.backend);
+  const there: Partial<Execution> = {
+    engineVersion: version,
+    backend: device?.backend ?? 'none such',
+    ...(device === undefined ? {} : { instructionSet: device.instructionSet }),
+  };
+  return differences(execution, { ...execution, ...there });
+}
+
+/**
+ * Runs a bundle as a new job, on the data set that has the same content, and compares the result bit for bit. Throws ReloraError
+ * NOT_FOUND when the server has no such data set, and what createJob and waitForJob throw.
+ */
+export async function replayBundle(
+  client: ReloraClient,
+  bundle: Bundle,
+  { signal, onEvent, onCreated }: ReplayOptions = {},
+): Promise<ReplayReport> {
+  const options = signal === undefined ? {} : { signal };
+  const dataset = await findDataset(client, bundle, options);
+  const created = await client.createJob(
+    { ...bundle.spec, dataset },
+    { displayName: `Replay of ${bundle.job}`.slice(0, 63), ...options },
+  );
+  onCreated?.(created);
+  const job = await client.waitForJob(created.name, { ...options, ...(onEvent ? { onEvent } : {}) });
+  const artifact = (await client.listArtifacts(job.name, options)).at(-1);
+  const files = pairFiles(bundle.files, artifact?.files ?? []);
+  return {
+    isIdentical: files.every(({ expectedSha256, foundSha256 }) => expectedSha256 === foundSha256),
+    job: job.name,
+    files,
+    firstDifferingStep: firstDifference(bundle.losses, await lossesOf(client, job.name, options)),
+    facts: job.execution === undefined ? [] : differences(bundle.execution, job.execution),
+  };
+}
+
+/** By content: on another server it has another name. */
+async function findDataset(
+  client: ReloraClient,
+  { dataset }: Bundle,
+  options: { signal?: AbortSignal },
+): Promise<string> {
+  const matches: string[] = [];
+  for await (const { name, state, manifestSha256 } of client.listDatasets(options)) {
+    if (state !== DatasetState.READY || manifestSha256 !== dataset.manifestSha256) continue;
+    // Its own name makes the same specification.
+    if (name === dataset.name) return name;
+    matches.push(name);
+  }
+  if (matches[0] !== undefined) return matches[0];
+  throw new ReloraError(
+    `The server has no data set whose manifest has SHA-256 ${dataset.manifestSha256}, as ${dataset.name} had: upload the same files with the same preparation`,
+    { code: 'NOT_FOUND', reason: 'DATASET_NOT_FOUND' },
+  );
+}
+
+function pairFiles(expected: Bundle['files'], found: Bundle['files']): ReplayReport['files'] {
+  const results = found.filter(({ fileName }) => fileName !== manifestFileName);
+  const names = new Set([...expected, ...results].map(({ fileName }) => fileName));
+  const hashOf = (files: Bundle['files'], name: string) =>
+    files.find(({ fileName }) => fileName === name)?.sha256 ?? '';
+  return [...names].map((fileName) => ({
+    fileName,
+    expectedSha256: hashOf(expected, fileName),
+    foundSha256: hashOf(results, fileName),
+  }));
+}
+
+function firstDifference(
+  expected: Bundle['losses'],
+  found: Bundle['losses'],
+): ReplayReport['firstDifferingStep'] {
+  for (let step = 0; step < Math.max(expected.length, found.length); step++) {
+    const [one = null, other = null] = [expected[step], found[step]];
+    if (one !== other) return { step, expected: one, found: other };
+  }
+  return null;
+}
+
+function differences(expected: Execution, found: Execution): FactDifference[] {
+  return decidingFacts
+    .map((fact) => ({ fact, expected: factText(expected[fact]), found: factText(found[fact]) }))
+    .filter((difference) => difference.expected !== difference.found);
+}
+
+function factText(value: Execution[(typeof decidingFacts)[number]]): string {
+  return typeof value === 'string'
+    ? value
+    : value.map(({ module, graph }) => `${module} ${graph}`).join(', ');
+}
