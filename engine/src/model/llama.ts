@@ -295,10 +295,10 @@ export class Llama {
     );
   }
 
-  /** What an adapted layer, adapter and all, makes of one row [in], in float32 arithmetic. */
+  /** What a layer, adapter and all, makes of one row [in], in float32 arithmetic. */
   layerOutput(layer: LinearLayer, row: Float32Array): Float32Array {
     return valuesOf(() =>
-      this.attached().apply(layer, tensor2d(row, [1, layer.inFeatures]), undefined, 'float32'),
+      this.pass(1, 1, { precision: 'float32' }).linear(layer, tensor2d(row, [1, layer.inFeatures])),
     );
   }
 
