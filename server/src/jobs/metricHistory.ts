@@ -122,6 +122,7 @@ class BackwardReader {
   private takeStep(body: Extract<JobEventBody, { kind: 'step' }>): void {
     const { trainedTokens, stepSeconds, tokenCount } = body;
     this.firstStep = body.step;
+    if (body.omitted) return; // it computed nothing that could be shown
     this.trainedTokens ??= trainedTokens;
     this.addWaiting(trainedTokens);
     const place: Place = { step: body.step + 1, trainedTokens, trainingSeconds: this.seconds };
