@@ -892,6 +892,8 @@ export const WeightType = {
   FLOAT16: "WEIGHT_TYPE_FLOAT16",
   /** BFLOAT16 - bfloat16. */
   BFLOAT16: "WEIGHT_TYPE_BFLOAT16",
+  /** Q8_0 - Blocks of 32 int8 with a scale; in GGUF alone. */
+  Q8_0: "WEIGHT_TYPE_Q8_0",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -902,6 +904,7 @@ export namespace WeightType {
   export type FLOAT32 = typeof WeightType.FLOAT32;
   export type FLOAT16 = typeof WeightType.FLOAT16;
   export type BFLOAT16 = typeof WeightType.BFLOAT16;
+  export type Q8_0 = typeof WeightType.Q8_0;
   export type UNRECOGNIZED = typeof WeightType.UNRECOGNIZED;
 }
 
@@ -919,6 +922,9 @@ export function weightTypeFromJSON(object: any): WeightType {
     case 3:
     case "WEIGHT_TYPE_BFLOAT16":
       return WeightType.BFLOAT16;
+    case 4:
+    case "WEIGHT_TYPE_Q8_0":
+      return WeightType.Q8_0;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -936,6 +942,8 @@ export function weightTypeToJSON(object: WeightType): string {
       return "WEIGHT_TYPE_FLOAT16";
     case WeightType.BFLOAT16:
       return "WEIGHT_TYPE_BFLOAT16";
+    case WeightType.Q8_0:
+      return "WEIGHT_TYPE_Q8_0";
     case WeightType.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -952,7 +960,85 @@ export function weightTypeToNumber(object: WeightType): number {
       return 2;
     case WeightType.BFLOAT16:
       return 3;
+    case WeightType.Q8_0:
+      return 4;
     case WeightType.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** Layouts of exported weights. */
+export const ExportFormat = {
+  /** UNSPECIFIED - Treated as HUGGING_FACE. */
+  UNSPECIFIED: "EXPORT_FORMAT_UNSPECIFIED",
+  /** HUGGING_FACE - The merged model for Hugging Face transformers: safetensors, config.json, tokenizer. */
+  HUGGING_FACE: "EXPORT_FORMAT_HUGGING_FACE",
+  /** PEFT - The adapters of the present cycle for PEFT, and under `base/` the model that they belong to. */
+  PEFT: "EXPORT_FORMAT_PEFT",
+  /** GGUF - The merged model with its tokenizer in one file for llama.cpp. */
+  GGUF: "EXPORT_FORMAT_GGUF",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type ExportFormat = typeof ExportFormat[keyof typeof ExportFormat];
+
+export namespace ExportFormat {
+  export type UNSPECIFIED = typeof ExportFormat.UNSPECIFIED;
+  export type HUGGING_FACE = typeof ExportFormat.HUGGING_FACE;
+  export type PEFT = typeof ExportFormat.PEFT;
+  export type GGUF = typeof ExportFormat.GGUF;
+  export type UNRECOGNIZED = typeof ExportFormat.UNRECOGNIZED;
+}
+
+export function exportFormatFromJSON(object: any): ExportFormat {
+  switch (object) {
+    case 0:
+    case "EXPORT_FORMAT_UNSPECIFIED":
+      return ExportFormat.UNSPECIFIED;
+    case 1:
+    case "EXPORT_FORMAT_HUGGING_FACE":
+      return ExportFormat.HUGGING_FACE;
+    case 2:
+    case "EXPORT_FORMAT_PEFT":
+      return ExportFormat.PEFT;
+    case 3:
+    case "EXPORT_FORMAT_GGUF":
+      return ExportFormat.GGUF;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return ExportFormat.UNRECOGNIZED;
+  }
+}
+
+export function exportFormatToJSON(object: ExportFormat): string {
+  switch (object) {
+    case ExportFormat.UNSPECIFIED:
+      return "EXPORT_FORMAT_UNSPECIFIED";
+    case ExportFormat.HUGGING_FACE:
+      return "EXPORT_FORMAT_HUGGING_FACE";
+    case ExportFormat.PEFT:
+      return "EXPORT_FORMAT_PEFT";
+    case ExportFormat.GGUF:
+      return "EXPORT_FORMAT_GGUF";
+    case ExportFormat.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function exportFormatToNumber(object: ExportFormat): number {
+  switch (object) {
+    case ExportFormat.UNSPECIFIED:
+      return 0;
+    case ExportFormat.HUGGING_FACE:
+      return 1;
+    case ExportFormat.PEFT:
+      return 2;
+    case ExportFormat.GGUF:
+      return 3;
+    case ExportFormat.UNRECOGNIZED:
     default:
       return -1;
   }
@@ -1362,10 +1448,18 @@ export interface SampleSpec {
   tokenCount?: number | undefined;
 }
 
-/** What to export at the end: the merged model in Hugging Face layout. */
+/** What to export at the end. */
 export interface ExportSpec {
   /** Type of the weights; default FLOAT32. */
   weightType: WeightType;
+  /** Layouts, each an artifact; default HUGGING_FACE alone. PEFT needs adapters. */
+  formats: ExportFormat[];
+  /** Largest file of weights in Hugging Face layout; default 5000000000. A tensor above it has a file of its own. */
+  shardBytesMax?:
+    | number
+    | undefined;
+  /** Type of the weights in GGUF; default weight_type. */
+  ggufWeightType: WeightType;
 }
 
 function createBaseJob(): Job {
@@ -4446,13 +4540,27 @@ export const SampleSpec: MessageFns<SampleSpec> = {
 };
 
 function createBaseExportSpec(): ExportSpec {
-  return { weightType: WeightType.UNSPECIFIED };
+  return {
+    weightType: WeightType.UNSPECIFIED,
+    formats: [],
+    shardBytesMax: undefined,
+    ggufWeightType: WeightType.UNSPECIFIED,
+  };
 }
 
 export const ExportSpec: MessageFns<ExportSpec> = {
   encode(message: ExportSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.weightType !== WeightType.UNSPECIFIED) {
       writer.uint32(8).int32(weightTypeToNumber(message.weightType));
+    }
+    for (const v of message.formats) {
+      writer.uint32(16).int32(exportFormatToNumber(v!));
+    }
+    if (message.shardBytesMax !== undefined) {
+      writer.uint32(24).int64(message.shardBytesMax);
+    }
+    if (message.ggufWeightType !== WeightType.UNSPECIFIED) {
+      writer.uint32(32).int32(weightTypeToNumber(message.ggufWeightType));
     }
     return writer;
   },
@@ -4478,6 +4586,40 @@ export const ExportSpec: MessageFns<ExportSpec> = {
             message.weightType = weightTypeFromJSON(reader.int32());
             continue;
           }
+          case 2: {
+            if (tag === 16) {
+              message.formats.push(exportFormatFromJSON(reader.int32()));
+
+              continue;
+            }
+
+            if (tag === 18) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.formats.push(exportFormatFromJSON(reader.int32()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.shardBytesMax = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.ggufWeightType = weightTypeFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4497,6 +4639,17 @@ export const ExportSpec: MessageFns<ExportSpec> = {
         : isSet(object.weight_type)
         ? weightTypeFromJSON(object.weight_type)
         : WeightType.UNSPECIFIED,
+      formats: globalThis.Array.isArray(object?.formats) ? object.formats.map((e: any) => exportFormatFromJSON(e)) : [],
+      shardBytesMax: isSet(object.shardBytesMax)
+        ? globalThis.Number(object.shardBytesMax)
+        : isSet(object.shard_bytes_max)
+        ? globalThis.Number(object.shard_bytes_max)
+        : undefined,
+      ggufWeightType: isSet(object.ggufWeightType)
+        ? weightTypeFromJSON(object.ggufWeightType)
+        : isSet(object.gguf_weight_type)
+        ? weightTypeFromJSON(object.gguf_weight_type)
+        : WeightType.UNSPECIFIED,
     };
   },
 
@@ -4504,6 +4657,15 @@ export const ExportSpec: MessageFns<ExportSpec> = {
     const obj: any = {};
     if (message.weightType !== WeightType.UNSPECIFIED) {
       obj.weightType = weightTypeToJSON(message.weightType);
+    }
+    if (message.formats?.length) {
+      obj.formats = message.formats.map((e) => exportFormatToJSON(e));
+    }
+    if (message.shardBytesMax !== undefined) {
+      obj.shardBytesMax = Math.round(message.shardBytesMax);
+    }
+    if (message.ggufWeightType !== WeightType.UNSPECIFIED) {
+      obj.ggufWeightType = weightTypeToJSON(message.ggufWeightType);
     }
     return obj;
   },
@@ -4514,6 +4676,9 @@ export const ExportSpec: MessageFns<ExportSpec> = {
   fromPartial(object: DeepPartial<ExportSpec>): ExportSpec {
     const message = createBaseExportSpec();
     message.weightType = object.weightType ?? WeightType.UNSPECIFIED;
+    message.formats = object.formats?.map((e) => e) || [];
+    message.shardBytesMax = object.shardBytesMax ?? undefined;
+    message.ggufWeightType = object.ggufWeightType ?? WeightType.UNSPECIFIED;
     return message;
   },
 };
