@@ -79,7 +79,7 @@ export function tinySpec(changes: Changes = {}): RunSpec {
     evaluation: { everyStepCount: 0, tokenCount: 128, finalTokenCount: 512 },
     checkpoint: { everyStepCount: 0, keepCount: 2 },
     sample: { everyStepCount: 0, prompt: 'The ', tokenCount: 4 },
-    export: { weightType: 'float32' },
+    export: { weightType: 'float32', formats: ['huggingFace'], shardBytesMax: 5e9, ggufType: 'float32' },
     priority: 0,
     device: 'native',
   };

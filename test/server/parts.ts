@@ -146,7 +146,7 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
     evaluation: { everyStepCount: 0, tokenCount: 64, finalTokenCount: 64 },
     checkpoint: { everyStepCount: 5, keepCount: 2 },
     sample: { everyStepCount: 0, prompt: script, tokenCount: 8 },
-    export: { weightType: 'float32' },
+    export: { weightType: 'float32', formats: ['huggingFace'], shardBytesMax: 5e9, ggufType: 'float32' },
     priority: 0,
     device: 'auto',
     ...changes,

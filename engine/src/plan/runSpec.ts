@@ -24,7 +24,7 @@ export interface RunSpec {
   };
   checkpoint: { everyStepCount: number; keepCount: number };
   sample: { everyStepCount: number; prompt: string; tokenCount: number };
-  export: { weightType: WeightType };
+  export: ExportSettings;
   priority: number;
   device: DeviceChoice;
 }
@@ -34,6 +34,22 @@ export type Precision = 'auto' | 'float32' | 'bfloat16' | 'int8Base' | 'nf4Base'
 /** What of the forward pass is computed again in the backward pass. `auto`: `blocks` when the estimate needs it. */
 export type Recomputation = 'auto' | 'none' | 'blocks';
 export type WeightType = 'float32' | 'float16' | 'bfloat16';
+/** `q8_0`: blocks of 32 int8 with a scale, which GGUF alone knows. */
+export type GgufType = WeightType | 'q8_0';
+export type ExportFormat = 'huggingFace' | 'peft' | 'gguf';
+
+/** What is exported at the end of a run. */
+export interface ExportSettings {
+  weightType: WeightType;
+  formats: ExportFormat[];
+  /** Largest file of weights in Hugging Face layout. */
+  shardBytesMax: number;
+  /** Type of the weights in GGUF. */
+  ggufType: GgufType;
+}
+
+/** As large as Hugging Face long made its own. */
+export const shardBytesDefault = 5_000_000_000;
 export type DeviceChoice = 'auto' | 'native' | 'tensorflow' | 'reference';
 
 /** Shape of a Llama model, in the terms of Hugging Face's config.json. */

@@ -1,4 +1,4 @@
-import type { RunSpec } from './runSpec.js';
+import { shardBytesDefault, type ExportSettings, type RunSpec } from './runSpec.js';
 
 /**
  * Settings that came after the first release, as they were before anyone could choose. A specification stored without them
@@ -18,5 +18,17 @@ export function readStoredRunSpec(text: string): RunSpec {
     ...spec,
     optimizer: { ...laterDefaults.optimizer, ...spec.optimizer },
     adapter: spec.adapter && { ...laterDefaults.adapter, ...spec.adapter },
+    export: exportSettings(spec.export),
+  };
+}
+
+function exportSettings(
+  stored: Pick<ExportSettings, 'weightType'> & Partial<ExportSettings>,
+): ExportSettings {
+  return {
+    formats: ['huggingFace'],
+    shardBytesMax: shardBytesDefault,
+    ggufType: stored.weightType,
+    ...stored,
   };
 }
