@@ -10,9 +10,11 @@ export type { RetryOptions } from './calls.js';
 export {
   AdapterGraph,
   ArtifactKind,
+  ArtifactState,
   DatasetFormat,
   DatasetSplit,
   DatasetState,
+  ExportFormat,
   FinishReason,
   JobKind,
   JobPhase,

@@ -1,6 +1,6 @@
 import type { RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
-import type { Artifact } from '../artifacts/artifactStore.js';
+import type { Artifact } from '../artifacts/artifact.js';
 import type { Dataset, DatasetSpec } from '../datasets/dataset.js';
 import type { Job, JobEvent, JobEventBody } from '../jobs/job.js';
 import { toEnum } from './enums.js';
@@ -78,7 +78,12 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     evaluation: spec.evaluation,
     checkpoint: spec.checkpoint,
     sample: spec.sample,
-    export: { weightType: toEnum.weightType[spec.export.weightType] },
+    export: {
+      weightType: toEnum.weightType[spec.export.weightType],
+      formats: spec.export.formats.map((format) => toEnum.exportFormat[format]),
+      shardBytesMax: spec.export.shardBytesMax,
+      ggufWeightType: toEnum.weightType[spec.export.ggufType],
+    },
     priority: spec.priority,
     device: spec.device,
   };
@@ -145,7 +150,13 @@ const baseWords = { float32: 'float32', bfloat16: 'bfloat16', int8: 'int8Base', 
 export function toArtifact(artifact: Artifact): contract.Artifact {
   return {
     name: `jobs/${artifact.jobId}/artifacts/${artifact.id}`,
-    kind: contract.ArtifactKind.MERGED_MODEL,
+    kind: toEnum.artifactKind[artifact.kind],
+    state: toEnum.artifactState[artifact.state],
+    format: toEnum.exportFormat[artifact.format],
+    weightType: toEnum.weightType[artifact.weightType],
+    castErrorMax: artifact.castErrorMax,
+    cycle: artifact.cycle ?? 0,
+    failure: artifact.failure ?? undefined,
     files: artifact.files,
     sizeBytes: artifact.sizeBytes,
     step: artifact.step,
