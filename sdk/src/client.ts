@@ -243,7 +243,10 @@ export class ReloraClient {
       if (artifact.state === contract.ArtifactState.READY) return artifact;
       if (artifact.state === contract.ArtifactState.FAILED) {
         const { reason = '', message = '' } = artifact.failure ?? {};
-        throw new ReloraError(`${name} could not be made: ${message}`, { code: 'FAILED_PRECONDITION', reason });
+        throw new ReloraError(`${name} could not be made: ${message}`, {
+          code: 'FAILED_PRECONDITION',
+          reason,
+        });
       }
       await sleep(delayMs, stop.signal);
     }
@@ -279,12 +282,19 @@ export class ReloraClient {
         code: 'INVALID_ARGUMENT',
       });
     const artifacts = await this.listArtifacts(job, options);
+    // Servers before ExportWeights say neither: theirs are all sealed models.
     const isModel = ({ state, format }: contract.Artifact) =>
-      state === contract.ArtifactState.READY && format === contract.ExportFormat.HUGGING_FACE;
+      (state === contract.ArtifactState.READY || state === contract.ArtifactState.UNSPECIFIED) &&
+      (format === contract.ExportFormat.HUGGING_FACE || format === contract.ExportFormat.UNSPECIFIED);
     const artifact =
       artifactId === undefined ? artifacts.findLast(isModel) : artifacts.find((entry) => entry.name === name);
     if (artifact === undefined)
       throw new ReloraError(`${name} has no such artifact yet`, { code: 'NOT_FOUND' });
+    if (artifact.state === contract.ArtifactState.PENDING || artifact.state === contract.ArtifactState.FAILED)
+      throw new ReloraError(`${name} is ${artifact.state.replace('ARTIFACT_STATE_', '')}, not READY`, {
+        code: 'FAILED_PRECONDITION',
+        reason: 'ARTIFACT_NOT_READY',
+      });
     using stop = new LinkedAbort(this.closing.signal, options.signal);
     const { signal } = stop;
     const openDownload = (fileName: string, offsetBytes: number) =>

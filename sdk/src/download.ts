@@ -31,7 +31,8 @@ export async function downloadFiles(
   onProgress: DownloadOptions['onProgress'],
 ): Promise<string[]> {
   for (const file of artifact.files) checkDescription(file);
-  for (const { fileName } of artifact.files) await mkdir(dirname(join(folder, fileName)), { recursive: true });
+  for (const { fileName } of artifact.files)
+    await mkdir(dirname(join(folder, fileName)), { recursive: true });
   let doneBytes = 0;
   const paths: string[] = [];
   for (const file of artifact.files) {

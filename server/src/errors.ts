@@ -97,7 +97,8 @@ export const serviceErrors = {
   }),
   ARTIFACT_FORMAT_WRONG: entry<{ artifactId: string; format: string }>({
     status: Status.FAILED_PRECONDITION,
-    text: ({ artifactId, format }) => `Artifact ${artifactId} is ${format}; text is written with HUGGING_FACE`,
+    text: ({ artifactId, format }) =>
+      `Artifact ${artifactId} is ${format}; text is written with HUGGING_FACE`,
     fix: 'Name an artifact in Hugging Face layout, or the job.',
     precondition: ({ artifactId }) => ({ type: 'ARTIFACT_FORMAT', subject: artifactId }),
   }),
