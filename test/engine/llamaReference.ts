@@ -16,6 +16,8 @@ export function tinyConfig(changes: Partial<LlamaConfig> = {}): LlamaConfig {
     ropeTheta: 10_000,
     rmsNormEps: 1e-6,
     tieWordEmbeddings: false,
+    ropeScaling: null,
+    attentionBias: false,
     ...changes,
   };
 }

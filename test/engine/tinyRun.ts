@@ -45,6 +45,8 @@ export function tinySpec(changes: Changes = {}): RunSpec {
       ropeTheta: 10_000,
       rmsNormEps: 1e-6,
       tieWordEmbeddings: false,
+      ropeScaling: null,
+      attentionBias: false,
     },
     baseWeightsFolder: null,
     dataset: 'datasets/licence',

@@ -112,6 +112,8 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
       ropeTheta: 10_000,
       rmsNormEps: 1e-6,
       tieWordEmbeddings: false,
+      ropeScaling: null,
+      attentionBias: false,
     },
     baseWeightsFolder: null,
     dataset: 'datasets/text',

@@ -64,6 +64,21 @@ export interface LlamaConfig {
   ropeTheta: number;
   rmsNormEps: number;
   tieWordEmbeddings: boolean;
+  /** How the rotary embedding was stretched for longer sequences, as Llama 3.1 does it; null for not at all. */
+  ropeScaling: RopeScaling | null;
+  /** A bias on the query, key and value projections, as in Qwen2. */
+  attentionBias: boolean;
+}
+
+/** Hugging Face's `rope_scaling` of rope_type "llama3". */
+export interface RopeScaling {
+  /** Long wavelengths are stretched by this. */
+  factor: number;
+  /** Wavelengths above originalMaxPositionEmbeddings / lowFrequencyFactor are long. */
+  lowFrequencyFactor: number;
+  /** Wavelengths below originalMaxPositionEmbeddings / highFrequencyFactor are short, and stay as they are. */
+  highFrequencyFactor: number;
+  originalMaxPositionEmbeddings: number;
 }
 
 export interface WarmStartSettings {

@@ -8,6 +8,7 @@ export const laterDefaults = {
   recomputation: 'auto',
   optimizer: { momentType: 'float32' },
   adapter: { graph: 'auto' },
+  model: { ropeScaling: null, attentionBias: false },
 } as const;
 
 /** Reads a specification that some version of ours stored as JSON. */
@@ -16,6 +17,7 @@ export function readStoredRunSpec(text: string): RunSpec {
   return {
     ...laterDefaults,
     ...spec,
+    model: { ...laterDefaults.model, ...spec.model },
     optimizer: { ...laterDefaults.optimizer, ...spec.optimizer },
     adapter: spec.adapter && { ...laterDefaults.adapter, ...spec.adapter },
     export: exportSettings(spec.export),

@@ -1,4 +1,4 @@
-import type { RunSpec } from '@relora/engine/plan';
+import type { LlamaConfig, RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
 import type { Dataset, DatasetSpec } from '../datasets/dataset.js';
@@ -54,7 +54,7 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     kind: toEnum.jobKind[spec.kind],
     model:
       spec.baseWeightsFolder === null
-        ? { config: spec.model }
+        ? { config: toModelConfig(spec.model) }
         : { baseWeights: { path: spec.baseWeightsFolder } },
     dataset: spec.dataset,
     warmStart: spec.kind === 'fullRank' ? undefined : spec.warmStart,
@@ -86,6 +86,20 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     },
     priority: spec.priority,
     device: spec.device,
+  };
+}
+
+export function toModelConfig({ ropeScaling, ...config }: LlamaConfig): contract.LlamaConfig {
+  if (ropeScaling === null) return { ...config, ropeScaling: undefined };
+  const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = ropeScaling;
+  return {
+    ...config,
+    ropeScaling: {
+      factor,
+      lowFreqFactor: lowFrequencyFactor,
+      highFreqFactor: highFrequencyFactor,
+      originalMaxPositionEmbeddings,
+    },
   };
 }
 

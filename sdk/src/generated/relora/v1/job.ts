@@ -1285,7 +1285,27 @@ export interface LlamaConfig {
     | boolean
     | undefined;
   /** Vocabulary, at least the tokenizer's; default equal to it. */
-  vocabSize?: number | undefined;
+  vocabSize?:
+    | number
+    | undefined;
+  /** How the rotary embedding is stretched for longer sequences; default not at all. */
+  ropeScaling:
+    | RopeScaling
+    | undefined;
+  /** Whether the query, key and value projections have a bias, as in Qwen2; default false. Biases are always trained. */
+  attentionBias?: boolean | undefined;
+}
+
+/** Llama 3.1's scaling of the rotary embedding, Hugging Face's rope_type "llama3". All fields are needed. */
+export interface RopeScaling {
+  /** By how much long wavelengths are stretched; at least 1. */
+  factor: number;
+  /** Wavelengths above original_max_position_embeddings / low_freq_factor are long. */
+  lowFreqFactor: number;
+  /** Wavelengths below original_max_position_embeddings / high_freq_factor stay as they are; above low_freq_factor. */
+  highFreqFactor: number;
+  /** Longest sequence before the scaling. */
+  originalMaxPositionEmbeddings: number;
 }
 
 /** Weights to continue from, in Hugging Face layout (config.json and safetensors). */
@@ -3086,6 +3106,8 @@ function createBaseLlamaConfig(): LlamaConfig {
     rmsNormEps: undefined,
     tieWordEmbeddings: undefined,
     vocabSize: undefined,
+    ropeScaling: undefined,
+    attentionBias: undefined,
   };
 }
 
@@ -3120,6 +3142,12 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
     }
     if (message.vocabSize !== undefined) {
       writer.uint32(80).int32(message.vocabSize);
+    }
+    if (message.ropeScaling !== undefined) {
+      RopeScaling.encode(message.ropeScaling, writer.uint32(90).fork()).join();
+    }
+    if (message.attentionBias !== undefined) {
+      writer.uint32(96).bool(message.attentionBias);
     }
     return writer;
   },
@@ -3217,6 +3245,22 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
             message.vocabSize = reader.int32();
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.ropeScaling = RopeScaling.decode(reader, reader.uint32());
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.attentionBias = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3281,6 +3325,16 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
         : isSet(object.vocab_size)
         ? globalThis.Number(object.vocab_size)
         : undefined,
+      ropeScaling: isSet(object.ropeScaling)
+        ? RopeScaling.fromJSON(object.ropeScaling)
+        : isSet(object.rope_scaling)
+        ? RopeScaling.fromJSON(object.rope_scaling)
+        : undefined,
+      attentionBias: isSet(object.attentionBias)
+        ? globalThis.Boolean(object.attentionBias)
+        : isSet(object.attention_bias)
+        ? globalThis.Boolean(object.attention_bias)
+        : undefined,
     };
   },
 
@@ -3316,6 +3370,12 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
     if (message.vocabSize !== undefined) {
       obj.vocabSize = Math.round(message.vocabSize);
     }
+    if (message.ropeScaling !== undefined) {
+      obj.ropeScaling = RopeScaling.toJSON(message.ropeScaling);
+    }
+    if (message.attentionBias !== undefined) {
+      obj.attentionBias = message.attentionBias;
+    }
     return obj;
   },
 
@@ -3334,6 +3394,139 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
     message.rmsNormEps = object.rmsNormEps ?? undefined;
     message.tieWordEmbeddings = object.tieWordEmbeddings ?? undefined;
     message.vocabSize = object.vocabSize ?? undefined;
+    message.ropeScaling = (object.ropeScaling !== undefined && object.ropeScaling !== null)
+      ? RopeScaling.fromPartial(object.ropeScaling)
+      : undefined;
+    message.attentionBias = object.attentionBias ?? undefined;
+    return message;
+  },
+};
+
+function createBaseRopeScaling(): RopeScaling {
+  return { factor: 0, lowFreqFactor: 0, highFreqFactor: 0, originalMaxPositionEmbeddings: 0 };
+}
+
+export const RopeScaling: MessageFns<RopeScaling> = {
+  encode(message: RopeScaling, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.factor !== 0) {
+      writer.uint32(9).double(message.factor);
+    }
+    if (message.lowFreqFactor !== 0) {
+      writer.uint32(17).double(message.lowFreqFactor);
+    }
+    if (message.highFreqFactor !== 0) {
+      writer.uint32(25).double(message.highFreqFactor);
+    }
+    if (message.originalMaxPositionEmbeddings !== 0) {
+      writer.uint32(32).int32(message.originalMaxPositionEmbeddings);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RopeScaling {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRopeScaling();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.factor = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.lowFreqFactor = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.highFreqFactor = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.originalMaxPositionEmbeddings = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RopeScaling {
+    return {
+      factor: isSet(object.factor) ? globalThis.Number(object.factor) : 0,
+      lowFreqFactor: isSet(object.lowFreqFactor)
+        ? globalThis.Number(object.lowFreqFactor)
+        : isSet(object.low_freq_factor)
+        ? globalThis.Number(object.low_freq_factor)
+        : 0,
+      highFreqFactor: isSet(object.highFreqFactor)
+        ? globalThis.Number(object.highFreqFactor)
+        : isSet(object.high_freq_factor)
+        ? globalThis.Number(object.high_freq_factor)
+        : 0,
+      originalMaxPositionEmbeddings: isSet(object.originalMaxPositionEmbeddings)
+        ? globalThis.Number(object.originalMaxPositionEmbeddings)
+        : isSet(object.original_max_position_embeddings)
+        ? globalThis.Number(object.original_max_position_embeddings)
+        : 0,
+    };
+  },
+
+  toJSON(message: RopeScaling): unknown {
+    const obj: any = {};
+    if (message.factor !== 0) {
+      obj.factor = floatToJson(message.factor);
+    }
+    if (message.lowFreqFactor !== 0) {
+      obj.lowFreqFactor = floatToJson(message.lowFreqFactor);
+    }
+    if (message.highFreqFactor !== 0) {
+      obj.highFreqFactor = floatToJson(message.highFreqFactor);
+    }
+    if (message.originalMaxPositionEmbeddings !== 0) {
+      obj.originalMaxPositionEmbeddings = Math.round(message.originalMaxPositionEmbeddings);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RopeScaling>): RopeScaling {
+    return RopeScaling.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RopeScaling>): RopeScaling {
+    const message = createBaseRopeScaling();
+    message.factor = object.factor ?? 0;
+    message.lowFreqFactor = object.lowFreqFactor ?? 0;
+    message.highFreqFactor = object.highFreqFactor ?? 0;
+    message.originalMaxPositionEmbeddings = object.originalMaxPositionEmbeddings ?? 0;
     return message;
   },
 };
