@@ -50,6 +50,15 @@ function childrenOf({ process }: ServerProcess): number[] {
   return text === '' ? [] : text.split(' ').map(Number);
 }
 
+/** It may have ended between the look and the kill. */
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
 test('a running job is exported as it is, in every layout, and ends with the bits of one that was not', async () => {
   const client = clientOf(await startServerProcess(temporaryFolder()));
   await uploadText(client);
@@ -146,7 +155,7 @@ test.skipIf(process.platform !== 'linux')(
     await expect.poll(isIdle, { timeout: 20_000, interval: 20 }).toBe(true);
     const killChild = async () => {
       await expect.poll(isIdle, { timeout: 20_000, interval: 2 }).toBe(false);
-      process.kill(childrenOf(server)[0]!, 'SIGKILL');
+      kill(childrenOf(server)[0]!);
       await expect.poll(isIdle, { timeout: 20_000, interval: 2 }).toBe(true);
     };
 
@@ -159,7 +168,7 @@ test.skipIf(process.platform !== 'linux')(
     const ended = client.waitForArtifact(twice.name).catch((error: unknown) => error);
     for (let isOver = false; !isOver;) {
       const child = childrenOf(server)[0];
-      if (child !== undefined) process.kill(child, 'SIGKILL');
+      if (child !== undefined) kill(child);
       isOver = await Promise.race([
         ended.then(() => true),
         new Promise<false>((r) => setImmediate(r, false)),
@@ -170,3 +179,24 @@ test.skipIf(process.platform !== 'linux')(
     expect(existsSync(join(jobFolder(folder, name), 'exports'))).toBe(false);
   },
 );
+
+test('a job exports every layout that it names at its end', async () => {
+  const client = clientOf(await startServerProcess(temporaryFolder()));
+  await uploadText(client);
+  const spec = parseJobSpec({
+    ...tinySpec(30),
+    export: { formats: ['HUGGING_FACE', 'PEFT', 'GGUF'].map((word) => `EXPORT_FORMAT_${word}`) },
+  });
+  const { name } = await client.createJob(spec);
+  await client.waitForJob(name);
+  const artifacts = await client.listArtifacts(name);
+  expect(artifacts.map((artifact) => artifact.name.split('/').at(-1))).toEqual([
+    'merged-model-1',
+    'adapter-1',
+    'gguf-1',
+  ]);
+  expect(new Set(artifacts.map(({ step, state }) => `${step} ${state}`)).size).toBe(1);
+  const folder = temporaryFolder();
+  await client.downloadArtifact(name, folder); // the model, not the newest of any layout
+  expect(existsSync(join(folder, 'config.json'))).toBe(true);
+});

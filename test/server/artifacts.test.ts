@@ -8,7 +8,6 @@ import { claim, openParts, submit, type Parts } from './parts.js';
 const content = Buffer.from(Array.from({ length: 1000 }, (_, index) => index % 251));
 
 const sealedAs = {
-  kind: 'mergedModel',
   format: 'huggingFace',
   weightType: 'float32',
   castErrorMax: 0,

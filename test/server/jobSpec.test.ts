@@ -1,11 +1,13 @@
 import {
   AdapterGraph,
+  ExportFormat,
   JobKind,
   JobSpec,
   MomentType,
   Precision,
   Recomputation,
   TargetModule,
+  WeightType,
   type DeepPartial,
 } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
@@ -530,5 +532,46 @@ describe('labels and names', () => {
       ).toEqual(['job_id']);
     }
     expect(problemsOf((checks) => checks.id('job_id', 'my-job-1'))).toEqual([]);
+  });
+});
+
+describe('what a job exports', () => {
+  const { FULL_RANK } = JobKind;
+  it('is the model in Hugging Face layout unless it says otherwise', () => {
+    const { spec } = parse();
+    expect(spec!.export).toEqual({
+      weightType: 'float32',
+      formats: ['huggingFace'],
+      shardBytesMax: 5_000_000_000,
+      ggufType: 'float32',
+    });
+    const { BFLOAT16, Q8_0 } = WeightType;
+    const formats = [ExportFormat.PEFT, ExportFormat.GGUF];
+    const asked = { weightType: BFLOAT16, formats, shardBytesMax: 1000, ggufWeightType: Q8_0 };
+    const other = parse({ export: asked });
+    expect(other.spec!.export).toEqual({
+      weightType: 'bfloat16',
+      formats: ['peft', 'gguf'],
+      shardBytesMax: 1000,
+      ggufType: 'q8_0',
+    });
+    expect(toSpec(other.spec!).export).toEqual(asked);
+  });
+
+  it.each([
+    ['q8_0 outside of GGUF', { export: { weightType: WeightType.Q8_0 } }, 'spec.export.weight_type'],
+    [
+      'a layout twice',
+      { export: { formats: [ExportFormat.PEFT, ExportFormat.PEFT] } },
+      'spec.export.formats',
+    ],
+    [
+      'adapters that the job does not have',
+      { kind: FULL_RANK, adapter: undefined, export: { formats: [ExportFormat.PEFT] } },
+      'spec.export.formats',
+    ],
+    ['no bytes for a file', { export: { shardBytesMax: 0 } }, 'spec.export.shard_bytes_max'],
+  ])('is refused with %s', (_, changes, field) => {
+    expect(parse(changes).problems.map((problem) => problem.field)).toEqual([field]);
   });
 });

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { RunSpec } from '@relora/engine/plan';
 import { pino } from 'pino';
 import { onTestFinished } from 'vitest';
+import { ArtifactExports } from '../../server/dist/artifacts/artifactExports.js';
 import { ArtifactStore } from '../../server/dist/artifacts/artifactStore.js';
 import { readConfig, type Config } from '../../server/dist/config.js';
 import { DatasetStore } from '../../server/dist/datasets/datasetStore.js';
@@ -55,6 +56,7 @@ export async function openParts(
   const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
+  const exports = new ArtifactExports(db, dataFolder);
   const datasets = new DatasetStore(db, dataFolder);
   const storeFailures: unknown[] = [];
   const supervisor = new Supervisor({
@@ -90,6 +92,7 @@ export async function openParts(
     attempts,
     checkpoints,
     artifacts,
+    exports,
     datasets,
     supervisor,
     storeFailures,

@@ -102,7 +102,6 @@ describe('a write of a trainer', () => {
     const before = await parts.store.find(id);
     const artifact = {
       id: 'merged-model-1',
-      kind: 'mergedModel',
       format: 'huggingFace',
       weightType: 'float32',
       castErrorMax: 0,

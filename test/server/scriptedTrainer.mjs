@@ -103,7 +103,6 @@ async function train(order) {
       type: 'artifact',
       artifact: {
         id: `merged-model-${attempt}`,
-        kind: 'mergedModel',
         format: 'huggingFace',
         weightType: 'float32',
         castErrorMax: 0,

@@ -1,5 +1,5 @@
 import { Schedule, type ExportFormat, type GgufType } from '@relora/engine/plan';
-import type { ArtifactKind } from '../artifacts/artifact.js';
+import { kindOf } from '../artifacts/artifact.js';
 import { checkpointName } from '../store/folders.js';
 import type { JobRow } from '../store/schema.js';
 import type { Execution, Job, JobFailure, JobProgress } from './job.js';
@@ -16,7 +16,6 @@ export interface AttemptKey {
 
 export interface SealedArtifact {
   id: string;
-  kind: ArtifactKind;
   format: ExportFormat;
   weightType: GgufType;
   castErrorMax: number;
@@ -129,7 +128,7 @@ export class JobAttempts {
         .values({
           job_id: row.id,
           id: artifact.id,
-          kind: artifact.kind,
+          kind: kindOf(artifact.format),
           step: artifact.step,
           size_bytes: sizeBytes,
           create_time_ms: change.nowMs,

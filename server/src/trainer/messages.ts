@@ -1,6 +1,6 @@
 import type { TrainingEvent } from '@relora/engine';
 import type { DeviceChoice, ExportFormat, GgufType, RunSpec } from '@relora/engine/plan';
-import type { ArtifactFile, ArtifactKind } from '../artifacts/artifact.js';
+import type { ArtifactFile } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution } from '../jobs/job.js';
 
@@ -146,7 +146,6 @@ export type ServerMessage =
 
 export interface ExportedArtifact {
   id: string;
-  kind: ArtifactKind;
   format: ExportFormat;
   weightType: GgufType;
   castErrorMax: number;

@@ -123,7 +123,6 @@ const trainerMessages: Readonly<Record<string, Shape>> = {
     number: count,
     artifact: object({
       id: (value) => typeof value === 'string' && /^[a-z][a-z0-9-]{0,62}$/.test(value),
-      kind: oneOf('mergedModel', 'adapter'),
       format: oneOf('huggingFace', 'peft', 'gguf'),
       weightType: oneOf('float32', 'float16', 'bfloat16', 'q8_0'),
       castErrorMax: number,

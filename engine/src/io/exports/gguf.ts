@@ -42,7 +42,7 @@ export async function writeGguf(
     config.vocabSize,
   );
   const writer = new TensorWriter(source, type);
-  const tensors = weightShapes(config).map((weight) => writer.tensor(weight));
+  const tensors = [...ropeFactors(config), ...weightShapes(config).map((weight) => writer.tensor(weight))];
   const digest = await writeGgufFile(
     join(folder, fileName),
     new Map([...modelMetadata(config, type), ...metadata]),
@@ -60,7 +60,7 @@ function modelMetadata(config: LlamaConfig, type: GgufTensorType): [string, Gguf
   const text = (value: string): GgufValue => ({ type: 'string', value });
   const whole = (value: number): GgufValue => ({ type: 'uint32', value });
   const real = (value: number): GgufValue => ({ type: 'float32', value });
-  const architecture = 'llama';
+  const architecture = architectureOf(config);
   return [
     ['general.architecture', text(architecture)],
     ['general.type', text('model')],
@@ -77,6 +77,31 @@ function modelMetadata(config: LlamaConfig, type: GgufTensorType): [string, Gguf
     [`${architecture}.rope.dimension_count`, whole(config.hiddenSize / config.numAttentionHeads)],
     [`${architecture}.rope.freq_base`, real(config.ropeTheta)],
   ];
+}
+
+/** `qwen2` has biases on queries, keys and values. */
+function architectureOf({ attentionBias, ropeScaling }: LlamaConfig): 'llama' | 'qwen2' {
+  // llama.cpp reads no factors of frequencies for qwen2.
+  if (attentionBias && ropeScaling !== null)
+    throw new ExportImpossible('GGUF', 'biases of attention or scaled rotary embedding', 'both');
+  return attentionBias ? 'qwen2' : 'llama';
+}
+
+/** What Llama 3.1 divides each frequency of the rotary embedding by, as llama.cpp reads it. */
+function ropeFactors(config: LlamaConfig): GgufTensor[] {
+  const { ropeScaling, ropeTheta, hiddenSize, numAttentionHeads } = config;
+  if (ropeScaling === null) return [];
+  const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = ropeScaling;
+  const headSize = hiddenSize / numAttentionHeads;
+  const factors = Float32Array.from({ length: headSize / 2 }, (_, i) => {
+    const turns = originalMaxPositionEmbeddings / (2 * Math.PI * ropeTheta ** ((2 * i) / headSize));
+    if (turns > highFrequencyFactor) return 1;
+    if (turns < lowFrequencyFactor) return factor;
+    const smooth = (turns - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor);
+    return 1 / ((1 - smooth) / factor + smooth);
+  });
+  const name = 'rope_freqs.weight';
+  return [{ name, shape: [factors.length], type: 'F32', read: async () => bytesOf(factors) }];
 }
 
 /** Makes the tensors of one file and gathers what became of their values. */
@@ -127,6 +152,7 @@ class TensorWriter {
   private inLlamaOrder(name: string, rows: Float32Array, rowLength: number): Float32Array {
     const module = moduleOf(name.replace(/\.weight$/, ''));
     if (module !== 'q_proj' && module !== 'k_proj') return rows;
+    if (architectureOf(this.source.config) === 'qwen2') return rows; // rotated as in Hugging Face
     const { hiddenSize, numAttentionHeads } = this.source.config;
     return interleaveHeads(rows, rowLength, hiddenSize / numAttentionHeads);
   }

@@ -17,7 +17,6 @@ import {
 } from '@relora/engine';
 import { Dataset } from '@relora/engine/data';
 import type { ExportFormat } from '@relora/engine/plan';
-import { kindOf } from '../../artifacts/artifact.js';
 import type { TrainOrder } from '../messages.js';
 import { openBackend } from './backend.js';
 import type { ServerChannel, StopOrder } from './channel.js';
@@ -139,7 +138,6 @@ async function exportArtifact(
   const { step, cycle } = source.lineage;
   const artifact = {
     id,
-    kind: kindOf(format),
     format,
     weightType,
     castErrorMax,
