@@ -443,8 +443,13 @@ describe('base weights', () => {
   });
 
   const cases: [string, Record<string, unknown>, string][] = [
-    ['a scaled rotary embedding', { rope_scaling: { rope_type: 'llama3', factor: 8 } }, 'rope_scaling'],
-    ['biases', { attention_bias: true }, 'attention_bias'],
+    ['another scaling', { rope_scaling: { rope_type: 'yarn', factor: 8 } }, 'rope_scaling.rope_type'],
+    ['half a scaling', { rope_scaling: { rope_type: 'llama3', factor: 8 } }, 'rope_scaling.low_freq_factor'],
+    ['a rotation of a part', { partial_rotary_factor: 0.5 }, 'partial_rotary_factor'],
+    ['a bias of the output projection', { attention_bias: true }, 'attention_bias'],
+    ['a window', { model_type: 'mistral', num_key_value_heads: 4 }, 'sliding_window'],
+    ['windows in some layers', { layer_types: ['full_attention', 'sliding_attention'] }, 'layer_types'],
+    ['two minds', { architectures: ['Qwen2ForCausalLM'], model_type: 'llama' }, 'model_type'],
     ['heads of another size', { head_dim: 128 }, 'head_dim'],
     ['another architecture', { model_type: 'gpt2' }, 'model_type'],
     ['a width that is text', { hidden_size: '64' }, 'hidden_size'],

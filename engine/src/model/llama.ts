@@ -1,4 +1,5 @@
 import {
+  add,
   dispose,
   slice,
   tidy,
@@ -23,6 +24,7 @@ import type { LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
 import {
   asMatrix,
+  asVector,
   embeddingName,
   finalNormName,
   givenWeight,
@@ -69,7 +71,12 @@ export class Llama {
     this.layers = blocks.flatMap(({ linear }) => Object.values(linear));
     this.decoder = {
       config,
-      rotaryTable: new RotaryTable(config.maxPositionEmbeddings, this.headDim, config.ropeTheta),
+      rotaryTable: new RotaryTable(
+        config.maxPositionEmbeddings,
+        this.headDim,
+        config.ropeTheta,
+        config.ropeScaling,
+      ),
       embedding: find(embeddingName),
       blocks,
       finalNorm: find(finalNormName),
@@ -103,7 +110,7 @@ export class Llama {
     return new Llama(config, weights);
   }
 
-  /** What a step trains: everything without adapters; with them embedding, norms, head and the adapters. */
+  /** What a step trains: everything without adapters; with them embedding, norms, biases, head and the adapters. */
   trainable(): Parameter[] {
     const all = [...this.parameters.values()];
     return this.adapters === null ? all : all.filter(({ role }) => role !== 'base');
@@ -328,9 +335,12 @@ export class Llama {
       time,
       firstPosition: options.firstPosition ?? 0,
       fused: options.isWhole ? this.fusedHalves(options) : null,
-      linear: (layer, x) =>
-        this.adapters?.apply(layer, x, dropout, precision) ??
-        linear(x, asMatrix(layer.weight.variable), precision),
+      linear: (layer, x) => {
+        const y =
+          this.adapters?.apply(layer, x, dropout, precision) ??
+          linear(x, asMatrix(layer.weight.variable), precision);
+        return layer.bias === null ? y : add(y, asVector(layer.bias.variable));
+      },
       attend: (_, q, k, v) => causalAttention(q, k, v, shape, precision),
     };
   }
