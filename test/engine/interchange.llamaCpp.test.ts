@@ -43,6 +43,14 @@ async function trainedRun(
   return run;
 }
 
+/** So that within a short text some frequencies stay, some are stretched, and some are between. */
+const scaledRotary = {
+  factor: 8,
+  lowFrequencyFactor: 1,
+  highFrequencyFactor: 4,
+  originalMaxPositionEmbeddings: 32,
+};
+
 async function exported(run: TrainingRun, weightType: GgufType) {
   const folder = join(newFolder(), 'model');
   const options = { format: 'gguf', weightType, shardBytesMax: 1e9, job: null } as const;
@@ -108,11 +116,15 @@ describe.skipIf(typeof open === 'string')('llama.cpp', () => {
     },
   );
 
-  it('loads a model whose head is its embedding', async () => {
-    const run = await trainedRun({ model: { tieWordEmbeddings: true } }, await bytesDataset());
+  it.each([
+    ['a head that is its embedding', { tieWordEmbeddings: true }],
+    ['the rotary embedding of Llama 3.1', { ropeScaling: scaledRotary }],
+    ['biases on queries, keys and values', { attentionBias: true }],
+  ])('computes a model with %s', async (_, changes) => {
+    const run = await trainedRun({ model: changes }, await bytesDataset());
     const { path } = await exported(run, 'float32');
     const model = await (open as Exclude<typeof open, string>)(path);
-    const prompt = [256, ...Buffer.from('Copyright')];
+    const prompt = [256, ...Buffer.from('You may reproduce and distribute copies')];
     const theirs = await model.logits(prompt, 257);
     ourLogits(run, prompt).forEach((value, i) => expect(Math.abs(value - theirs[i]!)).toBeLessThan(1e-4));
     await model.dispose();
@@ -202,3 +214,10 @@ async function trainedTokenizer(): Promise<{ pre_tokenizer: object; model: { ign
     model: { ignore_merges: boolean };
   };
 }
+
+it('a model that GGUF cannot say is refused', async () => {
+  const model = { attentionBias: true, ropeScaling: scaledRotary };
+  const run = await trainedRun({ model }, await bytesDataset(), 0);
+  await expect(exported(run, 'float32')).rejects.toMatchObject({ reason: 'EXPORT_IMPOSSIBLE' });
+  disposeRun(run);
+});

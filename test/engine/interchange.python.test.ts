@@ -44,6 +44,14 @@ interface Answer {
 const text = 'You may reproduce and';
 const ids = [...Buffer.from(text)];
 
+/** So that within a short text some frequencies stay, some are stretched, and some are between. */
+const scaledRotary = {
+  factor: 8,
+  lowFrequencyFactor: 1,
+  highFrequencyFactor: 4,
+  originalMaxPositionEmbeddings: 16,
+};
+
 function ask(request: Record<string, unknown>): Answer {
   const { status, stdout, stderr } = spawnSync(python, [script], {
     input: JSON.stringify({ ids, text, ...request }),
@@ -84,7 +92,8 @@ describe.skipIf(isMissing)('transformers on PyTorch', { timeout: 300_000 }, () =
   it.each([
     ['grouped queries', {}],
     ['a head that is the embedding', { model: { tieWordEmbeddings: true } }],
-    ['as many keys as queries', { model: { numKeyValueHeads: 4 } }],
+    ['the rotary embedding of Llama 3.1', { model: { ropeScaling: scaledRotary } }],
+    ['biases on queries, keys and values', { model: { attentionBias: true } }],
   ])(
     'computes our logits from the merged model, here with %s, and reads our tokenizer',
     async (_, changes) => {
@@ -109,6 +118,7 @@ describe.skipIf(isMissing)('transformers on PyTorch', { timeout: 300_000 }, () =
 describe.skipIf(isMissing)('PEFT', { timeout: 300_000 }, () => {
   it.each([
     ['a constant scale', {}],
+    ['biases beside it', { model: { attentionBias: true } }],
     ['a trainable scale', { adapter: { trainableScale: true } }],
     ['dropout and two modules', { adapter: { dropout: 0.1, targetModules: ['q_proj', 'down_proj'] } }],
   ] as const)('loads the adapter of a cycle on its base, here with %s', async (_, changes) => {
