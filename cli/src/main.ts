@@ -5,6 +5,7 @@ import { ReloraClient } from '@relora/sdk';
 import { addCompareCommand } from './compareCommand.js';
 import { addDataCommands } from './dataCommands.js';
 import { addProofCommands } from './proofCommands.js';
+import { addExportCommand } from './exportCommand.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
@@ -58,6 +59,7 @@ addProofCommands(program, run);
 addCompareCommand(program, run);
 addSweepCommand(program, run);
 addDataCommands(program, run);
+addExportCommand(program, run);
 
 // A reader that went away, as in `relora list | head`, is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>

@@ -259,7 +259,7 @@ async function readSpecFile(path: string): Promise<JobSpec> {
   return parseJobSpec(value);
 }
 
-function oneOf<T>(flag: string, value: string, values: Record<string, T>): T {
+export function oneOf<T>(flag: string, value: string, values: Record<string, T>): T {
   const found = Object.hasOwn(values, value) ? values[value] : undefined;
   if (found === undefined)
     throw new UsageError(`${flag} is one of ${Object.keys(values).join(', ')}, not ${JSON.stringify(value)}`);

@@ -38,7 +38,12 @@ export { CheckpointCorrupt, CheckpointNoSpace, CheckpointUnknownFormat } from '.
 export { Llama } from './model/llama.js';
 export { loadModelFromCheckpoint } from './io/checkpointModel.js';
 export { loadModelFolder, type LoadedModel } from './io/modelFolder.js';
-export { exportMergedModel, type ExportManifest } from './io/exports.js';
+export { exportModel, type ExportedModel, type ExportOptions } from './io/exports/exportModel.js';
+export type { ExportedFile, ExportManifest } from './io/exports/exportManifest.js';
+export { ExportImpossible } from './io/exports/exportImpossible.js';
+export { runWeights } from './io/exports/runWeights.js';
+export { withCheckpointWeights } from './io/exports/checkpointWeights.js';
+export type { WeightSource } from './io/exports/weightSource.js';
 export {
   openSafetensors,
   writeSafetensors,

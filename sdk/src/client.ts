@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { ChannelCredentials, createChannel, createClientFactory, type Channel, type Client } from 'nice-grpc';
-import { callMiddleware, defaultRetries, LinkedAbort, type RetryOptions } from './calls.js';
+import { callMiddleware, defaultRetries, LinkedAbort, sleep, type RetryOptions } from './calls.js';
 import * as contract from './contract.js';
 import { downloadFiles, type DownloadOptions } from './download.js';
 import { JobFailedError, ReloraError } from './errors.js';
@@ -37,6 +37,8 @@ export type CreateJobOptions = Omit<
 export type RestartJobOptions = Omit<contract.DeepPartial<contract.RestartJobRequest>, 'name' | 'spec'> &
   CallOptions;
 export type GenerateOptions = Omit<contract.DeepPartial<contract.GenerateTextRequest>, 'model'> & CallOptions;
+export type ExportWeightsOptions = Omit<contract.DeepPartial<contract.ExportWeightsRequest>, 'job'> &
+  CallOptions;
 export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest>, 'pageToken'> & CallOptions;
 export type MetricHistoryOptions = CallOptions & { metrics?: contract.Metric[]; pointsMax?: number };
 export type CompareJobsOptions = MetricHistoryOptions & { reference?: string };
@@ -272,6 +274,45 @@ export class ReloraClient {
     return await sweepLearningRate(this, spec, options);
   }
 
+  /**
+   * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. The artifact is PENDING:
+   * `waitForArtifact` tells when it can be downloaded.
+   * @example await client.waitForArtifact((await client.exportWeights(job.name, { format: ExportFormat.GGUF })).name);
+   */
+  async exportWeights(
+    job: string,
+    { signal, ...options }: ExportWeightsOptions = {},
+  ): Promise<contract.Artifact> {
+    const request = { requestId: randomUUID(), ...options, job };
+    return present((await this.artifacts.exportWeights(request, { signal })).artifact, 'artifact');
+  }
+
+  async getArtifact(name: string, { signal }: CallOptions = {}): Promise<contract.Artifact> {
+    return present((await this.artifacts.getArtifact({ name }, { signal })).artifact, 'artifact');
+  }
+
+  /** Resolves when an artifact is READY; throws a ReloraError with its reason when it could not be made. */
+  async waitForArtifact(name: string, options: CallOptions = {}): Promise<contract.Artifact> {
+    using stop = new LinkedAbort(this.closing.signal, options.signal);
+    for (let delayMs = 50; ; delayMs = Math.min(1000, 2 * delayMs)) {
+      const artifact = await this.getArtifact(name, { signal: stop.signal });
+      if (artifact.state === contract.ArtifactState.READY) return artifact;
+      if (artifact.state === contract.ArtifactState.FAILED) {
+        const { reason = '', message = '' } = artifact.failure ?? {};
+        throw new ReloraError(`${name} could not be made: ${message}`, {
+          code: 'FAILED_PRECONDITION',
+          reason,
+        });
+      }
+      await sleep(delayMs, stop.signal);
+    }
+  }
+
+  /** Deletes an artifact and its files; one that is still being made is given up. */
+  async deleteArtifact(name: string, { signal }: CallOptions = {}): Promise<void> {
+    await this.artifacts.deleteArtifact({ name }, { signal });
+  }
+
   /** Artifacts of a job, oldest first. */
   async listArtifacts(job: string, { signal }: CallOptions = {}): Promise<contract.Artifact[]> {
     const found: contract.Artifact[] = [];
@@ -288,7 +329,7 @@ export class ReloraClient {
 
   /**
    * Brings an artifact into a folder: goes on where a broken download stopped, verifies every SHA-256, and gives files their
-   * names only then. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest. @returns paths of the files
+   * names only then. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout. @returns paths of the files
    */
   async downloadArtifact(name: string, folder: string, options: DownloadOptions = {}): Promise<string[]> {
     const [, job, artifactId] = /^(jobs\/[^/]+)(?:\/artifacts\/([^/]+))?$/.exec(name) ?? [];
@@ -297,10 +338,19 @@ export class ReloraClient {
         code: 'INVALID_ARGUMENT',
       });
     const artifacts = await this.listArtifacts(job, options);
+    // Servers before ExportWeights say neither: theirs are all sealed models.
+    const isModel = ({ state, format }: contract.Artifact) =>
+      (state === contract.ArtifactState.READY || state === contract.ArtifactState.UNSPECIFIED) &&
+      (format === contract.ExportFormat.HUGGING_FACE || format === contract.ExportFormat.UNSPECIFIED);
     const artifact =
-      artifactId === undefined ? artifacts.at(-1) : artifacts.find((entry) => entry.name === name);
+      artifactId === undefined ? artifacts.findLast(isModel) : artifacts.find((entry) => entry.name === name);
     if (artifact === undefined)
       throw new ReloraError(`${name} has no such artifact yet`, { code: 'NOT_FOUND' });
+    if (artifact.state === contract.ArtifactState.PENDING || artifact.state === contract.ArtifactState.FAILED)
+      throw new ReloraError(`${name} is ${artifact.state.replace('ARTIFACT_STATE_', '')}, not READY`, {
+        code: 'FAILED_PRECONDITION',
+        reason: 'ARTIFACT_NOT_READY',
+      });
     using stop = new LinkedAbort(this.closing.signal, options.signal);
     const { signal } = stop;
     const openDownload = (fileName: string, offsetBytes: number) =>

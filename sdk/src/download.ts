@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { constants, mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Artifact, ArtifactFile, DownloadArtifactResponse } from './contract.js';
 import { retryDelayMs, sleep, type RetryOptions } from './calls.js';
 import { IntegrityError, ReloraError } from './errors.js';
@@ -31,7 +31,8 @@ export async function downloadFiles(
   onProgress: DownloadOptions['onProgress'],
 ): Promise<string[]> {
   for (const file of artifact.files) checkDescription(file);
-  await mkdir(folder, { recursive: true });
+  for (const { fileName } of artifact.files)
+    await mkdir(dirname(join(folder, fileName)), { recursive: true });
   let doneBytes = 0;
   const paths: string[] = [];
   for (const file of artifact.files) {
@@ -48,7 +49,7 @@ export async function downloadFiles(
     tell(0);
     paths.push(path);
   }
-  await syncFolder(folder);
+  for (const parent of new Set(paths.map((path) => dirname(path)))) await syncFolder(parent);
   return paths;
 }
 
@@ -121,7 +122,10 @@ async function writeAll(part: FileHandle, data: Uint8Array, position: number): P
 
 /** Names must stay inside the folder on every system; the hash becomes part of one. */
 function checkDescription({ fileName, sha256 }: ArtifactFile): void {
-  const isPlain = fileName.length <= 200 && !/^\.{0,2}$|[/\\:\x00-\x1f]/.test(fileName);
+  const isPlain =
+    fileName.length <= 200 &&
+    fileName.split('/').length <= 2 &&
+    fileName.split('/').every((part) => !/^\.{0,2}$|[\\:\x00-\x1f]/.test(part));
   if (isPlain && /^[0-9a-f]{64}$/.test(sha256)) return;
   const message = `The server sent ${JSON.stringify(fileName)} with the hash ${JSON.stringify(sha256)} as a file`;
   throw new IntegrityError(message, { code: 'DATA_LOSS' });

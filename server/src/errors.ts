@@ -86,6 +86,22 @@ export const serviceErrors = {
       name: `jobs/${jobId}/artifacts/${artifactId}`,
     }),
   }),
+  ARTIFACT_NOT_READY: entry<{ jobId: string; artifactId: string; state: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ artifactId, state }) => `Artifact ${artifactId} is ${state}, not READY`,
+    fix: 'Wait until GetArtifact shows READY; when it shows FAILED, its failure says why.',
+    precondition: ({ jobId, artifactId }) => ({
+      type: 'ARTIFACT_STATE',
+      subject: `jobs/${jobId}/artifacts/${artifactId}`,
+    }),
+  }),
+  ARTIFACT_FORMAT_WRONG: entry<{ artifactId: string; format: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ artifactId, format }) =>
+      `Artifact ${artifactId} is ${format}; text is written with HUGGING_FACE`,
+    fix: 'Name an artifact in Hugging Face layout, or the job.',
+    precondition: ({ artifactId }) => ({ type: 'ARTIFACT_FORMAT', subject: artifactId }),
+  }),
   JOB_EXISTS: entry<{ jobId: string }>({
     status: Status.ALREADY_EXISTS,
     text: ({ jobId }) => `A job ${jobId} exists already`,
@@ -303,6 +319,7 @@ export class ServiceError<R extends ErrorReason = ErrorReason> extends ServerErr
 export const engineFailures = {
   TRAINING_DIVERGED:
     'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate, or look at the data.',
+  EXPORT_IMPOSSIBLE: 'A layout cannot say what the model is. The message names what stands in the way.',
   MERGE_NOT_FINITE:
     'A merge would have written weights that are not finite. Lower the learning rate or alpha.',
   MERGE_DRIFT:

@@ -60,7 +60,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     // Every job would fail by it: better the start does.
     if (config.instructionSet !== 'auto') await parts.devices.requireInstructionSet();
 
-    const { supervisor, preparer } = parts;
+    const { supervisor, preparer, exporter } = parts;
     ends.push(jobMetrics.follow(parts.journal, supervisor));
     const serverMetrics = new ServerMetrics({
       metrics,
@@ -90,6 +90,8 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     ends.push(async () => await supervisor.stop(0));
     preparer.start();
     ends.push(async () => await preparer.stop());
+    exporter.start();
+    ends.push(async () => await exporter.stop());
     // Measured now, while nobody waits for it.
     void parts.devices.list();
     health.setServing(true);
@@ -98,7 +100,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       const drainMs = config.shutdownSeconds * 1000 * drainShare;
       health.setServing(false);
       stopping.abort();
-      await Promise.all([drain(grpc, drainMs), supervisor.stop(drainMs), preparer.stop()]);
+      await Promise.all([drain(grpc, drainMs), supervisor.stop(drainMs), preparer.stop(), exporter.stop()]);
       await endAll();
     };
     let stopped: Promise<void> | undefined;

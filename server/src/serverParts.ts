@@ -2,6 +2,8 @@ import type { Logger } from 'pino';
 import { DeviceCatalogue } from './api/deviceCatalogue.js';
 import { PageTokens } from './api/pageToken.js';
 import type { ApiParts } from './api/parts.js';
+import { ArtifactExporter } from './artifacts/artifactExporter.js';
+import { ArtifactExports } from './artifacts/artifactExports.js';
 import { ArtifactStore } from './artifacts/artifactStore.js';
 import type { Config } from './config.js';
 import { AllowedFolders } from './datasets/allowedFolders.js';
@@ -23,6 +25,7 @@ import { version } from './version.js';
 export interface ServerParts extends ApiParts {
   supervisor: Supervisor;
   preparer: DatasetPreparer;
+  exporter: ArtifactExporter;
 }
 
 export interface ServerPartsOptions {
@@ -52,6 +55,19 @@ export function makeServerParts({
   const artifacts = new ArtifactStore(db, dataFolder);
   const datasets = new DatasetStore(db, dataFolder);
   const tasks = new TaskRunner(config, log);
+  const exports = new ArtifactExports(db, dataFolder);
+  const supervisor = new Supervisor({
+    config,
+    store,
+    queue,
+    journal,
+    attempts,
+    checkpoints,
+    artifacts,
+    datasets,
+    log,
+    onStoreFailure,
+  });
   return {
     config,
     log,
@@ -61,6 +77,7 @@ export function makeServerParts({
     journal,
     checkpoints,
     artifacts,
+    exports,
     datasets,
     uploads: new DatasetUploads(datasets, { freeDiskBytesMin: config.freeDiskBytesMin }),
     allowedFolders: new AllowedFolders(config.allowedFolders),
@@ -71,15 +88,15 @@ export function makeServerParts({
     version,
     startTimeMs: Date.now(),
     stopping,
-    supervisor: new Supervisor({
-      config,
+    supervisor,
+    exporter: new ArtifactExporter({
+      exports,
       store,
-      queue,
-      journal,
-      attempts,
       checkpoints,
-      artifacts,
       datasets,
+      tasks,
+      saveCheckpoint: async (jobId) => await supervisor.saveCheckpoint(jobId),
+      dataFolder,
       log,
       onStoreFailure,
     }),

@@ -7,9 +7,10 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import {
   beginRun,
   disposeRun,
-  exportMergedModel,
+  exportModel,
   loadModelFolder,
   openSafetensors,
+  runWeights,
   selectBackend,
   writeSafetensors,
   type ExportManifest,
@@ -31,9 +32,11 @@ async function trainedRun(changes: Parameters<typeof tinySpec>[0] = {}): Promise
   return run;
 }
 
+const plain = { format: 'huggingFace', shardBytesMax: 1e9, job: 'jobs/licence' } as const;
+
 async function exported(run: TrainingRun, weightType: WeightType) {
   const folder = join(newFolder(), 'model');
-  const { files } = await exportMergedModel(run, folder, { weightType });
+  const { files } = await exportModel(await runWeights(run), folder, { ...plain, weightType });
   return { folder, files };
 }
 
@@ -83,7 +86,12 @@ describe('an exported model', () => {
     const manifest = JSON.parse(readFileSync(join(folder, 'relora_manifest.json'), 'utf8')) as ExportManifest;
     expect(manifest).toMatchObject({
       weightType: 'bfloat16',
-      lineage: { step: 16, restartCount: 1, trainedTokens: 16 * 128 },
+      formatVersion: 2,
+      format: 'huggingFace',
+      lineage: { job: 'jobs/licence', step: 16, cycle: 2, restartCount: 1, trainedTokens: 16 * 128 },
+      files: expect.arrayContaining([
+        expect.objectContaining({ fileName: 'model.safetensors', dtype: 'BF16' }),
+      ]),
     });
     const packageJson = JSON.parse(
       readFileSync(new URL('../../engine/package.json', import.meta.url), 'utf8'),
@@ -91,7 +99,8 @@ describe('an exported model', () => {
     expect(manifest.engineVersion).toBe(packageJson.version);
     expect(manifest.castErrorMax).toBeGreaterThan(0);
     expect(manifest.castErrorMax).toBeLessThan(0.01);
-    await expect(exportMergedModel(run, folder, { weightType: 'bfloat16' })).rejects.toThrow('EEXIST');
+    const again = exportModel(await runWeights(run), folder, { ...plain, weightType: 'bfloat16' });
+    await expect(again).rejects.toThrow('EEXIST');
     disposeRun(run);
   });
 

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { currentNative, type NativeBackend } from '../../engine/src/backend/nativeBackend.js';
-import { attentionHalf } from '../../engine/src/ops/attentionHalf.js';
+import { attentionHalf, type AttentionHalf } from '../../engine/src/ops/attentionHalf.js';
 import { plainCausalAttention, type AttentionShape } from '../../engine/src/ops/causalAttention.js';
 import { FrozenBase } from '../../engine/src/ops/frozenBase.js';
 import type { FusedLinear, HalfSettings } from '../../engine/src/ops/halfLayers.js';
@@ -44,7 +44,8 @@ export function halfCases(size: 'small' | 'larger'): OpCase[] {
   return kinds.flatMap((kind) =>
     [false, true].flatMap((recompute) => [
       mlpCase(mlp[0], mlp[1], mlp[2], kind, recompute),
-      attentionCase(heads, mlp[1], kind, recompute),
+      attentionCase(heads, mlp[1], kind, recompute, false),
+      attentionCase(heads, mlp[1], kind, recompute, true),
     ]),
   );
 }
@@ -74,7 +75,13 @@ function mlpCase(rows: number, hidden: number, intermediate: number, kind: Kind,
   };
 }
 
-function attentionCase(shape: AttentionShape, hidden: number, kind: Kind, recompute: boolean): OpCase {
+function attentionCase(
+  shape: AttentionShape,
+  hidden: number,
+  kind: Kind,
+  recompute: boolean,
+  biased: boolean,
+): OpCase {
   const { batch, time, heads, kvHeads, headDim } = shape;
   const [width, keyWidth] = [heads * headDim, kvHeads * headDim];
   const shapes: LayerShape[] = [
@@ -85,24 +92,33 @@ function attentionCase(shape: AttentionShape, hidden: number, kind: Kind, recomp
   ];
   const rotaryTable = new RotaryTable(time, headDim, 10_000);
   return {
-    name: `attentionHalf ${Object.values(shape).join('x')} ${describe(kind, recompute)}`,
-    shapes: [[batch * time, hidden], [hidden], ...inputShapes(shapes, kind)],
-    stds: inputStds(shapes, kind),
+    name: `attentionHalf ${Object.values(shape).join('x')} ${describe(kind, recompute)}${biased ? ', biased' : ''}`,
+    shapes: [
+      [batch * time, hidden],
+      [hidden],
+      ...inputShapes(shapes, kind),
+      ...(biased ? [[width], [keyWidth], [keyWidth]] : []),
+    ],
+    stds: [...inputStds(shapes, kind), ...(biased ? [0.3, 0.3, 0.3] : [])],
     fused: ([x, gain, ...weights]) => {
+      const biases = biased ? (weights.splice(-3) as AttentionHalf['biases']) : null;
       const settings = settingsOf(recompute);
       const [q, k, v, o] = fusedLayers(settings.native, shapes, kind, weights);
-      const half = { gain: gain as Tensor1D, q: q!, k: k!, v: v!, o: o!, rotaryTable, shape };
+      const half = { gain: gain as Tensor1D, q: q!, k: k!, v: v!, o: o!, biases, rotaryTable, shape };
       return attentionHalf(x as Tensor2D, half, settings);
     },
     plain: ([x, gain, ...weights]) => {
+      const biases = biased ? weights.splice(-3) : [];
       const [q, k, v, o] = plainLayers(shapes, kind, weights);
+      const add = (y: Tensor2D, bias: Tensor | undefined) =>
+        bias === undefined ? y : tf.add<Tensor2D>(y, bias);
       const normed = plainRmsNorm(x as Tensor2D, gain as Tensor1D, epsilon);
       const turn = (y: Tensor2D, count: number) =>
         plainRotary(y, rotaryTable, { batch, time, heads: count, firstPosition: 0 });
       const mixed = plainCausalAttention(
-        turn(q!(normed), heads),
-        turn(k!(normed), kvHeads),
-        v!(normed),
+        turn(add(q!(normed), biases[0]), heads),
+        turn(add(k!(normed), biases[1]), kvHeads),
+        add(v!(normed), biases[2]),
         shape,
       );
       return plainResidual(x as Tensor2D, o!(mixed));

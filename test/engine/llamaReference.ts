@@ -16,6 +16,8 @@ export function tinyConfig(changes: Partial<LlamaConfig> = {}): LlamaConfig {
     ropeTheta: 10_000,
     rmsNormEps: 1e-6,
     tieWordEmbeddings: false,
+    ropeScaling: null,
+    attentionBias: false,
     ...changes,
   };
 }
@@ -40,20 +42,22 @@ export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0)
 
   for (let index = 0; index < config.numHiddenLayers; index++) {
     const normed = norm(x, weight(`model.layers.${index}.input_layernorm.weight`)[0]!, config.rmsNormEps);
-    const q = product(normed, effective(index, 'self_attn', 'q_proj'));
-    const k = product(normed, effective(index, 'self_attn', 'k_proj'));
-    const v = product(normed, effective(index, 'self_attn', 'v_proj'));
+    const projected = (module: string) => {
+      const rows = product(normed, effective(index, 'self_attn', module));
+      if (!config.attentionBias) return rows;
+      const bias = weight(`model.layers.${index}.self_attn.${module}.bias`)[0]!;
+      return rows.map((row) => row.map((value, i) => value + bias[i]!));
+    };
+    const [q, k, v] = [projected('q_proj'), projected('k_proj'), projected('v_proj')];
     const attended = x.map((_, row) => {
       const out = new Float64Array(config.hiddenSize);
       for (let head = 0; head < config.numAttentionHeads; head++) {
         const group = config.numAttentionHeads / config.numKeyValueHeads;
         const keyHead = Math.floor(head / group);
-        const query = turn(slice(q[row]!, head, headDim), row, config.ropeTheta);
+        const query = turn(slice(q[row]!, head, headDim), row, config);
         const scores = [];
         for (let past = 0; past <= row; past++) {
-          scores.push(
-            dot(query, turn(slice(k[past]!, keyHead, headDim), past, config.ropeTheta)) / Math.sqrt(headDim),
-          );
+          scores.push(dot(query, turn(slice(k[past]!, keyHead, headDim), past, config)) / Math.sqrt(headDim));
         }
         const exponentials = scores.map((score) => Math.exp(score - Math.max(...scores)));
         const total = exponentials.reduce((sum, value) => sum + value);
@@ -112,14 +116,26 @@ function norm(x: Matrix, gain: Float64Array, epsilon: number): Matrix {
 }
 
 /** Entry i turns with entry i + half, by position * base^(-i / half). */
-function turn(head: Float64Array, position: number, base: number): Float64Array {
+function turn(head: Float64Array, position: number, config: LlamaConfig): Float64Array {
   const half = head.length / 2;
   return head.map((entry, i) => {
-    const angle = position * base ** (-(i % half) / half);
+    const angle = (2 * Math.PI * position) / wavelength(i % half, half, config);
     return i < half
       ? entry * Math.cos(angle) - head[i + half]! * Math.sin(angle)
       : entry * Math.cos(angle) + head[i - half]! * Math.sin(angle);
   });
+}
+
+/** Positions until a pair of features has turned once. */
+function wavelength(pair: number, half: number, { ropeTheta, ropeScaling }: LlamaConfig): number {
+  const plain = 2 * Math.PI * ropeTheta ** (pair / half);
+  if (ropeScaling === null) return plain;
+  const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = ropeScaling;
+  if (plain < originalMaxPositionEmbeddings / highFrequencyFactor) return plain;
+  if (plain > originalMaxPositionEmbeddings / lowFrequencyFactor) return plain * factor;
+  const smooth =
+    (originalMaxPositionEmbeddings / plain - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor);
+  return plain / ((1 - smooth) / factor + smooth);
 }
 
 function slice(row: Float64Array, head: number, headDim: number): Float64Array {

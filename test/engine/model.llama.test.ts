@@ -27,6 +27,14 @@ const settings: AdapterSettings = {
   ...laterDefaults.adapter,
 };
 
+/** Over so few positions that every kind of wavelength is there: short, long and between. */
+const ropeScaling = {
+  factor: 8,
+  lowFrequencyFactor: 0.02,
+  highFrequencyFactor: 3,
+  originalMaxPositionEmbeddings: 16,
+};
+
 interface Variant {
   name: string;
   config: LlamaConfig;
@@ -41,6 +49,21 @@ const variants: Variant[] = [
     adapter: null,
   },
   { name: 'adapters', config: tinyConfig({ numKeyValueHeads: 1 }), adapter: settings },
+  {
+    name: 'biases and scaled rotary frequencies',
+    config: tinyConfig({ numKeyValueHeads: 2, attentionBias: true, ropeScaling }),
+    adapter: null,
+  },
+  {
+    name: 'adapters beside biases',
+    config: tinyConfig({ numKeyValueHeads: 2, attentionBias: true, ropeScaling }),
+    adapter: settings,
+  },
+  {
+    name: 'trainable scale beside biases',
+    config: tinyConfig({ attentionBias: true }),
+    adapter: { ...settings, trainableScale: true },
+  },
   {
     name: 'adapters on q and down only',
     config: tinyConfig(),

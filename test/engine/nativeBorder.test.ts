@@ -92,12 +92,13 @@ function mlpBackward(changes: Changed = {}): void {
 
 /** Hidden size 2, two heads of 2 that read one key head, two positions of one sequence; all layers trained whole. */
 const attentionLayers = { q: trained(2, 4), k: trained(2, 2), v: trained(2, 2), o: trained(4, 2) };
+const attentionBiases = { biasQ: f(4), biasK: f(0), biasV: f(2) };
 const attentionSizes = { batch: 1, time: 2, heads: 2, kvHeads: 1, headDim: 2 };
 const attentionLength = addon.attentionHalfStateLength(1, 2, 2, 1, 2, 0, 0, 0, 0, false);
 
 function attentionForward(changes: Changed = {}): void {
   const given = { y: f(4), state: f(attentionLength), x: f(4), cos: f(2), sin: f(2) };
-  const all = { ...given, ...attentionSizes, ...attentionLayers, ...changes };
+  const all = { ...given, ...attentionSizes, ...attentionBiases, ...attentionLayers, ...changes };
   addon.attentionHalfForward(
     ...([all.y, all.state, all.x, f(2), 2, 2, all.cos, all.sin] as const),
     ...([all.batch, all.time, all.heads, all.kvHeads, all.headDim, 1] as const),
@@ -105,6 +106,7 @@ function attentionForward(changes: Changed = {}): void {
     ...all.k,
     ...all.v,
     ...all.o,
+    ...([all.biasQ, all.biasK, all.biasV] as const),
     ...([1e-5, 'float32', false] as const),
   );
 }
@@ -113,13 +115,14 @@ function attentionBackward(changes: Changed = {}): void {
   const { q, k, v, o } = attentionLayers;
   const layers = { q: withGradients(q), k: withGradients(k), v: withGradients(v), o: withGradients(o) };
   const given = { dx: f(4), dgain: f(2), dy: f(4), state: f(attentionLength), ...layers };
-  const all = { ...given, ...changes };
+  const all = { ...given, dbiasQ: f(4), dbiasK: f(0), dbiasV: f(2), ...attentionBiases, ...changes };
   addon.attentionHalfBackward(
     ...([all.dx, all.dgain, all.dy, all.state, f(4), f(2), 2, 2, f(2), f(2), 1, 2, 2, 1, 2, 1] as const),
     ...all.q,
     ...all.k,
     ...all.v,
     ...all.o,
+    ...([all.dbiasQ, all.dbiasK, all.dbiasV, all.biasQ, all.biasK, all.biasV] as const),
     ...([1e-5, 'float32', false] as const),
   );
 }
@@ -345,6 +348,14 @@ const mistakes: [call: () => unknown, message: string][] = [
   [
     () => attentionForward({ kvHeads: 3 }),
     'attentionHalfForward: heads must be a multiple of kvHeads, got 2 and 3',
+  ],
+  [
+    () => attentionForward({ biasK: f(3) }),
+    'attentionHalfForward: biasK must hold outFeatures, or nothing = 2 elements, got 3',
+  ],
+  [
+    () => attentionBackward({ dbiasV: f(0) }),
+    'attentionHalfBackward: dbiasV must hold outFeatures, or nothing = 2 elements, got 0',
   ],
   [() => attentionForward({ headDim: 3 }), 'attentionHalfForward: headDim must be even, got 3'],
   [

@@ -1,5 +1,6 @@
 import type {
   BasePrecision,
+  HalfBiases,
   HalfLayer,
   HalfLayerWithGradients,
   NativeAddon,
@@ -265,16 +266,32 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)];
   const scale = 1 / Math.sqrt(headDim);
   const start = [half.x, half.gain, rows, hidden, cos, sin, ...sizes, scale] as const;
+  const biases: HalfBiases = [draw.floats(width, 1), draw.floats(keyWidth, 1), draw.floats(keyWidth, 1)];
   const { y, state } = half.run(length, (y, state) =>
-    addon.attentionHalfForward(y, state, ...start, ...q.args, ...k.args, ...v.args, ...o.args, ...half.end),
+    addon.attentionHalfForward(
+      ...([y, state, ...start] as const),
+      ...q.args,
+      ...k.args,
+      ...v.args,
+      ...o.args,
+      ...biases,
+      ...half.end,
+    ),
   );
   const [dx, dgain] = [draw.output('dx', half.x.length), draw.output('dgain', hidden)];
+  const biasGradients: HalfBiases = [
+    draw.output('dbiasQ', width),
+    draw.output('dbiasK', keyWidth),
+    draw.output('dbiasV', keyWidth),
+  ];
   addon.attentionHalfBackward(
     ...([dx, dgain, half.dy, state, ...start] as const),
     ...q.argsWithGradients,
     ...k.argsWithGradients,
     ...v.argsWithGradients,
     ...o.argsWithGradients,
+    ...biasGradients,
+    ...biases,
     ...half.end,
   );
 
@@ -289,8 +306,13 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
       return value * cos[angle]! + (isFirst ? -sign : sign) * other * sin[angle]!;
     });
   const n = half.normed;
-  const [queries, keys] = [turn(q.forward(n), heads, 1), turn(k.forward(n), kvHeads, 1)];
-  const values = v.forward(n);
+  const withBias = (rows: Float64Array, bias: Float32Array) =>
+    rows.map((value, i) => value + bias[i % bias.length]!);
+  const [queries, keys] = [
+    turn(withBias(q.forward(n), biases[0]), heads, 1),
+    turn(withBias(k.forward(n), biases[1]), kvHeads, 1),
+  ];
+  const values = withBias(v.forward(n), biases[2]);
   // An error of a score is a relative one of its probability; of headDim terms it grows with the root, as the scale falls.
   const score = Math.max(1, largest(queries) * largest(keys));
   const relative = score * half.relative(rows + hidden + width + headDim + 20);
@@ -299,11 +321,24 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   half.agree(y, o.forward(out), relative);
   const dout = o.backward(out, half.dy, relative);
   const { dq, dk, dv } = attention(shape, queries, keys, values, dout);
+  const upstream = [turn(dq, heads, -1), turn(dk, kvHeads, -1), dv] as const;
+  upstream.forEach((rows, i) => {
+    // Near zero where terms cancel: the error is that of the terms.
+    const magnitude = largest(rows) * (rows.length / biases[i]!.length);
+    const sums = columnSums(rows, biases[i]!.length);
+    draw.agree(`dbias ${i}`, biasGradients[i]!, sums, () => relative * Math.max(1, magnitude));
+  });
   const dn = [
-    q.backward(n, turn(dq, heads, -1), relative),
-    k.backward(n, turn(dk, kvHeads, -1), relative),
-    v.backward(n, dv, relative),
+    q.backward(n, upstream[0], relative),
+    k.backward(n, upstream[1], relative),
+    v.backward(n, upstream[2], relative),
   ].reduce((sum, part) => sum.map((value, i) => value + part[i]!));
   half.agreeGradients(dx, dgain, dn, relative);
   [q, k, v, o].forEach((layer) => layer.release());
+}
+
+function columnSums(rows: Float64Array, columns: number): Float64Array {
+  const sums = new Float64Array(columns);
+  rows.forEach((value, i) => (sums[i % columns]! += value));
+  return sums;
 }

@@ -46,6 +46,8 @@ export function tinySpec(changes: Changes = {}): RunSpec {
       ropeTheta: 10_000,
       rmsNormEps: 1e-6,
       tieWordEmbeddings: false,
+      ropeScaling: null,
+      attentionBias: false,
     },
     baseWeightsFolder: null,
     dataset: 'datasets/licence',
@@ -83,7 +85,7 @@ export function tinySpec(changes: Changes = {}): RunSpec {
     evaluation: { everyStepCount: 0, tokenCount: 128, finalTokenCount: 512 },
     checkpoint: { everyStepCount: 0, keepCount: 2 },
     sample: { everyStepCount: 0, prompt: 'The ', tokenCount: 4 },
-    export: { weightType: 'float32' },
+    export: { weightType: 'float32', formats: ['huggingFace'], shardBytesMax: 5e9, ggufType: 'float32' },
     priority: 0,
     device: 'native',
   };

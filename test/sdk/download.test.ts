@@ -120,7 +120,7 @@ test('a server that sends nothing is given up', async () => {
   expect(calls).toBe(5);
 });
 
-test.each(['../evil', 'a/b', 'C:evil', '..', '', 'line\nbreak'])(
+test.each(['../evil', 'a/../b', 'a/b/c', '/a', 'C:evil', '..', '', 'line\nbreak'])(
   'a file named %j is refused before anything is written',
   async (fileName) => {
     const file = { ...artifact.files[0]!, fileName };

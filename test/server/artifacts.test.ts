@@ -7,6 +7,13 @@ import { claim, openParts, submit, type Parts } from './parts.js';
 
 const content = Buffer.from(Array.from({ length: 1000 }, (_, index) => index % 251));
 
+const sealedAs = {
+  format: 'huggingFace',
+  weightType: 'float32',
+  castErrorMax: 0,
+  cycle: 1,
+} as const;
+
 async function sealed(parts: Parts, ...artifactIds: string[]): Promise<{ jobId: string; folder: string }> {
   const { id } = await submit(parts);
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
@@ -21,7 +28,7 @@ async function sealed(parts: Parts, ...artifactIds: string[]): Promise<{ jobId: 
         sha256: createHash('sha256').update(content).digest('hex'),
       };
     });
-    await parts.attempts.sealed(key, { id: artifactId, kind: 'mergedModel', step: 20, files });
+    await parts.attempts.sealed(key, { ...sealedAs, id: artifactId, step: 20, files });
   }
   return { jobId: id, folder };
 }

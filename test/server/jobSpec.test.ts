@@ -4,6 +4,7 @@ import {
   type DeepPartial,
   EndOfData,
   Initialisation,
+  ExportFormat,
   JobKind,
   JobSpec,
   MomentReset,
@@ -12,6 +13,7 @@ import {
   Recomputation,
   TargetModule,
   TrainedFactors,
+  WeightType,
 } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { FieldChecks } from '../../server/dist/api/fieldChecks.js';
@@ -656,8 +658,13 @@ describe('base weights', () => {
   });
 
   const cases: [string, Record<string, unknown>, string][] = [
-    ['a scaled rotary embedding', { rope_scaling: { rope_type: 'llama3', factor: 8 } }, 'rope_scaling'],
-    ['biases', { attention_bias: true }, 'attention_bias'],
+    ['another scaling', { rope_scaling: { rope_type: 'yarn', factor: 8 } }, 'rope_scaling.rope_type'],
+    ['half a scaling', { rope_scaling: { rope_type: 'llama3', factor: 8 } }, 'rope_scaling.low_freq_factor'],
+    ['a rotation of a part', { partial_rotary_factor: 0.5 }, 'partial_rotary_factor'],
+    ['a bias of the output projection', { attention_bias: true }, 'attention_bias'],
+    ['a window', { model_type: 'mistral', num_key_value_heads: 4 }, 'sliding_window'],
+    ['windows in some layers', { layer_types: ['full_attention', 'sliding_attention'] }, 'layer_types'],
+    ['two minds', { architectures: ['Qwen2ForCausalLM'], model_type: 'llama' }, 'model_type'],
     ['heads of another size', { head_dim: 128 }, 'head_dim'],
     ['another architecture', { model_type: 'gpt2' }, 'model_type'],
     ['a width that is text', { hidden_size: '64' }, 'hidden_size'],
@@ -751,5 +758,46 @@ describe('labels and names', () => {
       ).toEqual(['job_id']);
     }
     expect(problemsOf((checks) => checks.id('job_id', 'my-job-1'))).toEqual([]);
+  });
+});
+
+describe('what a job exports', () => {
+  const { FULL_RANK } = JobKind;
+  it('is the model in Hugging Face layout unless it says otherwise', () => {
+    const { spec } = parse();
+    expect(spec!.export).toEqual({
+      weightType: 'float32',
+      formats: ['huggingFace'],
+      shardBytesMax: 5_000_000_000,
+      ggufType: 'float32',
+    });
+    const { BFLOAT16, Q8_0 } = WeightType;
+    const formats = [ExportFormat.PEFT, ExportFormat.GGUF];
+    const asked = { weightType: BFLOAT16, formats, shardBytesMax: 1000, ggufWeightType: Q8_0 };
+    const other = parse({ export: asked });
+    expect(other.spec!.export).toEqual({
+      weightType: 'bfloat16',
+      formats: ['peft', 'gguf'],
+      shardBytesMax: 1000,
+      ggufType: 'q8_0',
+    });
+    expect(toSpec(other.spec!).export).toEqual(asked);
+  });
+
+  it.each([
+    ['q8_0 outside of GGUF', { export: { weightType: WeightType.Q8_0 } }, 'spec.export.weight_type'],
+    [
+      'a layout twice',
+      { export: { formats: [ExportFormat.PEFT, ExportFormat.PEFT] } },
+      'spec.export.formats',
+    ],
+    [
+      'adapters that the job does not have',
+      { kind: FULL_RANK, adapter: undefined, export: { formats: [ExportFormat.PEFT] } },
+      'spec.export.formats',
+    ],
+    ['no bytes for a file', { export: { shardBytesMax: 0 } }, 'spec.export.shard_bytes_max'],
+  ])('is refused with %s', (_, changes, field) => {
+    expect(parse(changes).problems.map((problem) => problem.field)).toEqual([field]);
   });
 });

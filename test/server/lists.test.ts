@@ -43,7 +43,7 @@ function reasonsOfEngine(): Set<string> {
     .map((file) => readFileSync(join(root, 'engine/src', file), 'utf8'))
     .join('\n');
   const thrown = text.matchAll(
-    /(?:super\(|EngineError\(|reason: |^ {2})\s*'?([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)'?(?:,|:|\))/gm,
+    /(?:super\(|EngineError\(|reason: |^ {2})\s*'?([A-Z]{2}[A-Z0-9]*(?:_[A-Z0-9]+)+)'?(?:,|:|\))/gm,
   );
   return new Set([...thrown].map((match) => match[1]!));
 }

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { RunSpec } from '@relora/engine/plan';
 import { pino } from 'pino';
 import { onTestFinished } from 'vitest';
+import { ArtifactExports } from '../../server/dist/artifacts/artifactExports.js';
 import { ArtifactStore } from '../../server/dist/artifacts/artifactStore.js';
 import { readConfig, type Config } from '../../server/dist/config.js';
 import { DatasetStore } from '../../server/dist/datasets/datasetStore.js';
@@ -55,6 +56,7 @@ export async function openParts(
   const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
+  const exports = new ArtifactExports(db, dataFolder);
   const datasets = new DatasetStore(db, dataFolder);
   const storeFailures: unknown[] = [];
   const supervisor = new Supervisor({
@@ -90,6 +92,7 @@ export async function openParts(
     attempts,
     checkpoints,
     artifacts,
+    exports,
     datasets,
     supervisor,
     storeFailures,
@@ -128,6 +131,8 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
       ropeTheta: 10_000,
       rmsNormEps: 1e-6,
       tieWordEmbeddings: false,
+      ropeScaling: null,
+      attentionBias: false,
     },
     baseWeightsFolder: null,
     dataset: 'datasets/text',
@@ -172,7 +177,7 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
     evaluation: { everyStepCount: 0, tokenCount: 64, finalTokenCount: 64 },
     checkpoint: { everyStepCount: 5, keepCount: 2 },
     sample: { everyStepCount: 0, prompt: script, tokenCount: 8 },
-    export: { weightType: 'float32' },
+    export: { weightType: 'float32', formats: ['huggingFace'], shardBytesMax: 5e9, ggufType: 'float32' },
     priority: 0,
     device: 'auto',
     ...changes,

@@ -101,7 +101,15 @@ describe('a write of a trainer', () => {
     expect(await parts.attempts.append(old, [stepEvent(0)])).toBe('stale'); // queued: nobody may write
     const next = await claim(parts);
     const before = await parts.store.find(id);
-    const artifact = { id: 'merged-model-1', kind: 'mergedModel' as const, step: 1, files: [] };
+    const artifact = {
+      id: 'merged-model-1',
+      format: 'huggingFace',
+      weightType: 'float32',
+      castErrorMax: 0,
+      cycle: 1,
+      step: 1,
+      files: [],
+    } as const;
     for (const write of [
       parts.attempts.append(old, [stepEvent(0)]),
       parts.attempts.succeeded(old),

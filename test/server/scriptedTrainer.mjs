@@ -101,7 +101,7 @@ async function train(order) {
     if (script === 'slow' || script === 'deaf') await new Promise((resolve) => setTimeout(resolve, 20));
     if ((at + 1) % order.spec.checkpoint.everyStepCount === 0) await checkpoint(order, at + 1);
   }
-  if (!order.isExported) {
+  if (!order.exportedFormats.includes('huggingFace')) {
     const folder = join(order.jobFolder, 'artifacts', `merged-model-${attempt}`);
     mkdirSync(folder, { recursive: true });
     writeFileSync(join(folder, 'config.json'), '0123456789');
@@ -109,7 +109,10 @@ async function train(order) {
       type: 'artifact',
       artifact: {
         id: `merged-model-${attempt}`,
-        kind: 'mergedModel',
+        format: 'huggingFace',
+        weightType: 'float32',
+        castErrorMax: 0,
+        cycle: 1,
         step: at,
         files: [{ fileName: 'config.json', sizeBytes: 10, sha256 }],
       },

@@ -2,6 +2,8 @@
 #include "attention_shape.h"
 #include "packed_base.h"
 
+#include <utility>
+
 namespace relora {
 
 namespace {
@@ -115,6 +117,25 @@ napi_value mlp_half_backward(const Call& call) {
   return undefined();
 }
 
+/// The biases of query, key and value, empty for none; their gradients before them.
+struct Biases {
+  static constexpr const char* names[][2] = {{"dbiasQ", "biasQ"}, {"dbiasK", "biasK"}, {"dbiasV", "biasV"}};
+  Biases(Arguments& in, bool differentiated) {
+    for (size_t i = 0; differentiated && i < 3; i++) gradients[i] = in.output(names[i][0]);
+    for (size_t i = 0; i < 3; i++) values[i] = in.input(names[i][1]);
+  }
+  void give(const Arguments& in, LinearPass& layer, size_t index) const {
+    const auto& [value, gradient] = std::pair(values[index], gradients[index]);
+    if (value.length == 0 && gradient.length == 0) return;
+    in.shape(value, {layer.out}, "outFeatures, or nothing");
+    in.shape(gradient, {layer.out}, "outFeatures, or nothing");
+    layer.bias = value;
+    layer.dbias = gradient;
+  }
+  Array<const float> values[3];
+  Array<float> gradients[3] = {};
+};
+
 AttentionPass attention_pass(const Call& call, const Rows& input, bool differentiated) {
   Arguments& in = call.arguments;
   AttentionPass pass{.x = input.x, .gain = input.gain};
@@ -131,6 +152,10 @@ AttentionPass attention_pass(const Call& call, const Rows& input, bool different
   pass.k = linear_pass(call, input.hidden, key_width, differentiated);
   pass.v = linear_pass(call, input.hidden, key_width, differentiated);
   pass.o = linear_pass(call, width, input.hidden, differentiated);
+  const Biases biases(in, differentiated);
+  biases.give(in, pass.q, 0);
+  biases.give(in, pass.k, 1);
+  biases.give(in, pass.v, 2);
   end_of_pass(in, pass);
   return pass;
 }
@@ -201,8 +226,8 @@ constexpr Entry entries[] = {
     {"mlpHalfForward", 10 + 3 * layer_arguments, mlp_half_forward},
     {"mlpHalfBackward", 12 + 3 * (layer_arguments + layer_gradients), mlp_half_backward},
     {"attentionHalfStateLength", 10, attention_half_state_length},
-    {"attentionHalfForward", 17 + 4 * layer_arguments, attention_half_forward},
-    {"attentionHalfBackward", 19 + 4 * (layer_arguments + layer_gradients), attention_half_backward},
+    {"attentionHalfForward", 20 + 4 * layer_arguments, attention_half_forward},
+    {"attentionHalfBackward", 25 + 4 * (layer_arguments + layer_gradients), attention_half_backward},
 };
 
 }  // namespace

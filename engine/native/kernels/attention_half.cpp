@@ -54,6 +54,35 @@ void rotate_rows(float* heads, const AttentionPass& pass, size_t width, size_t b
   }
 }
 
+/// What the product with the weight is added to, when there is a bias.
+void begin_with_bias(float* rows, const LinearPass& layer, size_t count) {
+  if (layer.bias == nullptr) return;
+  for (size_t i = 0; i < count; i++) std::copy_n(layer.bias, layer.out, rows + i * layer.out);
+}
+
+/// dbias = sum over rows of dy[rows, out]. Partial sums are over a fixed number of rows, so that a long sum loses
+/// little; each column is summed by one thread.
+template <class Element>
+void differentiate_bias(Context& context, const LinearPass& layer, const Element* dy, size_t rows) {
+  if (layer.dbias == nullptr) return;
+  constexpr size_t columns = 64, block = 32;
+  context.pool.run((layer.out + columns - 1) / columns, [&](size_t task, unsigned) {
+    const size_t first = task * columns, left = layer.out - first;
+    for_vectors(left < columns ? left : columns, [&](size_t i, size_t count) {
+      Vec total{};
+      for (size_t begin = 0; begin < rows; begin += block) {
+        const size_t end = rows - begin < block ? rows : begin + block;
+        Vec part{};
+        for (size_t row = begin; row < end; row++) {
+          part = part + load(dy + row * layer.out + first + i, count);
+        }
+        total = total + part;
+      }
+      store(layer.dbias + first + i, total, count);
+    });
+  });
+}
+
 template <class Element>
 void forward(Context& context, float* y, void* memory, const AttentionPass& pass) {
   const LinearPass &q = pass.q, &k = pass.k, &v = pass.v, &o = pass.o;
@@ -80,10 +109,13 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
       state.rstd[begin + i] = rstd;
       normalise_row(n + i * hidden, in + i * hidden, pass.gain, rstd, hidden);
     }
+    begin_with_bias(queries, q, count);
+    begin_with_bias(keys, k, count);
+    begin_with_bias(values, v, count);
     const LinearRows layers[] = {
-        {q, q_panels, {queries, q.out, 1.0f, false}, xa},
-        {k, k_panels, {keys, k.out, 1.0f, false}, xa + block * rank},
-        {v, v_panels, {values, v.out, 1.0f, false}, xa + 2 * block * rank},
+        {q, q_panels, {queries, q.out, 1.0f, q.bias != nullptr}, xa},
+        {k, k_panels, {keys, k.out, 1.0f, k.bias != nullptr}, xa + block * rank},
+        {v, v_panels, {values, v.out, 1.0f, v.bias != nullptr}, xa + 2 * block * rank},
     };
     linear_rows(context, worker, {n, hidden, false}, layers, count);
     rotate_rows(queries, pass, q.out, begin, count);
@@ -155,6 +187,9 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   differentiate_attention<Element>(context, {dq, dk, dv}, dmixed, {state.q, state.k, state.v},
                                    state.mixed, state.log_sum_exp, pass.shape, kernel,
                                    {pass.cosines, pass.sines});
+  differentiate_bias(context, q, dq, rows);
+  differentiate_bias(context, k, dk, rows);
+  differentiate_bias(context, v, dv, rows);
 
   context.reserve_worker_memory(block * rank);
   for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {

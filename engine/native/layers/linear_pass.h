@@ -23,7 +23,8 @@ struct LinearPass {
   size_t rank = 0;
   const float *a = nullptr, *b = nullptr;  // [in, rank], [rank, out]
   float scale = 0;
-  float *dweight = nullptr, *da = nullptr, *db = nullptr;  // of the backward pass
+  const float* bias = nullptr;  // [out], added to each row; null for none. Queries, keys and values alone have one.
+  float *dweight = nullptr, *da = nullptr, *db = nullptr, *dbias = nullptr;  // of the backward pass
 
   bool has_path() const { return rank > 0 && graph == Graph::separate; }
   /// Whether the backward pass makes p = s dy Bᵀ: for dx of a separate path, and for dA of what is not taken from dW.

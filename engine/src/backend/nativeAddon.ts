@@ -204,14 +204,14 @@ export interface NativeAddon {
   attentionHalfForward(
     y: Float32Array | null,
     state: Float32Array | null,
-    ...rest: AttentionHalfArguments<HalfLayer>
+    ...rest: AttentionHalfArguments<HalfLayer, HalfBiases>
   ): void;
   attentionHalfBackward(
     dx: Float32Array,
     dgain: Float32Array,
     dy: Float32Array,
     state: Float32Array,
-    ...rest: AttentionHalfArguments<HalfLayerWithGradients>
+    ...rest: AttentionHalfArguments<HalfLayerWithGradients, [...gradients: HalfBiases, ...HalfBiases]>
   ): void;
   attentionHalfStateLength(
     batch: number,
@@ -373,8 +373,11 @@ export type MlpHalfArguments<Layer extends unknown[]> = [
   ...end: EndOfHalf,
 ];
 
+/** Of q, k and v, each empty for none. */
+export type HalfBiases = [q: Float32Array, k: Float32Array, v: Float32Array];
+
 /** The layers are q, k, v and o. */
-export type AttentionHalfArguments<Layer extends unknown[]> = [
+export type AttentionHalfArguments<Layer extends unknown[], Biases extends unknown[]> = [
   x: Float32Array,
   gain: Float32Array,
   rows: number,
@@ -391,6 +394,7 @@ export type AttentionHalfArguments<Layer extends unknown[]> = [
   ...k: Layer,
   ...v: Layer,
   ...o: Layer,
+  ...biases: Biases,
   ...end: EndOfHalf,
 ];
 

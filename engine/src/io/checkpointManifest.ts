@@ -125,8 +125,9 @@ function parseManifest(path: string, text: string): CheckpointManifest {
     }
   }
   const adapter = manifest.adapter ? { ...laterDefaults.adapter, ...manifest.adapter } : null;
+  const model = { ...laterDefaults.model, ...manifest.model! };
   // Before there was a choice all paths were separate.
-  return { ...(manifest as CheckpointManifest), adapter, graphs: manifest.graphs ?? separateGraphs };
+  return { ...(manifest as CheckpointManifest), model, adapter, graphs: manifest.graphs ?? separateGraphs };
 }
 
 async function verifyFile(path: string, expected: FileDigest): Promise<void> {

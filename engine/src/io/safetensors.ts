@@ -3,14 +3,8 @@ import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { isUtf8 } from 'node:buffer';
 import { basename } from 'node:path';
-import {
-  fromBfloat16,
-  fromFloat16,
-  storedTypes,
-  toBfloat16,
-  toFloat16,
-  type StoredType,
-} from './halfFloats.js';
+import { fromBfloat16, fromFloat16, storedTypes, type StoredType } from './halfFloats.js';
+import { narrow } from './narrow.js';
 import { headerBytesMax, parseHeader, SafetensorsInvalid, type StoredTensor } from './safetensorsHeader.js';
 
 export type StoredValues = Float32Array | Int8Array | Uint8Array;
@@ -113,7 +107,7 @@ export async function writeSafetensors(
       const expected = elementCount(source.shape);
       if (values.length !== expected)
         throw new RangeError(`${source.name} should have ${expected} values, it has ${values.length}`);
-      const narrowed = narrow(values, source.dtype, source.name, basename(path));
+      const narrowed = storedBytes(values, source, basename(path));
       castErrorMax = Math.max(castErrorMax, narrowed.errorMax);
       await write(narrowed.bytes);
     }
@@ -156,27 +150,19 @@ function valuesOf(bytes: Buffer, dtype: StoredType): StoredValues {
   return values;
 }
 
-function narrow(
+/** Codes go as they are. */
+function storedBytes(
   values: StoredValues,
-  dtype: StoredType,
-  name: string,
+  { name, dtype }: TensorSource,
   file: string,
 ): { bytes: Uint8Array; errorMax: number } {
-  if (dtype === 'F32' || dtype === 'I8' || dtype === 'U8')
+  if (dtype === 'I8' || dtype === 'U8')
     return { bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength), errorMax: 0 };
-  const [to, from] = dtype === 'BF16' ? [toBfloat16, fromBfloat16] : [toFloat16, fromFloat16];
-  const halves = new Uint16Array(values.length);
-  let errorMax = 0;
-  for (let i = 0; i < values.length; i++) {
-    const value = values[i]!;
-    const half = to(value);
-    const stored = from(half);
-    if (!Number.isFinite(stored) && Number.isFinite(value))
-      throw new SafetensorsInvalid(file, `cannot hold ${value} of ${name} in ${dtype}`);
-    if (Number.isFinite(value)) errorMax = Math.max(errorMax, Math.abs(stored - value));
-    halves[i] = half;
-  }
-  return { bytes: new Uint8Array(halves.buffer), errorMax };
+  return narrow(
+    values as Float32Array,
+    dtype,
+    (value) => new SafetensorsInvalid(file, `cannot hold ${value} of ${name} in ${dtype}`),
+  );
 }
 
 async function readExactly(

@@ -26,7 +26,7 @@ export function specHash(spec: RunSpec): string {
   } = spec;
   const deciding = {
     kind,
-    model,
+    model: withoutDefaults(model, laterDefaults.model),
     baseWeightsFolder,
     dataset,
     warmStart,

@@ -1,5 +1,5 @@
 import { tidy, type Tensor2D } from '@tensorflow/tfjs-core';
-import { attentionHalf as fusedAttentionHalf } from '../ops/attentionHalf.js';
+import { attentionHalf as fusedAttentionHalf, type AttentionHalf } from '../ops/attentionHalf.js';
 import { embedding } from '../ops/embedding.js';
 import type { FusedLinear, HalfSettings } from '../ops/halfLayers.js';
 import { mlpHalf as fusedMlpHalf } from '../ops/mlpHalf.js';
@@ -11,7 +11,7 @@ import { linearShapes } from '../plan/parameters.js';
 import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runSpec.js';
 import type { LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
-import { asMatrix, asVector, blockNames } from './weights.js';
+import { asMatrix, asVector, blockNames, hasBias } from './weights.js';
 
 /** One block's weights. */
 export interface Block {
@@ -34,7 +34,9 @@ export function blocksOf(config: LlamaConfig, find: (name: string) => Parameter)
   return Array.from({ length: config.numHiddenLayers }, (_, index) => {
     const linear = targetModules.map((module): [TargetModule, LinearLayer] => {
       const name = blockNames.layerName(index, module);
-      return [module, { name, module, ...shapes[module], weight: find(`${name}.weight`), adapter: null }];
+      const weight = find(`${name}.weight`);
+      const bias = hasBias(config, module) ? find(`${name}.bias`) : null;
+      return [module, { name, module, ...shapes[module], weight, bias, adapter: null }];
     });
     return {
       inputNorm: find(blockNames.normName(index, blockNames.inputNorm)),
@@ -52,7 +54,7 @@ export interface Pass {
   firstPosition: number;
   /** For halves of blocks as one op each; null: op by op. */
   fused: { settings: HalfSettings; linear(layer: LinearLayer): FusedLinear } | null;
-  /** y = x W, with the adapter when there is one. */
+  /** y = x W, with the adapter and the bias where there are any. */
   linear(layer: LinearLayer, x: Tensor2D): Tensor2D;
   /** q[rows, heads * headDim], k and v[rows, kvHeads * headDim], positions turned in -> [rows, heads * headDim]. */
   attend(blockIndex: number, q: Tensor2D, k: Tensor2D, v: Tensor2D): Tensor2D;
@@ -95,6 +97,9 @@ function attentionHalf(
       k: fused.linear(k_proj),
       v: fused.linear(v_proj),
       o: fused.linear(o_proj),
+      biases: config.attentionBias
+        ? ([q_proj, k_proj, v_proj].map(({ bias }) => asVector(bias!.variable)) as AttentionHalf['biases'])
+        : null,
       rotaryTable,
       shape: { batch, time, ...heads, headDim: rotaryTable.headDim },
     };

@@ -9,6 +9,8 @@ export interface LinearLayer {
   readonly inFeatures: number;
   readonly outFeatures: number;
   readonly weight: Parameter;
+  /** [out], added to y; null for none. */
+  readonly bias: Parameter | null;
   adapter: Adapter | null;
 }
 

@@ -1,4 +1,5 @@
 import {
+  add,
   dispose,
   slice,
   tensor2d,
@@ -32,6 +33,7 @@ import type { LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
 import {
   asMatrix,
+  asVector,
   embeddingName,
   finalNormName,
   givenWeight,
@@ -80,7 +82,12 @@ export class Llama {
     this.layers = blocks.flatMap(({ linear }) => Object.values(linear));
     this.decoder = {
       config,
-      rotaryTable: new RotaryTable(config.maxPositionEmbeddings, this.headDim, config.ropeTheta),
+      rotaryTable: new RotaryTable(
+        config.maxPositionEmbeddings,
+        this.headDim,
+        config.ropeTheta,
+        config.ropeScaling,
+      ),
       embedding: find(embeddingName),
       blocks,
       finalNorm: find(finalNormName),
@@ -114,7 +121,7 @@ export class Llama {
     return new Llama(config, weights);
   }
 
-  /** What a step trains: everything without adapters; with them embedding, norms, head, and of the adapters what is not frozen. */
+  /** What a step trains: everything without adapters; with them embedding, norms, biases, head, and of the adapters what is not frozen. */
   trainable(): Parameter[] {
     const all = [...this.parameters.values()];
     if (this.adapters === null) return all;
@@ -381,11 +388,14 @@ export class Llama {
       time,
       firstPosition: options.firstPosition ?? 0,
       fused: options.isWhole ? this.fusedHalves(options) : null,
-      linear: (layer, x) =>
-        watcherOf === undefined
-          ? (this.adapters?.apply(layer, x, dropout, precision) ??
-            linear(x, asMatrix(layer.weight.variable), precision))
-          : this.attached().applyWatched(layer, x, watcherOf(layer)),
+      linear: (layer, x) => {
+        const y =
+          watcherOf === undefined
+            ? (this.adapters?.apply(layer, x, dropout, precision) ??
+              linear(x, asMatrix(layer.weight.variable), precision))
+            : this.attached().applyWatched(layer, x, watcherOf(layer));
+        return layer.bias === null ? y : add(y, asVector(layer.bias.variable));
+      },
       attend: (_, q, k, v) => causalAttention(q, k, v, shape, precision),
     };
   }

@@ -4,7 +4,7 @@ import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runS
 import { Random } from '../random.js';
 import type { Parameter } from './parameter.js';
 
-/** Standard deviation of every new weight but the norms, which start at 1. */
+/** Standard deviation of every new weight but the norms, which start at 1, and biases, which start at 0. */
 const initialStd = 0.02;
 
 /** One weight of the model, named as in Hugging Face's files. */
@@ -37,6 +37,11 @@ const parents: Record<TargetModule, 'self_attn' | 'mlp'> = {
   down_proj: 'mlp',
 };
 
+/** Whether a layer has a bias: with `attentionBias` query, key and value do. */
+export function hasBias({ attentionBias }: LlamaConfig, module: TargetModule): boolean {
+  return attentionBias && (module === 'q_proj' || module === 'k_proj' || module === 'v_proj');
+}
+
 /** Every weight of a model without adapters, in the order of `Llama.parameters`. */
 export function weightShapes(config: LlamaConfig): WeightShape[] {
   const { vocabSize, hiddenSize } = config;
@@ -50,8 +55,13 @@ export function weightShapes(config: LlamaConfig): WeightShape[] {
   const list: WeightShape[] = [{ name: embeddingName, role: 'shared', shape: [vocabSize, hiddenSize] }];
   for (let block = 0; block < config.numHiddenLayers; block++) {
     list.push(norm(blockNames.normName(block, blockNames.inputNorm)));
-    for (const module of targetModules.filter((name) => parents[name] === 'self_attn'))
+    for (const module of targetModules.filter((name) => parents[name] === 'self_attn')) {
       list.push(linear(block, module));
+      if (hasBias(config, module)) {
+        const name = `${blockNames.layerName(block, module)}.bias`;
+        list.push({ name, role: 'shared', shape: [shapes[module].outFeatures] });
+      }
+    }
     list.push(norm(blockNames.normName(block, blockNames.attentionNorm)));
     for (const module of targetModules.filter((name) => parents[name] === 'mlp'))
       list.push(linear(block, module));
@@ -65,7 +75,7 @@ export function weightShapes(config: LlamaConfig): WeightShape[] {
 /** A new weight, drawn from the stream of its own name. */
 export function newWeight({ name, role, shape }: WeightShape, seed: number): Parameter {
   const values = new Float32Array(shape.reduce((product, size) => product * size, 1));
-  if (shape.length === 1) values.fill(1);
+  if (shape.length === 1) values.fill(name.endsWith('.bias') ? 0 : 1);
   else Random.forStream(seed, 'init', name).fillNormal(values, initialStd);
   return makeParameter(name, role, values, shape);
 }

@@ -1,4 +1,5 @@
 import type { Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import type { HalfBiases } from '../backend/nativeAddon.js';
 import type { AttentionShape } from './causalAttention.js';
 import { fusedHalf } from './fusedHalf.js';
 import {
@@ -6,10 +7,14 @@ import {
   layerArguments,
   layerWithGradients,
   separateRank,
+  trainedTensors,
   type FusedLinear,
   type HalfSettings,
 } from './halfLayers.js';
 import type { RotaryTable } from './rotary.js';
+
+const none = new Float32Array(0);
+const noBiases: HalfBiases = [none, none, none];
 
 export interface AttentionHalf {
   gain: Tensor1D;
@@ -17,6 +22,8 @@ export interface AttentionHalf {
   k: FusedLinear;
   v: FusedLinear;
   o: FusedLinear;
+  /** Of q, k and v; null for none. */
+  biases: [q: Tensor1D, k: Tensor1D, v: Tensor1D] | null;
   rotaryTable: RotaryTable;
   shape: AttentionShape;
 }
@@ -28,7 +35,7 @@ export interface AttentionHalf {
 export function attentionHalf(x: Tensor2D, half: AttentionHalf, settings: HalfSettings): Tensor2D {
   const { native, epsilon, precision } = settings;
   const { addon } = native;
-  const { gain, q, k, v, o, rotaryTable, shape } = half;
+  const { gain, q, k, v, o, biases, rotaryTable, shape } = half;
   const { batch, time, heads, kvHeads, headDim } = shape;
   const [rows, hidden] = x.shape;
   const compact = isCompact(settings);
@@ -37,7 +44,9 @@ export function attentionHalf(x: Tensor2D, half: AttentionHalf, settings: HalfSe
   const angles = [rotaryTable.cos, rotaryTable.sin] as const;
   const scale = 1 / Math.sqrt(headDim);
   const end = [epsilon, precision, compact] as const;
-  return fusedHalf(x, gain, layers, settings, {
+  const biasValues = () =>
+    biases === null ? noBiases : (biases.map((bias) => native.array(bias)) as HalfBiases);
+  return fusedHalf(x, gain, [...layers.flatMap(trainedTensors), ...(biases ?? [])], settings, {
     stateLength: () =>
       addon.attentionHalfStateLength(
         ...dimensions,
@@ -62,10 +71,12 @@ export function attentionHalf(x: Tensor2D, half: AttentionHalf, settings: HalfSe
         ...layerArguments(native, k),
         ...layerArguments(native, v),
         ...layerArguments(native, o),
+        ...biasValues(),
         ...end,
       ),
     backward: (dx, dgain, dy, state, x) => {
       const [ofQ, ofK, ofV, ofO] = layers.map((layer) => layerWithGradients(native, layer));
+      const ofBiases = biases?.map((bias) => native.output<Tensor1D>(bias.shape)) ?? [];
       addon.attentionHalfBackward(
         dx,
         dgain,
@@ -82,9 +93,14 @@ export function attentionHalf(x: Tensor2D, half: AttentionHalf, settings: HalfSe
         ...ofK!.args,
         ...ofV!.args,
         ...ofO!.args,
+        ...(biases === null ? noBiases : (ofBiases.map(({ values }) => values) as HalfBiases)),
+        ...biasValues(),
         ...end,
       );
-      return [ofQ!, ofK!, ofV!, ofO!].flatMap(({ take }) => take());
+      return [
+        ...[ofQ!, ofK!, ofV!, ofO!].flatMap(({ take }) => take()),
+        ...ofBiases.map(({ tensor }) => tensor),
+      ];
     },
   });
 }

@@ -1,6 +1,6 @@
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { fusedOp } from '../backend/fusedOp.js';
-import { trainedTensors, type FusedLinear, type HalfSettings } from './halfLayers.js';
+import type { HalfSettings } from './halfLayers.js';
 
 /** The native calls of one kind of half. */
 interface HalfCalls {
@@ -8,7 +8,7 @@ interface HalfCalls {
   stateLength(): number;
   /** Without y only the state is made. */
   forward(y: Float32Array | null, state: Float32Array | null, x: Float32Array): void;
-  /** Gives the gradients of the layers' trained tensors, in order. */
+  /** Gives the gradients of what is trained beside the gain, in order. */
   backward(
     dx: Float32Array,
     dgain: Float32Array,
@@ -19,20 +19,20 @@ interface HalfCalls {
 }
 
 /**
- * A half of a block as one op of x[rows, hidden], its norm's gain and its layers. The state between the passes is a buffer
+ * A half of a block as one op of x[rows, hidden], its norm's gain and what else of it is trained. The state between the passes is a buffer
  * that tfjs does not see: opaque, held only while a gradient is to come, or made again from x when settings say so.
  */
 export function fusedHalf(
   x: Tensor2D,
   gain: Tensor1D,
-  layers: FusedLinear[],
+  trained: Tensor[],
   { native, recompute }: HalfSettings,
   calls: HalfCalls,
 ): Tensor2D {
   let state: Float32Array | null = null;
   return fusedOp<Tensor2D>(
     native,
-    [x, gain, ...layers.flatMap(trainedTensors)],
+    [x, gain, ...trained],
     () => {
       const y = native.output<Tensor2D>(x.shape);
       if (native.recordsGradients && !recompute) state = native.takeBuffer(calls.stateLength());

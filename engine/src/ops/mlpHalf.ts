@@ -5,6 +5,7 @@ import {
   layerArguments,
   layerWithGradients,
   separateRank,
+  trainedTensors,
   type FusedLinear,
   type HalfSettings,
 } from './halfLayers.js';
@@ -30,7 +31,7 @@ export function mlpHalf(x: Tensor2D, half: MlpHalf, settings: HalfSettings): Ten
   const layers = [gate, up, down];
   const dimensions = [rows, hidden, intermediate] as const;
   const end = [epsilon, precision, compact] as const;
-  return fusedHalf(x, gain, layers, settings, {
+  return fusedHalf(x, gain, layers.flatMap(trainedTensors), settings, {
     stateLength: () =>
       addon.mlpHalfStateLength(
         rows,

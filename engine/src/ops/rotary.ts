@@ -11,6 +11,7 @@ import {
 } from '@tensorflow/tfjs-core';
 import { fusedOp } from '../backend/fusedOp.js';
 import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
+import type { RopeScaling } from '../plan/runSpec.js';
 
 /** Cosines and sines of every position, [positions, headDim / 2]. */
 export class RotaryTable {
@@ -21,18 +22,33 @@ export class RotaryTable {
     readonly positionCount: number,
     readonly headDim: number,
     base: number,
+    scaling: RopeScaling | null = null,
   ) {
     const half = headDim / 2;
     this.cos = new Float32Array(positionCount * half);
     this.sin = new Float32Array(positionCount * half);
+    const frequencies = Array.from({ length: half }, (_, pair) => {
+      const frequency = base ** (-pair / half);
+      return scaling === null ? frequency : scaled(frequency, scaling);
+    });
     for (let position = 0; position < positionCount; position++) {
       for (let pair = 0; pair < half; pair++) {
-        const angle = position * base ** (-pair / half);
+        const angle = position * frequencies[pair]!;
         this.cos[position * half + pair] = Math.cos(angle);
         this.sin[position * half + pair] = Math.sin(angle);
       }
     }
   }
+}
+
+/** As Llama 3.1 has it: long wavelengths are stretched by the factor, short ones are not, and between is a smooth passage. */
+function scaled(frequency: number, scaling: RopeScaling): number {
+  const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = scaling;
+  // Turns within the length that the model knew before.
+  const turns = (originalMaxPositionEmbeddings * frequency) / (2 * Math.PI);
+  const share = (turns - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor);
+  const kept = Math.min(1, Math.max(0, share));
+  return kept * frequency + ((1 - kept) * frequency) / factor;
 }
 
 /** Where the rows of x[batch * time, heads * headDim] stand in their sequences. */

@@ -30,7 +30,7 @@ export function largestRank(config: LlamaConfig, modules: readonly TargetModule[
 export interface ParameterCounts {
   /** Linear layers of all blocks. */
   linear: number;
-  /** Embedding, norms and head: trained in full in every phase. */
+  /** Embedding, norms, head and biases: trained in full in every phase. */
   shared: number;
   /** A, B and trainable scales of all blocks; 0 for fullRank. */
   adapter: number;
@@ -44,7 +44,11 @@ export function countParameters(spec: Pick<RunSpec, 'model' | 'kind' | 'adapter'
   const { model, adapter } = spec;
   const shapes = linearShapes(model);
   const embeddings = model.vocabSize * model.hiddenSize * (model.tieWordEmbeddings ? 1 : 2);
-  const shared = embeddings + (2 * model.numHiddenLayers + 1) * model.hiddenSize;
+  const biases = model.attentionBias
+    ? shapes.q_proj.outFeatures + shapes.k_proj.outFeatures + shapes.v_proj.outFeatures
+    : 0;
+  const shared =
+    embeddings + (2 * model.numHiddenLayers + 1) * model.hiddenSize + model.numHiddenLayers * biases;
   const perBlock = targetModules.reduce(
     (sum, name) => sum + shapes[name].inFeatures * shapes[name].outFeatures,
     0,

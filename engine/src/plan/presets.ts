@@ -20,6 +20,8 @@ function llama(
     ropeTheta: 10_000,
     rmsNormEps: 1e-6,
     tieWordEmbeddings: false,
+    ropeScaling: null,
+    attentionBias: false,
   };
 }
 

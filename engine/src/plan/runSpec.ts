@@ -29,7 +29,7 @@ export interface RunSpec {
   };
   checkpoint: { everyStepCount: number; keepCount: number };
   sample: { everyStepCount: number; prompt: string; tokenCount: number };
-  export: { weightType: WeightType };
+  export: ExportSettings;
   priority: number;
   device: DeviceChoice;
 }
@@ -47,6 +47,22 @@ export type Recomputation = 'auto' | 'none' | 'blocks';
 /** What comes after one pass over the training part: `stop` refuses a run that would need more. */
 export type EndOfData = 'repeat' | 'stop';
 export type WeightType = 'float32' | 'float16' | 'bfloat16';
+/** `q8_0`: blocks of 32 int8 with a scale, which GGUF alone knows. */
+export type GgufType = WeightType | 'q8_0';
+export type ExportFormat = 'huggingFace' | 'peft' | 'gguf';
+
+/** What is exported at the end of a run. */
+export interface ExportSettings {
+  weightType: WeightType;
+  formats: ExportFormat[];
+  /** Largest file of weights in Hugging Face layout. */
+  shardBytesMax: number;
+  /** Type of the weights in GGUF. */
+  ggufType: GgufType;
+}
+
+/** As large as Hugging Face long made its own. */
+export const shardBytesDefault = 5_000_000_000;
 export type DeviceChoice = 'auto' | 'native' | 'tensorflow' | 'reference';
 
 /** Shape of a Llama model, in the terms of Hugging Face's config.json. */
@@ -61,6 +77,21 @@ export interface LlamaConfig {
   ropeTheta: number;
   rmsNormEps: number;
   tieWordEmbeddings: boolean;
+  /** How the rotary embedding was stretched for longer sequences, as Llama 3.1 does it; null for not at all. */
+  ropeScaling: RopeScaling | null;
+  /** A bias on the query, key and value projections, as in Qwen2. */
+  attentionBias: boolean;
+}
+
+/** Hugging Face's `rope_scaling` of rope_type "llama3". */
+export interface RopeScaling {
+  /** Long wavelengths are stretched by this. */
+  factor: number;
+  /** Wavelengths above originalMaxPositionEmbeddings / lowFrequencyFactor are long. */
+  lowFrequencyFactor: number;
+  /** Wavelengths below originalMaxPositionEmbeddings / highFrequencyFactor are short, and stay as they are. */
+  highFrequencyFactor: number;
+  originalMaxPositionEmbeddings: number;
 }
 
 export interface WarmStartSettings {

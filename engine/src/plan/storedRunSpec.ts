@@ -1,7 +1,8 @@
-import type { RunSpec } from './runSpec.js';
+import { shardBytesDefault, type ExportSettings, type RunSpec } from './runSpec.js';
 
 /** What of a specification may be missing in a stored one. */
-type LaterDefaults = Partial<Omit<RunSpec, 'optimizer' | 'adapter'>> & {
+type LaterDefaults = Partial<Omit<RunSpec, 'model' | 'optimizer' | 'adapter'>> & {
+  model: Partial<RunSpec['model']>;
   optimizer: Partial<RunSpec['optimizer']>;
   adapter: Partial<NonNullable<RunSpec['adapter']>>;
 };
@@ -26,6 +27,7 @@ export const laterDefaults = {
     scaling: 'alphaOverRank',
     bLearningRateRatio: 1,
   },
+  model: { ropeScaling: null, attentionBias: false },
 } satisfies LaterDefaults;
 
 /** Reads a specification that some version of ours stored as JSON. */
@@ -34,7 +36,20 @@ export function readStoredRunSpec(text: string): RunSpec {
   return {
     ...laterDefaults,
     ...spec,
+    model: { ...laterDefaults.model, ...spec.model },
     optimizer: { ...laterDefaults.optimizer, ...spec.optimizer },
     adapter: spec.adapter && { ...laterDefaults.adapter, ...spec.adapter },
+    export: exportSettings(spec.export),
+  };
+}
+
+function exportSettings(
+  stored: Pick<ExportSettings, 'weightType'> & Partial<ExportSettings>,
+): ExportSettings {
+  return {
+    formats: ['huggingFace'],
+    shardBytesMax: shardBytesDefault,
+    ggufType: stored.weightType,
+    ...stored,
   };
 }

@@ -1,4 +1,5 @@
 import { mkdir } from 'node:fs/promises';
+import { isDeepStrictEqual } from 'node:util';
 import type { Backend } from '../backend/selectBackend.js';
 import type { Dataset } from '../data/dataset.js';
 import type { Tokenizer } from '../data/tokenizer.js';
@@ -58,11 +59,11 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
   const { model, tokenizer } = await loadModelFolder(spec.baseWeightsFolder);
   const difference = differingKey(spec.model, model.config);
   if (difference !== null) {
-    const found = String(model.config[difference]);
+    const found = JSON.stringify(model.config[difference]);
     model.dispose();
     throw new RunMismatch(
       `model.${difference} of ${spec.baseWeightsFolder}`,
-      String(spec.model[difference]),
+      JSON.stringify(spec.model[difference]),
       found,
     );
   }
@@ -145,7 +146,11 @@ function warnOfOtherBackend(run: TrainingRun, { backend: before }: CheckpointMan
 }
 
 function differingKey(wanted: LlamaConfig, found: LlamaConfig): keyof LlamaConfig | null {
-  return (Object.keys(wanted) as (keyof LlamaConfig)[]).find((key) => wanted[key] !== found[key]) ?? null;
+  return (
+    (Object.keys(wanted) as (keyof LlamaConfig)[]).find(
+      (key) => !isDeepStrictEqual(wanted[key], found[key]),
+    ) ?? null
+  );
 }
 
 function stored(path: string, digest: CheckpointManifest['files']['base']): StoredFile {

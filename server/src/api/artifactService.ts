@@ -1,6 +1,9 @@
-import type { ArtifactServiceImplementation } from '@relora/sdk/contract';
+import { createHash } from 'node:crypto';
+import { ExportWeightsRequest, type ArtifactServiceImplementation } from '@relora/sdk/contract';
+import type { Artifact } from '../artifacts/artifact.js';
 import { ArtifactDamaged } from '../artifacts/artifactStore.js';
 import { ServiceError } from '../errors.js';
+import { parseExportRequest } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
@@ -10,9 +13,14 @@ import { toArtifact } from './toProto.js';
 /** Large enough that framing costs nothing, small enough that a slow reader holds little. */
 const pieceBytes = 256 * 1024;
 
-/** Lists artifacts and streams their files. */
+/** Makes artifacts, lists them and streams their files. */
 export function artifactService(parts: ApiParts): ArtifactServiceImplementation {
-  const { store, artifacts, pageTokens, metrics, stopping } = parts;
+  const { store, artifacts, exports, checkpoints, pageTokens, metrics, stopping } = parts;
+  const find = async (jobId: string, artifactId: string): Promise<Artifact> => {
+    const artifact = await artifacts.find(jobId, artifactId);
+    if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+    return artifact;
+  };
   return {
     async listArtifacts(request) {
       const jobId = parseJobName('parent', request.parent);
@@ -29,11 +37,53 @@ export function artifactService(parts: ApiParts): ArtifactServiceImplementation 
       };
     },
 
+    async exportWeights(request) {
+      const jobId = parseJobName('job', request.job);
+      const checks = new FieldChecks();
+      const wanted = parseExportRequest(checks, request);
+      const checkpointStep = checks.integer('checkpoint_step', request.checkpointStep, -1, 0, 2 ** 31 - 1);
+      const requestId = checks.requestId(request.requestId);
+      checks.throwIfWrong();
+      const job = await store.find(jobId);
+      if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
+      const submission = await exports.submit({
+        ...wanted,
+        jobId,
+        checkpointStep: request.checkpointStep === undefined ? null : checkpointStep,
+        isRunning: job.state === 'starting' || job.state === 'running',
+        requestId,
+        requestDigest: digestOf(request),
+      });
+      if (submission === 'conflict')
+        throw new ServiceError('REQUEST_ID_REUSED', { requestId: request.requestId });
+      if (submission === 'noCheckpoint') {
+        const kept = await checkpoints.list(jobId);
+        throw new ServiceError('CHECKPOINT_NOT_FOUND', {
+          jobId,
+          wanted: request.checkpointStep === undefined ? '' : ` of step ${checkpointStep}`,
+          steps: kept.map(({ step }) => step).join(', '),
+        });
+      }
+      return { artifact: toArtifact(await find(jobId, submission.artifactId)) };
+    },
+
+    async getArtifact(request) {
+      const { jobId, artifactId } = parseArtifactName('name', request.name);
+      return { artifact: toArtifact(await find(jobId, artifactId)) };
+    },
+
+    async deleteArtifact(request) {
+      const { jobId, artifactId } = parseArtifactName('name', request.name);
+      if (!(await exports.delete(jobId, artifactId)))
+        throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+      return {};
+    },
+
     async *downloadArtifact(request, context) {
       const { jobId, artifactId } = parseArtifactName('name', request.name);
       const { fileName, offsetBytes } = request;
-      const artifact = await artifacts.find(jobId, artifactId);
-      if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+      const artifact = await find(jobId, artifactId);
+      requireReady(artifact);
       const file = artifact.files.find((candidate) => candidate.fileName === fileName);
       if (file === undefined)
         throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
@@ -65,4 +115,16 @@ export function artifactService(parts: ApiParts): ArtifactServiceImplementation 
       }
     },
   };
+}
+
+/** Only a sealed artifact has files. */
+export function requireReady({ jobId, id, state }: Artifact): void {
+  if (state !== 'ready')
+    throw new ServiceError('ARTIFACT_NOT_READY', { jobId, artifactId: id, state: state.toUpperCase() });
+}
+
+/** SHA-256 of all that a request asks for. */
+function digestOf(request: ExportWeightsRequest): string {
+  const asked = ExportWeightsRequest.encode({ ...request, requestId: '' }).finish();
+  return createHash('sha256').update('ExportWeights').update(asked).digest('hex');
 }

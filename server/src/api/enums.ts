@@ -3,6 +3,8 @@ import type {
   DeviceChoice,
   EndOfData,
   Initialisation,
+  ExportFormat,
+  GgufType,
   MomentReset,
   MomentType,
   Phase,
@@ -16,6 +18,7 @@ import type {
   WeightType,
 } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
+import type { ArtifactKind, ArtifactState } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSplit, DatasetState } from '../datasets/dataset.js';
 import type { JobState } from '../jobs/job.js';
 import type { Metric } from '../jobs/metricSeries.js';
@@ -115,6 +118,29 @@ export const weightTypes: Readonly<Record<string, WeightType>> = {
   [contract.WeightType.BFLOAT16]: 'bfloat16',
 };
 
+export const exportFormats: Readonly<Record<string, ExportFormat>> = {
+  [contract.ExportFormat.UNSPECIFIED]: 'huggingFace',
+  [contract.ExportFormat.HUGGING_FACE]: 'huggingFace',
+  [contract.ExportFormat.PEFT]: 'peft',
+  [contract.ExportFormat.GGUF]: 'gguf',
+};
+
+export const ggufTypes: Readonly<Record<string, GgufType>> = {
+  ...weightTypes,
+  [contract.WeightType.Q8_0]: 'q8_0',
+};
+
+const artifactStates: Readonly<Record<string, ArtifactState>> = {
+  [contract.ArtifactState.PENDING]: 'pending',
+  [contract.ArtifactState.READY]: 'ready',
+  [contract.ArtifactState.FAILED]: 'failed',
+};
+
+const artifactKinds: Readonly<Record<string, ArtifactKind>> = {
+  [contract.ArtifactKind.MERGED_MODEL]: 'mergedModel',
+  [contract.ArtifactKind.ADAPTER]: 'adapter',
+};
+
 export const deviceChoices: Readonly<Record<string, DeviceChoice>> = {
   auto: 'auto',
   native: 'native',
@@ -187,7 +213,10 @@ export const toEnum = {
   initialisation: reverse<Initialisation, contract.Initialisation>(initialisations),
   trainedFactors: reverse<TrainedFactors, contract.TrainedFactors>(trainedFactorChoices),
   scaling: reverse<Scaling, contract.AdapterScaling>(adapterScalings),
-  weightType: reverse<WeightType, contract.WeightType>(weightTypes),
+  weightType: reverse<GgufType, contract.WeightType>(ggufTypes),
+  exportFormat: reverse<ExportFormat, contract.ExportFormat>(exportFormats),
+  artifactState: reverse<ArtifactState, contract.ArtifactState>(artifactStates),
+  artifactKind: reverse<ArtifactKind, contract.ArtifactKind>(artifactKinds),
   jobState: reverse<JobState, contract.JobState>(jobStates),
   metric: reverse<Metric, contract.Metric>(metricNames),
   phase: reverse<Phase, contract.JobPhase>(phases),

@@ -22,7 +22,9 @@ import {
   recomputations,
   scheduleKinds,
   weightTypes,
+  targetModuleNames,
 } from './enums.js';
+import { parseExportSpec } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseModelSpec, type FoundBaseWeights, type ModelLimits } from './modelSpec.js';
 import { parseRecipe, recipes, withRecipe } from './recipes.js';
@@ -171,15 +173,7 @@ export function parseJobSpec(
       prompt: checks.text('spec.sample.prompt', spec.sample?.prompt ?? '', 4096, { lines: true }),
       tokenCount: checks.integer('spec.sample.token_count', spec.sample?.tokenCount, 64, 1, 4096),
     },
-    export: {
-      weightType:
-        checks.choice(
-          'spec.export.weight_type',
-          spec.export?.weightType ?? 'WEIGHT_TYPE_FLOAT32',
-          weightTypes,
-          'FLOAT32, FLOAT16 or BFLOAT16',
-        ) ?? 'float32',
-    },
+    export: parseExportSpec(checks, kind, spec.export),
     priority: checks.integer('spec.priority', spec.priority, 0, -100, 100),
     device,
   };

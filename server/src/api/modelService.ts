@@ -5,6 +5,7 @@ import {
 } from '@relora/sdk/contract';
 import { quote, ServiceError } from '../errors.js';
 import type { GenerateTask } from '../trainer/messages.js';
+import { requireReady } from './artifactService.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { parseArtifactName, parseJobName } from './resourceNames.js';
@@ -85,6 +86,9 @@ async function findModel(
     const { jobId, artifactId } = parseArtifactName('model', name);
     const artifact = await parts.artifacts.find(jobId, artifactId);
     if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+    requireReady(artifact);
+    if (artifact.format !== 'huggingFace')
+      throw new ServiceError('ARTIFACT_FORMAT_WRONG', { artifactId, format: artifact.format.toUpperCase() });
     return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
   }
   const jobId = parseJobName('model', name);

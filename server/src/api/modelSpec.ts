@@ -1,8 +1,19 @@
-import { llamaConfigOf, ModelFolderInvalid, presets, type LlamaConfig } from '@relora/engine/plan';
-import type { LlamaConfig as LlamaConfigProto, ModelSpec } from '@relora/sdk/contract';
+import {
+  llamaConfigOf,
+  ModelFolderInvalid,
+  presets,
+  type LlamaConfig,
+  type RopeScaling,
+} from '@relora/engine/plan';
+import type {
+  LlamaConfig as LlamaConfigProto,
+  ModelSpec,
+  RopeScaling as RopeScalingProto,
+} from '@relora/sdk/contract';
 import { quote } from '../errors.js';
 import type { FieldChecks } from './fieldChecks.js';
 import { nearest } from '../nearest.js';
+import { toModelConfig } from './toProto.js';
 
 export interface ModelLimits {
   parametersMax: number;
@@ -91,6 +102,7 @@ function checkShape(
     max: 0.1,
     above: true,
   });
+  const ropeScaling = checkRopeScaling(checks, `${field}.rope_scaling`, config.ropeScaling);
   const vocabSize = whole('vocab_size', config.vocabSize, vocabularySize ?? 257, limits.vocabularySizeMax, 2);
   if (checks.problems.length > before) return undefined;
 
@@ -130,6 +142,37 @@ function checkShape(
     ropeTheta,
     rmsNormEps,
     tieWordEmbeddings: config.tieWordEmbeddings ?? false,
+    ropeScaling,
+    attentionBias: config.attentionBias ?? false,
+  };
+}
+
+function checkRopeScaling(
+  checks: FieldChecks,
+  field: string,
+  scaling: RopeScalingProto | undefined,
+): RopeScaling | null {
+  if (scaling === undefined) return null;
+  const lowFrequencyFactor = checks.number(`${field}.low_freq_factor`, scaling.lowFreqFactor, 1, {
+    min: 0,
+    max: 1e6,
+    above: true,
+  });
+  return {
+    factor: checks.number(`${field}.factor`, scaling.factor, 1, { min: 1, max: 1e6 }),
+    lowFrequencyFactor,
+    highFrequencyFactor: checks.number(`${field}.high_freq_factor`, scaling.highFreqFactor, 1, {
+      min: lowFrequencyFactor,
+      max: 1e6,
+      above: true,
+    }),
+    originalMaxPositionEmbeddings: checks.integer(
+      `${field}.original_max_position_embeddings`,
+      scaling.originalMaxPositionEmbeddings,
+      1,
+      1,
+      1 << 20,
+    ),
   };
 }
 
@@ -138,9 +181,9 @@ function fromHuggingFace(
   checks: FieldChecks,
   field: string,
   config: Record<string, unknown>,
-): LlamaConfig | undefined {
+): LlamaConfigProto | undefined {
   try {
-    return llamaConfigOf(config);
+    return toModelConfig(llamaConfigOf(config));
   } catch (error) {
     if (!(error instanceof ModelFolderInvalid)) throw error;
     const key = error.subject.replace(/^config\.json /, '');

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import type { ArtifactExports } from '../artifacts/artifactExports.js';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import type { Config } from '../config.js';
 import type { AllowedFolders } from '../datasets/allowedFolders.js';
@@ -24,6 +25,7 @@ export interface ApiParts {
   journal: JobJournal;
   checkpoints: CheckpointStore;
   artifacts: ArtifactStore;
+  exports: ArtifactExports;
   datasets: DatasetStore;
   uploads: DatasetUploads;
   allowedFolders: AllowedFolders;

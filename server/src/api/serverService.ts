@@ -2,6 +2,7 @@ import { countParameters, presets } from '@relora/engine/plan';
 import type { ServerServiceImplementation } from '@relora/sdk/contract';
 import { settings, type Config } from '../config.js';
 import { toEnum } from './enums.js';
+import { toModelConfig } from './toProto.js';
 import type { ApiParts } from './parts.js';
 import { recipes } from './recipes.js';
 
@@ -26,7 +27,7 @@ export function serverService(parts: ApiParts): ServerServiceImplementation {
         presets: Object.entries(presets).map(([name, shape]) => ({
           name,
           // Without a vocabulary only the linear layers and norms are left.
-          config: { ...shape, vocabSize: undefined },
+          config: { ...toModelConfig({ ...shape, vocabSize: 0 }), vocabSize: undefined },
           bodyParameterCount: countParameters({
             kind: 'fullRank',
             adapter: null,

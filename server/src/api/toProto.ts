@@ -1,6 +1,6 @@
-import { missingSteps, type RunSpec } from '@relora/engine/plan';
+import { missingSteps, type LlamaConfig, type RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
-import type { Artifact } from '../artifacts/artifactStore.js';
+import type { Artifact } from '../artifacts/artifact.js';
 import type { Dataset, DatasetSpec, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
@@ -66,7 +66,7 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     kind: toEnum.jobKind[spec.kind],
     model:
       spec.baseWeightsFolder === null
-        ? { config: spec.model }
+        ? { config: toModelConfig(spec.model) }
         : { baseWeights: { path: spec.baseWeightsFolder } },
     dataset: spec.dataset,
     warmStart: spec.kind === 'fullRank' ? undefined : spec.warmStart,
@@ -100,9 +100,28 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     evaluation: spec.evaluation,
     checkpoint: spec.checkpoint,
     sample: spec.sample,
-    export: { weightType: toEnum.weightType[spec.export.weightType] },
+    export: {
+      weightType: toEnum.weightType[spec.export.weightType],
+      formats: spec.export.formats.map((format) => toEnum.exportFormat[format]),
+      shardBytesMax: spec.export.shardBytesMax,
+      ggufWeightType: toEnum.weightType[spec.export.ggufType],
+    },
     priority: spec.priority,
     device: spec.device,
+  };
+}
+
+export function toModelConfig({ ropeScaling, ...config }: LlamaConfig): contract.LlamaConfig {
+  if (ropeScaling === null) return { ...config, ropeScaling: undefined };
+  const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = ropeScaling;
+  return {
+    ...config,
+    ropeScaling: {
+      factor,
+      lowFreqFactor: lowFrequencyFactor,
+      highFreqFactor: highFrequencyFactor,
+      originalMaxPositionEmbeddings,
+    },
   };
 }
 
@@ -176,7 +195,13 @@ const baseWords = { float32: 'float32', bfloat16: 'bfloat16', int8: 'int8Base', 
 export function toArtifact(artifact: Artifact): contract.Artifact {
   return {
     name: `jobs/${artifact.jobId}/artifacts/${artifact.id}`,
-    kind: contract.ArtifactKind.MERGED_MODEL,
+    kind: toEnum.artifactKind[artifact.kind],
+    state: toEnum.artifactState[artifact.state],
+    format: toEnum.exportFormat[artifact.format],
+    weightType: toEnum.weightType[artifact.weightType],
+    castErrorMax: artifact.castErrorMax,
+    cycle: artifact.cycle ?? 0,
+    failure: artifact.failure ?? undefined,
     files: artifact.files,
     sizeBytes: artifact.sizeBytes,
     step: artifact.step,

@@ -1,31 +1,12 @@
+import type { ExportFormat } from '@relora/engine/plan';
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database } from '../store/database.js';
 import { folders, removeOthers } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
-
-export interface ArtifactFile {
-  /** Without folders. */
-  fileName: string;
-  sizeBytes: number;
-  /** Hexadecimal. */
-  sha256: string;
-}
-
-/** A sealed set of files; never changes. Its files were synced and hashed before its row was stored. */
-export interface Artifact {
-  jobId: string;
-  id: string;
-  kind: 'mergedModel';
-  /** Steps taken before it was made. */
-  step: number;
-  files: ArtifactFile[];
-  sizeBytes: number;
-  createTimeMs: number;
-  /** Absolute; for tasks that load the model. */
-  folder: string;
-}
+import type { JobFailure } from '../jobs/job.js';
+import type { Artifact, ArtifactFile } from './artifact.js';
 
 /** One file of an artifact, open for reading. Removing the artifact does not harm a download that has begun. */
 export interface OpenArtifactFile {
@@ -81,11 +62,14 @@ export class ArtifactStore {
     return { artifacts, next: rows.length > page.artifactsMax ? (artifacts.at(-1)?.id ?? null) : null };
   }
 
+  /** The newest model that can write text. */
   async newest(jobId: string): Promise<Artifact | undefined> {
     const row = await this.db
       .selectFrom('artifacts')
       .selectAll()
       .where('job_id', '=', jobId)
+      .where('state', '=', 'ready')
+      .where('format', '=', 'huggingFace')
       .orderBy('step', 'desc')
       .orderBy('create_time_ms', 'desc')
       .limit(1)
@@ -128,6 +112,19 @@ export class ArtifactStore {
     };
   }
 
+  /** Formats that the trainer has sealed at a step. */
+  async formatsAt(jobId: string, step: number): Promise<ExportFormat[]> {
+    const rows = await this.db
+      .selectFrom('artifacts')
+      .select('format')
+      .where('job_id', '=', jobId)
+      .where('step', '=', step)
+      .where('state', '=', 'ready')
+      .where('checkpoint_folder', 'is', null)
+      .execute();
+    return rows.map(({ format }) => format);
+  }
+
   /** Removes what no row names: exports that were not finished or not acknowledged. Only for a job that has no trainer. */
   async clearOrphans(jobId: string): Promise<string[]> {
     const rows = await this.db.selectFrom('artifacts').select('id').where('job_id', '=', jobId).execute();
@@ -146,6 +143,12 @@ export class ArtifactStore {
       jobId: row.job_id,
       id: row.id,
       kind: row.kind,
+      state: row.state,
+      format: row.format,
+      weightType: row.weight_type,
+      castErrorMax: row.cast_error_max,
+      cycle: row.cycle,
+      failure: row.failure === null ? null : (JSON.parse(row.failure) as JobFailure),
       step: row.step,
       files: files.map((file) => ({
         fileName: file.file_name,

@@ -42,7 +42,7 @@ export class CheckpointStore {
   }
 
   /**
-   * Deletes all checkpoints but the newest ones. The rows go first: a crash between leaves folders without a row, which
+   * Deletes all checkpoints but the newest ones and those that a pending export is made from. The rows go first: a crash between leaves folders without a row, which
    * clearOrphans removes, and never a row without its folder. At least two are kept, in case the newest cannot be read.
    */
   async prune(jobId: string, keepCount: number): Promise<void> {
@@ -51,12 +51,23 @@ export class CheckpointStore {
     const names = surplus.map(({ folder }) =>
       folder.slice(folders.checkpoints(this.dataFolder, jobId).length + 1),
     );
-    await this.db
+    // One statement: an export takes its checkpoint either before it or not at all.
+    const deleted = await this.db
       .deleteFrom('checkpoints')
       .where('job_id', '=', jobId)
       .where('folder', 'in', names)
+      .where('folder', 'not in', (query) =>
+        query
+          .selectFrom('artifacts')
+          .select((eb) => eb.ref('checkpoint_folder').$notNull().as('folder'))
+          .where('job_id', '=', jobId)
+          .where('state', '=', 'pending')
+          .where('checkpoint_folder', 'is not', null),
+      )
+      .returning('folder')
       .execute();
-    for (const { folder } of surplus) await rm(folder, { recursive: true, force: true });
+    const parent = folders.checkpoints(this.dataFolder, jobId);
+    for (const { folder } of deleted) await rm(join(parent, folder), { recursive: true, force: true });
   }
 
   /**

@@ -1,4 +1,5 @@
-import { Schedule } from '@relora/engine/plan';
+import { Schedule, type ExportFormat, type GgufType } from '@relora/engine/plan';
+import { kindOf } from '../artifacts/artifact.js';
 import { checkpointName } from '../store/folders.js';
 import type { JobRow } from '../store/schema.js';
 import type { Execution, Job, JobFailure, JobProgress } from './job.js';
@@ -15,7 +16,10 @@ export interface AttemptKey {
 
 export interface SealedArtifact {
   id: string;
-  kind: 'mergedModel';
+  format: ExportFormat;
+  weightType: GgufType;
+  castErrorMax: number;
+  cycle: number | null;
   step: number;
   files: { fileName: string; sizeBytes: number; sha256: string }[];
 }
@@ -124,10 +128,20 @@ export class JobAttempts {
         .values({
           job_id: row.id,
           id: artifact.id,
-          kind: artifact.kind,
+          kind: kindOf(artifact.format),
           step: artifact.step,
           size_bytes: sizeBytes,
           create_time_ms: change.nowMs,
+          state: 'ready',
+          format: artifact.format,
+          weight_type: artifact.weightType,
+          cast_error_max: artifact.castErrorMax,
+          cycle: artifact.cycle,
+          failure: null,
+          shard_bytes_max: toJob(row).spec.export.shardBytesMax,
+          checkpoint_folder: null,
+          request_id: null,
+          request_digest: null,
         })
         .execute();
       await change.trx

@@ -109,4 +109,20 @@ export const migrations: readonly string[] = [
   // Restarts are a thousandth of a journal: ListRestarts finds them without reading the rest.
   `create index restart_events on events (job_id, json_extract(body, '$.restart'), sequence)
      where json_extract(body, '$.kind') = 'restart'`,
+  // An artifact may be one that is still to be made, from the checkpoint that it holds.
+  `
+  alter table artifacts add column state text not null default 'ready'
+    check (state in ('pending', 'ready', 'failed'));
+  alter table artifacts add column format text not null default 'huggingFace';
+  alter table artifacts add column weight_type text not null default 'float32';
+  alter table artifacts add column cast_error_max real not null default 0;
+  alter table artifacts add column cycle integer;
+  alter table artifacts add column failure text;
+  alter table artifacts add column shard_bytes_max integer not null default 5000000000;
+  alter table artifacts add column checkpoint_folder text;
+  alter table artifacts add column request_id text;
+  alter table artifacts add column request_digest text;
+  create unique index artifacts_by_request on artifacts (request_id) where request_id is not null;
+  create index artifacts_pending on artifacts (create_time_ms, id) where state = 'pending';
+  `,
 ];

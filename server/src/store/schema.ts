@@ -1,3 +1,5 @@
+import type { ExportFormat, GgufType } from '@relora/engine/plan';
+import type { ArtifactKind, ArtifactState } from '../artifacts/artifact.js';
 import type { JobState, StopRequest } from '../jobs/job.js';
 import type { DatasetState } from '../datasets/dataset.js';
 
@@ -65,10 +67,22 @@ export interface ArtifactRow {
   job_id: string;
   /** Also the name of its folder in the job's artifacts folder. */
   id: string;
-  kind: 'mergedModel';
+  kind: ArtifactKind;
   step: number;
   size_bytes: number;
   create_time_ms: number;
+  state: ArtifactState;
+  format: ExportFormat;
+  weight_type: GgufType;
+  cast_error_max: number;
+  /** Null without adapters. */
+  cycle: number | null;
+  failure: string | null;
+  shard_bytes_max: number;
+  /** Of an export: the checkpoint that it is made from, kept while it is pending; null until a running job has saved one for it. */
+  checkpoint_folder: string | null;
+  request_id: string | null;
+  request_digest: string | null;
 }
 
 export interface ArtifactFileRow {

@@ -1,5 +1,6 @@
 import type { TrainingEvent } from '@relora/engine';
-import type { DeviceChoice, RunSpec } from '@relora/engine/plan';
+import type { DeviceChoice, ExportFormat, GgufType, RunSpec } from '@relora/engine/plan';
+import type { ArtifactFile } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution } from '../jobs/job.js';
 
@@ -26,8 +27,8 @@ export interface TrainOrder {
   checkpoints: { path: string; manifestSha256: string }[];
   /** The checkpoint of another job that this one begins at while it has none of its own, and what that was trained with. */
   origin: { path: string; manifestSha256: string; spec: RunSpec } | null;
-  /** Whether an earlier attempt sealed the artifact of the last step already. */
-  isExported: boolean;
+  /** What an earlier attempt sealed of the last step already. */
+  exportedFormats: ExportFormat[];
   /** Messages the child may have sent without an acknowledgement. */
   unacknowledgedMax: number;
 }
@@ -64,12 +65,32 @@ export interface PreviewTask {
   tokenCount: number;
 }
 
+export interface ExportTask {
+  kind: 'exportWeights';
+  job: string;
+  checkpoint: { path: string; manifestSha256: string };
+  /** Prepared folder of the job's data set, for its tokenizer. */
+  datasetFolder: string;
+  /** New folder to fill; the parent renames it. */
+  outputFolder: string;
+  format: ExportFormat;
+  weightType: GgufType;
+  shardBytesMax: number;
+  device: DeviceSettings;
+}
+
+export interface ExportResult {
+  files: ArtifactFile[];
+  castErrorMax: number;
+  cycle: number | null;
+}
+
 export interface DescribeTask {
   kind: 'describeDevices';
   device: DeviceSettings;
 }
 
-export type Task = PrepareTask | GenerateTask | PreviewTask | DescribeTask;
+export type Task = PrepareTask | GenerateTask | PreviewTask | DescribeTask | ExportTask;
 
 /** Something jobs can run on, as measured in a child. */
 export interface DeviceDescription {
@@ -111,6 +132,7 @@ export interface TaskTypes {
   generate: { part: GeneratedPiece; result: null };
   previewDataset: { part: never; result: PreviewedToken[] };
   describeDevices: { part: never; result: DeviceDescription[] };
+  exportWeights: { part: never; result: ExportResult };
 }
 
 /** From the server to its child. */
@@ -119,14 +141,19 @@ export type ServerMessage =
   | { type: 'task'; task: Task }
   /** Stop within a micro-batch; `keep`: save a checkpoint first. */
   | { type: 'stop'; keep: boolean }
+  /** Save a checkpoint after the present step and go on. */
+  | { type: 'save'; ticket: number }
   /** Everything up to this number is on the disk. */
   | { type: 'ack'; number: number };
 
 export interface ExportedArtifact {
   id: string;
-  kind: 'mergedModel';
+  format: ExportFormat;
+  weightType: GgufType;
+  castErrorMax: number;
+  cycle: number | null;
   step: number;
-  files: { fileName: string; sizeBytes: number; sha256: string }[];
+  files: ArtifactFile[];
 }
 
 /**
@@ -137,6 +164,8 @@ export type TrainerMessage =
   | { type: 'started'; number: number; execution: Execution; step: number }
   | { type: 'event'; number: number; timeMs: number; body: TrainingEvent }
   | { type: 'checkpointCorrupt'; number: number; path: string; problem: string }
+  /** The orders to save up to this ticket are done; the checkpoint was told before, or the problem says why there is none. */
+  | { type: 'saved'; number: number; ticket: number; problem: string | null }
   | { type: 'artifact'; number: number; artifact: ExportedArtifact }
   | { type: 'finished'; number: number; outcome: 'succeeded' | 'stopped' }
   | { type: 'failed'; number: number; reason: string; message: string };

@@ -1,5 +1,5 @@
 import { targetModules } from '@relora/engine/plan';
-import type { TaskMessage, TrainerMessage } from './messages.js';
+import type { ExportResult, TaskMessage, TrainerMessage } from './messages.js';
 
 /** What a field must be. `number` allows NaN and infinities: a diverging run reports them. */
 type Check = (value: unknown) => boolean;
@@ -45,6 +45,8 @@ const graphs = list(
 
 /** Texts of models and errors. Longer ones would be one journal entry above what a client accepts in a message. */
 const longText = text(64 * 1024);
+
+const files = list(10_000, object({ fileName, sizeBytes: count, sha256 }));
 
 const bodies: Readonly<Record<string, Shape>> = {
   step: {
@@ -146,11 +148,15 @@ const trainerMessages: Readonly<Record<string, Shape>> = {
     number: count,
     artifact: object({
       id: (value) => typeof value === 'string' && /^[a-z][a-z0-9-]{0,62}$/.test(value),
-      kind: oneOf('mergedModel'),
+      format: oneOf('huggingFace', 'peft', 'gguf'),
+      weightType: oneOf('float32', 'float16', 'bfloat16', 'q8_0'),
+      castErrorMax: number,
+      cycle: orNull(count),
       step: count,
-      files: list(10_000, object({ fileName: fileName, sizeBytes: count, sha256 })),
+      files,
     }),
   },
+  saved: { number: count, ticket: count, problem: orNull(longText) },
   finished: { number: count, outcome: oneOf('succeeded', 'stopped') },
   failed: { number: count, reason, message: longText },
 };
@@ -173,13 +179,19 @@ export function parseTaskMessage(value: unknown): TaskMessage | undefined {
   return matches(value, taskMessages) ? (value as TaskMessage) : undefined;
 }
 
+/** What a task exported, or undefined. */
+export function parseExportResult(value: unknown): ExportResult | undefined {
+  const isResult = object({ files, castErrorMax: number, cycle: orNull(count) });
+  return isResult(value) ? (value as ExportResult) : undefined;
+}
+
 function matches(value: unknown, shapes: Readonly<Record<string, Shape>>): boolean {
   if (!isRecord(value) || typeof value.type !== 'string' || !Object.hasOwn(shapes, value.type)) return false;
   return object(shapes[value.type]!)(value);
 }
 
 function fileName(value: unknown): boolean {
-  return typeof value === 'string' && /^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/.test(value);
+  return typeof value === 'string' && /^(base\/)?[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/.test(value);
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

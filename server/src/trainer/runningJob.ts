@@ -52,6 +52,9 @@ export class RunningJob {
   /** Why the process is killed by us. */
   private fault: { reason: ServerFailure; message: string } | undefined;
   private stopAsked: 'pause' | 'cancel' | 'shutdown' | undefined;
+  private saveTicket = 0;
+  /** Who waits for which order to save. */
+  private readonly savers = new Map<number, (problem: string | null) => void>();
   /** The server does not wait for this run any more, not even for space. */
   private isAbandoned = false;
 
@@ -87,6 +90,17 @@ export class RunningJob {
     this.process.send({ type: 'stop', keep: why !== 'cancel' });
     if (why === 'cancel') this.process.killAfterGrace();
     else this.process.killAfterGraceOnceHeard();
+  }
+
+  /**
+   * Has the trainer save a checkpoint after the present step and go on. Resolves when its row is stored, or when the run is
+   * over, which then has its newest already; with a problem where it cannot be saved.
+   */
+  async saveCheckpoint(): Promise<string | null> {
+    const ticket = ++this.saveTicket;
+    this.process.send({ type: 'save', ticket });
+    const saved = new Promise<string | null>((resolve) => this.savers.set(ticket, resolve));
+    return await Promise.race([saved, this.done.then(() => null)]);
   }
 
   /** Ends it at once, for a server that has no time left: what cannot be stored now is put right at the next start. */
@@ -181,7 +195,7 @@ export class RunningJob {
     }
   }
 
-  private async store(messages: TrainerMessage[]): Promise<Job | 'stale' | 'exhausted'> {
+  private async store(messages: TrainerMessage[]): Promise<Job | 'stale' | 'exhausted' | undefined> {
     const { attempts } = this.parts;
     const message = messages[0]!;
     switch (message.type) {
@@ -196,6 +210,13 @@ export class RunningJob {
         return await attempts.started(this.key, message.execution, message.step);
       case 'checkpointCorrupt':
         return await attempts.checkpointCorrupt(this.key, message.path, message.problem);
+      case 'saved':
+        for (const [ticket, resolve] of this.savers) {
+          if (ticket > message.ticket) continue;
+          this.savers.delete(ticket);
+          resolve(message.problem);
+        }
+        return undefined;
       case 'artifact':
         return await attempts.sealed(this.key, message.artifact);
       case 'finished': {

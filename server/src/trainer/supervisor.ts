@@ -84,6 +84,11 @@ export class Supervisor {
     return this.running.get(jobId)?.pid;
   }
 
+  /** See RunningJob; at once where the job has no trainer. */
+  async saveCheckpoint(jobId: string): Promise<string | null> {
+    return (await this.running.get(jobId)?.saveCheckpoint()) ?? null;
+  }
+
   /** Returns the function that ends it. */
   onExit(listener: (exit: TrainerExit) => void): () => void {
     this.exitListeners.add(listener);
@@ -242,7 +247,7 @@ export class Supervisor {
         manifestSha256,
       })),
       origin: await this.originOf(job),
-      isExported: (await artifacts.newest(job.id))?.step === stepCount,
+      exportedFormats: await artifacts.formatsAt(job.id, stepCount),
       unacknowledgedMax,
     };
     const run = new RunningJob(

@@ -6,6 +6,8 @@ import type { TaskFailure } from '../jobs/jobFailures.js';
 import type {
   DeviceDescription,
   DeviceSettings,
+  ExportResult,
+  ExportTask,
   GeneratedPiece,
   GenerateTask,
   PreviewedToken,
@@ -13,7 +15,7 @@ import type {
   Task,
   TaskTypes,
 } from './messages.js';
-import { parseTaskMessage } from './parseMessage.js';
+import { parseExportResult, parseTaskMessage } from './parseMessage.js';
 import { TrainerProcess, trainerEntry } from './trainerProcess.js';
 
 /** A task that ended badly: `reason` is in UPPER_SNAKE_CASE, from the engine or from taskFailures. */
@@ -66,6 +68,21 @@ export class TaskRunner {
       { kind: 'previewDataset', ...task },
       { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
     );
+  }
+
+  /** Fills a new folder with the weights of a checkpoint; takes as long as it takes. */
+  async exportWeights(
+    task: Omit<ExportTask, 'kind' | 'device'>,
+    options: { signal: AbortSignal; log: Logger },
+  ): Promise<ExportResult> {
+    const result = await this.run(
+      { kind: 'exportWeights', ...task, device: this.device() },
+      { ...options, timeoutMs: null },
+    );
+    const checked = parseExportResult(result);
+    if (checked === undefined)
+      throw new TaskFailed('TASK_CRASHED', 'The task sent something that is not an export');
+    return checked;
   }
 
   /** The last piece has a finishReason. Leaving the loop or aborting ends the child. */

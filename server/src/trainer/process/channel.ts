@@ -11,6 +11,8 @@ export type StopOrder = { keep: boolean };
 export class ServerChannel {
   /** Aborted by the server's order to stop; the reason is a StopOrder. */
   readonly stop: AbortSignal;
+  /** Ticket of the newest order to save a checkpoint and go on; 0 for none. */
+  saveTicket = 0;
   private readonly stopping = new AbortController();
   private number = 0;
   private acknowledged = 0;
@@ -55,6 +57,9 @@ export class ServerChannel {
         break;
       case 'stop':
         this.stopping.abort({ keep: message.keep } satisfies StopOrder);
+        break;
+      case 'save':
+        this.saveTicket = message.ticket;
         break;
       case 'ack':
         this.acknowledged = message.number;

@@ -3,6 +3,7 @@ import type { ServerFailure } from '../../jobs/jobFailures.js';
 import type { Task, TrainOrder } from '../messages.js';
 import { ServerChannel } from './channel.js';
 import { describeDevices } from './describeDevices.js';
+import { exportWeights } from './exportWeights.js';
 import { generateText } from './generateText.js';
 import { startHeartbeat } from './heartbeat.js';
 import { prepare } from './prepareDataset.js';
@@ -63,6 +64,8 @@ async function perform(task: Task) {
       return await preview(task);
     case 'describeDevices':
       return await describeDevices(task);
+    case 'exportWeights':
+      return await exportWeights(task);
   }
 }
 

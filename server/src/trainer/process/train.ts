@@ -4,9 +4,11 @@ import { join } from 'node:path';
 import {
   beginRun,
   CheckpointCorrupt,
+  CheckpointNoSpace,
   disposeRun,
   engineVersion,
-  exportMergedModel,
+  exportModel,
+  runWeights,
   saveCheckpoint,
   specHash,
   tfjsVersion,
@@ -17,6 +19,7 @@ import {
 } from '@relora/engine';
 import { Dataset } from '@relora/engine/data';
 import type { Execution } from '../../jobs/job.js';
+import type { ExportFormat } from '@relora/engine/plan';
 import type { TrainOrder } from '../messages.js';
 import { openBackend } from './backend.js';
 import type { ServerChannel, StopOrder } from './channel.js';
@@ -41,20 +44,40 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     }
     await channel.say({ type: 'event', timeMs: Date.now(), body });
   };
+  let saved = 0;
+  /** For an export of the present state: the run is whole at every event, and its bits do not change by a checkpoint. */
+  const saveWhenAsked = async (): Promise<void> => {
+    const ticket = channel.saveTicket;
+    if (ticket === saved || channel.stop.aborted) return;
+    saved = ticket;
+    let problem: string | null = null;
+    try {
+      await tell({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
+    } catch (error) {
+      // Nobody needs this checkpoint to go on: the run does.
+      if (!(error instanceof CheckpointNoSpace)) throw error;
+      problem = error.message;
+    }
+    await channel.say({ type: 'saved', ticket, problem });
+  };
   try {
     await channel.say({
       type: 'started',
       step: run.progress.nextStep,
       execution: executionOf(run),
     });
-    for await (const event of trainLoop(run, channel.stop)) await tell(event);
+    for await (const event of trainLoop(run, channel.stop)) {
+      await tell(event);
+      await saveWhenAsked();
+    }
 
     if (channel.stop.aborted) {
       if ((channel.stop.reason as StopOrder).keep)
         await tell({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
       return await channel.say({ type: 'finished', outcome: 'stopped' });
     }
-    if (!order.isExported) await exportArtifact(order, run, channel);
+    for (const format of order.spec.export.formats)
+      if (!order.exportedFormats.includes(format)) await exportArtifact(order, run, format, channel);
     await channel.say({ type: 'finished', outcome: 'succeeded' });
   } finally {
     disposeRun(run);
@@ -104,16 +127,43 @@ function executionOf({ spec, backend, dataset, graphs, baseWeightsSha256 }: Trai
   };
 }
 
-/** Seals the merged model: files complete, synced and hashed under a temporary name, the folder renamed, then the server told. */
-async function exportArtifact(order: TrainOrder, run: TrainingRun, channel: ServerChannel): Promise<void> {
+/** Seals the model in a format: files complete, synced and hashed under a temporary name, the folder renamed, then the server told. */
+async function exportArtifact(
+  order: TrainOrder,
+  run: TrainingRun,
+  format: ExportFormat,
+  channel: ServerChannel,
+): Promise<void> {
+  const { weightType: plainType, ggufType, shardBytesMax } = order.spec.export;
+  const weightType = format === 'gguf' ? ggufType : plainType;
   const folder = join(order.jobFolder, 'artifacts');
-  const id = `merged-model-${order.attempt}`;
+  const id = `${artifactNames[format]}-${order.attempt}`;
   const temporary = join(folder, `.tmp-${order.attempt}-${randomBytes(4).toString('hex')}`);
   await mkdir(folder, { recursive: true });
-  const { files } = await exportMergedModel(run, temporary, { weightType: order.spec.export.weightType });
-  await publish(temporary, join(folder, id));
-  await channel.say({
-    type: 'artifact',
-    artifact: { id, kind: 'mergedModel', step: run.progress.nextStep, files },
+  const source = await runWeights(run);
+  const job = `jobs/${order.jobId}`;
+  const { files, castErrorMax } = await exportModel(source, temporary, {
+    format,
+    weightType,
+    shardBytesMax,
+    job,
   });
+  await publish(temporary, join(folder, id));
+  const { step, cycle } = source.lineage;
+  const artifact = {
+    id,
+    format,
+    weightType,
+    castErrorMax,
+    step,
+    cycle,
+    files: files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 })),
+  };
+  await channel.say({ type: 'artifact', artifact });
 }
+
+const artifactNames: Record<ExportFormat, string> = {
+  huggingFace: 'merged-model',
+  peft: 'adapter',
+  gguf: 'gguf',
+};

@@ -8,17 +8,106 @@
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
+import {
+  ExportFormat,
+  exportFormatFromJSON,
+  exportFormatToJSON,
+  exportFormatToNumber,
+  JobFailure,
+  WeightType,
+  weightTypeFromJSON,
+  weightTypeToJSON,
+  weightTypeToNumber,
+} from "./job.js";
 
 export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/artifact_service.proto";
 
+/** States of artifacts. */
+export const ArtifactState = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: "ARTIFACT_STATE_UNSPECIFIED",
+  /** PENDING - Being made; it has no files yet. */
+  PENDING: "ARTIFACT_STATE_PENDING",
+  /** READY - Sealed. */
+  READY: "ARTIFACT_STATE_READY",
+  /** FAILED - Could not be made; `failure` says why. */
+  FAILED: "ARTIFACT_STATE_FAILED",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type ArtifactState = typeof ArtifactState[keyof typeof ArtifactState];
+
+export namespace ArtifactState {
+  export type UNSPECIFIED = typeof ArtifactState.UNSPECIFIED;
+  export type PENDING = typeof ArtifactState.PENDING;
+  export type READY = typeof ArtifactState.READY;
+  export type FAILED = typeof ArtifactState.FAILED;
+  export type UNRECOGNIZED = typeof ArtifactState.UNRECOGNIZED;
+}
+
+export function artifactStateFromJSON(object: any): ArtifactState {
+  switch (object) {
+    case 0:
+    case "ARTIFACT_STATE_UNSPECIFIED":
+      return ArtifactState.UNSPECIFIED;
+    case 1:
+    case "ARTIFACT_STATE_PENDING":
+      return ArtifactState.PENDING;
+    case 2:
+    case "ARTIFACT_STATE_READY":
+      return ArtifactState.READY;
+    case 3:
+    case "ARTIFACT_STATE_FAILED":
+      return ArtifactState.FAILED;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return ArtifactState.UNRECOGNIZED;
+  }
+}
+
+export function artifactStateToJSON(object: ArtifactState): string {
+  switch (object) {
+    case ArtifactState.UNSPECIFIED:
+      return "ARTIFACT_STATE_UNSPECIFIED";
+    case ArtifactState.PENDING:
+      return "ARTIFACT_STATE_PENDING";
+    case ArtifactState.READY:
+      return "ARTIFACT_STATE_READY";
+    case ArtifactState.FAILED:
+      return "ARTIFACT_STATE_FAILED";
+    case ArtifactState.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function artifactStateToNumber(object: ArtifactState): number {
+  switch (object) {
+    case ArtifactState.UNSPECIFIED:
+      return 0;
+    case ArtifactState.PENDING:
+      return 1;
+    case ArtifactState.READY:
+      return 2;
+    case ArtifactState.FAILED:
+      return 3;
+    case ArtifactState.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** Kinds of artifacts. */
 export const ArtifactKind = {
   /** UNSPECIFIED - Never sent. */
   UNSPECIFIED: "ARTIFACT_KIND_UNSPECIFIED",
-  /** MERGED_MODEL - Merged weights with config.json and tokenizer, loadable by Hugging Face transformers. */
+  /** MERGED_MODEL - Merged weights with tokenizer; `format` says who loads them. */
   MERGED_MODEL: "ARTIFACT_KIND_MERGED_MODEL",
+  /** ADAPTER - Adapters of one cycle and the base that they belong to, loadable by PEFT. */
+  ADAPTER: "ARTIFACT_KIND_ADAPTER",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -27,6 +116,7 @@ export type ArtifactKind = typeof ArtifactKind[keyof typeof ArtifactKind];
 export namespace ArtifactKind {
   export type UNSPECIFIED = typeof ArtifactKind.UNSPECIFIED;
   export type MERGED_MODEL = typeof ArtifactKind.MERGED_MODEL;
+  export type ADAPTER = typeof ArtifactKind.ADAPTER;
   export type UNRECOGNIZED = typeof ArtifactKind.UNRECOGNIZED;
 }
 
@@ -38,6 +128,9 @@ export function artifactKindFromJSON(object: any): ArtifactKind {
     case 1:
     case "ARTIFACT_KIND_MERGED_MODEL":
       return ArtifactKind.MERGED_MODEL;
+    case 2:
+    case "ARTIFACT_KIND_ADAPTER":
+      return ArtifactKind.ADAPTER;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -51,6 +144,8 @@ export function artifactKindToJSON(object: ArtifactKind): string {
       return "ARTIFACT_KIND_UNSPECIFIED";
     case ArtifactKind.MERGED_MODEL:
       return "ARTIFACT_KIND_MERGED_MODEL";
+    case ArtifactKind.ADAPTER:
+      return "ARTIFACT_KIND_ADAPTER";
     case ArtifactKind.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -63,6 +158,8 @@ export function artifactKindToNumber(object: ArtifactKind): number {
       return 0;
     case ArtifactKind.MERGED_MODEL:
       return 1;
+    case ArtifactKind.ADAPTER:
+      return 2;
     case ArtifactKind.UNRECOGNIZED:
     default:
       return -1;
@@ -81,13 +178,29 @@ export interface Artifact {
   sizeBytes: number;
   /** Steps taken before it was made. */
   step: number;
-  /** When it was sealed. */
-  createTime: Date | undefined;
+  /** When it was sealed; of an export when it was asked for. */
+  createTime:
+    | Date
+    | undefined;
+  /** Whether it can be downloaded. */
+  state: ArtifactState;
+  /** Layout of its files. */
+  format: ExportFormat;
+  /** Type of its weights. */
+  weightType: WeightType;
+  /** Largest absolute difference between a weight as trained and as stored. */
+  castErrorMax: number;
+  /** Why it is FAILED. */
+  failure:
+    | JobFailure
+    | undefined;
+  /** Number of the adapters that it was made from, from 1; 0 for a model without adapters. */
+  cycle: number;
 }
 
 /** One file of an artifact. */
 export interface ArtifactFile {
-  /** Name inside the artifact, without folders. */
+  /** Name inside the artifact; it may be in one folder, `base/config.json`. */
   fileName: string;
   /** Size. */
   sizeBytes: number;
@@ -133,8 +246,69 @@ export interface DownloadArtifactResponse {
   file: ArtifactFile | undefined;
 }
 
+/** Request of ExportWeights. */
+export interface ExportWeightsRequest {
+  /** `jobs/{job}`. */
+  job: string;
+  /** Step of a kept checkpoint. Unset: a running job saves one of its present step for this, else the newest is taken. */
+  checkpointStep?:
+    | number
+    | undefined;
+  /** Layout; default HUGGING_FACE. */
+  format: ExportFormat;
+  /** Type of the weights; default FLOAT32. Q8_0 is for GGUF. */
+  weightType: WeightType;
+  /** Largest file of weights in Hugging Face layout; default 5000000000. */
+  shardBytesMax?:
+    | number
+    | undefined;
+  /** UUID that makes a repeated call return the same artifact. */
+  requestId: string;
+}
+
+/** Response of ExportWeights. */
+export interface ExportWeightsResponse {
+  /** The artifact, PENDING. */
+  artifact: Artifact | undefined;
+}
+
+/** Request of GetArtifact. */
+export interface GetArtifactRequest {
+  /** `jobs/{job}/artifacts/{artifact}`. */
+  name: string;
+}
+
+/** Response of GetArtifact. */
+export interface GetArtifactResponse {
+  /** The artifact. */
+  artifact: Artifact | undefined;
+}
+
+/** Request of DeleteArtifact. */
+export interface DeleteArtifactRequest {
+  /** `jobs/{job}/artifacts/{artifact}`. */
+  name: string;
+}
+
+/** Response of DeleteArtifact. */
+export interface DeleteArtifactResponse {
+}
+
 function createBaseArtifact(): Artifact {
-  return { name: "", kind: ArtifactKind.UNSPECIFIED, files: [], sizeBytes: 0, step: 0, createTime: undefined };
+  return {
+    name: "",
+    kind: ArtifactKind.UNSPECIFIED,
+    files: [],
+    sizeBytes: 0,
+    step: 0,
+    createTime: undefined,
+    state: ArtifactState.UNSPECIFIED,
+    format: ExportFormat.UNSPECIFIED,
+    weightType: WeightType.UNSPECIFIED,
+    castErrorMax: 0,
+    failure: undefined,
+    cycle: 0,
+  };
 }
 
 export const Artifact: MessageFns<Artifact> = {
@@ -156,6 +330,24 @@ export const Artifact: MessageFns<Artifact> = {
     }
     if (message.createTime !== undefined) {
       Timestamp.encode(toTimestamp(message.createTime), writer.uint32(50).fork()).join();
+    }
+    if (message.state !== ArtifactState.UNSPECIFIED) {
+      writer.uint32(56).int32(artifactStateToNumber(message.state));
+    }
+    if (message.format !== ExportFormat.UNSPECIFIED) {
+      writer.uint32(64).int32(exportFormatToNumber(message.format));
+    }
+    if (message.weightType !== WeightType.UNSPECIFIED) {
+      writer.uint32(72).int32(weightTypeToNumber(message.weightType));
+    }
+    if (message.castErrorMax !== 0) {
+      writer.uint32(81).double(message.castErrorMax);
+    }
+    if (message.failure !== undefined) {
+      JobFailure.encode(message.failure, writer.uint32(90).fork()).join();
+    }
+    if (message.cycle !== 0) {
+      writer.uint32(96).int32(message.cycle);
     }
     return writer;
   },
@@ -221,6 +413,54 @@ export const Artifact: MessageFns<Artifact> = {
             message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.state = artifactStateFromJSON(reader.int32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.format = exportFormatFromJSON(reader.int32());
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.weightType = weightTypeFromJSON(reader.int32());
+            continue;
+          }
+          case 10: {
+            if (tag !== 81) {
+              break;
+            }
+
+            message.castErrorMax = reader.double();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.failure = JobFailure.decode(reader, reader.uint32());
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.cycle = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -249,6 +489,20 @@ export const Artifact: MessageFns<Artifact> = {
         : isSet(object.create_time)
         ? fromJsonTimestamp(object.create_time)
         : undefined,
+      state: isSet(object.state) ? artifactStateFromJSON(object.state) : ArtifactState.UNSPECIFIED,
+      format: isSet(object.format) ? exportFormatFromJSON(object.format) : ExportFormat.UNSPECIFIED,
+      weightType: isSet(object.weightType)
+        ? weightTypeFromJSON(object.weightType)
+        : isSet(object.weight_type)
+        ? weightTypeFromJSON(object.weight_type)
+        : WeightType.UNSPECIFIED,
+      castErrorMax: isSet(object.castErrorMax)
+        ? globalThis.Number(object.castErrorMax)
+        : isSet(object.cast_error_max)
+        ? globalThis.Number(object.cast_error_max)
+        : 0,
+      failure: isSet(object.failure) ? JobFailure.fromJSON(object.failure) : undefined,
+      cycle: isSet(object.cycle) ? globalThis.Number(object.cycle) : 0,
     };
   },
 
@@ -272,6 +526,24 @@ export const Artifact: MessageFns<Artifact> = {
     if (message.createTime !== undefined) {
       obj.createTime = message.createTime.toISOString();
     }
+    if (message.state !== ArtifactState.UNSPECIFIED) {
+      obj.state = artifactStateToJSON(message.state);
+    }
+    if (message.format !== ExportFormat.UNSPECIFIED) {
+      obj.format = exportFormatToJSON(message.format);
+    }
+    if (message.weightType !== WeightType.UNSPECIFIED) {
+      obj.weightType = weightTypeToJSON(message.weightType);
+    }
+    if (message.castErrorMax !== 0) {
+      obj.castErrorMax = floatToJson(message.castErrorMax);
+    }
+    if (message.failure !== undefined) {
+      obj.failure = JobFailure.toJSON(message.failure);
+    }
+    if (message.cycle !== 0) {
+      obj.cycle = Math.round(message.cycle);
+    }
     return obj;
   },
 
@@ -286,6 +558,14 @@ export const Artifact: MessageFns<Artifact> = {
     message.sizeBytes = object.sizeBytes ?? 0;
     message.step = object.step ?? 0;
     message.createTime = object.createTime ?? undefined;
+    message.state = object.state ?? ArtifactState.UNSPECIFIED;
+    message.format = object.format ?? ExportFormat.UNSPECIFIED;
+    message.weightType = object.weightType ?? WeightType.UNSPECIFIED;
+    message.castErrorMax = object.castErrorMax ?? 0;
+    message.failure = (object.failure !== undefined && object.failure !== null)
+      ? JobFailure.fromPartial(object.failure)
+      : undefined;
+    message.cycle = object.cycle ?? 0;
     return message;
   },
 };
@@ -815,12 +1095,538 @@ export const DownloadArtifactResponse: MessageFns<DownloadArtifactResponse> = {
   },
 };
 
-/** Lists and streams what jobs produced. */
+function createBaseExportWeightsRequest(): ExportWeightsRequest {
+  return {
+    job: "",
+    checkpointStep: undefined,
+    format: ExportFormat.UNSPECIFIED,
+    weightType: WeightType.UNSPECIFIED,
+    shardBytesMax: undefined,
+    requestId: "",
+  };
+}
+
+export const ExportWeightsRequest: MessageFns<ExportWeightsRequest> = {
+  encode(message: ExportWeightsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== "") {
+      writer.uint32(10).string(message.job);
+    }
+    if (message.checkpointStep !== undefined) {
+      writer.uint32(16).int32(message.checkpointStep);
+    }
+    if (message.format !== ExportFormat.UNSPECIFIED) {
+      writer.uint32(24).int32(exportFormatToNumber(message.format));
+    }
+    if (message.weightType !== WeightType.UNSPECIFIED) {
+      writer.uint32(32).int32(weightTypeToNumber(message.weightType));
+    }
+    if (message.shardBytesMax !== undefined) {
+      writer.uint32(40).int64(message.shardBytesMax);
+    }
+    if (message.requestId !== "") {
+      writer.uint32(50).string(message.requestId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportWeightsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportWeightsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.checkpointStep = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.format = exportFormatFromJSON(reader.int32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.weightType = weightTypeFromJSON(reader.int32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.shardBytesMax = longToNumber(reader.int64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportWeightsRequest {
+    return {
+      job: isSet(object.job) ? globalThis.String(object.job) : "",
+      checkpointStep: isSet(object.checkpointStep)
+        ? globalThis.Number(object.checkpointStep)
+        : isSet(object.checkpoint_step)
+        ? globalThis.Number(object.checkpoint_step)
+        : undefined,
+      format: isSet(object.format) ? exportFormatFromJSON(object.format) : ExportFormat.UNSPECIFIED,
+      weightType: isSet(object.weightType)
+        ? weightTypeFromJSON(object.weightType)
+        : isSet(object.weight_type)
+        ? weightTypeFromJSON(object.weight_type)
+        : WeightType.UNSPECIFIED,
+      shardBytesMax: isSet(object.shardBytesMax)
+        ? globalThis.Number(object.shardBytesMax)
+        : isSet(object.shard_bytes_max)
+        ? globalThis.Number(object.shard_bytes_max)
+        : undefined,
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+    };
+  },
+
+  toJSON(message: ExportWeightsRequest): unknown {
+    const obj: any = {};
+    if (message.job !== "") {
+      obj.job = message.job;
+    }
+    if (message.checkpointStep !== undefined) {
+      obj.checkpointStep = Math.round(message.checkpointStep);
+    }
+    if (message.format !== ExportFormat.UNSPECIFIED) {
+      obj.format = exportFormatToJSON(message.format);
+    }
+    if (message.weightType !== WeightType.UNSPECIFIED) {
+      obj.weightType = weightTypeToJSON(message.weightType);
+    }
+    if (message.shardBytesMax !== undefined) {
+      obj.shardBytesMax = Math.round(message.shardBytesMax);
+    }
+    if (message.requestId !== "") {
+      obj.requestId = message.requestId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportWeightsRequest>): ExportWeightsRequest {
+    return ExportWeightsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportWeightsRequest>): ExportWeightsRequest {
+    const message = createBaseExportWeightsRequest();
+    message.job = object.job ?? "";
+    message.checkpointStep = object.checkpointStep ?? undefined;
+    message.format = object.format ?? ExportFormat.UNSPECIFIED;
+    message.weightType = object.weightType ?? WeightType.UNSPECIFIED;
+    message.shardBytesMax = object.shardBytesMax ?? undefined;
+    message.requestId = object.requestId ?? "";
+    return message;
+  },
+};
+
+function createBaseExportWeightsResponse(): ExportWeightsResponse {
+  return { artifact: undefined };
+}
+
+export const ExportWeightsResponse: MessageFns<ExportWeightsResponse> = {
+  encode(message: ExportWeightsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.artifact !== undefined) {
+      Artifact.encode(message.artifact, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportWeightsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportWeightsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.artifact = Artifact.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportWeightsResponse {
+    return { artifact: isSet(object.artifact) ? Artifact.fromJSON(object.artifact) : undefined };
+  },
+
+  toJSON(message: ExportWeightsResponse): unknown {
+    const obj: any = {};
+    if (message.artifact !== undefined) {
+      obj.artifact = Artifact.toJSON(message.artifact);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportWeightsResponse>): ExportWeightsResponse {
+    return ExportWeightsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportWeightsResponse>): ExportWeightsResponse {
+    const message = createBaseExportWeightsResponse();
+    message.artifact = (object.artifact !== undefined && object.artifact !== null)
+      ? Artifact.fromPartial(object.artifact)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseGetArtifactRequest(): GetArtifactRequest {
+  return { name: "" };
+}
+
+export const GetArtifactRequest: MessageFns<GetArtifactRequest> = {
+  encode(message: GetArtifactRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetArtifactRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetArtifactRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetArtifactRequest {
+    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+  },
+
+  toJSON(message: GetArtifactRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetArtifactRequest>): GetArtifactRequest {
+    return GetArtifactRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetArtifactRequest>): GetArtifactRequest {
+    const message = createBaseGetArtifactRequest();
+    message.name = object.name ?? "";
+    return message;
+  },
+};
+
+function createBaseGetArtifactResponse(): GetArtifactResponse {
+  return { artifact: undefined };
+}
+
+export const GetArtifactResponse: MessageFns<GetArtifactResponse> = {
+  encode(message: GetArtifactResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.artifact !== undefined) {
+      Artifact.encode(message.artifact, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetArtifactResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetArtifactResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.artifact = Artifact.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetArtifactResponse {
+    return { artifact: isSet(object.artifact) ? Artifact.fromJSON(object.artifact) : undefined };
+  },
+
+  toJSON(message: GetArtifactResponse): unknown {
+    const obj: any = {};
+    if (message.artifact !== undefined) {
+      obj.artifact = Artifact.toJSON(message.artifact);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetArtifactResponse>): GetArtifactResponse {
+    return GetArtifactResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetArtifactResponse>): GetArtifactResponse {
+    const message = createBaseGetArtifactResponse();
+    message.artifact = (object.artifact !== undefined && object.artifact !== null)
+      ? Artifact.fromPartial(object.artifact)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseDeleteArtifactRequest(): DeleteArtifactRequest {
+  return { name: "" };
+}
+
+export const DeleteArtifactRequest: MessageFns<DeleteArtifactRequest> = {
+  encode(message: DeleteArtifactRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteArtifactRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteArtifactRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeleteArtifactRequest {
+    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+  },
+
+  toJSON(message: DeleteArtifactRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteArtifactRequest>): DeleteArtifactRequest {
+    return DeleteArtifactRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeleteArtifactRequest>): DeleteArtifactRequest {
+    const message = createBaseDeleteArtifactRequest();
+    message.name = object.name ?? "";
+    return message;
+  },
+};
+
+function createBaseDeleteArtifactResponse(): DeleteArtifactResponse {
+  return {};
+}
+
+export const DeleteArtifactResponse: MessageFns<DeleteArtifactResponse> = {
+  encode(_: DeleteArtifactResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteArtifactResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteArtifactResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): DeleteArtifactResponse {
+    return {};
+  },
+
+  toJSON(_: DeleteArtifactResponse): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteArtifactResponse>): DeleteArtifactResponse {
+    return DeleteArtifactResponse.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<DeleteArtifactResponse>): DeleteArtifactResponse {
+    const message = createBaseDeleteArtifactResponse();
+    return message;
+  },
+};
+
+/** Makes, lists and streams what jobs produced. */
 export type ArtifactServiceDefinition = typeof ArtifactServiceDefinition;
 export const ArtifactServiceDefinition = {
   name: "ArtifactService",
   fullName: "relora.v1.ArtifactService",
   methods: {
+    /**
+     * Exports the weights of a checkpoint, or of a running job as they are now, which goes on undisturbed. Answers at once with
+     * an artifact that is PENDING; GetArtifact tells when it is READY.
+     */
+    exportWeights: {
+      name: "ExportWeights",
+      requestType: ExportWeightsRequest as typeof ExportWeightsRequest,
+      requestStream: false,
+      responseType: ExportWeightsResponse as typeof ExportWeightsResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Returns one artifact. */
+    getArtifact: {
+      name: "GetArtifact",
+      requestType: GetArtifactRequest as typeof GetArtifactRequest,
+      requestStream: false,
+      responseType: GetArtifactResponse as typeof GetArtifactResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Deletes an artifact and its files. One that is PENDING is given up. */
+    deleteArtifact: {
+      name: "DeleteArtifact",
+      requestType: DeleteArtifactRequest as typeof DeleteArtifactRequest,
+      requestStream: false,
+      responseType: DeleteArtifactResponse as typeof DeleteArtifactResponse,
+      responseStream: false,
+      options: {},
+    },
     /** Returns the artifacts of a job. */
     listArtifacts: {
       name: "ListArtifacts",
@@ -843,6 +1649,24 @@ export const ArtifactServiceDefinition = {
 } as const;
 
 export interface ArtifactServiceImplementation<CallContextExt = {}> {
+  /**
+   * Exports the weights of a checkpoint, or of a running job as they are now, which goes on undisturbed. Answers at once with
+   * an artifact that is PENDING; GetArtifact tells when it is READY.
+   */
+  exportWeights(
+    request: ExportWeightsRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<ExportWeightsResponse>>;
+  /** Returns one artifact. */
+  getArtifact(
+    request: GetArtifactRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<GetArtifactResponse>>;
+  /** Deletes an artifact and its files. One that is PENDING is given up. */
+  deleteArtifact(
+    request: DeleteArtifactRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<DeleteArtifactResponse>>;
   /** Returns the artifacts of a job. */
   listArtifacts(
     request: ListArtifactsRequest,
@@ -856,6 +1680,24 @@ export interface ArtifactServiceImplementation<CallContextExt = {}> {
 }
 
 export interface ArtifactServiceClient<CallOptionsExt = {}> {
+  /**
+   * Exports the weights of a checkpoint, or of a running job as they are now, which goes on undisturbed. Answers at once with
+   * an artifact that is PENDING; GetArtifact tells when it is READY.
+   */
+  exportWeights(
+    request: DeepPartial<ExportWeightsRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<ExportWeightsResponse>;
+  /** Returns one artifact. */
+  getArtifact(
+    request: DeepPartial<GetArtifactRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<GetArtifactResponse>;
+  /** Deletes an artifact and its files. One that is PENDING is given up. */
+  deleteArtifact(
+    request: DeepPartial<DeleteArtifactRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<DeleteArtifactResponse>;
   /** Returns the artifacts of a job. */
   listArtifacts(
     request: DeepPartial<ListArtifactsRequest>,
@@ -874,6 +1716,10 @@ function bytesFromBase64(b64: string): Uint8Array {
 
 function base64FromBytes(arr: Uint8Array): string {
   return globalThis.Buffer.from(arr).toString("base64");
+}
+
+function floatToJson(value: number | null | undefined): number | string | null | undefined {
+  return typeof value === "number" && !globalThis.Number.isFinite(value) ? globalThis.String(value) : value;
 }
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | undefined;

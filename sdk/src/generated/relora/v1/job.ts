@@ -1159,6 +1159,8 @@ export const WeightType = {
   FLOAT16: "WEIGHT_TYPE_FLOAT16",
   /** BFLOAT16 - bfloat16. */
   BFLOAT16: "WEIGHT_TYPE_BFLOAT16",
+  /** Q8_0 - Blocks of 32 int8 with a scale; in GGUF alone. */
+  Q8_0: "WEIGHT_TYPE_Q8_0",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -1169,6 +1171,7 @@ export namespace WeightType {
   export type FLOAT32 = typeof WeightType.FLOAT32;
   export type FLOAT16 = typeof WeightType.FLOAT16;
   export type BFLOAT16 = typeof WeightType.BFLOAT16;
+  export type Q8_0 = typeof WeightType.Q8_0;
   export type UNRECOGNIZED = typeof WeightType.UNRECOGNIZED;
 }
 
@@ -1186,6 +1189,9 @@ export function weightTypeFromJSON(object: any): WeightType {
     case 3:
     case "WEIGHT_TYPE_BFLOAT16":
       return WeightType.BFLOAT16;
+    case 4:
+    case "WEIGHT_TYPE_Q8_0":
+      return WeightType.Q8_0;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -1203,6 +1209,8 @@ export function weightTypeToJSON(object: WeightType): string {
       return "WEIGHT_TYPE_FLOAT16";
     case WeightType.BFLOAT16:
       return "WEIGHT_TYPE_BFLOAT16";
+    case WeightType.Q8_0:
+      return "WEIGHT_TYPE_Q8_0";
     case WeightType.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -1219,7 +1227,85 @@ export function weightTypeToNumber(object: WeightType): number {
       return 2;
     case WeightType.BFLOAT16:
       return 3;
+    case WeightType.Q8_0:
+      return 4;
     case WeightType.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** Layouts of exported weights. */
+export const ExportFormat = {
+  /** UNSPECIFIED - Treated as HUGGING_FACE. */
+  UNSPECIFIED: "EXPORT_FORMAT_UNSPECIFIED",
+  /** HUGGING_FACE - The merged model for Hugging Face transformers: safetensors, config.json, tokenizer. */
+  HUGGING_FACE: "EXPORT_FORMAT_HUGGING_FACE",
+  /** PEFT - The adapters of the present cycle for PEFT, and under `base/` the model that they belong to. */
+  PEFT: "EXPORT_FORMAT_PEFT",
+  /** GGUF - The merged model with its tokenizer in one file for llama.cpp. */
+  GGUF: "EXPORT_FORMAT_GGUF",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type ExportFormat = typeof ExportFormat[keyof typeof ExportFormat];
+
+export namespace ExportFormat {
+  export type UNSPECIFIED = typeof ExportFormat.UNSPECIFIED;
+  export type HUGGING_FACE = typeof ExportFormat.HUGGING_FACE;
+  export type PEFT = typeof ExportFormat.PEFT;
+  export type GGUF = typeof ExportFormat.GGUF;
+  export type UNRECOGNIZED = typeof ExportFormat.UNRECOGNIZED;
+}
+
+export function exportFormatFromJSON(object: any): ExportFormat {
+  switch (object) {
+    case 0:
+    case "EXPORT_FORMAT_UNSPECIFIED":
+      return ExportFormat.UNSPECIFIED;
+    case 1:
+    case "EXPORT_FORMAT_HUGGING_FACE":
+      return ExportFormat.HUGGING_FACE;
+    case 2:
+    case "EXPORT_FORMAT_PEFT":
+      return ExportFormat.PEFT;
+    case 3:
+    case "EXPORT_FORMAT_GGUF":
+      return ExportFormat.GGUF;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return ExportFormat.UNRECOGNIZED;
+  }
+}
+
+export function exportFormatToJSON(object: ExportFormat): string {
+  switch (object) {
+    case ExportFormat.UNSPECIFIED:
+      return "EXPORT_FORMAT_UNSPECIFIED";
+    case ExportFormat.HUGGING_FACE:
+      return "EXPORT_FORMAT_HUGGING_FACE";
+    case ExportFormat.PEFT:
+      return "EXPORT_FORMAT_PEFT";
+    case ExportFormat.GGUF:
+      return "EXPORT_FORMAT_GGUF";
+    case ExportFormat.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function exportFormatToNumber(object: ExportFormat): number {
+  switch (object) {
+    case ExportFormat.UNSPECIFIED:
+      return 0;
+    case ExportFormat.HUGGING_FACE:
+      return 1;
+    case ExportFormat.PEFT:
+      return 2;
+    case ExportFormat.GGUF:
+      return 3;
+    case ExportFormat.UNRECOGNIZED:
     default:
       return -1;
   }
@@ -1507,7 +1593,27 @@ export interface LlamaConfig {
     | boolean
     | undefined;
   /** Vocabulary, at least the tokenizer's; default equal to it. */
-  vocabSize?: number | undefined;
+  vocabSize?:
+    | number
+    | undefined;
+  /** How the rotary embedding is stretched for longer sequences; default not at all. */
+  ropeScaling:
+    | RopeScaling
+    | undefined;
+  /** Whether the query, key and value projections have a bias, as in Qwen2; default false. Biases are always trained. */
+  attentionBias?: boolean | undefined;
+}
+
+/** Llama 3.1's scaling of the rotary embedding, Hugging Face's rope_type "llama3". All fields are needed. */
+export interface RopeScaling {
+  /** By how much long wavelengths are stretched; at least 1. */
+  factor: number;
+  /** Wavelengths above original_max_position_embeddings / low_freq_factor are long. */
+  lowFreqFactor: number;
+  /** Wavelengths below original_max_position_embeddings / high_freq_factor stay as they are; above low_freq_factor. */
+  highFreqFactor: number;
+  /** Longest sequence before the scaling. */
+  originalMaxPositionEmbeddings: number;
 }
 
 /** Weights to continue from, in Hugging Face layout (config.json and safetensors). */
@@ -1699,10 +1805,18 @@ export interface SampleSpec {
   tokenCount?: number | undefined;
 }
 
-/** What to export at the end: the merged model in Hugging Face layout. */
+/** What to export at the end. */
 export interface ExportSpec {
   /** Type of the weights; default FLOAT32. */
   weightType: WeightType;
+  /** Layouts, each an artifact; default HUGGING_FACE alone. PEFT needs adapters. */
+  formats: ExportFormat[];
+  /** Largest file of weights in Hugging Face layout; default 5000000000. A tensor above it has a file of its own. */
+  shardBytesMax?:
+    | number
+    | undefined;
+  /** Type of the weights in GGUF; default weight_type. */
+  ggufWeightType: WeightType;
 }
 
 function createBaseJob(): Job {
@@ -3703,6 +3817,8 @@ function createBaseLlamaConfig(): LlamaConfig {
     rmsNormEps: undefined,
     tieWordEmbeddings: undefined,
     vocabSize: undefined,
+    ropeScaling: undefined,
+    attentionBias: undefined,
   };
 }
 
@@ -3737,6 +3853,12 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
     }
     if (message.vocabSize !== undefined) {
       writer.uint32(80).int32(message.vocabSize);
+    }
+    if (message.ropeScaling !== undefined) {
+      RopeScaling.encode(message.ropeScaling, writer.uint32(90).fork()).join();
+    }
+    if (message.attentionBias !== undefined) {
+      writer.uint32(96).bool(message.attentionBias);
     }
     return writer;
   },
@@ -3834,6 +3956,22 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
             message.vocabSize = reader.int32();
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.ropeScaling = RopeScaling.decode(reader, reader.uint32());
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.attentionBias = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3898,6 +4036,16 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
         : isSet(object.vocab_size)
         ? globalThis.Number(object.vocab_size)
         : undefined,
+      ropeScaling: isSet(object.ropeScaling)
+        ? RopeScaling.fromJSON(object.ropeScaling)
+        : isSet(object.rope_scaling)
+        ? RopeScaling.fromJSON(object.rope_scaling)
+        : undefined,
+      attentionBias: isSet(object.attentionBias)
+        ? globalThis.Boolean(object.attentionBias)
+        : isSet(object.attention_bias)
+        ? globalThis.Boolean(object.attention_bias)
+        : undefined,
     };
   },
 
@@ -3933,6 +4081,12 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
     if (message.vocabSize !== undefined) {
       obj.vocabSize = Math.round(message.vocabSize);
     }
+    if (message.ropeScaling !== undefined) {
+      obj.ropeScaling = RopeScaling.toJSON(message.ropeScaling);
+    }
+    if (message.attentionBias !== undefined) {
+      obj.attentionBias = message.attentionBias;
+    }
     return obj;
   },
 
@@ -3951,6 +4105,139 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
     message.rmsNormEps = object.rmsNormEps ?? undefined;
     message.tieWordEmbeddings = object.tieWordEmbeddings ?? undefined;
     message.vocabSize = object.vocabSize ?? undefined;
+    message.ropeScaling = (object.ropeScaling !== undefined && object.ropeScaling !== null)
+      ? RopeScaling.fromPartial(object.ropeScaling)
+      : undefined;
+    message.attentionBias = object.attentionBias ?? undefined;
+    return message;
+  },
+};
+
+function createBaseRopeScaling(): RopeScaling {
+  return { factor: 0, lowFreqFactor: 0, highFreqFactor: 0, originalMaxPositionEmbeddings: 0 };
+}
+
+export const RopeScaling: MessageFns<RopeScaling> = {
+  encode(message: RopeScaling, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.factor !== 0) {
+      writer.uint32(9).double(message.factor);
+    }
+    if (message.lowFreqFactor !== 0) {
+      writer.uint32(17).double(message.lowFreqFactor);
+    }
+    if (message.highFreqFactor !== 0) {
+      writer.uint32(25).double(message.highFreqFactor);
+    }
+    if (message.originalMaxPositionEmbeddings !== 0) {
+      writer.uint32(32).int32(message.originalMaxPositionEmbeddings);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RopeScaling {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRopeScaling();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.factor = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.lowFreqFactor = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.highFreqFactor = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.originalMaxPositionEmbeddings = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RopeScaling {
+    return {
+      factor: isSet(object.factor) ? globalThis.Number(object.factor) : 0,
+      lowFreqFactor: isSet(object.lowFreqFactor)
+        ? globalThis.Number(object.lowFreqFactor)
+        : isSet(object.low_freq_factor)
+        ? globalThis.Number(object.low_freq_factor)
+        : 0,
+      highFreqFactor: isSet(object.highFreqFactor)
+        ? globalThis.Number(object.highFreqFactor)
+        : isSet(object.high_freq_factor)
+        ? globalThis.Number(object.high_freq_factor)
+        : 0,
+      originalMaxPositionEmbeddings: isSet(object.originalMaxPositionEmbeddings)
+        ? globalThis.Number(object.originalMaxPositionEmbeddings)
+        : isSet(object.original_max_position_embeddings)
+        ? globalThis.Number(object.original_max_position_embeddings)
+        : 0,
+    };
+  },
+
+  toJSON(message: RopeScaling): unknown {
+    const obj: any = {};
+    if (message.factor !== 0) {
+      obj.factor = floatToJson(message.factor);
+    }
+    if (message.lowFreqFactor !== 0) {
+      obj.lowFreqFactor = floatToJson(message.lowFreqFactor);
+    }
+    if (message.highFreqFactor !== 0) {
+      obj.highFreqFactor = floatToJson(message.highFreqFactor);
+    }
+    if (message.originalMaxPositionEmbeddings !== 0) {
+      obj.originalMaxPositionEmbeddings = Math.round(message.originalMaxPositionEmbeddings);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RopeScaling>): RopeScaling {
+    return RopeScaling.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RopeScaling>): RopeScaling {
+    const message = createBaseRopeScaling();
+    message.factor = object.factor ?? 0;
+    message.lowFreqFactor = object.lowFreqFactor ?? 0;
+    message.highFreqFactor = object.highFreqFactor ?? 0;
+    message.originalMaxPositionEmbeddings = object.originalMaxPositionEmbeddings ?? 0;
     return message;
   },
 };
@@ -5383,13 +5670,27 @@ export const SampleSpec: MessageFns<SampleSpec> = {
 };
 
 function createBaseExportSpec(): ExportSpec {
-  return { weightType: WeightType.UNSPECIFIED };
+  return {
+    weightType: WeightType.UNSPECIFIED,
+    formats: [],
+    shardBytesMax: undefined,
+    ggufWeightType: WeightType.UNSPECIFIED,
+  };
 }
 
 export const ExportSpec: MessageFns<ExportSpec> = {
   encode(message: ExportSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.weightType !== WeightType.UNSPECIFIED) {
       writer.uint32(8).int32(weightTypeToNumber(message.weightType));
+    }
+    for (const v of message.formats) {
+      writer.uint32(16).int32(exportFormatToNumber(v!));
+    }
+    if (message.shardBytesMax !== undefined) {
+      writer.uint32(24).int64(message.shardBytesMax);
+    }
+    if (message.ggufWeightType !== WeightType.UNSPECIFIED) {
+      writer.uint32(32).int32(weightTypeToNumber(message.ggufWeightType));
     }
     return writer;
   },
@@ -5415,6 +5716,40 @@ export const ExportSpec: MessageFns<ExportSpec> = {
             message.weightType = weightTypeFromJSON(reader.int32());
             continue;
           }
+          case 2: {
+            if (tag === 16) {
+              message.formats.push(exportFormatFromJSON(reader.int32()));
+
+              continue;
+            }
+
+            if (tag === 18) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.formats.push(exportFormatFromJSON(reader.int32()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.shardBytesMax = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.ggufWeightType = weightTypeFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5434,6 +5769,17 @@ export const ExportSpec: MessageFns<ExportSpec> = {
         : isSet(object.weight_type)
         ? weightTypeFromJSON(object.weight_type)
         : WeightType.UNSPECIFIED,
+      formats: globalThis.Array.isArray(object?.formats) ? object.formats.map((e: any) => exportFormatFromJSON(e)) : [],
+      shardBytesMax: isSet(object.shardBytesMax)
+        ? globalThis.Number(object.shardBytesMax)
+        : isSet(object.shard_bytes_max)
+        ? globalThis.Number(object.shard_bytes_max)
+        : undefined,
+      ggufWeightType: isSet(object.ggufWeightType)
+        ? weightTypeFromJSON(object.ggufWeightType)
+        : isSet(object.gguf_weight_type)
+        ? weightTypeFromJSON(object.gguf_weight_type)
+        : WeightType.UNSPECIFIED,
     };
   },
 
@@ -5441,6 +5787,15 @@ export const ExportSpec: MessageFns<ExportSpec> = {
     const obj: any = {};
     if (message.weightType !== WeightType.UNSPECIFIED) {
       obj.weightType = weightTypeToJSON(message.weightType);
+    }
+    if (message.formats?.length) {
+      obj.formats = message.formats.map((e) => exportFormatToJSON(e));
+    }
+    if (message.shardBytesMax !== undefined) {
+      obj.shardBytesMax = Math.round(message.shardBytesMax);
+    }
+    if (message.ggufWeightType !== WeightType.UNSPECIFIED) {
+      obj.ggufWeightType = weightTypeToJSON(message.ggufWeightType);
     }
     return obj;
   },
@@ -5451,6 +5806,9 @@ export const ExportSpec: MessageFns<ExportSpec> = {
   fromPartial(object: DeepPartial<ExportSpec>): ExportSpec {
     const message = createBaseExportSpec();
     message.weightType = object.weightType ?? WeightType.UNSPECIFIED;
+    message.formats = object.formats?.map((e) => e) || [];
+    message.shardBytesMax = object.shardBytesMax ?? undefined;
+    message.ggufWeightType = object.ggufWeightType ?? WeightType.UNSPECIFIED;
     return message;
   },
 };

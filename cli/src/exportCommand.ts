@@ -1,0 +1,53 @@
+import type { Command } from 'commander';
+import { ExportFormat, WeightType } from '@relora/sdk';
+import { downloadText, jobName, type Run } from './jobCommands.js';
+import { oneOf, positiveNumber, wholeNumber } from './specOptions.js';
+
+interface ExportFlags {
+  format: string;
+  type: string;
+  out: string;
+  checkpointStep?: number;
+  shardBytes?: number;
+  requestId?: string;
+}
+
+const formats = { hf: ExportFormat.HUGGING_FACE, peft: ExportFormat.PEFT, gguf: ExportFormat.GGUF } as const;
+const types = {
+  f32: WeightType.FLOAT32,
+  f16: WeightType.FLOAT16,
+  bf16: WeightType.BFLOAT16,
+  q8_0: WeightType.Q8_0,
+} as const;
+
+export function addExportCommand(program: Command, run: Run): void {
+  program
+    .command('export <job>')
+    .description('make weights of a job in a layout, also while it runs, and bring them into a folder')
+    .option('--format <format>', `one of ${Object.keys(formats).join(', ')}`, 'hf')
+    .option('--type <type>', `of the weights, one of ${Object.keys(types).join(', ')}`, 'f32')
+    .option('--out <folder>', 'where the files go', 'relora-output')
+    .option('--checkpoint-step <n>', 'a kept checkpoint; by default the present or newest state', wholeNumber)
+    .option('--shard-bytes <n>', 'largest file of weights in Hugging Face layout', positiveNumber)
+    .option('--request-id <uuid>', 'makes a repeated command go on with the same export')
+    .action((job: string, flags: ExportFlags) =>
+      run(async ({ client, output, signal }) => {
+        const pending = await client.exportWeights(jobName(job), {
+          format: oneOf('--format', flags.format, formats),
+          weightType: oneOf('--type', flags.type, types),
+          checkpointStep: flags.checkpointStep,
+          shardBytesMax: flags.shardBytes,
+          ...(flags.requestId === undefined ? {} : { requestId: flags.requestId }),
+          signal,
+        });
+        output.note(`Exporting ${pending.name} …`);
+        const artifact = await client.waitForArtifact(pending.name, { signal });
+        const paths = await client.downloadArtifact(artifact.name, flags.out, { signal });
+        output.result({ artifact, paths }, () => [
+          `Step ${artifact.step}, largest rounding error ${artifact.castErrorMax.toPrecision(3)}.`,
+          downloadText(paths, artifact.sizeBytes),
+          ...paths.map((path) => `  ${path}`),
+        ]);
+      }),
+    );
+}

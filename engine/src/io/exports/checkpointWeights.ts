@@ -1,0 +1,109 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { tensor2d, tidy, type Tensor2D } from '@tensorflow/tfjs-core';
+import { tokenizerFile } from '../../data/prepareDataset.js';
+import type { Tokenizer } from '../../data/tokenizer.js';
+import { MergeNotFinite } from '../../model/adapterSet.js';
+import { weightShapes } from '../../model/weights.js';
+import { mergeAdapter } from '../../ops/mergeAdapter.js';
+import { CheckpointCorrupt } from '../checkpointErrors.js';
+import { checkpointFilePath, verifyCheckpoint, type CheckpointFile } from '../checkpointManifest.js';
+import { openSafetensors, type SafetensorsFile } from '../safetensors.js';
+import { scaleOf, type AdapterFactors, type WeightSource } from './weightSource.js';
+
+/** Tokenizer of the data set that a checkpoint was trained on, and the folder that has its file. */
+export interface TokenizerFolder {
+  folder: string;
+  tokenizer: Tokenizer;
+}
+
+/**
+ * Hands `use` the weights of a checkpoint, read from its files one tensor at a time: no model is held. The checkpoint is
+ * verified first; throws CheckpointCorrupt.
+ */
+export async function withCheckpointWeights<T>(
+  path: string,
+  { folder, tokenizer }: TokenizerFolder,
+  expected: { manifestSha256?: string },
+  use: (source: WeightSource) => Promise<T>,
+): Promise<T> {
+  const { manifest } = await verifyCheckpoint(path, expected);
+  const { adapter, progress, model: config } = manifest;
+  const shapes = new Map(weightShapes(config).map((weight) => [weight.name, weight]));
+  const opened = new Map<CheckpointFile, SafetensorsFile>();
+  const read = async (file: CheckpointFile, name: string): Promise<Float32Array> => {
+    const tensors = opened.get(file)!;
+    if (!tensors.tensors.has(name))
+      throw new CheckpointCorrupt(path, `${file}.safetensors`, `a file with the tensor ${name}`, 'without');
+    return await tensors.readFloat32(name);
+  };
+  const weight = (name: string) => read(shapes.get(name)!.role === 'base' ? 'base' : 'shared', name);
+  const factors = async (layer: string): Promise<AdapterFactors | null> => {
+    const file = opened.get('adapters');
+    if (file === undefined || !file.tensors.has(`${layer}.lora_A`)) return null;
+    const g = file.tensors.has(`${layer}.lora_scale`)
+      ? (await read('adapters', `${layer}.lora_scale`))[0]!
+      : null;
+    return {
+      rank: file.tensors.get(`${layer}.lora_A`)!.shape[1]!,
+      a: await read('adapters', `${layer}.lora_A`),
+      b: await read('adapters', `${layer}.lora_B`),
+      scale: scaleOf(adapter!, layer, g),
+    };
+  };
+  try {
+    const names = ['base', 'shared', ...(adapter === null ? [] : (['adapters'] as const))] as const;
+    for (const name of names)
+      opened.set(name, await openSafetensors(checkpointFilePath(path, manifest.files[name]!)));
+    return await use({
+      config,
+      adapter,
+      lineage: {
+        specSha256: manifest.specSha256,
+        datasetSha256: manifest.datasetSha256,
+        step: progress.nextStep,
+        cycle: adapter === null ? null : progress.restartCount + 1,
+        restartCount: progress.restartCount,
+        trainedTokens: progress.trainedTokens,
+      },
+      tokenizerJson: await readFile(join(folder, tokenizerFile), 'utf8'),
+      endOfTextId: tokenizer.endOfTextId,
+      weight,
+      factors,
+      async merged(name) {
+        const layer = name.replace(/\.weight$/, '');
+        const found = await factors(layer);
+        const w = await weight(name);
+        return found === null ? w : merge(layer, shapes.get(name)!.shape as [number, number], w, found);
+      },
+    });
+  } finally {
+    await Promise.all([...opened.values()].map((file) => file.close()));
+  }
+}
+
+/** By the op that runs merge with, so that an export from a checkpoint has the bits of one from the run. */
+function merge(
+  layer: string,
+  [inFeatures, outFeatures]: [number, number],
+  w: Float32Array,
+  { rank, a, b, scale }: AdapterFactors,
+): Float32Array {
+  let isFinite = false;
+  const merged = tidy((): Tensor2D => {
+    const result = mergeAdapter(
+      tensor2d(w, [inFeatures, outFeatures]),
+      tensor2d(a, [inFeatures, rank]),
+      tensor2d(b, [rank, outFeatures]),
+      scale,
+    );
+    isFinite = result.finite;
+    return result.merged;
+  });
+  try {
+    if (!isFinite) throw new MergeNotFinite(layer);
+    return merged.dataSync<'float32'>();
+  } finally {
+    merged.dispose();
+  }
+}

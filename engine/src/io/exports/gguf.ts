@@ -1,0 +1,216 @@
+import { join } from 'node:path';
+import {
+  blockNames,
+  embeddingName,
+  finalNormName,
+  headName,
+  transpose,
+  weightShapes,
+  type WeightShape,
+} from '../../model/weights.js';
+import type { GgufType, LlamaConfig } from '../../plan/runSpec.js';
+import { narrow } from '../narrow.js';
+import { ExportImpossible } from './exportImpossible.js';
+import type { ExportManifest, WrittenExport } from './exportManifest.js';
+import { writeGgufFile, type GgufTensor, type GgufTensorType, type GgufValue } from './ggufFile.js';
+import { ggufTokenizer } from './ggufTokenizer.js';
+import { q8BlockValues, quantizeQ8 } from './quantizeQ8.js';
+import { moduleOf, type WeightSource } from './weightSource.js';
+
+const fileName = 'model.gguf';
+
+const tensorTypes: Record<GgufType, GgufTensorType> = {
+  float32: 'F32',
+  float16: 'F16',
+  bfloat16: 'BF16',
+  q8_0: 'Q8_0',
+};
+/** Numbers of `general.file_type`. */
+const fileTypes: Record<GgufTensorType, number> = { F32: 0, F16: 1, Q8_0: 7, BF16: 32 };
+
+/** Writes the merged model with its tokenizer as one GGUF file, which llama.cpp and what is built on it load. */
+export async function writeGguf(
+  source: WeightSource,
+  folder: string,
+  weightType: GgufType,
+): Promise<WrittenExport> {
+  const { config } = source;
+  const type = tensorTypes[weightType];
+  const { preTokenizer, isExact, metadata } = ggufTokenizer(
+    source.tokenizerJson,
+    source.endOfTextId,
+    config.vocabSize,
+  );
+  const writer = new TensorWriter(source, type);
+  const tensors = [...ropeFactors(config), ...weightShapes(config).map((weight) => writer.tensor(weight))];
+  const digest = await writeGgufFile(
+    join(folder, fileName),
+    new Map([...modelMetadata(config, type), ...metadata]),
+    tensors,
+  );
+  return {
+    files: [{ fileName, ...digest, dtype: type }],
+    castErrorMax: writer.castErrorMax,
+    exceptions: writer.exceptions,
+    tokenizer: { preTokenizer, isExact },
+  };
+}
+
+function modelMetadata(config: LlamaConfig, type: GgufTensorType): [string, GgufValue][] {
+  const text = (value: string): GgufValue => ({ type: 'string', value });
+  const whole = (value: number): GgufValue => ({ type: 'uint32', value });
+  const real = (value: number): GgufValue => ({ type: 'float32', value });
+  const architecture = architectureOf(config);
+  return [
+    ['general.architecture', text(architecture)],
+    ['general.type', text('model')],
+    ['general.file_type', whole(fileTypes[type])],
+    ['general.quantization_version', whole(2)],
+    [`${architecture}.vocab_size`, whole(config.vocabSize)],
+    [`${architecture}.context_length`, whole(config.maxPositionEmbeddings)],
+    [`${architecture}.embedding_length`, whole(config.hiddenSize)],
+    [`${architecture}.block_count`, whole(config.numHiddenLayers)],
+    [`${architecture}.feed_forward_length`, whole(config.intermediateSize)],
+    [`${architecture}.attention.head_count`, whole(config.numAttentionHeads)],
+    [`${architecture}.attention.head_count_kv`, whole(config.numKeyValueHeads)],
+    [`${architecture}.attention.layer_norm_rms_epsilon`, real(config.rmsNormEps)],
+    [`${architecture}.rope.dimension_count`, whole(config.hiddenSize / config.numAttentionHeads)],
+    [`${architecture}.rope.freq_base`, real(config.ropeTheta)],
+  ];
+}
+
+/** `qwen2` has biases on queries, keys and values. */
+function architectureOf({ attentionBias, ropeScaling }: LlamaConfig): 'llama' | 'qwen2' {
+  // llama.cpp reads no factors of frequencies for qwen2.
+  if (attentionBias && ropeScaling !== null)
+    throw new ExportImpossible('GGUF', 'biases of attention or scaled rotary embedding', 'both');
+  return attentionBias ? 'qwen2' : 'llama';
+}
+
+/** What Llama 3.1 divides each frequency of the rotary embedding by, as llama.cpp reads it. */
+function ropeFactors(config: LlamaConfig): GgufTensor[] {
+  const { ropeScaling, ropeTheta, hiddenSize, numAttentionHeads } = config;
+  if (ropeScaling === null) return [];
+  const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = ropeScaling;
+  const headSize = hiddenSize / numAttentionHeads;
+  const factors = Float32Array.from({ length: headSize / 2 }, (_, i) => {
+    const turns = originalMaxPositionEmbeddings / (2 * Math.PI * ropeTheta ** ((2 * i) / headSize));
+    if (turns > highFrequencyFactor) return 1;
+    if (turns < lowFrequencyFactor) return factor;
+    const smooth = (turns - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor);
+    return 1 / ((1 - smooth) / factor + smooth);
+  });
+  const name = 'rope_freqs.weight';
+  return [{ name, shape: [factors.length], type: 'F32', read: async () => bytesOf(factors) }];
+}
+
+/** Makes the tensors of one file and gathers what became of their values. */
+class TensorWriter {
+  castErrorMax = 0;
+  readonly exceptions: ExportManifest['exceptions'] = [];
+
+  constructor(
+    private readonly source: WeightSource,
+    private readonly type: GgufTensorType,
+  ) {}
+
+  tensor({ name, role, shape }: WeightShape): GgufTensor {
+    const given = ggufName(name);
+    // ggml computes with norms and biases in float32 alone.
+    if (shape.length === 1)
+      return { name: given, shape, type: 'F32', read: async () => bytesOf(await this.source.weight(name)) };
+    if (role !== 'base') {
+      const type = this.typeFor(given, shape[1]!);
+      return {
+        name: given,
+        shape,
+        type,
+        read: async () => this.stored(await this.source.weight(name), type, name),
+      };
+    }
+    const [inFeatures, outFeatures] = shape as [number, number];
+    const type = this.typeFor(given, inFeatures);
+    const read = async () => {
+      const rows = transpose(await this.source.merged(name), inFeatures, outFeatures);
+      return this.stored(this.inLlamaOrder(name, rows, inFeatures), type, name);
+    };
+    return { name: given, shape: [outFeatures, inFeatures], type, read };
+  }
+
+  /** A block of q8_0 lies within a row; shorter rows stay float16, as llama.cpp's own converter does. */
+  private typeFor(tensor: string, rowLength: number): GgufTensorType {
+    if (this.type !== 'Q8_0' || rowLength % q8BlockValues === 0) return this.type;
+    const reason = `rows of ${rowLength} values are no multiple of ${q8BlockValues}`;
+    this.exceptions.push({ tensor, dtype: 'F16', reason });
+    return 'F16';
+  }
+
+  /**
+   * Hugging Face rotates value i of a head with value i + half of it, llama.cpp's `llama` neighbours 2i and 2i + 1: the rows of
+   * queries and keys change places, and the scores stay what they are.
+   */
+  private inLlamaOrder(name: string, rows: Float32Array, rowLength: number): Float32Array {
+    const module = moduleOf(name.replace(/\.weight$/, ''));
+    if (module !== 'q_proj' && module !== 'k_proj') return rows;
+    if (architectureOf(this.source.config) === 'qwen2') return rows; // rotated as in Hugging Face
+    const { hiddenSize, numAttentionHeads } = this.source.config;
+    return interleaveHeads(rows, rowLength, hiddenSize / numAttentionHeads);
+  }
+
+  private stored(values: Float32Array, type: GgufTensorType, name: string): Uint8Array {
+    const refuse = (found: string) =>
+      new ExportImpossible('GGUF', `values of ${name} that ${type} can hold`, found);
+    if (type === 'Q8_0') {
+      const quantized = quantizeQ8(values);
+      if (quantized === null) throw refuse('values too large for the scale of a block');
+      return this.noted(quantized);
+    }
+    return this.noted(narrow(values, type, (value) => refuse(String(value))));
+  }
+
+  private noted({ bytes, errorMax }: { bytes: Uint8Array; errorMax: number }): Uint8Array {
+    this.castErrorMax = Math.max(this.castErrorMax, errorMax);
+    return bytes;
+  }
+}
+
+/** Of each head [2, half, row] -> [half, 2, row]. */
+function interleaveHeads(rows: Float32Array, rowLength: number, headSize: number): Float32Array {
+  const half = headSize / 2;
+  const result = new Float32Array(rows.length);
+  for (let row = 0; row < rows.length / rowLength; row++) {
+    const place = row % headSize;
+    const target = row - place + 2 * (place % half) + Math.floor(place / half);
+    result.set(rows.subarray(row * rowLength, (row + 1) * rowLength), target * rowLength);
+  }
+  return result;
+}
+
+const partNames: Record<string, string> = {
+  [blockNames.inputNorm]: 'attn_norm',
+  [blockNames.attentionNorm]: 'ffn_norm',
+  'self_attn.q_proj': 'attn_q',
+  'self_attn.k_proj': 'attn_k',
+  'self_attn.v_proj': 'attn_v',
+  'self_attn.o_proj': 'attn_output',
+  'mlp.gate_proj': 'ffn_gate',
+  'mlp.up_proj': 'ffn_up',
+  'mlp.down_proj': 'ffn_down',
+};
+
+/** GGUF's name of a weight. */
+function ggufName(name: string): string {
+  const whole: Record<string, string> = {
+    [embeddingName]: 'token_embd.weight',
+    [finalNormName]: 'output_norm.weight',
+    [headName]: 'output.weight',
+  };
+  const [, block, part, kind] = /^model\.layers\.(\d+)\.(.+)\.(weight|bias)$/.exec(name) ?? [];
+  const given = block === undefined ? whole[name] : `blk.${block}.${partNames[part!]}.${kind}`;
+  if (given === undefined) throw new Error(`GGUF has no name for ${name}`);
+  return given;
+}
+
+function bytesOf(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}

@@ -1,0 +1,130 @@
+import { join } from 'node:path';
+import { endOfTextToken } from '../../data/trainBpe.js';
+import { transpose, weightShapes } from '../../model/weights.js';
+import { formatLlamaConfig } from '../../plan/llamaConfigFile.js';
+import type { WeightType } from '../../plan/runSpec.js';
+import { writeNewFile } from '../durableFile.js';
+import { storedTypes as typeBytes, type StoredType } from '../halfFloats.js';
+import { writeSafetensors, type TensorSource } from '../safetensors.js';
+import type { ExportedFile, WrittenExport } from './exportManifest.js';
+import type { WeightSource } from './weightSource.js';
+
+export interface HuggingFaceOptions {
+  weightType: WeightType;
+  shardBytesMax: number;
+  /** With the adapters in the weights, or the base of the present cycle without them. */
+  isMerged: boolean;
+}
+
+export const storedTypes: Record<WeightType, StoredType> = {
+  float32: 'F32',
+  float16: 'F16',
+  bfloat16: 'BF16',
+};
+
+/** Writes the layout that Hugging Face and everything after it loads into an existing folder. */
+export async function writeHuggingFace(
+  source: WeightSource,
+  folder: string,
+  options: HuggingFaceOptions,
+): Promise<WrittenExport> {
+  const { config, tokenizerJson, endOfTextId } = source;
+  const { weightType } = options;
+  const write = (name: string, content: string) => writeNewFile(join(folder, name), content);
+  const weights = await writeWeights(source, folder, options);
+  const ids = { bos_token_id: endOfTextId, eos_token_id: endOfTextId };
+  return {
+    castErrorMax: weights.castErrorMax,
+    files: [
+      ...weights.files,
+      await write('config.json', formatLlamaConfig(config, { weightType, endOfTextId })),
+      await write('generation_config.json', `${JSON.stringify(ids, null, 2)}\n`),
+      await write('tokenizer.json', tokenizerJson),
+      await write(
+        'tokenizer_config.json',
+        tokenizerConfig(tokenizerJson, endOfTextId, config.maxPositionEmbeddings),
+      ),
+    ],
+  };
+}
+
+async function writeWeights(
+  source: WeightSource,
+  folder: string,
+  { weightType, shardBytesMax, isMerged }: HuggingFaceOptions,
+): Promise<{ files: ExportedFile[]; castErrorMax: number }> {
+  const dtype = storedTypes[weightType];
+  const shards = inShards(tensorsOf(source, dtype, isMerged), shardBytesMax);
+  const nameOf = (index: number): string =>
+    shards.length === 1
+      ? 'model.safetensors'
+      : `model-${padded(index + 1)}-of-${padded(shards.length)}.safetensors`;
+  const files: ExportedFile[] = [];
+  let castErrorMax = 0;
+  for (const [index, tensors] of shards.entries()) {
+    const fileName = nameOf(index);
+    const { castErrorMax: error, ...digest } = await writeSafetensors(join(folder, fileName), tensors);
+    castErrorMax = Math.max(castErrorMax, error);
+    files.push({ fileName, ...digest, dtype });
+  }
+  if (shards.length > 1) {
+    const index = {
+      metadata: { total_size: shards.flat().reduce((sum, tensor) => sum + bytesOf(tensor), 0) },
+      weight_map: Object.fromEntries(
+        shards.flatMap((tensors, index) => tensors.map(({ name }) => [name, nameOf(index)])),
+      ),
+    };
+    const text = `${JSON.stringify(index, null, 2)}\n`;
+    files.push(await writeNewFile(join(folder, 'model.safetensors.index.json'), text));
+  }
+  return { files, castErrorMax };
+}
+
+function tensorsOf(source: WeightSource, dtype: StoredType, isMerged: boolean): TensorSource[] {
+  return weightShapes(source.config).map(({ name, role, shape }) => {
+    if (role !== 'base') return { name, shape, dtype, read: () => source.weight(name) };
+    // In memory [in, out], in the file [out, in].
+    const [inFeatures, outFeatures] = shape as [number, number];
+    const values = () => (isMerged ? source.merged(name) : source.weight(name));
+    const read = async () => transpose(await values(), inFeatures, outFeatures);
+    return { name, shape: [outFeatures, inFeatures], dtype, read };
+  });
+}
+
+/** In order; a shard is closed before the tensor that would make it larger than allowed. */
+function inShards(tensors: readonly TensorSource[], bytesMax: number): TensorSource[][] {
+  const shards: TensorSource[][] = [[]];
+  let bytes = 0;
+  for (const tensor of tensors) {
+    if (bytes > 0 && bytes + bytesOf(tensor) > bytesMax) {
+      shards.push([]);
+      bytes = 0;
+    }
+    shards.at(-1)!.push(tensor);
+    bytes += bytesOf(tensor);
+  }
+  return shards;
+}
+
+function bytesOf({ shape, dtype }: TensorSource): number {
+  return shape.reduce((product, size) => product * size, typeBytes[dtype]);
+}
+
+function padded(number: number): string {
+  return String(number).padStart(5, '0');
+}
+
+function tokenizerConfig(tokenizerJson: string, endOfTextId: number, positionsMax: number): string {
+  const { added_tokens: added = [] } = JSON.parse(tokenizerJson) as {
+    added_tokens?: { id: number; content: string }[];
+  };
+  const endOfText = added.find(({ id }) => id === endOfTextId)?.content ?? endOfTextToken;
+  const content = {
+    tokenizer_class: 'PreTrainedTokenizerFast',
+    bos_token: endOfText,
+    eos_token: endOfText,
+    model_max_length: positionsMax,
+    clean_up_tokenization_spaces: false,
+  };
+  return `${JSON.stringify(content, null, 2)}\n`;
+}

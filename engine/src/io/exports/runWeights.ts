@@ -1,0 +1,43 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { tokenizerFile } from '../../data/prepareDataset.js';
+import type { Parameter } from '../../model/parameter.js';
+import type { TrainingRun } from '../../training/trainingRun.js';
+import { specHash } from '../specHash.js';
+import { scaleOf, type WeightSource } from './weightSource.js';
+
+/** The weights of a run as they are now. The run is not disturbed, and must not go on until the export is done. */
+export async function runWeights(run: TrainingRun): Promise<WeightSource> {
+  const { model, dataset, progress } = run;
+  const layers = new Map(model.layers.map((layer) => [layer.name, layer]));
+  const valuesOf = async ({ variable }: Parameter) => (await variable.data()) as Float32Array;
+  const adapter = model.adapterSettings;
+  return {
+    config: model.config,
+    adapter,
+    lineage: {
+      specSha256: specHash(run.spec),
+      datasetSha256: dataset.manifestSha256,
+      step: progress.nextStep,
+      cycle: adapter === null ? null : progress.restartCount + 1,
+      restartCount: progress.restartCount,
+      trainedTokens: progress.trainedTokens,
+    },
+    tokenizerJson: await readFile(join(dataset.folder, tokenizerFile), 'utf8'),
+    endOfTextId: dataset.tokenizer.endOfTextId,
+    weight: (name) => valuesOf(model.parameters.get(name)!),
+    merged: async (name) => model.mergedWeight(layers.get(name.replace(/\.weight$/, ''))!),
+    async factors(layer) {
+      const found = layers.get(layer)!.adapter;
+      if (found === null) return null;
+      const { a, b, scale } = found;
+      const g = scale === null ? null : (await valuesOf(scale))[0]!;
+      return {
+        rank: b.variable.shape[0]!,
+        a: await valuesOf(a),
+        b: await valuesOf(b),
+        scale: scaleOf(adapter!, layer, g),
+      };
+    },
+  };
+}

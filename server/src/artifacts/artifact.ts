@@ -1,0 +1,39 @@
+import type { ExportFormat, GgufType } from '@relora/engine/plan';
+import type { JobFailure } from '../jobs/job.js';
+
+export type ArtifactKind = 'mergedModel' | 'adapter';
+export type ArtifactState = 'pending' | 'ready' | 'failed';
+
+export interface ArtifactFile {
+  /** It may be in one folder, `base/config.json`. */
+  fileName: string;
+  sizeBytes: number;
+  /** Hexadecimal. */
+  sha256: string;
+}
+
+/** A set of files; once ready it never changes. Its files were synced and hashed before its row said so. */
+export interface Artifact {
+  jobId: string;
+  id: string;
+  kind: ArtifactKind;
+  state: ArtifactState;
+  format: ExportFormat;
+  weightType: GgufType;
+  castErrorMax: number;
+  /** Number of its adapters, from 1; null without. */
+  cycle: number | null;
+  failure: JobFailure | null;
+  /** Steps taken before it was made; 0 until that is known. */
+  step: number;
+  files: ArtifactFile[];
+  sizeBytes: number;
+  createTimeMs: number;
+  /** Absolute; for tasks that load the model. */
+  folder: string;
+}
+
+/** What a format makes. */
+export function kindOf(format: ExportFormat): ArtifactKind {
+  return format === 'peft' ? 'adapter' : 'mergedModel';
+}

@@ -1,0 +1,174 @@
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import type { DatasetStore } from '../datasets/datasetStore.js';
+import type { CheckpointStore } from '../jobs/checkpointStore.js';
+import type { ServerFailure } from '../jobs/jobFailures.js';
+import type { JobStore } from '../jobs/jobStore.js';
+import { isDiskFull } from '../store/diskFull.js';
+import { folders, syncFolder } from '../store/folders.js';
+import type { ArtifactRow } from '../store/schema.js';
+import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
+import type { ArtifactExports, PendingExport } from './artifactExports.js';
+
+export interface ArtifactExporterParts {
+  exports: ArtifactExports;
+  store: JobStore;
+  checkpoints: CheckpointStore;
+  datasets: DatasetStore;
+  tasks: TaskRunner;
+  /** See Supervisor. */
+  saveCheckpoint(jobId: string): Promise<string | null>;
+  dataFolder: string;
+  log: Logger;
+  /** The store failed: see Supervisor. */
+  onStoreFailure(error: unknown): void;
+}
+
+/** Crashes of the child after which an export fails: one may be bad luck. */
+const crashesMax = 2;
+const fullDiskRetryMs = 5000;
+
+/**
+ * Makes pending artifacts one after another in a child process, which fills a folder of its own; the folder is renamed,
+ * then the row says ready. After a crash of child or server an export begins anew, from the checkpoint that it holds.
+ */
+export class ArtifactExporter {
+  private readonly stopping = new AbortController();
+  private working: Promise<void> | undefined;
+  private isWanted = false;
+  private stopListening: (() => void) | undefined;
+  private retryTimer: NodeJS.Timeout | undefined;
+  /** Of the export under way: looks whether somebody deleted it. */
+  private present: { row: ArtifactRow; ended: AbortController } | undefined;
+
+  constructor(private readonly parts: ArtifactExporterParts) {}
+
+  /** Takes up what is pending, and from now on whatever is asked for. */
+  start(): void {
+    this.stopListening = this.parts.exports.onSubmitted(() => {
+      this.work();
+      void this.endIfDeleted();
+    });
+    this.work();
+  }
+
+  /** Stops the present export; it begins anew at the next start. */
+  async stop(): Promise<void> {
+    this.stopListening?.();
+    this.stopping.abort();
+    clearTimeout(this.retryTimer);
+    await this.working;
+  }
+
+  private work(): void {
+    this.isWanted = true;
+    this.working ??= this.exportAll()
+      .catch((error: unknown) => {
+        if (isDiskFull(error)) {
+          this.parts.log.error('Exports wait: the disk is full');
+          this.retryTimer = setTimeout(() => this.work(), fullDiskRetryMs);
+          return;
+        }
+        this.parts.log.fatal({ err: error }, 'Weights cannot be exported');
+        this.parts.onStoreFailure(error);
+      })
+      .finally(() => {
+        this.working = undefined;
+        if (this.isWanted && !this.stopping.signal.aborted) this.work();
+      });
+  }
+
+  private async exportAll(): Promise<void> {
+    this.isWanted = false;
+    for (;;) {
+      const next = this.stopping.signal.aborted ? undefined : await this.parts.exports.next();
+      if (next === undefined) return;
+      await this.export(next);
+    }
+  }
+
+  private async export({ row, checkpoint }: PendingExport): Promise<void> {
+    if (checkpoint === null) return await this.takeCheckpoint(row);
+    const { exports, store, datasets, tasks, dataFolder, checkpoints } = this.parts;
+    const log = this.parts.log.child({ jobId: row.job_id, artifactId: row.id });
+    const { spec } = (await store.find(row.job_id))!; // artifacts go with their job
+    const folder = join(folders.artifacts(dataFolder, row.job_id), row.id);
+    const temporaries = folders.exports(dataFolder, row.job_id);
+    const temporary = join(temporaries, row.id);
+    this.present = { row, ended: new AbortController() };
+    const signal = AbortSignal.any([this.stopping.signal, this.present.ended.signal]);
+    try {
+      for (let crashes = 0; ;) {
+        // What an earlier try left; also a folder that was renamed before its row was stored.
+        await rm(temporaries, { recursive: true, force: true });
+        await rm(folder, { recursive: true, force: true });
+        try {
+          await mkdir(temporaries, { recursive: true });
+          await mkdir(join(folder, '..'), { recursive: true });
+          const result = await tasks.exportWeights(
+            {
+              job: `jobs/${row.job_id}`,
+              checkpoint: { path: checkpoint.folder, manifestSha256: checkpoint.manifestSha256 },
+              datasetFolder: datasets.preparedFolder(spec.dataset.replace(/^datasets\//, '')),
+              outputFolder: temporary,
+              format: row.format,
+              weightType: row.weight_type,
+              shardBytesMax: row.shard_bytes_max,
+            },
+            { signal, log },
+          );
+          await rename(temporary, folder);
+          await syncFolder(join(folder, '..'));
+          await syncFolder(join(folder, '..', '..'));
+          if (!(await exports.ready(row, result))) await rm(folder, { recursive: true, force: true });
+          log.info({ format: row.format }, 'Weights were exported');
+          break;
+        } catch (error) {
+          if (signal.aborted) break;
+          const failure = failureOf(error);
+          log.warn({ reason: failure.reason }, failure.message);
+          if (failure.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
+          await exports.failed(row, failure);
+          break;
+        }
+      }
+    } finally {
+      this.present = undefined;
+      await rm(temporaries, { recursive: true, force: true });
+    }
+    // What this export held may be one more than are to be kept.
+    await checkpoints.prune(row.job_id, spec.checkpoint.keepCount).catch((error: unknown) => {
+      log.warn({ err: error }, 'Old checkpoints could not be removed');
+    });
+  }
+
+  /** Has the running job save its present step; one that has ended meanwhile has its newest checkpoint. */
+  private async takeCheckpoint(row: ArtifactRow): Promise<void> {
+    const { exports, saveCheckpoint } = this.parts;
+    const aborted = new Promise<'aborted'>((resolve) =>
+      this.stopping.signal.addEventListener('abort', () => resolve('aborted'), { once: true }),
+    );
+    const problem = await Promise.race([saveCheckpoint(row.job_id), aborted]);
+    if (this.stopping.signal.aborted) return;
+    if (problem !== null) await exports.failed(row, { reason: 'CHECKPOINT_NO_SPACE', message: problem });
+    else if (!(await exports.takeNewest(row))) {
+      const reason: ServerFailure = 'CHECKPOINT_MISSING';
+      await exports.failed(row, { reason, message: `jobs/${row.job_id} ended without a checkpoint` });
+    }
+  }
+
+  private async endIfDeleted(): Promise<void> {
+    const { present } = this;
+    if (present !== undefined && !(await this.parts.exports.isPending(present.row))) present.ended.abort();
+  }
+}
+
+/** Faults of the disk come from here as from the child; what else is not of a task is one of ours. */
+function failureOf(error: unknown): { reason: string; message: string } {
+  if (error instanceof TaskFailed) return { reason: error.reason, message: error.message };
+  const { code, message } = error as { code?: string; message: string };
+  if (code === 'ENOSPC' || code === 'EDQUOT')
+    return { reason: 'STORAGE_FULL', message: `The disk is full (${message})` };
+  throw error;
+}

@@ -1,0 +1,221 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ExportFormat, GgufType } from '@relora/engine/plan';
+import type { JobFailure } from '../jobs/job.js';
+import type { Database } from '../store/database.js';
+import { folders } from '../store/folders.js';
+import type { ArtifactRow } from '../store/schema.js';
+import { timedId } from '../store/timedId.js';
+import type { ExportResult } from '../trainer/messages.js';
+import { kindOf } from './artifact.js';
+
+/** What a client asked for. */
+export interface NewExport {
+  jobId: string;
+  format: ExportFormat;
+  weightType: GgufType;
+  shardBytesMax: number;
+  /** Null: the newest, or one that the running job is to save. */
+  checkpointStep: number | null;
+  /** The job has a trainer, which is asked for a checkpoint of its present step where no step is named. */
+  isRunning: boolean;
+  requestId: string | null;
+  requestDigest: string;
+}
+
+/** `noCheckpoint`: none, or none of that step. `conflict`: the request id was used for another request. */
+export type ExportSubmission = { artifactId: string } | 'noCheckpoint' | 'conflict';
+
+/** An export that is still to be made. */
+export interface PendingExport {
+  row: ArtifactRow;
+  /** Null until the running job has saved it. */
+  checkpoint: { folder: string; manifestSha256: string } | null;
+}
+
+/** Rows of artifacts that are made on request: pending, then ready or failed. A pending one holds its checkpoint. */
+export class ArtifactExports {
+  private readonly listeners = new Set<() => void>();
+
+  constructor(
+    private readonly db: Database,
+    private readonly dataFolder: string,
+  ) {}
+
+  /** Tells that there is something to make; returns the function that ends it. */
+  onSubmitted(listener: () => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  /** Stores a pending artifact; when this resolves it survives any crash, and so does its checkpoint. */
+  async submit(wanted: NewExport): Promise<ExportSubmission> {
+    const nowMs = Date.now();
+    const { jobId, checkpointStep } = wanted;
+    const submission = await this.db.transaction().execute(async (trx): Promise<ExportSubmission> => {
+      if (wanted.requestId !== null) {
+        const first = await trx
+          .selectFrom('artifacts')
+          .select(['id', 'request_digest'])
+          .where('request_id', '=', wanted.requestId)
+          .executeTakeFirst();
+        const other = await trx
+          .selectFrom('requests')
+          .select('digest')
+          .where('request_id', '=', wanted.requestId)
+          .executeTakeFirst();
+        if (other !== undefined || (first !== undefined && first.request_digest !== wanted.requestDigest))
+          return 'conflict';
+        if (first !== undefined) return { artifactId: first.id };
+      }
+      let query = trx
+        .selectFrom('checkpoints')
+        .select(['folder', 'step'])
+        .where('job_id', '=', jobId)
+        .where('corrupt', '=', 0);
+      if (checkpointStep !== null) query = query.where('step', '=', checkpointStep);
+      const isSaved = checkpointStep === null && wanted.isRunning;
+      const checkpoint = isSaved
+        ? undefined
+        : await query.orderBy('step', 'desc').orderBy('attempt', 'desc').limit(1).executeTakeFirst();
+      if (checkpoint === undefined && !isSaved) return 'noCheckpoint';
+      const id = timedId('export', nowMs);
+      await trx
+        .insertInto('artifacts')
+        .values({
+          job_id: jobId,
+          id,
+          kind: kindOf(wanted.format),
+          step: checkpoint?.step ?? 0,
+          size_bytes: 0,
+          create_time_ms: nowMs,
+          state: 'pending',
+          format: wanted.format,
+          weight_type: wanted.weightType,
+          cast_error_max: 0,
+          cycle: null,
+          failure: null,
+          shard_bytes_max: wanted.shardBytesMax,
+          checkpoint_folder: checkpoint?.folder ?? null,
+          request_id: wanted.requestId,
+          request_digest: wanted.requestDigest,
+        })
+        .execute();
+      return { artifactId: id };
+    });
+    for (const listener of this.listeners) listener();
+    return submission;
+  }
+
+  /** The oldest pending export. */
+  async next(): Promise<PendingExport | undefined> {
+    const row = await this.db
+      .selectFrom('artifacts')
+      .selectAll()
+      .where('state', '=', 'pending')
+      .orderBy('create_time_ms')
+      .orderBy('id')
+      .limit(1)
+      .executeTakeFirst();
+    if (row === undefined) return undefined;
+    return { row, checkpoint: await this.checkpointOf(row) };
+  }
+
+  /** Gives an export the newest checkpoint of its job to hold; false when there is none. */
+  async takeNewest({ job_id: jobId, id }: ArtifactRow): Promise<boolean> {
+    return await this.db.transaction().execute(async (trx) => {
+      const newest = await trx
+        .selectFrom('checkpoints')
+        .select(['folder', 'step'])
+        .where('job_id', '=', jobId)
+        .where('corrupt', '=', 0)
+        .orderBy('step', 'desc')
+        .orderBy('attempt', 'desc')
+        .limit(1)
+        .executeTakeFirst();
+      if (newest === undefined) return false;
+      await trx
+        .updateTable('artifacts')
+        .set({ checkpoint_folder: newest.folder, step: newest.step })
+        .where('job_id', '=', jobId)
+        .where('id', '=', id)
+        .execute();
+      return true;
+    });
+  }
+
+  /** The folder is complete and synced under its final name. False when the artifact was deleted meanwhile. */
+  async ready({ job_id, id }: ArtifactRow, { files, castErrorMax, cycle }: ExportResult): Promise<boolean> {
+    return await this.db.transaction().execute(async (trx) => {
+      const { numUpdatedRows } = await trx
+        .updateTable('artifacts')
+        .set({
+          state: 'ready',
+          size_bytes: files.reduce((sum, file) => sum + file.sizeBytes, 0),
+          cast_error_max: castErrorMax,
+          cycle,
+        })
+        .where('job_id', '=', job_id)
+        .where('id', '=', id)
+        .where('state', '=', 'pending')
+        .executeTakeFirst();
+      if (numUpdatedRows === 0n) return false;
+      const rows = files.map((file) => ({
+        job_id,
+        artifact_id: id,
+        file_name: file.fileName,
+        size_bytes: file.sizeBytes,
+        sha256: file.sha256,
+      }));
+      await trx.insertInto('artifact_files').values(rows).execute();
+      return true;
+    });
+  }
+
+  async failed({ job_id, id }: ArtifactRow, failure: JobFailure): Promise<void> {
+    await this.db
+      .updateTable('artifacts')
+      .set({ state: 'failed', failure: JSON.stringify(failure) })
+      .where('job_id', '=', job_id)
+      .where('id', '=', id)
+      .where('state', '=', 'pending')
+      .execute();
+  }
+
+  /** Deletes an artifact of any kind, first its row, then its files: a crash between leaves files without a row. */
+  async delete(jobId: string, id: string): Promise<boolean> {
+    const { numDeletedRows } = await this.db
+      .deleteFrom('artifacts')
+      .where('job_id', '=', jobId)
+      .where('id', '=', id)
+      .executeTakeFirst();
+    if (numDeletedRows === 0n) return false;
+    for (const listener of this.listeners) listener();
+    await rm(join(folders.artifacts(this.dataFolder, jobId), id), { recursive: true, force: true });
+    return true;
+  }
+
+  /** Whether an export is still wanted. */
+  async isPending({ job_id, id }: ArtifactRow): Promise<boolean> {
+    const row = await this.db
+      .selectFrom('artifacts')
+      .select('id')
+      .where('job_id', '=', job_id)
+      .where('id', '=', id)
+      .where('state', '=', 'pending')
+      .executeTakeFirst();
+    return row !== undefined;
+  }
+
+  private async checkpointOf(row: ArtifactRow): Promise<PendingExport['checkpoint']> {
+    if (row.checkpoint_folder === null) return null;
+    const { manifest_sha256: manifestSha256 } = await this.db
+      .selectFrom('checkpoints')
+      .select('manifest_sha256')
+      .where('job_id', '=', row.job_id)
+      .where('folder', '=', row.checkpoint_folder)
+      .executeTakeFirstOrThrow();
+    const folder = join(folders.checkpoints(this.dataFolder, row.job_id), row.checkpoint_folder);
+    return { folder, manifestSha256 };
+  }
+}

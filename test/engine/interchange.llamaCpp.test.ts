@@ -1,0 +1,223 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import {
+  beginRun,
+  disposeRun,
+  exportModel,
+  runWeights,
+  selectBackend,
+  type ExportManifest,
+  type GgufType,
+  type TrainingRun,
+} from '@relora/engine';
+import { Dataset, jsonTokenizer, prepareDataset, type Tokenizer } from '@relora/engine/data';
+import { findLlamaCpp } from './llamaCpp.js';
+import { licenceDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+
+const newFolder = temporaryFolders();
+const bytesDataset = licenceDataset(newFolder);
+const open = await findLlamaCpp();
+if (typeof open === 'string') console.warn(`Skipped: the tests with llama.cpp, since ${open}`);
+
+const texts = [
+  'You may reproduce and distribute copies of the Work',
+  "It's 2026, isn't it? They'll say 12345 or 3.14159!",
+  'Ein Weißdorn – 中文字 и нещо 🚀😶‍🌫️ كلمة',
+  '  two  spaces\n\n\tand\ttabs \r\n end   ',
+  '',
+  'next line\u0085 zero width\u200b soft\u00adhyphen',
+];
+const withSpecialToken = 'before<|endoftext|>after';
+
+/** Ends in the middle of a cycle unless another step is named. */
+async function trainedRun(
+  changes: Parameters<typeof tinySpec>[0],
+  dataset: Dataset,
+  lastStep = 15,
+): Promise<TrainingRun> {
+  const backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+  const spec = tinySpec(changes);
+  const run = await beginRun({ spec, backend, dataset, runFolder: newFolder(), attempt: 1 });
+  await runLoop(run, (event) => event.kind === 'step' && event.step === lastStep);
+  return run;
+}
+
+/** So that within a short text some frequencies stay, some are stretched, and some are between. */
+const scaledRotary = {
+  factor: 8,
+  lowFrequencyFactor: 1,
+  highFrequencyFactor: 4,
+  originalMaxPositionEmbeddings: 32,
+};
+
+async function exported(run: TrainingRun, weightType: GgufType) {
+  const folder = join(newFolder(), 'model');
+  const options = { format: 'gguf', weightType, shardBytesMax: 1e9, job: null } as const;
+  await exportModel(await runWeights(run), folder, options);
+  const manifest = JSON.parse(readFileSync(join(folder, 'relora_manifest.json'), 'utf8')) as ExportManifest;
+  return { path: join(folder, 'model.gguf'), manifest };
+}
+
+function ourLogits({ model }: TrainingRun, tokens: readonly number[]): Float32Array {
+  const { vocabSize } = model.config;
+  return model
+    .logits(Int32Array.from(tokens), 1, tokens.length, { precision: 'float32' })
+    .subarray((tokens.length - 1) * vocabSize);
+}
+
+const largest = (logits: Float32Array) => logits.indexOf(Math.max(...logits));
+
+/** The greedy continuation, each token judged on the sequence so far. */
+async function continued(
+  logitsOf: (tokens: number[]) => Float32Array | Promise<Float32Array>,
+  prompt: readonly number[],
+): Promise<number[]> {
+  const tokens = [...prompt];
+  for (let i = 0; i < 16; i++) tokens.push(largest(await logitsOf(tokens)));
+  return tokens;
+}
+
+async function expectSameTokens(path: string, tokenizer: Tokenizer, texts: string[]): Promise<void> {
+  if (typeof open === 'string') return;
+  const model = await open(path);
+  for (const text of texts) expect(model.tokenize(text)).toEqual(Array.from(await tokenizer.encode(text)));
+  expect(model.endToken).toBe(tokenizer.endOfTextId);
+  expect(model.beginToken).toBe(tokenizer.endOfTextId);
+  expect(model.addsBeginToken).toBe(true);
+  await model.dispose();
+}
+
+describe.skipIf(typeof open === 'string')('llama.cpp', () => {
+  // Of float32 what the order of sums changes; llama.cpp rounds inputs of products with narrower weights to their type.
+  it.each([
+    ['float32', 1e-4],
+    ['float16', 2e-2],
+    ['bfloat16', 1e-1],
+    ['q8_0', 1e-1],
+  ] as const)(
+    'computes what we compute from weights of %s and continues a text alike',
+    async (type, tolerance) => {
+      const run = await trainedRun({}, await bytesDataset());
+      const { path } = await exported(run, type);
+      const model = await (open as Exclude<typeof open, string>)(path);
+      const prompt = [256, ...Buffer.from('You may reproduce and')];
+      const { vocabSize } = run.model.config;
+      const theirs = await model.logits(prompt, vocabSize);
+      const difference = ourLogits(run, prompt).reduce(
+        (most, value, i) => Math.max(most, Math.abs(value - theirs[i]!)),
+        0,
+      );
+      expect(difference).toBeLessThan(tolerance);
+      const ours = await continued((tokens) => ourLogits(run, tokens), prompt);
+      expect(await continued((tokens) => model.logits(tokens, vocabSize), prompt)).toEqual(ours);
+      await model.dispose();
+      disposeRun(run);
+    },
+  );
+
+  it.each([
+    ['a head that is its embedding', { tieWordEmbeddings: true }],
+    ['the rotary embedding of Llama 3.1', { ropeScaling: scaledRotary }],
+    ['biases on queries, keys and values', { attentionBias: true }],
+  ])('computes a model with %s', async (_, changes) => {
+    const run = await trainedRun({ model: changes }, await bytesDataset());
+    const { path } = await exported(run, 'float32');
+    const model = await (open as Exclude<typeof open, string>)(path);
+    const prompt = [256, ...Buffer.from('You may reproduce and distribute copies')];
+    const theirs = await model.logits(prompt, 257);
+    ourLogits(run, prompt).forEach((value, i) => expect(Math.abs(value - theirs[i]!)).toBeLessThan(1e-4));
+    await model.dispose();
+    disposeRun(run);
+  });
+
+  it('cuts text into the tokens that we cut it into: bytes', async () => {
+    const dataset = await bytesDataset();
+    const run = await trainedRun({}, dataset, 0);
+    const { path, manifest } = await exported(run, 'float16');
+    expect(manifest.tokenizer).toEqual({ preTokenizer: 'gpt-2', isExact: true });
+    await expectSameTokens(path, dataset.tokenizer, texts);
+    disposeRun(run);
+  });
+
+  const gpt2Words = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true };
+  const split = (Regex: string) => ({
+    type: 'Sequence',
+    pretokenizers: [
+      { type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false },
+      { ...gpt2Words, use_regex: false },
+    ],
+  });
+  const contractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+";
+  const rest = '| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
+  it.each([
+    ['gpt-2', gpt2Words, false],
+    [
+      'smollm',
+      { type: 'Sequence', pretokenizers: [{ type: 'Digits', individual_digits: true }, gpt2Words] },
+      false,
+    ],
+    ['llama-bpe', split(`${contractions}|\\p{N}{1,3}${rest}`), true],
+    ['dbrx', split(`${contractions}|\\p{N}{1,3}${rest}`), false],
+    ['qwen2', split(`${contractions}|\\p{N}${rest}`), false],
+  ] as const)(
+    'and with a trained vocabulary whose words are cut as those of %s',
+    async (name, words, ignores) => {
+      const folder = join(newFolder(), 'dataset');
+      const trained = await trainedTokenizer();
+      trained.pre_tokenizer = words;
+      trained.model.ignore_merges = ignores;
+      const text = JSON.stringify(trained);
+      const tokenizer = await jsonTokenizer(text, 'huggingFace');
+      await prepareDataset(
+        {
+          files: [{ path: licence, name: 'LICENSE', format: 'text', split: 'auto' }],
+          outputFolder: folder,
+          tokenizer: { kind: 'huggingFace', tokenizerJson: text },
+          textField: 'text',
+          heldOutShare: 0.1,
+          seed: 1,
+        },
+        () => {},
+        new AbortController().signal,
+      );
+      const dataset = await Dataset.open(folder, { verify: true });
+      const model = { vocabSize: tokenizer.vocabularySize + 3 }; // rows without a token, as models often have
+      const run = await trainedRun({ model }, dataset, 0);
+      const { path, manifest } = await exported(run, 'q8_0');
+      expect(manifest.tokenizer).toEqual({ preTokenizer: name, isExact: true });
+      await expectSameTokens(path, tokenizer, [...texts, withSpecialToken]);
+      disposeRun(run);
+      await dataset.close();
+    },
+  );
+});
+
+const licence = join(import.meta.dirname, '../../LICENSE');
+
+async function trainedTokenizer(): Promise<{ pre_tokenizer: object; model: { ignore_merges: boolean } }> {
+  const folder = join(newFolder(), 'trained');
+  await prepareDataset(
+    {
+      files: [{ path: licence, name: 'LICENSE', format: 'text', split: 'auto' }],
+      outputFolder: folder,
+      tokenizer: { kind: 'trainedBpe', vocabularySize: 500 },
+      textField: 'text',
+      heldOutShare: 0.1,
+      seed: 1,
+    },
+    () => {},
+    new AbortController().signal,
+  );
+  return JSON.parse(readFileSync(join(folder, 'tokenizer.json'), 'utf8')) as {
+    pre_tokenizer: object;
+    model: { ignore_merges: boolean };
+  };
+}
+
+it('a model that GGUF cannot say is refused', async () => {
+  const model = { attentionBias: true, ropeScaling: scaledRotary };
+  const run = await trainedRun({ model }, await bytesDataset(), 0);
+  await expect(exported(run, 'float32')).rejects.toMatchObject({ reason: 'EXPORT_IMPOSSIBLE' });
+  disposeRun(run);
+});

@@ -1,0 +1,71 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { loadModelFolder, selectBackend } from '@relora/engine';
+
+const fixtures = join(import.meta.dirname, '../fixtures/transformers');
+const varieties = readdirSync(fixtures).filter((name) => statSync(join(fixtures, name)).isDirectory());
+
+/**
+ * Relative to the largest logit. A value goes through sums of at most 24 terms and a few functions in each of four halves
+ * and the head; 2^-24 each, about a hundred roundings that do not all point one way.
+ */
+const toleranceRatio = 100 * 2 ** -24;
+
+beforeAll(async () => void (await selectBackend({ device: 'native', precision: 'float32' })));
+
+/** Logits of a folder by us against those that transformers computed, as a share of the largest. */
+async function disagreement(folder: string): Promise<number> {
+  const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8')) as {
+    ids: number[];
+    logits: number[][];
+  };
+  const { model } = await loadModelFolder(folder);
+  const logits = model.logits(Int32Array.from(expected.ids), 1, expected.ids.length, {
+    precision: 'float32',
+  });
+  // One id after another, as text is written, must give the last logits too.
+  const cache = model.newCache();
+  let last = new Float32Array(0);
+  for (const id of expected.ids) last = Float32Array.from(model.extend(cache, Int32Array.of(id)));
+  model.dispose();
+  const wanted = expected.logits.flat();
+  const largest = Math.max(...wanted.map(Math.abs));
+  const errors = wanted.map((value, i) => Math.abs(value - logits[i]!));
+  const lastErrors = expected.logits.at(-1)!.map((value, i) => Math.abs(value - last[i]!));
+  return Math.max(...errors, ...lastErrors) / largest;
+}
+
+describe('logits of models that transformers wrote', () => {
+  for (const name of varieties) {
+    it(`are those that transformers computed: ${name}`, async () => {
+      expect(await disagreement(join(fixtures, name))).toBeLessThan(toleranceRatio);
+    });
+  }
+});
+
+const python = process.env.RELORA_TEST_PYTHON ?? 'python3';
+const hasTransformers = (() => {
+  try {
+    execFileSync(python, ['-c', 'import torch, transformers'], { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+})();
+
+describe.skipIf(!hasTransformers)(
+  `models made anew by transformers${hasTransformers ? '' : ` (skipped: ${python} has no torch and transformers)`}`,
+  () => {
+    const folder = mkdtempSync(join(tmpdir(), 'relora-transformers-'));
+    afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+    it('have the logits that transformers computes', async () => {
+      execFileSync(python, [join(fixtures, 'make.py'), folder, '1000'], { stdio: 'pipe' });
+      for (const name of varieties)
+        expect(await disagreement(join(folder, name)), name).toBeLessThan(toleranceRatio);
+    }, 120_000);
+  },
+);

@@ -1,0 +1,87 @@
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import type { NewExport } from '../../server/dist/artifacts/artifactExports.js';
+import { claim, openParts, submit, type Parts } from './parts.js';
+
+const wanted: Omit<NewExport, 'jobId'> = {
+  format: 'gguf',
+  weightType: 'q8_0',
+  shardBytesMax: 1e9,
+  checkpointStep: null,
+  isRunning: false,
+  requestId: null,
+  requestDigest: '0'.repeat(64),
+};
+
+/** A running job with checkpoints of the steps 10, 20 and 30. */
+async function jobWithCheckpoints(parts: Parts) {
+  const { id } = await submit(parts);
+  const key = { jobId: id, attempt: (await claim(parts)).attempt };
+  const folderOf = (step: number) =>
+    join(parts.dataFolder, 'jobs', id, 'checkpoints', `step-000000${step}-1`);
+  for (const step of [10, 20, 30]) {
+    mkdirSync(folderOf(step), { recursive: true });
+    const path = folderOf(step);
+    const body = {
+      kind: 'checkpoint',
+      step,
+      path,
+      sizeBytes: 1,
+      manifestSha256: 'a'.repeat(64),
+      seconds: 0,
+    } as const;
+    await parts.attempts.append(key, [{ timeMs: 1, body }]);
+  }
+  return { jobId: id, folderOf };
+}
+
+describe('a pending export', () => {
+  it('keeps its checkpoint until it is done, beyond what a job keeps', async () => {
+    const parts = await openParts();
+    const { jobId, folderOf } = await jobWithCheckpoints(parts);
+    await parts.exports.submit({ ...wanted, jobId, checkpointStep: 10 });
+    await parts.checkpoints.prune(jobId, 2);
+    expect(existsSync(folderOf(10))).toBe(true);
+    const { row, checkpoint } = (await parts.exports.next())!;
+    expect(checkpoint!.folder).toBe(folderOf(10));
+    await parts.exports.failed(row, { reason: 'STORAGE_FULL', message: 'The disk is full' });
+    await parts.checkpoints.prune(jobId, 2);
+    expect(existsSync(folderOf(10))).toBe(false);
+    expect(await parts.artifacts.find(jobId, row.id)).toMatchObject({
+      state: 'failed',
+      failure: { reason: 'STORAGE_FULL' },
+    });
+    expect(await parts.exports.next()).toBeUndefined();
+  });
+
+  it('of a running job waits for a checkpoint, and is given the newest', async () => {
+    const parts = await openParts();
+    const { jobId, folderOf } = await jobWithCheckpoints(parts);
+    await parts.exports.submit({ ...wanted, jobId, isRunning: true });
+    const { row, checkpoint } = (await parts.exports.next())!;
+    expect(checkpoint).toBeNull();
+    expect(await parts.exports.takeNewest(row)).toBe(true);
+    const next = (await parts.exports.next())!;
+    expect(next.checkpoint!.folder).toBe(folderOf(30));
+    expect(next.row.step).toBe(30);
+  });
+
+  it('that was deleted does not come back when its process is done', async () => {
+    const parts = await openParts();
+    const { jobId } = await jobWithCheckpoints(parts);
+    await parts.exports.submit({ ...wanted, jobId });
+    const { row } = (await parts.exports.next())!;
+    expect(await parts.exports.delete(jobId, row.id)).toBe(true);
+    expect(await parts.exports.ready(row, { files: [], castErrorMax: 0, cycle: null })).toBe(false);
+    expect(await parts.artifacts.find(jobId, row.id)).toBeUndefined();
+  });
+
+  it('is not one of a job without a checkpoint, or of a step that it does not have', async () => {
+    const parts = await openParts();
+    const { jobId } = await jobWithCheckpoints(parts);
+    expect(await parts.exports.submit({ ...wanted, jobId, checkpointStep: 11 })).toBe('noCheckpoint');
+    const { id } = await submit(parts);
+    expect(await parts.exports.submit({ ...wanted, jobId: id })).toBe('noCheckpoint');
+  });
+});
