@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { ReloraClient } from '@relora/sdk';
 import { addDataCommands } from './dataCommands.js';
+import { addWeightsCommands } from './weightsCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
@@ -52,6 +53,7 @@ const run: Run = async (body) => {
 };
 addJobCommands(program, run);
 addDataCommands(program, run);
+addWeightsCommands(program, run);
 
 // A reader that went away, as in `relora list | head`, is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>

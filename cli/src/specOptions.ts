@@ -63,7 +63,10 @@ export function addSpecOptions(command: Command): Command {
     .option('--spec <file>', 'JobSpec as JSON, - for standard input; flags go before it')
     .option('--kind <kind>', `one of ${Object.keys(kinds).join(', ')}`)
     .option('--preset <name>', 'model, for example llama-60m; "relora info" lists them')
-    .option('--base-weights <folder>', 'folder on the server with weights to continue from')
+    .option(
+      '--base-weights <name>',
+      'weights to continue from: weights/…, jobs/…/artifacts/…, or a folder on the server',
+    )
     .option('--dataset <name>', 'data set, datasets/…')
     .option('--steps <n>', 'steps of the main phase', wholeNumber)
     .option('--warm-start <n>', 'full-rank steps before the adapters', wholeNumber)
@@ -93,7 +96,7 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   if (flags.preset !== undefined && flags.baseWeights !== undefined)
     throw new UsageError('--preset and --base-weights exclude each other');
   if (flags.preset !== undefined) spec.model = { preset: flags.preset };
-  if (flags.baseWeights !== undefined) spec.model = { baseWeights: { path: flags.baseWeights } };
+  if (flags.baseWeights !== undefined) spec.model = { baseWeights: baseWeights(flags.baseWeights) };
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
   if (flags.recomputation !== undefined)
     spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
@@ -117,6 +120,12 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   spec.evaluation = over(spec.evaluation, { everyStepCount: flags.evaluateEvery });
   spec.checkpoint = over(spec.checkpoint, { everyStepCount: flags.checkpointEvery });
   return spec;
+}
+
+/** A path is absolute, so names cannot be mistaken for one. */
+function baseWeights(text: string): { weights: string } | { artifact: string } | { path: string } {
+  if (text.startsWith('weights/')) return { weights: text };
+  return text.startsWith('jobs/') ? { artifact: text } : { path: text };
 }
 
 export function wholeNumber(value: string): number {

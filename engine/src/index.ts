@@ -33,7 +33,12 @@ export { CheckpointCorrupt, CheckpointNoSpace, CheckpointUnknownFormat } from '.
 // Models
 export { Llama } from './model/llama.js';
 export { loadModelFromCheckpoint } from './io/checkpointModel.js';
-export { loadModelFolder, type LoadedModel } from './io/modelFolder.js';
+export {
+  checkModelFolder,
+  loadModelFolder,
+  type LoadedModel,
+  type ModelFolderReport,
+} from './io/modelFolder.js';
 export { exportMergedModel, type ExportManifest } from './io/exports.js';
 export {
   openSafetensors,

@@ -42,4 +42,5 @@ export type {
   LlamaConfig,
   PreviewToken,
   TokenizerSpec,
+  Weights,
 } from './contract.js';

@@ -19,6 +19,8 @@ import type { Database } from './store/database.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
 import { version } from './version.js';
+import { WeightsStore } from './weights/weightsStore.js';
+import { WeightsUploads } from './weights/weightsUploads.js';
 
 export interface ServerParts extends ApiParts {
   supervisor: Supervisor;
@@ -51,6 +53,7 @@ export function makeServerParts({
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
   const datasets = new DatasetStore(db, dataFolder);
+  const weights = new WeightsStore(db, dataFolder);
   const tasks = new TaskRunner(config, log);
   return {
     config,
@@ -63,6 +66,8 @@ export function makeServerParts({
     artifacts,
     datasets,
     uploads: new DatasetUploads(datasets, { freeDiskBytesMin: config.freeDiskBytesMin }),
+    weights,
+    weightsUploads: new WeightsUploads(weights, { freeDiskBytesMin: config.freeDiskBytesMin }),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     tasks,
     metrics,

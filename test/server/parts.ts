@@ -16,6 +16,7 @@ import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openDatabase, type Database } from '../../server/dist/store/database.js';
+import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 
 export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', import.meta.url));
@@ -56,6 +57,7 @@ export async function openParts(
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
   const datasets = new DatasetStore(db, dataFolder);
+  const weights = new WeightsStore(db, dataFolder);
   const storeFailures: unknown[] = [];
   const supervisor = new Supervisor({
     config,
@@ -91,6 +93,7 @@ export async function openParts(
     checkpoints,
     artifacts,
     datasets,
+    weights,
     supervisor,
     storeFailures,
     close,
@@ -116,6 +119,7 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
       attentionBias: false,
     },
     baseWeightsFolder: null,
+    baseWeightsName: null,
     dataset: 'datasets/text',
     warmStart: { stepCount: 0, learningRate: 5e-4, warmupStepCount: 0 },
     adapter: {

@@ -5,6 +5,7 @@ import type { RunSpec } from './runSpec.js';
  * means these, and its hash (io/specHash.ts) leaves them out, so that its checkpoints still fit it.
  */
 export const laterDefaults = {
+  baseWeightsName: null,
   recomputation: 'auto',
   optimizer: { momentType: 'float32' },
   adapter: { graph: 'auto' },

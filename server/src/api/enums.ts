@@ -13,6 +13,7 @@ import type {
 } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { DatasetFormat, DatasetSplit, DatasetState } from '../datasets/dataset.js';
+import type { Weights } from '../weights/weights.js';
 import type { JobState } from '../jobs/job.js';
 
 /** Enums of the contract and the words that the server uses for them. Unset values have the default that job.proto names. */
@@ -131,6 +132,11 @@ const datasetStates: Readonly<Record<string, DatasetState>> = {
   [contract.DatasetState.FAILED]: 'failed',
 };
 
+const weightsStates: Readonly<Record<string, Weights['state']>> = {
+  [contract.WeightsState.UPLOADING]: 'uploading',
+  [contract.WeightsState.READY]: 'ready',
+};
+
 /** The other way: each word becomes the last value of the contract that means it, so never `UNSPECIFIED`. */
 export const toEnum = {
   jobKind: reverse<RunSpec['kind'], contract.JobKind>(jobKinds),
@@ -147,6 +153,7 @@ export const toEnum = {
   datasetFormat: reverse<DatasetFormat, contract.DatasetFormat>(datasetFormats),
   datasetSplit: reverse<DatasetSplit, contract.DatasetSplit>(datasetSplits),
   datasetState: reverse<DatasetState, contract.DatasetState>(datasetStates),
+  weightsState: reverse<Weights['state'], contract.WeightsState>(weightsStates),
 };
 
 function reverse<Word extends string, Value extends string>(

@@ -106,7 +106,7 @@ export function parseJobSpec(
   const precision = parsePrecision(checks, spec, kind, device);
   if (adapter !== null) checkGraph(checks, adapter, precision);
 
-  const run: Omit<RunSpec, 'model' | 'baseWeightsFolder'> = {
+  const run: Omit<RunSpec, 'model' | 'baseWeightsFolder' | 'baseWeightsName'> = {
     kind,
     dataset: spec.dataset,
     warmStart,

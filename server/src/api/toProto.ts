@@ -3,6 +3,7 @@ import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifactStore.js';
 import type { Dataset, DatasetSpec } from '../datasets/dataset.js';
 import type { Job, JobEvent, JobEventBody } from '../jobs/job.js';
+import type { Weights } from '../weights/weights.js';
 import { toEnum } from './enums.js';
 
 /** The version of a job as a quoted entity tag. */
@@ -55,7 +56,7 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     model:
       spec.baseWeightsFolder === null
         ? { config: toModelConfig(spec.model) }
-        : { baseWeights: { path: spec.baseWeightsFolder } },
+        : { baseWeights: toBaseWeights(spec.baseWeightsFolder, spec.baseWeightsName) },
     dataset: spec.dataset,
     warmStart: spec.kind === 'fullRank' ? undefined : spec.warmStart,
     adapter:
@@ -82,6 +83,13 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     priority: spec.priority,
     device: spec.device,
   };
+}
+
+function toBaseWeights(folder: string, name: string | null): contract.BaseWeights {
+  if (name === null) return { path: folder, weights: '', artifact: '' };
+  return name.startsWith('weights/')
+    ? { path: '', weights: name, artifact: '' }
+    : { path: '', weights: '', artifact: name };
 }
 
 export function toModelConfig({ ropeScaling, ...config }: LlamaConfig): contract.LlamaConfig {
@@ -196,6 +204,20 @@ export function toDataset(dataset: Dataset): contract.Dataset {
   };
 }
 
+export function toWeights(weights: Weights): contract.Weights {
+  const { report } = weights;
+  return {
+    name: `weights/${weights.id}`,
+    displayName: weights.displayName,
+    state: toEnum.weightsState[weights.state],
+    files: weights.files,
+    config: report === null ? undefined : toModelConfig(report.config),
+    parameterCount: report?.parameterCount ?? 0,
+    tokenizerVocabularySize: report?.tokenizerVocabularySize ?? 0,
+    createTime: new Date(weights.createTimeMs),
+  };
+}
+
 const tokenizerKinds = { bytes: 'bytes', trainedBpe: 'trained_bpe', huggingFace: 'hugging_face' } as const;
 
 function toTokenizer({ tokenizer }: DatasetSpec): contract.TokenizerSpec {
@@ -206,7 +228,7 @@ function toTokenizer({ tokenizer }: DatasetSpec): contract.TokenizerSpec {
       return { trainedBpe: { vocabularySize: tokenizer.vocabularySize } };
     case 'huggingFace':
       // The content may be megabytes: a data set that is listed shows which one it is by its SHA-256.
-      return { huggingFace: { tokenizerJson: '', serverPath: '' } };
+      return { huggingFace: { tokenizerJson: '', serverPath: '', weights: '' } };
   }
 }
 

@@ -2,6 +2,7 @@ import type { TrainingEvent } from '@relora/engine';
 import type { DeviceChoice, RunSpec } from '@relora/engine/plan';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution } from '../jobs/job.js';
+import type { WeightsReport } from '../weights/weights.js';
 
 /** What a child computes on; from the settings. */
 export interface DeviceSettings {
@@ -69,7 +70,15 @@ export interface DescribeTask {
   device: DeviceSettings;
 }
 
-export type Task = PrepareTask | GenerateTask | PreviewTask | DescribeTask;
+export interface CheckWeightsTask {
+  kind: 'checkWeights';
+  /** In Hugging Face layout. */
+  folder: string;
+  /** Whether every tensor is read, or only config and headers. */
+  values: boolean;
+}
+
+export type Task = PrepareTask | GenerateTask | PreviewTask | DescribeTask | CheckWeightsTask;
 
 /** Something jobs can run on, as measured in a child. */
 export interface DeviceDescription {
@@ -109,6 +118,7 @@ export interface TaskTypes {
   generate: { part: GeneratedPiece; result: null };
   previewDataset: { part: never; result: PreviewedToken[] };
   describeDevices: { part: never; result: DeviceDescription[] };
+  checkWeights: { part: never; result: WeightsReport };
 }
 
 /** From the server to its child. */

@@ -3,7 +3,9 @@ import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { TaskFailure } from '../jobs/jobFailures.js';
+import type { WeightsReport } from '../weights/weights.js';
 import type {
+  CheckWeightsTask,
   DeviceDescription,
   DeviceSettings,
   GeneratedPiece,
@@ -64,6 +66,13 @@ export class TaskRunner {
   async previewDataset(task: Omit<PreviewTask, 'kind'>, signal: AbortSignal): Promise<PreviewedToken[]> {
     return await this.run(
       { kind: 'previewDataset', ...task },
+      { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
+    );
+  }
+
+  async checkWeights(task: Omit<CheckWeightsTask, 'kind'>, signal: AbortSignal): Promise<WeightsReport> {
+    return await this.run(
+      { kind: 'checkWeights', ...task },
       { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
     );
   }
