@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { DatasetSplit, FinishReason, type Dataset, type PreviewToken } from '@relora/sdk';
 import { bytes, quantity, table } from './format.js';
 import { downloadText, jobName, type Run } from './jobCommands.js';
+import { UsageError } from './exitCodes.js';
 import { printable } from './screenText.js';
 import { decimalNumber, wholeNumber } from './specOptions.js';
 
@@ -23,6 +24,7 @@ export function addDataCommands(program: Command, run: Run): void {
     .option('--title <text>', 'title for people')
     .option('--on-server', 'the paths are on the server, in a folder that it allows')
     .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
+    .option('--tokenizer <weights>', 'take the tokenizer of these uploaded weights')
     .option('--held-out <share>', 'share of documents to hold out, 0 to 0.5', decimalNumber)
     .option('--text-field <name>', 'field or column with the text')
     .option('--prompt-field <name>', 'field or column with a prompt, which is read and not learned')
@@ -35,6 +37,7 @@ export function addDataCommands(program: Command, run: Run): void {
           title?: string;
           onServer?: boolean;
           vocabulary?: number;
+          tokenizer?: string;
           heldOut?: number;
           textField?: string;
           promptField?: string;
@@ -47,10 +50,7 @@ export function addDataCommands(program: Command, run: Run): void {
             displayName: flags.title,
             files: files.map((path) => (flags.onServer ? { serverPath: path } : { path })),
             spec: {
-              tokenizer:
-                flags.vocabulary === undefined
-                  ? undefined
-                  : { trainedBpe: { vocabularySize: flags.vocabulary } },
+              tokenizer: tokenizerOf(flags),
               heldOutShare: flags.heldOut,
               textField: flags.textField,
               promptField: flags.promptField,
@@ -186,6 +186,13 @@ export function previewLines(tokens: readonly PreviewToken[], isTerminal: boolea
     text += printableText(token.text);
   }
   return [isMarked ? text + end : text];
+}
+
+function tokenizerOf({ vocabulary, tokenizer }: { vocabulary?: number; tokenizer?: string }) {
+  if (vocabulary !== undefined && tokenizer !== undefined)
+    throw new UsageError('--vocabulary and --tokenizer exclude each other');
+  if (tokenizer !== undefined) return { huggingFace: { weights: tokenizer } };
+  return vocabulary === undefined ? undefined : { trainedBpe: { vocabularySize: vocabulary } };
 }
 
 /** Empty where the server has not measured. */

@@ -6,6 +6,7 @@ import { addCompareCommand } from './compareCommand.js';
 import { addDataCommands } from './dataCommands.js';
 import { addProofCommands } from './proofCommands.js';
 import { addExportCommand } from './exportCommand.js';
+import { addWeightsCommands } from './weightsCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
@@ -60,6 +61,7 @@ addCompareCommand(program, run);
 addSweepCommand(program, run);
 addDataCommands(program, run);
 addExportCommand(program, run);
+addWeightsCommands(program, run);
 
 // A reader that went away, as in `relora list | head`, is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>

@@ -102,7 +102,10 @@ export function addSpecOptions(command: Command): Command {
     .option('--recipe <name>', 'defaults to start from, for example gradient-svd; "relora info" lists them')
     .option('--kind <kind>', `one of ${Object.keys(kinds).join(', ')}`)
     .option('--preset <name>', 'model, for example llama-60m; "relora info" lists them')
-    .option('--base-weights <folder>', 'folder on the server with weights to continue from')
+    .option(
+      '--base-weights <name>',
+      'weights to continue from: weights/…, jobs/…/artifacts/…, or a folder on the server',
+    )
     .option('--dataset <name>', 'data set, datasets/…')
     .option('--steps <n>', 'steps of the main phase', wholeNumber)
     .option('--tokens <n>', 'tokens of the main phase in place of --steps', wholeNumber)
@@ -152,7 +155,7 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   if (flags.preset !== undefined && flags.baseWeights !== undefined)
     throw new UsageError('--preset and --base-weights exclude each other');
   if (flags.preset !== undefined) spec.model = { preset: flags.preset };
-  if (flags.baseWeights !== undefined) spec.model = { baseWeights: { path: flags.baseWeights } };
+  if (flags.baseWeights !== undefined) spec.model = { baseWeights: baseWeights(flags.baseWeights) };
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
   if (flags.recomputation !== undefined)
     spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
@@ -204,6 +207,12 @@ function moduleRank(value: string, before: ModuleRank[] = []): ModuleRank[] {
 function stepRange(value: string, before: StepRange[] = []): StepRange[] {
   const [first = '', last = first] = value.split('-');
   return [...before, { first: wholeNumber(first), last: wholeNumber(last) }];
+}
+
+/** A path is absolute, so names cannot be mistaken for one. */
+function baseWeights(text: string): { weights: string } | { artifact: string } | { path: string } {
+  if (text.startsWith('weights/')) return { weights: text };
+  return text.startsWith('jobs/') ? { artifact: text } : { path: text };
 }
 
 export function wholeNumber(value: string): number {

@@ -37,7 +37,12 @@ export { CheckpointCorrupt, CheckpointNoSpace, CheckpointUnknownFormat } from '.
 // Models
 export { Llama } from './model/llama.js';
 export { loadModelFromCheckpoint } from './io/checkpointModel.js';
-export { loadModelFolder, type LoadedModel } from './io/modelFolder.js';
+export {
+  checkModelFolder,
+  loadModelFolder,
+  type LoadedModel,
+  type ModelFolderReport,
+} from './io/modelFolder.js';
 export { exportModel, type ExportedModel, type ExportOptions } from './io/exports/exportModel.js';
 export type { ExportedFile, ExportManifest } from './io/exports/exportManifest.js';
 export { ExportImpossible } from './io/exports/exportImpossible.js';

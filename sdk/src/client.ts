@@ -10,6 +10,7 @@ import { isTerminal } from './jobState.js';
 import { createComparison, type ComparisonOptions } from './comparison.js';
 import { sweepLearningRate, type Sweep, type SweepOptions } from './sweep.js';
 import { uploadDataset, type UploadOptions } from './upload.js';
+import { uploadWeights, type UploadWeightsOptions } from './uploadWeights.js';
 import { watchJob, type WatchOptions } from './watch.js';
 
 export interface ClientOptions {
@@ -61,6 +62,7 @@ export class ReloraClient {
   private readonly artifacts: Client<typeof contract.ArtifactServiceDefinition>;
   private readonly datasets: Client<typeof contract.DatasetServiceDefinition>;
   private readonly models: Client<typeof contract.ModelServiceDefinition>;
+  private readonly weights: Client<typeof contract.WeightsServiceDefinition>;
   private readonly server: Client<typeof contract.ServerServiceDefinition>;
 
   constructor(options: ClientOptions = {}) {
@@ -89,6 +91,7 @@ export class ReloraClient {
     this.artifacts = factory.create(contract.ArtifactServiceDefinition, this.channel);
     this.datasets = factory.create(contract.DatasetServiceDefinition, this.channel);
     this.models = factory.create(contract.ModelServiceDefinition, this.channel);
+    this.weights = factory.create(contract.WeightsServiceDefinition, this.channel);
     this.server = factory.create(contract.ServerServiceDefinition, this.channel);
   }
 
@@ -372,6 +375,47 @@ export class ReloraClient {
         }),
     };
     return await uploadDataset(calls, options, this.retries, signal);
+  }
+
+  /** Uploads a model in Hugging Face layout for jobs to begin at, and waits until the server has checked it. */
+  async uploadWeights(options: UploadWeightsOptions): Promise<contract.Weights> {
+    using stop = new LinkedAbort(this.closing.signal, options.signal);
+    const { signal } = stop;
+    const calls = {
+      upload: async (messages: AsyncIterable<contract.DeepPartial<contract.UploadWeightsRequest>>) =>
+        present((await this.weights.uploadWeights(messages, { signal })).weights, 'weights'),
+      get: async (name: string) =>
+        await this.getWeights(name, { signal }).catch((error: unknown) => {
+          if (error instanceof ReloraError && error.code === 'NOT_FOUND') return undefined;
+          throw error;
+        }),
+    };
+    return await uploadWeights(calls, options, this.retries, signal);
+  }
+
+  async getWeights(name: string, { signal }: CallOptions = {}): Promise<contract.Weights> {
+    return present((await this.weights.getWeights({ name }, { signal })).weights, 'weights');
+  }
+
+  /** All uploaded weights, newest first, fetched page by page. */
+  async *listWeights({ signal, pageSize }: CallOptions & { pageSize?: number } = {}): AsyncGenerator<
+    contract.Weights,
+    void,
+    undefined
+  > {
+    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
+      const page: contract.ListWeightsResponse = await this.weights.listWeights(
+        { pageSize, pageToken },
+        { signal },
+      );
+      yield* page.weights;
+      pageToken = page.nextPageToken || undefined;
+    }
+  }
+
+  /** Deletes weights that no unfinished job begins at. */
+  async deleteWeights(name: string, { signal }: CallOptions = {}): Promise<void> {
+    await this.weights.deleteWeights({ name }, { signal });
   }
 
   async getDataset(name: string, { signal }: CallOptions = {}): Promise<contract.Dataset> {

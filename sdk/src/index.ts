@@ -71,4 +71,5 @@ export type {
   SettingDifference,
   StepRange,
   TokenizerSpec,
+  Weights,
 } from './contract.js';

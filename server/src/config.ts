@@ -115,6 +115,14 @@ export const settings = {
     'Bytes of all files of a data set.',
   ),
   datasetFilesMax: integer('RELORA_DATASET_FILES_MAX', 1000, 1, 100_000, 'Files of a data set.'),
+  weightsBytesMax: integer(
+    'RELORA_WEIGHTS_BYTES_MAX',
+    64 * 2 ** 30,
+    1,
+    2 ** 50,
+    'Bytes of all files of uploaded weights.',
+  ),
+  weightsFilesMax: integer('RELORA_WEIGHTS_FILES_MAX', 200, 2, 10_000, 'Files of uploaded weights.'),
   rankMax: integer('RELORA_RANK_MAX', 4096, 1, 65_536, 'Highest rank of an adapter; a layer may allow less.'),
   stepsMax: integer(
     'RELORA_STEPS_MAX',
@@ -124,7 +132,7 @@ export const settings = {
     'Most steps of a job, all phases together; each leaves an event.',
   ),
   sequenceLengthMax: integer('RELORA_SEQUENCE_LENGTH_MAX', 8192, 8, 1 << 20, 'Longest sequence in tokens.'),
-  vocabularySizeMax: integer('RELORA_VOCABULARY_SIZE_MAX', 131_072, 257, 1 << 20, 'Largest vocabulary.'),
+  vocabularySizeMax: integer('RELORA_VOCABULARY_SIZE_MAX', 262_144, 257, 1 << 20, 'Largest vocabulary.'),
   parametersMax: integer('RELORA_PARAMETERS_MAX', 20_000_000_000, 1, 2 ** 50, 'Most weights of a model.'),
   jobMemoryBytesMax: integer(
     'RELORA_JOB_MEMORY_BYTES_MAX',

@@ -102,6 +102,31 @@ export const serviceErrors = {
     fix: 'Name an artifact in Hugging Face layout, or the job.',
     precondition: ({ artifactId }) => ({ type: 'ARTIFACT_FORMAT', subject: artifactId }),
   }),
+  WEIGHTS_NOT_FOUND: entry<{ weightsId: string }>({
+    status: Status.NOT_FOUND,
+    text: ({ weightsId }) => `Weights ${weightsId} do not exist`,
+    fix: 'Check the name; ListWeights shows the weights there are, UploadWeights brings some.',
+    resource: ({ weightsId }) => ({ type: 'relora.v1.Weights', name: `weights/${weightsId}` }),
+  }),
+  WEIGHTS_EXISTS: entry<{ weightsId: string }>({
+    status: Status.ALREADY_EXISTS,
+    text: ({ weightsId }) => `Weights ${weightsId} exist already with other files`,
+    fix: 'Choose another weights_id, or send the header exactly as before to go on with its upload.',
+    resource: ({ weightsId }) => ({ type: 'relora.v1.Weights', name: `weights/${weightsId}` }),
+  }),
+  WEIGHTS_INVALID: entry<{ weightsId: string; cause: string; message: string }>({
+    status: Status.INVALID_ARGUMENT,
+    text: ({ message }) => `The weights cannot be used and were dropped: ${message}`,
+    fix: 'The message names file, key or tensor, what was expected and what was found. Correct the files and upload them again.',
+    fields: ({ message }) => [{ field: 'header.files', expected: 'a Llama model', got: message }],
+  }),
+  WEIGHTS_IN_USE: entry<{ weightsId: string; job: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ weightsId, job }) =>
+      `Weights ${weightsId} cannot be deleted: ${job} begins at them and has not ended`,
+    fix: 'Wait for the end of the job, or cancel it.',
+    precondition: ({ job }) => ({ type: 'JOB_STATE', subject: job }),
+  }),
   JOB_EXISTS: entry<{ jobId: string }>({
     status: Status.ALREADY_EXISTS,
     text: ({ jobId }) => `A job ${jobId} exists already`,
@@ -178,7 +203,7 @@ export const serviceErrors = {
     status: Status.OUT_OF_RANGE,
     text: ({ fileIndex, offsetBytes, receivedBytes }) =>
       `The chunk of file ${fileIndex} begins at ${offsetBytes}, but the server has ${receivedBytes} bytes of it`,
-    fix: 'Open the upload again with the same header and send from received_bytes on (GetDataset shows it).',
+    fix: 'Open the upload again with the same header and send from received_bytes on (GetDataset or GetWeights shows it).',
   }),
   UPLOAD_TOO_LONG: entry<{ fileIndex: number; sizeBytes: number }>({
     status: Status.INVALID_ARGUMENT,
@@ -193,11 +218,11 @@ export const serviceErrors = {
       },
     ],
   }),
-  UPLOAD_INCOMPLETE: entry<{ datasetId: string; missing: string }>({
+  UPLOAD_INCOMPLETE: entry<{ name: string; missing: string }>({
     status: Status.FAILED_PRECONDITION,
-    text: ({ datasetId, missing }) => `The upload of data set ${datasetId} ended early: ${missing}`,
+    text: ({ name, missing }) => `The upload of ${name} ended early: ${missing}`,
     fix: 'Open the upload again with the same header and send the missing bytes.',
-    precondition: ({ datasetId }) => ({ type: 'UPLOAD', subject: `datasets/${datasetId}` }),
+    precondition: ({ name }) => ({ type: 'UPLOAD', subject: name }),
   }),
   UPLOAD_HASH_WRONG: entry<{
     fileIndex: number;
@@ -217,9 +242,9 @@ export const serviceErrors = {
       },
     ],
   }),
-  UPLOAD_BUSY: entry<{ datasetId: string }>({
+  UPLOAD_BUSY: entry<{ name: string }>({
     status: Status.ABORTED,
-    text: ({ datasetId }) => `Another call uploads data set ${datasetId} at this moment`,
+    text: ({ name }) => `Another call uploads ${name} at this moment`,
     fix: 'Wait until the other call has ended; one that broke is noticed within a minute and a half.',
     retrySeconds: 5,
   }),

@@ -21,6 +21,8 @@ import type { Database } from './store/database.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
 import { version } from './version.js';
+import { WeightsStore } from './weights/weightsStore.js';
+import { WeightsUploads } from './weights/weightsUploads.js';
 
 export interface ServerParts extends ApiParts {
   supervisor: Supervisor;
@@ -54,6 +56,7 @@ export function makeServerParts({
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
   const datasets = new DatasetStore(db, dataFolder);
+  const weights = new WeightsStore(db, dataFolder);
   const tasks = new TaskRunner(config, log);
   const exports = new ArtifactExports(db, dataFolder);
   const supervisor = new Supervisor({
@@ -80,6 +83,8 @@ export function makeServerParts({
     exports,
     datasets,
     uploads: new DatasetUploads(datasets, { freeDiskBytesMin: config.freeDiskBytesMin }),
+    weights,
+    weightsUploads: new WeightsUploads(weights, { freeDiskBytesMin: config.freeDiskBytesMin }),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     tasks,
     metrics,

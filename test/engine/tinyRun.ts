@@ -50,6 +50,7 @@ export function tinySpec(changes: Changes = {}): RunSpec {
       attentionBias: false,
     },
     baseWeightsFolder: null,
+    baseWeightsName: null,
     dataset: 'datasets/licence',
     warmStart: { stepCount: 6, learningRate: 3e-3, warmupStepCount: 3 },
     adapter: {

@@ -111,8 +111,8 @@ describe('CreateJob', () => {
     for (const each of [folder, other]) writeFileSync(join(each, 'config.json'), JSON.stringify(config));
     const { training } = await openWithDataset({ RELORA_ALLOWED_FOLDERS: folder });
     const spec = (path: string) => jobSpec('', { model: { baseWeights: { path } } });
-    expect((await training.estimateJob({ spec: spec(folder) })).spec!.model).toEqual({
-      baseWeights: { path: folder },
+    expect((await training.estimateJob({ spec: spec(folder) })).spec!.model).toMatchObject({
+      baseWeights: { path: folder, weights: '', artifact: '' },
     });
     for (const path of [other, join(folder, '..'), 'relative', '/nowhere']) {
       expect(

@@ -12,6 +12,7 @@ import {
   RpcStatus,
   ServerServiceDefinition,
   TrainingServiceDefinition,
+  WeightsServiceDefinition,
   type DeepPartial,
   type UploadDatasetHeader,
   type UploadDatasetRequest,
@@ -35,6 +36,8 @@ import { PageTokens } from '../../server/dist/api/pageToken.js';
 import type { ApiParts } from '../../server/dist/api/parts.js';
 import { serverService } from '../../server/dist/api/serverService.js';
 import { trainingService } from '../../server/dist/api/trainingService.js';
+import { weightsService } from '../../server/dist/api/weightsService.js';
+import { WeightsUploads } from '../../server/dist/weights/weightsUploads.js';
 import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
 import { DatasetUploads } from '../../server/dist/datasets/datasetUploads.js';
 import { createMetrics } from '../../server/dist/metrics/metrics.js';
@@ -58,6 +61,7 @@ export async function openApi(
     tasks,
     devices,
     uploads: new DatasetUploads(parts.datasets, config),
+    weightsUploads: new WeightsUploads(parts.weights, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     metrics: createMetrics(),
     pageTokens: PageTokens.open(parts.dataFolder),
@@ -74,6 +78,7 @@ export async function openApi(
   server.add(DatasetServiceDefinition, datasetService(apiParts));
   server.add(ModelServiceDefinition, modelService(apiParts));
   server.add(ServerServiceDefinition, serverService(apiParts));
+  server.add(WeightsServiceDefinition, weightsService(apiParts));
   const port = await server.listen('127.0.0.1:0');
   const channel = createChannel(`127.0.0.1:${port}`);
   onTestFinished(async () => {
@@ -88,6 +93,7 @@ export async function openApi(
     artifacts: createClient(ArtifactServiceDefinition, channel) as Client<typeof ArtifactServiceDefinition>,
     datasets: createClient(DatasetServiceDefinition, channel) as Client<typeof DatasetServiceDefinition>,
     model: createClient(ModelServiceDefinition, channel) as Client<typeof ModelServiceDefinition>,
+    weights: createClient(WeightsServiceDefinition, channel) as Client<typeof WeightsServiceDefinition>,
     server: createClient(ServerServiceDefinition, channel) as Client<typeof ServerServiceDefinition>,
   };
 }

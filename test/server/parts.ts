@@ -17,6 +17,7 @@ import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openDatabase, type Database } from '../../server/dist/store/database.js';
+import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 
 export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', import.meta.url));
@@ -58,6 +59,7 @@ export async function openParts(
   const artifacts = new ArtifactStore(db, dataFolder);
   const exports = new ArtifactExports(db, dataFolder);
   const datasets = new DatasetStore(db, dataFolder);
+  const weights = new WeightsStore(db, dataFolder);
   const storeFailures: unknown[] = [];
   const supervisor = new Supervisor({
     config,
@@ -94,6 +96,7 @@ export async function openParts(
     artifacts,
     exports,
     datasets,
+    weights,
     supervisor,
     storeFailures,
     close,
@@ -135,6 +138,7 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
       attentionBias: false,
     },
     baseWeightsFolder: null,
+    baseWeightsName: null,
     dataset: 'datasets/text',
     warmStart: { stepCount: 0, learningRate: 5e-4, warmupStepCount: 0 },
     adapter: {

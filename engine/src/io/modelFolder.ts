@@ -21,6 +21,51 @@ export interface LoadedModel {
  * nothing is left behind.
  */
 export async function loadModelFolder(folder: string): Promise<LoadedModel> {
+  return await withModelFolder(folder, async ({ config, tokenizer, read }) => ({
+    model: await Llama.fromWeights(config, async (weight) => {
+      const values = await read(weight);
+      const { role, shape } = weight;
+      return role === 'base' ? transpose(values, shape[1]!, shape[0]!) : values;
+    }),
+    tokenizer,
+  }));
+}
+
+/** What a folder of weights holds. */
+export interface ModelFolderReport {
+  config: LlamaConfig;
+  parameterCount: number;
+  /** Null without a tokenizer.json. */
+  tokenizerVocabularySize: number | null;
+}
+
+/**
+ * Checks a folder as loadModelFolder would, holding one tensor at a time; without `values` from config and headers alone.
+ * Throws what loadModelFolder throws.
+ */
+export async function checkModelFolder(
+  folder: string,
+  { values }: { values: boolean },
+): Promise<ModelFolderReport> {
+  return await withModelFolder(folder, async ({ config, tokenizer, read }) => {
+    const shapes = weightShapes(config);
+    if (values) for (const weight of shapes) await read(weight);
+    return {
+      config,
+      parameterCount: shapes.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b), 0),
+      tokenizerVocabularySize: tokenizer?.vocabularySize ?? null,
+    };
+  });
+}
+
+interface OpenModelFolder {
+  config: LlamaConfig;
+  tokenizer: Tokenizer | null;
+  /** Values as they stand in the file, all finite. */
+  read(weight: WeightShape): Promise<Float32Array>;
+}
+
+async function withModelFolder<T>(folder: string, use: (opened: OpenModelFolder) => Promise<T>): Promise<T> {
   const configText = await readText(folder, 'config.json');
   if (configText === null) throw new ModelFolderInvalid('config.json', 'a readable file', 'none');
   const config = parseLlamaConfig(configText);
@@ -35,20 +80,22 @@ export async function loadModelFolder(folder: string): Promise<LoadedModel> {
   const files = await openWeights(folder);
   try {
     const found = locateTensors(files);
-    const shapes = new Map(weightShapes(config).map((weight) => [weight.name, weight]));
-    checkTensors(shapes, found, config);
-    const model = await Llama.fromWeights(config, async ({ name, role, shape }) => {
+    checkTensors(config, found);
+    const read = async ({ name }: WeightShape) => {
       const values = await found.get(name)!.file.readFloat32(name);
       const wrong = values.findIndex((value) => !Number.isFinite(value));
       if (wrong >= 0)
         throw new ModelFolderInvalid(name, 'finite values', `${values[wrong]} at position ${wrong}`);
-      return role === 'base' ? transpose(values, shape[1]!, shape[0]!) : values;
-    });
-    return { model, tokenizer };
+      return values;
+    };
+    return await use({ config, tokenizer, read });
   } finally {
     await Promise.all(files.map((file) => file.close()));
   }
 }
+
+/** Seven linear layers and two norms. */
+const blockTensorsMin = 9;
 
 type Located = Map<string, { file: SafetensorsFile; shape: readonly number[] }>;
 
@@ -82,12 +129,20 @@ function shardNames(index: string): string[] {
     throw new ModelFolderInvalid(subject, 'JSON', `${index.length} characters that are not`);
   }
   if (typeof map !== 'object' || map === null)
-    throw new ModelFolderInvalid(subject, 'an object "weight_map"', JSON.stringify(map) ?? 'none');
+    throw new ModelFolderInvalid(
+      subject,
+      'an object "weight_map"',
+      (JSON.stringify(map) ?? 'none').slice(0, 200),
+    );
   const names = new Set<string>();
   for (const name of Object.values(map)) {
     // The index comes with the weights from elsewhere: it must not lead out of its folder.
     if (typeof name !== 'string' || name !== basename(name) || !name.endsWith('.safetensors')) {
-      throw new ModelFolderInvalid(subject, 'plain names of .safetensors files', JSON.stringify(name));
+      throw new ModelFolderInvalid(
+        subject,
+        'plain names of .safetensors files',
+        (JSON.stringify(name) ?? 'none').slice(0, 200),
+      );
     }
     names.add(name);
   }
@@ -106,7 +161,17 @@ function locateTensors(files: readonly SafetensorsFile[]): Located {
   return found;
 }
 
-function checkTensors(shapes: ReadonlyMap<string, WeightShape>, found: Located, config: LlamaConfig): void {
+function checkTensors(config: LlamaConfig, found: Located): void {
+  // Before anything is made for each of them: a config may claim two billion.
+  const blocks = Math.floor(found.size / blockTensorsMin);
+  if (config.numHiddenLayers > blocks) {
+    throw new ModelFolderInvalid(
+      'config.json num_hidden_layers',
+      `at most ${blocks}, as there are ${found.size} tensors`,
+      `${config.numHiddenLayers}`,
+    );
+  }
+  const shapes = new Map(weightShapes(config).map((weight) => [weight.name, weight]));
   for (const { name, role, shape } of shapes.values()) {
     // Linear weights stand in the files as [out, in].
     const expected = (role === 'base' ? [...shape].reverse() : shape).join(' x ');

@@ -4,6 +4,8 @@ export interface RunSpec {
   model: LlamaConfig;
   /** Folder with Hugging Face weights to continue from; null for new weights. */
   baseWeightsFolder: string | null;
+  /** What the folder was named by, `weights/{id}` or `jobs/{id}/artifacts/{id}`; null where its path was given. */
+  baseWeightsName: string | null;
   /** Resource name of the data set, `datasets/{id}`. */
   dataset: string;
   warmStart: WarmStartSettings;

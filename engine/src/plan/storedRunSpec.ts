@@ -12,6 +12,7 @@ type LaterDefaults = Partial<Omit<RunSpec, 'model' | 'optimizer' | 'adapter'>> &
  * means these, and its hash (io/specHash.ts) leaves them out, so that its checkpoints still fit it.
  */
 export const laterDefaults = {
+  baseWeightsName: null,
   recomputation: 'auto',
   skippedSteps: [],
   recipe: 'paper',

@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import { estimateRun, Schedule, type DeviceSpeed, type Estimate, type RunSpec } from '@relora/engine/plan';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
@@ -6,11 +5,10 @@ import type { Config } from '../config.js';
 import { gibibytes, ServiceError } from '../errors.js';
 import { freeMemoryBytes, jobShareBytes } from '../machineMemory.js';
 import type { DeviceDescription } from '../trainer/messages.js';
+import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
 import { parseJobSpec } from './jobSpec.js';
 import { decideRecomputation, whatWouldFit } from './memoryFit.js';
-import type { FoundBaseWeights } from './modelSpec.js';
 import type { ApiParts } from './parts.js';
-import { readServerFile } from './readServerFile.js';
 import { datasetIdOf } from './resourceNames.js';
 import type { Warning } from './specWarnings.js';
 
@@ -22,13 +20,25 @@ export interface AdmittedJob {
   warnings: Warning[];
 }
 
-/** Longest config.json that is read. */
-const configBytesMax = 1 << 20;
+/** What it takes to check a specification with all that it names. */
+export type AdmitParts = Pick<
+  ApiParts,
+  | 'config'
+  | 'store'
+  | 'datasets'
+  | 'allowedFolders'
+  | 'devices'
+  | 'weights'
+  | 'artifacts'
+  | 'tasks'
+  | 'stopping'
+>;
+
 const learningRatePoints = 200;
 
 /** Checks a specification with all that it names; throws a ServiceError. Nothing is stored. */
 export async function admitJob(
-  parts: Pick<ApiParts, 'config' | 'store' | 'datasets' | 'allowedFolders' | 'devices'>,
+  parts: AdmitParts,
   spec: JobSpec | undefined,
   { whenTooLarge }: { whenTooLarge: 'refuse' | 'warn' },
 ): Promise<AdmittedJob> {
@@ -36,7 +46,7 @@ export async function admitJob(
   const datasetId = datasetIdOf(spec?.dataset ?? '');
   const dataset = datasetId === undefined ? undefined : await parts.datasets.find(datasetId);
   const baseWeights =
-    spec?.model?.baseWeights === undefined ? null : await findBaseWeights(parts, spec.model.baseWeights.path);
+    spec?.model?.baseWeights === undefined ? null : await findBaseWeights(parts, spec.model.baseWeights);
   const parsed = parseJobSpec(spec, { dataset, baseWeights }, config);
   if (parsed.spec === null) {
     // With nothing else wrong, a missing data set has a code of its own, which a client can act on.
@@ -50,6 +60,9 @@ export async function admitJob(
       state: (dataset?.state ?? 'missing').toUpperCase(),
     });
   }
+  const { baseWeightsFolder, baseWeightsName } = parsed.spec;
+  if (baseWeightsFolder !== null && baseWeightsName === null)
+    await requireSoundFolder(parts, baseWeightsFolder);
   const device = chooseDevice(await parts.devices.list(), parsed.spec);
   const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speedOf(device)).peakMemoryBytes;
   const memoryBytesMax = memoryLimitBytes(config);
@@ -168,23 +181,4 @@ function toPlan(schedule: Schedule): JobPlan {
     restartSteps: schedule.restartSteps(),
     learningRates: steps.map((step) => ({ step, learningRate: schedule.learningRateAt(step) })),
   };
-}
-
-/** Folder and config.json of weights to continue from. The weights themselves are read by the trainer, never here. */
-async function findBaseWeights(
-  parts: Pick<ApiParts, 'allowedFolders'>,
-  path: string,
-): Promise<FoundBaseWeights> {
-  const folder = await parts.allowedFolders.folder(path);
-  if ('problem' in folder) return folder;
-  const read = await readServerFile(parts.allowedFolders, join(folder.path, 'config.json'), configBytesMax);
-  if ('problem' in read) return { problem: `config.json: ${read.problem}` };
-  try {
-    const config: unknown = JSON.parse(read.text);
-    if (typeof config !== 'object' || config === null || Array.isArray(config))
-      return { problem: 'config.json holds no object' };
-    return { folder: folder.path, config: config as Record<string, unknown> };
-  } catch {
-    return { problem: 'config.json is not JSON' };
-  }
 }

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import type {
   DatasetFile as DatasetFileProto,
   DatasetSpec as DatasetSpecProto,
@@ -10,7 +11,8 @@ import { quote } from '../errors.js';
 import { datasetFormats, datasetSplits } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
-import { readServerFile } from './readServerFile.js';
+import { readServerFile, readTextFile } from './readServerFile.js';
+import { weightsIdOf } from './resourceNames.js';
 
 type NewFile = NewDataset['files'][number];
 
@@ -20,7 +22,7 @@ const tokenizerFileBytesMax = 64 << 20;
 
 /** Turns the header of an upload into a data set, or throws REQUEST_INVALID with all that is wrong. */
 export async function parseDatasetHeader(
-  parts: Pick<ApiParts, 'config' | 'allowedFolders'>,
+  parts: Pick<ApiParts, 'config' | 'allowedFolders' | 'weights'>,
   header: UploadDatasetHeader,
 ): Promise<NewDataset> {
   const { config } = parts;
@@ -151,7 +153,7 @@ function parseFormat(
 
 async function parseTokenizer(
   checks: FieldChecks,
-  parts: Pick<ApiParts, 'config' | 'allowedFolders'>,
+  parts: Pick<ApiParts, 'config' | 'allowedFolders' | 'weights'>,
   spec: TokenizerSpec | undefined,
 ): Promise<DatasetTokenizerSpec> {
   const field = 'header.spec.tokenizer';
@@ -170,12 +172,13 @@ async function parseTokenizer(
     };
   }
   if (spec?.huggingFace === undefined) return { kind: 'bytes' };
-  const { tokenizerJson, serverPath } = spec.huggingFace;
-  if ((tokenizerJson === '') === (serverPath === '')) {
+  const { tokenizerJson, serverPath, weights } = spec.huggingFace;
+  const named = [tokenizerJson, serverPath, weights].filter((text) => text !== '');
+  if (named.length !== 1) {
     checks.add(
       `${field}.hugging_face`,
-      'either tokenizer_json or server_path',
-      tokenizerJson === '' ? 'none' : 'both',
+      'exactly one of tokenizer_json, server_path and weights',
+      named.length === 0 ? 'none' : named.length === 2 ? 'two' : 'all',
     );
     return { kind: 'bytes' };
   }
@@ -187,6 +190,17 @@ async function parseTokenizer(
         'a tokenizer.json inside a folder of RELORA_ALLOWED_FOLDERS',
         read.problem,
       );
+    return { kind: 'huggingFace', tokenizerJson: 'problem' in read ? '' : read.text };
+  }
+  if (weights !== '') {
+    const id = weightsIdOf(weights);
+    const found = id === undefined ? undefined : await parts.weights.find(id);
+    const read =
+      found?.state === 'ready'
+        ? await readTextFile(join(parts.weights.folder(found.id), 'tokenizer.json'), tokenizerFileBytesMax)
+        : { problem: `${quote(weights)}, which ${found === undefined ? 'do not exist' : 'are not READY'}` };
+    if ('problem' in read)
+      checks.add(`${field}.hugging_face.weights`, 'weights with a tokenizer.json', read.problem);
     return { kind: 'huggingFace', tokenizerJson: 'problem' in read ? '' : read.text };
   }
   if (Buffer.byteLength(tokenizerJson) > tokenizerJsonBytesMax) {

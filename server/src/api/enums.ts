@@ -20,6 +20,7 @@ import type {
 import * as contract from '@relora/sdk/contract';
 import type { ArtifactKind, ArtifactState } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSplit, DatasetState } from '../datasets/dataset.js';
+import type { Weights } from '../weights/weights.js';
 import type { JobState } from '../jobs/job.js';
 import type { Metric } from '../jobs/metricSeries.js';
 
@@ -199,6 +200,11 @@ const datasetStates: Readonly<Record<string, DatasetState>> = {
   [contract.DatasetState.FAILED]: 'failed',
 };
 
+const weightsStates: Readonly<Record<string, Weights['state']>> = {
+  [contract.WeightsState.UPLOADING]: 'uploading',
+  [contract.WeightsState.READY]: 'ready',
+};
+
 /** The other way: each word becomes the last value of the contract that means it, so never `UNSPECIFIED`. */
 export const toEnum = {
   jobKind: reverse<RunSpec['kind'], contract.JobKind>(jobKinds),
@@ -223,6 +229,7 @@ export const toEnum = {
   datasetFormat: reverse<DatasetFormat, contract.DatasetFormat>(datasetFormats),
   datasetSplit: reverse<DatasetSplit, contract.DatasetSplit>(datasetSplits),
   datasetState: reverse<DatasetState, contract.DatasetState>(datasetStates),
+  weightsState: reverse<Weights['state'], contract.WeightsState>(weightsStates),
 };
 
 function reverse<Word extends string, Value extends string>(

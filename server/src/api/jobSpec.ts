@@ -21,8 +21,6 @@ import {
   precisions,
   recomputations,
   scheduleKinds,
-  weightTypes,
-  targetModuleNames,
 } from './enums.js';
 import { parseExportSpec } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -112,7 +110,7 @@ export function parseJobSpec(
   const precision = parsePrecision(checks, spec, kind, device);
   if (adapter !== null) checkGraph(checks, adapter, precision);
 
-  const run: Omit<RunSpec, 'model' | 'baseWeightsFolder'> = {
+  const run: Omit<RunSpec, 'model' | 'baseWeightsFolder' | 'baseWeightsName'> = {
     kind,
     dataset: spec.dataset,
     warmStart,

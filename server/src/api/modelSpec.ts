@@ -4,8 +4,10 @@ import {
   presets,
   type LlamaConfig,
   type RopeScaling,
+  type RunSpec,
 } from '@relora/engine/plan';
 import type {
+  BaseWeights,
   LlamaConfig as LlamaConfigProto,
   ModelSpec,
   RopeScaling as RopeScalingProto,
@@ -34,7 +36,7 @@ export function parseModelSpec(
   found: FoundBaseWeights | null,
   vocabularySize: number | null,
   limits: ModelLimits,
-): { model: LlamaConfig; baseWeightsFolder: string | null } | undefined {
+): Pick<RunSpec, 'model' | 'baseWeightsFolder' | 'baseWeightsName'> | undefined {
   if (spec?.preset !== undefined) {
     const shape = Object.hasOwn(presets, spec.preset) ? presets[spec.preset] : undefined;
     if (shape === undefined) {
@@ -46,28 +48,42 @@ export function parseModelSpec(
       );
       return undefined;
     }
-    return { model: { ...shape, vocabSize: vocabularySize ?? 257 }, baseWeightsFolder: null };
+    return {
+      model: { ...shape, vocabSize: vocabularySize ?? 257 },
+      baseWeightsFolder: null,
+      baseWeightsName: null,
+    };
   }
   if (spec?.config !== undefined) {
     const model = checkShape(checks, 'spec.model.config', spec.config, vocabularySize, limits);
-    return model && { model, baseWeightsFolder: null };
+    return model && { model, baseWeightsFolder: null, baseWeightsName: null };
   }
   if (spec?.baseWeights !== undefined) {
-    const field = 'spec.model.base_weights.path';
+    const { source, expected } = baseWeightsSource(spec.baseWeights);
+    const field = `spec.model.base_weights${source}`;
     if (found === null || 'problem' in found) {
-      checks.add(
-        field,
-        'a folder with config.json and safetensors inside a folder of RELORA_ALLOWED_FOLDERS',
-        found?.problem ?? '',
-      );
+      checks.add(field, expected, found?.problem ?? '');
       return undefined;
     }
     const config = fromHuggingFace(checks, field, found.config);
     const model = config && checkShape(checks, field, config, vocabularySize, limits);
-    return model && { model, baseWeightsFolder: found.folder };
+    const name = spec.baseWeights.weights || spec.baseWeights.artifact || null;
+    return model && { model, baseWeightsFolder: found.folder, baseWeightsName: name };
   }
   checks.add('spec.model', 'exactly one of preset, config and base_weights', 'none');
   return undefined;
+}
+
+/** Which field names the weights, and what may stand there. */
+function baseWeightsSource({ path, weights, artifact }: BaseWeights): { source: string; expected: string } {
+  if ([path, weights, artifact].filter(Boolean).length !== 1)
+    return { source: '', expected: 'exactly one of path, weights and artifact' };
+  if (weights) return { source: '.weights', expected: 'weights/{weights} of weights that are READY' };
+  if (artifact) return { source: '.artifact', expected: 'jobs/{job}/artifacts/{artifact} of merged weights' };
+  return {
+    source: '.path',
+    expected: 'a folder with config.json and safetensors inside a folder of RELORA_ALLOWED_FOLDERS',
+  };
 }
 
 function checkShape(

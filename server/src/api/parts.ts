@@ -12,6 +12,8 @@ import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
 import type { Metrics } from '../metrics/metrics.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
+import type { WeightsStore } from '../weights/weightsStore.js';
+import type { WeightsUploads } from '../weights/weightsUploads.js';
 import type { DeviceCatalogue } from './deviceCatalogue.js';
 import type { PageTokens } from './pageToken.js';
 
@@ -28,6 +30,8 @@ export interface ApiParts {
   exports: ArtifactExports;
   datasets: DatasetStore;
   uploads: DatasetUploads;
+  weights: WeightsStore;
+  weightsUploads: WeightsUploads;
   allowedFolders: AllowedFolders;
   tasks: TaskRunner;
   metrics: Metrics;

@@ -10,16 +10,22 @@ export async function readServerFile(
 ): Promise<{ text: string } | { problem: string }> {
   const found = await allowed.file(path);
   if ('problem' in found) return found;
-  if (found.sizeBytes > bytesMax)
-    return { problem: `it has ${found.sizeBytes} bytes; at most ${bytesMax} are read` };
-  const file = await open(found.path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
+  return await readTextFile(found.path, bytesMax);
+}
+
+/** The text of a regular file, links not followed; `problem` says why it cannot be had. */
+export async function readTextFile(
+  path: string,
+  bytesMax: number,
+): Promise<{ text: string } | { problem: string }> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
     () => undefined,
   );
   if (file === undefined) return { problem: 'it cannot be read' };
   try {
-    // Looked at again: between the check and the opening another file may have taken its place.
     const stats = await file.stat();
-    if (!stats.isFile() || stats.size > bytesMax) return { problem: 'it changed while it was read' };
+    if (!stats.isFile()) return { problem: 'it is not a regular file' };
+    if (stats.size > bytesMax) return { problem: `it has ${stats.size} bytes; at most ${bytesMax} are read` };
     return { text: await file.readFile('utf8') };
   } finally {
     await file.close();

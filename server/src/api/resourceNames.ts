@@ -4,6 +4,7 @@ import { quote, ServiceError } from '../errors.js';
 const id = '[a-z][a-z0-9-]{2,61}[a-z0-9]';
 const jobPattern = new RegExp(`^jobs/(${id})$`);
 const datasetPattern = new RegExp(`^datasets/(${id})$`);
+const weightsPattern = new RegExp(`^weights/(${id})$`);
 const artifactPattern = new RegExp(`^jobs/(${id})/artifacts/([a-z0-9][a-z0-9-]{0,62})$`);
 
 /** Id of `jobs/{job}`; throws REQUEST_INVALID. */
@@ -23,9 +24,23 @@ export function datasetIdOf(name: string): string | undefined {
 
 /** Ids of `jobs/{job}/artifacts/{artifact}`; throws REQUEST_INVALID. */
 export function parseArtifactName(field: string, name: string): { jobId: string; artifactId: string } {
+  return artifactIdsOf(name) ?? refuse(field, 'jobs/{job}/artifacts/{artifact}', name);
+}
+
+/** Ids of `jobs/{job}/artifacts/{artifact}`, or undefined. */
+export function artifactIdsOf(name: string): { jobId: string; artifactId: string } | undefined {
   const match = artifactPattern.exec(name);
-  if (match === null) return refuse(field, 'jobs/{job}/artifacts/{artifact}', name);
-  return { jobId: match[1]!, artifactId: match[2]! };
+  return match === null ? undefined : { jobId: match[1]!, artifactId: match[2]! };
+}
+
+/** Id of `weights/{weights}`; throws REQUEST_INVALID. */
+export function parseWeightsName(field: string, name: string): string {
+  return weightsIdOf(name) ?? refuse(field, 'weights/{weights}', name);
+}
+
+/** Id of `weights/{weights}`, or undefined. */
+export function weightsIdOf(name: string): string | undefined {
+  return weightsPattern.exec(name)?.[1];
 }
 
 function refuse(field: string, expected: string, got: string): never {

@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import { RestartJobRequest, type RestartJobResponse } from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
 import { isTerminal, type Job, type JobOrigin } from '../jobs/job.js';
-import { admitJob, costOf } from './admitJob.js';
+import { admitJob, costOf, type AdmitParts } from './admitJob.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
@@ -11,10 +11,7 @@ import { changedSpec, problemsOfRestart } from './restartSpec.js';
 import { admitWith, submitJob } from './submitJob.js';
 import { toJob, toSpec } from './toProto.js';
 
-type RestartParts = Pick<
-  ApiParts,
-  'config' | 'store' | 'queue' | 'checkpoints' | 'datasets' | 'allowedFolders' | 'devices'
->;
+type RestartParts = AdmitParts & Pick<ApiParts, 'queue' | 'checkpoints'>;
 
 /** Makes a job that begins at a checkpoint of an ended one, with changed settings. */
 export async function restartJob(

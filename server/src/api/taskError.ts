@@ -1,6 +1,11 @@
 import { ServiceError } from '../errors.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
 
+/** Whether a task failed because a folder holds no model that we can read, and not by a fault of the world. */
+export function isFaultOfFolder({ reason }: TaskFailed): boolean {
+  return ['MODEL_FOLDER_INVALID', 'SAFETENSORS_INVALID', 'TOKENIZER_INVALID'].includes(reason);
+}
+
 /** What a client is told when a task for it failed; what is not a TaskFailed comes back as it is. */
 export function taskError(
   error: unknown,

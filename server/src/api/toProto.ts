@@ -4,6 +4,7 @@ import type { Artifact } from '../artifacts/artifact.js';
 import type { Dataset, DatasetSpec, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
+import type { Weights } from '../weights/weights.js';
 import { toEnum } from './enums.js';
 
 /** The version of a job as a quoted entity tag. */
@@ -67,7 +68,7 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     model:
       spec.baseWeightsFolder === null
         ? { config: toModelConfig(spec.model) }
-        : { baseWeights: { path: spec.baseWeightsFolder } },
+        : { baseWeights: toBaseWeights(spec.baseWeightsFolder, spec.baseWeightsName) },
     dataset: spec.dataset,
     warmStart: spec.kind === 'fullRank' ? undefined : spec.warmStart,
     adapter:
@@ -109,6 +110,13 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
     priority: spec.priority,
     device: spec.device,
   };
+}
+
+function toBaseWeights(folder: string, name: string | null): contract.BaseWeights {
+  if (name === null) return { path: folder, weights: '', artifact: '' };
+  return name.startsWith('weights/')
+    ? { path: '', weights: name, artifact: '' }
+    : { path: '', weights: '', artifact: name };
 }
 
 export function toModelConfig({ ropeScaling, ...config }: LlamaConfig): contract.LlamaConfig {
@@ -251,6 +259,20 @@ function toDatasetSpec(spec: DatasetSpec): contract.DatasetSpec {
     : { ...shared, promptField: pairFields.prompt, completionField: pairFields.completion };
 }
 
+export function toWeights(weights: Weights): contract.Weights {
+  const { report } = weights;
+  return {
+    name: `weights/${weights.id}`,
+    displayName: weights.displayName,
+    state: toEnum.weightsState[weights.state],
+    files: weights.files,
+    config: report === null ? undefined : toModelConfig(report.config),
+    parameterCount: report?.parameterCount ?? 0,
+    tokenizerVocabularySize: report?.tokenizerVocabularySize ?? 0,
+    createTime: new Date(weights.createTimeMs),
+  };
+}
+
 const tokenizerKinds = { bytes: 'bytes', trainedBpe: 'trained_bpe', huggingFace: 'hugging_face' } as const;
 
 function toTokenizer({ tokenizer }: DatasetSpec): contract.TokenizerSpec {
@@ -261,7 +283,7 @@ function toTokenizer({ tokenizer }: DatasetSpec): contract.TokenizerSpec {
       return { trainedBpe: { vocabularySize: tokenizer.vocabularySize } };
     case 'huggingFace':
       // The content may be megabytes: a data set that is listed shows which one it is by its SHA-256.
-      return { huggingFace: { tokenizerJson: '', serverPath: '' } };
+      return { huggingFace: { tokenizerJson: '', serverPath: '', weights: '' } };
   }
 }
 

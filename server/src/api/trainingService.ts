@@ -10,7 +10,7 @@ import { isTerminal, type Job } from '../jobs/job.js';
 import type { ControlOptions, ControlResult } from '../jobs/jobControl.js';
 import type { JobCursor } from '../jobs/jobStore.js';
 import { quote, ServiceError } from '../errors.js';
-import { admitJob, costOf, type AdmittedJob } from './admitJob.js';
+import { admitJob, costOf, type AdmitParts, type AdmittedJob } from './admitJob.js';
 import { compareJobs } from './compareJobs.js';
 import { jobStates } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -25,21 +25,8 @@ import { watchEvents } from './watchJob.js';
 
 const etagPattern = /^"([1-9][0-9]{0,14})"$/;
 
-type TrainingParts = Pick<
-  ApiParts,
-  | 'config'
-  | 'store'
-  | 'queue'
-  | 'control'
-  | 'journal'
-  | 'checkpoints'
-  | 'datasets'
-  | 'allowedFolders'
-  | 'devices'
-  | 'pageTokens'
-  | 'metrics'
-  | 'stopping'
->;
+type TrainingParts = AdmitParts &
+  Pick<ApiParts, 'queue' | 'control' | 'journal' | 'checkpoints' | 'pageTokens' | 'metrics'>;
 
 /** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
 export function trainingService(parts: TrainingParts): TrainingServiceImplementation {

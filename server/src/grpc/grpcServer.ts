@@ -4,6 +4,7 @@ import {
   ModelServiceDefinition,
   ServerServiceDefinition,
   TrainingServiceDefinition,
+  WeightsServiceDefinition,
 } from '@relora/sdk/contract';
 import { createServer, type Server } from 'nice-grpc';
 import { artifactService } from '../api/artifactService.js';
@@ -13,6 +14,7 @@ import { modelService } from '../api/modelService.js';
 import type { ApiParts } from '../api/parts.js';
 import { serverService } from '../api/serverService.js';
 import { trainingService } from '../api/trainingService.js';
+import { weightsService } from '../api/weightsService.js';
 import { rpcMetricsMiddleware } from '../metrics/rpcMetrics.js';
 import { endStreamsMiddleware } from './endStreams.js';
 import type { Health } from './health.js';
@@ -25,6 +27,7 @@ const services = [
   DatasetServiceDefinition,
   ModelServiceDefinition,
   ServerServiceDefinition,
+  WeightsServiceDefinition,
 ];
 
 /** Full names of the services of the contract. */
@@ -47,6 +50,7 @@ export function createGrpcServer(parts: ApiParts, health: Health): Server {
   server.add(DatasetServiceDefinition, datasetService(parts));
   server.add(ModelServiceDefinition, modelService(parts));
   server.add(ServerServiceDefinition, serverService(parts));
+  server.add(WeightsServiceDefinition, weightsService(parts));
   health.addTo(server);
   if (config.reflection) {
     addReflection(server, [...serviceNames, 'grpc.health.v1.Health']);

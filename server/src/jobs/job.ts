@@ -90,6 +90,8 @@ export const transitions: Readonly<Record<JobState, readonly JobState[]>> = {
   cancelled: [],
 };
 
+export const terminalStates = (Object.keys(transitions) as JobState[]).filter(isTerminal);
+
 export function isTerminal(state: JobState): boolean {
   return transitions[state].length === 0;
 }

@@ -181,6 +181,10 @@ export const metricTable = {
   watchers: gauge('relora_watchers', 'Watches that are open.'),
   sentBytes: counter('relora_artifact_sent_bytes_total', 'Bytes of artifacts sent to clients.'),
   receivedBytes: counter('relora_dataset_received_bytes_total', 'Bytes of data sets received from clients.'),
+  receivedWeightsBytes: counter(
+    'relora_weights_received_bytes_total',
+    'Bytes of weights received from clients.',
+  ),
   generatedTokens: counter('relora_generated_tokens_total', 'Tokens generated for clients.'),
 
   storeDuration: histogram(

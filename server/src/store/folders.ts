@@ -9,6 +9,7 @@ export const folders = {
   start: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'start'),
   artifacts: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'artifacts'),
   exports: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'exports'),
+  weights: (dataFolder: string, weightsId: string) => join(dataFolder, 'weights', weightsId),
   datasets: (dataFolder: string) => join(dataFolder, 'datasets'),
   dataset: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId),
   uploads: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'uploads'),

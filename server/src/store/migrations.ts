@@ -125,4 +125,22 @@ export const migrations: readonly string[] = [
   create unique index artifacts_by_request on artifacts (request_id) where request_id is not null;
   create index artifacts_pending on artifacts (create_time_ms, id) where state = 'pending';
   `,
+  `
+  create table weights (
+    id text primary key,
+    display_name text not null,
+    state text not null check (state in ('uploading', 'ready')),
+    report text,
+    create_time_ms integer not null
+  ) strict;
+  create index weights_by_time on weights (create_time_ms, id);
+  create table weights_files (
+    weights_id text not null references weights (id) on delete cascade,
+    file_index integer not null,
+    file_name text not null,
+    size_bytes integer not null,
+    sha256 text not null,
+    primary key (weights_id, file_index)
+  ) strict;
+  `,
 ];

@@ -13,6 +13,8 @@ export interface Schema {
   datasets: DatasetRow;
   dataset_files: DatasetFileRow;
   requests: RequestRow;
+  weights: WeightsRow;
+  weights_files: WeightsFileRow;
 }
 
 export interface JobRow {
@@ -112,6 +114,23 @@ export interface DatasetFileRow {
   split: 'train' | 'heldOut' | null;
   size_bytes: number;
   sha256: string | null;
+}
+
+export interface WeightsRow {
+  id: string;
+  display_name: string;
+  state: 'uploading' | 'ready';
+  /** JSON of what was found in them; null until ready. */
+  report: string | null;
+  create_time_ms: number;
+}
+
+export interface WeightsFileRow {
+  weights_id: string;
+  file_index: number;
+  file_name: string;
+  size_bytes: number;
+  sha256: string;
 }
 
 /** What a request id was used for. */

@@ -3,6 +3,7 @@ import type { DeviceChoice, ExportFormat, GgufType, RunSpec } from '@relora/engi
 import type { ArtifactFile } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution } from '../jobs/job.js';
+import type { WeightsReport } from '../weights/weights.js';
 
 /** What a child computes on; from the settings. */
 export interface DeviceSettings {
@@ -90,7 +91,15 @@ export interface DescribeTask {
   device: DeviceSettings;
 }
 
-export type Task = PrepareTask | GenerateTask | PreviewTask | DescribeTask | ExportTask;
+export interface CheckWeightsTask {
+  kind: 'checkWeights';
+  /** In Hugging Face layout. */
+  folder: string;
+  /** Whether every tensor is read, or only config and headers. */
+  values: boolean;
+}
+
+export type Task = PrepareTask | GenerateTask | PreviewTask | DescribeTask | CheckWeightsTask | ExportTask;
 
 /** Something jobs can run on, as measured in a child. */
 export interface DeviceDescription {
@@ -133,6 +142,7 @@ export interface TaskTypes {
   previewDataset: { part: never; result: PreviewedToken[] };
   describeDevices: { part: never; result: DeviceDescription[] };
   exportWeights: { part: never; result: ExportResult };
+  checkWeights: { part: never; result: WeightsReport };
 }
 
 /** From the server to its child. */

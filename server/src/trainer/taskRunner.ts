@@ -3,7 +3,9 @@ import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { TaskFailure } from '../jobs/jobFailures.js';
+import type { WeightsReport } from '../weights/weights.js';
 import type {
+  CheckWeightsTask,
   DeviceDescription,
   DeviceSettings,
   ExportResult,
@@ -83,6 +85,13 @@ export class TaskRunner {
     if (checked === undefined)
       throw new TaskFailed('TASK_CRASHED', 'The task sent something that is not an export');
     return checked;
+  }
+
+  async checkWeights(task: Omit<CheckWeightsTask, 'kind'>, signal: AbortSignal): Promise<WeightsReport> {
+    return await this.run(
+      { kind: 'checkWeights', ...task },
+      { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
+    );
   }
 
   /** The last piece has a finishReason. Leaving the loop or aborting ends the child. */

@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import type { ServerFailure } from '../../jobs/jobFailures.js';
 import type { Task, TrainOrder } from '../messages.js';
 import { ServerChannel } from './channel.js';
+import { checkWeights } from './checkWeights.js';
 import { describeDevices } from './describeDevices.js';
 import { exportWeights } from './exportWeights.js';
 import { generateText } from './generateText.js';
@@ -62,6 +63,8 @@ async function perform(task: Task) {
       return await generateText(task, channel);
     case 'previewDataset':
       return await preview(task);
+    case 'checkWeights':
+      return await checkWeights(task);
     case 'describeDevices':
       return await describeDevices(task);
     case 'exportWeights':

@@ -354,6 +354,8 @@ export interface HuggingFaceTokenizer {
   tokenizerJson: string;
   /** Path on the server, inside a folder that the operator allowed; in place of the content. */
   serverPath: string;
+  /** Uploaded weights whose tokenizer it is, `weights/{weights}`; in place of the content. */
+  weights: string;
 }
 
 /** A prepared tokenizer. */
@@ -1366,7 +1368,7 @@ export const TrainedBpeTokenizer: MessageFns<TrainedBpeTokenizer> = {
 };
 
 function createBaseHuggingFaceTokenizer(): HuggingFaceTokenizer {
-  return { tokenizerJson: "", serverPath: "" };
+  return { tokenizerJson: "", serverPath: "", weights: "" };
 }
 
 export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
@@ -1376,6 +1378,9 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     }
     if (message.serverPath !== "") {
       writer.uint32(18).string(message.serverPath);
+    }
+    if (message.weights !== "") {
+      writer.uint32(26).string(message.weights);
     }
     return writer;
   },
@@ -1409,6 +1414,14 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
             message.serverPath = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.weights = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1433,6 +1446,7 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
         : isSet(object.server_path)
         ? globalThis.String(object.server_path)
         : "",
+      weights: isSet(object.weights) ? globalThis.String(object.weights) : "",
     };
   },
 
@@ -1444,6 +1458,9 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     if (message.serverPath !== "") {
       obj.serverPath = message.serverPath;
     }
+    if (message.weights !== "") {
+      obj.weights = message.weights;
+    }
     return obj;
   },
 
@@ -1454,6 +1471,7 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     const message = createBaseHuggingFaceTokenizer();
     message.tokenizerJson = object.tokenizerJson ?? "";
     message.serverPath = object.serverPath ?? "";
+    message.weights = object.weights ?? "";
     return message;
   },
 };

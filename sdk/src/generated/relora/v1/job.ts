@@ -1616,10 +1616,14 @@ export interface RopeScaling {
   originalMaxPositionEmbeddings: number;
 }
 
-/** Weights to continue from, in Hugging Face layout (config.json and safetensors). */
+/** Weights to continue from, in Hugging Face layout (config.json and safetensors). Exactly one is set. */
 export interface BaseWeights {
   /** Folder on the server, inside one of the folders that the operator allowed (RELORA_ALLOWED_FOLDERS). */
   path: string;
+  /** Weights that were uploaded, `weights/{weights}`. */
+  weights: string;
+  /** What another job made, `jobs/{job}/artifacts/{artifact}`. */
+  artifact: string;
 }
 
 /** Full-rank training before the adapters. Without one, ReLoRA from new weights is far worse. */
@@ -4243,13 +4247,19 @@ export const RopeScaling: MessageFns<RopeScaling> = {
 };
 
 function createBaseBaseWeights(): BaseWeights {
-  return { path: "" };
+  return { path: "", weights: "", artifact: "" };
 }
 
 export const BaseWeights: MessageFns<BaseWeights> = {
   encode(message: BaseWeights, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.path !== "") {
       writer.uint32(10).string(message.path);
+    }
+    if (message.weights !== "") {
+      writer.uint32(18).string(message.weights);
+    }
+    if (message.artifact !== "") {
+      writer.uint32(26).string(message.artifact);
     }
     return writer;
   },
@@ -4275,6 +4285,22 @@ export const BaseWeights: MessageFns<BaseWeights> = {
             message.path = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.weights = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.artifact = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4288,13 +4314,23 @@ export const BaseWeights: MessageFns<BaseWeights> = {
   },
 
   fromJSON(object: any): BaseWeights {
-    return { path: isSet(object.path) ? globalThis.String(object.path) : "" };
+    return {
+      path: isSet(object.path) ? globalThis.String(object.path) : "",
+      weights: isSet(object.weights) ? globalThis.String(object.weights) : "",
+      artifact: isSet(object.artifact) ? globalThis.String(object.artifact) : "",
+    };
   },
 
   toJSON(message: BaseWeights): unknown {
     const obj: any = {};
     if (message.path !== "") {
       obj.path = message.path;
+    }
+    if (message.weights !== "") {
+      obj.weights = message.weights;
+    }
+    if (message.artifact !== "") {
+      obj.artifact = message.artifact;
     }
     return obj;
   },
@@ -4305,6 +4341,8 @@ export const BaseWeights: MessageFns<BaseWeights> = {
   fromPartial(object: DeepPartial<BaseWeights>): BaseWeights {
     const message = createBaseBaseWeights();
     message.path = object.path ?? "";
+    message.weights = object.weights ?? "";
+    message.artifact = object.artifact ?? "";
     return message;
   },
 };

@@ -1,0 +1,94 @@
+import { stat } from 'node:fs/promises';
+import type { Command } from 'commander';
+import type { Weights } from '@relora/sdk';
+import { bytes, quantity, table } from './format.js';
+import type { Run } from './jobCommands.js';
+
+const columns = ['NAME', 'STATE', 'WEIGHTS', 'LAYERS', 'HIDDEN', 'SIZE', 'TITLE'];
+
+/** Models to begin at. */
+export function addWeightsCommands(program: Command, run: Run): void {
+  const weights = program
+    .command('weights')
+    .description('models in Hugging Face layout for jobs to begin at');
+
+  weights
+    .command('upload <paths...>')
+    .description('upload a folder with config.json, safetensors and tokenizer.json, or these files')
+    .option('--id <id>', 'id of the weights; with it a broken upload can go on')
+    .option('--title <text>', 'title for people')
+    .action((paths: string[], flags: { id?: string; title?: string }) =>
+      run(async ({ client, output, signal }) => {
+        const [first] = paths;
+        const isFolder = paths.length === 1 && (await stat(first!)).isDirectory();
+        const uploaded = await client.uploadWeights({
+          from: isFolder ? first! : paths,
+          weightsId: flags.id,
+          displayName: flags.title,
+          signal,
+        });
+        output.result(uploaded, () => [
+          `${uploaded.name} are ready: ${quantity(uploaded.parameterCount)} weights, ${bytes(sizeOf(uploaded))}.`,
+        ]);
+      }),
+    );
+
+  weights
+    .command('list')
+    .description('show the weights there are, newest first')
+    .action(() =>
+      run(async ({ client, output, signal }) => {
+        const all: Weights[] = [];
+        for await (const found of client.listWeights({ signal })) all.push(found);
+        output.result(all, () => table([columns, ...all.map(rowOf)]));
+      }),
+    );
+
+  weights
+    .command('get <weights>')
+    .description('show weights and their files')
+    .action((name: string) =>
+      run(async ({ client, output, signal }) => {
+        const found = await client.getWeights(weightsName(name), { signal });
+        output.result(found, () => [
+          ...table([columns, rowOf(found)]),
+          '',
+          ...table([
+            ['FILE', 'SIZE', 'RECEIVED'],
+            ...found.files.map((file) => [file.fileName, bytes(file.sizeBytes), bytes(file.receivedBytes)]),
+          ]),
+        ]);
+      }),
+    );
+
+  weights
+    .command('delete <weights>')
+    .description('delete weights that no unfinished job begins at')
+    .action((name: string) =>
+      run(async ({ client, output, signal }) => {
+        await client.deleteWeights(weightsName(name), { signal });
+        output.result({ name: weightsName(name) }, () => [`${weightsName(name)} are deleted.`]);
+      }),
+    );
+}
+
+function weightsName(name: string): string {
+  return name.startsWith('weights/') ? name : `weights/${name}`;
+}
+
+function rowOf(found: Weights): string[] {
+  const { config } = found;
+  return [
+    found.name,
+    found.state.replace('WEIGHTS_STATE_', ''),
+    quantity(found.parameterCount),
+    String(config?.numHiddenLayers ?? ''),
+    String(config?.hiddenSize ?? ''),
+    bytes(sizeOf(found)),
+    found.displayName,
+  ];
+}
+
+function sizeOf({ files }: Weights): number {
+  return files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+}

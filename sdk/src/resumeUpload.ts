@@ -1,0 +1,127 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { open, stat } from 'node:fs/promises';
+import { backoffMs, retryDelayMs, sleep, type RetryOptions } from './calls.js';
+import { ReloraError } from './errors.js';
+
+/** Where the bytes of a file are: on this machine or in memory; null for none to send. */
+export type ByteSource = { path: string } | { content: string | Uint8Array } | null;
+
+/** What the server has of an upload. */
+interface Received {
+  files: readonly { receivedBytes: number }[];
+}
+
+export interface FileChunk {
+  fileIndex: number;
+  offsetBytes: number;
+  data: Buffer;
+}
+
+interface ResumeOptions<Resource extends Received> {
+  sources: readonly ByteSource[];
+  /** Opens the upload anew with the chunks that are missing. */
+  upload(chunks: AsyncIterable<FileChunk>): Promise<Resource>;
+  /** What the server has so far; undefined when nothing. */
+  known(): Promise<Resource | undefined>;
+  onSent(bytes: number): void;
+}
+
+const chunkBytes = 256 << 10;
+/** A server notices a broken connection, and lets go of its upload, within a minute and a half. */
+const busyMsMax = 100_000;
+
+/** Uploads what is missing, again after each break as long as bytes arrive. */
+export async function resumeUpload<Resource extends Received>(
+  { sources, upload, known: lookUp, onSent }: ResumeOptions<Resource>,
+  retries: RetryOptions,
+  signal: AbortSignal,
+): Promise<Resource> {
+  let known = await lookUp();
+  let receivedBytes = totalReceived(known);
+  let busySince: number | null = null;
+  for (let attempts = 1; ; attempts++) {
+    try {
+      const received = sources.map((_, index) => known?.files[index]?.receivedBytes ?? 0);
+      return await upload(chunks(sources, received, onSent));
+    } catch (error) {
+      signal.throwIfAborted();
+      if (isBusy(error) && Date.now() - (busySince ??= Date.now()) < busyMsMax) {
+        attempts--; // waiting for the server to notice is no failure
+        await sleep(error.retryDelayMs + backoffMs(1, retries), signal);
+      } else {
+        const delayMs = retryDelayMs(error, attempts, retries);
+        if (delayMs === null) throw error;
+        await sleep(delayMs, signal);
+      }
+    }
+    known = await lookUp();
+    if (totalReceived(known) > receivedBytes) {
+      receivedBytes = totalReceived(known);
+      attempts = 0;
+      busySince = null;
+    }
+  }
+}
+
+/** The connection of an earlier try broke, and the server has not noticed yet. */
+function isBusy(error: unknown): error is ReloraError & { retryDelayMs: number } {
+  return error instanceof ReloraError && error.code === 'ABORTED' && error.retryDelayMs !== undefined;
+}
+
+function totalReceived(received: Received | undefined): number {
+  return received?.files.reduce((sum, file) => sum + file.receivedBytes, 0) ?? 0;
+}
+
+async function* chunks(
+  sources: readonly ByteSource[],
+  received: readonly number[],
+  onSent: (bytes: number) => void,
+): AsyncGenerator<FileChunk> {
+  let sent = 0;
+  for (const [fileIndex, source] of sources.entries()) {
+    let offsetBytes = received[fileIndex]!;
+    sent += offsetBytes;
+    for await (const data of pieces(source, offsetBytes)) {
+      yield { fileIndex, offsetBytes, data };
+      offsetBytes += data.length;
+      sent += data.length;
+      onSent(sent);
+    }
+  }
+}
+
+async function* pieces(source: ByteSource, offset: number): AsyncGenerator<Buffer> {
+  if (source === null) return;
+  if ('content' in source) {
+    const bytes = Buffer.from(source.content as Uint8Array);
+    for (let start = offset; start < bytes.length; start += chunkBytes)
+      yield bytes.subarray(start, start + chunkBytes);
+    return;
+  }
+  const handle = await open(source.path, 'r');
+  try {
+    for (let position = offset; ;) {
+      const buffer = Buffer.allocUnsafe(chunkBytes);
+      const { bytesRead } = await handle.read(buffer, 0, chunkBytes, position);
+      if (bytesRead === 0) return;
+      position += bytesRead;
+      yield buffer.subarray(0, bytesRead);
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Size and hash of what is to be sent. */
+export async function measure(
+  source: Exclude<ByteSource, null>,
+): Promise<{ sizeBytes: number; sha256: string }> {
+  const hash = createHash('sha256');
+  if ('content' in source) {
+    const bytes = Buffer.from(source.content as Uint8Array);
+    return { sizeBytes: bytes.length, sha256: hash.update(bytes).digest('hex') };
+  }
+  for await (const chunk of createReadStream(source.path)) hash.update(chunk as Buffer);
+  return { sizeBytes: (await stat(source.path)).size, sha256: hash.digest('hex') };
+}

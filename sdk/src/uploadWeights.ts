@@ -1,0 +1,70 @@
+import { randomBytes } from 'node:crypto';
+import { readdir } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import type { RetryOptions } from './calls.js';
+import type { DeepPartial, UploadWeightsRequest, Weights } from './contract.js';
+import { measure, resumeUpload, type FileChunk } from './resumeUpload.js';
+
+export interface UploadWeightsOptions {
+  /** A folder in Hugging Face layout, of which the files of the model and its tokenizer are taken; or the files alone. */
+  from: string | readonly string[];
+  /** Id of the weights; with it a broken upload goes on in a later process. Made up when left out. */
+  weightsId?: string;
+  displayName?: string;
+  signal?: AbortSignal;
+  /** 0 to 1; at 1 the server checks every tensor. */
+  onProgress?: (ratio: number) => void;
+}
+
+export interface UploadWeightsCalls {
+  upload(messages: AsyncIterable<DeepPartial<UploadWeightsRequest>>): Promise<Weights>;
+  /** Undefined when there are none. */
+  get(name: string): Promise<Weights | undefined>;
+}
+
+/** What of a folder belongs to the model; others, such as the weights in PyTorch's format, stay where they are. */
+const ofModel =
+  /^(model[\w-]*\.safetensors|model\.safetensors\.index\.json|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json)$/;
+
+/** Uploads what is missing of weights; resolves when the server has checked them. */
+export async function uploadWeights(
+  calls: UploadWeightsCalls,
+  options: UploadWeightsOptions,
+  retries: RetryOptions,
+  signal: AbortSignal,
+): Promise<Weights> {
+  const { from, displayName = '', onProgress } = options;
+  const weightsId =
+    options.weightsId ?? `weights-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
+  const paths = typeof from === 'string' ? await filesOf(from) : from;
+  const files = await Promise.all(
+    paths.map(async (path) => ({ fileName: basename(path), ...(await measure({ path })) })),
+  );
+  const total = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  return await resumeUpload(
+    {
+      sources: paths.map((path) => ({ path })),
+      upload: async (chunks) => await calls.upload(messages({ weightsId, displayName, files }, chunks)),
+      known: async () => await calls.get(`weights/${weightsId}`),
+      onSent: (bytes) => onProgress?.(bytes / total),
+    },
+    retries,
+    signal,
+  );
+}
+
+async function filesOf(folder: string): Promise<string[]> {
+  const names = await readdir(folder);
+  return names
+    .filter((name) => ofModel.test(name))
+    .sort()
+    .map((name) => join(folder, name));
+}
+
+async function* messages(
+  header: DeepPartial<UploadWeightsRequest['header']>,
+  chunks: AsyncIterable<FileChunk>,
+): AsyncGenerator<DeepPartial<UploadWeightsRequest>> {
+  yield { header };
+  for await (const chunk of chunks) yield { chunk };
+}

@@ -1,0 +1,71 @@
+import { join } from 'node:path';
+import type { BaseWeights } from '@relora/sdk/contract';
+import { ServiceError } from '../errors.js';
+import { TaskFailed } from '../trainer/taskRunner.js';
+import type { FoundBaseWeights } from './modelSpec.js';
+import type { ApiParts } from './parts.js';
+import { readTextFile } from './readServerFile.js';
+import { artifactIdsOf, weightsIdOf } from './resourceNames.js';
+import { isFaultOfFolder, taskError } from './taskError.js';
+
+type Parts = Pick<ApiParts, 'allowedFolders' | 'weights' | 'artifacts' | 'tasks' | 'stopping'>;
+
+/** Longest config.json that is read. */
+const configBytesMax = 1 << 20;
+
+/** Folder and config.json of weights to continue from. The weights themselves are read by children, never here. */
+export async function findBaseWeights(parts: Parts, base: BaseWeights): Promise<FoundBaseWeights> {
+  const folder = await findFolder(parts, base);
+  if ('problem' in folder) return folder;
+  const read = await readTextFile(join(folder.path, 'config.json'), configBytesMax);
+  if ('problem' in read) return { problem: `config.json: ${read.problem}` };
+  try {
+    const config: unknown = JSON.parse(read.text);
+    if (typeof config !== 'object' || config === null || Array.isArray(config))
+      return { problem: 'config.json holds no object' };
+    return { folder: folder.path, config: config as Record<string, unknown> };
+  } catch {
+    return { problem: 'config.json is not JSON' };
+  }
+}
+
+async function findFolder(
+  { allowedFolders, weights, artifacts }: Parts,
+  base: BaseWeights,
+): Promise<{ path: string } | { problem: string }> {
+  const named = [base.path, base.weights, base.artifact].filter((name) => name !== '');
+  if (named.length !== 1) return { problem: named.length === 0 ? 'none' : 'more than one' };
+  if (base.path !== '') return await allowedFolders.folder(base.path);
+  if (base.weights !== '') {
+    const id = weightsIdOf(base.weights);
+    const found = id === undefined ? undefined : await weights.find(id);
+    if (found === undefined) return { problem: `${base.weights}, which does not exist` };
+    if (found.state !== 'ready') return { problem: `${base.weights}, which is not uploaded yet` };
+    return { path: weights.folder(found.id) };
+  }
+  const ids = artifactIdsOf(base.artifact);
+  const found = ids === undefined ? undefined : await artifacts.find(ids.jobId, ids.artifactId);
+  return found === undefined ? { problem: `${base.artifact}, which does not exist` } : { path: found.folder };
+}
+
+/**
+ * Checks config and headers of a folder on the server in a child process; throws JOB_SPEC_INVALID. Uploaded weights were
+ * checked when they came, and artifacts are ours.
+ */
+export async function requireSoundFolder({ tasks, stopping }: Parts, folder: string): Promise<void> {
+  try {
+    await tasks.checkWeights({ folder, values: false }, stopping);
+  } catch (error) {
+    if (!(error instanceof TaskFailed) || !isFaultOfFolder(error))
+      throw taskError(error, folder, new AbortController().signal, stopping);
+    throw new ServiceError('JOB_SPEC_INVALID', {
+      problems: [
+        {
+          field: 'spec.model.base_weights.path',
+          expected: 'a folder with a Llama model',
+          got: error.message,
+        },
+      ],
+    });
+  }
+}

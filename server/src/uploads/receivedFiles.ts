@@ -1,0 +1,147 @@
+import { createHash, type Hash } from 'node:crypto';
+import { constants, createReadStream } from 'node:fs';
+import { open, rm, statfs, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { syncFolder } from '../store/folders.js';
+
+/**
+ * `noFile`: no uploaded file has this index. `wrongOffset`: bytes must continue at receivedBytes. `tooLong`: more than the
+ * declared size. `noSpace`: the disk floor is reached, or the disk is full.
+ */
+export type WriteResult = 'written' | 'noFile' | 'wrongOffset' | 'tooLong' | 'noSpace';
+
+/** `incomplete`: bytes are missing and the upload can go on. `wrongHash`: the named file was dropped and must be sent again. */
+export type ReceiveResult =
+  | { outcome: 'done' }
+  | { outcome: 'incomplete' }
+  | { outcome: 'wrongHash'; fileName: string; expected: string; actual: string };
+
+/** A file to receive. */
+export interface ExpectedFile {
+  fileName: string;
+  path: string;
+  sizeBytes: number;
+  receivedBytes: number;
+  /** Null: not checked. */
+  sha256: string | null;
+  /** It lies on the server already: nothing is received. */
+  isOnServer: boolean;
+}
+
+/** Space is asked for once in so many bytes: a look for every chunk would cost more than it tells. */
+const spaceCheckBytes = 64 * 2 ** 20;
+
+interface Target {
+  file: ExpectedFile;
+  handle: FileHandle | undefined;
+  /** Of all bytes so far; null when some came in an earlier upload, so that the file must be read again. */
+  hash: Hash | null;
+}
+
+/** Receives the files of one client's upload into a folder of their own. Must be closed, also after an error. */
+export class ReceivedFiles {
+  /** Bytes received so far by file, kept up to date by write. */
+  readonly receivedBytes: number[];
+  private readonly targets: Target[];
+  private bytesUntilCheck = 0;
+
+  constructor(
+    files: readonly ExpectedFile[],
+    private readonly folder: string,
+    private readonly freeDiskBytesMin: number,
+  ) {
+    this.receivedBytes = files.map(({ receivedBytes }) => receivedBytes);
+    this.targets = files.map((file) => ({
+      file,
+      handle: undefined,
+      hash: file.receivedBytes === 0 ? createHash('sha256') : null,
+    }));
+  }
+
+  /** Appends bytes; they are in the file, but only safe against a power cut after `complete`. */
+  async write(fileIndex: number, offset: number, data: Uint8Array): Promise<WriteResult> {
+    const target = this.targets[fileIndex];
+    const received = this.receivedBytes[fileIndex];
+    if (target === undefined || received === undefined || target.file.isOnServer) return 'noFile';
+    if (offset !== received) return 'wrongOffset';
+    if (received + data.length > target.file.sizeBytes) return 'tooLong';
+    if (!(await this.hasSpaceFor(data.length))) return 'noSpace';
+
+    // Ours alone: not through a link that somebody laid, and never another file than the one we made.
+    target.handle ??= await open(
+      target.file.path,
+      constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW,
+      0o600,
+    );
+    try {
+      for (let written = 0; written < data.length;) {
+        written += (await target.handle.write(data, written, data.length - written, received + written))
+          .bytesWritten;
+      }
+    } catch (error) {
+      if (!['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+      await target.handle.truncate(received);
+      return 'noSpace';
+    }
+    target.hash?.update(data);
+    this.receivedBytes[fileIndex] = received + data.length;
+    return 'written';
+  }
+
+  /** Syncs and checks every file; all is safe when it resolves with `done`. */
+  async complete(): Promise<ReceiveResult> {
+    if (this.targets.some(({ file }, index) => this.receivedBytes[index] !== file.sizeBytes))
+      return { outcome: 'incomplete' };
+    for (const [index, target] of this.targets.entries()) {
+      const { file } = target;
+      const { path } = file;
+      if (file.isOnServer) continue;
+      const handle =
+        target.handle ??
+        (await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600));
+      target.handle = undefined;
+      try {
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+      const actual = target.hash === null ? await sha256Of(path) : target.hash.digest('hex');
+      target.hash = null;
+      if (file.sha256 !== null && actual !== file.sha256) {
+        await rm(path);
+        this.receivedBytes[index] = 0;
+        target.hash = createHash('sha256');
+        return { outcome: 'wrongHash', fileName: file.fileName, expected: file.sha256, actual };
+      }
+    }
+    await syncFolder(this.folder);
+    await syncFolder(dirname(this.folder));
+    await syncFolder(dirname(dirname(this.folder)));
+    return { outcome: 'done' };
+  }
+
+  async close(): Promise<void> {
+    for (const target of this.targets) {
+      await target.handle?.close();
+      target.handle = undefined;
+    }
+  }
+
+  private async hasSpaceFor(byteCount: number): Promise<boolean> {
+    this.bytesUntilCheck -= byteCount;
+    if (this.bytesUntilCheck > 0) return true;
+    const { bavail, bsize } = await statfs(this.folder);
+    if (bavail * bsize - byteCount < this.freeDiskBytesMin) {
+      this.bytesUntilCheck = 0;
+      return false;
+    }
+    this.bytesUntilCheck = spaceCheckBytes;
+    return true;
+  }
+}
+
+async function sha256Of(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const piece of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(piece as Buffer);
+  return hash.digest('hex');
+}

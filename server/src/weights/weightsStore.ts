@@ -1,0 +1,158 @@
+import { rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { terminalStates } from '../jobs/job.js';
+import type { Database } from '../store/database.js';
+import { folders } from '../store/folders.js';
+import type { WeightsRow } from '../store/schema.js';
+import { timedId } from '../store/timedId.js';
+import type { Weights, WeightsFile, WeightsReport } from './weights.js';
+
+export interface WeightsCursor {
+  createTimeMs: number;
+  id: string;
+}
+
+export interface NewWeights {
+  /** Null: the store makes one that sorts by time. */
+  weightsId: string | null;
+  displayName: string;
+  files: Omit<WeightsFile, 'receivedBytes'>[];
+}
+
+/** Uploaded models: rows, and a folder weights/{id} of the data folder for each. */
+export class WeightsStore {
+  constructor(
+    private readonly db: Database,
+    private readonly dataFolder: string,
+  ) {}
+
+  /** Where the files lie: what the engine opens. */
+  folder(weightsId: string): string {
+    return folders.weights(this.dataFolder, weightsId);
+  }
+
+  async find(weightsId: string): Promise<Weights | undefined> {
+    const row = await this.db
+      .selectFrom('weights')
+      .selectAll()
+      .where('id', '=', weightsId)
+      .executeTakeFirst();
+    return row === undefined ? undefined : await this.withFiles(row);
+  }
+
+  /** One page, newest first; `next` is null at the end. */
+  async list(page: {
+    after: WeightsCursor | null;
+    weightsMax: number;
+  }): Promise<{ weights: Weights[]; next: WeightsCursor | null }> {
+    let query = this.db
+      .selectFrom('weights')
+      .selectAll()
+      .orderBy('create_time_ms', 'desc')
+      .orderBy('id', 'desc')
+      .limit(page.weightsMax + 1);
+    if (page.after !== null) {
+      const { createTimeMs, id } = page.after;
+      query = query.where(({ eb, refTuple, tuple }) =>
+        eb(refTuple('create_time_ms', 'id'), '<', tuple(createTimeMs, id)),
+      );
+    }
+    const rows = await query.execute();
+    const weights: Weights[] = [];
+    for (const row of rows.slice(0, page.weightsMax)) weights.push(await this.withFiles(row));
+    const last = rows.length > page.weightsMax ? weights.at(-1) : undefined;
+    return { weights, next: last === undefined ? null : { createTimeMs: last.createTimeMs, id: last.id } };
+  }
+
+  /** Stores new weights, or finds those with the same id and files for an upload that goes on. `conflict`: other files. */
+  async register({ weightsId, displayName, files }: NewWeights): Promise<Weights | 'conflict'> {
+    const nowMs = Date.now();
+    const id = weightsId ?? timedId('weights', nowMs);
+    const known = await this.find(id);
+    if (known !== undefined) return filesText(known.files) === filesText(files) ? known : 'conflict';
+    // What a deletion left that a crash cut short.
+    await rm(this.folder(id), { recursive: true, force: true });
+    const rows = files.map((file, index) => ({
+      weights_id: id,
+      file_index: index,
+      file_name: file.fileName,
+      size_bytes: file.sizeBytes,
+      sha256: file.sha256,
+    }));
+    const isNew = await this.db.transaction().execute(async (trx) => {
+      const other = await trx.selectFrom('weights').select('id').where('id', '=', id).executeTakeFirst();
+      if (other !== undefined) return false;
+      await trx
+        .insertInto('weights')
+        .values({ id, display_name: displayName, state: 'uploading', report: null, create_time_ms: nowMs })
+        .execute();
+      await trx.insertInto('weights_files').values(rows).execute();
+      return true;
+    });
+    return isNew ? (await this.find(id))! : await this.register({ weightsId: id, displayName, files });
+  }
+
+  /** uploading → ready. */
+  async ready(weightsId: string, report: WeightsReport): Promise<Weights> {
+    await this.db
+      .updateTable('weights')
+      .set({ state: 'ready', report: JSON.stringify(report) })
+      .where('id', '=', weightsId)
+      .execute();
+    return (await this.find(weightsId))!;
+  }
+
+  /** The row goes first: a folder without one is nobody's. Answers the name of a job that needs them, and deletes nothing then. */
+  async remove(weightsId: string): Promise<{ usedBy: string } | 'removed'> {
+    const user = await this.db.transaction().execute(async (trx) => {
+      const job = await trx
+        .selectFrom('jobs')
+        .select('id')
+        .where('state', 'not in', terminalStates)
+        .where(({ eb, fn, val }) =>
+          eb(fn('json_extract', ['spec', val('$.baseWeightsName')]), '=', `weights/${weightsId}`),
+        )
+        .executeTakeFirst();
+      if (job === undefined) await trx.deleteFrom('weights').where('id', '=', weightsId).execute();
+      return job;
+    });
+    if (user !== undefined) return { usedBy: `jobs/${user.id}` };
+    await rm(this.folder(weightsId), { recursive: true, force: true });
+    return 'removed';
+  }
+
+  private async withFiles(row: WeightsRow): Promise<Weights> {
+    const rows = await this.db
+      .selectFrom('weights_files')
+      .selectAll()
+      .where('weights_id', '=', row.id)
+      .orderBy('file_index')
+      .execute();
+    const files = await Promise.all(
+      rows.map(async (file): Promise<WeightsFile> => ({
+        fileName: file.file_name,
+        sizeBytes: file.size_bytes,
+        sha256: file.sha256,
+        // The length of the file is what survived a crash.
+        receivedBytes: row.state === 'ready' ? file.size_bytes : await this.lengthOf(row.id, file.file_name),
+      })),
+    );
+    return {
+      id: row.id,
+      displayName: row.display_name,
+      state: row.state,
+      files,
+      report: row.report === null ? null : (JSON.parse(row.report) as WeightsReport),
+      createTimeMs: row.create_time_ms,
+    };
+  }
+
+  private async lengthOf(weightsId: string, fileName: string): Promise<number> {
+    const stats = await stat(join(this.folder(weightsId), fileName)).catch(() => undefined);
+    return stats?.size ?? 0;
+  }
+}
+
+function filesText(files: readonly Omit<WeightsFile, 'receivedBytes'>[]): string {
+  return JSON.stringify(files.map(({ fileName, sizeBytes, sha256 }) => [fileName, sizeBytes, sha256]));
+}
