@@ -120,10 +120,9 @@ export const serviceErrors = {
     fix: 'The message names file, key or tensor, what was expected and what was found. Correct the files and upload them again.',
     fields: ({ message }) => [{ field: 'header.files', expected: 'a Llama model', got: message }],
   }),
-  WEIGHTS_IN_USE: entry<{ weightsId: string; job: string }>({
+  WEIGHTS_IN_USE: entry<{ name: string; job: string }>({
     status: Status.FAILED_PRECONDITION,
-    text: ({ weightsId, job }) =>
-      `Weights ${weightsId} cannot be deleted: ${job} begins at them and has not ended`,
+    text: ({ name, job }) => `${name} cannot be deleted: ${job} begins at it and has not ended`,
     fix: 'Wait for the end of the job, or cancel it.',
     precondition: ({ job }) => ({ type: 'JOB_STATE', subject: job }),
   }),

@@ -74,8 +74,10 @@ export function artifactService(parts: ApiParts): ArtifactServiceImplementation 
 
     async deleteArtifact(request) {
       const { jobId, artifactId } = parseArtifactName('name', request.name);
-      if (!(await exports.delete(jobId, artifactId)))
-        throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+      const outcome = await exports.delete(jobId, artifactId);
+      if (outcome === 'notFound') throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+      if (outcome !== 'removed')
+        throw new ServiceError('WEIGHTS_IN_USE', { name: request.name, job: outcome.usedBy });
       return {};
     },
 

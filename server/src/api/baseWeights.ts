@@ -45,7 +45,11 @@ async function findFolder(
   }
   const ids = artifactIdsOf(base.artifact);
   const found = ids === undefined ? undefined : await artifacts.find(ids.jobId, ids.artifactId);
-  return found === undefined ? { problem: `${base.artifact}, which does not exist` } : { path: found.folder };
+  if (found === undefined) return { problem: `${base.artifact}, which does not exist` };
+  if (found.state !== 'ready') return { problem: `${base.artifact}, which is ${found.state}` };
+  if (found.format !== 'huggingFace')
+    return { problem: `${base.artifact}, which is in ${found.format} layout` };
+  return { path: found.folder };
 }
 
 /**

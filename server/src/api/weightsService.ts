@@ -71,7 +71,8 @@ export function weightsService(parts: ApiParts): WeightsServiceImplementation {
       if (weightsUploads.isOpen(weightsId))
         throw new ServiceError('UPLOAD_BUSY', { name: `weights/${weightsId}` });
       const removed = await store.remove(weightsId);
-      if (removed !== 'removed') throw new ServiceError('WEIGHTS_IN_USE', { weightsId, job: removed.usedBy });
+      if (removed !== 'removed')
+        throw new ServiceError('WEIGHTS_IN_USE', { name: request.name, job: removed.usedBy });
       return {};
     },
   };

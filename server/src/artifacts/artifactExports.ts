@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
 import type { JobFailure } from '../jobs/job.js';
+import { jobAtWeights } from '../jobs/jobAtWeights.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
@@ -183,16 +184,21 @@ export class ArtifactExports {
   }
 
   /** Deletes an artifact of any kind, first its row, then its files: a crash between leaves files without a row. */
-  async delete(jobId: string, id: string): Promise<boolean> {
-    const { numDeletedRows } = await this.db
-      .deleteFrom('artifacts')
-      .where('job_id', '=', jobId)
-      .where('id', '=', id)
-      .executeTakeFirst();
-    if (numDeletedRows === 0n) return false;
+  async delete(jobId: string, id: string): Promise<{ usedBy: string } | 'removed' | 'notFound'> {
+    const outcome = await this.db.transaction().execute(async (trx) => {
+      const job = await jobAtWeights(trx, `jobs/${jobId}/artifacts/${id}`);
+      if (job !== undefined) return { usedBy: job };
+      const { numDeletedRows } = await trx
+        .deleteFrom('artifacts')
+        .where('job_id', '=', jobId)
+        .where('id', '=', id)
+        .executeTakeFirst();
+      return numDeletedRows === 0n ? ('notFound' as const) : ('removed' as const);
+    });
+    if (outcome !== 'removed') return outcome;
     for (const listener of this.listeners) listener();
     await rm(join(folders.artifacts(this.dataFolder, jobId), id), { recursive: true, force: true });
-    return true;
+    return outcome;
   }
 
   /** Whether an export is still wanted. */

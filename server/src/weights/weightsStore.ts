@@ -1,6 +1,6 @@
 import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { terminalStates } from '../jobs/job.js';
+import { jobAtWeights } from '../jobs/jobAtWeights.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { WeightsRow } from '../store/schema.js';
@@ -105,18 +105,11 @@ export class WeightsStore {
   /** The row goes first: a folder without one is nobody's. Answers the name of a job that needs them, and deletes nothing then. */
   async remove(weightsId: string): Promise<{ usedBy: string } | 'removed'> {
     const user = await this.db.transaction().execute(async (trx) => {
-      const job = await trx
-        .selectFrom('jobs')
-        .select('id')
-        .where('state', 'not in', terminalStates)
-        .where(({ eb, fn, val }) =>
-          eb(fn('json_extract', ['spec', val('$.baseWeightsName')]), '=', `weights/${weightsId}`),
-        )
-        .executeTakeFirst();
+      const job = await jobAtWeights(trx, `weights/${weightsId}`);
       if (job === undefined) await trx.deleteFrom('weights').where('id', '=', weightsId).execute();
       return job;
     });
-    if (user !== undefined) return { usedBy: `jobs/${user.id}` };
+    if (user !== undefined) return { usedBy: user };
     await rm(this.folder(weightsId), { recursive: true, force: true });
     return 'removed';
   }
