@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { dynamicClient, reflect } from './reflectedClient.js';
@@ -64,6 +64,12 @@ test('every command of docs/api.md does what the page says, one after the other'
   const server = await startServerProcess(temporaryFolder(), { RELORA_THREADS: '2' });
   const { descriptorSet } = await reflect(server.grpcAddress, 'v1');
   const folder = temporaryFolder();
+  // The model that the page uploads.
+  for (const name of ['config.json', 'model.safetensors'])
+    copyFileSync(
+      new URL(`../fixtures/transformers/qwen2-bfloat16/${name}`, import.meta.url),
+      join(folder, name),
+    );
   const answers = new Map<string, Record<string, unknown>[]>();
   const errors: string[] = [];
 
@@ -71,7 +77,7 @@ test('every command of docs/api.md does what the page says, one after the other'
     const [service, name] = method.split('/') as [string, string];
     const client = dynamicClient(descriptorSet, service, server.grpcAddress);
     try {
-      if (name === 'UploadDataset') {
+      if (name === 'UploadDataset' || name === 'UploadWeights') {
         return await new Promise((resolve, reject) => {
           const call = client[name]!((error: Error | null, answer: Record<string, unknown>) =>
             error ? reject(error) : resolve([answer]),
@@ -120,6 +126,7 @@ test('every command of docs/api.md does what the page says, one after the other'
 
   const last = (name: string) => answers.get(name)!.at(-1) as Record<string, Record<string, unknown>>;
   expect((last('PreviewDataset') as unknown as { tokens: unknown[] }).tokens).toHaveLength(16);
+  expect(last('UploadWeights').weights).toMatchObject({ state: 'WEIGHTS_STATE_READY' });
   expect((last('EstimateJob').plan as { restart_steps: number[] }).restart_steps).toEqual([2000, 3000, 4000]);
   expect(last('WatchJob').event).toMatchObject({ final: true, state: { to: 'JOB_STATE_SUCCEEDED' } });
   const events = answers.get('WatchJob')!.map(({ event }) => (event as { kind: string }).kind);

@@ -47,6 +47,80 @@ function changeConfig(folder: string, changes: Record<string, unknown>): void {
   writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as object), ...changes }));
 }
 
+/** A model of transformers' own with room for the ids of bytes, as a user may have it. */
+const withBytes = join(fixtures, 'bytes-bfloat16');
+
+async function textOf(client: ReloraClient) {
+  await client.uploadDataset({
+    datasetId: 'text',
+    files: [{ content: 'The fox jumps over the lazy dog. '.repeat(200) }],
+  });
+}
+
+describe('a job', () => {
+  it.each(['upload', 'path', 'artifact'] as const)('begins at weights from an %s', async (source) => {
+    const { client } = await open({ RELORA_ALLOWED_FOLDERS: fixtures, RELORA_THREADS: '1' });
+    await textOf(client);
+    await client.uploadWeights({ from: withBytes, weightsId: 'tiny' });
+    const spec = (baseWeights: { path: string } | { weights: string } | { artifact: string }) => ({
+      model: { baseWeights },
+      dataset: 'datasets/text',
+      stepCount: 2,
+      adapter: { rank: 2, cycleStepCount: 1 },
+      batch: { sequenceLength: 16, sequenceCount: 1 },
+    });
+    let base: Parameters<typeof spec>[0] =
+      source === 'path' ? { path: withBytes } : { weights: 'weights/tiny' };
+    if (source === 'artifact') {
+      const first = await client.createJob(spec(base));
+      await client.waitForJob(first.name);
+      const [artifact] = await client.listArtifacts(first.name);
+      base = { artifact: artifact!.name };
+    }
+    const job = await client.createJob(spec(base));
+    expect(job.spec!.model!.baseWeights).toMatchObject(base);
+    expect(job.spec!.warmStart!.stepCount).toBe(0);
+    const ended = await client.waitForJob(job.name);
+    expect(ended.state).toBe('JOB_STATE_SUCCEEDED');
+  });
+
+  it('that has not ended keeps its weights from being deleted', async () => {
+    const { client } = await open({ RELORA_THREADS: '1' });
+    await textOf(client);
+    await client.uploadWeights({ from: withBytes, weightsId: 'tiny' });
+    const job = await client.createJob({
+      model: { baseWeights: { weights: 'weights/tiny' } },
+      dataset: 'datasets/text',
+      stepCount: 100_000,
+      adapter: { rank: 2, cycleStepCount: 1000 },
+      batch: { sequenceLength: 16, sequenceCount: 1 },
+    });
+    const error = await refused(client.deleteWeights('weights/tiny'));
+    expect(error.reason).toBe('WEIGHTS_IN_USE');
+    expect(error.message).toContain(`${job.name} begins at them and has not ended`);
+    await client.cancelJob(job.name);
+    await client.deleteWeights('weights/tiny');
+  });
+
+  it('is refused with two sources of weights, with weights that are not there, and with none', async () => {
+    const { client } = await open();
+    await textOf(client);
+    const fieldsOf = async (baseWeights: object) => {
+      const adapter = { rank: 2, cycleStepCount: 1 };
+      const spec = { model: { baseWeights }, dataset: 'datasets/text', stepCount: 2, adapter };
+      return (await refused(client.createJob(spec))).fields.map(({ field }) => field);
+    };
+    expect(await fieldsOf({ weights: 'weights/none' })).toEqual(['spec.model.base_weights.weights']);
+    expect(await fieldsOf({ artifact: 'jobs/none/artifacts/none' })).toEqual([
+      'spec.model.base_weights.artifact',
+    ]);
+    expect(await fieldsOf({ path: '/nowhere', weights: 'weights/none' })).toEqual([
+      'spec.model.base_weights',
+    ]);
+    expect(await fieldsOf({})).toEqual(['spec.model.base_weights']);
+  });
+});
+
 describe('uploaded weights', () => {
   it('are checked, shown, listed and deleted', async () => {
     const { client, dataFolder } = await open();
@@ -181,15 +255,34 @@ describe('uploaded weights', () => {
     ],
   ];
   for (const [name, spoil, message] of faults) {
-    it(`are refused and dropped where ${name}, and refused at a path when a job is created`, async () => {
+    it(`are refused and dropped where ${name}`, async () => {
       const folder = copyOf(qwen);
       spoil(folder);
-      const { client, dataFolder } = await open();
+      const { client, dataFolder } = await open({ RELORA_ALLOWED_FOLDERS: folder });
       const error = await refused(client.uploadWeights({ from: folder, weightsId: 'spoiled' }));
       expect(error.reason).toBe('WEIGHTS_INVALID');
       expect(error.message).toContain(message);
       expect(existsSync(join(dataFolder, 'weights', 'spoiled'))).toBe(false);
       expect(readdirSync(join(dataFolder, 'weights'))).toEqual([]);
+    });
+
+    // Values are read when the run begins; config and headers tell everything else.
+    it.skipIf(name === 'a value is not finite')(`are refused at a path where ${name}`, async () => {
+      const folder = copyOf(withBytes);
+      spoil(folder);
+      const { client } = await open({ RELORA_ALLOWED_FOLDERS: folder });
+      await textOf(client);
+      const error = await refused(
+        client.createJob({
+          model: { baseWeights: { path: folder } },
+          dataset: 'datasets/text',
+          stepCount: 2,
+          adapter: { rank: 2, cycleStepCount: 1 },
+          batch: { sequenceLength: 16, sequenceCount: 1 },
+        }),
+      );
+      expect(error.reason).toBe('JOB_SPEC_INVALID');
+      expect(error.fields.map(({ field }) => field).join()).toContain('spec.model.base_weights.path');
     });
   }
 });
