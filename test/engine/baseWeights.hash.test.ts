@@ -3,7 +3,8 @@ import { expect, it } from 'vitest';
 import {
   beginRun,
   disposeRun,
-  exportMergedModel,
+  exportModel,
+  runWeights,
   saveCheckpoint,
   selectBackend,
   type BeginRunOptions,
@@ -30,7 +31,12 @@ async function begin(options: Partial<BeginRunOptions> = {}): Promise<TrainingRu
 /** The hash of a run that begins with weights written as a type. */
 async function hashFrom(run: TrainingRun, weightType: 'float32' | 'float16'): Promise<string | null> {
   const folder = join(newFolder(), 'model');
-  await exportMergedModel(run, folder, { weightType });
+  await exportModel(await runWeights(run), folder, {
+    format: 'huggingFace',
+    weightType,
+    shardBytesMax: 2 ** 30,
+    job: null,
+  });
   const spec = tinySpec({ baseWeightsFolder: folder });
   const from = await begin({ spec });
   const { path } = await saveCheckpoint(from);

@@ -183,12 +183,13 @@ describe('a folder that is not a model we read is refused, with tensor, expected
     {
       name: 'another architecture',
       config: { architectures: ['GPT2LMHeadModel'] },
-      message: /architectures: expected LlamaForCausalLM, found \["GPT2LMHeadModel"\]/,
+      message:
+        /architectures: expected one of LlamaForCausalLM, Qwen2ForCausalLM, MistralForCausalLM, found \["GPT2LMHeadModel"\]/,
     },
     {
       name: 'scaled rotary embedding',
       config: { rope_scaling: { rope_type: 'llama3', factor: 8 } },
-      message: /rope_scaling: expected null or none, found {/,
+      message: /rope_scaling.low_freq_factor: expected a number above 0, found none/,
     },
     {
       name: 'attention biases',

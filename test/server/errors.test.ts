@@ -284,8 +284,8 @@ describe('an error', () => {
       'spec.dataset',
       'spec.model.preset',
       'spec.step_count',
-      'spec.adapter.rank',
       'spec.adapter.cycle_step_count',
+      'spec.adapter.rank',
       'spec.seed',
     ]);
     expect(refusal.badRequest?.fieldViolations.at(-1)?.description).toBe(
