@@ -97,7 +97,7 @@ describe('a job', () => {
     });
     const error = await refused(client.deleteWeights('weights/tiny'));
     expect(error.reason).toBe('WEIGHTS_IN_USE');
-    expect(error.message).toContain(`${job.name} begins at them and has not ended`);
+    expect(error.message).toContain(`${job.name} begins at it and has not ended`);
     await client.cancelJob(job.name);
     await client.deleteWeights('weights/tiny');
   });
