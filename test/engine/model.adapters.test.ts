@@ -5,6 +5,7 @@ import { MergeNotFinite } from '../../engine/src/model/adapterSet.js';
 import { Llama } from '../../engine/src/model/llama.js';
 import { targetModules, type AdapterSettings } from '../../engine/src/plan/runSpec.js';
 import { tinyConfig } from './llamaReference.js';
+import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
 import { seeded } from './opCases.js';
 
 const settings: AdapterSettings = {
@@ -17,6 +18,7 @@ const settings: AdapterSettings = {
   momentPruneRatio: 0.9,
   targetModules: [...targetModules],
   trainableScale: false,
+  ...laterDefaults.adapter,
 };
 const inputs = Int32Array.from({ length: 12 }, (_, i) => (i * 7 + 3) % 37);
 const targets = Int32Array.from({ length: 12 }, (_, i) => (i * 5 + 1) % 37);

@@ -5,6 +5,7 @@ import { Llama } from '../../engine/src/model/llama.js';
 import type { AdapterSettings, LlamaConfig } from '../../engine/src/plan/runSpec.js';
 import { Random } from '../../engine/src/random.js';
 import { referenceLogits, tinyConfig } from './llamaReference.js';
+import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
 import { seeded } from './opCases.js';
 
 const batch = 2;
@@ -23,6 +24,7 @@ const settings: AdapterSettings = {
   momentPruneRatio: 0.9,
   targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
   trainableScale: false,
+  ...laterDefaults.adapter,
 };
 
 interface Variant {

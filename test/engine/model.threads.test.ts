@@ -5,6 +5,7 @@ import { selectBackend } from '../../engine/src/backend/selectBackend.js';
 import { Llama } from '../../engine/src/model/llama.js';
 import { tinyConfig } from './llamaReference.js';
 import { largest } from './nativeReference.js';
+import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
 import { seeded } from './opCases.js';
 
 // More rows than a block of a product, more positions than a tile of attention, several blocks of every other kernel:
@@ -35,6 +36,7 @@ function step(): Map<string, Float32Array> {
       momentPruneRatio: 0.9,
       targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
       trainableScale: false,
+      ...laterDefaults.adapter,
     },
     5,
     0,

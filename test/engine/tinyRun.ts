@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll } from 'vitest';
 import { Dataset, prepareDataset } from '@relora/engine/data';
+import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
 import type { StoredValues } from '../../engine/src/io/safetensors.js';
 import {
   disposeRun,
@@ -59,7 +60,7 @@ export function tinySpec(changes: Changes = {}): RunSpec {
       momentPruneRatio: 0.9,
       targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
       trainableScale: false,
-      graph: 'auto',
+      ...laterDefaults.adapter,
     },
     stepCount: 18,
     learningRate: { peak: 6e-3, schedule: 'jaggedCosine', warmupStepCount: 2, minRatio: 0.1 },

@@ -135,7 +135,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (device) => {
     step(optimizer, [embed, base], 0);
     const before = memory().numTensors;
     const shared = moments(optimizer).get('embed.second_moment');
-    optimizer.dropBase();
+    optimizer.drop('base');
     expect(memory().numTensors).toBe(before - 2);
     expect(moments(optimizer).get('embed.second_moment')).toEqual(shared);
     expect([...moments(optimizer).keys()]).toEqual(['embed.first_moment', 'embed.second_moment']);

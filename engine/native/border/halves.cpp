@@ -7,7 +7,8 @@ namespace relora {
 namespace {
 
 /// base or null, weight, a, b, scale, rank, graph; with `differentiated` dweight, da, db before them. Without a
-/// base the weight is trained, else it is empty; without an adapter a and b are.
+/// base the weight is trained, else it is empty; without an adapter a and b are. The gradient of a frozen weight or
+/// a frozen a is empty, but that of a frozen weight may be asked for where there is no adapter.
 LinearPass linear_pass(const Call& call, size_t in_features, size_t out_features, bool differentiated) {
   Arguments& in = call.arguments;
   LinearPass l{.in = in_features, .out = out_features};
@@ -34,15 +35,16 @@ LinearPass linear_pass(const Call& call, size_t in_features, size_t out_features
   in.shape(a, {l.in, l.rank}, "inFeatures * rank");
   in.shape(b, {l.rank, l.out}, "rank * outFeatures");
   if (differentiated) {
-    in.shape(dweight, {trained, l.out}, "inFeatures * outFeatures of a trained weight");
-    in.shape(da, {l.in, l.rank}, "inFeatures * rank");
+    const bool is_watched = l.base != nullptr && l.rank == 0 && dweight.length > 0;
+    in.shape(dweight, {is_watched ? l.in : trained, l.out}, "inFeatures * outFeatures of a trained weight");
+    if (da.length > 0) in.shape(da, {l.in, l.rank}, "inFeatures * rank");
     in.shape(db, {l.rank, l.out}, "rank * outFeatures");
   }
   l.weight = weight;
   l.a = a;
   l.b = b;
-  l.dweight = dweight;
-  l.da = da;
+  if (dweight.length > 0) l.dweight = dweight;
+  if (da.length > 0) l.da = da;
   l.db = db;
   return l;
 }

@@ -163,7 +163,7 @@ napi_value lora_linear_backward(const Call& call) {
   const float scale = static_cast<float>(in.number("scale"));
   const size_t rows = in.dimension("rows"), rank = in.dimension("rank", 0);
   in.shape(dx, {rows, base.in}, "rows * inFeatures");
-  in.shape(da, {base.in, rank}, "inFeatures * rank");
+  if (da.length > 0) in.shape(da, {base.in, rank}, "inFeatures * rank");  // a frozen a has no gradient
   in.shape(db, {rank, base.out}, "rank * outFeatures");
   in.shape(dy, {rows, base.out}, "rows * outFeatures");
   if (rank > 0) in.shape(x, {rows, base.in},
@@ -172,7 +172,8 @@ napi_value lora_linear_backward(const Call& call) {
   in.shape(a, {base.in, rank}, "inFeatures * rank");
   in.shape(b, {rank, base.out}, "rank * outFeatures");
   in.outputs_stand_alone();
-  relora::lora_linear_backward(call.context(), {dx, da, db}, dy, x, xa, base, a, b, scale, rows, rank);
+  const LoraGradients gradients{dx, da.length > 0 ? static_cast<float*>(da) : nullptr, db};
+  relora::lora_linear_backward(call.context(), gradients, dy, x, xa, base, a, b, scale, rows, rank);
   return undefined();
 }
 

@@ -149,7 +149,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
     linear_rows_backward(context, worker, {upstream, o.in, 1.0f, false}, o, o_panels,
                          {dy + begin * hidden, hidden, false}, p, count);
     keep_rows(dmixed + begin * o.in, o.in, upstream, o.in, count, o.in);
-    keep_rows(p_o + begin * o.rank, o.rank, p, o.rank, count, o.rank);
+    if (o.has_p()) keep_rows(p_o + begin * o.rank, o.rank, p, o.rank, count, o.rank);
   });
 
   differentiate_attention<Element>(context, {dq, dk, dv}, dmixed, {state.q, state.k, state.v},
@@ -164,7 +164,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
                          bool accumulate) {
       linear_rows_backward(context, worker, {to, hidden, 1.0f, accumulate}, layer, panels,
                            {d + begin * layer.out, layer.out, false}, p, count);
-      keep_rows(p_kept + begin * layer.rank, layer.rank, p, layer.rank, count, layer.rank);
+      if (layer.has_p()) keep_rows(p_kept + begin * layer.rank, layer.rank, p, layer.rank, count, layer.rank);
     };
     add(q, q_panels, dq, p_q, false);
     add(k, k_panels, dk, p_k, true);

@@ -110,7 +110,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
     float* const dh = context.worker_memory(worker);
     float* const p = dh + block * inner;
     const auto keep_p = [&](Element* to, const LinearPass& linear) {
-      keep_rows(to + begin * linear.rank, linear.rank, p, linear.rank, count, linear.rank);
+      if (linear.has_p()) keep_rows(to + begin * linear.rank, linear.rank, p, linear.rank, count, linear.rank);
     };
     linear_rows_backward(context, worker, {dh, inner, 1.0f, false}, down, down_panels,
                          {dy + begin * hidden, hidden, false}, p, count);

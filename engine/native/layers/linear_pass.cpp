@@ -28,8 +28,7 @@ ForwardPanels::ForwardPanels(Context& context, const ProductKernel& kernel, cons
 
 BackwardPanels::BackwardPanels(Context& context, const ProductKernel& kernel, const LinearPass& l)
     : weight(l.base ? l.base->backward_panels(context, kernel) : pack(context, kernel, {l.weight, l.out, true}, l.out, l.in)), a(), b() {
-  if (l.rank == 0 || l.graph == Graph::weight_gradient) return;
-  b = pack(context, kernel, {l.b, l.out, true}, l.out, l.rank);
+  if (l.has_p()) b = pack(context, kernel, {l.b, l.out, true}, l.out, l.rank);
   if (l.has_path()) a = pack(context, kernel, {l.a, l.rank, true}, l.rank, l.in);
 }
 
@@ -54,10 +53,9 @@ void linear_rows(Context& context, unsigned worker, const Operand& x, std::span<
 
 void linear_rows_backward(Context& context, unsigned worker, const Target& dx, const LinearPass& l,
                           const BackwardPanels& panels, const Operand& dy, float* p, size_t rows) {
-  const bool has_p = l.rank > 0 && l.graph != Graph::weight_gradient;
   Output outputs[2];
   size_t count = 0;
-  if (has_p) outputs[count++] = {{p, l.rank, l.scale, false}, panels.b};
+  if (l.has_p()) outputs[count++] = {{p, l.rank, l.scale, false}, panels.b};
   outputs[count++] = {dx, panels.weight};
   product_stage_here(context, worker, {dy, outputs, count}, rows);
   if (!l.has_path()) return;
@@ -68,36 +66,39 @@ void linear_rows_backward(Context& context, unsigned worker, const Target& dx, c
 void linear_gradients(Context& context, const ProductKernel& kernel, const Operand& x,
                       std::span<const LinearGradients> layers, size_t rows) {
   Output outputs[sharing_max];
+  const Output* of_layer[sharing_max] = {};
   size_t count = 0;
-  for (const LinearGradients& layer : layers) {
-    const LinearPass& l = layer.linear;
-    if (l.base == nullptr) {
-      outputs[count++] = {{l.dweight, l.out, 1.0f, false}, pack(context, kernel, layer.dy, rows, l.out)};
-    } else if (l.rank > 0 && l.graph == Graph::weight_gradient) {
-      float* dweight = context.arena.take<float>(l.in * l.out);
-      outputs[count++] = {{dweight, l.out, 1.0f, false}, pack(context, kernel, layer.dy, rows, l.out)};
-    } else if (l.rank > 0) {
-      outputs[count++] = {{l.da, l.rank, 1.0f, false}, pack(context, kernel, layer.p, rows, l.rank)};
+  for (size_t i = 0; i < layers.size(); i++) {
+    const LinearPass& l = layers[i].linear;
+    const bool from_dense = l.rank > 0 && l.graph == Graph::weight_gradient;
+    Output& output = outputs[count];
+    if (l.dweight != nullptr || from_dense) {
+      float* const dweight = from_dense ? context.arena.take<float>(l.in * l.out) : l.dweight;
+      output = {{dweight, l.out, 1.0f, false}, pack(context, kernel, layers[i].dy, rows, l.out)};
+    } else if (l.da != nullptr) {
+      output = {{l.da, l.rank, 1.0f, false}, pack(context, kernel, layers[i].p, rows, l.rank)};
+    } else {
+      continue;
     }
+    of_layer[i] = &outputs[count++];
   }
-  if (count == 0) return;
   const Operand x_turned{x, !x.transposed};
   const size_t in = layers.front().linear.in;
-  product_chain(context, {{x_turned, outputs, count}}, in);
+  if (count > 0) product_chain(context, {{x_turned, outputs, count}}, in);
 
-  const Output* made = outputs;
-  for (const LinearGradients& layer : layers) {
-    const LinearPass& l = layer.linear;
-    const Output* const own = l.base == nullptr || l.rank > 0 ? made++ : nullptr;
-    if (l.base == nullptr || l.rank == 0) continue;
+  for (size_t i = 0; i < layers.size(); i++) {
+    const LinearPass& l = layers[i].linear;
+    if (l.rank == 0) continue;
     if (l.graph == Graph::weight_gradient) {
-      const Operand dweight{own->target.data, l.out, false};
-      product(context, kernel, {l.da, l.rank, l.scale, false}, dweight, {l.b, l.out, true}, l.in, l.rank, l.out);
+      const Operand dweight{of_layer[i]->target.data, l.out, false};
+      if (l.da != nullptr) {
+        product(context, kernel, {l.da, l.rank, l.scale, false}, dweight, {l.b, l.out, true}, l.in, l.rank, l.out);
+      }
       product(context, kernel, {l.db, l.out, l.scale, false}, {l.a, l.rank, true}, dweight, l.rank, l.out, l.in);
       continue;
     }
-    const Operand xa = l.has_path() ? layer.xa : make_xa(context, kernel, x, l, rows);
-    product(context, kernel, {l.db, l.out, l.scale, false}, {xa, true}, layer.dy, l.rank, l.out, rows);
+    const Operand xa = l.has_path() ? layers[i].xa : make_xa(context, kernel, x, l, rows);
+    product(context, kernel, {l.db, l.out, l.scale, false}, {xa, true}, layers[i].dy, l.rank, l.out, rows);
   }
 }
 

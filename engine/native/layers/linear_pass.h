@@ -13,7 +13,8 @@ namespace relora {
 /// weight_gradient: y = x W' too; A and B get theirs from the dense xᵀ dy, which does not outlive the layer.
 enum class Graph { separate, merged, weight_gradient };
 
-/// y = x W, or y = x W + s (x A) B when rank > 0.
+/// y = x W, or y = x W + s (x A) B when rank > 0. In the backward pass a frozen A has no `da`, and a frozen W has
+/// `dweight` only where its gradient is asked for beside that of its input, without an adapter.
 struct LinearPass {
   size_t in = 0, out = 0;
   const PackedBase* base = nullptr;  // frozen W, or W' in a merged graph; null: `weight` is trained
@@ -25,6 +26,8 @@ struct LinearPass {
   float *dweight = nullptr, *da = nullptr, *db = nullptr;  // of the backward pass
 
   bool has_path() const { return rank > 0 && graph == Graph::separate; }
+  /// Whether the backward pass makes p = s dy Bᵀ: for dx of a separate path, and for dA of what is not taken from dW.
+  bool has_p() const { return has_path() || (graph == Graph::merged && da != nullptr); }
 };
 
 /// Calls body(worker, begin, count) for every block of `block` rows, on all threads.
@@ -67,10 +70,10 @@ void linear_rows_backward(Context& context, unsigned worker, const Target& dx, c
 /// What the gradients of one layer's weights are made of, for all rows of a pass.
 struct LinearGradients {
   const LinearPass& linear;
-  Operand dy, p, xa;  // [rows, out], [rows, rank], [rows, rank]; xa of a separate path, p not of weight_gradient
+  Operand dy, p, xa;  // [rows, out], [rows, rank], [rows, rank]; xa of a separate path, p where the layer has it
 };
 
-/// dW = xᵀ dy, or dA = xᵀ p and dB = s (x A)ᵀ dy, for layers that share x[rows, in].
+/// dW = xᵀ dy, or dA = xᵀ p and dB = s (x A)ᵀ dy, for layers that share x[rows, in]; of dW and dA what is asked for.
 void linear_gradients(Context& context, const ProductKernel& kernel, const Operand& x,
                       std::span<const LinearGradients> layers, size_t rows);
 

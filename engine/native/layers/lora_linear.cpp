@@ -77,7 +77,7 @@ void lora_linear_forward(Context& context, float* y, float* xa, const float* x, 
   product_chain(context, {{inputs, of_inputs, 2}, {{xa, rank, false}, of_xa, 1}}, rows);
 }
 
-/// p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; da = xᵀ p; db = scale (xa)ᵀ dy.
+/// p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; da = xᵀ p unless a is frozen; db = scale (xa)ᵀ dy.
 void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x,
                           const float* xa, const PackedBase& base, const float* a, const float* b,
                           float scale, size_t rows, size_t rank) {
@@ -99,8 +99,10 @@ void lora_linear_backward(Context& context, const LoraGradients& gradients, cons
   const Output of_p[] = {{{gradients.dx, in, 1.0f, true}, a_panels}};
   product_chain(context, {{upstream, of_upstream, 2}, {{p, rank, false}, of_p, 1}}, rows);
 
-  product(context, kernel, {gradients.da, rank, 1.0f, false}, {x, in, true}, {p, rank, false}, in, rank,
-          rows);
+  if (gradients.da != nullptr) {
+    product(context, kernel, {gradients.da, rank, 1.0f, false}, {x, in, true}, {p, rank, false}, in, rank,
+            rows);
+  }
   product(context, kernel, {gradients.db, out, scale, false}, {xa, rank, true}, upstream, rank, out, rows);
 }
 

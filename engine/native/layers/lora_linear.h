@@ -40,7 +40,7 @@ void lora_linear_forward(Context& context, float* y, float* xa, const float* x, 
                          const float* a, const float* b, float scale, size_t rows, size_t rank);
 
 struct LoraGradients {
-  float *dx, *da, *db;
+  float *dx, *da, *db;  // da null where a is frozen
 };
 void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x,
                           const float* xa, const PackedBase& base, const float* a, const float* b,

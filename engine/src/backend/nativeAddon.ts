@@ -57,7 +57,7 @@ export interface NativeAddon {
 
   /**
    * p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; db = scale (xa)ᵀ dy; da = xᵀ p. No in×out gradient is ever formed.
-   * Rank 0: only dx. dx[rows, in], da[in, rank], db[rank, out].
+   * Rank 0: only dx. An empty da: a is frozen. dx[rows, in], da[in, rank], db[rank, out].
    */
   loraLinearBackward(
     dx: Float32Array,
@@ -347,7 +347,10 @@ export type HalfLayer = [
   rank: number,
   graph: LayerGraph,
 ];
-/** The same with its gradients, of the same lengths. */
+/**
+ * The same with its gradients, of the same lengths. Of a frozen a there is none (empty), and that of a frozen weight may be had
+ * where there is no adapter.
+ */
 export type HalfLayerWithGradients = [
   dweight: Float32Array,
   da: Float32Array,

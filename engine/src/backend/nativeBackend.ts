@@ -95,6 +95,7 @@ export class NativeBackend extends MathBackendCPU {
   mapToDisk(tensor: TensorInfo, folder: string): void {
     const entry = this.data.get(tensor.dataId) as TensorData;
     const values = this.array(tensor);
+    if (entry.mapped) return this.addon.releasePages(values);
     const mapped = this.mapOrNull(folder, values.length);
     if (mapped === null) return;
     mapped.set(values);

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import type { RunSpec } from '../plan/runSpec.js';
 import { laterDefaults } from '../plan/storedRunSpec.js';
 
@@ -43,7 +44,7 @@ export function specHash(spec: RunSpec): string {
 function withoutDefaults<T extends object>(settings: T, defaults: Partial<T>): Partial<T> {
   const entries = Object.entries(settings) as [keyof T, unknown][];
   return Object.fromEntries(
-    entries.filter(([key, value]) => !(key in defaults) || value !== defaults[key]),
+    entries.filter(([key, value]) => !(key in defaults) || !isDeepStrictEqual(value, defaults[key])),
   ) as Partial<T>;
 }
 

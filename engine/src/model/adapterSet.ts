@@ -3,13 +3,14 @@ import type { ProductPrecision } from '../backend/nativeAddon.js';
 import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
 import { EngineError } from '../engineError.js';
 import { FrozenBase } from '../ops/frozenBase.js';
-import type { FusedLinear } from '../ops/halfLayers.js';
-import { loraLinear, type AdapterPass } from '../ops/loraLinear.js';
+import type { FusedLinear, GradientWatcher } from '../ops/halfLayers.js';
+import { loraLinear, plainFrozenLinear, type AdapterPass } from '../ops/loraLinear.js';
 import { mergeAdapter } from '../ops/mergeAdapter.js';
 import { arePackedOnce, separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
+import { layerMethod } from '../plan/layerMethod.js';
 import type { AdapterSettings } from '../plan/runSpec.js';
 import { Random } from '../random.js';
-import { adapterScale, newAdapter, restartAdapter } from './adapters.js';
+import { adapterScale, drawA, newAdapter, restartAdapter } from './adapters.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
 import { asMatrix } from './weights.js';
@@ -40,6 +41,12 @@ export interface DropoutPlace {
   step: number;
   micro: number;
 }
+
+/** Where the A of a layer begins in a new cycle, when it is not drawn. */
+export type Directions = ReadonlyMap<LinearLayer, Float32Array>;
+
+/** Asked once a layer, before the pass, who is to see the gradient of its frozen weight; undefined: nobody. */
+export type WatcherOf = (layer: LinearLayer) => GradientWatcher | undefined;
 
 /** A layer's change by a merge: Frobenius norm of s A B. */
 export interface LayerDelta {
@@ -93,10 +100,13 @@ export class AdapterSet {
     }
   }
 
-  /** A drawn anew, B = 0, trainable scales back to where they began. */
-  restart(seed: number, restart: number): void {
-    for (const { layer, adapter } of this.adapted())
-      restartAdapter(layer, adapter, this.settings, seed, restart);
+  /** A from the directions, or drawn anew, B = 0, trainable scales back to where they began. */
+  restart(seed: number, restart: number, directions: Directions | null): void {
+    for (const { layer, adapter } of this.adapted()) {
+      const rank = adapter.b.variable.shape[0]!;
+      const a = directions?.get(layer) ?? drawA(layer, rank, seed, restart);
+      restartAdapter(layer, adapter, this.settings, a);
+    }
   }
 
   /** W += s A B for all layers, all of them checked before any is changed; then packs again. Throws MergeNotFinite. */
@@ -125,7 +135,7 @@ export class AdapterSet {
       asMatrix(layer.weight.variable),
       asMatrix(adapter.a.variable),
       asMatrix(adapter.b.variable),
-      adapterScale(adapter, this.settings),
+      adapterScale(layer, adapter, this.settings),
     );
     currentNative()?.releasePages(layer.weight.variable);
     if (!finite) {
@@ -159,8 +169,19 @@ export class AdapterSet {
     const base = graph === 'separate' ? this.baseOf(layer) : this.mergedBase(native, layer);
     if (layer.adapter === null) return { base, graph, adapter: null };
     const { a, b } = layer.adapter;
-    const scale = adapterScale(layer.adapter, this.settings);
-    return { base, graph, adapter: { a: asMatrix(a.variable), b: asMatrix(b.variable), scale } };
+    const scale = adapterScale(layer, layer.adapter, this.settings);
+    const { trainsA } = layerMethod(this.settings, layer.module);
+    return { base, graph, adapter: { a: asMatrix(a.variable), b: asMatrix(b.variable), scale, trainsA } };
+  }
+
+  /** x[rows, in] through the base of a layer alone, for the gradient of its weight. */
+  applyWatched(layer: LinearLayer, x: Tensor2D, watcher: GradientWatcher | undefined): Tensor2D {
+    return plainFrozenLinear(x, this.baseOf(layer).weight, watcher);
+  }
+
+  /** The same for the fused halves: the base has to be packed without its adapter, as it is after a merge. */
+  fusedWatched(layer: LinearLayer, watcher: GradientWatcher | undefined): FusedLinear {
+    return { base: this.baseOf(layer), graph: 'separate', adapter: null, ...(watcher && { watcher }) };
   }
 
   /**
@@ -213,7 +234,7 @@ export class AdapterSet {
         native,
         asMatrix(a.variable),
         asMatrix(b.variable),
-        adapterScale(adapter, this.settings),
+        adapterScale(layer, adapter, this.settings),
       );
       this.mergedVersions.set(layer, version);
     }
@@ -231,11 +252,12 @@ export class AdapterSet {
     x: Tensor2D,
     dropout: DropoutPlace | undefined,
   ): AdapterPass {
+    const method = layerMethod(this.settings, layer.module);
     return {
       a: asMatrix(a.variable),
       b: asMatrix(b.variable),
-      scale:
-        scale === null ? this.settings.alpha / this.settings.rank : (scale.variable as unknown as Scalar),
+      scale: scale === null ? method.scale : (scale.variable as unknown as Scalar),
+      trainsA: method.trainsA,
       mask: dropout === undefined || this.settings.dropout === 0 ? null : this.dropoutMask(layer, x, dropout),
     };
   }

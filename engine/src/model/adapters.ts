@@ -1,4 +1,5 @@
 import { tensor, tidy } from '@tensorflow/tfjs-core';
+import { layerMethod } from '../plan/layerMethod.js';
 import type { AdapterSettings } from '../plan/runSpec.js';
 import { Random } from '../random.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
@@ -15,46 +16,55 @@ export function newAdapter(
   seed: number,
   restart: number,
 ): Adapter {
-  const { rank } = settings;
-  const { name, inFeatures, outFeatures } = layer;
+  const { name, module, inFeatures, outFeatures } = layer;
+  const { rank } = layerMethod(settings, module);
   return {
     a: makeParameter(`${name}.lora_A`, 'adapterA', drawA(layer, rank, seed, restart), [inFeatures, rank]),
     b: makeParameter(`${name}.lora_B`, 'adapterB', new Float32Array(rank * outFeatures), [rank, outFeatures]),
     scale: settings.trainableScale
-      ? makeParameter(`${name}.lora_scale`, 'adapterScale', Float32Array.of(initialScale(settings)), [])
+      ? makeParameter(
+          `${name}.lora_scale`,
+          'adapterScale',
+          Float32Array.of(initialScale(layer, settings)),
+          [],
+        )
       : null,
   };
 }
 
-/** A drawn anew, B = 0, a trainable scale back to where it began. */
+/** A as given, B = 0, a trainable scale back to where it began. */
 export function restartAdapter(
   layer: LinearLayer,
   adapter: Adapter,
   settings: AdapterSettings,
-  seed: number,
-  restart: number,
+  a: Float32Array,
 ): void {
-  assign(adapter.a, drawA(layer, settings.rank, seed, restart));
+  assign(adapter.a, a);
   assign(adapter.b, new Float32Array(adapter.b.variable.size));
-  if (adapter.scale !== null) assign(adapter.scale, Float32Array.of(initialScale(settings)));
+  if (adapter.scale !== null) assign(adapter.scale, Float32Array.of(initialScale(layer, settings)));
 }
 
-/** s of y = x W + s (x A) B: alpha / rank, or tanh(g). */
-export function adapterScale(adapter: Adapter, settings: AdapterSettings): number {
-  if (adapter.scale === null) return settings.alpha / settings.rank;
+/** s of y = x W + s (x A) B: a constant, or tanh(g). */
+export function adapterScale(layer: LinearLayer, adapter: Adapter, settings: AdapterSettings): number {
+  if (adapter.scale === null) return layerMethod(settings, layer.module).scale;
   return Math.tanh(adapter.scale.variable.dataSync()[0] ?? Number.NaN);
 }
 
 /**
- * g where tanh(g) = alpha / rank, so that a trainable scale starts as the constant one would. Differs from the authors'
- * code, which resets it to 0 at a restart: tanh(0) = 0 lets no gradient through to A and B (docs/relora.md).
+ * g where tanh(g) is the constant scale, so that a trainable one starts alike. Differs from the authors' code, which resets
+ * it to 0 at a restart: tanh(0) = 0 lets no gradient through to A and B (docs/relora.md).
  */
-function initialScale({ alpha, rank }: AdapterSettings): number {
-  return Math.atanh(Math.min(alpha / rank, initialScaleMax));
+function initialScale({ module }: LinearLayer, settings: AdapterSettings): number {
+  return Math.atanh(Math.min(layerMethod(settings, module).scale, initialScaleMax));
 }
 
 /** Kaiming uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in)). */
-function drawA({ name, inFeatures }: LinearLayer, rank: number, seed: number, restart: number): Float32Array {
+export function drawA(
+  { name, inFeatures }: LinearLayer,
+  rank: number,
+  seed: number,
+  restart: number,
+): Float32Array {
   const values = new Float32Array(inFeatures * rank);
   const bound = 1 / Math.sqrt(inFeatures);
   Random.forStream(seed, 'adapter', name, restart).fillUniform(values, -bound, bound);

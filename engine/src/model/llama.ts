@@ -16,7 +16,15 @@ import { linear } from '../ops/linear.js';
 import { RotaryTable } from '../ops/rotary.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { AdapterSettings, LlamaConfig } from '../plan/runSpec.js';
-import { AdapterSet, plainPlan, type AdapterPlan, type DropoutPlace, type LayerDelta } from './adapterSet.js';
+import {
+  AdapterSet,
+  plainPlan,
+  type AdapterPlan,
+  type Directions,
+  type DropoutPlace,
+  type LayerDelta,
+  type WatcherOf,
+} from './adapterSet.js';
 import { blocksOf, decode, type Decoder, type Pass } from './decoder.js';
 import { KeyValueCache } from './keyValueCache.js';
 import type { LinearLayer } from './linearLayer.js';
@@ -34,11 +42,13 @@ import {
 
 export interface LossOptions {
   /** Multiplies the mean loss and so every gradient; 1 / micro-batches when gradients are summed. Default 1. */
-  lossScale?: number;
+  lossScale?: number | undefined;
   /** Without it nothing is dropped, whatever the adapter's settings say: evaluation. */
   dropout?: DropoutPlace;
   /** Make the activations of each half of a block again in the backward pass instead of keeping them. */
-  recompute?: boolean;
+  recompute?: boolean | undefined;
+  /** Without adapters, but with the gradients of frozen weights shown. */
+  watcherOf?: WatcherOf | undefined;
 }
 
 /**
@@ -103,10 +113,12 @@ export class Llama {
     return new Llama(config, weights);
   }
 
-  /** What a step trains: everything without adapters; with them embedding, norms, head and the adapters. */
+  /** What a step trains: everything without adapters; with them embedding, norms, head, and of the adapters what is not frozen. */
   trainable(): Parameter[] {
     const all = [...this.parameters.values()];
-    return this.adapters === null ? all : all.filter(({ role }) => role !== 'base');
+    if (this.adapters === null) return all;
+    const { trainedFactors } = this.adapters.settings;
+    return all.filter(({ role }) => role !== 'base' && !(role === 'adapterA' && trainedFactors === 'bOnly'));
   }
 
   /** Settings of the attached adapters; null before `attachAdapters`. */
@@ -129,9 +141,12 @@ export class Llama {
     for (const parameter of this.adapters.parameters()) this.parameters.set(parameter.name, parameter);
   }
 
-  /** A drawn anew, B = 0, a trainable scale back to its initial value. Merge first, or what they learned is gone. */
-  restartAdapters(seed: number, restart: number): void {
-    this.attached().restart(seed, restart);
+  /**
+   * A from the directions, or drawn anew, B = 0, a trainable scale back to its initial value. Merge first, or what they learned
+   * is gone.
+   */
+  restartAdapters(seed: number, restart: number, directions: Directions | null = null): void {
+    this.attached().restart(seed, restart, directions);
   }
 
   /**
@@ -189,6 +204,7 @@ export class Llama {
         dropout: options.dropout,
         isWhole: true,
         recompute: options.recompute,
+        watcherOf: options.watcherOf,
       });
       const hidden = this.hidden(inputs, pass);
       return headCrossEntropy(hidden, this.head, targets, scale);
@@ -237,6 +253,32 @@ export class Llama {
       gradients.set(name, gradient);
     }
     return { loss, gradients };
+  }
+
+  /**
+   * Shows the gradients of frozen weights, each as soon as it is there and no longer than its watcher looks at it. Adapters are
+   * left out of the pass: for the moment after a merge.
+   */
+  watchGradients(
+    inputs: Int32Array,
+    targets: Int32Array,
+    batch: number,
+    time: number,
+    { lossScale, recompute }: Pick<LossOptions, 'lossScale' | 'recompute'>,
+    watcherOf: WatcherOf,
+  ): void {
+    this.attached();
+    // The first weight that any gradient passes on its way through all layers, and a small one.
+    const first = this.decoder.blocks[0]!.inputNorm.variable;
+    const differentiate = () =>
+      variableGrads(
+        () => this.loss(inputs, targets, batch, time, { lossScale, recompute, watcherOf }),
+        [first],
+      );
+    const native = currentNative();
+    const { value, grads } = native === null ? differentiate() : native.withOwnedGradients(differentiate);
+    value.dispose();
+    dispose(grads);
   }
 
   /** [batch * time * vocabulary]. With `float32` from the float32 weights in float32 arithmetic, whatever the run's precision. */
@@ -309,28 +351,33 @@ export class Llama {
   }
 
   /** Null where a pass has to go op by op: on other backends, and with what the fused halves do not know. */
-  private fusedHalves({ dropout, recompute = false }: PassOptions): Pass['fused'] {
+  private fusedHalves({ dropout, recompute = false, watcherOf }: PassOptions): Pass['fused'] {
     const native = currentNative();
-    const settings = this.adapterSettings;
+    const settings = watcherOf === undefined ? this.adapterSettings : null;
     const drops = dropout !== undefined && settings !== null && settings.dropout > 0;
     if (native === null || drops || settings?.trainableScale) return null;
     return {
       settings: { native, epsilon: this.config.rmsNormEps, precision: native.precision, recompute },
-      linear: (layer) => this.adapters?.fused(native, layer) ?? { trained: asMatrix(layer.weight.variable) },
+      linear: (layer) =>
+        watcherOf === undefined
+          ? (this.adapters?.fused(native, layer) ?? { trained: asMatrix(layer.weight.variable) })
+          : this.attached().fusedWatched(layer, watcherOf(layer)),
     };
   }
 
   private pass(batch: number, time: number, options: PassOptions): Pass {
     const shape = this.attentionShape(batch, time);
-    const { precision, dropout } = options;
+    const { precision, dropout, watcherOf } = options;
     return {
       batch,
       time,
       firstPosition: options.firstPosition ?? 0,
       fused: options.isWhole ? this.fusedHalves(options) : null,
       linear: (layer, x) =>
-        this.adapters?.apply(layer, x, dropout, precision) ??
-        linear(x, asMatrix(layer.weight.variable), precision),
+        watcherOf === undefined
+          ? (this.adapters?.apply(layer, x, dropout, precision) ??
+            linear(x, asMatrix(layer.weight.variable), precision))
+          : this.attached().applyWatched(layer, x, watcherOf(layer)),
       attend: (_, q, k, v) => causalAttention(q, k, v, shape, precision),
     };
   }
@@ -343,6 +390,7 @@ interface PassOptions {
   firstPosition?: number;
   dropout?: DropoutPlace | undefined;
   precision?: ProductPrecision | undefined;
+  watcherOf?: WatcherOf | undefined;
 }
 
 function countTargets(targets: Int32Array): number {

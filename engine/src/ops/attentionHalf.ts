@@ -84,7 +84,7 @@ export function attentionHalf(x: Tensor2D, half: AttentionHalf, settings: HalfSe
         ...ofO!.args,
         ...end,
       );
-      return [ofQ!, ofK!, ofV!, ofO!].flatMap(({ gradients }) => gradients);
+      return [ofQ!, ofK!, ofV!, ofO!].flatMap(({ take }) => take());
     },
   });
 }

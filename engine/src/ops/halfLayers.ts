@@ -4,10 +4,21 @@ import type { NativeBackend, Output } from '../backend/nativeBackend.js';
 import type { LayerGraph } from '../plan/adapterGraphs.js';
 import type { FrozenBase } from './frozenBase.js';
 
-/** One linear layer of a fused half: trained whole, or frozen with an adapter or without one. */
+/** Takes the gradient [in, out] of a frozen weight as soon as it is there; the array is gone afterwards. */
+export type GradientWatcher = (gradient: Float32Array) => void;
+
+/**
+ * One linear layer of a fused half: trained whole, or frozen with an adapter or without one. A frozen one without may be
+ * watched: its gradient is made, but nothing is trained by it.
+ */
 export type FusedLinear =
   | { trained: Tensor2D }
-  | { base: FrozenBase; graph: LayerGraph; adapter: { a: Tensor2D; b: Tensor2D; scale: number } | null };
+  | {
+      base: FrozenBase;
+      graph: LayerGraph;
+      adapter: { a: Tensor2D; b: Tensor2D; scale: number; trainsA: boolean } | null;
+      watcher?: GradientWatcher;
+    };
 
 /** How a half computes, beside its layers. */
 export interface HalfSettings {
@@ -40,23 +51,34 @@ export function separateRank(layer: FusedLinear): number {
 /** What a gradient is wanted of, in order. */
 export function trainedTensors(layer: FusedLinear): Tensor[] {
   if ('trained' in layer) return [layer.trained];
-  return layer.adapter === null ? [] : [layer.adapter.a, layer.adapter.b];
+  if (layer.adapter === null) return [];
+  const { a, b, trainsA } = layer.adapter;
+  return trainsA ? [a, b] : [b];
 }
 
-/** The layer's arguments with fresh gradients, which are given out as tensors in the order of `trainedTensors`. */
+/**
+ * The layer's arguments with fresh gradients. Once those are made, `take` shows a watcher its own, and gives the others out in
+ * the order of `trainedTensors`.
+ */
 export function layerWithGradients(
   native: NativeBackend,
   layer: FusedLinear,
-): { args: HalfLayerWithGradients; gradients: Tensor[] } {
+): { args: HalfLayerWithGradients; take: () => Tensor[] } {
   const outputs = trainedTensors(layer).map((tensor) => native.output(tensor.shape));
+  const gradients = outputs.map(({ tensor }: Output<Tensor>) => tensor);
   const arrays = outputs.map(({ values }) => values);
-  const [dweight, da, db] = 'trained' in layer ? [arrays[0]!, none, none] : [none, ...orNone(arrays)];
-  return {
-    args: [dweight, da, db, ...layerArguments(native, layer)],
-    gradients: outputs.map(({ tensor }: Output<Tensor>) => tensor),
-  };
-}
-
-function orNone([da = none, db = none]: Float32Array[]): [Float32Array, Float32Array] {
-  return [da, db];
+  const rest = layerArguments(native, layer);
+  if ('trained' in layer) return { args: [arrays[0]!, none, none, ...rest], take: () => gradients };
+  const { watcher } = layer;
+  if (watcher !== undefined) {
+    const { tensor, values } = native.output(layer.base.weight.shape);
+    const show = (): Tensor[] => {
+      watcher(values);
+      tensor.dispose();
+      return [];
+    };
+    return { args: [values, none, none, ...rest], take: show };
+  }
+  const [db = none, da = none] = arrays.reverse(); // B comes last, whether A is trained or not
+  return { args: [none, da, db, ...rest], take: () => gradients };
 }

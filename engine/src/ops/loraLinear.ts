@@ -4,6 +4,7 @@ import { fusedOp } from '../backend/fusedOp.js';
 import type { ProductPrecision } from '../backend/nativeAddon.js';
 import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
 import type { FrozenBase } from './frozenBase.js';
+import type { GradientWatcher } from './halfLayers.js';
 import { linear } from './linear.js';
 
 /** The adapter of one layer in one pass. */
@@ -16,6 +17,8 @@ export interface AdapterPass {
   scale: number | Scalar;
   /** [rows, in]: zero or 1 / (1 - dropout), on the adapter's input only. */
   mask: Tensor2D | null;
+  /** Whether A gets a gradient. */
+  trainsA: boolean;
 }
 
 /** x[rows, in] W + s (x A) B -> [rows, out]. W is frozen: it never gets a gradient, only x, A, B and a trainable scale do. */
@@ -30,8 +33,8 @@ export function loraLinear(
   if (precision !== undefined && !native.usesPacked(precision))
     return unpackedLoraLinear(x, base.weight, adapter, precision);
   if (adapter === null) return nativeFrozenLinear(native, x, base);
-  const { a, b, scale, mask } = adapter;
-  if (typeof scale === 'number' && mask === null) return nativeLoraLinear(native, x, base, a, b, scale);
+  const { scale, mask } = adapter;
+  if (typeof scale === 'number' && mask === null) return nativeLoraLinear(native, x, base, adapter, scale);
   return add(nativeFrozenLinear(native, x, base), adapterPath(x, adapter, linear));
 }
 
@@ -63,11 +66,21 @@ function adapterPath(
   return product(mul<Tensor2D>(product(dropped, a), factor), b);
 }
 
-/** x W with a gradient for x alone. */
-function plainFrozenLinear(x: Tensor2D, w: Tensor2D): Tensor2D {
+/** x W with a gradient for x alone; a watcher is shown that of W. */
+export function plainFrozenLinear(x: Tensor2D, w: Tensor2D, watcher?: GradientWatcher): Tensor2D {
   const op = customGrad<Tensor2D>((...inputsAndSave: (Tensor | GradSaveFunc)[]) => {
-    (inputsAndSave[1] as GradSaveFunc)([w]);
-    return { value: matMul(x, w), gradFunc: (dy, [w]) => matMul(dy, w as Tensor2D, false, true) };
+    (inputsAndSave[1] as GradSaveFunc)(watcher === undefined ? [w] : [w, x]);
+    return {
+      value: matMul(x, w),
+      gradFunc: (dy, [w, x]) => {
+        if (watcher !== undefined) {
+          const gradient = matMul(x as Tensor2D, dy, true, false);
+          watcher(gradient.dataSync<'float32'>());
+          gradient.dispose();
+        }
+        return matMul(dy, w as Tensor2D, false, true);
+      },
+    };
   });
   return op(x);
 }
@@ -120,8 +133,7 @@ function nativeLoraLinear(
   native: NativeBackend,
   x: Tensor2D,
   base: FrozenBase,
-  a: Tensor2D,
-  b: Tensor2D,
+  { a, b, trainsA }: AdapterPass,
   scale: number,
 ): Tensor2D {
   const { addon } = native;
@@ -129,7 +141,7 @@ function nativeLoraLinear(
   const [rank, outFeatures] = b.shape;
   return fusedOp<Tensor2D>(
     native,
-    [x, a, b],
+    trainsA ? [x, a, b] : [x, b],
     () => {
       const y = native.output<Tensor2D>([rows, outFeatures]);
       const xa = native.output<Tensor2D>([rows, rank]);
@@ -148,11 +160,11 @@ function nativeLoraLinear(
     },
     (dy, [x, xa, a, b]) => {
       const dx = native.output<Tensor2D>([rows, inFeatures]);
-      const da = native.output<Tensor2D>([inFeatures, rank]);
+      const da = trainsA ? native.output<Tensor2D>([inFeatures, rank]) : null;
       const db = native.output<Tensor2D>([rank, outFeatures]);
       addon.loraLinearBackward(
         dx.values,
-        da.values,
+        da?.values ?? new Float32Array(0),
         db.values,
         native.array(dy),
         native.array(x!),
@@ -164,7 +176,7 @@ function nativeLoraLinear(
         rows,
         rank,
       );
-      return [dx.tensor, da.tensor, db.tensor];
+      return da === null ? [dx.tensor, db.tensor] : [dx.tensor, da.tensor, db.tensor];
     },
   );
 }

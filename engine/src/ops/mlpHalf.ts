@@ -67,7 +67,7 @@ export function mlpHalf(x: Tensor2D, half: MlpHalf, settings: HalfSettings): Ten
         ...ofDown!.args,
         ...end,
       );
-      return [ofGate!, ofUp!, ofDown!].flatMap(({ gradients }) => gradients);
+      return [ofGate!, ofUp!, ofDown!].flatMap(({ take }) => take());
     },
   });
 }

@@ -1,3 +1,4 @@
+import { layerMethod, type LayerMethod } from './layerMethod.js';
 import { linearShapes } from './parameters.js';
 import { targetModules, type AdapterGraph, type RunSpec, type TargetModule } from './runSpec.js';
 
@@ -38,6 +39,28 @@ function productRatio({ instructionSet, precision }: GraphMachine): number {
  */
 export const packFlops = 190;
 
+/** Operations per token of products with A and with B, over rank times the width of the input and of the output. */
+export interface ThinPasses {
+  inputs: number;
+  outputs: number;
+}
+
+/**
+ * What each graph computes at the rank. separate: x A, (x A) B; dy Bᵀ and its way through Aᵀ to dx; dA and dB. merged: x A for dB,
+ * which is all where A is frozen; dy Bᵀ for dA. weightGradient: per weight, dA and dB from the dense xᵀ dy.
+ */
+export function thinPasses(trainsA: boolean): {
+  separate: ThinPasses;
+  merged: ThinPasses;
+  weightGradient: number;
+} {
+  return {
+    separate: { inputs: trainsA ? 6 : 4, outputs: 6 },
+    merged: trainsA ? { inputs: 4, outputs: 4 } : { inputs: 2, outputs: 2 },
+    weightGradient: trainsA ? 4 : 2,
+  };
+}
+
 /** Share of the speed of wide products that those with `rank` columns or rows reach: measured from 8 to 128. */
 export const thinShare = (rank: number): number => (0.87 * rank) / (rank + 12);
 
@@ -50,21 +73,24 @@ export const weightGradientShare = 0.9;
  */
 export function graphCosts(
   { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
-  rank: number,
+  { rank, trainsA }: Pick<LayerMethod, 'rank' | 'trainsA'>,
   batch: RunSpec['batch'],
   machine: GraphMachine,
 ): Record<LayerGraph, number> {
   const weights = inFeatures * outFeatures;
-  const thin = (rank * (inFeatures + outFeatures)) / thinShare(rank);
+  const thinInputs = (rank * inFeatures) / thinShare(rank);
+  const thinOutputs = (rank * outFeatures) / thinShare(rank);
   const tokens = batch.sequenceCount * batch.sequenceLength;
   const micros = Math.ceil(batch.sequenceCount / batch.microBatchSequenceCount);
   const merging = (2 * rank + packFlops) * weights * productRatio(machine);
+  const thinOf = (passes: ThinPasses): number => passes.inputs * thinInputs + passes.outputs * thinOutputs;
+  const { separate, merged, weightGradient } = thinPasses(trainsA);
   return {
-    separate: tokens * (4 * weights + 6 * thin),
-    merged: tokens * (4 * weights + 4 * thin) + merging,
+    separate: tokens * (4 * weights + thinOf(separate)),
+    merged: tokens * (4 * weights + thinOf(merged)) + merging,
     weightGradient:
       tokens * (4 + 2 / weightGradientShare) * weights +
-      (micros * 4 * rank * weights) / thinShare(rank) +
+      (micros * weightGradient * rank * weights) / thinShare(rank) +
       merging,
   };
 }
@@ -86,7 +112,7 @@ export function chooseGraphs(spec: RunSpec, machine: GraphMachine): LayerGraphs 
   const choose = (module: TargetModule): LayerGraph => {
     if (mustBeSeparate || !adapter.targetModules.includes(module)) return 'separate';
     if (adapter.graph !== 'auto') return adapter.graph;
-    const costs = Object.entries(graphCosts(shapes[module], adapter.rank, batch, machine));
+    const costs = Object.entries(graphCosts(shapes[module], layerMethod(adapter, module), batch, machine));
     return costs.reduce((best, cost) => (cost[1] < best[1] ? cost : best))[0] as LayerGraph;
   };
   return Object.fromEntries(targetModules.map((module) => [module, choose(module)])) as LayerGraphs;

@@ -1,5 +1,7 @@
 import type { DeviceSpeed } from './deviceSpeed.js';
 import { isBaseMapped, peakMemory, totalOf } from './memoryModel.js';
+import { thinPasses } from './adapterGraphs.js';
+import { layerMethod } from './layerMethod.js';
 import { countParameters, linearShapes } from './parameters.js';
 import type { RunSpec } from './runSpec.js';
 import { Schedule } from './schedule.js';
@@ -21,7 +23,7 @@ export interface Estimate {
 
 /**
  * What a job costs, from its specification and the device's measured speed alone. flops follow relora.md §5: a trained layer
- * takes 6·in·out per token, a frozen one with an adapter 4·in·out + 6·r·(in + out), attention 12·time·hidden·½ per layer for
+ * takes 6·in·out per token, a frozen one with an adapter 4·in·out + 6·r·(in + out), or 2·r·in less where A is frozen, attention 12·time·hidden·½ per layer for
  * its causal half.
  */
 export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
@@ -30,14 +32,16 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   const tokensPerStep = spec.batch.sequenceCount * spec.batch.sequenceLength;
   const fullRankFlopsPerToken = flopsPerToken({ ...spec, adapter: null });
   const mainFlopsPerToken = flopsPerToken(spec);
-  const warmStartSeconds =
-    schedule.warmStartStepCount === 0
+  const fullRankStepCount = schedule.warmStartStepCount + schedule.fullRankStepCountBetween;
+  const fullRankSeconds =
+    fullRankStepCount === 0
       ? 0
-      : schedule.warmStartStepCount *
-        secondsOf(stepTime({ ...spec, kind: 'fullRank', adapter: null }, device));
+      : fullRankStepCount * secondsOf(stepTime({ ...spec, kind: 'fullRank', adapter: null }, device));
+  const mainStepCount = schedule.stepCount - fullRankStepCount;
 
   const checkpointBytes =
-    4 * (counts.model + counts.adapter) + 8 * Math.max(counts.trainable, trainableInWarmStart(spec));
+    4 * (counts.model + counts.adapter) +
+    8 * Math.max(counts.trainable, schedule.hasFullRankSteps ? counts.model : 0);
   const weightBytes = spec.export.weightType === 'float32' ? 4 : 2;
   return {
     parameterCount: counts.model,
@@ -46,7 +50,7 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
     flopsPerToken: mainFlopsPerToken,
     fullRankFlopsPerToken,
     tokenCount: schedule.stepCount * tokensPerStep,
-    durationSeconds: warmStartSeconds + spec.stepCount * secondsOf(stepTime(spec, device)),
+    durationSeconds: fullRankSeconds + mainStepCount * secondsOf(stepTime(spec, device)),
     // One checkpoint more than is kept exists while the next is written; the start of the adapter phase is kept as well,
     // and so is the float32 base while only its packed form is in memory.
     diskBytes:
@@ -61,18 +65,12 @@ function flopsPerToken(spec: Pick<RunSpec, 'model' | 'adapter' | 'batch'>): numb
   const { model, adapter, batch } = spec;
   let flops = 6 * model.vocabSize * model.hiddenSize;
   for (const [name, { inFeatures, outFeatures }] of Object.entries(linearShapes(model))) {
-    const adapted = adapter !== null && adapter.targetModules.some((module) => module === name);
-    if (adapted)
-      flops +=
-        model.numHiddenLayers *
-        (4 * inFeatures * outFeatures + 6 * adapter.rank * (inFeatures + outFeatures));
-    else flops += model.numHiddenLayers * (adapter === null ? 6 : 4) * inFeatures * outFeatures;
+    const module = adapter?.targetModules.find((module) => module === name);
+    flops += model.numHiddenLayers * (adapter === null ? 6 : 4) * inFeatures * outFeatures;
+    if (adapter === null || module === undefined) continue;
+    const { rank, trainsA } = layerMethod(adapter, module);
+    const passes = thinPasses(trainsA).separate;
+    flops += model.numHiddenLayers * rank * (passes.inputs * inFeatures + passes.outputs * outFeatures);
   }
   return flops + model.numHiddenLayers * 6 * batch.sequenceLength * model.hiddenSize;
-}
-
-function trainableInWarmStart(spec: RunSpec): number {
-  return spec.kind !== 'fullRank' && spec.warmStart.stepCount > 0
-    ? countParameters({ ...spec, kind: 'fullRank', adapter: null }).trainable
-    : 0;
 }

@@ -6,9 +6,11 @@ import {
   type LayerGraphs,
 } from './adapterGraphs.js';
 import { arithmeticOf, isFused, type Arithmetic, type DeviceSpeed } from './deviceSpeed.js';
+import { rankOf } from './layerMethod.js';
 import { packedBaseBytes, packedBytes } from './packedBytes.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec, type TargetModule } from './runSpec.js';
+import { Schedule } from './schedule.js';
 
 /** Bytes that a trainer holds at the peak of one of its phases, by what they are. */
 export interface MemoryParts {
@@ -52,7 +54,7 @@ export function totalOf(parts: MemoryParts): number {
   return Object.values(parts).reduce((sum: number, bytes: number) => sum + bytes, 0);
 }
 
-/** Loading, warm start, the change to adapters and the main phase, those of them that the run has. */
+/** Loading, full-rank steps, the change to adapters, their directions and steps with them, those of them that the run has. */
 export function memoryPhases(spec: RunSpec, device: DeviceSpeed): MemoryParts[] {
   const counts = countParameters(spec);
   const main = steps(spec, device);
@@ -62,10 +64,37 @@ export function memoryPhases(spec: RunSpec, device: DeviceSpeed): MemoryParts[] 
   const change = 8 * largestWeight(spec);
   const attached = { ...loading, weights: main.weights + change, packed: main.packed };
   const attaching = { ...loading, weights: 4 * counts.model + change };
-  if (spec.warmStart.stepCount === 0) return [loading, attaching, attached, main];
-  const warmStart = steps({ ...spec, kind: 'fullRank', adapter: null }, device);
+  const fullRank = steps({ ...spec, kind: 'fullRank', adapter: null }, device);
+  const directing = spec.adapter.initialisation === 'random' ? [] : [directions(spec, main, fullRank)];
+  if (!new Schedule(spec).hasFullRankSteps) return [loading, attaching, attached, ...directing, main];
   // The moments of the base end once the adapters are there.
-  return [loading, warmStart, { ...attached, moments: warmStart.moments }, main];
+  return [loading, fullRank, { ...attached, moments: fullRank.moments }, ...directing, main];
+}
+
+/** The pass that finds where A begins: gradients of the base, of one half of a block at a time unless micro-batches are summed. */
+function directions(spec: RunSpec, main: MemoryParts, fullRank: MemoryParts): MemoryParts {
+  const { adapter, batch, model } = spec;
+  const shapes = linearShapes(model);
+  const gradientBytes = (modules: readonly TargetModule[]): number =>
+    modules.reduce((sum, name) => sum + 4 * shapes[name].inFeatures * shapes[name].outFeatures, 0);
+  const adapted = adapter!.targetModules;
+  const halves = (['attention', 'mlp'] as const).map((half) =>
+    gradientBytes(modulesOf(half).filter((name) => adapted.includes(name))),
+  );
+  const isSummed = batch.microBatchSequenceCount < batch.sequenceCount;
+  const found = adapted.reduce((sum, name) => sum + 4 * rankIn(spec, name) * shapes[name].inFeatures, 0);
+  // Vectors of the iteration in float64, those of the input and of the output, and copies in float32.
+  const vectors = adapted.map(
+    (name) => 3 * 8 * rankIn(spec, name) * (shapes[name].inFeatures + shapes[name].outFeatures),
+  );
+  return {
+    ...main,
+    gradients:
+      Math.max(...halves) + model.numHiddenLayers * (found + (isSummed ? gradientBytes(adapted) : 0)),
+    activations: fullRank.activations,
+    scratch: fullRank.scratch,
+    copies: main.copies + Math.max(...vectors),
+  };
 }
 
 const empty: MemoryParts = {
@@ -149,7 +178,7 @@ export function stateBytes(
   const kvSize = linearShapes(spec.model).k_proj.outFeatures;
   const lines = (bytes: number): number => Math.ceil(bytes / 64) * 64;
   const seen = (modules: TargetModule[]): number =>
-    modules.reduce((sum, name) => sum + lines(kept * rows * rankOf(spec, name, graphs[name])), 0);
+    modules.reduce((sum, name) => sum + lines(kept * rows * pathRank(spec, name, graphs[name])), 0);
   return {
     attention:
       lines(4 * rows) +
@@ -165,8 +194,22 @@ export function stateBytes(
 }
 
 /** Rank of a path beside the base; 0 where there is none. */
-function rankOf({ adapter }: Pick<RunSpec, 'adapter'>, module: TargetModule, graph: LayerGraph): number {
-  return graph === 'separate' && adapter?.targetModules.includes(module) ? adapter.rank : 0;
+function pathRank(spec: Pick<RunSpec, 'adapter'>, module: TargetModule, graph: LayerGraph): number {
+  return graph === 'separate' ? rankIn(spec, module) : 0;
+}
+
+/** 0 where a layer has no adapter. */
+function rankIn({ adapter }: Pick<RunSpec, 'adapter'>, module: TargetModule): number {
+  return adapter?.targetModules.includes(module) ? rankOf(adapter, module) : 0;
+}
+
+/** The largest rank that a worker's rows pass through. */
+function largestRankIn(spec: Pick<RunSpec, 'adapter'>): number {
+  return Math.max(...targetModules.map((module) => rankIn(spec, module)));
+}
+
+function modulesOf(half: 'attention' | 'mlp'): TargetModule[] {
+  return targetModules.filter((name) => half === (/gate|up|down/.test(name) ? 'mlp' : 'attention'));
 }
 
 function activationBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLayout): number {
@@ -178,7 +221,7 @@ function activationBytes(spec: RunSpec, device: DeviceSpeed, layout: Computation
   if (!isFused(spec, device)) {
     const kvSize = linearShapes(model).k_proj.outFeatures;
     const perToken = 7 * model.hiddenSize + 3 * kvSize + 3 * model.intermediateSize;
-    const seen = (adapter?.rank ?? 0) * (adapter?.targetModules.length ?? 0);
+    const seen = targetModules.reduce((sum, module) => sum + rankIn(spec, module), 0);
     const masks = adapter !== null && adapter.dropout > 0 ? 6 * model.hiddenSize + model.intermediateSize : 0;
     return streams + 4 * rows * model.numHiddenLayers * (perToken + seen + masks);
   }
@@ -190,7 +233,7 @@ function activationBytes(spec: RunSpec, device: DeviceSpeed, layout: Computation
 /** What kernels reuse: the arena of the half that needs most, the head's, and each worker's. */
 function scratchBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLayout): number {
   const { hiddenSize, intermediateSize } = spec.model;
-  const rank = spec.adapter?.rank ?? 0;
+  const rank = largestRankIn(spec);
   const worker = 4 * blockRows * (hiddenSize + 2 * intermediateSize + 2 * rank) + productWorkerBytes;
   const arena = Math.max(
     backwardBytes(spec, device, layout, 'attention'),
@@ -213,7 +256,7 @@ function backwardBytes(
   const kvSize = shapes.k_proj.outFeatures;
   const packed = (height: number, width: number): number =>
     packedBytes(height, width, set, arithmetic.precision);
-  const modules = targetModules.filter((name) => half === (/gate|up|down/.test(name) ? 'mlp' : 'attention'));
+  const modules = modulesOf(half);
   const widths = half === 'mlp' ? 3 * intermediateSize : 2 * hiddenSize + 2 * kvSize;
   let bytes = rows * ((4 + kept) * hiddenSize + kept * widths);
   for (const name of modules) {
@@ -226,7 +269,7 @@ function backwardBytes(
       continue;
     }
     if (!adapter.targetModules.includes(name)) continue;
-    const { rank } = adapter;
+    const rank = rankOf(adapter, name);
     bytes += kept * rows * rank;
     if (graphs[name] === 'weightGradient') bytes += 4 * inFeatures * outFeatures + packed(rows, outFeatures);
     else bytes += packed(outFeatures, rank) + packed(rows, rank);
@@ -247,9 +290,9 @@ function headScratchBytes({ model }: RunSpec, { arithmetic, rows }: ComputationL
 
 /** The largest of a checkpoint's copy of a tensor and a restart's probe. */
 function copyBytes(spec: RunSpec): number {
-  const { model, adapter, batch, kind } = spec;
+  const { model, batch } = spec;
   const tensor = 4 * Math.max(model.vocabSize * model.hiddenSize, largestWeight(spec));
-  const restarts = kind === 'relora' && adapter !== null && adapter.cycleStepCount < spec.stepCount;
+  const restarts = new Schedule(spec).restartSteps().length > 0;
   const tokens = Math.min(batch.sequenceLength, probeTokensMax, Math.ceil(probeLogitsMax / model.vocabSize));
   return Math.max(tensor, restarts ? 3 * 4 * tokens * model.vocabSize : 0);
 }

@@ -1,3 +1,4 @@
+import { layerMethod } from './layerMethod.js';
 import { targetModules, type LlamaConfig, type RunSpec, type TargetModule } from './runSpec.js';
 
 /** Inputs and outputs of each linear layer of one block. */
@@ -35,7 +36,7 @@ export interface ParameterCounts {
   adapter: number;
   /** linear + shared: the model itself. */
   model: number;
-  /** What the main phase trains. */
+  /** What steps with adapters train; for fullRank all. */
   trainable: number;
 }
 
@@ -51,14 +52,15 @@ export function countParameters(spec: Pick<RunSpec, 'model' | 'kind' | 'adapter'
   const linear = perBlock * model.numHiddenLayers;
 
   let adapterCount = 0;
-  if (adapter !== null) {
-    for (const name of adapter.targetModules) {
-      adapterCount +=
-        adapter.rank * (shapes[name].inFeatures + shapes[name].outFeatures) +
-        (adapter.trainableScale ? 1 : 0);
-    }
-    adapterCount *= model.numHiddenLayers;
+  let frozenCount = 0;
+  for (const name of adapter?.targetModules ?? []) {
+    const { inFeatures, outFeatures } = shapes[name];
+    const { rank, trainsA } = layerMethod(adapter!, name);
+    adapterCount += rank * (inFeatures + outFeatures) + (adapter!.trainableScale ? 1 : 0);
+    if (!trainsA) frozenCount += rank * inFeatures;
   }
-  const trainable = spec.kind === 'fullRank' ? linear + shared : adapterCount + shared;
+  adapterCount *= model.numHiddenLayers;
+  frozenCount *= model.numHiddenLayers;
+  const trainable = (spec.kind === 'fullRank' ? linear : adapterCount - frozenCount) + shared;
   return { linear, shared, adapter: adapterCount, model: linear + shared, trainable };
 }

@@ -68,7 +68,27 @@ export interface AdapterSettings {
   targetModules: TargetModule[];
   trainableScale: boolean;
   graph: AdapterGraph;
+  initialisation: Initialisation;
+  trainedFactors: TrainedFactors;
+  /** Each cycle is so many times as long as the one before; 1: all alike. */
+  cycleGrowth: number;
+  /** Full-rank steps between a merge and the adapters of the next cycle; part of its length. */
+  fullRankStepCount: number;
+  /** Ranks of single modules; the others take `rank`. */
+  moduleRanks: Partial<Record<TargetModule, number>>;
+  scaling: Scaling;
+  /** Learning rate of B over that of A (LoRA+). */
+  bLearningRateRatio: number;
 }
+
+/** Where A begins in each cycle: drawn, or the leading directions of the weight's gradient (docs/relora.md). */
+export type Initialisation = 'random' | 'gradientSvd';
+
+/** `bOnly`: A stays as it begins its cycle. */
+export type TrainedFactors = 'both' | 'bOnly';
+
+/** s of y = x W + s (x A) B. */
+export type Scaling = 'alphaOverRank' | 'alphaOverSqrtRank';
 
 /** How an adapted layer is computed (docs/performance.md). `auto`: the planner chooses; bits depend on the choice. */
 export type AdapterGraph = 'auto' | 'separate' | 'merged' | 'weightGradient';

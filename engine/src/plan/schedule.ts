@@ -1,3 +1,4 @@
+import { cycleAt, cycleLength, stretchAt, type CycleShape, type Stretch } from './cycles.js';
 import type { Phase, RunSpec } from './runSpec.js';
 
 type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'>;
@@ -17,42 +18,68 @@ export class Schedule {
 
   phaseAt(step: number): Phase {
     if (this.spec.kind === 'fullRank') return 'fullRank';
-    return step < this.warmStartStepCount ? 'warmStart' : 'adapter';
+    if (step < this.warmStartStepCount) return 'warmStart';
+    return this.stretchAt(step).isFullRank ? 'fullRank' : 'adapter';
   }
 
-  /** Whether the adapters appear before this step. */
+  /** Whether adapters appear before this step: after the warm start, and after full-rank steps between cycles. */
   beginsAdapters(step: number): boolean {
-    return this.spec.kind !== 'fullRank' && step === this.warmStartStepCount;
+    return this.phaseAt(step) === 'adapter' && (step === 0 || this.phaseAt(step - 1) !== 'adapter');
   }
 
   /** Number, from 1, of the restart that comes before this step; 0 where none does. */
   restartNumberAt(step: number): number {
     const t = step - this.warmStartStepCount;
-    const restarts =
-      this.spec.kind === 'relora' && t > 0 && step < this.stepCount && t % this.cycleStepCount === 0;
-    return restarts ? t / this.cycleStepCount : 0;
+    if (this.spec.kind !== 'relora' || t <= 0 || step >= this.stepCount) return 0;
+    const { index, start } = cycleAt(t, this.cycles);
+    return t === start ? index : 0;
   }
 
   restartSteps(): number[] {
     const steps: number[] = [];
     if (this.spec.kind !== 'relora') return steps;
-    for (let t = this.cycleStepCount; t < this.spec.stepCount; t += this.cycleStepCount)
+    for (let t = 0, index = 0; ; index++) {
+      t += cycleLength(this.cycles, index);
+      if (t >= this.spec.stepCount) return steps;
       steps.push(this.warmStartStepCount + t);
-    return steps;
+    }
+  }
+
+  /** Whether any step trains all weights. */
+  get hasFullRankSteps(): boolean {
+    return this.spec.kind === 'fullRank' || this.warmStartStepCount > 0 || this.fullRankStepCountBetween > 0;
+  }
+
+  /** Full-rank steps between cycles, over the whole run. */
+  get fullRankStepCountBetween(): number {
+    return this.restartSteps()
+      .map((step) => Math.min(this.cycles.fullRankStepCount, this.stepCount - step))
+      .reduce((sum, count) => sum + count, 0);
   }
 
   learningRateAt(step: number): number {
     const { learningRate, warmStart } = this.spec;
-    if (this.phaseAt(step) === 'warmStart') {
+    const phase = this.phaseAt(step);
+    if (phase === 'warmStart') {
       // The warm start is a phase of its own with a plain warm-up, so the restarts need no shift (differs: docs/relora.md).
       return warmStart.learningRate * Math.min(1, (step + 1) / Math.max(1, warmStart.warmupStepCount));
     }
     const t = step - this.warmStartStepCount;
-    return learningRate.peak * this.multiplierAt(t);
+    const isBetween = phase === 'fullRank' && this.spec.kind === 'relora';
+    return (isBetween ? warmStart.learningRate : learningRate.peak) * this.multiplierAt(t);
   }
 
-  private get cycleStepCount(): number {
-    return this.spec.adapter?.cycleStepCount ?? this.spec.stepCount;
+  private stretchAt(step: number): Stretch {
+    return stretchAt(step - this.warmStartStepCount, this.cycles);
+  }
+
+  /** One cycle as long as the phase where there are no restarts. */
+  private get cycles(): Required<CycleShape> {
+    const { kind, adapter, stepCount } = this.spec;
+    if (kind !== 'relora' || adapter === null)
+      return { cycleStepCount: stepCount, cycleGrowth: 1, fullRankStepCount: 0 };
+    const { cycleStepCount, cycleGrowth, fullRankStepCount } = adapter;
+    return { cycleStepCount, cycleGrowth, fullRankStepCount };
   }
 
   /** m(t) of the main phase. */
@@ -62,8 +89,8 @@ export class Schedule {
       stepCount: this.spec.stepCount,
       warmupStepCount,
       restartWarmupStepCount: this.spec.adapter?.restartWarmupStepCount ?? 0,
-      cycleStepCount: this.spec.kind === 'relora' ? this.cycleStepCount : this.spec.stepCount,
       minRatio,
+      ...this.cycles,
     };
     switch (schedule) {
       case 'jaggedCosine':
@@ -82,37 +109,48 @@ export class Schedule {
 }
 
 /** Shape of a learning rate over the main phase; steps count from 0 within it. */
-export interface ScheduleShape {
+export interface ScheduleShape extends CycleShape {
   stepCount: number;
   warmupStepCount: number;
   restartWarmupStepCount: number;
-  cycleStepCount: number;
   minRatio: number;
+}
+
+/**
+ * Share of full-rank steps between cycles over which their rate rises: their moments begin at zero as after a restart, whose
+ * warm-up is that share of a cycle unless the job says otherwise.
+ */
+const fullRankWarmupShare = 1 / 20;
+
+function warmupOf({ isFullRank, stepCount }: Stretch, { restartWarmupStepCount }: ScheduleShape): number {
+  return isFullRank ? Math.floor(fullRankWarmupShare * stepCount) : restartWarmupStepCount;
 }
 
 /** One cosine over the whole run; after each restart the rate climbs from 0 to the cosine's own value (arXiv 2307.05695). */
 export function jaggedCosine(t: number, shape: ScheduleShape): number {
-  const { stepCount, warmupStepCount, restartWarmupStepCount, cycleStepCount, minRatio } = shape;
+  const { stepCount, warmupStepCount, minRatio } = shape;
   const cosine = (u: number) =>
     minRatio +
     ((1 - minRatio) * (1 + Math.cos((Math.PI * (u - warmupStepCount)) / (stepCount - warmupStepCount)))) / 2;
 
   if (t < warmupStepCount) return t / Math.max(1, warmupStepCount);
-  const inCycle = t % cycleStepCount;
-  if (t >= cycleStepCount && inCycle < restartWarmupStepCount) {
+  const stretch = stretchAt(t, shape);
+  const warmup = warmupOf(stretch, shape);
+  if (stretch.cycleIndex > 0 && t - stretch.start < warmup) {
     // A short last cycle may end within its warm-up; beyond the last step the cosine would rise again.
-    const warmupEnd = Math.min(t - inCycle + restartWarmupStepCount, stepCount);
-    return (inCycle / Math.max(1, restartWarmupStepCount)) * cosine(warmupEnd);
+    const warmupEnd = Math.min(stretch.start + warmup, stepCount);
+    return ((t - stretch.start) / Math.max(1, warmup)) * cosine(warmupEnd);
   }
   return cosine(t);
 }
 
 /** A whole cosine in every cycle, each with its own warm-up. */
 export function cyclicalCosine(t: number, shape: ScheduleShape): number {
-  const { cycleStepCount, minRatio } = shape;
-  const inCycle = t % cycleStepCount;
-  const warmup = t < cycleStepCount ? shape.warmupStepCount : shape.restartWarmupStepCount;
-  if (inCycle < warmup) return inCycle / Math.max(1, warmup);
-  const progress = (inCycle - warmup) / Math.max(1, cycleStepCount - warmup);
+  const { minRatio } = shape;
+  const stretch = stretchAt(t, shape);
+  const warmup = stretch.cycleIndex === 0 ? shape.warmupStepCount : warmupOf(stretch, shape);
+  const inStretch = t - stretch.start;
+  if (inStretch < warmup) return inStretch / Math.max(1, warmup);
+  const progress = (inStretch - warmup) / Math.max(1, stretch.stepCount - warmup);
   return minRatio + ((1 - minRatio) * (1 + Math.cos(Math.PI * progress))) / 2;
 }

@@ -7,7 +7,16 @@ import type { RunSpec } from './runSpec.js';
 export const laterDefaults = {
   recomputation: 'auto',
   optimizer: { momentType: 'float32' },
-  adapter: { graph: 'auto' },
+  adapter: {
+    graph: 'auto',
+    initialisation: 'random',
+    trainedFactors: 'both',
+    cycleGrowth: 1,
+    fullRankStepCount: 0,
+    moduleRanks: {},
+    scaling: 'alphaOverRank',
+    bLearningRateRatio: 1,
+  },
 } as const;
 
 /** Reads a specification that some version of ours stored as JSON. */

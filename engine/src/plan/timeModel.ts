@@ -1,5 +1,6 @@
-import { chooseGraphs, packFlops, thinShare, weightGradientShare } from './adapterGraphs.js';
+import { chooseGraphs, packFlops, thinPasses, thinShare, weightGradientShare } from './adapterGraphs.js';
 import { arithmeticOf, isFused, type DeviceSpeed } from './deviceSpeed.js';
+import { layerMethod } from './layerMethod.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 
@@ -73,14 +74,17 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
       continue;
     }
     if (!adapter.targetModules.includes(name)) continue;
-    const { rank } = adapter;
+    const { rank, trainsA } = layerMethod(adapter, name);
     const graph = graphs[name];
-    const thin = (tokens * rank * (inFeatures + outFeatures)) / (thinShare(rank) * rate);
-    if (graph === 'separate') adapters += thin * (4 + 2 * forwards);
-    if (graph === 'merged') adapters += 4 * thin;
+    const passes = thinPasses(trainsA);
+    const thin = (tokens * rank) / (thinShare(rank) * rate);
     if (graph === 'weightGradient') {
       adapters += (tokens * 2 * weights) / (weightGradientShare * rate);
-      adapters += (micros * 4 * rank * weights) / (thinShare(rank) * rate);
+      adapters += (micros * passes.weightGradient * rank * weights) / (thinShare(rank) * rate);
+    } else {
+      const again = graph === 'separate' ? 2 * (forwards - 1) : 0;
+      const { inputs, outputs } = passes[graph];
+      adapters += thin * ((inputs + again) * inFeatures + (outputs + again) * outFeatures);
     }
     if (graph !== 'separate')
       adapters += ((2 * rank + packFlops) * weights) / (productShare.float32 * peaks.float32);

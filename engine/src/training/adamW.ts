@@ -18,7 +18,11 @@ export class AdamW {
   private readonly moments = new Map<string, { role: ParameterRole; moments: Moments }>();
   private readonly counts: Record<MomentGroup, number> = { shared: 0, base: 0, adapter: 0, scale: 0 };
 
-  constructor(private readonly settings: OptimizerSettings) {}
+  constructor(
+    private readonly settings: OptimizerSettings,
+    /** Learning rate of B over that of all others. */
+    private readonly bLearningRateRatio = 1,
+  ) {}
 
   /** One update in place; each gradient is multiplied by `gradientScale` first (clipping without another pass). */
   apply(
@@ -27,44 +31,17 @@ export class AdamW {
     learningRate: number,
     gradientScale = 1,
   ): void {
-    const { beta1, beta2, epsilon, weightDecay } = this.settings;
     for (const [group, members] of byGroup(parameters)) {
       const count = ++this.counts[group];
-      const updates: AdamWUpdate[] = [];
-      const codedUpdates: CodedAdamWUpdate[] = [];
-      for (const parameter of members) {
-        const gradient = gradients.get(parameter.name);
-        if (gradient === undefined) throw new Error(`No gradient for ${parameter.name}`);
-        const moments = this.momentsOf(parameter);
-        parameter.version++;
-        if (moments instanceof Float32Moments) {
-          updates.push({
-            parameter: parameter.variable,
-            gradient,
-            first: moments.first,
-            second: moments.second,
-          });
-        } else {
-          codedUpdates.push({
-            parameter: parameter.variable,
-            gradient,
-            first: moments.first,
-            second: moments.second,
-          });
-        }
-      }
-      const options = {
+      // LoRA+: B by itself where it learns at another rate.
+      const isApart = ({ role }: Parameter) => role === 'adapterB' && this.bLearningRateRatio !== 1;
+      const update = (some: Parameter[], rate: number) =>
+        this.update(some, gradients, count, rate, gradientScale);
+      update(
+        members.filter((member) => !isApart(member)),
         learningRate,
-        beta1,
-        beta2,
-        epsilon,
-        weightDecay,
-        correction1: 1 - beta1 ** count,
-        correction2: 1 - beta2 ** count,
-        gradientScale,
-      };
-      adamWInPlace(updates, options);
-      codedAdamWInPlace(codedUpdates, options);
+      );
+      update(members.filter(isApart), learningRate * this.bLearningRateRatio);
     }
   }
 
@@ -90,14 +67,14 @@ export class AdamW {
     return total === 0 ? 1 : zeros / total;
   }
 
-  /** Frees the moments of the base, which is frozen from now on. */
-  dropBase(): void {
+  /** Frees the moments of a group, which begins anew when it is trained again. */
+  drop(group: MomentGroup): void {
     for (const [name, { role, moments }] of this.moments) {
-      if (groupOf[role] !== 'base') continue;
+      if (groupOf[role] !== group) continue;
       moments.dispose();
       this.moments.delete(name);
     }
-    this.counts.base = 0;
+    this.counts[group] = 0;
   }
 
   /** Updates that each group has had since it began. */
@@ -126,6 +103,40 @@ export class AdamW {
   dispose(): void {
     for (const { moments } of this.moments.values()) moments.dispose();
     this.moments.clear();
+  }
+
+  private update(
+    parameters: Parameter[],
+    gradients: ReadonlyMap<string, Tensor>,
+    count: number,
+    learningRate: number,
+    gradientScale: number,
+  ): void {
+    const { beta1, beta2, epsilon, weightDecay } = this.settings;
+    const updates: AdamWUpdate[] = [];
+    const codedUpdates: CodedAdamWUpdate[] = [];
+    for (const parameter of parameters) {
+      const gradient = gradients.get(parameter.name);
+      if (gradient === undefined) throw new Error(`No gradient for ${parameter.name}`);
+      const moments = this.momentsOf(parameter);
+      parameter.version++;
+      const update = { parameter: parameter.variable, gradient };
+      if (moments instanceof Float32Moments)
+        updates.push({ ...update, first: moments.first, second: moments.second });
+      else codedUpdates.push({ ...update, first: moments.first, second: moments.second });
+    }
+    const options = {
+      learningRate,
+      beta1,
+      beta2,
+      epsilon,
+      weightDecay,
+      correction1: 1 - beta1 ** count,
+      correction2: 1 - beta2 ** count,
+      gradientScale,
+    };
+    adamWInPlace(updates, options);
+    codedAdamWInPlace(codedUpdates, options);
   }
 
   private momentsOf({ name, role, variable }: Parameter): Moments {

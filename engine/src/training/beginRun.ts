@@ -116,10 +116,8 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
     manifestSha256,
     seconds: 0,
   };
-  if (manifest.adapter !== null) {
-    run.frozen.base = stored(checkpointPath, manifest.files.base);
-    run.frozen.start = stored(checkpointPath, manifest.files.start!);
-  }
+  if (manifest.adapter !== null) run.frozen.base = stored(checkpointPath, manifest.files.base);
+  if (manifest.files.start !== undefined) run.frozen.start = stored(checkpointPath, manifest.files.start);
   warnOfOtherBackend(run, manifest, backend);
   return run;
 }

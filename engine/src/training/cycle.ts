@@ -3,18 +3,28 @@ import { openSafetensors } from '../io/safetensors.js';
 import { writeStartWeights } from '../io/checkpoint.js';
 import { adapterPlan } from '../model/adapterSet.js';
 import { Random } from '../random.js';
+import { startAdapters } from './cycleStart.js';
 import { largestChange, probeLogits } from './probe.js';
 import { measureRanks } from './rankTelemetry.js';
 import type { LayerRank } from './trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
-/** Freezes the base, gives its layers adapters and keeps a copy of it on disk, against which ranks are measured. */
+/**
+ * Freezes the base and gives its layers the adapters of the cycle that comes. What the base was before the first of them is kept
+ * on disk: ranks are measured against it.
+ */
 export async function beginAdapters(run: TrainingRun): Promise<void> {
-  if (run.spec.adapter === null) throw new Error(`A ${run.spec.kind} run has no adapters`);
-  run.frozen.start = await writeStartWeights(run);
-  run.frozen.base = run.frozen.start; // the same weights until the first merge
-  run.model.attachAdapters(run.spec.adapter, run.spec.seed, 0, adapterPlan(run.graphs, run.folder));
-  run.optimizer.dropBase();
+  const { model, spec, progress, frozen } = run;
+  if (spec.adapter === null) throw new Error(`A ${spec.kind} run has no adapters`);
+  if (frozen.start === null) {
+    frozen.start = await writeStartWeights(run);
+    frozen.base = frozen.start; // the same weights until the first merge
+  }
+  const number = progress.restartCount;
+  model.attachAdapters(spec.adapter, spec.seed, number, adapterPlan(run.graphs, run.folder));
+  run.optimizer.drop('base');
+  // Drawn ones are there already.
+  if (spec.adapter.initialisation !== 'random') await startAdapters(run, number);
 }
 
 export interface RestartReport {
@@ -40,14 +50,11 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
 
   const { deltaNorm } = model.mergeAdapters();
   run.frozen.base = null; // the file of the old base no longer holds what the model has
-  model.restartAdapters(spec.seed, number);
-  const random = Random.forStream(spec.seed, 'moments', number);
-  const { momentReset, momentPruneRatio } = spec.adapter;
-  const momentsZeroedRatio = optimizer.forgetAdapters(momentReset, momentPruneRatio, () => random.uniform());
+  const ranks = await measureRunRanks(run);
+  const momentsZeroedRatio = await beginCycle(run, number);
   progress.restartCount = number;
 
   const logitChangeMax = largestChange(before, await probeLogits(run));
-  const ranks = await measureRunRanks(run);
   return {
     restart: number,
     deltaNorm,
@@ -58,6 +65,21 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
       ranks.reduce((sum, { effectiveRank }) => sum + effectiveRank, 0) / Math.max(1, ranks.length),
     seconds: (performance.now() - startedAt) / 1000,
   };
+}
+
+/** What is trained next after a merge: adapters that start anew, or for some steps all weights. Gives the share of moments that are gone. */
+async function beginCycle(run: TrainingRun, number: number): Promise<number> {
+  const { model, optimizer, spec } = run;
+  const { momentReset, momentPruneRatio, fullRankStepCount } = spec.adapter!;
+  if (fullRankStepCount > 0) {
+    model.detachAdapters();
+    optimizer.drop('adapter');
+    optimizer.drop('scale');
+    return 1;
+  }
+  await startAdapters(run, number);
+  const random = Random.forStream(spec.seed, 'moments', number);
+  return optimizer.forgetAdapters(momentReset, momentPruneRatio, () => random.uniform());
 }
 
 /** Ranks of what all merges of the adapter phase have changed so far. */

@@ -38,25 +38,21 @@ export async function accumulateGradients(
   shape: StepShape,
   signal: AbortSignal,
 ): Promise<StepGradients | null> {
-  const microLength = shape.microBatchSequenceCount * shape.sequenceLength;
-  const targetCount = countTargets(batch.targets);
   let sum: StepGradients | null = null;
 
-  for (let micro = 0; micro * microLength < batch.inputs.length; micro++) {
+  for (const [micro, { inputs, targets, share }] of microBatches(batch, shape).entries()) {
     await nextTurn(); // messages and signals are handled between micro-batches
     if (signal.aborted) {
       dispose(tensorsOf(sum));
       return null;
     }
-    const inputs = batch.inputs.subarray(micro * microLength, (micro + 1) * microLength);
-    const targets = batch.targets.subarray(micro * microLength, (micro + 1) * microLength);
     const part = model.valueAndGradients(
       inputs,
       targets,
       inputs.length / shape.sequenceLength,
       shape.sequenceLength,
       {
-        lossScale: countTargets(targets) / Math.max(1, targetCount),
+        lossScale: share,
         dropout: { seed: shape.seed, step: shape.step, micro },
         recompute: shape.recompute ?? false,
       },
@@ -66,6 +62,25 @@ export async function accumulateGradients(
   }
   if (sum === null) throw new Error('A step needs at least one sequence');
   return sum;
+}
+
+export interface MicroBatch extends StepBatch {
+  /** Of the step's targets. */
+  share: number;
+}
+
+/** The sequences of a step as they are computed at once. */
+export function microBatches(
+  { inputs, targets }: StepBatch,
+  { sequenceLength, microBatchSequenceCount }: Pick<StepShape, 'sequenceLength' | 'microBatchSequenceCount'>,
+): MicroBatch[] {
+  const length = microBatchSequenceCount * sequenceLength;
+  const targetCount = Math.max(1, countTargets(targets));
+  return Array.from({ length: Math.ceil(inputs.length / length) }, (_, micro) => {
+    const [begin, end] = [micro * length, (micro + 1) * length];
+    const own = targets.subarray(begin, end);
+    return { inputs: inputs.subarray(begin, end), targets: own, share: countTargets(own) / targetCount };
+  });
 }
 
 /** Euclidean norm over all gradients, summed in float64 in the order of the map. */

@@ -3,6 +3,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { dispose } from '@tensorflow/tfjs-core';
 import { currentNative } from '../backend/nativeBackend.js';
 import { graphCosts, separateGraphs, type LayerGraph, type LayerGraphs } from '../plan/adapterGraphs.js';
+import { layerMethod } from '../plan/layerMethod.js';
 import { linearShapes } from '../plan/parameters.js';
 import type { StepBatch } from './gradients.js';
 import type { TrainingEvent } from './trainingEvent.js';
@@ -59,10 +60,15 @@ export function slowerThanPlanned({
 }
 
 function operationsOf({ spec, backend }: TrainingRun, graphs: LayerGraphs): number {
-  const { rank, targetModules } = spec.adapter!;
+  const { targetModules } = spec.adapter!;
   const shapes = linearShapes(spec.model);
   return targetModules.reduce((sum, module) => {
-    const costs: Record<LayerGraph, number> = graphCosts(shapes[module], rank, spec.batch, backend);
+    const costs: Record<LayerGraph, number> = graphCosts(
+      shapes[module],
+      layerMethod(spec.adapter!, module),
+      spec.batch,
+      backend,
+    );
     return sum + spec.model.numHiddenLayers * costs[graphs[module]];
   }, 0);
 }

@@ -82,7 +82,7 @@ export function assembleRun(parts: {
     schedule: new Schedule(spec),
     model,
     graphs,
-    optimizer: new AdamW(spec.optimizer),
+    optimizer: new AdamW(spec.optimizer, spec.adapter?.bLearningRateRatio),
     folder: runFolder,
     attempt,
     progress: {

@@ -1,14 +1,17 @@
 import type {
   AdapterGraph,
   DeviceChoice,
+  Initialisation,
   MomentReset,
   MomentType,
   Phase,
   Precision,
   Recomputation,
   RunSpec,
+  Scaling,
   ScheduleKind,
   TargetModule,
+  TrainedFactors,
   WeightType,
 } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
@@ -79,6 +82,24 @@ export const adapterGraphs: Readonly<Record<string, AdapterGraph>> = {
   [contract.AdapterGraph.WEIGHT_GRADIENT]: 'weightGradient',
 };
 
+export const initialisations: Readonly<Record<string, Initialisation>> = {
+  [contract.Initialisation.UNSPECIFIED]: 'random',
+  [contract.Initialisation.RANDOM]: 'random',
+  [contract.Initialisation.GRADIENT_SVD]: 'gradientSvd',
+};
+
+export const trainedFactorChoices: Readonly<Record<string, TrainedFactors>> = {
+  [contract.TrainedFactors.UNSPECIFIED]: 'both',
+  [contract.TrainedFactors.BOTH]: 'both',
+  [contract.TrainedFactors.B_ONLY]: 'bOnly',
+};
+
+export const adapterScalings: Readonly<Record<string, Scaling>> = {
+  [contract.AdapterScaling.UNSPECIFIED]: 'alphaOverRank',
+  [contract.AdapterScaling.ALPHA_OVER_RANK]: 'alphaOverRank',
+  [contract.AdapterScaling.ALPHA_OVER_SQRT_RANK]: 'alphaOverSqrtRank',
+};
+
 export const weightTypes: Readonly<Record<string, WeightType>> = {
   [contract.WeightType.UNSPECIFIED]: 'float32',
   [contract.WeightType.FLOAT32]: 'float32',
@@ -141,6 +162,9 @@ export const toEnum = {
   recomputation: reverse<Recomputation, contract.Recomputation>(recomputations),
   momentType: reverse<MomentType, contract.MomentType>(momentTypes),
   adapterGraph: reverse<AdapterGraph, contract.AdapterGraph>(adapterGraphs),
+  initialisation: reverse<Initialisation, contract.Initialisation>(initialisations),
+  trainedFactors: reverse<TrainedFactors, contract.TrainedFactors>(trainedFactorChoices),
+  scaling: reverse<Scaling, contract.AdapterScaling>(adapterScalings),
   weightType: reverse<WeightType, contract.WeightType>(weightTypes),
   jobState: reverse<JobState, contract.JobState>(jobStates),
   phase: reverse<Phase, contract.JobPhase>(phases),

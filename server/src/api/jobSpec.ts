@@ -1,4 +1,4 @@
-import { countParameters, largestRank, targetModules } from '@relora/engine/plan';
+import { countParameters } from '@relora/engine/plan';
 import type {
   AdapterSettings,
   BatchSettings,
@@ -7,27 +7,24 @@ import type {
   OptimizerSettings,
   Precision,
   RunSpec,
-  TargetModule,
 } from '@relora/engine/plan';
-import type { AdapterSpec, BatchSpec, JobSpec, LearningRateSpec, OptimizerSpec } from '@relora/sdk/contract';
+import type { BatchSpec, JobSpec, LearningRateSpec, OptimizerSpec } from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
 import { quote, type FieldProblem } from '../errors.js';
+import { checkGraph, parseAdapter } from './adapterSpec.js';
 import {
-  adapterGraphs,
   deviceChoices,
   jobKinds,
-  momentResets,
   momentTypes,
   precisions,
   recomputations,
   scheduleKinds,
-  targetModuleNames,
   weightTypes,
 } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseModelSpec, type FoundBaseWeights, type ModelLimits } from './modelSpec.js';
 import { datasetIdOf } from './resourceNames.js';
-import { warningsOf, type Warning } from './specWarnings.js';
+import { needsWarmStart, warningsOf, type Warning } from './specWarnings.js';
 
 /** What a specification may ask for; from the settings. */
 export interface Limits extends ModelLimits {
@@ -80,7 +77,12 @@ export function parseJobSpec(
     checks.add('spec.step_count', `a whole number from 1 to ${limits.stepsMax}`, 'none');
   const stepCount = checks.integer('spec.step_count', spec.stepCount, 1, 1, limits.stepsMax);
 
-  const warmStart = parseWarmStart(checks, spec, hasAdapter, stepCount, limits);
+  if (!hasAdapter && spec.adapter !== undefined)
+    checks.add('spec.adapter', 'nothing for FULL_RANK', 'an AdapterSpec');
+  const adapter = hasAdapter
+    ? parseAdapter(checks, spec.adapter, kind, stepCount, source?.model, limits)
+    : null;
+  const warmStart = parseWarmStart(checks, spec, adapter, stepCount, limits);
   if (warmStart.stepCount + stepCount > limits.stepsMax) {
     checks.add(
       'spec.step_count',
@@ -88,11 +90,6 @@ export function parseJobSpec(
       warmStart.stepCount + stepCount,
     );
   }
-  if (!hasAdapter && spec.adapter !== undefined)
-    checks.add('spec.adapter', 'nothing for FULL_RANK', 'an AdapterSpec');
-  const adapter = hasAdapter
-    ? parseAdapter(checks, spec.adapter, kind, stepCount, source?.model, limits)
-    : null;
   const cycleStepCount = adapter?.cycleStepCount ?? stepCount;
   const stepCountOfAll = warmStart.stepCount + stepCount;
 
@@ -202,14 +199,16 @@ export function parseJobSpec(
 function parseWarmStart(
   checks: FieldChecks,
   spec: JobSpec,
-  hasAdapter: boolean,
+  adapter: AdapterSettings | null,
   stepCount: number,
   limits: Limits,
 ): RunSpec['warmStart'] {
+  const hasAdapter = adapter !== null;
   if (!hasAdapter && spec.warmStart !== undefined)
     checks.add('spec.warm_start', 'nothing for FULL_RANK', 'a WarmStartSpec');
   // Base weights are past what a warm start is for.
-  const fallback = !hasAdapter || spec.model?.baseWeights !== undefined ? 0 : Math.floor(stepCount / 4);
+  const isWanted = hasAdapter && spec.model?.baseWeights === undefined && needsWarmStart(adapter);
+  const fallback = isWanted ? Math.floor(stepCount / 4) : 0;
   const { warmStart } = spec;
   const steps = checks.integer(
     'spec.warm_start.step_count',
@@ -233,105 +232,6 @@ function parseWarmStart(
       steps,
     ),
   };
-}
-
-function parseAdapter(
-  checks: FieldChecks,
-  spec: AdapterSpec | undefined,
-  kind: RunSpec['kind'],
-  stepCount: number,
-  model: LlamaConfig | undefined,
-  limits: Limits,
-): AdapterSettings {
-  const modules = parseTargetModules(checks, spec?.targetModules ?? []);
-  const rankMax = Math.min(limits.rankMax, model === undefined ? Infinity : largestRank(model, modules));
-  const rank = checks.integer('spec.adapter.rank', spec?.rank, Math.min(128, rankMax), 1, rankMax);
-
-  let cycleStepCount = stepCount;
-  if (kind === 'relora') {
-    const field = 'spec.adapter.cycle_step_count';
-    if (spec?.cycleStepCount === undefined)
-      checks.add(field, 'the steps between restarts; RELORA needs it', 'none');
-    cycleStepCount = checks.integer(field, spec?.cycleStepCount, stepCount, 1, stepCount);
-    if (
-      !checks.isWrong(field) &&
-      !checks.isWrong('spec.step_count') &&
-      stepCount % cycleStepCount !== 0 &&
-      spec?.allowShortLastCycle !== true
-    ) {
-      const below = stepCount - (stepCount % cycleStepCount);
-      checks.add(
-        field,
-        `a divisor of step_count ${stepCount} (nearest ${nearestDivisor(stepCount, cycleStepCount)}; or step_count ${below} or ${below + cycleStepCount}; or allow_short_last_cycle)`,
-        cycleStepCount,
-      );
-    }
-  } else if (spec?.cycleStepCount !== undefined && spec.cycleStepCount !== stepCount) {
-    checks.add(
-      'spec.adapter.cycle_step_count',
-      'nothing for LORA, which has no restarts',
-      spec.cycleStepCount,
-    );
-  }
-  return {
-    rank,
-    alpha: checks.number('spec.adapter.alpha', spec?.alpha, 32, { min: 0, max: 1e6, above: true }),
-    dropout: checks.number('spec.adapter.dropout', spec?.dropout, 0, { min: 0, max: 0.9 }),
-    cycleStepCount,
-    restartWarmupStepCount: checks.integer(
-      'spec.adapter.restart_warmup_step_count',
-      spec?.restartWarmupStepCount,
-      Math.floor(cycleStepCount / 20),
-      0,
-      Math.max(0, cycleStepCount - 1),
-    ),
-    momentReset:
-      checks.choice(
-        'spec.adapter.moment_reset',
-        spec?.momentReset ?? 'MOMENT_RESET_ZERO',
-        momentResets,
-        'ZERO, RANDOM or MAGNITUDE',
-      ) ?? 'zero',
-    momentPruneRatio: checks.number('spec.adapter.moment_prune_ratio', spec?.momentPruneRatio, 0.9, {
-      min: 0,
-      max: 1,
-      above: true,
-      below: true,
-    }),
-    targetModules: modules,
-    trainableScale: spec?.trainableScale ?? false,
-    graph:
-      checks.choice(
-        'spec.adapter.graph',
-        spec?.graph ?? 'ADAPTER_GRAPH_AUTO',
-        adapterGraphs,
-        'AUTO, SEPARATE, MERGED or WEIGHT_GRADIENT',
-      ) ?? 'auto',
-  };
-}
-
-function nearestDivisor(count: number, wanted: number): number {
-  for (let distance = 1; ; distance++) {
-    if (wanted - distance >= 1 && count % (wanted - distance) === 0) return wanted - distance;
-    if (count % (wanted + distance) === 0) return wanted + distance;
-  }
-}
-
-function parseTargetModules(checks: FieldChecks, values: string[]): TargetModule[] {
-  const asked = new Set<TargetModule>();
-  for (const [index, value] of values.slice(0, 64).entries()) {
-    const module = checks.choice(
-      `spec.adapter.target_modules[${index}]`,
-      value,
-      targetModuleNames,
-      Object.keys(targetModuleNames).join(', '),
-    );
-    if (module !== undefined && asked.has(module))
-      checks.add(`spec.adapter.target_modules[${index}]`, 'each module once', value);
-    if (module !== undefined) asked.add(module);
-  }
-  if (values.length > 64) checks.add('spec.adapter.target_modules', 'at most seven modules', values.length);
-  return asked.size === 0 ? [...targetModules] : targetModules.filter((module) => asked.has(module));
 }
 
 function parseLearningRate(
@@ -442,17 +342,6 @@ function parsePrecision(
   }
   return precision;
 }
-
-/** Merged weights have no place for a mask over the adapter's input alone, and a quantized base is packed once a cycle. */
-function checkGraph(checks: FieldChecks, { graph, dropout }: AdapterSettings, precision: Precision): void {
-  const field = 'spec.adapter.graph';
-  if (dropout > 0 && (graph === 'merged' || graph === 'weightGradient'))
-    checks.add(field, `AUTO or SEPARATE with dropout ${dropout}`, graphNames[graph]);
-  else if (graph === 'merged' && (precision === 'int8Base' || precision === 'nf4Base'))
-    checks.add(field, 'AUTO, SEPARATE or WEIGHT_GRADIENT with a quantized base', graphNames[graph]);
-}
-
-const graphNames = { merged: 'MERGED', weightGradient: 'WEIGHT_GRADIENT' };
 
 function parseBatch(
   checks: FieldChecks,

@@ -1,6 +1,9 @@
 import {
+  cycleAt,
+  layerMethod,
   linearShapes,
   Schedule,
+  thinPasses,
   type AdapterSettings,
   type LlamaConfig,
   type RunSpec,
@@ -22,7 +25,7 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
     if (layers.length > 0)
       warnings.push({
         reason: 'RANK_ABOVE_BREAK_EVEN',
-        message: `Rank ${adapter.rank} is above the break-even of ${layers.join(', of ')}`,
+        message: `Rank ${ranksOf(adapter)} is above the break-even of ${layers.join(', of ')}`,
       });
   }
   if (spec.kind === 'relora' && adapter !== null) {
@@ -32,7 +35,7 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
         reason: 'RESTARTS_FEW',
         message: `The run has ${restarts} restarts; ReLoRA gains rank with each, so at least three are usual`,
       });
-    if (spec.warmStart.stepCount === 0 && spec.baseWeightsFolder === null) {
+    if (spec.warmStart.stepCount === 0 && spec.baseWeightsFolder === null && needsWarmStart(adapter)) {
       warnings.push({
         reason: 'WARM_START_MISSING',
         message:
@@ -45,12 +48,12 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
         message: `${adapter.restartWarmupStepCount} of ${adapter.cycleStepCount} steps of a cycle raise the learning rate again`,
       });
     }
-    const last = spec.stepCount % adapter.cycleStepCount;
-    if (last !== 0)
-      warnings.push({
-        reason: 'LAST_CYCLE_SHORT',
-        message: `The last cycle has ${last} steps, the others ${adapter.cycleStepCount}`,
-      });
+    const { start, stepCount: whole } = cycleAt(spec.stepCount - 1, adapter);
+    const last = spec.stepCount - start;
+    if (last < whole) {
+      const others = adapter.cycleGrowth === 1 ? `the others ${whole}` : `of ${whole} that it would have`;
+      warnings.push({ reason: 'LAST_CYCLE_SHORT', message: `The last cycle has ${last} steps, ${others}` });
+    }
   }
   if (prepared !== null) {
     const epochs =
@@ -71,19 +74,32 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
   return warnings;
 }
 
+function ranksOf(adapter: AdapterSettings): string {
+  const ranks = adapter.targetModules.map((module) => layerMethod(adapter, module).rank);
+  return [...new Set(ranks)].join(', ');
+}
+
+/** Directions of the gradient take the place of a warm start where A keeps them (LoQT, arXiv 2405.16528). */
+export function needsWarmStart({ initialisation, trainedFactors }: AdapterSettings): boolean {
+  return !(initialisation === 'gradientSvd' && trainedFactors === 'bOnly');
+}
+
 /**
  * Layers that cost less when they are trained in full, those of one shape together. Per token a trained layer takes 6·in·out
- * operations, an adapted one 4·in·out + 6·rank·(in + out): docs/relora.md.
+ * operations, an adapted one 4·in·out + 6·rank·(in + out), or 2·rank·in less where A is frozen: docs/relora.md.
  */
-function layersAboveBreakEven(model: LlamaConfig, { rank, targetModules }: AdapterSettings): string[] {
+function layersAboveBreakEven(model: LlamaConfig, adapter: AdapterSettings): string[] {
   const shapes = linearShapes(model);
   const found = new Map<string, string[]>();
-  for (const module of targetModules) {
+  for (const module of adapter.targetModules) {
     const { inFeatures, outFeatures } = shapes[module];
+    const { rank, trainsA } = layerMethod(adapter, module);
+    const passes = thinPasses(trainsA).separate;
     const weights = inFeatures * outFeatures;
-    const breakEven = Math.floor(weights / (3 * (inFeatures + outFeatures)));
+    const thin = passes.inputs * inFeatures + passes.outputs * outFeatures;
+    const breakEven = Math.floor((2 * weights) / thin);
     if (rank <= breakEven) continue;
-    const ratio = (4 * weights + 6 * rank * (inFeatures + outFeatures)) / (6 * weights);
+    const ratio = (4 * weights + rank * thin) / (6 * weights);
     const figures = `${breakEven} (there ${ratio.toFixed(2)} times the arithmetic of full-rank training)`;
     found.set(figures, [...(found.get(figures) ?? []), module]);
   }

@@ -1,4 +1,4 @@
-import type { RunSpec } from '@relora/engine/plan';
+import { missingSteps, type RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifactStore.js';
 import type { Dataset, DatasetSpec } from '../datasets/dataset.js';
@@ -65,8 +65,15 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
             ...adapter,
             momentReset: toEnum.momentReset[adapter.momentReset],
             graph: toEnum.adapterGraph[adapter.graph],
-            allowShortLastCycle: spec.stepCount % adapter.cycleStepCount !== 0,
+            allowShortLastCycle: missingSteps(spec.stepCount, adapter) > 0,
             targetModules: adapter.targetModules.map((module) => toEnum.targetModule[module]),
+            initialisation: toEnum.initialisation[adapter.initialisation],
+            trainedFactors: toEnum.trainedFactors[adapter.trainedFactors],
+            scaling: toEnum.scaling[adapter.scaling],
+            moduleRanks: adapter.targetModules.flatMap((module) => {
+              const rank = adapter.moduleRanks[module];
+              return rank === undefined ? [] : [{ module: toEnum.targetModule[module], rank }];
+            }),
           },
     stepCount: spec.stepCount,
     learningRate: { ...spec.learningRate, schedule: toEnum.scheduleKind[spec.learningRate.schedule] },

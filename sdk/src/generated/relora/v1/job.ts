@@ -136,7 +136,7 @@ export const JobPhase = {
   WARM_START: "JOB_PHASE_WARM_START",
   /** ADAPTER - Training of adapters, with restarts for RELORA, without for LORA. */
   ADAPTER: "JOB_PHASE_ADAPTER",
-  /** FULL_RANK - Full-rank training of a FULL_RANK job. */
+  /** FULL_RANK - Full-rank training of a FULL_RANK job, and the full-rank steps of a RELORA job between cycles. */
   FULL_RANK: "JOB_PHASE_FULL_RANK",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -543,6 +543,207 @@ export function targetModuleToNumber(object: TargetModule): number {
     case TargetModule.DOWN_PROJ:
       return 7;
     case TargetModule.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** Where A begins, at the start of the adapter phase and after every restart. B begins at zero. */
+export const Initialisation = {
+  /** UNSPECIFIED - Treated as RANDOM. */
+  UNSPECIFIED: "INITIALISATION_UNSPECIFIED",
+  /** RANDOM - Drawn, uniform on ±1/√in. */
+  RANDOM: "INITIALISATION_RANDOM",
+  /**
+   * GRADIENT_SVD - The leading left singular vectors of the weight's gradient on the next batch, of norm 1: one gradient of the whole
+   * base per cycle.
+   */
+  GRADIENT_SVD: "INITIALISATION_GRADIENT_SVD",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type Initialisation = typeof Initialisation[keyof typeof Initialisation];
+
+export namespace Initialisation {
+  export type UNSPECIFIED = typeof Initialisation.UNSPECIFIED;
+  export type RANDOM = typeof Initialisation.RANDOM;
+  export type GRADIENT_SVD = typeof Initialisation.GRADIENT_SVD;
+  export type UNRECOGNIZED = typeof Initialisation.UNRECOGNIZED;
+}
+
+export function initialisationFromJSON(object: any): Initialisation {
+  switch (object) {
+    case 0:
+    case "INITIALISATION_UNSPECIFIED":
+      return Initialisation.UNSPECIFIED;
+    case 1:
+    case "INITIALISATION_RANDOM":
+      return Initialisation.RANDOM;
+    case 2:
+    case "INITIALISATION_GRADIENT_SVD":
+      return Initialisation.GRADIENT_SVD;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Initialisation.UNRECOGNIZED;
+  }
+}
+
+export function initialisationToJSON(object: Initialisation): string {
+  switch (object) {
+    case Initialisation.UNSPECIFIED:
+      return "INITIALISATION_UNSPECIFIED";
+    case Initialisation.RANDOM:
+      return "INITIALISATION_RANDOM";
+    case Initialisation.GRADIENT_SVD:
+      return "INITIALISATION_GRADIENT_SVD";
+    case Initialisation.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function initialisationToNumber(object: Initialisation): number {
+  switch (object) {
+    case Initialisation.UNSPECIFIED:
+      return 0;
+    case Initialisation.RANDOM:
+      return 1;
+    case Initialisation.GRADIENT_SVD:
+      return 2;
+    case Initialisation.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** What of an adapter is trained. */
+export const TrainedFactors = {
+  /** UNSPECIFIED - Treated as BOTH. */
+  UNSPECIFIED: "TRAINED_FACTORS_UNSPECIFIED",
+  /** BOTH - A and B. */
+  BOTH: "TRAINED_FACTORS_BOTH",
+  /** B_ONLY - B alone; A stays as it begins its cycle, without gradient and moments. */
+  B_ONLY: "TRAINED_FACTORS_B_ONLY",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type TrainedFactors = typeof TrainedFactors[keyof typeof TrainedFactors];
+
+export namespace TrainedFactors {
+  export type UNSPECIFIED = typeof TrainedFactors.UNSPECIFIED;
+  export type BOTH = typeof TrainedFactors.BOTH;
+  export type B_ONLY = typeof TrainedFactors.B_ONLY;
+  export type UNRECOGNIZED = typeof TrainedFactors.UNRECOGNIZED;
+}
+
+export function trainedFactorsFromJSON(object: any): TrainedFactors {
+  switch (object) {
+    case 0:
+    case "TRAINED_FACTORS_UNSPECIFIED":
+      return TrainedFactors.UNSPECIFIED;
+    case 1:
+    case "TRAINED_FACTORS_BOTH":
+      return TrainedFactors.BOTH;
+    case 2:
+    case "TRAINED_FACTORS_B_ONLY":
+      return TrainedFactors.B_ONLY;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return TrainedFactors.UNRECOGNIZED;
+  }
+}
+
+export function trainedFactorsToJSON(object: TrainedFactors): string {
+  switch (object) {
+    case TrainedFactors.UNSPECIFIED:
+      return "TRAINED_FACTORS_UNSPECIFIED";
+    case TrainedFactors.BOTH:
+      return "TRAINED_FACTORS_BOTH";
+    case TrainedFactors.B_ONLY:
+      return "TRAINED_FACTORS_B_ONLY";
+    case TrainedFactors.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function trainedFactorsToNumber(object: TrainedFactors): number {
+  switch (object) {
+    case TrainedFactors.UNSPECIFIED:
+      return 0;
+    case TrainedFactors.BOTH:
+      return 1;
+    case TrainedFactors.B_ONLY:
+      return 2;
+    case TrainedFactors.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** The constant s of y = x W + s (x A) B. */
+export const AdapterScaling = {
+  /** UNSPECIFIED - Treated as ALPHA_OVER_RANK. */
+  UNSPECIFIED: "ADAPTER_SCALING_UNSPECIFIED",
+  /** ALPHA_OVER_RANK - alpha / rank. */
+  ALPHA_OVER_RANK: "ADAPTER_SCALING_ALPHA_OVER_RANK",
+  /** ALPHA_OVER_SQRT_RANK - alpha / √rank, which keeps the size of updates where ranks differ (rsLoRA). */
+  ALPHA_OVER_SQRT_RANK: "ADAPTER_SCALING_ALPHA_OVER_SQRT_RANK",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type AdapterScaling = typeof AdapterScaling[keyof typeof AdapterScaling];
+
+export namespace AdapterScaling {
+  export type UNSPECIFIED = typeof AdapterScaling.UNSPECIFIED;
+  export type ALPHA_OVER_RANK = typeof AdapterScaling.ALPHA_OVER_RANK;
+  export type ALPHA_OVER_SQRT_RANK = typeof AdapterScaling.ALPHA_OVER_SQRT_RANK;
+  export type UNRECOGNIZED = typeof AdapterScaling.UNRECOGNIZED;
+}
+
+export function adapterScalingFromJSON(object: any): AdapterScaling {
+  switch (object) {
+    case 0:
+    case "ADAPTER_SCALING_UNSPECIFIED":
+      return AdapterScaling.UNSPECIFIED;
+    case 1:
+    case "ADAPTER_SCALING_ALPHA_OVER_RANK":
+      return AdapterScaling.ALPHA_OVER_RANK;
+    case 2:
+    case "ADAPTER_SCALING_ALPHA_OVER_SQRT_RANK":
+      return AdapterScaling.ALPHA_OVER_SQRT_RANK;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return AdapterScaling.UNRECOGNIZED;
+  }
+}
+
+export function adapterScalingToJSON(object: AdapterScaling): string {
+  switch (object) {
+    case AdapterScaling.UNSPECIFIED:
+      return "ADAPTER_SCALING_UNSPECIFIED";
+    case AdapterScaling.ALPHA_OVER_RANK:
+      return "ADAPTER_SCALING_ALPHA_OVER_RANK";
+    case AdapterScaling.ALPHA_OVER_SQRT_RANK:
+      return "ADAPTER_SCALING_ALPHA_OVER_SQRT_RANK";
+    case AdapterScaling.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function adapterScalingToNumber(object: AdapterScaling): number {
+  switch (object) {
+    case AdapterScaling.UNSPECIFIED:
+      return 0;
+    case AdapterScaling.ALPHA_OVER_RANK:
+      return 1;
+    case AdapterScaling.ALPHA_OVER_SQRT_RANK:
+      return 2;
+    case AdapterScaling.UNRECOGNIZED:
     default:
       return -1;
   }
@@ -1210,7 +1411,7 @@ export interface BaseWeights {
 
 /** Full-rank training before the adapters. Without one, ReLoRA from new weights is far worse. */
 export interface WarmStartSpec {
-  /** Steps; 0 for none. Default 0 with base weights, else a quarter of step_count. */
+  /** Steps; 0 for none. Default 0 with base weights, and with GRADIENT_SVD and B_ONLY; else a quarter of step_count. */
   stepCount?:
     | number
     | undefined;
@@ -1222,9 +1423,17 @@ export interface WarmStartSpec {
   warmupStepCount?: number | undefined;
 }
 
+/** The rank of one module. */
+export interface ModuleRank {
+  /** One of the adapted modules. */
+  module: TargetModule;
+  /** From 1 to the smaller side of its layers. */
+  rank: number;
+}
+
 /** The adapters y = x W + (alpha / rank) (x A) B and their restarts. */
 export interface AdapterSpec {
-  /** Rank of A and B; at most the smaller side of the smallest adapted layer. Default 128, or that side if it is less. */
+  /** Rank of A and B; at most the smaller side of the smallest layer that it holds for. Default 128, or that side if it is less. */
   rank?:
     | number
     | undefined;
@@ -1262,6 +1471,27 @@ export interface AdapterSpec {
     | undefined;
   /** How an adapted layer is computed; default AUTO. Equal but for rounding: pin it to get the same bits elsewhere. */
   graph: AdapterGraph;
+  /** Where A begins in each cycle; default RANDOM. */
+  initialisation: Initialisation;
+  /** What of an adapter is trained; default BOTH. */
+  trainedFactors: TrainedFactors;
+  /** Cycle k, from 0, lasts round(cycle_step_count · cycle_growth^k) steps; from 1 to 10, default 1. For RELORA. */
+  cycleGrowth?:
+    | number
+    | undefined;
+  /**
+   * Full-rank steps that each cycle but the first begins with, part of its length; default 0. For RELORA. Their rate is
+   * warm_start.learning_rate times the schedule.
+   */
+  fullRankStepCount?:
+    | number
+    | undefined;
+  /** Ranks of single modules; the others have `rank`. */
+  moduleRanks: ModuleRank[];
+  /** The constant scale of an adapter, by the rank of its own module; default ALPHA_OVER_RANK. */
+  scaling: AdapterScaling;
+  /** Learning rate of B over that of A (LoRA+), above 0 and at most 1000; default 1. */
+  bLearningRateRatio?: number | undefined;
 }
 
 /** Learning rate of the main phase. */
@@ -3424,6 +3654,91 @@ export const WarmStartSpec: MessageFns<WarmStartSpec> = {
   },
 };
 
+function createBaseModuleRank(): ModuleRank {
+  return { module: TargetModule.UNSPECIFIED, rank: 0 };
+}
+
+export const ModuleRank: MessageFns<ModuleRank> = {
+  encode(message: ModuleRank, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.module !== TargetModule.UNSPECIFIED) {
+      writer.uint32(8).int32(targetModuleToNumber(message.module));
+    }
+    if (message.rank !== 0) {
+      writer.uint32(16).int32(message.rank);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ModuleRank {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseModuleRank();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.module = targetModuleFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.rank = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ModuleRank {
+    return {
+      module: isSet(object.module) ? targetModuleFromJSON(object.module) : TargetModule.UNSPECIFIED,
+      rank: isSet(object.rank) ? globalThis.Number(object.rank) : 0,
+    };
+  },
+
+  toJSON(message: ModuleRank): unknown {
+    const obj: any = {};
+    if (message.module !== TargetModule.UNSPECIFIED) {
+      obj.module = targetModuleToJSON(message.module);
+    }
+    if (message.rank !== 0) {
+      obj.rank = Math.round(message.rank);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ModuleRank>): ModuleRank {
+    return ModuleRank.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ModuleRank>): ModuleRank {
+    const message = createBaseModuleRank();
+    message.module = object.module ?? TargetModule.UNSPECIFIED;
+    message.rank = object.rank ?? 0;
+    return message;
+  },
+};
+
 function createBaseAdapterSpec(): AdapterSpec {
   return {
     rank: undefined,
@@ -3437,6 +3752,13 @@ function createBaseAdapterSpec(): AdapterSpec {
     targetModules: [],
     trainableScale: undefined,
     graph: AdapterGraph.UNSPECIFIED,
+    initialisation: Initialisation.UNSPECIFIED,
+    trainedFactors: TrainedFactors.UNSPECIFIED,
+    cycleGrowth: undefined,
+    fullRankStepCount: undefined,
+    moduleRanks: [],
+    scaling: AdapterScaling.UNSPECIFIED,
+    bLearningRateRatio: undefined,
   };
 }
 
@@ -3474,6 +3796,27 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     }
     if (message.graph !== AdapterGraph.UNSPECIFIED) {
       writer.uint32(88).int32(adapterGraphToNumber(message.graph));
+    }
+    if (message.initialisation !== Initialisation.UNSPECIFIED) {
+      writer.uint32(96).int32(initialisationToNumber(message.initialisation));
+    }
+    if (message.trainedFactors !== TrainedFactors.UNSPECIFIED) {
+      writer.uint32(104).int32(trainedFactorsToNumber(message.trainedFactors));
+    }
+    if (message.cycleGrowth !== undefined) {
+      writer.uint32(113).double(message.cycleGrowth);
+    }
+    if (message.fullRankStepCount !== undefined) {
+      writer.uint32(120).int32(message.fullRankStepCount);
+    }
+    for (const v of message.moduleRanks) {
+      ModuleRank.encode(v!, writer.uint32(130).fork()).join();
+    }
+    if (message.scaling !== AdapterScaling.UNSPECIFIED) {
+      writer.uint32(136).int32(adapterScalingToNumber(message.scaling));
+    }
+    if (message.bLearningRateRatio !== undefined) {
+      writer.uint32(145).double(message.bLearningRateRatio);
     }
     return writer;
   },
@@ -3589,6 +3932,62 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
             message.graph = adapterGraphFromJSON(reader.int32());
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.initialisation = initialisationFromJSON(reader.int32());
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.trainedFactors = trainedFactorsFromJSON(reader.int32());
+            continue;
+          }
+          case 14: {
+            if (tag !== 113) {
+              break;
+            }
+
+            message.cycleGrowth = reader.double();
+            continue;
+          }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.fullRankStepCount = reader.int32();
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.moduleRanks.push(ModuleRank.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.scaling = adapterScalingFromJSON(reader.int32());
+            continue;
+          }
+          case 18: {
+            if (tag !== 145) {
+              break;
+            }
+
+            message.bLearningRateRatio = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3642,6 +4041,35 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
         ? globalThis.Boolean(object.trainable_scale)
         : undefined,
       graph: isSet(object.graph) ? adapterGraphFromJSON(object.graph) : AdapterGraph.UNSPECIFIED,
+      initialisation: isSet(object.initialisation)
+        ? initialisationFromJSON(object.initialisation)
+        : Initialisation.UNSPECIFIED,
+      trainedFactors: isSet(object.trainedFactors)
+        ? trainedFactorsFromJSON(object.trainedFactors)
+        : isSet(object.trained_factors)
+        ? trainedFactorsFromJSON(object.trained_factors)
+        : TrainedFactors.UNSPECIFIED,
+      cycleGrowth: isSet(object.cycleGrowth)
+        ? globalThis.Number(object.cycleGrowth)
+        : isSet(object.cycle_growth)
+        ? globalThis.Number(object.cycle_growth)
+        : undefined,
+      fullRankStepCount: isSet(object.fullRankStepCount)
+        ? globalThis.Number(object.fullRankStepCount)
+        : isSet(object.full_rank_step_count)
+        ? globalThis.Number(object.full_rank_step_count)
+        : undefined,
+      moduleRanks: globalThis.Array.isArray(object?.moduleRanks)
+        ? object.moduleRanks.map((e: any) => ModuleRank.fromJSON(e))
+        : globalThis.Array.isArray(object?.module_ranks)
+        ? object.module_ranks.map((e: any) => ModuleRank.fromJSON(e))
+        : [],
+      scaling: isSet(object.scaling) ? adapterScalingFromJSON(object.scaling) : AdapterScaling.UNSPECIFIED,
+      bLearningRateRatio: isSet(object.bLearningRateRatio)
+        ? globalThis.Number(object.bLearningRateRatio)
+        : isSet(object.b_learning_rate_ratio)
+        ? globalThis.Number(object.b_learning_rate_ratio)
+        : undefined,
     };
   },
 
@@ -3680,6 +4108,27 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     if (message.graph !== AdapterGraph.UNSPECIFIED) {
       obj.graph = adapterGraphToJSON(message.graph);
     }
+    if (message.initialisation !== Initialisation.UNSPECIFIED) {
+      obj.initialisation = initialisationToJSON(message.initialisation);
+    }
+    if (message.trainedFactors !== TrainedFactors.UNSPECIFIED) {
+      obj.trainedFactors = trainedFactorsToJSON(message.trainedFactors);
+    }
+    if (message.cycleGrowth !== undefined) {
+      obj.cycleGrowth = floatToJson(message.cycleGrowth);
+    }
+    if (message.fullRankStepCount !== undefined) {
+      obj.fullRankStepCount = Math.round(message.fullRankStepCount);
+    }
+    if (message.moduleRanks?.length) {
+      obj.moduleRanks = message.moduleRanks.map((e) => ModuleRank.toJSON(e));
+    }
+    if (message.scaling !== AdapterScaling.UNSPECIFIED) {
+      obj.scaling = adapterScalingToJSON(message.scaling);
+    }
+    if (message.bLearningRateRatio !== undefined) {
+      obj.bLearningRateRatio = floatToJson(message.bLearningRateRatio);
+    }
     return obj;
   },
 
@@ -3699,6 +4148,13 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     message.targetModules = object.targetModules?.map((e) => e) || [];
     message.trainableScale = object.trainableScale ?? undefined;
     message.graph = object.graph ?? AdapterGraph.UNSPECIFIED;
+    message.initialisation = object.initialisation ?? Initialisation.UNSPECIFIED;
+    message.trainedFactors = object.trainedFactors ?? TrainedFactors.UNSPECIFIED;
+    message.cycleGrowth = object.cycleGrowth ?? undefined;
+    message.fullRankStepCount = object.fullRankStepCount ?? undefined;
+    message.moduleRanks = object.moduleRanks?.map((e) => ModuleRank.fromPartial(e)) || [];
+    message.scaling = object.scaling ?? AdapterScaling.UNSPECIFIED;
+    message.bLearningRateRatio = object.bLearningRateRatio ?? undefined;
     return message;
   },
 };

@@ -1,0 +1,69 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Directions } from '../model/adapterSet.js';
+import type { LinearLayer } from '../model/linearLayer.js';
+import { layerMethod } from '../plan/layerMethod.js';
+import { Random } from '../random.js';
+import { microBatches } from './gradients.js';
+import { leadingDirections } from './leadingDirections.js';
+import type { TrainingRun } from './trainingRun.js';
+
+/**
+ * Gives every layer the adapter that cycle `number`, from 0, begins with: B = 0, and A drawn or along the leading directions of
+ * the gradient of its weight on the batch that comes next. The adapters are attached and what they had learned is merged.
+ */
+export async function startAdapters(run: TrainingRun, number: number): Promise<void> {
+  const { model, spec } = run;
+  const directions =
+    spec.adapter?.initialisation === 'gradientSvd' ? await gradientDirections(run, number) : null;
+  model.restartAdapters(spec.seed, number, directions);
+}
+
+/**
+ * One gradient of each adapted weight over a whole batch (LoQT, arXiv 2405.16528), reduced to its directions and dropped as soon
+ * as its last micro-batch has it: with a single micro-batch no more than a half of a block is there at once. A layer whose
+ * gradient is not finite has no directions.
+ */
+async function gradientDirections(run: TrainingRun, number: number): Promise<Directions> {
+  const { model, spec, progress } = run;
+  const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
+  const batch = await run.batches.read(progress.nextStep * sequenceCount, sequenceCount);
+  const directions = new Map<LinearLayer, Float32Array>();
+  const sums = new Map<LinearLayer, Float32Array>();
+  const micros = microBatches(batch, { sequenceLength, microBatchSequenceCount });
+  const recompute = spec.recomputation === 'blocks';
+  for (const [index, { inputs, targets, share }] of micros.entries()) {
+    await nextTurn();
+    const isLast = index === micros.length - 1;
+    model.watchGradients(
+      inputs,
+      targets,
+      inputs.length / sequenceLength,
+      sequenceLength,
+      { lossScale: share, recompute },
+      (layer) => {
+        if (layer.adapter === null) return undefined;
+        return (gradient) => {
+          const sum = sums.get(layer);
+          if (sum !== undefined) for (let i = 0; i < sum.length; i++) sum[i]! += gradient[i]!;
+          if (!isLast) return void (sum ?? sums.set(layer, gradient.slice()));
+          sums.delete(layer);
+          const found = directionsOf(run, layer, sum ?? gradient, number);
+          if (found !== null) directions.set(layer, found);
+        };
+      },
+    );
+  }
+  return directions;
+}
+
+function directionsOf(
+  { spec }: TrainingRun,
+  { name, module, inFeatures, outFeatures }: LinearLayer,
+  gradient: Float32Array,
+  number: number,
+): Float32Array | null {
+  if (!gradient.every(Number.isFinite)) return null;
+  const { rank } = layerMethod(spec.adapter!, module);
+  const random = Random.forStream(spec.seed, 'directions', name, number);
+  return leadingDirections(gradient, inFeatures, outFeatures, rank, random);
+}

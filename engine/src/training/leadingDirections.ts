@@ -1,0 +1,160 @@
+import { matMul, tensor2d, tidy } from '@tensorflow/tfjs-core';
+import { currentNative } from '../backend/nativeBackend.js';
+import type { Random } from '../random.js';
+
+/** Vectors beyond those asked for: with them the last ones are as good as the first. */
+const oversampling = 8;
+/** Each takes the share of what lies outside of the leading directions to the square of its singular value once more. */
+const powerIterationCount = 2;
+/** A vector that keeps less than this of its length beside the others is rounding: float32 products gave it. */
+const independentMin = 1e-6;
+
+/**
+ * The leading left singular vectors of a gradient g[in, out], as columns of a matrix [in, rank] of unit norm at right angles,
+ * strongest first: randomised subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061). Products in float32, the rest
+ * in float64, one after the other: bits depend on the kernels of the products alone. A g of lower rank is filled up at random.
+ */
+export function leadingDirections(
+  g: Float32Array,
+  inFeatures: number,
+  outFeatures: number,
+  rank: number,
+  random: Random,
+): Float32Array {
+  const count = Math.min(rank + oversampling, inFeatures, outFeatures);
+  const through = (vectors: Float64Array[], transposed: boolean): Float64Array[] =>
+    products(vectors, g, [inFeatures, outFeatures], transposed);
+
+  const sketch = Array.from({ length: count }, () => randomVector(outFeatures, random));
+  let left = orthonormal(through(sketch, true), random);
+  for (let iteration = 0; iteration < powerIterationCount; iteration++) {
+    const right = orthonormal(through(left, false), random);
+    left = orthonormal(through(right, true), random);
+  }
+
+  // Within their span the singular vectors are those of its image.
+  const image = through(left, false);
+  const rotation = leadingRotation(image.map((one) => Float64Array.from(image, (other) => dot(one, other))));
+  const directions = new Float32Array(inFeatures * rank);
+  const mixed = new Float64Array(inFeatures);
+  for (const [column, weights] of rotation.slice(0, rank).entries()) {
+    mixed.fill(0);
+    weights.forEach((weight, index) => addScaled(mixed, left[index]!, weight));
+    for (let row = 0; row < inFeatures; row++) directions[row * rank + column] = mixed[row]!;
+  }
+  return directions;
+}
+
+/** Each vector times g, or times its transpose. */
+function products(
+  vectors: Float64Array[],
+  g: Float32Array,
+  shape: [inFeatures: number, outFeatures: number],
+  transposed: boolean,
+): Float64Array[] {
+  const count = vectors.length;
+  const [depth, width] = transposed ? [shape[1], shape[0]] : shape;
+  const rows = new Float32Array(count * depth);
+  vectors.forEach((vector, index) => rows.set(vector, index * depth));
+  const native = currentNative();
+  let result: Float32Array;
+  if (native === null) {
+    const product = tidy(() => matMul(tensor2d(rows, [count, depth]), tensor2d(g, shape), false, transposed));
+    result = product.dataSync<'float32'>();
+    product.dispose();
+  } else {
+    result = new Float32Array(count * width);
+    native.addon.matmul(result, rows, g, 1, count, width, depth, false, transposed, 'float32');
+  }
+  return vectors.map((_, index) => Float64Array.from(result.subarray(index * width, (index + 1) * width)));
+}
+
+/** Vectors of the same span, of unit norm and at right angles, in place: Gram-Schmidt, twice, which is enough. */
+function orthonormal(vectors: Float64Array[], random: Random): Float64Array[] {
+  vectors.forEach((vector, index) => {
+    for (;;) {
+      const before = Math.sqrt(dot(vector, vector));
+      for (let pass = 0; pass < 2; pass++)
+        for (let other = 0; other < index; other++)
+          addScaled(vector, vectors[other]!, -dot(vector, vectors[other]!));
+      const norm = Math.sqrt(dot(vector, vector));
+      if (norm > independentMin * before) {
+        for (let i = 0; i < vector.length; i++) vector[i]! /= norm;
+        return;
+      }
+      vector.set(randomVector(vector.length, random));
+    }
+  });
+  return vectors;
+}
+
+/** Convergence is quadratic: real matrices take 6 to 10 sweeps. */
+const sweepsMax = 40;
+
+/** Eigenvectors of a symmetric matrix without negative eigenvalues, largest first: its rows are rotated until they are at right angles. */
+function leadingRotation(rows: Float64Array[]): Float64Array[] {
+  const rotation = rows.map((_, index) => {
+    const unit = new Float64Array(rows.length);
+    unit[index] = 1;
+    return unit;
+  });
+  for (let sweep = 0, isDone = false; sweep < sweepsMax && !isDone; sweep++) {
+    isDone = true;
+    for (let i = 0; i < rows.length - 1; i++) {
+      for (let j = i + 1; j < rows.length; j++) {
+        const turn = turnBetween(rows[i]!, rows[j]!);
+        if (turn === null) continue;
+        isDone = false;
+        rotate(rows[i]!, rows[j]!, turn);
+        rotate(rotation[i]!, rotation[j]!, turn);
+      }
+    }
+  }
+  const norms = rows.map((row) => dot(row, row));
+  return norms
+    .map((norm, index) => ({ norm, index }))
+    .sort((one, other) => other.norm - one.norm)
+    .map(({ index }) => rotation[index]!);
+}
+
+interface Turn {
+  cosine: number;
+  sine: number;
+}
+
+/** What puts u and v at a right angle; null where they are. */
+function turnBetween(u: Float64Array, v: Float64Array): Turn | null {
+  const uu = dot(u, u);
+  const vv = dot(v, v);
+  const uv = dot(u, v);
+  if (Math.abs(uv) <= 1e-14 * Math.sqrt(uu * vv)) return null;
+  const zeta = (vv - uu) / (2 * uv);
+  const tangent = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.sqrt(1 + zeta * zeta));
+  const cosine = 1 / Math.sqrt(1 + tangent * tangent);
+  return { cosine, sine: cosine * tangent };
+}
+
+function rotate(u: Float64Array, v: Float64Array, { cosine, sine }: Turn): void {
+  for (let k = 0; k < u.length; k++) {
+    const a = u[k]!;
+    const b = v[k]!;
+    u[k] = cosine * a - sine * b;
+    v[k] = sine * a + cosine * b;
+  }
+}
+
+function randomVector(length: number, random: Random): Float64Array {
+  const values = new Float32Array(length);
+  random.fillNormal(values, 1);
+  return Float64Array.from(values);
+}
+
+function addScaled(target: Float64Array, source: Float64Array, factor: number): void {
+  for (let i = 0; i < target.length; i++) target[i]! += factor * source[i]!;
+}
+
+function dot(u: Float64Array, v: Float64Array): number {
+  let sum = 0;
+  for (let k = 0; k < u.length; k++) sum += u[k]! * v[k]!;
+  return sum;
+}
