@@ -9,13 +9,13 @@ export const plan = {
   preset: 'llama-9m',
   vocabSize: 1024,
   rank: 4,
-  stepCount: 800,
-  warmStartStepCount: 160,
-  cycleStepCount: 80,
+  stepCount: 600,
+  warmStartStepCount: 120,
+  cycleStepCount: 60,
   restartWarmupStepCount: 8,
   warmupStepCount: 20,
   batch: { sequenceLength: 128, sequenceCount: 8, microBatchSequenceCount: 8 },
-  evaluationCount: 8,
+  evaluationCount: 6,
   precision: 'float32',
 };
 
@@ -35,11 +35,40 @@ export const modes = [
     settings: { warmStartStepCount: 0 },
   },
   {
-    name: 'reloraLongWarm',
+    name: 'gradientStart',
+    label: 'ReLoRA, gradient-SVD start',
+    kind: 'relora',
+    rates: [1, 2, 4],
+    settings: { adapter: { initialisation: 'gradientSvd' } },
+  },
+  {
+    // LoQT without its quantisation (arXiv 2405.16528). B alone stays within the rows that A chose, so its cycles are short.
+    name: 'gradientStartB',
+    label: 'gradient-SVD start, B alone',
+    kind: 'relora',
+    rates: [1, 2, 4],
+    note: 'no warm start',
+    settings: {
+      warmStartStepCount: 0,
+      cycleStepCount: 20,
+      restartWarmupStepCount: 4,
+      adapter: { initialisation: 'gradientSvd', trainedFactors: 'bOnly' },
+    },
+  },
+  {
+    name: 'fullRankBetween',
+    label: 'ReLoRA, full-rank steps between',
+    kind: 'relora',
+    rates: [1, 2, 4],
+    note: '20 of them full-rank',
+    settings: { adapter: { fullRankStepCount: 20 } },
+  },
+  {
+    name: 'longWarm',
     label: 'ReLoRA, half warm start',
     kind: 'relora',
     rates: [1, 2, 4],
-    settings: { warmStartStepCount: 400 },
+    settings: { warmStartStepCount: 300 },
   },
 ];
 
