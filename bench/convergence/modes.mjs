@@ -9,14 +9,14 @@ export const plan = {
   preset: 'llama-9m',
   vocabSize: 1024,
   rank: 4,
-  stepCount: 600,
-  warmStartStepCount: 120,
-  cycleStepCount: 60,
+  stepCount: 500,
+  warmStartStepCount: 100,
+  cycleStepCount: 50,
   restartWarmupStepCount: 8,
   warmupStepCount: 20,
   batch: { sequenceLength: 128, sequenceCount: 8, microBatchSequenceCount: 8 },
-  evaluationCount: 6,
-  precision: 'float32',
+  evaluationCount: 5,
+  precision: 'bfloat16',
 };
 
 /**
@@ -24,7 +24,7 @@ export const plan = {
  * rank's best; those of full rank itself are absolute. `settings` are what differs from the plan.
  */
 export const modes = [
-  { name: 'fullRank', label: 'full-rank', kind: 'fullRank', rates: [1e-3, 2e-3, 4e-3] },
+  { name: 'fullRank', label: 'full-rank', kind: 'fullRank', rates: [2e-3, 4e-3, 8e-3] },
   { name: 'relora', label: 'ReLoRA', kind: 'relora', rates: [1, 2, 4] },
   { name: 'loraWarm', label: 'LoRA with warm start', kind: 'lora', rates: [1, 2, 4] },
   {
@@ -68,7 +68,7 @@ export const modes = [
     label: 'ReLoRA, half warm start',
     kind: 'relora',
     rates: [1, 2, 4],
-    settings: { warmStartStepCount: 300 },
+    settings: { warmStartStepCount: 250 },
   },
 ];
 
