@@ -10,21 +10,26 @@ export async function compare(plan, modes, seeds, runs) {
   const fullRank = modes.find(({ kind }) => kind === 'fullRank');
   if (fullRank === undefined)
     throw new Error('A comparison needs full rank, whose rate the warm starts take');
-  const reference = await compareMode(fullRank, 1, null);
+  const reference = await tune(fullRank, 1, null);
   const others = modes.filter((mode) => mode !== fullRank);
-  const compared = await Promise.all(others.map((mode) => compareMode(mode, reference.rate, reference.rate)));
-  return [reference, ...compared];
+  return await Promise.all([
+    withAllSeeds(reference),
+    ...others.map(async (mode) => withAllSeeds(await tune(mode, reference.rate, reference.rate))),
+  ]);
 
-  async function compareMode(mode, unitRate, warmStartRate) {
+  async function tune(mode, unitRate, warmStartRate) {
     const train = (rate, seed) => {
-      const request = requestOf(plan, mode, { rate, warmStartRate: warmStartRate ?? rate, seed });
+      const request = requestOf(plan, mode, { rate, warmStartRate, seed });
       return runs.train(request, `${mode.label}, rate ${rate.toPrecision(2)}, seed ${seed}`);
     };
     const rates = mode.rates.map((factor) => factor * unitRate);
     const tuned = await tunedRate(rates, async (rate) => finalLoss(await train(rate, seeds[0])));
-    const trained = await Promise.all(seeds.map((seed) => train(tuned.rate, seed)));
-    const { spec } = requestOf(plan, mode, { rate: tuned.rate, warmStartRate: warmStartRate ?? 0, seed: 0 });
-    return { mode, ...tuned, spec, runs: trained };
+    const { spec } = requestOf(plan, mode, { rate: tuned.rate, warmStartRate, seed: seeds[0] });
+    return { mode, ...tuned, spec, train };
+  }
+
+  async function withAllSeeds({ train, ...tuned }) {
+    return { ...tuned, runs: await Promise.all(seeds.map((seed) => train(tuned.rate, seed))) };
   }
 }
 

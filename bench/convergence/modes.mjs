@@ -8,7 +8,7 @@ import { presets, readStoredRunSpec, targetModules } from '../../engine/dist/pla
 export const plan = {
   preset: 'llama-9m',
   vocabSize: 1024,
-  rank: 4,
+  rank: 8,
   stepCount: 500,
   warmStartStepCount: 100,
   cycleStepCount: 50,
@@ -60,8 +60,8 @@ export const modes = [
     label: 'ReLoRA, full-rank steps between',
     kind: 'relora',
     rates: [1, 2, 4],
-    note: '20 of them full-rank',
-    settings: { adapter: { fullRankStepCount: 20 } },
+    note: '25 of them full-rank',
+    settings: { adapter: { fullRankStepCount: 25 } },
   },
   {
     name: 'longWarm',
@@ -87,7 +87,7 @@ export function specOf(plan, mode, { rate, warmStartRate, seed }) {
       model: { ...(plan.shape ?? presets[plan.preset]), vocabSize: plan.vocabSize },
       baseWeightsFolder: null,
       dataset: 'datasets/convergence',
-      warmStart: { stepCount: warmStartStepCount, learningRate: warmStartRate, warmupStepCount },
+      warmStart: { stepCount: warmStartStepCount, learningRate: warmStartRate ?? rate, warmupStepCount },
       adapter: isFullRank
         ? null
         : {
