@@ -33,6 +33,7 @@ const tinyPlan = {
   warmupStepCount: 2,
   batch: { sequenceLength: 16, sequenceCount: 4, microBatchSequenceCount: 4 },
   evaluationCount: 3,
+  heldOutTokenCount: 512,
   precision: 'float32',
 };
 const machine = {
@@ -40,7 +41,6 @@ const machine = {
   instructionSet: 'a set',
   commit: 'a commit',
   trainTokenCount: 1000,
-  heldOutTokenCount: 100,
 };
 const openDataset = licenceDataset(temporaryFolders());
 const cacheFolder = mkdtempSync(join(tmpdir(), 'relora-convergence-cache-'));

@@ -27,7 +27,7 @@ ${modes.map(({ name, label }) => `  ${name.padEnd(20)} ${label}`).join('\n')}`;
 
 const options = readOptions();
 const resultsFolder = fileURLToPath(new URL('../results/', import.meta.url));
-const datasetFolder = await preparedText(plan.vocabSize);
+const datasetFolder = await preparedText({ kind: 'bytes' });
 const dataset = await Dataset.open(datasetFolder, { verify: false });
 await dataset.close();
 const { cpuModel, instructionSets } = loadNativeAddon().describe();
@@ -54,7 +54,6 @@ const machine = {
   instructionSet,
   commit: execFileSync('git', ['describe', '--always', '--dirty'], { encoding: 'utf8' }).trim(),
   trainTokenCount: dataset.train.tokenCount,
-  heldOutTokenCount: dataset.heldOut.tokenCount,
 };
 const cpu = cpuModel.replace(/[^A-Za-z0-9]+/g, '-').toLowerCase();
 const name = [new Date().toISOString().slice(0, 10), cpu, instructionSet, 'convergence'].join('-');

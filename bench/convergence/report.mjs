@@ -44,20 +44,16 @@ ${table(['mode', 'rate: loss', 'best'], rows.map(rateCells))}
 `;
 }
 
-function settingsText(
-  plan,
-  seeds,
-  rows,
-  { cpuModel, instructionSet, commit, trainTokenCount, heldOutTokenCount },
-) {
+function settingsText(plan, seeds, rows, { cpuModel, instructionSet, commit, trainTokenCount }) {
   const { numHiddenLayers, hiddenSize, intermediateSize, vocabSize } = rows[0].spec.model;
   const { sequenceLength, sequenceCount } = plan.batch;
-  const epochs = (plan.stepCount * sequenceLength * sequenceCount) / trainTokenCount;
-  return `A Llama of ${numHiddenLayers} layers, hidden ${hiddenSize}, MLP ${intermediateSize}, vocabulary ${vocabSize} (BPE trained on the text), on the State of the Union addresses: ${trainTokenCount}
-tokens to train on, of which ${plan.stepCount} steps of ${sequenceLength * sequenceCount} take ${epochs.toFixed(2)} passes; all ${heldOutTokenCount} held-out tokens at each evaluation. Seeds ${seeds.join(', ')}: one seed
-means the same initial weights, data order and evaluation for all modes. AdamW (0.9, 0.99), clip 1, ${plan.precision}, cosine to a tenth of the
-peak; warm starts have full-rank's best rate, constant; adapters on all linear layers, alpha = rank.
-${cpuModel}, ${instructionSet}, commit ${commit}.`;
+  const stepTokenCount = sequenceLength * sequenceCount;
+  const passes = (plan.stepCount * stepTokenCount) / trainTokenCount;
+  return `A Llama of ${numHiddenLayers} layers, hidden ${hiddenSize}, MLP ${intermediateSize}, vocabulary ${vocabSize}, on the State of the Union addresses: ${trainTokenCount} tokens to
+train on, of which ${plan.stepCount} steps of ${stepTokenCount} take ${passes.toFixed(2)} passes. Each evaluation is on the same ${plan.heldOutTokenCount} held-out tokens. Seeds
+${seeds.join(', ')}: one seed means the same initial weights, data order and evaluation for all modes. AdamW (0.9, 0.99), clip 1,
+${plan.precision}, warm-up ${plan.warmupStepCount}, cosine to a tenth of the peak; warm starts have full-rank's best rate, constant; adapters on all linear layers,
+alpha = rank. ${cpuModel}, ${instructionSet}, commit ${commit}.`;
 }
 
 function cellsOf(row) {

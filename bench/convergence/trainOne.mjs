@@ -48,7 +48,7 @@ async function lossByPart({ model, dataset, spec }) {
   for await (const { inputs, targets } of dataset.heldOutBatches({
     sequenceLength,
     sequenceCount,
-    tokenCount: 0,
+    tokenCount: spec.evaluation.finalTokenCount,
   }))
     parts.push(model.sumLoss(inputs, targets, inputs.length / sequenceLength, sequenceLength));
   return parts;
