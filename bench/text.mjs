@@ -13,8 +13,7 @@ const workFolder = fileURLToPath(new URL('../.relora/', import.meta.url));
  * registry when neither the demo nor the bench ran here before.
  */
 export async function openText({ batch, time }) {
-  const folder = join(workFolder, 'bench', `text-bpe-${vocabSize}`);
-  if (!existsSync(folder)) await prepare(folder);
+  const folder = await preparedText({ kind: 'trainedBpe', vocabularySize: vocabSize });
   const dataset = await Dataset.open(folder, { verify: false });
   const batches = new Batches(dataset.train, { sequenceLength: time, seed: 0 });
   return {
@@ -36,7 +35,15 @@ function plain({ inputs, targets }) {
   return { inputs: Array.from(inputs), targets: Array.from(targets) };
 }
 
-async function prepare(folder) {
+/** Folder of the demo's text as a data set, cut into tokens by `{ kind: 'trainedBpe', vocabularySize }` or `{ kind: 'bytes' }`. */
+export async function preparedText(tokenizer) {
+  const name = tokenizer.kind === 'bytes' ? 'text-bytes' : `text-bpe-${tokenizer.vocabularySize}`;
+  const folder = join(workFolder, 'bench', name);
+  if (!existsSync(folder)) await prepare(folder, tokenizer);
+  return folder;
+}
+
+async function prepare(folder, tokenizer) {
   const corpus = prepareCorpus(join(workFolder, 'demo', 'corpus'));
   const temporary = `${folder}.tmp-${process.pid}`;
   mkdirSync(join(workFolder, 'bench'), { recursive: true });
@@ -46,7 +53,7 @@ async function prepare(folder) {
       {
         files: [file(corpus.train, 'train'), file(corpus.heldOut, 'heldOut')],
         outputFolder: temporary,
-        tokenizer: { kind: 'trainedBpe', vocabularySize: vocabSize },
+        tokenizer,
         textField: 'text',
         heldOutShare: 0,
         seed: 0,

@@ -1,11 +1,11 @@
-import { margin, round, text, toneOf, width } from './svg.mjs';
+import { dashOf, margin, round, text, toneOf, width } from './svg.mjs';
 
 const plotHeight = 230;
 const axisWidth = 52;
 const legendRowHeight = 20;
 const tickCount = 5;
 
-/** Curves { label, points: [x, y][] } over one pair of axes, with a legend below. */
+/** Curves { label, points: [x, y][], band?: [x, low, high][] } over one pair of axes, with a legend below. */
 export function linePanel({ title, lines }) {
   const plotWidth = width - 2 * margin - axisWidth;
   const x = scale(
@@ -14,7 +14,10 @@ export function linePanel({ title, lines }) {
     plotWidth,
   );
   const y = scale(
-    lines.flatMap(({ points }) => points.map(([, y]) => y)),
+    lines.flatMap(({ points, band = [] }) => [
+      ...points.map(([, y]) => y),
+      ...band.flatMap(([, low, high]) => [low, high]),
+    ]),
     plotHeight,
     0,
   );
@@ -25,19 +28,27 @@ ${text(axisWidth - 8, y.at(tick) + 4, y.shown(tick), 'faint', 'end')}`,
   const marks = x.ticks.map((tick) =>
     text(axisWidth + x.at(tick), plotHeight + 20, x.shown(tick), 'faint', 'middle'),
   );
-  const curves = lines.map(({ points }, index) => {
-    const path = points.map(([px, py]) => `${round(axisWidth + x.at(px))} ${round(y.at(py))}`).join('L');
-    return `<path class="${toneOf(index)} line" d="M${path}"/>`;
+  const pathOf = (points) =>
+    `M${points.map(([px, py]) => `${round(axisWidth + x.at(px))} ${round(y.at(py))}`).join('L')}`;
+  // Below all curves, so that a wide band hides none.
+  const bands = lines.map(({ band = [] }, index) => {
+    if (band.length === 0) return '';
+    const upper = band.map(([px, , high]) => [px, high]);
+    const lower = band.map(([px, low]) => [px, low]).reverse();
+    return `<path class="${toneOf(index)} band" d="${pathOf([...upper, ...lower])}Z"/>`;
   });
+  const curves = lines.map(
+    ({ points }, index) => `<path class="${toneOf(index)} line"${dashOf(index)} d="${pathOf(points)}"/>`,
+  );
   const legend = lines.map(({ label }, index) => {
     const top = plotHeight + 44 + index * legendRowHeight;
-    return `<rect x="${axisWidth}" y="${top - 9}" width="18" height="4" rx="2" class="${toneOf(index)}"/>
+    return `<path class="${toneOf(index)} key"${dashOf(index)} d="M${axisWidth} ${top - 7}h18"/>
 ${text(axisWidth + 26, top - 2, label)}`;
   });
   return {
     title,
     height: plotHeight + 36 + lines.length * legendRowHeight,
-    content: [...rules, ...marks, ...curves, ...legend].join('\n'),
+    content: [...rules, ...marks, ...bands, ...curves, ...legend].join('\n'),
   };
 }
 

@@ -11,17 +11,23 @@ const style = `
   .title { font-weight: 600; font-size: 15px } .faint { fill: #59636e } .rule { stroke: #d1d9e0; fill: none }
   .tone0 { fill: #2a6fdb; stroke: #2a6fdb } .tone1 { fill: #c2620f; stroke: #c2620f } .tone2 { fill: #1f8f4e; stroke: #1f8f4e }
   .tone3 { fill: #b83280; stroke: #b83280 } .tone4 { fill: #7a52cc; stroke: #7a52cc } .tone5 { fill: #6e7781; stroke: #6e7781 }
-  .line { fill: none; stroke-width: 1.8; stroke-linejoin: round }
+  .line { fill: none; stroke-width: 1.8; stroke-linejoin: round } .key { fill: none; stroke-width: 4 }
+  .band { stroke: none; opacity: 0.18 }
   @media (prefers-color-scheme: dark) {
     .page { fill: #0d1117 } text { fill: #e6edf3 } .faint { fill: #9198a1 } .rule { stroke: #3d444d }
     .tone0 { fill: #589df6; stroke: #589df6 } .tone1 { fill: #e8934a; stroke: #e8934a } .tone2 { fill: #4cc27c; stroke: #4cc27c }
     .tone3 { fill: #ee7ab9; stroke: #ee7ab9 } .tone4 { fill: #b08cf5; stroke: #b08cf5 } .tone5 { fill: #9198a1; stroke: #9198a1 }
-    .line { fill: none }
+    .line, .key { fill: none } .band { stroke: none }
   }`;
 const toneCount = 6;
 
 export function toneOf(index) {
   return `tone${index % toneCount}`;
+}
+
+/** Attribute that tells a line from the one of the same tone, for more lines than tones. */
+export function dashOf(index) {
+  return index < toneCount ? '' : ' stroke-dasharray="6 3"';
 }
 
 /** One figure of panels { title, height, content }, whose content is drawn from (0, 0) on, `width - 2 * margin` wide. */

@@ -1,0 +1,84 @@
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { engineVersion } from '../../engine/dist/index.js';
+import { specHash } from '../../engine/dist/io/specHash.js';
+import { Child } from '../sides/child.mjs';
+
+const childScript = fileURLToPath(new URL('trainChild.mjs', import.meta.url));
+
+/**
+ * Trains specifications, several at a time, each in a process with one thread: together they get more done than one run on
+ * all threads, and bits do not depend on it. What was finished is kept in `cacheFolder` under the hash of all that decides it,
+ * so that an interrupted comparison goes on where it was.
+ */
+export class Runs {
+  #idle = [];
+  #children = new Set();
+  #waiting = [];
+
+  /** @param environment { datasetFolder, datasetSha256, instructionSet, cacheFolder, parallelCount, say } */
+  constructor(environment) {
+    Object.assign(this, environment);
+    mkdirSync(this.cacheFolder, { recursive: true });
+  }
+
+  /** What trainOne gives for a specification; `label` is for whoever watches. */
+  async train(request, label) {
+    const path = this.#pathOf(request);
+    if (existsSync(path)) return JSON.parse(readFileSync(path, 'utf8'));
+    const child = await this.#takeChild();
+    try {
+      const startedAt = Date.now();
+      const result = await child.ask({ ...request, datasetFolder: this.datasetFolder });
+      writeFileSync(`${path}.tmp`, JSON.stringify(result));
+      renameSync(`${path}.tmp`, path);
+      const loss = result.failure ?? `held-out loss ${result.curve.at(-1).loss.toFixed(4)}`;
+      this.say(`  ${label}: ${loss}, ${((Date.now() - startedAt) / 1000).toFixed(0)} s`);
+      return result;
+    } finally {
+      this.#giveBack(child);
+    }
+  }
+
+  async close() {
+    await Promise.all([...this.#children].map((child) => child.close()));
+  }
+
+  #pathOf({ spec, changeFromStep }) {
+    const { datasetSha256, instructionSet } = this;
+    const { evaluation } = spec; // not in the hash, which is of what decides weights
+    const deciding = {
+      specHash: specHash(spec),
+      evaluation,
+      changeFromStep,
+      engineVersion,
+      datasetSha256,
+      instructionSet,
+    };
+    const hash = createHash('sha256').update(JSON.stringify(deciding)).digest('hex');
+    return join(this.cacheFolder, `${hash}.json`);
+  }
+
+  async #takeChild() {
+    if (this.#idle.length > 0) return this.#idle.pop();
+    if (this.#children.size >= this.parallelCount)
+      return await new Promise((resolve) => this.#waiting.push(resolve));
+    const reserved = Symbol('a child that starts');
+    this.#children.add(reserved);
+    try {
+      const child = await Child.start(process.execPath, [childScript]);
+      this.#children.add(child);
+      return child;
+    } finally {
+      this.#children.delete(reserved);
+    }
+  }
+
+  #giveBack(child) {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#idle.push(child);
+    else next(child);
+  }
+}

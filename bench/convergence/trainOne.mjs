@@ -1,0 +1,72 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { beginRun, countParameters, disposeRun, trainLoop } from '../../engine/dist/index.js';
+import { singularValues } from '../../engine/dist/training/singularValues.js';
+import { rankFigures } from '../../engine/dist/training/rankTelemetry.js';
+
+/**
+ * Trains one specification to its end as a server does, and gives what the comparison needs as plain data: the held-out
+ * curve, the held-out loss by parts at the end, the rank of what the linear layers changed by since `changeFromStep`.
+ */
+export async function trainOne({ spec, changeFromStep }, { backend, dataset }) {
+  const runFolder = mkdtempSync(join(tmpdir(), 'relora-convergence-'));
+  const run = await beginRun({ spec, backend, dataset, runFolder, attempt: 1 });
+  const curve = [];
+  let start = changeFromStep === 0 ? weightsOf(run.model) : null;
+  let seconds = 0;
+  try {
+    for await (const event of trainLoop(run, new AbortController().signal)) {
+      if (event.kind === 'step') seconds += event.stepSeconds;
+      if (event.kind === 'step' && event.step === changeFromStep - 1) start = weightsOf(run.model);
+      if (event.kind === 'restart') seconds += event.seconds;
+      if (event.kind === 'evaluation')
+        curve.push({ tokenCount: run.progress.trainedTokens, loss: event.loss });
+    }
+    return {
+      curve,
+      seconds,
+      heldOutParts: await lossByPart(run),
+      effectiveRank: meanEffectiveRank(run, start),
+      trainableCount: countParameters(spec).trainable,
+      failure: null,
+    };
+  } catch (error) {
+    // A rate at which a run diverges is a finding, not a fault of the comparison.
+    if (error.code !== 'TRAINING_DIVERGED' && error.code !== 'MERGE_NOT_FINITE') throw error;
+    return { failure: error.message };
+  } finally {
+    disposeRun(run);
+    rmSync(runFolder, { recursive: true, force: true });
+  }
+}
+
+/** Loss on each piece of the held-out text, so that two runs can be compared piece by piece. */
+async function lossByPart({ model, dataset, spec }) {
+  const { sequenceLength, microBatchSequenceCount: sequenceCount } = spec.batch;
+  const parts = [];
+  for await (const { inputs, targets } of dataset.heldOutBatches({
+    sequenceLength,
+    sequenceCount,
+    tokenCount: spec.evaluation.finalTokenCount,
+  }))
+    parts.push(model.sumLoss(inputs, targets, inputs.length / sequenceLength, sequenceLength));
+  return parts;
+}
+
+/** Linear weights as the model computes with them, adapters merged, copied. */
+function weightsOf(model) {
+  return model.layers.map((layer) =>
+    layer.adapter === null ? Float32Array.from(layer.weight.variable.dataSync()) : model.mergedWeight(layer),
+  );
+}
+
+function meanEffectiveRank({ model, backend }, start) {
+  const now = weightsOf(model);
+  const valuesOf = backend.native?.singularValues ?? singularValues;
+  const ranks = model.layers.map(({ inFeatures, outFeatures }, index) => {
+    const change = now[index].map((value, i) => value - start[index][i]);
+    return rankFigures(valuesOf(change, inFeatures, outFeatures)).effectiveRank;
+  });
+  return ranks.reduce((sum, rank) => sum + rank, 0) / ranks.length;
+}
