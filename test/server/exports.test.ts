@@ -2,7 +2,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { NewExport } from '../../server/dist/artifacts/artifactExports.js';
-import { claim, openParts, submit, type Parts } from './parts.js';
+import { claim, openParts, runSpec, submit, type Parts } from './parts.js';
 
 const wanted: Omit<NewExport, 'jobId'> = {
   format: 'gguf',
@@ -72,9 +72,22 @@ describe('a pending export', () => {
     const { jobId } = await jobWithCheckpoints(parts);
     await parts.exports.submit({ ...wanted, jobId });
     const { row } = (await parts.exports.next())!;
-    expect(await parts.exports.delete(jobId, row.id)).toBe(true);
+    expect(await parts.exports.delete(jobId, row.id)).toBe('removed');
     expect(await parts.exports.ready(row, { files: [], castErrorMax: 0, cycle: null })).toBe(false);
     expect(await parts.artifacts.find(jobId, row.id)).toBeUndefined();
+  });
+
+  it('stays while a job that begins at it has not ended', async () => {
+    const parts = await openParts();
+    const { jobId } = await jobWithCheckpoints(parts);
+    await parts.exports.submit({ ...wanted, jobId, format: 'huggingFace', weightType: 'float32' });
+    const { row } = (await parts.exports.next())!;
+    const baseWeightsName = `jobs/${jobId}/artifacts/${row.id}`;
+    const user = await submit(parts, { spec: { ...runSpec(), baseWeightsName } });
+    expect(await parts.exports.delete(jobId, row.id)).toEqual({ usedBy: `jobs/${user.id}` });
+    expect(await parts.artifacts.find(jobId, row.id)).toBeDefined();
+    await parts.control.cancel(user.id);
+    expect(await parts.exports.delete(jobId, row.id)).toBe('removed');
   });
 
   it('is not one of a job without a checkpoint, or of a step that it does not have', async () => {
