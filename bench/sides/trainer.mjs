@@ -1,9 +1,9 @@
 import { tmpdir } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { Llama } from '../../engine/dist/index.js';
+import { tensorsOf } from '../../engine/dist/io/exports/huggingFace.js';
 import { writeSafetensors } from '../../engine/dist/io/safetensors.js';
 import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
-import { transpose } from '../../engine/dist/model/weights.js';
 import { chooseGraphs, targetModules } from '../../engine/dist/plan/index.js';
 import { AdamW } from '../../engine/dist/training/adamW.js';
 import { accumulateGradients, clipScale, globalNorm } from '../../engine/dist/training/gradients.js';
@@ -48,14 +48,11 @@ export class Trainer {
 
   /** Writes the weights of a full-rank model under Hugging Face's names, for the other side to begin with. */
   async save({ path }) {
-    const tensors = [...this.#model.parameters.values()].map(({ name, role, variable }) => {
-      const values = () => variable.dataSync();
-      if (role !== 'base') return { name, shape: variable.shape, dtype: 'F32', read: values };
-      const [inFeatures, outFeatures] = variable.shape;
-      const read = () => transpose(values(), inFeatures, outFeatures);
-      return { name, shape: [outFeatures, inFeatures], dtype: 'F32', read };
-    });
-    await writeSafetensors(path, tensors);
+    const weight = async (name) => this.#model.parameters.get(name).variable.dataSync();
+    await writeSafetensors(
+      path,
+      tensorsOf({ config: this.#model.config, weight, merged: weight }, 'F32', false),
+    );
     return {};
   }
 

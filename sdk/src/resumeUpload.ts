@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { backoffMs, retryDelayMs, sleep, type RetryOptions } from './calls.js';
@@ -124,4 +124,18 @@ export async function measure(
   }
   for await (const chunk of createReadStream(source.path)) hash.update(chunk as Buffer);
   return { sizeBytes: (await stat(source.path)).size, sha256: hash.digest('hex') };
+}
+
+/** An upload as the contract has it: what comes, then the bytes. */
+export async function* messagesOf<Header>(
+  header: Header,
+  chunks: AsyncIterable<FileChunk>,
+): AsyncGenerator<{ header: Header } | { chunk: FileChunk }> {
+  yield { header };
+  for await (const chunk of chunks) yield { chunk };
+}
+
+/** An id for what the caller did not name, so that its upload can go on. */
+export function newId(kind: string): string {
+  return `${kind}-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
 }

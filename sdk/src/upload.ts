@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { basename } from 'node:path';
 import {
   DatasetState,
@@ -12,7 +11,7 @@ import {
 } from './contract.js';
 import { sleep, type RetryOptions } from './calls.js';
 import { DatasetFailedError, ReloraError } from './errors.js';
-import { measure, resumeUpload, type FileChunk } from './resumeUpload.js';
+import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
 
 /** One source file: on this machine, in memory, or on the server inside a folder that its operator allowed. */
 export type UploadFile = ({ path: string } | { content: string | Uint8Array } | { serverPath: string }) & {
@@ -57,15 +56,14 @@ export async function uploadDataset(
   signal: AbortSignal,
 ): Promise<Dataset> {
   const { onProgress } = options;
-  const datasetId =
-    options.datasetId ?? `dataset-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
+  const datasetId = options.datasetId ?? newId('dataset');
   const files = await Promise.all(options.files.map(describe));
   const header = { datasetId, displayName: options.displayName ?? '', files, spec: options.spec };
   const total = files.reduce((sum, file) => sum + (file.sizeBytes ?? 0), 0);
   const uploaded = await resumeUpload(
     {
       sources: options.files.map((source) => ('serverPath' in source ? null : source)),
-      upload: async (chunks) => await calls.upload(messages(header, chunks)),
+      upload: async (chunks) => await calls.upload(messagesOf(header, chunks)),
       known: async () => await calls.get(`datasets/${datasetId}`),
       onSent: (bytes) => onProgress?.({ phase: 'uploading', ratio: bytes / total }),
     },
@@ -73,14 +71,6 @@ export async function uploadDataset(
     signal,
   );
   return await whenReady(calls, uploaded, onProgress, signal);
-}
-
-async function* messages(
-  header: DeepPartial<UploadDatasetRequest['header']>,
-  chunks: AsyncIterable<FileChunk>,
-): AsyncGenerator<DeepPartial<UploadDatasetRequest>> {
-  yield { header };
-  for await (const chunk of chunks) yield { chunk };
 }
 
 async function describe(source: UploadFile, index: number): Promise<Partial<DatasetFile>> {

@@ -1,9 +1,8 @@
-import { randomBytes } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { RetryOptions } from './calls.js';
 import type { DeepPartial, UploadWeightsRequest, Weights } from './contract.js';
-import { measure, resumeUpload, type FileChunk } from './resumeUpload.js';
+import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
 
 export interface UploadWeightsOptions {
   /** A folder in Hugging Face layout, of which the files of the model and its tokenizer are taken; or the files alone. */
@@ -34,8 +33,7 @@ export async function uploadWeights(
   signal: AbortSignal,
 ): Promise<Weights> {
   const { from, displayName = '', onProgress } = options;
-  const weightsId =
-    options.weightsId ?? `weights-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
+  const weightsId = options.weightsId ?? newId('weights');
   const paths = typeof from === 'string' ? await filesOf(from) : from;
   const files = await Promise.all(
     paths.map(async (path) => ({ fileName: basename(path), ...(await measure({ path })) })),
@@ -44,7 +42,7 @@ export async function uploadWeights(
   return await resumeUpload(
     {
       sources: paths.map((path) => ({ path })),
-      upload: async (chunks) => await calls.upload(messages({ weightsId, displayName, files }, chunks)),
+      upload: async (chunks) => await calls.upload(messagesOf({ weightsId, displayName, files }, chunks)),
       known: async () => await calls.get(`weights/${weightsId}`),
       onSent: (bytes) => onProgress?.(bytes / total),
     },
@@ -59,12 +57,4 @@ async function filesOf(folder: string): Promise<string[]> {
     .filter((name) => ofModel.test(name))
     .sort()
     .map((name) => join(folder, name));
-}
-
-async function* messages(
-  header: DeepPartial<UploadWeightsRequest['header']>,
-  chunks: AsyncIterable<FileChunk>,
-): AsyncGenerator<DeepPartial<UploadWeightsRequest>> {
-  yield { header };
-  for await (const chunk of chunks) yield { chunk };
 }

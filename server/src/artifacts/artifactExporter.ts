@@ -5,10 +5,10 @@ import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobStore } from '../jobs/jobStore.js';
-import { isDiskFull } from '../store/diskFull.js';
 import { folders, syncFolder } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
 import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
+import { WaitingWork } from '../trainer/waitingWork.js';
 import type { ArtifactExports, PendingExport } from './artifactExports.js';
 
 export interface ArtifactExporterParts {
@@ -27,65 +27,45 @@ export interface ArtifactExporterParts {
 
 /** Crashes of the child after which an export fails: one may be bad luck. */
 const crashesMax = 2;
-const fullDiskRetryMs = 5000;
 
 /**
  * Makes pending artifacts one after another in a child process, which fills a folder of its own; the folder is renamed,
  * then the row says ready. After a crash of child or server an export begins anew, from the checkpoint that it holds.
  */
 export class ArtifactExporter {
-  private readonly stopping = new AbortController();
-  private working: Promise<void> | undefined;
-  private isWanted = false;
+  private readonly work: WaitingWork;
   private stopListening: (() => void) | undefined;
-  private retryTimer: NodeJS.Timeout | undefined;
   /** Of the export under way: looks whether somebody deleted it. */
   private present: { row: ArtifactRow; ended: AbortController } | undefined;
 
-  constructor(private readonly parts: ArtifactExporterParts) {}
+  constructor(private readonly parts: ArtifactExporterParts) {
+    this.work = new WaitingWork({
+      doNext: async () => await this.exportNext(),
+      log: parts.log,
+      texts: { diskIsFull: 'Exports wait: the disk is full', failed: 'Weights cannot be exported' },
+      onStoreFailure: (error) => parts.onStoreFailure(error),
+    });
+  }
 
   /** Takes up what is pending, and from now on whatever is asked for. */
   start(): void {
     this.stopListening = this.parts.exports.onSubmitted(() => {
-      this.work();
+      this.work.wake();
       void this.endIfDeleted();
     });
-    this.work();
+    this.work.wake();
   }
 
   /** Stops the present export; it begins anew at the next start. */
   async stop(): Promise<void> {
     this.stopListening?.();
-    this.stopping.abort();
-    clearTimeout(this.retryTimer);
-    await this.working;
+    await this.work.stop();
   }
 
-  private work(): void {
-    this.isWanted = true;
-    this.working ??= this.exportAll()
-      .catch((error: unknown) => {
-        if (isDiskFull(error)) {
-          this.parts.log.error('Exports wait: the disk is full');
-          this.retryTimer = setTimeout(() => this.work(), fullDiskRetryMs);
-          return;
-        }
-        this.parts.log.fatal({ err: error }, 'Weights cannot be exported');
-        this.parts.onStoreFailure(error);
-      })
-      .finally(() => {
-        this.working = undefined;
-        if (this.isWanted && !this.stopping.signal.aborted) this.work();
-      });
-  }
-
-  private async exportAll(): Promise<void> {
-    this.isWanted = false;
-    for (;;) {
-      const next = this.stopping.signal.aborted ? undefined : await this.parts.exports.next();
-      if (next === undefined) return;
-      await this.export(next);
-    }
+  private async exportNext(): Promise<boolean> {
+    const next = await this.parts.exports.next();
+    if (next !== undefined) await this.export(next);
+    return next !== undefined;
   }
 
   private async export({ row, checkpoint }: PendingExport): Promise<void> {
@@ -97,7 +77,7 @@ export class ArtifactExporter {
     const temporaries = folders.exports(dataFolder, row.job_id);
     const temporary = join(temporaries, row.id);
     this.present = { row, ended: new AbortController() };
-    const signal = AbortSignal.any([this.stopping.signal, this.present.ended.signal]);
+    const signal = AbortSignal.any([this.work.signal, this.present.ended.signal]);
     try {
       for (let crashes = 0; ;) {
         // What an earlier try left; also a folder that was renamed before its row was stored.
@@ -147,10 +127,10 @@ export class ArtifactExporter {
   private async takeCheckpoint(row: ArtifactRow): Promise<void> {
     const { exports, saveCheckpoint } = this.parts;
     const aborted = new Promise<'aborted'>((resolve) =>
-      this.stopping.signal.addEventListener('abort', () => resolve('aborted'), { once: true }),
+      this.work.signal.addEventListener('abort', () => resolve('aborted'), { once: true }),
     );
     const problem = await Promise.race([saveCheckpoint(row.job_id), aborted]);
-    if (this.stopping.signal.aborted) return;
+    if (this.work.signal.aborted) return;
     if (problem !== null) await exports.failed(row, { reason: 'CHECKPOINT_NO_SPACE', message: problem });
     else if (!(await exports.takeNewest(row))) {
       const reason: ServerFailure = 'CHECKPOINT_MISSING';

@@ -1,14 +1,12 @@
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import { isDiskFull } from '../store/diskFull.js';
 import { folders, syncFolder } from '../store/folders.js';
 import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
+import { WaitingWork } from '../trainer/waitingWork.js';
 import type { Dataset } from './dataset.js';
 import type { DatasetStore } from './datasetStore.js';
 
-/** Wait until a full disk is tried again. */
-const fullDiskRetryMs = 5000;
 /** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
 const crashesMax = 2;
 
@@ -17,11 +15,8 @@ const crashesMax = 2;
  * then the row says ready. After a crash of child or server the data set begins anew.
  */
 export class DatasetPreparer {
-  private readonly stopping = new AbortController();
-  private working: Promise<void> | undefined;
-  private isWanted = false;
+  private readonly work: WaitingWork;
   private stopListening: (() => void) | undefined;
-  private retryTimer: NodeJS.Timeout | undefined;
 
   constructor(
     private readonly store: DatasetStore,
@@ -29,48 +24,32 @@ export class DatasetPreparer {
     private readonly dataFolder: string,
     private readonly log: Logger,
     /** The store failed: see Supervisor. */
-    private readonly onStoreFailure: (error: unknown) => void,
-  ) {}
+    onStoreFailure: (error: unknown) => void,
+  ) {
+    this.work = new WaitingWork({
+      doNext: async () => await this.prepareNext(),
+      log,
+      texts: { diskIsFull: 'Data sets wait: the disk is full', failed: 'Data sets cannot be prepared' },
+      onStoreFailure,
+    });
+  }
 
   /** Takes up what is `preparing`, and from now on whatever becomes it. */
   start(): void {
-    this.stopListening = this.store.onPreparing(() => this.work());
-    this.work();
+    this.stopListening = this.store.onPreparing(() => this.work.wake());
+    this.work.wake();
   }
 
   /** Stops the present preparation; it begins anew at the next start. */
   async stop(): Promise<void> {
     this.stopListening?.();
-    this.stopping.abort();
-    clearTimeout(this.retryTimer);
-    await this.working;
+    await this.work.stop();
   }
 
-  private work(): void {
-    this.isWanted = true;
-    this.working ??= this.prepareAll()
-      .catch((error: unknown) => {
-        if (isDiskFull(error)) {
-          this.log.error('Data sets wait: the disk is full');
-          this.retryTimer = setTimeout(() => this.work(), fullDiskRetryMs);
-          return;
-        }
-        this.log.fatal({ err: error }, 'Data sets cannot be prepared');
-        this.onStoreFailure(error);
-      })
-      .finally(() => {
-        this.working = undefined;
-        if (this.isWanted && !this.stopping.signal.aborted) this.work();
-      });
-  }
-
-  private async prepareAll(): Promise<void> {
-    this.isWanted = false;
-    for (;;) {
-      const dataset = this.stopping.signal.aborted ? undefined : await this.store.nextToPrepare();
-      if (dataset === undefined) return;
-      await this.prepare(dataset);
-    }
+  private async prepareNext(): Promise<boolean> {
+    const dataset = await this.store.nextToPrepare();
+    if (dataset !== undefined) await this.prepare(dataset);
+    return dataset !== undefined;
   }
 
   private async prepare(dataset: Dataset): Promise<void> {
@@ -97,7 +76,7 @@ export class DatasetPreparer {
             outputFolder: temporary,
           },
           {
-            signal: this.stopping.signal,
+            signal: this.work.signal,
             timeoutMs: null,
             log,
             onPart: (ratio) => this.store.setPreparedRatio(dataset.id, Math.min(1, Number(ratio) || 0)),
@@ -111,7 +90,7 @@ export class DatasetPreparer {
         log.info({ tokenCount: result.train.tokenCount }, 'A data set is ready');
         return;
       } catch (error) {
-        if (this.stopping.signal.aborted) return;
+        if (this.work.signal.aborted) return;
         if (!(error instanceof TaskFailed)) throw error;
         log.warn({ reason: error.reason }, error.message);
         if (error.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;

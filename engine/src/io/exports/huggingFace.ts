@@ -80,7 +80,12 @@ async function writeWeights(
   return { files, castErrorMax };
 }
 
-function tensorsOf(source: WeightSource, dtype: StoredType, isMerged: boolean): TensorSource[] {
+/** The model's weights as the files have them; merged ones or those without their adapters. */
+export function tensorsOf(
+  source: Pick<WeightSource, 'config' | 'weight' | 'merged'>,
+  dtype: StoredType,
+  isMerged: boolean,
+): TensorSource[] {
   return weightShapes(source.config).map(({ name, role, shape }) => {
     if (role !== 'base') return { name, shape, dtype, read: () => source.weight(name) };
     // In memory [in, out], in the file [out, in].

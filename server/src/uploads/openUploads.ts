@@ -1,0 +1,55 @@
+import { mkdir } from 'node:fs/promises';
+import { ReceivedFiles, type ExpectedFile, type ReceiveResult, type WriteResult } from './receivedFiles.js';
+
+/** One client's upload of one thing. Must be closed, also after an error. */
+export interface Upload {
+  readonly receivedBytes: readonly number[];
+  write(fileIndex: number, offset: number, data: Uint8Array): Promise<WriteResult>;
+  complete(): Promise<ReceiveResult>;
+  close(): Promise<void>;
+}
+
+/** Uploads under way: of one thing by one client at a time. What arrived stays: one that broke goes on at the length of its file. */
+export class OpenUploads {
+  private readonly ids = new Set<string>();
+
+  constructor(private readonly options: { freeDiskBytesMin: number }) {}
+
+  has(id: string): boolean {
+    return this.ids.has(id);
+  }
+
+  /**
+   * `busy`: another client uploads it. `find` says which files are expected, and in which folder, or why there are none; it is asked
+   * when no other upload can end any more.
+   */
+  async open<Refusal extends string>(
+    id: string,
+    find: () => Promise<{ files: ExpectedFile[]; folder: string } | Refusal>,
+  ): Promise<Upload | Refusal | 'busy'> {
+    if (this.ids.has(id)) return 'busy';
+    this.ids.add(id);
+    const release = (): void => void this.ids.delete(id);
+    try {
+      const found = await find();
+      if (typeof found === 'string') {
+        release();
+        return found;
+      }
+      await mkdir(found.folder, { recursive: true });
+      const received = new ReceivedFiles(found.files, found.folder, this.options.freeDiskBytesMin);
+      return {
+        receivedBytes: received.receivedBytes,
+        write: async (fileIndex, offset, data) => await received.write(fileIndex, offset, data),
+        complete: async () => await received.complete(),
+        close: async () => {
+          await received.close();
+          release();
+        },
+      };
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+}
