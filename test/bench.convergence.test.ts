@@ -7,7 +7,7 @@ import { orderOf } from '../bench/convergence/figures.mjs';
 import { modes } from '../bench/convergence/modes.mjs';
 import { conclusions, plots, report } from '../bench/convergence/report.mjs';
 import { Runs } from '../bench/convergence/runs.mjs';
-import { tunedRate } from '../bench/convergence/tune.mjs';
+import { tuned } from '../bench/convergence/tune.mjs';
 import { linePanel } from '../bench/plots/lines.mjs';
 import { figure } from '../bench/plots/svg.mjs';
 import { licenceDataset, temporaryFolders } from './engine/tinyRun.js';
@@ -47,7 +47,7 @@ const cacheFolder = mkdtempSync(join(tmpdir(), 'relora-convergence-cache-'));
 afterAll(() => rmSync(cacheFolder, { recursive: true, force: true }));
 
 describe('a comparison of modes', () => {
-  it('trains each mode on the same tokens at its own best rate, and repeats no finished run', async () => {
+  it('trains each mode on the same tokens at its own best rate or scale, and repeats no finished run', async () => {
     const dataset = await openDataset();
     const said: string[] = [];
     const compareAll = async () => {
@@ -97,7 +97,7 @@ describe('a comparison of modes', () => {
 
 describe('what a comparison says', () => {
   const row = (name: string, losses: number[], ratio = 1) => ({
-    mode: { name, label: name, kind: name === 'relora' ? 'relora' : 'lora' },
+    mode: { name, label: name, kind: name.startsWith('relora') ? 'relora' : 'lora' },
     losses,
     ratio,
     textError: 0.001,
@@ -116,30 +116,30 @@ describe('what a comparison says', () => {
   it('names what came out against the expectation, and whether any mode is near full rank', () => {
     const rows = (reloraRatio: number) => [
       row('fullRank', [1, 1.1]),
-      row('relora', [1.4, 1.51], reloraRatio),
+      row('reloraWarm', [1.4, 1.51], reloraRatio),
       row('loraWarm', [1.2, 1.29]),
       row('lora', [1.6, 1.69]),
     ];
     const text = conclusions(rows(1.05), [1, 2]).join('\n');
-    expect(text).toContain('fullRank ends below relora, as expected');
-    expect(text).toContain('relora ends above loraWarm, against the expectation');
+    expect(text).toContain('fullRank ends below reloraWarm, as expected');
+    expect(text).toContain('reloraWarm ends above loraWarm, against the expectation');
     expect(text).toContain('loraWarm ends below lora, as expected');
-    expect(text).toMatch(/No mode with restarts is within 2 %.*relora \(5\.00 %\)/);
-    expect(conclusions(rows(1.013), [1, 2]).join('\n')).toContain('at equal tokens: relora (1.30 %)');
+    expect(text).toMatch(/No mode with restarts is within 2 %.*reloraWarm \(5\.00 %\)/);
+    expect(conclusions(rows(1.013), [1, 2]).join('\n')).toContain('at equal tokens: reloraWarm (1.30 %)');
   });
 });
 
-describe('a search for a rate', () => {
+describe('a search for a value', () => {
   it('goes on beyond its grid while the best is at the edge, and says where it could not', async () => {
-    const around = (best: number) => (rate: number) =>
-      Promise.resolve(Math.abs(Math.log2(rate) - Math.log2(best)));
-    expect(await tunedRate([1, 2, 4], around(2))).toMatchObject({ rate: 2, isInside: true });
-    const beyond = await tunedRate([1, 2, 4], around(16));
-    expect(beyond).toMatchObject({ rate: 16, isInside: true });
-    expect(beyond.tried.map(({ rate }) => rate)).toEqual([1, 2, 4, 8, 16, 32]);
-    expect(await tunedRate([1, 2, 4], around(0.125))).toMatchObject({ rate: 0.125, isInside: false });
-    const diverging = (rate: number) => Promise.resolve(rate > 1 ? Infinity : 3 - rate);
-    expect(await tunedRate([1, 2, 4], diverging)).toMatchObject({ rate: 1, isInside: true });
-    await expect(tunedRate([1, 2], () => Promise.resolve(Infinity))).rejects.toThrow('Every rate diverged');
+    const around = (best: number) => (value: number) =>
+      Promise.resolve(Math.abs(Math.log2(value) - Math.log2(best)));
+    expect(await tuned([1, 2, 4], around(2))).toMatchObject({ value: 2, isInside: true });
+    const beyond = await tuned([1, 2, 4], around(16));
+    expect(beyond).toMatchObject({ value: 16, isInside: true });
+    expect(beyond.tried.map(({ value }) => value)).toEqual([1, 2, 4, 8, 16, 32]);
+    expect(await tuned([1, 2, 4], around(0.125))).toMatchObject({ value: 0.125, isInside: false });
+    const diverging = (value: number) => Promise.resolve(value > 1 ? Infinity : 3 - value);
+    expect(await tuned([1, 2, 4], diverging)).toMatchObject({ value: 1, isInside: true });
+    await expect(tuned([1, 2], () => Promise.resolve(Infinity))).rejects.toThrow('Every value diverged');
   });
 });

@@ -1,43 +1,43 @@
 import { specOf } from './modes.mjs';
-import { tunedRate } from './tune.mjs';
+import { tuned } from './tune.mjs';
 
 /**
- * Finds each mode's rate on the first seed, then trains it with all seeds. Full rank comes first, since the warm starts of
- * the others take its rate. A seed decides initial weights and data order, alike for all modes.
- * @returns for each mode { mode, rate, tried, isInside, spec, runs }, runs by seed
+ * Finds each mode's rate or scale on the first seed, then trains it with all seeds. Full rank comes first, since the others
+ * take its rate. A seed decides initial weights and data order, alike for all modes.
+ * @returns for each mode { mode, value, tried, isInside, spec, runs }, runs by seed
  */
 export async function compare(plan, modes, seeds, runs) {
   const fullRank = modes.find(({ kind }) => kind === 'fullRank');
-  if (fullRank === undefined)
-    throw new Error('A comparison needs full rank, whose rate the warm starts take');
-  const reference = await tune(fullRank, 1, null);
+  if (fullRank === undefined) throw new Error('A comparison needs full rank, whose rate the others take');
+  const reference = await compareOne(fullRank, fullRank.rates, (rate) => ({ rate }));
   const others = modes.filter((mode) => mode !== fullRank);
-  return await Promise.all([
-    withAllSeeds(reference),
-    ...others.map(async (mode) => withAllSeeds(await tune(mode, reference.rate, reference.rate))),
-  ]);
+  return [
+    reference,
+    ...(await Promise.all(
+      others.map((mode) => compareOne(mode, mode.scales, (scale) => ({ rate: reference.value, scale }))),
+    )),
+  ];
 
-  async function tune(mode, unitRate, warmStartRate) {
-    const train = (rate, seed) => {
-      const request = requestOf(plan, mode, { rate, warmStartRate, seed });
-      return runs.train(request, `${mode.label}, rate ${rate.toPrecision(2)}, seed ${seed}`);
+  async function compareOne(mode, values, choiceOf) {
+    const requestAt = (value, seed) => requestOf(plan, mode, { ...choiceOf(value), seed });
+    const train = (value, seed) => {
+      const searched = fullRank === mode ? 'rate' : 'scale';
+      return runs.train(requestAt(value, seed), `${mode.label}, ${searched} ${value}, seed ${seed}`);
     };
-    const rates = mode.rates.map((factor) => factor * unitRate);
-    const tuned = await tunedRate(rates, async (rate) => finalLoss(await train(rate, seeds[0])));
-    const { spec } = requestOf(plan, mode, { rate: tuned.rate, warmStartRate, seed: seeds[0] });
-    return { mode, ...tuned, spec, train };
-  }
-
-  async function withAllSeeds({ train, ...tuned }) {
-    return { ...tuned, runs: await Promise.all(seeds.map((seed) => train(tuned.rate, seed))) };
+    const found = await tuned(values, async (value) => finalLoss(await train(value, seeds[0])));
+    return {
+      ...found,
+      mode,
+      spec: requestAt(found.value, seeds[0]).spec,
+      runs: await Promise.all(seeds.map((seed) => train(found.value, seed))),
+    };
   }
 }
 
-/** Full rank's change is measured over the same steps as that of ReLoRA with the plan's warm start. */
+/** The change of the linear layers is measured from where a mode's adapters begin. */
 function requestOf(plan, mode, choice) {
   const spec = specOf(plan, mode, choice);
-  const changeFromStep = mode.kind === 'fullRank' ? plan.warmStartStepCount : spec.warmStart.stepCount;
-  return { spec, changeFromStep };
+  return { spec, changeFromStep: spec.warmStart.stepCount };
 }
 
 export function finalLoss({ failure, curve }) {

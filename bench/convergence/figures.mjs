@@ -17,14 +17,12 @@ export function spread(values) {
 }
 
 /** What the table and the conclusion say of one mode, beside `reference`, which is full rank. */
-export function figuresOf({ mode, rate, isInside, spec, runs, ...rest }, reference) {
+export function figuresOf({ mode, spec, runs, ...rest }, reference) {
   const losses = runs.map(finalLoss);
   const differences = runs.map((run, index) => finalLoss(run) - finalLoss(reference.runs[index]));
   return {
     ...rest,
     mode,
-    rate,
-    isInside,
     spec,
     losses,
     loss: mean(losses),

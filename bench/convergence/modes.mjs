@@ -1,80 +1,101 @@
 import { presets, readStoredRunSpec, targetModules } from '../../engine/dist/plan/index.js';
 
 /**
- * What is trained. Small enough for many runs on two cores, and with a rank far below the width: a LoRA whose rank is near
- * the width is full-rank training by another name. Bytes keep embedding and head, which all modes train in full, from being
- * most of the model and from deciding how fast a short run learns.
+ * What is trained. Small enough for many runs on two cores. Bytes keep embedding and head, which all modes train in full, from
+ * being most of the model and from deciding how fast a short run learns. The rank is a thirty-second of the width, as 128 is of a
+ * 7B model's, so that a LoRA cannot hold what full rank learns.
  */
 export const plan = {
   preset: 'llama-9m',
   vocabSize: 257,
-  rank: 8,
-  stepCount: 500,
-  warmStartStepCount: 100,
-  cycleStepCount: 100,
-  restartWarmupStepCount: 8,
-  warmupStepCount: 50,
+  rank: 4,
+  stepCount: 2000,
+  warmStartStepCount: 0,
+  cycleStepCount: 400,
+  restartWarmupStepCount: 20,
+  warmupStepCount: 100,
   batch: { sequenceLength: 128, sequenceCount: 8, microBatchSequenceCount: 8 },
-  evaluationCount: 5,
+  evaluationCount: 10,
   heldOutTokenCount: 65_536,
   precision: 'bfloat16',
 };
 
+/** A fifth of the run. */
+const warmStart = { warmStartStepCount: 400 };
+/** A quarter of the width, as in the paper's 60M model and in LoQT's. */
+const quarter = { rank: 32 };
+/** LoQT without its quantisation (arXiv 2405.16528). B alone stays within the rows that A chose, so its cycles are short. */
+const gradientStartB = {
+  cycleStepCount: 100,
+  restartWarmupStepCount: 10,
+  adapter: { initialisation: 'gradientSvd', trainedFactors: 'bOnly' },
+};
+
 /**
- * The modes compared, in the order of the table. `rates` are where the search for a mode's rate begins, in multiples of full
- * rank's best; those of full rank itself are absolute. `settings` are what differs from the plan.
+ * The modes compared, in the order of the table. Full rank searches the learning rate, from `rates` on. The others train
+ * embedding, norms and head at the rate that it found, and search how far their adapters move: the scale alpha / rank, from
+ * `scales` on, which under Adam is the adapters' rate by another name. `settings` are what differs from the plan.
  */
 export const modes = [
   { name: 'fullRank', label: 'full-rank', kind: 'fullRank', rates: [1e-3, 2e-3, 4e-3] },
-  { name: 'relora', label: 'ReLoRA', kind: 'relora', rates: [1, 2, 4] },
-  { name: 'loraWarm', label: 'LoRA with warm start', kind: 'lora', rates: [1, 2, 4] },
+  { name: 'relora', label: 'ReLoRA', kind: 'relora', scales: [4, 8, 16] },
+  { name: 'lora', label: 'LoRA', kind: 'lora', scales: [2, 4, 8] },
   {
-    name: 'lora',
-    label: 'LoRA',
-    kind: 'lora',
-    rates: [1, 2, 4],
-    settings: { warmStartStepCount: 0 },
+    name: 'reloraWarm',
+    label: 'ReLoRA, warm start',
+    kind: 'relora',
+    scales: [8, 16, 32],
+    settings: warmStart,
   },
+  { name: 'loraWarm', label: 'LoRA, warm start', kind: 'lora', scales: [4, 8, 16], settings: warmStart },
   {
     name: 'gradientStart',
     label: 'ReLoRA, gradient-SVD start',
     kind: 'relora',
-    rates: [1, 2, 4],
+    scales: [4, 8, 16],
     settings: { adapter: { initialisation: 'gradientSvd' } },
   },
   {
-    // LoQT without its quantisation (arXiv 2405.16528). B alone stays within the rows that A chose, so its cycles are short.
     name: 'gradientStartB',
     label: 'gradient-SVD start, B alone',
     kind: 'relora',
-    rates: [1, 2, 4],
-    note: 'no warm start',
-    settings: {
-      warmStartStepCount: 0,
-      cycleStepCount: 25,
-      restartWarmupStepCount: 4,
-      adapter: { initialisation: 'gradientSvd', trainedFactors: 'bOnly' },
-    },
+    scales: [1, 2, 4],
+    settings: gradientStartB,
   },
   {
     name: 'fullRankBetween',
     label: 'ReLoRA, full-rank steps between',
     kind: 'relora',
-    rates: [1, 2, 4],
-    note: '25 of them full-rank',
+    scales: [4, 8, 16],
+    note: '25 of a cycle full-rank',
     settings: { adapter: { fullRankStepCount: 25 } },
   },
   {
-    name: 'longWarm',
-    label: 'ReLoRA, half warm start',
+    name: 'reloraQuarter',
+    label: 'ReLoRA of rank 32',
     kind: 'relora',
-    rates: [1, 2, 4],
-    settings: { warmStartStepCount: 250 },
+    scales: [2, 4, 8],
+    settings: quarter,
+  },
+  { name: 'loraQuarter', label: 'LoRA of rank 32', kind: 'lora', scales: [1, 2, 4], settings: quarter },
+  {
+    name: 'reloraQuarterWarm',
+    label: 'ReLoRA of rank 32, warm start',
+    kind: 'relora',
+    scales: [4, 8, 16],
+    settings: { ...quarter, ...warmStart },
+  },
+  {
+    name: 'gradientStartBQuarter',
+    label: 'gradient-SVD start of rank 32, B alone',
+    kind: 'relora',
+    scales: [1, 2, 4],
+    settings: { ...quarter, ...gradientStartB },
   },
 ];
 
-/** The specification of one run: a mode at a rate and with a seed, everything else being the plan's. */
-export function specOf(plan, mode, { rate, warmStartRate, seed }) {
+/** The specification of one run: a mode at a learning rate, with a scale of its adapters and a seed, everything else being the plan's. */
+export function specOf(plan, mode, { rate, scale, seed }) {
   const { kind } = mode;
   const isFullRank = kind === 'fullRank';
   const { adapter = {}, ...settings } = mode.settings ?? {};
@@ -88,12 +109,12 @@ export function specOf(plan, mode, { rate, warmStartRate, seed }) {
       model: { ...(plan.shape ?? presets[plan.preset]), vocabSize: plan.vocabSize },
       baseWeightsFolder: null,
       dataset: 'datasets/convergence',
-      warmStart: { stepCount: warmStartStepCount, learningRate: warmStartRate ?? rate, warmupStepCount },
+      warmStart: { stepCount: warmStartStepCount, learningRate: rate, warmupStepCount },
       adapter: isFullRank
         ? null
         : {
             rank: own.rank,
-            alpha: own.rank,
+            alpha: scale * own.rank,
             dropout: 0,
             cycleStepCount: kind === 'lora' ? mainStepCount : own.cycleStepCount,
             restartWarmupStepCount: kind === 'lora' ? 0 : own.restartWarmupStepCount,

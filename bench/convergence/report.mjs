@@ -1,8 +1,16 @@
 import { percent, table } from '../table.mjs';
 import { figuresOf, mean, orderOf, ratioWanted, spread } from './figures.mjs';
 
-/** Held-out loss should rise along these. */
-const expectedOrder = ['fullRank', 'relora', 'loraWarm', 'lora'];
+/** Of each pair the first should end no higher: what the paper found, and the same without a warm start. */
+const expectedOrders = [
+  ['fullRank', 'reloraWarm'],
+  ['reloraWarm', 'loraWarm'],
+  ['loraWarm', 'lora'],
+  ['reloraWarm', 'lora'],
+  ['fullRank', 'relora'],
+  ['relora', 'lora'],
+  ['reloraQuarter', 'loraQuarter'],
+];
 
 /** Markdown of a comparison: table, search of rates, and what follows from the numbers. */
 export function report(plan, seeds, compared, machine) {
@@ -26,7 +34,7 @@ ${table(
 
 Losses are means over the seeds ± their standard deviation. "To full-rank" is the ratio of perplexities, paired by seed. Trained weights
 are those of the main phase. The effective rank is that of the change of the linear layers since the adapters began (full-rank: since
-step ${plan.warmStartStepCount}), mean over layers and seeds, of at most ${widthOf(rows[0])}. Seconds are of training and merging on one core, beside as many other runs as
+the beginning), mean over layers and seeds, of at most ${widthOf(rows[0])}. Seconds are of training and merging on one core, beside as many other runs as
 there are cores.
 
 ## What the numbers say
@@ -35,12 +43,13 @@ ${conclusions(rows, seeds)
   .map((line) => `- ${line}`)
   .join('\n')}
 
-## Rates tried
+## What was searched
 
-Each mode began with three rates, a factor of two apart, on seed ${seeds[0]} at full length; while the best was at the edge, the search went on.
-Cells are held-out losses of that seed; the best is used for all seeds.
+Each mode began with three values, a factor of two apart, on seed ${seeds[0]} at full length; while the best was at the edge, the search went
+on. Full-rank searched its learning rate, the others the scale of their adapters, alpha / rank. Cells are held-out losses of that
+seed; the best is used for all seeds.
 
-${table(['mode', 'rate: loss', 'best'], rows.map(rateCells))}
+${table(['mode', 'rate or scale: loss', 'best'], rows.map(searchCells))}
 `;
 }
 
@@ -52,8 +61,8 @@ function settingsText(plan, seeds, rows, { cpuModel, instructionSet, commit, tra
   return `A Llama of ${numHiddenLayers} layers, hidden ${hiddenSize}, MLP ${intermediateSize}, vocabulary ${vocabSize}, on the State of the Union addresses: ${trainTokenCount} tokens to
 train on, of which ${plan.stepCount} steps of ${stepTokenCount} take ${passes.toFixed(2)} passes. Each evaluation is on the same ${plan.heldOutTokenCount} held-out tokens. Seeds
 ${seeds.join(', ')}: one seed means the same initial weights, data order and evaluation for all modes. AdamW (0.9, 0.99), clip 1,
-${plan.precision}, warm-up ${plan.warmupStepCount}, cosine to a tenth of the peak; warm starts have full-rank's best rate, constant; adapters on all linear layers,
-alpha = rank. ${cpuModel}, ${instructionSet}, commit ${commit}.`;
+${plan.precision}, warm-up ${plan.warmupStepCount}, cosine to a tenth of the peak; all modes and warm starts have full-rank's best rate, warm starts
+constant; adapters on all linear layers. ${cpuModel}, ${instructionSet}, commit ${commit}.`;
 }
 
 function cellsOf(row) {
@@ -70,34 +79,35 @@ function cellsOf(row) {
   ];
 }
 
-function settingsOf({ mode, rate, spec }) {
-  const { adapter, warmStart, kind } = spec;
-  const parts = [`rate ${shown(rate)}`];
+function settingsOf({ mode, spec }) {
+  const { adapter, warmStart, learningRate, kind } = spec;
+  const parts =
+    adapter === null
+      ? [`rate ${learningRate.peak}`]
+      : [`rank ${adapter.rank}`, `scale ${adapter.alpha / adapter.rank}`];
   if (warmStart.stepCount > 0) parts.push(`warm start ${warmStart.stepCount}`);
-  if (adapter !== null) parts.push(`rank ${adapter.rank}`);
   if (kind === 'relora') parts.push(`cycle ${adapter.cycleStepCount}`);
   if (mode.note !== undefined) parts.push(mode.note);
   return parts.join(', ');
 }
 
-function rateCells({ mode, tried, rate, isInside }) {
+function searchCells({ mode, tried, value, isInside }) {
   const losses = tried.map(
-    ({ rate, loss }) => `${shown(rate)}: ${loss === Infinity ? 'diverged' : loss.toFixed(4)}`,
+    ({ value, loss }) => `${value}: ${loss === Infinity ? 'diverged' : loss.toFixed(4)}`,
   );
-  return [mode.label, losses.join(', '), `${shown(rate)}${isInside ? '' : ' (at the edge)'}`];
+  return [mode.label, losses.join(', '), `${value}${isInside ? '' : ' (at the edge)'}`];
 }
 
 /** Sentences that follow from the figures; nothing in them is decided beforehand. */
 export function conclusions(rows, seeds) {
   const find = (name) => rows.find(({ mode }) => mode.name === name);
-  const chain = expectedOrder.map(find).filter((row) => row !== undefined);
-  const pairs = chain.slice(1).map((higher, index) => orderText(chain[index], higher, seeds));
-  const relora = find('relora');
-  const lora = find('lora');
-  const far = relora !== undefined && lora !== undefined ? [orderText(relora, lora, seeds)] : [];
+  const orders = expectedOrders
+    .map((pair) => pair.map(find))
+    .filter((pair) => !pair.includes(undefined))
+    .map(([lower, higher]) => orderText(lower, higher, seeds));
   const textError = Math.max(...rows.map((row) => row.textError));
   return [
-    ...new Set([...pairs, ...far]),
+    ...orders,
     ...nearnessTexts(rows),
     `Which text was held out accounts for at most ${textError.toFixed(4)} nats of a difference to full-rank (one standard error, from its pieces).`,
   ];
@@ -132,10 +142,6 @@ function nearnessTexts(rows) {
   return [
     `**No mode with restarts is within ${wanted} of full-rank's perplexity**; the nearest is ${over(nearest)}.`,
   ];
-}
-
-function shown(rate) {
-  return String(Number(rate.toPrecision(3)));
 }
 
 function widthOf({ spec }) {

@@ -2,21 +2,21 @@
 const extensionCountMax = 3;
 
 /**
- * The rate with the lowest loss: the grid of `rates`, each twice the one before, carried on by factors of two for as long as the
- * best stands at its edge. `lossAt(rate)` gives Infinity for a run that diverged.
- * @returns {{ rate: number, tried: { rate: number, loss: number }[], isInside: boolean }} `isInside`: not at the edge of what was tried
+ * The value of a setting with the lowest loss: the grid of `values`, each twice the one before, carried on by factors of two for as
+ * long as the best stands at its edge. `lossAt(value)` gives Infinity for a run that diverged.
+ * @returns {{ value: number, tried: { value: number, loss: number }[], isInside: boolean }} `isInside`: not at the edge of what was tried
  */
-export async function tunedRate(rates, lossAt) {
-  const tryAt = async (rate) => ({ rate, loss: await lossAt(rate) });
-  let tried = await Promise.all(rates.map(tryAt));
+export async function tuned(values, lossAt) {
+  const tryAt = async (value) => ({ value, loss: await lossAt(value) });
+  let tried = await Promise.all(values.map(tryAt));
   for (let extension = 0; extension < extensionCountMax; extension++) {
     const next = beyondTheEdge(tried);
     if (next === null) break;
-    tried = [...tried, await tryAt(next)].sort((one, other) => one.rate - other.rate);
+    tried = [...tried, await tryAt(next)].sort((one, other) => one.value - other.value);
   }
   const best = bestOf(tried);
-  if (best.loss === Infinity) throw new Error(`Every rate diverged: ${tried.map(({ rate }) => rate)}`);
-  return { rate: best.rate, tried, isInside: beyondTheEdge(tried) === null };
+  if (best.loss === Infinity) throw new Error(`Every value diverged: ${tried.map(({ value }) => value)}`);
+  return { value: best.value, tried, isInside: beyondTheEdge(tried) === null };
 }
 
 function bestOf(tried) {
@@ -24,7 +24,7 @@ function bestOf(tried) {
 }
 
 function beyondTheEdge(tried) {
-  const { rate } = bestOf(tried);
-  if (rate === tried[0].rate) return rate / 2;
-  return rate === tried.at(-1).rate ? rate * 2 : null;
+  const { value } = bestOf(tried);
+  if (value === tried[0].value) return value / 2;
+  return value === tried.at(-1).value ? value * 2 : null;
 }
