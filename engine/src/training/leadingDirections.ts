@@ -26,11 +26,13 @@ export function leadingDirections(
     products(vectors, g, [inFeatures, outFeatures], transposed);
 
   const sketch = Array.from({ length: count }, () => randomVector(outFeatures, random));
-  let left = orthonormal(through(sketch, true), random);
+  let left = through(sketch, true);
   for (let iteration = 0; iteration < powerIterationCount; iteration++) {
-    const right = orthonormal(through(left, false), random);
-    left = orthonormal(through(right, true), random);
+    const right = orthonormal(through(orthonormal(left, random), false), random);
+    left = through(right, true);
   }
+  // Up to here only the span matters, for which one pass is enough; another puts the vectors at right angles to rounding.
+  left = orthonormal(orthonormal(left, random), random);
 
   // Within their span the singular vectors are those of its image.
   const image = through(left, false);
@@ -69,14 +71,13 @@ function products(
   return vectors.map((_, index) => Float64Array.from(result.subarray(index * width, (index + 1) * width)));
 }
 
-/** Vectors of the same span, of unit norm and at right angles, in place: Gram-Schmidt, twice, which is enough. */
+/** Vectors of the same span, of unit norm and nearly at right angles, in place: one pass of modified Gram-Schmidt. */
 function orthonormal(vectors: Float64Array[], random: Random): Float64Array[] {
   vectors.forEach((vector, index) => {
     for (;;) {
       const before = Math.sqrt(dot(vector, vector));
-      for (let pass = 0; pass < 2; pass++)
-        for (let other = 0; other < index; other++)
-          addScaled(vector, vectors[other]!, -dot(vector, vectors[other]!));
+      for (let other = 0; other < index; other++)
+        addScaled(vector, vectors[other]!, -dot(vector, vectors[other]!));
       const norm = Math.sqrt(dot(vector, vector));
       if (norm > independentMin * before) {
         for (let i = 0; i < vector.length; i++) vector[i]! /= norm;
@@ -153,8 +154,16 @@ function addScaled(target: Float64Array, source: Float64Array, factor: number): 
   for (let i = 0; i < target.length; i++) target[i]! += factor * source[i]!;
 }
 
+/** In four sums: each addition of a single one would wait for the one before. */
 function dot(u: Float64Array, v: Float64Array): number {
-  let sum = 0;
-  for (let k = 0; k < u.length; k++) sum += u[k]! * v[k]!;
-  return sum;
+  const whole = u.length - (u.length % 4);
+  let [a, b, c, d] = [0, 0, 0, 0];
+  for (let k = 0; k < whole; k += 4) {
+    a += u[k]! * v[k]!;
+    b += u[k + 1]! * v[k + 1]!;
+    c += u[k + 2]! * v[k + 2]!;
+    d += u[k + 3]! * v[k + 3]!;
+  }
+  for (let k = whole; k < u.length; k++) a += u[k]! * v[k]!;
+  return a + b + (c + d);
 }
