@@ -1,4 +1,5 @@
 import type { ComparedJob, CompareJobsResponse } from '@relora/sdk';
+import type { SeedMean, Spread } from './seedMeans.js';
 import { bytes, figure, quantity, timeTaken, word } from './format.js';
 
 /** A column of the table of a comparison. */
@@ -97,6 +98,22 @@ export const costColumns: readonly Column[] = [
   },
 ];
 
+/** Columns of the means over seeds. */
+export const meanColumns: readonly { title: string; meaning: string; cell(mean: SeedMean): string }[] = [
+  { title: 'seeds', meaning: 'seeds that the mean is over', cell: ({ seeds }) => seeds.join(', ') },
+  {
+    title: 'held-out',
+    meaning: 'last loss on the held-out part, nats per token: mean ± standard deviation',
+    cell: (mean) => spread(mean.loss, (value) => value.toFixed(4)),
+  },
+  {
+    title: 'difference',
+    meaning: 'held-out loss less that of the reference with the same seed: mean ± standard deviation',
+    cell: ({ difference, isReference }) =>
+      isReference ? 'reference' : optional(difference ?? undefined, (known) => spread(known, signed)),
+  },
+];
+
 /** Title, or id where a job has none, of each job; both where titles are not enough. */
 export function jobLabels(jobs: readonly Pick<ComparedJob, 'name' | 'displayName'>[]): string[] {
   return jobs.map(({ name, displayName }) => {
@@ -118,6 +135,10 @@ function signed(value: number): string {
   return `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(4)}`;
 }
 
-function optional(value: number | undefined, show: (value: number) => string): string {
+function spread({ mean, deviation }: Spread, show: (value: number) => string): string {
+  return `${show(mean)} ± ${deviation.toFixed(4)}`;
+}
+
+function optional<T>(value: T | undefined, show: (value: T) => string): string {
   return value === undefined ? none : show(value);
 }

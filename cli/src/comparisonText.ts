@@ -1,10 +1,18 @@
 import type { ComparedJob, CompareJobsResponse } from '@relora/sdk';
-import { costColumns, jobLabels, qualityColumns, settingColumns, type Column } from './comparisonTable.js';
+import {
+  costColumns,
+  jobLabels,
+  meanColumns,
+  qualityColumns,
+  settingColumns,
+  type Column,
+} from './comparisonTable.js';
 import { table } from './format.js';
 import { linePlot, type DrawnLine } from './linePlot.js';
 import { axesOf } from './plotScale.js';
 import { curveOf, plotAxes, plotMetrics, type PlotAxis, type PlotMetric } from './plottedMetrics.js';
 import { printable } from './screenText.js';
+import { seedMeans, type SeedMean } from './seedMeans.js';
 
 export interface ComparisonView {
   metric: PlotMetric;
@@ -38,6 +46,7 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
     '',
     ...tableText(comparison, labels, painters, costColumns),
     '',
+    ...meansText(seedMeans(comparison)),
     ...settingsText(labels, shown),
     ...(shown.length < told.length ? [`  and ${told.length - shown.length} more`] : []),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${printable(message)}`),
@@ -77,6 +86,13 @@ function tableText(
     ` ${head}`,
     ...body.map((line, index) => ` ${painters[index]!.paint(line.slice(0, 1))}${line.slice(1)}`),
   ];
+}
+
+function meansText(means: readonly SeedMean[]): string[] {
+  if (means.length === 0) return [];
+  const rows = means.map((mean) => [printable(mean.label), ...meanColumns.map(({ cell }) => cell(mean))]);
+  const lines = table([['', ...meanColumns.map(({ title }) => title)], ...rows]);
+  return [' means over seeds', ...lines.map((line) => `  ${line}`), ''];
 }
 
 function settingsText(labels: readonly string[], differences: CompareJobsResponse['differences']): string[] {

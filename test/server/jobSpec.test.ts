@@ -761,6 +761,12 @@ describe('labels and names', () => {
   });
 });
 
+/** Cycles of 50 steps, of which all but the first begin with 10 full-rank ones. */
+function betweenCycles(stepCount: number): DeepPartial<JobSpec> {
+  const adapter = { rank: 16, cycleStepCount: 50, restartWarmupStepCount: 5, fullRankStepCount: 10 };
+  return { stepCount, adapter: { ...adapter, allowShortLastCycle: true } };
+}
+
 describe('what a job exports', () => {
   const { FULL_RANK } = JobKind;
   it('is the model in Hugging Face layout unless it says otherwise', () => {
@@ -797,7 +803,17 @@ describe('what a job exports', () => {
       'spec.export.formats',
     ],
     ['no bytes for a file', { export: { shardBytesMax: 0 } }, 'spec.export.shard_bytes_max'],
+    [
+      'adapters at an end between cycles',
+      { ...betweenCycles(105), export: { formats: [ExportFormat.PEFT] } },
+      'spec.export.formats',
+    ],
   ])('is refused with %s', (_, changes, field) => {
     expect(parse(changes).problems.map((problem) => problem.field)).toEqual([field]);
+  });
+
+  it('may be adapters where the last steps train some', () => {
+    const { problems } = parse({ ...betweenCycles(115), export: { formats: [ExportFormat.PEFT] } });
+    expect(problems).toEqual([]);
   });
 });

@@ -1,10 +1,11 @@
 import { Metric, type CompareJobsResponse } from '@relora/sdk';
-import { costColumns, jobLabels, qualityColumns, settingColumns } from '../comparisonTable.js';
+import { costColumns, jobLabels, meanColumns, qualityColumns, settingColumns } from '../comparisonTable.js';
 import { shortValue } from '../comparisonText.js';
 import { figure } from '../format.js';
 import { axesOf } from '../plotScale.js';
 import { curveOf, plotAxes, type PlotAxis } from '../plottedMetrics.js';
 import { lineChart } from './lineChart.js';
+import { seedMeans, type SeedMean } from '../seedMeans.js';
 import { legendHtml, notesHtml, page, tableHtml } from './page.js';
 
 interface Chart {
@@ -65,6 +66,7 @@ export function comparisonReport(comparison: CompareJobsResponse, time: Date): s
       `<div class="charts">${charts.map((chart) => drawn(comparison, labels, chart)).join('\n')}</div>`,
       '<h2>What was learned</h2>',
       tableHtml(head(qualityColumns), rowsOf(qualityColumns)),
+      ...meansHtml(seedMeans(comparison)),
       '<h2>What it took</h2>',
       tableHtml(head(costColumns), rowsOf(costColumns)),
       '<h2>What was asked for</h2>',
@@ -76,6 +78,12 @@ export function comparisonReport(comparison: CompareJobsResponse, time: Date): s
       ),
     ],
   );
+}
+
+function meansHtml(means: readonly SeedMean[]): string[] {
+  if (means.length === 0) return [];
+  const rows = means.map((mean) => ({ cells: [mean.label, ...meanColumns.map(({ cell }) => cell(mean))] }));
+  return ['<h2>Means over seeds</h2>', tableHtml([{ title: 'settings' }, ...meanColumns], rows)];
 }
 
 function drawn({ jobs }: CompareJobsResponse, labels: readonly string[], chart: Chart): string {

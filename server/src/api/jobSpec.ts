@@ -1,4 +1,4 @@
-import { countParameters, sequencesInPass } from '@relora/engine/plan';
+import { countParameters, Schedule, sequencesInPass } from '@relora/engine/plan';
 import type {
   AdapterSettings,
   BatchSettings,
@@ -176,6 +176,21 @@ export function parseJobSpec(
     device,
   };
 
+  if (
+    run.export.formats.includes('peft') &&
+    (adapter?.fullRankStepCount ?? 0) > 0 &&
+    !checks.isWrong('spec.step_count') &&
+    !checks.isWrong('spec.adapter')
+  ) {
+    const schedule = new Schedule(run);
+    if (schedule.phaseAt(schedule.stepCount - 1) === 'fullRank') {
+      checks.add(
+        'spec.export.formats',
+        'PEFT for runs that end with adapters: a step_count beyond the full-rank steps of the last cycle',
+        `PEFT for a run whose last step, ${schedule.stepCount - 1}, is one of them`,
+      );
+    }
+  }
   if (
     prepared !== null &&
     !checks.isWrong('spec.batch') &&
