@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { describe, expect, it } from 'vitest';
 import type { SourceFile } from '@relora/engine/data';
@@ -69,6 +70,75 @@ describe('Parquet files that claim more than they are', () => {
     }
   });
 });
+
+/** Zstandard by hand: a frame without a content size, and one block for each run of a byte. */
+function zstdRuns(runs: [byte: number, count: number][]): Buffer {
+  const blockBytesMax = 2 ** 17;
+  const blocks = runs.flatMap(([byte, count]) =>
+    Array.from({ length: Math.ceil(count / blockBytesMax) }, (_, i) => [
+      byte,
+      Math.min(blockBytesMax, count - i * blockBytesMax),
+    ]),
+  );
+  const coded = blocks.map(([byte, size], index) => {
+    const header = (size! << 3) | (1 << 1) | Number(index === blocks.length - 1);
+    return Buffer.from([header & 255, (header >> 8) & 255, header >> 16, byte!]);
+  });
+  const frame = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3]); // a window of 128 KiB
+  return Buffer.concat([frame, ...coded]);
+}
+
+describe('Parquet pages that unpack to more than their header says', () => {
+  const runs = 4 * 2 ** 30;
+  const zeros = Buffer.alloc(2 ** 28);
+  const packed: [codec: 'GZIP' | 'BROTLI' | 'ZSTD', bomb: () => Buffer][] = [
+    ['GZIP', () => gzipSync(zeros, { level: 9 })],
+    ['BROTLI', () => brotliCompressSync(zeros, { params: { [constants.BROTLI_PARAM_QUALITY]: 4 } })],
+    ['ZSTD', () => zstdRuns([[0, runs]])],
+  ];
+  it.each(packed)('take no memory for it: %s', async (codec, bomb) => {
+    const content = bomb();
+    const file = parquetWriteBuffer({
+      columnData: [{ name: 'text', data: ['a text', 'another'], type: 'STRING' }],
+      codec,
+      compressors: { [codec]: () => content },
+    });
+    const { ending, residentBytes } = await prepareApart(
+      source(`${codec}.parquet`, Buffer.from(file), 'parquet'),
+    );
+    expect(ending).toMatch(refused);
+    expect(residentBytes).toBeLessThan(300 * 2 ** 20);
+  });
+
+  it('are read where they are what they say', async () => {
+    const text = 'a'.repeat(200_000);
+    const codecs = {
+      GZIP: (bytes: Uint8Array) => gzipSync(bytes),
+      BROTLI: (bytes: Uint8Array) => brotliCompressSync(bytes),
+      // Runs of equal bytes: the length of the text, and the text.
+      ZSTD: (bytes: Uint8Array) => zstdRuns(runsOf(bytes)),
+    };
+    for (const codec of ['GZIP', 'BROTLI', 'ZSTD'] as const) {
+      const file = parquetWriteBuffer({
+        columnData: [{ name: 'text', data: [text], type: 'STRING' }],
+        codec,
+        compressors: { [codec]: codecs[codec] },
+      });
+      const { ending } = await prepareApart(source(`sound-${codec}.parquet`, Buffer.from(file), 'parquet'));
+      expect(ending, codec).toBe('text');
+    }
+  });
+});
+
+function runsOf(bytes: Uint8Array): [byte: number, count: number][] {
+  const found: [byte: number, count: number][] = [];
+  for (const byte of bytes) {
+    const last = found.at(-1);
+    if (last?.[0] === byte) last[1]++;
+    else found.push([byte, 1]);
+  }
+  return found;
+}
 
 describe('JSONL files made to harm', () => {
   const cases: [string, string | Buffer, RegExp][] = [

@@ -1,10 +1,10 @@
 import { isUtf8 } from 'node:buffer';
 import { parquetMetadataAsync, parquetReadObjects, type AsyncBuffer, type FileMetaData } from 'hyparquet';
-import { compressors } from 'hyparquet-compressors';
 import { parquetHeader } from 'hyparquet/src/column.js';
 import { decompressPage } from 'hyparquet/src/datapage.js';
 import { DataError, describeValue } from './dataErrors.js';
 import type { DataLimits } from './dataLimits.js';
+import { parquetCodecs } from './parquetCodecs.js';
 import { checkRuns } from './parquetRuns.js';
 import type { RegularFile } from './regularFile.js';
 import { endOfThriftStruct } from './thriftBounds.js';
@@ -36,7 +36,7 @@ export async function* readParquet(
       columns: [...fields],
       rowStart: row,
       rowEnd,
-      compressors,
+      compressors: parquetCodecs,
       parsers,
       geoparquet: false,
     };
@@ -228,7 +228,7 @@ function checkPageRuns(
   isOptional: boolean,
 ): void {
   const { data_page_header: one, data_page_header_v2: two } = page;
-  const unpack = (bytes: Uint8Array, length: number) => decompressPage(bytes, length, codec, compressors);
+  const unpack = (bytes: Uint8Array, length: number) => decompressPage(bytes, length, codec, parquetCodecs);
   const checkIndices = (values: Uint8Array, at: number, encoding: string, count: number) => {
     if (encoding.endsWith('_DICTIONARY')) checkRuns(values, at + 1, values[at] ?? 0, count);
   };
