@@ -7,12 +7,13 @@ import { jobWhen, readyDataset } from './parts.js';
 const uuid = '00000000-0000-4000-8000-000000000001';
 
 /** A job that diverged after checkpoints at the steps 5 and 10, which the scripted trainer leaves. */
-async function openWithFailedJob(): Promise<{ api: Api; failed: Job }> {
+async function openWithFailedJob(cycleStepCount?: number): Promise<{ api: Api; failed: Job }> {
   const api = await openApi({ RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1' });
   await readyDataset(api.parts);
   await api.parts.supervisor.start();
+  const spec = jobSpec('killAlways');
   const { job } = await api.training.createJob({
-    spec: jobSpec('killAlways'),
+    spec: cycleStepCount === undefined ? spec : { ...spec, adapter: { ...spec.adapter, cycleStepCount } },
     displayName: 'First',
     labels: { team: 'search' },
   });
@@ -59,6 +60,15 @@ describe('RestartJob', () => {
       if (event!.step) steps.push(event!.step.step);
     expect(steps).toEqual(Array.from({ length: 15 }, (_, index) => index + 5));
     expect((await api.training.getJob({ name: failed.name })).job).toEqual(failed);
+  });
+
+  it('from between two restarts counts those that the checkpoint has behind it', async () => {
+    const { api, failed } = await openWithFailedJob(4);
+    const { job } = await api.training.restartJob({
+      name: failed.name,
+      spec: { sample: { prompt: 'behave' } },
+    });
+    expect(job!.progress).toMatchObject({ step: 5, restartCount: 1 });
   });
 
   it('of a job that never came to a checkpoint of its own begins where that began', async () => {

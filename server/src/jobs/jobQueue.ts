@@ -161,7 +161,7 @@ function newProgress({ spec, origin }: NewJob): JobProgress {
     step,
     stepCount: schedule.stepCount,
     phase: null,
-    restartCount: schedule.restartNumberAt(step),
+    restartCount: schedule.restartSteps().filter((restartStep) => restartStep <= step).length,
     trainedTokens: step * spec.batch.sequenceCount * spec.batch.sequenceLength,
     loss: null,
     evaluationLoss: null,
