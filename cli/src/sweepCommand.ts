@@ -25,6 +25,7 @@ interface SweepFlags extends SpecFlags {
   count?: number;
   kinds?: JobKind[];
   ranks?: number[];
+  scales?: number[];
   id?: string;
   label?: Record<string, string>;
   html?: string;
@@ -42,6 +43,7 @@ export function addSweepCommand(program: Command, run: Run): void {
     .option('--count <n>', 'so many of them, with equal ratios between, by default 5', positiveNumber)
     .option('--kinds <kinds>', 'each rate with each of these kinds', kindList)
     .option('--ranks <ranks>', 'and each of these ranks', wholeNumbers)
+    .option('--scales <scales>', 'and each of these scales, alpha / rank', decimalNumbers)
     .option('--id <id>', 'id of the sweep; repeated, it goes on with the same jobs')
     .option('--label <key=value...>', 'labels of the jobs, beside sweep=<id>', label)
     .option('--html <file>', 'write a page with chart and table')
@@ -51,13 +53,14 @@ export function addSweepCommand(program: Command, run: Run): void {
     )
     .action((flags: SweepFlags) =>
       run(async ({ client, output, signal }) => {
-        const { kinds, ranks, id = randomUUID().slice(0, 8), label: labels } = flags;
+        const { kinds, ranks, scales, id = randomUUID().slice(0, 8), label: labels } = flags;
         output.note(`Sweep ${id}: to come back, repeat the command with --id ${id}.`);
         const onRun = (tried: SweepRun) => output.note(progressText(tried));
         const sweep = await client.sweepLearningRate(await readSpec(flags), {
           ...gridOf(flags),
           ...(kinds === undefined ? {} : { kinds }),
           ...(ranks === undefined ? {} : { ranks }),
+          ...(scales === undefined ? {} : { scales }),
           id,
           ...(labels === undefined ? {} : { labels }),
           onRun,

@@ -33,13 +33,14 @@ export function sweepText({ id, variants }: Sweep, view: SweepView): string[] {
   ];
 }
 
-export const sweepHead = ['kind', 'rank', 'rate', 'held-out', '', 'job'];
+export const sweepHead = ['kind', 'rank', 'scale', 'rate', 'held-out', '', 'job'];
 
-/** Cells of the runs of one kind and rank. */
+/** Cells of the runs of one kind, rank and scale. */
 export function sweepRows(variant: SweepVariant): string[][] {
   return variant.runs.map((run) => [
     word(run.kind, 'JOB_KIND_'),
     run.rank === 0 ? '–' : String(run.rank),
+    run.scale === null ? '–' : String(run.scale),
     rateText(run.learningRate),
     run.evaluationLoss === null ? '–' : run.evaluationLoss.toFixed(4),
     run === variant.best ? 'best' : run.outcome === 'succeeded' ? '' : run.outcome,
@@ -48,8 +49,12 @@ export function sweepRows(variant: SweepVariant): string[][] {
 }
 
 /** What to do with the result. */
-export function adviceText({ kind, rank, best, isBestAtEdge, runs }: SweepVariant): string[] {
-  const flags = [`--kind ${word(kind, 'JOB_KIND_')}`, rank === 0 ? '' : ` --rank ${rank}`].join('');
+export function adviceText({ kind, rank, scale, best, isBestAtEdge, runs }: SweepVariant): string[] {
+  const flags = [
+    `--kind ${word(kind, 'JOB_KIND_')}`,
+    rank === 0 ? '' : ` --rank ${rank}`,
+    scale === null ? '' : ` --alpha ${scale * rank}`,
+  ].join('');
   if (best === null) return [`${flags}: no rate led to a held-out loss below that of the start`];
   const advice = [`next: ${flags} --lr ${rateText(best.learningRate)}`];
   if (isBestAtEdge) {
@@ -59,8 +64,9 @@ export function adviceText({ kind, rank, best, isBestAtEdge, runs }: SweepVarian
   return advice;
 }
 
-export function variantLabel({ kind, rank }: Pick<SweepRun, 'kind' | 'rank'>): string {
-  return `${word(kind, 'JOB_KIND_')}${rank === 0 ? '' : `, rank ${rank}`}`;
+export function variantLabel({ kind, rank, scale }: Pick<SweepRun, 'kind' | 'rank' | 'scale'>): string {
+  const parts = [rank === 0 ? '' : `, rank ${rank}`, scale === null ? '' : `, scale ${scale}`];
+  return `${word(kind, 'JOB_KIND_')}${parts.join('')}`;
 }
 
 /** Held-out loss by rate, of the runs that count. */

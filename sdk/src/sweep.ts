@@ -15,6 +15,11 @@ export type SweepOptions = RateGrid &
     kinds?: readonly JobKind[];
     /** Ranks to try every rate with; default that of the specification. FULL_RANK has none. */
     ranks?: readonly number[];
+    /**
+     * Scales, alpha / rank, to try every rate with; default the alpha of the specification. They move the adapters beside
+     * embedding, norms and head, which the learning rate moves with them. FULL_RANK has none.
+     */
+    scales?: readonly number[];
     /** Further labels of the jobs. */
     labels?: Record<string, string>;
     /** Told when a job was created or found, and when it ended. */
@@ -26,6 +31,8 @@ export interface SweepRun {
   kind: JobKind;
   /** 0 for FULL_RANK. */
   rank: number;
+  /** alpha / rank; null for FULL_RANK, and where no scales were asked for. */
+  scale: number | null;
   learningRate: number;
   job: Job;
   /** Last loss on the held-out part; null while there is none. */
@@ -34,10 +41,11 @@ export interface SweepRun {
   outcome: 'waiting' | 'succeeded' | 'diverged' | 'failed' | 'cancelled';
 }
 
-/** All rates of one kind and rank. */
+/** All rates of one kind, rank and scale. */
 export interface SweepVariant {
   kind: JobKind;
   rank: number;
+  scale: number | null;
   /** By rate. */
   runs: SweepRun[];
   /** The lowest held-out loss; null when no run has one. */
@@ -60,7 +68,7 @@ type SweepClient = Pick<
 /** Most jobs of a sweep: a grid that is larger is a slip of the pen. */
 export const sweepJobsMax = 256;
 
-/** Trains a specification with every rate, kind and rank that is asked for, and finds the best rate of each kind and rank. */
+/** Trains a specification with every rate, kind, rank and scale that is asked for, and finds the best rate of each of the others. */
 export async function sweepLearningRate(
   client: SweepClient,
   spec: JobSpec,
@@ -70,23 +78,24 @@ export async function sweepLearningRate(
   const { id = randomUUID().slice(0, 8), signal, onRun = () => {} } = options;
   const variants = await variantsOf(client, spec, options);
   if (rates.length * variants.length > sweepJobsMax) {
-    const found = `${rates.length} rates × ${variants.length} kinds and ranks`;
+    const found = `${rates.length} rates × ${variants.length} kinds, ranks and scales`;
     throw invalid(`A sweep has at most ${sweepJobsMax} jobs, and ${found} are more`);
   }
   // One after the other, so that they run in this order, and a full queue refuses the rest rather than some.
   const runs: SweepRun[] = [];
   for (const variant of variants) {
     for (const learningRate of rates) {
-      const { kind, rank } = variant;
+      const { kind, rank, scale } = variant;
       const run = { ...variant.spec, learningRate: { ...variant.spec.learningRate, peak: learningRate } };
-      const key = `sweep ${id}: ${kind} rank ${rank} rate ${learningRate}`;
+      const scaled = scale === null ? '' : ` scale ${scale}`;
+      const key = `sweep ${id}: ${kind} rank ${rank}${scaled} rate ${learningRate}`;
       const job = await client.createJob(run, {
         displayName: `Sweep ${id}: rate ${learningRate}`.slice(0, 63),
         labels: { ...options.labels, sweep: id },
         requestId: requestIdOf(key),
         signal,
       });
-      runs.push({ kind, rank, learningRate, job, evaluationLoss: null, outcome: 'waiting' });
+      runs.push({ kind, rank, scale, learningRate, job, evaluationLoss: null, outcome: 'waiting' });
       onRun(runs.at(-1)!);
     }
   }
@@ -102,11 +111,13 @@ export async function sweepLearningRate(
   );
   return {
     id,
-    variants: variants.map(({ kind, rank }) =>
+    variants: variants.map(({ spec: _, ...variant }) =>
       bestOf(
-        kind,
-        rank,
-        ended.filter((run) => run.kind === kind && run.rank === rank),
+        variant,
+        ended.filter(
+          ({ kind, rank, scale }) =>
+            kind === variant.kind && rank === variant.rank && scale === variant.scale,
+        ),
       ),
     ),
   };
@@ -132,8 +143,11 @@ export function ratesOf(grid: RateGrid): number[] {
   return [...new Set(rates)];
 }
 
-/** Finds the best of the rates of one kind and rank. */
-export function bestOf(kind: JobKind, rank: number, runs: readonly SweepRun[]): SweepVariant {
+/** Finds the best of the rates of one kind, rank and scale. */
+export function bestOf(
+  variant: Pick<SweepVariant, 'kind' | 'rank' | 'scale'>,
+  runs: readonly SweepRun[],
+): SweepVariant {
   const sorted = [...runs].sort((a, b) => a.learningRate - b.learningRate);
   let best: SweepRun | null = null;
   for (const run of sorted) {
@@ -141,7 +155,7 @@ export function bestOf(kind: JobKind, rank: number, runs: readonly SweepRun[]): 
     if (best === null || run.evaluationLoss < best.evaluationLoss!) best = run;
   }
   const isBestAtEdge = best !== null && (best === sorted[0] || best === sorted.at(-1));
-  return { kind, rank, runs: sorted, best, isBestAtEdge };
+  return { ...variant, runs: sorted, best, isBestAtEdge };
 }
 
 function judge(job: Job, evaluations: readonly number[]): Pick<SweepRun, 'evaluationLoss' | 'outcome'> {
@@ -155,16 +169,12 @@ function judge(job: Job, evaluations: readonly number[]): Pick<SweepRun, 'evalua
   return { evaluationLoss, outcome: isWorse ? 'diverged' : 'succeeded' };
 }
 
-interface Variant {
-  kind: JobKind;
-  rank: number;
-  spec: JobSpec;
-}
+type Variant = Pick<SweepVariant, 'kind' | 'rank' | 'scale'> & { spec: JobSpec };
 
 async function variantsOf(
   client: SweepClient,
   spec: JobSpec,
-  { kinds, ranks, signal }: SweepOptions,
+  { kinds, ranks, scales, signal }: SweepOptions,
 ): Promise<Variant[]> {
   const complete = (await client.estimateJob(spec, { signal })).spec;
   const { kind = JobKind.RELORA, adapter, warmStart } = complete ?? {};
@@ -172,12 +182,13 @@ async function variantsOf(
   const whole = { ...spec, warmStart: { ...spec.warmStart, stepCount: warmStart?.stepCount ?? 0 } };
   return (kinds ?? [kind]).flatMap((each): Variant[] => {
     const base = kind === each ? spec : specOfKind(whole, each);
-    if (each === JobKind.FULL_RANK) return [{ kind: each, rank: 0, spec: base }];
-    return (ranks ?? [adapter?.rank ?? 0]).map((rank) => ({
-      kind: each,
-      rank,
-      spec: { ...base, adapter: { ...base.adapter, rank } },
-    }));
+    if (each === JobKind.FULL_RANK) return [{ kind: each, rank: 0, scale: null, spec: base }];
+    return (ranks ?? [adapter?.rank ?? 0]).flatMap((rank) =>
+      (scales ?? [null]).map((scale) => {
+        const alpha = scale === null ? {} : { alpha: scale * rank };
+        return { kind: each, rank, scale, spec: { ...base, adapter: { ...base.adapter, rank, ...alpha } } };
+      }),
+    );
   });
 }
 

@@ -95,7 +95,7 @@ test('a sweep finds the best rate, leaves out what diverged, and goes on where i
   const first = await relora([...sweep, '--html', 'sweep.html']);
   expect(first.code).toBe(0);
   expect(first.output).toMatch(/^ next: --kind relora --rank 4 --lr 1e-2$/m);
-  expect(first.output).toMatch(/^ relora +4 +1e-2 +[\d.]+ +best +jobs\//m);
+  expect(first.output).toMatch(/^ relora +4 +– +1e-2 +[\d.]+ +best +jobs\//m);
   expectWholePage(readFileSync(join(folder, 'sweep.html'), 'utf8'));
 
   const again = (await relora([...sweep, '--json'])).json()[0] as unknown as Sweep;
@@ -108,11 +108,19 @@ test('a sweep finds the best rate, leaves out what diverged, and goes on where i
 
   const edge = await client.sweepLearningRate(
     { dataset: 'datasets/tiny-text', ...(await client.getJob(jobs[0]!.name)).spec },
-    { from: 1e-5, to: 1e-3, count: 2, kinds: ['JOB_KIND_RELORA', 'JOB_KIND_FULL_RANK'] },
+    { from: 1e-5, to: 1e-3, count: 2, kinds: ['JOB_KIND_RELORA', 'JOB_KIND_FULL_RANK'], scales: [2, 8] },
   );
-  expect(edge.variants.map(({ kind, rank, isBestAtEdge }) => [kind, rank, isBestAtEdge])).toEqual([
-    ['JOB_KIND_RELORA', 4, true],
-    ['JOB_KIND_FULL_RANK', 0, true],
+  const found = edge.variants.map(({ kind, rank, scale, isBestAtEdge }) => [kind, rank, scale, isBestAtEdge]);
+  expect(found).toEqual([
+    ['JOB_KIND_RELORA', 4, 2, true],
+    ['JOB_KIND_RELORA', 4, 8, true],
+    ['JOB_KIND_FULL_RANK', 0, null, true],
+  ]);
+  const alphas = edge.variants.map(({ runs }) => runs.map(({ job }) => job.spec?.adapter?.alpha));
+  expect(alphas).toEqual([
+    [8, 8],
+    [32, 32],
+    [undefined, undefined],
   ]);
   expect((await relora(['sweep', '--spec', 'spec.json'])).errors).toContain('A sweep needs --rates');
   expect((await relora(['sweep', '--spec', 'spec.json', '--rates', '1', '--lr', '1'])).code).toBe(2);

@@ -26,10 +26,12 @@ test('draws several curves, told apart by their marks, without the steep start',
 });
 
 test('draws sweeps over a logarithmic axis, with what diverged in the table alone', () => {
+  const scaleOf = (rank: number) => (rank === 16 ? 4 : null);
   const run = (rank: number, learningRate: number, loss: number | null, outcome = 'succeeded') =>
     ({
       kind: 'JOB_KIND_RELORA',
       rank,
+      scale: scaleOf(rank),
       learningRate,
       job: { name: `jobs/sweep-${rank}-${learningRate}` },
       evaluationLoss: loss,
@@ -43,11 +45,9 @@ test('draws sweeps over a logarithmic axis, with what diverged in the table alon
   ];
   const atEdge = [run(16, 1e-4, 3.9), run(16, 1e-3, 3.5)];
   const lost = [run(32, 1e-1, 8, 'diverged')];
-  const variants = [
-    bestOf('JOB_KIND_RELORA', 8, runs),
-    bestOf('JOB_KIND_RELORA', 16, atEdge),
-    bestOf('JOB_KIND_RELORA', 32, lost),
-  ];
+  const variantOf = (rank: number, tried: SweepRun[]) =>
+    bestOf({ kind: 'JOB_KIND_RELORA', rank, scale: scaleOf(rank) }, tried);
+  const variants = [variantOf(8, runs), variantOf(16, atEdge), variantOf(32, lost)];
   expect(variants.map(({ best, isBestAtEdge }) => [best?.learningRate, isBestAtEdge])).toEqual([
     [1e-3, false],
     [1e-3, true],
