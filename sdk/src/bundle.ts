@@ -19,14 +19,14 @@ export interface Bundle {
   spec: JobSpec;
   dataset: { name: string; manifestSha256: string };
   execution: Execution;
-  /** Of the merged model: what a replay has to give. */
+  /** What the job exported at its end, and a replay has to give; below the name of its layout where there are several. */
   files: ArtifactFile[];
   /** Training loss of every step, null where it was not finite. */
   losses: (number | null)[];
 }
 
 /** Tells of the files beside it, and of settings that a replay pins; it is no result. */
-export const manifestFileName = 'relora_manifest.json';
+const manifestFileName = 'relora_manifest.json';
 
 const bundleFormat = 'relora-bundle';
 const bundleFormatVersion = 1;
@@ -40,32 +40,45 @@ export async function createBundle(
   const options = signal === undefined ? {} : { signal };
   const job = await client.getJob(name, options);
   const { spec, execution } = requireReplayable(job);
-  const artifact = (await client.listArtifacts(name, options)).at(-1);
-  if (artifact === undefined) throw refusal(`${name} has no artifact`);
-  const files = artifact.files.filter(({ fileName }) => fileName !== manifestFileName);
+  const { files, losses } = await resultOf(client, name, options);
+  if (files.length === 0) throw refusal(`${name} has no artifact of its end`);
   return {
     job: name,
     spec: pinned(spec, execution),
     dataset: { name: spec.dataset, manifestSha256: execution.datasetSha256 },
     execution,
     files,
-    losses: await lossesOf(client, name, options),
+    losses,
   };
 }
 
-/** Training losses by step; of a step that was taken again after a crash, the last one. */
-export async function lossesOf(
+/**
+ * What a job came to: the training loss of every step, the last one where a crash made it take a step again, and the files of
+ * what it exported at its end. Exports that were asked for beside it are in no event, and no part of its result.
+ */
+export async function resultOf(
   client: ReloraClient,
   name: string,
   options: { signal?: AbortSignal },
-): Promise<Bundle['losses']> {
+): Promise<Pick<Bundle, 'files' | 'losses'>> {
   const losses: Bundle['losses'] = [];
+  const exported = new Set<string>();
   for await (const event of client.watch(name, options)) {
+    if (event.kind === 'artifact') exported.add(event.artifact.artifact);
     if (event.kind !== 'step') continue;
     const { step, loss } = event.step;
     losses[step] = Number.isFinite(loss) ? loss : null;
   }
-  return losses;
+  const artifacts = (await client.listArtifacts(name, options)).filter((artifact) =>
+    exported.has(artifact.name),
+  );
+  const files = artifacts.flatMap(({ format, files }) => {
+    const folder = exported.size === 1 ? '' : `${format.replace('EXPORT_FORMAT_', '').toLowerCase()}/`;
+    return files
+      .filter(({ fileName }) => fileName !== manifestFileName)
+      .map((file) => ({ ...file, fileName: `${folder}${file.fileName}` }));
+  });
+  return { files, losses };
 }
 
 export function bundleToJson(bundle: Bundle): object {

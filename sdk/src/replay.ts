@@ -1,4 +1,4 @@
-import { lossesOf, manifestFileName, type Bundle } from './bundle.js';
+import { resultOf, type Bundle } from './bundle.js';
 import type { ReloraClient } from './client.js';
 import { DatasetState, type Execution, type Job } from './contract.js';
 import { ReloraError } from './errors.js';
@@ -20,7 +20,7 @@ export interface FactDifference {
 }
 
 export interface ReplayReport {
-  /** Whether every file of the merged model has the SHA-256 that the bundle names. */
+  /** Whether every file that the job exported at its end has the SHA-256 that the bundle names. */
   isIdentical: boolean;
   /** The new job. */
   job: string;
@@ -79,13 +79,13 @@ export async function replayBundle(
   );
   onCreated?.(created);
   const job = await client.waitForJob(created.name, { ...options, ...(onEvent ? { onEvent } : {}) });
-  const artifact = (await client.listArtifacts(job.name, options)).at(-1);
-  const files = pairFiles(bundle.files, artifact?.files ?? []);
+  const result = await resultOf(client, job.name, options);
+  const files = pairFiles(bundle.files, result.files);
   return {
     isIdentical: files.every(({ expectedSha256, foundSha256 }) => expectedSha256 === foundSha256),
     job: job.name,
     files,
-    firstDifferingStep: firstDifference(bundle.losses, await lossesOf(client, job.name, options)),
+    firstDifferingStep: firstDifference(bundle.losses, result.losses),
     facts: job.execution === undefined ? [] : differences(bundle.execution, job.execution),
   };
 }
@@ -111,14 +111,13 @@ async function findDataset(
 }
 
 function pairFiles(expected: Bundle['files'], found: Bundle['files']): ReplayReport['files'] {
-  const results = found.filter(({ fileName }) => fileName !== manifestFileName);
-  const names = new Set([...expected, ...results].map(({ fileName }) => fileName));
+  const names = new Set([...expected, ...found].map(({ fileName }) => fileName));
   const hashOf = (files: Bundle['files'], name: string) =>
     files.find(({ fileName }) => fileName === name)?.sha256 ?? '';
   return [...names].map((fileName) => ({
     fileName,
     expectedSha256: hashOf(expected, fileName),
-    foundSha256: hashOf(results, fileName),
+    foundSha256: hashOf(found, fileName),
   }));
 }
 

@@ -261,6 +261,9 @@ export class ConfigInvalid extends Error {
   }
 }
 
+/** Where the command line and the SDK find the server: often set in the shell that starts it, too. */
+const clientVariable = 'RELORA_ADDRESS';
+
 /** Reads the settings from an environment; throws ConfigInvalid with every problem, unknown RELORA_* variables among them. */
 export function readConfig(environment: Readonly<Record<string, string | undefined>> = process.env): Config {
   const problems: string[] = [];
@@ -277,7 +280,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
 
   const known = Object.values(settings).map(({ variable }) => variable as string);
   for (const variable of Object.keys(environment)) {
-    if (!variable.startsWith('RELORA_') || known.includes(variable)) continue;
+    if (!variable.startsWith('RELORA_') || known.includes(variable) || variable === clientVariable) continue;
     problems.push(`${variable} is not a setting; did you mean ${nearest(variable, known)}?`);
   }
   if (problems.length > 0) throw new ConfigInvalid(problems);

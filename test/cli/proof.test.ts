@@ -37,6 +37,8 @@ test('a job shows its restarts, and runs again to the same bytes, here and on an
   const [listed] = (await relora(['restarts', 'job-one', '--json'])).json();
   expect(listed!.restarts).toHaveLength(2);
 
+  // What is exported beside the job is no result of its training.
+  expect((await relora(['export', 'job-one', '--format', 'gguf', '--out', 'gguf'])).code).toBe(0);
   const replayed = await relora(['replay', 'job-one']);
   expect(replayed).toMatchObject({ code: 0 });
   expect(replayed.output).toMatch(
@@ -79,6 +81,22 @@ test('a job shows its restarts, and runs again to the same bytes, here and on an
   });
   await other([...upload, '--id', 'same-text']);
   expect(await other(['replay', '--bundle', 'one.json'])).toMatchObject({ code: 0 });
+});
+
+test('everything that a job exports at its end is compared', async () => {
+  const { address } = await realServer();
+  const folder = temporaryFolder();
+  const relora = cli(folder, address);
+  writeFileSync(join(folder, 'tiny.txt'), tinyText());
+  const formats = ['EXPORT_FORMAT_HUGGING_FACE', 'EXPORT_FORMAT_PEFT', 'EXPORT_FORMAT_GGUF'];
+  writeFileSync(join(folder, 'spec.json'), JSON.stringify({ ...tinySpec(30), export: { formats } }));
+  await relora(['upload', 'tiny.txt', '--held-out', '0.1', '--id', 'tiny-text']);
+  await relora(['create', '--spec', 'spec.json', '--id', 'job-three']);
+  expect((await relora(['watch', 'job-three'])).code).toBe(0);
+  const replayed = await relora(['replay', 'job-three']);
+  expect(replayed).toMatchObject({ code: 0 });
+  for (const file of ['hugging_face/model.safetensors', 'peft/base/model.safetensors', 'gguf/model.gguf'])
+    expect(replayed.output).toMatch(new RegExp(`^ {2}[0-9a-f]{64} {2}${file}$`, 'm'));
 });
 
 test('a bundle that is none is refused with the field', async () => {

@@ -68,4 +68,8 @@ describe('settings', () => {
       'RELORA_GRPC_ADRESS is not a setting; did you mean RELORA_GRPC_ADDRESS?',
     ]);
   });
+
+  it('lets the variable be with which clients find the server', () => {
+    expect(() => readConfig({ RELORA_ADDRESS: '127.0.0.1:50051' })).not.toThrow();
+  });
 });
