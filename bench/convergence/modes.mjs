@@ -71,6 +71,23 @@ export const modes = [
     settings: { adapter: { fullRankStepCount: 25 } },
   },
   {
+    name: 'growingCycles',
+    label: 'ReLoRA, growing cycles',
+    kind: 'relora',
+    scales: [8, 16, 32],
+    note: 'each twice the one before',
+    settings: { cycleStepCount: 134, adapter: { cycleGrowth: 2 } },
+  },
+  {
+    // LoRA+ (arXiv 2402.12354).
+    name: 'fasterB',
+    label: 'ReLoRA, B faster than A',
+    kind: 'relora',
+    scales: [4, 8, 16],
+    note: 'four times the rate for B',
+    settings: { adapter: { bLearningRateRatio: 4 } },
+  },
+  {
     name: 'reloraQuarter',
     label: 'ReLoRA of rank 32',
     kind: 'relora',
@@ -91,6 +108,18 @@ export const modes = [
     kind: 'relora',
     scales: [1, 2, 4],
     settings: { ...quarter, ...gradientStartB },
+  },
+  {
+    // Flora (arXiv 2402.03293): a random projection of the gradient, drawn anew each cycle.
+    name: 'frozenAQuarter',
+    label: 'frozen random A of rank 32',
+    kind: 'relora',
+    scales: [2, 4, 8],
+    settings: {
+      ...quarter,
+      ...gradientStartB,
+      adapter: { ...gradientStartB.adapter, initialisation: 'random' },
+    },
   },
 ];
 
