@@ -25,9 +25,11 @@ export function toneOf(index) {
   return `tone${index % toneCount}`;
 }
 
-/** Attribute that tells a line from the one of the same tone, for more lines than tones. */
+const dashes = ['', ' stroke-dasharray="6 3"', ' stroke-dasharray="2 2"'];
+
+/** Attribute that tells a line from those of the same tone, for more lines than tones. */
 export function dashOf(index) {
-  return index < toneCount ? '' : ' stroke-dasharray="6 3"';
+  return dashes[Math.floor(index / toneCount) % dashes.length];
 }
 
 /** One figure of panels { title, height, content }, whose content is drawn from (0, 0) on, `width - 2 * margin` wide. */
