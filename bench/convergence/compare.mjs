@@ -19,25 +19,19 @@ export async function compare(plan, modes, seeds, runs) {
   ];
 
   async function compareOne(mode, values, choiceOf) {
-    const requestAt = (value, seed) => requestOf(plan, mode, { ...choiceOf(value), seed });
+    const specAt = (value, seed) => specOf(plan, mode, { ...choiceOf(value), seed });
     const train = (value, seed) => {
       const searched = fullRank === mode ? 'rate' : 'scale';
-      return runs.train(requestAt(value, seed), `${mode.label}, ${searched} ${value}, seed ${seed}`);
+      return runs.train(specAt(value, seed), `${mode.label}, ${searched} ${value}, seed ${seed}`);
     };
     const found = await tuned(values, async (value) => finalLoss(await train(value, seeds[0])));
     return {
       ...found,
       mode,
-      spec: requestAt(found.value, seeds[0]).spec,
+      spec: specAt(found.value, seeds[0]),
       runs: await Promise.all(seeds.map((seed) => train(found.value, seed))),
     };
   }
-}
-
-/** The change of the linear layers is measured from where a mode's adapters begin. */
-function requestOf(plan, mode, choice) {
-  const spec = specOf(plan, mode, choice);
-  return { spec, changeFromStep: spec.warmStart.stepCount };
 }
 
 export function finalLoss({ failure, curve }) {

@@ -25,13 +25,13 @@ export class Runs {
   }
 
   /** What trainOne gives for a specification; `label` is for whoever watches. */
-  async train(request, label) {
-    const path = this.#pathOf(request);
+  async train(spec, label) {
+    const path = this.#pathOf(spec);
     if (existsSync(path)) return JSON.parse(readFileSync(path, 'utf8'));
     const child = await this.#takeChild();
     try {
       const startedAt = Date.now();
-      const result = await child.ask({ ...request, datasetFolder: this.datasetFolder });
+      const result = await child.ask({ spec, datasetFolder: this.datasetFolder });
       writeFileSync(`${path}.tmp`, JSON.stringify(result));
       renameSync(`${path}.tmp`, path);
       const loss = result.failure ?? `held-out loss ${result.curve.at(-1).loss.toFixed(4)}`;
@@ -46,13 +46,12 @@ export class Runs {
     await Promise.all([...this.#children].map((child) => child.close()));
   }
 
-  #pathOf({ spec, changeFromStep }) {
+  #pathOf(spec) {
     const { datasetSha256, instructionSet } = this;
     const { evaluation } = spec; // not in the hash, which is of what decides weights
     const deciding = {
       specHash: specHash(spec),
       evaluation,
-      changeFromStep,
       engineVersion,
       datasetSha256,
       instructionSet,

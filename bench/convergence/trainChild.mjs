@@ -7,13 +7,13 @@ import { trainOne } from './trainOne.mjs';
 console.log = console.error; // standard output is for answers alone
 answer({});
 for await (const line of createInterface({ input: process.stdin })) {
-  const { datasetFolder, ...request } = JSON.parse(line);
+  const { datasetFolder, spec } = JSON.parse(line);
   try {
-    const { device, precision } = request.spec;
+    const { device, precision } = spec;
     const backend = await selectBackend({ device, precision, threads: 1 });
     const dataset = await Dataset.open(datasetFolder, { verify: false });
     try {
-      answer(await trainOne(request, { backend, dataset }));
+      answer(await trainOne(spec, { backend, dataset }));
     } finally {
       await dataset.close();
     }

@@ -7,12 +7,13 @@ import { rankFigures } from '../../engine/dist/training/rankTelemetry.js';
 
 /**
  * Trains one specification to its end as a server does, and gives what the comparison needs as plain data: the held-out
- * curve, the held-out loss by parts at the end, the rank of what the linear layers changed by since `changeFromStep`.
+ * curve, the held-out loss by parts at the end, the rank of what the linear layers changed by since the adapters began.
  */
-export async function trainOne({ spec, changeFromStep }, { backend, dataset }) {
+export async function trainOne(spec, { backend, dataset }) {
   const runFolder = mkdtempSync(join(tmpdir(), 'relora-convergence-'));
   const run = await beginRun({ spec, backend, dataset, runFolder, attempt: 1 });
   const curve = [];
+  const { stepCount: changeFromStep } = spec.warmStart;
   let start = changeFromStep === 0 ? weightsOf(run.model) : null;
   let seconds = 0;
   try {
