@@ -1,6 +1,7 @@
 import { matMul, tensor2d, tidy } from '@tensorflow/tfjs-core';
 import { currentNative } from '../backend/nativeBackend.js';
 import type { Random } from '../random.js';
+import { rightAngleRotation, rotate, type PlaneRotation } from './planeRotation.js';
 
 /** Vectors beyond those asked for: with them the last ones are as good as the first. */
 const oversampling = 8;
@@ -118,30 +119,9 @@ function leadingRotation(rows: Float64Array[]): Float64Array[] {
     .map(({ index }) => rotation[index]!);
 }
 
-interface Turn {
-  cosine: number;
-  sine: number;
-}
-
 /** What puts u and v at a right angle; null where they are. */
-function turnBetween(u: Float64Array, v: Float64Array): Turn | null {
-  const uu = dot(u, u);
-  const vv = dot(v, v);
-  const uv = dot(u, v);
-  if (Math.abs(uv) <= 1e-14 * Math.sqrt(uu * vv)) return null;
-  const zeta = (vv - uu) / (2 * uv);
-  const tangent = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.sqrt(1 + zeta * zeta));
-  const cosine = 1 / Math.sqrt(1 + tangent * tangent);
-  return { cosine, sine: cosine * tangent };
-}
-
-function rotate(u: Float64Array, v: Float64Array, { cosine, sine }: Turn): void {
-  for (let k = 0; k < u.length; k++) {
-    const a = u[k]!;
-    const b = v[k]!;
-    u[k] = cosine * a - sine * b;
-    v[k] = sine * a + cosine * b;
-  }
+function turnBetween(u: Float64Array, v: Float64Array): PlaneRotation | null {
+  return rightAngleRotation(dot(u, u), dot(v, v), dot(u, v), 1e-14);
 }
 
 function randomVector(length: number, random: Random): Float64Array {

@@ -1,3 +1,5 @@
+import { rightAngleRotation, rotate } from './planeRotation.js';
+
 /**
  * Singular values of matrix[rows, columns], largest first, min(rows, columns) of them, by one-sided Jacobi rotations in
  * float64. Slow and plain: the native backend has its own, which is checked against this one.
@@ -32,17 +34,9 @@ function orthogonalise(u: Float64Array, v: Float64Array): boolean {
   const uu = dot(u, u);
   const vv = dot(v, v);
   const uv = dot(u, v);
-  if (Math.abs(uv) <= 1e-15 * Math.sqrt(uu * vv)) return false;
-  const zeta = (vv - uu) / (2 * uv);
-  const tangent = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.sqrt(1 + zeta * zeta));
-  const cosine = 1 / Math.sqrt(1 + tangent * tangent);
-  const sine = cosine * tangent;
-  for (let k = 0; k < u.length; k++) {
-    const a = u[k]!;
-    const b = v[k]!;
-    u[k] = cosine * a - sine * b;
-    v[k] = sine * a + cosine * b;
-  }
+  const rotation = rightAngleRotation(uu, vv, uv, 1e-15);
+  if (rotation === null) return false;
+  rotate(u, v, rotation);
   return true;
 }
 
