@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from '
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { engineVersion } from '../../engine/dist/index.js';
-import { specHash } from '../../engine/dist/io/specHash.js';
+import { specHash } from '../../engine/dist/plan/specHash.js';
 import { Child } from '../sides/child.mjs';
 
 const childScript = fileURLToPath(new URL('trainChild.mjs', import.meta.url));

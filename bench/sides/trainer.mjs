@@ -1,7 +1,7 @@
 import { tmpdir } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { Llama } from '../../engine/dist/index.js';
-import { tensorsOf } from '../../engine/dist/io/exports/huggingFace.js';
+import { tensorsOf } from '../../engine/dist/exports/huggingFace.js';
 import { writeSafetensors } from '../../engine/dist/io/safetensors.js';
 import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
 import { chooseGraphs, targetModules } from '../../engine/dist/plan/index.js';

@@ -1,6 +1,6 @@
 export { version_core as tfjsVersion } from '@tensorflow/tfjs-core';
 export { engineVersion } from './engineVersion.js';
-export { specHash } from './io/specHash.js';
+export { specHash } from './plan/specHash.js';
 export { EngineError } from './engineError.js';
 export * from './plan/index.js';
 
@@ -26,29 +26,33 @@ export { MergeDrift } from './training/mergeDrift.js';
 export { MergeNotFinite } from './model/adapterSet.js';
 
 // Checkpoints
-export { saveCheckpoint, type SavedCheckpoint } from './io/checkpoint.js';
+export { saveCheckpoint, type SavedCheckpoint } from './training/checkpoint.js';
 export {
   verifyCheckpoint,
   type CheckpointManifest,
   type VerifiedCheckpoint,
-} from './io/checkpointManifest.js';
-export { CheckpointCorrupt, CheckpointNoSpace, CheckpointUnknownFormat } from './io/checkpointErrors.js';
+} from './training/checkpointManifest.js';
+export {
+  CheckpointCorrupt,
+  CheckpointNoSpace,
+  CheckpointUnknownFormat,
+} from './training/checkpointErrors.js';
 
 // Models
 export { Llama } from './model/llama.js';
-export { loadModelFromCheckpoint } from './io/checkpointModel.js';
+export { loadModelFromCheckpoint } from './training/checkpointModel.js';
 export {
   checkModelFolder,
   loadModelFolder,
   type LoadedModel,
   type ModelFolderReport,
-} from './io/modelFolder.js';
-export { exportModel, type ExportedModel, type ExportOptions } from './io/exports/exportModel.js';
-export type { ExportedFile, ExportManifest } from './io/exports/exportManifest.js';
-export { ExportImpossible } from './io/exports/exportImpossible.js';
-export { runWeights } from './io/exports/runWeights.js';
-export { withCheckpointWeights } from './io/exports/checkpointWeights.js';
-export type { WeightSource } from './io/exports/weightSource.js';
+} from './model/modelFolder.js';
+export { exportModel, type ExportedModel, type ExportOptions } from './exports/exportModel.js';
+export type { ExportedFile, ExportManifest } from './exports/exportManifest.js';
+export { ExportImpossible } from './exports/exportImpossible.js';
+export { runWeights } from './exports/runWeights.js';
+export { withCheckpointWeights } from './exports/checkpointWeights.js';
+export type { WeightSource } from './exports/weightSource.js';
 export {
   openSafetensors,
   writeSafetensors,

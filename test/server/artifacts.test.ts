@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
 import { ArtifactDamaged } from '../../server/dist/artifacts/artifactStore.js';
 import { claim, openParts, submit, type Parts } from './parts.js';
 
@@ -28,7 +29,7 @@ async function sealed(parts: Parts, ...artifactIds: string[]): Promise<{ jobId: 
         sha256: createHash('sha256').update(content).digest('hex'),
       };
     });
-    await parts.attempts.sealed(key, { ...sealedAs, id: artifactId, step: 20, files });
+    await sealArtifact(parts.attempts, key, { ...sealedAs, id: artifactId, step: 20, files });
   }
   return { jobId: id, folder };
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
 import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
-import { DatasetPreparer } from '../../server/dist/datasets/datasetPreparer.js';
+import { DatasetPreparer } from '../../server/dist/trainer/datasetPreparer.js';
 import { DatasetUploads, type DatasetUpload } from '../../server/dist/datasets/datasetUploads.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { openParts, scriptedTrainer, temporaryFolder, type Parts } from './parts.js';

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
 import type { JobState } from '../../server/dist/jobs/job.js';
 import {
   execution,
@@ -114,7 +115,7 @@ describe('a write of a trainer', () => {
       parts.attempts.append(old, [stepEvent(0)]),
       parts.attempts.succeeded(old),
       parts.attempts.failed(old, { reason: 'X', message: '' }),
-      parts.attempts.sealed(old, artifact),
+      sealArtifact(parts.attempts, old, artifact),
       parts.attempts.stopped(old, ''),
     ]) {
       expect(await write).toBe('stale');

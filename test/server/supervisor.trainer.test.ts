@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import type { RunSpec } from '@relora/engine/plan';
 import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
-import { DatasetPreparer } from '../../server/dist/datasets/datasetPreparer.js';
+import { DatasetPreparer } from '../../server/dist/trainer/datasetPreparer.js';
 import { isTerminal } from '../../server/dist/jobs/job.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { trainerEntry } from '../../server/dist/trainer/trainerProcess.js';

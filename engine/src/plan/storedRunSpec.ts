@@ -9,7 +9,7 @@ type LaterDefaults = Partial<Omit<RunSpec, 'model' | 'optimizer' | 'adapter'>> &
 
 /**
  * Settings that came after the first release, as they were before anyone could choose. A specification stored without them
- * means these, and its hash (io/specHash.ts) leaves them out, so that its checkpoints still fit it.
+ * means these, and its hash (plan/specHash.ts) leaves them out, so that its checkpoints still fit it.
  */
 export const laterDefaults = {
   baseWeightsName: null,

@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import { openSafetensors } from '../io/safetensors.js';
-import { writeStartWeights } from '../io/checkpoint.js';
+import { writeStartWeights } from './checkpoint.js';
 import { adapterPlan } from '../model/adapterSet.js';
 import { Random } from '../random.js';
 import { startAdapters } from './cycleStart.js';

@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import { dispose } from '@tensorflow/tfjs-core';
-import { saveCheckpoint } from '../io/checkpoint.js';
+import { saveCheckpoint } from './checkpoint.js';
 import { beginAdapters, restart } from './cycle.js';
 import { evaluate } from './evaluation.js';
 import { accumulateGradients, clipScale, globalNorm } from './gradients.js';

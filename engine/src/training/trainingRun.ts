@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { Backend } from '../backend/selectBackend.js';
 import type { Dataset } from '../data/dataset.js';
 import { Batches } from '../data/batches.js';
-import type { SavedCheckpoint } from '../io/checkpoint.js';
+import type { SavedCheckpoint } from './checkpoint.js';
 import type { FileDigest } from '../io/durableFile.js';
 import type { Llama } from '../model/llama.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';

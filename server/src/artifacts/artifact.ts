@@ -1,8 +1,8 @@
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
 import type { JobFailure } from '../jobs/job.js';
+import type { ArtifactKind, ArtifactState } from '../store/schema.js';
 
-export type ArtifactKind = 'mergedModel' | 'adapter';
-export type ArtifactState = 'pending' | 'ready' | 'failed';
+export type { ArtifactKind, ArtifactState };
 
 export interface ArtifactFile {
   /** It may be in one folder, `base/config.json`. */
@@ -31,6 +31,22 @@ export interface Artifact {
   createTimeMs: number;
   /** Absolute; for tasks that load the model. */
   folder: string;
+}
+
+/** What making an artifact gives; its files lie in the folder that was named. */
+export interface ExportResult {
+  files: ArtifactFile[];
+  castErrorMax: number;
+  /** Number of its adapters, from 1; null without. */
+  cycle: number | null;
+}
+
+/** What a trainer exported of its last step; its folder is complete and synced. */
+export interface SealedArtifact extends ExportResult {
+  id: string;
+  format: ExportFormat;
+  weightType: GgufType;
+  step: number;
 }
 
 /** What a format makes. */

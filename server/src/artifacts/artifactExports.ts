@@ -7,8 +7,7 @@ import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
 import { timedId } from '../store/timedId.js';
-import type { ExportResult } from '../trainer/messages.js';
-import { kindOf } from './artifact.js';
+import { kindOf, type ExportResult } from './artifact.js';
 
 /** What a client asked for. */
 export interface NewExport {

@@ -1,3 +1,7 @@
+import type { DatasetState } from '../store/schema.js';
+
+export type { DatasetState };
+
 /** Text that is tokenized once. Times are milliseconds since 1970. */
 export interface Dataset {
   id: string;
@@ -13,7 +17,6 @@ export interface Dataset {
   createTimeMs: number;
 }
 
-export type DatasetState = 'uploading' | 'preparing' | 'ready' | 'failed';
 export type DatasetFormat = 'text' | 'jsonl' | 'parquet';
 export type DatasetSplit = 'train' | 'heldOut';
 

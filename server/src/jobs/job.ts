@@ -1,5 +1,8 @@
 import type { LayerGraph, Phase, Precision, RunSpec, TargetModule } from '@relora/engine/plan';
 import type { BasePrecision, TrainingEvent } from '@relora/engine';
+import type { JobState, StopRequest } from '../store/schema.js';
+
+export type { JobState, StopRequest };
 
 /** A job as the store keeps it. Times are milliseconds since 1970. */
 export interface Job {
@@ -37,10 +40,6 @@ export interface JobOrigin {
   folder: string;
   manifestSha256: string;
 }
-
-export type JobState = 'queued' | 'starting' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled';
-
-export type StopRequest = 'pause' | 'cancel';
 
 export interface JobFailure {
   /** From the catalogue of job failures in errors.ts. */

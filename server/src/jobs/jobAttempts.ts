@@ -1,5 +1,4 @@
-import { Schedule, type ExportFormat, type GgufType } from '@relora/engine/plan';
-import { kindOf } from '../artifacts/artifact.js';
+import { Schedule } from '@relora/engine/plan';
 import { checkpointName } from '../store/folders.js';
 import type { JobRow } from '../store/schema.js';
 import type { Execution, Job, JobFailure, JobProgress } from './job.js';
@@ -12,16 +11,6 @@ import { toJob } from './jobRow.js';
 export interface AttemptKey {
   jobId: string;
   attempt: number;
-}
-
-export interface SealedArtifact {
-  id: string;
-  format: ExportFormat;
-  weightType: GgufType;
-  castErrorMax: number;
-  cycle: number | null;
-  step: number;
-  files: { fileName: string; sizeBytes: number; sha256: string }[];
 }
 
 export interface RetryRule {
@@ -39,6 +28,23 @@ export class JobAttempts {
     private readonly dataFolder: string,
     private readonly options: { eventsMax: number },
   ) {}
+
+  /** A write of that attempt: `work` returns the row as it leaves it, and is not called for another attempt than the present one. */
+  async write(
+    key: AttemptKey,
+    work: (row: JobRow, change: JobChange) => Promise<JobRow>,
+  ): Promise<Job | 'stale'> {
+    return await this.journal.change(async (change) => {
+      const row = await change.find(key.jobId);
+      if (
+        row === undefined ||
+        row.attempt !== key.attempt ||
+        (row.state !== 'starting' && row.state !== 'running')
+      )
+        return 'stale';
+      return toJob(await work(row, change));
+    });
+  }
 
   /** starting → running. `step` is where the run begins: 0, or that of its checkpoint. */
   async started(key: AttemptKey, execution: Execution, step: number): Promise<Job | 'stale'> {
@@ -108,56 +114,6 @@ export class JobAttempts {
           'CHECKPOINT_CORRUPT',
           `Checkpoint ${folder} cannot be used (${problem}); the one before it is tried`,
         ),
-      ]);
-    });
-  }
-
-  /** Stores a sealed artifact, whose folder is complete and synced. Sealing it twice changes nothing. */
-  async sealed(key: AttemptKey, artifact: SealedArtifact): Promise<Job | 'stale'> {
-    return await this.write(key, async (row, change) => {
-      const known = await change.trx
-        .selectFrom('artifacts')
-        .select('id')
-        .where('job_id', '=', row.id)
-        .where('id', '=', artifact.id)
-        .executeTakeFirst();
-      if (known !== undefined) return row;
-      const sizeBytes = artifact.files.reduce((sum, file) => sum + file.sizeBytes, 0);
-      await change.trx
-        .insertInto('artifacts')
-        .values({
-          job_id: row.id,
-          id: artifact.id,
-          kind: kindOf(artifact.format),
-          step: artifact.step,
-          size_bytes: sizeBytes,
-          create_time_ms: change.nowMs,
-          state: 'ready',
-          format: artifact.format,
-          weight_type: artifact.weightType,
-          cast_error_max: artifact.castErrorMax,
-          cycle: artifact.cycle,
-          failure: null,
-          shard_bytes_max: toJob(row).spec.export.shardBytesMax,
-          checkpoint_folder: null,
-          request_id: null,
-          request_digest: null,
-        })
-        .execute();
-      await change.trx
-        .insertInto('artifact_files')
-        .values(
-          artifact.files.map((file) => ({
-            job_id: row.id,
-            artifact_id: artifact.id,
-            file_name: file.fileName,
-            size_bytes: file.sizeBytes,
-            sha256: file.sha256,
-          })),
-        )
-        .execute();
-      return await change.append(row, row.attempt, [
-        { timeMs: change.nowMs, body: { kind: 'artifact', artifactId: artifact.id, sizeBytes } },
       ]);
     });
   }
@@ -239,22 +195,6 @@ export class JobAttempts {
           not_before_ms: change.nowMs + delayMs,
         })),
     );
-  }
-
-  private async write(
-    key: AttemptKey,
-    work: (row: JobRow, change: JobChange) => Promise<JobRow>,
-  ): Promise<Job | 'stale'> {
-    return await this.journal.change(async (change) => {
-      const row = await change.find(key.jobId);
-      if (
-        row === undefined ||
-        row.attempt !== key.attempt ||
-        (row.state !== 'starting' && row.state !== 'running')
-      )
-        return 'stale';
-      return toJob(await work(row, change));
-    });
   }
 
   private checkpointFolder(jobId: string, path: string): string {

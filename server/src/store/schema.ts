@@ -1,7 +1,11 @@
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
-import type { ArtifactKind, ArtifactState } from '../artifacts/artifact.js';
-import type { JobState, StopRequest } from '../jobs/job.js';
-import type { DatasetState } from '../datasets/dataset.js';
+
+// What the columns of states may hold; the domain's files give them their meaning.
+export type JobState = 'queued' | 'starting' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled';
+export type StopRequest = 'pause' | 'cancel';
+export type DatasetState = 'uploading' | 'preparing' | 'ready' | 'failed';
+export type ArtifactState = 'pending' | 'ready' | 'failed';
+export type ArtifactKind = 'mergedModel' | 'adapter';
 
 /** Tables of the store as they are read. Times are milliseconds since 1970, JSON is text, booleans are 0 and 1. */
 export interface Schema {

@@ -1,6 +1,6 @@
 import type { TrainingEvent } from '@relora/engine';
 import type { DeviceChoice, ExportFormat, GgufType, RunSpec } from '@relora/engine/plan';
-import type { ArtifactFile } from '../artifacts/artifact.js';
+import type { ExportResult, SealedArtifact } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution } from '../jobs/job.js';
 import type { WeightsReport } from '../weights/weights.js';
@@ -80,12 +80,6 @@ export interface ExportTask {
   device: DeviceSettings;
 }
 
-export interface ExportResult {
-  files: ArtifactFile[];
-  castErrorMax: number;
-  cycle: number | null;
-}
-
 export interface DescribeTask {
   kind: 'describeDevices';
   device: DeviceSettings;
@@ -156,16 +150,6 @@ export type ServerMessage =
   /** Everything up to this number is on the disk. */
   | { type: 'ack'; number: number };
 
-export interface ExportedArtifact {
-  id: string;
-  format: ExportFormat;
-  weightType: GgufType;
-  castErrorMax: number;
-  cycle: number | null;
-  step: number;
-  files: ArtifactFile[];
-}
-
 /**
  * From a trainer to the server. Numbers count 1, 2, 3 …; the trainer waits while too many are not acknowledged, and ends
  * once its last message is.
@@ -176,7 +160,7 @@ export type TrainerMessage =
   | { type: 'checkpointCorrupt'; number: number; path: string; problem: string }
   /** The orders to save up to this ticket are done; the checkpoint was told before, or the problem says why there is none. */
   | { type: 'saved'; number: number; ticket: number; problem: string | null }
-  | { type: 'artifact'; number: number; artifact: ExportedArtifact }
+  | { type: 'artifact'; number: number; artifact: SealedArtifact }
   | { type: 'finished'; number: number; outcome: 'succeeded' | 'stopped' }
   | { type: 'failed'; number: number; reason: string; message: string };
 

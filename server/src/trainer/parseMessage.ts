@@ -1,5 +1,6 @@
 import { targetModules } from '@relora/engine/plan';
-import type { ExportResult, TaskMessage, TrainerMessage } from './messages.js';
+import type { ExportResult } from '../artifacts/artifact.js';
+import type { TaskMessage, TrainerMessage } from './messages.js';
 
 /** What a field must be. `number` allows NaN and infinities: a diverging run reports them. */
 type Check = (value: unknown) => boolean;

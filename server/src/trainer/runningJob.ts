@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { sealArtifact } from '../artifacts/sealArtifact.js';
 import { isDiskFull } from '../store/diskFull.js';
 import { checkpointName } from '../store/folders.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
@@ -218,7 +219,7 @@ export class RunningJob {
         }
         return undefined;
       case 'artifact':
-        return await attempts.sealed(this.key, message.artifact);
+        return await sealArtifact(attempts, this.key, message.artifact);
       case 'finished': {
         const result =
           message.outcome === 'succeeded'

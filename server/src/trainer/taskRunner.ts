@@ -2,13 +2,13 @@ import { mkdir } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
+import type { ExportResult } from '../artifacts/artifact.js';
 import type { TaskFailure } from '../jobs/jobFailures.js';
 import type { WeightsReport } from '../weights/weights.js';
 import type {
   CheckWeightsTask,
   DeviceDescription,
   DeviceSettings,
-  ExportResult,
   ExportTask,
   GeneratedPiece,
   GenerateTask,

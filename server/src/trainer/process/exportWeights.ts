@@ -1,6 +1,7 @@
 import { exportModel, withCheckpointWeights } from '@relora/engine';
 import { Dataset } from '@relora/engine/data';
-import type { ExportResult, ExportTask } from '../messages.js';
+import type { ExportResult } from '../../artifacts/artifact.js';
+import type { ExportTask } from '../messages.js';
 import { openBackend } from './backend.js';
 
 /** Writes the weights of a checkpoint into a new folder, one tensor in memory at a time. */

@@ -1,6 +1,6 @@
-import { engineVersion } from '../../engineVersion.js';
-import type { ExportFormat, GgufType } from '../../plan/runSpec.js';
-import type { FileDigest } from '../durableFile.js';
+import { engineVersion } from '../engineVersion.js';
+import type { ExportFormat, GgufType } from '../plan/runSpec.js';
+import type { FileDigest } from '../io/durableFile.js';
 import type { Lineage } from './weightSource.js';
 
 /** A file of an export; its name may stand in one folder, `base/config.json`. */

@@ -1,11 +1,11 @@
 import { join } from 'node:path';
-import { endOfTextToken } from '../../data/trainBpe.js';
-import { transpose, weightShapes } from '../../model/weights.js';
-import { formatLlamaConfig } from '../../plan/llamaConfigFile.js';
-import type { WeightType } from '../../plan/runSpec.js';
-import { writeNewFile } from '../durableFile.js';
-import { storedTypes as typeBytes, type StoredType } from '../halfFloats.js';
-import { writeSafetensors, type TensorSource } from '../safetensors.js';
+import { endOfTextToken } from '../data/trainBpe.js';
+import { transpose, weightShapes } from '../model/weights.js';
+import { formatLlamaConfig } from '../plan/llamaConfigFile.js';
+import type { WeightType } from '../plan/runSpec.js';
+import { writeNewFile } from '../io/durableFile.js';
+import { storedTypes as typeBytes, type StoredType } from '../io/halfFloats.js';
+import { writeSafetensors, type TensorSource } from '../io/safetensors.js';
 import type { ExportedFile, WrittenExport } from './exportManifest.js';
 import type { WeightSource } from './weightSource.js';
 

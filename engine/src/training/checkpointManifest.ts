@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
 import type { AdapterSettings, LlamaConfig, Phase } from '../plan/runSpec.js';
 import { laterDefaults } from '../plan/storedRunSpec.js';
-import type { MomentGroup } from '../training/adamW.js';
-import type { RunProgress } from '../training/trainingRun.js';
+import type { MomentGroup } from './adamW.js';
+import type { RunProgress } from './trainingRun.js';
 import { CheckpointCorrupt, CheckpointUnknownFormat } from './checkpointErrors.js';
-import { digestFile, type FileDigest } from './durableFile.js';
+import { digestFile, type FileDigest } from '../io/durableFile.js';
 
 export const checkpointFormatVersion = 1;
 

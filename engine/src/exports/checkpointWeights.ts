@@ -1,14 +1,14 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { tensor2d, tidy, type Tensor2D } from '@tensorflow/tfjs-core';
-import { tokenizerFile } from '../../data/prepareDataset.js';
-import type { Tokenizer } from '../../data/tokenizer.js';
-import { MergeNotFinite } from '../../model/adapterSet.js';
-import { weightShapes } from '../../model/weights.js';
-import { mergeAdapter } from '../../ops/mergeAdapter.js';
-import { CheckpointCorrupt } from '../checkpointErrors.js';
-import { checkpointFilePath, verifyCheckpoint, type CheckpointFile } from '../checkpointManifest.js';
-import { openSafetensors, type SafetensorsFile } from '../safetensors.js';
+import { tokenizerFile } from '../data/prepareDataset.js';
+import type { Tokenizer } from '../data/tokenizer.js';
+import { MergeNotFinite } from '../model/adapterSet.js';
+import { weightShapes } from '../model/weights.js';
+import { mergeAdapter } from '../ops/mergeAdapter.js';
+import { CheckpointCorrupt } from '../training/checkpointErrors.js';
+import { checkpointFilePath, verifyCheckpoint, type CheckpointFile } from '../training/checkpointManifest.js';
+import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
 import { scaleOf, type AdapterFactors, type WeightSource } from './weightSource.js';
 
 /** Tokenizer of the data set that a checkpoint was trained on, and the folder that has its file. */

@@ -7,9 +7,9 @@ import {
   transpose,
   weightShapes,
   type WeightShape,
-} from '../../model/weights.js';
-import type { GgufType, LlamaConfig } from '../../plan/runSpec.js';
-import { narrow } from '../narrow.js';
+} from '../model/weights.js';
+import type { GgufType, LlamaConfig } from '../plan/runSpec.js';
+import { narrow } from '../io/narrow.js';
 import { ExportImpossible } from './exportImpossible.js';
 import type { ExportManifest, WrittenExport } from './exportManifest.js';
 import { writeGgufFile, type GgufTensor, type GgufTensorType, type GgufValue } from './ggufFile.js';

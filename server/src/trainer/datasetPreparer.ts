@@ -2,10 +2,10 @@ import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { folders, syncFolder } from '../store/folders.js';
-import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
-import { WaitingWork } from '../trainer/waitingWork.js';
-import type { Dataset } from './dataset.js';
-import type { DatasetStore } from './datasetStore.js';
+import { TaskFailed, type TaskRunner } from './taskRunner.js';
+import { WaitingWork } from './waitingWork.js';
+import type { Dataset } from '../datasets/dataset.js';
+import type { DatasetStore } from '../datasets/datasetStore.js';
 
 /** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
 const crashesMax = 2;

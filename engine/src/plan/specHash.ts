@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import type { RunSpec } from '../plan/runSpec.js';
-import { laterDefaults } from '../plan/storedRunSpec.js';
+import type { RunSpec } from './runSpec.js';
+import { laterDefaults } from './storedRunSpec.js';
 
 /**
  * SHA-256 over what decides the weights of a run. Settings of watching, keeping and exporting are left out, and so is

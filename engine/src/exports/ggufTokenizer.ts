@@ -1,5 +1,5 @@
-import { byteTable } from '../../data/byteLevelBpe.js';
-import { checkTokenizerJson, isObject, type TokenizerJson } from '../../data/tokenizerJson.js';
+import { byteTable } from '../data/byteLevelBpe.js';
+import { checkTokenizerJson, isObject, type TokenizerJson } from '../data/tokenizerJson.js';
 import { ExportImpossible } from './exportImpossible.js';
 import type { GgufValue } from './ggufFile.js';
 

@@ -1,9 +1,9 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { transpose, weightShapes } from '../../model/weights.js';
-import type { AdapterSettings, TargetModule, WeightType } from '../../plan/runSpec.js';
-import { syncFolder, writeNewFile } from '../durableFile.js';
-import { writeSafetensors, type TensorSource } from '../safetensors.js';
+import { transpose, weightShapes } from '../model/weights.js';
+import type { AdapterSettings, TargetModule, WeightType } from '../plan/runSpec.js';
+import { syncFolder, writeNewFile } from '../io/durableFile.js';
+import { writeSafetensors, type TensorSource } from '../io/safetensors.js';
 import { ExportImpossible } from './exportImpossible.js';
 import type { WrittenExport } from './exportManifest.js';
 import { storedTypes, writeHuggingFace } from './huggingFace.js';

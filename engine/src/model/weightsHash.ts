@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { Llama } from '../model/llama.js';
+import type { Llama } from './llama.js';
 
 /**
  * SHA-256 over names and float32 values of a model's weights, in its order: the same for every file that holds them, whatever

@@ -7,9 +7,9 @@ import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobStore } from '../jobs/jobStore.js';
 import { folders, syncFolder } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
-import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
-import { WaitingWork } from '../trainer/waitingWork.js';
-import type { ArtifactExports, PendingExport } from './artifactExports.js';
+import { TaskFailed, type TaskRunner } from './taskRunner.js';
+import { WaitingWork } from './waitingWork.js';
+import type { ArtifactExports, PendingExport } from '../artifacts/artifactExports.js';
 
 export interface ArtifactExporterParts {
   exports: ArtifactExports;

@@ -1,9 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { tokenizerFile } from '../../data/prepareDataset.js';
-import type { Parameter } from '../../model/parameter.js';
-import type { TrainingRun } from '../../training/trainingRun.js';
-import { specHash } from '../specHash.js';
+import { tokenizerFile } from '../data/prepareDataset.js';
+import type { Parameter } from '../model/parameter.js';
+import type { TrainingRun } from '../training/trainingRun.js';
+import { specHash } from '../plan/specHash.js';
 import { scaleOf, type WeightSource } from './weightSource.js';
 
 /** The weights of a run as they are now. The run is not disturbed, and must not go on until the export is done. */

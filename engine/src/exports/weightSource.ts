@@ -1,5 +1,5 @@
-import { layerMethod } from '../../plan/layerMethod.js';
-import type { AdapterSettings, LlamaConfig, TargetModule } from '../../plan/runSpec.js';
+import { layerMethod } from '../plan/layerMethod.js';
+import type { AdapterSettings, LlamaConfig, TargetModule } from '../plan/runSpec.js';
 
 /** One layer's adapter, y = x W + scale (x A) B. */
 export interface AdapterFactors {

@@ -1,4 +1,4 @@
-import { EngineError } from '../../engineError.js';
+import { EngineError } from '../engineError.js';
 
 /** A format cannot say what the model is; nothing usable was written. */
 export class ExportImpossible extends EngineError {

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ExportFormat, GgufType } from '../../plan/runSpec.js';
-import { syncFolder, writeNewFile } from '../durableFile.js';
+import type { ExportFormat, GgufType } from '../plan/runSpec.js';
+import { syncFolder, writeNewFile } from '../io/durableFile.js';
 import { ExportImpossible } from './exportImpossible.js';
 import { manifestText, type ExportedFile, type WrittenExport } from './exportManifest.js';
 import { writeGguf } from './gguf.js';

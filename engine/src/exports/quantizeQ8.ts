@@ -1,4 +1,4 @@
-import { fromFloat16, toFloat16 } from '../halfFloats.js';
+import { fromFloat16, toFloat16 } from '../io/halfFloats.js';
 
 /** Values of a block with one scale. */
 export const q8BlockValues = 32;

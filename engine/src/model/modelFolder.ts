@@ -2,11 +2,11 @@ import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
-import { Llama } from '../model/llama.js';
-import { headName, transpose, weightShapes, type WeightShape } from '../model/weights.js';
+import { Llama } from './llama.js';
+import { headName, transpose, weightShapes, type WeightShape } from './weights.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
 import { ModelFolderInvalid, parseLlamaConfig } from '../plan/llamaConfigFile.js';
-import { openSafetensors, type SafetensorsFile } from './safetensors.js';
+import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
 
 export interface LoadedModel {
   model: Llama;

@@ -7,17 +7,17 @@ import { isDeepStrictEqual } from 'node:util';
 import { util, type Tensor } from '@tensorflow/tfjs-core';
 import { engineVersion } from '../engineVersion.js';
 import type { Parameter, ParameterRole } from '../model/parameter.js';
-import { checkpointsFolder, type StoredFile, type TrainingRun } from '../training/trainingRun.js';
+import { checkpointsFolder, type StoredFile, type TrainingRun } from './trainingRun.js';
 import { CheckpointNoSpace } from './checkpointErrors.js';
 import {
   checkpointFormatVersion,
   type CheckpointFile,
   type CheckpointManifest,
 } from './checkpointManifest.js';
-import { digestFile, publish, syncFolder, writeNewFile, type FileDigest } from './durableFile.js';
-import { storedTypes } from './halfFloats.js';
-import { writeSafetensors, type TensorSource } from './safetensors.js';
-import { specHash } from './specHash.js';
+import { digestFile, publish, syncFolder, writeNewFile, type FileDigest } from '../io/durableFile.js';
+import { storedTypes } from '../io/halfFloats.js';
+import { writeSafetensors, type TensorSource } from '../io/safetensors.js';
+import { specHash } from '../plan/specHash.js';
 
 /** What stays free beside a checkpoint, so that the journal can still record what happened. */
 const checkpointReserveBytes = 64 * 1024 ** 2;

@@ -1,6 +1,6 @@
 import { plainPlan, type AdapterPlan } from '../model/adapterSet.js';
 import { Llama } from '../model/llama.js';
-import { assignValues, type MomentReader } from '../training/moments.js';
+import { assignValues, type MomentReader } from './moments.js';
 import { CheckpointCorrupt } from './checkpointErrors.js';
 import {
   checkpointFilePath,
@@ -8,7 +8,7 @@ import {
   type CheckpointFile,
   type CheckpointManifest,
 } from './checkpointManifest.js';
-import { openSafetensors, type SafetensorsFile } from './safetensors.js';
+import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
 
 /** The model of a verified checkpoint, with its adapters attached and as they were. */
 export async function restoreModel(
