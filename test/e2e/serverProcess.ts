@@ -16,10 +16,11 @@ export interface ServerProcess {
   exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
 
-/** Starts the server on a data folder and resolves with its addresses; it is killed after the test. */
+/** Starts the server on a data folder and resolves with its addresses; it is killed after the test, or when `atEnd` says. */
 export async function startServerProcess(
   dataFolder: string,
   settings: Record<string, string> = {},
+  atEnd: (stop: () => Promise<void>) => void = onTestFinished,
 ): Promise<ServerProcess> {
   const child = spawn(process.execPath, [main], {
     env: {
@@ -37,7 +38,7 @@ export async function startServerProcess(
   const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
     child.once('exit', (code, signal) => resolve({ code, signal }));
   });
-  onTestFinished(async () => {
+  atEnd(async () => {
     child.kill('SIGKILL');
     await exited;
   });

@@ -1,9 +1,10 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { temporaryFolder } from '../e2e/tinyJob.js';
+import { unpackSdk } from './unpackSdk.js';
 
 const sdk = fileURLToPath(new URL('../../sdk/', import.meta.url));
 const modules = fileURLToPath(new URL('../../node_modules/', import.meta.url));
@@ -14,17 +15,8 @@ test('the package, as it would be published, loads by import and by require, wit
   const folder = temporaryFolder();
   execFileSync(process.execPath, [join(sdk, 'build-cjs.mjs')]);
   run('npm', ['pack', '--loglevel=error', '--ignore-scripts', '--pack-destination', folder], sdk);
-  const installed = join(folder, 'node_modules/@relora/sdk');
-  mkdirSync(installed, { recursive: true });
-  run('tar', ['xzf', join(folder, 'relora-sdk-0.1.0.tgz'), '--strip-components=1', '-C', installed], folder);
-  const { dependencies } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8')) as {
-    dependencies: Record<string, string>;
-  };
   // Its dependencies and nothing else: what is not declared is not found.
-  for (const name of [...Object.keys(dependencies), '@types/node']) {
-    mkdirSync(dirname(join(folder, 'node_modules', name)), { recursive: true });
-    symlinkSync(join(modules, name), join(folder, 'node_modules', name));
-  }
+  unpackSdk(join(folder, 'relora-sdk-0.1.0.tgz'), folder, ['@types/node']);
 
   const use = `const client = new ReloraClient(); client.close(); console.log(typeof parseJobSpec, JobSpec.fromPartial({}).dataset === '', JobState.RUNNING);`;
   const names = '{ ReloraClient, JobState, parseJobSpec }';
