@@ -61,3 +61,8 @@ export {
 } from './io/safetensors.js';
 export { SafetensorsInvalid } from './io/safetensorsHeader.js';
 export { generateTokens, type GenerationSettings } from './generation/generateTokens.js';
+
+// Devices
+export type * from './device/device.js';
+export { DeviceFault, type DeviceFaultReason } from './device/deviceFaults.js';
+export { alone, type Collective } from './device/collective.js';

@@ -1,0 +1,24 @@
+import { EngineError } from '../engineError.js';
+
+/**
+ * Why a device cannot be had or cannot go on. Each ends an attempt, or a start, with its own cure; the job resumes. Not found: it does
+ * not exist on this machine. Lost: it stopped answering, was reset or fell off the bus.
+ */
+export type DeviceFaultReason =
+  | 'DEVICE_NOT_FOUND'
+  | 'DEVICE_LIBRARY_MISSING'
+  | 'DEVICE_DRIVER_TOO_OLD'
+  | 'DEVICE_PRECISION_UNKNOWN'
+  | 'DEVICE_OUT_OF_MEMORY'
+  | 'DEVICE_LOST';
+
+/** A fault of the device, not of the job: the message says what was expected, what was found and what to do. */
+export class DeviceFault extends EngineError {
+  constructor(
+    override readonly reason: DeviceFaultReason,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(reason, message, options);
+  }
+}
