@@ -5,8 +5,8 @@ import { ExportFormat, parseBundle, parseJobSpec, ReloraClient, replayBundle, ty
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { unpackSdk } from '../sdk/unpackSdk.js';
 import { expected, released, releasedFolder, type Hashes } from './releasedFolder.js';
-import { startServerProcess } from './serverProcess.js';
-import { temporaryFolder, tinyText } from './tinyJob.js';
+import { startServerProcess } from '../e2e/serverProcess.js';
+import { temporaryFolder, tinyText } from '../e2e/tinyJob.js';
 
 /** Fourteen jobs are finished, and beside others that may take minutes. */
 const timeoutMs = 600_000;

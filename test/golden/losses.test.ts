@@ -2,12 +2,12 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, selectBackend, type BackendOptions } from '@relora/engine';
-import { goldenSpec } from '../golden/goldenRun.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders } from './tinyRun.js';
+import { goldenSpec } from './goldenRun.js';
+import { licenceDataset, ofKind, runLoop, temporaryFolders } from '../engine/tinyRun.js';
 
 const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
-const file = fileURLToPath(new URL('../golden/losses.json', import.meta.url));
+const file = fileURLToPath(new URL('./losses.json', import.meta.url));
 
 async function losses(options: BackendOptions): Promise<number[]> {
   const backend = await selectBackend(options);
@@ -25,7 +25,7 @@ async function losses(options: BackendOptions): Promise<number[]> {
 
 /**
  * The losses of a whole small run. A change that is not meant to alter numbers leaves them alone; one that is regenerates the file
- * with `REGENERATE_GOLDEN=1 npx vitest run test/engine/golden.test.ts` and shows both curves.
+ * with `REGENERATE_GOLDEN=1 npx vitest run test/golden/losses.test.ts` and shows both curves.
  */
 describe('the golden loss curve', () => {
   const backends: [name: string, options: BackendOptions, tolerance: number][] = [
@@ -38,7 +38,7 @@ describe('the golden loss curve', () => {
   it.each(backends)('is repeated on %s', async (name, options, tolerance) => {
     const found = await losses(options);
     if (name === 'reference' && process.env['REGENERATE_GOLDEN'] === '1') {
-      const regenerate = 'REGENERATE_GOLDEN=1 npx vitest run test/engine/golden.test.ts';
+      const regenerate = 'REGENERATE_GOLDEN=1 npx vitest run test/golden/losses.test.ts';
       writeFileSync(file, `${JSON.stringify({ regenerate, losses: found }, null, 2)}\n`);
     }
     const golden = (JSON.parse(readFileSync(file, 'utf8')) as { losses: number[] }).losses;
