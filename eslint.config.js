@@ -24,6 +24,20 @@ export default tseslint.config(
     },
   },
   {
+    // A call takes some hundred thousand arguments at most; vocabularies and pages are longer than that.
+    files: ['*/src/**/*.ts'],
+    rules: {
+      'no-restricted-syntax': [
+        'error',
+        {
+          selector:
+            'CallExpression[callee.property.name=/^(push|unshift|fromCharCode|fromCodePoint)$/] > SpreadElement',
+          message: 'A long list does not fit into the arguments of a call: take its elements one by one.',
+        },
+      ],
+    },
+  },
+  {
     files: ['**/*.mjs', '**/*.js'],
     extends: [...tseslint.configs.recommended],
   },

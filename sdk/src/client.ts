@@ -324,7 +324,7 @@ export class ReloraClient {
         { parent: job, pageToken },
         { signal },
       );
-      found.push(...page.artifacts);
+      for (const artifact of page.artifacts) found.push(artifact);
       pageToken = page.nextPageToken || undefined;
     }
     return found;

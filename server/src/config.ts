@@ -132,7 +132,7 @@ export const settings = {
     'Most steps of a job, all phases together; each leaves an event.',
   ),
   sequenceLengthMax: integer('RELORA_SEQUENCE_LENGTH_MAX', 8192, 8, 1 << 20, 'Longest sequence in tokens.'),
-  vocabularySizeMax: integer('RELORA_VOCABULARY_SIZE_MAX', 262_144, 257, 1 << 20, 'Largest vocabulary.'),
+  vocabularySizeMax: integer('RELORA_VOCABULARY_SIZE_MAX', 524_288, 257, 1 << 20, 'Largest vocabulary.'),
   parametersMax: integer('RELORA_PARAMETERS_MAX', 20_000_000_000, 1, 2 ** 50, 'Most weights of a model.'),
   jobMemoryBytesMax: integer(
     'RELORA_JOB_MEMORY_BYTES_MAX',

@@ -369,6 +369,49 @@ describe('the trainer', () => {
     },
   );
 
+  it('succeeds with the other formats where one cannot be exported, and the artifact says why', async () => {
+    const parts = await trainingParts();
+    const path = join(parts.dataFolder, 'tale.txt');
+    const words = ['the', 'king', 'a', 'merge', 'saw', 'road', '.'];
+    const tokenizerJson = JSON.stringify({
+      version: '1.0',
+      truncation: null,
+      padding: null,
+      added_tokens: [],
+      normalizer: { type: 'Lowercase' },
+      pre_tokenizer: { type: 'Whitespace' },
+      post_processor: null,
+      decoder: null,
+      model: {
+        type: 'WordLevel',
+        unk_token: '<unk>',
+        vocab: Object.fromEntries(['</s>', '<unk>', ...words].map((word, id) => [word, id])),
+      },
+    });
+    const tokenizer = { kind: 'huggingFace', tokenizerJson } as const;
+    const dataset = await prepare(parts, parts.tasks, 'words', [{ path, format: 'text' }], { tokenizer });
+    expect(dataset.failure).toBeNull();
+    const job = await run(parts, {
+      dataset: 'datasets/words',
+      export: { ...runSpec().export, formats: ['gguf', 'huggingFace'] },
+    });
+    expect(job).toMatchObject({ state: 'succeeded', failure: null, attempt: 1 });
+    expect(job.stateReason).toBe('All steps were taken and the export of gguf-1 failed');
+    const { artifacts } = await parts.artifacts.list(job.id, { afterId: null, artifactsMax: 10 });
+    expect(artifacts.map(({ id, state }) => [id, state])).toEqual([
+      ['gguf-1', 'failed'],
+      ['merged-model-1', 'ready'],
+    ]);
+    const message =
+      'GGUF: expected a tokenizer of byte-level BPE, found one of WordLevel with another decoder';
+    expect(artifacts[0]).toMatchObject({ step: 16, failure: { reason: 'EXPORT_IMPOSSIBLE', message } });
+    expect((await allEvents(parts, job.id)).map(({ body }) => body)).toContainEqual({
+      kind: 'warning',
+      reason: 'EXPORT_FAILED',
+      message: `The export jobs/${job.id}/artifacts/gguf-1 failed (EXPORT_IMPOSSIBLE): ${message}`,
+    });
+  });
+
   it('fails data that cannot be read, with the place', async () => {
     const parts = await openParts(settings, temporaryFolder(), trainerEntry);
     const tasks = new TaskRunner(parts.config, parts.log);

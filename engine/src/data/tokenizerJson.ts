@@ -174,16 +174,21 @@ function readAddedTokens(
   return { addedTokens, specialIds };
 }
 
+/** Parts of normalizer, pre-tokenizer and decoder together; those in use have a few dozen. */
+const partsMax = 10_000;
+
 /** A pattern like (a+)+ can take hours for one line of text. */
 function checkPatterns(json: Record<string, unknown>): void {
   const waiting: unknown[] = [json.normalizer, json.pre_tokenizer, json.decoder];
-  for (let part = waiting.pop(), seen = 0; seen < 10_000; part = waiting.pop(), seen++) {
+  for (let seen = 0; waiting.length > 0; seen++) {
+    if (seen > partsMax) throw invalid('pre_tokenizer', `at most ${partsMax} parts`, 'more');
+    const part = waiting.pop();
     if (isObject(part)) {
       const pattern = part.Regex;
       if (typeof pattern === 'string' && !isLinear(pattern))
         throw invalid('pattern', 'one without repeats inside of repeats', pattern);
-      waiting.push(...Object.values(part));
-    } else if (Array.isArray(part)) waiting.push(...(part as unknown[]).slice(0, 1000));
+      for (const value of Object.values(part)) waiting.push(value);
+    } else if (Array.isArray(part)) for (const value of part) waiting.push(value);
   }
 }
 

@@ -72,36 +72,36 @@ export async function writeGgufFile(
 
 function headerOf(metadata: ReadonlyMap<string, GgufValue>, tensors: readonly GgufTensor[]): Buffer {
   const parts = [Buffer.from('GGUF'), uint32(3), uint64(tensors.length), uint64(metadata.size)];
-  for (const [key, value] of metadata) parts.push(string(key), ...valueParts(value));
+  for (const [key, value] of metadata) parts.push(string(key), valueBytes(value));
   let offset = 0;
   for (const tensor of tensors) {
     const { name, shape, type } = tensor;
-    parts.push(string(name), uint32(shape.length), ...[...shape].reverse().map(uint64));
-    parts.push(uint32(ggufTypes[type].id), uint64(offset));
+    const sizes = Buffer.concat([...shape].reverse().map(uint64));
+    parts.push(string(name), uint32(shape.length), sizes, uint32(ggufTypes[type].id), uint64(offset));
     offset = aligned(offset + bytesOf(tensor));
   }
   return Buffer.concat(parts);
 }
 
-function valueParts(entry: GgufValue): Buffer[] {
+function valueBytes(entry: GgufValue): Buffer {
   switch (entry.type) {
     case 'uint32':
-      return [uint32(valueTypes.uint32), uint32(entry.value)];
+      return Buffer.concat([uint32(valueTypes.uint32), uint32(entry.value)]);
     case 'float32':
-      return [uint32(valueTypes.float32), float32(entry.value)];
+      return Buffer.concat([uint32(valueTypes.float32), float32(entry.value)]);
     case 'bool':
-      return [uint32(valueTypes.bool), Buffer.of(entry.value ? 1 : 0)];
+      return Buffer.concat([uint32(valueTypes.bool), Buffer.of(entry.value ? 1 : 0)]);
     case 'string':
-      return [uint32(valueTypes.string), string(entry.value)];
+      return Buffer.concat([uint32(valueTypes.string), string(entry.value)]);
     case 'int32s':
-      return [...arrayHead(valueTypes.int32, entry.value.length), ...entry.value.map(int32)];
+      return arrayOf(valueTypes.int32, entry.value.map(int32));
     case 'strings':
-      return [...arrayHead(valueTypes.string, entry.value.length), ...entry.value.map(string)];
+      return arrayOf(valueTypes.string, entry.value.map(string));
   }
 }
 
-function arrayHead(type: number, length: number): Buffer[] {
-  return [uint32(valueTypes.array), uint32(type), uint64(length)];
+function arrayOf(type: number, elements: readonly Buffer[]): Buffer {
+  return Buffer.concat([uint32(valueTypes.array), uint32(type), uint64(elements.length), ...elements]);
 }
 
 function uint32(value: number): Buffer {

@@ -41,13 +41,18 @@ export interface ExportResult {
   cycle: number | null;
 }
 
-/** What a trainer exported of its last step; its folder is complete and synced. */
-export interface SealedArtifact extends ExportResult {
+/** What a trainer exports of its last step, whatever comes of it. */
+export interface PlannedArtifact {
   id: string;
   format: ExportFormat;
   weightType: GgufType;
+  /** Number of its adapters, from 1; null without. */
+  cycle: number | null;
   step: number;
 }
+
+/** What it exported; its folder is complete and synced. */
+export interface SealedArtifact extends PlannedArtifact, ExportResult {}
 
 /** What a format makes. */
 export function kindOf(format: ExportFormat): ArtifactKind {

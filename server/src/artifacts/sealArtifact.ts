@@ -1,7 +1,10 @@
-import type { Job } from '../jobs/job.js';
+import type { Job, JobFailure } from '../jobs/job.js';
 import type { AttemptKey, JobAttempts } from '../jobs/jobAttempts.js';
+import type { JobChange } from '../jobs/jobChange.js';
+import type { ServerWarning } from '../jobs/jobFailures.js';
 import { toJob } from '../jobs/jobRow.js';
-import { kindOf, type SealedArtifact } from './artifact.js';
+import type { JobRow } from '../store/schema.js';
+import { kindOf, type PlannedArtifact, type SealedArtifact } from './artifact.js';
 
 /** Stores a sealed artifact, whose folder is complete and synced. Sealing it twice changes nothing. */
 export async function sealArtifact(
@@ -10,35 +13,9 @@ export async function sealArtifact(
   artifact: SealedArtifact,
 ): Promise<Job | 'stale'> {
   return await attempts.write(key, async (row, change) => {
-    const known = await change.trx
-      .selectFrom('artifacts')
-      .select('id')
-      .where('job_id', '=', row.id)
-      .where('id', '=', artifact.id)
-      .executeTakeFirst();
-    if (known !== undefined) return row;
     const sizeBytes = artifact.files.reduce((sum, file) => sum + file.sizeBytes, 0);
-    await change.trx
-      .insertInto('artifacts')
-      .values({
-        job_id: row.id,
-        id: artifact.id,
-        kind: kindOf(artifact.format),
-        step: artifact.step,
-        size_bytes: sizeBytes,
-        create_time_ms: change.nowMs,
-        state: 'ready',
-        format: artifact.format,
-        weight_type: artifact.weightType,
-        cast_error_max: artifact.castErrorMax,
-        cycle: artifact.cycle,
-        failure: null,
-        shard_bytes_max: toJob(row).spec.export.shardBytesMax,
-        checkpoint_folder: null,
-        request_id: null,
-        request_digest: null,
-      })
-      .execute();
+    const { castErrorMax } = artifact;
+    if (!(await insert(row, change, artifact, { sizeBytes, castErrorMax, failure: null }))) return row;
     await change.trx
       .insertInto('artifact_files')
       .values(
@@ -55,4 +32,59 @@ export async function sealArtifact(
       { timeMs: change.nowMs, body: { kind: 'artifact', artifactId: artifact.id, sizeBytes } },
     ]);
   });
+}
+
+/** Stores that a format could not be exported: the artifact says why, and the job is none the worse. */
+export async function storeFailedExport(
+  attempts: JobAttempts,
+  key: AttemptKey,
+  artifact: PlannedArtifact,
+  failure: JobFailure,
+): Promise<Job | 'stale'> {
+  return await attempts.write(key, async (row, change) => {
+    if (!(await insert(row, change, artifact, { sizeBytes: 0, castErrorMax: 0, failure }))) return row;
+    const reason: ServerWarning = 'EXPORT_FAILED';
+    const message = `The export jobs/${row.id}/artifacts/${artifact.id} failed (${failure.reason}): ${failure.message}`;
+    return await change.append(row, row.attempt, [
+      { timeMs: change.nowMs, body: { kind: 'warning', reason, message } },
+    ]);
+  });
+}
+
+/** False for one that is there already: a message that is repeated changes nothing. */
+async function insert(
+  row: JobRow,
+  { trx, nowMs }: JobChange,
+  { id, format, step, weightType, cycle }: PlannedArtifact,
+  result: { sizeBytes: number; castErrorMax: number; failure: JobFailure | null },
+): Promise<boolean> {
+  const known = await trx
+    .selectFrom('artifacts')
+    .select('id')
+    .where('job_id', '=', row.id)
+    .where('id', '=', id)
+    .executeTakeFirst();
+  if (known !== undefined) return false;
+  await trx
+    .insertInto('artifacts')
+    .values({
+      job_id: row.id,
+      id,
+      kind: kindOf(format),
+      step,
+      size_bytes: result.sizeBytes,
+      create_time_ms: nowMs,
+      state: result.failure === null ? 'ready' : 'failed',
+      format,
+      weight_type: weightType,
+      cast_error_max: result.castErrorMax,
+      cycle,
+      failure: result.failure === null ? null : JSON.stringify(result.failure),
+      shard_bytes_max: toJob(row).spec.export.shardBytesMax,
+      checkpoint_folder: null,
+      request_id: null,
+      request_digest: null,
+    })
+    .execute();
+  return true;
 }

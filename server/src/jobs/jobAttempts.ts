@@ -119,11 +119,22 @@ export class JobAttempts {
   }
 
   async succeeded(key: AttemptKey): Promise<Job | 'stale'> {
-    return await this.write(
-      key,
-      async (row, change) =>
-        await change.moveTo(row, 'succeeded', 'All steps were taken and the weights exported'),
-    );
+    return await this.write(key, async (row, change) => {
+      const failed = await change.trx
+        .selectFrom('artifacts')
+        .select('id')
+        .where('job_id', '=', row.id)
+        .where('state', '=', 'failed')
+        .where('id', 'like', `%-${row.attempt}`)
+        .where('request_id', 'is', null)
+        .where('request_digest', 'is', null)
+        .execute();
+      const exported =
+        failed.length === 0
+          ? 'the weights exported'
+          : `the export of ${failed.map(({ id }) => id).join(', ')} failed`;
+      return await change.moveTo(row, 'succeeded', `All steps were taken and ${exported}`);
+    });
   }
 
   async failed(key: AttemptKey, failure: JobFailure): Promise<Job | 'stale'> {

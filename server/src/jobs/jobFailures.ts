@@ -33,6 +33,8 @@ export const serverWarnings = {
   CHECKPOINT_CORRUPT: 'A checkpoint is not what was saved; the one before it is used.',
   TRAINER_RESTARTED: 'The trainer ended without an answer, and the job was queued again.',
   STORAGE_FULL: 'The disk is full; the job was paused.',
+  EXPORT_FAILED:
+    'A format of the job could not be exported; the artifact says why, and the job succeeds without it.',
 } as const;
 
 export type ServerFailure = keyof typeof serverFailures;

@@ -1,6 +1,6 @@
 import type { TrainingEvent } from '@relora/engine';
 import type { DeviceChoice, ExportFormat, GgufType, RunSpec } from '@relora/engine/plan';
-import type { ExportResult, SealedArtifact } from '../artifacts/artifact.js';
+import type { ExportResult, PlannedArtifact, SealedArtifact } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution } from '../jobs/job.js';
 import type { WeightsReport } from '../weights/weights.js';
@@ -161,6 +161,13 @@ export type TrainerMessage =
   /** The orders to save up to this ticket are done; the checkpoint was told before, or the problem says why there is none. */
   | { type: 'saved'; number: number; ticket: number; problem: string | null }
   | { type: 'artifact'; number: number; artifact: SealedArtifact }
+  /** The training is done all the same. */
+  | {
+      type: 'exportFailed';
+      number: number;
+      artifact: PlannedArtifact;
+      failure: { reason: string; message: string };
+    }
   | { type: 'finished'; number: number; outcome: 'succeeded' | 'stopped' }
   | { type: 'failed'; number: number; reason: string; message: string };
 

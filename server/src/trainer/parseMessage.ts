@@ -116,6 +116,14 @@ const bodies: Readonly<Record<string, Shape>> = {
   warning: { reason, message: longText },
 };
 
+const plannedArtifact: Shape = {
+  id: (value) => typeof value === 'string' && /^[a-z][a-z0-9-]{0,62}$/.test(value),
+  format: oneOf('huggingFace', 'peft', 'gguf'),
+  weightType: oneOf('float32', 'float16', 'bfloat16', 'q8_0'),
+  cycle: orNull(count),
+  step: count,
+};
+
 const trainerMessages: Readonly<Record<string, Shape>> = {
   started: {
     number: count,
@@ -147,15 +155,12 @@ const trainerMessages: Readonly<Record<string, Shape>> = {
   checkpointCorrupt: { number: count, path, problem: longText },
   artifact: {
     number: count,
-    artifact: object({
-      id: (value) => typeof value === 'string' && /^[a-z][a-z0-9-]{0,62}$/.test(value),
-      format: oneOf('huggingFace', 'peft', 'gguf'),
-      weightType: oneOf('float32', 'float16', 'bfloat16', 'q8_0'),
-      castErrorMax: number,
-      cycle: orNull(count),
-      step: count,
-      files,
-    }),
+    artifact: object({ ...plannedArtifact, castErrorMax: number, files }),
+  },
+  exportFailed: {
+    number: count,
+    artifact: object(plannedArtifact),
+    failure: object({ reason, message: longText }),
   },
   saved: { number: count, ticket: count, problem: orNull(longText) },
   finished: { number: count, outcome: oneOf('succeeded', 'stopped') },

@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import { sealArtifact } from '../artifacts/sealArtifact.js';
+import { sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
 import { isDiskFull } from '../store/diskFull.js';
 import { checkpointName } from '../store/folders.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
@@ -220,6 +220,8 @@ export class RunningJob {
         return undefined;
       case 'artifact':
         return await sealArtifact(attempts, this.key, message.artifact);
+      case 'exportFailed':
+        return await storeFailedExport(attempts, this.key, message.artifact, message.failure);
       case 'finished': {
         const result =
           message.outcome === 'succeeded'

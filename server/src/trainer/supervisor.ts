@@ -128,7 +128,7 @@ export class Supervisor {
         after: page.next,
         jobsMax: 500,
       });
-      left.push(...page.jobs);
+      for (const job of page.jobs) left.push(job);
     }
     for (const job of left) {
       const removed = await Promise.all([

@@ -1,9 +1,9 @@
 import { writeFileSync } from 'node:fs';
-import type { ServerFailure } from '../../jobs/jobFailures.js';
 import type { Task, TrainOrder } from '../messages.js';
 import { ServerChannel } from './channel.js';
 import { checkWeights } from './checkWeights.js';
 import { describeDevices } from './describeDevices.js';
+import { describeError } from './describeError.js';
 import { exportWeights } from './exportWeights.js';
 import { generateText } from './generateText.js';
 import { startHeartbeat } from './heartbeat.js';
@@ -40,7 +40,7 @@ async function runTraining(order: TrainOrder): Promise<void> {
   try {
     await train(order, channel);
   } catch (error) {
-    await channel.say({ type: 'failed', ...describe(error, 'TRAINER_ERROR') });
+    await channel.say({ type: 'failed', ...describeError(error, 'TRAINER_ERROR') });
   }
   await channel.flushed();
   process.exit(0);
@@ -50,7 +50,7 @@ async function runTask(task: Task): Promise<void> {
   try {
     await channel.tell({ type: 'result', value: await perform(task) });
   } catch (error) {
-    await channel.tell({ type: 'failed', ...describe(error, 'TASK_ERROR') });
+    await channel.tell({ type: 'failed', ...describeError(error, 'TASK_ERROR') });
   }
   process.exit(0);
 }
@@ -70,22 +70,4 @@ async function perform(task: Task) {
     case 'exportWeights':
       return await exportWeights(task);
   }
-}
-
-/** What the client is told of an error: the engine's own reasons as they are, for anything else a general one and the stack in the log. */
-function describe(error: unknown, otherwise: string): { reason: string; message: string } {
-  const { reason, code, message, stack } = error as {
-    reason?: unknown;
-    code?: unknown;
-    message?: unknown;
-    stack?: unknown;
-  };
-  const text = String(message ?? error).slice(0, 16_000);
-  if (code === 'ENOSPC' || code === 'EDQUOT')
-    return { reason: 'STORAGE_FULL', message: `The disk is full (${text})` };
-  if (code === 'ERR_OUT_OF_MEMORY' || /^Array buffer allocation failed/.test(text))
-    return { reason: 'OUT_OF_MEMORY' satisfies ServerFailure, message: `Memory ran out (${text})` };
-  if (typeof reason === 'string' && /^[A-Z][A-Z0-9_]{0,63}$/.test(reason)) return { reason, message: text };
-  console.error(stack ?? error);
-  return { reason: otherwise, message: text };
 }

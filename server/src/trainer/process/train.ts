@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   beginRun,
@@ -23,6 +23,7 @@ import type { ExportFormat } from '@relora/engine/plan';
 import type { TrainOrder } from '../messages.js';
 import { openBackend } from './backend.js';
 import type { ServerChannel, StopOrder } from './channel.js';
+import { describeError } from './describeError.js';
 import { publish } from './publish.js';
 
 /**
@@ -127,7 +128,11 @@ function executionOf({ spec, backend, dataset, graphs, baseWeightsSha256 }: Trai
   };
 }
 
-/** Seals the model in a format: files complete, synced and hashed under a temporary name, the folder renamed, then the server told. */
+/**
+ * Seals the model in a format: files complete, synced and hashed under a temporary name, the folder renamed, then the server
+ * told. The training is done and in a checkpoint: what cannot be exported fails as an artifact alone. A full disk is another
+ * matter, since the job can be resumed when there is room.
+ */
 async function exportArtifact(
   order: TrainOrder,
   run: TrainingRun,
@@ -139,27 +144,28 @@ async function exportArtifact(
   const folder = join(order.jobFolder, 'artifacts');
   const id = `${artifactNames[format]}-${order.attempt}`;
   const temporary = join(folder, `.tmp-${order.attempt}-${randomBytes(4).toString('hex')}`);
-  await mkdir(folder, { recursive: true });
-  const source = await runWeights(run);
-  const job = `jobs/${order.jobId}`;
-  const { files, castErrorMax } = await exportModel(source, temporary, {
-    format,
-    weightType,
-    shardBytesMax,
-    job,
-  });
-  await publish(temporary, join(folder, id));
-  const { step, cycle } = source.lineage;
-  const artifact = {
-    id,
-    format,
-    weightType,
-    castErrorMax,
-    step,
-    cycle,
-    files: files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 })),
-  };
-  await channel.say({ type: 'artifact', artifact });
+  const { nextStep: step, restartCount } = run.progress;
+  const cycle = run.model.adapterSettings === null ? null : restartCount + 1;
+  const artifact = { id, format, weightType, step, cycle };
+  try {
+    await mkdir(folder, { recursive: true });
+    const source = await runWeights(run);
+    const job = `jobs/${order.jobId}`;
+    const { files, castErrorMax } = await exportModel(source, temporary, {
+      format,
+      weightType,
+      shardBytesMax,
+      job,
+    });
+    await publish(temporary, join(folder, id));
+    const digests = files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 }));
+    await channel.say({ type: 'artifact', artifact: { ...artifact, castErrorMax, files: digests } });
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    const failure = describeError(error, 'TASK_ERROR');
+    if (failure.reason === 'STORAGE_FULL') throw error;
+    await channel.say({ type: 'exportFailed', artifact, failure });
+  }
 }
 
 const artifactNames: Record<ExportFormat, string> = {
