@@ -69,7 +69,10 @@ async function prepare(
   preparer.start();
   for (;;) {
     const dataset = (await parts.datasets.find(id))!;
-    if (dataset.state === 'ready' || dataset.state === 'failed') return dataset;
+    if (dataset.state === 'ready' || dataset.state === 'failed') {
+      await preparer.stop(); // two of them would prepare the next one side by side
+      return dataset;
+    }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
