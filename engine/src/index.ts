@@ -20,7 +20,6 @@ export {
 export { beginRun, type BeginRunOptions } from './training/beginRun.js';
 export { trainLoop } from './training/trainLoop.js';
 export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';
-export type { LayerRank, RestartModule, RestartReport, TrainingEvent } from './training/trainingEvent.js';
 export { MomentsNotZero, RunMismatch, TrainingDiverged } from './training/trainingErrors.js';
 export { MergeDrift } from './training/mergeDrift.js';
 export { MergeNotFinite } from './model/adapterSet.js';

@@ -3,6 +3,7 @@ import { openDatabase } from '../../server/dist/store/database.js';
 import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue } from '../../server/dist/jobs/jobQueue.js';
+import { stepBody } from './stepBody.mjs';
 
 const [dataFolder, newJobText] = process.argv.slice(2);
 const db = await openDatabase(dataFolder);
@@ -17,19 +18,7 @@ if (newJobText === undefined) {
   const { job } = await queue.claimNext();
   const key = { jobId: job.id, attempt: job.attempt };
   for (let step = 0; ; step++) {
-    const body = {
-      kind: 'step',
-      step,
-      phase: 'adapter',
-      loss: 3,
-      gradientNorm: 1,
-      learningRate: 1e-3,
-      tokenCount: 16,
-      trainedTokens: 16 * (step + 1),
-      stepSeconds: 0.1,
-      skipped: false,
-      residentBytes: 1000,
-    };
+    const body = stepBody(step);
     const after = await attempts.append(key, [
       { timeMs: Date.now(), body },
       { timeMs: Date.now(), body: { ...body, step: step + 0.5 } },

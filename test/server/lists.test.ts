@@ -13,6 +13,7 @@ import {
 } from '../../server/dist/errors.js';
 import { serverFailures, serverWarnings, taskFailures } from '../../server/dist/jobs/jobFailures.js';
 import { metricTable } from '../../server/dist/metrics/metricTable.js';
+import { fieldsOf } from './contractText.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -141,6 +142,12 @@ describe('docs/api.md', () => {
     const text = readFileSync(join(root, 'docs/api.md'), 'utf8');
     const named = new Set([...text.matchAll(/relora\.v1\.(\w+\/\w+)/g)].map((match) => match[1]!));
     expect([...named].sort()).toEqual(methods.sort());
+  });
+
+  it('has every event of the journal, and no other', () => {
+    const common = ['sequence', 'time', 'final', 'attempt'];
+    const events = [...fieldsOf('JobEvent').keys()].filter((name) => !common.includes(name));
+    expect(firstCells(rowsOf('api.md', 'Events')).sort()).toEqual(events.sort());
   });
 
   it('every reason that it names is in the catalogue', () => {

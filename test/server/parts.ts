@@ -12,6 +12,7 @@ import { DatasetStore } from '../../server/dist/datasets/datasetStore.js';
 import { CheckpointStore } from '../../server/dist/jobs/checkpointStore.js';
 import { isTerminal, type Execution, type Job, type JobEvent } from '../../server/dist/jobs/job.js';
 import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
+import type { NewEvent } from '../../server/dist/jobs/jobChange.js';
 import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
@@ -19,6 +20,7 @@ import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openDatabase, type Database } from '../../server/dist/store/database.js';
 import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
+import { stepBody } from './stepBody.mjs';
 
 export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', import.meta.url));
 
@@ -263,23 +265,8 @@ export async function statesOf(parts: Parts, jobId: string): Promise<string[]> {
   return (await allEvents(parts, jobId)).flatMap(({ body }) => (body.kind === 'state' ? [body.to] : []));
 }
 
-export function stepEvent(step: number, loss = 3) {
-  return {
-    timeMs: Date.now(),
-    body: {
-      kind: 'step' as const,
-      step,
-      phase: 'adapter' as const,
-      loss,
-      gradientNorm: 1,
-      learningRate: 1e-3,
-      tokenCount: 16,
-      trainedTokens: 16 * (step + 1),
-      stepSeconds: 0.1,
-      skipped: !Number.isFinite(loss),
-      residentBytes: 1000,
-    },
-  };
+export function stepEvent(step: number, loss = 3): NewEvent {
+  return { timeMs: Date.now(), body: stepBody(step, { loss, skipped: !Number.isFinite(loss) }) };
 }
 
 /** Resolves when a process that is not our child is gone; nothing tells of that, so it is asked for. */

@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { startHeartbeat } from '../../server/dist/trainer/process/heartbeat.js';
+import { stepBody } from './stepBody.mjs';
 
 const sha256 = 'a'.repeat(64);
 const execution = {
@@ -39,19 +40,7 @@ async function say(message) {
   while (number - acknowledged >= 32) await changed();
 }
 
-const step = (at) => ({
-  kind: 'step',
-  step: at,
-  phase: 'adapter',
-  loss: 3,
-  gradientNorm: 1,
-  learningRate: 1e-3,
-  tokenCount: 16,
-  trainedTokens: 16 * (at + 1),
-  stepSeconds: 0.01,
-  skipped: false,
-  residentBytes: 1000,
-});
+const step = (at) => stepBody(at, { stepSeconds: 0.01 });
 
 let savedStep = -1;
 

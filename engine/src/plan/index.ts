@@ -13,3 +13,5 @@ export * from './packedBytes.js';
 export * from './memoryModel.js';
 export { secondsOf, stepTime, type TimeParts } from './timeModel.js';
 export * from './estimate.js';
+export * from './trainingEvent.js';
+export * as shapes from './shapes.js';

@@ -1,5 +1,6 @@
 /** What a frozen base may be kept in. */
-export type BaseKind = 'float32' | 'bfloat16' | 'int8' | 'nf4';
+export const baseKinds = ['float32', 'bfloat16', 'int8', 'nf4'] as const;
+export type BaseKind = (typeof baseKinds)[number];
 
 /** What products read; weights in nf4 are unpacked to the precision of the products first. */
 export type PackedKind = Exclude<BaseKind, 'nf4'>;

@@ -48,10 +48,13 @@ export type Precision = 'auto' | 'float32' | 'bfloat16' | 'int8Base' | 'nf4Base'
 export type Recomputation = 'auto' | 'none' | 'blocks';
 /** What comes after one pass over the training part: `stop` refuses a run that would need more. */
 export type EndOfData = 'repeat' | 'stop';
-export type WeightType = 'float32' | 'float16' | 'bfloat16';
+export const weightTypes = ['float32', 'float16', 'bfloat16'] as const;
+export type WeightType = (typeof weightTypes)[number];
 /** `q8_0`: blocks of 32 int8 with a scale, which GGUF alone knows. */
-export type GgufType = WeightType | 'q8_0';
-export type ExportFormat = 'huggingFace' | 'peft' | 'gguf';
+export const ggufTypes = [...weightTypes, 'q8_0'] as const;
+export type GgufType = (typeof ggufTypes)[number];
+export const exportFormats = ['huggingFace', 'peft', 'gguf'] as const;
+export type ExportFormat = (typeof exportFormats)[number];
 
 /** What is exported at the end of a run. */
 export interface ExportSettings {
@@ -180,4 +183,5 @@ export interface BatchSettings {
   microBatchSequenceCount: number;
 }
 
-export type Phase = 'warmStart' | 'adapter' | 'fullRank';
+export const phases = ['warmStart', 'adapter', 'fullRank'] as const;
+export type Phase = (typeof phases)[number];

@@ -9,7 +9,7 @@ import { takeProbe } from './probe.js';
 import { measureRanks } from './rankTelemetry.js';
 import { mean, restartModules } from './restartModules.js';
 import { MomentsNotZero } from './trainingErrors.js';
-import type { LayerRank, RestartReport } from './trainingEvent.js';
+import type { LayerRank, RestartReport } from '../plan/trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**

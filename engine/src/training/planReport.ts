@@ -6,7 +6,7 @@ import { graphCosts, separateGraphs, type LayerGraph, type LayerGraphs } from '.
 import { layerMethod } from '../plan/layerMethod.js';
 import { linearShapes } from '../plan/parameters.js';
 import type { StepBatch } from './gradients.js';
-import type { TrainingEvent } from './trainingEvent.js';
+import type { TrainingEvent } from '../plan/trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
 export type PlanReport = Omit<TrainingEvent & { kind: 'plan' }, 'kind' | 'step'>;

@@ -2,7 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { NativeAddon } from '../backend/nativeAddon.js';
 import type { LinearLayer } from '../model/linearLayer.js';
 import { targetModules } from '../plan/runSpec.js';
-import type { LayerRank } from './trainingEvent.js';
+import type { LayerRank } from '../plan/trainingEvent.js';
 import { singularValues } from './singularValues.js';
 
 /**

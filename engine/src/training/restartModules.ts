@@ -1,7 +1,7 @@
 import type { LayerDelta } from '../model/adapterSet.js';
 import type { LinearLayer } from '../model/linearLayer.js';
 import { targetModules } from '../plan/runSpec.js';
-import type { LayerRank, RestartModule } from './trainingEvent.js';
+import type { LayerRank, RestartModule } from '../plan/trainingEvent.js';
 
 /** What a restart did, by kind of adapted layer, in the order of a block. */
 export function restartModules(

@@ -7,7 +7,7 @@ import { accumulateGradients, clipScale, globalNorm } from './gradients.js';
 import { reportPlan, slowerThanPlanned } from './planReport.js';
 import { writeSample } from './sample.js';
 import { TrainingDiverged } from './trainingErrors.js';
-import type { TrainingEvent } from './trainingEvent.js';
+import type { TrainingEvent } from '../plan/trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**

@@ -1,16 +1,19 @@
-import type { ExportFormat, GgufType } from '@relora/engine/plan';
+import { exportFormats, ggufTypes, shapes, type ExportFormat, type GgufType } from '@relora/engine/plan';
 import type { JobFailure } from '../jobs/job.js';
 import type { ArtifactKind, ArtifactState } from '../store/schema.js';
 
 export type { ArtifactKind, ArtifactState };
 
-export interface ArtifactFile {
+const { count, list, matching, number, object, oneOf, orNull, sha256 } = shapes;
+
+const artifactFile = {
   /** It may be in one folder, `base/config.json`. */
-  fileName: string;
-  sizeBytes: number;
+  fileName: matching(/^(base\/)?[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/),
+  sizeBytes: count,
   /** Hexadecimal. */
-  sha256: string;
-}
+  sha256,
+};
+export type ArtifactFile = shapes.ObjectOf<typeof artifactFile>;
 
 /** A set of files; once ready it never changes. Its files were synced and hashed before its row said so. */
 export interface Artifact {
@@ -34,25 +37,29 @@ export interface Artifact {
 }
 
 /** What making an artifact gives; its files lie in the folder that was named. */
-export interface ExportResult {
-  files: ArtifactFile[];
-  castErrorMax: number;
+export const exportResult = {
+  files: list(10_000, object(artifactFile)),
+  castErrorMax: number,
   /** Number of its adapters, from 1; null without. */
-  cycle: number | null;
-}
+  cycle: orNull(count),
+};
+export type ExportResult = shapes.ObjectOf<typeof exportResult>;
 
 /** What a trainer exports of its last step, whatever comes of it. */
-export interface PlannedArtifact {
-  id: string;
-  format: ExportFormat;
-  weightType: GgufType;
+export const plannedArtifact = {
+  id: matching(/^[a-z][a-z0-9-]{0,62}$/),
+  format: oneOf(exportFormats),
+  weightType: oneOf(ggufTypes),
   /** Number of its adapters, from 1; null without. */
-  cycle: number | null;
-  step: number;
-}
+  cycle: orNull(count),
+  /** Steps taken before it. */
+  step: count,
+};
+export type PlannedArtifact = shapes.ObjectOf<typeof plannedArtifact>;
 
 /** What it exported; its folder is complete and synced. */
-export interface SealedArtifact extends PlannedArtifact, ExportResult {}
+export const sealedArtifact = { ...plannedArtifact, ...exportResult };
+export type SealedArtifact = shapes.ObjectOf<typeof sealedArtifact>;
 
 /** What a format makes. */
 export function kindOf(format: ExportFormat): ArtifactKind {

@@ -1,8 +1,17 @@
-import type { LayerGraph, Phase, Precision, RunSpec, TargetModule } from '@relora/engine/plan';
-import type { BasePrecision, TrainingEvent } from '@relora/engine';
+import {
+  baseKinds,
+  plannedGraph,
+  shapes,
+  targetModules,
+  type Phase,
+  type RunSpec,
+  type TrainingEvent,
+} from '@relora/engine/plan';
 import type { JobState, StopRequest } from '../store/schema.js';
 
 export type { JobState, StopRequest };
+
+const { count, list, name, object, oneOf, orNull, sha256 } = shapes;
 
 /** A job as the store keeps it. Times are milliseconds since 1970. */
 export interface Job {
@@ -61,22 +70,23 @@ export interface JobProgress {
 }
 
 /** What has to be equal for a run to give the same bits again, but for the threads. */
-export interface Execution {
-  engineVersion: string;
-  backend: string;
-  instructionSet: string;
-  threadCount: number;
-  precision: Precision;
-  datasetSha256: string;
-  basePrecision: BasePrecision;
+export const execution = {
+  engineVersion: name,
+  backend: name,
+  instructionSet: name,
+  threadCount: count,
+  precision: oneOf(['float32', 'bfloat16', 'int8Base', 'nf4Base']),
+  datasetSha256: sha256,
+  basePrecision: oneOf(baseKinds),
   /** Of the adapted modules. */
-  graphs: { module: TargetModule; graph: LayerGraph }[];
+  graphs: list(targetModules.length, object(plannedGraph)),
   /** Null for new weights. */
-  baseWeightsSha256: string | null;
-  specSha256: string;
-  nodeVersion: string;
-  tfjsVersion: string;
-}
+  baseWeightsSha256: orNull(sha256),
+  specSha256: sha256,
+  nodeVersion: name,
+  tfjsVersion: name,
+};
+export type Execution = shapes.ObjectOf<typeof execution>;
 
 /** Every change of state that may happen; anything else is refused. */
 export const transitions: Readonly<Record<JobState, readonly JobState[]>> = {

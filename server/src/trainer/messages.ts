@@ -1,8 +1,6 @@
-import type { TrainingEvent } from '@relora/engine';
 import type { DeviceChoice, ExportFormat, GgufType, RunSpec } from '@relora/engine/plan';
-import type { ExportResult, PlannedArtifact, SealedArtifact } from '../artifacts/artifact.js';
+import type { ExportResult } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
-import type { Execution } from '../jobs/job.js';
 import type { WeightsReport } from '../weights/weights.js';
 
 /** What a child computes on; from the settings. */
@@ -149,30 +147,3 @@ export type ServerMessage =
   | { type: 'save'; ticket: number }
   /** Everything up to this number is on the disk. */
   | { type: 'ack'; number: number };
-
-/**
- * From a trainer to the server. Numbers count 1, 2, 3 …; the trainer waits while too many are not acknowledged, and ends
- * once its last message is.
- */
-export type TrainerMessage =
-  | { type: 'started'; number: number; execution: Execution; step: number }
-  | { type: 'event'; number: number; timeMs: number; body: TrainingEvent }
-  | { type: 'checkpointCorrupt'; number: number; path: string; problem: string }
-  /** The orders to save up to this ticket are done; the checkpoint was told before, or the problem says why there is none. */
-  | { type: 'saved'; number: number; ticket: number; problem: string | null }
-  | { type: 'artifact'; number: number; artifact: SealedArtifact }
-  /** The training is done all the same. */
-  | {
-      type: 'exportFailed';
-      number: number;
-      artifact: PlannedArtifact;
-      failure: { reason: string; message: string };
-    }
-  | { type: 'finished'; number: number; outcome: 'succeeded' | 'stopped' }
-  | { type: 'failed'; number: number; reason: string; message: string };
-
-/** From a task to the server. */
-export type TaskMessage<K extends keyof TaskTypes = keyof TaskTypes> =
-  | { type: 'part'; value: TaskTypes[K]['part'] }
-  | { type: 'result'; value: TaskTypes[K]['result'] }
-  | { type: 'failed'; reason: string; message: string };

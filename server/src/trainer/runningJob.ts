@@ -6,8 +6,8 @@ import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job } from '../jobs/job.js';
 import type { AttemptKey, JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
-import type { TrainerMessage, TrainOrder } from './messages.js';
-import { parseTrainerMessage } from './parseMessage.js';
+import { parseTrainerMessage, type TrainerMessage } from './childMessages.js';
+import type { TrainOrder } from './messages.js';
 import { TrainerProcess, type ProcessExit, type ProcessOptions } from './trainerProcess.js';
 
 export interface RunningJobParts {

@@ -17,7 +17,7 @@ import type {
   Task,
   TaskTypes,
 } from './messages.js';
-import { parseExportResult, parseTaskMessage } from './parseMessage.js';
+import { parseExportResult, parseTaskMessage } from './childMessages.js';
 import { TrainerProcess, trainerEntry } from './trainerProcess.js';
 
 /** A task that ended badly: `reason` is in UPPER_SNAKE_CASE, from the engine or from taskFailures. */

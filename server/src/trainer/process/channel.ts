@@ -1,4 +1,5 @@
-import type { ServerMessage, TaskMessage, TaskTypes, TrainerMessage } from '../messages.js';
+import type { TaskMessage, TrainerMessage } from '../childMessages.js';
+import type { ServerMessage, TaskTypes } from '../messages.js';
 
 type Unnumbered<M> = M extends { number: number } ? Omit<M, 'number'> : never;
 /** How the server wants the run to end. */

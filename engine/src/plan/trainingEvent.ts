@@ -1,0 +1,133 @@
+import { layerGraphs } from './adapterGraphs.js';
+import { baseKinds } from './packedBytes.js';
+import { phases, targetModules } from './runSpec.js';
+import {
+  count,
+  flag,
+  list,
+  longText,
+  name,
+  number,
+  object,
+  oneOf,
+  orMissing,
+  orNull,
+  path,
+  reason,
+  sha256,
+  union,
+  type ObjectOf,
+  type UnionOf,
+} from './shapes.js';
+
+/** How one kind of adapted layer is computed. */
+export const plannedGraph = { module: oneOf(targetModules), graph: oneOf(layerGraphs) };
+
+/** What a restart did to one kind of layer; ranks are means over the layers that were measured, 0 where there are none. */
+export const restartModule = {
+  module: oneOf(targetModules),
+  deltaNorm: number,
+  effectiveRank: number,
+  rankAboveOnePercent: number,
+  measuredLayerCount: count,
+};
+
+/** How the singular values of one layer's change are spread. */
+export const layerRank = {
+  layer: name,
+  effectiveRank: number,
+  rankAboveOnePercent: count,
+  adapterRank: count,
+};
+
+/** A restart and the proof that it was one: what changed, and that the function computed did not. */
+const restart = {
+  /** From 1. */
+  restart: count,
+  deltaNorm: number,
+  /** Largest change of a logit on the probe, and what it was held to (mergeDrift.ts). */
+  logitChangeMax: number,
+  logitChangeTolerance: number,
+  momentsZeroedRatio: number,
+  ranks: list(1024, object(layerRank)),
+  effectiveRank: number,
+  modules: list(targetModules.length, object(restartModule)),
+  /** Of the step before the restart and of the one after it. */
+  learningRateBefore: number,
+  learningRateAfter: number,
+  /** On the probe, in the arithmetic of the run, just before and just after. */
+  lossBefore: number,
+  lossAfter: number,
+  seconds: number,
+};
+
+/**
+ * What a run reports, by kind: the one description of every event of a trainer. The types of the engine, the check of what
+ * a trainer sends and the fields of event.proto hang on it. The journal stores events as they are, so they are plain data.
+ */
+export const trainingEvents = {
+  step: {
+    step: count,
+    phase: oneOf(phases),
+    loss: number,
+    gradientNorm: number,
+    learningRate: number,
+    tokenCount: count,
+    trainedTokens: count,
+    stepSeconds: number,
+    skipped: flag,
+    /** Passed over because the job asks so: nothing was computed, and `skipped` is set too. */
+    omitted: orMissing(flag),
+    residentBytes: count,
+  },
+  evaluation: {
+    /** Steps taken before it. */
+    step: count,
+    loss: number,
+    perplexity: number,
+    bitsPerByte: number,
+    tokenCount: count,
+    seconds: number,
+  },
+  restart: {
+    /** Step before which it happened. */
+    step: count,
+    ...restart,
+  },
+  /** How the adapter phase is computed; the choice is a function of the job and the instruction set alone. */
+  plan: {
+    /** Step that comes next. */
+    step: count,
+    /** Of the adapted modules. */
+    graphs: list(targetModules.length, object(plannedGraph)),
+    /** Operations of a step in the adapted layers, in equivalents of a product with the base; and with separate paths alone. */
+    plannedOperations: number,
+    separateOperations: number,
+    /** Seconds of a step up to its gradients, as timed now; null where that was not done (planReport.ts). */
+    plannedSeconds: orNull(number),
+    separateSeconds: orNull(number),
+    recomputation: oneOf(['none', 'blocks']),
+    precision: oneOf(['float32', 'bfloat16']),
+    basePrecision: oneOf(baseKinds),
+    /** Of native products; empty elsewhere. */
+    instructionSet: name,
+  },
+  checkpoint: {
+    /** Step that a run resumes with. */
+    step: count,
+    /** Folder, complete and synced, inside the checkpoints folder. */
+    path,
+    sizeBytes: count,
+    manifestSha256: sha256,
+    seconds: number,
+  },
+  sample: { step: count, prompt: longText, text: longText },
+  warning: { reason, message: longText },
+};
+
+export type TrainingEvent = UnionOf<'kind', typeof trainingEvents>;
+export type RestartReport = ObjectOf<typeof restart>;
+export type RestartModule = ObjectOf<typeof restartModule>;
+export type LayerRank = ObjectOf<typeof layerRank>;
+
+export const trainingEvent = union('kind', trainingEvents);
