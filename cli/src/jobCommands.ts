@@ -151,7 +151,8 @@ export function addJobCommands(program: Command, run: Run): void {
 
   addSpecOptions(
     program
-      .command('restart <job>')
+      .command('fork <job>')
+      .alias('restart') // its name in 0.1.0
       .description(
         'make a new job that begins at a checkpoint of an ended one, with the settings that are given',
       ),
@@ -163,7 +164,7 @@ export function addJobCommands(program: Command, run: Run): void {
     .option('--request-id <uuid>', 'makes a repeated command return the same job')
     .action((name: string, flags: CreateFlags & { checkpointStep?: number }) =>
       run(async ({ client, output, signal }) => {
-        const job = await client.restartJob(jobName(name), await readSpec(flags), {
+        const job = await client.forkJob(jobName(name), await readSpec(flags), {
           ...namingOf(flags),
           checkpointStep: flags.checkpointStep,
           signal,

@@ -35,7 +35,7 @@ export type CreateJobOptions = Omit<
   'spec' | 'validateOnly'
 > &
   CallOptions;
-export type RestartJobOptions = Omit<contract.DeepPartial<contract.RestartJobRequest>, 'name' | 'spec'> &
+export type ForkJobOptions = Omit<contract.DeepPartial<contract.ForkJobRequest>, 'name' | 'spec'> &
   CallOptions;
 export type GenerateOptions = Omit<contract.DeepPartial<contract.GenerateTextRequest>, 'model'> & CallOptions;
 export type ExportWeightsOptions = Omit<contract.DeepPartial<contract.ExportWeightsRequest>, 'job'> &
@@ -214,15 +214,20 @@ export class ReloraClient {
   /**
    * Makes a new job that begins at a checkpoint of an ended one, by default the newest. What `changes` leave unset stays as
    * it was; they cannot change what the checkpoint holds.
-   * @example await client.restartJob(job.name, { recomputation: Recomputation.BLOCKS });
+   * @example await client.forkJob(job.name, { recomputation: Recomputation.BLOCKS });
    */
-  async restartJob(
+  async forkJob(
     name: string,
     changes: JobSpec = {},
-    { signal, ...options }: RestartJobOptions = {},
+    { signal, ...options }: ForkJobOptions = {},
   ): Promise<contract.Job> {
     const request = { requestId: randomUUID(), ...options, name, spec: changes };
-    return present((await this.training.restartJob(request, { signal })).job, 'job');
+    return present((await this.training.forkJob(request, { signal })).job, 'job');
+  }
+
+  /** @deprecated The name that `forkJob` had; it goes with version 1.0. */
+  async restartJob(name: string, changes?: JobSpec, options?: ForkJobOptions): Promise<contract.Job> {
+    return await this.forkJob(name, changes, options);
   }
 
   /** Restarts of a job, the first one first, each with its proof, fetched page by page. */

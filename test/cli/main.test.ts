@@ -107,17 +107,8 @@ test('every command against a server, for people and for programs', async () => 
     errors: expect.stringContaining('was cancelled') as string,
   });
 
-  const restarted = await relora([
-    'restart',
-    'job-one',
-    '--steps',
-    '40',
-    '--id',
-    'job-more',
-    '--moments',
-    'int8',
-  ]);
-  expect(restarted.output).toBe('jobs/job-more is queued and begins at step 30 of jobs/job-one.\n');
+  const forked = await relora(['fork', 'job-one', '--steps', '40', '--id', 'job-more', '--moments', 'int8']);
+  expect(forked.output).toBe('jobs/job-more is queued and begins at step 30 of jobs/job-one.\n');
   expect((await relora(['describe', 'job-more'])).output).toMatch(/^begun at +step 30 of jobs\/job-one$/m);
 
   const ran = await relora([

@@ -60,12 +60,12 @@ describe('a data folder of 0.1.0', () => {
       requestId: create,
     });
     expect(created.name).toBe('jobs/queued');
-    const restarted = await client.restartJob(
+    const forked = await client.forkJob(
       'jobs/finished',
       { stepCount: 24 },
       { jobId: 'restarted', requestId: restart },
     );
-    expect(restarted.name).toBe('jobs/restarted');
+    expect(forked.name).toBe('jobs/restarted');
     const options = { format: ExportFormat.PEFT, step: 16, requestId: exported };
     expect(expected.exports).toHaveProperty([(await client.exportWeights('jobs/finished', options)).name]);
   });

@@ -38,7 +38,7 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
     await readyDataset(parts);
     const { job } = await training.createJob({ spec: jobSpec() });
     await training.cancelJob({ name: job!.name });
-    return await refusalOf((options) => training.restartJob({ name: job!.name }, options));
+    return await refusalOf((options) => training.forkJob({ name: job!.name }, options));
   },
   DATASET_NOT_FOUND: async () => {
     const { training } = await openApi();

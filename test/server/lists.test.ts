@@ -132,12 +132,13 @@ describe('docs/configuration.md', () => {
 });
 
 describe('docs/api.md', () => {
-  it('has every method of the contract, and names no other', () => {
+  it('shows every method of the contract that is not deprecated, and no other', () => {
     const folder = join(root, 'proto/relora/v1');
     const methods = readdirSync(folder).flatMap((file) => {
       const text = readFileSync(join(folder, file), 'utf8');
       const service = /^service (\w+)/m.exec(text)?.[1];
-      return [...text.matchAll(/^ {2}rpc (\w+)/gm)].map((match) => `${service}/${match[1]}`);
+      const calls = [...text.matchAll(/^ {2}rpc (\w+)\(.*\n(?! {4}option deprecated)/gm)];
+      return calls.map((match) => `${service}/${match[1]}`);
     });
     const text = readFileSync(join(root, 'docs/api.md'), 'utf8');
     const named = new Set([...text.matchAll(/relora\.v1\.(\w+\/\w+)/g)].map((match) => match[1]!));

@@ -274,7 +274,7 @@ describe('the trainer', () => {
     },
   );
 
-  it('restarted from a checkpoint of a cancelled job repeats the uninterrupted run bit for bit', async () => {
+  it('forked from a checkpoint of a cancelled job repeats the uninterrupted run bit for bit', async () => {
     const parts = await trainingParts();
     const whole = await run(parts, long);
     const { id } = await submit(parts, { spec: spec(long) });
@@ -288,18 +288,18 @@ describe('the trainer', () => {
       recomputation: 'blocks',
       checkpoint: { everyStepCount: 7, keepCount: 2 },
     });
-    const restarted = await submit(parts, { spec: recomputed, origin });
-    await jobWhen(parts, restarted.id, ({ progress }) => progress.step >= step + 10);
+    const forked = await submit(parts, { spec: recomputed, origin });
+    await jobWhen(parts, forked.id, ({ progress }) => progress.step >= step + 10);
     // Once more, from a checkpoint of its own.
-    process.kill(parts.supervisor.trainerPid(restarted.id)!, 'SIGKILL');
-    const done = await jobWhen(parts, restarted.id, ({ state }) => isTerminal(state));
+    process.kill(parts.supervisor.trainerPid(forked.id)!, 'SIGKILL');
+    const done = await jobWhen(parts, forked.id, ({ state }) => isTerminal(state));
     expect(done).toMatchObject({ state: 'succeeded', attempt: 2 });
-    const losses = await lossesOf(parts, restarted.id);
+    const losses = await lossesOf(parts, forked.id);
     expect(losses.slice(step)).toEqual((await lossesOf(parts, whole.id)).slice(step));
     expect(losses[step - 1]).toBeUndefined();
   });
 
-  it('restarted with other arithmetic, length and rate goes on from the weights of the checkpoint', async () => {
+  it('forked with other arithmetic, length and rate goes on from the weights of the checkpoint', async () => {
     const parts = await trainingParts();
     const ended = await run(parts);
     const { step, folder, manifestSha256 } = (await parts.checkpoints.newest(ended.id))!;
@@ -310,10 +310,10 @@ describe('the trainer', () => {
       learningRate: { ...spec().learningRate, peak: 1e-4 },
       batch: { ...spec().batch, microBatchSequenceCount: 1 },
     });
-    const restarted = await submit(parts, { spec: changed, origin });
-    const done = await jobWhen(parts, restarted.id, ({ state }) => isTerminal(state));
+    const forked = await submit(parts, { spec: changed, origin });
+    const done = await jobWhen(parts, forked.id, ({ state }) => isTerminal(state));
     expect(done).toMatchObject({ state: 'succeeded', progress: { step: 28, restartCount: 5 } });
-    const [before, after] = [await lossesOf(parts, ended.id), await lossesOf(parts, restarted.id)];
+    const [before, after] = [await lossesOf(parts, ended.id), await lossesOf(parts, forked.id)];
     // New weights would begin at the logarithm of the vocabulary.
     expect(after[step]).toBeLessThan((before[0]! + before[step - 1]!) / 2);
 

@@ -2,7 +2,7 @@ import * as contract from '@relora/sdk/contract';
 import { quote } from '../errors.js';
 import { nearest } from '../nearest.js';
 import type { FieldChecks } from './fieldChecks.js';
-import { putOver } from './restartSpec.js';
+import { putOver } from './forkSpec.js';
 
 /** Defaults of a job by name (docs/relora.md §Recipes has their sources). Whatever a client sets wins. */
 interface Recipe {

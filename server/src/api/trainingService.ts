@@ -14,11 +14,11 @@ import { admitJob, costOf, type AdmitParts, type AdmittedJob } from './admitJob.
 import { compareJobs } from './compareJobs.js';
 import { jobStates } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
+import { forkJob } from './forkJob.js';
 import { metricHistory } from './metricHistory.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
-import { restartJob } from './restartJob.js';
 import { admitWith, submitJob } from './submitJob.js';
 import { toEtag, toJob, toRestart, toSpec } from './toProto.js';
 import { watchEvents } from './watchJob.js';
@@ -186,8 +186,12 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
       return { restarts: page.map(toRestart), nextPageToken: pageTokens.write(filter, next) };
     },
 
+    async forkJob(request) {
+      return await forkJob(parts, request);
+    },
+
     async restartJob(request) {
-      return await restartJob(parts, request);
+      return await forkJob(parts, request);
     },
 
     async getMetricHistory(request, context) {

@@ -13,7 +13,7 @@ export const serverFailures = {
   INSTRUCTION_SET_MISSING:
     'RELORA_INSTRUCTION_SET forces instructions that the processor does not have. The server does not start with it.',
   CHECKPOINT_CORRUPT:
-    'The checkpoint that a restarted job begins at is not what was saved. Restart from one before it.',
+    'The checkpoint that a forked job begins at is not what was saved. Fork from one before it.',
   CHECKPOINT_MISSING: 'The job ended before it had a checkpoint to export. Of an artifact.',
   DATASET_NOT_READY: 'The data set of the job is not there any more, or not ready.',
 } as const;

@@ -87,7 +87,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
 }
 
 /**
- * The run as the newest checkpoint left it whose bytes are those that were saved; without any as the job it was restarted from
+ * The run as the newest checkpoint left it whose bytes are those that were saved; without any as the job it was forked from
  * left it, or from its beginning.
  */
 async function begin(

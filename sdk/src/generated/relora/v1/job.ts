@@ -1363,7 +1363,7 @@ export interface Job {
   execution:
     | Execution
     | undefined;
-  /** The checkpoint that the job began at; set only for a job that RestartJob made. */
+  /** The checkpoint that the job began at; set only for a job that ForkJob made. */
   origin: JobOrigin | undefined;
 }
 

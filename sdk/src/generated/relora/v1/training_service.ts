@@ -382,7 +382,59 @@ export interface CancelJobResponse {
   job: Job | undefined;
 }
 
-/** Request of RestartJob. */
+/** Request of ForkJob. */
+export interface ForkJobRequest {
+  /** `jobs/{job}`, in the state SUCCEEDED, FAILED or CANCELLED. */
+  name: string;
+  /** Step of the checkpoint to begin at; default the newest. */
+  checkpointStep?:
+    | number
+    | undefined;
+  /**
+   * Settings of the new job; what is unset stays as in the ended job. What the checkpoint holds cannot change: kind,
+   * model, data set, warm start, seed, the adapters but for their graph, beta1 and beta2, sequence_length and sequence_count.
+   */
+  spec:
+    | JobSpec
+    | undefined;
+  /** Id to use, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty. */
+  jobId: string;
+  /** Title for people, at most 63 characters; default that of the ended job. */
+  displayName: string;
+  /** Free labels; default those of the ended job. */
+  labels: { [key: string]: string };
+  /** Makes a retried call return the first new job; a UUID. Kept as long as the job. */
+  requestId: string;
+}
+
+export interface ForkJobRequest_LabelsEntry {
+  key: string;
+  value: string;
+}
+
+/** Response of ForkJob. */
+export interface ForkJobResponse {
+  /** The new job. */
+  job:
+    | Job
+    | undefined;
+  /** What the job will cost; time and tokens are those of the whole run, the part before the checkpoint included. */
+  estimate:
+    | JobEstimate
+    | undefined;
+  /** When things will happen. */
+  plan:
+    | JobPlan
+    | undefined;
+  /** What is allowed but probably not meant. */
+  warnings: WarningEvent[];
+}
+
+/**
+ * Request of RestartJob; the fields are those of ForkJobRequest.
+ *
+ * @deprecated
+ */
 export interface RestartJobRequest {
   /** `jobs/{job}`, in the state SUCCEEDED, FAILED or CANCELLED. */
   name: string;
@@ -412,7 +464,11 @@ export interface RestartJobRequest_LabelsEntry {
   value: string;
 }
 
-/** Response of RestartJob. */
+/**
+ * Response of RestartJob; the fields are those of ForkJobResponse.
+ *
+ * @deprecated
+ */
 export interface RestartJobResponse {
   /** The new job. */
   job:
@@ -2904,6 +2960,431 @@ export const CancelJobResponse: MessageFns<CancelJobResponse> = {
   },
 };
 
+function createBaseForkJobRequest(): ForkJobRequest {
+  return {
+    name: "",
+    checkpointStep: undefined,
+    spec: undefined,
+    jobId: "",
+    displayName: "",
+    labels: {},
+    requestId: "",
+  };
+}
+
+export const ForkJobRequest: MessageFns<ForkJobRequest> = {
+  encode(message: ForkJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.checkpointStep !== undefined) {
+      writer.uint32(16).int32(message.checkpointStep);
+    }
+    if (message.spec !== undefined) {
+      JobSpec.encode(message.spec, writer.uint32(26).fork()).join();
+    }
+    if (message.jobId !== "") {
+      writer.uint32(34).string(message.jobId);
+    }
+    if (message.displayName !== "") {
+      writer.uint32(42).string(message.displayName);
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      ForkJobRequest_LabelsEntry.encode({ key: key as any, value }, writer.uint32(50).fork()).join();
+    });
+    if (message.requestId !== "") {
+      writer.uint32(58).string(message.requestId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ForkJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseForkJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.checkpointStep = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.spec = JobSpec.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.jobId = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.displayName = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            const entry6 = ForkJobRequest_LabelsEntry.decode(reader, reader.uint32());
+            if (entry6.value !== undefined) {
+              message.labels[entry6.key] = entry6.value;
+            }
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ForkJobRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      checkpointStep: isSet(object.checkpointStep)
+        ? globalThis.Number(object.checkpointStep)
+        : isSet(object.checkpoint_step)
+        ? globalThis.Number(object.checkpoint_step)
+        : undefined,
+      spec: isSet(object.spec) ? JobSpec.fromJSON(object.spec) : undefined,
+      jobId: isSet(object.jobId)
+        ? globalThis.String(object.jobId)
+        : isSet(object.job_id)
+        ? globalThis.String(object.job_id)
+        : "",
+      displayName: isSet(object.displayName)
+        ? globalThis.String(object.displayName)
+        : isSet(object.display_name)
+        ? globalThis.String(object.display_name)
+        : "",
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+    };
+  },
+
+  toJSON(message: ForkJobRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.checkpointStep !== undefined) {
+      obj.checkpointStep = Math.round(message.checkpointStep);
+    }
+    if (message.spec !== undefined) {
+      obj.spec = JobSpec.toJSON(message.spec);
+    }
+    if (message.jobId !== "") {
+      obj.jobId = message.jobId;
+    }
+    if (message.displayName !== "") {
+      obj.displayName = message.displayName;
+    }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.requestId !== "") {
+      obj.requestId = message.requestId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ForkJobRequest>): ForkJobRequest {
+    return ForkJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ForkJobRequest>): ForkJobRequest {
+    const message = createBaseForkJobRequest();
+    message.name = object.name ?? "";
+    message.checkpointStep = object.checkpointStep ?? undefined;
+    message.spec = (object.spec !== undefined && object.spec !== null) ? JobSpec.fromPartial(object.spec) : undefined;
+    message.jobId = object.jobId ?? "";
+    message.displayName = object.displayName ?? "";
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.requestId = object.requestId ?? "";
+    return message;
+  },
+};
+
+function createBaseForkJobRequest_LabelsEntry(): ForkJobRequest_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const ForkJobRequest_LabelsEntry: MessageFns<ForkJobRequest_LabelsEntry> = {
+  encode(message: ForkJobRequest_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ForkJobRequest_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseForkJobRequest_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ForkJobRequest_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: ForkJobRequest_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ForkJobRequest_LabelsEntry>): ForkJobRequest_LabelsEntry {
+    return ForkJobRequest_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ForkJobRequest_LabelsEntry>): ForkJobRequest_LabelsEntry {
+    const message = createBaseForkJobRequest_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseForkJobResponse(): ForkJobResponse {
+  return { job: undefined, estimate: undefined, plan: undefined, warnings: [] };
+}
+
+export const ForkJobResponse: MessageFns<ForkJobResponse> = {
+  encode(message: ForkJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== undefined) {
+      Job.encode(message.job, writer.uint32(10).fork()).join();
+    }
+    if (message.estimate !== undefined) {
+      JobEstimate.encode(message.estimate, writer.uint32(18).fork()).join();
+    }
+    if (message.plan !== undefined) {
+      JobPlan.encode(message.plan, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.warnings) {
+      WarningEvent.encode(v!, writer.uint32(34).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ForkJobResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseForkJobResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = Job.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.estimate = JobEstimate.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.plan = JobPlan.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.warnings.push(WarningEvent.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ForkJobResponse {
+    return {
+      job: isSet(object.job) ? Job.fromJSON(object.job) : undefined,
+      estimate: isSet(object.estimate) ? JobEstimate.fromJSON(object.estimate) : undefined,
+      plan: isSet(object.plan) ? JobPlan.fromJSON(object.plan) : undefined,
+      warnings: globalThis.Array.isArray(object?.warnings)
+        ? object.warnings.map((e: any) => WarningEvent.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: ForkJobResponse): unknown {
+    const obj: any = {};
+    if (message.job !== undefined) {
+      obj.job = Job.toJSON(message.job);
+    }
+    if (message.estimate !== undefined) {
+      obj.estimate = JobEstimate.toJSON(message.estimate);
+    }
+    if (message.plan !== undefined) {
+      obj.plan = JobPlan.toJSON(message.plan);
+    }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings.map((e) => WarningEvent.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ForkJobResponse>): ForkJobResponse {
+    return ForkJobResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ForkJobResponse>): ForkJobResponse {
+    const message = createBaseForkJobResponse();
+    message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
+    message.estimate = (object.estimate !== undefined && object.estimate !== null)
+      ? JobEstimate.fromPartial(object.estimate)
+      : undefined;
+    message.plan = (object.plan !== undefined && object.plan !== null) ? JobPlan.fromPartial(object.plan) : undefined;
+    message.warnings = object.warnings?.map((e) => WarningEvent.fromPartial(e)) || [];
+    return message;
+  },
+};
+
 function createBaseRestartJobRequest(): RestartJobRequest {
   return {
     name: "",
@@ -5369,6 +5850,19 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
+    forkJob: {
+      name: "ForkJob",
+      requestType: ForkJobRequest as typeof ForkJobRequest,
+      requestStream: false,
+      responseType: ForkJobResponse as typeof ForkJobResponse,
+      responseStream: false,
+      options: {},
+    },
+    /**
+     * The name that ForkJob had; does the same, until version 1.0.
+     *
+     * @deprecated
+     */
     restartJob: {
       name: "RestartJob",
       requestType: RestartJobRequest as typeof RestartJobRequest,
@@ -5434,6 +5928,12 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
   /** Ends a job for good. Its checkpoints stay. */
   cancelJob(request: CancelJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<CancelJobResponse>>;
   /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
+  forkJob(request: ForkJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ForkJobResponse>>;
+  /**
+   * The name that ForkJob had; does the same, until version 1.0.
+   *
+   * @deprecated
+   */
   restartJob(
     request: RestartJobRequest,
     context: CallContext & CallContextExt,
@@ -5482,6 +5982,12 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
   /** Ends a job for good. Its checkpoints stay. */
   cancelJob(request: DeepPartial<CancelJobRequest>, options?: CallOptions & CallOptionsExt): Promise<CancelJobResponse>;
   /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
+  forkJob(request: DeepPartial<ForkJobRequest>, options?: CallOptions & CallOptionsExt): Promise<ForkJobResponse>;
+  /**
+   * The name that ForkJob had; does the same, until version 1.0.
+   *
+   * @deprecated
+   */
   restartJob(
     request: DeepPartial<RestartJobRequest>,
     options?: CallOptions & CallOptionsExt,

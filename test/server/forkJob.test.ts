@@ -25,7 +25,7 @@ async function ended(api: Api, name: string): Promise<Job> {
   return (await api.training.getJob({ name })).job!;
 }
 
-describe('RestartJob', () => {
+describe('ForkJob', () => {
   it('makes a new job that begins at the newest checkpoint, with the changes and all else as it was', async () => {
     const { api, failed } = await openWithFailedJob();
     expect(failed).toMatchObject({ state: JobState.FAILED, progress: { checkpointStep: 5 } });
@@ -36,7 +36,7 @@ describe('RestartJob', () => {
       batch: { microBatchSequenceCount: 1 },
       sample: { prompt: 'behave' },
     };
-    const { job, plan } = await api.training.restartJob({ name: failed.name, spec: changes });
+    const { job, plan } = await api.training.forkJob({ name: failed.name, spec: changes });
     expect(job).toMatchObject({
       displayName: 'First',
       labels: { team: 'search' },
@@ -64,7 +64,7 @@ describe('RestartJob', () => {
 
   it('from between two restarts counts those that the checkpoint has behind it', async () => {
     const { api, failed } = await openWithFailedJob(4);
-    const { job } = await api.training.restartJob({
+    const { job } = await api.training.forkJob({
       name: failed.name,
       spec: { sample: { prompt: 'behave' } },
     });
@@ -74,21 +74,21 @@ describe('RestartJob', () => {
   it('of a job that never came to a checkpoint of its own begins where that began', async () => {
     const { api, failed } = await openWithFailedJob();
     const crash = { name: failed.name, spec: { sample: { prompt: 'exitAtOnce' } } };
-    const again = await ended(api, (await api.training.restartJob(crash)).job!.name);
+    const again = await ended(api, (await api.training.forkJob(crash)).job!.name);
     expect(again).toMatchObject({ state: JobState.FAILED, origin: { job: failed.name, step: 5 } });
     const last = { name: again.name, spec: { sample: { prompt: 'behave' } } };
-    const done = await ended(api, (await api.training.restartJob(last)).job!.name);
+    const done = await ended(api, (await api.training.forkJob(last)).job!.name);
     expect(done).toMatchObject({ state: JobState.SUCCEEDED, origin: { job: failed.name, step: 5 } });
   });
 
   it('trains a job that succeeded for longer', async () => {
     const { api, failed } = await openWithFailedJob();
     const good = { name: failed.name, spec: { sample: { prompt: 'behave' } } };
-    const done = await ended(api, (await api.training.restartJob(good)).job!.name);
-    const longer = await api.training.restartJob({ name: done.name, spec: { stepCount: 30 } });
+    const done = await ended(api, (await api.training.forkJob(good)).job!.name);
+    const longer = await api.training.forkJob({ name: done.name, spec: { stepCount: 30 } });
     expect(longer.job).toMatchObject({ origin: { job: done.name, step: 20 }, progress: { stepCount: 30 } });
     expect((await ended(api, longer.job!.name)).progress).toMatchObject({ step: 30 });
-    const finished = await refusalOf((options) => api.training.restartJob({ name: done.name }, options));
+    const finished = await refusalOf((options) => api.training.forkJob({ name: done.name }, options));
     expect(finished.message).toContain('spec.step_count: expected at least 21, one more than the checkpoint');
   });
 
@@ -101,9 +101,7 @@ describe('RestartJob', () => {
       optimizer: { beta1: 0.5 },
       batch: { sequenceCount: 4, sequenceLength: 4 },
     };
-    const refusal = await refusalOf((options) =>
-      api.training.restartJob({ name: failed.name, spec }, options),
-    );
+    const refusal = await refusalOf((options) => api.training.forkJob({ name: failed.name, spec }, options));
     expect(refusal).toMatchObject({ code: Status.INVALID_ARGUMENT, info: { reason: 'JOB_SPEC_INVALID' } });
     expect(refusal.fields).toEqual([
       'spec.warm_start.step_count',
@@ -119,10 +117,11 @@ describe('RestartJob', () => {
   it('repeated with its request id makes one job; with another wish it is refused', async () => {
     const { api, failed } = await openWithFailedJob();
     const request = { name: failed.name, requestId: uuid, spec: { sample: { prompt: 'wait' } } };
-    const first = await api.training.restartJob(request);
-    expect((await api.training.restartJob(request)).job!.name).toBe(first.job!.name);
+    const first = await api.training.forkJob(request);
+    expect((await api.training.forkJob(request)).job!.name).toBe(first.job!.name);
+    expect((await api.training.restartJob(request)).job!.name).toBe(first.job!.name); // its name in 0.1.0
     const other = await refusalOf((options) =>
-      api.training.restartJob({ ...request, displayName: 'Other' }, options),
+      api.training.forkJob({ ...request, displayName: 'Other' }, options),
     );
     expect(other.info.reason).toBe('REQUEST_ID_REUSED');
   });
@@ -131,10 +130,10 @@ describe('RestartJob', () => {
     const { api, failed } = await openWithFailedJob();
     const { job } = await api.training.createJob({ spec: jobSpec('wait') });
     await jobWhen(api.parts, job!.name.slice('jobs/'.length), ({ state }) => state === 'running');
-    const early = await refusalOf((options) => api.training.restartJob({ name: job!.name }, options));
-    expect(early.message).toContain('RUNNING and cannot be restarted');
+    const early = await refusalOf((options) => api.training.forkJob({ name: job!.name }, options));
+    expect(early.message).toContain('RUNNING and cannot be forked');
     const missing = await refusalOf((options) =>
-      api.training.restartJob({ name: failed.name, checkpointStep: 7 }, options),
+      api.training.forkJob({ name: failed.name, checkpointStep: 7 }, options),
     );
     expect(missing.message).toContain('no checkpoint of step 7; it has those of the steps 5');
   });

@@ -1,23 +1,20 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
-import { RestartJobRequest, type RestartJobResponse } from '@relora/sdk/contract';
+import { ForkJobRequest, type ForkJobResponse } from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
 import { isTerminal, type Job, type JobOrigin } from '../jobs/job.js';
 import { admitJob, costOf, type AdmitParts } from './admitJob.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
-import { changedSpec, problemsOfRestart } from './restartSpec.js';
+import { changedSpec, problemsOfFork } from './forkSpec.js';
 import { admitWith, submitJob } from './submitJob.js';
 import { toJob, toSpec } from './toProto.js';
 
-type RestartParts = AdmitParts & Pick<ApiParts, 'queue' | 'checkpoints'>;
+type ForkParts = AdmitParts & Pick<ApiParts, 'queue' | 'checkpoints'>;
 
 /** Makes a job that begins at a checkpoint of an ended one, with changed settings. */
-export async function restartJob(
-  parts: RestartParts,
-  request: RestartJobRequest,
-): Promise<RestartJobResponse> {
+export async function forkJob(parts: ForkParts, request: ForkJobRequest): Promise<ForkJobResponse> {
   const endedId = parseJobName('name', request.name);
   const checks = new FieldChecks();
   const jobId = checks.id('job_id', request.jobId);
@@ -35,7 +32,7 @@ export async function restartJob(
     throw new ServiceError('JOB_STATE_WRONG', {
       jobId: endedId,
       state: ended.state.toUpperCase(),
-      action: 'restarted',
+      action: 'forked',
       allowed: 'SUCCEEDED, FAILED or CANCELLED',
     });
   }
@@ -45,7 +42,7 @@ export async function restartJob(
     checks,
     async () => await admitJob(parts, spec, { whenTooLarge: 'refuse' }),
   );
-  const problems = problemsOfRestart(ended.spec, admitted.spec, origin.step);
+  const problems = problemsOfFork(ended.spec, admitted.spec, origin.step);
   if (problems.length > 0) throw new ServiceError('JOB_SPEC_INVALID', { problems });
 
   const newJob = {
@@ -82,9 +79,12 @@ async function findOrigin(
   });
 }
 
-/** SHA-256 of all that a request asks for; another than any CreateJob has. */
-function digestOf(request: RestartJobRequest): string {
+/**
+ * SHA-256 of all that a request asks for; another than any CreateJob has. The name is the one that the method had in 0.1.0: a call
+ * that is repeated after an upgrade, by either name, is the same request.
+ */
+function digestOf(request: ForkJobRequest): string {
   const labels = Object.fromEntries(Object.entries(request.labels).sort(([a], [b]) => (a < b ? -1 : 1)));
-  const asked = RestartJobRequest.encode({ ...request, labels, requestId: '' }).finish();
+  const asked = ForkJobRequest.encode({ ...request, labels, requestId: '' }).finish();
   return createHash('sha256').update('RestartJob').update(asked).digest('hex');
 }

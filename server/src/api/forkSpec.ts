@@ -25,7 +25,7 @@ const fixedFields: Readonly<Record<string, (spec: RunSpec) => unknown>> = {
 const lengthOfRun = { cycleStepCount: null, restartWarmupStepCount: null };
 
 /** What a run that goes on from a checkpoint of another must not change. */
-export function problemsOfRestart(before: RunSpec, after: RunSpec, checkpointStep: number): FieldProblem[] {
+export function problemsOfFork(before: RunSpec, after: RunSpec, checkpointStep: number): FieldProblem[] {
   const problems = Object.entries(fixedFields).flatMap(([field, valueOf]) =>
     differences(field, valueOf(before), valueOf(after)),
   );
