@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import { ConfigInvalid, readConfig, settings, type Config } from './config.js';
 import { createLog } from './log.js';
 import { startServer, type RunningServer } from './server.js';
-import { StoreUnusable } from './store/database.js';
+import { StoreUnusable } from './store/storeError.js';
 import { version } from './version.js';
 
 /** Exit codes: 0 after a clean stop, 1 when the server cannot start or go on, 2 for wrong settings or arguments. */

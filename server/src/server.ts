@@ -8,7 +8,7 @@ import { createMetrics } from './metrics/metrics.js';
 import { ServerMetrics } from './metrics/serverMetrics.js';
 import { readReadiness } from './readiness.js';
 import { makeServerParts } from './serverParts.js';
-import { openDatabase } from './store/database.js';
+import { openStore } from './store/openStore.js';
 import { version } from './version.js';
 import { HttpServer } from './web/httpServer.js';
 
@@ -47,15 +47,15 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
   try {
     const metrics = createMetrics();
     const jobMetrics = new JobMetrics(metrics);
-    const db = await openDatabase(config.dataFolder, {
+    const store = await openStore(config.dataFolder, {
       onStatement: (seconds) => metrics.storeDuration.observe(seconds),
     });
-    ends.push(async () => await db.destroy());
+    ends.push(async () => await store.close());
 
     const stopping = new AbortController();
     const { signal } = stopping;
     const onStoreFailure = onFatal ?? (() => {});
-    const parts = makeServerParts({ config, log, db, metrics, stopping: signal, onStoreFailure });
+    const parts = makeServerParts({ config, log, store, metrics, stopping: signal, onStoreFailure });
     ends.push(async () => await parts.tasks.stop());
     // Every job would fail by it: better the start does.
     if (config.instructionSet !== 'auto') await parts.devices.requireInstructionSet();
@@ -75,7 +75,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const http = await HttpServer.listen(config.httpAddress, {
       render: async () => await serverMetrics.render(),
       contentType: serverMetrics.contentType,
-      readiness: async () => await readReadiness(db, config, signal),
+      readiness: async () => await readReadiness(store.db, config, signal),
       log,
     });
     ends.push(async () => await http.close());

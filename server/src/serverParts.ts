@@ -17,7 +17,7 @@ import { JobJournal } from './jobs/jobJournal.js';
 import { JobQueue } from './jobs/jobQueue.js';
 import { JobStore } from './jobs/jobStore.js';
 import type { Metrics } from './metrics/metrics.js';
-import type { Database } from './store/database.js';
+import type { Store } from './store/openStore.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
 import { version } from './version.js';
@@ -33,7 +33,7 @@ export interface ServerParts extends ApiParts {
 export interface ServerPartsOptions {
   config: Config;
   log: Logger;
-  db: Database;
+  store: Store;
   metrics: Metrics;
   stopping: AbortSignal;
   onStoreFailure(error: unknown): void;
@@ -43,27 +43,27 @@ export interface ServerPartsOptions {
 export function makeServerParts({
   config,
   log,
-  db,
+  store: { db, info, feed },
   metrics,
   stopping,
   onStoreFailure,
 }: ServerPartsOptions): ServerParts {
   const { dataFolder } = config;
-  const journal = new JobJournal(db);
+  const journal = new JobJournal(db, feed);
   const store = new JobStore(db);
   const queue = new JobQueue(journal, { jobsMax: config.queueJobsMax });
   const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
-  const datasets = new DatasetStore(db, dataFolder);
+  const datasets = new DatasetStore(db, dataFolder, feed);
   const weights = new WeightsStore(db, dataFolder);
   const tasks = new TaskRunner(config, log);
-  const exports = new ArtifactExports(db, dataFolder);
+  const exports = new ArtifactExports(db, dataFolder, feed);
   const supervisor = new Supervisor({
     config,
     store,
     queue,
-    journal,
+    feed,
     attempts,
     checkpoints,
     artifacts,
@@ -88,7 +88,7 @@ export function makeServerParts({
     allowedFolders: new AllowedFolders(config.allowedFolders),
     tasks,
     metrics,
-    pageTokens: PageTokens.open(dataFolder),
+    pageTokens: new PageTokens(info.pageTokenKey),
     devices: new DeviceCatalogue(tasks, log, stopping),
     version,
     startTimeMs: Date.now(),
@@ -102,9 +102,10 @@ export function makeServerParts({
       tasks,
       saveCheckpoint: async (jobId) => await supervisor.saveCheckpoint(jobId),
       dataFolder,
+      feed,
       log,
       onStoreFailure,
     }),
-    preparer: new DatasetPreparer(datasets, tasks, dataFolder, log, onStoreFailure),
+    preparer: new DatasetPreparer(datasets, tasks, dataFolder, feed, log, onStoreFailure),
   };
 }

@@ -64,7 +64,7 @@ export async function openApi(
     weightsUploads: new WeightsUploads(parts.weights, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     metrics: createMetrics(),
-    pageTokens: PageTokens.open(parts.dataFolder),
+    pageTokens: new PageTokens(parts.storeInfo.pageTokenKey),
     version: '1.2.3',
     startTimeMs: Date.now(),
     stopping: stopping.signal,

@@ -155,6 +155,7 @@ describe('preparation', () => {
       parts.datasets,
       new TaskRunner(parts.config, parts.log, scriptedTrainer),
       parts.dataFolder,
+      parts.feed,
       parts.log,
       (error) => parts.storeFailures.push(error),
     );

@@ -8,24 +8,26 @@ import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
+import { LocalFeed } from '../../server/dist/store/changeFeed.js';
 import { openDatabase } from '../../server/dist/store/database.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 
 const [dataFolder, entry, newJobText] = process.argv.slice(2);
 const config = readConfig({ RELORA_DATA_FOLDER: dataFolder, RELORA_FREE_DISK_BYTES_MIN: '0' });
 const db = await openDatabase(dataFolder);
-const journal = new JobJournal(db);
+const feed = new LocalFeed();
+const journal = new JobJournal(db, feed);
 const queue = new JobQueue(journal, { jobsMax: 10 });
 const supervisor = new Supervisor({
   config,
   queue,
-  journal,
+  feed,
   entry,
   store: new JobStore(db),
   attempts: new JobAttempts(journal, dataFolder, { eventsMax: 100_000 }),
   checkpoints: new CheckpointStore(db, dataFolder),
   artifacts: new ArtifactStore(db, dataFolder),
-  datasets: new DatasetStore(db, dataFolder),
+  datasets: new DatasetStore(db, dataFolder, feed),
   log: pino({ level: 'silent' }),
   onStoreFailure: (error) => {
     throw error;

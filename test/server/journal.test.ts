@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { JobEvent } from '../../server/dist/jobs/job.js';
 import { claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
+import { stores } from './postgres.js';
 
 async function runningJob(parts: Parts) {
   const { id } = await submit(parts);
@@ -26,164 +27,173 @@ async function watch(parts: Parts, jobId: string, afterSequence = 0): Promise<Jo
   }
 }
 
-describe('a watcher', () => {
-  it('sees every event once, in order, however appends and reads meet', async () => {
-    const parts = await openParts();
-    const key = await runningJob(parts);
-    const watchers = Array.from({ length: 20 }, async (_, index) => await watch(parts, key.jobId, index));
-    let step = 0;
-    for (const count of [1, 3, 1, 40, 2, 1, 1, 9]) {
+describe.each(stores)('on $name', ({ url, skip }) => {
+  /** Every test has a store of its own. */
+  const open = async (
+    settings: Record<string, string> = {},
+    dataFolder?: string,
+    storeUrl?: string,
+  ): Promise<Parts> => await openParts(settings, dataFolder, undefined, storeUrl ?? (await url()));
+
+  describe.skipIf(skip)('a watcher', () => {
+    it('sees every event once, in order, however appends and reads meet', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      const watchers = Array.from({ length: 20 }, async (_, index) => await watch(parts, key.jobId, index));
+      let step = 0;
+      for (const count of [1, 3, 1, 40, 2, 1, 1, 9]) {
+        await parts.attempts.append(
+          key,
+          Array.from({ length: count }, () => stepEvent(step++)),
+        );
+      }
+      await parts.attempts.succeeded(key);
+      const seen = await Promise.all(watchers);
+      const all = (await parts.journal.readAfter(key.jobId, 0, 1000)).events;
+      expect(all).toHaveLength(3 + 58 + 1);
+      for (const [index, events] of seen.entries()) expect(events).toEqual(all.slice(index));
+      expect(all.at(-1)).toMatchObject({ final: true, body: { kind: 'state', to: 'succeeded' } });
+    });
+
+    it('of a job that has ended gets the rest and the end at once, also from beyond the last event', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      await parts.attempts.failed(key, { reason: 'TRAINING_DIVERGED', message: 'Diverged' });
+      expect(await parts.journal.readAfter(key.jobId, 4)).toEqual({ events: [], isComplete: true });
+      expect(await parts.journal.readAfter(key.jobId, 400)).toEqual({ events: [], isComplete: true });
+      expect((await parts.journal.readAfter(key.jobId, 0, 2)).isComplete).toBe(false);
+      expect(await watch(parts, key.jobId, 3)).toHaveLength(1);
+    });
+
+    it('that goes away is forgotten', async () => {
+      const parts = await open();
+      const { jobId } = await runningJob(parts);
+      const away = new AbortController();
+      const waits = parts.journal.changedSince(jobId, 3, away.signal);
+      away.abort();
+      await waits;
+      await parts.journal.changedSince(jobId, 3, away.signal);
+    });
+  });
+
+  describe.skipIf(skip)('the journal', () => {
+    it('keeps every kind of event as it was told', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      const bodies = [
+        { ...stepEvent(0, NaN).body, gradientNorm: -Infinity },
+        {
+          kind: 'evaluation' as const,
+          step: 1,
+          loss: 1 / 3,
+          perplexity: Infinity,
+          bitsPerByte: 1,
+          tokenCount: 5,
+          seconds: 0.1,
+        },
+        {
+          kind: 'restart' as const,
+          step: 5,
+          restart: 1,
+          deltaNorm: 0.25,
+          logitChangeMax: 1e-7,
+          logitChangeTolerance: 1e-4,
+          learningRateBefore: 1e-3,
+          learningRateAfter: 0,
+          lossBefore: 5.25,
+          lossAfter: 5.5,
+          modules: [
+            {
+              module: 'q_proj' as const,
+              deltaNorm: 0.25,
+              effectiveRank: 3,
+              rankAboveOnePercent: 4,
+              measuredLayerCount: 1,
+            },
+          ],
+          momentsZeroedRatio: 1,
+          effectiveRank: 3,
+          seconds: 0.1,
+          ranks: [
+            {
+              layer: 'model.layers.0.self_attn.q_proj.weight',
+              effectiveRank: 3,
+              rankAboveOnePercent: 4,
+              adapterRank: 4,
+            },
+          ],
+        },
+        {
+          kind: 'plan' as const,
+          step: 5,
+          graphs: [{ module: 'q_proj' as const, graph: 'weightGradient' as const }],
+          plannedOperations: 1.5e12,
+          separateOperations: 2e12,
+          plannedSeconds: 1.25,
+          separateSeconds: null,
+          recomputation: 'blocks' as const,
+          precision: 'bfloat16' as const,
+          basePrecision: 'int8' as const,
+          instructionSet: 'avx512',
+        },
+        { kind: 'sample' as const, step: 1, prompt: 'Ein', text: 'Käse\u0000 {"nonFinite":"NaN"} 🙂\n' },
+        { kind: 'warning' as const, reason: 'RESUMED_ON_OTHER_BACKEND', message: 'x' },
+      ];
       await parts.attempts.append(
         key,
-        Array.from({ length: count }, () => stepEvent(step++)),
+        bodies.map((body) => ({ timeMs: 1_700_000_000_123, body })),
       );
-    }
-    await parts.attempts.succeeded(key);
-    const seen = await Promise.all(watchers);
-    const all = (await parts.journal.readAfter(key.jobId, 0, 1000)).events;
-    expect(all).toHaveLength(3 + 58 + 1);
-    for (const [index, events] of seen.entries()) expect(events).toEqual(all.slice(index));
-    expect(all.at(-1)).toMatchObject({ final: true, body: { kind: 'state', to: 'succeeded' } });
-  });
-
-  it('of a job that has ended gets the rest and the end at once, also from beyond the last event', async () => {
-    const parts = await openParts();
-    const key = await runningJob(parts);
-    await parts.attempts.failed(key, { reason: 'TRAINING_DIVERGED', message: 'Diverged' });
-    expect(await parts.journal.readAfter(key.jobId, 4)).toEqual({ events: [], isComplete: true });
-    expect(await parts.journal.readAfter(key.jobId, 400)).toEqual({ events: [], isComplete: true });
-    expect((await parts.journal.readAfter(key.jobId, 0, 2)).isComplete).toBe(false);
-    expect(await watch(parts, key.jobId, 3)).toHaveLength(1);
-  });
-
-  it('that goes away is forgotten', async () => {
-    const parts = await openParts();
-    const { jobId } = await runningJob(parts);
-    const away = new AbortController();
-    const waits = parts.journal.changedSince(jobId, 3, away.signal);
-    away.abort();
-    await waits;
-    await parts.journal.changedSince(jobId, 3, away.signal);
-  });
-});
-
-describe('the journal', () => {
-  it('keeps every kind of event as it was told', async () => {
-    const parts = await openParts();
-    const key = await runningJob(parts);
-    const bodies = [
-      { ...stepEvent(0, NaN).body, gradientNorm: -Infinity },
-      {
-        kind: 'evaluation' as const,
-        step: 1,
-        loss: 1 / 3,
-        perplexity: Infinity,
-        bitsPerByte: 1,
-        tokenCount: 5,
-        seconds: 0.1,
-      },
-      {
-        kind: 'restart' as const,
-        step: 5,
-        restart: 1,
-        deltaNorm: 0.25,
-        logitChangeMax: 1e-7,
-        logitChangeTolerance: 1e-4,
-        learningRateBefore: 1e-3,
-        learningRateAfter: 0,
-        lossBefore: 5.25,
-        lossAfter: 5.5,
-        modules: [
-          {
-            module: 'q_proj' as const,
-            deltaNorm: 0.25,
-            effectiveRank: 3,
-            rankAboveOnePercent: 4,
-            measuredLayerCount: 1,
-          },
-        ],
-        momentsZeroedRatio: 1,
-        effectiveRank: 3,
-        seconds: 0.1,
-        ranks: [
-          {
-            layer: 'model.layers.0.self_attn.q_proj.weight',
-            effectiveRank: 3,
-            rankAboveOnePercent: 4,
-            adapterRank: 4,
-          },
-        ],
-      },
-      {
-        kind: 'plan' as const,
-        step: 5,
-        graphs: [{ module: 'q_proj' as const, graph: 'weightGradient' as const }],
-        plannedOperations: 1.5e12,
-        separateOperations: 2e12,
-        plannedSeconds: 1.25,
-        separateSeconds: null,
-        recomputation: 'blocks' as const,
-        precision: 'bfloat16' as const,
-        basePrecision: 'int8' as const,
-        instructionSet: 'avx512',
-      },
-      { kind: 'sample' as const, step: 1, prompt: 'Ein', text: 'Käse\u0000 {"nonFinite":"NaN"} 🙂\n' },
-      { kind: 'warning' as const, reason: 'RESUMED_ON_OTHER_BACKEND', message: 'x' },
-    ];
-    await parts.attempts.append(
-      key,
-      bodies.map((body) => ({ timeMs: 1_700_000_000_123, body })),
-    );
-    const { events } = await parts.journal.readAfter(key.jobId, 3);
-    expect(events.map(({ body }) => body)).toEqual(bodies);
-    expect(events[0]).toMatchObject({ timeMs: 1_700_000_000_123, attempt: 1, final: false, sequence: 4 });
-  });
-
-  it('tells its listeners after the commit, with the job as it then is', async () => {
-    const parts = await openParts();
-    const key = await runningJob(parts);
-    const told: { step: number; sequences: number[] }[] = [];
-    const end = parts.journal.onAppended((job, events) =>
-      told.push({ step: job.progress.step, sequences: events.map(({ sequence }) => sequence) }),
-    );
-    await parts.attempts.append(key, [stepEvent(0), stepEvent(1)]);
-    end();
-    await parts.attempts.append(key, [stepEvent(2)]);
-    expect(told).toEqual([{ step: 2, sequences: [4, 5] }]);
-  });
-
-  it('takes no number for what was rolled back', async () => {
-    const parts = await openParts();
-    const key = await runningJob(parts);
-    const told: unknown[] = [];
-    parts.journal.onAppended((job) => told.push(job));
-    await expect(
-      parts.journal.change(async (change) => {
-        const row = (await change.find(key.jobId))!;
-        await change.append(row, 1, [stepEvent(0)]);
-        throw new Error('power cut');
-      }),
-    ).rejects.toThrow('power cut');
-    expect(told).toEqual([]);
-    expect(await parts.attempts.append(key, [stepEvent(0)])).toMatchObject({ lastSequence: 4 });
-    expect((await parts.journal.readAfter(key.jobId, 0)).events.map(({ sequence }) => sequence)).toEqual([
-      1, 2, 3, 4,
-    ]);
-  });
-
-  it('follows a run in its progress', async () => {
-    const parts = await openParts();
-    const key = await runningJob(parts);
-    await parts.attempts.append(key, [stepEvent(0, 4), stepEvent(1, 3.5), stepEvent(2, NaN)]);
-    const job = await parts.store.find(key.jobId);
-    expect(job?.progress).toMatchObject({
-      step: 3,
-      stepCount: 20,
-      phase: 'adapter',
-      loss: 3.5,
-      trainedTokens: 48,
+      const { events } = await parts.journal.readAfter(key.jobId, 3);
+      expect(events.map(({ body }) => body)).toEqual(bodies);
+      expect(events[0]).toMatchObject({ timeMs: 1_700_000_000_123, attempt: 1, final: false, sequence: 4 });
     });
-    expect(job?.progress.tokensPerSecond).toBeCloseTo(160);
-    expect(job?.progress.remainingSeconds).toBeCloseTo(1.7);
+
+    it('tells its listeners after the commit, with the job as it then is', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      const told: { step: number; sequences: number[] }[] = [];
+      const end = parts.journal.onAppended((job, events) =>
+        told.push({ step: job.progress.step, sequences: events.map(({ sequence }) => sequence) }),
+      );
+      await parts.attempts.append(key, [stepEvent(0), stepEvent(1)]);
+      end();
+      await parts.attempts.append(key, [stepEvent(2)]);
+      expect(told).toEqual([{ step: 2, sequences: [4, 5] }]);
+    });
+
+    it('takes no number for what was rolled back', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      const told: unknown[] = [];
+      parts.journal.onAppended((job) => told.push(job));
+      await expect(
+        parts.journal.change(async (change) => {
+          const row = (await change.find(key.jobId))!;
+          await change.append(row, 1, [stepEvent(0)]);
+          throw new Error('power cut');
+        }),
+      ).rejects.toThrow('power cut');
+      expect(told).toEqual([]);
+      expect(await parts.attempts.append(key, [stepEvent(0)])).toMatchObject({ lastSequence: 4 });
+      expect((await parts.journal.readAfter(key.jobId, 0)).events.map(({ sequence }) => sequence)).toEqual([
+        1, 2, 3, 4,
+      ]);
+    });
+
+    it('follows a run in its progress', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      await parts.attempts.append(key, [stepEvent(0, 4), stepEvent(1, 3.5), stepEvent(2, NaN)]);
+      const job = await parts.store.find(key.jobId);
+      expect(job?.progress).toMatchObject({
+        step: 3,
+        stepCount: 20,
+        phase: 'adapter',
+        loss: 3.5,
+        trainedTokens: 48,
+      });
+      expect(job?.progress.tokensPerSecond).toBeCloseTo(160);
+      expect(job?.progress.remainingSeconds).toBeCloseTo(1.7);
+    });
   });
 });

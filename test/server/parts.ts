@@ -17,9 +17,10 @@ import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
-import { openDatabase, type Database } from '../../server/dist/store/database.js';
+import { openStore } from '../../server/dist/store/openStore.js';
 import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
+import { freshDatabase } from './postgres.js';
 import { stepBody } from './stepBody.mjs';
 
 export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', import.meta.url));
@@ -34,6 +35,15 @@ export function temporaryFolder(): string {
   return folder;
 }
 
+/** Databases that stand for the store of a data folder, so that a test that opens the folder again finds it. */
+const urls = new Map<string, string>();
+
+async function urlOfFolder(dataFolder: string): Promise<string> {
+  const url = urls.get(dataFolder) ?? (await freshDatabase());
+  urls.set(dataFolder, url);
+  return url;
+}
+
 export type Parts = Awaited<ReturnType<typeof openParts>>;
 
 /** The durable half of a server on a data folder, with short times. */
@@ -41,6 +51,7 @@ export async function openParts(
   settings: Record<string, string> = {},
   dataFolder = temporaryFolder(),
   entry: string = scriptedTrainer,
+  storeUrl?: string,
 ) {
   const config: Config = readConfig({
     RELORA_DATA_FOLDER: dataFolder,
@@ -50,24 +61,26 @@ export async function openParts(
     RELORA_LOG_LEVEL: 'silent',
     ...settings,
   });
-  const db: Database = await openDatabase(dataFolder);
+  const url =
+    storeUrl ?? (process.env.TEST_STORE === 'PostgreSQL' ? await urlOfFolder(dataFolder) : undefined);
+  const { db, info: storeInfo, feed, close: closeStore } = await openStore(dataFolder, { url });
   const log = pino({ level: process.env.TEST_LOG ?? 'silent' });
-  const journal = new JobJournal(db);
+  const journal = new JobJournal(db, feed);
   const store = new JobStore(db);
   const queue = new JobQueue(journal, { jobsMax: config.queueJobsMax });
   const control = new JobControl(store, journal);
   const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
-  const exports = new ArtifactExports(db, dataFolder);
-  const datasets = new DatasetStore(db, dataFolder);
+  const exports = new ArtifactExports(db, dataFolder, feed);
+  const datasets = new DatasetStore(db, dataFolder, feed);
   const weights = new WeightsStore(db, dataFolder);
   const storeFailures: unknown[] = [];
   const supervisor = new Supervisor({
     config,
     store,
     queue,
-    journal,
+    feed,
     attempts,
     checkpoints,
     artifacts,
@@ -81,13 +94,15 @@ export async function openParts(
     if (!isOpen) return;
     isOpen = false;
     await supervisor.stop(100);
-    await db.destroy();
+    await closeStore();
   };
   onTestFinished(close);
   return {
     config,
     dataFolder,
     db,
+    feed,
+    storeInfo,
     log,
     journal,
     store,

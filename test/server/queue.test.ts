@@ -13,217 +13,234 @@ import {
   temporaryFolder,
   type Parts,
 } from './parts.js';
+import { stores } from './postgres.js';
 
-describe('submitting', () => {
-  it('a repeated request id gives the first job, also after a restart and when the queue is full', async () => {
-    const dataFolder = temporaryFolder();
-    const request = { requestId: 'a2b8', requestDigest: 'digest of the request' };
-    const first = await openParts({ RELORA_QUEUE_JOBS_MAX: '1' }, dataFolder);
-    const { id } = await submit(first, request);
-    await first.close();
-    const parts = await openParts({ RELORA_QUEUE_JOBS_MAX: '1' }, dataFolder);
-    expect(await parts.queue.submit(newJob(request))).toMatchObject({ isRepeated: true, job: { id } });
-    expect(await parts.queue.submit(newJob({ ...request, requestDigest: 'another' }))).toBe('conflict');
-    expect(await parts.queue.submit(newJob())).toBe('full');
-    expect(await parts.store.countByState()).toMatchObject({ queued: 1 });
-  });
+describe.each(stores)('on $name', ({ url, skip }) => {
+  /** Every test has a store of its own. */
+  const open = async (
+    settings: Record<string, string> = {},
+    dataFolder?: string,
+    storeUrl?: string,
+  ): Promise<Parts> => await openParts(settings, dataFolder, undefined, storeUrl ?? (await url()));
 
-  it('a hundred equal requests at once make one job', async () => {
-    const parts = await openParts();
-    const request = newJob({ requestId: 'same' });
-    const answers = await Promise.all(
-      Array.from({ length: 100 }, async () => await parts.queue.submit(request)),
-    );
-    expect(new Set(answers.map((answer) => (typeof answer === 'string' ? answer : answer.job.id))).size).toBe(
-      1,
-    );
-    expect(answers.filter((answer) => typeof answer !== 'string' && !answer.isRepeated)).toHaveLength(1);
-  });
-
-  it('an id that exists is taken, and made ids sort by time', async () => {
-    const parts = await openParts();
-    await submit(parts, { jobId: 'my-job' });
-    expect(await parts.queue.submit(newJob({ jobId: 'my-job' }))).toBe('taken');
-    const ids: string[] = [];
-    for (let count = 0; count < 5; count++) {
-      ids.push((await submit(parts)).id);
-      await new Promise((resolve) => setTimeout(resolve, 2));
-    }
-    expect([...ids].sort()).toEqual(ids);
-    expect(ids.every((id) => /^[a-z][a-z0-9-]{3,62}$/.test(id))).toBe(true);
-  });
-});
-
-describe('claiming', () => {
-  it('goes by priority, then age, and never gives a job twice', async () => {
-    const parts = await openParts();
-    for (const [jobId, priority] of [
-      ['old-low', -5],
-      ['first', 0],
-      ['second', 0],
-      ['high', 7],
-    ] as const) {
-      await submit(parts, { jobId, spec: runSpec('', { priority }) });
-    }
-    const claims = await Promise.all([1, 2, 3, 4, 5].map(async () => await parts.queue.claimNext()));
-    expect(claims.map((result) => ('job' in result ? result.job.id : result))).toEqual([
-      'high',
-      'first',
-      'second',
-      'old-low',
-      { notBeforeMs: null },
-    ]);
-  });
-
-  it('leaves a job that crashed alone until its delay is over', async () => {
-    const parts = await openParts();
-    const { id } = await submit(parts);
-    const { attempt } = await claim(parts);
-    const before = Date.now();
-    await parts.attempts.crashed({ jobId: id, attempt }, 'The trainer ended', {
-      attemptsWithoutProgressMax: 3,
-      retryDelayMs: 60_000,
+  describe.skipIf(skip)('submitting', () => {
+    it('a repeated request id gives the first job, also after a restart and when the queue is full', async () => {
+      const dataFolder = temporaryFolder();
+      const request = { requestId: 'a2b8', requestDigest: 'digest of the request' };
+      const storeUrl = await url();
+      const first = await open({ RELORA_QUEUE_JOBS_MAX: '1' }, dataFolder, storeUrl);
+      const { id } = await submit(first, request);
+      await first.close();
+      const parts = await open({ RELORA_QUEUE_JOBS_MAX: '1' }, dataFolder, storeUrl);
+      expect(await parts.queue.submit(newJob(request))).toMatchObject({ isRepeated: true, job: { id } });
+      expect(await parts.queue.submit(newJob({ ...request, requestDigest: 'another' }))).toBe('conflict');
+      expect(await parts.queue.submit(newJob())).toBe('full');
+      expect(await parts.store.countByState()).toMatchObject({ queued: 1 });
     });
-    const waiting = await parts.queue.claimNext();
-    if ('job' in waiting) throw new Error('Claimed too early');
-    expect(waiting.notBeforeMs).toBeGreaterThanOrEqual(before + 60_000);
-  });
-});
 
-describe('a write of a trainer', () => {
-  it('is refused when the job has another attempt or none, and changes nothing', async () => {
-    const parts = await openParts();
-    const { id } = await submit(parts);
-    const old = { jobId: id, attempt: (await claim(parts)).attempt };
-    await parts.attempts.crashed(old, 'The trainer ended', {
-      attemptsWithoutProgressMax: 3,
-      retryDelayMs: 0,
-    });
-    expect(await parts.attempts.append(old, [stepEvent(0)])).toBe('stale'); // queued: nobody may write
-    const next = await claim(parts);
-    const before = await parts.store.find(id);
-    const artifact = {
-      id: 'merged-model-1',
-      format: 'huggingFace',
-      weightType: 'float32',
-      castErrorMax: 0,
-      cycle: 1,
-      step: 1,
-      files: [],
-    } as const;
-    for (const write of [
-      parts.attempts.append(old, [stepEvent(0)]),
-      parts.attempts.succeeded(old),
-      parts.attempts.failed(old, { reason: 'X', message: '' }),
-      sealArtifact(parts.attempts, old, artifact),
-      parts.attempts.stopped(old, ''),
-    ]) {
-      expect(await write).toBe('stale');
-    }
-    expect(await parts.store.find(id)).toEqual(before);
-    expect(await parts.attempts.append({ jobId: id, attempt: next.attempt }, [stepEvent(0)])).toMatchObject({
-      lastSequence: before!.lastSequence + 1,
-    });
-  });
-});
-
-describe('steering', () => {
-  /** A job brought to a state, and what each order does to it there. */
-  const expected: Record<JobState, { pause: string; resume: string; cancel: string }> = {
-    queued: { pause: 'paused', resume: 'wrongState', cancel: 'cancelled' },
-    starting: { pause: 'starting', resume: 'wrongState', cancel: 'starting' },
-    running: { pause: 'running', resume: 'wrongState', cancel: 'running' },
-    paused: { pause: 'paused', resume: 'queued', cancel: 'cancelled' },
-    succeeded: { pause: 'wrongState', resume: 'wrongState', cancel: 'wrongState' },
-    failed: { pause: 'wrongState', resume: 'wrongState', cancel: 'wrongState' },
-    cancelled: { pause: 'wrongState', resume: 'wrongState', cancel: 'cancelled' },
-  };
-  const orders = ['pause', 'resume', 'cancel'] as const;
-
-  it.each(Object.keys(expected) as JobState[])('does the right thing to a job that is %s', async (state) => {
-    for (const order of orders) {
-      const parts = await openParts();
-      const id = await jobIn(parts, state);
-      const result = await parts.control[order](id);
-      expect(result.outcome === 'done' ? result.job.state : result.outcome, order).toBe(
-        expected[state][order],
+    it('a hundred equal requests at once make one job', async () => {
+      const parts = await open();
+      const request = newJob({ requestId: 'same' });
+      const answers = await Promise.all(
+        Array.from({ length: 100 }, async () => await parts.queue.submit(request)),
       );
-      if (result.outcome === 'done' && (state === 'starting' || state === 'running'))
-        expect(result.job.stopRequest).toBe(order);
-      await parts.close();
-    }
-  });
-
-  it('a repeated request id acts once, and belongs to one order of one job', async () => {
-    const parts = await openParts();
-    const { id } = await submit(parts);
-    await parts.control.pause(id, { requestId: 'p' });
-    await parts.control.resume(id, { requestId: 'r' });
-    expect(await parts.control.pause(id, { requestId: 'p' })).toMatchObject({
-      outcome: 'done',
-      job: { state: 'queued' },
+      expect(
+        new Set(answers.map((answer) => (typeof answer === 'string' ? answer : answer.job.id))).size,
+      ).toBe(1);
+      expect(answers.filter((answer) => typeof answer !== 'string' && !answer.isRepeated)).toHaveLength(1);
     });
-    expect(await parts.control.cancel(id, { requestId: 'p' })).toEqual({ outcome: 'conflict' });
-    expect(await statesOf(parts, id)).toEqual(['queued', 'paused', 'queued']);
-  });
 
-  it('acts only on the version that was seen', async () => {
-    const parts = await openParts();
-    const { id, version } = await submit(parts);
-    await parts.control.pause(id, { version });
-    expect(await parts.control.resume(id, { version })).toMatchObject({
-      outcome: 'changed',
-      job: { state: 'paused' },
+    it('an id that exists is taken, and made ids sort by time', async () => {
+      const parts = await open();
+      await submit(parts, { jobId: 'my-job' });
+      expect(await parts.queue.submit(newJob({ jobId: 'my-job' }))).toBe('taken');
+      const ids: string[] = [];
+      for (let count = 0; count < 5; count++) {
+        ids.push((await submit(parts)).id);
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
+      expect([...ids].sort()).toEqual(ids);
+      expect(ids.every((id) => /^[a-z][a-z0-9-]{3,62}$/.test(id))).toBe(true);
     });
-    expect(await parts.control.pause('job-none')).toEqual({ outcome: 'notFound' });
   });
 
-  it('a cancel overrides a pause that is not yet done, not the other way round', async () => {
-    const parts = await openParts();
-    const id = await jobIn(parts, 'running');
-    await parts.control.pause(id);
-    expect(await parts.control.cancel(id)).toMatchObject({ outcome: 'done', job: { stopRequest: 'cancel' } });
-    expect((await parts.control.pause(id)).outcome).toBe('wrongState');
-    await parts.attempts.stopped({ jobId: id, attempt: 1 }, '');
-    expect((await parts.store.find(id))?.state).toBe('cancelled');
-  });
-});
+  describe.skipIf(skip)('claiming', () => {
+    it('goes by priority, then age, and gives a job once, however many ask at once', async () => {
+      const parts = await open();
+      for (const [jobId, priority] of [
+        ['old-low', -5],
+        ['first', 0],
+        ['second', 0],
+        ['high', 7],
+      ] as const) {
+        await submit(parts, { jobId, spec: runSpec('', { priority }) });
+      }
+      expect((await claim(parts)).id).toBe('high');
+      expect((await claim(parts)).id).toBe('first');
+      const claims = await Promise.all([1, 2, 3, 4].map(async () => await parts.queue.claimNext()));
+      const ids = claims.flatMap((result) => ('job' in result ? [result.job.id] : []));
+      expect(ids.sort()).toEqual(['old-low', 'second']);
+      expect(await parts.queue.claimNext()).toEqual({ notBeforeMs: null });
+    });
 
-describe('lists', () => {
-  it('pages have every job once, in order, though jobs are created between them', async () => {
-    const parts = await openParts();
-    const ids: string[] = [];
-    for (let count = 0; count < 7; count++) ids.push((await submit(parts)).id);
-    for (const order of ['newestFirst', 'oldestFirst'] as const) {
-      const known = (
-        await parts.store.list({ states: [], labels: {}, order, after: null, jobsMax: 500 })
-      ).jobs.map(({ id }) => id);
-      const seen: string[] = [];
-      let after = null;
-      do {
-        const page = await parts.store.list({ states: [], labels: {}, order, after, jobsMax: 3 });
-        seen.push(...page.jobs.map(({ id }) => id));
-        after = page.next;
-        if (order === 'newestFirst') await submit(parts);
-      } while (after !== null);
-      expect(seen).toEqual(known);
-    }
+    it('leaves a job that crashed alone until its delay is over', async () => {
+      const parts = await open();
+      const { id } = await submit(parts);
+      const { attempt } = await claim(parts);
+      const before = Date.now();
+      await parts.attempts.crashed({ jobId: id, attempt }, 'The trainer ended', {
+        attemptsWithoutProgressMax: 3,
+        retryDelayMs: 60_000,
+      });
+      const waiting = await parts.queue.claimNext();
+      if ('job' in waiting) throw new Error('Claimed too early');
+      expect(waiting.notBeforeMs).toBeGreaterThanOrEqual(before + 60_000);
+    });
   });
 
-  it('filter by state and by labels, whatever letters these have', async () => {
-    const parts = await openParts();
-    const labels = { 'team"\'); drop table jobs; --': 'a b', __proto__x: '1', size: '10' };
-    const { id } = await submit(parts, { labels });
-    await submit(parts, { labels: { size: '11' } });
-    const find = async (wanted: Record<string, string>, states: JobState[] = []) =>
-      (
-        await parts.store.list({ states, labels: wanted, order: 'newestFirst', after: null, jobsMax: 10 })
-      ).jobs.map((job) => job.id);
-    expect(await find(labels)).toEqual([id]);
-    expect(await find({ size: '12' })).toEqual([]);
-    expect(await find({}, ['paused', 'failed'])).toEqual([]);
-    expect(await find({}, ['queued'])).toHaveLength(2);
-    expect((await parts.store.find(id))?.labels).toEqual(labels);
+  describe.skipIf(skip)('a write of a trainer', () => {
+    it('is refused when the job has another attempt or none, and changes nothing', async () => {
+      const parts = await open();
+      const { id } = await submit(parts);
+      const old = { jobId: id, attempt: (await claim(parts)).attempt };
+      await parts.attempts.crashed(old, 'The trainer ended', {
+        attemptsWithoutProgressMax: 3,
+        retryDelayMs: 0,
+      });
+      expect(await parts.attempts.append(old, [stepEvent(0)])).toBe('stale'); // queued: nobody may write
+      const next = await claim(parts);
+      const before = await parts.store.find(id);
+      const artifact = {
+        id: 'merged-model-1',
+        format: 'huggingFace',
+        weightType: 'float32',
+        castErrorMax: 0,
+        cycle: 1,
+        step: 1,
+        files: [],
+      } as const;
+      for (const write of [
+        parts.attempts.append(old, [stepEvent(0)]),
+        parts.attempts.succeeded(old),
+        parts.attempts.failed(old, { reason: 'X', message: '' }),
+        sealArtifact(parts.attempts, old, artifact),
+        parts.attempts.stopped(old, ''),
+      ]) {
+        expect(await write).toBe('stale');
+      }
+      expect(await parts.store.find(id)).toEqual(before);
+      expect(await parts.attempts.append({ jobId: id, attempt: next.attempt }, [stepEvent(0)])).toMatchObject(
+        {
+          lastSequence: before!.lastSequence + 1,
+        },
+      );
+    });
+  });
+
+  describe.skipIf(skip)('steering', () => {
+    /** A job brought to a state, and what each order does to it there. */
+    const expected: Record<JobState, { pause: string; resume: string; cancel: string }> = {
+      queued: { pause: 'paused', resume: 'wrongState', cancel: 'cancelled' },
+      starting: { pause: 'starting', resume: 'wrongState', cancel: 'starting' },
+      running: { pause: 'running', resume: 'wrongState', cancel: 'running' },
+      paused: { pause: 'paused', resume: 'queued', cancel: 'cancelled' },
+      succeeded: { pause: 'wrongState', resume: 'wrongState', cancel: 'wrongState' },
+      failed: { pause: 'wrongState', resume: 'wrongState', cancel: 'wrongState' },
+      cancelled: { pause: 'wrongState', resume: 'wrongState', cancel: 'cancelled' },
+    };
+    const orders = ['pause', 'resume', 'cancel'] as const;
+
+    it.each(Object.keys(expected) as JobState[])(
+      'does the right thing to a job that is %s',
+      async (state) => {
+        for (const order of orders) {
+          const parts = await open();
+          const id = await jobIn(parts, state);
+          const result = await parts.control[order](id);
+          expect(result.outcome === 'done' ? result.job.state : result.outcome, order).toBe(
+            expected[state][order],
+          );
+          if (result.outcome === 'done' && (state === 'starting' || state === 'running'))
+            expect(result.job.stopRequest).toBe(order);
+          await parts.close();
+        }
+      },
+    );
+
+    it('a repeated request id acts once, and belongs to one order of one job', async () => {
+      const parts = await open();
+      const { id } = await submit(parts);
+      await parts.control.pause(id, { requestId: 'p' });
+      await parts.control.resume(id, { requestId: 'r' });
+      expect(await parts.control.pause(id, { requestId: 'p' })).toMatchObject({
+        outcome: 'done',
+        job: { state: 'queued' },
+      });
+      expect(await parts.control.cancel(id, { requestId: 'p' })).toEqual({ outcome: 'conflict' });
+      expect(await statesOf(parts, id)).toEqual(['queued', 'paused', 'queued']);
+    });
+
+    it('acts only on the version that was seen', async () => {
+      const parts = await open();
+      const { id, version } = await submit(parts);
+      await parts.control.pause(id, { version });
+      expect(await parts.control.resume(id, { version })).toMatchObject({
+        outcome: 'changed',
+        job: { state: 'paused' },
+      });
+      expect(await parts.control.pause('job-none')).toEqual({ outcome: 'notFound' });
+    });
+
+    it('a cancel overrides a pause that is not yet done, not the other way round', async () => {
+      const parts = await open();
+      const id = await jobIn(parts, 'running');
+      await parts.control.pause(id);
+      expect(await parts.control.cancel(id)).toMatchObject({
+        outcome: 'done',
+        job: { stopRequest: 'cancel' },
+      });
+      expect((await parts.control.pause(id)).outcome).toBe('wrongState');
+      await parts.attempts.stopped({ jobId: id, attempt: 1 }, '');
+      expect((await parts.store.find(id))?.state).toBe('cancelled');
+    });
+  });
+
+  describe.skipIf(skip)('lists', () => {
+    it('pages have every job once, in order, though jobs are created between them', async () => {
+      const parts = await open();
+      const ids: string[] = [];
+      for (let count = 0; count < 7; count++) ids.push((await submit(parts)).id);
+      for (const order of ['newestFirst', 'oldestFirst'] as const) {
+        const known = (
+          await parts.store.list({ states: [], labels: {}, order, after: null, jobsMax: 500 })
+        ).jobs.map(({ id }) => id);
+        const seen: string[] = [];
+        let after = null;
+        do {
+          const page = await parts.store.list({ states: [], labels: {}, order, after, jobsMax: 3 });
+          seen.push(...page.jobs.map(({ id }) => id));
+          after = page.next;
+          if (order === 'newestFirst') await submit(parts);
+        } while (after !== null);
+        expect(seen).toEqual(known);
+      }
+    });
+
+    it('filter by state and by labels, whatever letters these have', async () => {
+      const parts = await open();
+      const labels = { 'team"\'); drop table jobs; --': 'a b', __proto__x: '1', size: '10' };
+      const { id } = await submit(parts, { labels });
+      await submit(parts, { labels: { size: '11' } });
+      const find = async (wanted: Record<string, string>, states: JobState[] = []) =>
+        (
+          await parts.store.list({ states, labels: wanted, order: 'newestFirst', after: null, jobsMax: 10 })
+        ).jobs.map((job) => job.id);
+      expect(await find(labels)).toEqual([id]);
+      expect(await find({ size: '12' })).toEqual([]);
+      expect(await find({}, ['paused', 'failed'])).toEqual([]);
+      expect(await find({}, ['queued'])).toHaveLength(2);
+      expect((await parts.store.find(id))?.labels).toEqual(labels);
+    });
   });
 });
 

@@ -4,11 +4,17 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { sql } from 'kysely';
 import Libsql from 'libsql';
+import pg from 'pg';
 import { describe, expect, it } from 'vitest';
+import { jobAtWeights } from '../../server/dist/jobs/jobAtWeights.js';
+import type { Change } from '../../server/dist/store/changeFeed.js';
 import { openDatabase } from '../../server/dist/store/database.js';
-import { migrations } from '../../server/dist/store/migrations.js';
-import { allEvents, newJob, openParts, submit, temporaryFolder } from './parts.js';
+import { applicationId, migrations } from '../../server/dist/store/migrations.js';
+import { openStore } from '../../server/dist/store/openStore.js';
+import { freshDatabase, hasPostgres } from './postgres.js';
+import { allEvents, newJob, openParts, runSpec, submit, temporaryFolder } from './parts.js';
 
 const holdStore = fileURLToPath(new URL('./holdStore.mjs', import.meta.url));
 
@@ -142,5 +148,141 @@ describe('the store', () => {
     await expect(openDatabase(dataFolder)).rejects.toThrow('missing');
     writeFileSync(join(dataFolder, 'store.db'), '');
     await expect(openDatabase(dataFolder)).rejects.toThrow('empty');
+  });
+
+  it('opens a folder of schema 5 with what it holds', async () => {
+    const dataFolder = temporaryFolder();
+    const raw = new Libsql(join(dataFolder, 'store.db'));
+    raw.exec(`pragma journal_mode = wal; pragma application_id = ${applicationId}; pragma user_version = 5`);
+    for (const { sqlite } of migrations.slice(0, 5)) raw.exec(sqlite);
+    const spec = { ...runSpec(), dataset: 'datasets/tales', baseWeightsName: 'weights/llama' };
+    const origin = { jobId: 'job-zero', step: 5, folder: 'step-5-1', manifestSha256: '' };
+    raw.exec(
+      `insert into jobs (id, display_name, labels, spec, state, state_reason, progress, attempt, attempts_without_progress,
+           not_before_ms, last_sequence, version, priority, create_time_ms, update_time_ms, origin)
+         values ('job-one', 'One', '${JSON.stringify({ 'team"': 'a b' })}', '${JSON.stringify(spec)}', 'paused', '', '{}', 1, 0, 0, 3, 1, 0, 1700000000000, 1700000000000, '${JSON.stringify(origin)}')`,
+    );
+    const restart = JSON.stringify({ kind: 'restart', restart: 1, modules: [] });
+    raw.exec(`insert into events values ('job-one', 1, 5, 1, 0, '{"kind":"step","step":0}'),
+      ('job-one', 2, 6, 1, 0, '${restart}'), ('job-one', 3, 7, 2, 0, '${restart}');
+      insert into requests values ('r1', 'digest', 'job-one', 5);
+      insert into artifacts (job_id, id, kind, step, size_bytes, create_time_ms, request_id, request_digest)
+        values ('job-one', 'export-1', 'mergedModel', 5, 0, 5, 'r2', 'other');
+      insert into datasets values ('tales', '', 'uploading', null, '{}', null, 5);
+      insert into weights values ('llama', '', 'uploading', null, 5)`);
+    raw.close();
+    writeFileSync(join(dataFolder, 'page-token.key'), Buffer.alloc(32, 7));
+
+    const parts = await openParts({}, dataFolder);
+    const filter = { states: [], order: 'newestFirst', after: null, jobsMax: 10 } as const;
+    const { jobs } = await parts.store.list({ ...filter, states: [], labels: { 'team"': 'a b' } });
+    expect(
+      jobs.map(({ id, origin: { jobId } = {} as never, createTimeMs }) => [id, jobId, createTimeMs]),
+    ).toEqual([['job-one', 'job-zero', 1_700_000_000_000]]);
+    const restarts = await parts.journal.restartsAfter('job-one', 0, 10);
+    expect(restarts.map(({ sequence, attempt }) => [sequence, attempt])).toEqual([[3, 2]]);
+    expect(await jobAtWeights(parts.db, 'weights/llama')).toBe('jobs/job-one');
+    const rows = await parts.db.selectFrom('requests').select(['request_id', 'subject', 'tenant']).execute();
+    expect(rows).toEqual([
+      { request_id: 'r1', subject: 'jobs/job-one', tenant: 'default' },
+      { request_id: 'r2', subject: 'jobs/job-one/artifacts/export-1', tenant: 'default' },
+    ]);
+    const names = await parts.db
+      .selectFrom('jobs')
+      .select(['name', 'dataset_id', 'origin_job_id'])
+      .executeTakeFirst();
+    expect(names).toEqual({ name: 'job-one', dataset_id: 'tales', origin_job_id: 'job-zero' });
+    expect((await parts.datasets.find('tales'))?.state).toBe('uploading');
+    expect((await parts.weights.find('llama'))?.state).toBe('uploading');
+    expect(parts.storeInfo.pageTokenKey.equals(Buffer.alloc(32, 7))).toBe(true);
+    await parts.close();
+    const again = await openParts({}, dataFolder);
+    expect(again.storeInfo).toEqual(parts.storeInfo);
+  });
+});
+
+describe.skipIf(!hasPostgres)('a store in PostgreSQL', () => {
+  it('is made once by servers that start at once, and keeps its identity', async () => {
+    const url = await freshDatabase();
+    const stores = await Promise.all([1, 2, 3].map(async () => await openStore(temporaryFolder(), { url })));
+    expect(new Set(stores.map(({ info }) => info.incarnation)).size).toBe(1);
+    const { rows } = await sql<{ version: number }>`select version from schema_version`.execute(
+      stores[0]!.db,
+    );
+    expect(rows).toEqual([{ version: migrations.length }]);
+    await Promise.all(stores.map(async (store) => await store.close()));
+  });
+
+  it('refuses a newer schema, tables of another program, a database that loses commits, and a server that is not there', async () => {
+    const url = await freshDatabase();
+    const store = await openStore(temporaryFolder(), { url });
+    await sql`update schema_version set version = ${migrations.length + 1}`.execute(store.db);
+    await store.close();
+    await expect(openDatabase('', { url })).rejects.toThrow(
+      `has schema ${migrations.length + 1}, this server knows ${migrations.length}`,
+    );
+
+    const other = await freshDatabase();
+    const client = new pg.Client({ connectionString: other });
+    await client.connect();
+    await client.query('create table jobs (name text)');
+    await client.end();
+    await expect(openDatabase('', { url: other })).rejects.toThrow('a table jobs of another program');
+
+    const nobody = 'postgres://relora:secret@127.0.0.1:1/none';
+    await expect(openDatabase('', { url: nobody })).rejects.toThrow(
+      /^postgres:\/\/relora@127\.0\.0\.1:1\/none cannot be used \(.*ECONNREFUSED/,
+    );
+  });
+
+  it('holds what SQLite holds: large numbers, sums and counts as numbers, every letter', async () => {
+    const parts = await openParts({}, temporaryFolder(), undefined, await freshDatabase());
+    const name = 'Ein \u0001 Käse 🙂';
+    const { id } = await submit(parts, { displayName: name });
+    await parts.db
+      .updateTable('jobs')
+      .set({ end_time_ms: 2 ** 53 - 1 })
+      .execute();
+    expect(await parts.store.find(id)).toMatchObject({ displayName: name, endTimeMs: 2 ** 53 - 1 });
+    const { sum } = await parts.db
+      .selectFrom('jobs')
+      .select(({ fn }) => fn.sum<number>('end_time_ms').as('sum'))
+      .executeTakeFirstOrThrow();
+    expect(sum).toBe(2 ** 53 - 1);
+    expect(await parts.store.countByState()).toMatchObject({ queued: 1, failed: 0 });
+  });
+
+  it('tells other servers of its changes, and again of all when the connection was cut', async () => {
+    const url = await freshDatabase();
+    const [here, there] = await Promise.all(
+      [1, 2].map(async () => await openStore(temporaryFolder(), { url })),
+    );
+    const heard: (Change | null)[] = [];
+    let wake = (): void => {};
+    there!.feed.listen((change) => {
+      heard.push(change);
+      wake();
+    });
+    const untilHeard = async (wanted: (change: Change | null) => boolean): Promise<void> => {
+      while (!heard.some(wanted)) await new Promise<void>((resolve) => (wake = resolve));
+    };
+    const change: Change = { topic: 'job', id: 'job-one', state: 'queued', stopRequest: null };
+    here!.feed.announce(change);
+    await untilHeard((found) => found?.id === 'job-one');
+    expect(heard.filter((found) => found !== null)).toEqual([change]);
+
+    heard.length = 0;
+    await sql`select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%feed'`.execute(
+      here!.db,
+    );
+    await untilHeard((found) => found === null);
+    for (;;) {
+      // Sent while it is cut off it may be lost: that is what null is for.
+      here!.feed.announce({ ...change, id: 'job-two' });
+      const late = new Promise((resolve) => setTimeout(resolve, 200));
+      await Promise.race([untilHeard((found) => found?.id === 'job-two'), late]);
+      if (heard.some((found) => found?.id === 'job-two')) break;
+    }
+    await Promise.all([here!.close(), there!.close()]);
   });
 });

@@ -8,7 +8,7 @@ import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
 import { changedSpec, problemsOfFork } from './forkSpec.js';
-import { admitWith, submitJob } from './submitJob.js';
+import { admitWith, repeatedJob, submitJob } from './submitJob.js';
 import { toJob, toSpec } from './toProto.js';
 
 type ForkParts = AdmitParts & Pick<ApiParts, 'queue' | 'checkpoints'>;
@@ -23,7 +23,7 @@ export async function forkJob(parts: ForkParts, request: ForkJobRequest): Promis
   const requestId = checks.requestId(request.requestId);
   const requestDigest = digestOf(request);
   // The ended job, its checkpoint and the limits may be others by the time that a call is repeated.
-  const first = requestId === null ? undefined : await parts.queue.findRepeated(requestId, requestDigest);
+  const first = await repeatedJob(parts, requestId, requestDigest);
   if (first !== undefined) return { job: toJob(first), ...(await costOf(parts, first.spec)), warnings: [] };
 
   const ended = await parts.store.find(endedId);

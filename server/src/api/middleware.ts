@@ -3,7 +3,7 @@ import { ServerError, Status, type CallContext, type ServerMiddleware } from 'ni
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import { ServiceError } from '../errors.js';
-import { isDiskFull } from '../store/diskFull.js';
+import { isDiskFull } from '../store/storeError.js';
 import { encodeStatusDetails } from './statusDetails.js';
 
 /**

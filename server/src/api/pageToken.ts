@@ -1,6 +1,4 @@
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { createHmac, timingSafeEqual } from 'node:crypto';
 import { ServiceError } from '../errors.js';
 import type { FieldChecks } from './fieldChecks.js';
 
@@ -10,19 +8,6 @@ const macBytes = 16;
 /** Writes and reads page tokens: a place in a list, sealed together with the request that it belongs to. */
 export class PageTokens {
   constructor(private readonly key: Uint8Array) {}
-
-  /** Tokens outlive the server: the key lies in the data folder. */
-  static open(dataFolder: string): PageTokens {
-    const file = join(dataFolder, 'page-token.key');
-    if (existsSync(file)) {
-      const key = readFileSync(file);
-      if (key.length === 32) return new PageTokens(key);
-    }
-    const key = randomBytes(32);
-    writeFileSync(`${file}.new`, key, { mode: 0o600 });
-    renameSync(`${file}.new`, file);
-    return new PageTokens(key);
-  }
 
   /** `request` is all that must stay the same from page to page. Null, at the end, gives the empty token. */
   write(request: unknown, place: object | null): string {

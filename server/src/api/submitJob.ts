@@ -1,5 +1,6 @@
 import type { CreateJobResponse } from '@relora/sdk/contract';
 import { ServiceError, type FieldProblem } from '../errors.js';
+import type { Job } from '../jobs/job.js';
 import type { NewJob } from '../jobs/jobQueue.js';
 import type { AdmittedJob } from './admitJob.js';
 import type { FieldChecks } from './fieldChecks.js';
@@ -42,6 +43,19 @@ export async function submitJob(
     case 'conflict':
       throw new ServiceError('REQUEST_ID_REUSED', { requestId: newJob.requestId! });
     default:
+      if ('goneJobId' in submission) throw new ServiceError('JOB_NOT_FOUND', { jobId: submission.goneJobId });
       return { job: toJob(submission.job), estimate, plan, warnings };
   }
+}
+
+/** The job that a request made earlier; undefined for a new request. */
+export async function repeatedJob(
+  { queue }: Pick<ApiParts, 'queue'>,
+  requestId: string | null,
+  requestDigest: string,
+): Promise<Job | undefined> {
+  const first = requestId === null ? undefined : await queue.findRepeated(requestId, requestDigest);
+  if (first !== undefined && 'goneJobId' in first)
+    throw new ServiceError('JOB_NOT_FOUND', { jobId: first.goneJobId });
+  return first;
 }

@@ -19,7 +19,7 @@ import { metricHistory } from './metricHistory.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
-import { admitWith, submitJob } from './submitJob.js';
+import { admitWith, repeatedJob, submitJob } from './submitJob.js';
 import { toEtag, toJob, toRestart, toSpec } from './toProto.js';
 import { watchEvents } from './watchJob.js';
 
@@ -30,7 +30,7 @@ type TrainingParts = AdmitParts &
 
 /** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
 export function trainingService(parts: TrainingParts): TrainingServiceImplementation {
-  const { config, store, queue, control, journal, pageTokens, metrics } = parts;
+  const { config, store, control, journal, pageTokens, metrics } = parts;
   let watcherCount = 0;
   // Each watch listens for the end of the server; Node would take more than ten of them for a leak.
   setMaxListeners(0, parts.stopping);
@@ -74,8 +74,8 @@ export function trainingService(parts: TrainingParts): TrainingServiceImplementa
         );
       } catch (error) {
         // It may be the retry of a call whose answer was lost; what was acknowledged then is not refused now.
-        const isRetry = error instanceof ServiceError && requestId !== null && !request.validateOnly;
-        const first = isRetry ? await queue.findRepeated(requestId, requestDigest) : undefined;
+        const isRetry = error instanceof ServiceError && !request.validateOnly;
+        const first = isRetry ? await repeatedJob(parts, requestId, requestDigest) : undefined;
         if (first === undefined) throw error;
         return { job: toJob(first), ...(await costOf(parts, first.spec)), warnings: [] };
       }

@@ -3,9 +3,11 @@ import { join } from 'node:path';
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
 import type { JobFailure } from '../jobs/job.js';
 import { jobAtWeights } from '../jobs/jobAtWeights.js';
+import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
+import { releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
 import { kindOf, type ExportResult } from './artifact.js';
 
@@ -35,38 +37,26 @@ export interface PendingExport {
 
 /** Rows of artifacts that are made on request: pending, then ready or failed. A pending one holds its checkpoint. */
 export class ArtifactExports {
-  private readonly listeners = new Set<() => void>();
-
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
+    private readonly feed: ChangeFeed,
   ) {}
-
-  /** Tells that there is something to make; returns the function that ends it. */
-  onSubmitted(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
-  }
 
   /** Stores a pending artifact; when this resolves it survives any crash, and so does its checkpoint. */
   async submit(wanted: NewExport): Promise<ExportSubmission> {
     const nowMs = Date.now();
-    const { jobId, checkpointStep } = wanted;
+    const { jobId, checkpointStep, requestId } = wanted;
+    const id = timedId('export', nowMs);
     const submission = await this.db.transaction().execute(async (trx): Promise<ExportSubmission> => {
-      if (wanted.requestId !== null) {
-        const first = await trx
-          .selectFrom('artifacts')
-          .select(['id', 'request_digest'])
-          .where('request_id', '=', wanted.requestId)
-          .executeTakeFirst();
-        const other = await trx
-          .selectFrom('requests')
-          .select('digest')
-          .where('request_id', '=', wanted.requestId)
-          .executeTakeFirst();
-        if (other !== undefined || (first !== undefined && first.request_digest !== wanted.requestDigest))
-          return 'conflict';
-        if (first !== undefined) return { artifactId: first.id };
+      // Whoever throws checkpoints of the job away waits for it, too: one is held before it can go, or is gone.
+      await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
+      if (requestId !== null) {
+        const subject = `jobs/${jobId}/artifacts/${id}`;
+        const request = { requestId, digest: wanted.requestDigest, subject };
+        const first = await takeRequest(trx, request, nowMs);
+        if (first === 'conflict') return first;
+        if (first !== 'new') return { artifactId: first.subject.slice(`jobs/${jobId}/artifacts/`.length) };
       }
       let query = trx
         .selectFrom('checkpoints')
@@ -78,8 +68,10 @@ export class ArtifactExports {
       const checkpoint = isSaved
         ? undefined
         : await query.orderBy('step', 'desc').orderBy('attempt', 'desc').limit(1).executeTakeFirst();
-      if (checkpoint === undefined && !isSaved) return 'noCheckpoint';
-      const id = timedId('export', nowMs);
+      if (checkpoint === undefined && !isSaved) {
+        if (requestId !== null) await releaseRequest(trx, requestId);
+        return 'noCheckpoint';
+      }
       await trx
         .insertInto('artifacts')
         .values({
@@ -97,13 +89,11 @@ export class ArtifactExports {
           failure: null,
           shard_bytes_max: wanted.shardBytesMax,
           checkpoint_folder: checkpoint?.folder ?? null,
-          request_id: wanted.requestId,
-          request_digest: wanted.requestDigest,
         })
         .execute();
       return { artifactId: id };
     });
-    for (const listener of this.listeners) listener();
+    if (typeof submission !== 'string') this.feed.announce({ topic: 'artifact', id: submission.artifactId });
     return submission;
   }
 
@@ -124,6 +114,7 @@ export class ArtifactExports {
   /** Gives an export the newest checkpoint of its job to hold; false when there is none. */
   async takeNewest({ job_id: jobId, id }: ArtifactRow): Promise<boolean> {
     return await this.db.transaction().execute(async (trx) => {
+      await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
       const newest = await trx
         .selectFrom('checkpoints')
         .select(['folder', 'step'])
@@ -195,7 +186,7 @@ export class ArtifactExports {
       return numDeletedRows === 0n ? ('notFound' as const) : ('removed' as const);
     });
     if (outcome !== 'removed') return outcome;
-    for (const listener of this.listeners) listener();
+    this.feed.announce({ topic: 'artifact', id });
     await rm(join(folders.artifacts(this.dataFolder, jobId), id), { recursive: true, force: true });
     return outcome;
   }

@@ -82,8 +82,6 @@ async function insert(
       failure: result.failure === null ? null : JSON.stringify(result.failure),
       shard_bytes_max: toJob(row).spec.export.shardBytesMax,
       checkpoint_folder: null,
-      request_id: null,
-      request_digest: null,
     })
     .execute();
   return true;

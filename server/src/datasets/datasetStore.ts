@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { DatasetFileRow, DatasetRow } from '../store/schema.js';
@@ -23,11 +24,11 @@ export interface NewDataset {
 export class DatasetStore {
   /** Share done of what is being prepared; begins anew with the server, as the preparation does. */
   private readonly ratios = new Map<string, number>();
-  private readonly listeners = new Set<() => void>();
 
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
+    private readonly feed: ChangeFeed,
   ) {}
 
   async find(datasetId: string): Promise<Dataset | undefined> {
@@ -83,8 +84,29 @@ export class DatasetStore {
       sha256: file.sha256,
     }));
     const isNew = await this.db.transaction().execute(async (trx) => {
-      const known = await trx.selectFrom('datasets').selectAll().where('id', '=', id).executeTakeFirst();
-      if (known !== undefined) {
+      const state = needsBytes ? ('uploading' as const) : ('preparing' as const);
+      const added = await trx
+        .insertInto('datasets')
+        .values({
+          id,
+          name: id,
+          display_name: dataset.displayName,
+          state,
+          failure: null,
+          spec,
+          prepared: null,
+          create_time_ms: nowMs,
+          update_time_ms: nowMs,
+        })
+        .onConflict((conflict) => conflict.doNothing())
+        .returning('id')
+        .executeTakeFirst();
+      if (added === undefined) {
+        const known = await trx
+          .selectFrom('datasets')
+          .select('spec')
+          .where('id', '=', id)
+          .executeTakeFirstOrThrow();
         const knownFiles = await trx
           .selectFrom('dataset_files')
           .selectAll()
@@ -93,25 +115,12 @@ export class DatasetStore {
           .execute();
         return known.spec === spec && sameFiles(knownFiles, files) ? false : 'conflict';
       }
-      const state = needsBytes ? ('uploading' as const) : ('preparing' as const);
-      await trx
-        .insertInto('datasets')
-        .values({
-          id,
-          display_name: dataset.displayName,
-          state,
-          failure: null,
-          spec,
-          prepared: null,
-          create_time_ms: nowMs,
-        })
-        .execute();
       await trx.insertInto('dataset_files').values(files).execute();
       return true;
     });
     if (isNew === 'conflict') return 'conflict';
     const stored = (await this.find(id))!;
-    if (isNew && stored.state === 'preparing') this.tell();
+    if (isNew && stored.state === 'preparing') this.feed.announce({ topic: 'dataset', id });
     return stored;
   }
 
@@ -123,7 +132,7 @@ export class DatasetStore {
       .where('id', '=', datasetId)
       .where('state', '=', 'uploading')
       .execute();
-    this.tell();
+    this.feed.announce({ topic: 'dataset', id: datasetId });
     return (await this.find(datasetId))!;
   }
 
@@ -166,12 +175,6 @@ export class DatasetStore {
     this.ratios.set(datasetId, ratio);
   }
 
-  /** Called when a data set begins to wait for its preparation; returns the function that ends it. */
-  onPreparing(listener: () => void): () => void {
-    this.listeners.add(listener);
-    return () => this.listeners.delete(listener);
-  }
-
   /** Folder with the manifest and token shards of a ready data set; what the engine opens. */
   preparedFolder(datasetId: string): string {
     return folders.prepared(this.dataFolder, datasetId);
@@ -180,10 +183,6 @@ export class DatasetStore {
   /** File that the bytes of an upload go to. */
   uploadPath(datasetId: string, fileIndex: number): string {
     return join(folders.uploads(this.dataFolder, datasetId), String(fileIndex));
-  }
-
-  private tell(): void {
-    for (const listener of this.listeners) listener();
   }
 
   private async withFiles(row: DatasetRow): Promise<Dataset> {

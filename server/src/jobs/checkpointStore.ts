@@ -51,21 +51,24 @@ export class CheckpointStore {
     const names = surplus.map(({ folder }) =>
       folder.slice(folders.checkpoints(this.dataFolder, jobId).length + 1),
     );
-    // One statement: an export takes its checkpoint either before it or not at all.
-    const deleted = await this.db
-      .deleteFrom('checkpoints')
-      .where('job_id', '=', jobId)
-      .where('folder', 'in', names)
-      .where('folder', 'not in', (query) =>
-        query
-          .selectFrom('artifacts')
-          .select((eb) => eb.ref('checkpoint_folder').$notNull().as('folder'))
-          .where('job_id', '=', jobId)
-          .where('state', '=', 'pending')
-          .where('checkpoint_folder', 'is not', null),
-      )
-      .returning('folder')
-      .execute();
+    const deleted = await this.db.transaction().execute(async (trx) => {
+      // An export takes its checkpoint under this lock: either before, or not at all.
+      await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
+      return await trx
+        .deleteFrom('checkpoints')
+        .where('job_id', '=', jobId)
+        .where('folder', 'in', names)
+        .where('folder', 'not in', (query) =>
+          query
+            .selectFrom('artifacts')
+            .select((eb) => eb.ref('checkpoint_folder').$notNull().as('folder'))
+            .where('job_id', '=', jobId)
+            .where('state', '=', 'pending')
+            .where('checkpoint_folder', 'is not', null),
+        )
+        .returning('folder')
+        .execute();
+    });
     const parent = folders.checkpoints(this.dataFolder, jobId);
     for (const { folder } of deleted) await rm(join(parent, folder), { recursive: true, force: true });
   }

@@ -7,7 +7,7 @@ export async function jobAtWeights(db: Database, name: string): Promise<string |
     .selectFrom('jobs')
     .select('id')
     .where('state', 'not in', terminalStates)
-    .where(({ eb, fn, val }) => eb(fn('json_extract', ['spec', val('$.baseWeightsName')]), '=', name))
+    .where('base_weights_name', '=', name)
     .executeTakeFirst();
   return job && `jobs/${job.id}`;
 }

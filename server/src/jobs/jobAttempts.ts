@@ -18,11 +18,17 @@ export interface RetryRule {
   retryDelayMs: number;
 }
 
+/** More than RELORA_SLOTS can be. */
+const schedulesMax = 128;
+
 /**
  * What trainers write, through the supervisor. Every write names its attempt and is refused once the job has another one
  * or none: a trainer that was given up cannot disturb its successor. What resolved with a job is on the disk.
  */
 export class JobAttempts {
+  /** Of jobs that run: a specification never changes, and parsing it takes longer than storing an event. */
+  private readonly schedules = new Map<string, Schedule>();
+
   constructor(
     private readonly journal: JobJournal,
     private readonly dataFolder: string,
@@ -51,7 +57,7 @@ export class JobAttempts {
     return await this.write(key, async (row, change) => {
       const progress = readProgress(row);
       progress.step = step;
-      progress.phase = phaseAt(row, step);
+      progress.phase = phaseAt(this.scheduleOf(toJob(row)), step);
       const reason = step === 0 ? 'Training' : `Training goes on from step ${step}`;
       return await change.moveTo(row, 'running', reason, {
         stop_request: row.stop_request, // asked while starting, not yet heard
@@ -64,6 +70,7 @@ export class JobAttempts {
   /** Appends events in one transaction with the progress and the checkpoints that they tell of. */
   async append(key: AttemptKey, events: NewEvent[]): Promise<Job | 'stale' | 'exhausted'> {
     let exhausted = false;
+    const schedule = this.schedules.get(key.jobId);
     const result = await this.write(key, async (row, change) => {
       exhausted = row.last_sequence + events.length > this.options.eventsMax;
       if (exhausted) return row;
@@ -71,7 +78,7 @@ export class JobAttempts {
       const patch: JobPatch = {};
       const stored: NewEvent[] = [];
       for (const event of events) {
-        follow(progress, event, row);
+        follow(progress, event, schedule ?? this.scheduleOf(toJob(row)));
         if (event.body.kind !== 'checkpoint') {
           stored.push(event);
           continue;
@@ -126,8 +133,7 @@ export class JobAttempts {
         .where('job_id', '=', row.id)
         .where('state', '=', 'failed')
         .where('id', 'like', `%-${row.attempt}`)
-        .where('request_id', 'is', null)
-        .where('request_digest', 'is', null)
+        .where('id', 'not like', 'export-%') // made on request
         .execute();
       const exported =
         failed.length === 0
@@ -208,6 +214,16 @@ export class JobAttempts {
     );
   }
 
+  private scheduleOf({ id, spec }: Job): Schedule {
+    let schedule = this.schedules.get(id);
+    if (schedule === undefined) {
+      schedule = new Schedule(spec);
+      if (this.schedules.size >= schedulesMax) this.schedules.delete(this.schedules.keys().next().value!);
+      this.schedules.set(id, schedule);
+    }
+    return schedule;
+  }
+
   private checkpointFolder(jobId: string, path: string): string {
     const name = checkpointName(this.dataFolder, jobId, path);
     if (name === undefined) throw new Error(`${path} is not a checkpoint of job ${jobId}`);
@@ -229,17 +245,16 @@ function readProgress(row: JobRow): JobProgress {
   return JSON.parse(row.progress) as JobProgress;
 }
 
-function phaseAt(row: JobRow, step: number): JobProgress['phase'] {
-  const schedule = new Schedule(toJob(row).spec);
+function phaseAt(schedule: Schedule, step: number): JobProgress['phase'] {
   return schedule.phaseAt(Math.min(step, schedule.stepCount - 1));
 }
 
 /** Keeps the summary of a run in step with its events. */
-function follow(progress: JobProgress, { body }: NewEvent, row: JobRow): void {
+function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): void {
   switch (body.kind) {
     case 'step': {
       progress.step = body.step + 1;
-      progress.phase = phaseAt(row, progress.step);
+      progress.phase = phaseAt(schedule, progress.step);
       progress.trainedTokens = body.trainedTokens;
       if (body.omitted) break; // it took no time and no tokens
       // JSON has no NaN; the loss of a skipped step says nothing about the run anyway.

@@ -1,5 +1,5 @@
 import type { Transaction } from 'kysely';
-import type { JobRow, Schema } from '../store/schema.js';
+import type { JobRow, JobRowChange, NewJobRow, Schema } from '../store/schema.js';
 import {
   isTerminal,
   transitions,
@@ -11,8 +11,9 @@ import {
 import { writeBody } from './jobRow.js';
 
 /** Columns of a job that a change may set beside its state. */
-export type JobPatch = Partial<
-  Omit<JobRow, 'id' | 'state' | 'state_reason' | 'last_sequence' | 'version' | 'update_time_ms'>
+export type JobPatch = Omit<
+  JobRowChange,
+  'id' | 'state' | 'state_reason' | 'last_sequence' | 'version' | 'update_time_ms'
 >;
 
 export interface NewEvent {
@@ -33,17 +34,64 @@ export class JobChange {
     readonly nowMs: number,
   ) {}
 
+  /** The row, which nobody else changes before this transaction has ended. */
   async find(jobId: string): Promise<JobRow | undefined> {
-    return await this.trx.selectFrom('jobs').selectAll().where('id', '=', jobId).executeTakeFirst();
+    return await this.trx
+      .selectFrom('jobs')
+      .selectAll()
+      .where('id', '=', jobId)
+      .forUpdate()
+      .executeTakeFirst();
   }
 
-  async insert(row: JobRow): Promise<JobRow> {
-    await this.trx.insertInto('jobs').values(row).execute();
-    return await this.append({ ...row, last_sequence: 0 }, 0, [
+  async insert(newRow: NewJobRow, labels: Record<string, string>): Promise<JobRow> {
+    const row = await this.trx.insertInto('jobs').values(newRow).returningAll().executeTakeFirstOrThrow();
+    const pairs = Object.entries(labels).map(([key, value]) => ({ job_id: row.id, key, value }));
+    if (pairs.length > 0) await this.trx.insertInto('job_labels').values(pairs).execute();
+    return await this.append(row, 0, [
       {
         timeMs: this.nowMs,
         body: { kind: 'state', from: null, to: row.state, reason: row.state_reason, failure: null },
       },
+    ]);
+  }
+
+  /**
+   * Takes the first job that may start, in one statement: on PostgreSQL several servers take different ones at once. It is
+   * `starting` with a new attempt.
+   */
+  async claim(reason: string): Promise<JobRow | undefined> {
+    const claimed = await this.trx
+      .updateTable('jobs')
+      .set((eb) => ({
+        state: 'starting' as const,
+        state_reason: reason,
+        failure: null,
+        stop_request: null,
+        attempt: eb('attempt', '+', 1),
+        version: eb('version', '+', 1),
+        start_time_ms: eb.fn.coalesce('start_time_ms', eb.val(this.nowMs)),
+      }))
+      .where('id', '=', (query) =>
+        query
+          .selectFrom('jobs')
+          .select('id')
+          .where('state', '=', 'queued')
+          .where('delete_time_ms', 'is', null)
+          .where('not_before_ms', '<=', this.nowMs)
+          .orderBy('priority', 'desc')
+          .orderBy('create_time_ms')
+          .orderBy('id')
+          .limit(1)
+          .forUpdate()
+          .skipLocked(),
+      )
+      .returningAll()
+      .executeTakeFirst();
+    if (claimed === undefined) return undefined;
+    const event = { from: 'queued' as const, to: 'starting' as const, reason, failure: null };
+    return await this.append(claimed, claimed.attempt, [
+      { timeMs: this.nowMs, body: { kind: 'state', ...event } },
     ]);
   }
 
@@ -66,7 +114,7 @@ export class JobChange {
         stop_request: null,
         ...patch,
         state: to,
-        state_reason: reason,
+        state_reason: reason.replaceAll('\0', ''), // PostgreSQL's text has no NUL
         failure: failure === null ? null : JSON.stringify(failure),
         version: row.version + 1,
         ...(isTerminal(to) ? { end_time_ms: this.nowMs } : {}),
@@ -79,15 +127,14 @@ export class JobChange {
     return await this.append(row, row.attempt, [], { ...patch, version: row.version + 1 });
   }
 
-  /** Appends events and sets columns; returns the row as it now stands. */
+  /** Appends events and sets columns, no others; returns the row as it now stands. */
   async append(
     row: JobRow,
     attempt: number,
-    events: NewEvent[],
-    patch: Partial<JobRow> = {},
+    events: readonly NewEvent[],
+    patch: JobRowChange = {},
   ): Promise<JobRow> {
-    const next: JobRow = {
-      ...row,
+    const changed = {
       ...patch,
       last_sequence: row.last_sequence + events.length,
       update_time_ms: this.nowMs,
@@ -99,23 +146,25 @@ export class JobChange {
       final: body.kind === 'state' && isTerminal(body.to),
       body,
     }));
-    const { id, ...columns } = next;
-    await this.trx.updateTable('jobs').set(columns).where('id', '=', id).execute();
+    const { id } = row;
+    await this.trx.updateTable('jobs').set(changed).where('id', '=', id).execute();
     if (appended.length > 0) {
       await this.trx
         .insertInto('events')
         .values(
-          appended.map((event) => ({
+          appended.map(({ sequence, timeMs, final, body }) => ({
             job_id: id,
-            sequence: event.sequence,
-            time_ms: event.timeMs,
+            sequence,
+            time_ms: timeMs,
             attempt,
-            final: event.final ? 1 : 0,
-            body: writeBody(event.body),
+            final: final ? 1 : 0,
+            body: writeBody(body),
+            restart: body.kind === 'restart' ? body.restart : null,
           })),
         )
         .execute();
     }
+    const next = { ...row, ...changed } as JobRow;
     const before = this.touched.get(id)?.events ?? [];
     this.touched.set(id, { row: next, events: [...before, ...appended] });
     return next;

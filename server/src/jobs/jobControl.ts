@@ -1,3 +1,4 @@
+import { releaseRequest, takeRequest } from '../store/requests.js';
 import type { JobRow } from '../store/schema.js';
 import type { JobStore } from './jobStore.js';
 import { isTerminal, type Job } from './job.js';
@@ -88,23 +89,17 @@ export class JobControl {
       ): Promise<Exclude<ControlResult, { job: Job }> | { outcome: 'done' | 'wrongState' | 'changed' }> => {
         const row = await change.find(jobId);
         if (row === undefined) return { outcome: 'notFound' };
-        const digest = `${method} ${jobId}`;
-        if (options.requestId) {
-          const first = await change.trx
-            .selectFrom('requests')
-            .select('digest')
-            .where('request_id', '=', options.requestId)
-            .executeTakeFirst();
-          if (first !== undefined) return { outcome: first.digest === digest ? 'done' : 'conflict' };
+        const { requestId } = options;
+        if (requestId) {
+          const request = { requestId, digest: `${method} ${jobId}`, subject: `jobs/${jobId}` };
+          const first = await takeRequest(change.trx, request, change.nowMs);
+          if (first !== 'new') return { outcome: first === 'conflict' ? 'conflict' : 'done' };
         }
-        if ((options.version ?? row.version) !== row.version) return { outcome: 'changed' };
-        const decision = await decide(row, change);
-        if (decision === 'wrongState') return { outcome: 'wrongState' };
-        if (options.requestId) {
-          await change.trx
-            .insertInto('requests')
-            .values({ request_id: options.requestId, digest, job_id: jobId, create_time_ms: change.nowMs })
-            .execute();
+        const isSeen = (options.version ?? row.version) === row.version;
+        const decision = isSeen ? await decide(row, change) : 'changed';
+        if (typeof decision === 'string') {
+          if (requestId) await releaseRequest(change.trx, requestId);
+          return { outcome: decision };
         }
         return { outcome: 'done' };
       },

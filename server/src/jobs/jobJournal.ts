@@ -1,9 +1,9 @@
-import { sql } from 'kysely';
+import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
-import type { EventRow } from '../store/schema.js';
 import { isTerminal, type Job, type JobEvent, type JobEventBody } from './job.js';
 import { JobChange } from './jobChange.js';
 import { toEvent, toJob } from './jobRow.js';
+import { RecentEvents } from './recentEvents.js';
 
 /** Called after a commit with the job as it now stands and the events that were appended, maybe none. Must not throw. */
 export type AppendListener = (job: Job, events: JobEvent[]) => void;
@@ -18,8 +18,24 @@ export class JobJournal {
   private readonly listeners = new Set<AppendListener>();
   /** Watchers that wait, by job. */
   private readonly waiting = new Map<string, Set<() => void>>();
+  private readonly recent = new RecentEvents();
+  /** Whether the feed repeats what this process has said itself. */
+  private isAnnouncing = false;
 
-  constructor(private readonly db: Database) {}
+  constructor(
+    private readonly db: Database,
+    private readonly feed: ChangeFeed,
+  ) {
+    feed.listen((change) => {
+      if (change === null) {
+        this.recent.forget(null);
+        for (const jobId of this.waiting.keys()) this.wake(jobId);
+      } else if (change.topic === 'job') {
+        if (!this.isAnnouncing) this.recent.forget(change.id);
+        this.wake(change.id);
+      }
+    });
+  }
 
   /** Events above a sequence number, oldest first; isComplete when the job's final event is among or before them. */
   async readAfter(
@@ -27,6 +43,9 @@ export class JobJournal {
     sequence: number,
     eventsMax = 256,
   ): Promise<{ events: JobEvent[]; isComplete: boolean }> {
+    const kept = this.recent.after(jobId, sequence, eventsMax);
+    if (kept !== undefined) return kept;
+    const { mark } = this.recent;
     // The job first: a final event that is stored between the two reads is then found by the next call.
     const job = await this.db
       .selectFrom('jobs')
@@ -43,7 +62,10 @@ export class JobJournal {
       .limit(eventsMax)
       .execute();
     const reached = rows.at(-1)?.sequence ?? sequence;
-    return { events: rows.map(toEvent), isComplete: isTerminal(job.state) && reached >= job.last_sequence };
+    const isComplete = isTerminal(job.state) && reached >= job.last_sequence;
+    if (reached === job.last_sequence)
+      this.recent.follow(jobId, { lastSequence: reached, isComplete: isTerminal(job.state) }, mark);
+    return { events: rows.map(toEvent), isComplete };
   }
 
   /**
@@ -51,17 +73,26 @@ export class JobJournal {
    * made last.
    */
   async restartsAfter(jobId: string, after: number, restartsMax: number): Promise<RestartEntry[]> {
-    // What is selected beside max() comes from the row that has the maximum: SQLite promises it. The words are those of the index.
-    const { rows } = await sql<Pick<EventRow, 'attempt' | 'time_ms' | 'body'> & { last: number }>`
-      select max(sequence) as last, attempt, time_ms, body from events
-      where job_id = ${jobId} and json_extract(body, '$.kind') = 'restart'
-        and json_extract(body, '$.restart') > ${after}
-      group by json_extract(body, '$.restart') order by json_extract(body, '$.restart') limit ${restartsMax}
-    `.execute(this.db);
-    return rows.map(({ last, ...row }) => {
-      const event = toEvent({ ...row, job_id: jobId, sequence: last, final: 0 });
-      return { ...event, body: event.body as RestartEntry['body'] };
-    });
+    const rows = await this.db
+      .selectFrom('events')
+      .selectAll()
+      .where('job_id', '=', jobId)
+      .where('restart', '>', after)
+      .where(({ exists, not, selectFrom }) =>
+        not(
+          exists(
+            selectFrom('events as later')
+              .select('later.sequence')
+              .where('later.job_id', '=', jobId)
+              .whereRef('later.restart', '=', 'events.restart')
+              .whereRef('later.sequence', '>', 'events.sequence'),
+          ),
+        ),
+      )
+      .orderBy('restart')
+      .limit(restartsMax)
+      .execute();
+    return rows.map((row) => toEvent(row) as RestartEntry);
   }
 
   /** Events below a sequence number, newest first; none at the beginning. */
@@ -82,6 +113,8 @@ export class JobJournal {
     // Listening begins before the look at the store: what is appended between the two wakes us.
     const { promise, end } = this.nextAppend(jobId, signal);
     try {
+      const kept = this.recent.after(jobId, sequence, 1);
+      if (kept !== undefined) return kept.events.length > 0 ? undefined : await promise;
       const job = await this.db
         .selectFrom('jobs')
         .select('last_sequence')
@@ -94,13 +127,13 @@ export class JobJournal {
     }
   }
 
-  /** Listens to every change of every job, for metrics and for the supervisor; returns the function that ends it. */
+  /** Listens to what this process changes, for its metrics; returns the function that ends it. */
   onAppended(listener: AppendListener): () => void {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
   }
 
-  /** Runs one transaction that changes jobs and tells of it after the commit. The work awaits nothing but its own statements. */
+  /** Runs one transaction that changes jobs and announces it after the commit. The work awaits nothing but its own statements. */
   async change<T>(work: (change: JobChange) => Promise<T>): Promise<T> {
     let change: JobChange | undefined;
     const result = await this.db.transaction().execute(async (trx) => {
@@ -108,11 +141,18 @@ export class JobJournal {
       return await work(change);
     });
     for (const { row, events } of change?.touched.values() ?? []) {
+      this.recent.append(row.id, events);
       const job = toJob(row);
       for (const listener of this.listeners) listener(job, events);
-      for (const wake of this.waiting.get(row.id) ?? []) wake();
+      this.isAnnouncing = true;
+      this.feed.announce({ topic: 'job', id: row.id, state: row.state, stopRequest: row.stop_request });
+      this.isAnnouncing = false;
     }
     return result;
+  }
+
+  private wake(jobId: string): void {
+    for (const wake of this.waiting.get(jobId) ?? []) wake();
   }
 
   private nextAppend(jobId: string, signal: AbortSignal): { promise: Promise<void>; end: () => void } {

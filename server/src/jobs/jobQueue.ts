@@ -1,5 +1,6 @@
 import { Schedule, type RunSpec } from '@relora/engine/plan';
 import { sql } from 'kysely';
+import { releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
 import type { Job, JobOrigin, JobProgress } from './job.js';
 import type { JobChange } from './jobChange.js';
@@ -22,8 +23,15 @@ export interface NewJob {
   requestDigest: string;
 }
 
-/** `conflict`: the request id was used for something else. `taken`: the job id exists. `full`: no place in the queue. */
-export type Submission = { job: Job; isRepeated: boolean } | 'full' | 'taken' | 'conflict';
+/**
+ * `conflict`: the request id was used for something else. `taken`: the job id exists. `full`: no place in the queue. A job that is
+ * gone: the request was served, and what it made has been thrown away since.
+ */
+export type Submission = { job: Job; isRepeated: boolean } | GoneJob | 'full' | 'taken' | 'conflict';
+
+export interface GoneJob {
+  goneJobId: string;
+}
 
 /** Jobs that wait for a slot: rows of the jobs table in the state queued, highest priority first, then oldest first. */
 export class JobQueue {
@@ -33,33 +41,42 @@ export class JobQueue {
   ) {}
 
   /** The job that a request made earlier, whatever has become of its data set or of the limits since; undefined for a new request. */
-  async findRepeated(requestId: string, requestDigest: string): Promise<Job | undefined> {
-    const found = await this.journal.change(
-      async (change) => await repeatedJob(change, requestId, requestDigest),
-    );
-    return found === 'conflict' ? undefined : found;
+  async findRepeated(requestId: string, requestDigest: string): Promise<Job | GoneJob | undefined> {
+    return await this.journal.change(async (change) => {
+      const first = await change.trx
+        .selectFrom('requests')
+        .select(['digest', 'subject'])
+        .where('request_id', '=', requestId)
+        .executeTakeFirst();
+      if (first === undefined || first.digest !== requestDigest) return undefined;
+      return await jobOf(change, first.subject);
+    });
   }
 
   /** Stores a job and queues it; when this resolves the job survives any crash. A repeated request does not need a place. */
   async submit(newJob: NewJob): Promise<Submission> {
     return await this.journal.change(async (change): Promise<Submission> => {
-      const { trx, nowMs } = change;
-      if (newJob.requestId !== null) {
-        const first = await repeatedJob(change, newJob.requestId, newJob.requestDigest);
-        if (first === 'conflict') return first;
-        if (first !== undefined) return { job: first, isRepeated: true };
-      }
+      const { nowMs } = change;
       const id = newJob.jobId ?? timedId('job', nowMs);
-      if ((await change.find(id)) !== undefined) return 'taken';
-      const { count } = await trx
-        .selectFrom('jobs')
-        .select(({ fn }) => fn.countAll<number>().as('count'))
-        .where('state', '=', 'queued')
-        .executeTakeFirstOrThrow();
-      if (count >= this.options.jobsMax) return 'full';
+      const { requestId } = newJob;
+      if (requestId !== null) {
+        const request = { requestId, digest: newJob.requestDigest, subject: `jobs/${id}` };
+        const first = await takeRequest(change.trx, request, nowMs);
+        if (first === 'conflict') return first;
+        if (first !== 'new') {
+          const job = await jobOf(change, first.subject);
+          return 'goneJobId' in job ? job : { job, isRepeated: true };
+        }
+      }
+      const refusal = await this.refusalOf(change, id);
+      if (refusal !== undefined) {
+        if (requestId !== null) await releaseRequest(change.trx, requestId);
+        return refusal;
+      }
 
-      const queued = await change.insert({
+      const values = {
         id,
+        name: id,
         display_name: newJob.displayName,
         labels: JSON.stringify(newJob.labels),
         spec: JSON.stringify(newJob.spec),
@@ -80,23 +97,16 @@ export class JobQueue {
         end_time_ms: null,
         execution: null,
         origin: newJob.origin === null ? null : JSON.stringify(newJob.origin),
-      });
+        dataset_id: newJob.spec.dataset.replace(/^datasets\//, ''),
+        base_weights_name: newJob.spec.baseWeightsName,
+        origin_job_id: newJob.origin?.jobId ?? null,
+      } as const;
+      const queued = await change.insert(values, newJob.labels);
       const row = await change.append(
         queued,
         0,
         newJob.warnings.map((warning) => ({ timeMs: nowMs, body: { kind: 'warning', ...warning } })),
       );
-      if (newJob.requestId !== null) {
-        await trx
-          .insertInto('requests')
-          .values({
-            request_id: newJob.requestId,
-            digest: newJob.requestDigest,
-            job_id: id,
-            create_time_ms: nowMs,
-          })
-          .execute();
-      }
       return { job: toJob(row, await positionOf(change, id)), isRepeated: false };
     });
   }
@@ -107,50 +117,37 @@ export class JobQueue {
    */
   async claimNext(): Promise<{ job: Job } | { notBeforeMs: number | null }> {
     return await this.journal.change(async (change) => {
-      const row = await change.trx
+      const claimed = await change.claim('A trainer is being started');
+      if (claimed !== undefined) return { job: toJob(claimed) };
+      const { first } = await change.trx
         .selectFrom('jobs')
-        .selectAll()
+        .select(({ fn }) => fn.min<number | null>('not_before_ms').as('first'))
         .where('state', '=', 'queued')
-        .where('not_before_ms', '<=', change.nowMs)
-        .orderBy('priority', 'desc')
-        .orderBy('create_time_ms')
-        .orderBy('id')
-        .limit(1)
-        .executeTakeFirst();
-      if (row === undefined) {
-        const { first } = await change.trx
-          .selectFrom('jobs')
-          .select(({ fn }) => fn.min<number | null>('not_before_ms').as('first'))
-          .where('state', '=', 'queued')
-          .executeTakeFirstOrThrow();
-        return { notBeforeMs: first };
-      }
-      // Safe as two statements: the transaction holds the only connection of the only process that has the file.
-      const claimed = await change.moveTo(row, 'starting', 'A trainer is being started', {
-        attempt: row.attempt + 1,
-        start_time_ms: row.start_time_ms ?? change.nowMs,
-      });
-      return { job: toJob(claimed) };
+        .where('delete_time_ms', 'is', null)
+        .executeTakeFirstOrThrow();
+      return { notBeforeMs: first };
     });
+  }
+
+  private async refusalOf(change: JobChange, id: string): Promise<'taken' | 'full' | undefined> {
+    const { trx } = change;
+    // One at a time, or two that count together would both take the last place.
+    await trx.selectFrom('store_info').select('key').where('key', '=', 'incarnation').forUpdate().execute();
+    if ((await change.find(id)) !== undefined) return 'taken';
+    const { count } = await trx
+      .selectFrom('jobs')
+      .select(({ fn }) => fn.countAll<number>().as('count'))
+      .where('state', '=', 'queued')
+      .executeTakeFirstOrThrow();
+    return count >= this.options.jobsMax ? 'full' : undefined;
   }
 }
 
-async function repeatedJob(
-  change: JobChange,
-  requestId: string,
-  requestDigest: string,
-): Promise<Job | 'conflict' | undefined> {
-  const first = await change.trx
-    .selectFrom('requests')
-    .selectAll()
-    .where('request_id', '=', requestId)
-    .executeTakeFirst();
-  if (first === undefined) return undefined;
-  if (first.digest !== requestDigest) return 'conflict';
-  const row = await change.find(first.job_id);
-  // Requests are deleted with their job.
-  if (row === undefined) throw new Error(`Request ${requestId} names job ${first.job_id}, which is missing`);
-  return toJob(row, await positionOf(change, row.id));
+/** The job that a request made. */
+async function jobOf(change: JobChange, subject: string): Promise<Job | GoneJob> {
+  const jobId = subject.replace(/^jobs\//, '');
+  const row = await change.find(jobId);
+  return row === undefined ? { goneJobId: jobId } : toJob(row, await positionOf(change, jobId));
 }
 
 /** What a checkpoint has behind it counts from the start. */

@@ -1,14 +1,18 @@
 import type { JobRow, EventRow } from '../store/schema.js';
+import { readStoredRunSpec, type RunSpec } from '@relora/engine/plan';
 import type { Execution, Job, JobEvent, JobEventBody, JobFailure, JobOrigin, JobProgress } from './job.js';
-import { readStoredRunSpec } from '@relora/engine/plan';
 
 /** A job as the rest of the server sees it, from its row. What the store holds was checked before it was written. */
 export function toJob(row: JobRow, queuePosition = 0): Job {
+  let spec: RunSpec | undefined;
   return {
     id: row.id,
     displayName: row.display_name,
     labels: JSON.parse(row.labels) as Record<string, string>,
-    spec: readStoredRunSpec(row.spec),
+    // Long, and of no concern to most of those who get a job: parsed for who asks.
+    get spec() {
+      return (spec ??= readStoredRunSpec(row.spec));
+    },
     state: row.state,
     stateReason: row.state_reason,
     failure: row.failure === null ? null : (JSON.parse(row.failure) as JobFailure),

@@ -1,4 +1,3 @@
-import { sql } from 'kysely';
 import type { Database } from '../store/database.js';
 import type { Job, JobState } from './job.js';
 import { toJob } from './jobRow.js';
@@ -46,8 +45,8 @@ export class JobStore {
       );
     }
     for (const [key, value] of Object.entries(filter.labels)) {
-      query = query.where(
-        sql<boolean>`exists (select 1 from json_each(jobs.labels) as label where label.key = ${key} and label.value = ${value})`,
+      query = query.where('id', 'in', (labels) =>
+        labels.selectFrom('job_labels').select('job_id').where('key', '=', key).where('value', '=', value),
       );
     }
     const rows = await query.execute();

@@ -1,186 +1,28 @@
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import { join } from 'node:path';
-import { Kysely, sql, SqliteDialect, type SqliteDatabase, type SqliteStatement } from 'kysely';
-import Libsql from 'libsql';
-import { applicationId, migrations } from './migrations.js';
+import type { Kysely } from 'kysely';
 import type { Schema } from './schema.js';
+import { openPostgres } from './postgres.js';
+import { openSqlite } from './sqlite.js';
 
 /**
- * Kysely's driver for SQLite has one connection and a mutex around it, which a transaction holds from its begin to its
- * commit: statements of different transactions never mix. A transaction therefore awaits nothing but its own statements.
+ * The store, over SQLite in a data folder or over PostgreSQL: one schema and one set of queries. SQLite has one connection and
+ * a mutex around it, which a transaction holds from its begin to its commit; PostgreSQL has several, so a transaction locks
+ * with `for update` what it reads before it writes (SQLite's compiler leaves that out). A transaction awaits nothing but its
+ * own statements.
  */
 export type Database = Kysely<Schema>;
 
 export interface DatabaseOptions {
-  /** Told the seconds of every statement, for metrics. */
+  /** Called with the seconds of every statement, for metrics. */
   onStatement?: (seconds: number) => void;
+  /** `postgres://…`; SQLite in the data folder when it is left out. */
+  url?: string;
 }
-
-/** Why a data folder cannot be used; the message names the file and what to do. */
-export class StoreUnusable extends Error {
-  override name = 'StoreUnusable';
-}
-
-/** Locks of another process are not waited for: it is a second server, and that is to be said at once. */
-const busyTimeoutMs = 250;
-
-/** Statements kept ready. The texts are few, but inserts of several rows have one text for each number of rows. */
-const statementsMax = 500;
 
 /**
- * Opens the store of a data folder, creates it when the folder is empty, and brings its schema up to date. Holds the
- * folder until it is destroyed or the process dies: a second server gets StoreUnusable with the holder's pid.
- * What a transaction wrote is on the disk when its promise resolves (WAL with synchronous=FULL).
+ * Opens the store of a data folder, creates it where there is none, and brings its schema up to date. What a transaction
+ * wrote is durable when its promise resolves. Throws StoreUnusable.
  */
 export async function openDatabase(dataFolder: string, options: DatabaseOptions = {}): Promise<Database> {
-  const file = join(dataFolder, 'store.db');
-  const holderFile = join(dataFolder, 'server.pid');
-  // Nobody else on the machine reads prompts, data or weights.
-  mkdirSync(dataFolder, { recursive: true, mode: 0o700 });
-  refuseLostStore(dataFolder, file);
-
-  let connection: Libsql.Database | undefined;
-  try {
-    connection = new Libsql(file, { timeout: busyTimeoutMs });
-    prepareConnection(connection, file);
-  } catch (error) {
-    connection?.close();
-    throw explain(error, file, holderFile);
-  }
-  writeFileSync(`${holderFile}.new`, `${process.pid}\n`);
-  renameSync(`${holderFile}.new`, holderFile);
-
-  const { onStatement } = options;
-  const db = new Kysely<Schema>({
-    dialect: new SqliteDialect({ database: asKyselyExpects(connection) }),
-    ...(onStatement ? { log: (event) => onStatement(event.queryDurationMillis / 1000) } : {}),
-  });
-  // Kysely takes the connection over with its first statement; before that, destroy would not close it.
-  await sql`select 1`.execute(db);
-  return db;
-}
-
-/** A missing store beside jobs or data sets was lost: a new one over it would forget what was acknowledged. */
-function refuseLostStore(dataFolder: string, file: string): void {
-  if (existsSync(file) && statSync(file).size > 0) return;
-  const leftover = ['jobs', 'datasets'].find((name) => {
-    const folder = join(dataFolder, name);
-    return existsSync(folder) && readdirSync(folder).length > 0;
-  });
-  if (leftover === undefined) return;
-  throw new StoreUnusable(
-    `${file} is ${existsSync(file) ? 'empty' : 'missing'}, but ${join(dataFolder, leftover)} is not: restore the file from a backup, ` +
-      'or name another RELORA_DATA_FOLDER',
-  );
-}
-
-function prepareConnection(connection: Libsql.Database, file: string): void {
-  const pragma = (text: string): unknown =>
-    Object.values(connection.prepare(`pragma ${text}`).all()[0] ?? {})[0];
-
-  // Kept as long as the process lives and freed by the kernel when it dies, also by kill -9: nothing to clean up.
-  pragma('locking_mode = exclusive');
-
-  const owner = pragma('application_id');
-  const version = Number(pragma('user_version'));
-  const isEmpty = pragma('schema_version') === 0;
-  if (!isEmpty && owner !== applicationId)
-    throw new StoreUnusable(`${file} is a database of another program: name another RELORA_DATA_FOLDER`);
-  if (version > migrations.length) {
-    throw new StoreUnusable(
-      `${file} has schema ${version}, this server knows ${migrations.length}: use the newer server that wrote it`,
-    );
-  }
-
-  const journalMode = pragma('journal_mode = wal');
-  if (journalMode !== 'wal')
-    throw new StoreUnusable(
-      `${file} cannot use a write-ahead log (it is ${String(journalMode)}): network folders cannot hold the store`,
-    );
-  // After journal_mode, which may set its own. FULL syncs the log at every commit, NORMAL would lose the last ones in a power cut.
-  connection.exec('pragma synchronous = full; pragma foreign_keys = on');
-
-  const check = pragma('quick_check(1)');
-  if (check !== 'ok')
-    throw new StoreUnusable(`${file} is damaged (${String(check)}): restore it from a backup`);
-
-  // One transaction a step: a crash leaves either all of it or nothing.
-  for (const [index, statements] of migrations.entries()) {
-    if (index < version) continue;
-    connection.exec('begin immediate');
-    connection.exec(
-      `${statements}; pragma application_id = ${applicationId}; pragma user_version = ${index + 1};`,
-    );
-    connection.exec('commit');
-  }
-
-  const synchronous = pragma('synchronous');
-  if (synchronous !== 2)
-    throw new StoreUnusable(
-      `${file} does not sync its commits (synchronous is ${String(synchronous)}, not 2)`,
-    );
-}
-
-/**
- * libsql frees a statement only when the garbage collector finds it, and a connection with statements left keeps its lock
- * after `close`. So statements are prepared once for each text, and closing first gives the lock back by itself: out of
- * the write-ahead log, which a connection that began exclusive cannot leave otherwise, then out of the exclusive mode.
- */
-function asKyselyExpects(connection: Libsql.Database): SqliteDatabase {
-  const statements = new Map<string, SqliteStatement>();
-  return {
-    prepare(text) {
-      // A full disk ends the transaction by itself. A second end would fail, and hide the error that tells of the disk.
-      if (text === 'rollback' && !connection.inTransaction) return nothingToDo;
-      let statement = statements.get(text);
-      if (statement === undefined) {
-        if (statements.size >= statementsMax) statements.delete(statements.keys().next().value!);
-        statement = connection.prepare(text) as unknown as SqliteStatement;
-        statements.set(text, statement);
-      }
-      return statement;
-    },
-    close() {
-      statements.clear();
-      for (const text of [
-        'pragma journal_mode = delete',
-        'pragma locking_mode = normal',
-        'select count(*) from sqlite_schema',
-      ])
-        connection.prepare(text).all();
-      connection.close();
-    },
-  };
-}
-
-const nothingToDo: SqliteStatement = {
-  reader: false,
-  all: () => [],
-  run: () => ({ changes: 0, lastInsertRowid: 0 }),
-  iterate: () => [][Symbol.iterator](),
-};
-
-function explain(error: unknown, file: string, holderFile: string): unknown {
-  if (error instanceof StoreUnusable || !(error instanceof Error)) return error;
-  const code = (error as { code?: unknown }).code;
-  if (code === 'SQLITE_BUSY') {
-    const pid = existsSync(holderFile) ? readFileSync(holderFile, 'utf8').trim() : 'unknown';
-    return new StoreUnusable(
-      `${file} is in use by the server with pid ${pid}: stop it, or name another RELORA_DATA_FOLDER`,
-    );
-  }
-  return new StoreUnusable(
-    `${file} cannot be used (${error.message}): check that it is a store of this server and can be written`,
-    {
-      cause: error,
-    },
-  );
+  const { url, ...rest } = options;
+  return url === undefined ? await openSqlite(dataFolder, rest) : await openPostgres(url, rest);
 }

@@ -1,12 +1,143 @@
 /** Marks a file as ours: "ReLo" in ASCII. SQLite keeps it in the header of the file. */
 export const applicationId = 0x52654c6f;
 
+export interface Migration {
+  sqlite: string;
+  /** In SQLite's words too; postgres.ts puts its own types in. */
+  postgres: string;
+}
+
+const onBoth = (statements: string): Migration => ({ sqlite: statements, postgres: statements });
+
+/** What makes a step of data that older schemas hold: PostgreSQL has had none of them. */
+const onlySqlite = (statements: string): Migration => ({ sqlite: statements, postgres: '' });
+
 /**
- * The schema as the steps that lead to it; the number of steps done is the file's user_version. A step that was released
- * never changes: a new one is added.
+ * Rows get a tenant and, beside their id, a name that is unique within it; a lease with an epoch, for several servers over one
+ * store; times of deletion and purge; and columns in place of looks into JSON, which the two databases write differently.
  */
-export const migrations: readonly string[] = [
-  `
+const tenantsAndLeases = `
+  create table store_info (
+    key text primary key,
+    value text not null
+  ) strict;
+  create table servers (
+    id text primary key,
+    address text not null,
+    version text not null,
+    devices text not null,
+    memory_bytes integer not null,
+    start_time_ms integer not null,
+    heartbeat_time_ms integer not null
+  ) strict;
+
+  alter table jobs add column tenant text not null default 'default';
+  alter table jobs add column name text not null default '';
+  alter table jobs add column owner text not null default '';
+  alter table jobs add column dataset_id text not null default '';
+  alter table jobs add column base_weights_name text;
+  alter table jobs add column origin_job_id text;
+  alter table jobs add column save_request integer not null default 0;
+  alter table jobs add column epoch integer not null default 0;
+  alter table jobs add column lease_server text;
+  alter table jobs add column lease_until_ms integer;
+  alter table jobs add column retention text;
+  alter table jobs add column delete_time_ms integer;
+  alter table jobs add column purge_time_ms integer;
+  update jobs set name = id;
+  create unique index jobs_by_name on jobs (tenant, name);
+  create index jobs_by_dataset on jobs (dataset_id);
+  create index jobs_by_weights on jobs (base_weights_name) where base_weights_name is not null;
+  create index jobs_by_origin on jobs (origin_job_id) where origin_job_id is not null;
+  create index jobs_to_purge on jobs (purge_time_ms) where purge_time_ms is not null;
+  create index jobs_by_end on jobs (end_time_ms) where end_time_ms is not null;
+  create table job_labels (
+    job_id text not null references jobs (id) on delete cascade,
+    key text not null,
+    value text not null,
+    primary key (job_id, key)
+  ) strict;
+  create index job_labels_by_value on job_labels (key, value, job_id);
+  create table job_updates (
+    job_id text not null references jobs (id) on delete cascade,
+    number integer not null,
+    step integer not null,
+    body text not null,
+    create_time_ms integer not null,
+    primary key (job_id, number)
+  ) strict;
+
+  alter table events add column restart integer;
+  create index restarts on events (job_id, restart, sequence) where restart is not null;
+
+  alter table artifacts add column epoch integer not null default 0;
+  alter table artifacts add column lease_server text;
+  alter table artifacts add column lease_until_ms integer;
+  create index artifacts_at_checkpoint on artifacts (job_id, checkpoint_folder) where state = 'pending';
+
+  alter table datasets add column tenant text not null default 'default';
+  alter table datasets add column name text not null default '';
+  alter table datasets add column owner text not null default '';
+  alter table datasets add column labels text not null default '{}';
+  alter table datasets add column epoch integer not null default 0;
+  alter table datasets add column lease_server text;
+  alter table datasets add column lease_until_ms integer;
+  alter table datasets add column retention text;
+  alter table datasets add column update_time_ms integer not null default 0;
+  alter table datasets add column delete_time_ms integer;
+  alter table datasets add column purge_time_ms integer;
+  update datasets set name = id, update_time_ms = create_time_ms;
+  create unique index datasets_by_name on datasets (tenant, name);
+
+  alter table weights add column tenant text not null default 'default';
+  alter table weights add column name text not null default '';
+  alter table weights add column owner text not null default '';
+  alter table weights add column labels text not null default '{}';
+  alter table weights add column retention text;
+  alter table weights add column update_time_ms integer not null default 0;
+  alter table weights add column delete_time_ms integer;
+  alter table weights add column purge_time_ms integer;
+  update weights set name = id, update_time_ms = create_time_ms;
+  create unique index weights_by_name on weights (tenant, name);
+
+  create table requests_by_tenant (
+    tenant text not null default 'default',
+    request_id text not null,
+    digest text not null,
+    subject text not null,
+    create_time_ms integer not null,
+    expire_time_ms integer,
+    primary key (tenant, request_id)
+  ) strict;
+  insert into requests_by_tenant
+    select 'default', request_id, digest, 'jobs/' || job_id, create_time_ms, null from requests;
+  insert into requests_by_tenant
+    select 'default', request_id, coalesce(request_digest, ''), 'jobs/' || job_id || '/artifacts/' || id,
+      create_time_ms, null
+    from artifacts where request_id is not null
+    on conflict do nothing;
+  drop table requests;
+  alter table requests_by_tenant rename to requests;
+  create index requests_by_subject on requests (subject);
+  create index requests_to_expire on requests (expire_time_ms) where expire_time_ms is not null;
+  drop index artifacts_by_request;
+  alter table artifacts drop column request_id;
+  alter table artifacts drop column request_digest;
+
+  create table blob_chunks (
+    blob text not null,
+    chunk_index integer not null,
+    crc32c integer not null,
+    primary key (blob, chunk_index)
+  ) strict;
+`;
+
+/**
+ * The schema as the steps that lead to it; the number of steps done is the schema's version (user_version of the file, the
+ * table schema_version in PostgreSQL). A step that was released never changes: a new one is added.
+ */
+export const migrations: readonly Migration[] = [
+  onBoth(`
   create table jobs (
     id text primary key,
     display_name text not null,
@@ -104,13 +235,13 @@ export const migrations: readonly string[] = [
     create_time_ms integer not null
   ) strict;
   create index requests_by_job on requests (job_id);
-  `,
-  'alter table jobs add column origin text',
+  `),
+  onBoth('alter table jobs add column origin text'),
   // Restarts are a thousandth of a journal: ListRestarts finds them without reading the rest.
-  `create index restart_events on events (job_id, json_extract(body, '$.restart'), sequence)
-     where json_extract(body, '$.kind') = 'restart'`,
+  onlySqlite(`create index restart_events on events (job_id, json_extract(body, '$.restart'), sequence)
+     where json_extract(body, '$.kind') = 'restart'`),
   // An artifact may be one that is still to be made, from the checkpoint that it holds.
-  `
+  onBoth(`
   alter table artifacts add column state text not null default 'ready'
     check (state in ('pending', 'ready', 'failed'));
   alter table artifacts add column format text not null default 'huggingFace';
@@ -124,8 +255,8 @@ export const migrations: readonly string[] = [
   alter table artifacts add column request_digest text;
   create unique index artifacts_by_request on artifacts (request_id) where request_id is not null;
   create index artifacts_pending on artifacts (create_time_ms, id) where state = 'pending';
-  `,
-  `
+  `),
+  onBoth(`
   create table weights (
     id text primary key,
     display_name text not null,
@@ -142,5 +273,16 @@ export const migrations: readonly string[] = [
     sha256 text not null,
     primary key (weights_id, file_index)
   ) strict;
-  `,
+  `),
+  // From here on the words that both databases have stand first, then what only moves old data.
+  {
+    sqlite: `${tenantsAndLeases}
+  update events set restart = json_extract(body, '$.restart') where json_extract(body, '$.kind') = 'restart';
+  drop index restart_events;
+  update jobs set dataset_id = substr(json_extract(spec, '$.dataset'), length('datasets/') + 1),
+    base_weights_name = json_extract(spec, '$.baseWeightsName'), origin_job_id = json_extract(origin, '$.jobId');
+  insert into job_labels select jobs.id, label.key, label.value from jobs, json_each(jobs.labels) as label;
+`,
+    postgres: tenantsAndLeases,
+  },
 ];

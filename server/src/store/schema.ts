@@ -1,3 +1,4 @@
+import type { Generated, Insertable, Selectable, Updateable } from 'kysely';
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
 
 // What the columns of states may hold; the domain's files give them their meaning.
@@ -9,19 +10,53 @@ export type ArtifactKind = 'mergedModel' | 'adapter';
 
 /** Tables of the store as they are read. Times are milliseconds since 1970, JSON is text, booleans are 0 and 1. */
 export interface Schema {
-  jobs: JobRow;
+  jobs: JobTable;
+  job_labels: JobLabelRow;
+  job_updates: JobUpdateRow;
   events: EventRow;
   checkpoints: CheckpointRow;
-  artifacts: ArtifactRow;
+  artifacts: ArtifactTable;
   artifact_files: ArtifactFileRow;
-  datasets: DatasetRow;
+  blob_chunks: BlobChunkRow;
+  datasets: DatasetTable;
   dataset_files: DatasetFileRow;
-  requests: RequestRow;
-  weights: WeightsRow;
+  requests: RequestTable;
+  weights: WeightsTable;
   weights_files: WeightsFileRow;
+  servers: ServerRow;
+  store_info: StoreInfoRow;
 }
 
-export interface JobRow {
+export type JobRow = Selectable<JobTable>;
+export type NewJobRow = Insertable<JobTable>;
+export type JobRowChange = Updateable<JobTable>;
+export type ArtifactRow = Selectable<ArtifactTable>;
+export type DatasetRow = Selectable<DatasetTable>;
+export type WeightsRow = Selectable<WeightsTable>;
+
+/** Whose a row is, by which name it goes there, and when it was deleted. */
+interface Owned {
+  /** Whose name space the row is in. */
+  tenant: Generated<string>;
+  /** What clients call it, unique within the tenant; the id is unique in the store, and the name of folders. */
+  name: string;
+  owner: Generated<string>;
+  /** JSON of how long it is kept, in place of the settings; null for these. */
+  retention: string | null;
+  /** Null while it is not deleted. */
+  delete_time_ms: number | null;
+  /** From when on a deleted one is thrown away; until then the deletion can be taken back. */
+  purge_time_ms: number | null;
+}
+
+/** Which server works on a row. Every lease has a higher epoch, and a write of an older one is refused. */
+interface Leased {
+  epoch: Generated<number>;
+  lease_server: string | null;
+  lease_until_ms: number | null;
+}
+
+export interface JobTable extends Owned, Leased {
   id: string;
   display_name: string;
   labels: string;
@@ -45,6 +80,31 @@ export interface JobRow {
   end_time_ms: number | null;
   execution: string | null;
   origin: string | null;
+  /** Of the data set of the specification. */
+  dataset_id: string;
+  /** weights/… or jobs/…/artifacts/…, from the specification. */
+  base_weights_name: string | null;
+  /** From `origin`. */
+  origin_job_id: string | null;
+  /** Number of the last wish that the trainer save its present state. */
+  save_request: Generated<number>;
+}
+
+/** A label, for filters: the row of the job has them too, as JSON. */
+export interface JobLabelRow {
+  job_id: string;
+  key: string;
+  value: string;
+}
+
+/** What was changed of a run under way, from a step on. */
+export interface JobUpdateRow {
+  job_id: string;
+  /** 1, 2, 3 … within the job. */
+  number: number;
+  step: number;
+  body: string;
+  create_time_ms: number;
 }
 
 export interface EventRow {
@@ -54,6 +114,8 @@ export interface EventRow {
   attempt: number;
   final: number;
   body: string;
+  /** Number of the restart that it is about; null for other events. */
+  restart: number | null;
 }
 
 export interface CheckpointRow {
@@ -69,7 +131,7 @@ export interface CheckpointRow {
   create_time_ms: number;
 }
 
-export interface ArtifactRow {
+export interface ArtifactTable extends Leased {
   job_id: string;
   /** Also the name of its folder in the job's artifacts folder. */
   id: string;
@@ -87,8 +149,6 @@ export interface ArtifactRow {
   shard_bytes_max: number;
   /** Of an export: the checkpoint that it is made from, kept while it is pending; null until a running job has saved one for it. */
   checkpoint_folder: string | null;
-  request_id: string | null;
-  request_digest: string | null;
 }
 
 export interface ArtifactFileRow {
@@ -99,9 +159,19 @@ export interface ArtifactFileRow {
   sha256: string;
 }
 
-export interface DatasetRow {
+/** CRC32C of each 8 MiB of a blob; written when they are first known. */
+export interface BlobChunkRow {
+  blob: string;
+  chunk_index: number;
+  crc32c: number;
+}
+
+export interface DatasetTable extends Owned, Leased {
   id: string;
   display_name: string;
+  labels: Generated<string>;
+  /** Of the last bytes that arrived, or of the last change of state. */
+  update_time_ms: number;
   state: DatasetState;
   failure: string | null;
   spec: string;
@@ -120,9 +190,11 @@ export interface DatasetFileRow {
   sha256: string | null;
 }
 
-export interface WeightsRow {
+export interface WeightsTable extends Owned {
   id: string;
   display_name: string;
+  labels: Generated<string>;
+  update_time_ms: number;
   state: 'uploading' | 'ready';
   /** JSON of what was found in them; null until ready. */
   report: string | null;
@@ -137,10 +209,32 @@ export interface WeightsFileRow {
   sha256: string;
 }
 
-/** What a request id was used for. */
-export interface RequestRow {
+/** What a request id was used for. It outlives its subject, so that a late retry is not taken for a new wish. */
+export interface RequestTable {
+  tenant: Generated<string>;
   request_id: string;
   digest: string;
-  job_id: string;
+  /** jobs/… or jobs/…/artifacts/…, with ids. */
+  subject: string;
   create_time_ms: number;
+  /** Null while the subject exists. */
+  expire_time_ms: number | null;
+}
+
+/** Servers that work on this store. */
+export interface ServerRow {
+  id: string;
+  address: string;
+  version: string;
+  /** JSON of what jobs can run on there, with its rates. */
+  devices: string;
+  memory_bytes: number;
+  start_time_ms: number;
+  heartbeat_time_ms: number;
+}
+
+/** What the store knows of itself; see storeInfo.ts. */
+export interface StoreInfoRow {
+  key: string;
+  value: string;
 }

@@ -5,6 +5,7 @@ import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobStore } from '../jobs/jobStore.js';
+import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
 import { TaskFailed, type TaskRunner } from './taskRunner.js';
@@ -20,6 +21,7 @@ export interface ArtifactExporterParts {
   /** See Supervisor. */
   saveCheckpoint(jobId: string): Promise<string | null>;
   dataFolder: string;
+  feed: ChangeFeed;
   log: Logger;
   /** The store failed: see Supervisor. */
   onStoreFailure(error: unknown): void;
@@ -49,7 +51,8 @@ export class ArtifactExporter {
 
   /** Takes up what is pending, and from now on whatever is asked for. */
   start(): void {
-    this.stopListening = this.parts.exports.onSubmitted(() => {
+    this.stopListening = this.parts.feed.listen((change) => {
+      if (change !== null && change.topic !== 'artifact') return;
       this.work.wake();
       void this.endIfDeleted();
     });

@@ -1,6 +1,7 @@
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
+import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
 import { TaskFailed, type TaskRunner } from './taskRunner.js';
 import { WaitingWork } from './waitingWork.js';
@@ -22,6 +23,7 @@ export class DatasetPreparer {
     private readonly store: DatasetStore,
     private readonly tasks: TaskRunner,
     private readonly dataFolder: string,
+    private readonly feed: ChangeFeed,
     private readonly log: Logger,
     /** The store failed: see Supervisor. */
     onStoreFailure: (error: unknown) => void,
@@ -36,7 +38,9 @@ export class DatasetPreparer {
 
   /** Takes up what is `preparing`, and from now on whatever becomes it. */
   start(): void {
-    this.stopListening = this.store.onPreparing(() => this.work.wake());
+    this.stopListening = this.feed.listen((change) => {
+      if (change === null || change.topic === 'dataset') this.work.wake();
+    });
     this.work.wake();
   }
 

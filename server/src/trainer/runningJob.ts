@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import { sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
-import { isDiskFull } from '../store/diskFull.js';
+import { isPassing, isStoreBroken } from '../store/storeError.js';
 import { checkpointName } from '../store/folders.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job } from '../jobs/job.js';
@@ -156,12 +156,16 @@ export class RunningJob {
     this.writing ??= this.writeWaiting()
       .catch((error: unknown) => {
         // What the store or the table of states refuses is a wrong message, however well it is written.
-        if (!isStoreFailure(error)) {
+        if (!isStoreBroken(error) && !isPassing(error)) {
           this.log.error({ err: error }, 'A message of the trainer was refused');
           return this.refuse('sent a message that does not fit its job');
         }
         this.process.kill();
-        if (isDiskFull(error)) return this.log.warn('The disk is full: the last messages are not stored');
+        if (isPassing(error))
+          return this.log.warn(
+            { err: error },
+            'The store cannot take the last messages: they are not stored',
+          );
         this.log.fatal({ err: error }, 'The journal cannot be written');
         this.parts.onStoreFailure(error);
       })
@@ -251,8 +255,8 @@ export class RunningJob {
       try {
         return await write();
       } catch (error) {
-        if (!isDiskFull(error) || this.isAbandoned) throw error;
-        this.log.error('The disk is full: the journal waits for space');
+        if (!isPassing(error) || this.isAbandoned) throw error;
+        this.log.error({ err: error }, 'The journal waits: the disk is full, or the database is away');
         await new Promise((resolve) => setTimeout(resolve, fullDiskRetryMs));
       }
     }
@@ -270,12 +274,15 @@ export class RunningJob {
     try {
       return await this.untilSpace(async () => await this.storeEnd(exit));
     } catch (error) {
-      if (isDiskFull(error)) {
-        this.log.warn('The disk is full: the next start of the server puts the job right');
+      if (isPassing(error)) {
+        this.log.warn(
+          { err: error },
+          'The end of a trainer cannot be stored: the next start of the server puts the job right',
+        );
         return 'stopped';
       }
       this.log.fatal({ err: error }, 'The end of a trainer cannot be stored');
-      this.parts.onStoreFailure(error);
+      if (isStoreBroken(error)) this.parts.onStoreFailure(error);
       return 'crashed';
     }
   }
@@ -313,10 +320,4 @@ export class RunningJob {
     );
     return 'crashed';
   }
-}
-
-/** Whether the store could not do its work, rather than refuse it. */
-function isStoreFailure(error: unknown): boolean {
-  const { code } = error as { code?: unknown };
-  return typeof code === 'string' && code.startsWith('SQLITE_') && !code.startsWith('SQLITE_CONSTRAINT');
 }

@@ -10,10 +10,10 @@ import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job } from '../jobs/job.js';
 import type { JobAttempts } from '../jobs/jobAttempts.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
-import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
-import { isDiskFull } from '../store/diskFull.js';
+import { isDiskFull } from '../store/storeError.js';
+import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders } from '../store/folders.js';
 import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
@@ -23,7 +23,7 @@ export interface SupervisorParts {
   config: Config;
   store: JobStore;
   queue: JobQueue;
-  journal: JobJournal;
+  feed: ChangeFeed;
   attempts: JobAttempts;
   checkpoints: CheckpointStore;
   artifacts: ArtifactStore;
@@ -64,9 +64,11 @@ export class Supervisor {
   /** Puts jobs that a dead server left behind back into the queue, clears their leftovers, and begins to fill the slots. */
   async start(): Promise<void> {
     await this.recover();
-    this.stopListening = this.parts.journal.onAppended((job) => {
-      if (job.stopRequest !== null) this.running.get(job.id)?.stop(job.stopRequest);
-      if (job.state === 'queued') this.fill();
+    this.stopListening = this.parts.feed.listen((change) => {
+      if (change === null) return void this.lookAgain();
+      if (change.topic !== 'job') return;
+      if (change.stopRequest !== null) this.running.get(change.id)?.stop(change.stopRequest);
+      if (change.state === 'queued') this.fill();
     });
     this.fill();
   }
@@ -150,6 +152,16 @@ export class Supervisor {
         { jobId: job.id, removed: removed.flat(), state: after === 'stale' ? job.state : after.state },
         'A job was left by a server that ended',
       );
+    }
+  }
+
+  /** Finds what was not heard of: wishes for running jobs, and new jobs. */
+  private async lookAgain(): Promise<void> {
+    this.fill();
+    for (const [jobId, run] of this.running) {
+      // What cannot be read now is looked for the next time.
+      const job = await this.parts.store.find(jobId).catch(() => undefined);
+      if (job !== undefined && job.stopRequest !== null) run.stop(job.stopRequest);
     }
   }
 

@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import { isDiskFull } from '../store/diskFull.js';
+import { isDiskFull } from '../store/storeError.js';
 
 /** Wait until a full disk is tried again. */
 const fullDiskRetryMs = 5000;

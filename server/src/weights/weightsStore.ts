@@ -80,12 +80,21 @@ export class WeightsStore {
       sha256: file.sha256,
     }));
     const isNew = await this.db.transaction().execute(async (trx) => {
-      const other = await trx.selectFrom('weights').select('id').where('id', '=', id).executeTakeFirst();
-      if (other !== undefined) return false;
-      await trx
+      const added = await trx
         .insertInto('weights')
-        .values({ id, display_name: displayName, state: 'uploading', report: null, create_time_ms: nowMs })
-        .execute();
+        .values({
+          id,
+          name: id,
+          display_name: displayName,
+          state: 'uploading',
+          report: null,
+          create_time_ms: nowMs,
+          update_time_ms: nowMs,
+        })
+        .onConflict((conflict) => conflict.doNothing())
+        .returning('id')
+        .executeTakeFirst();
+      if (added === undefined) return false;
       await trx.insertInto('weights_files').values(rows).execute();
       return true;
     });

@@ -1,0 +1,72 @@
+import type { JobEvent } from './job.js';
+
+/** Events kept of a job: some seconds of the fastest run. */
+const eventsMax = 2048;
+/** Jobs of which they are kept: those that were watched last. */
+const jobsMax = 64;
+
+interface Tail {
+  /** Without gaps, the last one with lastSequence. */
+  events: JobEvent[];
+  lastSequence: number;
+  isComplete: boolean;
+}
+
+/**
+ * The newest events of the jobs that are watched, so that hundreds of watchers of one job cost the store one read, and their
+ * events are parsed once. It knows only what this process wrote: what it cannot be sure of, it forgets.
+ */
+export class RecentEvents {
+  private readonly tails = new Map<string, Tail>();
+  /** Rises with all that is heard, so that a read of the store can tell whether it is still the newest. */
+  private heard = 0;
+
+  /** To be taken before a read of the store, for `follow`. */
+  get mark(): number {
+    return this.heard;
+  }
+
+  /** Keeps what comes after the head that was read, unless something came meanwhile. */
+  follow(jobId: string, head: { lastSequence: number; isComplete: boolean }, mark: number): void {
+    if (mark !== this.heard || this.tails.has(jobId)) return;
+    if (this.tails.size >= jobsMax) this.tails.delete(this.tails.keys().next().value!);
+    this.tails.set(jobId, { events: [], ...head });
+  }
+
+  /** Called after every commit of a job. */
+  append(jobId: string, events: readonly JobEvent[]): void {
+    this.heard++;
+    const tail = this.tails.get(jobId);
+    if (tail === undefined) return;
+    const later = events.filter(({ sequence }) => sequence > tail.lastSequence);
+    if (later.length === 0) return;
+    // Commits are heard of in no certain order where the store has several connections.
+    if (later[0]!.sequence !== tail.lastSequence + 1) return this.forget(jobId);
+    for (const event of later) tail.events.push(event);
+    if (tail.events.length > 2 * eventsMax) tail.events = tail.events.slice(-eventsMax);
+    tail.lastSequence = later.at(-1)!.sequence;
+    tail.isComplete = later.at(-1)!.final;
+  }
+
+  /** Another server wrote of the job; null: of any. */
+  forget(jobId: string | null): void {
+    this.heard++;
+    if (jobId === null) this.tails.clear();
+    else this.tails.delete(jobId);
+  }
+
+  /** Events above a sequence number; undefined where the store has to be asked. */
+  after(
+    jobId: string,
+    sequence: number,
+    countMax: number,
+  ): { events: JobEvent[]; isComplete: boolean } | undefined {
+    const tail = this.tails.get(jobId);
+    if (tail === undefined) return undefined;
+    const missing = tail.lastSequence - sequence;
+    if (missing > tail.events.length) return undefined;
+    const start = tail.events.length - Math.max(0, missing);
+    const events = tail.events.slice(start, start + countMax);
+    return { events, isComplete: tail.isComplete && missing <= countMax };
+  }
+}

@@ -1,0 +1,98 @@
+import { sql } from 'kysely';
+import type { Client } from 'pg';
+import { randomUUID } from 'node:crypto';
+import { LocalFeed, type Change, type ChangeFeed } from './changeFeed.js';
+import type { Database } from './database.js';
+
+const channel = 'relora_changes';
+const reconnectMs = 1000;
+
+/**
+ * The feed of a store that several servers share: LISTEN and NOTIFY. Notifications are lost with a connection, so everybody
+ * also looks again every `pollMs`, and at once when a connection is back.
+ */
+export class PostgresFeed implements ChangeFeed {
+  private readonly local = new LocalFeed();
+  /** Tells our own notifications, which were heard here already, from those of others. */
+  private readonly origin = randomUUID();
+  /** Not sent yet, by what they are about: of two the later one is enough. */
+  private readonly unsent = new Map<string, Change>();
+  private sending: Promise<void> | undefined;
+  private client: Client | undefined;
+  private isClosed = false;
+  private readonly poll: NodeJS.Timeout;
+  private reconnect: NodeJS.Timeout | undefined;
+
+  private constructor(
+    private readonly url: string,
+    private readonly db: Database,
+    pollMs: number,
+  ) {
+    this.poll = setInterval(() => this.local.announce(null), pollMs);
+  }
+
+  static async open(url: string, db: Database, pollMs: number): Promise<PostgresFeed> {
+    const feed = new PostgresFeed(url, db, pollMs);
+    await feed.connect();
+    return feed;
+  }
+
+  announce(change: Change): void {
+    this.local.announce(change);
+    this.unsent.set(`${change.topic} ${change.id}`, change);
+    this.sending ??= this.send().finally(() => (this.sending = undefined));
+  }
+
+  listen(listener: (change: Change | null) => void): () => void {
+    return this.local.listen(listener);
+  }
+
+  async close(): Promise<void> {
+    this.isClosed = true;
+    clearInterval(this.poll);
+    clearTimeout(this.reconnect);
+    await this.sending;
+    await this.client?.end().catch(() => {});
+  }
+
+  private async send(): Promise<void> {
+    while (this.unsent.size > 0) {
+      const changes = [...this.unsent.values()];
+      this.unsent.clear();
+      const texts = changes.map((change) => JSON.stringify({ origin: this.origin, change }));
+      // One that cannot be sent is lost, as a notification may be: the others look again by themselves.
+      await sql`select pg_notify(${channel}, text) from unnest(${texts}::text[]) as text`
+        .execute(this.db)
+        .catch(() => {});
+    }
+  }
+
+  private async connect(): Promise<void> {
+    const { default: pg } = await import('pg');
+    const client = new pg.Client({
+      connectionString: this.url,
+      application_name: 'relora-server feed',
+      keepAlive: true,
+    });
+    const retry = (): void => {
+      if (this.isClosed || this.client !== client) return;
+      this.client = undefined;
+      this.reconnect = setTimeout(() => void this.connect(), reconnectMs);
+    };
+    this.client = client;
+    client.on('error', () => {}); // 'end' follows
+    client.on('end', retry);
+    client.on('notification', ({ payload }) => {
+      const { origin, change } = JSON.parse(payload!) as { origin: string; change: Change };
+      if (origin !== this.origin) this.local.announce(change);
+    });
+    try {
+      await client.connect();
+      await client.query(`listen ${channel}`);
+      this.local.announce(null); // what was missed meanwhile
+    } catch {
+      retry();
+      await client.end().catch(() => {});
+    }
+  }
+}

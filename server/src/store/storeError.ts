@@ -1,0 +1,66 @@
+/** Why a store cannot be used; the message names it and what to do. */
+export class StoreUnusable extends Error {
+  override name = 'StoreUnusable';
+}
+
+/** Codes of SQLite, of the file system and of PostgreSQL (class 53: a resource of its server ran out). */
+const fullCodes = new Set(['SQLITE_FULL', 'ENOSPC', 'EDQUOT', '53100']);
+
+/** Files that could be written once and now cannot: a folder's mode, a file system that became read-only. */
+const unwritableCodes = new Set(['EACCES', 'EPERM', 'EROFS']);
+
+/** PostgreSQL is not there, is being restarted, or has no connection left. What was begun was undone, or its outcome is unknown. */
+const awayCodes = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'ENOTFOUND',
+  '53300',
+  '57P01',
+  '57P02',
+  '57P03',
+]);
+
+/**
+ * Whether an operation failed because the disk, or the quota on it, is full. What it began was undone: it can be tried
+ * again once there is room.
+ */
+export function isDiskFull(error: unknown): boolean {
+  return fullCodes.has(codeOf(error));
+}
+
+/** Whether a file or folder cannot be written for want of permission: it can be tried again once somebody mends it. */
+export function isUnwritable(error: unknown): boolean {
+  return unwritableCodes.has(codeOf(error));
+}
+
+/** Whether the database cannot be reached at present: it can be tried again, nothing of ours is lost. */
+export function isStoreAway(error: unknown): boolean {
+  const code = codeOf(error);
+  if (awayCodes.has(code) || /^08...$/.test(code)) return true;
+  // pg has no code for a connection that ended under a statement.
+  return (
+    error instanceof Error &&
+    /^Connection terminated|^timeout exceeded when trying to connect/.test(error.message)
+  );
+}
+
+/** Whether waiting mends it: what was begun was undone, and is done again later. */
+export function isPassing(error: unknown): boolean {
+  return isDiskFull(error) || isStoreAway(error);
+}
+
+/**
+ * Whether the embedded store could not do its work, rather than refuse it: nothing can be promised any more and the process
+ * should end. A task's own files, a database that is away and a wrong statement are none of that.
+ */
+export function isStoreBroken(error: unknown): boolean {
+  const code = codeOf(error);
+  return code.startsWith('SQLITE_') && !code.startsWith('SQLITE_CONSTRAINT') && !isDiskFull(error);
+}
+
+function codeOf(error: unknown): string {
+  const { code } = (error ?? {}) as { code?: unknown };
+  return typeof code === 'string' ? code : '';
+}

@@ -1,0 +1,36 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Database } from './database.js';
+
+export interface StoreInfo {
+  /** Made with the store: a cursor from another one, such as a store that was restored from a backup, is known by it. */
+  incarnation: string;
+  /** Seals page tokens, which therefore outlive the server and hold on every server of the store. */
+  pageTokenKey: Buffer;
+}
+
+/** Reads what the store knows of itself, and makes it in a new one. */
+export async function readStoreInfo(db: Database, dataFolder: string): Promise<StoreInfo> {
+  const keyFile = join(dataFolder, 'page-token.key');
+  const made = {
+    incarnation: randomUUID(),
+    // Version 0.1 kept it in a file: tokens that it gave stay right.
+    page_token_key: (readKey(keyFile) ?? randomBytes(32)).toString('hex'),
+  };
+  await db
+    .insertInto('store_info')
+    .values(Object.entries(made).map(([key, value]) => ({ key, value })))
+    .onConflict((conflict) => conflict.doNothing())
+    .execute();
+  rmSync(keyFile, { force: true });
+  const rows = await db.selectFrom('store_info').selectAll().execute();
+  const info = Object.fromEntries(rows.map(({ key, value }) => [key, value])) as typeof made;
+  return { incarnation: info.incarnation, pageTokenKey: Buffer.from(info.page_token_key, 'hex') };
+}
+
+function readKey(file: string): Buffer | undefined {
+  if (!existsSync(file)) return undefined;
+  const key = readFileSync(file);
+  return key.length === 32 ? key : undefined;
+}
