@@ -97,7 +97,7 @@ export class LiveView {
         if (now - this.plainAt < plainEveryMs && progress.step !== progress.stepCount) return null;
         this.plainAt = now;
         const { loss, learningRate, gradientNorm, omitted } = event.step;
-        if (omitted) return `step ${progress.step}: passed over`;
+        if (omitted) return `step ${progress.step}: omitted`;
         return `step ${progress.step}${progress.stepCount > 0 ? `/${progress.stepCount}` : ''}  loss ${loss.toFixed(3)}  rate ${learningRate.toExponential(2)}  gradient norm ${figure(gradientNorm)}  ${quantity(progress.tokensPerSecond)} tokens/s`;
       }
       case 'evaluation':

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import {
   AdapterGraph,
   AdapterScaling,
@@ -29,6 +29,8 @@ export interface SpecFlags {
   dataset?: string;
   steps?: number;
   tokens?: number;
+  omitSteps?: StepRange[];
+  /** The name that it had in 0.1.0. */
   skipSteps?: StepRange[];
   warmStart?: number;
   rank?: number;
@@ -109,7 +111,8 @@ export function addSpecOptions(command: Command): Command {
     .option('--dataset <name>', 'data set, datasets/…')
     .option('--steps <n>', 'steps of the main phase', wholeNumber)
     .option('--tokens <n>', 'tokens of the main phase in place of --steps', wholeNumber)
-    .option('--skip-steps <first-last>', 'steps to pass over without an update; may be repeated', stepRange)
+    .option('--omit-steps <first-last>', 'steps to omit, without an update; may be repeated', stepRange)
+    .addOption(new Option('--skip-steps <first-last>').argParser(stepRange).hideHelp())
     .option('--warm-start <n>', 'full-rank steps before the adapters', wholeNumber)
     .option('--rank <n>', 'rank of the adapters', wholeNumber)
     .option('--alpha <x>', 'scale numerator of the adapters', decimalNumber)
@@ -165,7 +168,7 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
     dataset: flags.dataset,
     stepCount: flags.steps,
     tokenCount: flags.tokens,
-    skippedSteps: flags.skipSteps,
+    omittedSteps: flags.omitSteps ?? flags.skipSteps,
     seed: flags.seed,
   });
   spec.warmStart = over(spec.warmStart, { stepCount: flags.warmStart });

@@ -107,6 +107,13 @@ test('every command against a server, for people and for programs', async () => 
     errors: expect.stringContaining('was cancelled') as string,
   });
 
+  for (const flag of ['--omit-steps', '--skip-steps'])
+    expect(
+      (await relora(['estimate', '--spec', 'spec.json', flag, '3-5', '--json'])).json()[0],
+    ).toMatchObject({
+      spec: { omittedSteps: [{ first: 3, last: 5 }] },
+    });
+
   const forked = await relora(['fork', 'job-one', '--steps', '40', '--id', 'job-more', '--moments', 'int8']);
   expect(forked.output).toBe('jobs/job-more is queued and begins at step 30 of jobs/job-one.\n');
   expect((await relora(['describe', 'job-more'])).output).toMatch(/^begun at +step 30 of jobs\/job-one$/m);

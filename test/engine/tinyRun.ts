@@ -66,7 +66,7 @@ export function tinySpec(changes: Changes = {}): RunSpec {
       ...laterDefaults.adapter,
     },
     stepCount: 18,
-    skippedSteps: [],
+    omittedSteps: [],
     recipe: 'paper',
     learningRate: { peak: 6e-3, schedule: 'jaggedCosine', warmupStepCount: 2, minRatio: 0.1 },
     optimizer: {

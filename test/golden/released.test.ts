@@ -101,6 +101,16 @@ describe('a data folder of 0.1.0', () => {
     timeoutMs,
   );
 
+  it('says of a step that the job asks to omit that it is omitted, and not skipped', async () => {
+    const steps: Record<string, number[]> = { omitted: [], skipped: [] };
+    for await (const event of client.watch('jobs/paused'))
+      if (event.kind === 'step')
+        for (const word of ['omitted', 'skipped'] as const)
+          if (event.step[word]) steps[word]!.push(event.step.step);
+    // The first two are events of 0.1.0, in which they are both.
+    expect(steps).toEqual({ omitted: [30, 31, 120, 121, 122, 123, 124], skipped: [] });
+  });
+
   it(
     'has its pending exports made',
     async () => {
@@ -153,11 +163,11 @@ async function useAll(old: ReloraClient, folder: string): Promise<void> {
   const { spec } = await old.getJob('jobs/finished');
   const job = await old.createJob({ ...spec!, dataset: dataset.name, skippedSteps: [{ first: 5, last: 6 }] });
   const kinds = new Set<string>();
-  const skipped: number[] = [];
+  const omitted: number[] = [];
   await old.waitForJob(job.name, {
     onEvent: (event) => {
       kinds.add(event.kind);
-      if (event.kind === 'step' && event.step.skipped) skipped.push(event.step.step);
+      if (event.kind === 'step' && event.step.omitted) omitted.push(event.step.step);
     },
   });
   kinds.delete('warning'); // one of them depends on how busy the machine is
@@ -170,7 +180,7 @@ async function useAll(old: ReloraClient, folder: string): Promise<void> {
     'state',
     'step',
   ]);
-  expect(skipped).toEqual([5, 6]);
+  expect(omitted).toEqual([5, 6]);
   const restarts = [];
   for await (const { event } of old.listRestarts(job.name)) restarts.push(event!.restart);
   expect(restarts).toEqual([1, 2]);

@@ -62,6 +62,18 @@ describe('ForkJob', () => {
     expect((await api.training.getJob({ name: failed.name })).job).toEqual(failed);
   });
 
+  it('replaces steps to omit by either of their names', async () => {
+    const { api, failed } = await openWithFailedJob();
+    const prompt = { sample: { prompt: 'behave' } };
+    const first = { ...prompt, skippedSteps: [{ first: 9, last: 9 }] };
+    const { job } = await api.training.forkJob({ name: failed.name, spec: first });
+    const forked = await ended(api, job!.name);
+    const second = { ...prompt, stepCount: 40, omittedSteps: [{ first: 30, last: 31 }] };
+    const again = await api.training.forkJob({ name: forked.name, spec: second });
+    expect(again.job!.spec).toMatchObject({ omittedSteps: second.omittedSteps });
+    expect(forked.spec).toMatchObject({ omittedSteps: first.skippedSteps });
+  });
+
   it('from between two restarts counts those that the checkpoint has behind it', async () => {
     const { api, failed } = await openWithFailedJob(4);
     const { job } = await api.training.forkJob({

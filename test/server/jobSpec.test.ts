@@ -230,7 +230,7 @@ describe('what a job shows of its specification', () => {
         scaling: AdapterScaling.ALPHA_OVER_SQRT_RANK,
         bLearningRateRatio: 4,
       },
-      skippedSteps: [{ first: 3, last: 5 }],
+      omittedSteps: [{ first: 3, last: 5 }],
     },
     'gradient-svd': { recipe: 'gradient-svd' },
     'chain-of-lora': { recipe: 'chain-of-lora', adapter: undefined },
@@ -243,6 +243,13 @@ describe('what a job shows of its specification', () => {
       expect(parseJobSpec(sent, { dataset: dataset(), baseWeights: null }, limits).spec).toEqual(spec);
     });
   }
+});
+
+it('steps to omit are read by their name of 0.1.0 too, and a job is shown with both', () => {
+  const steps = [{ first: 3, last: 5 }];
+  const { spec } = accept({ skippedSteps: steps });
+  expect(spec).toEqual(accept({ omittedSteps: steps }).spec);
+  expect(toSpec(spec)).toMatchObject({ omittedSteps: steps, skippedSteps: steps });
 });
 
 describe('a wrong field is named with what was expected and what came', () => {
@@ -539,20 +546,31 @@ describe('a wrong field is named with what was expected and what came', () => {
     ['steps and tokens', { tokenCount: 1000 }, 'spec.token_count', /exactly one/],
     ['no tokens', { stepCount: undefined, tokenCount: 0 }, 'spec.token_count', /from 1 to/],
     [
-      'ranges of skipped steps that overlap',
+      'ranges of omitted steps that overlap',
       {
-        skippedSteps: [
+        omittedSteps: [
           { first: 3, last: 5 },
           { first: 5, last: 6 },
         ],
       },
-      'spec.skipped_steps[1].first',
+      'spec.omitted_steps[1].first',
       /from 6 to/,
     ],
     [
-      'a skipped step after the end',
+      'an omitted step after the end',
+      { omittedSteps: [{ first: 0, last: 500 }] },
+      'spec.omitted_steps[0].last',
+    ],
+    [
+      'the same by the name of 0.1.0',
       { skippedSteps: [{ first: 0, last: 500 }] },
       'spec.skipped_steps[0].last',
+    ],
+    [
+      'omitted steps that differ by the two names',
+      { omittedSteps: [{ first: 0, last: 1 }], skippedSteps: [{ first: 0, last: 2 }] },
+      'spec.skipped_steps',
+      /the same as omitted_steps/,
     ],
     ['an unknown precision', { precision: 'UNRECOGNIZED' as never }, 'spec.precision'],
     ['a negative seed', { seed: -1 }, 'spec.seed'],

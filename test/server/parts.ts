@@ -177,7 +177,7 @@ export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
       scaling: 'alphaOverRank',
       bLearningRateRatio: 1,
     },
-    skippedSteps: [],
+    omittedSteps: [],
     recipe: 'paper',
     stepCount: 20,
     learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 1, minRatio: 0.1 },

@@ -14,7 +14,7 @@ export interface RunSpec {
   /** Steps of the main phase, after the warm start. */
   stepCount: number;
   /** Ranges of steps, over all phases, whose batch is passed over without an update; in order and apart. */
-  skippedSteps: StepRange[];
+  omittedSteps: StepRange[];
   /** Name of the defaults that it was made with; it decides nothing any more. */
   recipe: string;
   learningRate: LearningRateSettings;

@@ -2,7 +2,7 @@ import { cycleAt, cycleLength, stretchAt, type CycleShape, type Stretch } from '
 import type { Phase, RunSpec } from './runSpec.js';
 
 type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'> &
-  Partial<Pick<RunSpec, 'skippedSteps'>>;
+  Partial<Pick<RunSpec, 'omittedSteps'>>;
 
 /**
  * When things happen in a run, all as pure functions of the step. Steps count from 0 over all phases; `t` is the step
@@ -58,9 +58,9 @@ export class Schedule {
       .reduce((sum, count) => sum + count, 0);
   }
 
-  /** Whether the step is passed over as the job asks. */
+  /** Whether the job asks to omit the step. */
   omits(step: number): boolean {
-    return this.spec.skippedSteps?.some(({ first, last }) => step >= first && step <= last) ?? false;
+    return this.spec.omittedSteps?.some(({ first, last }) => step >= first && step <= last) ?? false;
   }
 
   learningRateAt(step: number): number {

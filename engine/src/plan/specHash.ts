@@ -18,7 +18,7 @@ export function specHash(spec: RunSpec): string {
     warmStart,
     adapter,
     stepCount,
-    skippedSteps,
+    omittedSteps,
     learningRate,
     optimizer,
     batch,
@@ -32,7 +32,7 @@ export function specHash(spec: RunSpec): string {
     warmStart,
     adapter: adapter && withoutDefaults(adapter, laterDefaults.adapter),
     stepCount,
-    ...(skippedSteps.length > 0 && { skippedSteps }),
+    ...(omittedSteps.length > 0 && { skippedSteps: omittedSteps }), // as it was named in 0.1.0
     learningRate,
     optimizer: withoutDefaults(optimizer, laterDefaults.optimizer),
     batch,

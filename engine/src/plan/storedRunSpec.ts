@@ -1,4 +1,4 @@
-import { shardBytesDefault, type ExportSettings, type RunSpec } from './runSpec.js';
+import { shardBytesDefault, type ExportSettings, type RunSpec, type StepRange } from './runSpec.js';
 
 /** What of a specification may be missing in a stored one. */
 type LaterDefaults = Partial<Omit<RunSpec, 'model' | 'optimizer' | 'adapter'>> & {
@@ -14,7 +14,7 @@ type LaterDefaults = Partial<Omit<RunSpec, 'model' | 'optimizer' | 'adapter'>> &
 export const laterDefaults = {
   baseWeightsName: null,
   recomputation: 'auto',
-  skippedSteps: [],
+  omittedSteps: [],
   recipe: 'paper',
   endOfData: 'repeat',
   optimizer: { momentType: 'float32' },
@@ -31,11 +31,15 @@ export const laterDefaults = {
   model: { ropeScaling: null, attentionBias: false },
 } satisfies LaterDefaults;
 
+/** With the name that a field had in 0.1.0. */
+type StoredRunSpec = RunSpec & { skippedSteps?: StepRange[] };
+
 /** Reads a specification that some version of ours stored as JSON. */
 export function readStoredRunSpec(text: string): RunSpec {
-  const spec = JSON.parse(text) as RunSpec;
+  const { skippedSteps, ...spec } = JSON.parse(text) as StoredRunSpec;
   return {
     ...laterDefaults,
+    ...(skippedSteps && { omittedSteps: skippedSteps }),
     ...spec,
     model: { ...laterDefaults.model, ...spec.model },
     optimizer: { ...laterDefaults.optimizer, ...spec.optimizer },

@@ -75,8 +75,9 @@ export const trainingEvents = {
     tokenCount: count,
     trainedTokens: count,
     stepSeconds: number,
+    /** There was no update, as loss or gradient was not finite or no target counted. */
     skipped: flag,
-    /** Passed over because the job asks so: nothing was computed, and `skipped` is set too. */
+    /** The job asks to omit the step: nothing was computed. */
     omitted: orMissing(flag),
     residentBytes: count,
   },

@@ -119,7 +119,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
   }
 }
 
-/** Goes past a step that the job asks to skip: its batch is not read, and nothing is learned from it. */
+/** Goes past a step that the job asks to omit: its batch is not read, and nothing is learned from it. */
 function omittedStep({ schedule, progress }: TrainingRun): TrainingEvent {
   const step = progress.nextStep++;
   return {
@@ -132,7 +132,7 @@ function omittedStep({ schedule, progress }: TrainingRun): TrainingEvent {
     tokenCount: 0,
     trainedTokens: progress.trainedTokens,
     stepSeconds: 0,
-    skipped: true,
+    skipped: false,
     omitted: true,
     residentBytes: process.memoryUsage.rss(),
   };

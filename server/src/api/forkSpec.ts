@@ -58,6 +58,9 @@ export function changedSpec(spec: JobSpec, changes: JobSpec | undefined): JobSpe
   // Follows step_count by itself.
   if (base.kind === 'JOB_KIND_LORA') delete base.adapter?.cycleStepCount;
   if (changes?.tokenCount !== undefined) delete base.stepCount; // the two exclude each other
+  // One setting by two names.
+  if (changes !== undefined && changes.omittedSteps.length + changes.skippedSteps.length > 0)
+    Object.assign(base, { omittedSteps: [], skippedSteps: [] });
   return changes === undefined ? base : (putOver(base, changes) as JobSpec);
 }
 

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import { countParameters, Schedule, sequencesInPass } from '@relora/engine/plan';
 import type {
   AdapterSettings,
@@ -116,7 +117,7 @@ export function parseJobSpec(
     warmStart,
     adapter,
     stepCount,
-    skippedSteps: parseSkippedSteps(checks, spec.skippedSteps, stepCountOfAll),
+    omittedSteps: parseOmittedSteps(checks, spec, stepCountOfAll),
     recipe,
     learningRate: parseLearningRate(checks, spec.learningRate, kind, cycleStepCount),
     optimizer: parseOptimizer(checks, spec.optimizer, limits),
@@ -234,8 +235,17 @@ function parseStepCount(
   return checks.integer('spec.step_count', stepCount, 1, 1, stepsMax);
 }
 
-function parseSkippedSteps(checks: FieldChecks, ranges: StepRange[], stepCount: number): StepRange[] {
-  const field = 'spec.skipped_steps';
+/** By the present name or that of 0.1.0; a specification that a server gave has both. */
+function parseOmittedSteps(
+  checks: FieldChecks,
+  { omittedSteps, skippedSteps }: JobSpec,
+  stepCount: number,
+): StepRange[] {
+  const isOld = omittedSteps.length === 0 && skippedSteps.length > 0;
+  const field = isOld ? 'spec.skipped_steps' : 'spec.omitted_steps';
+  const ranges = isOld ? skippedSteps : omittedSteps;
+  if (skippedSteps.length > 0 && !isDeepStrictEqual(skippedSteps, ranges))
+    checks.add('spec.skipped_steps', 'nothing, or the same as omitted_steps, its new name', 'others');
   if (ranges.length > 1000) checks.add(field, 'at most 1000 ranges', ranges.length);
   let next = 0;
   return ranges.slice(0, 1000).map(({ first, last }, index) => {

@@ -4,7 +4,10 @@ import { toSpec } from './toProto.js';
 
 /** Settings that are not the same in all specifications, as the contract names and writes them. */
 export function settingDifferences(specs: readonly RunSpec[]): SettingDifference[] {
-  const settings = specs.map((spec) => new Map(leavesOf(JobSpec.toJSON(toSpec(spec)), '')));
+  // Without the old name of omitted_steps, which has the same value.
+  const settings = specs.map(
+    (spec) => new Map(leavesOf(JobSpec.toJSON({ ...toSpec(spec), skippedSteps: [] }), '')),
+  );
   const fields = new Set(settings.flatMap((each) => [...each.keys()]));
   return [...fields]
     .map((field) => ({ field, values: settings.map((each) => each.get(field) ?? '') }))

@@ -89,7 +89,8 @@ export function toSpec(spec: RunSpec): contract.JobSpec {
             }),
           },
     stepCount: spec.stepCount,
-    skippedSteps: spec.skippedSteps,
+    omittedSteps: spec.omittedSteps,
+    skippedSteps: spec.omittedSteps, // for clients of 0.1.0
     recipe: spec.recipe,
     learningRate: { ...spec.learningRate, schedule: toEnum.scheduleKind[spec.learningRate.schedule] },
     optimizer: { ...spec.optimizer, momentType: toEnum.momentType[spec.optimizer.momentType] },

@@ -51,7 +51,10 @@ export function writeBody(body: JobEventBody): string {
 function parseBody(text: string): JobEventBody {
   const body = parseNumbers(text);
   // Version 0.1 told of a restart as a whole alone; what it did not measure stays unset.
-  return body.kind === 'restart' ? { ...body, modules: (body as Partial<typeof body>).modules ?? [] } : body;
+  if (body.kind === 'restart') return { ...body, modules: (body as Partial<typeof body>).modules ?? [] };
+  // And it called an omitted step skipped too.
+  if (body.kind === 'step' && body.omitted) return { ...body, skipped: false };
+  return body;
 }
 
 function parseNumbers(text: string): JobEventBody {

@@ -121,11 +121,11 @@ export interface StepEvent {
   trainedTokens: number;
   /** Wall-clock time of the step. */
   stepSeconds: number;
-  /** Whether the update was left out: loss or gradient was not finite, or no target counted, and then loss is 0. */
+  /** Whether the update was skipped: loss or gradient was not finite, or no target counted, and then loss is 0. */
   skipped: boolean;
   /** Memory resident in the trainer process. */
   residentBytes: number;
-  /** Whether the step was passed over because the job asks so (skipped_steps): nothing was computed, `skipped` is set too. */
+  /** Whether the job asks to omit the step (omitted_steps): nothing was computed, and nothing was skipped either. */
   omitted: boolean;
 }
 

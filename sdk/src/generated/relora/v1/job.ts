@@ -1532,12 +1532,18 @@ export interface JobSpec {
     | number
     | undefined;
   /**
-   * Steps whose batch is passed over without an update, counted from 0 over all phases; at most 1000 ranges, in order and
-   * apart from each other.
+   * The name that omitted_steps had; read until version 1.0. The created job shows both.
+   *
+   * @deprecated
    */
   skippedSteps: StepRange[];
   /** What comes after the last whole batch of the training part; default REPEAT. */
   endOfData: EndOfData;
+  /**
+   * Steps that are omitted: their batch is passed over without an update. Counted from 0 over all phases; at most 1000 ranges,
+   * in order and apart from each other.
+   */
+  omittedSteps: StepRange[];
 }
 
 /** Steps from the first to the last, both of them too. */
@@ -3165,6 +3171,7 @@ function createBaseJobSpec(): JobSpec {
     tokenCount: undefined,
     skippedSteps: [],
     endOfData: EndOfData.UNSPECIFIED,
+    omittedSteps: [],
   };
 }
 
@@ -3235,6 +3242,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.endOfData !== EndOfData.UNSPECIFIED) {
       writer.uint32(176).int32(endOfDataToNumber(message.endOfData));
+    }
+    for (const v of message.omittedSteps) {
+      StepRange.encode(v!, writer.uint32(186).fork()).join();
     }
     return writer;
   },
@@ -3428,6 +3438,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.endOfData = endOfDataFromJSON(reader.int32());
             continue;
           }
+          case 23: {
+            if (tag !== 186) {
+              break;
+            }
+
+            message.omittedSteps.push(StepRange.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3490,6 +3508,11 @@ export const JobSpec: MessageFns<JobSpec> = {
         : isSet(object.end_of_data)
         ? endOfDataFromJSON(object.end_of_data)
         : EndOfData.UNSPECIFIED,
+      omittedSteps: globalThis.Array.isArray(object?.omittedSteps)
+        ? object.omittedSteps.map((e: any) => StepRange.fromJSON(e))
+        : globalThis.Array.isArray(object?.omitted_steps)
+        ? object.omitted_steps.map((e: any) => StepRange.fromJSON(e))
+        : [],
     };
   },
 
@@ -3561,6 +3584,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.endOfData !== EndOfData.UNSPECIFIED) {
       obj.endOfData = endOfDataToJSON(message.endOfData);
     }
+    if (message.omittedSteps?.length) {
+      obj.omittedSteps = message.omittedSteps.map((e) => StepRange.toJSON(e));
+    }
     return obj;
   },
 
@@ -3611,6 +3637,7 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.tokenCount = object.tokenCount ?? undefined;
     message.skippedSteps = object.skippedSteps?.map((e) => StepRange.fromPartial(e)) || [];
     message.endOfData = object.endOfData ?? EndOfData.UNSPECIFIED;
+    message.omittedSteps = object.omittedSteps?.map((e) => StepRange.fromPartial(e)) || [];
     return message;
   },
 };
