@@ -5,48 +5,60 @@ import {
   type ClientMiddleware,
   type ClientMiddlewareCall,
 } from 'nice-grpc-common';
+import type { Aborts } from './aborts.js';
 import { fromClientError, ReloraError } from './errors.js';
+import type { Logger } from './logger.js';
+import { Patience, type RetryOptions } from './patience.js';
+import { checkRequest } from './requestFields.js';
 
-export interface RetryOptions {
-  /** Tries of one call without any progress, the first included; 1 turns retries off. */
-  attemptsMax: number;
-  initialDelayMs: number;
-  maxDelayMs: number;
-  /** Told before each wait, for logs. */
-  onRetry?: (error: ReloraError, delayMs: number) => void;
+/** What a call of this client takes beside what gRPC takes. */
+export interface CallExtension {
+  deadlineMs?: number;
+  /** Told before the call is repeated. */
+  onRepeat?: () => void;
 }
 
-export const defaultRetries: RetryOptions = { attemptsMax: 5, initialDelayMs: 100, maxDelayMs: 5000 };
-
 /**
- * Turns every failure into a ReloraError, gives unary calls a deadline, which the server is told, and repeats them when
- * that is safe and may help. The request, and so its request_id, stays the same, which makes a repeated call the same
- * call. Streams are not repeated here: who reads them knows from where to go on. `closing` ends every call with its reason.
+ * Turns every failure into a ReloraError, gives unary calls a deadline, which the server is told, and repeats them until then
+ * when that is safe and may help. The request, and so its request_id, stays the same, which makes a repeated call the same
+ * call. Streams are not repeated here: who reads them knows from where to resume.
  */
 export function callMiddleware(options: {
   deadlineMs: number;
   retries: RetryOptions;
-  closing: AbortSignal;
-}): ClientMiddleware {
-  const { deadlineMs, retries, closing } = options;
-  return async function* (call, callOptions) {
-    using stop = new LinkedAbort(closing, callOptions.signal);
-    if (call.requestStream || call.responseStream) return yield* attempt(call, callOptions, stop.signal);
+  aborts: Aborts;
+  logger: Logger;
+  /** Says more of an error that has to do with the way to the server. */
+  explain: (error: ReloraError) => ReloraError;
+}): ClientMiddleware<CallExtension> {
+  const { retries, aborts, logger, explain } = options;
+  return async function* (call, { deadlineMs = options.deadlineMs, onRepeat, ...callOptions }) {
+    using stop = aborts.link(callOptions.signal);
+    const { signal } = stop;
+    if (!call.requestStream) checkRequest(call.method.path, call.request);
+    if (call.requestStream || call.responseStream)
+      return yield* attempt(call, { ...callOptions, signal }, explain);
 
-    const endsAt = Date.now() + deadlineMs;
     const method = call.method.path;
-    const timer = setTimeout(() => stop.abort(tooLate(deadlineMs, method)), deadlineMs);
+    const startMs = performance.now();
+    const endsAtMs = startMs + deadlineMs;
+    const patience = new Patience({ deadlineMs, retries, logger, what: method, signal, endsAtMs });
+    let last: unknown;
+    const timer = setTimeout(() => stop.abort(tooLate(deadlineMs, method, last)), deadlineMs);
     try {
-      for (let attempts = 1; ; attempts++) {
+      for (;;) {
         const metadata = Metadata(callOptions.metadata);
         // The server gives up at the same time; the header holds at most eight digits.
-        metadata.set('grpc-timeout', `${Math.min(99_999_999, Math.max(1, endsAt - Date.now()))}m`);
+        const leftMs = Math.ceil(endsAtMs - performance.now());
+        metadata.set('grpc-timeout', `${Math.min(99_999_999, Math.max(1, leftMs))}m`);
         try {
-          return yield* attempt(call, { ...callOptions, metadata }, stop.signal);
+          const answer = yield* attempt(call, { ...callOptions, metadata, signal }, explain);
+          logger.debug({ method, durationMs: performance.now() - startMs }, `${method} was answered`);
+          return answer;
         } catch (error) {
-          const delayMs = retryDelayMs(error, attempts, retries);
-          if (delayMs === null || Date.now() + delayMs >= endsAt) throw error;
-          await sleep(delayMs, stop.signal);
+          last = error;
+          await patience.pause(error);
+          onRepeat?.();
         }
       }
     } finally {
@@ -55,81 +67,11 @@ export function callMiddleware(options: {
   };
 }
 
-/**
- * How long to wait before the next attempt; null when there should be none: only UNAVAILABLE, broken connections and
- * RESOURCE_EXHAUSTED with advice when to come back are worth one.
- */
-export function retryDelayMs(error: unknown, attempts: number, retries: RetryOptions): number | null {
-  if (!(error instanceof ReloraError) || attempts >= retries.attemptsMax) return null;
-  const isBusy = error.code === 'RESOURCE_EXHAUSTED' && error.retryDelayMs !== undefined;
-  if (!isBusy && !isConnectionFault(error)) return null;
-  const delayMs = (error.retryDelayMs ?? 0) + backoffMs(attempts, retries);
-  retries.onRetry?.(error, delayMs);
-  return delayMs;
-}
-
-/**
- * Whether the way to the server broke rather than the server refused. A stream that is reset arrives as INTERNAL, one that
- * a proxy answers as UNKNOWN; errors of the server itself always have a reason.
- */
-export function isConnectionFault({ code, reason }: ReloraError): boolean {
-  return code === 'UNAVAILABLE' || ((code === 'INTERNAL' || code === 'UNKNOWN') && reason === '');
-}
-
-/** Doubles with each attempt, from 1; jitter keeps many clients from coming back at the same instant. */
-export function backoffMs(attempts: number, { initialDelayMs, maxDelayMs }: RetryOptions): number {
-  return Math.min(maxDelayMs, initialDelayMs * 2 ** (attempts - 1)) * (0.5 + Math.random() / 2);
-}
-
-/** Waits; rejects with the signal's reason when it aborts. */
-export function sleep(delayMs: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(signal.reason as Error);
-    const onAbort = () => {
-      clearTimeout(timer);
-      reject(signal.reason as Error);
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', onAbort);
-      resolve();
-    }, delayMs);
-    signal.addEventListener('abort', onAbort, { once: true });
-  });
-}
-
-/**
- * A signal that aborts with the first of others, or by itself. Lets go of the others when disposed, so that many calls
- * under one long-lived signal leave nothing behind on it.
- */
-export class LinkedAbort implements Disposable {
-  private readonly controller = new AbortController();
-  private readonly links: (() => void)[] = [];
-  readonly signal: AbortSignal = this.controller.signal;
-
-  constructor(...others: (AbortSignal | undefined)[]) {
-    for (const other of others) {
-      if (other === undefined) continue;
-      const onAbort = () => this.abort(other.reason);
-      if (other.aborted) onAbort();
-      other.addEventListener('abort', onAbort, { once: true });
-      this.links.push(() => other.removeEventListener('abort', onAbort));
-    }
-  }
-
-  abort(reason: unknown): void {
-    this.controller.abort(reason);
-  }
-
-  [Symbol.dispose](): void {
-    for (const unlink of this.links) unlink();
-  }
-}
-
 /** One try. What aborted the signal is what is thrown; nice-grpc's errors leave out the trailer, where the details are. */
 async function* attempt<Request, Response>(
   call: ClientMiddlewareCall<Request, Response>,
-  options: CallOptions,
-  signal: AbortSignal,
+  options: CallOptions & { signal: AbortSignal },
+  explain: (error: ReloraError) => ReloraError,
 ) {
   let trailer: Metadata | undefined;
   const onTrailer = (received: Metadata) => {
@@ -137,13 +79,15 @@ async function* attempt<Request, Response>(
     options.onTrailer?.(received);
   };
   try {
-    return yield* call.next(call.request, { ...options, signal, onTrailer });
+    return yield* call.next(call.request, { ...options, onTrailer });
   } catch (error) {
-    signal.throwIfAborted();
-    throw error instanceof ClientError ? fromClientError(error, trailer) : error;
+    options.signal.throwIfAborted();
+    throw error instanceof ClientError ? explain(fromClientError(error, trailer)) : error;
   }
 }
 
-function tooLate(deadlineMs: number, method: string): ReloraError {
-  return new ReloraError(`No answer within ${deadlineMs} ms`, { code: 'DEADLINE_EXCEEDED', method });
+function tooLate(deadlineMs: number, method: string, last: unknown): ReloraError {
+  const before = last instanceof Error ? `; before that: ${last.message}` : '';
+  const detail = { code: 'DEADLINE_EXCEEDED', method } as const;
+  return new ReloraError(`No answer within ${deadlineMs} ms${before}`, detail, { cause: last });
 }

@@ -1,31 +1,47 @@
 import { randomUUID } from 'node:crypto';
-import { setMaxListeners } from 'node:events';
-import { ChannelCredentials, createChannel, createClientFactory, type Channel, type Client } from 'nice-grpc';
-import { callMiddleware, defaultRetries, LinkedAbort, sleep, type RetryOptions } from './calls.js';
+import { createClientFactory } from 'nice-grpc';
+import { Aborts, sleep } from './aborts.js';
+import { parseAddress, type Address } from './address.js';
+import { split, type CallOptions } from './callOptions.js';
+import { callMiddleware } from './calls.js';
+import {
+  Connector,
+  defaultStreamLimits,
+  StreamConnections,
+  type Services,
+  type StreamLimits,
+  type TlsOptions,
+} from './connections.js';
 import * as contract from './contract.js';
 import { downloadFiles, type DownloadOptions } from './download.js';
-import { JobFailedError, ReloraError } from './errors.js';
+import { isReloraError, JobFailedError, ReloraError, type StatusName } from './errors.js';
 import type { JobEvent } from './events.js';
 import { isTerminal } from './jobState.js';
+import { silentLogger, type Logger } from './logger.js';
 import { createComparison, type ComparisonOptions } from './comparison.js';
+import { pages } from './pages.js';
+import { defaultDeadlineMs, defaultRetries, Patience, type RetryOptions } from './patience.js';
 import { sweepLearningRate, type Sweep, type SweepOptions } from './sweep.js';
 import { uploadDataset, type UploadOptions } from './upload.js';
 import { uploadWeights, type UploadWeightsOptions } from './uploadWeights.js';
-import { watchJob, type WatchOptions } from './watch.js';
+import { untilSilence, watchJob, worthAnotherWatch, type WatchOptions } from './watch.js';
 
 export interface ClientOptions {
-  /** host:port; by default the variable RELORA_ADDRESS, or 127.0.0.1:50051. */
+  /** host:port, or https://host:port; by default the variable RELORA_ADDRESS, or 127.0.0.1:50051. */
   address?: string;
-  /** Transport security; plain text by default, for servers on the same machine. */
-  tls?: { rootCertificates?: Buffer; privateKey?: Buffer; certificateChain?: Buffer };
-  /** Longest time for a call that does not stream; default 30 s. Pausing and cancelling wait for a checkpoint. */
+  /** Transport security; by default plain text, for servers on the same machine. */
+  tls?: TlsOptions;
+  /**
+   * How long a call may take, and is repeated while the server cannot be reached; default 60 s. Streams and waiting calls, which have
+   * no end of their own, are given up when that time has brought no progress.
+   */
   deadlineMs?: number;
-  /** Repeats of failed calls; `{ attemptsMax: 1 }` turns them off. */
+  /** Pauses between repeats; `{ attemptsMax: 1 }` turns repeats off. */
   retries?: Partial<RetryOptions>;
-}
-
-export interface CallOptions {
-  signal?: AbortSignal;
+  /** Told of calls, and of what is repeated; by default nobody is. */
+  logger?: Logger;
+  /** Streams beyond these limits wait until others end. */
+  streams?: Partial<StreamLimits>;
 }
 
 /** Fields of a request that may be left out are optional here too. */
@@ -43,6 +59,7 @@ export type ExportWeightsOptions = Omit<contract.DeepPartial<contract.ExportWeig
 export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest>, 'pageToken'> & CallOptions;
 export type MetricHistoryOptions = CallOptions & { metrics?: contract.Metric[]; pointsMax?: number };
 export type CompareJobsOptions = MetricHistoryOptions & { reference?: string };
+export type PageOptions = CallOptions & { pageSize?: number };
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
 
 export interface WaitOptions extends WatchOptions {
@@ -55,50 +72,40 @@ export interface WaitOptions extends WatchOptions {
 export class ReloraClient {
   readonly address: string;
   private readonly retries: RetryOptions;
-  private readonly closing = new AbortController();
-  private readonly channel: Channel;
-  private readonly closed = new AbortController();
-  private readonly training: Client<typeof contract.TrainingServiceDefinition>;
-  private readonly artifacts: Client<typeof contract.ArtifactServiceDefinition>;
-  private readonly datasets: Client<typeof contract.DatasetServiceDefinition>;
-  private readonly models: Client<typeof contract.ModelServiceDefinition>;
-  private readonly weights: Client<typeof contract.WeightsServiceDefinition>;
-  private readonly server: Client<typeof contract.ServerServiceDefinition>;
+  private readonly deadlineMs: number;
+  private readonly logger: Logger;
+  private readonly aborts = new Aborts();
+  /** For calls with one answer, which no number of streams can hold up. */
+  private readonly services: Services;
+  private readonly closeUnary: () => void;
+  private readonly streams: StreamConnections;
 
   constructor(options: ClientOptions = {}) {
-    this.address = options.address ?? process.env.RELORA_ADDRESS ?? '127.0.0.1:50051';
+    // An empty variable is how shells and compose files leave one unset.
+    this.address = options.address || process.env.RELORA_ADDRESS || '127.0.0.1:50051';
     this.retries = { ...defaultRetries, ...options.retries };
-    // Every call listens for the end of the client; Node would take more than ten of them for a leak.
-    setMaxListeners(0, this.closing.signal);
-    const { tls } = options;
-    const credentials = tls
-      ? ChannelCredentials.createSsl(tls.rootCertificates, tls.privateKey, tls.certificateChain)
-      : ChannelCredentials.createInsecure();
-    this.channel = createChannel(this.address, credentials, {
-      // Found dead within 80 s; more often would annoy proxies (gRFC A8).
-      'grpc.keepalive_time_ms': 60_000,
-      'grpc.keepalive_timeout_ms': 20_000,
-      'grpc.max_reconnect_backoff_ms': 5000,
-    });
+    this.deadlineMs = options.deadlineMs ?? defaultDeadlineMs;
+    this.logger = options.logger ?? silentLogger;
+    const address = parseAddress(this.address);
     const factory = createClientFactory().use(
       callMiddleware({
-        deadlineMs: options.deadlineMs ?? 30_000,
+        deadlineMs: this.deadlineMs,
         retries: this.retries,
-        closing: this.closing.signal,
+        aborts: this.aborts,
+        logger: this.logger,
+        explain: (error) => namingProxy(error, address),
       }),
     );
-    this.training = factory.create(contract.TrainingServiceDefinition, this.channel);
-    this.artifacts = factory.create(contract.ArtifactServiceDefinition, this.channel);
-    this.datasets = factory.create(contract.DatasetServiceDefinition, this.channel);
-    this.models = factory.create(contract.ModelServiceDefinition, this.channel);
-    this.weights = factory.create(contract.WeightsServiceDefinition, this.channel);
-    this.server = factory.create(contract.ServerServiceDefinition, this.channel);
+    const connector = new Connector(address, options.tls, factory);
+    ({ services: this.services, close: this.closeUnary } = connector.open());
+    this.streams = new StreamConnections(connector, { ...defaultStreamLimits, ...options.streams });
   }
 
-  /** Ends the connection and whatever still runs on it, which throws a ReloraError with the code CANCELLED. */
+  /** Ends the connections and whatever still runs on them, which throws a ReloraError with the code CANCELLED. */
   close(): void {
-    this.closing.abort(new ReloraError('The client was closed', { code: 'CANCELLED' }));
-    this.channel.close();
+    this.aborts.close();
+    this.closeUnary();
+    this.streams.close();
   }
 
   [Symbol.dispose](): void {
@@ -110,42 +117,36 @@ export class ReloraClient {
   }
 
   /** Stores a job and queues it. Repeating the call with the same requestId returns the same job. */
-  async createJob(spec: JobSpec, { signal, ...options }: CreateJobOptions = {}): Promise<contract.Job> {
-    const response = await this.training.createJob({ requestId: randomUUID(), ...options, spec }, { signal });
+  async createJob(spec: JobSpec, options: CreateJobOptions = {}): Promise<contract.Job> {
+    const [fields, call] = split(options);
+    const response = await this.services.training.createJob({ ...identified(fields), spec }, call);
     return present(response.job, 'job');
   }
 
   /** Checks a specification as createJob would and returns job, estimate, plan and warnings; nothing is stored. */
-  async validateJob(
-    spec: JobSpec,
-    { signal, ...options }: CreateJobOptions = {},
-  ): Promise<contract.CreateJobResponse> {
-    return await this.training.createJob({ ...options, spec, validateOnly: true }, { signal });
+  async validateJob(spec: JobSpec, options: CreateJobOptions = {}): Promise<contract.CreateJobResponse> {
+    const [fields, call] = split(options);
+    return await this.services.training.createJob({ ...fields, spec, validateOnly: true }, call);
   }
 
   /** What a job would cost, and when things would happen. */
-  async estimateJob(spec: JobSpec, { signal }: CallOptions = {}): Promise<contract.EstimateJobResponse> {
-    return await this.training.estimateJob({ spec }, { signal });
+  async estimateJob(spec: JobSpec, options: CallOptions = {}): Promise<contract.EstimateJobResponse> {
+    const [, call] = split(options);
+    return await this.services.training.estimateJob({ spec }, call);
   }
 
-  async getJob(name: string, { signal }: CallOptions = {}): Promise<contract.Job> {
-    return present((await this.training.getJob({ name }, { signal })).job, 'job');
+  async getJob(name: string, options: CallOptions = {}): Promise<contract.Job> {
+    const [, call] = split(options);
+    return present((await this.services.training.getJob({ name }, call)).job, 'job');
   }
 
   /** All jobs that match, newest first unless ordered otherwise, fetched page by page. */
-  async *listJobs({ signal, ...request }: ListJobsOptions = {}): AsyncGenerator<
-    contract.Job,
-    void,
-    undefined
-  > {
-    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
-      const page: contract.ListJobsResponse = await this.training.listJobs(
-        { ...request, pageToken },
-        { signal },
-      );
-      yield* page.jobs;
-      pageToken = page.nextPageToken || undefined;
-    }
+  listJobs(options: ListJobsOptions = {}): AsyncGenerator<contract.Job, void, undefined> {
+    const [fields, call] = split(options);
+    return pages(
+      (pageToken) => this.services.training.listJobs({ ...fields, pageToken }, call),
+      ({ jobs }) => jobs,
+    );
   }
 
   /**
@@ -153,13 +154,21 @@ export class ReloraClient {
    * @example for await (const event of client.watch(job.name)) if (event.kind === 'step') console.log(event.step.loss);
    */
   async *watch(name: string, options: WatchOptions = {}): AsyncGenerator<JobEvent, void, undefined> {
-    using stop = new LinkedAbort(this.closing.signal, options.signal);
+    const { afterSequence = 0, silenceMs = 30_000 } = options;
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const [, call] = split({ ...options, signal });
     const calls = {
-      open: (afterSequence: number, signal: AbortSignal) =>
-        this.training.watchJob({ name, afterSequence }, { signal }),
-      get: (signal: AbortSignal) => this.getJob(name, { signal }),
+      open: (afterSequence: number) =>
+        this.streams.read(signal, ({ training }) => {
+          const open = (signal: AbortSignal) =>
+            training.watchJob({ name, afterSequence }, { ...call, signal });
+          return untilSilence(open, silenceMs, signal);
+        }),
+      get: () => this.getJob(name, { ...options, signal }),
     };
-    yield* watchJob(calls, options, this.retries, stop.signal);
+    const patience = this.patience(`Watching ${name}`, { ...options, signal }, worthAnotherWatch);
+    yield* watchJob(calls, afterSequence, patience);
   }
 
   /** Resolves when the job has succeeded; throws JobFailedError when it failed or was cancelled. Waits while it is paused. */
@@ -188,25 +197,25 @@ export class ReloraClient {
   }
 
   /** Stops a job with a checkpoint; returns when that is saved. */
-  async pauseJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
-    return present(
-      (await this.training.pauseJob({ requestId: randomUUID(), ...options, name }, { signal })).job,
-      'job',
-    );
+  async pauseJob(name: string, options: ControlOptions = {}): Promise<contract.Job> {
+    const [fields, call] = split(options);
+    return present((await this.services.training.pauseJob({ ...identified(fields), name }, call)).job, 'job');
   }
 
   /** Puts a paused job back into the queue. */
-  async resumeJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
+  async resumeJob(name: string, options: ControlOptions = {}): Promise<contract.Job> {
+    const [fields, call] = split(options);
     return present(
-      (await this.training.resumeJob({ requestId: randomUUID(), ...options, name }, { signal })).job,
+      (await this.services.training.resumeJob({ ...identified(fields), name }, call)).job,
       'job',
     );
   }
 
   /** Ends a job for good; returns when its trainer has stopped. */
-  async cancelJob(name: string, { signal, ...options }: ControlOptions = {}): Promise<contract.Job> {
+  async cancelJob(name: string, options: ControlOptions = {}): Promise<contract.Job> {
+    const [fields, call] = split(options);
     return present(
-      (await this.training.cancelJob({ requestId: randomUUID(), ...options, name }, { signal })).job,
+      (await this.services.training.cancelJob({ ...identified(fields), name }, call)).job,
       'job',
     );
   }
@@ -219,10 +228,11 @@ export class ReloraClient {
   async forkJob(
     name: string,
     changes: JobSpec = {},
-    { signal, ...options }: ForkJobOptions = {},
+    options: ForkJobOptions = {},
   ): Promise<contract.Job> {
-    const request = { requestId: randomUUID(), ...options, name, spec: changes };
-    return present((await this.training.forkJob(request, { signal })).job, 'job');
+    const [fields, call] = split(options);
+    const request = { ...identified(fields), name, spec: changes };
+    return present((await this.services.training.forkJob(request, call)).job, 'job');
   }
 
   /** @deprecated The name that `forkJob` had; it goes with version 1.0. */
@@ -231,34 +241,30 @@ export class ReloraClient {
   }
 
   /** Restarts of a job, the first one first, each with its proof, fetched page by page. */
-  async *listRestarts(
-    job: string,
-    { signal, pageSize }: CallOptions & { pageSize?: number } = {},
-  ): AsyncGenerator<contract.Restart, void, undefined> {
-    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
-      const page: contract.ListRestartsResponse = await this.training.listRestarts(
-        { parent: job, pageSize, pageToken },
-        { signal },
-      );
-      yield* page.restarts;
-      pageToken = page.nextPageToken || undefined;
-    }
+  listRestarts(job: string, options: PageOptions = {}): AsyncGenerator<contract.Restart, void, undefined> {
+    const [fields, call] = split(options);
+    return pages(
+      (pageToken) => this.services.training.listRestarts({ ...fields, parent: job, pageToken }, call),
+      ({ restarts }) => restarts,
+    );
   }
 
   /** The series of a job, such as its loss by step, in at most so many points each. */
   async getMetricHistory(
     name: string,
-    { signal, ...options }: MetricHistoryOptions = {},
+    options: MetricHistoryOptions = {},
   ): Promise<contract.GetMetricHistoryResponse> {
-    return await this.training.getMetricHistory({ ...options, name }, { signal });
+    const [fields, call] = split(options);
+    return await this.services.training.getMetricHistory({ ...fields, name }, call);
   }
 
   /** Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. */
   async compareJobs(
     names: readonly string[],
-    { signal, ...options }: CompareJobsOptions = {},
+    options: CompareJobsOptions = {},
   ): Promise<contract.CompareJobsResponse> {
-    return await this.training.compareJobs({ ...options, names: [...names] }, { signal });
+    const [fields, call] = split(options);
+    return await this.services.training.compareJobs({ ...fields, names: [...names] }, call);
   }
 
   /**
@@ -287,23 +293,22 @@ export class ReloraClient {
    * `waitForArtifact` tells when it can be downloaded.
    * @example await client.waitForArtifact((await client.exportWeights(job.name, { format: ExportFormat.GGUF })).name);
    */
-  async exportWeights(
-    job: string,
-    { signal, ...options }: ExportWeightsOptions = {},
-  ): Promise<contract.Artifact> {
-    const request = { requestId: randomUUID(), ...options, job };
-    return present((await this.artifacts.exportWeights(request, { signal })).artifact, 'artifact');
+  async exportWeights(job: string, options: ExportWeightsOptions = {}): Promise<contract.Artifact> {
+    const [fields, call] = split(options);
+    const { artifact } = await this.services.artifacts.exportWeights({ ...identified(fields), job }, call);
+    return present(artifact, 'artifact');
   }
 
-  async getArtifact(name: string, { signal }: CallOptions = {}): Promise<contract.Artifact> {
-    return present((await this.artifacts.getArtifact({ name }, { signal })).artifact, 'artifact');
+  async getArtifact(name: string, options: CallOptions = {}): Promise<contract.Artifact> {
+    const [, call] = split(options);
+    return present((await this.services.artifacts.getArtifact({ name }, call)).artifact, 'artifact');
   }
 
   /** Resolves when an artifact is READY; throws a ReloraError with its reason when it could not be made. */
   async waitForArtifact(name: string, options: CallOptions = {}): Promise<contract.Artifact> {
-    using stop = new LinkedAbort(this.closing.signal, options.signal);
+    using stop = this.aborts.link(options.signal);
     for (let delayMs = 50; ; delayMs = Math.min(1000, 2 * delayMs)) {
-      const artifact = await this.getArtifact(name, { signal: stop.signal });
+      const artifact = await this.getArtifact(name, { ...options, signal: stop.signal });
       if (artifact.state === contract.ArtifactState.READY) return artifact;
       if (artifact.state === contract.ArtifactState.FAILED) {
         const { reason = '', message = '' } = artifact.failure ?? {};
@@ -317,21 +322,19 @@ export class ReloraClient {
   }
 
   /** Deletes an artifact and its files; one that is still being made is given up. */
-  async deleteArtifact(name: string, { signal }: CallOptions = {}): Promise<void> {
-    await this.artifacts.deleteArtifact({ name }, { signal });
+  async deleteArtifact(name: string, options: CallOptions = {}): Promise<void> {
+    await deleted((call) => this.services.artifacts.deleteArtifact({ name }, call), options);
   }
 
   /** Artifacts of a job, oldest first. */
-  async listArtifacts(job: string, { signal }: CallOptions = {}): Promise<contract.Artifact[]> {
+  async listArtifacts(job: string, options: CallOptions = {}): Promise<contract.Artifact[]> {
+    const [, call] = split(options);
     const found: contract.Artifact[] = [];
-    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
-      const page: contract.ListArtifactsResponse = await this.artifacts.listArtifacts(
-        { parent: job, pageToken },
-        { signal },
-      );
-      for (const artifact of page.artifacts) found.push(artifact);
-      pageToken = page.nextPageToken || undefined;
-    }
+    for await (const artifact of pages(
+      (pageToken) => this.services.artifacts.listArtifacts({ parent: job, pageToken }, call),
+      ({ artifacts }) => artifacts,
+    ))
+      found.push(artifact);
     return found;
   }
 
@@ -340,6 +343,126 @@ export class ReloraClient {
    * names only then. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout. @returns paths of the files
    */
   async downloadArtifact(name: string, folder: string, options: DownloadOptions = {}): Promise<string[]> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const artifact = await this.findArtifact(name, { ...options, signal });
+    const [, call] = split({ ...options, signal });
+    const openDownload = (fileName: string, offsetBytes: number) =>
+      this.streams.read(signal, ({ artifacts }) =>
+        artifacts.downloadArtifact({ name: artifact.name, fileName, offsetBytes }, call),
+      );
+    const patience = this.patience(`Downloading ${artifact.name}`, { ...options, signal });
+    return await downloadFiles(artifact, folder, openDownload, patience, options.onProgress);
+  }
+
+  /** Registers a data set and waits until jobs can use it. */
+  async uploadDataset(options: UploadOptions): Promise<contract.Dataset> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const [, call] = split({ ...options, signal });
+    const calls = {
+      upload: (messages: AsyncIterable<contract.DeepPartial<contract.UploadDatasetRequest>>) =>
+        this.streams.write(signal, async ({ datasets }) =>
+          present((await datasets.uploadDataset(messages, call)).dataset, 'dataset'),
+        ),
+      get: (name: string) => found(this.getDataset(name, { ...options, signal })),
+    };
+    const patience = this.patience('Uploading a data set', { ...options, signal });
+    return await uploadDataset(calls, options, patience, signal);
+  }
+
+  /** Uploads a model in Hugging Face layout for jobs to begin at, and waits until the server has checked it. */
+  async uploadWeights(options: UploadWeightsOptions): Promise<contract.Weights> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const [, call] = split({ ...options, signal });
+    const calls = {
+      upload: (messages: AsyncIterable<contract.DeepPartial<contract.UploadWeightsRequest>>) =>
+        this.streams.write(signal, async ({ weights }) =>
+          present((await weights.uploadWeights(messages, call)).weights, 'weights'),
+        ),
+      get: (name: string) => found(this.getWeights(name, { ...options, signal })),
+    };
+    return await uploadWeights(calls, options, this.patience('Uploading weights', { ...options, signal }));
+  }
+
+  async getWeights(name: string, options: CallOptions = {}): Promise<contract.Weights> {
+    const [, call] = split(options);
+    return present((await this.services.weights.getWeights({ name }, call)).weights, 'weights');
+  }
+
+  /** All uploaded weights, newest first, fetched page by page. */
+  listWeights(options: PageOptions = {}): AsyncGenerator<contract.Weights, void, undefined> {
+    const [fields, call] = split(options);
+    return pages(
+      (pageToken) => this.services.weights.listWeights({ ...fields, pageToken }, call),
+      ({ weights }) => weights,
+    );
+  }
+
+  /** Deletes weights that no unfinished job begins at. */
+  async deleteWeights(name: string, options: CallOptions = {}): Promise<void> {
+    await deleted((call) => this.services.weights.deleteWeights({ name }, call), options);
+  }
+
+  async getDataset(name: string, options: CallOptions = {}): Promise<contract.Dataset> {
+    const [, call] = split(options);
+    return present((await this.services.datasets.getDataset({ name }, call)).dataset, 'dataset');
+  }
+
+  /** All data sets, newest first, fetched page by page. */
+  listDatasets(options: PageOptions = {}): AsyncGenerator<contract.Dataset, void, undefined> {
+    const [fields, call] = split(options);
+    return pages(
+      (pageToken) => this.services.datasets.listDatasets({ ...fields, pageToken }, call),
+      ({ datasets }) => datasets,
+    );
+  }
+
+  /** First tokens of a data set as the model sees them. */
+  async previewDataset(
+    name: string,
+    options: CallOptions & { tokenCount?: number; split?: contract.DatasetSplit } = {},
+  ): Promise<contract.PreviewToken[]> {
+    const [fields, call] = split(options);
+    return (await this.services.datasets.previewDataset({ ...fields, name }, call)).tokens;
+  }
+
+  /**
+   * Continues a text. @param model `jobs/…/artifacts/…`, or `jobs/…` for its newest weights
+   * @example for await (const { text } of client.generate(job.name, { prompt: 'Once' })) process.stdout.write(text);
+   */
+  async *generate(
+    model: string,
+    options: GenerateOptions = {},
+  ): AsyncGenerator<contract.GenerateTextResponse, void, undefined> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const [fields, call] = split({ ...options, signal });
+    const patience = this.patience(`Generating with ${model}`, { ...options, signal });
+    for (let isBegun = false; ;) {
+      try {
+        const open = ({ models }: Services) => models.generateText({ ...fields, model }, call);
+        for await (const piece of this.streams.read(signal, open)) {
+          isBegun = true;
+          yield piece;
+        }
+        return;
+      } catch (error) {
+        // Another try would write another text.
+        if (isBegun) throw error;
+        await patience.pause(error);
+      }
+    }
+  }
+
+  /** Version, devices, slots, limits and presets of the server. */
+  async serverInfo(options: CallOptions = {}): Promise<contract.GetServerInfoResponse> {
+    const [, call] = split(options);
+    return await this.services.server.getServerInfo({}, call);
+  }
+
+  private async findArtifact(name: string, options: CallOptions): Promise<contract.Artifact> {
     const [, job, artifactId] = /^(jobs\/[^/]+)(?:\/artifacts\/([^/]+))?$/.exec(name) ?? [];
     if (job === undefined)
       throw new ReloraError(`${JSON.stringify(name)} should be jobs/… or jobs/…/artifacts/…`, {
@@ -359,113 +482,53 @@ export class ReloraClient {
         code: 'FAILED_PRECONDITION',
         reason: 'ARTIFACT_NOT_READY',
       });
-    using stop = new LinkedAbort(this.closing.signal, options.signal);
-    const { signal } = stop;
-    const openDownload = (fileName: string, offsetBytes: number) =>
-      this.artifacts.downloadArtifact({ name: artifact.name, fileName, offsetBytes }, { signal });
-    return await downloadFiles(artifact, folder, openDownload, this.retries, signal, options.onProgress);
+    return artifact;
   }
 
-  /** Registers a data set and waits until jobs can use it. */
-  async uploadDataset(options: UploadOptions): Promise<contract.Dataset> {
-    using stop = new LinkedAbort(this.closing.signal, options.signal);
-    const { signal } = stop;
-    const calls = {
-      upload: async (messages: AsyncIterable<contract.DeepPartial<contract.UploadDatasetRequest>>) =>
-        present((await this.datasets.uploadDataset(messages, { signal })).dataset, 'dataset'),
-      get: async (name: string) =>
-        await this.getDataset(name, { signal }).catch((error: unknown) => {
-          if (error instanceof ReloraError && error.code === 'NOT_FOUND') return undefined;
-          throw error;
-        }),
-    };
-    return await uploadDataset(calls, options, this.retries, signal);
+  private patience(
+    what: string,
+    { deadlineMs = this.deadlineMs, signal }: CallOptions & { signal: AbortSignal },
+    also: readonly StatusName[] = [],
+  ): Patience {
+    return new Patience({ deadlineMs, retries: this.retries, logger: this.logger, what, signal, also });
   }
+}
 
-  /** Uploads a model in Hugging Face layout for jobs to begin at, and waits until the server has checked it. */
-  async uploadWeights(options: UploadWeightsOptions): Promise<contract.Weights> {
-    using stop = new LinkedAbort(this.closing.signal, options.signal);
-    const { signal } = stop;
-    const calls = {
-      upload: async (messages: AsyncIterable<contract.DeepPartial<contract.UploadWeightsRequest>>) =>
-        present((await this.weights.uploadWeights(messages, { signal })).weights, 'weights'),
-      get: async (name: string) =>
-        await this.getWeights(name, { signal }).catch((error: unknown) => {
-          if (error instanceof ReloraError && error.code === 'NOT_FOUND') return undefined;
-          throw error;
-        }),
-    };
-    return await uploadWeights(calls, options, this.retries, signal);
-  }
+/** With a request id, which makes a call that is repeated the same call. */
+function identified<Fields extends { requestId?: string }>(fields: Fields): Fields & { requestId: string } {
+  return { ...fields, requestId: fields.requestId || randomUUID() };
+}
 
-  async getWeights(name: string, { signal }: CallOptions = {}): Promise<contract.Weights> {
-    return present((await this.weights.getWeights({ name }, { signal })).weights, 'weights');
+/** Undefined for what does not exist. */
+async function found<T>(looking: Promise<T>): Promise<T | undefined> {
+  try {
+    return await looking;
+  } catch (error) {
+    if (isReloraError(error) && error.code === 'NOT_FOUND') return undefined;
+    throw error;
   }
+}
 
-  /** All uploaded weights, newest first, fetched page by page. */
-  async *listWeights({ signal, pageSize }: CallOptions & { pageSize?: number } = {}): AsyncGenerator<
-    contract.Weights,
-    void,
-    undefined
-  > {
-    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
-      const page: contract.ListWeightsResponse = await this.weights.listWeights(
-        { pageSize, pageToken },
-        { signal },
-      );
-      yield* page.weights;
-      pageToken = page.nextPageToken || undefined;
-    }
+/** Deletes. Where the first answer was lost and the call repeated, what is gone was deleted by the first. */
+async function deleted(
+  remove: (call: ReturnType<typeof split>[1]) => Promise<unknown>,
+  options: CallOptions,
+): Promise<void> {
+  let isRepeated = false;
+  const [, call] = split(options);
+  try {
+    await remove({ ...call, onRepeat: () => (isRepeated = true) });
+  } catch (error) {
+    if (!(isRepeated && isReloraError(error) && error.code === 'NOT_FOUND')) throw error;
   }
+}
 
-  /** Deletes weights that no unfinished job begins at. */
-  async deleteWeights(name: string, { signal }: CallOptions = {}): Promise<void> {
-    await this.weights.deleteWeights({ name }, { signal });
-  }
-
-  async getDataset(name: string, { signal }: CallOptions = {}): Promise<contract.Dataset> {
-    return present((await this.datasets.getDataset({ name }, { signal })).dataset, 'dataset');
-  }
-
-  /** All data sets, newest first, fetched page by page. */
-  async *listDatasets({ signal, pageSize }: CallOptions & { pageSize?: number } = {}): AsyncGenerator<
-    contract.Dataset,
-    void,
-    undefined
-  > {
-    for (let pageToken: string | undefined = ''; pageToken !== undefined;) {
-      const page: contract.ListDatasetsResponse = await this.datasets.listDatasets(
-        { pageSize, pageToken },
-        { signal },
-      );
-      yield* page.datasets;
-      pageToken = page.nextPageToken || undefined;
-    }
-  }
-
-  /** First tokens of a data set as the model sees them. */
-  async previewDataset(
-    name: string,
-    { signal, ...options }: CallOptions & { tokenCount?: number; split?: contract.DatasetSplit } = {},
-  ): Promise<contract.PreviewToken[]> {
-    return (await this.datasets.previewDataset({ ...options, name }, { signal })).tokens;
-  }
-
-  /**
-   * Continues a text. @param model `jobs/…/artifacts/…`, or `jobs/…` for its newest weights
-   * @example for await (const { text } of client.generate(job.name, { prompt: 'Once' })) process.stdout.write(text);
-   */
-  generate(
-    model: string,
-    { signal, ...options }: GenerateOptions = {},
-  ): AsyncIterable<contract.GenerateTextResponse> {
-    return this.models.generateText({ ...options, model }, { signal });
-  }
-
-  /** Version, devices, slots, limits and presets of the server. */
-  async serverInfo({ signal }: CallOptions = {}): Promise<contract.GetServerInfoResponse> {
-    return await this.server.getServerInfo({}, { signal });
-  }
+/** A proxy is set for a whole machine or shell, and easily forgotten. */
+function namingProxy(error: ReloraError, { proxy }: Address): ReloraError {
+  if (proxy === undefined || error.code !== 'UNAVAILABLE' || error.reason !== '') return error;
+  const { code, method } = error;
+  const hint = `through the proxy ${proxy.url} of ${proxy.variable}; no_proxy takes hosts to reach without it`;
+  return new ReloraError(`${error.message} (${hint})`, { code, method }, { cause: error.cause });
 }
 
 function present<T>(value: T | undefined, what: string): T {

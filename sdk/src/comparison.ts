@@ -1,5 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
-import type { CallOptions, JobSpec, ReloraClient } from './client.js';
+import type { CallOptions } from './callOptions.js';
+import type { JobSpec, ReloraClient } from './client.js';
 import { JobKind, type Job } from './contract.js';
 
 export interface ComparisonOptions extends CallOptions {

@@ -3,11 +3,11 @@ import { createReadStream } from 'node:fs';
 import { constants, mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Artifact, ArtifactFile, DownloadArtifactResponse } from './contract.js';
-import { retryDelayMs, sleep, type RetryOptions } from './calls.js';
+import type { CallOptions } from './callOptions.js';
 import { IntegrityError, ReloraError } from './errors.js';
+import type { Patience } from './patience.js';
 
-export interface DownloadOptions {
-  signal?: AbortSignal;
+export interface DownloadOptions extends CallOptions {
   /** Called as bytes arrive, with those of earlier runs counted. */
   onProgress?: (progress: { receivedBytes: number; sizeBytes: number; fileName: string }) => void;
 }
@@ -26,8 +26,7 @@ export async function downloadFiles(
   artifact: Artifact,
   folder: string,
   openDownload: OpenDownload,
-  retries: RetryOptions,
-  signal: AbortSignal,
+  patience: Patience,
   onProgress: DownloadOptions['onProgress'],
 ): Promise<string[]> {
   for (const file of artifact.files) checkDescription(file);
@@ -42,7 +41,7 @@ export async function downloadFiles(
       onProgress?.({ receivedBytes: doneBytes + bytes, sizeBytes: artifact.sizeBytes, fileName });
     if (!(await isComplete(path, file))) {
       const partPath = `${path}.${file.sha256.slice(0, 12)}.part`;
-      await receive(file, partPath, openDownload, retries, signal, tell);
+      await receive(file, partPath, openDownload, patience, tell);
       await finish(file, partPath, path);
     }
     doneBytes += sizeBytes;
@@ -58,8 +57,7 @@ async function receive(
   file: ArtifactFile,
   partPath: string,
   openDownload: OpenDownload,
-  retries: RetryOptions,
-  signal: AbortSignal,
+  patience: Patience,
   tell: (bytes: number) => void,
 ): Promise<void> {
   // Not for appending: that would ignore positions.
@@ -67,7 +65,7 @@ async function receive(
   try {
     let { size } = await part.stat();
     if (size > file.sizeBytes) await part.truncate((size = 0));
-    for (let attempts = 1; size < file.sizeBytes; attempts++) {
+    while (size < file.sizeBytes) {
       try {
         for await (const { offsetBytes, data } of openDownload(file.fileName, size)) {
           if (offsetBytes !== size || size + data.length > file.sizeBytes) {
@@ -78,7 +76,7 @@ async function receive(
           }
           await writeAll(part, data, size);
           size += data.length;
-          if (data.length > 0) attempts = 0;
+          if (data.length > 0) patience.progress();
           tell(size);
         }
         if (size < file.sizeBytes) {
@@ -86,10 +84,7 @@ async function receive(
           throw new ReloraError(message, { code: 'UNAVAILABLE' });
         }
       } catch (error) {
-        signal.throwIfAborted();
-        const delayMs = retryDelayMs(error, Math.max(1, attempts), retries);
-        if (delayMs === null) throw error;
-        await sleep(delayMs, signal);
+        await patience.pause(error);
       }
     }
     await part.sync();

@@ -11,9 +11,17 @@ export interface FieldViolation {
 /** Name of a gRPC status code. */
 export type StatusName = keyof typeof Status;
 
-/** Every failed call throws one of these. */
+/** The names of an error's classes: the same in every copy of this module, where the classes themselves are others. */
+const classNames = Symbol.for('@relora/sdk/error');
+
+/**
+ * Every failed call throws one of these. `instanceof` also knows those of another copy of the package: a program that imports
+ * it in one place and requires it in another has two.
+ */
 export class ReloraError extends Error {
   override name = 'ReloraError';
+  /** @internal */
+  declare readonly [classNames]: readonly string[];
   /** gRPC status. */
   readonly code: StatusName;
   /** Stable reason in UPPER_SNAKE_CASE, listed in docs/errors.md; empty when the error did not come from the server itself. */
@@ -27,8 +35,13 @@ export class ReloraError extends Error {
   /** Method that failed, `/relora.v1.TrainingService/CreateJob`. */
   readonly method: string;
 
-  constructor(message: string, detail: Partial<Omit<ReloraError, keyof Error>> = {}, options?: ErrorOptions) {
+  constructor(
+    message: string,
+    detail: Partial<Omit<ReloraError, keyof Error>> = {},
+    options: { cause?: unknown } = {},
+  ) {
     super(message, options);
+    Object.defineProperty(this, classNames, { value: namesOf(new.target) });
     this.code = detail.code ?? 'UNKNOWN';
     this.reason = detail.reason ?? '';
     this.fields = detail.fields ?? [];
@@ -36,6 +49,29 @@ export class ReloraError extends Error {
     this.retryDelayMs = detail.retryDelayMs;
     this.method = detail.method ?? '';
   }
+
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return isOfClass(value, this.name);
+  }
+}
+
+/** Whether something that was caught is an error of this package, of whichever copy of it. */
+export function isReloraError(value: unknown): value is ReloraError {
+  return isOfClass(value, 'ReloraError');
+}
+
+function isOfClass(value: unknown, name: string): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  const names = (value as { [classNames]?: readonly string[] })[classNames];
+  return names?.includes(name) ?? false;
+}
+
+/** From the class itself up to this one. */
+function namesOf(constructor: { name: string }): string[] {
+  const names: string[] = [];
+  for (let each = constructor; each !== Error; each = Object.getPrototypeOf(each) as typeof each)
+    names.push(each.name);
+  return names;
 }
 
 /** A job ended as failed or cancelled where its success was awaited. */

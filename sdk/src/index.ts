@@ -17,7 +17,10 @@ export type { RateGrid, Sweep, SweepOptions, SweepRun, SweepVariant } from './sw
 export type { WatchOptions } from './watch.js';
 export type { DownloadOptions } from './download.js';
 export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
-export type { RetryOptions } from './calls.js';
+export type { CallOptions } from './callOptions.js';
+export type { StreamLimits, TlsOptions } from './connections.js';
+export type { Logger } from './logger.js';
+export type { RetryOptions } from './patience.js';
 export {
   AdapterGraph,
   AdapterScaling,

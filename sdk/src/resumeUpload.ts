@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
-import { backoffMs, retryDelayMs, sleep, type RetryOptions } from './calls.js';
 import { ReloraError } from './errors.js';
+import type { Patience } from './patience.js';
 
 /** Where the bytes of a file are: on this machine or in memory; null for none to send. */
 export type ByteSource = { path: string } | { content: string | Uint8Array } | null;
@@ -31,42 +31,31 @@ const chunkBytes = 256 << 10;
 /** A server notices a broken connection, and lets go of its upload, within a minute and a half. */
 const busyMsMax = 100_000;
 
-/** Uploads what is missing, again after each break as long as bytes arrive. */
+/** Uploads what is missing, again after each break. */
 export async function resumeUpload<Resource extends Received>(
   { sources, upload, known: lookUp, onSent }: ResumeOptions<Resource>,
-  retries: RetryOptions,
-  signal: AbortSignal,
+  patience: Patience,
 ): Promise<Resource> {
   let known = await lookUp();
   let receivedBytes = totalReceived(known);
-  let busySince: number | null = null;
-  for (let attempts = 1; ; attempts++) {
+  let busySinceMs: number | undefined;
+  for (;;) {
     try {
       const received = sources.map((_, index) => known?.files[index]?.receivedBytes ?? 0);
       return await upload(chunks(sources, received, onSent));
     } catch (error) {
-      signal.throwIfAborted();
-      if (isBusy(error) && Date.now() - (busySince ??= Date.now()) < busyMsMax) {
-        attempts--; // waiting for the server to notice is no failure
-        await sleep(error.retryDelayMs + backoffMs(1, retries), signal);
-      } else {
-        const delayMs = retryDelayMs(error, attempts, retries);
-        if (delayMs === null) throw error;
-        await sleep(delayMs, signal);
-      }
+      // The connection of an earlier try broke, and the server, which answers, has not noticed yet.
+      const isBusy = error instanceof ReloraError && error.code === 'ABORTED';
+      if (isBusy && performance.now() - (busySinceMs ??= performance.now()) < busyMsMax) patience.progress();
+      await patience.pause(error);
     }
     known = await lookUp();
     if (totalReceived(known) > receivedBytes) {
       receivedBytes = totalReceived(known);
-      attempts = 0;
-      busySince = null;
+      busySinceMs = undefined;
+      patience.progress();
     }
   }
-}
-
-/** The connection of an earlier try broke, and the server has not noticed yet. */
-function isBusy(error: unknown): error is ReloraError & { retryDelayMs: number } {
-  return error instanceof ReloraError && error.code === 'ABORTED' && error.retryDelayMs !== undefined;
 }
 
 function totalReceived(received: Received | undefined): number {
@@ -122,8 +111,19 @@ export async function measure(
     const bytes = Buffer.from(source.content as Uint8Array);
     return { sizeBytes: bytes.length, sha256: hash.update(bytes).digest('hex') };
   }
-  for await (const chunk of createReadStream(source.path)) hash.update(chunk as Buffer);
-  return { sizeBytes: (await stat(source.path)).size, sha256: hash.digest('hex') };
+  try {
+    for await (const chunk of createReadStream(source.path)) hash.update(chunk as Buffer);
+    return { sizeBytes: (await stat(source.path)).size, sha256: hash.digest('hex') };
+  } catch (error) {
+    throw unreadable(source.path, error);
+  }
+}
+
+function unreadable(path: string, error: unknown): ReloraError {
+  const { code, message } = error as NodeJS.ErrnoException;
+  const why = code === 'ENOENT' ? 'there is no such file' : code === 'EISDIR' ? 'it is a folder' : message;
+  const detail = { code: 'INVALID_ARGUMENT', reason: 'FILE_UNREADABLE' } as const;
+  return new ReloraError(`${path} cannot be read: ${why}`, detail, { cause: error });
 }
 
 /** An upload as the contract has it: what comes, then the bytes. */

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { requestIdOf, specOfKind } from './comparison.js';
-import type { CallOptions, JobSpec, ReloraClient } from './client.js';
+import type { CallOptions } from './callOptions.js';
+import type { JobSpec, ReloraClient } from './client.js';
 import { JobKind, JobState, Metric, type Job } from './contract.js';
 import { JobFailedError, ReloraError } from './errors.js';
 

@@ -1,36 +1,42 @@
 import { basename } from 'node:path';
 import {
+  DatasetSpec,
   DatasetState,
   type Dataset,
   type DatasetFile,
   type DatasetFormat,
   type DatasetSplit,
-  type DatasetSpec,
   type DeepPartial,
   type UploadDatasetRequest,
 } from './contract.js';
-import { sleep, type RetryOptions } from './calls.js';
+import { sleep } from './aborts.js';
+import type { CallOptions } from './callOptions.js';
 import { DatasetFailedError, ReloraError } from './errors.js';
+import type { Patience } from './patience.js';
+import { checkMessage } from './requestFields.js';
 import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
 
 /** One source file: on this machine, in memory, or on the server inside a folder that its operator allowed. */
-export type UploadFile = ({ path: string } | { content: string | Uint8Array } | { serverPath: string }) & {
-  /** By default the name of the path. */
-  fileName?: string;
+export type UploadFile = (
+  | (({ path: string } | { content: string | Uint8Array }) & {
+      /** By default the name of the path. */
+      fileName?: string;
+    })
+  | { serverPath: string }
+) & {
   /** By default from the name: .txt, .jsonl, .parquet. */
   format?: DatasetFormat;
   /** By default divided by heldOutShare. */
   split?: DatasetSplit;
 };
 
-export interface UploadOptions {
+export interface UploadOptions extends CallOptions {
   /** Id of the data set; with it a broken upload goes on in a later process. Made up when left out. */
   datasetId?: string;
   displayName?: string;
   files: readonly UploadFile[];
   /** Tokenizer, held-out share, text field and seed; every part has a default. */
   spec?: DeepPartial<DatasetSpec>;
-  signal?: AbortSignal;
   onProgress?: (progress: UploadProgress) => void;
 }
 
@@ -52,10 +58,11 @@ const pollMs = { first: 50, max: 1000 };
 export async function uploadDataset(
   calls: UploadCalls,
   options: UploadOptions,
-  retries: RetryOptions,
+  patience: Patience,
   signal: AbortSignal,
 ): Promise<Dataset> {
   const { onProgress } = options;
+  checkMessage(DatasetSpec, options.spec ?? {}, 'spec');
   const datasetId = options.datasetId ?? newId('dataset');
   const files = await Promise.all(options.files.map(describe));
   const header = { datasetId, displayName: options.displayName ?? '', files, spec: options.spec };
@@ -67,20 +74,15 @@ export async function uploadDataset(
       known: async () => await calls.get(`datasets/${datasetId}`),
       onSent: (bytes) => onProgress?.({ phase: 'uploading', ratio: bytes / total }),
     },
-    retries,
-    signal,
+    patience,
   );
   return await whenReady(calls, uploaded, onProgress, signal);
 }
 
 async function describe(source: UploadFile, index: number): Promise<Partial<DatasetFile>> {
   const shared = { format: source.format, split: source.split };
-  if ('serverPath' in source)
-    return {
-      ...shared,
-      serverPath: source.serverPath,
-      fileName: source.fileName ?? basename(source.serverPath),
-    };
+  // The server names it by its path.
+  if ('serverPath' in source) return { ...shared, serverPath: source.serverPath };
   const fileName = 'path' in source ? basename(source.path) : `text-${index}.txt`;
   return { ...shared, fileName: source.fileName ?? fileName, ...(await measure(source)) };
 }

@@ -1,16 +1,16 @@
 import { readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import type { RetryOptions } from './calls.js';
+import type { CallOptions } from './callOptions.js';
 import type { DeepPartial, UploadWeightsRequest, Weights } from './contract.js';
+import type { Patience } from './patience.js';
 import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
 
-export interface UploadWeightsOptions {
+export interface UploadWeightsOptions extends CallOptions {
   /** A folder in Hugging Face layout, of which the files of the model and its tokenizer are taken; or the files alone. */
   from: string | readonly string[];
   /** Id of the weights; with it a broken upload goes on in a later process. Made up when left out. */
   weightsId?: string;
   displayName?: string;
-  signal?: AbortSignal;
   /** 0 to 1; at 1 the server checks every tensor. */
   onProgress?: (ratio: number) => void;
 }
@@ -29,8 +29,7 @@ const ofModel =
 export async function uploadWeights(
   calls: UploadWeightsCalls,
   options: UploadWeightsOptions,
-  retries: RetryOptions,
-  signal: AbortSignal,
+  patience: Patience,
 ): Promise<Weights> {
   const { from, displayName = '', onProgress } = options;
   const weightsId = options.weightsId ?? newId('weights');
@@ -46,8 +45,7 @@ export async function uploadWeights(
       known: async () => await calls.get(`weights/${weightsId}`),
       onSent: (bytes) => onProgress?.(bytes / total),
     },
-    retries,
-    signal,
+    patience,
   );
 }
 

@@ -16,7 +16,7 @@ test('a repeated call carries the same request id', async () => {
         return { job: { name: 'jobs/job-1' } };
       },
     },
-    { retries: { onRetry: (error) => told.push(error.code) } },
+    { logger: { debug: () => {}, warn: (fields) => void told.push((fields as { code: string }).code) } },
   );
   expect((await client.createJob({})).name).toBe('jobs/job-1');
   expect(ids).toHaveLength(3);
@@ -93,14 +93,145 @@ test('a closed client answers at once', async () => {
   });
 });
 
-test('many calls leave no listeners on the signal of the caller', async () => {
-  const client = await brokenServer({ getJob: async () => ({ job: { name: 'jobs/job-1' } }) });
-  const { signal } = new AbortController();
-  const warnings: Error[] = [];
-  const onWarning = (warning: Error) => void warnings.push(warning);
-  process.on('warning', onWarning);
-  onTestFinished(() => void process.off('warning', onWarning));
-  for (let call = 0; call < 30; call++) await client.getJob('jobs/job-1', { signal });
-  await new Promise(setImmediate);
-  expect(warnings).toEqual([]);
+test.each(['one after another', 'at once'])(
+  'many calls under one signal, %s, are no leak to Node',
+  async (way) => {
+    const client = await brokenServer({ getJob: async () => ({ job: { name: 'jobs/job-1' } }) });
+    const { signal } = new AbortController();
+    const warnings: Error[] = [];
+    const onWarning = (warning: Error) => void warnings.push(warning);
+    process.on('warning', onWarning);
+    onTestFinished(() => void process.off('warning', onWarning));
+    const calling: Promise<unknown>[] = [];
+    for (let call = 0; call < 30; call++) {
+      calling.push(client.getJob('jobs/job-1', { signal }));
+      if (way === 'one after another') await calling.at(-1);
+    }
+    await Promise.all(calling);
+    await new Promise(setImmediate);
+    expect(warnings).toEqual([]);
+  },
+);
+
+test('a deletion whose first answer was lost is done when the repeated call finds nothing', async () => {
+  let calls = 0;
+  const client = await brokenServer({
+    async deleteArtifact({ name }, context) {
+      if (name.endsWith('never') || ++calls === 2)
+        throw refusal(context, Status.NOT_FOUND, 'ARTIFACT_NOT_FOUND');
+      throw unavailable();
+    },
+  });
+  await client.deleteArtifact('jobs/job-1/artifacts/model');
+  expect(calls).toBe(2);
+  await expect(client.deleteArtifact('jobs/job-1/artifacts/never')).rejects.toMatchObject({
+    reason: 'ARTIFACT_NOT_FOUND',
+  });
+});
+
+test('an empty request id is no request id', async () => {
+  const ids: string[] = [];
+  const client = await brokenServer({
+    async pauseJob({ requestId }) {
+      ids.push(requestId);
+      return { job: { name: 'jobs/job-1' } };
+    },
+  });
+  await client.pauseJob('jobs/job-1', { requestId: undefined });
+  await client.pauseJob('jobs/job-1', { requestId: '' });
+  for (const id of ids) expect(id).toMatch(/^[0-9a-f-]{36}$/);
+});
+
+test('a call takes metadata and a deadline of its own', async () => {
+  const received: unknown[] = [];
+  const client = await brokenServer({
+    async getJob({ name }, { metadata, signal }) {
+      received.push(metadata.get('x-team'));
+      if (name === 'jobs/slow') await new Promise((resolve) => signal.addEventListener('abort', resolve));
+      return { job: { name } };
+    },
+  });
+  await client.getJob('jobs/job-1', { metadata: { 'x-team': 'docs' } });
+  expect(received).toEqual(['docs']);
+  await expect(client.getJob('jobs/slow', { deadlineMs: 50 })).rejects.toMatchObject({
+    code: 'DEADLINE_EXCEEDED',
+    message: 'No answer within 50 ms',
+  });
+});
+
+test('a call is repeated until its deadline, with pauses that grow and never grow equal', async () => {
+  const times: number[] = [];
+  const pauses: number[] = [];
+  const client = await brokenServer(
+    {
+      async getJob() {
+        times.push(performance.now());
+        throw unavailable();
+      },
+    },
+    {
+      deadlineMs: 1000,
+      retries: { initialDelayMs: 20, maxDelayMs: 400 },
+      logger: {
+        debug: () => {},
+        warn: (fields) => void pauses.push((fields as { delayMs: number }).delayMs),
+      },
+    },
+  );
+  const start = performance.now();
+  await expect(client.getJob('jobs/job-1')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  expect(times.at(-1)! - start).toBeGreaterThan(900);
+  for (const [index, pause] of pauses.slice(0, 4).entries()) {
+    expect(pause).toBeGreaterThanOrEqual(10 * 2 ** index);
+    expect(pause).toBeLessThanOrEqual(20 * 2 ** index);
+  }
+  expect(new Set(pauses).size).toBe(pauses.length);
+});
+
+test('aborting throws the documented class, with the reason as cause', async () => {
+  const client = await brokenServer({
+    async getJob(_, { signal }) {
+      await new Promise((resolve) => signal.addEventListener('abort', resolve));
+      return {};
+    },
+  });
+  const abort = new AbortController();
+  const calling = client.getJob('jobs/job-1', { signal: abort.signal });
+  const reason = new Error('enough');
+  abort.abort(reason);
+  await expect(calling).rejects.toMatchObject({ name: 'ReloraError', code: 'CANCELLED', cause: reason });
+});
+
+test.each([
+  [{ stepCount: 5, adapter: { rnk: 4 } }, 'spec.adapter.rnk', 'there is no such field'],
+  [{ step_count: 5 }, 'spec.step_count', 'there is no such field'],
+  [{ kind: 'relora' }, 'spec.kind', '"relora" is no value of this field'],
+  [{ stepCount: '5' }, 'spec.stepCount', '"5" is no value of this field'],
+  [{ stepCount: 1.5 }, 'spec.stepCount', '1.5 is no value of this field'],
+  [{ learningRate: { peak: NaN } }, 'spec.learningRate.peak', 'NaN is no value of this field'],
+  [{ adapter: { targetModules: ['q'] } }, 'spec.adapter.targetModules.0', '"q" is no value of this field'],
+])('plain JavaScript cannot send %j', async (spec, field, description) => {
+  const client = await brokenServer({});
+  const refused = { code: 'INVALID_ARGUMENT', fields: [{ field, description }] };
+  for (const call of [
+    () => client.createJob(spec as object),
+    () => client.estimateJob(spec as object),
+    () => client.validateJob(spec as object),
+    () => client.restartJob('jobs/job-1', spec as object),
+  ])
+    await expect(call()).rejects.toMatchObject(refused);
+});
+
+test('plain JavaScript cannot misspell an option or lose a label either', async () => {
+  const client = await brokenServer({});
+  const misspelt = { dispalyName: 'tales' } as object;
+  await expect(client.createJob({}, misspelt)).rejects.toMatchObject({ fields: [{ field: 'dispalyName' }] });
+  const labels = JSON.parse('{ "__proto__": "x" }') as Record<string, string>;
+  await expect(client.createJob({}, { labels })).rejects.toMatchObject({
+    fields: [{ field: 'labels.__proto__' }],
+  });
+  const spec = { txtField: 'body' } as object;
+  await expect(client.uploadDataset({ files: [{ content: 'x' }], spec })).rejects.toMatchObject({
+    fields: [{ field: 'spec.txtField' }],
+  });
 });

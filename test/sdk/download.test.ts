@@ -107,17 +107,20 @@ test('bytes from another place than asked for are refused', async () => {
 
 test('a server that sends nothing is given up', async () => {
   let calls = 0;
-  const client = await brokenServer({
-    listArtifacts: async () => ({ artifacts: [artifact] }),
-    async *downloadArtifact({ offsetBytes }) {
-      calls++;
-      yield { offsetBytes };
+  const client = await brokenServer(
+    {
+      listArtifacts: async () => ({ artifacts: [artifact] }),
+      async *downloadArtifact({ offsetBytes }) {
+        calls++;
+        yield { offsetBytes };
+      },
     },
-  });
+    { deadlineMs: 200 },
+  );
   await expect(client.downloadArtifact('jobs/job-1', temporaryFolder())).rejects.toThrow(
     'a.bin ended at byte 0 of 100000',
   );
-  expect(calls).toBe(5);
+  expect(calls).toBeGreaterThan(5);
 });
 
 test.each(['../evil', 'a/../b', 'a/b/c', '/a', 'C:evil', '..', '', 'line\nbreak'])(

@@ -104,7 +104,7 @@ test('the time that a reader takes for an event is no silence of the server', as
     },
   });
   const read: number[] = [];
-  for await (const { sequence } of client.watch('jobs/job-1', { unreachableMs: 150, silenceMs: 150 })) {
+  for await (const { sequence } of client.watch('jobs/job-1', { deadlineMs: 150, silenceMs: 150 })) {
     read.push(sequence);
     const end = performance.now() + 200;
     await expect.poll(() => performance.now() > end, { interval: 10 }).toBe(true);
@@ -118,7 +118,7 @@ test('gives up on a server that stays away', async () => {
       throw unavailable();
     },
   });
-  const watching = sequencesOf(client.watch('jobs/job-1', { unreachableMs: 20 }));
+  const watching = sequencesOf(client.watch('jobs/job-1', { deadlineMs: 20 }));
   await expect(watching).rejects.toMatchObject({
     code: 'UNAVAILABLE',
     method: '/relora.v1.TrainingService/WatchJob',
@@ -156,7 +156,12 @@ test.each(['close', 'abort', 'break'] as const)('%s ends the stream on the serve
     }
   })();
   if (way === 'break') await watching;
-  if (way === 'abort') await expect(watching).rejects.toThrow('enough');
+  if (way === 'abort')
+    await expect(watching).rejects.toMatchObject({
+      name: 'ReloraError',
+      code: 'CANCELLED',
+      cause: new Error('enough'),
+    });
   if (way === 'close') await expect(watching).rejects.toMatchObject({ code: 'CANCELLED' });
   await hasEnded;
 });

@@ -1,0 +1,48 @@
+import { ReloraError } from './errors.js';
+
+export interface Address {
+  /** host:port, with brackets around an IPv6 address. */
+  target: string;
+  isSecure: boolean;
+  /** The proxy through which the server is reached; undefined for none. */
+  proxy: { variable: string; url: string } | undefined;
+}
+
+const form = 'host:port, for example 127.0.0.1:50051 or [::1]:50051, or https://host:port for TLS';
+const hostPort = /^(?:(https?):\/\/)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})$/;
+
+/** Reads an address; throws INVALID_ARGUMENT for what is none, since a server there could only be waited for in vain. */
+export function parseAddress(text: string, environment: NodeJS.ProcessEnv = process.env): Address {
+  const [, scheme, host, port] = hostPort.exec(text) ?? [];
+  if (host === undefined || Number(port) < 1 || Number(port) > 65_535) {
+    const message = `The address ${JSON.stringify(text)} is malformed: expected ${form}`;
+    throw new ReloraError(message, { code: 'INVALID_ARGUMENT', reason: 'ADDRESS_MALFORMED' });
+  }
+  const bare = host.replace(/^\[|\]$/g, '');
+  return {
+    target: `${host}:${port}`,
+    isSecure: scheme === 'https',
+    proxy: isLoopback(bare) ? undefined : proxyOf(bare, environment),
+  };
+}
+
+/** No proxy can reach what is on this machine, whatever the environment says of the rest of the world. */
+function isLoopback(host: string): boolean {
+  return (
+    host === 'localhost' ||
+    host.endsWith('.localhost') ||
+    host === '::1' ||
+    /^(::ffff:)?127(\.\d{1,3}){3}$/.test(host)
+  );
+}
+
+/** The proxy that grpc-js takes, by its rules: the first of three variables, unless one of two lists names the host. */
+function proxyOf(host: string, environment: NodeJS.ProcessEnv): Address['proxy'] {
+  const variable = ['grpc_proxy', 'https_proxy', 'http_proxy'].find((name) => environment[name]);
+  if (variable === undefined) return undefined;
+  const without = (environment.no_grpc_proxy || environment.no_proxy || '').split(',').filter(Boolean);
+  if (without.some((suffix) => host.endsWith(suffix))) return undefined;
+  // Without what may be a password.
+  const url = environment[variable]!.replace(/\/\/[^@/]*@/, '//');
+  return { variable, url };
+}

@@ -1,0 +1,160 @@
+import { Channel, ChannelCredentials, type ChannelOptions } from '@grpc/grpc-js';
+import type { ClientFactory } from 'nice-grpc';
+import type { Address } from './address.js';
+import type { CallExtension } from './calls.js';
+import * as contract from './contract.js';
+
+export interface TlsOptions {
+  rootCertificates?: Buffer;
+  privateKey?: Buffer;
+  certificateChain?: Buffer;
+}
+
+export interface StreamLimits {
+  /** Streams on one connection; servers and proxies let a connection have 100 or more. */
+  streamsPerConnection: number;
+  connectionsMax: number;
+}
+
+export const defaultStreamLimits: StreamLimits = { streamsPerConnection: 100, connectionsMax: 16 };
+
+/** The services of the contract over one connection. */
+export type Services = ReturnType<typeof servicesOf>;
+
+/** Opens connections to one server: each is its own, never shared with another client of the process. */
+export class Connector {
+  private readonly credentials: ChannelCredentials;
+  private readonly options: ChannelOptions;
+
+  constructor(
+    private readonly address: Address,
+    tls: TlsOptions | undefined,
+    private readonly factory: ClientFactory<CallExtension>,
+  ) {
+    this.credentials =
+      tls || address.isSecure
+        ? ChannelCredentials.createSsl(tls?.rootCertificates, tls?.privateKey, tls?.certificateChain)
+        : ChannelCredentials.createInsecure();
+    this.options = {
+      // Found dead within 80 s; more often would annoy proxies (gRFC A8).
+      'grpc.keepalive_time_ms': 60_000,
+      'grpc.keepalive_timeout_ms': 20_000,
+      // A server that is started again is noticed soon.
+      'grpc.initial_reconnect_backoff_ms': 200,
+      'grpc.max_reconnect_backoff_ms': 2000,
+      // Channels to one address would share a connection, and with it the number of streams that it may have.
+      'grpc.use_local_subchannel_pool': 1,
+      'grpc.enable_http_proxy': address.proxy === undefined ? 0 : 1,
+    };
+  }
+
+  open(): { services: Services; close: () => void } {
+    const channel = new Channel(this.address.target, this.credentials, this.options);
+    return { services: servicesOf(this.factory, channel), close: () => channel.close() };
+  }
+}
+
+interface Connection {
+  services: Services;
+  close: () => void;
+  streamCount: number;
+}
+
+/**
+ * Connections for streams, apart from that of calls with one answer: a stream holds its place for hours, and what comes after the
+ * last place of a connection waits without a word. Streams beyond all places wait here, in order, until others end.
+ */
+export class StreamConnections {
+  private readonly connections: Connection[] = [];
+  private readonly waiting: (() => void)[] = [];
+
+  constructor(
+    private readonly connector: Connector,
+    private readonly limits: StreamLimits,
+  ) {}
+
+  /** A stream of messages from the server. */
+  async *read<T>(signal: AbortSignal, open: (services: Services) => AsyncIterable<T>): AsyncGenerator<T> {
+    const connection = await this.take(signal);
+    try {
+      yield* open(connection.services);
+    } finally {
+      this.release(connection);
+    }
+  }
+
+  /** A stream of messages to the server, with one answer. */
+  async write<T>(signal: AbortSignal, send: (services: Services) => Promise<T>): Promise<T> {
+    const connection = await this.take(signal);
+    try {
+      return await send(connection.services);
+    } finally {
+      this.release(connection);
+    }
+  }
+
+  close(): void {
+    for (const { close } of this.connections.splice(0)) close();
+  }
+
+  private async take(signal: AbortSignal): Promise<Connection> {
+    for (;;) {
+      signal.throwIfAborted();
+      const found = this.connections.find(
+        ({ streamCount }) => streamCount < this.limits.streamsPerConnection,
+      );
+      const connection = found ?? this.openAnother();
+      if (connection !== undefined) {
+        connection.streamCount++;
+        return connection;
+      }
+      await this.turn(signal);
+    }
+  }
+
+  private openAnother(): Connection | undefined {
+    if (this.connections.length >= this.limits.connectionsMax) return undefined;
+    const connection = { ...this.connector.open(), streamCount: 0 };
+    this.connections.push(connection);
+    return connection;
+  }
+
+  /** Resolves when a place may be free. */
+  private turn(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const onTurn = () => {
+        signal.removeEventListener('abort', onAbort);
+        resolve();
+      };
+      const onAbort = () => {
+        this.waiting.splice(this.waiting.indexOf(onTurn), 1);
+        reject(signal.reason as Error);
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.waiting.push(onTurn);
+    });
+  }
+
+  private release(connection: Connection): void {
+    connection.streamCount--;
+    const next = this.waiting.shift();
+    if (next !== undefined) return next();
+    // One is kept for the streams to come.
+    if (connection.streamCount > 0 || this.connections.length === 1) return;
+    const index = this.connections.indexOf(connection);
+    if (index < 0) return;
+    this.connections.splice(index, 1);
+    connection.close();
+  }
+}
+
+function servicesOf(factory: ClientFactory<CallExtension>, channel: Channel) {
+  return {
+    training: factory.create(contract.TrainingServiceDefinition, channel),
+    artifacts: factory.create(contract.ArtifactServiceDefinition, channel),
+    datasets: factory.create(contract.DatasetServiceDefinition, channel),
+    models: factory.create(contract.ModelServiceDefinition, channel),
+    weights: factory.create(contract.WeightsServiceDefinition, channel),
+    server: factory.create(contract.ServerServiceDefinition, channel),
+  };
+}

@@ -1,0 +1,104 @@
+import { JobState, parseJobSpec, ReloraClient } from '@relora/sdk';
+import { expect, onTestFinished, test } from 'vitest';
+import { startServerProcess } from '../e2e/serverProcess.js';
+import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
+
+const outageMs = 3000;
+
+test('every method holds through a restart of the server that takes three seconds', async () => {
+  const dataFolder = temporaryFolder();
+  const settings = { RELORA_SLOTS: '2' };
+  const first = await startServerProcess(dataFolder, settings);
+  const client = new ReloraClient({ address: first.grpcAddress });
+  onTestFinished(() => client.close());
+
+  const files = [{ content: tinyText(), fileName: 'tiny.txt' }];
+  const { name: dataset } = await client.uploadDataset({ datasetId: 'tiny-text', files });
+  const short = parseJobSpec(tinySpec(20));
+  const long = parseJobSpec({ ...tinySpec(100_000), checkpoint: { every_step_count: 100 } });
+  const done = (await client.createJob(short)).name;
+  await client.waitForJob(done);
+  const model = temporaryFolder();
+  await client.downloadArtifact(done, model);
+  const { name: weights } = await client.uploadWeights({ from: model, weightsId: 'first' });
+  const { name: oldWeights } = await client.uploadWeights({ from: model });
+  const [artifact] = await client.listArtifacts(done);
+  const running = (await client.createJob(long)).name;
+  const paused = (await client.createJob(long)).name;
+  await expect
+    .poll(async () => (await client.getJob(running)).progress?.step ?? 0, { timeout: 30_000 })
+    .toBeGreaterThan(0);
+  await client.pauseJob(paused);
+  const spare = (await client.exportWeights(done)).name;
+  await client.waitForArtifact(spare);
+
+  const collected = async <T>(found: AsyncIterable<T>) => {
+    const all: T[] = [];
+    for await (const each of found) all.push(each);
+    return all;
+  };
+  const calls: Partial<Record<keyof ReloraClient, () => Promise<unknown>>> = {
+    createJob: () => client.createJob(short, { jobId: 'made-in-the-dark' }),
+    validateJob: () => client.validateJob(short),
+    estimateJob: () => client.estimateJob(short),
+    getJob: () => client.getJob(done),
+    listJobs: () => collected(client.listJobs()),
+    watch: () => collected(client.watch(done)),
+    waitForJob: () => client.waitForJob(done),
+    pauseJob: () => client.pauseJob(running),
+    resumeJob: () => client.resumeJob(paused),
+    cancelJob: async () => {
+      const { name } = await client.createJob(long);
+      return await client.cancelJob(name);
+    },
+    restartJob: () => client.restartJob(done, { stepCount: 30 }),
+    listRestarts: () => collected(client.listRestarts(done)),
+    getMetricHistory: () => client.getMetricHistory(done),
+    compareJobs: () => client.compareJobs([done, running]),
+    createComparison: () => client.createComparison(short, { seeds: [1] }),
+    sweepLearningRate: () => client.sweepLearningRate(short, { rates: [1e-3] }),
+    exportWeights: () => client.exportWeights(done),
+    getArtifact: () => client.getArtifact(artifact!.name),
+    waitForArtifact: () => client.waitForArtifact(artifact!.name),
+    deleteArtifact: () => client.deleteArtifact(spare),
+    listArtifacts: () => client.listArtifacts(done),
+    downloadArtifact: () => client.downloadArtifact(done, temporaryFolder()),
+    uploadDataset: () => client.uploadDataset({ files }),
+    uploadWeights: () => client.uploadWeights({ from: model }),
+    getWeights: () => client.getWeights(weights),
+    listWeights: () => collected(client.listWeights()),
+    deleteWeights: () => client.deleteWeights(oldWeights),
+    getDataset: () => client.getDataset(dataset),
+    listDatasets: () => collected(client.listDatasets()),
+    previewDataset: () => client.previewDataset(dataset),
+    generate: () => collected(client.generate(done, { prompt: 'Line', tokenCountMax: 4 })),
+    serverInfo: () => client.serverInfo(),
+  };
+  // A method that is added is tried here too.
+  const methods = Object.getOwnPropertyNames(ReloraClient.prototype);
+  const internal = ['constructor', 'close', 'findArtifact', 'patience'];
+  expect(Object.keys(calls).sort()).toEqual(methods.filter((name) => !internal.includes(name)).sort());
+
+  // What is under way when the server dies, and what is begun while it is away.
+  const watching = client.waitForJob(running, { untilPaused: true });
+  first.process.kill('SIGKILL');
+  await first.exited;
+  const start = performance.now();
+  const times: [string, number][] = [];
+  const calling = Object.entries(calls).map(async ([name, call]) => {
+    await call();
+    times.push([name, performance.now() - start]);
+  });
+  const outcomes = Promise.allSettled(calling);
+  await new Promise((resolve) => setTimeout(resolve, outageMs)); // the outage is the subject
+  expect(times).toEqual([]);
+  await startServerProcess(dataFolder, { ...settings, RELORA_GRPC_ADDRESS: first.grpcAddress });
+  const failed = (await outcomes).flatMap((outcome) =>
+    outcome.status === 'rejected' ? [outcome.reason as Error] : [],
+  );
+  expect(failed).toEqual([]);
+  expect(times).toHaveLength(calling.length);
+  expect((await watching).state).toBe(JobState.PAUSED);
+  // Repeated or not, each was made once.
+  expect((await client.getJob('jobs/made-in-the-dark')).name).toBe('jobs/made-in-the-dark');
+}, 180_000);
