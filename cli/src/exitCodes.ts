@@ -30,6 +30,7 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof DOMException && error.name === 'AbortError') return exitCodes.interrupted;
   if (isPathMistake(error)) return exitCodes.usage;
   if (!(error instanceof ReloraError)) return exitCodes.internal;
+  if (mistakesHere.includes(error.reason)) return exitCodes.usage;
   switch (error.code) {
     case 'UNAVAILABLE':
     case 'DEADLINE_EXCEEDED':
@@ -44,21 +45,37 @@ export function exitCodeOf(error: unknown): number {
   }
 }
 
-/** A file or folder that was named cannot be used. */
+/** Reasons of errors that were found before the server was asked. */
+const mistakesHere = ['ADDRESS_MALFORMED', 'FILE_UNREADABLE'];
+
+/** What the system says of a file or folder that was named, in words. */
+const pathMistakes: Record<string, string> = {
+  ENOENT: 'there is no such file or folder',
+  EACCES: 'this user may not use it',
+  EPERM: 'this user may not do that',
+  EISDIR: 'it is a folder, and a file is needed',
+  ENOTDIR: 'it is a file, and a folder is needed',
+  EEXIST: 'it is there already',
+};
+
 function isPathMistake(error: unknown): boolean {
-  const { code = '' } = error as NodeJS.ErrnoException;
-  return (
-    error instanceof Error && ['ENOENT', 'EACCES', 'EPERM', 'EISDIR', 'ENOTDIR', 'EEXIST'].includes(code)
-  );
+  return error instanceof Error && Object.hasOwn(pathMistakes, (error as NodeJS.ErrnoException).code ?? '');
+}
+
+function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { code = '', path } = error as NodeJS.ErrnoException;
+  const what = pathMistakes[code];
+  return what === undefined || path === undefined ? error.message : `${path}: ${what}`;
 }
 
 /** An error for people: what is wrong, each bad field on its own line, what to do. */
 export function describeError(error: unknown, address: string): string[] {
-  if (!(error instanceof ReloraError)) return [error instanceof Error ? error.message : String(error)];
+  if (!(error instanceof ReloraError)) return [messageOf(error)];
   if (error.code === 'UNAVAILABLE' && error.reason === '') {
     return [
-      `No server answers at ${address}.`,
-      'Start one with "relora-server", or name another with --address or RELORA_ADDRESS.',
+      `No server answers at ${address}: ${error.message}`,
+      'Start one with "npx relora-server", or name another with --address or RELORA_ADDRESS.',
     ];
   }
   if (error.fields.length === 0) return [error.message];
@@ -71,8 +88,8 @@ export function describeError(error: unknown, address: string): string[] {
 
 /** An error for programs. */
 export function errorJson(error: unknown): object {
-  const message = error instanceof Error ? error.message : String(error);
-  if (!(error instanceof ReloraError)) return { error: { message, exitCode: exitCodeOf(error) } };
-  const { code, reason, fields, metadata } = error;
-  return { error: { code, reason, message, fields, metadata, exitCode: exitCodeOf(error) } };
+  const exitCode = exitCodeOf(error);
+  if (!(error instanceof ReloraError)) return { error: { message: messageOf(error), exitCode } };
+  const { code, reason, message, fields, metadata } = error;
+  return { error: { code, reason, message, fields, metadata, exitCode } };
 }

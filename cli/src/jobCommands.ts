@@ -8,6 +8,7 @@ import type { Output } from './output.js';
 import {
   addSpecOptions,
   kindList,
+  oneOf,
   positiveNumber,
   readSpec,
   wholeNumber,
@@ -255,6 +256,7 @@ async function watch(
         title: job.displayName ? `${name} ${job.displayName}` : name,
         stepCount: stepCountOf(job),
       });
+  output.isDrawnOver = view !== undefined && process.stdout.isTTY === true;
   try {
     const onEvent = (event: JobEvent) => {
       if (view === undefined) output.result(event, () => []);
@@ -263,6 +265,7 @@ async function watch(
     await client.waitForJob(name, { afterSequence, signal, onEvent });
   } finally {
     view?.close();
+    output.isDrawnOver = false;
     if (signal.aborted && !isTerminal(job.state))
       output.note(`${name} goes on. To come back: relora watch ${name}`);
   }
@@ -284,10 +287,9 @@ export function label(value: string, previous: Record<string, string> = {}): Rec
 }
 
 function parseState(name: string): JobState {
-  const states: Record<string, JobState> = JobState;
-  const state = states[name.toUpperCase()];
-  if (state === undefined) throw new UsageError(`There is no state ${JSON.stringify(name)}`);
-  return state;
+  const { UNSPECIFIED: _1, UNRECOGNIZED: _2, ...states } = JobState;
+  const byName = Object.entries(states).map(([key, state]) => [key.toLowerCase(), state] as const);
+  return oneOf('--state', name.toLowerCase(), Object.fromEntries(byName));
 }
 
 /** Bytes and files of a download, for people. */

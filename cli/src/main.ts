@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
-import { ReloraClient } from '@relora/sdk';
+import { ReloraClient, type Logger } from '@relora/sdk';
 import { addCompareCommand } from './compareCommand.js';
 import { addDataCommands } from './dataCommands.js';
 import { addProofCommands } from './proofCommands.js';
@@ -10,6 +10,7 @@ import { addWeightsCommands } from './weightsCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addJobCommands, type Run } from './jobCommands.js';
 import { Output } from './output.js';
+import { decimalNumber } from './specOptions.js';
 import { addSweepCommand } from './sweepCommand.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
@@ -18,12 +19,18 @@ const { version } = JSON.parse(readFileSync(new URL('../package.json', import.me
 
 // Read before parsing, which may be what fails.
 const isJson = process.argv.includes('--json');
-const output = () => new Output(isJson, program.opts<{ address: string }>().address);
+const output = new Output(isJson);
 
 const program = new Command('relora')
   .description('Launch, watch and fetch ReLoRA training jobs.')
   .version(version)
-  .option('--address <host:port>', 'server to talk to', process.env.RELORA_ADDRESS ?? '127.0.0.1:50051')
+  .option('--address <host:port>', 'server to talk to; by default RELORA_ADDRESS, or 127.0.0.1:50051')
+  .option(
+    '--timeout <seconds>',
+    'how long a call may take, and is repeated while no server answers',
+    decimalNumber,
+    60,
+  )
   .option('--json', 'one JSON object a line, errors too')
   .addHelpText(
     'after',
@@ -36,8 +43,6 @@ Variables: RELORA_ADDRESS for --address, NO_COLOR for a view without colours.`,
   .configureOutput(isJson ? { writeErr: () => {} } : {});
 
 const run: Run = async (body) => {
-  const { address } = program.opts<{ address: string }>();
-  const client = new ReloraClient({ address });
   const interrupt = new AbortController();
   const onInterrupt = () => {
     if (interrupt.signal.aborted) process.exit(exitCodes.interrupted); // a second Ctrl-C does not wait
@@ -46,15 +51,30 @@ const run: Run = async (body) => {
   // Until the end: a second Ctrl-C may come while the process ends.
   process.on('SIGINT', onInterrupt);
   process.on('SIGTERM', onInterrupt);
+  let client: ReloraClient | undefined;
   try {
-    await body({ client, output: output(), signal: interrupt.signal });
+    const { address, timeout } = program.opts<{ address?: string; timeout: number }>();
+    client = new ReloraClient({ address, deadlineMs: timeout * 1000, logger: retryNotes(output) });
+    output.address = client.address;
+    await body({ client, output, signal: interrupt.signal });
   } catch (error) {
-    if (!interrupt.signal.aborted) output().error(error);
+    if (!interrupt.signal.aborted) output.error(error);
     process.exitCode = interrupt.signal.aborted ? exitCodes.interrupted : exitCodeOf(error);
   } finally {
-    client.close();
+    client?.close();
   }
 };
+
+/** Says once that a call is repeated: a command that waits without a word looks like one that hangs. */
+function retryNotes(output: Output): Logger {
+  let isSaid = false;
+  const warn = (_: object, message: string) => {
+    if (!isSaid) output.note(`${message}. Trying again; --timeout says for how long, Ctrl-C ends it.`);
+    isSaid = true;
+  };
+  return { debug: () => {}, warn };
+}
+
 addJobCommands(program, run);
 addProofCommands(program, run);
 addCompareCommand(program, run);
@@ -74,6 +94,6 @@ try {
   const isHelp = error instanceof CommanderError && error.exitCode === 0;
   process.exitCode = isHelp ? exitCodes.ok : exitCodeOf(error);
   // Commander has written its own message, except where --json asks for another form.
-  if (isJson && !isHelp) output().error(error);
-  else if (!(error instanceof CommanderError)) output().error(error);
+  if (isJson && !isHelp) output.error(error);
+  else if (!(error instanceof CommanderError)) output.error(error);
 }

@@ -3,10 +3,12 @@ import { describeError, errorJson } from './exitCodes.js';
 
 /** Where results go: lines for people, or with --json one JSON object a line. */
 export class Output {
-  constructor(
-    readonly isJson: boolean,
-    private readonly address: string,
-  ) {}
+  /** The server that is talked to; empty until there is one. */
+  address = '';
+  /** Drawn over by a view; what is said meanwhile would tear it. */
+  isDrawnOver = false;
+
+  constructor(readonly isJson: boolean) {}
 
   /** A result; `lines` says it to people. */
   result(value: unknown, lines: () => Iterable<string>): void {
@@ -22,7 +24,7 @@ export class Output {
 
   /** Something on the way, which only people want to know. */
   note(text: string): void {
-    if (!this.isJson) process.stderr.write(`${text}\n`);
+    if (!this.isJson && !this.isDrawnOver) process.stderr.write(`${text}\n`);
   }
 
   error(error: unknown): void {

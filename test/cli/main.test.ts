@@ -153,15 +153,23 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
     [['create', '--spec', '-'], 2, 'Standard input is not JSON'],
     [['create', '--kind', 'foo'], 2, '--kind is one of relora, lora, full-rank'],
     [['create', '--label', 'x'], 2, 'Labels are key=value'],
-    [['list', '--state', 'foo'], 2, 'There is no state "foo"'],
+    [
+      ['list', '--state', 'running', 'foo'],
+      2,
+      '--state is one of queued, starting, running, paused, succeeded, failed, cancelled, not "foo"',
+    ],
     [['list', '--limit', '0'], 2, 'A whole number from 1'],
-    [['upload', 'none.txt'], 2, "no such file or directory, open 'none.txt'"],
+    [['upload', 'none.txt'], 2, 'none.txt cannot be read: there is no such file'],
+    [['upload', '.'], 2, '. cannot be read: it is a folder'],
+    [['replay', '--bundle', 'none.json'], 2, 'none.json: there is no such file or folder'],
+    [['weights', 'upload', 'none'], 2, 'none: there is no such file or folder'],
     [['upload', 'bad.txt'], 1, 'bad.txt, byte 0: expected UTF-8'],
     [['describe', 'job-none'], 3, 'Job job-none does not exist'],
     [['generate', 'job-none', '--prompt', 'x'], 3, 'Job job-none does not exist'],
     [['create', '--preset', 'demo', '--dataset', 'datasets/none', '--steps', '10'], 3, ''],
-    [['--address', '127.0.0.1:1', 'info'], 4, '127.0.0.1:1'],
-    [['--address', '127.0.0.1:1', 'list'], 4, 'No server answers at 127.0.0.1:1.'],
+    [['--address', 'grpc://127.0.0.1:1', 'list'], 2, 'is malformed: expected host:port'],
+    [['--address', '127.0.0.1:1', '--timeout', '0.5', 'info'], 4, '127.0.0.1:1'],
+    [['--address', '127.0.0.1:1', '--timeout', '0.5', 'list'], 4, '127.0.0.1:1'],
   ];
   await Promise.all(
     cases.map(async ([args, code, message]) => {
@@ -178,6 +186,30 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
   expect((await relora(['create', '--spec', 'slip.json'])).errors).toBe(
     'The request was refused:\n  spec.steps        there is no such field\n  spec.adapter.rnk  there is no such field\n',
   );
+});
+
+test('a server that is not there is waited for as long as asked, and it is said', async () => {
+  const relora = cli(temporaryFolder(), '127.0.0.1:1');
+  const start = performance.now();
+  const { code, errors } = await relora(['list', '--timeout', '2']);
+  expect(performance.now() - start).toBeGreaterThan(1500);
+  expect(code).toBe(4);
+  expect(errors).toMatch(
+    /^\S+ListJobs failed and is repeated: .*ECONNREFUSED.*\. Trying again; --timeout says for how long, Ctrl-C ends it\.\nNo server answers at 127\.0\.0\.1:1: .*\nStart one with/,
+  );
+});
+
+test('files on the server become a data set', async () => {
+  const allowed = temporaryFolder();
+  writeFileSync(join(allowed, 'tiny.txt'), tinyText());
+  const { address, client } = await realServer({ RELORA_ALLOWED_FOLDERS: allowed });
+  const relora = cli(temporaryFolder(), address);
+  const uploaded = await relora(['upload', '--on-server', join(allowed, 'tiny.txt'), '--id', 'there']);
+  expect(uploaded).toMatchObject({ code: 0, errors: '' });
+  expect(uploaded.output).toMatch(/^datasets\/there is ready/);
+  const files = [{ serverPath: join(allowed, 'tiny.txt') }];
+  const dataset = await client.uploadDataset({ files });
+  expect(dataset.files).toMatchObject([{ fileName: 'tiny.txt' }]);
 });
 
 test('the help of every command names what it takes', async () => {

@@ -217,7 +217,7 @@ test.each([
     () => client.createJob(spec as object),
     () => client.estimateJob(spec as object),
     () => client.validateJob(spec as object),
-    () => client.restartJob('jobs/job-1', spec as object),
+    () => client.forkJob('jobs/job-1', spec as object),
   ])
     await expect(call()).rejects.toMatchObject(refused);
 });

@@ -51,7 +51,8 @@ test('every method holds through a restart of the server that takes three second
       const { name } = await client.createJob(long);
       return await client.cancelJob(name);
     },
-    restartJob: () => client.restartJob(done, { stepCount: 30 }),
+    forkJob: () => client.forkJob(done, { stepCount: 30 }),
+    restartJob: () => client.restartJob(done, { stepCount: 40 }),
     listRestarts: () => collected(client.listRestarts(done)),
     getMetricHistory: () => client.getMetricHistory(done),
     compareJobs: () => client.compareJobs([done, running]),
