@@ -225,11 +225,7 @@ export class ReloraClient {
    * it was; they cannot change what the checkpoint holds.
    * @example await client.forkJob(job.name, { recomputation: Recomputation.BLOCKS });
    */
-  async forkJob(
-    name: string,
-    changes: JobSpec = {},
-    options: ForkJobOptions = {},
-  ): Promise<contract.Job> {
+  async forkJob(name: string, changes: JobSpec = {}, options: ForkJobOptions = {}): Promise<contract.Job> {
     const [fields, call] = split(options);
     const request = { ...identified(fields), name, spec: changes };
     return present((await this.services.training.forkJob(request, call)).job, 'job');
