@@ -63,7 +63,7 @@ test('every method holds through a restart of the server that takes three second
     waitForArtifact: () => client.waitForArtifact(artifact!.name),
     deleteArtifact: () => client.deleteArtifact(spare),
     listArtifacts: () => client.listArtifacts(done),
-    downloadArtifact: () => client.downloadArtifact(done, temporaryFolder()),
+    downloadArtifact: () => client.downloadArtifact(artifact!.name, temporaryFolder()),
     uploadDataset: () => client.uploadDataset({ files }),
     uploadWeights: () => client.uploadWeights({ from: model }),
     getWeights: () => client.getWeights(weights),
@@ -72,7 +72,7 @@ test('every method holds through a restart of the server that takes three second
     getDataset: () => client.getDataset(dataset),
     listDatasets: () => collected(client.listDatasets()),
     previewDataset: () => client.previewDataset(dataset),
-    generate: () => collected(client.generate(done, { prompt: 'Line', tokenCountMax: 4 })),
+    generate: () => collected(client.generate(artifact!.name, { prompt: 'Line', tokenCountMax: 4 })),
     serverInfo: () => client.serverInfo(),
   };
   // A method that is added is tried here too.
