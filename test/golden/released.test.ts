@@ -66,7 +66,7 @@ describe('a data folder of 0.1.0', () => {
       { jobId: 'restarted', requestId: restart },
     );
     expect(forked.name).toBe('jobs/restarted');
-    const options = { format: ExportFormat.PEFT, step: 16, requestId: exported };
+    const options = { format: ExportFormat.PEFT, requestId: exported };
     expect(expected.exports).toHaveProperty([(await client.exportWeights('jobs/finished', options)).name]);
   });
 

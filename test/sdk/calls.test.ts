@@ -160,12 +160,12 @@ test('a call takes metadata and a deadline of its own', async () => {
 });
 
 test('a call is repeated until its deadline, with pauses that grow and never grow equal', async () => {
-  const times: number[] = [];
+  let calls = 0;
   const pauses: number[] = [];
   const client = await brokenServer(
     {
       async getJob() {
-        times.push(performance.now());
+        calls++;
         throw unavailable();
       },
     },
@@ -178,9 +178,9 @@ test('a call is repeated until its deadline, with pauses that grow and never gro
       },
     },
   );
-  const start = performance.now();
   await expect(client.getJob('jobs/job-1')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-  expect(times.at(-1)! - start).toBeGreaterThan(900);
+  expect(calls).toBe(pauses.length + 1);
+  expect(calls).toBeGreaterThan(4);
   for (const [index, pause] of pauses.slice(0, 4).entries()) {
     expect(pause).toBeGreaterThanOrEqual(10 * 2 ** index);
     expect(pause).toBeLessThanOrEqual(20 * 2 ** index);
