@@ -1,4 +1,4 @@
-import { ServerError, Status } from 'nice-grpc';
+import { status as Status } from '@grpc/grpc-js';
 
 /** One thing wrong with a request. */
 export interface FieldProblem {
@@ -25,6 +25,10 @@ interface Entry<Detail> {
   retrySeconds?: number;
 }
 
+/** Of one problem in a message, and of all of them. */
+const problemLengthMax = 300;
+const problemsLengthMax = 1200;
+
 function entry<Detail>(value: Entry<Detail>): Entry<Detail> {
   return value;
 }
@@ -33,21 +37,50 @@ function entry<Detail>(value: Entry<Detail>): Entry<Detail> {
 export const serviceErrors = {
   JOB_SPEC_INVALID: entry<{ problems: FieldProblem[] }>({
     status: Status.INVALID_ARGUMENT,
-    text: ({ problems }) => problems.map((problem) => describeProblem(problem)).join('; '),
+    text: ({ problems }) => listProblems(problems),
     fix: 'Correct every named field; all problems of the specification are in the one answer.',
     fields: ({ problems }) => problems,
   }),
   REQUEST_INVALID: entry<{ problems: FieldProblem[] }>({
     status: Status.INVALID_ARGUMENT,
-    text: ({ problems }) => problems.map((problem) => describeProblem(problem)).join('; '),
+    text: ({ problems }) => listProblems(problems),
     fix: 'Correct every named field of the request.',
     fields: ({ problems }) => problems,
+  }),
+  MESSAGE_UNREADABLE: entry<{ field: string; at: number; expected: string; got: string }>({
+    status: Status.INVALID_ARGUMENT,
+    text: ({ field, at, expected, got }) =>
+      `The message cannot be read at byte ${at}${field === '' ? '' : `, in ${field}`}: expected ${expected}, got ${got}`,
+    fix: 'The bytes are not a message of this contract: generate the client from it again, and look at what packs or proxies the call.',
+    fields: ({ field, expected, got }) => [{ field, expected, got }],
+  }),
+  MESSAGE_TOO_LARGE: entry<{ limit: number; unit: 'bytes' | 'fields and list entries' }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ limit, unit }) => `The message has more than ${limit} ${unit}`,
+    fix: 'Send less in one message (files go in chunks), or raise RELORA_MESSAGE_BYTES_MAX or RELORA_MESSAGE_FIELDS_MAX.',
+  }),
+  ENCODING_UNKNOWN: entry<Record<never, never>>({
+    status: Status.UNIMPLEMENTED,
+    text: () => 'Messages can be packed with gzip or deflate, or not at all',
+    fix: 'Set grpc-encoding to gzip, deflate or identity.',
+  }),
+  ANSWER_TOO_LARGE: entry<{ answerBytes: number; messageBytesMax: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ answerBytes, messageBytesMax }) =>
+      `The answer would have ${answerBytes} bytes; ${messageBytesMax} are allowed`,
+    fix: 'Ask for less: a smaller page, fewer series or points; or raise RELORA_MESSAGE_BYTES_MAX here and the limit of the client.',
   }),
   PAGE_TOKEN_INVALID: entry<Record<never, never>>({
     status: Status.INVALID_ARGUMENT,
     text: () => 'page_token is not one that this server gave for this request',
     fix: 'Send next_page_token unchanged, with the same filter and order, or begin again without a token.',
     fields: () => [{ field: 'page_token', expected: 'the next_page_token of the same request', got: '' }],
+  }),
+  SERVICE_UNKNOWN: entry<{ service: string }>({
+    status: Status.NOT_FOUND,
+    text: ({ service }) => `There is no service ${quote(service)} here`,
+    fix: 'Check health for the empty name, or for a service that reflection lists.',
+    resource: ({ service }) => ({ type: 'grpc.health.v1.Service', name: service }),
   }),
   JOB_NOT_FOUND: entry<{ jobId: string }>({
     status: Status.NOT_FOUND,
@@ -272,6 +305,13 @@ export const serviceErrors = {
     fix: 'Close watches that nobody reads, or raise RELORA_WATCHERS_MAX.',
     retrySeconds: 5,
   }),
+  CONNECTIONS_FULL: entry<{ connectionsMax: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ connectionsMax }) =>
+      `All ${connectionsMax} connections that the server allows have calls under way`,
+    fix: 'Share one client between calls, or raise RELORA_CONNECTIONS_MAX.',
+    retrySeconds: 5,
+  }),
   TASKS_FULL: entry<Record<never, never>>({
     status: Status.RESOURCE_EXHAUSTED,
     text: () => 'Too many tasks (texts, previews, data sets) wait for a process',
@@ -299,6 +339,16 @@ export const serviceErrors = {
     text: ({ seconds }) => `The call was not done after ${seconds} s`,
     fix: 'What was asked for stands and may still happen: read the resource, or repeat the call with the same request_id.',
   }),
+  DEADLINE_PASSED: entry<Record<never, never>>({
+    status: Status.DEADLINE_EXCEEDED,
+    text: () => 'The deadline that the client set has passed',
+    fix: 'What was asked for stands and may still happen: read the resource, or repeat the call with the same request_id.',
+  }),
+  CLIENT_SILENT: entry<{ seconds: number }>({
+    status: Status.DEADLINE_EXCEEDED,
+    text: ({ seconds }) => `The call owed a message and nothing came for ${seconds} s`,
+    fix: 'Send the request whole, and the chunks of an upload without long pauses; RELORA_REQUEST_SILENCE_SECONDS is the limit. What was received of an upload stays.',
+  }),
   CALL_CANCELLED: entry<Record<never, never>>({
     status: Status.CANCELLED,
     text: () => 'The call was cancelled',
@@ -323,14 +373,19 @@ type Catalogue = typeof serviceErrors;
 export type ErrorReason = keyof Catalogue;
 export type ErrorDetail<R extends ErrorReason> = Parameters<Catalogue[R]['text']>[0];
 
-/** An answer of the catalogue. Its details travel in `grpc-status-details-bin`, see api/statusDetails.ts. */
-export class ServiceError<R extends ErrorReason = ErrorReason> extends ServerError {
+/** An answer of the catalogue. Its details travel in `grpc-status-details-bin`, see grpc/statusDetails.ts. */
+export class ServiceError<R extends ErrorReason = ErrorReason> extends Error {
+  override name = 'ServiceError';
+  /** Status of gRPC. */
+  readonly code: Status;
+
   constructor(
     readonly reason: R,
     readonly detail: ErrorDetail<R>,
   ) {
     const { status, text } = serviceErrors[reason] as Entry<ErrorDetail<R>>;
-    super(status, text(detail));
+    super(text(detail));
+    this.code = status;
   }
 
   /** The row of the catalogue, for the detail that this error carries. */
@@ -432,6 +487,38 @@ export function quote(text: string): string {
     /[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
+}
+
+/** Problems one after the other, and how many more there are: a message must fit into what clients take of a trailer. */
+function listProblems(problems: readonly FieldProblem[]): string {
+  const shown: string[] = [];
+  let length = 0;
+  for (const problem of problems) {
+    const text = cutText(describeProblem(problem), problemLengthMax);
+    length += text.length;
+    if (length > problemsLengthMax && shown.length > 0) break;
+    shown.push(text);
+  }
+  const more = problems.length - shown.length;
+  return `${shown.join('; ')}${more > 0 ? `; and ${more} more` : ''}`;
+}
+
+/** The beginning of a text that is too long, with a sign that it is cut. `measure` must grow with the text. */
+export function cutText(
+  text: string,
+  max: number,
+  measure: (part: string) => number = (part) => part.length,
+): string {
+  if (text.length <= max / 12 || measure(text) <= max) return text;
+  // Whole characters alone: half a pair is no text.
+  const characters = [...text.slice(0, max)];
+  let [fits, tooMany] = [0, characters.length + 1];
+  while (tooMany - fits > 1) {
+    const middle = (fits + tooMany) >> 1;
+    if (measure(`${characters.slice(0, middle).join('')}…`) <= max) fits = middle;
+    else tooMany = middle;
+  }
+  return `${characters.slice(0, fits).join('')}…`;
 }
 
 /** `named`: with the path of the field. */

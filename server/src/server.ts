@@ -1,7 +1,6 @@
-import type { Server } from 'nice-grpc';
 import type { Logger } from 'pino';
+import { serveApi, serviceNames } from './api/serveApi.js';
 import type { Address, Config } from './config.js';
-import { createGrpcServer, serviceNames } from './grpc/grpcServer.js';
 import { Health } from './grpc/health.js';
 import { JobMetrics } from './metrics/jobMetrics.js';
 import { createMetrics } from './metrics/metrics.js';
@@ -80,10 +79,10 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     });
     ends.push(async () => await http.close());
 
-    const health = new Health(serviceNames);
-    const grpc = createGrpcServer(parts, health);
-    const grpcPort = await grpc.listen(hostPort(config.grpcAddress, config.grpcAddress.port));
-    ends.push(() => grpc.forceShutdown());
+    const health = new Health(serviceNames, signal);
+    const grpc = serveApi(parts, health);
+    const grpcPort = await grpc.listen(config.grpcAddress);
+    ends.push(() => grpc.close());
 
     // First what a dead server left is put right, then anything new is begun.
     await supervisor.start();
@@ -100,7 +99,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       const drainMs = config.shutdownSeconds * 1000 * drainShare;
       health.setServing(false);
       stopping.abort();
-      await Promise.all([drain(grpc, drainMs), supervisor.stop(drainMs), preparer.stop(), exporter.stop()]);
+      await Promise.all([grpc.drain(drainMs), supervisor.stop(drainMs), preparer.stop(), exporter.stop()]);
       await endAll();
     };
     let stopped: Promise<void> | undefined;
@@ -114,13 +113,6 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     await endAll();
     throw error;
   }
-}
-
-/** Lets calls under way end and takes no new ones; what has not ended within the time is cut off. */
-async function drain(server: Server, timeoutMs: number): Promise<void> {
-  // Destroyed connections do not end the wait of `shutdown` by themselves.
-  const late = new Promise<'late'>((resolve) => setTimeout(() => resolve('late'), timeoutMs).unref());
-  if ((await Promise.race([server.shutdown(), late])) === 'late') server.forceShutdown();
 }
 
 function hostPort({ host }: Address, port: number): string {

@@ -18,25 +18,13 @@ import {
   type UploadDatasetRequest,
 } from '@relora/sdk/contract';
 import { createHash } from 'node:crypto';
-import {
-  ClientError,
-  createChannel,
-  createClient,
-  createServer,
-  type CallOptions,
-  type Client,
-} from 'nice-grpc';
+import { ClientError, createChannel, createClient, type CallOptions, type Client } from 'nice-grpc';
 import { onTestFinished } from 'vitest';
-import { artifactService } from '../../server/dist/api/artifactService.js';
-import { datasetService } from '../../server/dist/api/datasetService.js';
 import { DeviceCatalogue } from '../../server/dist/api/deviceCatalogue.js';
-import { deadlineMiddleware, errorMiddleware, metadataMiddleware } from '../../server/dist/api/middleware.js';
-import { modelService } from '../../server/dist/api/modelService.js';
 import { PageTokens } from '../../server/dist/api/pageToken.js';
 import type { ApiParts } from '../../server/dist/api/parts.js';
-import { serverService } from '../../server/dist/api/serverService.js';
-import { trainingService } from '../../server/dist/api/trainingService.js';
-import { weightsService } from '../../server/dist/api/weightsService.js';
+import { serveApi, serviceNames } from '../../server/dist/api/serveApi.js';
+import { Health } from '../../server/dist/grpc/health.js';
 import { WeightsUploads } from '../../server/dist/weights/weightsUploads.js';
 import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
 import { DatasetUploads } from '../../server/dist/datasets/datasetUploads.js';
@@ -69,26 +57,19 @@ export async function openApi(
     startTimeMs: Date.now(),
     stopping: stopping.signal,
   };
-  const server = createServer()
-    .use(errorMiddleware(log, config))
-    .use(metadataMiddleware(config.metadataBytesMax))
-    .use(deadlineMiddleware(options.deadlineSeconds ?? 30));
-  server.add(TrainingServiceDefinition, trainingService(apiParts));
-  server.add(ArtifactServiceDefinition, artifactService(apiParts));
-  server.add(DatasetServiceDefinition, datasetService(apiParts));
-  server.add(ModelServiceDefinition, modelService(apiParts));
-  server.add(ServerServiceDefinition, serverService(apiParts));
-  server.add(WeightsServiceDefinition, weightsService(apiParts));
-  const port = await server.listen('127.0.0.1:0');
+  const health = new Health(serviceNames, stopping.signal);
+  const server = serveApi(apiParts, health, options);
+  const port = await server.listen({ host: '127.0.0.1', port: 0 });
   const channel = createChannel(`127.0.0.1:${port}`);
   onTestFinished(async () => {
     channel.close();
-    server.forceShutdown();
+    server.close();
     await tasks.stop();
   });
   return {
     parts,
     stopping,
+    address: `127.0.0.1:${port}`,
     training: createClient(TrainingServiceDefinition, channel) as Client<typeof TrainingServiceDefinition>,
     artifacts: createClient(ArtifactServiceDefinition, channel) as Client<typeof ArtifactServiceDefinition>,
     datasets: createClient(DatasetServiceDefinition, channel) as Client<typeof DatasetServiceDefinition>,
@@ -170,28 +151,33 @@ export async function refusalOf(call: Call): Promise<Refusal> {
     else await result;
   } catch (error) {
     if (!(error instanceof ClientError)) throw error;
-    if (bytes === undefined) throw new Error(`No details with ${error.message}`, { cause: error });
-    const status = RpcStatus.decode(bytes);
-    const all = <T>(type: string, decode: (value: Uint8Array) => T): T[] =>
-      status.details
-        .filter((any: Any) => any.typeUrl === `type.googleapis.com/google.rpc.${type}`)
-        .map((any) => decode(any.value));
-    const infos = all('ErrorInfo', ErrorInfo.decode);
-    if (infos.length !== 1 || status.code !== error.code)
-      throw new Error('Every error has one ErrorInfo and its own code', { cause: error });
-    const badRequest = all('BadRequest', BadRequest.decode)[0];
-    return {
-      code: error.code,
-      message: error.details,
-      info: infos[0]!,
-      fields: badRequest?.fieldViolations.map(({ field }) => field) ?? [],
-      badRequest,
-      resource: all('ResourceInfo', ResourceInfo.decode)[0],
-      precondition: all('PreconditionFailure', PreconditionFailure.decode)[0],
-      retry: all('RetryInfo', RetryInfo.decode)[0],
-    };
+    return readRefusal(error.code, error.details, bytes);
   }
   throw new Error('The call was not refused');
+}
+
+/** The details of an error, from its trailer `grpc-status-details-bin`. */
+export function readRefusal(code: number, message: string, bytes: Uint8Array | undefined): Refusal {
+  if (bytes === undefined) throw new Error(`No details with ${code}: ${message}`);
+  const status = RpcStatus.decode(bytes);
+  const all = <T>(type: string, decode: (value: Uint8Array) => T): T[] =>
+    status.details
+      .filter((any: Any) => any.typeUrl === `type.googleapis.com/google.rpc.${type}`)
+      .map((any) => decode(any.value));
+  const infos = all('ErrorInfo', ErrorInfo.decode);
+  if (infos.length !== 1 || status.code !== code)
+    throw new Error(`Every error has one ErrorInfo and its own code, not ${code}: ${message}`);
+  const badRequest = all('BadRequest', BadRequest.decode)[0];
+  return {
+    code,
+    message,
+    info: infos[0]!,
+    fields: badRequest?.fieldViolations.map(({ field }) => field) ?? [],
+    badRequest,
+    resource: all('ResourceInfo', ResourceInfo.decode)[0],
+    precondition: all('PreconditionFailure', PreconditionFailure.decode)[0],
+    retry: all('RetryInfo', RetryInfo.decode)[0],
+  };
 }
 
 export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');

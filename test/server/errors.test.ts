@@ -1,17 +1,43 @@
-import { setMaxListeners } from 'node:events';
+import { once, setMaxListeners } from 'node:events';
 import { truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { Metadata, Status, type CallContext, type CallOptions } from 'nice-grpc';
+import { Metadata } from '@grpc/grpc-js';
+import { Metadata as NiceMetadata, Status, type CallOptions } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
-import { errorMiddleware } from '../../server/dist/api/middleware.js';
+import { errorMiddleware } from '../../server/dist/grpc/middleware.js';
 import { serviceErrors, type ErrorReason } from '../../server/dist/errors.js';
-import { jobSpec, openApi, openApiWithArtifact, refusalOf, uploadOf, type Refusal } from './apiServer.js';
-import { jobWhen, readyDataset } from './parts.js';
+import {
+  jobSpec,
+  openApi,
+  openApiWithArtifact,
+  readRefusal,
+  refusalOf,
+  uploadOf,
+  type Refusal,
+} from './apiServer.js';
+import { beginCall, framed, rawSession, statusOf } from './rawCalls.js';
+import { jobWhen, readyDataset, registerFiles } from './parts.js';
 
 const text = Buffer.from('Once upon a time there was an adapter of rank four.');
 const uuid = '00000000-0000-4000-8000-000000000001';
 const hasStarted = async (iterator: AsyncIterator<unknown>) => void (await iterator.next());
+
+/** How a call ends whose frames are written here. */
+async function rawRefusal(call: {
+  address?: string;
+  path?: string;
+  headers?: Record<string, string>;
+  body?: Buffer;
+  isOpen?: boolean;
+}): Promise<Refusal> {
+  const { path = '/relora.v1.TrainingService/GetJob', body = framed(Buffer.alloc(0)) } = call;
+  const stream = beginCall(await rawSession(call.address ?? (await openApi()).address), path, call.headers);
+  if (call.isOpen === true) stream.write(body);
+  else stream.end(body);
+  const { code, message, details } = (await statusOf(stream))!;
+  return readRefusal(code, message, details);
+}
 
 /** One way to each reason, over the wire. */
 const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise<Refusal>> = {
@@ -24,6 +50,30 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
   REQUEST_INVALID: async () => {
     const { training } = await openApi();
     return await refusalOf((options) => training.getJob({ name: '../etc' }, options));
+  },
+  MESSAGE_UNREADABLE: async () => await rawRefusal({ body: framed(Buffer.from([0x0a, 0x7f])) }),
+  MESSAGE_TOO_LARGE: async () => await rawRefusal({ body: Buffer.from([0, 0xff, 0xff, 0xff, 0xff]) }),
+  ENCODING_UNKNOWN: async () =>
+    await rawRefusal({ headers: { 'grpc-encoding': 'br' }, body: framed(Buffer.from([1]), true) }),
+  ANSWER_TOO_LARGE: async () => {
+    const { datasets, parts } = await openApi({ RELORA_MESSAGE_BYTES_MAX: '1048576' });
+    await registerFiles(parts, 8000);
+    return await refusalOf((options) => datasets.getDataset({ name: 'datasets/many' }, options));
+  },
+  SERVICE_UNKNOWN: async () =>
+    await rawRefusal({ path: '/grpc.health.v1.Health/Check', body: framed(Buffer.from('\n\u0003tea')) }),
+  CONNECTIONS_FULL: async () => {
+    const { address } = await openApi({ RELORA_CONNECTIONS_MAX: '1' });
+    const watch = beginCall(await rawSession(address), '/grpc.health.v1.Health/Watch');
+    watch.end(framed(Buffer.alloc(0)));
+    await once(watch, 'response');
+    return await rawRefusal({ address });
+  },
+  DEADLINE_PASSED: async () =>
+    await rawRefusal({ headers: { 'grpc-timeout': '50m' }, body: Buffer.alloc(0), isOpen: true }),
+  CLIENT_SILENT: async () => {
+    const { address } = await openApi({ RELORA_REQUEST_SILENCE_SECONDS: '0.1' });
+    return await rawRefusal({ address, body: Buffer.alloc(0), isOpen: true });
   },
   PAGE_TOKEN_INVALID: async () => {
     const { training } = await openApi();
@@ -205,7 +255,7 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
   METADATA_TOO_LARGE: async () => {
     const { server } = await openApi();
     return await refusalOf((options) =>
-      server.getServerInfo({}, { ...options, metadata: Metadata({ note: 'x'.repeat(9000) }) }),
+      server.getServerInfo({}, { ...options, metadata: NiceMetadata({ note: 'x'.repeat(9000) }) }),
     );
   },
   DEVICE_UNAVAILABLE: async () => {
@@ -327,29 +377,16 @@ describe('an error', () => {
 
 /** What the middleware makes of an error that a handler throws. */
 async function answerTo(log: ReturnType<typeof pino>, error: Error, signal: AbortSignal): Promise<unknown> {
-  const call = {
-    method: {
-      path: '/relora.v1.TrainingService/GetJob',
-      requestStream: false,
-      responseStream: false,
-      options: {},
-    },
-    requestStream: false as const,
-    responseStream: false as const,
-    request: {},
-    next(): AsyncGenerator<never, never, undefined> {
-      throw error;
-    },
+  const method = {
+    path: '/relora.v1.TrainingService/GetJob',
+    requestStream: false,
+    responseStream: false,
   };
-  const context: CallContext = {
-    metadata: Metadata(),
-    peer: '',
-    header: Metadata(),
-    sendHeader() {},
-    trailer: Metadata(),
-    signal,
+  const context = { metadata: new Metadata(), peer: '', signal };
+  const fails = (): never => {
+    throw error;
   };
-  return await errorMiddleware(log, { freeDiskBytesMin: 0 })(call, context)
+  return await errorMiddleware(log, { freeDiskBytesMin: 0 })({ method, context }, fails)
     .next()
     .catch((answer: unknown) => answer);
 }

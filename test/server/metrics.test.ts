@@ -1,10 +1,11 @@
+import { Metadata } from '@grpc/grpc-js';
 import { TrainingServiceDefinition } from '@relora/sdk/contract';
-import { ServerError, Status } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { JobMetrics } from '../../server/dist/metrics/jobMetrics.js';
 import { createMetrics, type Metrics } from '../../server/dist/metrics/metrics.js';
 import { metricTable } from '../../server/dist/metrics/metricTable.js';
-import { rpcMetricsMiddleware } from '../../server/dist/metrics/rpcMetrics.js';
+import { ServiceError } from '../../server/dist/errors.js';
+import { rpcMetricsMiddleware } from '../../server/dist/grpc/rpcMetrics.js';
 import { ServerMetrics } from '../../server/dist/metrics/serverMetrics.js';
 import { allEvents, jobWhen, openParts, readyDataset, submit, type Parts } from './parts.js';
 
@@ -146,14 +147,11 @@ describe('a job', () => {
 });
 
 describe('calls', () => {
-  const call = (next: () => AsyncGenerator<never, string>) =>
-    ({
-      method: { path: '/relora.v1.TrainingService/GetJob' },
-      request: {},
-      requestStream: false,
-      responseStream: false,
-      next,
-    }) as never;
+  const method = {
+    path: '/relora.v1.TrainingService/GetJob',
+    requestStream: false,
+    responseStream: false,
+  };
 
   it('are counted by service, method and final code', async () => {
     const metrics = createMetrics();
@@ -164,15 +162,18 @@ describe('calls', () => {
         `relora_rpc_started_total{service="relora.v1.TrainingService",method="WatchJob"}`,
       ),
     ).toBe(0);
-    const context = { signal: new AbortController().signal } as never;
-    const answers = async function* (): AsyncGenerator<never, string> {
-      return 'answer';
+    const context = { metadata: new Metadata(), peer: '', signal: new AbortController().signal };
+    const call = { method, context };
+    const answers = async function* () {
+      yield Buffer.from('answer');
     };
-    const refuses = async function* (): AsyncGenerator<never, string> {
-      throw new ServerError(Status.NOT_FOUND, 'no');
+    const refuses = (): never => {
+      throw new ServiceError('JOB_NOT_FOUND', { jobId: 'no' });
     };
-    expect((await middleware(call(answers), context).next()).value).toBe('answer');
-    await expect(middleware(call(refuses), context).next()).rejects.toThrow('no');
+    const seen: string[] = [];
+    for await (const answer of middleware(call, answers)) seen.push(String(answer));
+    expect(seen).toEqual(['answer']);
+    await expect(middleware(call, refuses).next()).rejects.toThrow('no');
     const text = await metrics.registry.metrics();
     const labels = 'service="relora.v1.TrainingService",method="GetJob"';
     expect(sample(text, `relora_rpc_started_total{${labels}}`)).toBe(2);

@@ -250,6 +250,24 @@ export async function readyDataset(parts: Parts): Promise<void> {
   });
 }
 
+/** A data set of many files with long names, which nobody has sent yet. */
+export async function registerFiles(parts: Parts, fileCount: number, datasetId = 'many'): Promise<void> {
+  const files = Array.from({ length: fileCount }, (_, index) => ({
+    fileName: `${String(index).padStart(190, 'x')}.txt`,
+    serverPath: '',
+    format: 'text' as const,
+    split: null,
+    sizeBytes: 1,
+    sha256: 'a'.repeat(64),
+  }));
+  await parts.datasets.register({
+    datasetId,
+    displayName: '',
+    files,
+    spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField: 'text', seed: 0 },
+  });
+}
+
 export async function claim(parts: Parts): Promise<Job> {
   const claimed = await parts.queue.claimNext();
   if (!('job' in claimed)) throw new Error('Nothing to claim');

@@ -1,9 +1,22 @@
 import { TrainingServiceDefinition, DatasetServiceDefinition } from '@relora/sdk/contract';
 import { createLog, readConfig, startServer } from '@relora/server';
+import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
 import { createChannel, createClient } from 'nice-grpc';
-import { HealthDefinition } from 'nice-grpc-server-health';
 import { onTestFinished } from 'vitest';
+import { standardService } from '../../server/dist/grpc/standardServices.js';
 import { temporaryFolder } from './parts.js';
+
+const { Check, Watch } = standardService('grpc.health.v1.Health');
+const healthService = { check: Check, watch: Watch } as unknown as ServiceDefinition & {
+  check: MethodDefinition<{ service: string }, { status: number }> & {
+    requestStream: false;
+    responseStream: false;
+  };
+  watch: MethodDefinition<{ service: string }, { status: number }> & {
+    requestStream: false;
+    responseStream: true;
+  };
+};
 
 export type RunningTestServer = Awaited<ReturnType<typeof runServer>>;
 
@@ -27,7 +40,7 @@ export async function runServer(settings: Record<string, string> = {}, dataFolde
     server,
     dataFolder,
     channel,
-    health: createClient(HealthDefinition, channel),
+    health: createClient(healthService, channel),
     training: createClient(TrainingServiceDefinition, channel),
     datasets: createClient(DatasetServiceDefinition, channel),
     /** Fetches from the HTTP side. */

@@ -79,7 +79,7 @@ export async function admitJob(
     const fits = whatWouldFit(decided, peakOf, memoryBytesMax);
     const refusal = new ServiceError('JOB_TOO_LARGE', { peakMemoryBytes, memoryBytesMax, fits });
     if (whenTooLarge === 'refuse') throw refusal;
-    warnings.push({ reason: 'MEMORY_ABOVE_LIMIT', message: refusal.details });
+    warnings.push({ reason: 'MEMORY_ABOVE_LIMIT', message: refusal.message });
   } else if (peakMemoryBytes > freeMemoryBytes() && (await isIdle(parts))) {
     warnings.push({
       reason: 'MEMORY_SCARCE',

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
-import { ExportWeightsRequest, type ArtifactServiceImplementation } from '@relora/sdk/contract';
+import { ExportWeightsRequest, type ArtifactServiceDefinition } from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
 import { ArtifactDamaged } from '../artifacts/artifactStore.js';
 import { ServiceError } from '../errors.js';
+import type { Implementation } from '../grpc/service.js';
 import { parseExportRequest } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
@@ -14,7 +15,7 @@ import { toArtifact } from './toProto.js';
 const pieceBytes = 256 * 1024;
 
 /** Makes artifacts, lists them and streams their files. */
-export function artifactService(parts: ApiParts): ArtifactServiceImplementation {
+export function artifactService(parts: ApiParts): Implementation<typeof ArtifactServiceDefinition> {
   const { store, artifacts, exports, checkpoints, pageTokens, metrics, stopping } = parts;
   const find = async (jobId: string, artifactId: string): Promise<Artifact> => {
     const artifact = await artifacts.find(jobId, artifactId);

@@ -1,7 +1,8 @@
-import type { DatasetServiceImplementation } from '@relora/sdk/contract';
+import type { DatasetServiceDefinition } from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
 import type { DatasetCursor } from '../datasets/datasetStore.js';
 import { ServiceError } from '../errors.js';
+import type { Implementation } from '../grpc/service.js';
 import { parseDatasetHeader } from './datasetHeader.js';
 import { datasetSplits } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -13,7 +14,7 @@ import { taskError } from './taskError.js';
 import { toDataset } from './toProto.js';
 
 /** Receives, lists and shows data sets. */
-export function datasetService(parts: ApiParts): DatasetServiceImplementation {
+export function datasetService(parts: ApiParts): Implementation<typeof DatasetServiceDefinition> {
   const { config, datasets, uploads, tasks, pageTokens, metrics, stopping } = parts;
   return {
     async uploadDataset(request, context) {
@@ -41,7 +42,7 @@ export function datasetService(parts: ApiParts): DatasetServiceImplementation {
         };
         const { signal } = context;
         const onReceived = (bytes: number) => metrics.receivedBytes.inc(bytes);
-        await receiveChunks(messages, open, { config, signal, stopping, onReceived });
+        await receiveChunks(messages, open, { config, signal, onReceived });
         const result = await upload.finish();
         if (result.outcome !== 'done') throw unfinished(result, open);
         return { dataset: toDataset(result.dataset) };

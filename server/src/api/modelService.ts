@@ -1,9 +1,6 @@
-import {
-  FinishReason,
-  type GenerateTextRequest,
-  type ModelServiceImplementation,
-} from '@relora/sdk/contract';
+import { FinishReason, type GenerateTextRequest, type ModelServiceDefinition } from '@relora/sdk/contract';
 import { quote, ServiceError } from '../errors.js';
+import type { Implementation } from '../grpc/service.js';
 import type { GenerateTask } from '../trainer/messages.js';
 import { requireReady } from './artifactService.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -14,7 +11,7 @@ import { taskError } from './taskError.js';
 const finishReasons = { endOfText: FinishReason.END_OF_TEXT, tokenCount: FinishReason.TOKEN_COUNT } as const;
 
 /** Generates text in a child process, which ends with the call. */
-export function modelService(parts: ApiParts): ModelServiceImplementation {
+export function modelService(parts: ApiParts): Implementation<typeof ModelServiceDefinition> {
   const { tasks, metrics, stopping } = parts;
   return {
     async *generateText(request, context) {

@@ -21,8 +21,6 @@ interface Receiving {
   config: Pick<Config, 'freeDiskBytesMin'>;
   /** Of the call. */
   signal: AbortSignal;
-  /** Of the server. */
-  stopping: AbortSignal;
   onReceived(bytes: number): void;
 }
 
@@ -30,11 +28,11 @@ interface Receiving {
 export async function receiveChunks(
   messages: AsyncIterator<UploadMessage>,
   upload: OpenUpload,
-  { config, signal, stopping, onReceived }: Receiving,
+  { config, signal, onReceived }: Receiving,
 ): Promise<void> {
   // One chunk is awaited at a time: what the disk cannot take, HTTP/2 holds back at the sender.
   for (;;) {
-    const next = await unlessAborted(messages.next(), stopping);
+    const next = await messages.next();
     if (next.done === true) return;
     if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
     const { chunk } = next.value;
@@ -93,21 +91,6 @@ export function unfinished(
     .filter((file) => file.received < file.sizeBytes)
     .map((file) => `${file.fileName} has ${file.received} of ${file.sizeBytes} bytes`);
   return new ServiceError('UPLOAD_INCOMPLETE', { name, missing: missing.slice(0, 5).join(', ') });
-}
-
-/** Gives up waiting for a silent client when the server stops; what it sent so far stays. */
-async function unlessAborted<T>(message: Promise<T>, stopping: AbortSignal): Promise<T> {
-  let stop = (): void => {};
-  const stopped = new Promise<never>((_, reject) => {
-    stop = () => reject(new ServiceError('SERVER_STOPPING', {}));
-    stopping.addEventListener('abort', stop, { once: true });
-    if (stopping.aborted) stop();
-  });
-  try {
-    return await Promise.race([message, stopped]);
-  } finally {
-    stopping.removeEventListener('abort', stop);
-  }
 }
 
 export function invalid(field: string, expected: string, got: string): ServiceError {

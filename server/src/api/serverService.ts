@@ -1,13 +1,14 @@
 import { countParameters, presets } from '@relora/engine/plan';
-import type { ServerServiceImplementation } from '@relora/sdk/contract';
+import type { ServerServiceDefinition } from '@relora/sdk/contract';
 import { settings, type Config } from '../config.js';
+import type { Implementation } from '../grpc/service.js';
 import { toEnum } from './enums.js';
 import { toModelConfig } from './toProto.js';
 import type { ApiParts } from './parts.js';
 import { recipes } from './recipes.js';
 
 /** Says what the server is and can do. */
-export function serverService(parts: ApiParts): ServerServiceImplementation {
+export function serverService(parts: ApiParts): Implementation<typeof ServerServiceDefinition> {
   const { config, store, devices, version, startTimeMs } = parts;
   return {
     async getServerInfo() {

@@ -4,12 +4,13 @@ import {
   CreateJobRequest,
   JobState,
   type Job as JobProto,
-  type TrainingServiceImplementation,
+  type TrainingServiceDefinition,
 } from '@relora/sdk/contract';
 import { isTerminal, type Job } from '../jobs/job.js';
 import type { ControlOptions, ControlResult } from '../jobs/jobControl.js';
 import type { JobCursor } from '../jobs/jobStore.js';
 import { quote, ServiceError } from '../errors.js';
+import type { Implementation } from '../grpc/service.js';
 import { admitJob, costOf, type AdmitParts, type AdmittedJob } from './admitJob.js';
 import { compareJobs } from './compareJobs.js';
 import { jobStates } from './enums.js';
@@ -29,7 +30,7 @@ type TrainingParts = AdmitParts &
   Pick<ApiParts, 'queue' | 'control' | 'journal' | 'checkpoints' | 'pageTokens' | 'metrics'>;
 
 /** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
-export function trainingService(parts: TrainingParts): TrainingServiceImplementation {
+export function trainingService(parts: TrainingParts): Implementation<typeof TrainingServiceDefinition> {
   const { config, store, control, journal, pageTokens, metrics } = parts;
   let watcherCount = 0;
   // Each watch listens for the end of the server; Node would take more than ten of them for a leak.

@@ -1,5 +1,6 @@
-import type { WeightsServiceImplementation } from '@relora/sdk/contract';
+import type { WeightsServiceDefinition } from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
+import type { Implementation } from '../grpc/service.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
 import type { Weights } from '../weights/weights.js';
 import type { WeightsCursor } from '../weights/weightsStore.js';
@@ -13,7 +14,7 @@ import { toWeights } from './toProto.js';
 import { parseWeightsHeader } from './weightsHeader.js';
 
 /** Receives, checks, lists and deletes weights that jobs can begin at. */
-export function weightsService(parts: ApiParts): WeightsServiceImplementation {
+export function weightsService(parts: ApiParts): Implementation<typeof WeightsServiceDefinition> {
   const { config, weights: store, weightsUploads, tasks, pageTokens, metrics, stopping } = parts;
   return {
     async uploadWeights(request, { signal }) {
@@ -40,7 +41,7 @@ export function weightsService(parts: ApiParts): WeightsServiceImplementation {
           write: upload.write,
         };
         const onReceived = (bytes: number) => metrics.receivedWeightsBytes.inc(bytes);
-        await receiveChunks(messages, open, { config, signal, stopping, onReceived });
+        await receiveChunks(messages, open, { config, signal, onReceived });
         const result = await upload.complete();
         if (result.outcome !== 'done') throw unfinished(result, open);
         return { weights: toWeights(await check(registered, signal)) };

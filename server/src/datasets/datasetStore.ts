@@ -115,7 +115,12 @@ export class DatasetStore {
           .execute();
         return known.spec === spec && sameFiles(knownFiles, files) ? false : 'conflict';
       }
-      await trx.insertInto('dataset_files').values(files).execute();
+      // A statement takes only so many values.
+      for (let first = 0; first < files.length; first += filesInStatement)
+        await trx
+          .insertInto('dataset_files')
+          .values(files.slice(first, first + filesInStatement))
+          .execute();
       return true;
     });
     if (isNew === 'conflict') return 'conflict';
@@ -225,6 +230,8 @@ export class DatasetStore {
     return stats?.size ?? 0;
   }
 }
+
+const filesInStatement = 1000;
 
 function sameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {
   const text = (rows: DatasetFileRow[]) =>

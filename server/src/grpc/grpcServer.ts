@@ -1,59 +1,199 @@
+import { createServer, type AddressInfo, type Server as TcpServer, type Socket } from 'node:net';
 import {
-  ArtifactServiceDefinition,
-  DatasetServiceDefinition,
-  ModelServiceDefinition,
-  ServerServiceDefinition,
-  TrainingServiceDefinition,
-  WeightsServiceDefinition,
-} from '@relora/sdk/contract';
-import { createServer, type Server } from 'nice-grpc';
-import { artifactService } from '../api/artifactService.js';
-import { datasetService } from '../api/datasetService.js';
-import { deadlineMiddleware, errorMiddleware, metadataMiddleware } from '../api/middleware.js';
-import { modelService } from '../api/modelService.js';
-import type { ApiParts } from '../api/parts.js';
-import { serverService } from '../api/serverService.js';
-import { trainingService } from '../api/trainingService.js';
-import { weightsService } from '../api/weightsService.js';
-import { rpcMetricsMiddleware } from '../metrics/rpcMetrics.js';
-import { endStreamsMiddleware } from './endStreams.js';
-import type { Health } from './health.js';
-import { addReflection } from './reflection.js';
+  ResponderBuilder,
+  Server,
+  ServerCredentials,
+  ServerInterceptingCall,
+  type ConnectionInjector,
+  type ServerInterceptor,
+} from '@grpc/grpc-js';
+import type { Address, Config } from '../config.js';
+import { Connections } from '../connections.js';
+import { ServiceError } from '../errors.js';
+import { checkMessage } from './checkMessage.js';
+import type { Descriptors } from './descriptors.js';
+import { compose } from './middleware.js';
+import { awaitPreface } from './preface.js';
+import { ServedCall } from './servedCall.js';
 import { serverOptions } from './serverOptions.js';
+import type { Implementation, Middleware, ServedMethod, ServiceDefinition } from './service.js';
 
-const services = [
-  TrainingServiceDefinition,
-  ArtifactServiceDefinition,
-  DatasetServiceDefinition,
-  ModelServiceDefinition,
-  ServerServiceDefinition,
-  WeightsServiceDefinition,
-];
+export interface GrpcServerOptions {
+  config: Config;
+  descriptors: Descriptors;
+  /** The first stands around all others. */
+  middleware: readonly Middleware[];
+  /** Aborted when the server begins to stop: calls that wait for their client then end. */
+  stopping: AbortSignal;
+}
 
-/** Full names of the services of the contract. */
-export const serviceNames: readonly string[] = services.map(({ fullName }) => fullName);
+/** After the last call has been answered, clients have this long to take the answer and close. */
+const closingMs = 500;
 
-/** What calls with one answer may take beyond the time that a trainer has to stop. */
-const unarySeconds = 60;
+/**
+ * Serves gRPC: grpc-js speaks the protocol on connections that are accepted and counted here, and hands each call to a ServedCall
+ * before any of its own handling of messages.
+ */
+export class GrpcServer {
+  private readonly server: Server;
+  private readonly tcp: TcpServer;
+  private readonly injector: ConnectionInjector;
+  private readonly connections: Connections;
+  private readonly methods = new Map<string, ServedMethod>();
+  private readonly calls = new Set<ServedCall>();
+  private readonly middleware: Middleware;
+  private onCallEnd = (): void => {};
 
-/** Puts every service behind the same middleware; does not listen yet. */
-export function createGrpcServer(parts: ApiParts, health: Health): Server {
-  const { config, log, metrics } = parts;
-  const server = createServer(serverOptions(config))
-    .use(rpcMetricsMiddleware(metrics, services))
-    .use(errorMiddleware(log, config))
-    .use(metadataMiddleware(config.metadataBytesMax))
-    .use(endStreamsMiddleware(parts.stopping))
-    .use(deadlineMiddleware(config.trainerGraceSeconds + unarySeconds));
-  server.add(TrainingServiceDefinition, trainingService(parts));
-  server.add(ArtifactServiceDefinition, artifactService(parts));
-  server.add(DatasetServiceDefinition, datasetService(parts));
-  server.add(ModelServiceDefinition, modelService(parts));
-  server.add(ServerServiceDefinition, serverService(parts));
-  server.add(WeightsServiceDefinition, weightsService(parts));
-  health.addTo(server);
-  if (config.reflection) {
-    addReflection(server, [...serviceNames, 'grpc.health.v1.Health']);
+  constructor(private readonly options: GrpcServerOptions) {
+    const { config } = options;
+    this.middleware = compose(...options.middleware);
+    this.connections = new Connections(config);
+    this.server = new Server({ ...serverOptions(config), interceptors: [this.interceptor()] });
+    this.injector = this.server.createConnectionInjector(ServerCredentials.createInsecure());
+    this.tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
+    options.stopping.addEventListener('abort', () => {
+      for (const call of this.calls) call.stop();
+    });
   }
-  return server;
+
+  /** Before listening. */
+  add<Definition extends ServiceDefinition>(
+    { fullName, methods }: Definition,
+    implementation: Implementation<Definition>,
+  ): void {
+    this.addMethods(
+      Object.entries(methods).map(
+        ([key, { name, requestType, requestStream, responseType, responseStream }]) => ({
+          path: `/${fullName}/${name}`,
+          requestStream,
+          responseStream,
+          decode: (bytes) => requestType.decode(bytes),
+          encode: (message) => {
+            const { buffer, byteOffset, length } = responseType
+              .encode(responseType.fromPartial(message as never))
+              .finish();
+            return Buffer.from(buffer, byteOffset, length);
+          },
+          handle: (implementation as Record<string, ServedMethod['handle']>)[key]!.bind(implementation),
+        }),
+      ),
+    );
+  }
+
+  addMethods(methods: readonly ServedMethod[]): void {
+    const { messages, requests } = this.options.descriptors;
+    for (const method of methods) {
+      const { path, decode } = method;
+      const request = requests.get(path);
+      if (request === undefined) throw new Error(`No descriptor of ${path}`);
+      this.methods.set(path, {
+        ...method,
+        decode: (bytes) => {
+          checkMessage(bytes, request, messages, { fieldsMax: this.options.config.messageFieldsMax });
+          return decode(bytes);
+        },
+      });
+      this.server.addService({ [path]: passingBytes(path) }, { [path]: unreachable });
+    }
+  }
+
+  /** The port as bound. Rejects when the address cannot be had. */
+  async listen({ host, port }: Address): Promise<number> {
+    await new Promise<void>((resolve, reject) => {
+      this.tcp.once('error', reject);
+      this.tcp.listen(port, host, () => {
+        this.tcp.off('error', reject);
+        resolve();
+      });
+    });
+    return (this.tcp.address() as AddressInfo).port;
+  }
+
+  /** Takes no new calls, lets those under way end and closes; what has not ended within the time is cut off. */
+  async drain(timeoutMs: number): Promise<void> {
+    this.tcp.close();
+    // Tells clients to go elsewhere, and lets the calls of their connections end.
+    this.injector.drain(timeoutMs);
+    await within(timeoutMs, this.allEnded());
+    await within(closingMs, this.connections.closed());
+    this.close();
+  }
+
+  /** Cuts off whatever is open. */
+  close(): void {
+    this.tcp.close();
+    this.connections.destroyAll();
+    this.server.forceShutdown();
+  }
+
+  private interceptor(): ServerInterceptor {
+    return ({ path }, transport) => {
+      const serve = (): void => {
+        const method = this.methods.get(path)!;
+        const { messageBytesMax, requestSilenceSeconds } = this.options.config;
+        const call = new ServedCall(transport, method, { messageBytesMax, requestSilenceSeconds });
+        const { place, end } = this.connections.begin(call.peer);
+        const isHealth = path.startsWith('/grpc.health.');
+        const middleware =
+          place === 'spare' && !isHealth ? compose(this.middleware, this.refuse) : this.middleware;
+        call.start(middleware, {
+          onStart: () => {
+            this.calls.add(call);
+            if (this.options.stopping.aborted) call.stop();
+          },
+          onEnd: () => {
+            this.calls.delete(call);
+            end();
+            this.onCallEnd();
+          },
+        });
+      };
+      // `next` would go on to the handlers of grpc-js.
+      return new ServerInterceptingCall(transport, new ResponderBuilder().withStart(serve).build());
+    };
+  }
+
+  /** Innermost, so that a refusal is counted as any other. */
+  private readonly refuse: Middleware = () => {
+    throw new ServiceError('CONNECTIONS_FULL', { connectionsMax: this.options.config.connectionsMax });
+  };
+
+  private accept(socket: Socket): void {
+    // Nobody else listens before grpc-js does.
+    socket.on('error', () => socket.destroy());
+    if (this.connections.add(socket) === undefined) return;
+    awaitPreface(socket, this.options.config.headerSeconds * 1000, () =>
+      this.injector.injectConnection(socket),
+    );
+  }
+
+  private async allEnded(): Promise<void> {
+    while (this.calls.size > 0) await new Promise<void>((resolve) => (this.onCallEnd = resolve));
+  }
+}
+
+/** What grpc-js needs to know a path at all; messages stay bytes. */
+function passingBytes(path: string) {
+  const pass = (bytes: Buffer): Buffer => bytes;
+  return {
+    path,
+    requestStream: true,
+    responseStream: true,
+    requestSerialize: pass,
+    requestDeserialize: pass,
+    responseSerialize: pass,
+    responseDeserialize: pass,
+  };
+}
+
+function unreachable(): never {
+  throw new Error('Calls are taken by the interceptor');
+}
+
+/** Waits for something, but no longer than a time. */
+async function within(timeoutMs: number, something: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, timeoutMs)));
+  await Promise.race([something, late]);
+  clearTimeout(timer);
 }

@@ -1,23 +1,59 @@
-import type { Server } from 'nice-grpc';
-import { HealthDefinition, HealthServiceImpl, HealthState } from 'nice-grpc-server-health';
+import { EventEmitter, once } from 'node:events';
+import { ServiceError } from '../errors.js';
+import type { CallContext } from './service.js';
+
+/** Values of HealthCheckResponse.ServingStatus. */
+const statuses = { serving: 1, notServing: 2, serviceUnknown: 3 } as const;
+
+/** As proto-loader reads it: what is empty is not there. */
+interface HealthRequest {
+  service?: string;
+}
 
 /** Answers gRPC health checks for the whole server (the empty name) and for each of its services. */
 export class Health {
-  private readonly state = HealthState();
+  private isServing = false;
+  private readonly changes = new EventEmitter();
 
   /** Not serving until it is said. */
-  constructor(private readonly serviceNames: readonly string[]) {
+  constructor(
+    private readonly serviceNames: readonly string[],
+    private readonly stopping: AbortSignal,
+  ) {
     // Every open Health.Watch listens; their number is bounded by the streams of the connections.
-    this.state.setMaxListeners(0);
-    this.setServing(false);
+    this.changes.setMaxListeners(0);
   }
 
   setServing(isServing: boolean): void {
-    for (const name of ['', ...this.serviceNames])
-      this.state.setStatus(isServing ? 'healthy' : 'unhealthy', name);
+    this.isServing = isServing;
+    this.changes.emit('change');
   }
 
-  addTo(server: Pick<Server, 'add'>): void {
-    server.add(HealthDefinition, HealthServiceImpl(this.state));
+  readonly handlers = {
+    Check: async ({ service = '' }: HealthRequest) => {
+      const status = this.statusOf(service);
+      if (status === statuses.serviceUnknown) throw new ServiceError('SERVICE_UNKNOWN', { service });
+      return { status };
+    },
+    Watch: ({ service = '' }: HealthRequest, context: CallContext) => this.watch(service, context),
+  };
+
+  private async *watch(service: string, { signal }: CallContext): AsyncGenerator<{ status: number }> {
+    const over = AbortSignal.any([signal, this.stopping]);
+    for (let last = 0; ;) {
+      const status = this.statusOf(service);
+      if (status !== last) yield { status };
+      last = status;
+      if (this.stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
+      // What was said while a slow client held us at `yield` is seen by the next look.
+      if (status === this.statusOf(service))
+        await once(this.changes, 'change', { signal: over }).catch(() => {});
+      signal.throwIfAborted();
+    }
+  }
+
+  private statusOf(service: string): number {
+    if (service !== '' && !this.serviceNames.includes(service)) return statuses.serviceUnknown;
+    return this.isServing ? statuses.serving : statuses.notServing;
   }
 }

@@ -1,26 +1,49 @@
-import { readFileSync } from 'node:fs';
-import type { Server } from 'nice-grpc';
-import { ServerReflection, ServerReflectionService } from 'nice-grpc-server-reflection';
-import { standardFiles } from './standardFiles.js';
+import { status as Status } from '@grpc/grpc-js';
+import { quote } from '../errors.js';
+import type { Descriptors, FileDescriptor } from './descriptors.js';
 
-const contractFile = new URL('../../src/generated/relora.binpb', import.meta.url);
+/** A request as proto-loader reads it: one of these is set. */
+interface ReflectionRequest {
+  fileByFilename?: string;
+  fileContainingSymbol?: string;
+  fileContainingExtension?: { containingType: string };
+  allExtensionNumbersOfType?: string;
+  listServices?: string;
+}
 
-/** Reflection v1alpha has the messages of v1 under another path; older tools know only this one. */
-const v1alphaService = {
-  serverReflectionInfo: {
-    ...ServerReflectionService.serverReflectionInfo,
-    path: '/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo',
-  },
-};
+/** Handlers by which tools such as grpcurl ask the server for its contract: the same for reflection v1 and v1alpha. */
+export function reflectionHandlers({ files }: Descriptors, serviceNames: readonly string[]) {
+  const byName = new Map(files.map((file) => [file.name, file]));
+  const bySymbol = new Map(files.flatMap((file) => file.symbols.map((symbol) => [symbol, file] as const)));
 
-/** Lets tools such as grpcurl ask the server for its contract, by reflection v1 and v1alpha. */
-export function addReflection(server: Pick<Server, 'add'>, serviceNames: readonly string[]): void {
-  const files = Buffer.concat([readFileSync(contractFile), standardFiles()]);
-  const implementation = ServerReflection(files, [
-    ...serviceNames,
-    'grpc.reflection.v1.ServerReflection',
-    'grpc.reflection.v1alpha.ServerReflection',
-  ]);
-  server.add(ServerReflectionService, implementation);
-  server.add(v1alphaService, implementation);
+  const answer = (request: ReflectionRequest): object => {
+    if (request.listServices !== undefined)
+      return { listServicesResponse: { service: serviceNames.map((name) => ({ name })) } };
+    if (request.fileByFilename !== undefined)
+      return fileAnswer(byName.get(request.fileByFilename), 'file', request.fileByFilename);
+    if (request.fileContainingSymbol !== undefined)
+      return fileAnswer(bySymbol.get(request.fileContainingSymbol), 'symbol', request.fileContainingSymbol);
+    // The contract extends nothing.
+    const extended = request.fileContainingExtension?.containingType ?? request.allExtensionNumbersOfType;
+    if (extended !== undefined) return fileAnswer(undefined, 'extension', extended);
+    return errorAnswer(Status.INVALID_ARGUMENT, 'The request asks for nothing that is known');
+  };
+
+  return {
+    /** Read as the client takes the answers: one may be a thousand times as long as its question. */
+    ServerReflectionInfo: async function* (
+      requests: AsyncIterable<ReflectionRequest>,
+    ): AsyncGenerator<object, void, undefined> {
+      for await (const request of requests) yield { originalRequest: request, ...answer(request) };
+    },
+  };
+}
+
+function fileAnswer(file: FileDescriptor | undefined, kind: string, name: string): object {
+  if (file === undefined) return errorAnswer(Status.NOT_FOUND, `The ${kind} ${quote(name)} is not found`);
+  return { fileDescriptorResponse: { fileDescriptorProto: [file.bytes] } };
+}
+
+function errorAnswer(errorCode: number, errorMessage: string): object {
+  return { errorResponse: { errorCode, errorMessage } };
 }

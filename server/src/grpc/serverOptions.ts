@@ -4,12 +4,10 @@ import type { Config } from '../config.js';
 /** Pings a silent connection, so that a client whose machine vanished is noticed while it watches. */
 const keepaliveMs = 60_000;
 const keepaliveTimeoutMs = 20_000;
-/** A connection without any call is closed; clients open a new one by themselves. */
-const idleMs = 15 * 60_000;
 
 /** What a client may ask of one connection. */
 export function serverOptions(
-  config: Pick<Config, 'messageBytesMax' | 'concurrentStreamsMax'>,
+  config: Pick<Config, 'messageBytesMax' | 'concurrentStreamsMax' | 'connectionIdleSeconds'>,
 ): ChannelOptions {
   return {
     'grpc.max_receive_message_length': config.messageBytesMax,
@@ -17,7 +15,7 @@ export function serverOptions(
     'grpc.max_concurrent_streams': config.concurrentStreamsMax,
     'grpc.keepalive_time_ms': keepaliveMs,
     'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
-    'grpc.max_connection_idle_ms': idleMs,
+    'grpc.max_connection_idle_ms': config.connectionIdleSeconds * 1000,
     'grpc.enable_channelz': 0,
   };
 }

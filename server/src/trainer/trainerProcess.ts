@@ -134,13 +134,18 @@ export class TrainerProcess {
   }
 
   terminate(): void {
-    this.child?.kill('SIGTERM');
+    this.signal('SIGTERM');
     this.killAfterGrace();
   }
 
   kill(): void {
     this.wasKilled = true;
-    this.child?.kill('SIGKILL');
+    this.signal('SIGKILL');
+  }
+
+  private signal(signal: NodeJS.Signals): void {
+    // A child that could not be started has the pid 0 inside of Node until its error is told: to the kernel that is our whole group.
+    if (this.child?.pid !== undefined) this.child.kill(signal);
   }
 
   private isAlive(): void {

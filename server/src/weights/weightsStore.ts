@@ -95,7 +95,12 @@ export class WeightsStore {
         .returning('id')
         .executeTakeFirst();
       if (added === undefined) return false;
-      await trx.insertInto('weights_files').values(rows).execute();
+      // A statement takes only so many values.
+      for (let first = 0; first < rows.length; first += filesInStatement)
+        await trx
+          .insertInto('weights_files')
+          .values(rows.slice(first, first + filesInStatement))
+          .execute();
       return true;
     });
     return isNew ? (await this.find(id))! : await this.register({ weightsId: id, displayName, files });
@@ -154,6 +159,8 @@ export class WeightsStore {
     return stats?.size ?? 0;
   }
 }
+
+const filesInStatement = 1000;
 
 function filesText(files: readonly Omit<WeightsFile, 'receivedBytes'>[]): string {
   return JSON.stringify(files.map(({ fileName, sizeBytes, sha256 }) => [fileName, sizeBytes, sha256]));

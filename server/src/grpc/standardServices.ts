@@ -1,5 +1,7 @@
-import { loadSync, fromJSON, type PackageDefinition } from '@grpc/proto-loader';
 import { createRequire } from 'node:module';
+import type { ServiceDefinition } from '@grpc/grpc-js';
+import { fromJSON, loadSync, type PackageDefinition } from '@grpc/proto-loader';
+import type { ServedMethod } from './service.js';
 
 /** The wire contract of grpc.health.v1, as the gRPC project defines it. */
 const health: unknown = {
@@ -36,16 +38,40 @@ const health: unknown = {
   },
 };
 
+const { resolve } = createRequire(import.meta.url);
+
+const packages = [
+  fromJSON(health as Parameters<typeof fromJSON>[0]),
+  ...['v1', 'v1alpha'].map((version) =>
+    loadSync(resolve(`@grpc/reflection/build/proto/grpc/reflection/${version}/reflection.proto`)),
+  ),
+];
+
 /** Descriptors of gRPC's own services, health and both reflections, as a serialized FileDescriptorSet. */
 export function standardFiles(): Uint8Array {
-  const { resolve } = createRequire(import.meta.url);
-  const packages = [
-    fromJSON(health as Parameters<typeof fromJSON>[0]),
-    ...['v1', 'v1alpha'].map((version) =>
-      loadSync(resolve(`@grpc/reflection/build/proto/grpc/reflection/${version}/reflection.proto`)),
-    ),
-  ];
   return Buffer.concat(packages.flatMap(filesOf).flatMap((file) => [filePrefix(file.length), file]));
+}
+
+/** One of gRPC's own services, as grpc-js takes it. */
+export function standardService(name: string): ServiceDefinition {
+  const service = packages.map((definition) => definition[name]).find((found) => found !== undefined);
+  if (service === undefined || 'format' in service) throw new Error(`${name} is not a service`);
+  return service;
+}
+
+/** The methods of one of gRPC's own services, with a handler for each. */
+export function standardMethods(
+  serviceName: string,
+  handlers: Readonly<Record<string, ServedMethod['handle']>>,
+): ServedMethod[] {
+  return Object.entries(standardService(serviceName)).map(([name, method]) => ({
+    path: method.path,
+    requestStream: method.requestStream,
+    responseStream: method.responseStream,
+    decode: (bytes) => method.requestDeserialize(bytes) as unknown,
+    encode: (message) => method.responseSerialize(message),
+    handle: handlers[name]!,
+  }));
 }
 
 function filesOf(definition: PackageDefinition): Buffer[] {

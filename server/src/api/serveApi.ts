@@ -1,0 +1,75 @@
+import { readFileSync } from 'node:fs';
+import {
+  ArtifactServiceDefinition,
+  DatasetServiceDefinition,
+  ModelServiceDefinition,
+  ServerServiceDefinition,
+  TrainingServiceDefinition,
+  WeightsServiceDefinition,
+} from '@relora/sdk/contract';
+import { readDescriptors } from '../grpc/descriptors.js';
+import { GrpcServer } from '../grpc/grpcServer.js';
+import type { Health } from '../grpc/health.js';
+import { deadlineMiddleware, errorMiddleware, metadataMiddleware } from '../grpc/middleware.js';
+import { reflectionHandlers } from '../grpc/reflection.js';
+import { rpcMetricsMiddleware } from '../grpc/rpcMetrics.js';
+import { standardFiles, standardMethods } from '../grpc/standardServices.js';
+import { artifactService } from './artifactService.js';
+import { datasetService } from './datasetService.js';
+import { modelService } from './modelService.js';
+import type { ApiParts } from './parts.js';
+import { serverService } from './serverService.js';
+import { trainingService } from './trainingService.js';
+import { weightsService } from './weightsService.js';
+
+const services = [
+  TrainingServiceDefinition,
+  ArtifactServiceDefinition,
+  DatasetServiceDefinition,
+  ModelServiceDefinition,
+  ServerServiceDefinition,
+  WeightsServiceDefinition,
+];
+
+/** Full names of the services of the contract. */
+export const serviceNames: readonly string[] = services.map(({ fullName }) => fullName);
+
+const contractFile = new URL('../../src/generated/relora.binpb', import.meta.url);
+const healthName = 'grpc.health.v1.Health';
+const reflectionNames = ['v1', 'v1alpha'].map((version) => `grpc.reflection.${version}.ServerReflection`);
+
+/** What calls with one answer may take beyond the time that a trainer has to stop. */
+const unarySeconds = 60;
+
+/** Puts every service behind the same middleware; does not listen yet. */
+export function serveApi(
+  parts: ApiParts,
+  health: Health,
+  { deadlineSeconds = parts.config.trainerGraceSeconds + unarySeconds } = {},
+): GrpcServer {
+  const { config, log, metrics } = parts;
+  const descriptors = readDescriptors(Buffer.concat([readFileSync(contractFile), standardFiles()]));
+  const server = new GrpcServer({
+    config,
+    descriptors,
+    stopping: parts.stopping,
+    middleware: [
+      rpcMetricsMiddleware(metrics, services),
+      errorMiddleware(log, config),
+      metadataMiddleware(config.metadataBytesMax),
+      deadlineMiddleware(deadlineSeconds),
+    ],
+  });
+  server.add(TrainingServiceDefinition, trainingService(parts));
+  server.add(ArtifactServiceDefinition, artifactService(parts));
+  server.add(DatasetServiceDefinition, datasetService(parts));
+  server.add(ModelServiceDefinition, modelService(parts));
+  server.add(ServerServiceDefinition, serverService(parts));
+  server.add(WeightsServiceDefinition, weightsService(parts));
+  server.addMethods(standardMethods(healthName, health.handlers));
+  if (config.reflection) {
+    const handlers = reflectionHandlers(descriptors, [...serviceNames, healthName, ...reflectionNames]);
+    for (const name of reflectionNames) server.addMethods(standardMethods(name, handlers));
+  }
+  return server;
+}

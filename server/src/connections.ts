@@ -1,0 +1,106 @@
+import type { Socket } from 'node:net';
+
+/** `spare`: beyond the limit; it may hear why it is refused, and ask for health, for a few seconds. */
+export type Place = 'full' | 'spare';
+
+interface Connection {
+  readonly socket: Socket;
+  readonly place: Place;
+  /** Requests being answered. */
+  requestCount: number;
+}
+
+export interface ConnectionLimits {
+  connectionsMax: number;
+  spareConnectionsMax: number;
+}
+
+/** A connection beyond the limit has this long to hear so. */
+const spareMs = 5000;
+
+/**
+ * The connections of one port. When all places are taken, one without any request makes room, the one that has been without for
+ * longest first; so idle and half-open connections keep nobody out. Only where all are at work a newcomer gets a spare place.
+ */
+export class Connections {
+  private readonly all = new Map<string, Connection>();
+  /** Those without a request, the longest first. */
+  private readonly idle = new Set<Connection>();
+  private spareCount = 0;
+
+  constructor(private readonly limits: ConnectionLimits) {}
+
+  /** Gives a new connection its place, or destroys it. */
+  add(socket: Socket): Place | undefined {
+    const place = this.findPlace();
+    if (place === undefined) {
+      socket.destroy();
+      return undefined;
+    }
+    const connection: Connection = { socket, place, requestCount: 0 };
+    const peer = peerOf(socket);
+    this.all.set(peer, connection);
+    let timer: NodeJS.Timeout | undefined;
+    if (place === 'spare') {
+      this.spareCount++;
+      timer = setTimeout(() => socket.destroy(), spareMs);
+    } else this.idle.add(connection);
+    socket.once('close', () => {
+      clearTimeout(timer);
+      if (this.all.get(peer) === connection) this.all.delete(peer);
+      this.idle.delete(connection);
+      if (place === 'spare') this.spareCount--;
+    });
+    return place;
+  }
+
+  /** A request on a connection begins; call the function that it returns when it ends. */
+  begin(peer: string): { place: Place; end(): void } {
+    const connection = this.all.get(peer);
+    if (connection === undefined) return { place: 'full', end: () => {} };
+    connection.requestCount++;
+    this.idle.delete(connection);
+    return {
+      place: connection.place,
+      end: () => {
+        connection.requestCount--;
+        if (connection.requestCount === 0 && connection.place === 'full' && !connection.socket.destroyed)
+          this.idle.add(connection);
+      },
+    };
+  }
+
+  /** Resolves when all are closed. */
+  async closed(): Promise<void> {
+    await Promise.all(
+      [...this.all.values()].map(
+        async ({ socket }) => await new Promise<void>((resolve) => socket.once('close', () => resolve())),
+      ),
+    );
+  }
+
+  destroyAll(): void {
+    for (const { socket } of this.all.values()) socket.destroy();
+  }
+
+  get count(): number {
+    return this.all.size;
+  }
+
+  private findPlace(): Place | undefined {
+    if (this.all.size - this.spareCount < this.limits.connectionsMax) return 'full';
+    const [longestIdle] = this.idle;
+    if (longestIdle !== undefined) {
+      // Gone from the books at once: its place is taken now.
+      this.idle.delete(longestIdle);
+      this.all.delete(peerOf(longestIdle.socket));
+      longestIdle.socket.destroy();
+      return 'full';
+    }
+    return this.spareCount < this.limits.spareConnectionsMax ? 'spare' : undefined;
+  }
+}
+
+export function peerOf({ remoteAddress, remotePort }: Pick<Socket, 'remoteAddress' | 'remotePort'>): string {
+  return `${remoteAddress}:${remotePort}`;
+}

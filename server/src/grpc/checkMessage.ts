@@ -1,0 +1,138 @@
+import { isUtf8 } from 'node:buffer';
+import { ServiceError } from '../errors.js';
+import type { FieldDescriptor, MessageDescriptor } from './descriptors.js';
+import { WireFault, WireReader, wireTypes } from './wire.js';
+
+/** Numbers of FieldDescriptorProto.Type. */
+const types = { double: 1, float: 2, int64: 3, uint64: 4, fixed64: 6, fixed32: 7, string: 9, message: 11 };
+const bytesType = 12;
+const sfixed32 = 15;
+const sfixed64 = 16;
+const sint64 = 18;
+
+/** As many messages inside each other as the generated decoders take. */
+const depthMax = 100;
+
+export interface MessageLimits {
+  /** Fields and list entries of a message, those of the messages inside it too. */
+  fieldsMax: number;
+}
+
+/**
+ * Reads a message without building it, so that the generated decoder can rely on it: whole, of the types that the contract
+ * says, text in UTF-8, whole numbers that a double holds, and no more parts than can be taken at once. Throws
+ * MESSAGE_UNREADABLE, MESSAGE_TOO_LARGE or REQUEST_INVALID with the path of the field.
+ */
+export function checkMessage(
+  bytes: Uint8Array,
+  typeName: string,
+  messages: ReadonlyMap<string, MessageDescriptor>,
+  { fieldsMax }: MessageLimits,
+): void {
+  const path: { name: string; index: number }[] = [];
+  let fieldCount = 0;
+  const count = (): void => {
+    if (++fieldCount > fieldsMax)
+      throw new ServiceError('MESSAGE_TOO_LARGE', { limit: fieldsMax, unit: 'fields and list entries' });
+  };
+
+  const checkFields = (reader: WireReader, type: string): void => {
+    const fields = messages.get(type);
+    if (path.length > depthMax)
+      throw new WireFault(reader.at, `at most ${depthMax} messages inside each other`, 'more');
+    /** Entries so far of each list, for the path alone. */
+    const indexes = new Map<number, number>();
+    while (reader.at < reader.end) {
+      const { number, wireType } = reader.key();
+      count();
+      const field = fields?.get(number);
+      if (field === undefined) {
+        reader.skipValue(wireType); // of a newer client
+        continue;
+      }
+      const index = field.isRepeated ? (indexes.get(number) ?? -1) + 1 : -1;
+      if (field.isRepeated) indexes.set(number, index);
+      path.push({ name: field.name, index });
+      checkValue(reader, wireType, field);
+      path.pop();
+    }
+  };
+
+  const checkValue = (reader: WireReader, wireType: number, field: FieldDescriptor): void => {
+    const expected = wireTypeOf(field.type);
+    if (wireType === wireTypes.bytes && field.isRepeated && expected !== wireTypes.bytes) {
+      for (const packed = reader.stretch(); packed.at < packed.end;) {
+        count();
+        checkNumber(packed, field.type);
+      }
+      return;
+    }
+    if (wireType !== expected)
+      throw new WireFault(reader.at, `a value of wire type ${expected}`, `one of wire type ${wireType}`);
+    if (wireType !== wireTypes.bytes) return checkNumber(reader, field.type);
+    const inner = reader.stretch();
+    if (field.type === types.message) checkFields(inner, field.typeName);
+    else if (field.type === types.string && !isUtf8(inner.slice()))
+      throw new WireFault(inner.at, 'text in UTF-8', 'other bytes');
+  };
+
+  /** A number that is too large to be exact is a wrong value, not a broken message. */
+  const checkNumber = (reader: WireReader, type: number): void => {
+    const value = readExact(reader, type);
+    if (value === undefined || (value <= Number.MAX_SAFE_INTEGER && value >= Number.MIN_SAFE_INTEGER)) return;
+    const expected = `a whole number from ${Number.MIN_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}`;
+    throw new ServiceError('REQUEST_INVALID', {
+      problems: [{ field: pathOf(path), expected, got: String(value) }],
+    });
+  };
+
+  try {
+    checkFields(new WireReader(bytes), typeName);
+  } catch (error) {
+    if (!(error instanceof WireFault)) throw error;
+    const { at, expected, got } = error;
+    throw new ServiceError('MESSAGE_UNREADABLE', { field: pathOf(path), at, expected, got });
+  }
+}
+
+/** Reads a number; the value of those that a double may not hold. */
+function readExact(reader: WireReader, type: number): bigint | undefined {
+  switch (type) {
+    case types.int64:
+    case types.uint64:
+    case sint64: {
+      const start = reader.at;
+      reader.varint();
+      // Seven bytes of seven bits: exact whatever they mean.
+      if (reader.at - start <= 7) return undefined;
+      const bits = new WireReader(reader.bytes, start, reader.at).bits();
+      if (type === types.uint64) return bits;
+      return type === types.int64 ? BigInt.asIntN(64, bits) : (bits >> 1n) ^ -(bits & 1n);
+    }
+    case types.fixed64:
+    case sfixed64: {
+      const start = reader.at;
+      reader.skip(8);
+      const view = reader.view();
+      return type === sfixed64 ? view.getBigInt64(start, true) : view.getBigUint64(start, true);
+    }
+    default:
+      reader.skipValue(wireTypeOf(type));
+      return undefined;
+  }
+}
+
+function wireTypeOf(type: number): number {
+  if (type === types.double || type === types.fixed64 || type === sfixed64) return wireTypes.fixed64;
+  if (type === types.float || type === types.fixed32 || type === sfixed32) return wireTypes.fixed32;
+  if (type === types.string || type === types.message || type === bytesType) return wireTypes.bytes;
+  return wireTypes.varint;
+}
+
+/** `spec.adapter.module_ranks[3].rank`; an entry of a map is a message with key and value. */
+function pathOf(path: readonly { name: string; index: number }[]): string {
+  return path
+    .slice(0, 12)
+    .map(({ name, index }) => (index < 0 ? name : `${name}[${index}]`))
+    .join('.');
+}

@@ -1,0 +1,87 @@
+import { randomUUID } from 'node:crypto';
+import type { Logger } from 'pino';
+import type { Config } from '../config.js';
+import { ServiceError } from '../errors.js';
+import { isDiskFull } from '../store/storeError.js';
+import type { CallContext, Middleware } from './service.js';
+
+/** The first stands around all others. */
+export function compose(...middlewares: readonly Middleware[]): Middleware {
+  return middlewares.reduceRight((inner, outer) => (call, next) => {
+    return outer(call, (context) => inner({ ...call, context }, next));
+  });
+}
+
+/**
+ * Lets nothing out but errors of the catalogue: what is none becomes INTERNAL_ERROR with an id, under which the log has the
+ * stack. The outermost middleware but for metrics.
+ */
+export function errorMiddleware(log: Logger, config: Pick<Config, 'freeDiskBytesMin'>): Middleware {
+  return async function* answerErrors({ method, context }, next) {
+    try {
+      yield* next(context);
+    } catch (error) {
+      throw toServiceError(error, context, config, (errorId, cause) =>
+        log.error({ err: cause, errorId, method: method.path }, 'A call failed'),
+      );
+    }
+  };
+}
+
+function toServiceError(
+  error: unknown,
+  { signal }: CallContext,
+  { freeDiskBytesMin }: Pick<Config, 'freeDiskBytesMin'>,
+  report: (errorId: string, cause: unknown) => void,
+): ServiceError {
+  // The call is over for its client, whatever failed then; the reason says how it ended.
+  if (signal.aborted && signal.reason instanceof ServiceError) return signal.reason;
+  if (error instanceof ServiceError) return error;
+  if ((error instanceof Error && error.name === 'AbortError') || signal.aborted)
+    return new ServiceError('CALL_CANCELLED', {});
+  if (isDiskFull(error)) return new ServiceError('DISK_FULL', { freeBytesMin: freeDiskBytesMin });
+  const errorId = randomUUID();
+  report(errorId, error);
+  return new ServiceError('INTERNAL_ERROR', { errorId });
+}
+
+/**
+ * Ends calls with one request and one response that take longer than a limit, whether or not the client set a deadline, so
+ * that half-open calls do not pile up. What they began goes on; the answer says so. Streams may last.
+ */
+export function deadlineMiddleware(seconds: number): Middleware {
+  return async function* limitTime({ method, context }, next) {
+    if (method.requestStream || method.responseStream) return yield* next(context);
+    const limit = new AbortController();
+    const timer = setTimeout(
+      () => limit.abort(new ServiceError('DEADLINE_EXCEEDED', { seconds })),
+      seconds * 1000,
+    );
+    const signal = AbortSignal.any([context.signal, limit.signal]);
+    let onAbort = (): void => {};
+    const aborted = new Promise<never>((_, reject) => {
+      onAbort = () => reject(signal.reason as Error);
+      signal.addEventListener('abort', onAbort, { once: true });
+    });
+    try {
+      const { value } = await Promise.race([next({ ...context, signal }).next(), aborted]);
+      if (value !== undefined) yield value;
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', onAbort);
+    }
+  };
+}
+
+/** Refuses calls whose metadata is larger than the limit, counted as HTTP/2 counts headers. */
+export function metadataMiddleware(metadataBytesMax: number): Middleware {
+  return async function* limitMetadata({ context }, next) {
+    let metadataBytes = 0;
+    for (const key of Object.keys(context.metadata.getMap())) {
+      for (const value of context.metadata.get(key)) metadataBytes += key.length + value.length + 32;
+    }
+    if (metadataBytes > metadataBytesMax)
+      throw new ServiceError('METADATA_TOO_LARGE', { metadataBytes, metadataBytesMax });
+    yield* next(context);
+  };
+}

@@ -1,0 +1,182 @@
+import { status, type Metadata, type ServerInterceptor } from '@grpc/grpc-js';
+import { ServiceError } from '../errors.js';
+import { toStatus } from './statusDetails.js';
+import type { Answers, CallContext, Middleware, ServedMethod } from './service.js';
+
+/** The side of a call that grpc-js hands to an interceptor. */
+type Transport = Parameters<ServerInterceptor>[1];
+type TransportStatus = Parameters<Transport['sendStatus']>[0];
+
+export interface CallLimits {
+  /** Longest message, both ways. */
+  messageBytesMax: number;
+  /** Silence after which a call that owes us a message ends. */
+  requestSilenceSeconds: number;
+}
+
+/** Answers that may be on their way to a client that does not take them: beyond it the handler waits. */
+const unsentBytesMax = 256 * 1024;
+
+/**
+ * One call over grpc-js: its requests are read one at a time as they are wanted, its answers are written no faster than the client
+ * takes them, and every way in which it can end, the refusals of grpc-js itself among them, leads through the same middleware.
+ */
+export class ServedCall {
+  readonly peer: string;
+  private readonly over = new AbortController();
+  private readonly send: Transport['sendStatus'];
+  /** Who waits for the next message of the client. */
+  private reader: { resolve(message: Buffer | undefined): void; reject(error: unknown): void } | undefined;
+  /** Who waits until the client has taken answers. */
+  private writer: (() => void) | undefined;
+  private unsentBytes = 0;
+  private hasEnded = false;
+  private isStopping = false;
+
+  constructor(
+    private readonly transport: Transport,
+    private readonly method: ServedMethod,
+    private readonly limits: CallLimits,
+  ) {
+    this.peer = transport.getPeer();
+    this.send = transport.sendStatus.bind(transport);
+    // What grpc-js refuses by itself it sends here, past all interceptors.
+    transport.sendStatus = (refusal) => this.fail(this.translate(refusal));
+  }
+
+  /** Serves the call to its end. `onStart` and `onEnd` are called once each, or neither when the client is gone already. */
+  start(middleware: Middleware, hooks: { onStart(): void; onEnd(): void }): void {
+    this.transport.start({
+      onReceiveMetadata: (metadata) => {
+        hooks.onStart();
+        void this.run(middleware, metadata).finally(() => hooks.onEnd());
+      },
+      onReceiveMessage: (message) => this.takeReader()?.resolve(message as Buffer),
+      onReceiveHalfClose: () => this.takeReader()?.resolve(undefined),
+      onCancel: () => {
+        if (!this.hasEnded) this.fail(new ServiceError('CALL_CANCELLED', {}));
+      },
+    });
+  }
+
+  /** Ends the call where it waits for its client; one that computes an answer may give it. */
+  stop(): void {
+    this.isStopping = true;
+    this.takeReader()?.reject(new ServiceError('SERVER_STOPPING', {}));
+    this.wakeWriter();
+  }
+
+  private async run(middleware: Middleware, metadata: Metadata): Promise<void> {
+    const context: CallContext = { metadata, peer: this.peer, signal: this.over.signal };
+    try {
+      const answers = middleware({ method: this.method, context }, (inner) => this.answers(inner));
+      for await (const answer of answers) await this.write(answer);
+      this.end({ code: status.OK, details: '', metadata: null });
+    } catch (error) {
+      this.end(toStatus(error));
+    }
+  }
+
+  private async *answers(context: CallContext): Answers {
+    const { method } = this;
+    const request = method.requestStream ? this.requests() : await this.onlyRequest();
+    const result = method.handle(request, context);
+    if (Symbol.asyncIterator in result) for await (const message of result) yield this.encode(message);
+    else yield this.encode(await result);
+  }
+
+  private async *requests(): AsyncGenerator<unknown, void, undefined> {
+    for (;;) {
+      const bytes = await this.read();
+      if (bytes === undefined) return;
+      yield this.method.decode(bytes);
+    }
+  }
+
+  private async onlyRequest(): Promise<unknown> {
+    const bytes = await this.read();
+    if (bytes === undefined || (await this.read()) !== undefined) {
+      const got = bytes === undefined ? 'none' : 'more than one';
+      throw new ServiceError('MESSAGE_UNREADABLE', { field: '', at: 0, expected: 'one message', got });
+    }
+    return this.method.decode(bytes);
+  }
+
+  /** The next message of the client, undefined when there is none any more. */
+  private async read(): Promise<Buffer | undefined> {
+    const { requestSilenceSeconds: seconds } = this.limits;
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      return await new Promise((resolve, reject) => {
+        if (this.over.signal.aborted) return reject(this.over.signal.reason as Error);
+        if (this.isStopping) return reject(new ServiceError('SERVER_STOPPING', {}));
+        timer = setTimeout(() => this.fail(new ServiceError('CLIENT_SILENT', { seconds })), seconds * 1000);
+        this.reader = { resolve, reject };
+        this.transport.startRead();
+      });
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  private encode(message: unknown): Buffer {
+    const bytes = this.method.encode(message);
+    const { messageBytesMax } = this.limits;
+    if (bytes.length > messageBytesMax)
+      throw new ServiceError('ANSWER_TOO_LARGE', { answerBytes: bytes.length, messageBytesMax });
+    return bytes;
+  }
+
+  private async write(bytes: Buffer): Promise<void> {
+    this.over.signal.throwIfAborted();
+    this.unsentBytes += bytes.length;
+    this.transport.sendMessage(bytes, () => {
+      this.unsentBytes -= bytes.length;
+      if (this.unsentBytes <= unsentBytesMax) this.wakeWriter();
+    });
+    while (this.unsentBytes > unsentBytesMax && !this.over.signal.aborted) {
+      if (this.isStopping) throw new ServiceError('SERVER_STOPPING', {});
+      await new Promise<void>((resolve) => (this.writer = resolve));
+    }
+  }
+
+  /** Ends what the call waits for; the handler hears of it by its signal. */
+  private fail(error: ServiceError): void {
+    this.over.abort(error);
+    this.takeReader()?.reject(error);
+    this.wakeWriter();
+  }
+
+  private end(result: TransportStatus): void {
+    if (this.hasEnded) return;
+    this.hasEnded = true;
+    this.send(result);
+  }
+
+  private takeReader(): ServedCall['reader'] {
+    const { reader } = this;
+    this.reader = undefined;
+    return reader;
+  }
+
+  private wakeWriter(): void {
+    this.writer?.();
+    this.writer = undefined;
+  }
+
+  /** The catalogue's word for what grpc-js says of a call. It blames itself for what clients send; we do not. */
+  private translate({ code, details = '' }: TransportStatus): ServiceError {
+    const { messageBytesMax } = this.limits;
+    if (code === status.RESOURCE_EXHAUSTED)
+      return new ServiceError('MESSAGE_TOO_LARGE', { limit: messageBytesMax, unit: 'bytes' });
+    if (code === status.DEADLINE_EXCEEDED) return new ServiceError('DEADLINE_PASSED', {});
+    if (code === status.UNIMPLEMENTED) return new ServiceError('ENCODING_UNKNOWN', {});
+    const unreadable = (expected: string, got: string): ServiceError =>
+      new ServiceError('MESSAGE_UNREADABLE', { field: '', at: 0, expected, got });
+    if (details.includes('decompress'))
+      return unreadable('what grpc-encoding says', 'bytes that do not unpack');
+    if (details.includes('timeout'))
+      return unreadable('a grpc-timeout of up to eight digits and a unit', 'another');
+    return new ServiceError('CALL_CANCELLED', {});
+  }
+}

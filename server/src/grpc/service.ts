@@ -1,0 +1,69 @@
+import type { Metadata } from '@grpc/grpc-js';
+import type { DeepPartial, MessageFns } from '@relora/sdk/contract';
+
+/** What a handler knows of its call. */
+export interface CallContext {
+  readonly metadata: Metadata;
+  /** Address of the client, host:port. */
+  readonly peer: string;
+  /** Aborted when the call is over for the client; its reason is a ServiceError. */
+  readonly signal: AbortSignal;
+}
+
+// Messages of every kind stand here: what a method takes and gives is worked out from its own definition.
+// eslint-disable-next-line @typescript-eslint/no-explicit-any
+type AnyMessage = any;
+
+/** A method as ts-proto describes it. */
+export interface MethodDefinition {
+  readonly name: string;
+  readonly requestType: MessageFns<AnyMessage>;
+  readonly requestStream: boolean;
+  readonly responseType: MessageFns<AnyMessage>;
+  readonly responseStream: boolean;
+}
+
+/** A service as ts-proto describes it. */
+export interface ServiceDefinition {
+  readonly fullName: string;
+  readonly methods: Readonly<Record<string, MethodDefinition>>;
+}
+
+type MessageOf<Type> = Type extends MessageFns<infer Message> ? Message : never;
+
+type Handler<M extends MethodDefinition> = (
+  request: M['requestStream'] extends true
+    ? AsyncIterable<MessageOf<M['requestType']>>
+    : MessageOf<M['requestType']>,
+  context: CallContext,
+) => M['responseStream'] extends true
+  ? AsyncIterable<DeepPartial<MessageOf<M['responseType']>>>
+  : Promise<DeepPartial<MessageOf<M['responseType']>>>;
+
+/** Handlers of a service: async functions, and async generators where the answer is a stream. */
+export type Implementation<Definition extends ServiceDefinition> = {
+  [Name in keyof Definition['methods']]: Handler<Definition['methods'][Name]>;
+};
+
+/** A method as it is served: messages in and out are bytes to everything but its handler. */
+export interface ServedMethod {
+  /** `/relora.v1.TrainingService/GetJob`. */
+  readonly path: string;
+  readonly requestStream: boolean;
+  readonly responseStream: boolean;
+  /** Throws a ServiceError that names the place of what is wrong. */
+  decode(bytes: Buffer): unknown;
+  encode(message: unknown): Buffer;
+  handle(request: AnyMessage, context: CallContext): Promise<unknown> | AsyncIterable<unknown>;
+}
+
+export interface Call {
+  readonly method: Pick<ServedMethod, 'path' | 'requestStream' | 'responseStream'>;
+  readonly context: CallContext;
+}
+
+/** Encoded answers; one for a method that does not stream them. */
+export type Answers = AsyncGenerator<Buffer, void, undefined>;
+
+/** Stands around every call: what `next` yields are its answers, what it throws is its error. */
+export type Middleware = (call: Call, next: (context: CallContext) => Answers) => Answers;

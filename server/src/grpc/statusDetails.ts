@@ -1,0 +1,106 @@
+import { Metadata, status as Status, type StatusObject } from '@grpc/grpc-js';
+import {
+  BadRequest,
+  ErrorInfo,
+  PreconditionFailure,
+  ResourceInfo,
+  RetryInfo,
+  RpcStatus,
+  type Any,
+} from '@relora/sdk/contract';
+import { cutText, describeProblem, ServiceError } from '../errors.js';
+
+/** Domain of every ErrorInfo of this server. */
+export const errorDomain = 'relora';
+
+/**
+ * Clients on gRPC's C core refuse trailers above 8 KiB, names and 32 bytes an entry counted. The message travels percent-encoded, the
+ * details in base64; what is left is for the other entries.
+ */
+const encodedMessageBytesMax = 2000;
+const detailsBytesMax = 4200;
+/** Of one text inside the details. */
+const textBytesMax = 256;
+
+/** How a call ends that threw: the error's code, its message and its details, together short enough for every client. */
+export function toStatus(error: unknown): Pick<StatusObject, 'code' | 'details' | 'metadata'> {
+  // The middleware lets nothing else through; should it, nothing of it gets out.
+  if (!(error instanceof ServiceError))
+    return { code: Status.INTERNAL, details: '', metadata: new Metadata() };
+  const metadata = new Metadata();
+  metadata.set('grpc-status-details-bin', Buffer.from(encodeStatusDetails(error)));
+  const { retrySeconds } = error.entry;
+  if (retrySeconds !== undefined) metadata.set('grpc-retry-pushback-ms', String(retrySeconds * 1000));
+  return { code: error.code, details: messageOf(error), metadata };
+}
+
+/**
+ * The google.rpc.Status of an error, for the trailer `grpc-status-details-bin`: one ErrorInfo with every part of the
+ * message that changes, then what the catalogue says of its kind, and as many bad fields as there is room for.
+ */
+export function encodeStatusDetails(error: ServiceError): Uint8Array {
+  const { entry, reason, code } = error;
+  const detail = error.detail as never;
+  const message = cutBytes(messageOf(error));
+  const details: Any[] = [
+    pack('ErrorInfo', ErrorInfo.encode({ reason, domain: errorDomain, metadata: metadataOf(error.detail) })),
+  ];
+
+  if (entry.retrySeconds !== undefined) {
+    details.push(
+      pack('RetryInfo', RetryInfo.encode({ retryDelay: { seconds: entry.retrySeconds, nanos: 0 } })),
+    );
+  }
+  const resource = entry.resource?.(detail);
+  if (resource !== undefined) {
+    const { type, name } = resource;
+    const info = { resourceType: type, resourceName: cutBytes(name), owner: '', description: message };
+    details.push(pack('ResourceInfo', ResourceInfo.encode(info)));
+  }
+  const precondition = entry.precondition?.(detail);
+  if (precondition !== undefined) {
+    const { type, subject } = precondition;
+    const violation = { type, subject: cutBytes(subject), description: message };
+    details.push(pack('PreconditionFailure', PreconditionFailure.encode({ violations: [violation] })));
+  }
+  const encode = (all: Any[]): Uint8Array => RpcStatus.encode({ code, message, details: all }).finish();
+
+  const fieldViolations: BadRequest['fieldViolations'] = [];
+  // An Any around them, and their own lengths.
+  let bytesLeft = detailsBytesMax - encode(details).length - 80;
+  for (const problem of entry.fields?.(detail) ?? []) {
+    const violation = {
+      field: cutBytes(problem.field),
+      description: cutBytes(describeProblem(problem, { named: false })),
+      reason,
+      localizedMessage: undefined,
+    };
+    bytesLeft -= BadRequest.encode({ fieldViolations: [violation] }).finish().length;
+    if (bytesLeft < 0) break;
+    fieldViolations.push(violation);
+  }
+  if (fieldViolations.length > 0) details.push(pack('BadRequest', BadRequest.encode({ fieldViolations })));
+  return encode(details);
+}
+
+function messageOf({ message }: ServiceError): string {
+  // A half of a pair cannot be encoded.
+  const whole = message.replace(/\p{Surrogate}/gu, '\ufffd');
+  return cutText(whole, encodedMessageBytesMax, (text) => encodeURI(text).length);
+}
+
+/** Lists are left to BadRequest. */
+function metadataOf(detail: object): Record<string, string> {
+  const scalars = Object.entries(detail).filter(
+    ([, value]) => typeof value === 'string' || typeof value === 'number',
+  );
+  return Object.fromEntries(scalars.map(([key, value]) => [key, cutBytes(String(value))]));
+}
+
+function cutBytes(text: string): string {
+  return cutText(text, textBytesMax, (part) => Buffer.byteLength(part));
+}
+
+function pack(type: string, writer: { finish(): Uint8Array }): Any {
+  return { typeUrl: `type.googleapis.com/google.rpc.${type}`, value: Buffer.from(writer.finish()) };
+}

@@ -1,0 +1,195 @@
+import { once } from 'node:events';
+import { connect as connectTcp } from 'node:net';
+import { gzipSync } from 'node:zlib';
+import { status } from '@grpc/grpc-js';
+import { GetJobRequest, WatchJobRequest } from '@relora/sdk/contract';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { openApi, readRefusal, type Refusal } from './apiServer.js';
+import { readyDataset } from './parts.js';
+import { beginCall, framed, rawCall, rawClient, rawSession, statusOf } from './rawCalls.js';
+import { runServer } from './runningServer.js';
+
+const getJob = '/relora.v1.TrainingService/GetJob';
+const nobody = Buffer.from(GetJobRequest.encode({ name: 'jobs/nobody' }).finish());
+
+async function refusalFrom(stream: ReturnType<typeof beginCall>): Promise<Refusal> {
+  const { code, message, details } = (await statusOf(stream))!;
+  return readRefusal(code, message, details);
+}
+
+/** How GetJob ends with these bytes as its message. */
+async function refusalOfBytes(bytes: Buffer, path = getJob): Promise<Refusal> {
+  const { address } = await openApi();
+  const { error } = await rawCall(rawClient(address), path, bytes);
+  const details = error?.metadata.get('grpc-status-details-bin')[0] as Buffer | undefined;
+  return readRefusal(error!.code, error!.details, details);
+}
+
+describe('a message that cannot be read is a mistake of its sender, with its place', () => {
+  const bytes = (...values: number[]): Buffer => Buffer.from(values);
+  const createJob = '/relora.v1.TrainingService/CreateJob';
+  const cases: [string, string, Buffer, string, string][] = [
+    ['a length beyond the end', getJob, bytes(0x0a, 0x7f, 0x61), 'name', 'expected 127 bytes, got 1 up to'],
+    ['text that is not UTF-8', getJob, bytes(0x0a, 0x02, 0xc3, 0x28), 'name', 'text in UTF-8'],
+    ['a field of another type', getJob, bytes(0x08, 0x01), 'name', 'wire type 2'],
+    ['a field without a number', getJob, bytes(0x00, 0x01), '', 'a field number'],
+    ['a group', getJob, bytes(0x7b, 0x7c), '', 'wire type 0, 1, 2 or 5'],
+    ['a number without an end', getJob, Buffer.alloc(11, 0xff), '', 'at most 10 bytes'],
+    [
+      'something wrong deep inside',
+      createJob,
+      bytes(0x0a, 0x07, 0x2a, 0x05, 0x82, 0x01, 0x02, 0x10, 0xff),
+      'spec.adapter.module_ranks[0].rank',
+      'the rest of a number',
+    ],
+  ];
+  for (const [what, path, message, field, expected] of cases) {
+    it(what, async () => {
+      const refusal = await refusalOfBytes(message, path);
+      expect(refusal).toMatchObject({
+        code: status.INVALID_ARGUMENT,
+        info: { reason: 'MESSAGE_UNREADABLE' },
+      });
+      expect(refusal.fields).toEqual([field]);
+      expect(refusal.message).toContain(expected);
+    });
+  }
+
+  it('a number beyond 2^53 is a wrong value of its field, the largest exact one is not', async () => {
+    const watch = '/relora.v1.TrainingService/WatchJob';
+    const asked = WatchJobRequest.encode({ name: 'jobs/nobody', afterSequence: 2 ** 53 - 1 }).finish();
+    expect((await refusalOfBytes(Buffer.from(asked), watch)).info.reason).toBe('JOB_NOT_FOUND');
+    const beyond = Buffer.concat([nobody, bytes(0x10, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10)]);
+    const refusal = await refusalOfBytes(beyond, watch);
+    expect(refusal).toMatchObject({ code: status.INVALID_ARGUMENT, fields: ['after_sequence'] });
+    expect(refusal.message).toContain('got 9007199254740992');
+    const below = Buffer.concat([nobody, bytes(0x10), Buffer.alloc(6, 0x80), bytes(0x80, 0xf0, 0xff, 0x01)]);
+    expect((await refusalOfBytes(below, watch)).info.reason).toBe('REQUEST_INVALID');
+  });
+
+  it('messages inside each other without end, and more parts than can be taken', async () => {
+    // No message of the contract holds itself; reflection's is not checked deeper than it goes.
+    const { address } = await openApi({ RELORA_MESSAGE_FIELDS_MAX: '1000' });
+    const names = Buffer.concat(Array.from({ length: 1001 }, () => bytes(0x0a, 0x00)));
+    const { error } = await rawCall(rawClient(address), '/relora.v1.TrainingService/CompareJobs', names);
+    expect(error).toMatchObject({ code: status.RESOURCE_EXHAUSTED });
+    expect(error!.details).toBe('The message has more than 1000 fields and list entries');
+  });
+});
+
+describe('what grpc-js refuses by itself has a reason and blames nobody else', () => {
+  const refusedWith = async (headers: Record<string, string>, body: Buffer): Promise<Refusal> => {
+    const stream = beginCall(await rawSession((await openApi()).address), getJob, headers);
+    stream.end(body);
+    return await refusalFrom(stream);
+  };
+
+  it('bytes that do not unpack', async () => {
+    expect(await refusedWith({ 'grpc-encoding': 'gzip' }, framed(Buffer.from('no'), true))).toMatchObject({
+      code: status.INVALID_ARGUMENT,
+      info: { reason: 'MESSAGE_UNREADABLE' },
+    });
+  });
+
+  it('a bomb', async () => {
+    const bomb = framed(gzipSync(Buffer.alloc(64 << 20)), true);
+    expect(await refusedWith({ 'grpc-encoding': 'gzip' }, bomb)).toMatchObject({
+      code: status.RESOURCE_EXHAUSTED,
+      info: { reason: 'MESSAGE_TOO_LARGE' },
+    });
+  });
+
+  it('a deadline that is none', async () => {
+    expect(await refusedWith({ 'grpc-timeout': 'abc' }, framed(nobody))).toMatchObject({
+      code: status.INVALID_ARGUMENT,
+      info: { reason: 'MESSAGE_UNREADABLE' },
+    });
+  });
+
+  it('no message, or two of them', async () => {
+    for (const body of [Buffer.alloc(0), Buffer.concat([framed(nobody), framed(nobody)])]) {
+      expect(await refusedWith({}, body)).toMatchObject({
+        code: status.INVALID_ARGUMENT,
+        info: { reason: 'MESSAGE_UNREADABLE', metadata: { expected: 'one message' } },
+      });
+    }
+  });
+});
+
+describe('a stop', () => {
+  it('waits neither for a silent upload nor for a request that does not come', async () => {
+    const { server } = await runServer();
+    const session = await rawSession(server.grpcAddress);
+    const silent = [
+      '/relora.v1.DatasetService/UploadDataset',
+      '/relora.v1.WeightsService/UploadWeights',
+      getJob,
+    ].map((path) => beginCall(session, path));
+    const ends = silent.map(async (stream) => (await statusOf(stream))?.code);
+    // The server has seen them when it answers what came after them.
+    const probe = beginCall(session, getJob);
+    probe.end(framed(nobody));
+    await statusOf(probe);
+    const goneAway = once(session, 'goaway');
+    const began = performance.now();
+    await server.stop();
+    expect(performance.now() - began).toBeLessThan(1000);
+    expect(await Promise.all(ends)).toEqual(Array(3).fill(status.UNAVAILABLE));
+    await goneAway;
+  });
+});
+
+describe('the port', () => {
+  const closed = async (address: string, sent: Buffer | string): Promise<{ text: string; ms: number }> => {
+    const [host, port] = address.split(':');
+    const socket = connectTcp(Number(port), host);
+    onTestFinished(() => void socket.destroy());
+    const began = performance.now();
+    let text = '';
+    socket.on('data', (bytes: Buffer) => (text += bytes.toString('latin1')));
+    socket.on('error', () => {});
+    socket.write(sent);
+    await once(socket, 'close');
+    return { text, ms: performance.now() - began };
+  };
+
+  it('closes what does not speak HTTP/2, and says so to HTTP/1', async () => {
+    const { address } = await openApi();
+    expect((await closed(address, 'GET / HTTP/1.1\r\n\r\n')).text).toContain('This port speaks gRPC');
+    expect((await closed(address, Buffer.from([0x16, 0x03, 0x01, 0x02]))).text).toBe('');
+  });
+
+  it('closes a connection that does not say what it wants in time', async () => {
+    const { address } = await openApi({ RELORA_HEADER_SECONDS: '0.2' });
+    for (const sent of ['', 'PRI * HTTP/2.0\r\n']) {
+      const { ms } = await closed(address, sent);
+      expect(ms).toBeGreaterThan(150);
+    }
+  });
+
+  it('gives the place of the connection that was without a call for longest to a new one', async () => {
+    const { address, parts } = await openApi({ RELORA_CONNECTIONS_MAX: '3' });
+    await readyDataset(parts);
+    const watching = await rawSession(address);
+    const watch = beginCall(watching, '/grpc.health.v1.Health/Watch');
+    watch.end(framed(Buffer.alloc(0)));
+    await once(watch, 'response');
+    const idle = [await rawSession(address), await rawSession(address)];
+    const firstClosed = once(idle[0]!, 'close');
+    const later = beginCall(await rawSession(address), getJob);
+    later.end(framed(nobody));
+    expect((await refusalFrom(later)).info.reason).toBe('JOB_NOT_FOUND');
+    await firstClosed;
+    expect([watching.closed, idle[1]!.closed]).toEqual([false, false]);
+  });
+
+  it('answers about health beyond its limit', async () => {
+    const { address } = await openApi({ RELORA_CONNECTIONS_MAX: '1' });
+    const watch = beginCall(await rawSession(address), '/grpc.health.v1.Health/Watch');
+    watch.end(framed(Buffer.alloc(0)));
+    await once(watch, 'response');
+    const check = beginCall(await rawSession(address), '/grpc.health.v1.Health/Check');
+    check.end(framed(Buffer.alloc(0)));
+    expect((await statusOf(check))?.code).toBe(status.OK);
+  });
+});
