@@ -1,4 +1,4 @@
-import { presets, readStoredRunSpec, targetModules } from '../../engine/dist/plan/index.js';
+import { defaultRunSpec, presets } from '../../engine/dist/plan/index.js';
 
 /**
  * What is trained. Small enough for many runs on two cores. Bytes keep embedding and head, which all modes train in full, from
@@ -131,52 +131,34 @@ export function specOf(plan, mode, { rate, scale, seed }) {
   const { stepCount, warmupStepCount, ...own } = { ...plan, ...settings };
   const warmStartStepCount = isFullRank ? 0 : own.warmStartStepCount;
   const mainStepCount = stepCount - warmStartStepCount;
-  // As a stored specification: settings that are not named here have their defaults.
-  return readStoredRunSpec(
-    JSON.stringify({
-      kind,
-      model: { ...(plan.shape ?? presets[plan.preset]), vocabSize: plan.vocabSize },
-      baseWeightsFolder: null,
-      dataset: 'datasets/convergence',
-      warmStart: { stepCount: warmStartStepCount, learningRate: rate, warmupStepCount },
-      adapter: isFullRank
-        ? null
-        : {
-            rank: own.rank,
-            alpha: scale * own.rank,
-            dropout: 0,
-            cycleStepCount: kind === 'lora' ? mainStepCount : own.cycleStepCount,
-            restartWarmupStepCount: kind === 'lora' ? 0 : own.restartWarmupStepCount,
-            momentReset: 'zero',
-            momentPruneRatio: 0.9,
-            targetModules,
-            trainableScale: false,
-            ...adapter,
-          },
-      stepCount: mainStepCount,
-      learningRate: { peak: rate, schedule: 'jaggedCosine', warmupStepCount, minRatio: 0.1 },
-      optimizer: {
-        beta1: 0.9,
-        beta2: 0.99,
-        epsilon: 1e-8,
-        weightDecay: 0,
-        gradientNormMax: 1,
-        nonfiniteStepCountMax: 0,
-      },
-      batch: own.batch,
-      precision: own.precision,
-      seed,
-      // The same text each time: a curve whose last point is on other text than the others would have a kink.
-      evaluation: {
-        everyStepCount: Math.ceil(stepCount / own.evaluationCount),
-        tokenCount: own.heldOutTokenCount,
-        finalTokenCount: own.heldOutTokenCount,
-      },
-      checkpoint: { everyStepCount: 0, keepCount: 1 },
-      sample: { everyStepCount: 0, prompt: '', tokenCount: 1 },
-      export: { weightType: 'float32' },
-      priority: 0,
-      device: 'native',
-    }),
-  );
+  const isLora = kind === 'lora';
+  return defaultRunSpec({
+    kind,
+    model: { ...(plan.shape ?? presets[plan.preset]), vocabSize: plan.vocabSize },
+    dataset: 'datasets/convergence',
+    warmStart: { stepCount: warmStartStepCount, learningRate: rate, warmupStepCount },
+    adapter: isFullRank
+      ? null
+      : {
+          rank: own.rank,
+          alpha: scale * own.rank,
+          cycleStepCount: isLora ? mainStepCount : own.cycleStepCount,
+          restartWarmupStepCount: isLora ? 0 : own.restartWarmupStepCount,
+          ...adapter,
+        },
+    stepCount: mainStepCount,
+    learningRate: { peak: rate, schedule: 'jaggedCosine', warmupStepCount },
+    optimizer: { beta2: 0.99 },
+    batch: own.batch,
+    precision: own.precision,
+    seed,
+    // The same text each time: a curve whose last point is on other text than the others would have a kink.
+    evaluation: {
+      everyStepCount: Math.ceil(stepCount / own.evaluationCount),
+      tokenCount: own.heldOutTokenCount,
+      finalTokenCount: own.heldOutTokenCount,
+    },
+    checkpoint: { everyStepCount: 0, keepCount: 1 },
+    device: 'native',
+  });
 }

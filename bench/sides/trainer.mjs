@@ -4,7 +4,7 @@ import { Llama } from '../../engine/dist/index.js';
 import { tensorsOf } from '../../engine/dist/exports/huggingFace.js';
 import { writeSafetensors } from '../../engine/dist/io/safetensors.js';
 import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
-import { chooseGraphs, targetModules } from '../../engine/dist/plan/index.js';
+import { chooseGraphs, defaultRunSpec } from '../../engine/dist/plan/index.js';
 import { AdamW } from '../../engine/dist/training/adamW.js';
 import { accumulateGradients, clipScale, globalNorm } from '../../engine/dist/training/gradients.js';
 import { peakResidentBytes } from './processMemory.mjs';
@@ -58,24 +58,16 @@ export class Trainer {
 
   /** Ends a warm start: the linear layers are frozen and get adapters. */
   attach({ rank, alpha }) {
-    const adapter = {
-      rank,
-      alpha,
-      dropout: 0,
-      targetModules: [...targetModules],
-      trainableScale: false,
-      moduleRanks: {},
-    };
     const { config, batch, time, microBatch, graph, seed, backend } = this.#settings;
-    const spec = {
+    const spec = defaultRunSpec({
       model: config,
-      adapter: { ...adapter, graph },
+      adapter: { rank, alpha, graph },
       batch: { sequenceCount: batch, sequenceLength: time, microBatchSequenceCount: microBatch },
       precision:
         backend.basePrecision === backend.precision ? backend.precision : `${backend.basePrecision}Base`,
-    };
+    });
     const plan = adapterPlan(chooseGraphs(spec, backend), tmpdir());
-    this.#model.attachAdapters(adapter, seed, this.#restartCount, plan);
+    this.#model.attachAdapters(spec.adapter, seed, this.#restartCount, plan);
     this.#optimizer.drop('base');
     return {};
   }

@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
 import { selectBackend } from '@relora/engine';
-import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
 import { chooseGraphs, separateGraphs, type GraphMachine } from '../../engine/src/plan/adapterGraphs.js';
 import { targetModules, type AdapterSettings, type RunSpec } from '../../engine/src/plan/runSpec.js';
 import { tinySpec } from './tinyRun.js';
@@ -14,7 +13,7 @@ function specOf(rank: number, tokens: number, changes: Partial<AdapterSettings> 
   const sequenceCount = tokens / sequenceLength;
   return tinySpec({
     model: { hiddenSize: 768, intermediateSize: 2048, numAttentionHeads: 12, numKeyValueHeads: 12 },
-    adapter: { ...laterDefaults.adapter, rank, ...changes },
+    adapter: { rank, ...changes },
     batch: { sequenceLength, sequenceCount, microBatchSequenceCount: Math.min(8, sequenceCount) },
   });
 }

@@ -4,13 +4,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll } from 'vitest';
 import { Dataset, prepareDataset } from '@relora/engine/data';
-import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
 import type { StoredValues } from '../../engine/src/io/safetensors.js';
 import {
+  defaultRunSpec,
   disposeRun,
   saveCheckpoint,
   trainLoop,
   type BeginRunOptions,
+  type GivenSpec,
   type RunSpec,
   type TrainingEvent,
   type TrainingRun,
@@ -27,74 +28,40 @@ export function temporaryFolders(): () => string {
   };
 }
 
-type Changes = {
-  [K in keyof RunSpec]?: RunSpec[K] extends object | null ? Partial<RunSpec[K]> | null : RunSpec[K];
-};
+/** What all tests begin with. */
+const tiny = {
+  kind: 'relora',
+  model: {
+    vocabSize: 257,
+    hiddenSize: 32,
+    intermediateSize: 48,
+    numHiddenLayers: 2,
+    numAttentionHeads: 4,
+    numKeyValueHeads: 2,
+    maxPositionEmbeddings: 64,
+  },
+  dataset: 'datasets/licence',
+  warmStart: { stepCount: 6, learningRate: 3e-3, warmupStepCount: 3 },
+  adapter: { rank: 4, alpha: 8, cycleStepCount: 6, restartWarmupStepCount: 2 },
+  stepCount: 18,
+  learningRate: { peak: 6e-3, schedule: 'jaggedCosine', warmupStepCount: 2 },
+  batch: { sequenceLength: 32, sequenceCount: 4, microBatchSequenceCount: 4 },
+  precision: 'float32',
+  seed: 17,
+  evaluation: { everyStepCount: 0, tokenCount: 128, finalTokenCount: 512 },
+  checkpoint: { everyStepCount: 0 },
+  sample: { prompt: 'The ', tokenCount: 4 },
+  device: 'native',
+} satisfies GivenSpec;
 
 /** A model that learns in seconds, through a warm start and three cycles; `changes` are merged into its parts. */
-export function tinySpec(changes: Changes = {}): RunSpec {
-  const spec: RunSpec = {
-    kind: 'relora',
-    model: {
-      vocabSize: 257,
-      hiddenSize: 32,
-      intermediateSize: 48,
-      numHiddenLayers: 2,
-      numAttentionHeads: 4,
-      numKeyValueHeads: 2,
-      maxPositionEmbeddings: 64,
-      ropeTheta: 10_000,
-      rmsNormEps: 1e-6,
-      tieWordEmbeddings: false,
-      ropeScaling: null,
-      attentionBias: false,
-    },
-    baseWeightsFolder: null,
-    baseWeightsName: null,
-    dataset: 'datasets/licence',
-    warmStart: { stepCount: 6, learningRate: 3e-3, warmupStepCount: 3 },
-    adapter: {
-      rank: 4,
-      alpha: 8,
-      dropout: 0,
-      cycleStepCount: 6,
-      restartWarmupStepCount: 2,
-      momentReset: 'zero',
-      momentPruneRatio: 0.9,
-      targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
-      trainableScale: false,
-      ...laterDefaults.adapter,
-    },
-    stepCount: 18,
-    omittedSteps: [],
-    recipe: 'paper',
-    learningRate: { peak: 6e-3, schedule: 'jaggedCosine', warmupStepCount: 2, minRatio: 0.1 },
-    optimizer: {
-      beta1: 0.9,
-      beta2: 0.999,
-      epsilon: 1e-8,
-      weightDecay: 0,
-      gradientNormMax: 1,
-      nonfiniteStepCountMax: 0,
-      momentType: 'float32',
-    },
-    batch: { sequenceLength: 32, sequenceCount: 4, microBatchSequenceCount: 4 },
-    precision: 'float32',
-    recomputation: 'auto',
-    endOfData: 'repeat',
-    seed: 17,
-    evaluation: { everyStepCount: 0, tokenCount: 128, finalTokenCount: 512 },
-    checkpoint: { everyStepCount: 0, keepCount: 2 },
-    sample: { everyStepCount: 0, prompt: 'The ', tokenCount: 4 },
-    export: { weightType: 'float32', formats: ['huggingFace'], shardBytesMax: 5e9, ggufType: 'float32' },
-    priority: 0,
-    device: 'native',
-  };
+export function tinySpec(changes: GivenSpec = {}): RunSpec {
   const merged = Object.entries(changes).map(([key, value]) => {
-    const before = spec[key as keyof RunSpec];
-    return [key, typeof value === 'object' && value !== null ? { ...(before as object), ...value } : value];
+    const before: unknown = tiny[key as keyof typeof tiny];
+    const isPart = typeof value === 'object' && value !== null && !Array.isArray(value);
+    return [key, isPart ? { ...(before as object | undefined), ...value } : value];
   });
-  return { ...spec, ...(Object.fromEntries(merged) as Partial<RunSpec>) };
+  return defaultRunSpec({ ...tiny, ...(Object.fromEntries(merged) as GivenSpec) });
 }
 
 /** Runs the loop to its end, or until `stop` says so at an event, as a server would: the event is taken, then the abort. */

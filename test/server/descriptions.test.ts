@@ -1,12 +1,14 @@
-import { layerRank, plannedGraph, restartModule, trainingEvents } from '@relora/engine/plan';
+import * as plan from '@relora/engine/plan';
+import { layerRank, plannedGraph, restartModule, trainingEvents, type Settings } from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
 import { exportResult, sealedArtifact } from '../../server/dist/artifacts/artifact.js';
+import { capitals } from '../../server/dist/api/enums.js';
 import { execution } from '../../server/dist/jobs/job.js';
 import { fieldsOf } from './contractText.js';
 
 const sorted = (names: Iterable<string>): string[] => [...names].sort();
 
-describe('what is described once', () => {
+describe('what a trainer reports', () => {
   /** Kept in the journal and never sent: where a checkpoint lies is nobody's concern. */
   const internal = ['path', 'manifestSha256'];
   const messages: [message: string, table: object][] = [
@@ -40,5 +42,57 @@ describe('what is described once', () => {
     expect(Object.keys({ ...sealedArtifact, ...exportResult }).filter((key) => !shown.includes(key))).toEqual(
       [],
     );
+  });
+});
+
+describe('a setting of a job', () => {
+  /** With fields that are no plain settings: what they may be follows from other things than a table can say. */
+  const messages: [message: string, table: Settings, others: string[]][] = [
+    [
+      'JobSpec',
+      plan.runSettings,
+      [
+        ...[
+          'model',
+          'dataset',
+          'stepCount',
+          'tokenCount',
+          'omittedSteps',
+          'skippedSteps',
+          'recipe',
+          'warmStart',
+          'adapter',
+        ],
+        ...['learningRate', 'optimizer', 'batch', 'evaluation', 'checkpoint', 'sample', 'export'],
+      ],
+    ],
+    ['LlamaConfig', plan.modelSettings, ['ropeScaling']],
+    ['WarmStartSpec', plan.warmStartSettings, []],
+    ['AdapterSpec', plan.adapterSettings, ['allowShortLastCycle', 'targetModules', 'moduleRanks']],
+    ['LearningRateSpec', plan.learningRateSettings, []],
+    ['OptimizerSpec', plan.optimizerSettings, []],
+    ['BatchSpec', plan.batchSettings, []],
+    ['EvaluationSpec', plan.evaluationSettings, []],
+    ['CheckpointSpec', plan.checkpointSettings, []],
+    ['SampleSpec', plan.sampleSettings, []],
+    ['ExportSpec', plan.exportSettings, ['formats', 'ggufWeightType']],
+  ];
+
+  it.each(messages)('%s has the fields of its table, and no other', (message, table, others) => {
+    expect(sorted(fieldsOf(message).keys())).toEqual(sorted([...Object.keys(table), ...others]));
+  });
+
+  it.each(messages)('%s names the defaults of its table', (message, table) => {
+    const required = ['hiddenSize', 'intermediateSize', 'numHiddenLayers', 'numAttentionHeads'];
+    for (const [key, setting] of Object.entries(table)) {
+      if (typeof setting.default === 'function' || setting.type === 'text' || required.includes(key))
+        continue;
+      const named = /\bdefault ([^\s,;]+?)[.,;]?(?:\s|$)/i.exec(fieldsOf(message).get(key)!)?.[1];
+      const isName = setting.type === 'choice' && setting.enumName !== null;
+      const expected = isName ? capitals(setting.default as string) : setting.default;
+      expect(typeof expected === 'number' ? Number(named) : named, key).toBe(
+        typeof expected === 'number' ? expected : String(expected),
+      );
+    }
   });
 });

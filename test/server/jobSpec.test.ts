@@ -1,3 +1,4 @@
+import { defaultRunSpec, presets } from '@relora/engine/plan';
 import {
   AdapterGraph,
   AdapterScaling,
@@ -17,7 +18,7 @@ import {
 } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { FieldChecks } from '../../server/dist/api/fieldChecks.js';
-import { parseJobSpec, type Surroundings } from '../../server/dist/api/jobSpec.js';
+import { parseJobSpec, type FoundReferences } from '../../server/dist/api/jobSpec.js';
 import { toSpec } from '../../server/dist/api/toProto.js';
 import { readConfig } from '../../server/dist/config.js';
 import type { Dataset } from '../../server/dist/datasets/dataset.js';
@@ -48,13 +49,13 @@ const minimal: DeepPartial<JobSpec> = {
   adapter: { rank: 16, cycleStepCount: 100 },
 };
 
-function parse(changes: DeepPartial<JobSpec> = {}, surroundings: Partial<Surroundings> = {}) {
+function parse(changes: DeepPartial<JobSpec> = {}, found: Partial<FoundReferences> = {}) {
   const spec = JobSpec.fromPartial({ ...minimal, ...changes });
-  return parseJobSpec(spec, { dataset: dataset(), baseWeights: null, ...surroundings }, limits);
+  return parseJobSpec(spec, { dataset: dataset(), baseWeights: null, ...found }, limits);
 }
 
-function accept(changes: DeepPartial<JobSpec> = {}, surroundings: Partial<Surroundings> = {}) {
-  const parsed = parse(changes, surroundings);
+function accept(changes: DeepPartial<JobSpec> = {}, found: Partial<FoundReferences> = {}) {
+  const parsed = parse(changes, found);
   if (parsed.spec === null) throw new Error(JSON.stringify(parsed.problems));
   return parsed;
 }
@@ -140,6 +141,22 @@ describe('a minimal specification', () => {
       priority: 0,
       device: 'auto',
     });
+  });
+
+  it('is the default that the engine fills in without a server', () => {
+    const said = {
+      model: { ...presets.demo!, vocabSize: 257 },
+      dataset: 'datasets/tales',
+      evaluation: { finalTokenCount: 5000 },
+    };
+    const { adapter, stepCount } = { adapter: { rank: 16, cycleStepCount: 100 }, stepCount: 400 };
+    expect(accept().spec).toEqual(defaultRunSpec({ ...said, adapter, stepCount }));
+    expect(accept({ kind: JobKind.FULL_RANK, adapter: undefined }).spec).toEqual(
+      defaultRunSpec({ ...said, kind: 'fullRank', stepCount }),
+    );
+    expect(accept({ kind: JobKind.LORA, adapter: {} }).spec).toEqual(
+      defaultRunSpec({ ...said, kind: 'lora', stepCount }),
+    );
   });
 
   it('has no warnings when it is sensible', () => {

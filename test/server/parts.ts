@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { RunSpec } from '@relora/engine/plan';
+import { defaultRunSpec, type GivenSpec, type RunSpec } from '@relora/engine/plan';
 import { pino } from 'pino';
 import { onTestFinished } from 'vitest';
 import { ArtifactExports } from '../../server/dist/artifacts/artifactExports.js';
@@ -137,72 +137,26 @@ export const execution: Execution = {
 };
 
 /** A small specification; `script` is what the scripted trainer does. */
-export function runSpec(script = '', changes: Partial<RunSpec> = {}): RunSpec {
-  return {
-    kind: 'relora',
+export function runSpec(script = '', changes: GivenSpec = {}): RunSpec {
+  return defaultRunSpec({
     model: {
       vocabSize: 257,
       hiddenSize: 16,
       intermediateSize: 32,
       numHiddenLayers: 1,
       numAttentionHeads: 2,
-      numKeyValueHeads: 2,
       maxPositionEmbeddings: 32,
-      ropeTheta: 10_000,
-      rmsNormEps: 1e-6,
-      tieWordEmbeddings: false,
-      ropeScaling: null,
-      attentionBias: false,
     },
-    baseWeightsFolder: null,
-    baseWeightsName: null,
-    dataset: 'datasets/text',
-    warmStart: { stepCount: 0, learningRate: 5e-4, warmupStepCount: 0 },
-    adapter: {
-      rank: 4,
-      alpha: 4,
-      dropout: 0,
-      cycleStepCount: 5,
-      restartWarmupStepCount: 1,
-      momentReset: 'zero',
-      momentPruneRatio: 0.9,
-      targetModules: ['q_proj'],
-      trainableScale: false,
-      graph: 'auto',
-      initialisation: 'random',
-      trainedFactors: 'both',
-      cycleGrowth: 1,
-      fullRankStepCount: 0,
-      moduleRanks: {},
-      scaling: 'alphaOverRank',
-      bLearningRateRatio: 1,
-    },
-    omittedSteps: [],
-    recipe: 'paper',
+    warmStart: { stepCount: 0 },
+    adapter: { rank: 4, alpha: 4, cycleStepCount: 5, restartWarmupStepCount: 1, targetModules: ['q_proj'] },
     stepCount: 20,
-    learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 1, minRatio: 0.1 },
-    optimizer: {
-      beta1: 0.9,
-      beta2: 0.999,
-      epsilon: 1e-8,
-      weightDecay: 0,
-      gradientNormMax: 1,
-      nonfiniteStepCountMax: 0,
-      momentType: 'float32',
-    },
+    learningRate: { warmupStepCount: 1 },
     batch: { sequenceLength: 8, sequenceCount: 2, microBatchSequenceCount: 2 },
-    precision: 'auto',
-    recomputation: 'auto',
-    endOfData: 'repeat',
-    seed: 0,
     evaluation: { everyStepCount: 0, tokenCount: 64, finalTokenCount: 64 },
-    checkpoint: { everyStepCount: 5, keepCount: 2 },
-    sample: { everyStepCount: 0, prompt: script, tokenCount: 8 },
-    export: { weightType: 'float32', formats: ['huggingFace'], shardBytesMax: 5e9, ggufType: 'float32' },
-    priority: 0,
-    device: 'auto',
+    checkpoint: { everyStepCount: 5 },
+    sample: { prompt: script, tokenCount: 8 },
     ...changes,
-  };
+  });
 }
 
 export function newJob(changes: Partial<NewJob> = {}): NewJob {

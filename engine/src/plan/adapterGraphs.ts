@@ -1,13 +1,14 @@
 import { layerMethod, type LayerMethod } from './layerMethod.js';
 import { linearShapes } from './parameters.js';
-import { targetModules, type RunSpec, type TargetModule } from './runSpec.js';
+import type { RunSpec } from './runSpec.js';
+import { targetModules, type LayerGraph, type TargetModule } from './words.js';
+
+export type { LayerGraph };
 
 /**
- * How an adapted layer is computed. separate: x W + s (x A) B, with W packed once a cycle. merged: x W' with W' = W + s A B
+ * How each adapted layer is computed. separate: x W + s (x A) B, with W packed once a cycle. merged: x W' with W' = W + s A B
  * packed once a step. weightGradient: the same, and A and B get their gradients from the dense xᵀ dy.
  */
-export const layerGraphs = ['separate', 'merged', 'weightGradient'] as const;
-export type LayerGraph = (typeof layerGraphs)[number];
 export type LayerGraphs = Record<TargetModule, LayerGraph>;
 
 export const separateGraphs = Object.fromEntries(

@@ -1,4 +1,18 @@
 export * from './runSpec.js';
+export * from './jobSettings.js';
+export {
+  settle,
+  type ChoiceSetting,
+  type Context,
+  type Draft,
+  type Setting,
+  type Settings,
+  type Settled,
+  type Take,
+  type ValueOf,
+  type ValuesOf,
+} from './setting.js';
+export * from './defaultRunSpec.js';
 export { readStoredRunSpec } from './storedRunSpec.js';
 export * from './presets.js';
 export * from './cycles.js';

@@ -1,35 +1,26 @@
-import { shardBytesDefault, type ExportSettings, type RunSpec, type StepRange } from './runSpec.js';
-
-/** What of a specification may be missing in a stored one. */
-type LaterDefaults = Partial<Omit<RunSpec, 'model' | 'optimizer' | 'adapter'>> & {
-  model: Partial<RunSpec['model']>;
-  optimizer: Partial<RunSpec['optimizer']>;
-  adapter: Partial<NonNullable<RunSpec['adapter']>>;
-};
+import {
+  adapterSettings,
+  modelSettings,
+  optimizerSettings,
+  runSettings,
+  shardBytesDefault,
+} from './jobSettings.js';
+import type { ExportSettings, RunSpec, StepRange } from './runSpec.js';
+import { valuesBefore } from './setting.js';
 
 /**
  * Settings that came after the first release, as they were before anyone could choose. A specification stored without them
  * means these, and its hash (plan/specHash.ts) leaves them out, so that its checkpoints still fit it.
  */
 export const laterDefaults = {
+  ...valuesBefore(runSettings),
   baseWeightsName: null,
-  recomputation: 'auto',
   omittedSteps: [],
   recipe: 'paper',
-  endOfData: 'repeat',
-  optimizer: { momentType: 'float32' },
-  adapter: {
-    graph: 'auto',
-    initialisation: 'random',
-    trainedFactors: 'both',
-    cycleGrowth: 1,
-    fullRankStepCount: 0,
-    moduleRanks: {},
-    scaling: 'alphaOverRank',
-    bLearningRateRatio: 1,
-  },
-  model: { ropeScaling: null, attentionBias: false },
-} satisfies LaterDefaults;
+  optimizer: valuesBefore(optimizerSettings),
+  adapter: { ...valuesBefore(adapterSettings), moduleRanks: {} },
+  model: { ...valuesBefore(modelSettings), ropeScaling: null },
+};
 
 /** With the name that a field had in 0.1.0. */
 type StoredRunSpec = RunSpec & { skippedSteps?: StepRange[] };

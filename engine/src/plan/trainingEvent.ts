@@ -1,6 +1,4 @@
-import { layerGraphs } from './adapterGraphs.js';
 import { baseKinds } from './packedBytes.js';
-import { phases, targetModules } from './runSpec.js';
 import {
   count,
   flag,
@@ -19,6 +17,7 @@ import {
   type ObjectOf,
   type UnionOf,
 } from './shapes.js';
+import { layerGraphs, phases, targetModules } from './words.js';
 
 /** How one kind of adapted layer is computed. */
 export const plannedGraph = { module: oneOf(targetModules), graph: oneOf(layerGraphs) };

@@ -1,5 +1,7 @@
 import {
+  adapterSettings,
   cycleAt,
+  emptyAdapter,
   largestRank,
   missingSteps,
   targetModules,
@@ -7,63 +9,74 @@ import {
   type CycleShape,
   type LlamaConfig,
   type Precision,
-  type RunSpec,
   type TargetModule,
 } from '@relora/engine/plan';
 import type { AdapterSpec, ModuleRank } from '@relora/sdk/contract';
-import {
-  adapterGraphs,
-  adapterScalings,
-  initialisations,
-  momentResets,
-  targetModuleNames,
-  toEnum,
-  trainedFactorChoices,
-} from './enums.js';
+import { capitals, enums } from './enums.js';
 import type { FieldChecks } from './fieldChecks.js';
+import type { SpecReader } from './specReader.js';
 
 /** The adapters and their restarts, with every default filled in. */
 export function parseAdapter(
-  checks: FieldChecks,
+  reader: SpecReader,
   spec: AdapterSpec | undefined,
-  kind: RunSpec['kind'],
-  stepCount: number,
   model: LlamaConfig | undefined,
-  { rankMax, alphaOverRank }: { rankMax: number; alphaOverRank: number | null },
 ): AdapterSettings {
+  const { checks, context } = reader;
+  const draft = context.spec;
   const modules = parseTargetModules(checks, spec?.targetModules ?? []);
-  const holding = (some: readonly TargetModule[]): number =>
-    Math.min(rankMax, model === undefined ? Infinity : largestRank(model, some));
-  const moduleRanks = parseModuleRanks(checks, spec?.moduleRanks ?? [], modules, holding);
-  const rankHolding = holding(modules.filter((module) => moduleRanks[module] === undefined));
-  const cycles = parseCycles(checks, spec, kind, stepCount);
-  const momentReset =
-    checks.choice(
-      'spec.adapter.moment_reset',
-      spec?.momentReset ?? 'MOMENT_RESET_ZERO',
-      momentResets,
-      'ZERO, RANDOM or MAGNITUDE',
-    ) ?? 'zero';
-  if (cycles.fullRankStepCount > 0 && momentReset !== 'zero') {
+  const rankMaxOf = (some: readonly TargetModule[]): number =>
+    Math.min(context.rankMax, model === undefined ? Infinity : largestRank(model, some));
+  const moduleRanks = parseModuleRanks(checks, spec?.moduleRanks ?? [], modules, rankMaxOf);
+  const rankMax = rankMaxOf(modules.filter((module) => moduleRanks[module] === undefined));
+
+  const isLora = draft.kind === 'lora';
+  if (isLora) checkOneCycle(checks, spec, draft.stepCount);
+  else if (spec?.cycleStepCount === undefined)
+    checks.add('spec.adapter.cycle_step_count', 'the steps between restarts; RELORA needs it', 'none');
+  // The one cycle of LORA is as long as the run.
+  const given = isLora ? { ...spec, cycleStepCount: undefined } : spec;
+  draft.adapter = emptyAdapter();
+  const settings = reader.with({ rankMax }).read('spec.adapter', adapterSettings, given, draft.adapter);
+  const cycleFields = ['step_count', 'adapter.cycle_step_count', 'adapter.cycle_growth'];
+  if (
+    !isLora &&
+    spec?.allowShortLastCycle !== true &&
+    !cycleFields.some((name) => checks.isWrong(`spec.${name}`))
+  )
+    checkLastCycle(checks, draft.stepCount, settings);
+  checkTraining(checks, settings);
+  return { ...settings, targetModules: modules, moduleRanks };
+}
+
+/** What is for restarts alone must not be asked for without them. */
+function checkOneCycle(checks: FieldChecks, spec: AdapterSpec | undefined, stepCount: number): void {
+  const ofRestarts = {
+    cycle_step_count: spec?.cycleStepCount === stepCount ? undefined : spec?.cycleStepCount,
+    cycle_growth: spec?.cycleGrowth === 1 ? undefined : spec?.cycleGrowth,
+    full_rank_step_count: spec?.fullRankStepCount || undefined,
+  };
+  for (const [name, value] of Object.entries(ofRestarts))
+    if (value !== undefined)
+      checks.add(`spec.adapter.${name}`, 'nothing for LORA, which has no restarts', value);
+}
+
+/** Settings of how A and B are trained that exclude each other. */
+function checkTraining(
+  checks: FieldChecks,
+  settings: Pick<
+    AdapterSettings,
+    'fullRankStepCount' | 'momentReset' | 'trainedFactors' | 'bLearningRateRatio'
+  >,
+): void {
+  const { fullRankStepCount, momentReset, trainedFactors, bLearningRateRatio } = settings;
+  if (fullRankStepCount > 0 && momentReset !== 'zero') {
     checks.add(
       'spec.adapter.moment_reset',
       'ZERO with full_rank_step_count, after which adapters begin with new moments',
-      momentReset.toUpperCase(),
+      capitals(momentReset),
     );
   }
-  const trainedFactors =
-    checks.choice(
-      'spec.adapter.trained_factors',
-      spec?.trainedFactors ?? 'TRAINED_FACTORS_BOTH',
-      trainedFactorChoices,
-      'BOTH or B_ONLY',
-    ) ?? 'both';
-  const bLearningRateRatio = checks.number(
-    'spec.adapter.b_learning_rate_ratio',
-    spec?.bLearningRateRatio,
-    1,
-    { min: 0, max: 1000, above: true },
-  );
   if (trainedFactors === 'bOnly' && bLearningRateRatio !== 1) {
     checks.add(
       'spec.adapter.b_learning_rate_ratio',
@@ -71,99 +84,6 @@ export function parseAdapter(
       bLearningRateRatio,
     );
   }
-  const rank = checks.integer('spec.adapter.rank', spec?.rank, Math.min(128, rankHolding), 1, rankHolding);
-  const alpha = alphaOverRank === null ? 32 : alphaOverRank * rank;
-  return {
-    rank,
-    alpha: checks.number('spec.adapter.alpha', spec?.alpha, alpha, { min: 0, max: 1e6, above: true }),
-    dropout: checks.number('spec.adapter.dropout', spec?.dropout, 0, { min: 0, max: 0.9 }),
-    ...cycles,
-    momentReset,
-    momentPruneRatio: checks.number('spec.adapter.moment_prune_ratio', spec?.momentPruneRatio, 0.9, {
-      min: 0,
-      max: 1,
-      above: true,
-      below: true,
-    }),
-    targetModules: modules,
-    trainableScale: spec?.trainableScale ?? false,
-    graph:
-      checks.choice(
-        'spec.adapter.graph',
-        spec?.graph ?? 'ADAPTER_GRAPH_AUTO',
-        adapterGraphs,
-        'AUTO, SEPARATE, MERGED or WEIGHT_GRADIENT',
-      ) ?? 'auto',
-    initialisation:
-      checks.choice(
-        'spec.adapter.initialisation',
-        spec?.initialisation ?? 'INITIALISATION_RANDOM',
-        initialisations,
-        'RANDOM or GRADIENT_SVD',
-      ) ?? 'random',
-    trainedFactors,
-    moduleRanks,
-    scaling:
-      checks.choice(
-        'spec.adapter.scaling',
-        spec?.scaling ?? 'ADAPTER_SCALING_ALPHA_OVER_RANK',
-        adapterScalings,
-        'ALPHA_OVER_RANK or ALPHA_OVER_SQRT_RANK',
-      ) ?? 'alphaOverRank',
-    bLearningRateRatio,
-  };
-}
-
-type CycleSettings = Pick<
-  AdapterSettings,
-  'cycleStepCount' | 'cycleGrowth' | 'fullRankStepCount' | 'restartWarmupStepCount'
->;
-
-/** When a cycle ends and what it begins with. LORA has one cycle, as long as the run. */
-function parseCycles(
-  checks: FieldChecks,
-  spec: AdapterSpec | undefined,
-  kind: RunSpec['kind'],
-  stepCount: number,
-): CycleSettings {
-  const field = 'spec.adapter.cycle_step_count';
-  let cycleStepCount = stepCount;
-  if (kind === 'relora') {
-    if (spec?.cycleStepCount === undefined)
-      checks.add(field, 'the steps between restarts; RELORA needs it', 'none');
-    cycleStepCount = checks.integer(field, spec?.cycleStepCount, stepCount, 1, stepCount);
-  } else {
-    const useless = {
-      [field]: spec?.cycleStepCount === stepCount ? undefined : spec?.cycleStepCount,
-      'spec.adapter.cycle_growth': spec?.cycleGrowth === 1 ? undefined : spec?.cycleGrowth,
-      'spec.adapter.full_rank_step_count': spec?.fullRankStepCount || undefined,
-    };
-    for (const [name, value] of Object.entries(useless))
-      if (value !== undefined) checks.add(name, 'nothing for LORA, which has no restarts', value);
-  }
-  const cycleGrowth = checks.number('spec.adapter.cycle_growth', spec?.cycleGrowth, 1, { min: 1, max: 10 });
-  if (
-    kind === 'relora' &&
-    spec?.allowShortLastCycle !== true &&
-    ![field, 'spec.step_count', 'spec.adapter.cycle_growth'].some((name) => checks.isWrong(name))
-  )
-    checkLastCycle(checks, stepCount, { cycleStepCount, cycleGrowth });
-
-  const restartWarmupStepCount = checks.integer(
-    'spec.adapter.restart_warmup_step_count',
-    spec?.restartWarmupStepCount,
-    Math.floor(cycleStepCount / 20),
-    0,
-    Math.max(0, cycleStepCount - 1),
-  );
-  const fullRankStepCount = checks.integer(
-    'spec.adapter.full_rank_step_count',
-    spec?.fullRankStepCount,
-    0,
-    0,
-    Math.max(0, cycleStepCount - restartWarmupStepCount - 1),
-  );
-  return { cycleStepCount, cycleGrowth, fullRankStepCount, restartWarmupStepCount };
 }
 
 /** The phase ends with a whole cycle, so that no learning is cut short without anyone having meant it. */
@@ -201,19 +121,19 @@ function parseModuleRanks(
   checks: FieldChecks,
   values: ModuleRank[],
   adapted: readonly TargetModule[],
-  holding: (modules: readonly TargetModule[]) => number,
+  rankMaxOf: (modules: readonly TargetModule[]) => number,
 ): AdapterSettings['moduleRanks'] {
   const ranks: AdapterSettings['moduleRanks'] = {};
   const field = 'spec.adapter.module_ranks';
   if (values.length > 64) checks.add(field, 'at most seven modules', values.length);
   for (const [index, value] of values.slice(0, 64).entries()) {
     const name = `${field}[${index}].module`;
-    const names = adapted.map((module) => toEnum.targetModule[module]).join(', ');
-    const module = checks.choice(name, value.module, targetModuleNames, names);
+    const names = adapted.map((module) => enums.TargetModule.to[module]).join(', ');
+    const module = checks.choice(name, value.module, enums.TargetModule.from, names);
     if (module === undefined) continue;
     if (!adapted.includes(module)) checks.add(name, `one of target_modules: ${names}`, value.module);
     else if (ranks[module] !== undefined) checks.add(name, 'each module once', value.module);
-    else ranks[module] = checks.integer(`${field}[${index}].rank`, value.rank, 1, 1, holding([module]));
+    else ranks[module] = checks.integer(`${field}[${index}].rank`, value.rank, 1, 1, rankMaxOf([module]));
   }
   return ranks;
 }
@@ -224,8 +144,8 @@ function parseTargetModules(checks: FieldChecks, values: string[]): TargetModule
     const module = checks.choice(
       `spec.adapter.target_modules[${index}]`,
       value,
-      targetModuleNames,
-      Object.keys(targetModuleNames).join(', '),
+      enums.TargetModule.from,
+      Object.keys(enums.TargetModule.from).join(', '),
     );
     if (module !== undefined && asked.has(module))
       checks.add(`spec.adapter.target_modules[${index}]`, 'each module once', value);
@@ -243,9 +163,7 @@ export function checkGraph(
 ): void {
   const field = 'spec.adapter.graph';
   if (dropout > 0 && (graph === 'merged' || graph === 'weightGradient'))
-    checks.add(field, `AUTO or SEPARATE with dropout ${dropout}`, graphNames[graph]);
+    checks.add(field, `AUTO or SEPARATE with dropout ${dropout}`, capitals(graph));
   else if (graph === 'merged' && (precision === 'int8Base' || precision === 'nf4Base'))
-    checks.add(field, 'AUTO, SEPARATE or WEIGHT_GRADIENT with a quantized base', graphNames[graph]);
+    checks.add(field, 'AUTO, SEPARATE or WEIGHT_GRADIENT with a quantized base', capitals(graph));
 }
-
-const graphNames = { merged: 'MERGED', weightGradient: 'WEIGHT_GRADIENT' };

@@ -6,7 +6,7 @@ import { standingAgainst } from '../jobs/jobComparison.js';
 import { bucketStepCountFor, readHistory, type MetricHistory } from '../jobs/metricHistory.js';
 import type { Metric } from '../jobs/metricSeries.js';
 import { comparisonWarningsOf, type Contender } from './comparisonWarnings.js';
-import { toEnum } from './enums.js';
+import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseMetrics, parsePointsMax, toSeries } from './metricHistory.js';
 import type { ApiParts } from './parts.js';
@@ -87,8 +87,8 @@ function toComparedJob(
     name: `jobs/${job.id}`,
     displayName: job.displayName,
     labels: job.labels,
-    state: toEnum.jobState[job.state],
-    kind: toEnum.jobKind[spec.kind],
+    state: enums.JobState.to[job.state],
+    kind: enums.JobKind.to[spec.kind],
     rank: spec.adapter?.rank ?? 0,
     cycleStepCount: spec.kind === 'relora' ? (spec.adapter?.cycleStepCount ?? 0) : 0,
     trainableParameterCount: countParameters(spec).trainable,

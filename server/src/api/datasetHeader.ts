@@ -8,7 +8,7 @@ import type {
 import type { DatasetFormat, DatasetSpec, DatasetTokenizerSpec } from '../datasets/dataset.js';
 import type { NewDataset } from '../datasets/datasetStore.js';
 import { quote } from '../errors.js';
-import { datasetFormats, datasetSplits } from './enums.js';
+import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { readServerFile, readTextFile } from './readServerFile.js';
@@ -91,7 +91,7 @@ async function parseFile(
   field: string,
 ): Promise<NewFile> {
   const { uploadBytesMax } = parts.config;
-  const split = checks.choice(`${field}.split`, file.split, datasetSplits, 'TRAIN or HELD_OUT') ?? null;
+  const split = checks.word(`${field}.split`, file.split, enums.DatasetSplit, null);
   if (file.serverPath !== '') {
     if (file.fileName !== '')
       checks.add(`${field}.file_name`, 'nothing beside server_path', quote(file.fileName));
@@ -141,8 +141,9 @@ function parseFormat(
   file: DatasetFileProto,
   fileName: string,
 ): DatasetFormat {
-  const chosen = checks.choice(`${field}.format`, file.format, datasetFormats, 'TEXT, JSONL or PARQUET');
-  if (chosen !== null) return chosen ?? 'text';
+  const before = checks.problems.length;
+  const chosen = checks.word(`${field}.format`, file.format, enums.DatasetFormat, null);
+  if (chosen !== null || checks.problems.length > before) return chosen ?? 'text';
   const extension = /\.([a-z]+)$/i.exec(fileName)?.[1]?.toLowerCase();
   if (extension === 'txt' || extension === 'text' || extension === 'md') return 'text';
   if (extension === 'jsonl' || extension === 'ndjson') return 'jsonl';

@@ -4,7 +4,7 @@ import type { DatasetCursor } from '../datasets/datasetStore.js';
 import { ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import { parseDatasetHeader } from './datasetHeader.js';
-import { datasetSplits } from './enums.js';
+import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
@@ -77,7 +77,7 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
         1,
         1024,
       );
-      const split = checks.choice('split', request.split, datasetSplits, 'TRAIN or HELD_OUT') ?? 'train';
+      const split = checks.word('split', request.split, enums.DatasetSplit, 'train' as const);
       checks.throwIfWrong();
       const dataset = await find(datasetId);
       if (dataset.state !== 'ready')

@@ -1,241 +1,65 @@
-import type {
-  AdapterGraph,
-  DeviceChoice,
-  EndOfData,
-  Initialisation,
-  ExportFormat,
-  GgufType,
-  MomentReset,
-  MomentType,
-  Phase,
-  Precision,
-  Recomputation,
-  RunSpec,
-  Scaling,
-  ScheduleKind,
-  TargetModule,
-  TrainedFactors,
-  WeightType,
-} from '@relora/engine/plan';
+import * as plan from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
-import type { ArtifactKind, ArtifactState } from '../artifacts/artifact.js';
-import type { DatasetFormat, DatasetSplit, DatasetState } from '../datasets/dataset.js';
-import type { Weights } from '../weights/weights.js';
-import type { JobState } from '../jobs/job.js';
-import type { Metric } from '../jobs/metricSeries.js';
+import { metrics } from '../jobs/metricSeries.js';
 
-/** Enums of the contract and the words that the server uses for them. Unset values have the default that job.proto names. */
-export const jobKinds: Readonly<Record<string, RunSpec['kind']>> = {
-  [contract.JobKind.UNSPECIFIED]: 'relora',
-  [contract.JobKind.RELORA]: 'relora',
-  [contract.JobKind.LORA]: 'lora',
-  [contract.JobKind.FULL_RANK]: 'fullRank',
-};
+/** `int8Base` as the contract writes it, INT8_BASE. */
+type Capitals<Word extends string> = Word extends `${infer Head}${infer Tail}`
+  ? `${Head extends Lowercase<Head> ? Uppercase<Head> : `_${Head}`}${Capitals<Tail>}`
+  : Word;
 
-export const momentResets: Readonly<Record<string, MomentReset>> = {
-  [contract.MomentReset.UNSPECIFIED]: 'zero',
-  [contract.MomentReset.ZERO]: 'zero',
-  [contract.MomentReset.RANDOM]: 'random',
-  [contract.MomentReset.MAGNITUDE]: 'magnitude',
-};
-
-export const targetModuleNames: Readonly<Record<string, TargetModule>> = {
-  [contract.TargetModule.Q_PROJ]: 'q_proj',
-  [contract.TargetModule.K_PROJ]: 'k_proj',
-  [contract.TargetModule.V_PROJ]: 'v_proj',
-  [contract.TargetModule.O_PROJ]: 'o_proj',
-  [contract.TargetModule.GATE_PROJ]: 'gate_proj',
-  [contract.TargetModule.UP_PROJ]: 'up_proj',
-  [contract.TargetModule.DOWN_PROJ]: 'down_proj',
-};
-
-/** Null: decided by the kind of the job. */
-export const scheduleKinds: Readonly<Record<string, ScheduleKind | null>> = {
-  [contract.ScheduleKind.UNSPECIFIED]: null,
-  [contract.ScheduleKind.JAGGED_COSINE]: 'jaggedCosine',
-  [contract.ScheduleKind.COSINE]: 'cosine',
-  [contract.ScheduleKind.LINEAR]: 'linear',
-  [contract.ScheduleKind.CONSTANT]: 'constant',
-};
-
-export const precisions: Readonly<Record<string, Precision>> = {
-  [contract.Precision.UNSPECIFIED]: 'auto',
-  [contract.Precision.AUTO]: 'auto',
-  [contract.Precision.FLOAT32]: 'float32',
-  [contract.Precision.BFLOAT16]: 'bfloat16',
-  [contract.Precision.INT8_BASE]: 'int8Base',
-  [contract.Precision.NF4_BASE]: 'nf4Base',
-};
-
-export const recomputations: Readonly<Record<string, Recomputation>> = {
-  [contract.Recomputation.UNSPECIFIED]: 'auto',
-  [contract.Recomputation.AUTO]: 'auto',
-  [contract.Recomputation.NONE]: 'none',
-  [contract.Recomputation.BLOCKS]: 'blocks',
-};
-
-export const endsOfData: Readonly<Record<string, EndOfData>> = {
-  [contract.EndOfData.UNSPECIFIED]: 'repeat',
-  [contract.EndOfData.REPEAT]: 'repeat',
-  [contract.EndOfData.STOP]: 'stop',
-};
-
-export const momentTypes: Readonly<Record<string, MomentType>> = {
-  [contract.MomentType.UNSPECIFIED]: 'float32',
-  [contract.MomentType.FLOAT32]: 'float32',
-  [contract.MomentType.INT8]: 'int8',
-};
-
-export const adapterGraphs: Readonly<Record<string, AdapterGraph>> = {
-  [contract.AdapterGraph.UNSPECIFIED]: 'auto',
-  [contract.AdapterGraph.AUTO]: 'auto',
-  [contract.AdapterGraph.SEPARATE]: 'separate',
-  [contract.AdapterGraph.MERGED]: 'merged',
-  [contract.AdapterGraph.WEIGHT_GRADIENT]: 'weightGradient',
-};
-
-export const initialisations: Readonly<Record<string, Initialisation>> = {
-  [contract.Initialisation.UNSPECIFIED]: 'random',
-  [contract.Initialisation.RANDOM]: 'random',
-  [contract.Initialisation.GRADIENT_SVD]: 'gradientSvd',
-};
-
-export const trainedFactorChoices: Readonly<Record<string, TrainedFactors>> = {
-  [contract.TrainedFactors.UNSPECIFIED]: 'both',
-  [contract.TrainedFactors.BOTH]: 'both',
-  [contract.TrainedFactors.B_ONLY]: 'bOnly',
-};
-
-export const adapterScalings: Readonly<Record<string, Scaling>> = {
-  [contract.AdapterScaling.UNSPECIFIED]: 'alphaOverRank',
-  [contract.AdapterScaling.ALPHA_OVER_RANK]: 'alphaOverRank',
-  [contract.AdapterScaling.ALPHA_OVER_SQRT_RANK]: 'alphaOverSqrtRank',
-};
-
-export const weightTypes: Readonly<Record<string, WeightType>> = {
-  [contract.WeightType.UNSPECIFIED]: 'float32',
-  [contract.WeightType.FLOAT32]: 'float32',
-  [contract.WeightType.FLOAT16]: 'float16',
-  [contract.WeightType.BFLOAT16]: 'bfloat16',
-};
-
-export const exportFormats: Readonly<Record<string, ExportFormat>> = {
-  [contract.ExportFormat.UNSPECIFIED]: 'huggingFace',
-  [contract.ExportFormat.HUGGING_FACE]: 'huggingFace',
-  [contract.ExportFormat.PEFT]: 'peft',
-  [contract.ExportFormat.GGUF]: 'gguf',
-};
-
-export const ggufTypes: Readonly<Record<string, GgufType>> = {
-  ...weightTypes,
-  [contract.WeightType.Q8_0]: 'q8_0',
-};
-
-const artifactStates: Readonly<Record<string, ArtifactState>> = {
-  [contract.ArtifactState.PENDING]: 'pending',
-  [contract.ArtifactState.READY]: 'ready',
-  [contract.ArtifactState.FAILED]: 'failed',
-};
-
-const artifactKinds: Readonly<Record<string, ArtifactKind>> = {
-  [contract.ArtifactKind.MERGED_MODEL]: 'mergedModel',
-  [contract.ArtifactKind.ADAPTER]: 'adapter',
-};
-
-export const deviceChoices: Readonly<Record<string, DeviceChoice>> = {
-  auto: 'auto',
-  native: 'native',
-  tensorflow: 'tensorflow',
-  reference: 'reference',
-};
-
-export const jobStates: Readonly<Record<string, JobState>> = {
-  [contract.JobState.QUEUED]: 'queued',
-  [contract.JobState.STARTING]: 'starting',
-  [contract.JobState.RUNNING]: 'running',
-  [contract.JobState.PAUSED]: 'paused',
-  [contract.JobState.SUCCEEDED]: 'succeeded',
-  [contract.JobState.FAILED]: 'failed',
-  [contract.JobState.CANCELLED]: 'cancelled',
-};
-
-export const metricNames: Readonly<Record<string, Metric>> = {
-  [contract.Metric.LOSS]: 'loss',
-  [contract.Metric.EVALUATION_LOSS]: 'evaluationLoss',
-  [contract.Metric.BITS_PER_BYTE]: 'bitsPerByte',
-  [contract.Metric.LEARNING_RATE]: 'learningRate',
-  [contract.Metric.GRADIENT_NORM]: 'gradientNorm',
-  [contract.Metric.TOKENS_PER_SECOND]: 'tokensPerSecond',
-  [contract.Metric.RESIDENT_BYTES]: 'residentBytes',
-  [contract.Metric.EFFECTIVE_RANK]: 'effectiveRank',
-  [contract.Metric.DELTA_NORM]: 'deltaNorm',
-  [contract.Metric.LOGIT_CHANGE]: 'logitChange',
-};
-
-/** Null: from the name of the file. */
-export const datasetFormats: Readonly<Record<string, DatasetFormat | null>> = {
-  [contract.DatasetFormat.UNSPECIFIED]: null,
-  [contract.DatasetFormat.TEXT]: 'text',
-  [contract.DatasetFormat.JSONL]: 'jsonl',
-  [contract.DatasetFormat.PARQUET]: 'parquet',
-};
-
-/** Null: divided by held_out_share. */
-export const datasetSplits: Readonly<Record<string, DatasetSplit | null>> = {
-  [contract.DatasetSplit.UNSPECIFIED]: null,
-  [contract.DatasetSplit.TRAIN]: 'train',
-  [contract.DatasetSplit.HELD_OUT]: 'heldOut',
-};
-
-const phases: Readonly<Record<string, Phase>> = {
-  [contract.JobPhase.WARM_START]: 'warmStart',
-  [contract.JobPhase.ADAPTER]: 'adapter',
-  [contract.JobPhase.FULL_RANK]: 'fullRank',
-};
-
-const datasetStates: Readonly<Record<string, DatasetState>> = {
-  [contract.DatasetState.UPLOADING]: 'uploading',
-  [contract.DatasetState.PREPARING]: 'preparing',
-  [contract.DatasetState.READY]: 'ready',
-  [contract.DatasetState.FAILED]: 'failed',
-};
-
-const weightsStates: Readonly<Record<string, Weights['state']>> = {
-  [contract.WeightsState.UPLOADING]: 'uploading',
-  [contract.WeightsState.READY]: 'ready',
-};
-
-/** The other way: each word becomes the last value of the contract that means it, so never `UNSPECIFIED`. */
-export const toEnum = {
-  jobKind: reverse<RunSpec['kind'], contract.JobKind>(jobKinds),
-  momentReset: reverse<MomentReset, contract.MomentReset>(momentResets),
-  targetModule: reverse<TargetModule, contract.TargetModule>(targetModuleNames),
-  scheduleKind: reverse<ScheduleKind, contract.ScheduleKind>(scheduleKinds),
-  precision: reverse<Precision, contract.Precision>(precisions),
-  recomputation: reverse<Recomputation, contract.Recomputation>(recomputations),
-  endOfData: reverse<EndOfData, contract.EndOfData>(endsOfData),
-  momentType: reverse<MomentType, contract.MomentType>(momentTypes),
-  adapterGraph: reverse<AdapterGraph, contract.AdapterGraph>(adapterGraphs),
-  initialisation: reverse<Initialisation, contract.Initialisation>(initialisations),
-  trainedFactors: reverse<TrainedFactors, contract.TrainedFactors>(trainedFactorChoices),
-  scaling: reverse<Scaling, contract.AdapterScaling>(adapterScalings),
-  weightType: reverse<GgufType, contract.WeightType>(ggufTypes),
-  exportFormat: reverse<ExportFormat, contract.ExportFormat>(exportFormats),
-  artifactState: reverse<ArtifactState, contract.ArtifactState>(artifactStates),
-  artifactKind: reverse<ArtifactKind, contract.ArtifactKind>(artifactKinds),
-  jobState: reverse<JobState, contract.JobState>(jobStates),
-  metric: reverse<Metric, contract.Metric>(metricNames),
-  phase: reverse<Phase, contract.JobPhase>(phases),
-  datasetFormat: reverse<DatasetFormat, contract.DatasetFormat>(datasetFormats),
-  datasetSplit: reverse<DatasetSplit, contract.DatasetSplit>(datasetSplits),
-  datasetState: reverse<DatasetState, contract.DatasetState>(datasetStates),
-  weightsState: reverse<Weights['state'], contract.WeightsState>(weightsStates),
-};
-
-function reverse<Word extends string, Value extends string>(
-  table: Readonly<Record<string, Word | null>>,
-): Readonly<Record<Word, Value>> {
-  return Object.fromEntries(
-    Object.entries(table).flatMap(([value, word]) => (word === null ? [] : [[word, value]])),
-  ) as Record<Word, Value>;
+export function capitals(word: string): string {
+  return word.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase();
 }
+
+/** An enum of the contract and the words that the server uses for it, which are its own names in camel case. */
+export interface EnumWords<Word extends string = string, Value extends string = string> {
+  words: readonly Word[];
+  /** Never `UNSPECIFIED`. */
+  to: Readonly<Record<Word, Value>>;
+  /** Without `UNSPECIFIED`, which has a meaning of its own in every field. */
+  from: Readonly<Record<string, Word>>;
+}
+
+/** Compiles only if the words are the names of the enum, all of them and no others. */
+function words<const Word extends string, Enum extends Readonly<Record<Capitals<Word>, string>>>(
+  list: readonly Word[],
+  values: Enum &
+    (Exclude<keyof Enum, 'UNSPECIFIED' | 'UNRECOGNIZED'> extends Capitals<Word> ? unknown : never),
+): EnumWords<Word, Enum[Capitals<Word>]> {
+  const pairs = list.map((word) => [word, values[capitals(word) as Capitals<Word>]] as const);
+  return {
+    words: list,
+    to: Object.fromEntries(pairs) as unknown as Record<Word, Enum[Capitals<Word>]>,
+    from: Object.fromEntries(pairs.map(([word, value]) => [value, word])),
+  };
+}
+
+/** By their names in the contract. */
+export const enums = {
+  JobKind: words(plan.jobKinds, contract.JobKind),
+  Precision: words(plan.precisions, contract.Precision),
+  Recomputation: words(plan.recomputations, contract.Recomputation),
+  EndOfData: words(plan.endsOfData, contract.EndOfData),
+  MomentReset: words(plan.momentResets, contract.MomentReset),
+  MomentType: words(plan.momentTypes, contract.MomentType),
+  AdapterGraph: words(plan.adapterGraphs, contract.AdapterGraph),
+  AdapterScaling: words(plan.adapterScalings, contract.AdapterScaling),
+  Initialisation: words(plan.initialisations, contract.Initialisation),
+  TrainedFactors: words(plan.trainedFactorChoices, contract.TrainedFactors),
+  ScheduleKind: words(plan.scheduleKinds, contract.ScheduleKind),
+  TargetModule: words(plan.targetModules, contract.TargetModule),
+  WeightType: words(plan.ggufTypes, contract.WeightType),
+  ExportFormat: words(plan.exportFormats, contract.ExportFormat),
+  JobPhase: words(plan.phases, contract.JobPhase),
+  JobState: words(
+    ['queued', 'starting', 'running', 'paused', 'succeeded', 'failed', 'cancelled'],
+    contract.JobState,
+  ),
+  Metric: words(metrics, contract.Metric),
+  ArtifactKind: words(['mergedModel', 'adapter'], contract.ArtifactKind),
+  ArtifactState: words(['pending', 'ready', 'failed'], contract.ArtifactState),
+  DatasetFormat: words(['text', 'jsonl', 'parquet'], contract.DatasetFormat),
+  DatasetSplit: words(['train', 'heldOut'], contract.DatasetSplit),
+  DatasetState: words(['uploading', 'preparing', 'ready', 'failed'], contract.DatasetState),
+  WeightsState: words(['uploading', 'ready'], contract.WeightsState),
+};

@@ -1,4 +1,5 @@
 import { quote, ServiceError, type FieldProblem } from '../errors.js';
+import { capitals, type EnumWords } from './enums.js';
 
 export interface NumberRange {
   min: number;
@@ -73,6 +74,19 @@ export class FieldChecks {
     return undefined;
   }
 
+  /** One of the words of an enum, or some of them; what stands for an unset field where it is unset. */
+  word<Word extends string, Unset>(
+    field: string,
+    value: string | undefined,
+    { from, words }: EnumWords<Word>,
+    unset: Unset,
+    accepted: readonly string[] = words,
+  ): Word | Unset {
+    if (value === undefined || value.endsWith('_UNSPECIFIED')) return unset;
+    const choices = Object.fromEntries(Object.entries(from).filter(([, word]) => accepted.includes(word)));
+    return this.choice(field, value, choices, listOf(accepted.map(capitals))) ?? unset;
+  }
+
   /** Text for people: whole Unicode, nothing that controls a terminal or turns the direction of text. */
   text(field: string, value: string, lengthMax: number, options: { lines?: boolean } = {}): string {
     const problem = textProblem(value, options.lines ?? false);
@@ -117,6 +131,11 @@ export class FieldChecks {
     }
     return Object.fromEntries(entries);
   }
+}
+
+/** A, B or C */
+export function listOf(names: readonly string[]): string {
+  return names.length < 2 ? names.join() : `${names.slice(0, -1).join(', ')} or ${names.at(-1)}`;
 }
 
 export const idPattern = /^[a-z][a-z0-9-]{2,61}[a-z0-9]$/;

@@ -3,7 +3,7 @@ import type { Config } from '../config.js';
 import type { Job } from '../jobs/job.js';
 import { bucketStepCountFor, readHistory, type MetricHistory } from '../jobs/metricHistory.js';
 import { metrics, type Metric } from '../jobs/metricSeries.js';
-import { metricNames, toEnum } from './enums.js';
+import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 
@@ -33,7 +33,12 @@ export function parseMetrics(checks: FieldChecks, values: readonly string[]): Me
       .slice(0, 64)
       .flatMap(
         (value, index) =>
-          checks.choice(`metrics[${index}]`, value, metricNames, Object.keys(metricNames).join(', ')) ?? [],
+          checks.choice(
+            `metrics[${index}]`,
+            value,
+            enums.Metric.from,
+            Object.keys(enums.Metric.from).join(', '),
+          ) ?? [],
       ),
   );
   if (values.length > 64) checks.add('metrics', 'at most 64 metrics', values.length);
@@ -53,5 +58,5 @@ export function parsePointsMax(
 }
 
 export function toSeries({ series }: MetricHistory, asked: readonly Metric[]): MetricSeries[] {
-  return asked.map((metric) => ({ metric: toEnum.metric[metric], ...series[metric] }));
+  return asked.map((metric) => ({ metric: enums.Metric.to[metric], ...series[metric] }));
 }

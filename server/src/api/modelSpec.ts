@@ -1,6 +1,8 @@
 import {
+  emptyModel,
   llamaConfigOf,
   ModelFolderInvalid,
+  modelSettings,
   presets,
   type LlamaConfig,
   type RopeScaling,
@@ -15,28 +17,22 @@ import type {
 import { quote } from '../errors.js';
 import type { FieldChecks } from './fieldChecks.js';
 import { nearest } from '../nearest.js';
+import type { SpecReader } from './specReader.js';
 import { toModelConfig } from './toProto.js';
-
-export interface ModelLimits {
-  parametersMax: number;
-  sequenceLengthMax: number;
-  vocabularySizeMax: number;
-}
 
 /** Weights to continue from, as they were found on the disk. */
 export type FoundBaseWeights = { folder: string; config: Record<string, unknown> } | { problem: string };
 
 /**
- * The shape of the model and where its weights begin. `vocabularySize` is the tokenizer's, null when the data set is not
- * known; then what depends on it is not checked. Undefined when there is no shape to check further.
+ * The shape of the model and where its weights begin. While the tokenizer's vocabulary is not known, what depends on it is not
+ * checked. Undefined when there is no shape to check further.
  */
 export function parseModelSpec(
-  checks: FieldChecks,
+  reader: SpecReader,
   spec: ModelSpec | undefined,
   found: FoundBaseWeights | null,
-  vocabularySize: number | null,
-  limits: ModelLimits,
 ): Pick<RunSpec, 'model' | 'baseWeightsFolder' | 'baseWeightsName'> | undefined {
+  const { checks, context } = reader;
   if (spec?.preset !== undefined) {
     const shape = Object.hasOwn(presets, spec.preset) ? presets[spec.preset] : undefined;
     if (shape === undefined) {
@@ -48,14 +44,12 @@ export function parseModelSpec(
       );
       return undefined;
     }
-    return {
-      model: { ...shape, vocabSize: vocabularySize ?? 257 },
-      baseWeightsFolder: null,
-      baseWeightsName: null,
-    };
+    context.spec.model = shape;
+    const model = { ...shape, vocabSize: context.vocabularySize ?? 257 };
+    return { model, baseWeightsFolder: null, baseWeightsName: null };
   }
   if (spec?.config !== undefined) {
-    const model = checkShape(checks, 'spec.model.config', spec.config, vocabularySize, limits);
+    const model = parseShape(reader, 'spec.model.config', spec.config);
     return model && { model, baseWeightsFolder: null, baseWeightsName: null };
   }
   if (spec?.baseWeights !== undefined) {
@@ -66,7 +60,7 @@ export function parseModelSpec(
       return undefined;
     }
     const config = fromHuggingFace(checks, field, found.config);
-    const model = config && checkShape(checks, field, config, vocabularySize, limits);
+    const model = config && parseShape(reader, field, config);
     const name = spec.baseWeights.weights || spec.baseWeights.artifact || null;
     return model && { model, baseWeightsFolder: found.folder, baseWeightsName: name };
   }
@@ -86,42 +80,26 @@ function baseWeightsSource({ path, weights, artifact }: BaseWeights): { source: 
   };
 }
 
-function checkShape(
+function parseShape(reader: SpecReader, field: string, config: LlamaConfigProto): LlamaConfig | undefined {
+  const { checks, context } = reader;
+  const before = checks.problems.length;
+  const shape = reader.read(field, modelSettings, config, (context.spec.model = emptyModel()));
+  const model = {
+    ...shape,
+    ropeScaling: checkRopeScaling(checks, `${field}.rope_scaling`, config.ropeScaling),
+  };
+  if (checks.problems.length === before) checkHeads(checks, field, model, context.vocabularySize);
+  if (checks.problems.length === before) return model;
+  context.spec.model = null;
+  return undefined;
+}
+
+function checkHeads(
   checks: FieldChecks,
   field: string,
-  config: LlamaConfigProto,
+  { hiddenSize, numAttentionHeads, numKeyValueHeads, vocabSize }: LlamaConfig,
   vocabularySize: number | null,
-  limits: ModelLimits,
-): LlamaConfig | undefined {
-  const before = checks.problems.length;
-  const whole = (name: string, value: number | undefined, fallback: number, max: number, min = 1): number =>
-    checks.integer(`${field}.${name}`, value, fallback, min, max);
-  const hiddenSize = whole('hidden_size', config.hiddenSize, 64, 65_536, 2);
-  const intermediateSize = whole('intermediate_size', config.intermediateSize, 64, 1_048_576);
-  const numHiddenLayers = whole('num_hidden_layers', config.numHiddenLayers, 1, 512);
-  const numAttentionHeads = whole('num_attention_heads', config.numAttentionHeads, 1, 1024);
-  const numKeyValueHeads = whole('num_key_value_heads', config.numKeyValueHeads, numAttentionHeads, 1024);
-  const maxPositionEmbeddings = whole(
-    'max_position_embeddings',
-    config.maxPositionEmbeddings,
-    1024,
-    1 << 20,
-    8,
-  );
-  const ropeTheta = checks.number(`${field}.rope_theta`, config.ropeTheta, 10_000, {
-    min: 1,
-    max: 1e9,
-    above: true,
-  });
-  const rmsNormEps = checks.number(`${field}.rms_norm_eps`, config.rmsNormEps, 1e-6, {
-    min: 0,
-    max: 0.1,
-    above: true,
-  });
-  const ropeScaling = checkRopeScaling(checks, `${field}.rope_scaling`, config.ropeScaling);
-  const vocabSize = whole('vocab_size', config.vocabSize, vocabularySize ?? 257, limits.vocabularySizeMax, 2);
-  if (checks.problems.length > before) return undefined;
-
+): void {
   if (hiddenSize % numAttentionHeads !== 0) {
     checks.add(`${field}.num_attention_heads`, `a divisor of hidden_size ${hiddenSize}`, numAttentionHeads);
   } else if ((hiddenSize / numAttentionHeads) % 2 !== 0) {
@@ -146,21 +124,6 @@ function checkShape(
       vocabSize,
     );
   }
-  if (checks.problems.length > before) return undefined;
-  return {
-    vocabSize,
-    hiddenSize,
-    intermediateSize,
-    numHiddenLayers,
-    numAttentionHeads,
-    numKeyValueHeads,
-    maxPositionEmbeddings,
-    ropeTheta,
-    rmsNormEps,
-    tieWordEmbeddings: config.tieWordEmbeddings ?? false,
-    ropeScaling,
-    attentionBias: config.attentionBias ?? false,
-  };
 }
 
 function checkRopeScaling(

@@ -2,7 +2,7 @@ import { countParameters, presets } from '@relora/engine/plan';
 import type { ServerServiceDefinition } from '@relora/sdk/contract';
 import { settings, type Config } from '../config.js';
 import type { Implementation } from '../grpc/service.js';
-import { toEnum } from './enums.js';
+import { enums } from './enums.js';
 import { toModelConfig } from './toProto.js';
 import type { ApiParts } from './parts.js';
 import { recipes } from './recipes.js';
@@ -21,7 +21,7 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
         queuedJobCount: counts.queued,
         devices: (await devices.list()).map((device) => ({
           ...device,
-          autoPrecision: toEnum.precision[device.autoPrecision],
+          autoPrecision: enums.Precision.to[device.autoPrecision],
         })),
         limits: limitsOf(config),
         recipes: Object.entries(recipes).map(([name, { summary }]) => ({ name, summary })),

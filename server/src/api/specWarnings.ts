@@ -2,6 +2,7 @@ import {
   cycleAt,
   layerMethod,
   linearShapes,
+  needsWarmStart,
   Schedule,
   sequencesInPass,
   thinPasses,
@@ -83,11 +84,6 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
 function ranksOf(adapter: AdapterSettings): string {
   const ranks = adapter.targetModules.map((module) => layerMethod(adapter, module).rank);
   return [...new Set(ranks)].join(', ');
-}
-
-/** Directions of the gradient take the place of a warm start where A keeps them (LoQT, arXiv 2405.16528). */
-export function needsWarmStart({ initialisation, trainedFactors }: AdapterSettings): boolean {
-  return !(initialisation === 'gradientSvd' && trainedFactors === 'bOnly');
 }
 
 /**

@@ -1,11 +1,13 @@
-import { missingSteps, type LlamaConfig, type RunSpec } from '@relora/engine/plan';
+import * as plan from '@relora/engine/plan';
+import type { AdapterSettings, LlamaConfig, RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
 import type { Dataset, DatasetSpec, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
 import type { Weights } from '../weights/weights.js';
-import { toEnum } from './enums.js';
+import { enums } from './enums.js';
+import { toMessage, type Whole } from './settings.js';
 
 /** The version of a job as a quoted entity tag. */
 export function toEtag(version: number): string {
@@ -18,13 +20,14 @@ export function toJob(job: Job): contract.Job {
     displayName: job.displayName,
     spec: toSpec(job.spec),
     labels: job.labels,
-    state: toEnum.jobState[job.state],
+    state: enums.JobState.to[job.state],
     stateReason: job.stateReason,
     failure: job.failure ?? undefined,
     progress: {
       step: job.progress.step,
       stepCount: job.progress.stepCount,
-      phase: job.progress.phase === null ? contract.JobPhase.UNSPECIFIED : toEnum.phase[job.progress.phase],
+      phase:
+        job.progress.phase === null ? contract.JobPhase.UNSPECIFIED : enums.JobPhase.to[job.progress.phase],
       restartCount: job.progress.restartCount,
       trainedTokens: job.progress.trainedTokens,
       loss: job.progress.loss ?? undefined,
@@ -49,67 +52,56 @@ export function toJob(job: Job): contract.Job {
 function toExecution(execution: Execution): contract.Execution {
   return {
     ...execution,
-    precision: toEnum.precision[execution.precision],
-    basePrecision: toEnum.precision[baseWords[execution.basePrecision]],
+    precision: enums.Precision.to[execution.precision],
+    basePrecision: enums.Precision.to[baseWords[execution.basePrecision]],
     graphs: execution.graphs.map(toGraph),
     baseWeightsSha256: execution.baseWeightsSha256 ?? '',
   };
 }
 
 function toGraph({ module, graph }: Execution['graphs'][number]): contract.ExecutionGraph {
-  return { module: toEnum.targetModule[module], graph: toEnum.adapterGraph[graph] };
+  return { module: enums.TargetModule.to[module], graph: enums.AdapterGraph.to[graph] };
 }
 
 /** A specification with every default in it. Sent back as it is, it makes the same run. */
-export function toSpec(spec: RunSpec): contract.JobSpec {
-  const { adapter } = spec;
+export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
   return {
-    kind: toEnum.jobKind[spec.kind],
+    ...toMessage(plan.runSettings, spec),
     model:
       spec.baseWeightsFolder === null
         ? { config: toModelConfig(spec.model) }
         : { baseWeights: toBaseWeights(spec.baseWeightsFolder, spec.baseWeightsName) },
     dataset: spec.dataset,
-    warmStart: spec.kind === 'fullRank' ? undefined : spec.warmStart,
-    adapter:
-      adapter === null
-        ? undefined
-        : {
-            ...adapter,
-            momentReset: toEnum.momentReset[adapter.momentReset],
-            graph: toEnum.adapterGraph[adapter.graph],
-            allowShortLastCycle: missingSteps(spec.stepCount, adapter) > 0,
-            targetModules: adapter.targetModules.map((module) => toEnum.targetModule[module]),
-            initialisation: toEnum.initialisation[adapter.initialisation],
-            trainedFactors: toEnum.trainedFactors[adapter.trainedFactors],
-            scaling: toEnum.scaling[adapter.scaling],
-            moduleRanks: adapter.targetModules.flatMap((module) => {
-              const rank = adapter.moduleRanks[module];
-              return rank === undefined ? [] : [{ module: toEnum.targetModule[module], rank }];
-            }),
-          },
+    warmStart: spec.kind === 'fullRank' ? undefined : toMessage(plan.warmStartSettings, spec.warmStart),
+    adapter: spec.adapter === null ? undefined : toAdapter(spec.adapter, spec.stepCount),
     stepCount: spec.stepCount,
+    tokenCount: undefined, // a way to ask for the steps
     omittedSteps: spec.omittedSteps,
     skippedSteps: spec.omittedSteps, // for clients of 0.1.0
     recipe: spec.recipe,
-    learningRate: { ...spec.learningRate, schedule: toEnum.scheduleKind[spec.learningRate.schedule] },
-    optimizer: { ...spec.optimizer, momentType: toEnum.momentType[spec.optimizer.momentType] },
-    batch: spec.batch,
-    precision: toEnum.precision[spec.precision],
-    recomputation: toEnum.recomputation[spec.recomputation],
-    endOfData: toEnum.endOfData[spec.endOfData],
-    seed: spec.seed,
-    evaluation: spec.evaluation,
-    checkpoint: spec.checkpoint,
-    sample: spec.sample,
+    learningRate: toMessage(plan.learningRateSettings, spec.learningRate),
+    optimizer: toMessage(plan.optimizerSettings, spec.optimizer),
+    batch: toMessage(plan.batchSettings, spec.batch),
+    evaluation: toMessage(plan.evaluationSettings, spec.evaluation),
+    checkpoint: toMessage(plan.checkpointSettings, spec.checkpoint),
+    sample: toMessage(plan.sampleSettings, spec.sample),
     export: {
-      weightType: toEnum.weightType[spec.export.weightType],
-      formats: spec.export.formats.map((format) => toEnum.exportFormat[format]),
-      shardBytesMax: spec.export.shardBytesMax,
-      ggufWeightType: toEnum.weightType[spec.export.ggufType],
+      ...toMessage(plan.exportSettings, spec.export),
+      formats: spec.export.formats.map((format) => enums.ExportFormat.to[format]),
+      ggufWeightType: enums.WeightType.to[spec.export.ggufType],
     },
-    priority: spec.priority,
-    device: spec.device,
+  };
+}
+
+function toAdapter(adapter: AdapterSettings, stepCount: number): Whole<contract.AdapterSpec> {
+  return {
+    ...toMessage(plan.adapterSettings, adapter),
+    allowShortLastCycle: plan.missingSteps(stepCount, adapter) > 0,
+    targetModules: adapter.targetModules.map((module) => enums.TargetModule.to[module]),
+    moduleRanks: adapter.targetModules.flatMap((module) => {
+      const rank = adapter.moduleRanks[module];
+      return rank === undefined ? [] : [{ module: enums.TargetModule.to[module], rank }];
+    }),
   };
 }
 
@@ -120,11 +112,13 @@ function toBaseWeights(folder: string, name: string | null): contract.BaseWeight
     : { path: '', weights: '', artifact: name };
 }
 
-export function toModelConfig({ ropeScaling, ...config }: LlamaConfig): contract.LlamaConfig {
-  if (ropeScaling === null) return { ...config, ropeScaling: undefined };
+export function toModelConfig(config: LlamaConfig): Whole<contract.LlamaConfig> {
+  const { ropeScaling } = config;
+  const shape = toMessage(plan.modelSettings, config);
+  if (ropeScaling === null) return { ...shape, ropeScaling: undefined };
   const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = ropeScaling;
   return {
-    ...config,
+    ...shape,
     ropeScaling: {
       factor,
       lowFreqFactor: lowFrequencyFactor,
@@ -149,14 +143,14 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
     case 'state':
       return {
         state: {
-          from: body.from === null ? contract.JobState.UNSPECIFIED : toEnum.jobState[body.from],
-          to: toEnum.jobState[body.to],
+          from: body.from === null ? contract.JobState.UNSPECIFIED : enums.JobState.to[body.from],
+          to: enums.JobState.to[body.to],
           reason: body.reason,
           failure: body.failure ?? undefined,
         },
       };
     case 'step':
-      return { step: { ...body, phase: toEnum.phase[body.phase], omitted: body.omitted ?? false } };
+      return { step: { ...body, phase: enums.JobPhase.to[body.phase], omitted: body.omitted ?? false } };
     case 'evaluation':
       return { evaluation: body };
     case 'restart':
@@ -168,9 +162,9 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
           graphs: body.graphs.map(toGraph),
           plannedSeconds: body.plannedSeconds ?? undefined,
           separateSeconds: body.separateSeconds ?? undefined,
-          recomputation: toEnum.recomputation[body.recomputation],
-          precision: toEnum.precision[body.precision],
-          basePrecision: toEnum.precision[baseWords[body.basePrecision]],
+          recomputation: enums.Recomputation.to[body.recomputation],
+          precision: enums.Precision.to[body.precision],
+          basePrecision: enums.Precision.to[baseWords[body.basePrecision]],
         },
       };
     case 'checkpoint':
@@ -190,10 +184,10 @@ export function toRestart({ body, timeMs, attempt, sequence }: RestartEntry): co
   return { event: toRestartEvent(body), time: new Date(timeMs), attempt, sequence };
 }
 
-function toRestartEvent(body: RestartEntry['body']): contract.RestartEvent {
+function toRestartEvent(body: RestartEntry['body']): Whole<contract.RestartEvent> {
   const modules = body.modules.map((figures) => ({
     ...figures,
-    module: toEnum.targetModule[figures.module],
+    module: enums.TargetModule.to[figures.module],
   }));
   return { ...body, modules };
 }
@@ -204,10 +198,10 @@ const baseWords = { float32: 'float32', bfloat16: 'bfloat16', int8: 'int8Base', 
 export function toArtifact(artifact: Artifact): contract.Artifact {
   return {
     name: `jobs/${artifact.jobId}/artifacts/${artifact.id}`,
-    kind: toEnum.artifactKind[artifact.kind],
-    state: toEnum.artifactState[artifact.state],
-    format: toEnum.exportFormat[artifact.format],
-    weightType: toEnum.weightType[artifact.weightType],
+    kind: enums.ArtifactKind.to[artifact.kind],
+    state: enums.ArtifactState.to[artifact.state],
+    format: enums.ExportFormat.to[artifact.format],
+    weightType: enums.WeightType.to[artifact.weightType],
     castErrorMax: artifact.castErrorMax,
     cycle: artifact.cycle ?? 0,
     failure: artifact.failure ?? undefined,
@@ -223,13 +217,13 @@ export function toDataset(dataset: Dataset): contract.Dataset {
   return {
     name: `datasets/${dataset.id}`,
     displayName: dataset.displayName,
-    state: toEnum.datasetState[dataset.state],
+    state: enums.DatasetState.to[dataset.state],
     failure: dataset.failure ?? undefined,
     files: dataset.files.map((file) => ({
       fileName: file.fileName,
       serverPath: file.serverPath ?? '',
-      format: toEnum.datasetFormat[file.format],
-      split: file.split === null ? contract.DatasetSplit.UNSPECIFIED : toEnum.datasetSplit[file.split],
+      format: enums.DatasetFormat.to[file.format],
+      split: file.split === null ? contract.DatasetSplit.UNSPECIFIED : enums.DatasetSplit.to[file.split],
       sizeBytes: file.sizeBytes,
       sha256: file.sha256 ?? '',
       receivedBytes: file.receivedBytes,
@@ -265,7 +259,7 @@ export function toWeights(weights: Weights): contract.Weights {
   return {
     name: `weights/${weights.id}`,
     displayName: weights.displayName,
-    state: toEnum.weightsState[weights.state],
+    state: enums.WeightsState.to[weights.state],
     files: weights.files,
     config: report === null ? undefined : toModelConfig(report.config),
     parameterCount: report?.parameterCount ?? 0,

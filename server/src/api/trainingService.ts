@@ -13,7 +13,7 @@ import { quote, ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import { admitJob, costOf, type AdmitParts, type AdmittedJob } from './admitJob.js';
 import { compareJobs } from './compareJobs.js';
-import { jobStates } from './enums.js';
+import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { forkJob } from './forkJob.js';
 import { metricHistory } from './metricHistory.js';
@@ -106,7 +106,8 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
       const checks = new FieldChecks();
       const jobsMax = parsePageSize(checks, request.pageSize);
       const states = request.states.flatMap(
-        (value, index) => checks.choice(`states[${index}]`, value, jobStates, 'a state of JobState') ?? [],
+        (value, index) =>
+          checks.choice(`states[${index}]`, value, enums.JobState.from, 'a state of JobState') ?? [],
       );
       const labels = checks.labels('labels', request.labels);
       const order =

@@ -1,0 +1,94 @@
+import * as tables from './jobSettings.js';
+import { largestRank } from './parameters.js';
+import type { LlamaConfig, RunSpec } from './runSpec.js';
+import { settle, trusting, type Context, type Draft, type Settings } from './setting.js';
+import { targetModules } from './words.js';
+
+type Part<T> = T extends readonly unknown[] ? T : T extends object ? { [K in keyof T]?: T[K] } : T;
+/** What of a specification is said; `adapter: null` is for full rank. */
+export type GivenSpec = { [K in keyof RunSpec]?: Part<RunSpec[K]> };
+
+/** What no client and no server limits. */
+const unlimited: Omit<Context, 'spec'> = {
+  stepsMax: Infinity,
+  sequenceLengthMax: Infinity,
+  rankMax: Infinity,
+  vocabularySizeMax: Infinity,
+  vocabularySize: null,
+  heldOutTokenCount: 0,
+  alphaOverRank: null,
+};
+
+/** A whole specification from what is said of it; all else has the defaults that a server would fill in. Nothing is checked. */
+export function defaultRunSpec(given: GivenSpec = {}): RunSpec {
+  const { kind = given.adapter === null ? 'fullRank' : 'relora', stepCount = 1 } = given;
+  const spec = emptyDraft(kind, stepCount, given.baseWeightsFolder ?? null);
+  const context: Context = { ...unlimited, spec };
+  const fill = <T extends Settings>(
+    table: T,
+    values: Partial<Record<keyof T, unknown>> | undefined,
+    target = {},
+  ) => settle(table, values, context, trusting, target);
+
+  const shape = fill(tables.modelSettings, given.model, (spec.model = emptyModel()));
+  const model: LlamaConfig = { ...shape, ropeScaling: given.model?.ropeScaling ?? null };
+  const batch = fill(tables.batchSettings, given.batch, spec.batch);
+  const adapter =
+    given.adapter === null || kind === 'fullRank' ? null : adapterOf(given.adapter ?? {}, model, context);
+  const warmStart = fill(tables.warmStartSettings, given.warmStart, spec.warmStart);
+  const exported = fill(tables.exportSettings, given.export);
+  return {
+    ...fill(tables.runSettings, { ...given, kind }),
+    model,
+    baseWeightsFolder: given.baseWeightsFolder ?? null,
+    baseWeightsName: given.baseWeightsName ?? null,
+    dataset: given.dataset ?? 'datasets/text',
+    warmStart,
+    adapter,
+    stepCount,
+    omittedSteps: given.omittedSteps ?? [],
+    recipe: given.recipe ?? 'paper',
+    learningRate: fill(tables.learningRateSettings, given.learningRate),
+    optimizer: fill(tables.optimizerSettings, given.optimizer),
+    batch,
+    evaluation: fill(tables.evaluationSettings, given.evaluation),
+    checkpoint: fill(tables.checkpointSettings, given.checkpoint),
+    sample: fill(tables.sampleSettings, given.sample),
+    export: { formats: ['huggingFace'], ggufType: exported.weightType, ...given.export, ...exported },
+  };
+}
+
+/** What the tables fill in, before they have. */
+export function emptyDraft(kind: Draft['kind'], stepCount: number, baseWeightsFolder: string | null): Draft {
+  return {
+    kind,
+    model: null,
+    baseWeightsFolder,
+    stepCount,
+    batch: { sequenceLength: 0, sequenceCount: 0 },
+    adapter: null,
+    warmStart: { stepCount: 0 },
+  };
+}
+
+export function emptyModel(): NonNullable<Draft['model']> {
+  return { numAttentionHeads: 0, maxPositionEmbeddings: 0 };
+}
+
+export function emptyAdapter(): NonNullable<Draft['adapter']> {
+  return { rank: 0, cycleStepCount: 0, restartWarmupStepCount: 0, initialisation: '', trainedFactors: '' };
+}
+
+function adapterOf(
+  given: NonNullable<GivenSpec['adapter']>,
+  model: LlamaConfig,
+  context: Context,
+): NonNullable<RunSpec['adapter']> {
+  const modules = given.targetModules ?? [...targetModules];
+  const moduleRanks = given.moduleRanks ?? {};
+  const others = modules.filter((module) => moduleRanks[module] === undefined);
+  const inner: Context = { ...context, rankMax: largestRank(model, others) };
+  context.spec.adapter = emptyAdapter();
+  const settings = settle(tables.adapterSettings, given, inner, trusting, context.spec.adapter);
+  return { ...settings, targetModules: modules, moduleRanks };
+}

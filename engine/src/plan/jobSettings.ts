@@ -1,0 +1,213 @@
+import { choice, flag, integer, number, text, type Context, type Draft } from './setting.js';
+import {
+  adapterGraphs,
+  adapterScalings,
+  deviceChoices,
+  endsOfData,
+  initialisations,
+  jobKinds,
+  momentResets,
+  momentTypes,
+  precisions,
+  recomputations,
+  scheduleKinds,
+  trainedFactorChoices,
+  weightTypes,
+} from './words.js';
+
+/** Tokens in a micro-batch when the client does not say. */
+const microBatchTokens = 2048;
+/** As large as Hugging Face long made its own. */
+export const shardBytesDefault = 5_000_000_000;
+
+/** Settings of a JobSpec that are in no group. */
+export const runSettings = {
+  kind: choice('JobKind', jobKinds, { default: 'relora' }),
+  /** `int8Base` and `nf4Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */
+  precision: choice('Precision', precisions, { default: 'auto' }),
+  recomputation: choice('Recomputation', recomputations, { default: 'auto', before: 'auto' }),
+  endOfData: choice('EndOfData', endsOfData, { default: 'repeat', before: 'repeat' }),
+  seed: integer({ default: 0, min: 0, max: 2 ** 31 - 1 }),
+  priority: integer({ default: 0, min: -100, max: 100 }),
+  device: choice(null, deviceChoices, { default: 'auto' }),
+};
+
+/** Shape of a Llama model, in the terms of Hugging Face's config.json. */
+export const modelSettings = {
+  hiddenSize: integer({ default: 64, min: 2, max: 65_536 }),
+  intermediateSize: integer({ default: 64, min: 1, max: 1_048_576 }),
+  numHiddenLayers: integer({ default: 1, min: 1, max: 512 }),
+  numAttentionHeads: integer({ default: 1, min: 1, max: 1024 }),
+  numKeyValueHeads: integer({ default: ({ spec }) => spec.model!.numAttentionHeads, min: 1, max: 1024 }),
+  maxPositionEmbeddings: integer({ default: 1024, min: 8, max: 1 << 20 }),
+  ropeTheta: number({ default: 10_000, min: 1, max: 1e9, above: true }),
+  rmsNormEps: number({ default: 1e-6, min: 0, max: 0.1, above: true }),
+  vocabSize: integer({
+    default: ({ vocabularySize }) => vocabularySize ?? 257,
+    min: 2,
+    max: ({ vocabularySizeMax }) => vocabularySizeMax,
+  }),
+  tieWordEmbeddings: flag({ default: false }),
+  /** A bias on the query, key and value projections, as in Qwen2. */
+  attentionBias: flag({ default: false, before: false }),
+};
+
+export const batchSettings = {
+  sequenceLength: integer({
+    default: (context) => Math.min(512, longestSequence(context)),
+    min: 2,
+    max: longestSequence,
+  }),
+  sequenceCount: integer({ default: 16, min: 1, max: 65_536 }),
+  microBatchSequenceCount: integer({
+    default: ({ spec }) => defaultMicroBatch(spec.batch),
+    min: 1,
+    max: ({ spec }) => spec.batch.sequenceCount,
+  }),
+};
+
+export const adapterSettings = {
+  rank: integer({
+    default: ({ rankMax }) => Math.min(128, rankMax),
+    min: 1,
+    max: ({ rankMax }) => rankMax,
+  }),
+  alpha: number({
+    default: ({ alphaOverRank, spec }) => (alphaOverRank === null ? 32 : alphaOverRank * spec.adapter!.rank),
+    min: 0,
+    max: 1e6,
+    above: true,
+  }),
+  dropout: number({ default: 0, min: 0, max: 0.9 }),
+  /** Steps between restarts; for `lora` equal to stepCount. */
+  cycleStepCount: integer({
+    default: ({ spec }) => spec.stepCount,
+    min: 1,
+    max: ({ spec }) => spec.stepCount,
+  }),
+  /** Each cycle is so many times as long as the one before; 1: all alike. */
+  cycleGrowth: number({ default: 1, min: 1, max: 10, before: 1 }),
+  restartWarmupStepCount: integer({
+    default: ({ spec }) => Math.floor(spec.adapter!.cycleStepCount / 20),
+    min: 0,
+    max: ({ spec }) => Math.max(0, spec.adapter!.cycleStepCount - 1),
+  }),
+  /** Full-rank steps between a merge and the adapters of the next cycle; part of its length. */
+  fullRankStepCount: integer({
+    default: 0,
+    min: 0,
+    max: ({ spec }) => Math.max(0, spec.adapter!.cycleStepCount - spec.adapter!.restartWarmupStepCount - 1),
+    before: 0,
+  }),
+  momentReset: choice('MomentReset', momentResets, { default: 'zero' }),
+  momentPruneRatio: number({ default: 0.9, min: 0, max: 1, above: true, below: true }),
+  trainableScale: flag({ default: false }),
+  graph: choice('AdapterGraph', adapterGraphs, { default: 'auto', before: 'auto' }),
+  initialisation: choice('Initialisation', initialisations, { default: 'random', before: 'random' }),
+  trainedFactors: choice('TrainedFactors', trainedFactorChoices, { default: 'both', before: 'both' }),
+  scaling: choice('AdapterScaling', adapterScalings, { default: 'alphaOverRank', before: 'alphaOverRank' }),
+  /** Learning rate of B over that of A (LoRA+). */
+  bLearningRateRatio: number({ default: 1, min: 0, max: 1000, above: true, before: 1 }),
+};
+
+export const warmStartSettings = {
+  stepCount: integer({
+    default: ({ spec }) => (isWarmStartUsual(spec) ? Math.floor(spec.stepCount / 4) : 0),
+    min: 0,
+    max: ({ stepsMax }) => stepsMax,
+  }),
+  learningRate: number({ default: 5e-4, min: 0, max: 1, above: true }),
+  warmupStepCount: integer({
+    default: ({ spec }) => Math.floor(spec.warmStart.stepCount / 10),
+    min: 0,
+    max: ({ spec }) => spec.warmStart.stepCount,
+  }),
+};
+
+export const learningRateSettings = {
+  peak: number({
+    default: ({ spec }) => (spec.kind === 'fullRank' ? 5e-4 : 1e-3),
+    min: 0,
+    max: 1,
+    above: true,
+  }),
+  schedule: choice('ScheduleKind', scheduleKinds, {
+    default: ({ spec }) => (spec.kind === 'relora' ? 'jaggedCosine' : 'cosine'),
+  }),
+  warmupStepCount: integer({
+    default: ({ spec }) => Math.floor(firstCycle(spec) / 20),
+    min: 0,
+    max: ({ spec }) => firstCycle(spec),
+  }),
+  minRatio: number({ default: 0.1, min: 0, max: 1, above: true }),
+};
+
+export const optimizerSettings = {
+  beta1: number({ default: 0.9, min: 0, max: 1, below: true }),
+  beta2: number({ default: 0.999, min: 0, max: 1, below: true }),
+  epsilon: number({ default: 1e-8, min: 0, max: 1, above: true }),
+  weightDecay: number({ default: 0, min: 0, max: 10 }),
+  gradientNormMax: number({ default: 1, min: 0, max: 1e6, above: true }),
+  nonfiniteStepCountMax: integer({ default: 0, min: 0, max: ({ stepsMax }) => stepsMax }),
+  momentType: choice('MomentType', momentTypes, { default: 'float32', before: 'float32' }),
+};
+
+export const evaluationSettings = {
+  everyStepCount: integer({ default: ({ spec }) => tenthOf(spec), min: 0, max: ({ stepsMax }) => stepsMax }),
+  tokenCount: integer({ default: 65_536, min: 1, max: 2 ** 40 }),
+  /** 0: the whole held-out part. */
+  finalTokenCount: integer({ default: ({ heldOutTokenCount }) => heldOutTokenCount, min: 0, max: 2 ** 40 }),
+};
+
+export const checkpointSettings = {
+  everyStepCount: integer({
+    default: ({ spec }) => Math.min(1000, tenthOf(spec)),
+    min: 1,
+    max: ({ stepsMax }) => stepsMax,
+  }),
+  keepCount: integer({ default: 2, min: 2, max: 1000 }),
+};
+
+export const sampleSettings = {
+  everyStepCount: integer({ default: 0, min: 0, max: ({ stepsMax }) => stepsMax }),
+  prompt: text({ default: '', lengthMax: 4096 }),
+  tokenCount: integer({ default: 64, min: 1, max: 4096 }),
+};
+
+/** What is exported at the end of a run. */
+export const exportSettings = {
+  weightType: choice('WeightType', weightTypes, { default: 'float32' }),
+  /** Largest file of weights in Hugging Face layout; at most as many bytes as a double counts exactly. */
+  shardBytesMax: integer({ default: shardBytesDefault, min: 1, max: Number.MAX_SAFE_INTEGER }),
+};
+
+/** Directions of the gradient take the place of a warm start where A keeps them (LoQT, arXiv 2405.16528). */
+export function needsWarmStart({ initialisation, trainedFactors }: NonNullable<Draft['adapter']>): boolean {
+  return !(initialisation === 'gradientSvd' && trainedFactors === 'bOnly');
+}
+
+/** Base weights are past what a warm start is for. */
+function isWarmStartUsual({ adapter, baseWeightsFolder }: Draft): boolean {
+  return adapter !== null && baseWeightsFolder === null && needsWarmStart(adapter);
+}
+
+function longestSequence({ sequenceLengthMax, spec }: Context): number {
+  return Math.min(sequenceLengthMax, spec.model?.maxPositionEmbeddings ?? Infinity);
+}
+
+/** As many sequences as keep 2048 tokens at once and divide the batch; at least one. */
+function defaultMicroBatch({ sequenceLength, sequenceCount }: Draft['batch']): number {
+  let micro = Math.max(1, Math.min(sequenceCount, Math.floor(microBatchTokens / sequenceLength)));
+  while (sequenceCount % micro !== 0) micro--;
+  return micro;
+}
+
+/** Steps of the first cycle, or of the run where it has none. */
+function firstCycle({ adapter, stepCount }: Draft): number {
+  return adapter?.cycleStepCount ?? stepCount;
+}
+
+/** A tenth of all steps. */
+function tenthOf({ warmStart, stepCount }: Draft): number {
+  return Math.max(1, Math.floor((warmStart.stepCount + stepCount) / 10));
+}

@@ -1,0 +1,106 @@
+import { countParameters, Schedule, sequencesInPass, type RunSpec } from '@relora/engine/plan';
+import type { PreparedDataset } from '../datasets/dataset.js';
+import type { FieldChecks } from './fieldChecks.js';
+
+/** A run before its model is known. */
+export type ModelessRun = Omit<RunSpec, 'model' | 'baseWeightsFolder' | 'baseWeightsName'>;
+
+const tokensPerStepMax = 2 ** 24;
+
+export function checkBatch(checks: FieldChecks, batch: RunSpec['batch']): void {
+  const { sequenceLength, sequenceCount, microBatchSequenceCount: micro } = batch;
+  if (sequenceLength * sequenceCount > tokensPerStepMax) {
+    checks.add(
+      'spec.batch.sequence_count',
+      `at most ${tokensPerStepMax} tokens in a step`,
+      sequenceLength * sequenceCount,
+    );
+  }
+  const field = 'spec.batch.micro_batch_sequence_count';
+  if (sequenceCount % micro !== 0) checks.add(field, `a divisor of sequence_count ${sequenceCount}`, micro);
+}
+
+/** A frozen base there is only beside adapters, and products in anything but float32 only on the native backend. */
+export function checkPrecision(
+  checks: FieldChecks,
+  { precision, kind, device }: Pick<RunSpec, 'precision' | 'kind' | 'device'>,
+  asked: string,
+): void {
+  const field = 'spec.precision';
+  const got = asked.replace('PRECISION_', '');
+  if ((precision === 'int8Base' || precision === 'nf4Base') && kind === 'fullRank') {
+    checks.add(
+      field,
+      'AUTO, FLOAT32 or BFLOAT16 for FULL_RANK, which trains every weight: it has no frozen base',
+      got,
+    );
+  } else if (
+    precision !== 'auto' &&
+    precision !== 'float32' &&
+    (device === 'reference' || device === 'tensorflow')
+  ) {
+    checks.add(field, `AUTO or FLOAT32 on ${device}; only native has others`, got);
+  }
+}
+
+/** PEFT has adapters in it, so a run that exports it has to end with some. */
+export function checkLastPhase(checks: FieldChecks, run: ModelessRun): void {
+  if (!run.export.formats.includes('peft') || (run.adapter?.fullRankStepCount ?? 0) === 0) return;
+  if (checks.isWrong('spec.step_count') || checks.isWrong('spec.adapter')) return;
+  const schedule = new Schedule(run);
+  if (schedule.phaseAt(schedule.stepCount - 1) !== 'fullRank') return;
+  checks.add(
+    'spec.export.formats',
+    'PEFT for runs that end with adapters: a step_count beyond the full-rank steps of the last cycle',
+    `PEFT for a run whose last step, ${schedule.stepCount - 1}, is one of them`,
+  );
+}
+
+/** The training part has to be long enough for a sequence, and for all steps where nothing may be repeated. */
+export function checkTrainingPart(
+  checks: FieldChecks,
+  run: ModelessRun,
+  { train: { tokenCount } }: PreparedDataset,
+): void {
+  if (checks.isWrong('spec.batch')) return;
+  if (tokenCount <= run.batch.sequenceLength) {
+    checks.add(
+      'spec.batch.sequence_length',
+      `less than ${tokenCount}, the tokens in the training part of ${run.dataset}`,
+      run.batch.sequenceLength,
+    );
+  }
+  if (run.endOfData === 'stop') checkOnePass(checks, run, tokenCount);
+}
+
+export function checkModelSize(
+  checks: FieldChecks,
+  { kind, model }: Pick<RunSpec, 'kind' | 'model'>,
+  parametersMax: number,
+): void {
+  if (checks.isWrong('spec.model')) return;
+  const { model: parameterCount } = countParameters({ kind, adapter: null, model });
+  if (parameterCount > parametersMax)
+    checks.add('spec.model', `at most ${parametersMax} weights`, parameterCount);
+}
+
+/**
+ * Refused rather than cut short: learning rate and restarts are laid out over step_count, which must be known before the
+ * first step and is the client's to choose.
+ */
+function checkOnePass(
+  checks: FieldChecks,
+  { batch, stepCount, warmStart }: Pick<RunSpec, 'batch' | 'stepCount' | 'warmStart'>,
+  tokenCount: number,
+): void {
+  if (checks.isWrong('spec.step_count') || checks.isWrong('spec.warm_start')) return;
+  const stepsInPass = Math.floor(sequencesInPass(tokenCount, batch.sequenceLength) / batch.sequenceCount);
+  const stepCountMax = stepsInPass - warmStart.stepCount;
+  if (stepCount <= stepCountMax) return;
+  const before = warmStart.stepCount === 0 ? '' : ` after ${warmStart.stepCount} of the warm start`;
+  const expected =
+    stepCountMax < 1
+      ? `fewer steps than fit: with end_of_data STOP one pass over the data has ${stepsInPass}${before}; take a smaller batch or warm start`
+      : `at most ${stepCountMax}${before}: with end_of_data STOP one pass over the data has ${stepsInPass} steps`;
+  checks.add('spec.step_count', expected, stepCount);
+}
