@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { DatasetSplit, FinishReason, type Dataset, type PreviewToken } from '@relora/sdk';
+import { DatasetFormat, DatasetSplit, FinishReason, type Dataset, type PreviewToken } from '@relora/sdk';
 import { bytes, quantity, table } from './format.js';
 import { downloadText, jobName, type Run } from './jobCommands.js';
 import { UsageError } from './exitCodes.js';
@@ -19,14 +19,18 @@ interface GenerateFlags {
 export function addDataCommands(program: Command, run: Run): void {
   program
     .command('upload <files...>')
-    .description('upload text, JSONL or Parquet as a data set')
+    .description(
+      'upload text, JSON lines, JSON lists, CSV or Parquet as a data set, as it is or packed with gzip',
+    )
     .option('--id <id>', 'id of the data set; with it a broken upload can go on')
     .option('--title <text>', 'title for people')
     .option('--on-server', 'the paths are on the server, in a folder that it allows')
     .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
     .option('--tokenizer <weights>', 'take the tokenizer of these uploaded weights')
     .option('--held-out <share>', 'share of documents to hold out, 0 to 0.5', decimalNumber)
-    .option('--text-field <name>', 'field or column with the text')
+    .option('--format <name>', `${formatNames.join(', ')}; by default told by the content`)
+    .option('--skip-invalid <n>', 'leave out at most so many rows that cannot be read, or a share such as 1%')
+    .option('--text-field <name>', 'field or column with the text; meta.text inside of a structure')
     .option('--prompt-field <name>', 'field or column with a prompt, which is read and not learned')
     .option('--completion-field <name>', 'field or column with what is learned after the prompt')
     .action(
@@ -39,22 +43,26 @@ export function addDataCommands(program: Command, run: Run): void {
           vocabulary?: number;
           tokenizer?: string;
           heldOut?: number;
+          format?: string;
+          skipInvalid?: string;
           textField?: string;
           promptField?: string;
           completionField?: string;
         },
       ) =>
         run(async ({ client, output, signal }) => {
+          const format = formatOf(flags.format);
           const dataset = await client.uploadDataset({
             datasetId: flags.id,
             displayName: flags.title,
-            files: files.map((path) => (flags.onServer ? { serverPath: path } : { path })),
+            files: files.map((path) => ({ ...(flags.onServer ? { serverPath: path } : { path }), format })),
             spec: {
               tokenizer: tokenizerOf(flags),
               heldOutShare: flags.heldOut,
               textField: flags.textField,
               promptField: flags.promptField,
               completionField: flags.completionField,
+              ...skipInvalidOf(flags.skipInvalid),
             },
             signal,
           });
@@ -164,7 +172,28 @@ export function addDataCommands(program: Command, run: Run): void {
     );
 }
 
-function readyText({ name, train, heldOut }: Dataset): string[] {
+const formatNames = ['text', 'jsonl', 'json', 'csv', 'parquet'] as const;
+
+function formatOf(name: string | undefined): DatasetFormat | undefined {
+  if (name === undefined) return undefined;
+  const known = formatNames.find((format) => format === name.toLowerCase());
+  if (known === undefined)
+    throw new UsageError(`--format: expected one of ${formatNames.join(', ')}, got ${name}`);
+  return DatasetFormat[known.toUpperCase() as Uppercase<typeof known>];
+}
+
+/** A count, or a share written with % or a point. */
+function skipInvalidOf(text: string | undefined): { skipInvalidCount?: number; skipInvalidShare?: number } {
+  if (text === undefined) return {};
+  if (/^\d+$/.test(text)) return { skipInvalidCount: Number(text) };
+  const [, number, percent] = /^(\d*\.?\d+)(%?)$/.exec(text) ?? [];
+  const share = Number(number) / (percent === '%' ? 100 : 1);
+  if (!(share >= 0 && share <= 1))
+    throw new UsageError(`--skip-invalid: expected a count, or a share such as 1% or 0.01, got ${text}`);
+  return { skipInvalidShare: share };
+}
+
+function readyText({ name, train, heldOut, warnings }: Dataset): string[] {
   const { tokenCount = 0, trainedTokenCount = 0, duplicateDocumentCount: duplicates = 0 } = train ?? {};
   const learned = trainedTokenCount < tokenCount ? ` (${quantity(trainedTokenCount)} of them learned)` : '';
   return [
@@ -172,6 +201,7 @@ function readyText({ name, train, heldOut }: Dataset): string[] {
     ...(duplicates > 0
       ? [`${quantity(duplicates)} documents with the text of a held-out one are not trained on.`]
       : []),
+    ...warnings.map(({ reason, message }) => `Warning ${reason}: ${printable(message)}`),
   ];
 }
 

@@ -24,7 +24,7 @@ export type UploadFile = (
     })
   | { serverPath: string }
 ) & {
-  /** By default from the name: .txt, .jsonl, .parquet. */
+  /** By default told by the content, and where that is not clear by the name. */
   format?: DatasetFormat;
   /** By default divided by heldOutShare. */
   split?: DatasetSplit;

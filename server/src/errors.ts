@@ -410,6 +410,9 @@ export const engineFailures = {
   MODEL_FOLDER_INVALID: 'A folder with a model has no usable config.json, tokenizer or weights.',
   CHECKPOINT_UNKNOWN_FORMAT: 'A later version wrote the checkpoint. Use that version.',
   CHECKPOINT_NO_SPACE: 'The disk has no room for a checkpoint. Jobs are paused by it and lose nothing.',
+  COMPRESSION_INVALID: 'A packed file cannot be unpacked, or gives more than RELORA_DATASET_BYTES_MAX.',
+  CSV_INVALID:
+    'CSV is malformed, or a row has another number of columns than the first. The message has its number.',
   DATASET_CORRUPT: 'Prepared tokens are not what was written. Register the data set again.',
   DATASET_EMPTY: 'The training part has no text.',
   DATASET_TOO_SHORT: 'A part has fewer tokens than one sequence.',
@@ -419,11 +422,15 @@ export const engineFailures = {
   FILE_CHANGED: 'A file on the server changed while it was read.',
   FILE_NOT_REGULAR: 'A path is a folder, a device or a pipe.',
   FILE_UNREADABLE: 'A file cannot be read.',
+  FORMAT_UNKNOWN: 'A file is none of the formats that are read. Name its format, or convert it.',
+  JSON_INVALID: 'A list in JSON is malformed. The message has the element.',
   JSONL_LINE_INVALID: 'A line is not a JSON object. The message has its number.',
   LINE_TOO_LONG: 'A line is longer than can be read. The message has its number.',
   OPTIONS_INVALID: 'Data were asked for in a way that they cannot be given.',
   PARQUET_INVALID: 'A Parquet file is truncated or malformed, or its column holds no text.',
   PARQUET_TOO_LARGE: 'A Parquet file would unpack to more than can be held.',
+  ROWS_INVALID:
+    'More rows cannot be read than skip_invalid_count or skip_invalid_share allows. The message has the first.',
   TOKENIZER_INVALID: 'A tokenizer.json is malformed or cannot be used.',
   UTF8_INVALID: 'A file is not UTF-8. The message has the byte.',
   VOCABULARY_TOO_LARGE:

@@ -106,6 +106,6 @@ export function makeServerParts({
       log,
       onStoreFailure,
     }),
-    preparer: new DatasetPreparer(datasets, tasks, dataFolder, feed, log, onStoreFailure),
+    preparer: new DatasetPreparer(datasets, tasks, config, feed, log, onStoreFailure),
   };
 }

@@ -22,6 +22,17 @@ test('every command against a server, for people and for programs', async () => 
   expect(uploaded).toMatchObject({ code: 0, errors: '' });
   expect(uploaded.output).toMatch(/^datasets\/tiny-text is ready: .* tokens to train on, .* held out\.\n$/);
 
+  writeFileSync(join(folder, 'rows'), '{"text": "a b", "score": NaN}\n{"text": null}\n{"text": "c d"}\n');
+  const rows = ['upload', 'rows', '--id', 'some-rows', '--held-out', '0'];
+  expect((await relora(rows)).errors).toContain('rows, line 2 at byte 30: expected text in "text", got null');
+  const skipping = [...rows.slice(0, 3), 'other-rows', '--skip-invalid', '50%', '--format', 'jsonl'];
+  expect((await relora(skipping)).output).toContain(
+    'Warning ROWS_SKIPPED: 1 of 3 rows were left out; the first: rows, line 2 at byte 30: expected text',
+  );
+  expect((await relora([...rows, '--format', 'xml'])).errors).toContain(
+    '--format: expected one of text, jsonl, json, csv, parquet, got xml',
+  );
+
   expect((await relora(['estimate', '--spec', 'spec.json'])).output).toMatch(
     /^restarts +1, before steps 20$/m,
   );

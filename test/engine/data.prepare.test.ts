@@ -184,7 +184,7 @@ describe('preparation', () => {
         'tokenizer.vocabularySize: expected 257 to 30000',
       );
     }
-    expect(await message({}, [{ ...file, format: 'csv' as 'text' }])).toContain('files.format');
+    expect(await message({}, [{ ...file, format: 'xml' as 'text' }])).toContain('files.format');
     expect(await message({}, [{ ...file, split: 'test' as 'auto' }])).toContain('files.split');
   });
 

@@ -422,7 +422,6 @@ describe('an upload', () => {
       'header.files[0].sha256',
       'header.files[0].size_bytes',
       'header.files[1].server_path',
-      'header.files[1].format',
       'header.files',
     ]);
     async function* chunkFirst() {

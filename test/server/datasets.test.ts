@@ -154,7 +154,7 @@ describe('preparation', () => {
     const preparer = new DatasetPreparer(
       parts.datasets,
       new TaskRunner(parts.config, parts.log, scriptedTrainer),
-      parts.dataFolder,
+      parts.config,
       parts.feed,
       parts.log,
       (error) => parts.storeFailures.push(error),

@@ -49,13 +49,8 @@ async function prepare(
   files: { path: string; format: 'text' | 'jsonl' }[],
   changes: Partial<DatasetSpec> = {},
 ) {
-  const preparer = new DatasetPreparer(
-    parts.datasets,
-    tasks,
-    parts.dataFolder,
-    parts.feed,
-    parts.log,
-    (error) => parts.storeFailures.push(error),
+  const preparer = new DatasetPreparer(parts.datasets, tasks, parts.config, parts.feed, parts.log, (error) =>
+    parts.storeFailures.push(error),
   );
   onTestFinished(async () => await preparer.stop());
   await parts.datasets.register({

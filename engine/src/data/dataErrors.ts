@@ -21,6 +21,14 @@ export const dataErrors = {
     `${p.file}, row ${p.row}: expected a text of at most ${p.bytesMax} bytes, got ${p.got}`,
   JSONL_LINE_INVALID: (p: Place & { line: number; byteOffset: number; expected: string; got: string }) =>
     `${p.file}, line ${p.line} at byte ${p.byteOffset}: expected ${p.expected}, got ${p.got}`,
+  JSON_INVALID: (p: Place & { place: string; expected: string; got: string }) =>
+    `${p.file}, ${p.place}: expected ${p.expected}, got ${p.got}`,
+  CSV_INVALID: (p: Place & { place: string; problem: string }) => `${p.file}, ${p.place}: ${p.problem}`,
+  FORMAT_UNKNOWN: (p: Place & { expected: string; got: string }) =>
+    `${p.file}: expected ${p.expected}, got ${p.got}`,
+  COMPRESSION_INVALID: (p: Place & { problem: string }) => `${p.file} cannot be unpacked: ${p.problem}`,
+  ROWS_INVALID: (p: { allowed: number; got: number; rows: number; first: string }) =>
+    `At most ${p.allowed} rows may be skipped, ${p.got} of ${p.rows} are not valid; the first: ${p.first}`,
   FIELD_MISSING: (p: Place & { place: string; field: string; got: string }) =>
     `${p.file}, ${p.place}: expected text in "${p.field}", got ${p.got}`,
   PARQUET_INVALID: (p: Place & { place: string; problem: string }) => `${p.file}, ${p.place}: ${p.problem}`,

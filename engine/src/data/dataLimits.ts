@@ -2,7 +2,9 @@ const mebibyte = 2 ** 20;
 
 /** What is refused, or cut into parts, before memory is taken for it. */
 export interface DataLimits {
-  /** One line of a JSONL file. */
+  /** What one packed file may unpack to. */
+  unpackedBytesMax: number;
+  /** One line of a JSONL file, one element of a list in JSON, one row of CSV. */
   lineBytesMax: number;
   /** One text of a Parquet file. */
   documentBytesMax: number;
@@ -21,6 +23,7 @@ export interface DataLimits {
 }
 
 export const defaultLimits: Readonly<DataLimits> = {
+  unpackedBytesMax: 64 * 1024 * mebibyte, // it is read in blocks: this bounds time and disk
   lineBytesMax: 64 * mebibyte, // a JavaScript string must hold it
   documentBytesMax: 64 * mebibyte,
   parquetFooterBytesMax: 64 * mebibyte,

@@ -1,9 +1,14 @@
 import type { DataLimits } from './dataLimits.js';
 import { seededShares } from './permutation.js';
+import type { InvalidRows } from './invalidRows.js';
+import { readCsv } from './readCsv.js';
 import { readJsonLines } from './readJsonLines.js';
+import { readJsonList } from './readJsonList.js';
 import { readParquet } from './readParquet.js';
 import { readText } from './readText.js';
-import type { RegularFile, SourceFile } from './regularFile.js';
+import type { RegularFile } from './regularFile.js';
+import type { SourceFormat } from './sourceFormat.js';
+import { unpackedBlocks, type Compression } from './unpack.js';
 import { nextCut, type DocumentFields, type TextPiece } from './textPieces.js';
 
 /** A piece of text and the part of the data set that it belongs to. */
@@ -65,19 +70,31 @@ export function heldOutCandidates({ heldOutShare, seed }: DocumentOptions): (aut
   };
 }
 
+/** A source file, open, with what it was found to be. */
+export interface OpenSource {
+  file: RegularFile;
+  format: SourceFormat;
+  compression: Compression;
+}
+
 /** Pieces of every document of a file, in order; documents without text have none. */
 export function piecesOfFile(
-  file: RegularFile,
-  format: SourceFile['format'],
+  { file, format, compression }: OpenSource,
   { fields, limits }: DocumentOptions,
+  rows: InvalidRows,
 ): AsyncGenerator<TextPiece> {
+  const blocks = () => unpackedBlocks(file, compression, limits.unpackedBytesMax);
   switch (format) {
     case 'text':
-      return readText(file);
+      return readText(blocks(), file.name);
     case 'jsonl':
-      return readJsonLines(file, fields, limits.lineBytesMax);
+      return readJsonLines(blocks(), file.name, fields, limits.lineBytesMax, rows);
+    case 'json':
+      return readJsonList(blocks(), file.name, fields, limits.lineBytesMax, rows);
+    case 'csv':
+      return readCsv(blocks(), file.name, fields, limits.lineBytesMax, rows);
     case 'parquet':
-      return readParquet(file, fields, limits);
+      return readParquet(file, fields, limits, rows);
   }
 }
 

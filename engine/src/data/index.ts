@@ -9,3 +9,5 @@ export { trainedVocabularySizeMax, trainedVocabularySizeMin, endOfTextToken } fr
 export { permutation } from './permutation.js';
 export type { DatasetManifest } from './manifest.js';
 export type { SourceFile } from './regularFile.js';
+export type { SkipInvalid, SkippedRow } from './invalidRows.js';
+export { formatOfName, type SourceFormat } from './sourceFormat.js';

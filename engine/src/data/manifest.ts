@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DataError, describeValue } from './dataErrors.js';
+import type { SkippedRow } from './invalidRows.js';
 
 /** What a prepared data set holds: written last, so its presence says that all of it is there. */
 export interface DatasetManifest {
@@ -13,6 +14,8 @@ export interface DatasetManifest {
   train: SplitEntry;
   heldOut: SplitEntry;
   sources: { name: string; sizeBytes: number; sha256: string }[];
+  /** Rows that could not be read and were left out, as was asked for; absent for none. */
+  skipped?: { rows: number; of: number; first: SkippedRow[] };
 }
 
 export interface TokenizerEntry {

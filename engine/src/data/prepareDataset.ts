@@ -11,13 +11,16 @@ import {
   piecesOfFile,
   type Division,
   type DocumentOptions,
+  type OpenSource,
   type PlacedPiece,
 } from './documents.js';
 import { FirstDigests, withoutHeldOut, type HeldOutDigests } from './heldOutDigests.js';
+import { InvalidRows, type SkipInvalid } from './invalidRows.js';
 import { manifestFile, type DatasetManifest } from './manifest.js';
-import { checkOptions } from './prepareOptions.js';
+import { checkOptions, pairsHaveFields } from './prepareOptions.js';
 import { seededShares } from './permutation.js';
 import { RegularFile, type SourceFile } from './regularFile.js';
+import { tellFormat, type SourceFormat } from './sourceFormat.js';
 import { SplitWriter } from './splitWriter.js';
 import type { TextPiece } from './textPieces.js';
 import { bytesTokenizer, jsonTokenizer, type Tokenizer } from './tokenizer.js';
@@ -38,7 +41,15 @@ export interface PrepareOptions {
   /** 0 to 0.5. */
   heldOutShare: number;
   seed: number;
+  /** Leaves out rows whose fields cannot be read, up to this; without it the first of them is an error. */
+  skipInvalid?: SkipInvalid;
   limits?: Partial<DataLimits>;
+}
+
+export interface PreparedFolder {
+  manifest: DatasetManifest;
+  /** What each source was found to be. */
+  formats: SourceFormat[];
 }
 
 /** The held-out text, document after document with nothing between them. */
@@ -58,7 +69,7 @@ export async function prepareDataset(
   options: PrepareOptions,
   onProgress: (share: number) => void,
   signal: AbortSignal,
-): Promise<DatasetManifest> {
+): Promise<PreparedFolder> {
   checkOptions(options);
   const { files, outputFolder: folder, pairFields } = options;
   const documents: DocumentOptions = {
@@ -68,11 +79,13 @@ export async function prepareDataset(
   };
   await mkdir(folder, { recursive: false });
 
-  const first = await firstPass(files, documents, part(onProgress, 0, 0.2), signal);
+  const skipInvalid = options.skipInvalid ?? null;
+  const first = await firstPass(files, documents, skipInvalid, part(onProgress, 0, 0.2), signal);
   const later = (from: number, to: number): Pass => ({
     ...first,
     files,
     documents,
+    skipInvalid,
     progress: part(onProgress, from, to),
     signal,
   });
@@ -97,16 +110,18 @@ export async function prepareDataset(
     train,
     heldOut,
     sources: first.sources.map(({ name, sizeBytes, sha256 }) => ({ name, sizeBytes, sha256 })),
+    // Without any the manifest is what it always was.
+    ...(first.skipped === null ? {} : { skipped: first.skipped }),
   };
   // Last, under another name until it is whole: where there is a manifest, everything it names is on the disk.
   await writeNewFile(join(folder, `${manifestFile}.tmp`), `${JSON.stringify(manifest, null, 2)}\n`);
   await syncFolder(folder);
   await publish(join(folder, `${manifestFile}.tmp`), join(folder, manifestFile));
   onProgress(1);
-  return manifest;
+  return { manifest, formats: first.sources.map(({ format }) => format) };
 }
 
-interface Source {
+interface Source extends Omit<OpenSource, 'file'> {
   name: string;
   sizeBytes: number;
   sha256: string;
@@ -122,12 +137,15 @@ interface FirstPass {
   heldOutDocuments: number;
   /** UTF-8 bytes of all text. */
   textBytes: number;
+  /** Null for none. */
+  skipped: DatasetManifest['skipped'] | null;
 }
 
 /** One more reading of all text. */
 interface Pass extends FirstPass {
   files: readonly SourceFile[];
   documents: DocumentOptions;
+  skipInvalid: SkipInvalid | null;
   progress: (share: number) => void;
   signal: AbortSignal;
 }
@@ -135,9 +153,11 @@ interface Pass extends FirstPass {
 async function firstPass(
   files: readonly SourceFile[],
   options: DocumentOptions,
+  skipInvalid: SkipInvalid | null,
   progress: (share: number) => void,
   signal: AbortSignal,
 ): Promise<FirstPass> {
+  const rows = new InvalidRows(skipInvalid);
   const sources: Source[] = [];
   let autoBytes = 0;
   const documents = { auto: 0, train: 0, heldOut: 0 };
@@ -147,9 +167,13 @@ async function firstPass(
   for (const [index, { path, name, format, split }] of files.entries()) {
     const file = await RegularFile.open(path, name);
     try {
-      sources.push({ name, sizeBytes: file.sizeBytes, sha256: await file.sha256(signal), stamp: file.stamp });
+      const told = await tellFormat(file, format, options.limits.unpackedBytesMax);
+      if (told.format === 'text' && options.fields.length === 2)
+        throw new DataError('FORMAT_UNKNOWN', { file: name, expected: pairsHaveFields, got: 'text' });
+      const { sizeBytes, stamp } = file;
+      sources.push({ name, sizeBytes, sha256: await file.sha256(signal), stamp, ...told });
       let fileBytes = 0;
-      for await (const piece of piecesOfFile(file, format, options)) {
+      for await (const piece of piecesOfFile({ file, ...told }, options, rows)) {
         signal.throwIfAborted();
         fileBytes += piece.textBytes;
         digests?.add(piece, split);
@@ -163,6 +187,7 @@ async function firstPass(
       await file.close();
     }
   }
+  rows.end();
   // Of the `auto` documents some text is always for training.
   if (documents.auto + documents.train === 0) {
     throw new DataError('DATASET_EMPTY', {
@@ -177,6 +202,8 @@ async function firstPass(
     digests: digests?.end(division) ?? null,
     heldOutDocuments: documents.heldOut,
     textBytes,
+    skipped:
+      rows.skippedCount === 0 ? null : { rows: rows.skippedCount, of: rows.rowCount, first: rows.skipped },
   };
 }
 
@@ -191,18 +218,21 @@ async function* allPieces({
   sources,
   division,
   documents,
+  skipInvalid,
   progress,
   signal,
   textBytes,
 }: Pass): AsyncGenerator<PlacedPiece> {
   const place = divider(division);
+  const rows = new InvalidRows(skipInvalid); // leaves out what the first pass left out
   let done = 0;
   let document = 0;
-  for (const [index, { path, name, format, split }] of files.entries()) {
+  for (const [index, { path, name, split }] of files.entries()) {
     const file = await RegularFile.open(path, name);
     try {
+      const { format, compression } = sources[index]!;
       if (file.stamp !== sources[index]!.stamp) throw new DataError('FILE_CHANGED', { file: name });
-      for await (const piece of piecesOfFile(file, format, documents)) {
+      for await (const piece of piecesOfFile({ file, format, compression }, documents, rows)) {
         signal.throwIfAborted();
         const placed = split === 'auto' ? place(piece) : [{ ...piece, split }];
         for (const part of placed) yield { ...part, document };

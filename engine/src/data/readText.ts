@@ -1,26 +1,49 @@
 import { cutInBytes, decodeUtf8, type TextPiece } from './textPieces.js';
 import { pieceBytesMax } from './dataLimits.js';
-import type { RegularFile } from './regularFile.js';
 
 /**
  * A plain text file is one document, whatever its size: it is read in pieces. A byte order mark is dropped; line ends and
  * NUL stay as they are. Throws UTF8_INVALID with the offset of the byte.
  */
-export async function* readText(file: RegularFile): AsyncGenerator<TextPiece> {
-  let position = await byteOrderMarkBytes(file);
-  while (position < file.sizeBytes) {
-    const block = await file.read(position, Math.min(pieceBytesMax, file.sizeBytes - position));
-    const isLast = position + block.length === file.sizeBytes;
-    const bytes = isLast ? block : block.subarray(0, cutInBytes(block));
-    const text = decodeUtf8(bytes, file.name, position);
-    yield { text, textBytes: bytes.length, endsDocument: isLast, isTrained: true };
+export async function* readText(blocks: AsyncIterable<Buffer>, file: string): AsyncGenerator<TextPiece> {
+  let waiting: Buffer = Buffer.alloc(0);
+  let position = 0;
+  const piece = (bytes: Buffer, endsDocument: boolean): TextPiece => {
+    const text = decodeUtf8(bytes, file, position);
     position += bytes.length;
+    return { text, textBytes: bytes.length, endsDocument, isTrained: true };
+  };
+  for await (const block of withoutMark(blocks, (markBytes) => (position = markBytes))) {
+    waiting = waiting.length === 0 ? block : Buffer.concat([waiting, block]);
+    // One more must be there: the last piece says that it is the last.
+    while (waiting.length > pieceBytesMax) {
+      const bytes = waiting.subarray(0, cutInBytes(waiting.subarray(0, pieceBytesMax)));
+      yield piece(bytes, false);
+      waiting = waiting.subarray(bytes.length);
+    }
   }
+  if (waiting.length > 0) yield piece(waiting, true);
 }
 
-/** 3 when the file begins with a UTF-8 byte order mark, else 0. */
-export async function byteOrderMarkBytes(file: RegularFile): Promise<0 | 3> {
-  if (file.sizeBytes < 3) return 0;
-  const start = await file.read(0, 3);
-  return start[0] === 0xef && start[1] === 0xbb && start[2] === 0xbf ? 3 : 0;
+const mark = Buffer.from([0xef, 0xbb, 0xbf]);
+
+/** Blocks of bytes without the byte order mark that UTF-8 may begin with. */
+export async function* withoutMark(
+  blocks: AsyncIterable<Buffer>,
+  onMark: (markBytes: number) => void,
+): AsyncGenerator<Buffer> {
+  let start: Buffer | null = Buffer.alloc(0);
+  for await (const block of blocks) {
+    if (start === null) {
+      yield block;
+      continue;
+    }
+    start = Buffer.concat([start, block]);
+    if (start.length < mark.length) continue;
+    const hasMark = start.subarray(0, mark.length).equals(mark);
+    if (hasMark) onMark(mark.length);
+    yield start.subarray(hasMark ? mark.length : 0);
+    start = null;
+  }
+  if (start !== null && start.length > 0) yield start;
 }

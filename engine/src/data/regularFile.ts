@@ -2,13 +2,15 @@ import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { DataError } from './dataErrors.js';
+import type { SourceFormat } from './sourceFormat.js';
 
 /** A file to make a data set of. */
 export interface SourceFile {
   path: string;
   /** How messages call it. */
   name: string;
-  format: 'text' | 'jsonl' | 'parquet';
+  /** `auto`: told by content and name. */
+  format: SourceFormat | 'auto';
   /** `auto` is divided by the held-out share. */
   split: 'auto' | 'train' | 'heldOut';
 }

@@ -5,7 +5,7 @@ import type {
   TokenizerSpec,
   UploadDatasetHeader,
 } from '@relora/sdk/contract';
-import type { DatasetFormat, DatasetSpec, DatasetTokenizerSpec } from '../datasets/dataset.js';
+import type { DatasetSpec, DatasetTokenizerSpec } from '../datasets/dataset.js';
 import type { NewDataset } from '../datasets/datasetStore.js';
 import { quote } from '../errors.js';
 import { enums } from './enums.js';
@@ -41,6 +41,8 @@ export async function parseDatasetHeader(
   const pairFields = parsePairFields(checks, header.spec);
   // Absent otherwise: an upload that goes on is known by its specification as stored.
   if (pairFields !== undefined) spec.pairFields = pairFields;
+  const skipInvalid = parseSkipInvalid(checks, header.spec);
+  if (skipInvalid !== undefined) spec.skipInvalid = skipInvalid;
   if (spec.textField === '') checks.add('header.spec.text_field', 'the name of a field', '""');
 
   const files: NewFile[] = [];
@@ -49,9 +51,9 @@ export async function parseDatasetHeader(
     checks.add('header.files', `at most ${config.datasetFilesMax} files`, header.files.length);
   for (const [index, file] of header.files.slice(0, config.datasetFilesMax).entries()) {
     const parsed = await parseFile(checks, parts, file, `header.files[${index}]`);
-    if (pairFields !== undefined && parsed.format === 'text') {
-      checks.add(`header.files[${index}]`, 'JSONL or PARQUET: prompt_field needs files with fields', 'TEXT');
-    }
+    const isText = parsed.format === 'text' || (parsed.format === 'auto' && textName.test(parsed.fileName));
+    if (pairFields !== undefined && isText)
+      checks.add(`header.files[${index}]`, 'a file with fields, as prompt_field needs', 'TEXT');
     files.push(parsed);
   }
   const uploads = files.filter(({ serverPath }) => serverPath === null).length;
@@ -84,6 +86,24 @@ function parsePairFields(
   return { prompt, completion };
 }
 
+/** The engine takes files of these names for plain text, whatever they begin with. */
+const textName = /\.(txt|text|md)(\.(gz|gzip|zst|zstd))?$/i;
+
+/** At most one of a count and a share. */
+function parseSkipInvalid(
+  checks: FieldChecks,
+  spec: DatasetSpecProto | undefined,
+): DatasetSpec['skipInvalid'] | undefined {
+  const { skipInvalidCount: count, skipInvalidShare: share } = spec ?? {};
+  if (count !== undefined && share !== undefined)
+    checks.add('header.spec.skip_invalid_share', 'nothing beside skip_invalid_count', share);
+  if (count !== undefined)
+    return { count: checks.integer('header.spec.skip_invalid_count', count, 0, 0, Number.MAX_SAFE_INTEGER) };
+  if (share !== undefined)
+    return { share: checks.number('header.spec.skip_invalid_share', share, 0, { min: 0, max: 1 }) };
+  return undefined;
+}
+
 async function parseFile(
   checks: FieldChecks,
   parts: Pick<ApiParts, 'config' | 'allowedFolders'>,
@@ -91,6 +111,8 @@ async function parseFile(
   field: string,
 ): Promise<NewFile> {
   const { uploadBytesMax } = parts.config;
+  // Told by the content when it is prepared, unless the client says it.
+  const format = checks.word(`${field}.format`, file.format, enums.DatasetFormat, 'auto' as const);
   const split = checks.word(`${field}.split`, file.split, enums.DatasetSplit, null);
   if (file.serverPath !== '') {
     if (file.fileName !== '')
@@ -103,7 +125,6 @@ async function parseFile(
         found.problem,
       );
     const fileName = file.serverPath.slice(file.serverPath.lastIndexOf('/') + 1);
-    const format = parseFormat(checks, field, file, fileName);
     return {
       fileName,
       serverPath: 'problem' in found ? file.serverPath : found.path,
@@ -113,7 +134,7 @@ async function parseFile(
       sha256: null,
     };
   }
-  // The name is for people and for the format: on the disk a file has a number. So only what cannot be shown is refused.
+  // The name is for people, and where the content is not clear for the format: on the disk a file has a number. So only what cannot be shown is refused.
   checks.text(`${field}.file_name`, file.fileName, 255);
   if (
     file.fileName === '' ||
@@ -128,28 +149,11 @@ async function parseFile(
   return {
     fileName: file.fileName,
     serverPath: null,
-    format: parseFormat(checks, field, file, file.fileName),
+    format,
     split,
     sizeBytes: checks.integer(`${field}.size_bytes`, file.sizeBytes, 0, 0, uploadBytesMax),
     sha256: file.sha256.toLowerCase(),
   };
-}
-
-function parseFormat(
-  checks: FieldChecks,
-  field: string,
-  file: DatasetFileProto,
-  fileName: string,
-): DatasetFormat {
-  const before = checks.problems.length;
-  const chosen = checks.word(`${field}.format`, file.format, enums.DatasetFormat, null);
-  if (chosen !== null || checks.problems.length > before) return chosen ?? 'text';
-  const extension = /\.([a-z]+)$/i.exec(fileName)?.[1]?.toLowerCase();
-  if (extension === 'txt' || extension === 'text' || extension === 'md') return 'text';
-  if (extension === 'jsonl' || extension === 'ndjson') return 'jsonl';
-  if (extension === 'parquet') return 'parquet';
-  checks.add(`${field}.format`, 'TEXT, JSONL or PARQUET; the name does not tell', quote(fileName));
-  return 'text';
 }
 
 async function parseTokenizer(

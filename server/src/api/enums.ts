@@ -58,7 +58,7 @@ export const enums = {
   Metric: words(metrics, contract.Metric),
   ArtifactKind: words(['mergedModel', 'adapter'], contract.ArtifactKind),
   ArtifactState: words(['pending', 'ready', 'failed'], contract.ArtifactState),
-  DatasetFormat: words(['text', 'jsonl', 'parquet'], contract.DatasetFormat),
+  DatasetFormat: words(['text', 'jsonl', 'parquet', 'json', 'csv'], contract.DatasetFormat),
   DatasetSplit: words(['train', 'heldOut'], contract.DatasetSplit),
   DatasetState: words(['uploading', 'preparing', 'ready', 'failed'], contract.DatasetState),
   WeightsState: words(['uploading', 'ready'], contract.WeightsState),

@@ -2,7 +2,7 @@ import * as plan from '@relora/engine/plan';
 import type { AdapterSettings, LlamaConfig, RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
-import type { Dataset, DatasetSpec, PreparedDataset } from '../datasets/dataset.js';
+import type { Dataset, DatasetFormat, DatasetSpec, PreparedDataset } from '../datasets/dataset.js';
 import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
 import type { Weights } from '../weights/weights.js';
@@ -219,10 +219,10 @@ export function toDataset(dataset: Dataset): contract.Dataset {
     displayName: dataset.displayName,
     state: enums.DatasetState.to[dataset.state],
     failure: dataset.failure ?? undefined,
-    files: dataset.files.map((file) => ({
+    files: dataset.files.map((file, index) => ({
       fileName: file.fileName,
       serverPath: file.serverPath ?? '',
-      format: enums.DatasetFormat.to[file.format],
+      format: formatOf(prepared?.formats?.[index] ?? file.format),
       split: file.split === null ? contract.DatasetSplit.UNSPECIFIED : enums.DatasetSplit.to[file.split],
       sizeBytes: file.sizeBytes,
       sha256: file.sha256 ?? '',
@@ -238,7 +238,14 @@ export function toDataset(dataset: Dataset): contract.Dataset {
     manifestSha256: prepared?.manifestSha256 ?? '',
     createTime: new Date(dataset.createTimeMs),
     spec: toDatasetSpec(dataset.spec),
+    skippedRows: prepared?.skippedRows,
+    warnings: prepared?.warnings ?? [],
   };
+}
+
+/** Unset until it is told by the content. */
+function formatOf(format: DatasetFormat): contract.DatasetFormat {
+  return format === 'auto' ? contract.DatasetFormat.UNSPECIFIED : enums.DatasetFormat.to[format];
 }
 
 function toSplitInfo(size: PreparedDataset['train']): contract.DatasetSplitInfo {
@@ -247,8 +254,10 @@ function toSplitInfo(size: PreparedDataset['train']): contract.DatasetSplitInfo 
 }
 
 function toDatasetSpec(spec: DatasetSpec): contract.DatasetSpec {
-  const { heldOutShare, textField, pairFields, seed } = spec;
-  const shared = { tokenizer: toTokenizer(spec), heldOutShare, seed };
+  const { heldOutShare, textField, pairFields, seed, skipInvalid } = spec;
+  const skipInvalidCount = skipInvalid && 'count' in skipInvalid ? skipInvalid.count : undefined;
+  const skipInvalidShare = skipInvalid && 'share' in skipInvalid ? skipInvalid.share : undefined;
+  const shared = { tokenizer: toTokenizer(spec), heldOutShare, seed, skipInvalidCount, skipInvalidShare };
   return pairFields === undefined
     ? { ...shared, textField }
     : { ...shared, promptField: pairFields.prompt, completionField: pairFields.completion };

@@ -17,7 +17,8 @@ export interface Dataset {
   createTimeMs: number;
 }
 
-export type DatasetFormat = 'text' | 'jsonl' | 'parquet';
+/** `auto`: told by the content when it is prepared. */
+export type DatasetFormat = 'auto' | 'text' | 'jsonl' | 'json' | 'csv' | 'parquet';
 export type DatasetSplit = 'train' | 'heldOut';
 
 export interface DatasetFile {
@@ -42,6 +43,8 @@ export interface DatasetSpec {
   /** Fields of a prompt and its completion, in place of textField; absent for whole texts. */
   pairFields?: { prompt: string; completion: string };
   seed: number;
+  /** How many rows may be left out because they cannot be read; absent: none. */
+  skipInvalid?: { count: number } | { share: number };
 }
 
 export type DatasetTokenizerSpec =
@@ -60,6 +63,12 @@ export interface PreparedDataset {
   train: SplitSize;
   heldOut: SplitSize;
   manifestSha256: string;
+  /** What each file was found to be; absent before that was told by the content. */
+  formats?: DatasetFormat[];
+  /** Absent for none. */
+  skippedRows?: { rowCount: number; totalRowCount: number; first: { reason: string; message: string }[] };
+  /** Absent before there were any. */
+  warnings?: { reason: string; message: string }[];
 }
 
 export interface SplitSize {

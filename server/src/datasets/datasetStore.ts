@@ -113,7 +113,7 @@ export class DatasetStore {
           .where('dataset_id', '=', id)
           .orderBy('file_index')
           .execute();
-        return known.spec === spec && sameFiles(knownFiles, files) ? false : 'conflict';
+        return known.spec === spec && areSameFiles(knownFiles, files) ? false : 'conflict';
       }
       // A statement takes only so many values.
       for (let first = 0; first < files.length; first += filesInStatement)
@@ -233,10 +233,14 @@ export class DatasetStore {
 
 const filesInStatement = 1000;
 
-function sameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {
-  const text = (rows: DatasetFileRow[]) =>
-    JSON.stringify(
-      rows.map((row) => [row.file_name, row.server_path, row.format, row.split, row.size_bytes, row.sha256]),
-    );
-  return text(a) === text(b);
+/** A format that is told by the content is the same as one that was told by the name. */
+function areSameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {
+  const isSame = (one: DatasetFileRow, other: DatasetFileRow): boolean =>
+    one.file_name === other.file_name &&
+    one.server_path === other.server_path &&
+    (one.format === other.format || one.format === 'auto' || other.format === 'auto') &&
+    one.split === other.split &&
+    one.size_bytes === other.size_bytes &&
+    one.sha256 === other.sha256;
+  return a.length === b.length && a.every((row, index) => isSame(row, b[index]!));
 }

@@ -184,7 +184,7 @@ export interface DatasetFileRow {
   file_index: number;
   file_name: string;
   server_path: string | null;
-  format: 'text' | 'jsonl' | 'parquet';
+  format: 'auto' | 'text' | 'jsonl' | 'json' | 'csv' | 'parquet';
   split: 'train' | 'heldOut' | null;
   size_bytes: number;
   sha256: string | null;

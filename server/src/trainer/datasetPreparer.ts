@@ -1,6 +1,7 @@
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
+import type { Config } from '../config.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
 import { TaskFailed, type TaskRunner } from './taskRunner.js';
@@ -22,7 +23,7 @@ export class DatasetPreparer {
   constructor(
     private readonly store: DatasetStore,
     private readonly tasks: TaskRunner,
-    private readonly dataFolder: string,
+    private readonly config: Pick<Config, 'dataFolder' | 'datasetBytesMax'>,
     private readonly feed: ChangeFeed,
     private readonly log: Logger,
     /** The store failed: see Supervisor. */
@@ -57,7 +58,7 @@ export class DatasetPreparer {
   }
 
   private async prepare(dataset: Dataset): Promise<void> {
-    const folder = folders.dataset(this.dataFolder, dataset.id);
+    const folder = folders.dataset(this.config.dataFolder, dataset.id);
     const temporary = join(folder, '.preparing');
     const prepared = this.store.preparedFolder(dataset.id);
     const log = this.log.child({ datasetId: dataset.id });
@@ -78,6 +79,7 @@ export class DatasetPreparer {
             })),
             spec: dataset.spec,
             outputFolder: temporary,
+            unpackedBytesMax: this.config.datasetBytesMax,
           },
           {
             signal: this.work.signal,
@@ -90,7 +92,7 @@ export class DatasetPreparer {
         await syncFolder(folder);
         await this.store.ready(dataset.id, result);
         // The tokens are kept, the text is not needed twice.
-        await rm(folders.uploads(this.dataFolder, dataset.id), { recursive: true, force: true });
+        await rm(folders.uploads(this.config.dataFolder, dataset.id), { recursive: true, force: true });
         log.info({ tokenCount: result.train.tokenCount }, 'A data set is ready');
         return;
       } catch (error) {

@@ -38,6 +38,8 @@ export interface PrepareTask {
   spec: DatasetSpec;
   /** Temporary folder to fill; the parent renames it. */
   outputFolder: string;
+  /** What one packed file may unpack to. */
+  unpackedBytesMax: number;
 }
 
 export interface GenerateTask {

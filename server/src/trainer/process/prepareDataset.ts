@@ -1,12 +1,12 @@
-import { Dataset, prepareDataset } from '@relora/engine/data';
+import { Dataset, prepareDataset, type DatasetManifest } from '@relora/engine/data';
 import type { PreparedDataset } from '../../datasets/dataset.js';
 import type { PrepareTask } from '../messages.js';
 import type { ServerChannel } from './channel.js';
 
 /** Fills a new folder with the tokens of a data set, then opens it as a run would, which checks every hash. */
 export async function prepare(task: PrepareTask, channel: ServerChannel): Promise<PreparedDataset> {
-  const { tokenizer, textField, pairFields, heldOutShare, seed } = task.spec;
-  await prepareDataset(
+  const { tokenizer, textField, pairFields, heldOutShare, seed, skipInvalid } = task.spec;
+  const { formats } = await prepareDataset(
     {
       files: task.files.map(({ path, fileName, format, split }) => ({
         path,
@@ -20,6 +20,8 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
       pairFields,
       heldOutShare,
       seed,
+      skipInvalid,
+      limits: { unpackedBytesMax: task.unpackedBytesMax },
     },
     (share) => void channel.tell<'prepareDataset'>({ type: 'part', value: share }),
     channel.stop,
@@ -39,8 +41,20 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
       train: size(manifest.train),
       heldOut: size(manifest.heldOut),
       manifestSha256,
+      formats,
+      ...skippedRows(manifest.skipped),
     };
   } finally {
     await dataset.close();
   }
+}
+
+function skippedRows(skipped: DatasetManifest['skipped']): Pick<PreparedDataset, 'skippedRows' | 'warnings'> {
+  if (skipped === undefined) return {};
+  const { rows: rowCount, of: totalRowCount, first } = skipped;
+  const message = `${rowCount} of ${totalRowCount} rows were left out; the first: ${first[0]?.message}`;
+  return {
+    skippedRows: { rowCount, totalRowCount, first },
+    warnings: [{ reason: 'ROWS_SKIPPED', message }],
+  };
 }

@@ -102,7 +102,7 @@ export function datasetStateToNumber(object: DatasetState): number {
 
 /** Formats of source files. */
 export const DatasetFormat = {
-  /** UNSPECIFIED - From the file's name: .txt, .jsonl, .parquet. */
+  /** UNSPECIFIED - Told by the content, and where that is not clear by the name: .txt and .md are text, whatever they begin with. */
   UNSPECIFIED: "DATASET_FORMAT_UNSPECIFIED",
   /** TEXT - UTF-8 text, one document. */
   TEXT: "DATASET_FORMAT_TEXT",
@@ -110,6 +110,10 @@ export const DatasetFormat = {
   JSONL: "DATASET_FORMAT_JSONL",
   /** PARQUET - Apache Parquet, one document per row. */
   PARQUET: "DATASET_FORMAT_PARQUET",
+  /** JSON - A list of JSON objects, one document each. */
+  JSON: "DATASET_FORMAT_JSON",
+  /** CSV - Comma-separated values with names in the first row, one document per row; semicolons and tabs are told by that row. */
+  CSV: "DATASET_FORMAT_CSV",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -120,6 +124,8 @@ export namespace DatasetFormat {
   export type TEXT = typeof DatasetFormat.TEXT;
   export type JSONL = typeof DatasetFormat.JSONL;
   export type PARQUET = typeof DatasetFormat.PARQUET;
+  export type JSON = typeof DatasetFormat.JSON;
+  export type CSV = typeof DatasetFormat.CSV;
   export type UNRECOGNIZED = typeof DatasetFormat.UNRECOGNIZED;
 }
 
@@ -137,6 +143,12 @@ export function datasetFormatFromJSON(object: any): DatasetFormat {
     case 3:
     case "DATASET_FORMAT_PARQUET":
       return DatasetFormat.PARQUET;
+    case 4:
+    case "DATASET_FORMAT_JSON":
+      return DatasetFormat.JSON;
+    case 5:
+    case "DATASET_FORMAT_CSV":
+      return DatasetFormat.CSV;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -154,6 +166,10 @@ export function datasetFormatToJSON(object: DatasetFormat): string {
       return "DATASET_FORMAT_JSONL";
     case DatasetFormat.PARQUET:
       return "DATASET_FORMAT_PARQUET";
+    case DatasetFormat.JSON:
+      return "DATASET_FORMAT_JSON";
+    case DatasetFormat.CSV:
+      return "DATASET_FORMAT_CSV";
     case DatasetFormat.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -170,6 +186,10 @@ export function datasetFormatToNumber(object: DatasetFormat): number {
       return 2;
     case DatasetFormat.PARQUET:
       return 3;
+    case DatasetFormat.JSON:
+      return 4;
+    case DatasetFormat.CSV:
+      return 5;
     case DatasetFormat.UNRECOGNIZED:
     default:
       return -1;
@@ -277,7 +297,41 @@ export interface Dataset {
     | Date
     | undefined;
   /** How it was asked to be prepared. */
-  spec: DatasetSpec | undefined;
+  spec:
+    | DatasetSpec
+    | undefined;
+  /** Rows that could not be read and were left out, as skip_invalid_count or skip_invalid_share allowed; unset for none. */
+  skippedRows:
+    | SkippedRows
+    | undefined;
+  /** What jobs will train on without an error, but what was probably not meant. */
+  warnings: DatasetWarning[];
+}
+
+/** Rows that were left out. */
+export interface SkippedRows {
+  /** How many. */
+  rowCount: number;
+  /** Of how many. */
+  totalRowCount: number;
+  /** The first of them, at most 20. */
+  first: SkippedRow[];
+}
+
+/** A row that was left out. */
+export interface SkippedRow {
+  /** Reason of the error that it would have been. */
+  reason: string;
+  /** File, place, what was expected and what came. */
+  message: string;
+}
+
+/** Something about a data set that was probably not meant. */
+export interface DatasetWarning {
+  /** Stable, in UPPER_SNAKE_CASE. */
+  reason: string;
+  /** For people. */
+  message: string;
 }
 
 /** A source file. */
@@ -286,7 +340,10 @@ export interface DatasetFile {
   fileName: string;
   /** Path on the server, inside a folder that the operator allowed (RELORA_ALLOWED_FOLDERS); in place of an upload. */
   serverPath: string;
-  /** Format; by default from the name. */
+  /**
+   * Format; by default told by the content. Files packed with gzip are unpacked, those packed with zstd where the server's
+   * Node can.
+   */
   format: DatasetFormat;
   /** Part it belongs to; by default divided. */
   split: DatasetSplit;
@@ -308,7 +365,10 @@ export interface DatasetSpec {
   heldOutShare?:
     | number
     | undefined;
-  /** Field or column with the text; default `text`. Unset with prompt_field and completion_field. */
+  /**
+   * Field or column with the text; default `text`. A path with dots leads into structures, `meta.text`. Unset with
+   * prompt_field and completion_field.
+   */
   textField?:
     | string
     | undefined;
@@ -316,12 +376,20 @@ export interface DatasetSpec {
   seed?:
     | number
     | undefined;
-  /** Field or column with a prompt, which is read and not learned; together with completion_field, for JSONL and Parquet. */
+  /** Field or column with a prompt, which is read and not learned; together with completion_field, for files with fields. */
   promptField?:
     | string
     | undefined;
   /** Field or column with the completion: it and the end of the text alone count in the loss. Never empty. */
-  completionField?: string | undefined;
+  completionField?:
+    | string
+    | undefined;
+  /** Rows that may be left out because the field that is read is wrong in them; by default none, and the first is an error. */
+  skipInvalidCount?:
+    | number
+    | undefined;
+  /** The same as a share of all rows, 0 to 1; in place of the count. */
+  skipInvalidShare?: number | undefined;
 }
 
 /** How text becomes tokens. At most one is set. */
@@ -490,6 +558,8 @@ function createBaseDataset(): Dataset {
     manifestSha256: "",
     createTime: undefined,
     spec: undefined,
+    skippedRows: undefined,
+    warnings: [],
   };
 }
 
@@ -530,6 +600,12 @@ export const Dataset: MessageFns<Dataset> = {
     }
     if (message.spec !== undefined) {
       DatasetSpec.encode(message.spec, writer.uint32(98).fork()).join();
+    }
+    if (message.skippedRows !== undefined) {
+      SkippedRows.encode(message.skippedRows, writer.uint32(106).fork()).join();
+    }
+    for (const v of message.warnings) {
+      DatasetWarning.encode(v!, writer.uint32(114).fork()).join();
     }
     return writer;
   },
@@ -643,6 +719,22 @@ export const Dataset: MessageFns<Dataset> = {
             message.spec = DatasetSpec.decode(reader, reader.uint32());
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.skippedRows = SkippedRows.decode(reader, reader.uint32());
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.warnings.push(DatasetWarning.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -689,6 +781,14 @@ export const Dataset: MessageFns<Dataset> = {
         ? fromJsonTimestamp(object.create_time)
         : undefined,
       spec: isSet(object.spec) ? DatasetSpec.fromJSON(object.spec) : undefined,
+      skippedRows: isSet(object.skippedRows)
+        ? SkippedRows.fromJSON(object.skippedRows)
+        : isSet(object.skipped_rows)
+        ? SkippedRows.fromJSON(object.skipped_rows)
+        : undefined,
+      warnings: globalThis.Array.isArray(object?.warnings)
+        ? object.warnings.map((e: any) => DatasetWarning.fromJSON(e))
+        : [],
     };
   },
 
@@ -730,6 +830,12 @@ export const Dataset: MessageFns<Dataset> = {
     if (message.spec !== undefined) {
       obj.spec = DatasetSpec.toJSON(message.spec);
     }
+    if (message.skippedRows !== undefined) {
+      obj.skippedRows = SkippedRows.toJSON(message.skippedRows);
+    }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings.map((e) => DatasetWarning.toJSON(e));
+    }
     return obj;
   },
 
@@ -760,6 +866,289 @@ export const Dataset: MessageFns<Dataset> = {
     message.spec = (object.spec !== undefined && object.spec !== null)
       ? DatasetSpec.fromPartial(object.spec)
       : undefined;
+    message.skippedRows = (object.skippedRows !== undefined && object.skippedRows !== null)
+      ? SkippedRows.fromPartial(object.skippedRows)
+      : undefined;
+    message.warnings = object.warnings?.map((e) => DatasetWarning.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSkippedRows(): SkippedRows {
+  return { rowCount: 0, totalRowCount: 0, first: [] };
+}
+
+export const SkippedRows: MessageFns<SkippedRows> = {
+  encode(message: SkippedRows, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.rowCount !== 0) {
+      writer.uint32(8).int64(message.rowCount);
+    }
+    if (message.totalRowCount !== 0) {
+      writer.uint32(16).int64(message.totalRowCount);
+    }
+    for (const v of message.first) {
+      SkippedRow.encode(v!, writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SkippedRows {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSkippedRows();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.rowCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.totalRowCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.first.push(SkippedRow.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SkippedRows {
+    return {
+      rowCount: isSet(object.rowCount)
+        ? globalThis.Number(object.rowCount)
+        : isSet(object.row_count)
+        ? globalThis.Number(object.row_count)
+        : 0,
+      totalRowCount: isSet(object.totalRowCount)
+        ? globalThis.Number(object.totalRowCount)
+        : isSet(object.total_row_count)
+        ? globalThis.Number(object.total_row_count)
+        : 0,
+      first: globalThis.Array.isArray(object?.first) ? object.first.map((e: any) => SkippedRow.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: SkippedRows): unknown {
+    const obj: any = {};
+    if (message.rowCount !== 0) {
+      obj.rowCount = Math.round(message.rowCount);
+    }
+    if (message.totalRowCount !== 0) {
+      obj.totalRowCount = Math.round(message.totalRowCount);
+    }
+    if (message.first?.length) {
+      obj.first = message.first.map((e) => SkippedRow.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SkippedRows>): SkippedRows {
+    return SkippedRows.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SkippedRows>): SkippedRows {
+    const message = createBaseSkippedRows();
+    message.rowCount = object.rowCount ?? 0;
+    message.totalRowCount = object.totalRowCount ?? 0;
+    message.first = object.first?.map((e) => SkippedRow.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSkippedRow(): SkippedRow {
+  return { reason: "", message: "" };
+}
+
+export const SkippedRow: MessageFns<SkippedRow> = {
+  encode(message: SkippedRow, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.reason !== "") {
+      writer.uint32(10).string(message.reason);
+    }
+    if (message.message !== "") {
+      writer.uint32(18).string(message.message);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SkippedRow {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSkippedRow();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SkippedRow {
+    return {
+      reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
+      message: isSet(object.message) ? globalThis.String(object.message) : "",
+    };
+  },
+
+  toJSON(message: SkippedRow): unknown {
+    const obj: any = {};
+    if (message.reason !== "") {
+      obj.reason = message.reason;
+    }
+    if (message.message !== "") {
+      obj.message = message.message;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SkippedRow>): SkippedRow {
+    return SkippedRow.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SkippedRow>): SkippedRow {
+    const message = createBaseSkippedRow();
+    message.reason = object.reason ?? "";
+    message.message = object.message ?? "";
+    return message;
+  },
+};
+
+function createBaseDatasetWarning(): DatasetWarning {
+  return { reason: "", message: "" };
+}
+
+export const DatasetWarning: MessageFns<DatasetWarning> = {
+  encode(message: DatasetWarning, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.reason !== "") {
+      writer.uint32(10).string(message.reason);
+    }
+    if (message.message !== "") {
+      writer.uint32(18).string(message.message);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DatasetWarning {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDatasetWarning();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DatasetWarning {
+    return {
+      reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
+      message: isSet(object.message) ? globalThis.String(object.message) : "",
+    };
+  },
+
+  toJSON(message: DatasetWarning): unknown {
+    const obj: any = {};
+    if (message.reason !== "") {
+      obj.reason = message.reason;
+    }
+    if (message.message !== "") {
+      obj.message = message.message;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DatasetWarning>): DatasetWarning {
+    return DatasetWarning.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DatasetWarning>): DatasetWarning {
+    const message = createBaseDatasetWarning();
+    message.reason = object.reason ?? "";
+    message.message = object.message ?? "";
     return message;
   },
 };
@@ -961,6 +1350,8 @@ function createBaseDatasetSpec(): DatasetSpec {
     seed: undefined,
     promptField: undefined,
     completionField: undefined,
+    skipInvalidCount: undefined,
+    skipInvalidShare: undefined,
   };
 }
 
@@ -983,6 +1374,12 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     }
     if (message.completionField !== undefined) {
       writer.uint32(50).string(message.completionField);
+    }
+    if (message.skipInvalidCount !== undefined) {
+      writer.uint32(56).int64(message.skipInvalidCount);
+    }
+    if (message.skipInvalidShare !== undefined) {
+      writer.uint32(65).double(message.skipInvalidShare);
     }
     return writer;
   },
@@ -1048,6 +1445,22 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
             message.completionField = reader.string();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.skipInvalidCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 65) {
+              break;
+            }
+
+            message.skipInvalidShare = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1084,6 +1497,16 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
         : isSet(object.completion_field)
         ? globalThis.String(object.completion_field)
         : undefined,
+      skipInvalidCount: isSet(object.skipInvalidCount)
+        ? globalThis.Number(object.skipInvalidCount)
+        : isSet(object.skip_invalid_count)
+        ? globalThis.Number(object.skip_invalid_count)
+        : undefined,
+      skipInvalidShare: isSet(object.skipInvalidShare)
+        ? globalThis.Number(object.skipInvalidShare)
+        : isSet(object.skip_invalid_share)
+        ? globalThis.Number(object.skip_invalid_share)
+        : undefined,
     };
   },
 
@@ -1107,6 +1530,12 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     if (message.completionField !== undefined) {
       obj.completionField = message.completionField;
     }
+    if (message.skipInvalidCount !== undefined) {
+      obj.skipInvalidCount = Math.round(message.skipInvalidCount);
+    }
+    if (message.skipInvalidShare !== undefined) {
+      obj.skipInvalidShare = floatToJson(message.skipInvalidShare);
+    }
     return obj;
   },
 
@@ -1123,6 +1552,8 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     message.seed = object.seed ?? undefined;
     message.promptField = object.promptField ?? undefined;
     message.completionField = object.completionField ?? undefined;
+    message.skipInvalidCount = object.skipInvalidCount ?? undefined;
+    message.skipInvalidShare = object.skipInvalidShare ?? undefined;
     return message;
   },
 };

@@ -1,0 +1,84 @@
+import { isUtf8 } from 'node:buffer';
+import { DataError } from './dataErrors.js';
+import type { RegularFile } from './regularFile.js';
+import { compressionOf, unpackedBlocks, type Compression } from './unpack.js';
+
+/** `json` is a list of objects, `jsonl` an object on each line, `csv` what a spreadsheet writes, with its first row as names. */
+export type SourceFormat = 'text' | 'jsonl' | 'json' | 'csv' | 'parquet';
+
+export const sourceFormats: readonly SourceFormat[] = ['text', 'jsonl', 'json', 'csv', 'parquet'];
+
+/** Bytes that are looked at. */
+const headBytes = 1 << 16;
+
+const formatsOfNames: Readonly<Record<string, SourceFormat>> = {
+  txt: 'text',
+  text: 'text',
+  md: 'text',
+  csv: 'csv',
+  tsv: 'csv',
+  jsonl: 'jsonl',
+  ndjson: 'jsonl',
+  json: 'jsonl',
+  parquet: 'parquet',
+};
+
+/**
+ * What a file is: by its content where that is clear, else by its name. A name of plain text stands, since any text may begin
+ * with a bracket. Throws FORMAT_UNKNOWN.
+ */
+export async function tellFormat(
+  file: RegularFile,
+  asked: SourceFormat | 'auto',
+  unpackedBytesMax: number,
+): Promise<{ format: SourceFormat; compression: Compression }> {
+  const compression = await compressionOf(file);
+  if (asked !== 'auto' && asked !== 'parquet') return { format: asked, compression };
+  const head = await headOf(file, compression, unpackedBytesMax);
+  const isParquet = head.toString('latin1', 0, 4) === 'PAR1';
+  const unknown = (expected: string, got: string) =>
+    new DataError('FORMAT_UNKNOWN', { file: file.name, expected, got });
+  if (isParquet && compression !== 'none')
+    throw unknown('Parquet as it is, which is packed in itself', `Parquet inside of ${compression}`);
+  if (isParquet || asked === 'parquet') return { format: 'parquet', compression: 'none' };
+
+  const named = formatOfName(file.name);
+  if (named === 'text' || named === 'csv' || named === 'parquet') return { format: named, compression };
+  const format = jsonFormat(head) ?? named ?? (isText(head) ? 'text' : undefined);
+  if (format === undefined)
+    throw unknown(
+      'text, JSON lines, a list in JSON, CSV or Parquet',
+      'something else; a format can be named',
+    );
+  return { format, compression };
+}
+
+/** By the extension, in front of that of a compression; undefined where that says nothing. */
+export function formatOfName(name: string): SourceFormat | undefined {
+  const extension = /\.([a-z]+)$/i.exec(name.replace(/\.(gz|gzip|zst|zstd)$/i, ''))?.[1]?.toLowerCase() ?? '';
+  return Object.hasOwn(formatsOfNames, extension) ? formatsOfNames[extension] : undefined;
+}
+
+async function headOf(file: RegularFile, compression: Compression, bytesMax: number): Promise<Buffer> {
+  const blocks: Buffer[] = [];
+  let length = 0;
+  for await (const block of unpackedBlocks(file, compression, bytesMax)) {
+    blocks.push(block);
+    length += block.length;
+    if (length >= headBytes) break;
+  }
+  return Buffer.concat(blocks).subarray(0, headBytes);
+}
+
+function jsonFormat(head: Buffer): 'json' | 'jsonl' | undefined {
+  const start = head.toString('latin1').replace(/^\u00ef\u00bb\u00bf/, '');
+  if (/^\s*\[\s*[{\]]/.test(start)) return 'json';
+  return /^\s*\{\s*["}]/.test(start) ? 'jsonl' : undefined;
+}
+
+/** UTF-8 without the control characters that files of programs have. */
+function isText(head: Buffer): boolean {
+  const cuts = head.length < headBytes ? [0] : [0, 1, 2, 3]; // the last character may lie across the end
+  const isWhole = cuts.some((cut) => isUtf8(head.subarray(0, head.length - cut)));
+  return isWhole && !head.some((byte) => byte < 0x20 && (byte < 0x08 || byte > 0x0d) && byte !== 0x1b);
+}
