@@ -7,6 +7,7 @@ export default tseslint.config(
       '**/node_modules/',
       '**/generated/',
       'engine/native/build/',
+      'engine/cuda/build/',
       'demo-output/',
       '.relora/',
       '**/*.d.ts',

@@ -1,0 +1,306 @@
+// The border of the addon for NVIDIA cards. engine/src/device/cuda/cudaAddon.ts describes its functions. It knows no kernel: texts,
+// parameters and launches come from there.
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "device.h"
+#include "values.h"
+
+namespace relora::cuda {
+
+namespace {
+
+struct Instance {
+  std::optional<Driver> driver;
+  std::optional<Compiler> compiler;
+  std::shared_ptr<Device> device;  // shared with waits that are under way
+};
+
+struct Call {
+  napi_env env;
+  Values values;
+  Instance& instance;
+  std::span<const napi_value> arguments;
+
+  const Driver& driver() const {
+    if (!instance.driver) throw CudaError("NOT_OPEN", "the driver is not open");
+    return *instance.driver;
+  }
+  Device& device() const {
+    if (!instance.device) throw CudaError("NOT_OPEN", "no card is open");
+    return *instance.device;
+  }
+  DeviceAddress address(size_t i, const char* name) const {
+    return static_cast<DeviceAddress>(values.number(arguments[i], name));
+  }
+  size_t size(size_t i, const char* name) const { return static_cast<size_t>(values.number(arguments[i], name)); }
+};
+
+struct Entry {
+  const char* name;
+  size_t arguments;
+  napi_value (*function)(const Call&);
+};
+
+napi_value description_of(const Values& values, const DeviceDescription& of) {
+  return values.object({{"ordinal", values.of(of.ordinal)},
+                        {"name", values.of(of.name)},
+                        {"uuid", values.of(of.uuid)},
+                        {"capability", values.of(of.capability_major * 10 + of.capability_minor)},
+                        {"multiprocessors", values.of(of.multiprocessors)},
+                        {"sharedBytesMax", values.of(of.shared_bytes_max)},
+                        {"memoryBytes", values.of(static_cast<double>(of.memory_bytes))}});
+}
+
+napi_value open_driver_call(const Call& call) {
+  const Driver driver = open_driver(call.values.text(call.arguments[0], "path"));
+  int version, count = 0;
+  driver.check(driver.cuInit(0), "starting the driver");
+  driver.check(driver.cuDriverGetVersion(&version), "asking for the driver's version");
+  driver.check(driver.cuDeviceGetCount(&count), "counting cards");
+  call.instance.driver = driver;
+  std::vector<napi_value> devices;
+  for (int i = 0; i < count; i++) devices.push_back(description_of(call.values, describe_device(driver, i)));
+  return call.values.object({{"version", call.values.of(version)}, {"devices", call.values.array(devices)}});
+}
+
+napi_value open_compiler_call(const Call& call) {
+  const Compiler compiler = open_compiler(call.values.text(call.arguments[0], "path"));
+  int major, minor, count;
+  compiler.nvrtcVersion(&major, &minor);
+  compiler.nvrtcGetNumSupportedArchs(&count);
+  std::vector<int> architectures(static_cast<size_t>(count));
+  compiler.nvrtcGetSupportedArchs(architectures.data());
+  call.instance.compiler = compiler;
+  std::vector<napi_value> listed;
+  for (const int architecture : architectures) listed.push_back(call.values.of(architecture));
+  return call.values.object({{"major", call.values.of(major)},
+                             {"minor", call.values.of(minor)},
+                             {"architectures", call.values.array(listed)}});
+}
+
+napi_value compile(const Call& call) {
+  if (!call.instance.compiler) throw CudaError("NOT_OPEN", "the compiler is not open");
+  const Compiler& compiler = *call.instance.compiler;
+  const Values& values = call.values;
+  const auto text = [&](const char* name) { return values.text(values.property(call.arguments[0], name), name); };
+  const auto texts = [&](const char* name) { return values.texts(values.property(call.arguments[0], name), name); };
+  const std::string name = text("name"), source = text("source");
+  const std::vector<std::string> header_names = texts("headerNames"), headers = texts("headers"), options = texts("options");
+  if (header_names.size() != headers.size()) Values::refuse("headers", "one for each name");
+  const auto pointers = [](const std::vector<std::string>& strings) {
+    std::vector<const char*> result;
+    for (const std::string& string : strings) result.push_back(string.c_str());
+    return result;
+  };
+  ProgramHandle program;
+  if (compiler.nvrtcCreateProgram(&program, source.c_str(), name.c_str(), static_cast<int>(headers.size()),
+                                  pointers(headers).data(), pointers(header_names).data()) != 0) {
+    throw CudaError("COMPILER_FAILED", "the compiler takes no program");
+  }
+  const Status status =
+      compiler.nvrtcCompileProgram(program, static_cast<int>(options.size()), pointers(options).data());
+  size_t bytes = 0;
+  compiler.nvrtcGetProgramLogSize(program, &bytes);
+  std::string log(bytes, '\0');
+  if (bytes > 0) compiler.nvrtcGetProgramLog(program, log.data());
+  while (!log.empty() && log.back() == '\0') log.pop_back();
+  napi_value image;
+  napi_get_null(call.env, &image);
+  if (status == 0) {
+    compiler.nvrtcGetCUBINSize(program, &bytes);
+    void* data;
+    napi_value buffer;
+    napi_create_arraybuffer(call.env, bytes, &data, &buffer);
+    compiler.nvrtcGetCUBIN(program, static_cast<char*>(data));
+    napi_create_typedarray(call.env, napi_uint8_array, bytes, buffer, 0, &image);
+  }
+  compiler.nvrtcDestroyProgram(&program);
+  return values.object({{"image", image}, {"log", values.of(log)}});
+}
+
+napi_value open_device(const Call& call) {
+  call.instance.device.reset();  // one card in a process
+  call.instance.device = std::make_shared<Device>(call.driver(), static_cast<int>(call.size(0, "ordinal")));
+  return description_of(call.values, call.instance.device->description());
+}
+
+napi_value close_device(const Call& call) {
+  call.instance.device.reset();
+  return nullptr;
+}
+
+napi_value allocate(const Call& call) {
+  return call.values.of(static_cast<double>(call.device().allocate(call.size(0, "bytes"))));
+}
+
+napi_value release(const Call& call) {
+  call.device().release(call.address(0, "address"));
+  return nullptr;
+}
+
+napi_value upload(const Call& call) {
+  const Bytes from = call.values.bytes(call.arguments[1], "from");
+  if (from.size > 0) call.device().upload(call.address(0, "to"), from.data, from.size);
+  return nullptr;
+}
+
+napi_value download(const Call& call) {
+  const Bytes to = call.values.bytes(call.arguments[0], "to");
+  if (to.size > 0) call.device().download(to.data, call.address(1, "from"), to.size);
+  return nullptr;
+}
+
+napi_value fill(const Call& call) {
+  call.device().fill(call.address(0, "address"), static_cast<unsigned char>(call.size(1, "value")), call.size(2, "bytes"));
+  return nullptr;
+}
+
+napi_value copy(const Call& call) {
+  call.device().copy(call.address(0, "to"), call.address(1, "from"), call.size(2, "bytes"));
+  return nullptr;
+}
+
+napi_value load_module(const Call& call) {
+  return call.values.of(call.device().load_module(call.values.bytes(call.arguments[0], "image").data));
+}
+
+napi_value load_kernel(const Call& call) {
+  return call.values.of(call.device().load_kernel(call.values.small(call.arguments[0], "module"),
+                                                  call.values.text(call.arguments[1], "name"),
+                                                  call.values.small(call.arguments[2], "dynamicSharedBytes")));
+}
+
+napi_value kernel_attributes(const Call& call) {
+  const KernelAttributes of = call.device().attributes(call.values.small(call.arguments[0], "kernel"));
+  return call.values.object({{"registers", call.values.of(of.registers)},
+                             {"localBytes", call.values.of(of.local_bytes)},
+                             {"staticSharedBytes", call.values.of(of.static_shared_bytes)}});
+}
+
+napi_value run(const Call& call) {
+  const Bytes commands = call.values.bytes(call.arguments[0], "commands");
+  call.device().run(commands.data, commands.size);
+  return nullptr;
+}
+
+napi_value synchronize(const Call& call) {
+  call.device().synchronize();
+  return nullptr;
+}
+
+napi_value memory(const Call& call) {
+  size_t free, total;
+  const Device& device = call.device();
+  call.device().memory_info(free, total);
+  const auto number = [&](size_t value) { return call.values.of(static_cast<double>(value)); };
+  return call.values.object({{"freeBytes", number(free)},
+                             {"totalBytes", number(total)},
+                             {"allocatedBytes", number(device.bytes_allocated())},
+                             {"peakBytes", number(device.bytes_peak())},
+                             {"allocationCount", number(device.allocation_count())},
+                             {"launches", number(device.launches())}});
+}
+
+/// Waits on a thread of the pool, so that the event loop stays free.
+struct Wait {
+  std::shared_ptr<Device> device;
+  napi_deferred deferred;
+  napi_async_work work;
+  std::string code, message;
+};
+
+napi_value wait_for_device(const Call& call) {
+  call.device();
+  auto* const wait = new Wait{call.instance.device, {}, {}, {}, {}};
+  napi_value promise, name = call.values.of(std::string("relora:cuda:wait"));
+  napi_create_promise(call.env, &wait->deferred, &promise);
+  napi_create_async_work(
+      call.env, nullptr, name,
+      [](napi_env, void* data) {
+        auto& wait = *static_cast<Wait*>(data);
+        try {
+          wait.device->make_current();
+          wait.device->synchronize();
+        } catch (const CudaError& error) {
+          wait.code = error.code;
+          wait.message = error.what();
+        }
+      },
+      [](napi_env env, napi_status, void* data) {
+        const std::unique_ptr<Wait> wait(static_cast<Wait*>(data));
+        const Values values(env);
+        napi_value result;
+        if (wait->code.empty()) {
+          napi_get_undefined(env, &result);
+          napi_resolve_deferred(env, wait->deferred, result);
+        } else {
+          napi_create_error(env, values.of(wait->code), values.of(wait->message), &result);
+          napi_reject_deferred(env, wait->deferred, result);
+        }
+        napi_delete_async_work(env, wait->work);
+      },
+      wait, &wait->work);
+  napi_queue_async_work(call.env, wait->work);
+  return promise;
+}
+
+constexpr Entry entries[] = {
+    {"openDriver", 1, open_driver_call},
+    {"openCompiler", 1, open_compiler_call},
+    {"compile", 1, compile},
+    {"openDevice", 1, open_device},
+    {"closeDevice", 0, close_device},
+    {"allocate", 1, allocate},
+    {"release", 1, release},
+    {"upload", 2, upload},
+    {"download", 2, download},
+    {"fill", 3, fill},
+    {"copy", 3, copy},
+    {"loadModule", 1, load_module},
+    {"loadKernel", 3, load_kernel},
+    {"kernelAttributes", 1, kernel_attributes},
+    {"run", 1, run},
+    {"synchronize", 0, synchronize},
+    {"wait", 0, wait_for_device},
+    {"memory", 0, memory},
+};
+
+napi_value enter(napi_env env, napi_callback_info info) {
+  constexpr size_t most = 4;
+  napi_value arguments[most];
+  size_t count = most;
+  void *data, *instance;
+  napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
+  napi_get_instance_data(env, &instance);
+  const Entry& entry = *static_cast<const Entry*>(data);
+  try {
+    if (count != entry.arguments) {
+      throw BadArgument("expected " + std::to_string(entry.arguments) + " arguments, got " + std::to_string(count));
+    }
+    return entry.function({env, Values(env), *static_cast<Instance*>(instance), {arguments, count}});
+  } catch (const CudaError& error) {
+    napi_throw_error(env, error.code.c_str(), error.what());
+  } catch (const BadArgument& error) {
+    napi_throw_type_error(env, "ERR_INVALID_ARG_VALUE", (std::string(entry.name) + ": " + error.what()).c_str());
+  } catch (const std::exception& error) {
+    napi_throw_error(env, nullptr, (std::string(entry.name) + ": " + error.what()).c_str());
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+}  // namespace relora::cuda
+
+NAPI_MODULE_INIT() {
+  using namespace relora::cuda;
+  napi_set_instance_data(env, new Instance, [](napi_env, void* data, void*) { delete static_cast<Instance*>(data); }, nullptr);
+  for (const Entry& entry : entries) {
+    napi_value function;
+    napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, enter, const_cast<Entry*>(&entry), &function);
+    napi_set_named_property(env, exports, entry.name, function);
+  }
+  return exports;
+}

@@ -1,0 +1,169 @@
+#include "device.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace relora::cuda {
+
+DeviceDescription describe_device(const Driver& driver, int ordinal) {
+  const std::string doing = "describing card " + std::to_string(ordinal);
+  DeviceNumber device;
+  driver.check(driver.cuDeviceGet(&device, ordinal), doing);
+  const auto attribute = [&](int which) {
+    int value;
+    driver.check(driver.cuDeviceGetAttribute(&value, which, device), doing);
+    return value;
+  };
+  char name[256] = {};
+  driver.check(driver.cuDeviceGetName(name, sizeof name - 1, device), doing);
+  Uuid uuid;
+  driver.check(driver.cuDeviceGetUuid_v2(&uuid, device), doing);
+  size_t bytes;
+  driver.check(driver.cuDeviceTotalMem_v2(&bytes, device), doing);
+  std::string text = "GPU-";
+  for (int i = 0; i < 16; i++) {
+    constexpr char digits[] = "0123456789abcdef";
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    const auto byte = static_cast<unsigned char>(uuid.bytes[i]);
+    text += {digits[byte >> 4], digits[byte & 15]};
+  }
+  return {ordinal,
+          name,
+          text,
+          attribute(capability_major),
+          attribute(capability_minor),
+          attribute(multiprocessor_count),
+          attribute(max_shared_memory_per_block_optin),
+          bytes};
+}
+
+Device::Device(const Driver& driver, int ordinal) : driver_(driver), description_(describe_device(driver, ordinal)) {
+  DeviceNumber device;
+  check(driver_.cuDeviceGet(&device, ordinal), "opening the card");
+  check(driver_.cuDevicePrimaryCtxRetain(&context_, device), "opening the card");
+  make_current();
+  check(driver_.cuStreamCreate(&stream_, stream_non_blocking), "making a stream");
+}
+
+Device::~Device() {
+  // Whatever state the card is in: what fails here is given back with the context.
+  driver_.cuCtxSetCurrent(context_);
+  if (stream_ != nullptr) driver_.cuStreamSynchronize(stream_);
+  for (const auto& [address, bytes] : allocations_) driver_.cuMemFree_v2(address);
+  for (ModuleHandle module : modules_) driver_.cuModuleUnload(module);
+  if (stream_ != nullptr) driver_.cuStreamDestroy_v2(stream_);
+  driver_.cuDevicePrimaryCtxRelease_v2(description_.ordinal);
+}
+
+void Device::make_current() { check(driver_.cuCtxSetCurrent(context_), "choosing the card"); }
+
+DeviceAddress Device::allocate(size_t bytes) {
+  DeviceAddress address;
+  check(driver_.cuMemAlloc_v2(&address, bytes), "allocating " + std::to_string(bytes) + " bytes");
+  allocations_.emplace(address, bytes);
+  bytes_allocated_ += bytes;
+  bytes_peak_ = std::max(bytes_peak_, bytes_allocated_);
+  return address;
+}
+
+void Device::release(DeviceAddress address) {
+  const auto found = allocations_.find(address);
+  if (found == allocations_.end()) throw CudaError("BAD_ADDRESS", "releasing what was not allocated");
+  bytes_allocated_ -= found->second;
+  allocations_.erase(found);
+  check(driver_.cuMemFree_v2(address), "releasing memory");
+}
+
+void Device::check_range(DeviceAddress address, size_t bytes, const char* doing) const {
+  auto next = allocations_.upper_bound(address);
+  if (next != allocations_.begin()) {
+    const auto& [begin, size] = *std::prev(next);
+    if (address - begin <= size && bytes <= size - (address - begin)) return;
+  }
+  throw CudaError("BAD_ADDRESS", std::string(doing) + " of " + std::to_string(bytes) + " bytes lies outside every allocation");
+}
+
+void Device::upload(DeviceAddress to, const void* from, size_t bytes) {
+  check_range(to, bytes, "an upload");
+  check(driver_.cuMemcpyHtoDAsync_v2(to, from, bytes, stream_), "uploading");
+}
+
+void Device::download(void* to, DeviceAddress from, size_t bytes) {
+  check_range(from, bytes, "a download");
+  check(driver_.cuMemcpyDtoHAsync_v2(to, from, bytes, stream_), "downloading");
+  synchronize();
+}
+
+void Device::fill(DeviceAddress address, unsigned char value, size_t bytes) {
+  check_range(address, bytes, "a fill");
+  check(driver_.cuMemsetD8Async(address, value, bytes, stream_), "filling");
+}
+
+void Device::copy(DeviceAddress to, DeviceAddress from, size_t bytes) {
+  check_range(to, bytes, "a copy");
+  check_range(from, bytes, "a copy");
+  check(driver_.cuMemcpyDtoDAsync_v2(to, from, bytes, stream_), "copying");
+}
+
+void Device::synchronize() { check(driver_.cuStreamSynchronize(stream_), "waiting for the card"); }
+
+uint32_t Device::load_module(const void* image) {
+  ModuleHandle module;
+  check(driver_.cuModuleLoadData(&module, image), "loading kernels");
+  modules_.push_back(module);
+  return static_cast<uint32_t>(modules_.size() - 1);
+}
+
+uint32_t Device::load_kernel(uint32_t module, const std::string& name, uint32_t dynamic_shared_bytes) {
+  FunctionHandle function;
+  check(driver_.cuModuleGetFunction(&function, modules_.at(module), name.c_str()), "finding kernel " + name);
+  if (dynamic_shared_bytes > 0) {
+    check(driver_.cuFuncSetAttribute(function, max_dynamic_shared_bytes, static_cast<int>(dynamic_shared_bytes)),
+          "giving " + name + " " + std::to_string(dynamic_shared_bytes) + " bytes of shared memory");
+  }
+  kernels_.push_back({function, name});
+  return static_cast<uint32_t>(kernels_.size() - 1);
+}
+
+KernelAttributes Device::attributes(uint32_t kernel) const {
+  const auto attribute = [&](int which) {
+    int value;
+    check(driver_.cuFuncGetAttribute(&value, which, kernels_.at(kernel).function), "describing a kernel");
+    return value;
+  };
+  return {attribute(register_count), attribute(local_bytes), attribute(static_shared_bytes)};
+}
+
+void Device::run(const void* commands, size_t bytes) {
+  const char* const begin = static_cast<const char*>(commands);
+  const auto for_each = [&](const auto& body) {
+    for (size_t at = 0; at < bytes;) {
+      LaunchCommand command;
+      if (bytes - at < sizeof command) throw CudaError("BAD_LIST", "a launch is cut off");
+      std::memcpy(&command, begin + at, sizeof command);
+      at += sizeof command;
+      const size_t padded = (size_t{command.parameter_bytes} + 7) / 8 * 8;
+      if (bytes - at < padded) throw CudaError("BAD_LIST", "parameters of a launch are cut off");
+      if (command.kernel >= kernels_.size()) throw CudaError("BAD_LIST", "a launch names no kernel");
+      body(command, begin + at);
+      at += padded;
+    }
+  };
+  for_each([](const LaunchCommand&, const char*) {});
+  for_each([&](const LaunchCommand& command, const char* parameters) {
+    const Kernel& kernel = kernels_[command.kernel];
+    size_t size = command.parameter_bytes;
+    void* extra[] = {launch_parameters_begin, const_cast<char*>(parameters), launch_parameters_size, &size,
+                     launch_parameters_end};
+    check(driver_.cuLaunchKernel(kernel.function, command.grid[0], command.grid[1], command.grid[2], command.threads, 1, 1,
+                                 command.shared_bytes, stream_, nullptr, extra),
+          "launching " + kernel.name);
+    launches_++;
+  });
+}
+
+void Device::memory_info(size_t& free, size_t& total) {
+  check(driver_.cuMemGetInfo_v2(&free, &total), "asking for free memory");
+}
+
+}  // namespace relora::cuda

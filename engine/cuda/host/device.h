@@ -1,0 +1,83 @@
+// One card in use: its context, streams, modules and memory. Commands are queued and run one after the other.
+#pragma once
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "libraries.h"
+
+namespace relora::cuda {
+
+struct DeviceDescription {
+  int ordinal;
+  std::string name, uuid;
+  int capability_major, capability_minor, multiprocessors, shared_bytes_max;
+  size_t memory_bytes;
+};
+
+DeviceDescription describe_device(const Driver&, int ordinal);
+
+/// One launch of the list that `run` is given, followed by its parameters and padded to eight bytes.
+struct LaunchCommand {
+  uint32_t kernel;
+  uint32_t grid[3];
+  uint32_t threads, shared_bytes, parameter_bytes, reserved;
+};
+
+struct KernelAttributes {
+  int registers, local_bytes, static_shared_bytes;
+};
+
+class Device {
+ public:
+  Device(const Driver& driver, int ordinal);
+  ~Device();
+  Device(const Device&) = delete;
+
+  DeviceAddress allocate(size_t bytes);
+  void release(DeviceAddress);
+  void upload(DeviceAddress to, const void* from, size_t bytes);
+  /// Waits for everything queued before.
+  void download(void* to, DeviceAddress from, size_t bytes);
+  void fill(DeviceAddress, unsigned char value, size_t bytes);
+  void copy(DeviceAddress to, DeviceAddress from, size_t bytes);
+  void synchronize();
+  /// From another thread than the one that made it.
+  void make_current();
+
+  /// The number of a kernel that was loaded, for `run`.
+  uint32_t load_kernel(uint32_t module, const std::string& name, uint32_t dynamic_shared_bytes);
+  uint32_t load_module(const void* image);
+  KernelAttributes attributes(uint32_t kernel) const;
+  /// Queues every launch of a list. Throws before the first where the list is malformed.
+  void run(const void* commands, size_t bytes);
+
+  size_t bytes_allocated() const { return bytes_allocated_; }
+  size_t bytes_peak() const { return bytes_peak_; }
+  size_t allocation_count() const { return allocations_.size(); }
+  size_t launches() const { return launches_; }
+  void memory_info(size_t& free, size_t& total);
+  const DeviceDescription& description() const { return description_; }
+
+ private:
+  void check(Status status, const std::string& doing) const { driver_.check(status, doing); }
+  /// Copies that are not within one allocation never reach the card.
+  void check_range(DeviceAddress, size_t bytes, const char* doing) const;
+
+  const Driver driver_;
+  const DeviceDescription description_;
+  ContextHandle context_ = nullptr;
+  StreamHandle stream_ = nullptr;
+  std::map<DeviceAddress, size_t> allocations_;
+  size_t bytes_allocated_ = 0, bytes_peak_ = 0, launches_ = 0;
+  std::vector<ModuleHandle> modules_;
+  struct Kernel {
+    FunctionHandle function;
+    std::string name;
+  };
+  std::vector<Kernel> kernels_;
+};
+
+}  // namespace relora::cuda

@@ -1,0 +1,32 @@
+// NVIDIA's libraries, opened at run time.
+#pragma once
+#include <stdexcept>
+#include <string>
+
+#include "cuda_api.h"
+
+namespace relora::cuda {
+
+/// What a library answered; `code` is its own name for it, or ours where no library was reached.
+struct CudaError : std::runtime_error {
+  CudaError(std::string code, const std::string& message) : runtime_error(message), code(std::move(code)) {}
+  std::string code;
+};
+
+#define RELORA_FUNCTION_POINTER(name, arguments) Status(*name) arguments;
+struct Driver {
+  RELORA_DRIVER_FUNCTIONS(RELORA_FUNCTION_POINTER)
+
+  /// Throws what the driver says, with what was being done.
+  void check(Status status, const std::string& doing) const;
+};
+struct Compiler {
+  RELORA_COMPILER_FUNCTIONS(RELORA_FUNCTION_POINTER)
+};
+#undef RELORA_FUNCTION_POINTER
+
+/// LIBRARY_MISSING where the file cannot be opened, LIBRARY_TOO_OLD where it lacks a function.
+Driver open_driver(const std::string& path);
+Compiler open_compiler(const std::string& path);
+
+}  // namespace relora::cuda

@@ -1,0 +1,34 @@
+// What a test decides about the model: the card it stands for, the order of its threads, its faults.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "grid.h"
+
+namespace relora::model {
+
+/// Begins with what the environment says (CUDA_MODEL_...), so that a child of a server can have its card too.
+struct Control {
+  Control();
+  uint64_t memory_bytes;
+  int driver_version;
+  int capability;  // 90 is 9.0
+  uint64_t lose_after_launches;  // 0: never
+  int device_count = 1;
+  Schedule schedule;
+};
+extern Control control;
+
+void watch_writes();
+void limit_memory(uint64_t bytes);
+uint64_t launches();
+
+/// What the model's compiler makes: this, and a shared library.
+constexpr char model_image_magic[8] = {'R', 'L', 'M', 'O', 'D', 'E', 'L', '1'};
+struct ModelImage {
+  char magic[8];
+  uint64_t bytes;
+  uint64_t is_checked;
+};
+
+}  // namespace relora::model

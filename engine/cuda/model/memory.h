@@ -1,0 +1,63 @@
+// The memory of the modelled card: allocations filled with NaN, guarded on both sides, with a shadow for kernels
+// that are compiled to be checked.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "shadow.h"
+
+namespace relora::model {
+
+class Memory {
+ public:
+  explicit Memory(size_t bytes_max) : bytes_max_(bytes_max) {}
+
+  /// Null where the card has no space for it.
+  void* allocate(size_t bytes);
+  /// False where nothing begins there.
+  bool release(void* address);
+  /// False unless all of it lies in one allocation.
+  bool holds(const void* address, size_t bytes);
+  /// The host, or a copy, has written there: that is initialised from now on.
+  void written_by_copy(const void* address, size_t bytes);
+  /// "offset 264 of 256 bytes" where it lies in or near an allocation.
+  std::string describe(const void* address);
+  /// The shadow of what lies there, or null where it lies outside every allocation.
+  ShadowRecord* shadow_of(const void* address, size_t bytes);
+  /// Reports allocations whose guards were written to.
+  void check_guards(const std::string& after);
+
+  /// From now on it is known of each byte whether it was ever written.
+  void watch_writes() { watches_writes_ = true; }
+
+  size_t bytes_max() const { return bytes_max_; }
+  size_t bytes_used();
+  size_t count();
+  void limit(size_t bytes_max) { bytes_max_ = bytes_max; }
+
+ private:
+  struct Allocation {
+    size_t bytes;
+    char* block;
+    bool watches_writes;  // else all of it counts as written
+    std::unique_ptr<ShadowRecord[], void (*)(void*)> shadow{nullptr, nullptr};
+  };
+  static constexpr size_t guard_bytes = 256;
+  static constexpr int guard_pattern = 0xa5;
+
+  std::map<const char*, Allocation>::iterator find(const void* address);
+  static bool is_intact(const Allocation&);
+  static ShadowRecord* records_of(Allocation&);
+
+  std::mutex mutex_;
+  std::map<const char*, Allocation> allocations_;
+  size_t bytes_max_, bytes_used_ = 0;
+  bool watches_writes_ = false;
+};
+
+}  // namespace relora::model
