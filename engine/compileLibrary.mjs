@@ -99,8 +99,7 @@ export async function compileLibrary({ root, target, compiler, units, linkFlags 
     }
   };
   await Promise.all(Array.from({ length: availableParallelism() }, compileNext));
-  if (failures > 0)
-    fail(`${what} was not built: ${failures} of ${objects.length} files failed to compile`);
+  if (failures > 0) fail(`${what} was not built: ${failures} of ${objects.length} files failed to compile`);
 
   // Linked aside and renamed, so that a running process keeps the file it has mapped.
   const temporary = `${target}.${process.pid}`;

@@ -2,7 +2,14 @@
 // `build.mjs model [address]`, the model of a card that stands in for those libraries in tests.
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { baseFlags, compileLibrary, fail, findCompiler, listFiles, sanitizerFlags } from '../compileLibrary.mjs';
+import {
+  baseFlags,
+  compileLibrary,
+  fail,
+  findCompiler,
+  listFiles,
+  sanitizerFlags,
+} from '../compileLibrary.mjs';
 
 const root = dirname(fileURLToPath(import.meta.url));
 const [part = 'host', sanitizer] = process.argv.slice(2);
@@ -18,7 +25,13 @@ const modelFlags = [
 ];
 await compileLibrary({
   root,
-  target: join(root, 'build', part, sanitizer ?? '', part === 'host' ? 'relora_cuda.node' : 'cuda_model.node'),
+  target: join(
+    root,
+    'build',
+    part,
+    sanitizer ?? '',
+    part === 'host' ? 'relora_cuda.node' : 'cuda_model.node',
+  ),
   compiler,
   units: listFiles(join(root, part), '.cpp').map((file) => ({
     source: `${part}/${file}`,

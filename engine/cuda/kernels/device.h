@@ -11,7 +11,7 @@ typedef unsigned long long u64;
 #ifndef RELORA_MODEL
 
 /// One kernel: its parameters come as one structure, whose fields the host reads from this text.
-#define KERNEL(name, Parameters, threads) extern "C" __global__ void __launch_bounds__(threads) name(const Parameters p)
+#define KERNEL(name, Parameters, threads) extern "C" __global__ void __launch_bounds__(threads, 1) name(const Parameters p)
 /// Shared memory whose size the launch gives: more than 48 KiB is to be had so alone.
 #define DYNAMIC_SHARED(Type, name)                            \
   extern __shared__ __align__(128) unsigned char name##_bytes[]; \
@@ -133,3 +133,68 @@ __device__ __forceinline__ float largest_of_block(float value, float (&scratch)[
   for (int warp = 1; warp < threads / 32; warp++) largest = fmaxf(largest, scratch[warp]);
   return largest;
 }
+
+// Rows of activations are `stride` elements apart, a multiple of eight: eight neighbours are moved as one where the row has them.
+
+/// v = from[0 .. count), zeros behind; count of 8 or more moves them as one.
+__device__ __forceinline__ void load_eight(float (&v)[8], const bf16* from, int count) {
+  if (count >= 8) {
+    const Words4 packed = *reinterpret_cast<const Words4*>(from);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      v[2 * i] = low_bf16(packed.words[i]);
+      v[2 * i + 1] = high_bf16(packed.words[i]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = i < count ? to_float(from[i]) : 0.0f;
+  }
+}
+__device__ __forceinline__ void load_eight(float (&v)[8], const float* from, int count) {
+  if (count >= 8) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const Words4 packed = reinterpret_cast<const Words4*>(from)[half];
+#pragma unroll
+      for (int i = 0; i < 4; i++) v[4 * half + i] = __uint_as_float(packed.words[i]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = i < count ? from[i] : 0.0f;
+  }
+}
+__device__ __forceinline__ void store_eight(bf16* to, const float (&v)[8], int count) {
+  if (count >= 8) {
+    Words4 packed;
+#pragma unroll
+    for (int i = 0; i < 4; i++) packed.words[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
+    *reinterpret_cast<Words4*>(to) = packed;
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      if (i < count) to[i] = rounded_to<bf16>(v[i]);
+    }
+  }
+}
+__device__ __forceinline__ void store_eight(float* to, const float (&v)[8], int count) {
+  if (count >= 8) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      Words4 packed;
+#pragma unroll
+      for (int i = 0; i < 4; i++) packed.words[i] = __float_as_uint(v[4 * half + i]);
+      reinterpret_cast<Words4*>(to)[half] = packed;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      if (i < count) to[i] = v[i];
+    }
+  }
+}
+
+/// What flows between the halves of a block, chosen when a text is compiled.
+#ifndef ACTIVATION
+#define ACTIVATION bf16
+#endif
+typedef ACTIVATION activation;

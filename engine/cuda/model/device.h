@@ -11,7 +11,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __restrict__ __restrict
-#define __align__(bytes) alignas(bytes)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __constant__ static const
 /// One for each worker that runs blocks; the model fills it with NaN before each block.
 #define __shared__ static thread_local

@@ -80,15 +80,15 @@ static void exchange_stacks(Context& from, Context& to) {
 }
 
 static void* first_frame(char* top, void (*function)(Start*), Start* start) {
-  // As the switch leaves a stack: six registers, then where to return to, aligned as a call leaves it.
-  void** frame = reinterpret_cast<void**>(top) - 8;
+  // As the switch leaves a stack: six registers, then where to return to; a multiple of 16 bytes remains for the call there.
+  void** frame = reinterpret_cast<void**>(top) - 9;
   frame[0] = nullptr;                                 // r15
   frame[1] = nullptr;                                 // r14
   frame[2] = reinterpret_cast<void*>(function);       // r13
   frame[3] = start;                                   // r12
   frame[4] = frame[5] = nullptr;                      // rbx, rbp
   frame[6] = reinterpret_cast<void*>(relora_model_begin);
-  frame[7] = nullptr;
+  frame[7] = frame[8] = nullptr;
   return frame;
 }
 

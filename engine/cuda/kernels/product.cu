@@ -1,0 +1,131 @@
+// c[m, n] = scale * op(a) op(b), in bfloat16 with float32 sums, by mma.sync: tiles of 128 x 128, a third of which is being brought while
+// the first is multiplied. Every sum has one order, which shapes alone decide. Leading dimensions are multiples of eight elements
+// and matrices begin at multiples of 16 bytes; sizes may be any.
+#include "tiles.h"
+
+struct ProductParameters {
+  bf16* c_bf16;  // [m, n], `c_stride` apart; one of the two is null
+  float* c_float;
+  const bf16* a;  // [m, k], or [k, m] where it is transposed
+  const bf16* b;  // [k, n], or [n, k]
+  const bf16* addend;  // [m, n] as c, added before the one rounding; null for none
+  int m;
+  int n;
+  int k;
+  int a_stride;
+  int b_stride;
+  int c_stride;
+  int slice_k;  // block z sums over its slice of k into its own c: the sum over k in parts, added up by sum_slices
+  u32 slice_elements;  // between those
+  float scale;
+  int adds;  // to what c_float holds
+};
+
+constexpr int tile_m = 128, tile_n = 128, tile_k = 32, stages = 3;
+
+template <bool transposed_a, bool transposed_b>
+struct ProductShared {
+  struct Stage {
+    bf16 a[transposed_a ? tile_k : tile_m][(transposed_a ? tile_m : tile_k) + tile_padding];
+    bf16 b[transposed_b ? tile_n : tile_k][(transposed_b ? tile_k : tile_n) + tile_padding];
+  } stage[stages];
+};
+
+template <bool transposed_a, bool transposed_b>
+__device__ __forceinline__ void multiply(const ProductParameters& p, ProductShared<transposed_a, transposed_b>& shared) {
+  const int first_m = blockIdx.y * tile_m, first_n = blockIdx.x * tile_n;
+  const int begin_k = blockIdx.z * p.slice_k, end_k = min(begin_k + p.slice_k, p.k);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp_m = warp / 4 * 64, warp_n = warp % 4 * 32;
+  const int steps = (end_k - begin_k + tile_k - 1) / tile_k;
+
+  const auto bring = [&](int step) {
+    if (step < steps) {
+      auto& stage = shared.stage[step % stages];
+      const int k = begin_k + step * tile_k;
+      if constexpr (transposed_a) {
+        copy_tile<tile_k, tile_m, 256>(stage.a, p.a + static_cast<u64>(k) * p.a_stride + first_m, p.a_stride, end_k - k,
+                                       p.m - first_m);
+      } else {
+        copy_tile<tile_m, tile_k, 256>(stage.a, p.a + static_cast<u64>(first_m) * p.a_stride + k, p.a_stride, p.m - first_m,
+                                       end_k - k);
+      }
+      if constexpr (transposed_b) {
+        copy_tile<tile_n, tile_k, 256>(stage.b, p.b + static_cast<u64>(first_n) * p.b_stride + k, p.b_stride, p.n - first_n,
+                                       end_k - k);
+      } else {
+        copy_tile<tile_k, tile_n, 256>(stage.b, p.b + static_cast<u64>(k) * p.b_stride + first_n, p.b_stride, end_k - k,
+                                       p.n - first_n);
+      }
+    }
+    commit_copies();  // also of nothing, so that groups can be counted
+  };
+
+  float sums[4][4][4] = {};  // [16 rows][8 columns][of a lane]
+  bring(0);
+  bring(1);
+  for (int step = 0; step < steps; step++) {
+    wait_copies<stages - 2>();
+    __syncthreads();  // this step's tile is there for all, and nobody reads the one before any more
+    bring(step + stages - 1);
+    const auto& stage = shared.stage[step % stages];
+#pragma unroll
+    for (int k = 0; k < tile_k; k += 16) {
+      u32 a[4][4], b[2][2][2];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if constexpr (transposed_a) load_left_transposed(a[i], stage.a, warp_m + 16 * i, k);
+        else load_left(a[i], stage.a, warp_m + 16 * i, k);
+      }
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        if constexpr (transposed_b) load_right_transposed(b[j], stage.b, k, warp_n + 16 * j);
+        else load_right(b[j], stage.b, k, warp_n + 16 * j);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) multiply_bf16(sums[i][j], a[i], b[j / 2][j % 2]);
+      }
+    }
+  }
+  wait_copies<0>();  // of nothing: no copy outlives its block
+
+  const u64 slice = static_cast<u64>(blockIdx.z) * p.slice_elements;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+#pragma unroll
+      for (int part = 0; part < 4; part++) {
+        const int row = first_m + warp_m + 16 * i + lane / 4 + part / 2 * 8;
+        const int column = first_n + warp_n + 8 * j + 2 * (lane % 4) + part % 2;
+        if (row >= p.m || column >= p.n) continue;
+        const u64 at = static_cast<u64>(row) * p.c_stride + column;
+        float value = p.scale * sums[i][j][part];
+        if (p.addend != nullptr) value += to_float(p.addend[at]);
+        if (p.c_float == nullptr) p.c_bf16[at] = rounded_to<bf16>(value);
+        else p.c_float[slice + at] = p.adds != 0 ? p.c_float[slice + at] + value : value;
+      }
+    }
+  }
+}
+
+/// y = x w.
+KERNEL(product, ProductParameters, 256) {
+  typedef ProductShared<false, false> Shared;
+  DYNAMIC_SHARED(Shared, shared);
+  multiply<false, false>(p, shared);
+}
+/// dx = dy w^T.
+KERNEL(product_right_transposed, ProductParameters, 256) {
+  typedef ProductShared<false, true> Shared;
+  DYNAMIC_SHARED(Shared, shared);
+  multiply<false, true>(p, shared);
+}
+/// dw = x^T dy.
+KERNEL(product_left_transposed, ProductParameters, 256) {
+  typedef ProductShared<true, false> Shared;
+  DYNAMIC_SHARED(Shared, shared);
+  multiply<true, false>(p, shared);
+}

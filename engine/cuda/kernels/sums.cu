@@ -1,0 +1,76 @@
+// Sums whose order is fixed by shapes alone.
+#include "device.h"
+
+struct ColumnSumParameters {
+  float* partial;  // [slices, columns]
+  const activation* x;  // [rows, columns]
+  int rows;
+  int columns;
+  int stride;
+  int slice_rows;
+};
+/// Of each column over the rows of a slice: the gradient of a bias, a slice at a time.
+KERNEL(column_sum, ColumnSumParameters, 128) {
+  const int column = blockIdx.x * 128 + threadIdx.x, begin = blockIdx.y * p.slice_rows;
+  if (column >= p.columns) return;
+  const int end = min(begin + p.slice_rows, p.rows);
+  float sum = 0;
+  for (int row = begin; row < end; row++) sum += to_float(p.x[static_cast<u64>(row) * p.stride + column]);
+  p.partial[static_cast<u64>(blockIdx.y) * p.columns + column] = sum;
+}
+
+struct SumSlicesParameters {
+  float* to;  // [columns]
+  const float* partial;  // [slices, columns]
+  int slices;
+  int columns;
+  int adds;  // to what is there
+};
+KERNEL(sum_slices, SumSlicesParameters, 128) {
+  const int column = blockIdx.x * 128 + threadIdx.x;
+  if (column >= p.columns) return;
+  float sum = 0;
+  for (int slice = 0; slice < p.slices; slice++) sum += p.partial[static_cast<u64>(slice) * p.columns + column];
+  p.to[column] = p.adds != 0 ? p.to[column] + sum : sum;
+}
+
+struct SumSquaresParameters {
+  double* partial;  // [blocks]
+  const float* x;
+  u32 length;
+};
+/// A block adds up 8,192 elements.
+KERNEL(sum_squares, SumSquaresParameters, 256) {
+  __shared__ double sums[256];
+  const u64 begin = static_cast<u64>(blockIdx.x) * 8192;
+  double sum = 0;
+  for (u64 i = begin + threadIdx.x; i < begin + 8192 && i < p.length; i += 256) {
+    const double value = p.x[i];
+    sum += value * value;
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  for (u32 half = 128; half > 0; half /= 2) {
+    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) p.partial[blockIdx.x] = sums[0];
+}
+
+struct AddPartialsParameters {
+  double* total;  // [1], added to
+  const double* partial;
+  int count;
+};
+KERNEL(add_partials, AddPartialsParameters, 256) {
+  __shared__ double sums[256];
+  double sum = 0;
+  for (int i = threadIdx.x; i < p.count; i += 256) sum += p.partial[i];
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  for (u32 half = 128; half > 0; half /= 2) {
+    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) *p.total += sums[0];
+}

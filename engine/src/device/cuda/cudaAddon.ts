@@ -1,0 +1,72 @@
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+/**
+ * The addon for NVIDIA cards, typed in one place. It knows no kernel: texts, parameters and launches come from here. Addresses are
+ * numbers below 2^53. What a library answers is thrown as an Error whose `code` is the library's own name for it, a wrong argument as
+ * a TypeError; nothing is touched before. Calls queue and return, but for those that say otherwise.
+ */
+export interface CudaAddon {
+  /** Opens the driver and lists the cards; throws LIBRARY_MISSING, LIBRARY_TOO_OLD or what the driver says. */
+  openDriver(path: string): { version: number; devices: CardDescription[] };
+  openCompiler(path: string): { major: number; minor: number; architectures: number[] };
+  /** Waits. `image` null: it does not compile, and the log says why. */
+  compile(program: CompiledProgram): { image: Uint8Array | null; log: string };
+
+  /** One card in a process: the one before is closed. */
+  openDevice(ordinal: number): CardDescription;
+  closeDevice(): void;
+  allocate(bytes: number): number;
+  release(address: number): void;
+  upload(to: number, from: ArrayBufferView): void;
+  /** Waits for everything queued before. */
+  download(to: ArrayBufferView, from: number): void;
+  fill(address: number, value: number, bytes: number): void;
+  copy(to: number, from: number, bytes: number): void;
+
+  loadModule(image: Uint8Array): number;
+  loadKernel(module: number, name: string, dynamicSharedBytes: number): number;
+  kernelAttributes(kernel: number): { registers: number; localBytes: number; staticSharedBytes: number };
+  /** Queues a list of launches as LaunchList writes them. */
+  run(commands: Uint8Array): void;
+  synchronize(): void;
+  /** Resolves when everything queued before is done, and leaves the event loop free until then. */
+  wait(): Promise<void>;
+  memory(): CardMemory;
+}
+
+export interface CardDescription {
+  ordinal: number;
+  name: string;
+  uuid: string;
+  /** 90 is compute capability 9.0. */
+  capability: number;
+  multiprocessors: number;
+  sharedBytesMax: number;
+  memoryBytes: number;
+}
+
+export interface CardMemory {
+  freeBytes: number;
+  totalBytes: number;
+  /** By this process, now and at most. */
+  allocatedBytes: number;
+  peakBytes: number;
+  allocationCount: number;
+  launches: number;
+}
+
+export interface CompiledProgram {
+  name: string;
+  source: string;
+  headerNames: string[];
+  headers: string[];
+  options: string[];
+}
+
+/** The folder of the addon and of the kernels' texts, from the sources as from the build. */
+export const cudaFolder = fileURLToPath(new URL('../../../cuda/', import.meta.url));
+
+export function loadCudaAddon(path = `${cudaFolder}build/host/relora_cuda.node`): CudaAddon {
+  return createRequire(import.meta.url)(path) as CudaAddon;
+}

@@ -1,0 +1,47 @@
+import type { KernelEntry } from './kernelText.js';
+
+/** Pointers are addresses on the card, other fields plain numbers. */
+export type ParameterValues = Readonly<Record<string, number>>;
+
+export interface Launch {
+  /** The number that the addon gave the kernel. */
+  readonly kernel: number;
+  readonly entry: KernelEntry;
+  readonly grid: readonly [x: number, y?: number, z?: number];
+  readonly dynamicSharedBytes?: number;
+  readonly parameters: ParameterValues;
+}
+
+const headerBytes = 32;
+
+/** One launch as the addon's `run` reads it: kernel, grid, threads, shared memory, length of the parameters, then these. */
+export function encodeLaunch({
+  kernel,
+  entry,
+  grid,
+  dynamicSharedBytes = 0,
+  parameters,
+}: Launch): Uint8Array {
+  const { fields, bytes } = entry.parameters;
+  const encoded = new Uint8Array(headerBytes + Math.ceil(bytes / 8) * 8);
+  const view = new DataView(encoded.buffer);
+  const [x, y = 1, z = 1] = grid;
+  [kernel, x, y, z, entry.threads, dynamicSharedBytes, bytes].forEach((word, i) =>
+    view.setUint32(4 * i, word, true),
+  );
+  for (const { name, kind, offset } of fields) {
+    const value = parameters[name];
+    const at = headerBytes + offset;
+    if (value === undefined) throw new TypeError(`${entry.name}: ${name} is missing`);
+    if (kind === 'float') view.setFloat32(at, value, true);
+    else if (!Number.isSafeInteger(value))
+      throw new TypeError(`${entry.name}: expected a whole number as ${name}, got ${value}`);
+    else if (kind === 'pointer') view.setBigUint64(at, BigInt(value), true);
+    else if (value < (kind === 'int' ? -(2 ** 31) : 0) || value >= (kind === 'int' ? 2 ** 31 : 2 ** 32))
+      throw new RangeError(`${entry.name}: expected 32 bits as ${name}, got ${value}`);
+    else view.setUint32(at, value >>> 0, true);
+  }
+  const unknown = Object.keys(parameters).filter((name) => !fields.some((field) => field.name === name));
+  if (unknown.length > 0) throw new TypeError(`${entry.name} has no ${unknown.join(', ')}`);
+  return encoded;
+}

@@ -1,0 +1,224 @@
+import { describe, expect, it } from 'vitest';
+import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeReference.js';
+import { onEverySchedule, unitOf, type Activation } from './everySchedule.js';
+
+const activations: Activation[] = ['bf16', 'float'];
+const strideOf = (columns: number) => Math.ceil(columns / 8) * 8;
+/** As the card holds it. */
+const held = (values: Float32Array, activation: Activation) =>
+  activation === 'float' ? values : roundToBfloat16(values);
+const sum = (length: number, term: (i: number) => number) => {
+  let total = 0;
+  for (let i = 0; i < length; i++) total += term(i);
+  return total;
+};
+
+describe.each(activations)('RMSNorm of %s', (activation) => {
+  it.each([
+    [1, 1],
+    [3, 17],
+    [9, 8],
+    [17, 264],
+  ])('%d rows of %d agree with float64, forward and backward', (rows, dim) => {
+    const stride = strideOf(dim);
+    const x = held(seededArray(rows * dim, 1, 3), activation);
+    const dy = held(seededArray(rows * dim, 2), activation);
+    const residual = held(seededArray(rows * dim, 3), activation);
+    const gain = seededArray(dim, 4, 2);
+    const eps = 1e-5;
+    const sliceRows = 4;
+    const slices = Math.ceil(rows / sliceRows);
+    const result = onEverySchedule((bench) => {
+      const on = (values: Float32Array) => bench.activations(values, rows, dim, stride);
+      const [xAt, dyAt, gainAt] = [on(x), on(dy), bench.floats(gain)];
+      const [y, dx, rstd] = [
+        bench.emptyActivations(rows, stride),
+        bench.emptyActivations(rows, stride),
+        bench.empty(rows * 4),
+      ];
+      const shape = { rows, dim, stride };
+      const grid = [Math.ceil(rows / 8)] as const;
+      bench.launch('rms_norm', 'rms_norm_forward', grid, {
+        ...shape,
+        y,
+        rstd,
+        x: xAt,
+        gain: gainAt,
+        epsilon: eps,
+      });
+      bench.launch('rms_norm', 'rms_norm_backward', grid, {
+        ...shape,
+        dx,
+        dy: dyAt,
+        x: xAt,
+        residual: on(residual),
+        gain: gainAt,
+        rstd,
+      });
+      const partial = bench.empty(slices * dim * 4);
+      const dgain = bench.empty(dim * 4);
+      bench.launch('rms_norm', 'rms_norm_gain', [Math.ceil(dim / 128), slices], {
+        ...shape,
+        partial,
+        dy: dyAt,
+        x: xAt,
+        rstd,
+        slice_rows: sliceRows,
+      });
+      const sums = { to: dgain, partial, slices, columns: dim };
+      bench.launch('sums', 'sum_slices', [Math.ceil(dim / 128)], { ...sums, adds: 0 });
+      const once = bench.readFloats(dgain, dim);
+      bench.launch('sums', 'sum_slices', [Math.ceil(dim / 128)], { ...sums, adds: 1 });
+      return {
+        y: bench.readActivations(y, rows, dim, stride),
+        dx: bench.readActivations(dx, rows, dim, stride),
+        dgain: once,
+        twice: bench.readFloats(dgain, dim),
+      };
+    }, activation);
+
+    const unit = unitOf(activation);
+    const rstd = Float64Array.from(
+      { length: rows },
+      (_, row) => 1 / Math.sqrt(sum(dim, (i) => x[row * dim + i]! ** 2) / dim + eps),
+    );
+    const y = Float64Array.from(x, (v, i) => v * rstd[Math.floor(i / dim)]! * gain[i % dim]!);
+    expect(excess(result.y, y, (i) => (unit + (dim + 8) * epsilon) * Math.abs(y[i]!))).toBeLessThanOrEqual(0);
+    const along = (row: number, size = (v: number) => v) =>
+      (sum(dim, (i) => size(dy[row * dim + i]! * gain[i]! * x[row * dim + i]!)) * rstd[row]! ** 2) / dim;
+    const dx = Float64Array.from(x, (v, i) => {
+      const row = Math.floor(i / dim);
+      return residual[i]! + rstd[row]! * (dy[i]! * gain[i % dim]! - v * along(row));
+    });
+    const magnitude = (i: number) => {
+      const row = Math.floor(i / dim);
+      return (
+        Math.abs(residual[i]!) +
+        rstd[row]! * (Math.abs(dy[i]! * gain[i % dim]!) + Math.abs(x[i]! * along(row, Math.abs)))
+      );
+    };
+    expect(
+      excess(result.dx, dx, (i) => unit * Math.abs(dx[i]!) + (dim + 8) * epsilon * magnitude(i)),
+    ).toBeLessThanOrEqual(0);
+    const term = (row: number, i: number) => dy[row * dim + i]! * x[row * dim + i]! * rstd[row]!;
+    const dgain = Float64Array.from({ length: dim }, (_, i) => sum(rows, (row) => term(row, i)));
+    const size = (i: number) => sum(rows, (row) => Math.abs(term(row, i)));
+    expect(excess(result.dgain, dgain, (i) => (rows + dim + 8) * epsilon * size(i))).toBeLessThanOrEqual(0);
+    expect(result.twice).toEqual(result.dgain.map((v) => 2 * v));
+  });
+});
+
+describe.each(activations)('rotary embedding of %s', (activation) => {
+  it.each([
+    [3, 2, 2, 0],
+    [17, 3, 10, 5],
+  ])('%d rows of %d heads of %d turn, and turn back', (rows, heads, headDim, firstPosition) => {
+    const width = heads * headDim;
+    const stride = strideOf(width + 3); // as beside other columns
+    const time = 5;
+    const half = headDim / 2;
+    const x = held(seededArray(rows * width, 5), activation);
+    const angles = seededArray((firstPosition + time) * half, 6, 3);
+    const cos = angles.map(Math.cos);
+    const sin = angles.map(Math.sin);
+    const [turned, back] = onEverySchedule((bench) => {
+      const at = bench.activations(x, rows, width, stride);
+      const parameters = {
+        x: at,
+        cosines: bench.floats(cos),
+        sines: bench.floats(sin),
+        rows,
+        heads,
+        head_dim: headDim,
+        stride,
+        time,
+        first_position: firstPosition,
+      };
+      const grid = [Math.ceil((rows * heads * half) / 256)] as const;
+      bench.launch('rotary', 'rotary', grid, { ...parameters, sign: 1 });
+      const forward = bench.readActivations(at, rows, width, stride);
+      bench.launch('rotary', 'rotary', grid, { ...parameters, sign: -1 });
+      return [forward, bench.readActivations(at, rows, width, stride)];
+    }, activation);
+    const expected = Float64Array.from(x, (v, i) => {
+      const row = Math.floor(i / width);
+      const inHead = i % headDim;
+      const at = (firstPosition + (row % time)) * half + (inHead % half);
+      return inHead < half ? v * cos[at]! - x[i + half]! * sin[at]! : v * cos[at]! + x[i - half]! * sin[at]!;
+    });
+    const unit = unitOf(activation);
+    expect(excess(turned!, expected, (i) => unit * Math.abs(expected[i]!) + 4 * epsilon)).toBeLessThanOrEqual(
+      0,
+    );
+    expect(excess(back!, x, () => 4 * unit + 8 * epsilon)).toBeLessThanOrEqual(0);
+  });
+});
+
+describe.each(activations)('SwiGLU of %s', (activation) => {
+  it.each([
+    [1, 1],
+    [3, 17],
+    [5, 64],
+  ])('%d rows of %d agree with float64, forward and backward', (rows, width) => {
+    const upOffset = strideOf(width);
+    const stride = 2 * upOffset;
+    const gate = held(seededArray(rows * width, 7, 8), activation);
+    const up = held(seededArray(rows * width, 8), activation);
+    const dh = held(seededArray(rows * width, 9), activation);
+    const result = onEverySchedule((bench) => {
+      const bytes = bench.activationBytes;
+      const gateUp = bench.emptyActivations(rows, stride);
+      const beside = (values: Float32Array, offset: number) => {
+        const from = bench.activations(values, rows, width, upOffset);
+        for (let row = 0; row < rows; row++)
+          bench.card.addon.copy(
+            gateUp + (row * stride + offset) * bytes,
+            from + row * upOffset * bytes,
+            width * bytes,
+          );
+      };
+      beside(gate, 0);
+      beside(up, upOffset);
+      const [h, again, back] = [upOffset, upOffset, stride].map((s) => bench.emptyActivations(rows, s));
+      const shape = { gate_up: gateUp, rows, width, h_stride: upOffset, stride, up_offset: upOffset };
+      const grid = [Math.ceil((rows * Math.ceil(width / 8)) / 256)] as const;
+      bench.launch('swiglu', 'swiglu_forward', grid, { ...shape, h: h! });
+      bench.launch('swiglu', 'swiglu_backward', grid, {
+        ...shape,
+        d_gate_up: back!,
+        h: again!,
+        dh: bench.activations(dh, rows, width, upOffset),
+      });
+      const read = (at: number, s: number) => bench.readActivations(at, rows, width, s);
+      return {
+        h: read(h!, upOffset),
+        again: read(again!, upOffset),
+        dgate: read(back!, stride),
+        dup: read(back! + upOffset * bytes, stride),
+      };
+    }, activation);
+    const unit = unitOf(activation) + 16 * epsilon;
+    const sigmoid = (v: number) => 1 / (1 + Math.exp(-v));
+    const agree = (actual: Float32Array, expected: Float64Array, scale: (i: number) => number) =>
+      expect(
+        excess(actual, expected, (i) => unit * (Math.abs(expected[i]!) + scale(i)) + 1e-30),
+      ).toBeLessThanOrEqual(0);
+    agree(
+      result.h,
+      Float64Array.from(gate, (g, i) => g * sigmoid(g) * up[i]!),
+      () => 0,
+    );
+    expect(result.again).toEqual(result.h);
+    agree(
+      result.dup,
+      Float64Array.from(gate, (g, i) => dh[i]! * g * sigmoid(g)),
+      () => 0,
+    );
+    // The two terms of the derivative may cancel.
+    agree(
+      result.dgate,
+      Float64Array.from(gate, (g, i) => dh[i]! * up[i]! * sigmoid(g) * (1 + g * (1 - sigmoid(g)))),
+      (i) => Math.abs(dh[i]! * up[i]!),
+    );
+  });
+});
