@@ -76,6 +76,8 @@ __device__ __forceinline__ void wait_copies() {
 
 #endif  // RELORA_MODEL
 
+#define infinity __uint_as_float(0x7f800000u)
+
 struct bf16 {
   u16 bits;
 };

@@ -1,0 +1,22 @@
+import { listKernelFiles } from './kernelText.js';
+
+/** One module: a text, and the definitions that it is compiled with. */
+export interface KernelVariant {
+  readonly file: string;
+  readonly definitions: readonly string[];
+}
+
+/** Architectures that kernels are compiled for ahead of any card: Ampere, Ada, Hopper, both Blackwells. */
+export const architectures = ['sm_80', 'sm_86', 'sm_89', 'sm_90a', 'sm_100a', 'sm_120'] as const;
+
+const headDims = [8, 16, 32, 48, 64, 80, 96, 128];
+const ofOneType = ['adamw', 'attention', 'product', 'product_float'];
+
+/** Everything that a run may load, for the table of registers and for whoever fills the cache. */
+export function kernelVariants(): KernelVariant[] {
+  return listKernelFiles().flatMap((file) => {
+    if (file === 'attention') return headDims.map((dim) => ({ file, definitions: [`HEAD_DIM=${dim}`] }));
+    if (ofOneType.includes(file)) return [{ file, definitions: [] }];
+    return ['bf16', 'float'].map((type) => ({ file, definitions: [`ACTIVATION=${type}`] }));
+  });
+}

@@ -1,0 +1,85 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+
+/** Files of NVIDIA's libraries, best first. A name without a folder is left to the system's own search. */
+export interface CudaLibraries {
+  readonly driver: string;
+  readonly compilers: readonly string[];
+}
+
+export interface LibrarySearch {
+  /** Searched before everything else; null for none. Where it is named and has no compiler, nothing else is tried. */
+  readonly folder: string | null;
+  readonly environment?: NodeJS.ProcessEnv;
+}
+
+const compilerNames = ['libnvrtc.so.13', 'libnvrtc.so.12'];
+
+/**
+ * Where the compiler is looked for: a folder that a setting names; LD_LIBRARY_PATH; where CUDA's installers put it; the `nvidia` packages
+ * of the Python that is active; the system. Several are listed, since the newest may be too new for the driver.
+ */
+export function findLibraries({ folder, environment = process.env }: LibrarySearch): CudaLibraries {
+  const folders =
+    folder !== null
+      ? [folder]
+      : [...pathsOf(environment.LD_LIBRARY_PATH), ...toolkitFolders(), ...pythonFolders(environment)];
+  const files = folders.flatMap((place) =>
+    compilerNames.map((name) => join(place, name)).filter((path) => existsSync(path)),
+  );
+  return {
+    // The driver comes with the machine, never with a toolkit.
+    driver: 'libcuda.so.1',
+    compilers: folder !== null ? files : [...files, ...compilerNames],
+  };
+}
+
+const pathsOf = (list: string | undefined) => (list ?? '').split(delimiter).filter((path) => path !== '');
+
+function toolkitFolders(): string[] {
+  const installed = list('/usr/local').filter((name) => /^cuda(-[\d.]+)?$/.test(name));
+  return installed.map((name) => join('/usr/local', name, 'lib64'));
+}
+
+/** `nvidia/*\/lib` below the site-packages of the active environment. */
+function pythonFolders(environment: NodeJS.ProcessEnv): string[] {
+  const sites = environment.VIRTUAL_ENV === undefined ? askPython() : sitesOf(environment.VIRTUAL_ENV);
+  return sites.flatMap((site) => packageFolders(site));
+}
+
+/** Folders of libraries in the `nvidia` packages of one folder of packages. */
+export function packageFolders(site: string): string[] {
+  const nvidia = join(site, 'nvidia');
+  return list(nvidia)
+    .map((name) => join(nvidia, name, 'lib'))
+    .filter((path) => existsSync(path));
+}
+
+/** The folders of packages of a virtual environment. */
+export function sitesOf(virtualEnvironment: string): string[] {
+  const lib = join(virtualEnvironment, 'lib');
+  return list(lib).map((name) => join(lib, name, 'site-packages'));
+}
+
+function askPython(): string[] {
+  const script = 'import site; print("\\n".join([*site.getsitepackages(), site.getusersitepackages()]))';
+  try {
+    const printed = execFileSync('python3', ['-c', script], {
+      encoding: 'utf8',
+      timeout: 5000,
+      stdio: 'pipe',
+    });
+    return printed.split('\n').filter((line) => line !== '');
+  } catch {
+    return []; // no Python, so no packages of it
+  }
+}
+
+function list(folder: string): string[] {
+  try {
+    return readdirSync(folder).sort();
+  } catch {
+    return []; // not there, or not for us to look into
+  }
+}

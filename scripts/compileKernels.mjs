@@ -1,0 +1,100 @@
+// Compiles every kernel for every architecture by NVRTC, which needs no card, and writes the table of registers and shared
+// memory. Ends with status 1 where a kernel does not compile, spills registers or is warned of.
+//   NVRTC_ENVIRONMENT=FOLDER node scripts/compileKernels.mjs [--slice]
+// FOLDER is a Python virtual environment with nvidia-cuda-nvrtc or nvidia-cuda-nvrtc-cu12, or both (pip install ...). With
+// --slice: one variant of each text by one compiler, and no table.
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import {
+  architectures,
+  kernelCompiler,
+  kernelVariants,
+  loadCudaAddon,
+  packageFolders,
+  readCompilerLog,
+  readKernelFile,
+  sitesOf,
+} from '@relora/engine/cuda';
+
+const isSlice = process.argv.includes('--slice');
+const environment = process.env.NVRTC_ENVIRONMENT;
+if (environment === undefined) fail('NVRTC_ENVIRONMENT names no virtual environment with nvidia-cuda-nvrtc');
+const libraries = sitesOf(environment)
+  .flatMap(packageFolders)
+  .flatMap((folder) => ['libnvrtc.so.13', 'libnvrtc.so.12'].map((name) => join(folder, name)))
+  .filter((path) => existsSync(path));
+if (libraries.length === 0) fail(`${environment} holds no libnvrtc.so.12 or libnvrtc.so.13`);
+
+const files = new Map();
+const variants = kernelVariants().filter(({ file }) => {
+  const isFirst = !files.has(file);
+  if (isFirst) files.set(file, readKernelFile(file));
+  return isFirst || !isSlice;
+});
+const addon = loadCudaAddon();
+const rows = [];
+const faults = [];
+for (const library of isSlice ? libraries.slice(0, 1) : libraries) {
+  const compiler = kernelCompiler(addon, library, null);
+  for (const { file, definitions } of variants) {
+    for (const architecture of architectures) {
+      const name = [`${file}.cu`, ...definitions, architecture, `NVRTC ${compiler.version}`].join(' ');
+      try {
+        const { log } = compiler.compile(files.get(file), { architecture, definitions });
+        const { kernels, warnings } = readCompilerLog(log);
+        faults.push(...warnings.map((warning) => `${name}: ${warning}`));
+        const known = files.get(file).kernels.map((kernel) => kernel.name);
+        if (known.some((kernel) => !kernels.some((of) => of.kernel === kernel)))
+          faults.push(`${name}: the log does not name every kernel`);
+        for (const of of kernels) {
+          rows.push({ ...of, variant: definitions.join(' '), architecture, compiler: compiler.version });
+          if (of.spilledBytes > 0) faults.push(`${name}: ${of.kernel} spills ${of.spilledBytes} bytes`);
+        }
+      } catch (error) {
+        faults.push(error.message);
+      }
+    }
+  }
+}
+for (const fault of faults) console.error(fault);
+console.log(`${rows.length} kernels compiled, ${faults.length} faults`);
+if (!isSlice) writeTable();
+process.exit(faults.length === 0 ? 0 : 1);
+
+function writeTable() {
+  const versions = [...new Set(rows.map((row) => row.compiler))];
+  const names = [...new Set(rows.map((row) => `${row.kernel}|${row.variant}`))];
+  const lines = names.map((key) => {
+    const [kernel, variant] = key.split('|');
+    const of = rows.filter((row) => row.kernel === kernel && row.variant === variant);
+    const cells = architectures.map((architecture) =>
+      versions
+        .map((version) => {
+          const row = of.find((each) => each.architecture === architecture && each.compiler === version);
+          return row === undefined ? '–' : row.registers;
+        })
+        .join(' / '),
+    );
+    const shared = Math.max(...of.map((row) => row.sharedBytes));
+    const spilled = Math.max(...of.map((row) => row.spilledBytes));
+    return `| ${kernel} | ${variant} | ${cells.join(' | ')} | ${shared} | ${spilled} |`;
+  });
+  const text = [
+    '# Kernels for NVIDIA cards, compiled',
+    '',
+    `Registers of each thread by NVRTC ${versions.join(' / ')}, static shared memory and spilled registers in bytes (the most of all`,
+    'architectures). Made by `node scripts/compileKernels.mjs`, which needs no card.',
+    '',
+    `| kernel | variant | ${architectures.join(' | ')} | shared | spilled |`,
+    `| --- | --- | ${architectures.map(() => '---').join(' | ')} | --- | --- |`,
+    ...lines,
+    '',
+  ].join('\n');
+  writeFileSync(fileURLToPath(new URL('../bench/results/kernels.md', import.meta.url)), text);
+}
+
+function fail(message) {
+  console.error(message);
+  process.exit(1);
+}
