@@ -21,7 +21,8 @@ const compiler = findCompiler();
 const modelFlags = [
   `-DRELORA_MODEL_COMPILER="${[compiler.command, ...compiler.args].join(' ')}"`,
   `-DRELORA_MODEL_FOLDER="${join(root, 'model')}"`,
-  `-DRELORA_MODEL_FLAGS="${instrumentation.join(' ')}"`,
+  // Of kernels, whose memory is the host's here. What else the build watches has its runtime in the model alone.
+  `-DRELORA_MODEL_FLAGS="${sanitizer === 'address' ? '-fsanitize=address' : ''}"`,
 ];
 await compileLibrary({
   root,

@@ -87,7 +87,7 @@ Status compile(relora::cuda::ProgramTag& program, const std::vector<std::string>
   }
   write_file(folder.path / program.name, program.source);
   bool is_checked = false;
-  // Flags of the build of the model (RELORA_MODEL_FLAGS) carry its sanitizer. Contraction is off as for the kernels of CPUs.
+  // Contraction is off as for the kernels of CPUs.
   std::vector<std::string> command = {RELORA_MODEL_COMPILER, "-x", "c++", "-std=c++20", "-fPIC", "-shared",
                                       "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
                                       "-fno-strict-aliasing", "-Wall", "-Wno-unused-function", "-Wno-unknown-pragmas",

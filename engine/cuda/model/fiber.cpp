@@ -7,6 +7,7 @@
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -136,9 +137,20 @@ FiberStack::FiberStack()
   mprotect(memory_, 4096, PROT_NONE);  // whoever runs off the stack is stopped
 }
 
-FiberStack::~FiberStack() { munmap(memory_, bytes); }
+FiberStack::~FiberStack() {
+  forget_frames();
+  munmap(memory_, bytes);
+}
+
+/// A fiber leaves without returning from its functions, whose frames the address sanitizer would still guard.
+void FiberStack::forget_frames() {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(memory_, bytes);
+#endif
+}
 
 Context FiberStack::prepare(void (*function)(void*), void* argument) {
+  forget_frames();
   char* const top = static_cast<char*>(memory_) + bytes - 64;
   auto* const start = reinterpret_cast<Start*>(top);
   *start = {function, argument};

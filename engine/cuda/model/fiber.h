@@ -31,6 +31,8 @@ class FiberStack {
   }
 
  private:
+  void forget_frames();
+
   void* memory_;
 };
 
