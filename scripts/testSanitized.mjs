@@ -42,7 +42,14 @@ function passes({ name, runtime, options, isOurs, more = [] }) {
   const folder = mkdtempSync(join(tmpdir(), 'relora-sanitize-'));
   const { status } = spawnSync(
     process.execPath,
-    ['node_modules/vitest/vitest.mjs', 'run', ...tests, ...(named.length > 0 ? [] : more), '--maxWorkers=1', '--testTimeout=300000'],
+    [
+      'node_modules/vitest/vitest.mjs',
+      'run',
+      ...tests,
+      ...(named.length > 0 ? [] : more),
+      '--maxWorkers=1',
+      '--testTimeout=300000',
+    ],
     {
       cwd: root,
       stdio: 'inherit',
