@@ -293,6 +293,17 @@ export const serviceErrors = {
     fix: 'Make room in the data folder; nothing that was acknowledged is lost.',
     retrySeconds: 60,
   }),
+  FOLDER_UNWRITABLE: entry<{ message: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ message }) => message,
+    fix: 'Give the user of the server the right to write there, or mount it for writing; then try again. Nothing that was acknowledged is lost.',
+  }),
+  STORE_AWAY: entry<Record<never, never>>({
+    status: Status.UNAVAILABLE,
+    text: () => 'The database of the server cannot be reached',
+    fix: 'Try again; nothing that was acknowledged is lost. If it lasts, see to the database.',
+    retrySeconds: 5,
+  }),
   QUEUE_FULL: entry<{ jobsMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ jobsMax }) => `All ${jobsMax} places in the queue are taken`,

@@ -1,5 +1,5 @@
 import { once, setMaxListeners } from 'node:events';
-import { truncateSync } from 'node:fs';
+import { mkdirSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { Metadata } from '@grpc/grpc-js';
@@ -17,7 +17,9 @@ import {
   type Refusal,
 } from './apiServer.js';
 import { beginCall, framed, rawSession, statusOf } from './rawCalls.js';
-import { jobWhen, readyDataset, registerFiles } from './parts.js';
+import { jobWhen, openParts, readyDataset, registerFiles, temporaryFolder } from './parts.js';
+import { freshDatabase, hasPostgres, stopPostgres } from './postgres.js';
+import { canMakeReadOnly, makeReadOnly } from './readOnly.js';
 
 const text = Buffer.from('Once upon a time there was an adapter of rank four.');
 const uuid = '00000000-0000-4000-8000-000000000001';
@@ -224,6 +226,18 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
     const { datasets } = await openApi({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) });
     return await refusalOf((options) => datasets.uploadDataset(uploadOf(text), options));
   },
+  FOLDER_UNWRITABLE: async () => {
+    const { datasets, parts } = await openApi();
+    mkdirSync(join(parts.dataFolder, 'datasets'));
+    makeReadOnly(join(parts.dataFolder, 'datasets'));
+    return await refusalOf((options) => datasets.uploadDataset(uploadOf(text), options));
+  },
+  STORE_AWAY: async () => {
+    const url = await freshDatabase();
+    const { training } = await openApi({}, { parts: await openParts({}, temporaryFolder(), undefined, url) });
+    await stopPostgres();
+    return await refusalOf((options) => training.getJob({ name: 'jobs/nobody' }, options));
+  },
   QUEUE_FULL: async () => {
     const { training, parts } = await openApi({ RELORA_QUEUE_JOBS_MAX: '1' });
     await readyDataset(parts);
@@ -299,7 +313,9 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
 
 describe('every error of the catalogue reaches a client with its code, reason and details', () => {
   for (const [reason, provoke] of Object.entries(provocations)) {
-    it(reason, async () => {
+    const isHere =
+      reason === 'STORE_AWAY' ? hasPostgres : reason === 'FOLDER_UNWRITABLE' ? canMakeReadOnly : true;
+    it.skipIf(!isHere)(reason, async () => {
       const refusal = await provoke();
       const entry = serviceErrors[reason as ErrorReason];
       expect(refusal).toMatchObject({ code: entry.status, info: { reason, domain: 'relora' } });

@@ -108,3 +108,18 @@ test('a job whose trainer the machine cannot start goes back to the queue and ha
   expect((await jobWhen(parts, other.id, ({ state }) => state === 'succeeded')).attempt).toBe(1);
   expect(parts.storeFailures).toEqual([]);
 });
+
+test('a server that starts on a full disk answers, and puts right what a dead one left when there is room', async () => {
+  const parts = await openParts();
+  await readyDataset(parts);
+  const { id } = await submit(parts, { spec: runSpec() });
+  await claim(parts); // by a server that is gone
+  await fillDisk(parts);
+  await parts.supervisor.start();
+  expect((await parts.store.find(id))?.state).toBe('starting');
+  expect(parts.supervisor.runningCount).toBe(0);
+  await makeRoom(parts);
+  await submit(parts); // has the supervisor look again, which it does by itself after some seconds
+  expect(await jobWhen(parts, id, ({ state }) => state === 'succeeded')).toMatchObject({ attempt: 2 });
+  expect(parts.storeFailures).toEqual([]);
+});

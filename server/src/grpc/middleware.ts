@@ -2,7 +2,8 @@ import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import { ServiceError } from '../errors.js';
-import { isDiskFull } from '../store/storeError.js';
+import { storageCures, storageFault } from '../store/storageFault.js';
+import { isDiskFull, isStoreAway } from '../store/storeError.js';
 import type { CallContext, Middleware } from './service.js';
 
 /** The first stands around all others. */
@@ -40,6 +41,12 @@ function toServiceError(
   if ((error instanceof Error && error.name === 'AbortError') || signal.aborted)
     return new ServiceError('CALL_CANCELLED', {});
   if (isDiskFull(error)) return new ServiceError('DISK_FULL', { freeBytesMin: freeDiskBytesMin });
+  if (isStoreAway(error)) return new ServiceError('STORE_AWAY', {});
+  const fault = storageFault(error);
+  if (fault !== undefined)
+    return new ServiceError('FOLDER_UNWRITABLE', {
+      message: `${fault.message}: ${storageCures[fault.reason]}`,
+    });
   const errorId = randomUUID();
   report(errorId, error);
   return new ServiceError('INTERNAL_ERROR', { errorId });

@@ -1,5 +1,6 @@
 import { Schedule } from '@relora/engine/plan';
 import { checkpointName } from '../store/folders.js';
+import { storageCures, type StorageFault } from '../store/storageFault.js';
 import type { JobRow } from '../store/schema.js';
 import type { Execution, Job, JobFailure, JobProgress } from './job.js';
 import type { JobChange, JobPatch, NewEvent } from './jobChange.js';
@@ -159,11 +160,19 @@ export class JobAttempts {
     );
   }
 
-  /** The disk is full: nothing is lost, and nothing more can be done until somebody makes room. */
-  async pausedForSpace(key: AttemptKey, message: string): Promise<Job | 'stale'> {
+  /** The disk is full or cannot be written: nothing is lost, and nothing more can be done until somebody mends that. */
+  async pausedForStorage(
+    key: AttemptKey,
+    reason: StorageFault['reason'],
+    message: string,
+  ): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
-      const warned = await change.append(row, row.attempt, [warning(change, 'STORAGE_FULL', message)]);
-      return await change.moveTo(warned, 'paused', `${message}; make room, then resume the job`);
+      const warned = await change.append(row, row.attempt, [warning(change, reason, message)]);
+      return await change.moveTo(
+        warned,
+        'paused',
+        `${message}; ${storageCures[reason]}, then resume the job`,
+      );
     });
   }
 

@@ -25,6 +25,7 @@ export const taskFailures = {
   TASK_ABORTED: 'The task was given up, by its caller or because the server stops.',
   TASKS_BUSY: 'Too many tasks wait for a process.',
   STORAGE_FULL: 'The disk is full.',
+  STORAGE_UNWRITABLE: 'A folder of the server cannot be written; the message names it.',
   TASK_ERROR: 'The task met an error that it does not know; the log has its stack.',
 } as const;
 
@@ -33,6 +34,8 @@ export const serverWarnings = {
   CHECKPOINT_CORRUPT: 'A checkpoint is not what was saved; the one before it is used.',
   TRAINER_RESTARTED: 'The trainer ended without an answer, and the job was queued again.',
   STORAGE_FULL: 'The disk is full; the job was paused.',
+  STORAGE_UNWRITABLE:
+    'The folder of the job cannot be written; the job was paused. The message names the path.',
   EXPORT_FAILED:
     'A format of the job could not be exported; the artifact says why, and the job succeeds without it.',
 } as const;

@@ -21,6 +21,7 @@ import Libsql from 'libsql';
 import type { DatabaseOptions } from './database.js';
 import { applicationId, migrations } from './migrations.js';
 import type { Schema } from './schema.js';
+import { storageCures, storageFault } from './storageFault.js';
 import { StoreUnusable } from './storeError.js';
 
 /** Locks of another process are not waited for: it is a second server, and that is to be said at once. */
@@ -51,8 +52,7 @@ export async function openSqlite(
     connection?.close();
     throw explain(error, file, holderFile);
   }
-  writeFileSync(`${holderFile}.new`, `${process.pid}\n`);
-  renameSync(`${holderFile}.new`, holderFile);
+  noteHolder(holderFile);
 
   const db = new Kysely<Schema>({
     dialect: new UnlockedDialect({ database: asKyselyExpects(connection) }),
@@ -61,6 +61,16 @@ export async function openSqlite(
   // Kysely takes the connection over with its first statement; before that, destroy would not close it.
   await sql`select 1`.execute(db);
   return db;
+}
+
+/** Only for the message that a second server gives: a full disk does not keep the first from starting. */
+function noteHolder(holderFile: string): void {
+  try {
+    writeFileSync(`${holderFile}.new`, `${process.pid}\n`);
+    renameSync(`${holderFile}.new`, holderFile);
+  } catch (error) {
+    if (storageFault(error) === undefined) throw error;
+  }
 }
 
 /** A transaction has the only connection, so nothing that it read can change: rows need no locks, and SQLite has none. */
@@ -185,6 +195,10 @@ function explain(error: unknown, file: string, holderFile: string): unknown {
       `${file} is in use by the server with pid ${pid}: stop it, or name another RELORA_DATA_FOLDER`,
     );
   }
+  if (code === 'SQLITE_FULL')
+    return new StoreUnusable(`${file} cannot be used (the disk is full): ${storageCures.STORAGE_FULL}`, {
+      cause: error,
+    });
   return new StoreUnusable(
     `${file} cannot be used (${error.message}): check that it is a store of this server and can be written`,
     {

@@ -6,9 +6,6 @@ export class StoreUnusable extends Error {
 /** Codes of SQLite, of the file system and of PostgreSQL (class 53: a resource of its server ran out). */
 const fullCodes = new Set(['SQLITE_FULL', 'ENOSPC', 'EDQUOT', '53100']);
 
-/** Files that could be written once and now cannot: a folder's mode, a file system that became read-only. */
-const unwritableCodes = new Set(['EACCES', 'EPERM', 'EROFS']);
-
 /** PostgreSQL is not there, is being restarted, or has no connection left. What was begun was undone, or its outcome is unknown. */
 const awayCodes = new Set([
   'ECONNREFUSED',
@@ -30,11 +27,6 @@ export function isDiskFull(error: unknown): boolean {
   return fullCodes.has(codeOf(error));
 }
 
-/** Whether a file or folder cannot be written for want of permission: it can be tried again once somebody mends it. */
-export function isUnwritable(error: unknown): boolean {
-  return unwritableCodes.has(codeOf(error));
-}
-
 /** Whether the database cannot be reached at present: it can be tried again, nothing of ours is lost. */
 export function isStoreAway(error: unknown): boolean {
   const code = codeOf(error);
@@ -44,6 +36,13 @@ export function isStoreAway(error: unknown): boolean {
     error instanceof Error &&
     /^Connection terminated|^timeout exceeded when trying to connect/.test(error.message)
   );
+}
+
+/** Whether it is the store that failed, and not a file of the task that used it. */
+export function isOfStore(error: unknown): boolean {
+  const code = codeOf(error);
+  // SQLSTATE: five letters or digits, at least one of them a digit, and no class begins with E as the codes of files do.
+  return code.startsWith('SQLITE_') || /^(?=.*\d)[0-9A-DF-Z][0-9A-Z]{4}$/.test(code) || isStoreAway(error);
 }
 
 /** Whether waiting mends it: what was begun was undone, and is done again later. */

@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Database } from './database.js';
+import type { StoreInfoRow } from './schema.js';
 
 export interface StoreInfo {
   /** Made with the store: a cursor from another one, such as a store that was restored from a backup, is known by it. */
@@ -13,6 +14,8 @@ export interface StoreInfo {
 /** Reads what the store knows of itself, and makes it in a new one. */
 export async function readStoreInfo(db: Database, dataFolder: string): Promise<StoreInfo> {
   const keyFile = join(dataFolder, 'page-token.key');
+  const known = await db.selectFrom('store_info').selectAll().execute();
+  if (known.length > 0) return fromRows(known);
   const made = {
     incarnation: randomUUID(),
     // Version 0.1 kept it in a file: tokens that it gave stay right.
@@ -24,8 +27,14 @@ export async function readStoreInfo(db: Database, dataFolder: string): Promise<S
     .onConflict((conflict) => conflict.doNothing())
     .execute();
   rmSync(keyFile, { force: true });
-  const rows = await db.selectFrom('store_info').selectAll().execute();
-  const info = Object.fromEntries(rows.map(({ key, value }) => [key, value])) as typeof made;
+  return fromRows(await db.selectFrom('store_info').selectAll().execute());
+}
+
+function fromRows(rows: StoreInfoRow[]): StoreInfo {
+  const info = Object.fromEntries(rows.map(({ key, value }) => [key, value])) as {
+    incarnation: string;
+    page_token_key: string;
+  };
   return { incarnation: info.incarnation, pageTokenKey: Buffer.from(info.page_token_key, 'hex') };
 }
 

@@ -8,7 +8,8 @@ import type { JobStore } from '../jobs/jobStore.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
-import { TaskFailed, type TaskRunner } from './taskRunner.js';
+import { failureOf } from './taskFailure.js';
+import type { TaskRunner } from './taskRunner.js';
 import { WaitingWork } from './waitingWork.js';
 import type { ArtifactExports, PendingExport } from '../artifacts/artifactExports.js';
 
@@ -44,7 +45,7 @@ export class ArtifactExporter {
     this.work = new WaitingWork({
       doNext: async () => await this.exportNext(),
       log: parts.log,
-      texts: { diskIsFull: 'Exports wait: the disk is full', failed: 'Weights cannot be exported' },
+      name: 'Exports',
       onStoreFailure: (error) => parts.onStoreFailure(error),
     });
   }
@@ -83,10 +84,10 @@ export class ArtifactExporter {
     const signal = AbortSignal.any([this.work.signal, this.present.ended.signal]);
     try {
       for (let crashes = 0; ;) {
-        // What an earlier try left; also a folder that was renamed before its row was stored.
-        await rm(temporaries, { recursive: true, force: true });
-        await rm(folder, { recursive: true, force: true });
         try {
+          // What an earlier try left; also a folder that was renamed before its row was stored.
+          await rm(temporaries, { recursive: true, force: true });
+          await rm(folder, { recursive: true, force: true });
           await mkdir(temporaries, { recursive: true });
           await mkdir(join(folder, '..'), { recursive: true });
           const result = await tasks.exportWeights(
@@ -109,8 +110,8 @@ export class ArtifactExporter {
           break;
         } catch (error) {
           if (signal.aborted) break;
-          const failure = failureOf(error);
-          log.warn({ reason: failure.reason }, failure.message);
+          const failure = failureOf(error, 'then export again');
+          log.warn({ reason: failure.reason, err: error }, failure.message);
           if (failure.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
           await exports.failed(row, failure);
           break;
@@ -118,7 +119,9 @@ export class ArtifactExporter {
       }
     } finally {
       this.present = undefined;
-      await rm(temporaries, { recursive: true, force: true });
+      await rm(temporaries, { recursive: true, force: true }).catch((error: unknown) => {
+        log.warn({ err: error }, 'Leftovers could not be removed');
+      });
     }
     // What this export held may be one more than are to be kept.
     await checkpoints.prune(row.job_id, spec.checkpoint.keepCount).catch((error: unknown) => {
@@ -145,13 +148,4 @@ export class ArtifactExporter {
     const { present } = this;
     if (present !== undefined && !(await this.parts.exports.isPending(present.row))) present.ended.abort();
   }
-}
-
-/** Faults of the disk come from here as from the child; what else is not of a task is one of ours. */
-function failureOf(error: unknown): { reason: string; message: string } {
-  if (error instanceof TaskFailed) return { reason: error.reason, message: error.message };
-  const { code, message } = error as { code?: string; message: string };
-  if (code === 'ENOSPC' || code === 'EDQUOT')
-    return { reason: 'STORAGE_FULL', message: `The disk is full (${message})` };
-  throw error;
 }

@@ -4,7 +4,8 @@ import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
-import { TaskFailed, type TaskRunner } from './taskRunner.js';
+import { failureOf } from './taskFailure.js';
+import type { TaskRunner } from './taskRunner.js';
 import { WaitingWork } from './waitingWork.js';
 import type { Dataset } from '../datasets/dataset.js';
 import type { DatasetStore } from '../datasets/datasetStore.js';
@@ -32,7 +33,7 @@ export class DatasetPreparer {
     this.work = new WaitingWork({
       doNext: async () => await this.prepareNext(),
       log,
-      texts: { diskIsFull: 'Data sets wait: the disk is full', failed: 'Data sets cannot be prepared' },
+      name: 'Data sets',
       onStoreFailure,
     });
   }
@@ -62,12 +63,12 @@ export class DatasetPreparer {
     const temporary = join(folder, '.preparing');
     const prepared = this.store.preparedFolder(dataset.id);
     const log = this.log.child({ datasetId: dataset.id });
-    await mkdir(folder, { recursive: true });
     for (let crashes = 0; ;) {
-      // What an earlier try left; also a folder that was renamed before its row was stored.
-      await rm(temporary, { recursive: true, force: true });
-      await rm(prepared, { recursive: true, force: true });
       try {
+        await mkdir(folder, { recursive: true });
+        // What an earlier try left; also a folder that was renamed before its row was stored.
+        await rm(temporary, { recursive: true, force: true });
+        await rm(prepared, { recursive: true, force: true });
         const result = await this.tasks.run(
           {
             kind: 'prepareDataset',
@@ -92,18 +93,24 @@ export class DatasetPreparer {
         await syncFolder(folder);
         await this.store.ready(dataset.id, result);
         // The tokens are kept, the text is not needed twice.
-        await rm(folders.uploads(this.config.dataFolder, dataset.id), { recursive: true, force: true });
+        await this.remove(folders.uploads(this.config.dataFolder, dataset.id), log);
         log.info({ tokenCount: result.train.tokenCount }, 'A data set is ready');
         return;
       } catch (error) {
         if (this.work.signal.aborted) return;
-        if (!(error instanceof TaskFailed)) throw error;
-        log.warn({ reason: error.reason }, error.message);
-        if (error.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
-        await rm(temporary, { recursive: true, force: true });
-        await this.store.failed(dataset.id, { reason: error.reason, message: error.message });
-        return;
+        const failure = failureOf(error, 'then upload it again');
+        log.warn({ reason: failure.reason, err: error }, failure.message);
+        if (failure.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
+        await this.store.failed(dataset.id, failure);
+        return await this.remove(temporary, log);
       }
     }
+  }
+
+  /** What stays is a waste of space, and no harm. */
+  private async remove(folder: string, log: Logger): Promise<void> {
+    await rm(folder, { recursive: true, force: true }).catch((error: unknown) => {
+      log.warn({ err: error }, 'Leftovers could not be removed');
+    });
   }
 }

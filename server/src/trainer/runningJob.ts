@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 import { sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
+import type { StorageFault } from '../store/storageFault.js';
 import { isPassing, isStoreBroken } from '../store/storeError.js';
 import { checkpointName } from '../store/folders.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
@@ -31,8 +32,12 @@ const batchEventsMax = 256;
 const fullDiskRetryMs = 2000;
 /** How many times the wait after a crash a job waits whose trainer the machine could not start. */
 const notStartedDelays = 10;
-/** Reasons of the engine that mean a full disk: the job is paused and loses nothing. */
-const storageReasons = new Set(['CHECKPOINT_NO_SPACE', 'STORAGE_FULL']);
+/** Reasons of the engine for which the job is paused, and loses nothing: somebody has to mend the disk. */
+const storageReasons: Readonly<Record<string, StorageFault['reason']>> = {
+  CHECKPOINT_NO_SPACE: 'STORAGE_FULL',
+  STORAGE_FULL: 'STORAGE_FULL',
+  STORAGE_UNWRITABLE: 'STORAGE_UNWRITABLE',
+};
 
 /**
  * One execution of a job, seen from the server: a trainer process, its messages written to the journal in order, each
@@ -239,8 +244,9 @@ export class RunningJob {
         return result;
       }
       case 'failed': {
-        const result = storageReasons.has(message.reason)
-          ? await attempts.pausedForSpace(this.key, message.message)
+        const storageReason = storageReasons[message.reason];
+        const result = storageReason
+          ? await attempts.pausedForStorage(this.key, storageReason, message.message)
           : await attempts.failed(this.key, { reason: message.reason, message: message.message });
         this.outcome = 'failed';
         this.process.killAfterGrace();

@@ -12,11 +12,13 @@ import type { JobAttempts } from '../jobs/jobAttempts.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
-import { isDiskFull } from '../store/storeError.js';
+import { storageCures, storageFault } from '../store/storageFault.js';
+import { isPassing, isStoreBroken } from '../store/storeError.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders } from '../store/folders.js';
 import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
+import { recoverJobs } from './recoverJobs.js';
 import { trainerEntry } from './trainerProcess.js';
 
 export interface SupervisorParts {
@@ -56,6 +58,8 @@ export class Supervisor {
   private filling: Promise<void> | undefined;
   private isFillWanted = false;
   private isStopping = false;
+  /** Whether what a dead server left was put right. */
+  private isRecovered = false;
   private retryTimer: NodeJS.Timeout | undefined;
   private stopListening: (() => void) | undefined;
 
@@ -63,7 +67,10 @@ export class Supervisor {
 
   /** Puts jobs that a dead server left behind back into the queue, clears their leftovers, and begins to fill the slots. */
   async start(): Promise<void> {
-    await this.recover();
+    // A full disk keeps nobody from being answered: what cannot be put right yet is, before anything is claimed.
+    await this.recover().catch((error: unknown) => {
+      if (!isPassing(error)) throw error;
+    });
     this.stopListening = this.parts.feed.listen((change) => {
       if (change === null) return void this.lookAgain();
       if (change.topic !== 'job') return;
@@ -113,46 +120,8 @@ export class Supervisor {
   }
 
   private async recover(): Promise<void> {
-    const { store, attempts, checkpoints, artifacts, config, log } = this.parts;
-    let page = await store.list({
-      states: ['starting', 'running'],
-      labels: {},
-      order: 'oldestFirst',
-      after: null,
-      jobsMax: 500,
-    });
-    const left = [...page.jobs];
-    while (page.next !== null) {
-      page = await store.list({
-        states: ['starting', 'running'],
-        labels: {},
-        order: 'oldestFirst',
-        after: page.next,
-        jobsMax: 500,
-      });
-      for (const job of page.jobs) left.push(job);
-    }
-    for (const job of left) {
-      const removed = await Promise.all([
-        checkpoints.clearOrphans(job.id),
-        artifacts.clearOrphans(job.id),
-      ]).catch((error: unknown) => {
-        // Waste of space, but no harm: what a new attempt writes has other names.
-        log.warn({ jobId: job.id, err: error }, 'Leftovers could not be removed');
-        return [];
-      });
-      // No delay: the server's own start was one. It still counts, so that a job that takes the machine down is given up.
-      const rule = { attemptsWithoutProgressMax: config.attemptsWithoutProgressMax, retryDelayMs: 0 };
-      const after = await attempts.crashed(
-        { jobId: job.id, attempt: job.attempt },
-        'The server ended while the job ran',
-        rule,
-      );
-      log.warn(
-        { jobId: job.id, removed: removed.flat(), state: after === 'stale' ? job.state : after.state },
-        'A job was left by a server that ended',
-      );
-    }
+    if (!this.isRecovered) await recoverJobs(this.parts);
+    this.isRecovered = true;
   }
 
   /** Finds what was not heard of: wishes for running jobs, and new jobs. */
@@ -170,12 +139,15 @@ export class Supervisor {
     this.isFillWanted = true;
     this.filling ??= this.fillSlots()
       .catch((error: unknown) => {
-        if (isDiskFull(error)) {
-          this.parts.log.error('No job starts: the disk is full');
-          return this.fillAfter(lowDiskRetryMs);
+        if (isStoreBroken(error)) {
+          this.parts.log.fatal({ err: error }, 'Jobs cannot be claimed: the store is broken');
+          return this.parts.onStoreFailure(error);
         }
-        this.parts.log.fatal({ err: error }, 'Jobs cannot be claimed');
-        this.parts.onStoreFailure(error);
+        this.parts.log.error(
+          { err: error },
+          `No job starts${isPassing(error) ? ': the disk is full, or the database is away' : ''}`,
+        );
+        this.fillAfter(lowDiskRetryMs);
       })
       .finally(() => {
         this.filling = undefined;
@@ -186,6 +158,7 @@ export class Supervisor {
   private async fillSlots(): Promise<void> {
     this.isFillWanted = false;
     while (!this.isStopping && this.running.size < this.slotCount) {
+      await this.recover();
       await this.giveBackUnlaunched();
       const free = await freeDiskBytes(this.parts.config.dataFolder);
       if (free < this.parts.config.freeDiskBytesMin) {
@@ -203,7 +176,9 @@ export class Supervisor {
       try {
         await this.launch(claim.job);
       } catch (error) {
-        const what = `The trainer could not be started (${(error as Error).message})`;
+        const fault = storageFault(error);
+        const why = fault ? `${fault.message}; ${storageCures[fault.reason]}` : (error as Error).message;
+        const what = `The trainer could not be started (${why})`;
         this.parts.log.error({ jobId: claim.job.id, err: error }, what);
         this.unlaunched.push({ job: claim.job, what });
       }

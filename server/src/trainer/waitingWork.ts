@@ -1,20 +1,23 @@
 import type { Logger } from 'pino';
-import { isDiskFull } from '../store/storeError.js';
+import { isPassing, isStoreBroken } from '../store/storeError.js';
 
-/** Wait until a full disk is tried again. */
-const fullDiskRetryMs = 5000;
+/** Wait until it is tried again after an error: a full disk, a database that is away, or a fault of ours. */
+const retryMs = 5000;
 
 export interface WaitingWorkParts {
   /** Does the next piece that waits in the store; false when there is none. */
   doNext(): Promise<boolean>;
   log: Logger;
-  /** For the log: what waits for a full disk, and what cannot be done without the store. */
-  texts: { diskIsFull: string; failed: string };
+  /** For the log: what waits. */
+  name: string;
   /** The store failed: see Supervisor. */
   onStoreFailure(error: unknown): void;
 }
 
-/** Does work that waits in the store one piece after another, when it is woken. A full disk is tried again by itself. */
+/**
+ * Does work that waits in the store one piece after another, when it is woken. A piece that fails says so in its own row; what
+ * comes out here is of the store, or a fault of ours, and is tried again: only a store that is broken ends the server.
+ */
 export class WaitingWork {
   private readonly stopping = new AbortController();
   private working: Promise<void> | undefined;
@@ -32,14 +35,16 @@ export class WaitingWork {
     this.isWanted = true;
     this.working ??= this.doAll()
       .catch((error: unknown) => {
-        const { log, texts, onStoreFailure } = this.parts;
-        if (isDiskFull(error)) {
-          log.error(texts.diskIsFull);
-          this.retryTimer = setTimeout(() => this.wake(), fullDiskRetryMs);
-          return;
+        const { log, name, onStoreFailure } = this.parts;
+        if (isStoreBroken(error)) {
+          log.fatal({ err: error }, `${name} cannot go on: the store is broken`);
+          return onStoreFailure(error);
         }
-        log.fatal({ err: error }, texts.failed);
-        onStoreFailure(error);
+        log.error(
+          { err: error },
+          `${name} wait${isPassing(error) ? ': the disk is full, or the database is away' : ''}`,
+        );
+        this.retryTimer = setTimeout(() => this.wake(), retryMs);
       })
       .finally(() => {
         this.working = undefined;

@@ -1,16 +1,26 @@
 import type { ServerFailure } from '../../jobs/jobFailures.js';
+import { storageFault } from '../../store/storageFault.js';
 
-/** What the client is told of an error: the engine's own reasons as they are, for anything else a general one and the stack in the log. */
-export function describeError(error: unknown, otherwise: string): { reason: string; message: string } {
-  const { reason, code, message, stack } = error as {
+/**
+ * What the client is told of an error: the engine's own reasons as they are, for anything else a general one and the stack in
+ * the log. `folder` is what the process writes into: what it may only read is not told to be made writable.
+ */
+export function describeError(
+  error: unknown,
+  otherwise: string,
+  folder?: string,
+): { reason: string; message: string } {
+  const { reason, code, message, stack, path } = error as {
+    path?: unknown;
     reason?: unknown;
     code?: unknown;
     message?: unknown;
     stack?: unknown;
   };
   const text = String(message ?? error).slice(0, 16_000);
-  if (code === 'ENOSPC' || code === 'EDQUOT')
-    return { reason: 'STORAGE_FULL', message: `The disk is full (${text})` };
+  const fault = storageFault(error);
+  const isOurs = folder !== undefined && typeof path === 'string' && path.startsWith(folder);
+  if (fault !== undefined && (fault.reason === 'STORAGE_FULL' || code === 'EROFS' || isOurs)) return fault;
   if (code === 'ERR_OUT_OF_MEMORY' || /^Array buffer allocation failed/.test(text))
     return { reason: 'OUT_OF_MEMORY' satisfies ServerFailure, message: `Memory ran out (${text})` };
   if (typeof reason === 'string' && /^[A-Z][A-Z0-9_]{0,63}$/.test(reason)) return { reason, message: text };

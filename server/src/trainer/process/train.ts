@@ -162,7 +162,7 @@ async function exportArtifact(
     await channel.say({ type: 'artifact', artifact: { ...artifact, castErrorMax, files: digests } });
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
-    const failure = describeError(error, 'TASK_ERROR');
+    const failure = describeError(error, 'TASK_ERROR', order.jobFolder);
     if (failure.reason === 'STORAGE_FULL') throw error;
     await channel.say({ type: 'exportFailed', artifact, failure });
   }
