@@ -23,11 +23,14 @@ test('a server that has just started serves every metric, with its calls and tot
     'relora_jobs_finished_total{outcome="failed"}',
     'relora_rpc_started_total{service="relora.v1.TrainingService",method="CreateJob"}',
     'relora_rpc_handled_total{service="relora.v1.TrainingService",method="CreateJob",code="OK"}',
+    'relora_rpc_handled_total{service="relora.v1.TrainingService",method="CreateJob",code="INTERNAL"}',
     'relora_rpc_seconds_count{service="relora.v1.TrainingService",method="CreateJob"}',
     'relora_watchers',
   ]) {
     expect(sample(text, series), series).toBe(0);
   }
+  for (const series of ['process_cpu_seconds_total', 'process_open_fds', 'nodejs_heap_size_used_bytes'])
+    expect(sample(text, series), series).toBeGreaterThan(0);
   expect(sample(text, 'relora_slots')).toBe(1);
   expect(sample(text, 'relora_queue_jobs_max')).toBe(1000);
   expect(sample(text, 'relora_store_statement_seconds_count')).toBeGreaterThan(0);
@@ -53,6 +56,9 @@ test('a job that ran is told by its gauges, by the totals and by the calls that 
   expect(sample(text, 'relora_tokens_total')).toBe(tokens);
   expect(sample(text, `relora_job_loss${job}`)).toBeLessThan(6);
   expect(sample(text, `relora_job_evaluation_loss${job}`)).toBeLessThan(6);
+  const began = sample(text, `relora_job_attempt_timestamp_seconds${job}`);
+  expect(began).toBeGreaterThan(sample(text, 'relora_start_timestamp_seconds'));
+  expect(sample(text, `relora_job_checkpoint_timestamp_seconds${job}`)).toBeGreaterThan(began);
   expect(sample(text, `relora_job_resident_bytes${job}`)).toBeGreaterThan(1e7);
   expect(sample(text, `relora_job_merge_delta_norm${job}`)).toBeGreaterThan(0);
   expect(sample(text, `relora_job_checkpoint_bytes${job}`)).toBeGreaterThan(1000);

@@ -17,7 +17,8 @@ export function rpcMetricsMiddleware(metrics: Metrics, services: readonly Counte
   for (const { fullName: service, methods } of services) {
     for (const { name: method } of Object.values(methods)) {
       metrics.rpcStarted.inc({ service, method }, 0);
-      metrics.rpcHandled.inc({ service, method, code: 'OK' }, 0);
+      // From 0, so that the first fault of a method is an increase.
+      for (const code of ['OK', 'INTERNAL']) metrics.rpcHandled.inc({ service, method, code }, 0);
       metrics.rpcDuration.zero({ service, method });
     }
   }

@@ -123,6 +123,7 @@ export class JobMetrics {
       metrics.attempts.inc();
       this.expiry.delete(job.id); // so that it stands last: the order is that of beginning
       this.expiry.set(job.id, null);
+      metrics.jobAttemptTime.set({ job_id: job.id }, event.timeMs / 1000);
       metrics.jobStepsSkipped.set({ job_id: job.id }, 0);
       metrics.jobSteps.set({ job_id: job.id }, job.progress.stepCount);
       metrics.jobStep.set({ job_id: job.id }, job.progress.step);

@@ -168,6 +168,11 @@ export const metricTable = {
     'When the last step was taken, seconds since 1970.',
     ['job_id'],
   ),
+  jobAttemptTime: gauge(
+    'relora_job_attempt_timestamp_seconds',
+    'When this execution began, seconds since 1970.',
+    ['job_id'],
+  ),
   jobMemory: gauge('relora_job_resident_bytes', 'Memory resident in the trainer process.', ['job_id']),
 
   rpcStarted: counter('relora_rpc_started_total', 'Calls that arrived.', ['service', 'method']),

@@ -1,4 +1,4 @@
-import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { metricTable } from './metricTable.js';
 
 type Instruments = { counter: Counter<string>; gauge: Gauge<string>; histogram: Histogram<string> };
@@ -9,9 +9,10 @@ export type Metrics = { readonly registry: Registry } & {
   readonly [Name in keyof Table]: Instruments[Table[Name]['type']];
 };
 
-/** Makes every metric of the table. Those without labels read 0 from the start, so that rates see the first event. */
+/** Makes every metric of the table, beside `process_*` and `nodejs_*` as every program of Node has them. Those without labels read 0 from the start, so that rates see the first event. */
 export function createMetrics(): Metrics {
   const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
   const instruments = Object.entries(metricTable).map(([key, entry]) => {
     const { name, help } = entry;
     const options = { name, help, labelNames: [...entry.labels], registers: [registry] };
