@@ -487,6 +487,8 @@ export const comparisonWarnings = {
     'The jobs have different seeds, and not the same ones for each setting: initial weights and the order of data differ.',
   SEQUENCES_DIFFER: 'The jobs have sequences of different lengths: tokens are predicted from other contexts.',
   BATCHES_DIFFER: 'The jobs take steps of different numbers of tokens: compare them by tokens, not by steps.',
+  RATES_UNTUNED:
+    'Jobs of different kinds have different learning rates, and one at least is the default of its kind: compare each kind at its own best rate.',
   TOKENS_DIFFER: 'The jobs were asked to train on different numbers of tokens.',
   HELD_OUT_TOKENS_DIFFER: 'The last evaluations were made on different numbers of held-out tokens.',
   ARITHMETIC_DIFFERS:

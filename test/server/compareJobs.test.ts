@@ -1,4 +1,9 @@
-import { Metric, type CompareJobsResponse, type GetMetricHistoryResponse } from '@relora/sdk/contract';
+import {
+  JobKind,
+  Metric,
+  type CompareJobsResponse,
+  type GetMetricHistoryResponse,
+} from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { claim, readyDataset, stepEvent } from './parts.js';
 import { jobSpec, openApi, refusalOf, type Api } from './apiServer.js';
@@ -253,7 +258,7 @@ describe('CompareJobs', () => {
     const kind = compared.differences.find(({ field }) => field === 'kind');
     expect(kind?.values).toEqual(['"JOB_KIND_RELORA"', '"JOB_KIND_FULL_RANK"']);
     expect(compared.differences.find(({ field }) => field === 'adapter.rank')?.values).toEqual(['4', '']);
-    expect(reasons(compared)).toEqual(['JOBS_UNFINISHED']);
+    expect(reasons(compared)).toEqual(['RATES_UNTUNED', 'JOBS_UNFINISHED']);
     expect((await api.training.compareJobs({ names, reference: relora.name })).reference).toBe(relora.name);
   });
 
@@ -273,6 +278,28 @@ describe('CompareJobs', () => {
     expect(compared.warnings[1]!.message).toBe(
       `tokens in a step: 16 in ${one!.name}; 32 in ${other!.name}; compare by tokens, not by steps`,
     );
+  });
+
+  it('warns of kinds at rates that nobody chose, and not of rates that were', async () => {
+    const api = await openWithData();
+    const create = async (kind: JobKind, peak?: number) => {
+      const isFull = kind === JobKind.FULL_RANK;
+      const parts = isFull ? { adapter: undefined, warmStart: undefined } : {};
+      const spec = jobSpec('', { kind, ...parts, learningRate: { peak } });
+      return (await api.training.createJob({ spec })).job!.name;
+    };
+    const warned = async (names: string[]) =>
+      (await api.training.compareJobs({ names })).warnings.filter(({ reason }) => reason === 'RATES_UNTUNED');
+    const [full, relora] = [await create(JobKind.FULL_RANK), await create(JobKind.RELORA)];
+    const swept = [await create(JobKind.FULL_RANK, 2e-3), await create(JobKind.RELORA, 4e-3)];
+    expect((await warned([full, relora]))[0]!.message).toBe(
+      `learning rate: 0.0005, the default, in ${full}; 0.001, the default, in ${relora}; a fair comparison gives each kind its own best rate, found by a sweep of each over the same data, and has several seeds`,
+    );
+    expect(await warned([full, swept[1]!])).toHaveLength(1);
+    expect(await warned(swept)).toEqual([]);
+    // One kind at several rates is a sweep, and one rate for both was somebody's choice.
+    expect(await warned([relora, swept[1]!])).toEqual([]);
+    expect(await warned([await create(JobKind.FULL_RANK, 1e-3), relora])).toEqual([]);
   });
 
   it('takes several seeds for what they are when each kind has all of them', async () => {

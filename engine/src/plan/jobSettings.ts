@@ -124,9 +124,14 @@ export const warmStartSettings = {
   }),
 };
 
+/** Usual rates of each kind, not its best for a model and its data: that takes a sweep. */
+export function defaultPeakRate(kind: (typeof jobKinds)[number]): number {
+  return kind === 'fullRank' ? 5e-4 : 1e-3;
+}
+
 export const learningRateSettings = {
   peak: number({
-    default: ({ spec }) => (spec.kind === 'fullRank' ? 5e-4 : 1e-3),
+    default: ({ spec }) => defaultPeakRate(spec.kind),
     min: 0,
     max: 1,
     above: true,

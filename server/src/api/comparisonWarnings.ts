@@ -1,4 +1,4 @@
-import { Schedule } from '@relora/engine/plan';
+import { defaultPeakRate, Schedule } from '@relora/engine/plan';
 import type { WarningEvent } from '@relora/sdk/contract';
 import type { PreparedDataset } from '../datasets/dataset.js';
 import type { ComparisonWarning } from '../errors.js';
@@ -92,11 +92,30 @@ export function comparisonWarningsOf(contenders: readonly Contender[]): WarningE
     const groups = groupBy(contenders, valueOf);
     return groups.size < 2 ? [] : [{ reason, message: `${what}: ${listed(groups)}; ${consequence}` }];
   });
-  return [...warnings, ...seedWarning(contenders), ...stateWarnings(contenders)];
+  return [...warnings, ...rateWarning(contenders), ...seedWarning(contenders), ...stateWarnings(contenders)];
 }
 
 function tokensInStep({ spec }: Job): number {
   return spec.batch.sequenceCount * spec.batch.sequenceLength;
+}
+
+/**
+ * The best rate of ReLoRA is not that of full-rank training, and the distance between two losses at rates that nobody chose is often
+ * larger than that between the kinds.
+ */
+function rateWarning(contenders: readonly Contender[]): WarningEvent[] {
+  const isDefault = ({ job: { spec } }: Contender) => spec.learningRate.peak === defaultPeakRate(spec.kind);
+  const rates = groupBy(contenders, (contender) => {
+    const { peak } = contender.job.spec.learningRate;
+    return isDefault(contender) ? `${peak}, the default,` : String(peak);
+  });
+  const kinds = new Set(contenders.map(({ job }) => job.spec.kind));
+  const peaks = new Set(contenders.map(({ job }) => job.spec.learningRate.peak));
+  if (kinds.size < 2 || peaks.size < 2 || !contenders.some(isDefault)) return [];
+  const reason: ComparisonWarning = 'RATES_UNTUNED';
+  const fair =
+    'a fair comparison gives each kind its own best rate, found by a sweep of each over the same data, and has several seeds';
+  return [{ reason, message: `learning rate: ${listed(rates)}; ${fair}` }];
 }
 
 /** Several seeds are what a comparison should have, as long as the same trainings were made with each. */
