@@ -1,13 +1,21 @@
 import { createHash } from 'node:crypto';
-import { ExportWeightsRequest, type ArtifactServiceDefinition } from '@relora/sdk/contract';
+import {
+  ExportWeightsRequest,
+  type Artifact as ArtifactProto,
+  type ArtifactServiceDefinition,
+  type DeepPartial,
+  type DownloadArtifactRequest,
+  type DownloadArtifactResponse,
+} from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
-import { ArtifactDamaged } from '../artifacts/artifactStore.js';
+import { ArtifactDamaged, type ArtifactStore } from '../artifacts/artifactStore.js';
 import { ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import { parseExportRequest } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
+import { requireJob } from './requireJob.js';
 import { parseArtifactName, parseJobName } from './resourceNames.js';
 import { toArtifact } from './toProto.js';
 
@@ -16,12 +24,7 @@ const pieceBytes = 256 * 1024;
 
 /** Makes artifacts, lists them and streams their files. */
 export function artifactService(parts: ApiParts): Implementation<typeof ArtifactServiceDefinition> {
-  const { store, artifacts, exports, checkpoints, pageTokens, metrics, stopping } = parts;
-  const find = async (jobId: string, artifactId: string): Promise<Artifact> => {
-    const artifact = await artifacts.find(jobId, artifactId);
-    if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
-    return artifact;
-  };
+  const { store, artifacts, exports, pageTokens } = parts;
   return {
     async listArtifacts(request) {
       const jobId = parseJobName('parent', request.parent);
@@ -30,7 +33,7 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
       checks.throwIfWrong();
       const same = ['artifacts', jobId];
       const after = pageTokens.read<{ id: string }>(same, request.pageToken);
-      if ((await store.find(jobId)) === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
+      await requireJob(store, jobId);
       const page = await artifacts.list(jobId, { afterId: after?.id ?? null, artifactsMax });
       return {
         artifacts: page.artifacts.map(toArtifact),
@@ -38,39 +41,11 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
       };
     },
 
-    async exportWeights(request) {
-      const jobId = parseJobName('job', request.job);
-      const checks = new FieldChecks();
-      const wanted = parseExportRequest(checks, request);
-      const checkpointStep = checks.integer('checkpoint_step', request.checkpointStep, -1, 0, 2 ** 31 - 1);
-      const requestId = checks.requestId(request.requestId);
-      checks.throwIfWrong();
-      const job = await store.find(jobId);
-      if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
-      const submission = await exports.submit({
-        ...wanted,
-        jobId,
-        checkpointStep: request.checkpointStep === undefined ? null : checkpointStep,
-        isRunning: job.state === 'starting' || job.state === 'running',
-        requestId,
-        requestDigest: digestOf(request),
-      });
-      if (submission === 'conflict')
-        throw new ServiceError('REQUEST_ID_REUSED', { requestId: request.requestId });
-      if (submission === 'noCheckpoint') {
-        const kept = await checkpoints.list(jobId);
-        throw new ServiceError('CHECKPOINT_NOT_FOUND', {
-          jobId,
-          wanted: request.checkpointStep === undefined ? '' : ` of step ${checkpointStep}`,
-          steps: kept.map(({ step }) => step).join(', '),
-        });
-      }
-      return { artifact: toArtifact(await find(jobId, submission.artifactId)) };
-    },
+    exportWeights: async (request) => ({ artifact: await exportWeights(parts, request) }),
 
     async getArtifact(request) {
       const { jobId, artifactId } = parseArtifactName('name', request.name);
-      return { artifact: toArtifact(await find(jobId, artifactId)) };
+      return { artifact: toArtifact(await requireArtifact(artifacts, jobId, artifactId)) };
     },
 
     async deleteArtifact(request) {
@@ -82,42 +57,91 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
       return {};
     },
 
-    async *downloadArtifact(request, context) {
-      const { jobId, artifactId } = parseArtifactName('name', request.name);
-      const { fileName, offsetBytes } = request;
-      const artifact = await find(jobId, artifactId);
-      requireReady(artifact);
-      const file = artifact.files.find((candidate) => candidate.fileName === fileName);
-      if (file === undefined)
-        throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
-      if (offsetBytes < 0 || offsetBytes > file.sizeBytes) {
-        throw new ServiceError('OFFSET_BEYOND_END', { fileName, offsetBytes, sizeBytes: file.sizeBytes });
-      }
-      const damaged = { jobId, artifactId, fileName, expectedSha256: file.sha256 };
-      const opened = await artifacts.openFile(artifact, fileName);
-      if (opened === 'dataLoss') throw new ServiceError('ARTIFACT_DAMAGED', damaged);
-      if (opened === 'notFound')
-        throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
-      try {
-        let offset = offsetBytes;
-        // The file's size and hash come first, also when there is nothing left to send.
-        if (offset === file.sizeBytes) yield { offsetBytes: offset, file };
-        for await (const data of opened.read(offset, pieceBytes)) {
-          if (context.signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
-          if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
-          const piece = Buffer.from(data.buffer, data.byteOffset, data.length);
-          yield { offsetBytes: offset, data: piece, ...(offset === offsetBytes ? { file } : {}) };
-          offset += data.length;
-          metrics.sentBytes.inc(data.length);
-        }
-      } catch (error) {
-        if (error instanceof ArtifactDamaged) throw new ServiceError('ARTIFACT_DAMAGED', damaged);
-        throw error;
-      } finally {
-        await opened.close();
-      }
-    },
+    downloadArtifact: (request, { signal }) => downloadArtifact(parts, request, signal),
   };
+}
+
+/** Stores the wish for an artifact, which is made later. */
+async function exportWeights(
+  { store, artifacts, exports, checkpoints }: ApiParts,
+  request: ExportWeightsRequest,
+): Promise<ArtifactProto> {
+  const jobId = parseJobName('job', request.job);
+  const checks = new FieldChecks();
+  const wanted = parseExportRequest(checks, request);
+  const checkpointStep = checks.integer('checkpoint_step', request.checkpointStep, -1, 0, 2 ** 31 - 1);
+  const requestId = checks.requestId(request.requestId);
+  checks.throwIfWrong();
+  const job = await requireJob(store, jobId);
+  const submission = await exports.submit({
+    ...wanted,
+    jobId,
+    checkpointStep: request.checkpointStep === undefined ? null : checkpointStep,
+    isRunning: job.state === 'starting' || job.state === 'running',
+    requestId,
+    requestDigest: digestOf(request),
+  });
+  if (submission === 'conflict')
+    throw new ServiceError('REQUEST_ID_REUSED', { requestId: request.requestId });
+  if (submission === 'noCheckpoint') {
+    const kept = await checkpoints.list(jobId);
+    throw new ServiceError('CHECKPOINT_NOT_FOUND', {
+      jobId,
+      wanted: request.checkpointStep === undefined ? '' : ` of step ${checkpointStep}`,
+      steps: kept.map(({ step }) => step).join(', '),
+    });
+  }
+  return toArtifact(await requireArtifact(artifacts, jobId, submission.artifactId));
+}
+
+/** The bytes of a file from an offset on, in pieces. */
+async function* downloadArtifact(
+  { artifacts, metrics, stopping }: ApiParts,
+  request: DownloadArtifactRequest,
+  signal: AbortSignal,
+): AsyncGenerator<DeepPartial<DownloadArtifactResponse>> {
+  const { jobId, artifactId } = parseArtifactName('name', request.name);
+  const { fileName, offsetBytes } = request;
+  const artifact = await requireArtifact(artifacts, jobId, artifactId);
+  requireReady(artifact);
+  const file = artifact.files.find((candidate) => candidate.fileName === fileName);
+  if (file === undefined) throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
+  if (offsetBytes < 0 || offsetBytes > file.sizeBytes) {
+    throw new ServiceError('OFFSET_BEYOND_END', { fileName, offsetBytes, sizeBytes: file.sizeBytes });
+  }
+  const damaged = { jobId, artifactId, fileName, expectedSha256: file.sha256 };
+  const opened = await artifacts.openFile(artifact, fileName);
+  if (opened === 'dataLoss') throw new ServiceError('ARTIFACT_DAMAGED', damaged);
+  if (opened === 'notFound')
+    throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
+  try {
+    let offset = offsetBytes;
+    // The file's size and hash come first, also when there is nothing left to send.
+    if (offset === file.sizeBytes) yield { offsetBytes: offset, file };
+    for await (const data of opened.read(offset, pieceBytes)) {
+      if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
+      if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
+      const piece = Buffer.from(data.buffer, data.byteOffset, data.length);
+      yield { offsetBytes: offset, data: piece, ...(offset === offsetBytes ? { file } : {}) };
+      offset += data.length;
+      metrics.sentBytes.inc(data.length);
+    }
+  } catch (error) {
+    if (error instanceof ArtifactDamaged) throw new ServiceError('ARTIFACT_DAMAGED', damaged);
+    throw error;
+  } finally {
+    await opened.close();
+  }
+}
+
+async function requireArtifact(
+  artifacts: ArtifactStore,
+  jobId: string,
+  artifactId: string,
+): Promise<Artifact> {
+  const artifact = await artifacts.find(jobId, artifactId);
+  if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+  return artifact;
 }
 
 /** Only a sealed artifact has files. */

@@ -1,6 +1,6 @@
 import { countParameters, Schedule } from '@relora/engine/plan';
 import type { ComparedJob, CompareJobsRequest, CompareJobsResponse } from '@relora/sdk/contract';
-import { quote, ServiceError } from '../errors.js';
+import { quote } from '../errors.js';
 import type { Job } from '../jobs/job.js';
 import { standingAgainst } from '../jobs/jobComparison.js';
 import { bucketStepCountFor, readHistory, type MetricHistory } from '../jobs/metricHistory.js';
@@ -10,6 +10,7 @@ import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseMetrics, parsePointsMax, toSeries } from './metricHistory.js';
 import type { ApiParts } from './parts.js';
+import { requireJob } from './requireJob.js';
 import { datasetIdOf, parseJobName } from './resourceNames.js';
 import { settingDifferences } from './settingDifferences.js';
 
@@ -29,9 +30,7 @@ export async function compareJobs(
   const jobs: Job[] = [];
   for (const name of names) {
     const jobId = parseJobName('names', name);
-    const job = await parts.store.find(jobId);
-    if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
-    jobs.push(job);
+    jobs.push(await requireJob(parts.store, jobId));
   }
   const bucketStepCount = Math.max(...jobs.map((job) => bucketStepCountFor(job, pointsMax)));
   const contenders: Contender[] = [];

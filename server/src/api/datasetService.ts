@@ -1,6 +1,11 @@
-import type { DatasetServiceDefinition } from '@relora/sdk/contract';
+import type {
+  DatasetServiceDefinition,
+  PreviewDatasetRequest,
+  PreviewDatasetResponse,
+  UploadDatasetRequest,
+} from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
-import type { DatasetCursor } from '../datasets/datasetStore.js';
+import type { DatasetCursor, DatasetStore } from '../datasets/datasetStore.js';
 import { ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import { parseDatasetHeader } from './datasetHeader.js';
@@ -15,44 +20,14 @@ import { toDataset } from './toProto.js';
 
 /** Receives, lists and shows data sets. */
 export function datasetService(parts: ApiParts): Implementation<typeof DatasetServiceDefinition> {
-  const { config, datasets, uploads, tasks, pageTokens, metrics, stopping } = parts;
+  const { datasets, pageTokens } = parts;
   return {
-    async uploadDataset(request, context) {
-      const messages = request[Symbol.asyncIterator]();
-      const first = await messages.next();
-      if (first.done === true || first.value.header === undefined)
-        throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
-      const newDataset = await parseDatasetHeader(parts, first.value.header);
-      const registered = await datasets.register(newDataset);
-      if (registered === 'conflict')
-        throw new ServiceError('DATASET_EXISTS', { datasetId: newDataset.datasetId ?? '' });
-      // Also the answer to a retry whose first answer was lost.
-      if (registered.state !== 'uploading') return { dataset: toDataset(registered) };
-
-      const datasetId = registered.id;
-      const upload = await uploads.open(datasetId);
-      if (upload === 'busy') throw new ServiceError('UPLOAD_BUSY', { name: `datasets/${datasetId}` });
-      if (typeof upload === 'string') return { dataset: toDataset(await find(datasetId)) };
-      try {
-        const open = {
-          name: `datasets/${datasetId}`,
-          files: registered.files,
-          receivedBytes: upload.receivedBytes,
-          write: upload.write,
-        };
-        const { signal } = context;
-        const onReceived = (bytes: number) => metrics.receivedBytes.inc(bytes);
-        await receiveChunks(messages, open, { config, signal, onReceived });
-        const result = await upload.finish();
-        if (result.outcome !== 'done') throw unfinished(result, open);
-        return { dataset: toDataset(result.dataset) };
-      } finally {
-        await upload.close();
-      }
-    },
+    uploadDataset: async (request, { signal }) => ({
+      dataset: toDataset(await uploadDataset(parts, request, signal)),
+    }),
 
     async getDataset(request) {
-      return { dataset: toDataset(await find(parseDatasetName('name', request.name))) };
+      return { dataset: toDataset(await requireDataset(datasets, parseDatasetName('name', request.name))) };
     },
 
     async listDatasets(request) {
@@ -67,38 +42,83 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
       };
     },
 
-    async previewDataset(request, context) {
-      const datasetId = parseDatasetName('name', request.name);
-      const checks = new FieldChecks();
-      const tokenCount = checks.integer(
-        'token_count',
-        request.tokenCount === 0 ? undefined : request.tokenCount,
-        64,
-        1,
-        1024,
-      );
-      const split = checks.word('split', request.split, enums.DatasetSplit, 'train' as const);
-      checks.throwIfWrong();
-      const dataset = await find(datasetId);
-      if (dataset.state !== 'ready')
-        throw new ServiceError('DATASET_NOT_READY', { datasetId, state: dataset.state.toUpperCase() });
-      const preparedFolder = datasets.preparedFolder(datasetId);
-      try {
-        return {
-          tokens: await tasks.previewDataset(
-            { preparedFolder, split, tokenCount },
-            AbortSignal.any([context.signal, stopping]),
-          ),
-        };
-      } catch (error) {
-        throw taskError(error, request.name, context.signal, stopping);
-      }
-    },
+    previewDataset: async (request, { signal }) => await previewDataset(parts, request, signal),
   };
+}
 
-  async function find(datasetId: string): Promise<Dataset> {
-    const dataset = await datasets.find(datasetId);
-    if (dataset === undefined) throw new ServiceError('DATASET_NOT_FOUND', { datasetId });
-    return dataset;
+/** Receives the files of a data set; also answers the retry of an upload whose first answer was lost. */
+async function uploadDataset(
+  parts: ApiParts,
+  request: AsyncIterable<UploadDatasetRequest>,
+  signal: AbortSignal,
+): Promise<Dataset> {
+  const { config, datasets, uploads, metrics } = parts;
+  const messages = request[Symbol.asyncIterator]();
+  const first = await messages.next();
+  if (first.done === true || first.value.header === undefined)
+    throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
+  const newDataset = await parseDatasetHeader(parts, first.value.header);
+  const registered = await datasets.register(newDataset);
+  if (registered === 'conflict')
+    throw new ServiceError('DATASET_EXISTS', { datasetId: newDataset.datasetId ?? '' });
+  if (registered.state !== 'uploading') return registered;
+
+  const datasetId = registered.id;
+  const upload = await uploads.open(datasetId);
+  if (upload === 'busy') throw new ServiceError('UPLOAD_BUSY', { name: `datasets/${datasetId}` });
+  if (typeof upload === 'string') return await requireDataset(datasets, datasetId);
+  try {
+    const open = {
+      name: `datasets/${datasetId}`,
+      files: registered.files,
+      receivedBytes: upload.receivedBytes,
+      write: upload.write,
+    };
+    const onReceived = (bytes: number) => metrics.receivedBytes.inc(bytes);
+    await receiveChunks(messages, open, { config, signal, onReceived });
+    const result = await upload.finish();
+    if (result.outcome !== 'done') throw unfinished(result, open);
+    return result.dataset;
+  } finally {
+    await upload.close();
   }
+}
+
+/** The first tokens of a part, as a model sees them. */
+async function previewDataset(
+  { datasets, tasks, stopping }: ApiParts,
+  request: PreviewDatasetRequest,
+  signal: AbortSignal,
+): Promise<PreviewDatasetResponse> {
+  const datasetId = parseDatasetName('name', request.name);
+  const checks = new FieldChecks();
+  const tokenCount = checks.integer(
+    'token_count',
+    request.tokenCount === 0 ? undefined : request.tokenCount,
+    64,
+    1,
+    1024,
+  );
+  const split = checks.word('split', request.split, enums.DatasetSplit, 'train' as const);
+  checks.throwIfWrong();
+  const dataset = await requireDataset(datasets, datasetId);
+  if (dataset.state !== 'ready')
+    throw new ServiceError('DATASET_NOT_READY', { datasetId, state: dataset.state.toUpperCase() });
+  const preparedFolder = datasets.preparedFolder(datasetId);
+  try {
+    return {
+      tokens: await tasks.previewDataset(
+        { preparedFolder, split, tokenCount },
+        AbortSignal.any([signal, stopping]),
+      ),
+    };
+  } catch (error) {
+    throw taskError(error, request.name, signal, stopping);
+  }
+}
+
+async function requireDataset(datasets: DatasetStore, datasetId: string): Promise<Dataset> {
+  const dataset = await datasets.find(datasetId);
+  if (dataset === undefined) throw new ServiceError('DATASET_NOT_FOUND', { datasetId });
+  return dataset;
 }

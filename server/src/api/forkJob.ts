@@ -6,6 +6,7 @@ import { isTerminal, type Job, type JobOrigin } from '../jobs/job.js';
 import { admitJob, costOf, type AdmitParts } from './admitJob.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
+import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { changedSpec, problemsOfFork } from './forkSpec.js';
 import { admitWith, repeatedJob, submitJob } from './submitJob.js';
@@ -26,8 +27,7 @@ export async function forkJob(parts: ForkParts, request: ForkJobRequest): Promis
   const first = await repeatedJob(parts, requestId, requestDigest);
   if (first !== undefined) return { job: toJob(first), ...(await costOf(parts, first.spec)), warnings: [] };
 
-  const ended = await parts.store.find(endedId);
-  if (ended === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId: endedId });
+  const ended = await requireJob(parts.store, endedId);
   if (!isTerminal(ended.state)) {
     throw new ServiceError('JOB_STATE_WRONG', {
       jobId: endedId,

@@ -5,6 +5,7 @@ import type { GenerateTask } from '../trainer/messages.js';
 import { requireReady } from './artifactService.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
+import { requireJob } from './requireJob.js';
 import { parseArtifactName, parseJobName } from './resourceNames.js';
 import { taskError } from './taskError.js';
 
@@ -89,8 +90,7 @@ async function findModel(
     return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
   }
   const jobId = parseJobName('model', name);
-  const job = await parts.store.find(jobId);
-  if (job === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
+  const job = await requireJob(parts.store, jobId);
   const artifact = await parts.artifacts.newest(jobId);
   if (artifact !== undefined)
     return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };

@@ -1,14 +1,59 @@
-import type { WatchJobResponse } from '@relora/sdk/contract';
+import { setMaxListeners } from 'node:events';
+import type { WatchJobRequest, WatchJobResponse } from '@relora/sdk/contract';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import { ServiceError } from '../errors.js';
+import type { ApiParts } from './parts.js';
+import { requireJob } from './requireJob.js';
+import { parseJobName } from './resourceNames.js';
 import { toEvent, toHeartbeat } from './toProto.js';
+
+type WatchParts = Pick<ApiParts, 'config' | 'store' | 'journal' | 'metrics' | 'stopping'>;
+
+/** Watches of all clients, which are counted and limited. */
+export class JobWatches {
+  private count = 0;
+
+  constructor(private readonly parts: WatchParts) {
+    // Each watch listens for the end of the server; Node would take more than ten of them for a leak.
+    setMaxListeners(0, parts.stopping);
+  }
+
+  async *watch(request: WatchJobRequest, signal: AbortSignal): AsyncGenerator<WatchJobResponse> {
+    const { config, store, journal, metrics, stopping } = this.parts;
+    const jobId = parseJobName('name', request.name);
+    const { afterSequence } = request;
+    if (afterSequence < 0) {
+      const got = String(afterSequence);
+      throw new ServiceError('REQUEST_INVALID', {
+        problems: [{ field: 'after_sequence', expected: 'a whole number from 0', got }],
+      });
+    }
+    const { lastSequence } = await requireJob(store, jobId);
+    if (afterSequence > lastSequence) {
+      throw new ServiceError('SEQUENCE_BEYOND_END', {
+        jobId,
+        afterSequence,
+        oldestSequence: 1,
+        newestSequence: lastSequence,
+      });
+    }
+    if (this.count >= config.watchersMax)
+      throw new ServiceError('WATCHERS_FULL', { watchersMax: config.watchersMax });
+    metrics.watchers.set(++this.count);
+    try {
+      yield* watchEvents(journal, jobId, afterSequence, config.heartbeatSeconds * 1000, signal, stopping);
+    } finally {
+      metrics.watchers.set(--this.count);
+    }
+  }
+}
 
 /**
  * The events of a job above a sequence number, until the final one. It reads the journal from a cursor rather than listen
  * for events: what is appended while a slow client holds it at `yield` is found on the next pass, so a client that never
  * reads costs one page of events. After a silence of heartbeatMs it says that nothing is new. Throws SERVER_STOPPING.
  */
-export async function* watchEvents(
+async function* watchEvents(
   journal: JobJournal,
   jobId: string,
   afterSequence: number,

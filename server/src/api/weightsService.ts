@@ -1,9 +1,9 @@
-import type { WeightsServiceDefinition } from '@relora/sdk/contract';
+import type { UploadWeightsRequest, WeightsServiceDefinition } from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
 import type { Weights } from '../weights/weights.js';
-import type { WeightsCursor } from '../weights/weightsStore.js';
+import type { WeightsCursor, WeightsStore } from '../weights/weightsStore.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
@@ -15,43 +15,14 @@ import { parseWeightsHeader } from './weightsHeader.js';
 
 /** Receives, checks, lists and deletes weights that jobs can begin at. */
 export function weightsService(parts: ApiParts): Implementation<typeof WeightsServiceDefinition> {
-  const { config, weights: store, weightsUploads, tasks, pageTokens, metrics, stopping } = parts;
+  const { weights: store, weightsUploads, pageTokens } = parts;
   return {
-    async uploadWeights(request, { signal }) {
-      const messages = request[Symbol.asyncIterator]();
-      const first = await messages.next();
-      if (first.done === true || first.value.header === undefined)
-        throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
-      const newWeights = parseWeightsHeader(config, first.value.header);
-      const registered = await store.register(newWeights);
-      if (registered === 'conflict')
-        throw new ServiceError('WEIGHTS_EXISTS', { weightsId: newWeights.weightsId ?? '' });
-      // Also the answer to a retry whose first answer was lost.
-      if (registered.state === 'ready') return { weights: toWeights(registered) };
-
-      const { id, files } = registered;
-      const upload = await weightsUploads.open(registered);
-      if (upload === 'busy') throw new ServiceError('UPLOAD_BUSY', { name: `weights/${id}` });
-      if (upload === 'closed') return { weights: toWeights(await find(id)) };
-      try {
-        const open = {
-          name: `weights/${id}`,
-          files,
-          receivedBytes: upload.receivedBytes,
-          write: upload.write,
-        };
-        const onReceived = (bytes: number) => metrics.receivedWeightsBytes.inc(bytes);
-        await receiveChunks(messages, open, { config, signal, onReceived });
-        const result = await upload.complete();
-        if (result.outcome !== 'done') throw unfinished(result, open);
-        return { weights: toWeights(await check(registered, signal)) };
-      } finally {
-        await upload.close();
-      }
-    },
+    uploadWeights: async (request, { signal }) => ({
+      weights: toWeights(await uploadWeights(parts, request, signal)),
+    }),
 
     async getWeights(request) {
-      return { weights: toWeights(await find(parseWeightsName('name', request.name))) };
+      return { weights: toWeights(await requireWeights(store, parseWeightsName('name', request.name))) };
     },
 
     async listWeights(request) {
@@ -68,7 +39,7 @@ export function weightsService(parts: ApiParts): Implementation<typeof WeightsSe
 
     async deleteWeights(request) {
       const weightsId = parseWeightsName('name', request.name);
-      await find(weightsId);
+      await requireWeights(store, weightsId);
       if (weightsUploads.isOpen(weightsId))
         throw new ServiceError('UPLOAD_BUSY', { name: `weights/${weightsId}` });
       const removed = await store.remove(weightsId);
@@ -77,30 +48,72 @@ export function weightsService(parts: ApiParts): Implementation<typeof WeightsSe
       return {};
     },
   };
+}
 
-  async function find(weightsId: string): Promise<Weights> {
-    const weights = await store.find(weightsId);
-    if (weights === undefined) throw new ServiceError('WEIGHTS_NOT_FOUND', { weightsId });
-    return weights;
-  }
+/** Receives the files of a model and checks them; also answers the retry of an upload whose first answer was lost. */
+async function uploadWeights(
+  parts: ApiParts,
+  request: AsyncIterable<UploadWeightsRequest>,
+  signal: AbortSignal,
+): Promise<Weights> {
+  const { config, weights: store, weightsUploads, metrics } = parts;
+  const messages = request[Symbol.asyncIterator]();
+  const first = await messages.next();
+  if (first.done === true || first.value.header === undefined)
+    throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
+  const newWeights = parseWeightsHeader(config, first.value.header);
+  const registered = await store.register(newWeights);
+  if (registered === 'conflict')
+    throw new ServiceError('WEIGHTS_EXISTS', { weightsId: newWeights.weightsId ?? '' });
+  if (registered.state === 'ready') return registered;
 
-  /** Reads every tensor in a child process. What is wrong stays wrong, as the hashes are right: it is dropped. */
-  async function check({ id }: Weights, signal: AbortSignal): Promise<Weights> {
-    try {
-      const report = await tasks.run(
-        { kind: 'checkWeights', folder: store.folder(id), values: true },
-        { signal: AbortSignal.any([signal, stopping]), timeoutMs: null },
-      );
-      return await store.ready(id, report);
-    } catch (error) {
-      if (!(error instanceof TaskFailed) || !isFaultOfFolder(error))
-        throw taskError(error, `weights/${id}`, signal, stopping);
-      await store.remove(id);
-      throw new ServiceError('WEIGHTS_INVALID', {
-        weightsId: id,
-        cause: error.reason,
-        message: error.message,
-      });
-    }
+  const { id, files } = registered;
+  const upload = await weightsUploads.open(registered);
+  if (upload === 'busy') throw new ServiceError('UPLOAD_BUSY', { name: `weights/${id}` });
+  if (upload === 'closed') return await requireWeights(store, id);
+  try {
+    const open = {
+      name: `weights/${id}`,
+      files,
+      receivedBytes: upload.receivedBytes,
+      write: upload.write,
+    };
+    const onReceived = (bytes: number) => metrics.receivedWeightsBytes.inc(bytes);
+    await receiveChunks(messages, open, { config, signal, onReceived });
+    const result = await upload.complete();
+    if (result.outcome !== 'done') throw unfinished(result, open);
+    return await checkWeights(parts, registered, signal);
+  } finally {
+    await upload.close();
   }
+}
+
+/** Reads every tensor in a child process. What is wrong stays wrong, as the hashes are right: it is dropped. */
+async function checkWeights(
+  { weights: store, tasks, stopping }: ApiParts,
+  { id }: Weights,
+  signal: AbortSignal,
+): Promise<Weights> {
+  try {
+    const report = await tasks.run(
+      { kind: 'checkWeights', folder: store.folder(id), values: true },
+      { signal: AbortSignal.any([signal, stopping]), timeoutMs: null },
+    );
+    return await store.ready(id, report);
+  } catch (error) {
+    if (!(error instanceof TaskFailed) || !isFaultOfFolder(error))
+      throw taskError(error, `weights/${id}`, signal, stopping);
+    await store.remove(id);
+    throw new ServiceError('WEIGHTS_INVALID', {
+      weightsId: id,
+      cause: error.reason,
+      message: error.message,
+    });
+  }
+}
+
+async function requireWeights(store: WeightsStore, weightsId: string): Promise<Weights> {
+  const weights = await store.find(weightsId);
+  if (weights === undefined) throw new ServiceError('WEIGHTS_NOT_FOUND', { weightsId });
+  return weights;
 }

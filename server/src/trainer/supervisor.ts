@@ -214,29 +214,7 @@ export class Supervisor {
     await artifacts.clearOrphans(job.id).catch((error: unknown) => {
       log.warn({ jobId: job.id, err: error }, 'Leftovers could not be removed');
     });
-    const stepCount = new Schedule(job.spec).stepCount;
-    const order: TrainOrder = {
-      jobId: job.id,
-      attempt: job.attempt,
-      spec: job.spec,
-      device: {
-        device: job.spec.device === 'auto' ? config.device : job.spec.device,
-        instructionSet: config.instructionSet,
-        threads:
-          config.threads > 0
-            ? config.threads
-            : Math.max(1, Math.floor(availableParallelism() / config.slots)),
-      },
-      jobFolder,
-      datasetFolder: datasets.preparedFolder(datasetId),
-      checkpoints: (await checkpoints.list(job.id)).map(({ folder, manifestSha256 }) => ({
-        path: folder,
-        manifestSha256,
-      })),
-      origin: await this.originOf(job),
-      exportedFormats: await artifacts.formatsAt(job.id, stepCount),
-      unacknowledgedMax,
-    };
+    const order = await this.orderOf(job, datasets.preparedFolder(datasetId));
     const run = new RunningJob(
       {
         attempts,
@@ -269,6 +247,29 @@ export class Supervisor {
     // A wish that came between the claim and this line found no trainer to hear it.
     const { stopRequest } = (await store.find(job.id)) ?? job;
     if (stopRequest !== null) run.stop(stopRequest);
+  }
+
+  /** What the trainer is to do, and from where. */
+  private async orderOf(job: Job, datasetFolder: string): Promise<TrainOrder> {
+    const { config, checkpoints, artifacts } = this.parts;
+    const kept = await checkpoints.list(job.id);
+    const ownThreads = Math.max(1, Math.floor(availableParallelism() / config.slots));
+    return {
+      jobId: job.id,
+      attempt: job.attempt,
+      spec: job.spec,
+      device: {
+        device: job.spec.device === 'auto' ? config.device : job.spec.device,
+        instructionSet: config.instructionSet,
+        threads: config.threads > 0 ? config.threads : ownThreads,
+      },
+      jobFolder: folders.job(config.dataFolder, job.id),
+      datasetFolder,
+      checkpoints: kept.map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
+      origin: await this.originOf(job),
+      exportedFormats: await artifacts.formatsAt(job.id, new Schedule(job.spec).stepCount),
+      unacknowledgedMax,
+    };
   }
 
   private async originOf({ origin }: Job): Promise<TrainOrder['origin']> {
