@@ -5,6 +5,7 @@ import {
   JobSpec,
   JobState,
   Precision,
+  StreamVersions,
   type ArtifactFile,
   type Job,
 } from './contract.js';
@@ -101,7 +102,7 @@ export function parseBundle(json: unknown): Bundle {
   const dataset = record('dataset', found.dataset);
   return {
     job: text('job', found.job),
-    spec: parseJobSpec(record('spec', found.spec)),
+    spec: withStreams(parseJobSpec(record('spec', found.spec))),
     dataset: {
       name: text('dataset.name', dataset.name),
       manifestSha256: sha256('dataset.manifestSha256', dataset.manifestSha256),
@@ -119,6 +120,12 @@ export function parseBundle(json: unknown): Bundle {
       loss === null ? null : number(`losses[${step}]`, loss),
     ),
   };
+}
+
+/** A rule that had no versions yet when the job ran was followed in its first. */
+function withStreams(spec: JobSpec): JobSpec {
+  const first = Object.fromEntries(Object.keys(StreamVersions.fromPartial({})).map((stream) => [stream, 1]));
+  return { ...spec, streams: { ...first, ...spec.streams } };
 }
 
 function requireReplayable({ name, state, origin, spec, execution }: Job): {

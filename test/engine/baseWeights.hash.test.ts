@@ -8,8 +8,10 @@ import {
   saveCheckpoint,
   selectBackend,
   type BeginRunOptions,
+  type RunSpec,
   type TrainingRun,
 } from '@relora/engine';
+import { specHash } from '../../engine/src/plan/specHash.js';
 import { licenceDataset, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -28,8 +30,12 @@ async function begin(options: Partial<BeginRunOptions> = {}): Promise<TrainingRu
   });
 }
 
-/** The hash of a run that begins with weights written as a type. */
-async function hashFrom(run: TrainingRun, weightType: 'float32' | 'float16'): Promise<string | null> {
+/** The hashes of a run, its weights and its specification, that begins with weights written as a type. */
+async function hashesFrom(
+  run: TrainingRun,
+  weightType: 'float32' | 'float16',
+  changes: Partial<RunSpec> = {},
+): Promise<{ weights: string | null; spec: string }> {
   const folder = join(newFolder(), 'model');
   await exportModel(await runWeights(run), folder, {
     format: 'huggingFace',
@@ -37,23 +43,30 @@ async function hashFrom(run: TrainingRun, weightType: 'float32' | 'float16'): Pr
     shardBytesMax: 2 ** 30,
     job: null,
   });
-  const spec = tinySpec({ baseWeightsFolder: folder });
+  const spec = { ...tinySpec({ baseWeightsFolder: folder }), ...changes };
   const from = await begin({ spec });
   const { path } = await saveCheckpoint(from);
   const resumed = await begin({ spec, runFolder: from.folder, checkpointPath: path, attempt: 2 });
   expect(resumed.baseWeightsSha256).toBe(from.baseWeightsSha256);
   disposeRun(from);
   disposeRun(resumed);
-  return from.baseWeightsSha256;
+  return { weights: from.baseWeightsSha256, spec: specHash(spec, from.baseWeightsSha256) };
 }
 
 it('a run knows which weights it began with, whatever file held them, and so does one that goes on', async () => {
   const run = await begin();
   expect(run.baseWeightsSha256).toBeNull(); // new weights: the seed gives them
-  const hash = await hashFrom(run, 'float32');
-  expect(hash).toMatch(/^[0-9a-f]{64}$/);
-  expect(await hashFrom(run, 'float32')).toBe(hash);
-  const rounded = await hashFrom(run, 'float16');
-  expect(rounded).not.toBe(hash);
+  const hashes = await hashesFrom(run, 'float32');
+  expect(hashes.weights).toMatch(/^[0-9a-f]{64}$/);
+  // Each time in another folder: the same weights are the same job.
+  expect(await hashesFrom(run, 'float32')).toEqual(hashes);
+  const rounded = await hashesFrom(run, 'float16');
+  expect(rounded.weights).not.toBe(hashes.weights);
+  expect(rounded.spec).not.toBe(hashes.spec);
+
+  const byPath = { baseWeightsHash: 'path' } as const; // as in 0.1.0
+  const [one, other] = [await hashesFrom(run, 'float32', byPath), await hashesFrom(run, 'float32', byPath)];
+  expect(one.weights).toBe(other.weights);
+  expect(one.spec).not.toBe(other.spec);
   disposeRun(run);
 });

@@ -45,7 +45,7 @@ describe('training batches', () => {
   it('hold each token of an epoch once as target, shifted by one from its input', async () => {
     const text = Array.from({ length: 60 }, (_, index) => String.fromCharCode(48 + index)).join('');
     const { train, close } = await opened(text); // 61 tokens with the end of the text, no two alike
-    const batches = new Batches(train, { sequenceLength: 7, seed: 3 });
+    const batches = new Batches(train, { sequenceLength: 7, seed: 3, cut: 1 });
     expect(batches.sequencesPerEpoch).toBe(8);
     for (const epoch of [0, 1]) {
       const { inputs, targets, epoch: told } = await batches.read(8 * epoch, 8);
@@ -58,9 +58,41 @@ describe('training batches', () => {
     await close();
   });
 
+  it.each([56, 57, 61, 62, 63])(
+    'with the second cut leave out of a pass what the next one begins with (%i tokens)',
+    async (tokenCount) => {
+      const letters = Array.from({ length: tokenCount - 1 }, (_, index) => String.fromCharCode(48 + index));
+      const { train, close } = await opened(letters.join(''));
+      const options = { sequenceLength: 7, seed: 3 };
+      const [fixed, moving] = [1, 2].map((cut) => new Batches(train, { ...options, cut })) as [
+        Batches,
+        Batches,
+      ];
+      const { sequencesPerEpoch: count } = moving;
+      expect(await moving.read(0, count)).toEqual(await fixed.read(0, count));
+
+      // Place of a token in the text; the end of the text, 256, is the last one.
+      const placeOf = (token: number) => (token === 256 ? tokenCount - 1 : token - 48);
+      const learned = new Array<number>(tokenCount).fill(0);
+      let leftOut: number[] = [];
+      for (let epoch = 0; epoch < 3 * tokenCount; epoch++) {
+        const { inputs, targets } = await moving.read(epoch * count, count);
+        const places = Array.from(targets, placeOf);
+        expect(places).toEqual(Array.from(inputs, (token) => (placeOf(token) + 1) % tokenCount));
+        expect(new Set(places).size).toBe(7 * count);
+        for (const place of leftOut) expect(places).toContain(place);
+        leftOut = learned.map((_, place) => place).filter((place) => !places.includes(place));
+        for (const place of places) learned[place]!++;
+      }
+      // No token is learned more often than another, but for the passes that are not through.
+      expect(Math.max(...learned) - Math.min(...learned)).toBeLessThanOrEqual(1);
+      await close();
+    },
+  );
+
   it('are the same from wherever one begins', async () => {
     const { train, close } = await opened(sentences(30));
-    const of = () => new Batches(train, { sequenceLength: 16, seed: 5 });
+    const of = () => new Batches(train, { sequenceLength: 16, seed: 5, cut: 2 });
     const whole = await of().read(0, 200); // several epochs
     for (const first of [0, 1, 57, 130, 199]) {
       const part = await of().read(first, 200 - first);
@@ -82,9 +114,9 @@ describe('training batches', () => {
 
   it('need one whole sequence', async () => {
     const { train, close } = await opened('12345678'); // 9 tokens
-    expect(new Batches(train, { sequenceLength: 8, seed: 1 }).sequencesPerEpoch).toBe(1);
+    expect(new Batches(train, { sequenceLength: 8, seed: 1, cut: 2 }).sequencesPerEpoch).toBe(1);
     const error = await failure(
-      Promise.resolve().then(() => new Batches(train, { sequenceLength: 9, seed: 1 })),
+      Promise.resolve().then(() => new Batches(train, { sequenceLength: 9, seed: 1, cut: 2 })),
       'DATASET_TOO_SHORT',
     );
     expect(error.message).toBe('Expected at least 10 tokens, one sequence of 9 and its last target, got 9');

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -116,17 +116,23 @@ export function weightsOf(run: TrainingRun): Map<string, Float32Array> {
 
 const licence = fileURLToPath(new URL('../../LICENSE', import.meta.url));
 
-/** A data set of bytes made from English that is always there, a tenth of it held out; one for a test file. */
-export function licenceDataset(newFolder: () => string): () => Promise<Dataset> {
+/**
+ * A data set of bytes made from English that is always there, a tenth of it held out; one for a test file.
+ * @param length characters that it is made from; default all
+ */
+export function licenceDataset(newFolder: () => string, length?: number): () => Promise<Dataset> {
   let dataset: Promise<Dataset> | undefined;
   afterAll(async () => (await dataset)?.close());
-  return () => (dataset ??= prepareLicence(join(newFolder(), 'dataset')));
+  return () => (dataset ??= prepareLicence(newFolder(), length));
 }
 
-async function prepareLicence(outputFolder: string): Promise<Dataset> {
+async function prepareLicence(folder: string, length?: number): Promise<Dataset> {
+  const path = join(folder, 'LICENSE');
+  writeFileSync(path, readFileSync(licence, 'utf8').slice(0, length));
+  const outputFolder = join(folder, 'dataset');
   await prepareDataset(
     {
-      files: [{ path: licence, name: 'LICENSE', format: 'text', split: 'auto' }],
+      files: [{ path, name: 'LICENSE', format: 'text', split: 'auto' }],
       outputFolder,
       tokenizer: { kind: 'bytes' },
       textField: 'text',

@@ -1,18 +1,34 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { beginRun, disposeRun, selectBackend, type BackendOptions } from '@relora/engine';
-import { goldenSpec } from './goldenRun.js';
+import { beginRun, disposeRun, selectBackend, type BackendOptions, type RunSpec } from '@relora/engine';
+import { goldenSpec, secondCutSpec } from './goldenRun.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders } from '../engine/tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
-const file = fileURLToPath(new URL('./losses.json', import.meta.url));
 
-async function losses(options: BackendOptions): Promise<number[]> {
+interface GoldenRun {
+  name: string;
+  spec: RunSpec;
+  dataset: ReturnType<typeof licenceDataset>;
+  /** Beside this one, with the losses. */
+  file: string;
+}
+
+const runs: GoldenRun[] = [
+  { name: 'of 0.1.0', spec: goldenSpec, dataset: licenceDataset(newFolder), file: 'losses.json' },
+  {
+    name: 'of the second data cut',
+    spec: secondCutSpec,
+    dataset: licenceDataset(newFolder, 400),
+    file: 'losses.dataCut2.json',
+  },
+];
+
+async function losses({ spec, dataset }: GoldenRun, options: BackendOptions): Promise<number[]> {
   const backend = await selectBackend(options);
   const run = await beginRun({
-    spec: goldenSpec,
+    spec,
     backend,
     dataset: await dataset(),
     runFolder: newFolder(),
@@ -24,26 +40,28 @@ async function losses(options: BackendOptions): Promise<number[]> {
 }
 
 /**
- * The losses of a whole small run. A change that is not meant to alter numbers leaves them alone; one that is regenerates the file
- * with `REGENERATE_GOLDEN=1 npx vitest run test/golden/losses.test.ts` and shows both curves.
+ * The losses of whole small runs, one for each version of a stream. A change that is not meant to alter numbers leaves them alone;
+ * one that is gives the stream another version (docs/architecture.md), and the new version a run of its own here, whose file
+ * `REGENERATE_GOLDEN=1 npx vitest run test/golden/losses.test.ts` writes.
  */
-describe('the golden loss curve', () => {
+describe.each(runs)('the golden loss curve $name', (golden) => {
   const backends: [name: string, options: BackendOptions, tolerance: number][] = [
     ['reference', { device: 'reference', precision: 'float32' }, 1e-6],
     // Other orders of summation: measured 2.4e-7, the last bit of a loss.
     ['native, portable', { device: 'native', precision: 'float32', instructionSet: 'portable' }, 1e-5],
     ['native, best instruction set', { device: 'native', precision: 'float32' }, 1e-5],
   ];
+  const file = fileURLToPath(new URL(golden.file, import.meta.url));
 
   it.each(backends)('is repeated on %s', async (name, options, tolerance) => {
-    const found = await losses(options);
+    const found = await losses(golden, options);
     if (name === 'reference' && process.env['REGENERATE_GOLDEN'] === '1') {
       const regenerate = 'REGENERATE_GOLDEN=1 npx vitest run test/golden/losses.test.ts';
       writeFileSync(file, `${JSON.stringify({ regenerate, losses: found }, null, 2)}\n`);
     }
-    const golden = (JSON.parse(readFileSync(file, 'utf8')) as { losses: number[] }).losses;
-    expect(found).toHaveLength(golden.length);
-    const largest = Math.max(...found.map((loss, step) => Math.abs(loss - golden[step]!)));
+    const wanted = (JSON.parse(readFileSync(file, 'utf8')) as { losses: number[] }).losses;
+    expect(found).toHaveLength(wanted.length);
+    const largest = Math.max(...found.map((loss, step) => Math.abs(loss - wanted[step]!)));
     expect(largest).toBeLessThan(tolerance);
   });
 });

@@ -39,26 +39,22 @@ export function releasedFolder(): { dataFolder: string; remove: () => void } {
   const baseWeights = join(folder, 'base-weights');
   cpSync(join(fixtures, 'transformers/bytes-bfloat16'), baseWeights, { recursive: true });
   const dataFolder = join(folder, 'data');
-  rewritePaths(dataFolder, {
-    [join(expected.baseWeights, '..', 'data')]: dataFolder,
-    [expected.baseWeights]: baseWeights,
-  });
+  rewritePath(dataFolder, expected.baseWeights, baseWeights);
   return { dataFolder, remove: () => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }) };
 }
 
 /**
- * 0.1.0 stored the absolute path of base weights. A job that has begun does not need them any more, and its hash has the path in
- * it; one that is queued is told the new place. In a process of its own, as `libsql` keeps the lock of a file that it has closed;
- * that process ends without closing it, so that the server still finds the log that the killed one left.
+ * Of base weights that a job names by path, a job that has begun needs none any more, and its hash has the path in it; one that is
+ * queued is told the new place. In a process of its own, as `libsql` keeps the lock of a file that it has closed; that process ends
+ * without closing it, so that the server still finds the log that the killed one left.
  */
-function rewritePaths(dataFolder: string, places: Record<string, string>): void {
+function rewritePath(dataFolder: string, before: string, after: string): void {
   const script = `
-    const [file, places] = process.argv.slice(1);
+    const [file, before, after] = process.argv.slice(1);
     const store = new (require('libsql'))(file);
-    const update = store.prepare("update jobs set spec = replace(spec, ?, ?) where state = 'queued'");
-    for (const [before, after] of Object.entries(JSON.parse(places))) update.run('"' + before, '"' + after);
+    store.prepare("update jobs set spec = replace(spec, ?, ?) where state = 'queued'").run(before, after);
     process.kill(process.pid, 'SIGKILL');`;
-  const args = ['-e', script, join(dataFolder, 'store.db'), JSON.stringify(places)];
+  const args = ['-e', script, join(dataFolder, 'store.db'), `"${before}"`, `"${after}"`];
   const { signal, stderr } = spawnSync(process.execPath, args, { cwd: fixtures, encoding: 'utf8' });
-  if (signal !== 'SIGKILL') throw new Error(`The paths could not be rewritten: ${stderr}`);
+  if (signal !== 'SIGKILL') throw new Error(`The path could not be rewritten: ${stderr}`);
 }

@@ -108,6 +108,7 @@ describe('ForkJob', () => {
     const { api, failed } = await openWithFailedJob();
     const spec = {
       seed: 1,
+      streams: { dataCut: 1 },
       warmStart: { stepCount: 2 },
       adapter: { rank: 2 },
       optimizer: { beta1: 0.5 },
@@ -118,6 +119,7 @@ describe('ForkJob', () => {
     expect(refusal.fields).toEqual([
       'spec.warm_start.step_count',
       'spec.seed',
+      'spec.streams.data_cut',
       'spec.adapter.rank',
       'spec.optimizer.beta1',
       'spec.batch.sequence_length',

@@ -17,7 +17,10 @@ export interface TrainingBatch extends Batch {
 
 /**
  * The order of training sequences, as a pure function of their number: the training part is cut into sequences that share
- * one token with the next, and each pass takes them in a new seeded order. Nothing has to be kept to go on anywhere.
+ * one token with the next, and each pass takes them in a new seeded order. Nothing has to be kept to resume anywhere.
+ *
+ * As many tokens as do not fill a sequence are in none of a pass. With cut 1 they are always the last ones; with cut 2 the next
+ * pass begins with them, and what is beyond the end begins again at the first token, so that no token is left out twice in a row.
  */
 export class Batches {
   readonly sequencesPerEpoch: number;
@@ -26,7 +29,8 @@ export class Batches {
   /** Throws DataError DATASET_TOO_SHORT when there is not one whole sequence. */
   constructor(
     private readonly split: TokenSplit,
-    private readonly options: { sequenceLength: number; seed: number },
+    /** `cut`: see StreamVersions. */
+    private readonly options: { sequenceLength: number; seed: number; cut: number },
   ) {
     const { sequenceLength } = options;
     this.sequencesPerEpoch = sequencesInPass(split.tokenCount, sequenceLength);
@@ -41,17 +45,36 @@ export class Batches {
     const inputs = new Int32Array(count * sequenceLength);
     const targets = new Int32Array(count * sequenceLength);
     for (let i = 0; i < count; i++) {
-      const position = this.sequenceAt(firstSequence + i) * sequenceLength;
-      const tokens = await this.split.read(position, sequenceLength + 1);
-      inputs.set(tokens.subarray(0, sequenceLength), i * sequenceLength);
-      const next = tokens.subarray(1);
-      await this.split.mask(position + 1, next);
-      targets.set(next, i * sequenceLength);
+      const tokens = await this.sequence(this.positionOf(firstSequence + i));
+      inputs.set(tokens.inputs, i * sequenceLength);
+      targets.set(tokens.targets, i * sequenceLength);
     }
     return { inputs, targets, epoch: Math.floor(firstSequence / this.sequencesPerEpoch) };
   }
 
-  private sequenceAt(sequence: number): number {
+  /** The sequence whose first input is the token at `position`. */
+  private async sequence(position: number): Promise<Batch> {
+    const { tokenCount } = this.split;
+    const length = this.options.sequenceLength + 1;
+    const untilEnd = Math.min(length, tokenCount - position);
+    const tokens = new Int32Array(length);
+    tokens.set(await this.split.read(position, untilEnd));
+    tokens.set(await this.split.read(0, length - untilEnd), untilEnd);
+    const inputs = tokens.slice(0, -1);
+    await this.split.mask(position, tokens.subarray(0, untilEnd));
+    await this.split.mask(0, tokens.subarray(untilEnd));
+    return { inputs, targets: tokens.subarray(1) };
+  }
+
+  private positionOf(sequence: number): number {
+    const { sequenceLength, cut } = this.options;
+    const epoch = Math.floor(sequence / this.sequencesPerEpoch);
+    const begin = cut === 1 ? 0 : epoch * this.sequencesPerEpoch;
+    return ((begin + this.placeOf(sequence)) * sequenceLength) % this.split.tokenCount;
+  }
+
+  /** Its place among the sequences of its pass. */
+  private placeOf(sequence: number): number {
     const epoch = Math.floor(sequence / this.sequencesPerEpoch);
     if (this.order?.epoch !== epoch) {
       this.order = { epoch, at: permutation(this.sequencesPerEpoch, this.options.seed, epoch) };

@@ -16,7 +16,7 @@ export async function runWeights(run: TrainingRun): Promise<WeightSource> {
     config: model.config,
     adapter,
     lineage: {
-      specSha256: specHash(run.spec),
+      specSha256: specHash(run.spec, run.baseWeightsSha256),
       datasetSha256: dataset.manifestSha256,
       step: progress.nextStep,
       cycle: adapter === null ? null : progress.restartCount + 1,

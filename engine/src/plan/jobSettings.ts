@@ -32,6 +32,18 @@ export const runSettings = {
   device: choice(null, deviceChoices, { default: 'auto' }),
 };
 
+/**
+ * Versions of the rules by which a run cuts its data and draws its numbers. A rule that has to change gets another version: new
+ * jobs take the newest, and a job keeps to its end those that it was created with (docs/architecture.md says how to add one).
+ */
+export const streamSettings = {
+  /**
+   * How the training part is cut into sequences. 1: alike in every pass, so that up to a sequence at its end, and its first token,
+   * are never learned. 2: each pass begins where the one before it ended.
+   */
+  dataCut: integer({ default: 2, min: 1, max: 2, before: 1 }),
+};
+
 /** Shape of a Llama model, in the terms of Hugging Face's config.json. */
 export const modelSettings = {
   hiddenSize: integer({ default: 64, min: 2, max: 65_536 }),

@@ -10,10 +10,12 @@ export * from './words.js';
  */
 export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   model: LlamaConfig;
-  /** Folder with Hugging Face weights to continue from; null for new weights. */
+  /** Folder with Hugging Face weights to continue from, where it was when the job was created; null for new weights. */
   baseWeightsFolder: string | null;
   /** What the folder was named by, `weights/{id}` or `jobs/{id}/artifacts/{id}`; null where its path was given. */
   baseWeightsName: string | null;
+  /** How base weights stand in the hash of the specification: by the path of their folder, as in 0.1.0, or by what is in it. */
+  baseWeightsHash: 'path' | 'content';
   /** Resource name of the data set, `datasets/{id}`. */
   dataset: string;
   warmStart: WarmStartSettings;
@@ -23,6 +25,7 @@ export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   stepCount: number;
   /** Ranges of steps, over all phases, whose batch is passed over without an update; in order and apart. */
   omittedSteps: StepRange[];
+  streams: StreamVersions;
   /** Name of the defaults that it was made with; it decides nothing any more. */
   recipe: string;
   learningRate: LearningRateSettings;
@@ -68,6 +71,7 @@ export interface AdapterSettings extends ValuesOf<typeof tables.adapterSettings>
   moduleRanks: Partial<Record<TargetModule, number>>;
 }
 
+export type StreamVersions = ValuesOf<typeof tables.streamSettings>;
 export type WarmStartSettings = ValuesOf<typeof tables.warmStartSettings>;
 export type LearningRateSettings = ValuesOf<typeof tables.learningRateSettings>;
 export type OptimizerSettings = ValuesOf<typeof tables.optimizerSettings>;

@@ -8,31 +8,37 @@ import { laterDefaults } from './storedRunSpec.js';
  * recomputation, which gives the same bits, and the end of the data, which only limits the steps: a run may be resumed with
  * others of those. A setting that came after the first
  * release is left out where it has its default, so that the hash of a run that does not use it stays what it was.
+ * @param baseWeightsSha256 of the weights that the run began with; null for new ones
  */
-export function specHash(spec: RunSpec): string {
+export function specHash(spec: RunSpec, baseWeightsSha256: string | null): string {
   const {
     kind,
     model,
-    baseWeightsFolder,
+    baseWeightsHash,
     dataset,
     warmStart,
     adapter,
     stepCount,
     omittedSteps,
+    streams,
     learningRate,
     optimizer,
     batch,
     seed,
   } = spec;
+  const laterStreams = withoutDefaults(streams, laterDefaults.streams);
+  const isByContent = baseWeightsHash === 'content' && baseWeightsSha256 !== null;
   const deciding = {
     kind,
     model: withoutDefaults(model, laterDefaults.model),
-    baseWeightsFolder,
+    baseWeightsFolder: isByContent ? null : spec.baseWeightsFolder,
+    ...(isByContent && { baseWeightsSha256 }),
     dataset,
     warmStart,
     adapter: adapter && withoutDefaults(adapter, laterDefaults.adapter),
     stepCount,
     ...(omittedSteps.length > 0 && { skippedSteps: omittedSteps }), // as it was named in 0.1.0
+    ...(Object.keys(laterStreams).length > 0 && { streams: laterStreams }),
     learningRate,
     optimizer: withoutDefaults(optimizer, laterDefaults.optimizer),
     batch,

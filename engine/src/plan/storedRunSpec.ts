@@ -4,6 +4,7 @@ import {
   optimizerSettings,
   runSettings,
   shardBytesDefault,
+  streamSettings,
 } from './jobSettings.js';
 import type { ExportSettings, RunSpec, StepRange } from './runSpec.js';
 import { valuesBefore } from './setting.js';
@@ -15,7 +16,9 @@ import { valuesBefore } from './setting.js';
 export const laterDefaults = {
   ...valuesBefore(runSettings),
   baseWeightsName: null,
+  baseWeightsHash: 'path' as const,
   omittedSteps: [],
+  streams: valuesBefore(streamSettings),
   recipe: 'paper',
   optimizer: valuesBefore(optimizerSettings),
   adapter: { ...valuesBefore(adapterSettings), moduleRanks: {} },
@@ -32,6 +35,7 @@ export function readStoredRunSpec(text: string): RunSpec {
     ...laterDefaults,
     ...(skippedSteps && { omittedSteps: skippedSteps }),
     ...spec,
+    streams: { ...laterDefaults.streams, ...spec.streams },
     model: { ...laterDefaults.model, ...spec.model },
     optimizer: { ...laterDefaults.optimizer, ...spec.optimizer },
     adapter: spec.adapter && { ...laterDefaults.adapter, ...spec.adapter },

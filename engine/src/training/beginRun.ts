@@ -19,6 +19,8 @@ export interface BeginRunOptions {
   spec: RunSpec;
   backend: Backend;
   dataset: Dataset;
+  /** Where the base weights lie now, when it is not where the specification says. */
+  baseWeightsFolder?: string | undefined;
   /** Holds this run's `checkpoints/` and `start/`; made when it is missing. */
   runFolder: string;
   /** Checkpoint to go on from; without it the run starts at step 0. */
@@ -47,22 +49,22 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
 }
 
 async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
-  const { spec, dataset } = options;
+  const { spec, dataset, baseWeightsFolder = spec.baseWeightsFolder } = options;
   const graphs = chooseGraphs(spec, options.backend);
-  if (spec.baseWeightsFolder === null)
+  if (baseWeightsFolder === null)
     return assembleRun({
       ...options,
       graphs,
       model: Llama.create(spec.model, spec.seed),
       baseWeightsSha256: null,
     });
-  const { model, tokenizer } = await loadModelFolder(spec.baseWeightsFolder);
+  const { model, tokenizer } = await loadModelFolder(baseWeightsFolder);
   const difference = differingKey(spec.model, model.config);
   if (difference !== null) {
     const found = JSON.stringify(model.config[difference]);
     model.dispose();
     throw new RunMismatch(
-      `model.${difference} of ${spec.baseWeightsFolder}`,
+      `model.${difference} of ${baseWeightsFolder}`,
       JSON.stringify(spec.model[difference]),
       found,
     );
@@ -71,7 +73,7 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
   if (tokenizer !== null && !(await encodeAlike(tokenizer, dataset.tokenizer))) {
     run.warnings.push({
       reason: 'TOKENIZER_DIFFERS',
-      message: `The tokenizer.json of ${spec.baseWeightsFolder} gives other ids than the data set's tokenizer: the weights have learned them otherwise`,
+      message: `The tokenizer.json of ${baseWeightsFolder} gives other ids than the data set's tokenizer: the weights have learned them otherwise`,
     });
   }
   return run;
@@ -88,7 +90,8 @@ async function encodeAlike(one: Tokenizer, other: Tokenizer): Promise<boolean> {
 async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
   const { spec, backend, dataset } = options;
   const { manifest, manifestSha256, sizeBytes } = await verifyCheckpoint(checkpointPath, options);
-  const hash = specHash(options.checkpointSpec ?? spec);
+  const { baseWeightsSha256 = null } = manifest;
+  const hash = specHash(options.checkpointSpec ?? spec, baseWeightsSha256);
   if (manifest.specSha256 !== hash) {
     throw new RunMismatch(
       `The specification that ${checkpointPath} was trained with`,
@@ -105,7 +108,6 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   }
   const graphs = manifest.graphs;
   const model = await restoreModel(checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
-  const { baseWeightsSha256 = null } = manifest;
   const run = assembleRun({ ...options, graphs, model, baseWeightsSha256 });
   Object.assign(run.progress, manifest.progress);
   try {

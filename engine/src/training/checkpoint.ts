@@ -131,7 +131,7 @@ function manifestText(
   const manifest: CheckpointManifest = {
     formatVersion: checkpointFormatVersion,
     engineVersion,
-    specSha256: specHash(spec),
+    specSha256: specHash(spec, run.baseWeightsSha256),
     datasetSha256: run.dataset.manifestSha256,
     baseWeightsSha256: run.baseWeightsSha256,
     model: model.config,

@@ -81,7 +81,11 @@ export function assembleRun(parts: {
     spec,
     backend,
     dataset,
-    batches: new Batches(dataset.train, { sequenceLength: spec.batch.sequenceLength, seed: spec.seed }),
+    batches: new Batches(dataset.train, {
+      sequenceLength: spec.batch.sequenceLength,
+      seed: spec.seed,
+      cut: spec.streams.dataCut,
+    }),
     schedule: new Schedule(spec),
     model,
     graphs,

@@ -46,7 +46,8 @@ const checks: readonly Check[] = [
     valueOf: ({ job: { spec } }) => {
       const { hiddenSize, intermediateSize, numHiddenLayers, ...others } = spec.model;
       const rest = Object.entries(others).map(([key, value]) => `${key} ${value}`);
-      const start = spec.baseWeightsFolder === null ? 'new weights' : `weights of ${spec.baseWeightsFolder}`;
+      const base = spec.baseWeightsName ?? spec.baseWeightsFolder;
+      const start = base === null ? 'new weights' : `weights of ${base}`;
       return `${numHiddenLayers} × ${hiddenSize} × ${intermediateSize}, ${rest.join(', ')}, ${start}`;
     },
     consequence: 'the difference is not one of training alone',

@@ -14,6 +14,7 @@ const fixedFields: Readonly<Record<string, (spec: RunSpec) => unknown>> = {
   'spec.dataset': (spec) => spec.dataset,
   'spec.warm_start': (spec) => spec.warmStart,
   'spec.seed': (spec) => spec.seed,
+  'spec.streams': (spec) => spec.streams,
   'spec.adapter': ({ kind, adapter }) =>
     // The one cycle of LORA is as long as the run. The graph changes how an adapter is computed, not what it is.
     adapter && { ...adapter, graph: null, ...(kind === 'lora' ? lengthOfRun : {}) },

@@ -103,6 +103,8 @@ function parseRun(
     adapter,
     stepCount: draft.stepCount,
     omittedSteps: parseOmittedSteps(checks, spec, stepCountOfAll),
+    streams: reader.read('spec.streams', plan.streamSettings, spec.streams),
+    baseWeightsHash: 'content',
     recipe,
     learningRate: reader.read('spec.learning_rate', plan.learningRateSettings, spec.learningRate),
     optimizer: reader.read('spec.optimizer', plan.optimizerSettings, spec.optimizer),

@@ -78,6 +78,7 @@ export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
     tokenCount: undefined, // a way to ask for the steps
     omittedSteps: spec.omittedSteps,
     skippedSteps: spec.omittedSteps, // for clients of 0.1.0
+    streams: toMessage(plan.streamSettings, spec.streams),
     recipe: spec.recipe,
     learningRate: toMessage(plan.learningRateSettings, spec.learningRate),
     optimizer: toMessage(plan.optimizerSettings, spec.optimizer),

@@ -18,6 +18,8 @@ export interface TrainOrder {
   attempt: number;
   spec: RunSpec;
   device: DeviceSettings;
+  /** Where the base weights lie now; null for new weights. */
+  baseWeightsFolder: string | null;
   /** The job's folder; nothing is written outside of it. */
   jobFolder: string;
   /** Prepared folder of the data set. */

@@ -263,6 +263,7 @@ export class Supervisor {
         instructionSet: config.instructionSet,
         threads: config.threads > 0 ? config.threads : ownThreads,
       },
+      baseWeightsFolder: baseWeightsFolder(config.dataFolder, job.spec),
       jobFolder: folders.job(config.dataFolder, job.id),
       datasetFolder,
       checkpoints: kept.map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
@@ -282,6 +283,16 @@ export class Supervisor {
       spec,
     };
   }
+}
+
+/** Weights with a name lie in the data folder, wherever that was when the job was created. */
+function baseWeightsFolder(
+  dataFolder: string,
+  { baseWeightsFolder: folder, baseWeightsName: name }: Job['spec'],
+): string | null {
+  const [kind, id = '', , artifactId = ''] = name?.split('/') ?? [];
+  if (kind === 'weights') return folders.weights(dataFolder, id);
+  return kind === 'jobs' ? join(folders.artifacts(dataFolder, id), artifactId) : folder;
 }
 
 async function freeDiskBytes(folder: string): Promise<number> {

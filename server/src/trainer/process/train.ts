@@ -96,7 +96,15 @@ async function begin(
   dataset: Dataset,
   channel: ServerChannel,
 ): Promise<TrainingRun> {
-  const options = { spec: order.spec, backend, dataset, runFolder: order.jobFolder, attempt: order.attempt };
+  const { spec: askedFor, baseWeightsFolder, jobFolder: runFolder, attempt } = order;
+  const options = {
+    spec: askedFor,
+    baseWeightsFolder: baseWeightsFolder ?? undefined,
+    backend,
+    dataset,
+    runFolder,
+    attempt,
+  };
   for (const { path, manifestSha256 } of order.checkpoints) {
     try {
       return await beginRun({ ...options, checkpointPath: path, manifestSha256 });
@@ -122,7 +130,7 @@ function executionOf({ spec, backend, dataset, graphs, baseWeightsSha256 }: Trai
     basePrecision: backend.basePrecision,
     graphs: (spec.adapter?.targetModules ?? []).map((module) => ({ module, graph: graphs[module] })),
     baseWeightsSha256,
-    specSha256: specHash(spec),
+    specSha256: specHash(spec, baseWeightsSha256),
     nodeVersion: process.versions.node,
     tfjsVersion,
   };

@@ -1544,6 +1544,17 @@ export interface JobSpec {
    * in order and apart from each other.
    */
   omittedSteps: StepRange[];
+  /** Versions of the rules by which data is cut and numbers are drawn; default the newest. An older one repeats an older job. */
+  streams: StreamVersions | undefined;
+}
+
+/** Versions of the rules by which a run cuts its data and draws its numbers. A job keeps those that it was created with. */
+export interface StreamVersions {
+  /**
+   * How the training part is cut into sequences; default 2. With 1 alike in every pass, so that up to a sequence at its end, and
+   * its first token, are never learned. With 2 each pass begins where the one before it ended.
+   */
+  dataCut?: number | undefined;
 }
 
 /** Steps from the first to the last, both of them too. */
@@ -3172,6 +3183,7 @@ function createBaseJobSpec(): JobSpec {
     skippedSteps: [],
     endOfData: EndOfData.UNSPECIFIED,
     omittedSteps: [],
+    streams: undefined,
   };
 }
 
@@ -3245,6 +3257,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     for (const v of message.omittedSteps) {
       StepRange.encode(v!, writer.uint32(186).fork()).join();
+    }
+    if (message.streams !== undefined) {
+      StreamVersions.encode(message.streams, writer.uint32(194).fork()).join();
     }
     return writer;
   },
@@ -3446,6 +3461,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.omittedSteps.push(StepRange.decode(reader, reader.uint32()));
             continue;
           }
+          case 24: {
+            if (tag !== 194) {
+              break;
+            }
+
+            message.streams = StreamVersions.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3513,6 +3536,7 @@ export const JobSpec: MessageFns<JobSpec> = {
         : globalThis.Array.isArray(object?.omitted_steps)
         ? object.omitted_steps.map((e: any) => StepRange.fromJSON(e))
         : [],
+      streams: isSet(object.streams) ? StreamVersions.fromJSON(object.streams) : undefined,
     };
   },
 
@@ -3587,6 +3611,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.omittedSteps?.length) {
       obj.omittedSteps = message.omittedSteps.map((e) => StepRange.toJSON(e));
     }
+    if (message.streams !== undefined) {
+      obj.streams = StreamVersions.toJSON(message.streams);
+    }
     return obj;
   },
 
@@ -3638,6 +3665,82 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.skippedSteps = object.skippedSteps?.map((e) => StepRange.fromPartial(e)) || [];
     message.endOfData = object.endOfData ?? EndOfData.UNSPECIFIED;
     message.omittedSteps = object.omittedSteps?.map((e) => StepRange.fromPartial(e)) || [];
+    message.streams = (object.streams !== undefined && object.streams !== null)
+      ? StreamVersions.fromPartial(object.streams)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseStreamVersions(): StreamVersions {
+  return { dataCut: undefined };
+}
+
+export const StreamVersions: MessageFns<StreamVersions> = {
+  encode(message: StreamVersions, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataCut !== undefined) {
+      writer.uint32(8).int32(message.dataCut);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StreamVersions {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStreamVersions();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.dataCut = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StreamVersions {
+    return {
+      dataCut: isSet(object.dataCut)
+        ? globalThis.Number(object.dataCut)
+        : isSet(object.data_cut)
+        ? globalThis.Number(object.data_cut)
+        : undefined,
+    };
+  },
+
+  toJSON(message: StreamVersions): unknown {
+    const obj: any = {};
+    if (message.dataCut !== undefined) {
+      obj.dataCut = Math.round(message.dataCut);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<StreamVersions>): StreamVersions {
+    return StreamVersions.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<StreamVersions>): StreamVersions {
+    const message = createBaseStreamVersions();
+    message.dataCut = object.dataCut ?? undefined;
     return message;
   },
 };

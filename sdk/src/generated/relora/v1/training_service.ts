@@ -392,7 +392,7 @@ export interface ForkJobRequest {
     | undefined;
   /**
    * Settings of the new job; what is unset stays as in the ended job. What the checkpoint holds cannot change: kind,
-   * model, data set, warm start, seed, the adapters but for their graph, beta1 and beta2, sequence_length and sequence_count.
+   * model, data set, warm start, seed, streams, the adapters but for their graph, beta1 and beta2, sequence_length and sequence_count.
    */
   spec:
     | JobSpec
@@ -444,7 +444,7 @@ export interface RestartJobRequest {
     | undefined;
   /**
    * Settings of the new job; what is unset stays as in the ended job. What the checkpoint holds cannot change: kind,
-   * model, data set, warm start, seed, the adapters but for their graph, beta1 and beta2, sequence_length and sequence_count.
+   * model, data set, warm start, seed, streams, the adapters but for their graph, beta1 and beta2, sequence_length and sequence_count.
    */
   spec:
     | JobSpec
