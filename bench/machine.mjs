@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { totalmem } from 'node:os';
-import { measureDevice, selectBackend } from '../engine/dist/index.js';
+import { openDevice } from '../engine/dist/index.js';
 import { table } from './table.mjs';
 
 export const name = 'machine';
@@ -11,7 +11,8 @@ const precisions = ['float32', 'bfloat16', 'int8'];
 
 export async function run({ addon, instructionSet, threads, pytorch, pytorchLimit }) {
   const { cpuModel, instructionSets } = addon.describe();
-  const backend = await selectBackend({ device: 'native', precision: 'auto', instructionSet, threads });
+  addon.configure({ instructionSet, threads });
+  const device = await openDevice({ device: 'native', precision: 'auto', instructionSet, threads });
   return {
     cpuModel,
     instructionSet,
@@ -22,7 +23,7 @@ export async function run({ addon, instructionSet, threads, pytorch, pytorchLimi
     pytorch,
     pytorchLimit,
     peaks: Object.fromEntries(precisions.map((precision) => [precision, peakGflops(addon, precision)])),
-    device: measureDevice(backend),
+    device: await device.measure(),
   };
 }
 

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const named = process.argv.slice(2);
-const tests = named.length > 0 ? named : ['test/engine/native', 'test/engine/ops'];
+const tests = named.length > 0 ? named : ['test/engine/native', 'test/engine/conformance'];
 
 const sanitizers = [
   {

@@ -38,7 +38,7 @@ describe('what may import what', () => {
       name: 'data and plans of the engine need neither tensors nor native code',
       from: /^engine\/src\/(data|plan)\//,
       forbidden: (target, typeOnly) =>
-        !typeOnly && /^@tensorflow\/|^engine\/src\/(backend|ops|model|training)\//.test(target),
+        !typeOnly && /^@tensorflow\/|^engine\/src\/(device|model|training)\//.test(target),
     },
     {
       name: 'the service process never loads the engine, only its plans',

@@ -1,6 +1,6 @@
 // Trains what it is asked to on one thread: one JSON line a request, one an answer (bench/sides/child.mjs).
 import { createInterface } from 'node:readline';
-import { selectBackend } from '../../engine/dist/index.js';
+import { openDevice } from '../../engine/dist/index.js';
 import { Dataset } from '../../engine/dist/data/index.js';
 import { trainOne } from './trainOne.mjs';
 
@@ -9,11 +9,11 @@ answer({});
 for await (const line of createInterface({ input: process.stdin })) {
   const { datasetFolder, spec } = JSON.parse(line);
   try {
-    const { device, precision } = spec;
-    const backend = await selectBackend({ device, precision, threads: 1 });
+    const { device: name, precision } = spec;
+    const device = await openDevice({ device: name, precision, threads: 1 });
     const dataset = await Dataset.open(datasetFolder, { verify: false });
     try {
-      answer(await trainOne(spec, { backend, dataset }));
+      answer(await trainOne(spec, { device, dataset }));
     } finally {
       await dataset.close();
     }

@@ -2,24 +2,23 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beginRun, countParameters, disposeRun, trainLoop } from '../../engine/dist/index.js';
-import { singularValues } from '../../engine/dist/training/singularValues.js';
 import { rankFigures } from '../../engine/dist/training/rankTelemetry.js';
 
 /**
  * Trains one specification to its end as a server does, and gives what the comparison needs as plain data: the held-out
  * curve, the held-out loss by parts at the end, the rank of what the linear layers changed by since the adapters began.
  */
-export async function trainOne(spec, { backend, dataset }) {
+export async function trainOne(spec, { device, dataset }) {
   const runFolder = mkdtempSync(join(tmpdir(), 'relora-convergence-'));
-  const run = await beginRun({ spec, backend, dataset, runFolder, attempt: 1 });
+  const run = await beginRun({ spec, device, dataset, runFolder, attempt: 1 });
   const curve = [];
   const { stepCount: changeFromStep } = spec.warmStart;
-  let start = changeFromStep === 0 ? weightsOf(run.model) : null;
+  let start = changeFromStep === 0 ? await weightsOf(run.model) : null;
   let seconds = 0;
   try {
     for await (const event of trainLoop(run, new AbortController().signal)) {
       if (event.kind === 'step') seconds += event.stepSeconds;
-      if (event.kind === 'step' && event.step === changeFromStep - 1) start = weightsOf(run.model);
+      if (event.kind === 'step' && event.step === changeFromStep - 1) start = await weightsOf(run.model);
       if (event.kind === 'restart') seconds += event.seconds;
       if (event.kind === 'evaluation')
         curve.push({ tokenCount: run.progress.trainedTokens, loss: event.loss });
@@ -28,7 +27,7 @@ export async function trainOne(spec, { backend, dataset }) {
       curve,
       seconds,
       heldOutParts: await lossByPart(run),
-      effectiveRank: meanEffectiveRank(run, start),
+      effectiveRank: await meanEffectiveRank(run, start),
       trainableCount: countParameters(spec).trainable,
       failure: null,
     };
@@ -43,31 +42,33 @@ export async function trainOne(spec, { backend, dataset }) {
 }
 
 /** Loss on each piece of the held-out text, so that two runs can be compared piece by piece. */
-async function lossByPart({ model, dataset, spec }) {
+async function lossByPart({ model, device, result, dataset, spec }) {
   const { sequenceLength, microBatchSequenceCount: sequenceCount } = spec.batch;
   const parts = [];
   for await (const { inputs, targets } of dataset.heldOutBatches({
     sequenceLength,
     sequenceCount,
     tokenCount: spec.evaluation.finalTokenCount,
-  }))
-    parts.push(model.sumLoss(inputs, targets, inputs.length / sequenceLength, sequenceLength));
+  })) {
+    device.clearResult(result);
+    model.addLoss({ inputs, targets, batch: inputs.length / sequenceLength, time: sequenceLength }, result);
+    const { lossSum: sum } = await device.readResult(result);
+    parts.push({ sum, count: targets.filter((target) => target !== -1).length });
+  }
   return parts;
 }
 
 /** Linear weights as the model computes with them, adapters merged, copied. */
 function weightsOf(model) {
-  return model.layers.map((layer) =>
-    layer.adapter === null ? Float32Array.from(layer.weight.variable.dataSync()) : model.mergedWeight(layer),
-  );
+  return Promise.all(model.layers.map((layer) => model.mergedWeight(layer)));
 }
 
-function meanEffectiveRank({ model, backend }, start) {
-  const now = weightsOf(model);
-  const valuesOf = backend.native?.singularValues ?? singularValues;
-  const ranks = model.layers.map(({ inFeatures, outFeatures }, index) => {
+async function meanEffectiveRank({ model, device }, start) {
+  const now = await weightsOf(model);
+  let sum = 0;
+  for (const [index, { inFeatures, outFeatures }] of model.layers.entries()) {
     const change = now[index].map((value, i) => value - start[index][i]);
-    return rankFigures(valuesOf(change, inFeatures, outFeatures)).effectiveRank;
-  });
-  return ranks.reduce((sum, rank) => sum + rank, 0) / ranks.length;
+    sum += rankFigures(await device.singularValues(change, inFeatures, outFeatures)).effectiveRank;
+  }
+  return sum / model.layers.length;
 }

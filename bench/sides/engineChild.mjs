@@ -5,29 +5,31 @@
 //
 // `profile` before `open` times every native call from then on; after it, it gives what was counted.
 import { createInterface } from 'node:readline';
-import { loadNativeAddon, selectBackend } from '../../engine/dist/index.js';
+import { openDevice } from '../../engine/dist/index.js';
 import { HeadCase } from './headCase.mjs';
 import { Profile } from './profile.mjs';
 import { Trainer } from './trainer.mjs';
 
+/** Null until somebody asks for one; then of the device that is opened next. */
 let profile = null;
+let isProfiled = false;
 /** What `step` steps: a Trainer or a HeadCase. */
 let subject = null;
 
 const requests = {
   async open({ precision, instructionSet, threads, ...model }) {
-    const backend = await selectBackend({ device: 'native', precision, instructionSet, threads });
-    subject = new Trainer(model, backend);
-    return { parameterCount: subject.parameterCount, precision: backend.precision };
+    const device = await open(precision, instructionSet, threads);
+    subject = new Trainer(model, device);
+    return { parameterCount: subject.parameterCount, precision: device.description.precision };
   },
   async openHead({ precision, instructionSet, threads, ...sizes }) {
-    const backend = await selectBackend({ device: 'native', precision, instructionSet, threads });
-    subject = new HeadCase(backend.native, { ...sizes, precision: backend.precision });
-    return { precision: backend.precision };
+    const { addon, description } = await open(precision, instructionSet, threads);
+    subject = new HeadCase(addon, { ...sizes, precision: description.precision });
+    return { precision: description.precision };
   },
   profile() {
-    profile ??= new Profile(loadNativeAddon());
-    return profile.take();
+    isProfiled = true;
+    return profile?.take() ?? {};
   },
   step: (batch) => subject.step(batch),
   attach: (adapter) => subject.attach(adapter),
@@ -35,6 +37,12 @@ const requests = {
   evaluate: (batch) => subject.evaluate(batch),
   save: (target) => subject.save(target),
 };
+
+async function open(precision, instructionSet, threads) {
+  const device = await openDevice({ device: 'native', precision, instructionSet, threads });
+  profile = isProfiled ? new Profile(device.addon) : null;
+  return device;
+}
 
 console.log = console.error; // standard output is for answers alone
 answer({ name: 'relora', version: process.versions.node });

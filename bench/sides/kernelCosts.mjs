@@ -110,7 +110,7 @@ function isBase(value) {
 
 /** Read from the declarations, so that an argument more or fewer does not shift what is counted. */
 function argumentNames() {
-  const path = new URL('../../engine/dist/backend/nativeAddon.d.ts', import.meta.url);
+  const path = new URL('../../engine/dist/device/cpu/nativeAddon.d.ts', import.meta.url);
   const source = ts.createSourceFile('nativeAddon.d.ts', readFileSync(path, 'utf8'), ts.ScriptTarget.Latest);
   const surface = source.statements.find(
     (statement) => ts.isInterfaceDeclaration(statement) && statement.name.text === 'NativeAddon',

@@ -1,12 +1,12 @@
 import { tmpdir } from 'node:os';
 import { performance } from 'node:perf_hooks';
-import { Llama } from '../../engine/dist/index.js';
+import { alone, Llama } from '../../engine/dist/index.js';
 import { tensorsOf } from '../../engine/dist/exports/huggingFace.js';
 import { writeSafetensors } from '../../engine/dist/io/safetensors.js';
 import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
 import { chooseGraphs, defaultRunSpec } from '../../engine/dist/plan/index.js';
 import { AdamW } from '../../engine/dist/training/adamW.js';
-import { accumulateGradients, clipScale, globalNorm } from '../../engine/dist/training/gradients.js';
+import { accumulateGradients, StepGradients } from '../../engine/dist/training/gradients.js';
 import { peakResidentBytes } from './processMemory.mjs';
 
 const optimizerSettings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, momentType: 'float32' };
@@ -18,7 +18,10 @@ const gradientNormMax = 1;
  */
 export class Trainer {
   #model;
-  #optimizer = new AdamW(optimizerSettings);
+  #optimizer;
+  #gradients;
+  #result;
+  #device;
   #settings;
   #stepCount = 0;
   #restartCount = 0;
@@ -35,20 +38,24 @@ export class Trainer {
       seed = 0,
       ...rest
     },
-    backend,
+    device,
   ) {
-    this.#settings = { config, batch, microBatch, graph, learningRate, seed, backend, ...rest };
-    this.#model = Llama.create(config, seed);
+    this.#settings = { config, batch, microBatch, graph, learningRate, seed, ...rest };
+    this.#device = device;
+    this.#optimizer = new AdamW(device, optimizerSettings);
+    this.#gradients = new StepGradients(device);
+    this.#result = device.newResult(0);
+    this.#model = Llama.create(device, config, seed);
     if (rank > 0) this.attach({ rank, alpha });
   }
 
   get parameterCount() {
-    return [...this.#model.parameters.values()].reduce((sum, { variable }) => sum + variable.size, 0);
+    return [...this.#model.parameters.values()].reduce((sum, { buffer }) => sum + buffer.length, 0);
   }
 
   /** Writes the weights of a full-rank model under Hugging Face's names, for the other side to begin with. */
   async save({ path }) {
-    const weight = async (name) => this.#model.parameters.get(name).variable.dataSync();
+    const weight = (name) => this.#model.valuesOf(this.#model.parameters.get(name));
     await writeSafetensors(
       path,
       tensorsOf({ config: this.#model.config, weight, merged: weight }, 'F32', false),
@@ -58,15 +65,17 @@ export class Trainer {
 
   /** Ends a warm start: the linear layers are frozen and get adapters. */
   attach({ rank, alpha }) {
-    const { config, batch, time, microBatch, graph, seed, backend } = this.#settings;
+    const { config, batch, time, microBatch, graph, seed } = this.#settings;
+    const { description } = this.#device;
+    const { precision, basePrecision } = description;
     const spec = defaultRunSpec({
       model: config,
       adapter: { rank, alpha, graph },
       batch: { sequenceCount: batch, sequenceLength: time, microBatchSequenceCount: microBatch },
-      precision:
-        backend.basePrecision === backend.precision ? backend.precision : `${backend.basePrecision}Base`,
+      precision: basePrecision === precision ? precision : `${basePrecision}Base`,
     });
-    const plan = adapterPlan(chooseGraphs(spec, backend), tmpdir());
+    const plan = adapterPlan(chooseGraphs(spec, description), tmpdir());
+    this.#gradients.dispose();
     this.#model.attachAdapters(spec.adapter, seed, this.#restartCount, plan);
     this.#optimizer.drop('base');
     return {};
@@ -74,42 +83,49 @@ export class Trainer {
 
   /** Forward, backward, clipping, AdamW. Tokens that nobody gave are made up before the clock starts. */
   async step({ inputs, targets, learningRate = this.#settings.learningRate }) {
-    const { microBatch, time, seed, recompute } = this.#settings;
+    const { batch, microBatch, time, seed, recompute = false } = this.#settings;
     const tokens = inputs === undefined ? this.#madeUpTokens() : typedTokens({ inputs, targets });
+    const step = this.#stepCount++;
     const shape = {
-      step: this.#stepCount++,
+      step,
       sequenceLength: time,
       microBatchSequenceCount: microBatch,
+      firstSequence: step * batch,
+      dropoutVersion: 1,
       seed,
       recompute,
     };
+    const means = {
+      model: this.#model,
+      gradients: this.#gradients,
+      result: this.#result,
+      collective: alone,
+    };
     const start = performance.now();
-    const { loss, gradients } = await accumulateGradients(
-      this.#model,
-      tokens,
-      shape,
-      new AbortController().signal,
-    );
-    const scale = clipScale(globalNorm(gradients), gradientNormMax);
-    this.#optimizer.apply(this.#model.trainable(), gradients, learningRate, scale);
-    for (const gradient of gradients.values()) gradient.dispose();
+    const gradients = await accumulateGradients(means, tokens, shape, new AbortController().signal);
+    this.#device.sumSquares(this.#result, gradients.parts);
+    this.#optimizer.apply(gradients, learningRate, { result: this.#result, normMax: gradientNormMax });
+    const { loss } = await this.#device.readResult(this.#result);
     return { seconds: (performance.now() - start) / 1e3, loss, peakBytes: peakResidentBytes() };
   }
 
   /** Merge, requantisation and packing, fresh adapters, forgotten moments. */
-  merge() {
+  async merge() {
     const start = performance.now();
-    this.#model.mergeAdapters();
+    await this.#model.mergeAdapters();
     this.#model.restartAdapters(this.#settings.seed, ++this.#restartCount);
-    this.#optimizer.forgetAdapters('zero', 0, () => 0);
+    await this.#optimizer.forgetAdapters('zero', 0, () => 0);
     return { seconds: (performance.now() - start) / 1e3, peakBytes: peakResidentBytes() };
   }
 
   /** Sum of the losses and the number of targets other than -1. */
-  evaluate({ inputs, targets }) {
+  async evaluate({ inputs, targets }) {
     const { time } = this.#settings;
     const tokens = typedTokens({ inputs, targets });
-    return this.#model.sumLoss(tokens.inputs, tokens.targets, inputs.length / time, time);
+    this.#device.clearResult(this.#result);
+    this.#model.addLoss({ ...tokens, batch: inputs.length / time, time }, this.#result);
+    const { lossSum: sum } = await this.#device.readResult(this.#result);
+    return { sum, count: tokens.targets.filter((target) => target !== -1).length };
   }
 
   #madeUpTokens() {

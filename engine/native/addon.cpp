@@ -1,6 +1,8 @@
-// The addon's entry. engine/src/backend/nativeAddon.ts describes the functions; border/ checks their
+// The addon's entry. engine/src/device/cpu/nativeAddon.ts describes the functions; border/ checks their
 // arguments, and only then are kernels called.
 #include <new>
+#include <utility>
+#include <vector>
 
 #include "border/call.h"
 
@@ -8,13 +10,32 @@ namespace relora {
 
 namespace {
 
+/// What a function of one device is called with. They live as long as its object: JavaScript can call none later.
+struct Bound {
+  const Entry& entry;
+  Instance& instance;
+};
+
+/// Sets a property that nobody sees or changes: `function` keeps `held` alive.
+void hold(napi_env env, napi_value function, napi_value held) {
+  napi_value name;
+  napi_create_string_utf8(env, "device", NAPI_AUTO_LENGTH, &name);
+  const napi_property_descriptor property = {nullptr, name,         nullptr, nullptr, nullptr,
+                                             held,    napi_default, nullptr};
+  napi_define_properties(env, function, 1, &property);
+}
+
+struct Device {
+  std::unique_ptr<Instance> instance;
+  std::vector<std::unique_ptr<Bound>> functions;
+};
+
 /// Every call passes here: C++ exceptions become JavaScript errors of the matching class.
 napi_value enter(napi_env env, napi_callback_info info) {
-  void *data, *instance_data;
+  void* data;
   napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
-  napi_get_instance_data(env, &instance_data);
-  const Entry& entry = *static_cast<const Entry*>(data);
-  Instance& instance = *static_cast<Instance*>(instance_data);
+  const auto& [entry, instance] = *static_cast<const Bound*>(data);
+  instance.calls[entry.name]++;
   try {
     Arguments arguments(env, info, entry.name, entry.arguments);
     return entry.function({env, arguments, instance});
@@ -32,20 +53,31 @@ napi_value enter(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
-}  // namespace relora
-
-NAPI_MODULE_INIT() {
-  using namespace relora;
-  // Freed when the environment goes, which joins the pool's threads.
-  const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Instance*>(data); };
-  napi_set_instance_data(env, new Instance, finalize, nullptr);
+napi_value make_device(napi_env env, std::unique_ptr<Instance> instance) {
+  auto device = std::make_unique<Device>(Device{std::move(instance), {}});
+  // The functions hold the device, so that one taken out of the object keeps what it works on.
+  const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Device*>(data); };
+  napi_value object, holder;
+  napi_create_object(env, &object);
+  std::vector<napi_value> functions;
   for (const auto& entries :
        {machine_entries, product_entries, layer_entries, half_entries, training_entries}) {
     for (const Entry& entry : entries) {
+      Bound& bound = *device->functions.emplace_back(new Bound{entry, *device->instance});
       napi_value function;
-      napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, enter, const_cast<Entry*>(&entry), &function);
-      napi_set_named_property(env, exports, entry.name, function);
+      napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, enter, &bound, &function);
+      napi_set_named_property(env, object, entry.name, function);
+      functions.push_back(function);
     }
   }
-  return exports;
+  napi_create_external(env, device.release(), finalize, nullptr, &holder);
+  for (const napi_value function : functions) hold(env, function, holder);
+  return object;
+}
+
+}  // namespace relora
+
+NAPI_MODULE_INIT() {
+  static_cast<void>(exports);
+  return relora::make_device(env, std::make_unique<relora::Instance>());
 }

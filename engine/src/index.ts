@@ -4,17 +4,17 @@ export { specHash } from './plan/specHash.js';
 export { EngineError } from './engineError.js';
 export * from './plan/index.js';
 
-// Backends
-export { selectBackend, type Backend, type BackendOptions } from './backend/selectBackend.js';
-export { measureDevice } from './backend/measureDevice.js';
+// Devices
+export type * from './device/device.js';
+export { DeviceFault, type DeviceFaultReason } from './device/deviceFaults.js';
+export { alone, type Collective } from './device/collective.js';
+export { openDevice, type DeviceOptions } from './openDevice.js';
 export {
   instructionSets,
   loadNativeAddon,
   type InstructionSet,
   type NativeAddon,
-  type BasePrecision,
-  type ProductPrecision,
-} from './backend/nativeAddon.js';
+} from './device/cpu/nativeAddon.js';
 
 // Runs
 export { beginRun, type BeginRunOptions } from './training/beginRun.js';
@@ -60,8 +60,3 @@ export {
 } from './io/safetensors.js';
 export { SafetensorsInvalid } from './io/safetensorsHeader.js';
 export { generateTokens, type GenerationSettings } from './generation/generateTokens.js';
-
-// Devices
-export type * from './device/device.js';
-export { DeviceFault, type DeviceFaultReason } from './device/deviceFaults.js';
-export { alone, type Collective } from './device/collective.js';

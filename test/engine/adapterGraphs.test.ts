@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { selectBackend } from '@relora/engine';
+import { openDevice } from '@relora/engine';
 import { chooseGraphs, separateGraphs, type GraphMachine } from '../../engine/src/plan/adapterGraphs.js';
 import { targetModules, type AdapterSettings, type RunSpec } from '../../engine/src/plan/runSpec.js';
 import { tinySpec } from './tinyRun.js';
@@ -92,17 +92,17 @@ describe('only separate', () => {
   );
 
   it('are layers on other backends', async () => {
-    const backend = await selectBackend({ device: 'reference', precision: 'auto' });
+    const { description } = await openDevice({ device: 'reference', precision: 'auto' });
     for (const settings of wanted)
-      expect(chooseGraphs(specOf(128, 4096, settings), backend)).toEqual(separateGraphs);
+      expect(chooseGraphs(specOf(128, 4096, settings), description)).toEqual(separateGraphs);
   });
 });
 
 it('the choice does not depend on the number of threads', async () => {
   const choices = [];
   for (const threads of [1, 2, 3, 8]) {
-    const backend = await selectBackend({ device: 'native', precision: 'auto', threads });
-    choices.push([8, 48, 128, 300, 512].map((rank) => chooseGraphs(specOf(rank, 4096), backend)));
+    const { description } = await openDevice({ device: 'native', precision: 'auto', threads });
+    choices.push([8, 48, 128, 300, 512].map((rank) => chooseGraphs(specOf(rank, 4096), description)));
   }
   for (const choice of choices) expect(choice).toEqual(choices[0]);
 });

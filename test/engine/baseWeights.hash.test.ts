@@ -6,7 +6,7 @@ import {
   exportModel,
   runWeights,
   saveCheckpoint,
-  selectBackend,
+  openDevice,
   type BeginRunOptions,
   type RunSpec,
   type TrainingRun,
@@ -19,10 +19,10 @@ const dataset = licenceDataset(newFolder);
 
 async function begin(options: Partial<BeginRunOptions> = {}): Promise<TrainingRun> {
   const spec = options.spec ?? tinySpec();
-  const backend = await selectBackend({ device: spec.device, precision: spec.precision, threads: 2 });
+  const device = await openDevice({ device: spec.device, precision: spec.precision, threads: 2 });
   return beginRun({
     spec,
-    backend,
+    device,
     dataset: await dataset(),
     runFolder: newFolder(),
     attempt: 1,

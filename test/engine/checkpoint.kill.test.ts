@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
-import { beginRun, disposeRun, selectBackend, verifyCheckpoint } from '@relora/engine';
+import { beginRun, disposeRun, openDevice, verifyCheckpoint } from '@relora/engine';
 import { licenceDataset, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -30,9 +30,9 @@ async function killAfter(event: string, delayMs: number, runFolder: string): Pro
 }
 
 it('a run that was killed while it saved goes on from its newest checkpoint, exactly', async () => {
-  const backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+  const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
   const begin = async (runFolder: string, checkpointPath?: string) =>
-    beginRun({ spec, backend, dataset: await dataset(), runFolder, checkpointPath, attempt: 2 });
+    beginRun({ spec, device, dataset: await dataset(), runFolder, checkpointPath, attempt: 2 });
   const straight = await begin(newFolder());
   await runLoop(straight);
 
@@ -52,7 +52,7 @@ it('a run that was killed while it saved goes on from its newest checkpoint, exa
     const resumed = await begin(runFolder, newest);
     expect(resumed.progress.nextStep).toBeGreaterThan(2);
     await runLoop(resumed);
-    expect(weightsOf(resumed)).toEqual(weightsOf(straight));
+    expect(await weightsOf(resumed)).toEqual(await weightsOf(straight));
     expect(existsSync(join(checkpoints, 'step-00000024-2'))).toBe(true);
     disposeRun(resumed);
   }

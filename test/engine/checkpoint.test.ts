@@ -16,7 +16,7 @@ import {
   disposeRun,
   loadModelFromCheckpoint,
   saveCheckpoint,
-  selectBackend,
+  openDevice,
   verifyCheckpoint,
   type BeginRunOptions,
   type RunSpec,
@@ -39,10 +39,10 @@ const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
 
 async function begin(spec: RunSpec, options: Partial<BeginRunOptions> = {}) {
-  const backend = await selectBackend({ device: spec.device, precision: 'float32', threads: 2 });
+  const device = await openDevice({ device: spec.device, precision: 'float32', threads: 2 });
   return beginRun({
     spec,
-    backend,
+    device,
     dataset: await dataset(),
     runFolder: newFolder(),
     attempt: 1,
@@ -100,12 +100,12 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
     it(name, async () => {
       const straight = await begin(spec);
       const events = await runLoop(straight);
-      const weights = weightsOf(straight);
+      const weights = await weightsOf(straight);
       disposeRun(straight);
       for (const step of stopAfter) {
         const resumed = await interrupted(begin, spec, step);
         expect(told(resumed.events)).toEqual(told(events));
-        expect(weightsOf(resumed.run)).toEqual(weights);
+        expect(await weightsOf(resumed.run)).toEqual(weights);
         disposeRun(resumed.run);
       }
     });
@@ -122,7 +122,7 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
     expect(step).toBe(12);
     const second = await begin(spec, { checkpointPath: path, runFolder: first.folder, attempt: 2 });
     expect(told([...before, ...(await runLoop(second))])).toEqual(told(events));
-    expect(weightsOf(second)).toEqual(weightsOf(straight));
+    expect(await weightsOf(second)).toEqual(await weightsOf(straight));
     [straight, first, second].forEach(disposeRun);
   });
 
@@ -158,7 +158,7 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
       }
       all.push(...(await runLoop(run)));
       expect(told(all)).toEqual(told(events));
-      expect(weightsOf(run)).toEqual(weightsOf(straight));
+      expect(await weightsOf(run)).toEqual(await weightsOf(straight));
       disposeRun(run);
     }
     disposeRun(straight);
@@ -261,7 +261,7 @@ describe('a checkpoint', () => {
     for (const path of kept) await verifyCheckpoint(path);
     const resumed = await begin(spec, { checkpointPath: kept[0]!, runFolder: run.folder, attempt: 2 });
     await runLoop(resumed);
-    expect(weightsOf(resumed)).toEqual(weightsOf(run));
+    expect(await weightsOf(resumed)).toEqual(await weightsOf(run));
     expect(existsSync(join(folder, 'step-00000024-2'))).toBe(true); // beside the first attempt's, never over it
     [run, resumed].forEach(disposeRun);
   });
@@ -290,13 +290,12 @@ describe('a checkpoint', () => {
     const run = await begin(tinySpec());
     await runLoop(run, (event) => event.kind === 'step' && event.step === 14);
     const { path } = await saveCheckpoint(run);
-    const model = await loadModelFromCheckpoint(path);
+    const model = await loadModelFromCheckpoint(run.device, path);
     expect(model.adapterSettings).toBeNull();
     const ids = Int32Array.from(Buffer.from('Licensor shall mean'));
-    const [expected, found] = [run.model, model].map((each) =>
-      each.logits(ids, 1, ids.length, { precision: 'float32' }),
-    );
-    found!.forEach((value, i) => expect(Math.abs(value - expected![i]!)).toBeLessThan(1e-4));
+    const logitsOf = (each: typeof model) => each.logits(ids, 1, ids.length, { precision: 'float32' });
+    const [expected, found] = [await logitsOf(run.model), await logitsOf(model)];
+    found.forEach((value, i) => expect(Math.abs(value - expected[i]!)).toBeLessThan(1e-4));
     model.dispose();
     disposeRun(run);
   });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { beginRun, disposeRun, selectBackend, type RunSpec } from '@relora/engine';
+import { beginRun, disposeRun, openDevice, type RunSpec } from '@relora/engine';
 import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -7,15 +7,15 @@ const dataset = licenceDataset(newFolder);
 
 /** What a run begins with and is shown, up to its first steps. */
 async function beginning(spec: RunSpec) {
-  const backend = await selectBackend({ device: 'native', precision: 'float32' });
+  const device = await openDevice({ device: 'native', precision: 'float32' });
   const run = await beginRun({
     spec,
-    backend,
+    device,
     dataset: await dataset(),
     runFolder: newFolder(),
     attempt: 1,
   });
-  const weights = weightsOf(run);
+  const weights = await weightsOf(run);
   const { sequenceCount, sequenceLength } = spec.batch;
   const batches = [];
   for (let step = 0; step < run.schedule.stepCount; step++)

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Llama, loadNativeAddon, selectBackend } from '@relora/engine';
+import { Llama, loadNativeAddon, openDevice } from '@relora/engine';
 import {
   chooseGraphs,
   estimateRun,
@@ -134,11 +134,11 @@ describe('the parts of it that are exact', () => {
   it.each(addon.describe().instructionSets)('packed weights: %s', async (instructionSet) => {
     const small = { ...tinySpec().model, hiddenSize: 72, intermediateSize: 1100, numAttentionHeads: 6 };
     for (const precision of ['float32', 'bfloat16', 'int8Base'] as const) {
-      const backend = await selectBackend({ device: 'native', precision, instructionSet, threads: 1 });
+      const open = await openDevice({ device: 'native', precision, instructionSet, threads: 1 });
       const run = tinySpec({ model: small, precision, warmStart: { stepCount: 0 } });
-      const model = Llama.create(run.model, 0);
+      const model = Llama.create(open, run.model, 0);
       model.attachAdapters(run.adapter!, 0, 0);
-      const speed = { ...device, instructionSet, autoPrecision: backend.precision };
+      const speed = { ...device, instructionSet, autoPrecision: open.description.precision };
       expect(memoryPhases(run, speed).at(-1)!.packed).toBe(model.packedBytes);
       model.dispose();
     }

@@ -11,7 +11,8 @@ import {
   loadModelFolder,
   openSafetensors,
   runWeights,
-  selectBackend,
+  openDevice,
+  type Device,
   writeSafetensors,
   type ExportManifest,
   type TensorSource,
@@ -25,9 +26,8 @@ const dataset = licenceDataset(newFolder);
 const ids = Int32Array.from(Buffer.from('You may reproduce and'));
 
 async function trainedRun(changes: Parameters<typeof tinySpec>[0] = {}): Promise<TrainingRun> {
-  const backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
   const spec = tinySpec(changes);
-  const run = await beginRun({ spec, backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
+  const run = await beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
   await runLoop(run, (event) => event.kind === 'step' && event.step === 15); // in the middle of a cycle
   return run;
 }
@@ -39,6 +39,11 @@ async function exported(run: TrainingRun, weightType: WeightType) {
   const { files } = await exportModel(await runWeights(run), folder, { ...plain, weightType });
   return { folder, files };
 }
+
+let device: Device;
+beforeAll(async () => {
+  device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
+});
 
 const logitsOf = (model: TrainingRun['model']) => model.logits(ids, 1, ids.length, { precision: 'float32' });
 
@@ -54,9 +59,9 @@ describe('an exported model', () => {
   ] as const)('of %s loads again and computes the same', async (weightType, tolerance) => {
     const run = await trainedRun();
     const { folder } = await exported(run, weightType);
-    const { model, tokenizer } = await loadModelFolder(folder);
+    const { model, tokenizer } = await loadModelFolder(device, folder);
     expect(model.config).toEqual(run.model.config);
-    expect(largestDifference(logitsOf(model), logitsOf(run.model))).toBeLessThan(tolerance);
+    expect(largestDifference(await logitsOf(model), await logitsOf(run.model))).toBeLessThan(tolerance);
     expect(tokenizer!.vocabularySize).toBe(257);
     model.dispose();
     disposeRun(run);
@@ -64,9 +69,9 @@ describe('an exported model', () => {
 
   it('is described by its manifest, and leaves the run undisturbed', async () => {
     const run = await trainedRun();
-    const before = weightsOf(run);
+    const before = await weightsOf(run);
     const { folder, files } = await exported(run, 'bfloat16');
-    expect(weightsOf(run)).toEqual(before);
+    expect(await weightsOf(run)).toEqual(before);
     expect(files.map(({ fileName }) => fileName).sort()).toEqual([
       'config.json',
       'generation_config.json',
@@ -141,9 +146,9 @@ describe('an exported model', () => {
     const run = await trainedRun();
     const { folder } = await exported(run, 'float32');
     const spec = tinySpec({ baseWeightsFolder: folder, warmStart: { stepCount: 0 } });
-    const options = { backend: run.backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1 };
+    const options = { device: run.device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 };
     const next = await beginRun({ ...options, spec });
-    expect(largestDifference(logitsOf(next.model), logitsOf(run.model))).toBeLessThan(1e-4);
+    expect(largestDifference(await logitsOf(next.model), await logitsOf(run.model))).toBeLessThan(1e-4);
     expect(next.warnings).toEqual([]);
     const other = beginRun({ ...options, spec: { ...spec, model: { ...spec.model, rmsNormEps: 1e-5 } } });
     await expect(other).rejects.toThrow(/model\.rmsNormEps .*: expected 0\.00001, found 0\.000001/);
@@ -158,7 +163,7 @@ describe('an exported model', () => {
     Object.assign(json.model.vocab, { e: json.model.vocab.a, a: json.model.vocab.e });
     writeFileSync(file, JSON.stringify(json));
     const spec = tinySpec({ baseWeightsFolder: folder, warmStart: { stepCount: 0 } });
-    const options = { backend: run.backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1 };
+    const options = { device: run.device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 };
     const next = await beginRun({ ...options, spec });
     expect(next.warnings.map(({ reason }) => reason)).toEqual(['TOKENIZER_DIFFERS']);
     [run, next].forEach(disposeRun);
@@ -240,7 +245,7 @@ describe('a folder that is not a model we read is refused, with tensor, expected
       writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...before, ...config }));
     }
     if (tensors !== undefined) await rewrite(folder, tensors);
-    const loading = loadModelFolder(folder);
+    const loading = loadModelFolder(device, folder);
     await expect(loading).rejects.toThrow(message);
     await expect(loading).rejects.toMatchObject({ reason: 'MODEL_FOLDER_INVALID' });
   });
@@ -252,27 +257,27 @@ describe('a folder that is not a model we read is refused, with tensor, expected
       cpSync(source, folder, { recursive: true });
       rmSync(join(folder, name), { force: true });
       execFileSync('mkfifo', [join(folder, name)]);
-      await expect(loadModelFolder(folder)).rejects.toThrow(/regular file/);
+      await expect(loadModelFolder(device, folder)).rejects.toThrow(/regular file/);
     },
   );
 
   it('but shards with an index are read', async () => {
     const folder = join(newFolder(), 'copy');
     cpSync(source, folder, { recursive: true });
-    const whole = (await loadModelFolder(folder)).model;
+    const whole = (await loadModelFolder(device, folder)).model;
     await split(folder);
     expect(existsSync(join(folder, 'model.safetensors'))).toBe(false);
-    const { model } = await loadModelFolder(folder);
-    expect(logitsOf(model)).toEqual(logitsOf(whole));
+    const { model } = await loadModelFolder(device, folder);
+    expect(await logitsOf(model)).toEqual(await logitsOf(whole));
     rmSync(join(folder, 'model-2.safetensors'));
-    await expect(loadModelFolder(folder)).rejects.toThrow(
+    await expect(loadModelFolder(device, folder)).rejects.toThrow(
       'model-2.safetensors: expected a file of weights, found none',
     );
     writeFileSync(
       join(folder, 'model.safetensors.index.json'),
       JSON.stringify({ weight_map: { [norm]: '../model.safetensors' } }),
     );
-    await expect(loadModelFolder(folder)).rejects.toThrow(
+    await expect(loadModelFolder(device, folder)).rejects.toThrow(
       /plain names of .safetensors files, found "..\/model.safetensors"/,
     );
     [whole, model].forEach((each) => each.dispose());

@@ -1,10 +1,11 @@
-import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { selectBackend } from '../../engine/src/backend/selectBackend.js';
+import { openDevice } from '../../engine/src/openDevice.js';
 import { generateTokens, type GenerationSettings } from '../../engine/src/generation/generateTokens.js';
 import { sampleToken } from '../../engine/src/generation/sampleToken.js';
 import { Llama } from '../../engine/src/model/llama.js';
 import { Random } from '../../engine/src/random.js';
+import type { Device } from '../../engine/src/device/device.js';
+import { change } from './hostModel.js';
 import { tinyConfig } from './llamaReference.js';
 
 const greedy: GenerationSettings = { tokenCountMax: 12, temperature: 0, topK: 0, topP: 1, seed: 1 };
@@ -20,17 +21,17 @@ async function collect(
   return ids;
 }
 
-describe.each(['reference', 'native'] as const)('text on %s', (device) => {
+describe.each(['reference', 'native'] as const)('text on %s', (name) => {
+  let device: Device;
   beforeAll(async () => {
-    await selectBackend({ device, precision: 'float32' });
+    device = await openDevice({ device: name, precision: 'float32' });
   });
 
   /** Weights large enough that logits differ clearly from position to position. */
   function lively(changes = {}): Llama {
-    const model = Llama.create(tinyConfig({ numKeyValueHeads: 2, ...changes }), 9);
-    for (const { variable } of model.parameters.values()) {
-      if (variable.rank > 1) tf.tidy(() => variable.assign(tf.mul(variable, 10)));
-    }
+    const model = Llama.create(device, tinyConfig({ numKeyValueHeads: 2, ...changes }), 9);
+    for (const parameter of model.parameters.values())
+      if (parameter.shape.length > 1) change(device, parameter, (value) => 10 * value);
     return model;
   }
 
@@ -38,15 +39,15 @@ describe.each(['reference', 'native'] as const)('text on %s', (device) => {
     const model = lively();
     const cache = model.newCache();
     const ids = [...prompt];
-    let cached = model.extend(cache, Int32Array.from(prompt));
+    let cached = await model.extend(cache, Int32Array.from(prompt));
     for (let count = 0; count < 12; count++) {
-      const whole = model.logits(Int32Array.from(ids), 1, ids.length).slice(-37);
+      const whole = (await model.logits(Int32Array.from(ids), 1, ids.length)).slice(-37);
       cached.forEach((logit, id) => expect(Math.abs(logit - whole[id]!)).toBeLessThan(1e-4));
       const next = sampleToken(whole, greedy, Random.forStream(1, 'unused'));
       ids.push(next);
       // Two ids at once now and then: several new rows over a filled cache.
       if (count % 3 === 2) ids.push((next * 3) % 37);
-      cached = model.extend(cache, Int32Array.from(count % 3 === 2 ? ids.slice(-2) : ids.slice(-1)));
+      cached = await model.extend(cache, Int32Array.from(count % 3 === 2 ? ids.slice(-2) : ids.slice(-1)));
     }
     expect(new Set(ids).size).toBeGreaterThan(5);
     model.dispose();
@@ -54,14 +55,14 @@ describe.each(['reference', 'native'] as const)('text on %s', (device) => {
 
   it('goes on beyond the positions of the model with the newer half of what it wrote', async () => {
     const model = lively({ maxPositionEmbeddings: 8 });
-    const before = tf.memory().numTensors;
+    const before = device.memory().count;
     const ids = await collect(model, { tokenCountMax: 30 });
     expect(ids.length).toBe(30);
     let window = [...prompt];
     for (const id of ids) {
       expect(id).toBe(
         sampleToken(
-          model.logits(Int32Array.from(window), 1, window.length).slice(-37),
+          (await model.logits(Int32Array.from(window), 1, window.length)).slice(-37),
           greedy,
           Random.forStream(1, 'unused'),
         ),
@@ -69,7 +70,7 @@ describe.each(['reference', 'native'] as const)('text on %s', (device) => {
       window.push(id);
       if (window.length > 8) window = window.slice(-4);
     }
-    expect(tf.memory().numTensors).toBe(before);
+    expect(device.memory().count).toBe(before);
     model.dispose();
   });
 

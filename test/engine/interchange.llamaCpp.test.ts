@@ -6,7 +6,7 @@ import {
   disposeRun,
   exportModel,
   runWeights,
-  selectBackend,
+  openDevice,
   type ExportManifest,
   type GgufType,
   type TrainingRun,
@@ -36,9 +36,9 @@ async function trainedRun(
   dataset: Dataset,
   lastStep = 15,
 ): Promise<TrainingRun> {
-  const backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+  const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
   const spec = tinySpec(changes);
-  const run = await beginRun({ spec, backend, dataset, runFolder: newFolder(), attempt: 1 });
+  const run = await beginRun({ spec, device, dataset, runFolder: newFolder(), attempt: 1 });
   await runLoop(run, (event) => event.kind === 'step' && event.step === lastStep);
   return run;
 }
@@ -59,11 +59,10 @@ async function exported(run: TrainingRun, weightType: GgufType) {
   return { path: join(folder, 'model.gguf'), manifest };
 }
 
-function ourLogits({ model }: TrainingRun, tokens: readonly number[]): Float32Array {
+async function ourLogits({ model }: TrainingRun, tokens: readonly number[]): Promise<Float32Array> {
   const { vocabSize } = model.config;
-  return model
-    .logits(Int32Array.from(tokens), 1, tokens.length, { precision: 'float32' })
-    .subarray((tokens.length - 1) * vocabSize);
+  const logits = await model.logits(Int32Array.from(tokens), 1, tokens.length, { precision: 'float32' });
+  return logits.subarray((tokens.length - 1) * vocabSize);
 }
 
 const largest = (logits: Float32Array) => logits.indexOf(Math.max(...logits));
@@ -104,7 +103,7 @@ describe.skipIf(typeof open === 'string')('llama.cpp', () => {
       const prompt = [256, ...Buffer.from('You may reproduce and')];
       const { vocabSize } = run.model.config;
       const theirs = await model.logits(prompt, vocabSize);
-      const difference = ourLogits(run, prompt).reduce(
+      const difference = (await ourLogits(run, prompt)).reduce(
         (most, value, i) => Math.max(most, Math.abs(value - theirs[i]!)),
         0,
       );
@@ -126,7 +125,9 @@ describe.skipIf(typeof open === 'string')('llama.cpp', () => {
     const model = await (open as Exclude<typeof open, string>)(path);
     const prompt = [256, ...Buffer.from('You may reproduce and distribute copies')];
     const theirs = await model.logits(prompt, 257);
-    ourLogits(run, prompt).forEach((value, i) => expect(Math.abs(value - theirs[i]!)).toBeLessThan(1e-4));
+    (await ourLogits(run, prompt)).forEach((value, i) =>
+      expect(Math.abs(value - theirs[i]!)).toBeLessThan(1e-4),
+    );
     await model.dispose();
     disposeRun(run);
   });

@@ -7,7 +7,7 @@ import {
   disposeRun,
   exportModel,
   runWeights,
-  selectBackend,
+  openDevice,
   type ExportOptions,
   type TrainingRun,
 } from '@relora/engine';
@@ -64,9 +64,9 @@ function ask(request: Record<string, unknown>): Answer {
 
 /** Stopped in the middle of a cycle. */
 async function trainedRun(changes: Parameters<typeof tinySpec>[0] = {}): Promise<TrainingRun> {
-  const backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+  const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
   const spec = tinySpec(changes);
-  const run = await beginRun({ spec, backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
+  const run = await beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
   await runLoop(run, (event) => event.kind === 'step' && event.step === 15);
   return run;
 }
@@ -82,7 +82,7 @@ async function exported(run: TrainingRun, options: Partial<ExportOptions>): Prom
 const tolerance = 1e-4;
 
 function expectOurs(run: TrainingRun, theirs: number[], within = tolerance): void {
-  const ours = run.model.logits(Int32Array.from(ids), 1, ids.length, { precision: 'float32' });
+  const ours = await run.model.logits(Int32Array.from(ids), 1, ids.length, { precision: 'float32' });
   expect(theirs).toHaveLength(ours.length);
   const largest = ours.reduce((most, value, i) => Math.max(most, Math.abs(value - theirs[i]!)), 0);
   expect(largest).toBeLessThan(within);

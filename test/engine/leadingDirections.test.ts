@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { selectBackend } from '@relora/engine';
+import { openDevice } from '@relora/engine';
 import { leadingDirections } from '../../engine/src/training/leadingDirections.js';
-import { singularValues } from '../../engine/src/training/singularValues.js';
+import { singularValues } from '../../engine/src/device/tfjs/singularValues.js';
 import { Random } from '../../engine/src/random.js';
 
 /** [rows, columns] with columns of unit norm at right angles. */
@@ -44,17 +44,17 @@ const column = (a: Float32Array, rank: number, k: number): Float64Array =>
 
 const random = () => Random.forStream(1, 'directions', 'layer', 0);
 
-describe.each(['native', 'reference'] as const)('the leading directions of a gradient, %s', (device) => {
+describe.each(['native', 'reference'] as const)('the leading directions of a gradient, %s', (name) => {
   it.each([
     [40, 64, 6],
     [64, 40, 6],
     [33, 17, 17],
     [5, 90, 3],
   ])('of %i x %i are its singular vectors, the strongest first: rank %i', async (rows, columns, rank) => {
-    await selectBackend({ device, precision: 'float32', threads: 2 });
+    const device = await openDevice({ device: name, precision: 'float32', threads: 2 });
     const values = Array.from({ length: Math.min(rows, columns) }, (_, k) => 0.8 ** k);
     const { matrix, left } = matrixOf(rows, columns, values);
-    const a = leadingDirections(matrix, rows, columns, rank, random());
+    const a = await leadingDirections(device, matrix, rows, columns, rank, random());
     for (let k = 0; k < rank; k++) {
       const found = column(a, rank, k);
       expect(dot(found, found)).toBeCloseTo(1, 5);
@@ -67,11 +67,11 @@ describe.each(['native', 'reference'] as const)('the leading directions of a gra
   });
 
   it('hold nearly as much of a slowly falling spectrum as any vectors could', async () => {
-    await selectBackend({ device, precision: 'float32', threads: 2 });
+    const device = await openDevice({ device: name, precision: 'float32', threads: 2 });
     const values = Array.from({ length: 48 }, (_, k) => 1 / (1 + k / 8));
     const { matrix } = matrixOf(64, 48, values);
     const rank = 8;
-    const a = leadingDirections(matrix, 64, 48, rank, random());
+    const a = await leadingDirections(device, matrix, 64, 48, rank, random());
     const image = new Float32Array(rank * 48);
     for (let k = 0; k < rank; k++)
       for (let j = 0; j < 48; j++)
@@ -83,13 +83,13 @@ describe.each(['native', 'reference'] as const)('the leading directions of a gra
   });
 
   it.each([0, 2])('are filled up where the gradient has rank %i only', async (count) => {
-    await selectBackend({ device, precision: 'float32', threads: 2 });
+    const device = await openDevice({ device: name, precision: 'float32', threads: 2 });
     const { matrix, left } = matrixOf(
       20,
       30,
       Array.from({ length: count }, (_, k) => 4 - k),
     );
-    const a = leadingDirections(matrix, 20, 30, 5, random());
+    const a = await leadingDirections(device, matrix, 20, 30, 5, random());
     for (let k = 0; k < 5; k++)
       for (let other = 0; other <= k; other++)
         expect(dot(column(a, 5, k), column(a, 5, other))).toBeCloseTo(k === other ? 1 : 0, 5);

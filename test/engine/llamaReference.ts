@@ -1,5 +1,6 @@
 import type { Llama } from '../../engine/src/model/llama.js';
 import type { LlamaConfig } from '../../engine/src/plan/runSpec.js';
+import { valuesIn } from './hostModel.js';
 
 type Matrix = Float64Array[];
 
@@ -88,9 +89,9 @@ export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0)
 
 /** Rows of a parameter; a vector is one row. */
 function matrixOf(model: Llama, name: string): Matrix {
-  const { variable } = model.parameters.get(name)!;
-  const columns = variable.shape.at(-1)!;
-  const values = variable.dataSync();
+  const parameter = model.parameters.get(name)!;
+  const columns = parameter.shape.at(-1)!;
+  const values = valuesIn(model.device, parameter);
   return Array.from({ length: values.length / columns }, (_, row) =>
     Float64Array.from(values.slice(row * columns, (row + 1) * columns)),
   );

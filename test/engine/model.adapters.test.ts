@@ -1,12 +1,13 @@
-import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
-import { selectBackend } from '../../engine/src/backend/selectBackend.js';
+import type { Device } from '../../engine/src/device/device.js';
+import { openDevice } from '../../engine/src/openDevice.js';
 import { MergeNotFinite } from '../../engine/src/model/adapterSet.js';
 import { Llama } from '../../engine/src/model/llama.js';
 import { targetModules, type AdapterSettings } from '../../engine/src/plan/runSpec.js';
 import { tinyConfig } from './llamaReference.js';
 import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
-import { seeded } from './opCases.js';
+import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
+import { seeded } from './seeded.js';
 
 const settings: AdapterSettings = {
   rank: 3,
@@ -23,39 +24,36 @@ const settings: AdapterSettings = {
 const inputs = Int32Array.from({ length: 12 }, (_, i) => (i * 7 + 3) % 37);
 const targets = Int32Array.from({ length: 12 }, (_, i) => (i * 5 + 1) % 37);
 
-const valuesOf = (model: Llama, name: string) =>
-  Float32Array.from(model.parameters.get(name)!.variable.dataSync());
+const valuesOf = (model: Llama, name: string) => valuesIn(model.device, model.parameters.get(name)!);
 
-function adapted(changes: Partial<AdapterSettings> = {}, seed = 5): Llama {
-  const model = Llama.create(tinyConfig(), seed);
+function adapted(device: Device, changes: Partial<AdapterSettings> = {}, seed = 5): Llama {
+  const model = Llama.create(device, tinyConfig(), seed);
   model.attachAdapters({ ...settings, ...changes }, seed, 0);
   return model;
 }
 
 /** Lets every B be what training might have made of it. */
 function learn(model: Llama): void {
-  for (const { name, role, variable } of model.parameters.values()) {
-    if (role === 'adapterB')
-      tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
+  for (const parameter of model.parameters.values()) {
+    if (parameter.role !== 'adapterB') continue;
+    const learned = seeded(parameter.buffer.length, parameter.name, 0.1);
+    change(model.device, parameter, (_, i) => learned[i]!);
   }
 }
 
 function gradientsOf(model: Llama): Map<string, Float32Array> {
-  const { gradients } = model.valueAndGradients(inputs, targets, 2, 6);
-  const arrays = new Map([...gradients].map(([name, gradient]) => [name, gradient.dataSync<'float32'>()]));
-  tf.dispose([...gradients.values()]);
-  return arrays;
+  return lossAndGradients(model, inputs, targets, 2, 6).gradients;
 }
 
 const isNonZero = (values: ArrayLike<number>) => Array.from(values).some((value) => value !== 0);
 
-describe.each(['reference', 'native'] as const)('on %s', (device) => {
-  const select = () => selectBackend({ device, precision: 'auto' });
+describe.each(['reference', 'native'] as const)('on %s', (name) => {
+  const select = () => openDevice({ device: name, precision: 'auto' });
 
   it('A is uniform within 1/sqrt(in), B is zero, each layer and each restart has its own draw', async () => {
-    await select();
-    const model = adapted();
-    const same = adapted();
+    const device = await select();
+    const model = adapted(device);
+    const same = adapted(device);
     for (const { name, inFeatures } of model.layers) {
       const a = valuesOf(model, `${name}.lora_A`);
       const bound = 1 / Math.sqrt(inFeatures);
@@ -78,14 +76,14 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
   it.each([false, true])(
     'some adapter gradient is not zero after attaching and after every restart (trainable scale %s)',
     async (trainableScale) => {
-      await select();
-      const model = adapted({ trainableScale });
+      const device = await select();
+      const model = adapted(device, { trainableScale });
       for (const restart of [1, 2, 3]) {
         const gradients = gradientsOf(model);
         for (const { name } of model.layers)
           expect(isNonZero(gradients.get(`${name}.lora_B`)!), name).toBe(true);
         learn(model);
-        model.mergeAdapters();
+        await model.mergeAdapters();
         model.restartAdapters(5, restart);
       }
       model.dispose();
@@ -93,8 +91,8 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
   );
 
   it('adapters train with embedding, norms and head; the base is frozen, adapted or not', async () => {
-    await select();
-    const model = adapted({ targetModules: ['q_proj', 'up_proj'] });
+    const device = await select();
+    const model = adapted(device, { targetModules: ['q_proj', 'up_proj'] });
     const names = model.trainable().map(({ name }) => name);
     expect([...gradientsOf(model).keys()]).toEqual(names);
     expect(names.filter((name) => name.endsWith('_proj.weight'))).toEqual([]);
@@ -109,21 +107,21 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
   it.each([false, true])(
     'a merge and a restart leave the logits as they were (trainable scale %s)',
     async (trainableScale) => {
-      await select();
-      const model = adapted({ trainableScale });
+      const device = await select();
+      const model = adapted(device, { trainableScale });
       learn(model);
-      const before = model.logits(inputs, 2, 6, { precision: 'float32' });
-      const ownPrecision = model.logits(inputs, 2, 6);
+      const before = await model.logits(inputs, 2, 6, { precision: 'float32' });
+      const ownPrecision = await model.logits(inputs, 2, 6);
       const bases = model.layers.map((layer) => valuesOf(model, layer.weight.name));
-      const { deltaNorm, byLayer } = model.mergeAdapters();
+      const { deltaNorm, byLayer } = await model.mergeAdapters();
       model.restartAdapters(5, 1);
-      const after = model.logits(inputs, 2, 6, { precision: 'float32' });
+      const after = await model.logits(inputs, 2, 6, { precision: 'float32' });
       const largest = Math.max(...before.map(Math.abs));
       expect(Math.max(...before.map((value, i) => Math.abs(value - after[i]!)))).toBeLessThan(
         1e-6 * Math.max(1, largest),
       );
       // The packed copies were made anew as well.
-      const packed = model.logits(inputs, 2, 6);
+      const packed = await model.logits(inputs, 2, 6);
       expect(Math.max(...ownPrecision.map((value, i) => Math.abs(value - packed[i]!)))).toBeLessThan(
         0.02 * largest,
       );
@@ -138,59 +136,60 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
   );
 
   it('a merged weight for export is what a merge would make, and changes nothing', async () => {
-    await select();
-    const model = adapted({ targetModules: ['v_proj', 'down_proj'] });
+    const device = await select();
+    const model = adapted(device, { targetModules: ['v_proj', 'down_proj'] });
     learn(model);
-    const logits = model.logits(inputs, 2, 6);
-    const merged = model.layers.map((layer) => model.mergedWeight(layer));
-    expect(model.logits(inputs, 2, 6)).toEqual(logits);
-    model.mergeAdapters();
+    const logits = await model.logits(inputs, 2, 6);
+    const merged = await Promise.all(model.layers.map((layer) => model.mergedWeight(layer)));
+    expect(await model.logits(inputs, 2, 6)).toEqual(logits);
+    await model.mergeAdapters();
     model.layers.forEach((layer, index) => expect(merged[index]).toEqual(valuesOf(model, layer.weight.name)));
     model.dispose();
   });
 
   it('a delta that is not finite is refused with the name of its layer and no weight is changed', async () => {
-    await select();
-    const model = adapted();
+    const device = await select();
+    const model = adapted(device);
     learn(model);
-    const bad = model.parameters.get('model.layers.1.mlp.up_proj.lora_B')!.variable;
-    tf.tidy(() => bad.assign(tf.fill(bad.shape, Number.NaN)));
+    change(device, model.parameters.get('model.layers.1.mlp.up_proj.lora_B')!, () => Number.NaN);
     const before = model.layers.map((layer) => valuesOf(model, layer.weight.name));
-    const tensors = tf.memory().numTensors;
-    expect(() => model.mergeAdapters()).toThrow(MergeNotFinite);
-    expect(() => model.mergeAdapters()).toThrow('model.layers.1.mlp.up_proj');
+    await expect(model.mergeAdapters()).rejects.toThrow(MergeNotFinite);
+    const { count } = device.memory(); // with what kernels reuse
+    await expect(model.mergeAdapters()).rejects.toThrow('model.layers.1.mlp.up_proj');
     model.layers.forEach((layer, index) => expect(valuesOf(model, layer.weight.name)).toEqual(before[index]));
-    expect(tf.memory().numTensors).toBe(tensors);
+    expect(device.memory().count).toBe(count);
     model.dispose();
   });
 
   it('dropout acts on the input of adapters only, and its masks belong to seed, step and micro-batch', async () => {
-    await select();
-    const model = adapted({ dropout: 0.5 });
+    const device = await select();
+    const model = adapted(device, { dropout: 0.5 });
     const lossAt = (step: number, micro = 0) =>
-      tf.tidy(() => model.loss(inputs, targets, 2, 6, { dropout: { seed: 1, step, micro } }).dataSync()[0]!);
-    const plain = tf.tidy(() => model.loss(inputs, targets, 2, 6).dataSync()[0]!);
+      lossAndGradients(model, inputs, targets, 2, 6, {
+        dropout: { version: 1, seed: 1, step, micro, firstSequence: 2 * micro },
+      }).loss;
+    const plain = lossAndGradients(model, inputs, targets, 2, 6).loss;
     expect(lossAt(0)).toBeCloseTo(plain, 6); // B = 0: whatever is dropped, the base sees the whole input
     learn(model);
     expect(lossAt(0)).toBe(lossAt(0));
     expect(new Set([lossAt(0), lossAt(1), lossAt(0, 1)]).size).toBe(3);
-    const evaluated = model.sumLoss(inputs, targets, 2, 6);
-    expect(model.sumLoss(inputs, targets, 2, 6)).toEqual(evaluated);
+    const evaluated = sumLoss(model, inputs, targets, 2, 6);
+    expect(sumLoss(model, inputs, targets, 2, 6)).toEqual(evaluated);
     model.dispose();
   });
 
   it('detached adapters leave the merged model, trained in full again', async () => {
-    await select();
-    const model = adapted();
+    const device = await select();
+    const model = adapted(device);
     learn(model);
-    const logits = model.logits(inputs, 2, 6, { precision: 'float32' });
-    model.mergeAdapters();
+    const logits = await model.logits(inputs, 2, 6, { precision: 'float32' });
+    await model.mergeAdapters();
     model.detachAdapters();
     expect(model.packedBytes).toBe(0);
     expect(model.adapterSettings).toBeNull();
     expect(model.trainable().map(({ name }) => name)).toEqual([...model.parameters.keys()]);
     expect([...model.parameters.keys()].some((name) => name.includes('lora'))).toBe(false);
-    const after = model.logits(inputs, 2, 6, { precision: 'float32' });
+    const after = await model.logits(inputs, 2, 6, { precision: 'float32' });
     expect(Math.max(...logits.map((value, i) => Math.abs(value - after[i]!)))).toBeLessThan(1e-6);
     expect(isNonZero(gradientsOf(model).get('model.layers.0.mlp.up_proj.weight')!)).toBe(true);
     model.dispose();
@@ -198,13 +197,13 @@ describe.each(['reference', 'native'] as const)('on %s', (device) => {
 });
 
 it('frozen weights are packed once while adapters are attached', async () => {
-  await selectBackend({ device: 'native', precision: 'float32' });
-  const model = adapted();
+  const device = await openDevice({ device: 'native', precision: 'float32' });
+  const model = adapted(device);
   expect(model.packedBytes).toBeGreaterThanOrEqual(
-    2 * 4 * model.layers.reduce((sum, layer) => sum + layer.weight.variable.size, 0),
+    2 * 4 * model.layers.reduce((sum, layer) => sum + layer.weight.buffer.length, 0),
   );
-  const before = model.logits(inputs, 2, 6);
-  for (const { weight } of model.layers) tf.tidy(() => weight.variable.assign(tf.mul(weight.variable, 2)));
-  expect(model.logits(inputs, 2, 6)).toEqual(before); // still the packed copies
+  const before = await model.logits(inputs, 2, 6);
+  for (const { weight } of model.layers) change(device, weight, (value) => 2 * value);
+  expect(await model.logits(inputs, 2, 6)).toEqual(before); // still the packed copies
   model.dispose();
 });

@@ -1,12 +1,14 @@
-import * as tf from '@tensorflow/tfjs-core';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { selectBackend } from '../../engine/src/backend/selectBackend.js';
+import { describe, expect, it } from 'vitest';
+import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
+import type { Device } from '../../engine/src/device/device.js';
+import { openDevice } from '../../engine/src/openDevice.js';
 import { Llama } from '../../engine/src/model/llama.js';
 import type { AdapterSettings, LlamaConfig } from '../../engine/src/plan/runSpec.js';
 import { Random } from '../../engine/src/random.js';
 import { referenceLogits, tinyConfig } from './llamaReference.js';
 import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
-import { seeded } from './opCases.js';
+import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
+import { seeded } from './seeded.js';
 
 const batch = 2;
 const time = 7;
@@ -78,34 +80,37 @@ const variants: Variant[] = [
 ];
 
 /** A model whose adapters, if any, have learned something. */
-function build({ config, adapter }: Variant): Llama {
-  const model = Llama.create(config, 5);
+function build(device: Device, { config, adapter }: Variant): Llama {
+  const model = Llama.create(device, config, 5);
   // Norms other than 1 and weights large enough that every part matters.
-  for (const { name, variable } of model.parameters.values()) {
-    const noise = () => tf.tensor(seeded(variable.size, name, 0.2), variable.shape);
-    tf.tidy(() => variable.assign(variable.rank === 1 ? tf.add(variable, noise()) : tf.mul(variable, 5)));
+  for (const parameter of model.parameters.values()) {
+    const noise = seeded(parameter.buffer.length, parameter.name, 0.2);
+    const isVector = parameter.shape.length === 1;
+    change(device, parameter, (value, i) => (isVector ? value + noise[i]! : 5 * value));
   }
   if (adapter !== null) {
     model.attachAdapters(adapter, 5, 0);
-    for (const { name, role, variable } of model.parameters.values()) {
-      if (role === 'adapterB')
-        tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
+    for (const parameter of model.parameters.values()) {
+      if (parameter.role !== 'adapterB') continue;
+      const learned = seeded(parameter.buffer.length, parameter.name, 0.1);
+      change(device, parameter, (_, i) => learned[i]!);
     }
   }
   return model;
 }
 
-function differentiate(variant: Variant) {
-  const model = build(variant);
-  const place = { seed: 1, step: 2, micro: 0 };
-  const { loss, gradients } = model.valueAndGradients(inputs, targets, batch, time, {
+const placeOf = (step: number) => ({ version: 1 as const, seed: 1, step, micro: 0, firstSequence: 0 });
+
+function differentiate(device: Device, variant: Variant) {
+  const { count } = device.memory();
+  const model = build(device, variant);
+  const { loss, gradients } = lossAndGradients(model, inputs, targets, batch, time, {
     lossScale: 0.5,
-    dropout: place,
+    dropout: placeOf(2),
   });
-  const arrays = new Map([...gradients].map(([name, gradient]) => [name, gradient.dataSync<'float32'>()]));
-  tf.dispose([...gradients.values()]);
   model.dispose();
-  return { loss, arrays };
+  if (device.description.name === 'reference') expect(device.memory().count).toBe(count);
+  return { loss, arrays: gradients };
 }
 
 function difference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
@@ -119,18 +124,10 @@ function difference(actual: ArrayLike<number>, expected: ArrayLike<number>): num
   return worst / largest;
 }
 
-let tensorsBefore = 0;
-beforeEach(() => {
-  tensorsBefore = tf.memory().numTensors;
-});
-afterEach(() => expect(tf.memory().numTensors).toBe(tensorsBefore));
-
 describe.each(variants)('$name', (variant) => {
   it('loss and gradients on the native backend are those of the reference', async () => {
-    await selectBackend({ device: 'reference', precision: 'auto' });
-    const expected = differentiate(variant);
-    await selectBackend({ device: 'native', precision: 'float32' });
-    const actual = differentiate(variant);
+    const expected = differentiate(await openDevice({ device: 'reference', precision: 'auto' }), variant);
+    const actual = differentiate(await openDevice({ device: 'native', precision: 'float32' }), variant);
     expect(actual.loss).toBeCloseTo(expected.loss, 5);
     expect([...actual.arrays.keys()]).toEqual([...expected.arrays.keys()]);
     for (const [name, gradient] of expected.arrays) {
@@ -142,36 +139,34 @@ describe.each(variants)('$name', (variant) => {
     }
   });
 
-  it.each(['reference', 'native'] as const)('logits on %s are those of a float64 Llama', async (device) => {
-    await selectBackend({ device, precision: 'auto' }); // on the native backend bfloat16, where it can
-    const model = build(variant);
+  it.each(['reference', 'native'] as const)('logits on %s are those of a float64 Llama', async (name) => {
+    const device = await openDevice({ device: name, precision: 'auto' }); // on the native backend bfloat16, where it can
+    const model = build(device, variant);
     const scale = variant.adapter?.trainableScale ? 0.9 : 2; // alpha / rank = 2, cut to 0.9 where it is trained
-    const logits = model.logits(inputs, batch, time, { precision: 'float32' });
+    const logits = await model.logits(inputs, batch, time, { precision: 'float32' });
     const expected = [0, 1].flatMap((row) => [
       ...referenceLogits(model, inputs.slice(row * time, (row + 1) * time), scale),
     ]);
     expect(difference(logits, expected)).toBeLessThan(2e-6);
-    expect(difference(model.logits(inputs, batch, time), expected)).toBeLessThan(0.05);
+    expect(difference(await model.logits(inputs, batch, time), expected)).toBeLessThan(0.05);
     model.dispose();
   });
 
-  it.each(['reference', 'native'] as const)('fifty steps on %s leave no tensor behind', async (device) => {
-    await selectBackend({ device, precision: 'auto' });
-    const model = build(variant);
-    const before = tf.memory().numTensors;
+  it.each(['reference', 'native'] as const)('fifty steps on %s leave no buffer behind', async (name) => {
+    const device = await openDevice({ device: name, precision: 'auto' });
+    const model = build(device, variant);
+    let before = 0;
     for (let step = 0; step < 50; step++) {
-      const { gradients } = model.valueAndGradients(inputs, targets, batch, time, {
-        dropout: { seed: 1, step, micro: 0 },
-      });
-      tf.dispose([...gradients.values()]);
+      lossAndGradients(model, inputs, targets, batch, time, { dropout: placeOf(step) });
       if (step % 10 === 0) {
-        model.sumLoss(inputs, targets, batch, time);
+        sumLoss(model, inputs, targets, batch, time);
         if (variant.adapter !== null) {
-          model.mergeAdapters();
+          await model.mergeAdapters();
           model.restartAdapters(5, step);
         }
       }
-      expect(tf.memory().numTensors).toBe(before);
+      if (step === 0) before = device.memory().count; // with what kernels reuse
+      expect(device.memory().count).toBe(before);
     }
     model.dispose();
   });
@@ -183,9 +178,9 @@ describe('on the native backend', () => {
     async (variant) => {
       const steps = [];
       for (const threads of [1, 2, 2]) {
-        await selectBackend({ device: 'native', precision: 'auto', threads });
+        const device = await openDevice({ device: 'native', precision: 'auto', threads });
         // The second of each pair works in buffers that the first has used.
-        steps.push(differentiate(variant), differentiate(variant));
+        steps.push(differentiate(device, variant), differentiate(device, variant));
       }
       for (const step of steps) expect(step).toEqual(steps[0]);
     },
@@ -193,12 +188,10 @@ describe('on the native backend', () => {
 
   it('every instruction set of this CPU computes the same model', async () => {
     const variant = variants[2]!;
-    await selectBackend({ device: 'reference', precision: 'auto' });
-    const expected = differentiate(variant);
-    const { native } = await selectBackend({ device: 'native', precision: 'float32' });
-    for (const instructionSet of native!.describe().instructionSets) {
-      await selectBackend({ device: 'native', precision: 'float32', instructionSet });
-      const actual = differentiate(variant);
+    const expected = differentiate(await openDevice({ device: 'reference', precision: 'auto' }), variant);
+    for (const instructionSet of loadNativeAddon().describe().instructionSets) {
+      const device = await openDevice({ device: 'native', precision: 'float32', instructionSet });
+      const actual = differentiate(device, variant);
       expect(actual.loss, instructionSet).toBeCloseTo(expected.loss, 5);
       for (const [name, gradient] of expected.arrays) {
         expect(difference(actual.arrays.get(name)!, gradient), `${instructionSet} ${name}`).toBeLessThan(
@@ -209,59 +202,45 @@ describe('on the native backend', () => {
   });
 });
 
-describe.each(['reference', 'native'] as const)('on %s', (device) => {
-  it('the loss is differentiable by tfjs itself', async () => {
-    await selectBackend({ device, precision: 'float32' });
-    const model = build(variants[2]!);
-    const own = model.valueAndGradients(inputs, targets, batch, time);
-    const variables = model.trainable().map(({ variable }) => variable);
-    const { value, grads } = tf.variableGrads(() => model.loss(inputs, targets, batch, time), variables);
-    expect(value.dataSync()[0]).toBe(own.loss);
-    for (const { name, variable } of model.trainable()) {
-      expect(grads[variable.name]!.dataSync(), name).toEqual(own.gradients.get(name)!.dataSync());
-    }
-    tf.dispose([value, ...Object.values(grads), ...own.gradients.values()]);
-    model.dispose();
-  });
-
+describe.each(['reference', 'native'] as const)('on %s', (name) => {
   it('the summed loss over targets is the mean loss times their number, and -1 is no target', async () => {
-    await selectBackend({ device, precision: 'float32' });
-    const model = build(variants[0]!);
-    const mean = tf.tidy(() => model.loss(inputs, targets, batch, time).dataSync()[0]!);
-    const { sum, count } = model.sumLoss(inputs, targets, batch, time);
+    const device = await openDevice({ device: name, precision: 'float32' });
+    const model = build(device, variants[0]!);
+    const mean = lossAndGradients(model, inputs, targets, batch, time).loss;
+    const { sum, count } = sumLoss(model, inputs, targets, batch, time);
     expect(count).toBe(targetCount);
     expect(sum / count).toBeCloseTo(mean, 5);
     const nothing = new Int32Array(batch * time).fill(-1);
-    const none = model.sumLoss(inputs, nothing, batch, time);
+    const none = sumLoss(model, inputs, nothing, batch, time);
     expect(Math.abs(none.sum)).toBe(0);
     expect(none.count).toBe(0);
     model.dispose();
   });
 
   it('a loss scale multiplies the loss and every gradient', async () => {
-    await selectBackend({ device, precision: 'float32' });
-    const model = build(variants[0]!);
-    const whole = model.valueAndGradients(inputs, targets, batch, time);
-    const quarter = model.valueAndGradients(inputs, targets, batch, time, { lossScale: 0.25 });
+    const device = await openDevice({ device: name, precision: 'float32' });
+    const model = build(device, variants[0]!);
+    const whole = lossAndGradients(model, inputs, targets, batch, time);
+    const quarter = lossAndGradients(model, inputs, targets, batch, time, { lossScale: 0.25 });
     expect(quarter.loss * 4).toBeCloseTo(whole.loss, 5);
     for (const [name, gradient] of whole.gradients) {
-      const scaled = quarter.gradients
-        .get(name)!
-        .dataSync<'float32'>()
-        .map((entry) => 4 * entry);
-      expect(difference(scaled, gradient.dataSync()), name).toBeLessThan(1e-5);
+      const scaled = quarter.gradients.get(name)!.map((entry) => 4 * entry);
+      expect(difference(scaled, gradient), name).toBeLessThan(1e-5);
     }
-    tf.dispose([...whole.gradients.values(), ...quarter.gradients.values()]);
     model.dispose();
   });
 });
 
 describe('weights', () => {
   it('new weights are N(0, 0.02), norms 1, the same for the same seed', async () => {
-    await selectBackend({ device: 'reference', precision: 'auto' });
+    const device = await openDevice({ device: 'reference', precision: 'auto' });
     const config = tinyConfig({ vocabSize: 301 });
-    const [one, same, other] = [1, 1, 2].map((seed) => Llama.create(config, seed)) as [Llama, Llama, Llama];
-    const values = (model: Llama, name: string) => model.parameters.get(name)!.variable.dataSync<'float32'>();
+    const [one, same, other] = [1, 1, 2].map((seed) => Llama.create(device, config, seed)) as [
+      Llama,
+      Llama,
+      Llama,
+    ];
+    const values = (model: Llama, name: string) => valuesIn(device, model.parameters.get(name)!);
     const table = values(one, 'model.embed_tokens.weight');
     const std = Math.sqrt(table.reduce((sum, value) => sum + value * value, 0) / table.length);
     expect(std).toBeGreaterThan(0.0195);
@@ -273,38 +252,38 @@ describe('weights', () => {
   });
 
   it('weights read by name make the same model', async () => {
-    await selectBackend({ device: 'native', precision: 'float32' });
-    const model = build(variants[1]!);
+    const device = await openDevice({ device: 'native', precision: 'float32' });
+    const model = build(device, variants[1]!);
     const asked: string[] = [];
     const read = async ({ name }: { name: string }) => {
       asked.push(name);
-      return model.parameters.get(name)!.variable.dataSync<'float32'>().slice();
+      return valuesIn(device, model.parameters.get(name)!);
     };
-    const loaded = await Llama.fromWeights(model.config, read);
+    const loaded = await Llama.fromWeights(device, model.config, read);
     expect(asked).toEqual([...model.parameters.keys()]);
     expect(asked).not.toContain('lm_head.weight');
-    expect(loaded.logits(inputs, batch, time)).toEqual(model.logits(inputs, batch, time));
+    expect(await loaded.logits(inputs, batch, time)).toEqual(await model.logits(inputs, batch, time));
     model.dispose();
     loaded.dispose();
   });
 
   it('a weight of a wrong length is refused by name and nothing stays behind', async () => {
-    await selectBackend({ device: 'native', precision: 'float32' });
-    const model = Llama.create(tinyConfig(), 1);
+    const device = await openDevice({ device: 'native', precision: 'float32' });
+    const model = Llama.create(device, tinyConfig(), 1);
     const read = async ({ name }: { name: string }) =>
-      new Float32Array(name.includes('layers.1.mlp.up_proj') ? 7 : model.parameters.get(name)!.variable.size);
-    await expect(Llama.fromWeights(tinyConfig(), read)).rejects.toThrow(
+      new Float32Array(name.includes('layers.1.mlp.up_proj') ? 7 : model.parameters.get(name)!.buffer.length);
+    await expect(Llama.fromWeights(device, tinyConfig(), read)).rejects.toThrow(
       'model.layers.1.mlp.up_proj.weight has 7 values',
     );
     model.dispose();
   });
 
   it('a sequence longer than the positions of the model is refused', async () => {
-    await selectBackend({ device: 'native', precision: 'float32' });
-    const model = Llama.create(tinyConfig(), 1);
+    const device = await openDevice({ device: 'native', precision: 'float32' });
+    const model = Llama.create(device, tinyConfig(), 1);
     const ids = new Int32Array(33);
-    expect(() => model.sumLoss(ids, ids, 1, 33)).toThrow('do not fit');
-    expect(() => model.sumLoss(ids, ids, 2, 16)).toThrow('Expected 2 x 16 ids');
+    expect(() => sumLoss(model, ids, ids, 1, 33)).toThrow('do not fit');
+    expect(() => sumLoss(model, ids, ids, 2, 16)).toThrow('Expected 2 x 16 ids');
     model.dispose();
   });
 });

@@ -1,12 +1,13 @@
-import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/backend/nativeAddon.js';
-import { selectBackend } from '../../engine/src/backend/selectBackend.js';
+import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
+import { openDevice } from '../../engine/src/openDevice.js';
 import { Llama } from '../../engine/src/model/llama.js';
+import type { Device } from '../../engine/src/device/device.js';
+import { change, lossAndGradients } from './hostModel.js';
 import { tinyConfig } from './llamaReference.js';
 import { largest } from './nativeReference.js';
 import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
-import { seeded } from './opCases.js';
+import { seeded } from './seeded.js';
 
 // More rows than a block of a product, more positions than a tile of attention, several blocks of every other kernel:
 // work that threads share, and a different share for each number of them.
@@ -23,8 +24,8 @@ const inputs = Int32Array.from({ length: batch * time }, (_, i) => (i * 37 + 3) 
 const targets = Int32Array.from({ length: batch * time }, (_, i) => (i % 9 === 4 ? -1 : (i * 53 + 1) % 301));
 
 /** Loss and every gradient of a step with adapters that have learned something. */
-function step(): Map<string, Float32Array> {
-  const model = Llama.create(config, 5);
+function step(device: Device): Map<string, Float32Array> {
+  const model = Llama.create(device, config, 5);
   model.attachAdapters(
     {
       rank: 5,
@@ -41,16 +42,14 @@ function step(): Map<string, Float32Array> {
     5,
     0,
   );
-  for (const { name, role, variable } of model.parameters.values()) {
-    if (role === 'adapterB')
-      tf.tidy(() => variable.assign(tf.tensor(seeded(variable.size, name, 0.1), variable.shape)));
+  for (const parameter of model.parameters.values()) {
+    if (parameter.role !== 'adapterB') continue;
+    const learned = seeded(parameter.buffer.length, parameter.name, 0.1);
+    change(device, parameter, (_, i) => learned[i]!);
   }
-  const { loss, gradients } = model.valueAndGradients(inputs, targets, batch, time);
-  const results = new Map<string, Float32Array>([['loss', Float32Array.of(loss)]]);
-  for (const [name, gradient] of gradients) results.set(name, gradient.dataSync<'float32'>());
-  tf.dispose([...gradients.values()]);
+  const { loss, gradients } = lossAndGradients(model, inputs, targets, batch, time);
   model.dispose();
-  return results;
+  return new Map([['loss', Float32Array.of(loss)], ...gradients]);
 }
 
 const bits = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength);
@@ -67,8 +66,7 @@ const { instructionSets } = loadNativeAddon().describe();
 let reference: Map<string, Float32Array>;
 
 beforeAll(async () => {
-  await selectBackend({ device: 'reference', precision: 'float32' });
-  reference = step();
+  reference = step(await openDevice({ device: 'reference', precision: 'float32' }));
 });
 
 describe.each(instructionSets)('a step of a whole model with %s', (instructionSet) => {
@@ -80,12 +78,10 @@ describe.each(instructionSets)('a step of a whole model with %s', (instructionSe
   ] as const)(
     'has the bits of one thread on 2, 3 and 5, in %s, and the values of the reference',
     async (precision, tolerance) => {
-      await selectBackend({ device: 'native', precision, instructionSet, threads: 1 });
-      const alone = step();
+      const alone = step(await openDevice({ device: 'native', precision, instructionSet, threads: 1 }));
       expect(difference(alone, reference)).toBeLessThan(tolerance);
       for (const threads of [2, 3, 5]) {
-        await selectBackend({ device: 'native', precision, instructionSet, threads });
-        const shared = step();
+        const shared = step(await openDevice({ device: 'native', precision, instructionSet, threads }));
         const differing = [...alone.keys()].filter(
           (name) => !bits(alone.get(name)!).equals(bits(shared.get(name)!)),
         );

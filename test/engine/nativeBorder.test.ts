@@ -8,7 +8,7 @@ import {
   type HalfLayer,
   type HalfLayerWithGradients,
   type PackedBase,
-} from '../../engine/src/backend/nativeAddon.js';
+} from '../../engine/src/device/cpu/nativeAddon.js';
 import { temporaryFolders } from './tinyRun.js';
 
 const addon = loadNativeAddon();
@@ -472,6 +472,10 @@ const mistakes: [call: () => unknown, message: string][] = [
     "configure: options.instructionSet 'avx1024' is not offered by this CPU, which has ",
   ],
   [
+    () => addon.open({ instructionSet: 'avx1024' as never, threads: 1 }),
+    "open: options.instructionSet 'avx1024' is not offered by this CPU, which has ",
+  ],
+  [
     () => addon.configure({ instructionSet: 'portable', threads: 0 }),
     'configure: options.threads must be an integer from 1 to 1024, got 0',
   ],
@@ -499,7 +503,7 @@ describe('a wrong argument is refused before anything is computed', () => {
   it('is tried on every function that takes arrays', () => {
     const tried = new Set(mistakes.map(([, message]) => message.split(':')[0]));
     const untried = Object.keys(addon).filter((name) => !tried.has(name));
-    expect(untried.sort()).toEqual(['allocations', 'describe', 'releaseBase']);
+    expect(untried.sort()).toEqual(['allocations', 'callCounts', 'describe', 'releaseBase']);
   });
 });
 

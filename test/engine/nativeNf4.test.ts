@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/backend/nativeAddon.js';
-import { seeded } from './opCases.js';
+import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
+import { seeded } from './seeded.js';
 
 const addon = loadNativeAddon();
 const none = new Float32Array(0);

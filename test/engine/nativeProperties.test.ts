@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, it } from 'vitest';
-import { loadNativeAddon, type PackedBase } from '../../engine/src/backend/nativeAddon.js';
+import { loadNativeAddon, type PackedBase } from '../../engine/src/device/cpu/nativeAddon.js';
 import { Draw } from './nativeDraw.js';
 import { halfProperties } from './nativeHalfProperties.js';
 import {
@@ -448,10 +448,12 @@ it('every function with a numeric result is drawn for', () => {
     'codedAdamWInPlace', // held to a float64 model in nativeKernels.test.ts
     'allocations',
     'attentionHalfStateLength',
+    'callCounts',
     'configure',
     'describe',
     'mapFloats',
     'measurePeak',
+    'open',
     'mlpHalfStateLength',
     'packBase',
     'packedBaseBytes',

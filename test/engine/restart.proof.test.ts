@@ -1,10 +1,9 @@
-import { tensor, tidy } from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
 import {
   beginRun,
   disposeRun,
   MergeDrift,
-  selectBackend,
+  openDevice,
   verifyCheckpoint,
   type RunSpec,
   type TrainingRun,
@@ -12,27 +11,28 @@ import {
 import type { LinearLayer } from '../../engine/dist/model/linearLayer.js';
 import { AdamW } from '../../engine/dist/training/adamW.js';
 import { relativeTolerance } from '../../engine/dist/training/mergeDrift.js';
+import { change, valuesIn } from './hostModel.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
 
 async function begin(spec: RunSpec): Promise<TrainingRun> {
-  const backend = await selectBackend({ device: spec.device, precision: spec.precision, threads: 2 });
-  return beginRun({ spec, backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
+  const device = await openDevice({ device: spec.device, precision: spec.precision, threads: 2 });
+  return beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
 }
 
 const beforeFirstRestart = (event: { kind: string; step?: number }) =>
   event.kind === 'step' && event.step === 11;
 
 /** A · B is what it was, in sums whose terms are so much larger that float32 cannot hold them apart from each other. */
-function makeUnmergeable({ adapter }: LinearLayer, size: number): void {
+function makeUnmergeable({ device }: TrainingRun, { adapter }: LinearLayer, size: number): void {
   const { a, b } = adapter!;
-  const [inFeatures, rank] = a.variable.shape as [number, number];
-  const valuesOfA = a.variable.dataSync<'float32'>().slice();
+  const [inFeatures, rank] = a.shape as [number, number];
+  const valuesOfA = valuesIn(device, a);
   // All columns of A alike, and rows of B that cancel each other.
   for (let i = 0; i < valuesOfA.length; i++) valuesOfA[i] = valuesOfA[Math.floor(i / rank) * rank]!;
-  const valuesOfB = b.variable.dataSync<'float32'>().slice();
+  const valuesOfB = valuesIn(device, b);
   const width = valuesOfB.length / rank;
   for (let i = 0; i < valuesOfB.length; i++) {
     const [row, column] = [Math.floor(i / width), i % width];
@@ -40,10 +40,8 @@ function makeUnmergeable({ adapter }: LinearLayer, size: number): void {
     valuesOfB[i] = share * size * (1 + column / 7);
   }
   expect(inFeatures * rank).toBe(valuesOfA.length);
-  tidy(() => a.variable.assign(tensor(valuesOfA, a.variable.shape)));
-  tidy(() => b.variable.assign(tensor(valuesOfB, b.variable.shape)));
-  a.version++;
-  b.version++;
+  change(device, a, (_, i) => valuesOfA[i]!);
+  change(device, b, (_, i) => valuesOfB[i]!);
 }
 
 describe('the proof of a restart', () => {
@@ -86,7 +84,7 @@ describe('the proof of a restart', () => {
     const run = await begin(spec);
     const events = await runLoop(run, beforeFirstRestart);
     const layer = run.model.layers.find(({ name }) => name === 'model.layers.1.mlp.up_proj')!;
-    makeUnmergeable(layer, 1e6);
+    makeUnmergeable(run, layer, 1e6);
     const failure = await runLoop(run).catch((error: unknown) => error);
     expect(failure).toBeInstanceOf(MergeDrift);
     expect(failure).toMatchObject({ reason: 'MERGE_DRIFT', layer: layer.name });
@@ -98,7 +96,7 @@ describe('the proof of a restart', () => {
     await verifyCheckpoint(path, { manifestSha256 });
     const again = await beginRun({
       spec,
-      backend: run.backend,
+      device: run.device,
       dataset: await dataset(),
       runFolder: run.folder,
       attempt: 2,
@@ -116,12 +114,12 @@ describe('the proof of a restart', () => {
     const { model } = run;
     const layer = model.layers.find(({ name }) => name === 'model.layers.0.self_attn.v_proj')!;
     const merge = model.mergeAdapters.bind(model);
-    model.mergeAdapters = () => {
-      const merged = merge();
+    model.mergeAdapters = async () => {
+      const merged = await merge();
       // Rounded to bfloat16, as implementations do that merge into weights of that type.
-      const bits = new Uint32Array(layer.weight.variable.dataSync<'float32'>().slice().buffer);
+      const bits = new Uint32Array(valuesIn(run.device, layer.weight).buffer);
       const rounded = new Float32Array(bits.map((word) => (word + 0x8000) & 0xffff0000).buffer);
-      tidy(() => layer.weight.variable.assign(tensor(rounded, layer.weight.variable.shape)));
+      change(run.device, layer.weight, (_, i) => rounded[i]!);
       return merged;
     };
     await expect(runLoop(run)).rejects.toMatchObject({ reason: 'MERGE_DRIFT', layer: layer.name });
@@ -130,13 +128,13 @@ describe('the proof of a restart', () => {
 
   it('fails a restart whose moments were to be zero and are not', async () => {
     class Forgetful extends AdamW {
-      override forgetAdapters(_mode: string, ratio: number, uniform: () => number): number {
+      override forgetAdapters(_mode: string, ratio: number, uniform: () => number): Promise<number> {
         return super.forgetAdapters('random', ratio, uniform);
       }
     }
     const run = await begin(tinySpec());
     const { optimizer } = run;
-    const forgetful: TrainingRun = { ...run, optimizer: new Forgetful(run.spec.optimizer) };
+    const forgetful: TrainingRun = { ...run, optimizer: new Forgetful(run.device, run.spec.optimizer) };
     await expect(runLoop(forgetful)).rejects.toMatchObject({ reason: 'MOMENTS_NOT_ZERO', restart: 1 });
     optimizer.dispose();
     disposeRun(forgetful);

@@ -67,13 +67,13 @@ export function tinySpec(changes: GivenSpec = {}): RunSpec {
 /** Runs the loop to its end, or until `stop` says so at an event, as a server would: the event is taken, then the abort. */
 export async function runLoop(
   run: TrainingRun,
-  stop: (event: TrainingEvent) => boolean = () => false,
+  stop: (event: TrainingEvent) => boolean | Promise<boolean> = () => false,
 ): Promise<TrainingEvent[]> {
   const abort = new AbortController();
   const events: TrainingEvent[] = [];
   for await (const event of trainLoop(run, abort.signal)) {
     events.push(event);
-    if (stop(event)) abort.abort();
+    if (await stop(event)) abort.abort();
   }
   return events;
 }
@@ -105,12 +105,12 @@ export async function interrupted(
 }
 
 /** Every weight, adapter and moment of a run, by name, copied. */
-export function weightsOf(run: TrainingRun): Map<string, Float32Array> {
+export async function weightsOf(run: TrainingRun): Promise<Map<string, Float32Array>> {
   const weights = new Map<string, Float32Array>();
-  for (const { name, variable } of run.model.parameters.values())
-    weights.set(name, Float32Array.from(variable.dataSync()));
+  for (const parameter of run.model.parameters.values())
+    weights.set(parameter.name, await run.model.valuesOf(parameter));
   for (const { name, read } of run.optimizer.state())
-    weights.set(name, Float32Array.from(read() as StoredValues));
+    weights.set(name, Float32Array.from((await read()) as StoredValues));
   return weights;
 }
 

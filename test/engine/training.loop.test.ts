@@ -1,27 +1,28 @@
-import { memory, mul, tidy } from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import {
   beginRun,
   disposeRun,
-  selectBackend,
+  openDevice,
   trainLoop,
   TrainingDiverged,
-  type Backend,
+  type Device,
   type RunSpec,
   type TrainingEvent,
 } from '@relora/engine';
+import type { CpuDevice } from '../../engine/src/device/cpu/cpuDevice.js';
+import { change, valuesIn } from './hostModel.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
-let backend: Backend;
+let device: Device;
 
 beforeAll(async () => {
-  backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+  device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
 });
 
 async function begin(spec: RunSpec) {
-  return beginRun({ spec, backend, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
+  return beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
 }
 
 describe('the training loop', () => {
@@ -94,18 +95,19 @@ describe('the training loop', () => {
     disposeRun(run);
   });
 
-  it('keeps the number of tensors over 50 steps and restarts', async () => {
+  it('keeps the number of buffers over 50 steps and restarts', async () => {
     const run = await begin(
       tinySpec({ warmStart: { stepCount: 0 }, stepCount: 60, adapter: { cycleStepCount: 12 } }),
     );
     const counts = new Map<number, number>();
+    const { addon } = run.device as unknown as CpuDevice;
     await runLoop(run, (event) => {
-      if (event.kind === 'step') counts.set(event.step, memory().numTensors);
+      if (event.kind === 'step') counts.set(event.step, run.device.memory().count);
       return false;
     });
     expect(counts.get(59)).toBe(counts.get(5));
     disposeRun(run);
-    expect(memory().numTensors).toBe(0);
+    expect(run.device.memory()).toEqual(addon.allocations()); // what kernels reuse, and nothing else
   });
 
   it('computes the same step from several micro-batches as from one', async () => {
@@ -128,55 +130,53 @@ describe('the training loop', () => {
   it('stops within a micro-batch and leaves the run as it was before the step', async () => {
     const run = await begin(tinySpec({ batch: { microBatchSequenceCount: 1 } }));
     const abort = new AbortController();
-    const tensors = memory().numTensors;
+    let count = 0;
     let before = new Map<string, Float32Array>();
     let taken = 0;
     for await (const event of trainLoop(run, abort.signal)) {
       if (event.kind !== 'step') continue;
-      if (++taken === 3) {
-        before = weightsOf(run);
-        const valueAndGradients = run.model.valueAndGradients.bind(run.model);
+      if (++taken === 2) ({ count } = run.device.memory()); // moments and gradients are there
+      if (taken === 3) {
+        before = await weightsOf(run);
+        const differentiate = run.model.differentiate.bind(run.model);
         let microBatches = 0;
-        run.model.valueAndGradients = (...args) => {
+        run.model.differentiate = (...args) => {
           if (++microBatches === 2) abort.abort();
-          return valueAndGradients(...args);
+          return differentiate(...args);
         };
         abort.signal.addEventListener('abort', () => {
-          run.model.valueAndGradients = () => expect.fail('a micro-batch began after the abort');
+          run.model.differentiate = () => expect.fail('a micro-batch began after the abort');
         });
       }
     }
     expect(taken).toBe(3);
-    expect(weightsOf(run)).toEqual(before);
+    expect(await weightsOf(run)).toEqual(before);
     expect(run.progress.nextStep).toBe(3);
     expect(run.progress.trainedTokens).toBe(3 * 128);
-    expect(memory().numTensors).toBe(tensors + 2 * run.model.parameters.size); // the moments
+    expect(run.device.memory().count).toBe(count);
     disposeRun(run);
   });
 });
 
 describe('a loss or gradient that is not finite', () => {
   const poison = (run: Awaited<ReturnType<typeof begin>>) => {
-    const norm = run.model.parameters.get('model.norm.weight')!.variable;
-    const healthy = norm.clone();
-    tidy(() => norm.assign(mul(norm, NaN)));
-    return () => {
-      norm.assign(healthy);
-      healthy.dispose();
-    };
+    const norm = run.model.parameters.get('model.norm.weight')!;
+    const healthy = valuesIn(run.device, norm);
+    change(run.device, norm, () => NaN);
+    return () => change(run.device, norm, (_, i) => healthy[i]!);
   };
 
   it('is skipped and counted up to the limit, and the data goes on', async () => {
     const run = await begin(tinySpec({ optimizer: { nonfiniteStepCountMax: 1 } }));
     let heal = () => {};
     let before = new Map<string, Float32Array>();
-    const events = await runLoop(run, (event) => {
+    const events = await runLoop(run, async (event) => {
       if (event.kind === 'step' && event.step === 2) {
         heal = poison(run);
-        before = weightsOf(run);
+        before = await weightsOf(run);
       }
       if (event.kind === 'step' && event.step === 3) {
-        expect(weightsOf(run)).toEqual(before);
+        expect(await weightsOf(run)).toEqual(before);
         heal();
       }
       return false;

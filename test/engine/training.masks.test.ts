@@ -1,16 +1,16 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { dispose } from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { beginRun, disposeRun, selectBackend, type Backend, type RunSpec } from '@relora/engine';
+import { beginRun, disposeRun, openDevice, type Device, type RunSpec } from '@relora/engine';
 import { Dataset, prepareDataset } from '@relora/engine/data';
 import { accumulateGradients } from '../../engine/src/training/gradients.js';
+import { valuesIn } from './hostModel.js';
 import { ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-let backend: Backend;
+let device: Device;
 beforeAll(async () => {
-  backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+  device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
 });
 
 /** Pairs whose prompts are much longer than their completions, or than a whole run reads. */
@@ -38,7 +38,7 @@ async function pairs(promptWords: number): Promise<Dataset> {
 }
 
 async function begin(dataset: Dataset, spec: RunSpec) {
-  return beginRun({ spec, backend, dataset, runFolder: newFolder(), attempt: 1 });
+  return beginRun({ spec, device, dataset, runFolder: newFolder(), attempt: 1 });
 }
 
 describe('training on completions', () => {
@@ -52,13 +52,21 @@ describe('training on completions', () => {
     batch.targets[sequenceLength - 1] = 65;
     batch.targets.fill(-1, sequenceLength, 2 * sequenceLength);
     const step = async (microBatchSequenceCount: number) => {
-      const shape = { step: 0, sequenceLength, microBatchSequenceCount, seed: 1 };
-      const found = (await accumulateGradients(run.model, batch, shape, new AbortController().signal))!;
+      const shape = {
+        step: 0,
+        sequenceLength,
+        microBatchSequenceCount,
+        firstSequence: 0,
+        seed: 1,
+        dropoutVersion: 1 as const,
+        recompute: false,
+      };
+      const found = await accumulateGradients(run, batch, shape, new AbortController().signal);
+      if (found === 'empty' || found === 'aborted') throw new Error(found);
       const gradients = new Map(
-        [...found.gradients].map(([name, tensor]) => [name, Float32Array.from(tensor.dataSync())]),
+        found.parameters.map(({ name }, index) => [name, valuesIn(device, { buffer: found.parts[index]! })]),
       );
-      dispose([...found.gradients.values()]);
-      return { loss: found.loss, gradients };
+      return { loss: (await device.readResult(run.result)).loss, gradients };
     };
     const whole = await step(sequenceCount);
     expect(whole.loss).toBeGreaterThan(1);
@@ -103,8 +111,8 @@ describe('training on completions', () => {
     };
     const weights: Map<string, Float32Array>[] = [];
     const steps = ofKind(
-      await runLoop(run, (event) => {
-        if (event.kind === 'step' && event.step <= 2) weights.push(weightsOf(run));
+      await runLoop(run, async (event) => {
+        if (event.kind === 'step' && event.step <= 2) weights.push(await weightsOf(run));
         return false;
       }),
       'step',

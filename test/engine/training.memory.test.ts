@@ -1,11 +1,11 @@
 import { readdirSync, readFileSync } from 'node:fs';
-import { add, backend, dispose, tidy } from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { beginRun, disposeRun, Llama, selectBackend } from '@relora/engine';
-import type { NativeBackend } from '../../engine/src/backend/nativeBackend.js';
+import { beginRun, disposeRun, Llama, openDevice, type Device } from '@relora/engine';
+import type { CpuDevice } from '../../engine/src/device/cpu/cpuDevice.js';
 import type { AdapterPlan } from '../../engine/src/model/adapterSet.js';
 import { separateGraphs } from '../../engine/src/plan/adapterGraphs.js';
 import { linearShapes } from '../../engine/src/plan/parameters.js';
+import { change, lossAndGradients } from './hostModel.js';
 import { licenceDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -25,8 +25,9 @@ const baseBytes =
 const ids = Int32Array.from({ length: 32 }, (_, i) => (i * 37) % 257);
 const targets = ids.map((id) => (id + 1) % 257);
 
+let device: Device;
 beforeAll(async () => {
-  await selectBackend({ device: 'native', precision: 'bfloat16', threads: 2 });
+  device = await openDevice({ device: 'native', precision: 'bfloat16', threads: 2 });
 });
 
 /** Bytes of mapped files that lie or lay in a folder: all of them, and those in memory. */
@@ -44,53 +45,58 @@ function mappedIn(folder: string): { size: number; resident: number } {
 
 function newModel(masterFolder: string | null): Llama {
   const plan: AdapterPlan = { graphs: separateGraphs, masterFolder };
-  const model = Llama.create(config, 3);
+  const model = Llama.create(device, config, 3);
   model.attachAdapters(adapter!, 3, 0, plan);
-  for (const { role, variable } of model.parameters.values()) {
-    if (role === 'adapterB') tidy(() => variable.assign(add(variable, 0.01)));
-  }
+  for (const parameter of model.parameters.values())
+    if (parameter.role === 'adapterB') change(device, parameter, (value) => value + 0.01);
   return model;
 }
 
 /** What is done with a model in a run, and what comes of it: a step, a probe, an export, a merge and all of it again. */
-function* use(model: Llama): Generator<[name: string, values: Float32Array]> {
+async function* use(model: Llama): AsyncGenerator<[name: string, values: Float32Array]> {
   for (const round of ['before', 'after'] as const) {
-    const { loss, gradients } = model.valueAndGradients(ids, targets, 1, ids.length);
-    dispose([...gradients.values()]);
+    const { loss } = lossAndGradients(model, ids, targets, 1, ids.length);
     yield [`the loss ${round} the merge`, Float32Array.of(loss)];
-    yield [`the probe ${round} the merge`, model.logits(ids, 1, ids.length, { precision: 'float32' })];
+    yield [`the probe ${round} the merge`, await model.logits(ids, 1, ids.length, { precision: 'float32' })];
     for (const layer of model.layers) {
-      yield [`${layer.name} as exported ${round} the merge`, model.mergedWeight(layer)];
-      yield [`${layer.name} as stored ${round} the merge`, layer.weight.variable.dataSync<'float32'>()];
+      yield [`${layer.name} as exported ${round} the merge`, await model.mergedWeight(layer)];
+      yield [`${layer.name} as stored ${round} the merge`, await model.valuesOf(layer.weight)];
     }
     if (round === 'after') return;
-    const { deltaNorm } = model.mergeAdapters();
+    const { deltaNorm } = await model.mergeAdapters();
     model.restartAdapters(3, 1);
     yield ['the norm of the merge', Float32Array.of(deltaNorm)];
   }
 }
 
+async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const found: T[] = [];
+  for await (const item of items) found.push(item);
+  return found;
+}
+
 describe('float32 weights of a frozen base, with a folder for them', () => {
-  it.runIf(process.platform === 'linux')('are in no memory between the moments that need them', () => {
+  it.runIf(process.platform === 'linux')('are in no memory between the moments that need them', async () => {
     const folder = newFolder();
     const model = newModel(folder);
     expect(mappedIn(folder).size).toBeGreaterThanOrEqual(baseBytes);
     // Up to a page at each end of a weight stays.
     const residentMax = 2 * 4096 * model.layers.length;
     expect(mappedIn(folder).resident).toBeLessThanOrEqual(residentMax);
-    for (const [name] of use(model)) expect(mappedIn(folder).resident, name).toBeLessThanOrEqual(residentMax);
+    for await (const [name] of use(model))
+      expect(mappedIn(folder).resident, name).toBeLessThanOrEqual(residentMax);
     // What is read and not let go of does count.
-    const native = backend() as NativeBackend;
-    for (const { weight } of model.layers) native.array(weight.variable).reduce((sum, value) => sum + value);
+    for (const { weight } of model.layers)
+      (device as CpuDevice).floats(weight.buffer).reduce((sum, value) => sum + value);
     expect(mappedIn(folder).resident).toBeGreaterThanOrEqual(baseBytes);
     model.dispose();
   });
 
-  it('are the same numbers in every use', () => {
+  it('are the same numbers in every use', async () => {
     const folder = newFolder();
     const [mapped, plain] = [newModel(folder), newModel(null)];
-    const expected = [...use(plain)];
-    const found = [...use(mapped)];
+    const expected = await all(use(plain));
+    const found = await all(use(mapped));
     expect(found.map(([name]) => name)).toEqual(expected.map(([name]) => name));
     const bits = ({ buffer, byteOffset, byteLength }: Float32Array) =>
       Buffer.from(buffer, byteOffset, byteLength);
@@ -113,10 +119,10 @@ describe('a run', () => {
     ['separate', true],
     ['merged', false],
   ] as const)('with %s paths keeps its float32 weights on disk: %s', async (graph, isMapped) => {
-    const native = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+    const native = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
     const spec = tinySpec({ adapter: { graph }, warmStart: { stepCount: 1 }, stepCount: 2 });
     const runFolder = newFolder();
-    const run = await beginRun({ spec, backend: native, dataset: await dataset(), runFolder, attempt: 1 });
+    const run = await beginRun({ spec, device: native, dataset: await dataset(), runFolder, attempt: 1 });
     expect(mappedIn(runFolder).size).toBe(0);
     await runLoop(run);
     // A merged graph reads them at every step.

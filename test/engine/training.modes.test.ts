@@ -1,17 +1,18 @@
-import { dispose, tensor } from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
 import {
   beginRun,
   disposeRun,
   Llama,
   Schedule,
-  selectBackend,
+  openDevice,
   type BeginRunOptions,
+  type Device,
   type RunSpec,
   type TrainingRun,
 } from '@relora/engine';
 import { separateGraphs, type LayerGraph, type LayerGraphs } from '../../engine/src/plan/adapterGraphs.js';
 import { tinyConfig } from './llamaReference.js';
+import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
 import {
   interrupted,
   licenceDataset,
@@ -31,10 +32,10 @@ async function begin(
   options: Partial<BeginRunOptions> = {},
   threads = 2,
 ): Promise<TrainingRun> {
-  const backend = await selectBackend({ device: spec.device, precision: spec.precision, threads });
+  const device = await openDevice({ device: spec.device, precision: spec.precision, threads });
   return beginRun({
     spec,
-    backend,
+    device,
     dataset: await dataset(),
     runFolder: options.runFolder ?? newFolder(),
     attempt: 1,
@@ -77,7 +78,7 @@ describe.each(Object.entries(modes))('a run with %s', (_, adapter) => {
     const events = await runLoop(whole);
     const resumed = await interrupted(begin, spec, stopAfter);
     expect(told(resumed.events)).toEqual(told(events));
-    expect(weightsOf(resumed.run)).toEqual(weightsOf(whole));
+    expect(await weightsOf(resumed.run)).toEqual(await weightsOf(whole));
     disposeRun(whole);
     disposeRun(resumed.run);
   });
@@ -87,7 +88,7 @@ describe.each(Object.entries(modes))('a run with %s', (_, adapter) => {
     for (const threads of [1, 2, 3]) {
       const run = await begin(tinySpec({ adapter }), {}, threads);
       await runLoop(run);
-      weights.push(weightsOf(run));
+      weights.push(await weightsOf(run));
       disposeRun(run);
     }
     expect(weights[1]).toEqual(weights[0]);
@@ -99,35 +100,27 @@ const inputs = Int32Array.from({ length: 24 }, (_, i) => (i * 7 + 3) % 37);
 const targets = Int32Array.from({ length: 24 }, (_, i) => (i * 5 + 1) % 37);
 
 /** A model whose adapters have learned something. */
-function learned(adapter: Adapter, graphs: LayerGraphs = separateGraphs): Llama {
-  const model = Llama.create(tinyConfig(), 5);
+function learned(device: Device, adapter: Adapter, graphs: LayerGraphs = separateGraphs): Llama {
+  const model = Llama.create(device, tinyConfig(), 5);
   model.attachAdapters(settings(adapter), 5, 0, { graphs, masterFolder: null });
-  for (const { role, variable } of model.parameters.values()) {
-    if (role !== 'adapterB') continue;
-    const values = Float32Array.from({ length: variable.size }, (_, i) => 0.05 * Math.sin(i + 1));
-    const filled = tensor(values, variable.shape);
-    variable.assign(filled);
-    filled.dispose();
-  }
+  for (const parameter of model.parameters.values())
+    if (parameter.role === 'adapterB') change(device, parameter, (_, i) => 0.05 * Math.sin(i + 1));
   return model;
 }
 
 function gradientsOf(model: Llama): Map<string, Float32Array> {
-  const { gradients } = model.valueAndGradients(inputs, targets, 3, 8);
-  const arrays = new Map([...gradients].map(([name, one]) => [name, one.dataSync<'float32'>().slice()]));
-  dispose([...gradients.values()]);
-  return arrays;
+  return lossAndGradients(model, inputs, targets, 3, 8).gradients;
 }
 
 describe('B alone', () => {
   it.each(['separate', 'merged', 'weightGradient'] as const)(
     'has the gradient that it has beside that of A, to the bit, in a %s graph',
     async (graph: LayerGraph) => {
-      await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+      const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
       const modules = Object.keys(separateGraphs) as (keyof LayerGraphs)[];
       const graphs = Object.fromEntries(modules.map((module) => [module, graph])) as LayerGraphs;
-      const both = learned({}, graphs);
-      const alone = learned({ trainedFactors: 'bOnly' }, graphs);
+      const both = learned(device, {}, graphs);
+      const alone = learned(device, { trainedFactors: 'bOnly' }, graphs);
       const expected = gradientsOf(both);
       const found = gradientsOf(alone);
       expect([...found.keys()]).toEqual([...expected.keys()].filter((name) => !name.endsWith('lora_A')));
@@ -141,12 +134,12 @@ describe('B alone', () => {
     const run = await begin(tinySpec({ adapter: svd }));
     let before: Map<string, Float32Array> | null = null;
     const namesOfA = () => [...run.model.parameters.keys()].filter((name) => name.endsWith('lora_A'));
-    await runLoop(run, (event) => {
+    await runLoop(run, async (event) => {
       // Right after the first step of a cycle and right before its end.
-      if (event.kind === 'step' && event.step === 12) before = weightsOf(run);
+      if (event.kind === 'step' && event.step === 12) before = await weightsOf(run);
       return event.kind === 'step' && event.step === 16;
     });
-    const after = weightsOf(run);
+    const after = await weightsOf(run);
     expect(namesOfA()).toHaveLength(14);
     for (const name of namesOfA()) {
       expect(after.get(name), name).toEqual(before!.get(name));
@@ -173,11 +166,11 @@ describe('directions of the gradient', () => {
         });
         const run = await begin(spec);
         const { inputs, targets } = await run.batches.read(0, 4);
-        const { gradients } = run.model.valueAndGradients(inputs, targets, 4, 32);
+        const { gradients } = lossAndGradients(run.model, inputs, targets, 4, 32);
         await runLoop(run, ({ kind }) => kind === 'plan');
         const layer = run.model.layers[3]!;
-        const g = gradients.get(layer.weight.name)!.dataSync();
-        const a = layer.adapter!.a.variable.dataSync<'float32'>().slice();
+        const g = gradients.get(layer.weight.name)!;
+        const a = valuesIn(run.device, layer.adapter!.a);
         // Columns of A are at right angles, of norm 1, and hold more of the gradient than any other part of it.
         const held = [0, 1].map((k) =>
           Math.hypot(
@@ -193,7 +186,6 @@ describe('directions of the gradient', () => {
         expect(held[0]).toBeGreaterThan(held[1]!);
         expect(Math.hypot(...held) / Math.hypot(...g)).toBeGreaterThan(0.5);
         found.push(a);
-        dispose([...gradients.values()]);
         disposeRun(run);
       }
       found[1]!.forEach((value, i) => expect(Math.abs(value)).toBeCloseTo(Math.abs(found[0]![i]!), 3));
@@ -204,14 +196,13 @@ describe('directions of the gradient', () => {
     const run = await begin(tinySpec({ adapter: svd, warmStart: { stepCount: 0 } }));
     await runLoop(run, ({ kind }) => kind === 'plan');
     const { inputs, targets } = await run.batches.read(0, 1);
-    const { gradients } = run.model.valueAndGradients(inputs, targets, 1, 32);
+    const { gradients } = lossAndGradients(run.model, inputs, targets, 1, 32);
     for (const [name, gradient] of gradients)
       if (name.endsWith('lora_B'))
         expect(
-          gradient.dataSync().some((value) => value !== 0),
+          gradient.some((value) => value !== 0),
           name,
         ).toBe(true);
-    dispose([...gradients.values()]);
     disposeRun(run);
   });
 });
@@ -220,15 +211,15 @@ describe('ranks by module', () => {
   const adapter: Adapter = { moduleRanks: { q_proj: 1, down_proj: 7 }, scaling: 'alphaOverSqrtRank' };
 
   it('give each layer the shape and the scale of its own rank', async () => {
-    await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
-    const model = learned(adapter);
+    const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
+    const model = learned(device, adapter);
     for (const layer of model.layers) {
       const rank = { q_proj: 1, down_proj: 7 }[layer.module as string] ?? 4;
-      expect(layer.adapter!.a.variable.shape).toEqual([layer.inFeatures, rank]);
-      const merged = model.mergedWeight(layer);
-      const w = layer.weight.variable.dataSync();
-      const a = layer.adapter!.a.variable.dataSync();
-      const b = layer.adapter!.b.variable.dataSync();
+      expect(layer.adapter!.a.shape).toEqual([layer.inFeatures, rank]);
+      const merged = await model.mergedWeight(layer);
+      const w = valuesIn(device, layer.weight);
+      const a = valuesIn(device, layer.adapter!.a);
+      const b = valuesIn(device, layer.adapter!.b);
       let change = 0;
       for (let k = 0; k < rank; k++) change += a[k]! * b[k * layer.outFeatures]!;
       expect(merged[0]! - w[0]!).toBeCloseTo((8 / Math.sqrt(rank)) * change, 6);
@@ -239,28 +230,21 @@ describe('ranks by module', () => {
   it.each(['q_proj', 'k_proj', 'down_proj'])(
     'have the gradients of finite differences: %s',
     async (module) => {
-      await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
-      const model = learned(adapter);
+      const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
+      const model = learned(device, adapter);
       const gradients = gradientsOf(model);
-      for (const [name, { variable }] of model.parameters) {
+      for (const [name, parameter] of model.parameters) {
         if (!name.includes(`${module}.lora_`)) continue;
         const gradient = gradients.get(name)!;
         const norm = Math.hypot(...gradient);
-        const values = variable.dataSync<'float32'>().slice();
+        const values = valuesIn(device, parameter);
         const step = 0.02;
         const [above, below] = [step, -step].map((along) => {
-          const moved = tensor(
-            values.map((value, i) => value + (along * gradient[i]!) / norm),
-            variable.shape,
-          );
-          variable.assign(moved);
-          moved.dispose();
-          const { sum, count } = model.sumLoss(inputs, targets, 3, 8);
+          change(device, parameter, (_, i) => values[i]! + (along * gradient[i]!) / norm);
+          const { sum, count } = sumLoss(model, inputs, targets, 3, 8);
           return sum / count;
         });
-        const restored = tensor(values, variable.shape);
-        variable.assign(restored);
-        restored.dispose();
+        change(device, parameter, (_, i) => values[i]!);
         // A float32 loss of about 3.6 is known to 4e-7, so its slope over 0.04 to 1e-5.
         expect(Math.abs((above! - below!) / (2 * step) - norm), name).toBeLessThan(1e-5 + 0.01 * norm);
       }
@@ -311,12 +295,12 @@ describe('LoRA+', () => {
         }),
       );
       const before = new Map<string, Float32Array>();
-      await runLoop(run, ({ kind }) => {
+      await runLoop(run, async ({ kind }) => {
         if (kind === 'plan' || kind === 'evaluation')
-          weightsOf(run).forEach((w, name) => before.set(name, w));
+          (await weightsOf(run)).forEach((w, name) => before.set(name, w));
         return kind === 'step';
       });
-      const after = weightsOf(run);
+      const after = await weightsOf(run);
       changes.push(
         new Map([...before].map(([name, w]) => [name, after.get(name)!.map((value, i) => value - w[i]!)])),
       );
@@ -338,9 +322,9 @@ describe('steps that the job asks to omit', () => {
     ];
     const run = await begin({ ...tinySpec(), omittedSteps });
     let before: Map<string, Float32Array> | null = null;
-    const events = await runLoop(run, (event) => {
-      if (event.kind === 'step' && event.step === 1) before = weightsOf(run);
-      if (event.kind === 'step' && event.step === 3) expect(weightsOf(run)).toEqual(before);
+    const events = await runLoop(run, async (event) => {
+      if (event.kind === 'step' && event.step === 1) before = await weightsOf(run);
+      if (event.kind === 'step' && event.step === 3) expect(await weightsOf(run)).toEqual(before);
       return false;
     });
     const steps = ofKind(events, 'step');

@@ -1,30 +1,30 @@
-import { memory } from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import {
   beginRun,
   disposeRun,
   saveCheckpoint,
-  selectBackend,
+  openDevice,
   trainLoop,
-  type Backend,
+  type Device,
   type RunSpec,
 } from '@relora/engine';
 import { targetModules } from '@relora/engine/plan';
 import { reportPlan, slowerThanPlanned } from '../../engine/dist/training/planReport.js';
+import { sumLoss } from './hostModel.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
-let backend: Backend;
+let device: Device;
 
 beforeAll(async () => {
-  backend = await selectBackend({ device: 'native', precision: 'float32', threads: 2 });
+  device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
 });
 
 async function begin(spec: RunSpec, options: { checkpointPath?: string; runFolder?: string } = {}) {
   return beginRun({
     spec,
-    backend,
+    device,
     dataset: await dataset(),
     runFolder: newFolder(),
     attempt: 1,
@@ -44,7 +44,7 @@ describe('the plan of an adapter phase', () => {
       recomputation: 'blocks',
       precision: 'float32',
       basePrecision: 'float32',
-      instructionSet: backend.instructionSet,
+      instructionSet: device.description.instructionSet,
     });
     expect(plans[0]!.plannedOperations).not.toBe(plans[0]!.separateOperations);
     expect(plans[0]!.plannedSeconds).toBeGreaterThan(0);
@@ -87,10 +87,10 @@ describe('the plan of an adapter phase', () => {
     // In the middle of a cycle, where the adapters are in the merged bases.
     await runLoop(run, (event) => event.kind === 'step' && event.step === 9);
     const { inputs, targets } = await run.batches.read(0, 2);
-    const loss = () => run.model.sumLoss(inputs, targets, 2, 32).sum;
-    const before = { loss: loss(), weights: weightsOf(run), tensors: memory().numTensors };
+    const loss = () => sumLoss(run.model, inputs, targets, 2, 32).sum;
+    const before = { loss: loss(), weights: await weightsOf(run), held: run.device.memory().count };
     expect(await reportPlan(run, new AbortController().signal)).not.toBeNull();
-    expect({ loss: loss(), weights: weightsOf(run), tensors: memory().numTensors }).toEqual(before);
+    expect({ loss: loss(), weights: await weightsOf(run), held: run.device.memory().count }).toEqual(before);
     disposeRun(run);
   });
 

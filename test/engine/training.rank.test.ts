@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/backend/nativeAddon.js';
+import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
 import { Random } from '../../engine/src/random.js';
 import { chooseLayers, rankFigures } from '../../engine/src/training/rankTelemetry.js';
 import { singularValues } from '../../engine/src/training/singularValues.js';

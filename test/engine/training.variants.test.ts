@@ -5,13 +5,13 @@ import {
   beginRun,
   disposeRun,
   saveCheckpoint,
-  selectBackend,
+  openDevice,
   type BeginRunOptions,
   type RunSpec,
   type TrainingEvent,
   type TrainingRun,
 } from '@relora/engine';
-import { loadNativeAddon, type InstructionSet } from '../../engine/src/backend/nativeAddon.js';
+import { loadNativeAddon, type InstructionSet } from '../../engine/src/device/cpu/nativeAddon.js';
 import { separateGraphs } from '../../engine/src/plan/adapterGraphs.js';
 import {
   interrupted,
@@ -34,21 +34,21 @@ const beginOn =
   (instructionSet?: InstructionSet): Begin =>
   async (spec, options) => {
     const { precision } = spec;
-    const backend = await selectBackend({
+    const device = await openDevice({
       device: 'native',
       precision,
       threads: 2,
       ...(instructionSet && { instructionSet }),
     });
     const runFolder = newFolder();
-    return beginRun({ spec, backend, dataset: await dataset(), runFolder, attempt: 1, ...options });
+    return beginRun({ spec, device, dataset: await dataset(), runFolder, attempt: 1, ...options });
   };
 const begin = beginOn();
 
 async function runOf(spec: RunSpec, beginThis: Begin = begin) {
   const run = await beginThis(spec);
   const events = await runLoop(run);
-  const weights = weightsOf(run);
+  const weights = await weightsOf(run);
   disposeRun(run);
   return { graphs: run.graphs, events, weights, losses: lossesOf(events) };
 }
@@ -104,7 +104,7 @@ describe('a job that names how adapted layers are computed', () => {
       const { run, events } = await interrupted(begin, specOf(graph), stopAfter);
       expect(run.graphs).toEqual(straight.graphs);
       expect(told(events)).toEqual(told(straight.events));
-      expect(weightsOf(run)).toEqual(straight.weights);
+      expect(await weightsOf(run)).toEqual(straight.weights);
       disposeRun(run);
     }
   });
@@ -161,7 +161,7 @@ describe.each(['the best', 'portable'] as const)('an int8 base with %s instructi
     for (const stopAfter of [9, 12, 13]) {
       const { run, events } = await interrupted(beginThis, spec, stopAfter);
       expect(told(events)).toEqual(told(straight.events));
-      expect(weightsOf(run)).toEqual(straight.weights);
+      expect(await weightsOf(run)).toEqual(straight.weights);
       disposeRun(run);
     }
   });

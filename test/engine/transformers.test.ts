@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { loadModelFolder, selectBackend } from '@relora/engine';
+import { loadModelFolder, openDevice, type Device } from '@relora/engine';
 
 const fixtures = join(import.meta.dirname, '../fixtures/transformers');
 const varieties = readdirSync(fixtures).filter((name) => statSync(join(fixtures, name)).isDirectory());
@@ -14,7 +14,8 @@ const varieties = readdirSync(fixtures).filter((name) => statSync(join(fixtures,
  */
 const toleranceRatio = 100 * 2 ** -24;
 
-beforeAll(async () => void (await selectBackend({ device: 'native', precision: 'float32' })));
+let device: Device;
+beforeAll(async () => void (device = await openDevice({ device: 'native', precision: 'float32' })));
 
 /** Logits of a folder by us against those that transformers computed, as a share of the largest. */
 async function disagreement(folder: string): Promise<number> {
@@ -22,14 +23,14 @@ async function disagreement(folder: string): Promise<number> {
     ids: number[];
     logits: number[][];
   };
-  const { model } = await loadModelFolder(folder);
-  const logits = model.logits(Int32Array.from(expected.ids), 1, expected.ids.length, {
+  const { model } = await loadModelFolder(device, folder);
+  const logits = await model.logits(Int32Array.from(expected.ids), 1, expected.ids.length, {
     precision: 'float32',
   });
   // One id after another, as text is written, must give the last logits too.
   const cache = model.newCache();
   let last = new Float32Array(0);
-  for (const id of expected.ids) last = Float32Array.from(model.extend(cache, Int32Array.of(id)));
+  for (const id of expected.ids) last = await model.extend(cache, Int32Array.of(id));
   model.dispose();
   const wanted = expected.logits.flat();
   const largest = Math.max(...wanted.map(Math.abs));

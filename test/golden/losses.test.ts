@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { beginRun, disposeRun, selectBackend, type BackendOptions, type RunSpec } from '@relora/engine';
+import { beginRun, disposeRun, openDevice, type DeviceOptions, type RunSpec } from '@relora/engine';
 import { goldenSpec, secondCutSpec } from './goldenRun.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders } from '../engine/tinyRun.js';
 
@@ -25,11 +25,11 @@ const runs: GoldenRun[] = [
   },
 ];
 
-async function losses({ spec, dataset }: GoldenRun, options: BackendOptions): Promise<number[]> {
-  const backend = await selectBackend(options);
+async function losses({ spec, dataset }: GoldenRun, options: DeviceOptions): Promise<number[]> {
+  const device = await openDevice(options);
   const run = await beginRun({
     spec,
-    backend,
+    device,
     dataset: await dataset(),
     runFolder: newFolder(),
     attempt: 1,
@@ -45,7 +45,7 @@ async function losses({ spec, dataset }: GoldenRun, options: BackendOptions): Pr
  * `REGENERATE_GOLDEN=1 npx vitest run test/golden/losses.test.ts` writes.
  */
 describe.each(runs)('the golden loss curve $name', (golden) => {
-  const backends: [name: string, options: BackendOptions, tolerance: number][] = [
+  const backends: [name: string, options: DeviceOptions, tolerance: number][] = [
     ['reference', { device: 'reference', precision: 'float32' }, 1e-6],
     // Other orders of summation: measured 2.4e-7, the last bit of a loss.
     ['native, portable', { device: 'native', precision: 'float32', instructionSet: 'portable' }, 1e-5],

@@ -1,5 +1,7 @@
 // One call from JavaScript: what every function of the border gets, and how it is listed.
 #pragma once
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -8,10 +10,15 @@
 
 namespace relora {
 
-/// What one JavaScript environment keeps: freed with it, so worker threads do not share state.
+/// What one device keeps: freed with the JavaScript object that holds its functions, so devices share no state.
 struct Instance {
   std::unique_ptr<Context> context;
+  /// Calls so far, by the function's name.
+  std::map<std::string_view, uint64_t> calls;
 };
+
+/// An object with all functions of the border over an instance of their own.
+napi_value make_device(napi_env env, std::unique_ptr<Instance> instance);
 
 struct Call {
   napi_env env;

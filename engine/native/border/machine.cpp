@@ -43,8 +43,8 @@ napi_value allocations(const Call& call) {
   return result;
 }
 
-napi_value configure(const Call& call) {
-  Arguments& in = call.arguments;
+/// The context that options {instructionSet, threads} ask for.
+std::unique_ptr<Context> context_of(Arguments& in) {
   const napi_value options = in.object("options");
   const std::string wanted = in.text_option(options, "instructionSet");
   const double threads = in.option(options, "threads");
@@ -54,13 +54,32 @@ napi_value configure(const Call& call) {
   }
   std::string offered;
   if (const auto set = usable_instruction_set(wanted)) {
-    call.instance.context = std::make_unique<Context>(*set, static_cast<unsigned>(threads));
-    return undefined();
+    return std::make_unique<Context>(*set, static_cast<unsigned>(threads));
   }
   for (const InstructionSet set : supported_instruction_sets()) {
     offered += (offered.empty() ? "" : ", ") + std::string(name_of(set));
   }
   in.refuse("options.instructionSet '" + wanted + "' is not offered by this CPU, which has " + offered);
+}
+
+napi_value configure(const Call& call) {
+  call.instance.context = context_of(call.arguments);
+  return undefined();
+}
+
+napi_value open(const Call& call) {
+  auto instance = std::make_unique<Instance>();
+  instance->context = context_of(call.arguments);
+  return make_device(call.env, std::move(instance));
+}
+
+napi_value call_counts(const Call& call) {
+  napi_value result;
+  napi_create_object(call.env, &result);
+  for (const auto& [name, count] : call.instance.calls) {
+    napi_set_named_property(call.env, result, name.data(), number(call.env, static_cast<double>(count)));
+  }
+  return result;
 }
 
 napi_value measure_peak(const Call& call) {
@@ -100,6 +119,8 @@ constexpr Entry entries[] = {
     {"describe", 0, describe},
     {"allocations", 0, allocations},
     {"configure", 1, configure},
+    {"open", 1, open},
+    {"callCounts", 0, call_counts},
     {"measurePeak", 2, measure_peak},
 };
 

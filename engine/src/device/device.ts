@@ -1,4 +1,6 @@
 import type { LayerGraph } from '../plan/adapterGraphs.js';
+import type { DeviceSpeed } from '../plan/deviceSpeed.js';
+import type { BaseKind } from '../plan/packedBytes.js';
 
 /**
  * What a run computes on: its memory, its coarse calls and what it is. Held by the run and passed as an argument, never found
@@ -44,8 +46,8 @@ export interface DeviceDescription {
  */
 export type ProductPrecision = 'float32' | 'bfloat16';
 
-/** What a frozen base is kept in; docs/performance.md describes int8 and nf4. 'fp8': e4m3 with scales by row and column. */
-export type BasePrecision = ProductPrecision | 'int8' | 'nf4' | 'fp8';
+/** What a frozen base is kept in; docs/performance.md describes int8 and nf4. */
+export type BasePrecision = BaseKind;
 
 // ---------------------------------------------------------------------------------------------------------------- memory
 
@@ -74,6 +76,8 @@ export interface DeviceMemory {
   upload(buffer: DeviceBuffer, values: HostValues): void;
   /** A copy that nobody else holds. Not of an 'activation'. */
   download(buffer: DeviceBuffer): Promise<HostValues>;
+  /** Copies the values of one length from float32 to an 'activation' or back, rounding to nearest even. */
+  convert(to: DeviceBuffer, from: DeviceBuffer): void;
   /** Gives a buffer back; null is passed over. Kernels that are queued may still read it. */
   release(buffer: DeviceBuffer | null): void;
   /** Gives back what is kept to be used again: for a change of what steps compute. */
@@ -479,6 +483,8 @@ export interface ProbeCalls {
   matmul(c: DeviceBuffer, a: DeviceBuffer, b: DeviceBuffer, shape: MatmulShape): void;
   /** Singular values of matrix[rows, columns], largest first, in float64; NaN where it is not finite. May be computed on the host. */
   singularValues(matrix: Float32Array, rows: number, columns: number): Promise<Float64Array>;
+  /** Measured speed, in under a second; 0 for what cannot be measured. */
+  measure(): Promise<DeviceSpeed>;
 }
 
 export interface MatmulShape {

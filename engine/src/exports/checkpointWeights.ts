@@ -1,11 +1,11 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { tensor2d, tidy, type Tensor2D } from '@tensorflow/tfjs-core';
+import type { Device, DeviceBuffer } from '../device/device.js';
 import { tokenizerFile } from '../data/prepareDataset.js';
 import type { Tokenizer } from '../data/tokenizer.js';
 import { MergeNotFinite } from '../model/adapterSet.js';
 import { weightShapes } from '../model/weights.js';
-import { mergeAdapter } from '../ops/mergeAdapter.js';
+import { valuesOf } from '../model/parameter.js';
 import { CheckpointCorrupt } from '../training/checkpointErrors.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointFile } from '../training/checkpointManifest.js';
 import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
@@ -22,6 +22,7 @@ export interface TokenizerFolder {
  * verified first; throws CheckpointCorrupt.
  */
 export async function withCheckpointWeights<T>(
+  device: Device,
   path: string,
   { folder, tokenizer }: TokenizerFolder,
   expected: { manifestSha256?: string },
@@ -74,7 +75,9 @@ export async function withCheckpointWeights<T>(
         const layer = name.replace(/\.weight$/, '');
         const found = await factors(layer);
         const w = await weight(name);
-        return found === null ? w : merge(layer, shapes.get(name)!.shape as [number, number], w, found);
+        return found === null
+          ? w
+          : await merge(device, layer, shapes.get(name)!.shape as [number, number], w, found);
       },
     });
   } finally {
@@ -82,28 +85,28 @@ export async function withCheckpointWeights<T>(
   }
 }
 
-/** By the op that runs merge with, so that an export from a checkpoint has the bits of one from the run. */
-function merge(
+/** By the call that runs merge with, so that an export from a checkpoint has the bits of one from the run. */
+async function merge(
+  device: Device,
   layer: string,
   [inFeatures, outFeatures]: [number, number],
   w: Float32Array,
   { rank, a, b, scale }: AdapterFactors,
-): Float32Array {
-  let isFinite = false;
-  const merged = tidy((): Tensor2D => {
-    const result = mergeAdapter(
-      tensor2d(w, [inFeatures, outFeatures]),
-      tensor2d(a, [inFeatures, rank]),
-      tensor2d(b, [rank, outFeatures]),
-      scale,
-    );
-    isFinite = result.finite;
-    return result.merged;
-  });
+): Promise<Float32Array> {
+  const held: DeviceBuffer[] = [];
+  const upload = (values: Float32Array): DeviceBuffer => {
+    const buffer = device.alloc(values.length);
+    held.push(buffer);
+    device.upload(buffer, values);
+    return buffer;
+  };
   try {
-    if (!isFinite) throw new MergeNotFinite(layer);
-    return merged.dataSync<'float32'>();
+    const weight = upload(w);
+    const adapter = { rank, a: upload(a), b: upload(b), scale, graph: 'separate', dropout: null } as const;
+    const { finite } = await device.mergeAdapter(weight, weight, adapter, { inFeatures, outFeatures });
+    if (!finite) throw new MergeNotFinite(layer);
+    return await valuesOf(device, { buffer: weight });
   } finally {
-    merged.dispose();
+    for (const buffer of held) device.release(buffer);
   }
 }

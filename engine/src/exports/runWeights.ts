@@ -10,7 +10,7 @@ import { scaleOf, type WeightSource } from './weightSource.js';
 export async function runWeights(run: TrainingRun): Promise<WeightSource> {
   const { model, dataset, progress } = run;
   const layers = new Map(model.layers.map((layer) => [layer.name, layer]));
-  const valuesOf = async ({ variable }: Parameter) => (await variable.data()) as Float32Array;
+  const valuesOf = (parameter: Parameter) => model.valuesOf(parameter);
   const adapter = model.adapterSettings;
   return {
     config: model.config,
@@ -26,14 +26,14 @@ export async function runWeights(run: TrainingRun): Promise<WeightSource> {
     tokenizerJson: await readFile(join(dataset.folder, tokenizerFile), 'utf8'),
     endOfTextId: dataset.tokenizer.endOfTextId,
     weight: (name) => valuesOf(model.parameters.get(name)!),
-    merged: async (name) => model.mergedWeight(layers.get(name.replace(/\.weight$/, ''))!),
+    merged: (name) => model.mergedWeight(layers.get(name.replace(/\.weight$/, ''))!),
     async factors(layer) {
       const found = layers.get(layer)!.adapter;
       if (found === null) return null;
-      const { a, b, scale } = found;
+      const { rank, a, b, scale } = found;
       const g = scale === null ? null : (await valuesOf(scale))[0]!;
       return {
-        rank: b.variable.shape[0]!,
+        rank,
         a: await valuesOf(a),
         b: await valuesOf(b),
         scale: scaleOf(adapter!, layer, g),

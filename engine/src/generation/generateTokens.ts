@@ -30,23 +30,28 @@ export async function* generateTokens(
   // All positions of a large model take gigabytes, a short text a few of them.
   const cachedMax = Math.min(positionsMax, window.length + settings.tokenCountMax);
   let cache = model.newCache(cachedMax);
-  let logits = model.extend(cache, Int32Array.from(window));
+  try {
+    let logits = await model.extend(cache, Int32Array.from(window));
 
-  for (let count = 0; count < settings.tokenCountMax; count++) {
-    await nextTurn();
-    if (signal?.aborted) return;
-    const id = sampleToken(logits, settings, random);
-    if (id === settings.stopId) return;
-    yield id;
-    if (count + 1 === settings.tokenCountMax) return;
+    for (let count = 0; count < settings.tokenCountMax; count++) {
+      await nextTurn();
+      if (signal?.aborted) return;
+      const id = sampleToken(logits, settings, random);
+      if (id === settings.stopId) return;
+      yield id;
+      if (count + 1 === settings.tokenCountMax) return;
 
-    window.push(id);
-    if (window.length <= positionsMax) {
-      logits = model.extend(cache, Int32Array.of(id));
-    } else {
-      window = window.slice(-Math.ceil(positionsMax / 2));
-      cache = model.newCache(cachedMax);
-      logits = model.extend(cache, Int32Array.from(window));
+      window.push(id);
+      if (window.length <= positionsMax) {
+        logits = await model.extend(cache, Int32Array.of(id));
+      } else {
+        window = window.slice(-Math.ceil(positionsMax / 2));
+        model.device.releaseCache(cache);
+        cache = model.newCache(cachedMax);
+        logits = await model.extend(cache, Int32Array.from(window));
+      }
     }
+  } finally {
+    model.device.releaseCache(cache);
   }
 }

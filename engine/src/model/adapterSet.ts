@@ -1,26 +1,18 @@
-import { tensor2d, type Scalar, type Tensor2D, type Variable } from '@tensorflow/tfjs-core';
-import type { ProductPrecision } from '../backend/nativeAddon.js';
-import { currentNative, type NativeBackend } from '../backend/nativeBackend.js';
+import type { Device, Dropout, FrozenBase, Layer, LayerAdapter } from '../device/device.js';
 import { EngineError } from '../engineError.js';
-import { FrozenBase } from '../ops/frozenBase.js';
-import type { FusedLinear, GradientWatcher } from '../ops/halfLayers.js';
-import { loraLinear, plainFrozenLinear, type AdapterPass } from '../ops/loraLinear.js';
-import { mergeAdapter } from '../ops/mergeAdapter.js';
 import { arePackedOnce, separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
 import { layerMethod } from '../plan/layerMethod.js';
 import type { AdapterSettings } from '../plan/runSpec.js';
-import { Random } from '../random.js';
-import { adapterScale, drawA, newAdapter, restartAdapter } from './adapters.js';
+import { drawA, newAdapter, restartAdapter } from './adapters.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
-import type { Parameter } from './parameter.js';
-import { asMatrix } from './weights.js';
+import { valuesOf, type Parameter } from './parameter.js';
 
 /** How the layers of the adapter phase are computed and held; nothing of it changes the function. */
 export interface AdapterPlan {
   graphs: LayerGraphs;
   /**
-   * Folder whose disk holds the float32 weights that merges are added to, so that only their packed form takes memory;
-   * null keeps them in memory. Native only.
+   * Folder whose disk may hold the float32 weights that merges are added to, so that only their packed form takes memory; null keeps
+   * them in memory.
    */
   masterFolder: string | null;
 }
@@ -35,18 +27,11 @@ export function adapterPlan(graphs: LayerGraphs, folder: string): AdapterPlan {
   return { graphs, masterFolder: arePackedOnce(graphs) ? folder : null };
 }
 
-/** Where the dropout of one micro-batch stands in a run; its masks are a pure function of it. */
-export interface DropoutPlace {
-  seed: number;
-  step: number;
-  micro: number;
-}
+/** Where the dropout of one micro-batch stands in a run. */
+export type DropoutPlace = Omit<Dropout, 'share'>;
 
 /** Where the A of a layer begins in a new cycle, when it is not drawn. */
 export type Directions = ReadonlyMap<LinearLayer, Float32Array>;
-
-/** Asked once a layer, before the pass, who is to see the gradient of its frozen weight; undefined: nobody. */
-export type WatcherOf = (layer: LinearLayer) => GradientWatcher | undefined;
 
 /** A layer's change by a merge: Frobenius norm of s A B. */
 export interface LayerDelta {
@@ -74,20 +59,20 @@ export class AdapterSet {
   private readonly mergedVersions = new Map<LinearLayer, number>();
 
   constructor(
+    private readonly device: Device,
     layers: readonly LinearLayer[],
     readonly settings: AdapterSettings,
     seed: number,
     restart: number,
     private plan: AdapterPlan,
   ) {
-    const native = currentNative();
-    native?.dropFreeBuffers(); // gradients of the base, as large as the base, are over
+    device.trim(); // gradients of the base, as large as the base, are over
     for (const layer of layers) {
-      this.bases.set(layer, new FrozenBase(asMatrix(layer.weight.variable)));
-      if (native !== null && plan.masterFolder !== null)
-        native.mapToDisk(layer.weight.variable, plan.masterFolder);
+      const { weight, inFeatures, outFeatures } = layer;
+      this.bases.set(layer, device.packBase(weight.buffer, inFeatures, outFeatures));
+      if (plan.masterFolder !== null) device.park(weight.buffer, plan.masterFolder);
       if (settings.targetModules.includes(layer.module))
-        layer.adapter = newAdapter(layer, settings, seed, restart);
+        layer.adapter = newAdapter(device, layer, settings, seed, restart);
     }
   }
 
@@ -103,85 +88,56 @@ export class AdapterSet {
   /** A from the directions, or drawn anew, B = 0, trainable scales back to where they began. */
   restart(seed: number, restart: number, directions: Directions | null): void {
     for (const { layer, adapter } of this.adapted()) {
-      const rank = adapter.b.variable.shape[0]!;
-      const a = directions?.get(layer) ?? drawA(layer, rank, seed, restart);
-      restartAdapter(layer, adapter, this.settings, a);
+      const a = directions?.get(layer) ?? drawA(layer, adapter.rank, seed, restart);
+      restartAdapter(this.device, layer, adapter, this.settings, a);
     }
   }
 
   /** W += s A B for all layers, all of them checked before any is changed; then packs again. Throws MergeNotFinite. */
-  merge(): { deltaNorm: number; byLayer: LayerDelta[] } {
+  async merge(): Promise<{ deltaNorm: number; byLayer: LayerDelta[] }> {
     const byLayer: LayerDelta[] = [];
     // Merged twice, first only to look: keeping all merged weights until the last is checked would double the model.
     for (const { layer, adapter } of this.adapted()) {
-      const { merged, deltaNorm } = this.merged(layer, adapter);
-      merged.dispose();
+      const { finite, deltaNorm } = await this.mergeInto(null, layer, adapter);
+      if (!finite) throw new MergeNotFinite(layer.name);
       byLayer.push({ layer: layer.name, deltaNorm });
     }
     for (const { layer, adapter } of this.adapted()) {
-      const { merged } = this.merged(layer, adapter);
-      overwrite(layer.weight.variable, merged);
-      merged.dispose();
-      this.bases.get(layer)?.pack();
-      currentNative()?.releasePages(layer.weight.variable);
+      await this.mergeInto(layer.weight, layer, adapter);
+      layer.weight.version++;
+      this.device.repackBase(this.baseOf(layer), layer.weight.buffer);
       this.mergedVersions.delete(layer);
     }
     return { deltaNorm: Math.hypot(...byLayer.map(({ deltaNorm }) => deltaNorm)), byLayer };
   }
 
-  /** W + s A B [in, out], a new tensor. Throws MergeNotFinite. */
-  merged(layer: LinearLayer, adapter: Adapter): { merged: Tensor2D; deltaNorm: number } {
-    const { merged, finite, deltaNorm } = mergeAdapter(
-      asMatrix(layer.weight.variable),
-      asMatrix(adapter.a.variable),
-      asMatrix(adapter.b.variable),
-      adapterScale(layer, adapter, this.settings),
-    );
-    currentNative()?.releasePages(layer.weight.variable);
-    if (!finite) {
-      merged.dispose();
-      throw new MergeNotFinite(layer.name);
+  /** W + s A B [in, out]; nothing is changed. Throws MergeNotFinite. */
+  async merged(layer: LinearLayer, adapter: Adapter): Promise<Float32Array> {
+    const buffer = this.device.alloc(layer.weight.buffer.length);
+    try {
+      const { finite } = await this.mergeInto({ buffer }, layer, adapter);
+      if (!finite) throw new MergeNotFinite(layer.name);
+      return await valuesOf(this.device, { buffer });
+    } finally {
+      this.device.release(buffer);
     }
-    return { merged, deltaNorm };
   }
 
-  /** x[rows, in] through a layer and its adapter. Without a dropout place nothing is dropped. */
-  apply(
-    layer: LinearLayer,
-    x: Tensor2D,
-    dropout: DropoutPlace | undefined,
-    precision: ProductPrecision | undefined,
-  ): Tensor2D {
-    const native = currentNative();
-    // Another precision than the run's is computed from the weight itself, not from its packed form.
-    const isPacked = native !== null && native.usesPacked(precision);
-    const isMerged = isPacked && this.plan.graphs[layer.module] !== 'separate';
-    const base = isMerged ? this.mergedBase(native, layer) : this.baseOf(layer);
-    const adapter = isMerged ? null : layer.adapter;
-    const y = loraLinear(x, base, adapter && this.adapterPass(layer, adapter, x, dropout), precision);
-    if (!isPacked) native?.releasePages(base.weight);
-    return y;
+  /**
+   * The layer as devices compute it: the only way from an adapter to a kernel. `dropout` null drops nothing. A merged base is made
+   * here where the adapter has changed since.
+   */
+  layer(layer: LinearLayer, dropout: DropoutPlace | null): Layer {
+    const { adapter } = layer;
+    if (adapter === null) return frozenLayer(layer, this.baseOf(layer));
+    const parts = this.adapterOf(layer, adapter, dropout);
+    if (parts.graph !== 'separate') this.packMerged(layer, adapter, parts);
+    return { ...frozenLayer(layer, this.baseOf(layer)), adapter: parts };
   }
 
-  /** The layer for the fused halves of a block: without dropout, with a constant scale. */
-  fused(native: NativeBackend, layer: LinearLayer): FusedLinear {
-    const graph = this.plan.graphs[layer.module];
-    const base = graph === 'separate' ? this.baseOf(layer) : this.mergedBase(native, layer);
-    if (layer.adapter === null) return { base, graph, adapter: null };
-    const { a, b } = layer.adapter;
-    const scale = adapterScale(layer, layer.adapter, this.settings);
-    const { trainsA } = layerMethod(this.settings, layer.module);
-    return { base, graph, adapter: { a: asMatrix(a.variable), b: asMatrix(b.variable), scale, trainsA } };
-  }
-
-  /** x[rows, in] through the base of a layer alone, for the gradient of its weight. */
-  applyWatched(layer: LinearLayer, x: Tensor2D, watcher: GradientWatcher | undefined): Tensor2D {
-    return plainFrozenLinear(x, this.baseOf(layer).weight, watcher);
-  }
-
-  /** The same for the fused halves: the base has to be packed without its adapter, as it is after a merge. */
-  fusedWatched(layer: LinearLayer, watcher: GradientWatcher | undefined): FusedLinear {
-    return { base: this.baseOf(layer), graph: 'separate', adapter: null, ...(watcher && { watcher }) };
+  /** The layer without its adapter, its base packed without it, as it is after a merge. */
+  bare(layer: LinearLayer): Layer {
+    return frozenLayer(layer, this.baseOf(layer));
   }
 
   /**
@@ -191,14 +147,14 @@ export class AdapterSet {
   useGraphs(graphs: LayerGraphs): void {
     this.plan = { ...this.plan, graphs };
     for (const layer of this.mergedVersions.keys())
-      if (graphs[layer.module] === 'separate') this.baseOf(layer).pack();
+      if (graphs[layer.module] === 'separate')
+        this.device.repackBase(this.baseOf(layer), layer.weight.buffer);
     this.mergedVersions.clear();
   }
 
   /** Makes what the graphs need once a step, which else the next pass makes. */
-  prepare(native: NativeBackend): void {
-    for (const { layer } of this.adapted())
-      if (this.plan.graphs[layer.module] !== 'separate') this.mergedBase(native, layer);
+  prepare(): void {
+    for (const { layer } of this.adapted()) this.layer(layer, null);
   }
 
   get packedBytes(): number {
@@ -208,10 +164,10 @@ export class AdapterSet {
   }
 
   dispose(): void {
-    for (const { variable } of [...this.parameters()]) variable.dispose();
+    for (const { buffer } of [...this.parameters()]) this.device.release(buffer);
     for (const [layer, base] of this.bases) {
       layer.adapter = null;
-      base.release();
+      this.device.releaseBase(base);
     }
     this.bases.clear();
   }
@@ -222,23 +178,11 @@ export class AdapterSet {
     return base;
   }
 
-  /** The base with the adapter as it is now in it. */
-  private mergedBase(native: NativeBackend, layer: LinearLayer): FrozenBase {
-    const base = this.baseOf(layer);
-    const { adapter } = layer;
-    if (adapter === null) return base;
-    const version = adapter.a.version + adapter.b.version;
-    if (this.mergedVersions.get(layer) !== version) {
-      const { a, b } = adapter;
-      base.packMerged(
-        native,
-        asMatrix(a.variable),
-        asMatrix(b.variable),
-        adapterScale(layer, adapter, this.settings),
-      );
-      this.mergedVersions.set(layer, version);
-    }
-    return base;
+  private packMerged(layer: LinearLayer, { a, b }: Adapter, parts: LayerAdapter): void {
+    const version = a.version + b.version;
+    if (this.mergedVersions.get(layer) === version) return;
+    this.device.packMerged(this.baseOf(layer), layer.weight.buffer, parts);
+    this.mergedVersions.set(layer, version);
   }
 
   private *adapted(): Generator<{ layer: LinearLayer; adapter: Adapter }> {
@@ -246,32 +190,46 @@ export class AdapterSet {
       if (layer.adapter !== null) yield { layer, adapter: layer.adapter };
   }
 
-  private adapterPass(
+  private adapterOf(
     layer: LinearLayer,
-    { a, b, scale }: Adapter,
-    x: Tensor2D,
-    dropout: DropoutPlace | undefined,
-  ): AdapterPass {
-    const method = layerMethod(this.settings, layer.module);
+    { rank, a, b, scale }: Adapter,
+    dropout: DropoutPlace | null,
+  ): LayerAdapter {
+    const share = this.settings.dropout;
     return {
-      a: asMatrix(a.variable),
-      b: asMatrix(b.variable),
-      scale: scale === null ? method.scale : (scale.variable as unknown as Scalar),
-      trainsA: method.trainsA,
-      mask: dropout === undefined || this.settings.dropout === 0 ? null : this.dropoutMask(layer, x, dropout),
+      rank,
+      a: a.buffer,
+      b: b.buffer,
+      scale: scale?.buffer ?? layerMethod(this.settings, layer.module).scale,
+      graph: this.plan.graphs[layer.module],
+      dropout: dropout === null || share === 0 ? null : { ...dropout, share },
     };
   }
 
-  private dropoutMask(layer: LinearLayer, x: Tensor2D, { seed, step, micro }: DropoutPlace): Tensor2D {
-    const mask = new Float32Array(x.size);
-    Random.forStream(seed, 'dropout', step, micro, layer.name).fillDropoutMask(mask, this.settings.dropout);
-    return tensor2d(mask, x.shape);
+  private mergeInto(
+    target: Pick<Parameter, 'buffer'> | null,
+    layer: LinearLayer,
+    adapter: Adapter,
+  ): Promise<{ finite: boolean; deltaNorm: number }> {
+    const parts = this.adapterOf(layer, adapter, null);
+    return this.device.mergeAdapter(target?.buffer ?? null, layer.weight.buffer, parts, layer);
   }
 }
 
-/** In place where the backend allows it: the values may lie in mapped memory, and stay there. */
-function overwrite(target: Variable, values: Tensor2D): void {
-  const native = currentNative();
-  if (native === null) return target.assign(values);
-  native.array(target).set(native.array(values));
+/** A layer whose weight is trained. */
+export function trainedLayer({ name, index, inFeatures, outFeatures, weight, bias }: LinearLayer): Layer {
+  return {
+    name,
+    index,
+    inFeatures,
+    outFeatures,
+    weight: weight.buffer,
+    base: null,
+    adapter: null,
+    bias: bias?.buffer ?? null,
+  };
+}
+
+function frozenLayer(layer: LinearLayer, base: FrozenBase): Layer {
+  return { ...trainedLayer(layer), base };
 }

@@ -1,16 +1,16 @@
-import { tensor, tidy } from '@tensorflow/tfjs-core';
+import type { Device } from '../device/device.js';
 import { layerMethod } from '../plan/layerMethod.js';
 import type { AdapterSettings } from '../plan/runSpec.js';
 import { Random } from '../random.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
-import type { Parameter } from './parameter.js';
-import { makeParameter } from './weights.js';
+import { assign, makeParameter } from './parameter.js';
 
 /** s of a trainable scale never starts above this: tanh is nearly flat beyond, and g would hardly learn. */
 const initialScaleMax = 0.9;
 
 /** A new adapter: A from the stream (seed, 'adapter', layer, restart), B = 0, so the layer computes what it did before. */
 export function newAdapter(
+  device: Device,
   layer: LinearLayer,
   settings: AdapterSettings,
   seed: number,
@@ -19,10 +19,18 @@ export function newAdapter(
   const { name, module, inFeatures, outFeatures } = layer;
   const { rank } = layerMethod(settings, module);
   return {
-    a: makeParameter(`${name}.lora_A`, 'adapterA', drawA(layer, rank, seed, restart), [inFeatures, rank]),
-    b: makeParameter(`${name}.lora_B`, 'adapterB', new Float32Array(rank * outFeatures), [rank, outFeatures]),
+    rank,
+    a: makeParameter(device, `${name}.lora_A`, 'adapterA', drawA(layer, rank, seed, restart), [
+      inFeatures,
+      rank,
+    ]),
+    b: makeParameter(device, `${name}.lora_B`, 'adapterB', new Float32Array(rank * outFeatures), [
+      rank,
+      outFeatures,
+    ]),
     scale: settings.trainableScale
       ? makeParameter(
+          device,
           `${name}.lora_scale`,
           'adapterScale',
           Float32Array.of(initialScale(layer, settings)),
@@ -34,20 +42,15 @@ export function newAdapter(
 
 /** A as given, B = 0, a trainable scale back to where it began. */
 export function restartAdapter(
+  device: Device,
   layer: LinearLayer,
   adapter: Adapter,
   settings: AdapterSettings,
   a: Float32Array,
 ): void {
-  assign(adapter.a, a);
-  assign(adapter.b, new Float32Array(adapter.b.variable.size));
-  if (adapter.scale !== null) assign(adapter.scale, Float32Array.of(initialScale(layer, settings)));
-}
-
-/** s of y = x W + s (x A) B: a constant, or tanh(g). */
-export function adapterScale(layer: LinearLayer, adapter: Adapter, settings: AdapterSettings): number {
-  if (adapter.scale === null) return layerMethod(settings, layer.module).scale;
-  return Math.tanh(adapter.scale.variable.dataSync()[0] ?? Number.NaN);
+  assign(device, adapter.a, a);
+  assign(device, adapter.b, new Float32Array(adapter.b.buffer.length));
+  if (adapter.scale !== null) assign(device, adapter.scale, Float32Array.of(initialScale(layer, settings)));
 }
 
 /**
@@ -69,9 +72,4 @@ export function drawA(
   const bound = 1 / Math.sqrt(inFeatures);
   Random.forStream(seed, 'adapter', name, restart).fillUniform(values, -bound, bound);
   return values;
-}
-
-function assign(target: Parameter, values: Float32Array): void {
-  tidy(() => target.variable.assign(tensor(values, target.variable.shape, 'float32')));
-  target.version++;
 }

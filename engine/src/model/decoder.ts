@@ -1,17 +1,22 @@
-import { tidy, type Tensor2D } from '@tensorflow/tfjs-core';
-import { attentionHalf as fusedAttentionHalf, type AttentionHalf } from '../ops/attentionHalf.js';
-import { embedding } from '../ops/embedding.js';
-import type { FusedLinear, HalfSettings } from '../ops/halfLayers.js';
-import { mlpHalf as fusedMlpHalf } from '../ops/mlpHalf.js';
-import { residual } from '../ops/residual.js';
-import { rmsNorm } from '../ops/rmsNorm.js';
-import { rotary, type RotaryTable } from '../ops/rotary.js';
-import { swiglu } from '../ops/swiglu.js';
+import type {
+  AttentionHalf,
+  Device,
+  DeviceBuffer,
+  ForwardMode,
+  HalfState,
+  KeyValueCache,
+  Layer,
+  LayerGradients,
+  MlpHalf,
+  NormShape,
+  RotaryAngles,
+  TableShape,
+} from '../device/device.js';
 import { linearShapes } from '../plan/parameters.js';
 import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runSpec.js';
 import type { LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
-import { asMatrix, asVector, blockNames, hasBias } from './weights.js';
+import { blockNames, hasBias } from './weights.js';
 
 /** One block's weights. */
 export interface Block {
@@ -21,8 +26,9 @@ export interface Block {
 }
 
 export interface Decoder {
+  device: Device;
   config: LlamaConfig;
-  rotaryTable: RotaryTable;
+  angles: RotaryAngles;
   embedding: Parameter;
   blocks: Block[];
   finalNorm: Parameter;
@@ -31,16 +37,17 @@ export interface Decoder {
 /** The blocks of a model whose weights `find` gives by name. */
 export function blocksOf(config: LlamaConfig, find: (name: string) => Parameter): Block[] {
   const shapes = linearShapes(config);
-  return Array.from({ length: config.numHiddenLayers }, (_, index) => {
-    const linear = targetModules.map((module): [TargetModule, LinearLayer] => {
-      const name = blockNames.layerName(index, module);
+  return Array.from({ length: config.numHiddenLayers }, (_, block) => {
+    const linear = targetModules.map((module, place): [TargetModule, LinearLayer] => {
+      const name = blockNames.layerName(block, module);
       const weight = find(`${name}.weight`);
       const bias = hasBias(config, module) ? find(`${name}.bias`) : null;
-      return [module, { name, module, ...shapes[module], weight, bias, adapter: null }];
+      const index = block * targetModules.length + place;
+      return [module, { name, index, module, ...shapes[module], weight, bias, adapter: null }];
     });
     return {
-      inputNorm: find(blockNames.normName(index, blockNames.inputNorm)),
-      attentionNorm: find(blockNames.normName(index, blockNames.attentionNorm)),
+      inputNorm: find(blockNames.normName(block, blockNames.inputNorm)),
+      attentionNorm: find(blockNames.normName(block, blockNames.attentionNorm)),
       linear: Object.fromEntries(linear) as Record<TargetModule, LinearLayer>,
     };
   });
@@ -50,85 +57,172 @@ export function blocksOf(config: LlamaConfig, find: (name: string) => Parameter)
 export interface Pass {
   batch: number;
   time: number;
-  /** Position of the first id of each sequence. */
-  firstPosition: number;
-  /** For halves of blocks as one op each; null: op by op. */
-  fused: { settings: HalfSettings; linear(layer: LinearLayer): FusedLinear } | null;
-  /** y = x W, with the adapter and the bias where there are any. */
-  linear(layer: LinearLayer, x: Tensor2D): Tensor2D;
-  /** q[rows, heads * headDim], k and v[rows, kvHeads * headDim], positions turned in -> [rows, heads * headDim]. */
-  attend(blockIndex: number, q: Tensor2D, k: Tensor2D, v: Tensor2D): Tensor2D;
+  precision: ForwardMode['precision'];
+  /** Whether a backward pass comes, and whether it makes the states again. */
+  backward: 'none' | 'kept' | 'recomputed';
+  /** Of one sequence that is being written; its ids come behind those in it. */
+  cache: KeyValueCache | null;
+  /** A layer as devices compute it. */
+  layer(layer: LinearLayer): Layer;
+}
+
+type Half = ({ kind: 'attention' } & AttentionHalf) | ({ kind: 'mlp' } & MlpHalf);
+
+/** A half that was computed, as its backward pass needs it. */
+interface Step {
+  block: Block;
+  half: Half;
+  x: DeviceBuffer;
+  state: HalfState | null;
+}
+
+/** A forward pass. Its buffers belong to whoever asked for it, until `differentiate` or `release` has given them back. */
+export interface Decoded {
+  /** Hidden states after the last norm, [rows, hidden]. */
+  hidden: DeviceBuffer;
+  /** What the last norm saw, and its state; with the steps there for the backward pass alone. */
+  last: DeviceBuffer | null;
+  lastState: HalfState | null;
+  steps: Step[];
+}
+
+/** ids[batch * time] -> hidden states: embedding, the halves of each block, the last norm. */
+export function decode(decoder: Decoder, ids: Int32Array, pass: Pass): Decoded {
+  const { device, config, finalNorm } = decoder;
+  const { cache, precision, backward } = pass;
+  const rows = pass.batch * pass.time;
+  const steps: Step[] = [];
+  const stream = () => device.alloc(rows * config.hiddenSize, 'activation');
+
+  let x = stream();
+  device.embeddingForward(x, decoder.embedding.buffer, ids, tableShape(config, rows));
+  decoder.blocks.forEach((block, index) => {
+    for (const half of [attentionHalf(decoder, block, pass), mlpHalf(decoder, block, pass)]) {
+      const y = stream();
+      const mode: ForwardMode = {
+        keepsState: backward === 'kept',
+        precision,
+        cache: cache && { keysAndValues: cache, block: index },
+      };
+      const state =
+        half.kind === 'attention'
+          ? device.attentionHalfForward(y, x, half, mode)
+          : device.mlpHalfForward(y, x, half, mode);
+      if (backward === 'none') device.release(x);
+      else steps.push({ block, half, x, state });
+      x = y;
+    }
+  });
+  const hidden = stream();
+  const isDifferentiated = backward !== 'none';
+  const lastState = device.rmsNormForward(hidden, x, finalNorm.buffer, normShape(config, rows), {
+    keepsState: isDifferentiated,
+  });
+  if (isDifferentiated) return { hidden, last: x, lastState, steps };
+  device.release(x);
+  return { hidden, last: null, lastState, steps };
+}
+
+/** Where the gradients of a backward pass go. */
+export interface GradientTargets {
+  /** Of a norm's gain, the embedding, a bias: [of its shape]; what is null is not made. */
+  of(parameter: Parameter): DeviceBuffer | null;
+  layer(layer: LinearLayer): LayerGradients;
 }
 
 /**
- * Hidden states after the final norm, [batch * time, hidden]. Each half of a block is a tidy of its own: what its
- * gradient does not need is given back before the next one starts.
+ * The backward pass of `decode`, from the gradient of its hidden states, which it takes over; gives back all that the pass held. It
+ * stops after each half, with the layers whose gradients are there now.
  */
-export function decode(decoder: Decoder, ids: Int32Array, pass: Pass): Tensor2D {
-  const { blocks, finalNorm, config } = decoder;
-  let x = embedding(asMatrix(decoder.embedding.variable), ids);
-  const replace = (next: Tensor2D) => {
-    x.dispose();
-    x = next;
-  };
-  blocks.forEach((block, index) => {
-    replace(tidy(() => attentionHalf(decoder, block, index, x, pass)));
-    replace(tidy(() => mlpHalf(decoder, block, x, pass)));
-  });
-  replace(rmsNorm(x, asVector(finalNorm.variable), config.rmsNormEps));
-  return x;
+export function* differentiate(
+  { device, config, embedding, finalNorm }: Decoder,
+  { last, lastState, steps }: Decoded,
+  dhidden: DeviceBuffer,
+  ids: Int32Array,
+  targets: GradientTargets,
+  isTied: boolean,
+): Generator<LinearLayer[]> {
+  const rows = ids.length;
+  // A kernel of the norm always makes the gradient of its gain; where nobody wants it, it goes here.
+  const unwanted = device.alloc(config.hiddenSize);
+  const gain = (parameter: Parameter) => targets.of(parameter) ?? unwanted;
+  const stream = () => device.alloc(rows * config.hiddenSize, 'activation');
+
+  let dy = stream();
+  const ofNorm = { dx: dy, gain: gain(finalNorm) };
+  device.rmsNormBackward(ofNorm, dhidden, last!, finalNorm.buffer, lastState, normShape(config, rows));
+  device.release(dhidden);
+  device.release(last);
+  for (let step = steps.pop(); step !== undefined; step = steps.pop()) {
+    const { block, half, x, state } = step;
+    const dx = stream();
+    const { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj } = block.linear;
+    const { layer } = targets;
+    if (half.kind === 'attention') {
+      const gradients = {
+        dx,
+        gain: gain(block.inputNorm),
+        q: layer(q_proj),
+        k: layer(k_proj),
+        v: layer(v_proj),
+        o: layer(o_proj),
+      };
+      device.attentionHalfBackward(gradients, dy, x, state, half);
+    } else {
+      const gradients = {
+        dx,
+        gain: gain(block.attentionNorm),
+        gate: layer(gate_proj),
+        up: layer(up_proj),
+        down: layer(down_proj),
+      };
+      device.mlpHalfBackward(gradients, dy, x, state, half);
+    }
+    device.release(dy);
+    device.release(x);
+    dy = dx;
+    yield half.kind === 'attention' ? [q_proj, k_proj, v_proj, o_proj] : [gate_proj, up_proj, down_proj];
+  }
+  const dtable = targets.of(embedding);
+  if (dtable !== null) device.embeddingBackward(dtable, dy, ids, tableShape(config, rows), isTied);
+  device.release(dy);
+  device.release(unwanted);
 }
 
-/** x + o_proj(attention(norm(x))) */
-function attentionHalf(
-  { config, rotaryTable }: Decoder,
-  block: Block,
-  index: number,
-  x: Tensor2D,
-  pass: Pass,
-): Tensor2D {
+export function tableShape({ vocabSize, hiddenSize }: LlamaConfig, rows: number): TableShape {
+  return { rows, vocabulary: vocabSize, hidden: hiddenSize };
+}
+
+function normShape({ hiddenSize, rmsNormEps }: LlamaConfig, rows: number): NormShape {
+  return { rows, hidden: hiddenSize, epsilon: rmsNormEps };
+}
+
+function attentionHalf({ config, angles }: Decoder, block: Block, pass: Pass): Half {
   const { q_proj, k_proj, v_proj, o_proj } = block.linear;
-  const { batch, time, firstPosition, fused } = pass;
-  if (fused !== null) {
-    const heads = { heads: config.numAttentionHeads, kvHeads: config.numKeyValueHeads };
-    const half = {
-      gain: asVector(block.inputNorm.variable),
-      q: fused.linear(q_proj),
-      k: fused.linear(k_proj),
-      v: fused.linear(v_proj),
-      o: fused.linear(o_proj),
-      biases: config.attentionBias
-        ? ([q_proj, k_proj, v_proj].map(({ bias }) => asVector(bias!.variable)) as AttentionHalf['biases'])
-        : null,
-      rotaryTable,
-      shape: { batch, time, ...heads, headDim: rotaryTable.headDim },
-    };
-    return fusedAttentionHalf(x, half, fused.settings);
-  }
-  const turn = (rows: Tensor2D, heads: number) =>
-    rotary(rows, rotaryTable, { batch, time, heads, firstPosition });
-  const normed = rmsNorm(x, asVector(block.inputNorm.variable), config.rmsNormEps);
-  const q = turn(pass.linear(q_proj, normed), config.numAttentionHeads);
-  const k = turn(pass.linear(k_proj, normed), config.numKeyValueHeads);
-  const v = pass.linear(v_proj, normed);
-  return residual(x, pass.linear(o_proj, pass.attend(index, q, k, v)));
+  const { hiddenSize: hidden, numAttentionHeads: heads, numKeyValueHeads: kvHeads } = config;
+  return {
+    kind: 'attention',
+    shape: { batch: pass.batch, time: pass.time, hidden, heads, kvHeads, headDim: hidden / heads },
+    gain: block.inputNorm.buffer,
+    epsilon: config.rmsNormEps,
+    q: pass.layer(q_proj),
+    k: pass.layer(k_proj),
+    v: pass.layer(v_proj),
+    o: pass.layer(o_proj),
+    angles,
+  };
 }
 
-/** x + down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x))) */
-function mlpHalf({ config }: Decoder, block: Block, x: Tensor2D, pass: Pass): Tensor2D {
+function mlpHalf({ config }: Decoder, block: Block, pass: Pass): Half {
   const { gate_proj, up_proj, down_proj } = block.linear;
-  const { fused } = pass;
-  if (fused !== null) {
-    const half = {
-      gain: asVector(block.attentionNorm.variable),
-      gate: fused.linear(gate_proj),
-      up: fused.linear(up_proj),
-      down: fused.linear(down_proj),
-      intermediate: config.intermediateSize,
-    };
-    return fusedMlpHalf(x, half, fused.settings);
-  }
-  const normed = rmsNorm(x, asVector(block.attentionNorm.variable), config.rmsNormEps);
-  const hidden = swiglu(pass.linear(gate_proj, normed), pass.linear(up_proj, normed));
-  return residual(x, pass.linear(down_proj, hidden));
+  const { hiddenSize: hidden, intermediateSize: intermediate } = config;
+  return {
+    kind: 'mlp',
+    shape: { batch: pass.batch, time: pass.time, hidden, intermediate },
+    gain: block.attentionNorm.buffer,
+    epsilon: config.rmsNormEps,
+    gate: pass.layer(gate_proj),
+    up: pass.layer(up_proj),
+    down: pass.layer(down_proj),
+  };
 }

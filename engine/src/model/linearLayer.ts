@@ -5,6 +5,8 @@ import type { Parameter } from './parameter.js';
 export interface LinearLayer {
   /** For example `model.layers.0.self_attn.q_proj`. */
   readonly name: string;
+  /** Its place among all linear layers of the model, from 0. */
+  readonly index: number;
   readonly module: TargetModule;
   readonly inFeatures: number;
   readonly outFeatures: number;
@@ -15,6 +17,7 @@ export interface LinearLayer {
 }
 
 export interface Adapter {
+  readonly rank: number;
   readonly a: Parameter;
   readonly b: Parameter;
   /** Trainable scale g, s = tanh(g); null when s is the constant alpha / rank. */

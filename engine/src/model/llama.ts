@@ -1,39 +1,21 @@
-import {
-  add,
-  dispose,
-  slice,
-  tensor2d,
-  tidy,
-  variableGrads,
-  type Scalar,
-  type Tensor,
-  type Tensor2D,
-} from '@tensorflow/tfjs-core';
-import type { ProductPrecision } from '../backend/nativeAddon.js';
-import { currentNative } from '../backend/nativeBackend.js';
-import { causalAttention, type AttentionShape } from '../ops/causalAttention.js';
-import { headCrossEntropy, headLossSum } from '../ops/headCrossEntropy.js';
-import { headLogits } from '../ops/headLogits.js';
-import { linear } from '../ops/linear.js';
-import { RotaryTable } from '../ops/rotary.js';
+import type { Device, DeviceBuffer, ForwardMode, KeyValueCache, ResultBuffer } from '../device/device.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { AdapterSettings, LlamaConfig } from '../plan/runSpec.js';
 import {
   AdapterSet,
   plainPlan,
+  trainedLayer,
   type AdapterPlan,
   type Directions,
   type DropoutPlace,
   type LayerDelta,
-  type WatcherOf,
 } from './adapterSet.js';
-import { blocksOf, decode, type Decoder, type Pass } from './decoder.js';
-import { KeyValueCache } from './keyValueCache.js';
+import { blocksOf, decode, differentiate, tableShape, type Decoder, type Pass } from './decoder.js';
+import type { GradientBuffer } from './gradientBuffer.js';
 import type { LinearLayer } from './linearLayer.js';
-import type { Parameter } from './parameter.js';
+import { valuesOf, type Parameter } from './parameter.js';
+import { rotaryAngles } from './rotaryTable.js';
 import {
-  asMatrix,
-  asVector,
   embeddingName,
   finalNormName,
   givenWeight,
@@ -43,21 +25,32 @@ import {
   type WeightShape,
 } from './weights.js';
 
-export interface LossOptions {
-  /** Multiplies the mean loss and so every gradient; 1 / micro-batches when gradients are summed. Default 1. */
-  lossScale?: number | undefined;
-  /** Without it nothing is dropped, whatever the adapter's settings say: evaluation. */
-  dropout?: DropoutPlace;
-  /** Make the activations of each half of a block again in the backward pass instead of keeping them. */
-  recompute?: boolean | undefined;
-  /** Without adapters, but with the gradients of frozen weights shown. */
-  watcherOf?: WatcherOf | undefined;
+/** Sequences that are computed at once, row by row: [batch * time] ids and what each is to predict, -1 for nothing. */
+export interface TokenRows {
+  inputs: Int32Array;
+  targets: Int32Array;
+  batch: number;
+  time: number;
 }
 
-/**
- * A Llama model and its adapters. It lives on the tfjs backend that was current when it was made (`selectBackend`), and
- * owns its variables until `dispose`.
- */
+export interface GradientOptions {
+  /** Multiplies the mean loss and so every gradient: the share of a micro-batch when gradients are summed. Default 1. */
+  lossScale?: number;
+  /** Null drops nothing, whatever the adapter's settings say. */
+  dropout?: DropoutPlace | null;
+  /** Make the activations of each half of a block again in the backward pass instead of keeping them. */
+  recompute?: boolean;
+  /** Where its rows stand among those whose losses the result keeps. */
+  firstRow?: number;
+}
+
+/** Takes the gradient [in, out] of a frozen weight as soon as it is there. */
+export type GradientWatcher = (gradient: Float32Array) => Promise<void>;
+
+/** Asked once a layer who is to see the gradient of its frozen weight; undefined: nobody. */
+export type WatcherOf = (layer: LinearLayer) => GradientWatcher | undefined;
+
+/** A Llama model and its adapters on a device. It owns its parameters until `dispose`. */
 export class Llama {
   /** By name, in the order of Hugging Face's files: embedding, blocks, final norm, head (absent when tied); adapters last. */
   readonly parameters: Map<string, Parameter>;
@@ -65,10 +58,11 @@ export class Llama {
   readonly layers: readonly LinearLayer[];
 
   private readonly decoder: Decoder;
-  private readonly head: Tensor2D;
+  private readonly head: Parameter;
   private adapters: AdapterSet | null = null;
 
   private constructor(
+    readonly device: Device,
     readonly config: LlamaConfig,
     weights: Parameter[],
   ) {
@@ -80,45 +74,44 @@ export class Llama {
     };
     const blocks = blocksOf(config, find);
     this.layers = blocks.flatMap(({ linear }) => Object.values(linear));
+    const { maxPositionEmbeddings, ropeTheta, ropeScaling } = config;
     this.decoder = {
+      device,
       config,
-      rotaryTable: new RotaryTable(
-        config.maxPositionEmbeddings,
-        this.headDim,
-        config.ropeTheta,
-        config.ropeScaling,
-      ),
+      angles: rotaryAngles(device, maxPositionEmbeddings, this.headDim, ropeTheta, ropeScaling),
       embedding: find(embeddingName),
       blocks,
       finalNorm: find(finalNormName),
     };
-    this.head = asMatrix(find(config.tieWordEmbeddings ? embeddingName : headName).variable);
+    this.head = find(config.tieWordEmbeddings ? embeddingName : headName);
   }
 
   /** New weights: all N(0, 0.02), norms 1. The same seed gives the same bits. */
-  static create(config: LlamaConfig, seed: number): Llama {
+  static create(device: Device, config: LlamaConfig, seed: number): Llama {
     return new Llama(
+      device,
       config,
-      weightShapes(config).map((shape) => newWeight(shape, seed)),
+      weightShapes(config).map((shape) => newWeight(device, shape, seed)),
     );
   }
 
   /**
-   * Weights from elsewhere, asked for by name, laid out as here (linear weights [in, out]); the model takes over the
-   * returned arrays. Throws when one has a wrong length; nothing is left behind.
+   * Weights from elsewhere, asked for by name, laid out as here (linear weights [in, out]). Throws when one has a wrong
+   * length; nothing is left behind.
    */
   static async fromWeights(
+    device: Device,
     config: LlamaConfig,
     read: (weight: WeightShape) => Promise<Float32Array>,
   ): Promise<Llama> {
     const weights: Parameter[] = [];
     try {
-      for (const shape of weightShapes(config)) weights.push(givenWeight(shape, await read(shape)));
+      for (const shape of weightShapes(config)) weights.push(givenWeight(device, shape, await read(shape)));
     } catch (error) {
-      dispose(weights.map(({ variable }) => variable));
+      for (const { buffer } of weights) device.release(buffer);
       throw error;
     }
-    return new Llama(config, weights);
+    return new Llama(device, config, weights);
   }
 
   /** What a step trains: everything without adapters; with them embedding, norms, biases, head, and of the adapters what is not frozen. */
@@ -145,7 +138,7 @@ export class Llama {
     plan: AdapterPlan = plainPlan,
   ): void {
     if (this.adapters !== null) throw new Error('The model has adapters already');
-    this.adapters = new AdapterSet(this.layers, settings, seed, restart, plan);
+    this.adapters = new AdapterSet(this.device, this.layers, settings, seed, restart, plan);
     for (const parameter of this.adapters.parameters()) this.parameters.set(parameter.name, parameter);
   }
 
@@ -161,15 +154,20 @@ export class Llama {
    * W += s A B in float32 for all layers, then packs again. A and B stay as they are: restart them afterwards. Every
    * layer is checked before any weight changes; throws MergeNotFinite.
    */
-  mergeAdapters(): { deltaNorm: number; byLayer: LayerDelta[] } {
-    return this.attached().merge();
+  async mergeAdapters(): Promise<{ deltaNorm: number; byLayer: LayerDelta[] }> {
+    return await this.attached().merge();
   }
 
   /** W + s A B [in, out] in float32; the model is not changed. Without an adapter a copy of W. Throws MergeNotFinite. */
-  mergedWeight(layer: LinearLayer): Float32Array {
+  async mergedWeight(layer: LinearLayer): Promise<Float32Array> {
     const { adapter } = layer;
-    if (adapter === null) return Float32Array.from(layer.weight.variable.dataSync());
-    return valuesOf(() => this.attached().merged(layer, adapter).merged);
+    if (adapter === null) return await this.valuesOf(layer.weight);
+    return await this.attached().merged(layer, adapter);
+  }
+
+  /** A copy of a parameter's values. */
+  valuesOf(parameter: Parameter): Promise<Float32Array> {
+    return valuesOf(this.device, parameter);
   }
 
   /** Drops the adapters and unfreezes their layers: the model before `attachAdapters`, with the merges in it. */
@@ -186,159 +184,142 @@ export class Llama {
 
   /** Makes now what the next pass would make once a step: merged bases. */
   prepareGraphs(): void {
-    const native = currentNative();
-    if (native !== null) this.attached().prepare(native);
+    this.attached().prepare();
   }
 
-  /** Bytes held by packed copies of frozen weights, beside the float32 variables. */
+  /** Bytes held by packed copies of frozen weights, beside the float32 ones. */
   get packedBytes(): number {
     return this.adapters?.packedBytes ?? 0;
   }
 
-  /**
-   * Mean cross-entropy in nats over targets other than -1, times lossScale. inputs and targets are [batch * time], row
-   * by row. Differentiable by tfjs.
-   */
-  loss(
-    inputs: Int32Array,
-    targets: Int32Array,
-    batch: number,
-    time: number,
-    options: LossOptions = {},
-  ): Scalar {
-    const scale = (options.lossScale ?? 1) / Math.max(1, countTargets(targets));
-    return tidy(() => {
-      const pass = this.pass(batch, time, {
-        dropout: options.dropout,
-        isWhole: true,
-        recompute: options.recompute,
-        watcherOf: options.watcherOf,
-      });
-      const hidden = this.hidden(inputs, pass);
-      return headCrossEntropy(hidden, this.head, targets, scale);
-    });
-  }
-
-  /** Sum of the losses in nats and the number of targets other than -1, without gradients and without dropout. */
-  sumLoss(
-    inputs: Int32Array,
-    targets: Int32Array,
-    batch: number,
-    time: number,
-  ): { sum: number; count: number } {
-    let sum = 0;
-    tidy(() => {
-      sum = headLossSum(this.hidden(inputs, this.pass(batch, time, { isWhole: true })), this.head, targets);
-    });
-    return { sum, count: countTargets(targets) };
+  /** Adds the losses of whole sequences to the result: without gradients and without dropout. */
+  addLoss(rows: TokenRows, result: ResultBuffer): void {
+    const { hidden } = this.decode(rows.inputs, this.pass(rows));
+    this.device.headCrossEntropy(result, null, this.headPass(rows, hidden, 1, 0));
+    this.device.release(hidden);
   }
 
   /**
-   * Loss (times lossScale) and its gradient for every trainable parameter, by name, in the order of `trainable()`. The
-   * caller disposes the gradients.
+   * Adds the losses of whole sequences to the result, and writes the gradients of lossScale times their mean over targets
+   * other than -1.
    */
-  valueAndGradients(
-    inputs: Int32Array,
-    targets: Int32Array,
-    batch: number,
-    time: number,
-    options: LossOptions = {},
-  ): { loss: number; gradients: Map<string, Tensor> } {
-    const trainable = this.trainable();
-    const differentiate = () =>
-      variableGrads(
-        () => this.loss(inputs, targets, batch, time, options),
-        trainable.map(({ variable }) => variable),
-      );
-    const native = currentNative();
-    const { value, grads } = native === null ? differentiate() : native.withOwnedGradients(differentiate);
-    const loss = value.dataSync()[0] ?? Number.NaN;
-    value.dispose();
-    const gradients = new Map<string, Tensor>();
-    for (const { name, variable } of trainable) {
-      const gradient = grads[variable.name];
-      if (!gradient) throw new Error(`The loss does not depend on ${name}`);
-      gradients.set(name, gradient);
-    }
-    return { loss, gradients };
+  differentiate(
+    rows: TokenRows,
+    gradients: GradientBuffer,
+    result: ResultBuffer,
+    { lossScale = 1, dropout = null, recompute = false, firstRow = 0 }: GradientOptions = {},
+  ): void {
+    const pass = this.pass(rows, { dropout, backward: recompute ? 'recomputed' : 'kept' });
+    const decoded = this.decode(rows.inputs, pass);
+    const scale = lossScale / Math.max(1, countTargets(rows.targets));
+    const headPass = this.headPass(rows, decoded.hidden, scale, firstRow);
+    const dhidden = this.device.alloc(decoded.hidden.length, 'activation');
+    this.device.headCrossEntropy(result, { dx: dhidden, head: gradients.of(this.head)! }, headPass);
+    this.device.release(decoded.hidden);
+    const targets = {
+      of: (parameter: Parameter) => gradients.of(parameter),
+      layer: ({ weight, adapter, bias }: LinearLayer) => ({
+        weight: gradients.of(weight),
+        a: gradients.of(adapter && adapter.a),
+        b: gradients.of(adapter && adapter.b),
+        scale: gradients.of(adapter && adapter.scale),
+        bias: gradients.of(bias),
+      }),
+    };
+    const isTied = this.config.tieWordEmbeddings;
+    const steps = differentiate(this.decoder, decoded, dhidden, rows.inputs, targets, isTied);
+    while (steps.next().done !== true);
   }
 
   /**
    * Shows the gradients of frozen weights, each as soon as it is there and no longer than its watcher looks at it. Adapters are
    * left out of the pass: for the moment after a merge.
    */
-  watchGradients(
-    inputs: Int32Array,
-    targets: Int32Array,
-    batch: number,
-    time: number,
-    { lossScale, recompute }: Pick<LossOptions, 'lossScale' | 'recompute'>,
+  async watchGradients(
+    rows: TokenRows,
+    { lossScale = 1, recompute = false }: Pick<GradientOptions, 'lossScale' | 'recompute'>,
     watcherOf: WatcherOf,
-  ): void {
-    this.attached();
-    // The first weight that any gradient passes on its way through all layers, and a small one.
-    const first = this.decoder.blocks[0]!.inputNorm.variable;
-    const differentiate = () =>
-      variableGrads(
-        () => this.loss(inputs, targets, batch, time, { lossScale, recompute, watcherOf }),
-        [first],
-      );
-    const native = currentNative();
-    const { value, grads } = native === null ? differentiate() : native.withOwnedGradients(differentiate);
-    value.dispose();
-    dispose(grads);
+  ): Promise<void> {
+    const { device } = this;
+    const adapters = this.attached();
+    const backward = recompute ? 'recomputed' : 'kept';
+    const pass = { ...this.pass(rows, { backward }), layer: (layer: LinearLayer) => adapters.bare(layer) };
+    const decoded = this.decode(rows.inputs, pass);
+    const scale = lossScale / Math.max(1, countTargets(rows.targets));
+    const dhidden = device.alloc(decoded.hidden.length, 'activation');
+    const unwanted = device.alloc(this.head.buffer.length);
+    const result = device.newResult(0);
+    const headPass = this.headPass(rows, decoded.hidden, scale, 0);
+    device.headCrossEntropy(result, { dx: dhidden, head: unwanted }, headPass);
+    device.releaseResult(result);
+    device.release(unwanted);
+    device.release(decoded.hidden);
+    const watched = new Map<LinearLayer, { watcher: GradientWatcher; buffer: DeviceBuffer }>();
+    const targets = {
+      of: () => null,
+      layer: (layer: LinearLayer) => {
+        const watcher = watcherOf(layer);
+        const buffer = watcher ? device.alloc(layer.weight.buffer.length) : null;
+        if (watcher && buffer) watched.set(layer, { watcher, buffer });
+        return { weight: buffer, a: null, b: null, scale: null, bias: null };
+      },
+    };
+    for (const layers of differentiate(this.decoder, decoded, dhidden, rows.inputs, targets, false)) {
+      for (const layer of layers) {
+        const found = watched.get(layer);
+        if (found === undefined) continue;
+        const gradient = await valuesOf(device, found);
+        device.release(found.buffer);
+        await found.watcher(gradient);
+        watched.delete(layer);
+      }
+    }
   }
 
   /** [batch * time * vocabulary]. With `float32` from the float32 weights in float32 arithmetic, whatever the run's precision. */
-  logits(
+  async logits(
     inputs: Int32Array,
     batch: number,
     time: number,
-    options: { precision?: 'float32' } = {},
-  ): Float32Array {
-    const { precision } = options;
-    return valuesOf(() =>
-      headLogits(this.hidden(inputs, this.pass(batch, time, { precision })), this.head, precision),
-    );
+    { precision = 'run' }: { precision?: ForwardMode['precision'] } = {},
+  ): Promise<Float32Array> {
+    const { hidden } = this.decode(inputs, this.pass({ batch, time }, { precision }));
+    return await this.logitsOf(hidden, inputs.length, 0, precision);
   }
 
-  /** What a layer, adapter and all, makes of one row [in], in float32 arithmetic. */
-  layerOutput(layer: LinearLayer, row: Float32Array): Float32Array {
-    return valuesOf(() =>
-      this.pass(1, 1, { precision: 'float32' }).linear(layer, tensor2d(row, [1, layer.inFeatures])),
-    );
+  /** What a layer, adapter and all, makes of one row [in], in float32 arithmetic; without its bias. */
+  async layerOutput(layer: LinearLayer, row: Float32Array): Promise<Float32Array> {
+    const { device } = this;
+    const [x, y] = [device.alloc(row.length), device.alloc(layer.outFeatures)];
+    device.upload(x, row);
+    device.layerForward(y, x, 1, this.layer(layer, null));
+    const output = await valuesOf(device, { buffer: y });
+    device.release(x);
+    device.release(y);
+    return output;
   }
 
-  /** An empty cache for one sequence of at most so many ids. Its memory is taken at once. */
+  /** An empty cache for one sequence of at most so many ids; to be released. Its memory is taken at once. */
   newCache(positionsMax = this.config.maxPositionEmbeddings): KeyValueCache {
-    const { numHiddenLayers, numKeyValueHeads } = this.config;
-    return new KeyValueCache(numHiddenLayers, positionsMax, numKeyValueHeads * this.headDim);
+    const { numHiddenLayers, numKeyValueHeads: kvHeads } = this.config;
+    return this.device.newCache({ kvHeads, headDim: this.headDim }, numHiddenLayers, positionsMax);
   }
 
   /** Computes new ids of a sequence behind those in its cache; gives the logits [vocabulary] after the last of them. */
-  extend(cache: KeyValueCache, ids: Int32Array): Float32Array {
+  async extend(cache: KeyValueCache, ids: Int32Array): Promise<Float32Array> {
     const time = ids.length;
-    const shape = this.attentionShape(1, time);
-    const pass: Pass = {
-      ...this.pass(1, time, { firstPosition: cache.length }),
-      attend: (block, q, k, v) => {
-        cache.append(block, k, v);
-        return cache.length === 0 ? causalAttention(q, k, v, shape) : cache.attend(block, q, shape);
-      },
-    };
-    const logits = valuesOf(() => {
-      const last = slice(this.hidden(ids, pass), [time - 1, 0]);
-      return headLogits(last, this.head);
-    });
-    cache.advance(time);
-    return logits;
+    const { hidden } = this.decode(ids, this.pass({ batch: 1, time }, { cache }));
+    this.device.advanceCache(cache, time);
+    return await this.logitsOf(hidden, time, time - 1, 'run');
   }
 
-  /** Gives back every variable and every packed weight. */
+  /** Gives back every parameter and every packed weight. */
   dispose(): void {
     if (this.adapters !== null) this.detachAdapters();
-    dispose([...this.parameters.values()].map(({ variable }) => variable));
+    for (const { buffer } of this.parameters.values()) this.device.release(buffer);
     this.parameters.clear();
+    this.device.release(this.decoder.angles.cos);
+    this.device.release(this.decoder.angles.sin);
   }
 
   private get headDim(): number {
@@ -350,76 +331,57 @@ export class Llama {
     return this.adapters;
   }
 
-  private attentionShape(batch: number, time: number): AttentionShape {
-    const { numAttentionHeads, numKeyValueHeads } = this.config;
-    return { batch, time, heads: numAttentionHeads, kvHeads: numKeyValueHeads, headDim: this.headDim };
+  private layer(layer: LinearLayer, dropout: DropoutPlace | null) {
+    return this.adapters === null ? trainedLayer(layer) : this.adapters.layer(layer, dropout);
   }
 
-  private hidden(ids: Int32Array, pass: Pass): Tensor2D {
-    const { batch, time, firstPosition } = pass;
-    const { positionCount } = this.decoder.rotaryTable;
-    const end = firstPosition + time;
+  private pass(
+    { batch, time }: Pick<TokenRows, 'batch' | 'time'>,
+    {
+      dropout = null,
+      precision = 'run',
+      backward = 'none',
+      cache = null,
+    }: Partial<Pick<Pass, 'precision' | 'backward' | 'cache'>> & { dropout?: DropoutPlace | null } = {},
+  ): Pass {
+    return { batch, time, precision, backward, cache, layer: (layer) => this.layer(layer, dropout) };
+  }
+
+  private decode(ids: Int32Array, pass: Pass) {
+    const { batch, time, cache } = pass;
+    const { positionCount } = this.decoder.angles;
+    const end = (cache?.length ?? 0) + time;
     if (ids.length !== batch * time) throw new Error(`Expected ${batch} x ${time} ids, not ${ids.length}`);
     if (end > positionCount)
       throw new Error(`Sequences of ${end} ids do not fit the model's ${positionCount} positions`);
     return decode(this.decoder, ids, pass);
   }
 
-  /** Null where a pass has to go op by op: on other backends, and with what the fused halves do not know. */
-  private fusedHalves({ dropout, recompute = false, watcherOf }: PassOptions): Pass['fused'] {
-    const native = currentNative();
-    const settings = watcherOf === undefined ? this.adapterSettings : null;
-    const drops = dropout !== undefined && settings !== null && settings.dropout > 0;
-    if (native === null || drops || settings?.trainableScale) return null;
-    return {
-      settings: { native, epsilon: this.config.rmsNormEps, precision: native.precision, recompute },
-      linear: (layer) =>
-        watcherOf === undefined
-          ? (this.adapters?.fused(native, layer) ?? { trained: asMatrix(layer.weight.variable) })
-          : this.attached().fusedWatched(layer, watcherOf(layer)),
-    };
+  private headPass({ targets }: TokenRows, x: DeviceBuffer, scale: number, firstRow: number) {
+    const shape = tableShape(this.config, targets.length);
+    return { shape, x, head: this.head.buffer, targets, scale, firstRow };
   }
 
-  private pass(batch: number, time: number, options: PassOptions): Pass {
-    const shape = this.attentionShape(batch, time);
-    const { precision, dropout, watcherOf } = options;
-    return {
-      batch,
-      time,
-      firstPosition: options.firstPosition ?? 0,
-      fused: options.isWhole ? this.fusedHalves(options) : null,
-      linear: (layer, x) => {
-        const y =
-          watcherOf === undefined
-            ? (this.adapters?.apply(layer, x, dropout, precision) ??
-              linear(x, asMatrix(layer.weight.variable), precision))
-            : this.attached().applyWatched(layer, x, watcherOf(layer));
-        return layer.bias === null ? y : add(y, asVector(layer.bias.variable));
-      },
-      attend: (_, q, k, v) => causalAttention(q, k, v, shape, precision),
-    };
+  /** Of the hidden states from `firstRow` on, which it gives back. */
+  private async logitsOf(
+    hidden: DeviceBuffer,
+    rows: number,
+    firstRow: number,
+    precision: ForwardMode['precision'],
+  ): Promise<Float32Array> {
+    const { device, config } = this;
+    const buffer = device.alloc((rows - firstRow) * config.vocabSize);
+    const pass = { shape: tableShape(config, rows), x: hidden, head: this.head.buffer, firstRow };
+    device.headLogits(buffer, pass, precision);
+    const logits = await valuesOf(device, { buffer });
+    device.release(buffer);
+    device.release(hidden);
+    return logits;
   }
 }
 
-interface PassOptions {
-  /** Whole sequences in the precision of the run: training and evaluation, which fused halves can do. */
-  isWhole?: boolean;
-  recompute?: boolean | undefined;
-  firstPosition?: number;
-  dropout?: DropoutPlace | undefined;
-  precision?: ProductPrecision | undefined;
-  watcherOf?: WatcherOf | undefined;
-}
-
-function countTargets(targets: Int32Array): number {
+export function countTargets(targets: Int32Array): number {
   let count = 0;
   for (const target of targets) if (target !== -1) count++;
   return count;
-}
-
-function valuesOf(compute: () => Tensor): Float32Array {
-  const result = tidy(compute);
-  const values = result.dataSync<'float32'>();
-  result.dispose();
-  return values;
 }

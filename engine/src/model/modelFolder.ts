@@ -2,6 +2,7 @@ import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
+import type { Device } from '../device/device.js';
 import { Llama } from './llama.js';
 import { headName, transpose, weightShapes, type WeightShape } from './weights.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
@@ -20,9 +21,9 @@ export interface LoadedModel {
  * finite, and that no other is left over. Throws ModelFolderInvalid, SafetensorsInvalid or DataError TOKENIZER_INVALID;
  * nothing is left behind.
  */
-export async function loadModelFolder(folder: string): Promise<LoadedModel> {
+export async function loadModelFolder(device: Device, folder: string): Promise<LoadedModel> {
   return await withModelFolder(folder, async ({ config, tokenizer, read }) => ({
-    model: await Llama.fromWeights(config, async (weight) => {
+    model: await Llama.fromWeights(device, config, async (weight) => {
       const values = await read(weight);
       const { role, shape } = weight;
       return role === 'base' ? transpose(values, shape[1]!, shape[0]!) : values;

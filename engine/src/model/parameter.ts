@@ -1,4 +1,4 @@
-import type { Variable } from '@tensorflow/tfjs-core';
+import type { Device, DeviceBuffer } from '../device/device.js';
 
 /**
  * What a weight is in ReLoRA. `shared` (embedding, norms, head) is trained in every phase; `base` is trained in
@@ -10,11 +10,33 @@ export type ParameterRole = 'shared' | 'base' | 'adapterA' | 'adapterB' | 'adapt
 export interface Parameter {
   readonly name: string;
   readonly role: ParameterRole;
-  /**
-   * float32; base weights are [in, out], A is [in, rank], B is [rank, out], embedding and head are [vocabulary, hidden].
-   * Always created with trainable = true for tfjs; which weights a step trains is decided by `Llama.trainable()`.
-   */
-  readonly variable: Variable;
+  /** Base weights are [in, out], A is [in, rank], B is [rank, out], embedding and head are [vocabulary, hidden]; [] for one number. */
+  readonly shape: readonly number[];
+  /** Float32. */
+  readonly buffer: DeviceBuffer;
   /** Grows with every change of the values, so that what was made of them can tell whether it is stale. */
   version: number;
+}
+
+export function makeParameter(
+  device: Device,
+  name: string,
+  role: ParameterRole,
+  values: Float32Array,
+  shape: readonly number[],
+): Parameter {
+  const buffer = device.alloc(values.length);
+  device.upload(buffer, values);
+  return { name, role, shape, buffer, version: 0 };
+}
+
+/** Overwrites the values. */
+export function assign(device: Device, parameter: Parameter, values: Float32Array): void {
+  device.upload(parameter.buffer, values);
+  parameter.version++;
+}
+
+/** A copy of the values. */
+export async function valuesOf(device: Device, { buffer }: Pick<Parameter, 'buffer'>): Promise<Float32Array> {
+  return (await device.download(buffer)) as Float32Array;
 }

@@ -1,8 +1,8 @@
-import { tensor, tidy, variable, type Tensor1D, type Tensor2D, type Variable } from '@tensorflow/tfjs-core';
+import type { Device } from '../device/device.js';
 import { linearShapes } from '../plan/parameters.js';
 import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runSpec.js';
 import { Random } from '../random.js';
-import type { Parameter } from './parameter.js';
+import { makeParameter, type Parameter } from './parameter.js';
 
 /** Standard deviation of every new weight but the norms, which start at 1, and biases, which start at 0. */
 const initialStd = 0.02;
@@ -73,33 +73,26 @@ export function weightShapes(config: LlamaConfig): WeightShape[] {
 }
 
 /** A new weight, drawn from the stream of its own name. */
-export function newWeight({ name, role, shape }: WeightShape, seed: number): Parameter {
+export function newWeight(device: Device, { name, role, shape }: WeightShape, seed: number): Parameter {
   const values = new Float32Array(shape.reduce((product, size) => product * size, 1));
   if (shape.length === 1) values.fill(name.endsWith('.bias') ? 0 : 1);
   else Random.forStream(seed, 'init', name).fillNormal(values, initialStd);
-  return makeParameter(name, role, values, shape);
+  return makeParameter(device, name, role, values, shape);
 }
 
-/** A weight from elsewhere, which takes over `values`. Throws on a wrong length. */
-export function givenWeight({ name, role, shape }: WeightShape, values: Float32Array): Parameter {
+/** A weight from elsewhere. Throws on a wrong length. */
+export function givenWeight(
+  device: Device,
+  { name, role, shape }: WeightShape,
+  values: Float32Array,
+): Parameter {
   const [first = 1, second = 1] = shape;
   if (values.length !== first * second) {
     throw new Error(
       `${name} has ${values.length} values, the configuration of the model needs ${first * second} (${shape.join(' x ')})`,
     );
   }
-  return makeParameter(name, role, values, shape);
-}
-
-/** The parameter takes over `values`. */
-export function makeParameter(
-  name: string,
-  role: Parameter['role'],
-  values: Float32Array,
-  shape: number[],
-): Parameter {
-  // tfjs numbers its variables itself: two models in one process have weights of the same names.
-  return { name, role, variable: tidy(() => variable(tensor(values, shape, 'float32'))), version: 0 };
+  return makeParameter(device, name, role, values, shape);
 }
 
 /** [rows, columns] -> [columns, rows], by tiles that stay in the cache. */
@@ -118,7 +111,3 @@ export function transpose(values: Float32Array, rows: number, columns: number): 
   }
   return result;
 }
-
-/** tfjs types a variable by no rank; these say which one it has. */
-export const asMatrix = (value: Variable): Tensor2D => value as unknown as Tensor2D;
-export const asVector = (value: Variable): Tensor1D => value as unknown as Tensor1D;

@@ -7,7 +7,7 @@ import type { Llama } from './llama.js';
  */
 export async function weightsSha256(model: Llama): Promise<string> {
   const hash = createHash('sha256');
-  for (const { name, variable } of model.parameters.values())
-    hash.update(`${name}\n`).update((await variable.data()) as Float32Array);
+  for (const parameter of model.parameters.values())
+    hash.update(`${parameter.name}\n`).update(await model.valuesOf(parameter));
   return hash.digest('hex');
 }

@@ -1,7 +1,7 @@
-import type { Tensor } from '@tensorflow/tfjs-core';
+import type { Clip, Device, ParameterGroup } from '../device/device.js';
 import type { TensorSource } from '../io/safetensors.js';
 import type { Parameter, ParameterRole } from '../model/parameter.js';
-import { adamWInPlace, codedAdamWInPlace, type AdamWUpdate, type CodedAdamWUpdate } from '../ops/adamW.js';
+import type { GradientBuffer } from '../model/gradientBuffer.js';
 import type { MomentReset, OptimizerSettings } from '../plan/runSpec.js';
 import { countZeros, pruneAtRandom, pruneByMagnitude, zeroAll } from './momentReset.js';
 import { CodedMoments, Float32Moments, type MomentReader } from './moments.js';
@@ -19,24 +19,19 @@ export class AdamW {
   private readonly counts: Record<MomentGroup, number> = { shared: 0, base: 0, adapter: 0, scale: 0 };
 
   constructor(
+    private readonly device: Device,
     private readonly settings: OptimizerSettings,
     /** Learning rate of B over that of all others. */
     private readonly bLearningRateRatio = 1,
   ) {}
 
-  /** One update in place; each gradient is multiplied by `gradientScale` first (clipping without another pass). */
-  apply(
-    parameters: readonly Parameter[],
-    gradients: ReadonlyMap<string, Tensor>,
-    learningRate: number,
-    gradientScale = 1,
-  ): void {
-    for (const [group, members] of byGroup(parameters)) {
+  /** One update in place of all that the gradients are of, unless the device finds that `clip` forbids it: then `takeBack` it. */
+  apply(gradients: GradientBuffer, learningRate: number, clip: Clip): void {
+    for (const [group, members] of byGroup(gradients.parameters)) {
       const count = ++this.counts[group];
       // LoRA+: B by itself where it learns at another rate.
       const isApart = ({ role }: Parameter) => role === 'adapterB' && this.bLearningRateRatio !== 1;
-      const update = (some: Parameter[], rate: number) =>
-        this.update(some, gradients, count, rate, gradientScale);
+      const update = (some: Parameter[], rate: number) => this.update(some, gradients, count, rate, clip);
       update(
         members.filter((member) => !isApart(member)),
         learningRate,
@@ -45,23 +40,28 @@ export class AdamW {
     }
   }
 
+  /** The last `apply` changed nothing: it does not count. */
+  takeBack(gradients: GradientBuffer): void {
+    for (const group of byGroup(gradients.parameters).keys()) this.counts[group]--;
+  }
+
   /**
    * Forgets the moments of A and B, and of nothing else, and tells which share of them is zero afterwards. `zero` also
    * starts their count anew: with zero moments and an old count the first update would be sqrt(1 - beta2) / (1 - beta1)
    * times too large. The pruned modes go on counting, as the authors' code does. `uniform` is drawn from in `random`.
    */
-  forgetAdapters(mode: MomentReset, ratio: number, uniform: () => number): number {
+  async forgetAdapters(mode: MomentReset, ratio: number, uniform: () => number): Promise<number> {
     let zeros = 0;
     let total = 0;
     for (const { role, moments } of this.moments.values()) {
       if (groupOf[role] !== 'adapter') continue;
-      const values = moments.values();
+      const values = await moments.values();
       if (mode === 'zero') zeroAll(values);
       else if (mode === 'random') pruneAtRandom(values, ratio, uniform);
       else pruneByMagnitude(values, ratio);
-      moments.forget(values);
+      await moments.forget(values);
       // Of what is kept, not of what was meant to be.
-      const { first, second } = moments.values();
+      const { first, second } = await moments.values();
       zeros += countZeros(first) + countZeros(second);
       total += first.length + second.length;
     }
@@ -108,44 +108,44 @@ export class AdamW {
   }
 
   private update(
-    parameters: Parameter[],
-    gradients: ReadonlyMap<string, Tensor>,
+    parameters: readonly Parameter[],
+    gradients: GradientBuffer,
     count: number,
     learningRate: number,
-    gradientScale: number,
+    clip: Clip,
   ): void {
     const { beta1, beta2, epsilon, weightDecay } = this.settings;
-    const updates: AdamWUpdate[] = [];
-    const codedUpdates: CodedAdamWUpdate[] = [];
-    for (const parameter of parameters) {
-      const gradient = gradients.get(parameter.name);
-      if (gradient === undefined) throw new Error(`No gradient for ${parameter.name}`);
-      const moments = this.momentsOf(parameter);
-      parameter.version++;
-      const update = { parameter: parameter.variable, gradient };
-      if (moments instanceof Float32Moments)
-        updates.push({ ...update, first: moments.first, second: moments.second });
-      else codedUpdates.push({ ...update, first: moments.first, second: moments.second });
-    }
-    const options = {
-      learningRate,
-      beta1,
-      beta2,
-      epsilon,
-      weightDecay,
-      correction1: 1 - beta1 ** count,
-      correction2: 1 - beta2 ** count,
-      gradientScale,
-    };
-    adamWInPlace(updates, options);
-    codedAdamWInPlace(codedUpdates, options);
+    const correction1 = 1 - beta1 ** count;
+    const correction2 = 1 - beta2 ** count;
+    const options = { learningRate, beta1, beta2, epsilon, weightDecay, correction1, correction2, clip };
+    for (const group of this.byShape(parameters, gradients)) this.device.adamW(group, options);
   }
 
-  private momentsOf({ name, role, variable }: Parameter): Moments {
+  /** Parameters of one shape are updated by one call; those of a shape have moments of one kind. */
+  private byShape(parameters: readonly Parameter[], gradients: GradientBuffer): ParameterGroup[] {
+    const groups = new Map<
+      string,
+      { shape: readonly number[]; members: ParameterGroup['members'][number][] }
+    >();
+    for (const parameter of parameters) {
+      const { shape, buffer } = parameter;
+      const { first, second } = this.momentsOf(parameter);
+      const group = groups.get(shape.join()) ?? { shape, members: [] };
+      group.members.push({ parameter: buffer, gradient: gradients.of(parameter)!, first, second });
+      groups.set(shape.join(), group);
+      parameter.version++;
+    }
+    return [...groups.values()];
+  }
+
+  private momentsOf(parameter: Parameter): Moments {
+    const { name, role, shape, buffer } = parameter;
     const known = this.moments.get(name);
     if (known !== undefined) return known.moments;
-    const coded = this.settings.momentType === 'int8' && variable.rank > 1 && variable.size >= codedSizeMin;
-    const moments = coded ? new CodedMoments(variable) : new Float32Moments(variable);
+    const coded = this.settings.momentType === 'int8' && shape.length > 1 && buffer.length >= codedSizeMin;
+    const moments = coded
+      ? new CodedMoments(this.device, parameter)
+      : new Float32Moments(this.device, parameter);
     this.moments.set(name, { role, moments });
     return moments;
   }

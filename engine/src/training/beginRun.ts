@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { isDeepStrictEqual } from 'node:util';
-import type { Backend } from '../backend/selectBackend.js';
+import type { Collective } from '../device/collective.js';
+import type { Device, DeviceDescription } from '../device/device.js';
 import type { Dataset } from '../data/dataset.js';
 import type { Tokenizer } from '../data/tokenizer.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from './checkpointManifest.js';
@@ -17,7 +18,9 @@ import { assembleRun, disposeRun, type StoredFile, type TrainingRun } from './tr
 
 export interface BeginRunOptions {
   spec: RunSpec;
-  backend: Backend;
+  device: Device;
+  /** Default: alone. */
+  collective?: Collective;
   dataset: Dataset;
   /** Where the base weights lie now, when it is not where the specification says. */
   baseWeightsFolder?: string | undefined;
@@ -49,16 +52,16 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
 }
 
 async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
-  const { spec, dataset, baseWeightsFolder = spec.baseWeightsFolder } = options;
-  const graphs = chooseGraphs(spec, options.backend);
+  const { spec, dataset, device, baseWeightsFolder = spec.baseWeightsFolder } = options;
+  const graphs = chooseGraphs(spec, device.description);
   if (baseWeightsFolder === null)
     return assembleRun({
       ...options,
       graphs,
-      model: Llama.create(spec.model, spec.seed),
+      model: Llama.create(device, spec.model, spec.seed),
       baseWeightsSha256: null,
     });
-  const { model, tokenizer } = await loadModelFolder(baseWeightsFolder);
+  const { model, tokenizer } = await loadModelFolder(device, baseWeightsFolder);
   const difference = differingKey(spec.model, model.config);
   if (difference !== null) {
     const found = JSON.stringify(model.config[difference]);
@@ -88,7 +91,7 @@ async function encodeAlike(one: Tokenizer, other: Tokenizer): Promise<boolean> {
 }
 
 async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
-  const { spec, backend, dataset } = options;
+  const { spec, device, dataset } = options;
   const { manifest, manifestSha256, sizeBytes } = await verifyCheckpoint(checkpointPath, options);
   const { baseWeightsSha256 = null } = manifest;
   const hash = specHash(options.checkpointSpec ?? spec, baseWeightsSha256);
@@ -107,7 +110,7 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
     );
   }
   const graphs = manifest.graphs;
-  const model = await restoreModel(checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
+  const model = await restoreModel(device, checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
   const run = assembleRun({ ...options, graphs, model, baseWeightsSha256 });
   Object.assign(run.progress, manifest.progress);
   try {
@@ -128,13 +131,17 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   };
   if (manifest.adapter !== null) run.frozen.base = stored(checkpointPath, manifest.files.base);
   if (manifest.files.start !== undefined) run.frozen.start = stored(checkpointPath, manifest.files.start);
-  warnOfOtherBackend(run, manifest, backend);
+  warnOfOtherBackend(run, manifest, device.description);
   return run;
 }
 
 /** Floating point sums depend on the kernels: the run goes on well, but not with the same bits. */
-function warnOfOtherBackend(run: TrainingRun, { backend: before }: CheckpointManifest, now: Backend): void {
-  const describe = (backend: CheckpointManifest['backend']) => {
+function warnOfOtherBackend(
+  run: TrainingRun,
+  { backend: before }: CheckpointManifest,
+  now: DeviceDescription,
+): void {
+  const describe = (backend: Omit<CheckpointManifest['backend'], 'cpuModel'>) => {
     const { name, instructionSet, precision, basePrecision = precision } = backend;
     const base = basePrecision === precision ? null : `with a base in ${basePrecision}`;
     return [name, instructionSet, precision, base].filter((part) => part !== null).join(' ');

@@ -4,9 +4,8 @@ import { copyFile, link, mkdir, open, readdir, rm, statfs } from 'node:fs/promis
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { isDeepStrictEqual } from 'node:util';
-import { util, type Tensor } from '@tensorflow/tfjs-core';
 import { engineVersion } from '../engineVersion.js';
-import type { Parameter, ParameterRole } from '../model/parameter.js';
+import { valuesOf, type Parameter, type ParameterRole } from '../model/parameter.js';
 import { checkpointsFolder, type StoredFile, type TrainingRun } from './trainingRun.js';
 import { CheckpointNoSpace } from './checkpointErrors.js';
 import {
@@ -63,11 +62,11 @@ export async function saveCheckpoint(
   try {
     const files: CheckpointManifest['files'] = {
       base: await storeFrozen(temporary, 'base', frozen.base, () => tensorsOf(run, ['base'])),
-      shared: await storeTensors(temporary, 'shared', tensorsOf(run, ['shared'])),
+      shared: await storeSources(temporary, 'shared', tensorsOf(run, ['shared'])),
       moments: await storeSources(temporary, 'moments', [...run.optimizer.state()]),
     };
     if (run.model.adapterSettings !== null) {
-      files.adapters = await storeTensors(
+      files.adapters = await storeSources(
         temporary,
         'adapters',
         tensorsOf(run, ['adapterA', 'adapterB', 'adapterScale']),
@@ -112,7 +111,7 @@ export async function writeStartWeights(run: TrainingRun): Promise<StoredFile> {
   const temporary = join(folder, `.tmp-${run.attempt}-${randomBytes(4).toString('hex')}`);
   await mkdir(temporary);
   try {
-    const digest = await storeTensors(temporary, 'base', tensorsOf(run, ['base']));
+    const digest = await storeSources(temporary, 'base', tensorsOf(run, ['base']));
     const path = join(folder, digest.fileName);
     // An earlier attempt may have left this file: it holds the same weights, and checkpoints that link it keep theirs.
     await publish(join(temporary, digest.fileName), path);
@@ -127,7 +126,8 @@ function manifestText(
   progress: TrainingRun['progress'],
   files: CheckpointManifest['files'],
 ): string {
-  const { spec, backend, schedule, model, optimizer } = run;
+  const { spec, device, schedule, model, optimizer } = run;
+  const { name, instructionSet, precision, basePrecision, model: cpuModel } = device.description;
   const manifest: CheckpointManifest = {
     formatVersion: checkpointFormatVersion,
     engineVersion,
@@ -142,39 +142,21 @@ function manifestText(
     // Generators have no other state: every stream is a function of the seed and of the place where it is drawn.
     position: { seed: spec.seed, firstSequence: progress.nextStep * spec.batch.sequenceCount },
     optimizerStepCounts: optimizer.stepCounts,
-    backend: {
-      name: backend.name,
-      instructionSet: backend.instructionSet,
-      precision: backend.precision,
-      basePrecision: backend.basePrecision,
-      cpuModel: backend.cpuModel,
-    },
+    backend: { name, instructionSet, precision, basePrecision, cpuModel },
     files,
   };
   return `${JSON.stringify(manifest, null, 2)}\n`;
 }
 
-function* tensorsOf(
-  run: TrainingRun,
-  roles: readonly ParameterRole[],
-): Generator<{ name: string; tensor: Tensor }> {
-  for (const { name, role, variable } of run.model.parameters.values() as Iterable<Parameter>) {
-    if (roles.includes(role)) yield { name, tensor: variable };
-  }
-}
-
-async function storeTensors(
-  folder: string,
-  file: CheckpointFile,
-  tensors: Iterable<{ name: string; tensor: Tensor }>,
-): Promise<FileDigest> {
-  const sources: TensorSource[] = [...tensors].map(({ name, tensor }) => ({
-    name,
-    shape: tensor.shape,
-    dtype: 'F32',
-    read: async () => (await tensor.data()) as Float32Array,
-  }));
-  return storeSources(folder, file, sources);
+function tensorsOf({ model, device }: TrainingRun, roles: readonly ParameterRole[]): TensorSource[] {
+  return [...model.parameters.values()]
+    .filter(({ role }) => roles.includes(role))
+    .map((parameter: Parameter) => ({
+      name: parameter.name,
+      shape: [...parameter.shape],
+      dtype: 'F32',
+      read: () => valuesOf(device, parameter),
+    }));
 }
 
 async function storeSources(
@@ -195,7 +177,7 @@ async function storeFrozen(
   folder: string,
   file: CheckpointFile,
   source: StoredFile | null,
-  tensors: (() => Iterable<{ name: string; tensor: Tensor }>) | null,
+  tensors: (() => TensorSource[]) | null,
 ): Promise<FileDigest> {
   const fileName = `${file}.safetensors`;
   if (source !== null) {
@@ -206,7 +188,7 @@ async function storeFrozen(
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || tensors === null) throw error;
     }
   }
-  return storeTensors(folder, file, tensors!());
+  return storeSources(folder, file, tensors!());
 }
 
 async function linkOrCopy(source: StoredFile, target: string): Promise<void> {
@@ -230,11 +212,11 @@ function stored(folder: string, digest: FileDigest): StoredFile {
 
 function bytesToWrite(run: TrainingRun): number {
   let bytes = 0;
-  for (const { role, variable } of run.model.parameters.values()) {
-    if (role !== 'base' || run.frozen.base === null) bytes += 4 * variable.size;
+  for (const { role, buffer } of run.model.parameters.values()) {
+    if (role !== 'base' || run.frozen.base === null) bytes += 4 * buffer.length;
   }
   for (const { shape, dtype } of run.optimizer.state())
-    bytes += util.sizeFromShape([...shape]) * storedTypes[dtype];
+    bytes += shape.reduce((size, dimension) => size * dimension, 1) * storedTypes[dtype];
   return bytes;
 }
 

@@ -1,6 +1,8 @@
+import type { Device } from '../device/device.js';
 import { plainPlan, type AdapterPlan } from '../model/adapterSet.js';
 import { Llama } from '../model/llama.js';
-import { assignValues, type MomentReader } from './moments.js';
+import { assign } from '../model/parameter.js';
+import type { MomentReader } from './moments.js';
 import { CheckpointCorrupt } from './checkpointErrors.js';
 import {
   checkpointFilePath,
@@ -12,13 +14,14 @@ import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
 
 /** The model of a verified checkpoint, with its adapters attached and as they were. */
 export async function restoreModel(
+  device: Device,
   path: string,
   manifest: CheckpointManifest,
   plan: AdapterPlan = plainPlan,
 ): Promise<Llama> {
   const model = await withFile(path, manifest, 'base', (base) =>
     withFile(path, manifest, 'shared', (shared) =>
-      Llama.fromWeights(manifest.model, ({ name, role }) =>
+      Llama.fromWeights(device, manifest.model, ({ name, role }) =>
         readTensor(path, role, role === 'base' ? base : shared, name),
       ),
     ),
@@ -30,8 +33,7 @@ export async function restoreModel(
       await withFile(path, manifest, 'adapters', async (file) => {
         for (const parameter of model.parameters.values()) {
           if (!parameter.role.startsWith('adapter')) continue;
-          assignValues(parameter.variable, await readTensor(path, 'adapters', file, parameter.name));
-          parameter.version++;
+          assign(device, parameter, await readTensor(path, 'adapters', file, parameter.name));
         }
       });
     }
@@ -47,14 +49,15 @@ export async function restoreModel(
  * checkpoint is verified first. The caller disposes the model.
  */
 export async function loadModelFromCheckpoint(
+  device: Device,
   path: string,
   expected: { manifestSha256?: string } = {},
 ): Promise<Llama> {
   const { manifest } = await verifyCheckpoint(path, expected);
-  const model = await restoreModel(path, manifest);
+  const model = await restoreModel(device, path, manifest);
   if (model.adapterSettings === null) return model;
   try {
-    model.mergeAdapters();
+    await model.mergeAdapters();
   } catch (error) {
     model.dispose();
     throw error;

@@ -24,6 +24,7 @@ export async function beginAdapters(run: TrainingRun): Promise<void> {
     frozen.base = frozen.start; // the same weights until the first merge
   }
   const number = progress.restartCount;
+  run.gradients.dispose(); // those of the base are over
   model.attachAdapters(spec.adapter, spec.seed, number, adapterPlan(run.graphs, run.folder));
   run.optimizer.drop('base');
   // Drawn ones are there already.
@@ -42,7 +43,7 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
   const before = await takeProbe(run);
   const number = progress.restartCount + 1;
 
-  const { deltaNorm, byLayer } = model.mergeAdapters();
+  const { deltaNorm, byLayer } = await model.mergeAdapters();
   run.frozen.base = null; // the file of the old base no longer holds what the model has
   const ranks = await measureRunRanks(run);
   const momentsZeroedRatio = await beginCycle(run, number);
@@ -80,7 +81,7 @@ async function beginCycle(run: TrainingRun, number: number): Promise<number> {
   }
   await startAdapters(run, number);
   const random = Random.forStream(spec.seed, 'moments', number);
-  return optimizer.forgetAdapters(momentReset, momentPruneRatio, () => random.uniform());
+  return await optimizer.forgetAdapters(momentReset, momentPruneRatio, () => random.uniform());
 }
 
 /** Ranks of what all merges of the adapter phase have changed so far. */
@@ -91,7 +92,7 @@ async function measureRunRanks(run: TrainingRun): Promise<LayerRank[]> {
   const file = await openSafetensors(start.path);
   try {
     const read = (layer: { weight: { name: string } }) => file.readFloat32(layer.weight.name);
-    return await measureRanks(run.model.layers, read, run.backend.native);
+    return await measureRanks(run.model.layers, read, run.model);
   } finally {
     await file.close();
   }

@@ -34,20 +34,17 @@ async function gradientDirections(run: TrainingRun, number: number): Promise<Dir
   for (const [index, { inputs, targets, share }] of micros.entries()) {
     await nextTurn();
     const isLast = index === micros.length - 1;
-    model.watchGradients(
-      inputs,
-      targets,
-      inputs.length / sequenceLength,
-      sequenceLength,
+    await model.watchGradients(
+      { inputs, targets, batch: inputs.length / sequenceLength, time: sequenceLength },
       { lossScale: share, recompute },
       (layer) => {
         if (layer.adapter === null) return undefined;
-        return (gradient) => {
+        return async (gradient) => {
           const sum = sums.get(layer);
           if (sum !== undefined) for (let i = 0; i < sum.length; i++) sum[i]! += gradient[i]!;
-          if (!isLast) return void (sum ?? sums.set(layer, gradient.slice()));
+          if (!isLast) return void (sum ?? sums.set(layer, gradient));
           sums.delete(layer);
-          const found = directionsOf(run, layer, sum ?? gradient, number);
+          const found = await directionsOf(run, layer, sum ?? gradient, number);
           if (found !== null) directions.set(layer, found);
         };
       },
@@ -56,14 +53,14 @@ async function gradientDirections(run: TrainingRun, number: number): Promise<Dir
   return directions;
 }
 
-function directionsOf(
-  { spec }: TrainingRun,
+async function directionsOf(
+  { spec, device }: TrainingRun,
   { name, module, inFeatures, outFeatures }: LinearLayer,
   gradient: Float32Array,
   number: number,
-): Float32Array | null {
+): Promise<Float32Array | null> {
   if (!gradient.every(Number.isFinite)) return null;
   const { rank } = layerMethod(spec.adapter!, module);
   const random = Random.forStream(spec.seed, 'directions', name, number);
-  return leadingDirections(gradient, inFeatures, outFeatures, rank, random);
+  return await leadingDirections(device, gradient, inFeatures, outFeatures, rank, random);
 }

@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { performance } from 'node:perf_hooks';
+import { countTargets } from '../model/llama.js';
 import type { TrainingRun } from './trainingRun.js';
 
 export interface EvaluationReport {
@@ -24,9 +25,10 @@ export async function evaluate(
   const { model, dataset, spec } = run;
   const startedAt = performance.now();
   const { sequenceLength, microBatchSequenceCount } = spec.batch;
-  let sum = 0;
+  const { device, result } = run;
   let count = 0;
   let bytes = 0;
+  device.clearResult(result);
   for await (const batch of dataset.heldOutBatches({
     sequenceLength,
     sequenceCount: microBatchSequenceCount,
@@ -34,16 +36,12 @@ export async function evaluate(
   })) {
     await nextTurn();
     if (signal.aborted) return null;
-    const part = model.sumLoss(
-      batch.inputs,
-      batch.targets,
-      batch.inputs.length / sequenceLength,
-      sequenceLength,
-    );
-    sum += part.sum;
-    count += part.count;
+    const { inputs, targets } = batch;
+    model.addLoss({ inputs, targets, batch: inputs.length / sequenceLength, time: sequenceLength }, result);
+    count += countTargets(targets);
     bytes += batch.byteCount;
   }
+  const { lossSum: sum } = await device.readResult(result);
   const loss = sum / count;
   return {
     loss,

@@ -1,8 +1,9 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { dispose, type Tensor } from '@tensorflow/tfjs-core';
-import type { Llama } from '../model/llama.js';
-import { addInPlace } from '../ops/addInPlace.js';
-import { sumSquares } from '../ops/sumSquares.js';
+import type { Collective } from '../device/collective.js';
+import type { Device, ResultBuffer } from '../device/device.js';
+import { GradientBuffer } from '../model/gradientBuffer.js';
+import { countTargets, type Llama } from '../model/llama.js';
+import type { Parameter } from '../model/parameter.js';
 
 /** The sequences of one step: inputs and targets are [sequences * time], row by row. */
 export interface StepBatch {
@@ -14,54 +15,91 @@ export interface StepShape {
   step: number;
   sequenceLength: number;
   microBatchSequenceCount: number;
+  /** Number of the step's first sequence in the run. */
+  firstSequence: number;
   /** Names the streams of dropout. */
   seed: number;
+  dropoutVersion: 1 | 2;
   /** Make activations again in the backward pass instead of keeping them. */
-  recompute?: boolean;
+  recompute: boolean;
 }
 
-export interface StepGradients {
-  /** Mean over all targets of the step, nats. */
-  loss: number;
-  /** By parameter; the caller disposes them. Empty when no target counts. */
-  gradients: Map<string, Tensor>;
+/** Gradients of a step: their sum, and those of the micro-batch under way. Kept from step to step as long as the same is trained. */
+export class StepGradients {
+  private sum: GradientBuffer | null = null;
+  private part: GradientBuffer | null = null;
+
+  constructor(private readonly device: Device) {}
+
+  /** Where the sum over the micro-batches goes. */
+  sumFor(parameters: readonly Parameter[]): GradientBuffer {
+    if (this.sum === null || !this.sum.fits(parameters)) {
+      this.dispose();
+      this.sum = new GradientBuffer(this.device, parameters);
+    }
+    return this.sum;
+  }
+
+  /** Where the gradients of a further micro-batch go before they are added. */
+  partFor(sum: GradientBuffer): GradientBuffer {
+    return (this.part ??= new GradientBuffer(this.device, sum.parameters));
+  }
+
+  dispose(): void {
+    this.sum?.dispose();
+    this.part?.dispose();
+    this.sum = this.part = null;
+  }
+}
+
+/** What a step computes with. */
+export interface StepMeans {
+  model: Llama;
+  gradients: StepGradients;
+  result: ResultBuffer;
+  collective: Collective;
 }
 
 /**
- * Loss and gradients of one step, summed over its micro-batches. Each micro-batch weighs as much as it has targets, so
- * the result is that of one large batch; a batch of prompts alone has nothing to give. Gives way to the event loop after each of them; null when the signal is
- * aborted, with nothing left behind.
+ * Gradients of one step, summed over its micro-batches; the losses are added to the result, which is cleared first. Each micro-batch
+ * weighs as much as it has targets, so the result is that of one large batch. Gives way to the event loop after each of them.
+ * 'empty': no target counts, so there is nothing to learn. 'aborted': the signal is.
  */
 export async function accumulateGradients(
-  model: Llama,
+  { model, gradients, result, collective }: StepMeans,
   batch: StepBatch,
   shape: StepShape,
   signal: AbortSignal,
-): Promise<StepGradients | null> {
-  let sum: StepGradients | null = null;
+): Promise<GradientBuffer | 'empty' | 'aborted'> {
+  const { device } = model;
+  const { step, seed, sequenceLength, microBatchSequenceCount, recompute } = shape;
+  const sum = gradients.sumFor(model.trainable());
+  let isEmpty = true;
+  device.clearResult(result);
 
   for (const [micro, { inputs, targets, share }] of microBatches(batch, shape).entries()) {
     await nextTurn(); // messages and signals are handled between micro-batches
-    if (signal.aborted) {
-      dispose(tensorsOf(sum));
-      return null;
-    }
+    if (await collective.any(signal.aborted)) return 'aborted';
     if (share === 0) continue;
-    const part = model.valueAndGradients(
-      inputs,
-      targets,
-      inputs.length / shape.sequenceLength,
-      shape.sequenceLength,
+    const target = isEmpty ? sum : gradients.partFor(sum);
+    const firstSequence = shape.firstSequence + micro * microBatchSequenceCount;
+    model.differentiate(
+      { inputs, targets, batch: inputs.length / sequenceLength, time: sequenceLength },
+      target,
+      result,
       {
         lossScale: share,
-        dropout: { seed: shape.seed, step: shape.step, micro },
-        recompute: shape.recompute ?? false,
+        dropout: { version: shape.dropoutVersion, seed, step, micro, firstSequence },
+        recompute,
+        firstRow: micro * microBatchSequenceCount * sequenceLength,
       },
     );
-    if (sum === null) sum = part;
-    else addTo(sum, part);
+    if (!isEmpty) device.addInPlace(sum.whole, target.whole);
+    isEmpty = false;
   }
-  return sum ?? { loss: 0, gradients: new Map() };
+  if (isEmpty) return 'empty';
+  await collective.sum([sum.whole]);
+  return sum;
 }
 
 export interface MicroBatch extends StepBatch {
@@ -81,35 +119,4 @@ export function microBatches(
     const own = targets.subarray(begin, end);
     return { inputs: inputs.subarray(begin, end), targets: own, share: countTargets(own) / targetCount };
   });
-}
-
-/** Euclidean norm over all gradients, summed in float64 in the order of the map. */
-export function globalNorm(gradients: ReadonlyMap<string, Tensor>): number {
-  return Math.sqrt(sumSquares([...gradients.values()]));
-}
-
-/** Factor that brings a norm down to the largest one allowed; 1 below it. */
-export function clipScale(norm: number, normMax: number): number {
-  return norm > normMax ? normMax / norm : 1;
-}
-
-function addTo(sum: StepGradients, part: StepGradients): void {
-  sum.loss += part.loss;
-  for (const [name, gradient] of part.gradients) {
-    addInPlace(sum.gradients.get(name)!, gradient);
-    gradient.dispose();
-  }
-}
-
-/** Targets of -1 stand for "nothing to predict here". */
-function countTargets(targets: Int32Array): number {
-  let count = 0;
-  for (const target of targets) {
-    if (target !== -1) count++;
-  }
-  return count;
-}
-
-function tensorsOf(step: StepGradients | null): Tensor[] {
-  return step === null ? [] : [...step.gradients.values()];
 }

@@ -1,7 +1,6 @@
-import { matMul, tensor2d, tidy } from '@tensorflow/tfjs-core';
-import { currentNative } from '../backend/nativeBackend.js';
+import type { Device, DeviceBuffer } from '../device/device.js';
 import type { Random } from '../random.js';
-import { rightAngleRotation, rotate, type PlaneRotation } from './planeRotation.js';
+import { rightAngleRotation, rotate, type PlaneRotation } from '../device/planeRotation.js';
 
 /** Vectors beyond those asked for: with them the last ones are as good as the first. */
 const oversampling = 8;
@@ -15,28 +14,32 @@ const independentMin = 1e-6;
  * strongest first: randomised subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061). Products in float32, the rest
  * in float64, one after the other: bits depend on the kernels of the products alone. A g of lower rank is filled up at random.
  */
-export function leadingDirections(
+export async function leadingDirections(
+  device: Device,
   g: Float32Array,
   inFeatures: number,
   outFeatures: number,
   rank: number,
   random: Random,
-): Float32Array {
+): Promise<Float32Array> {
   const count = Math.min(rank + oversampling, inFeatures, outFeatures);
-  const through = (vectors: Float64Array[], transposed: boolean): Float64Array[] =>
-    products(vectors, g, [inFeatures, outFeatures], transposed);
+  const matrix = device.alloc(g.length);
+  device.upload(matrix, g);
+  const through = (vectors: Float64Array[], transposed: boolean): Promise<Float64Array[]> =>
+    products(device, vectors, matrix, [inFeatures, outFeatures], transposed);
 
   const sketch = Array.from({ length: count }, () => randomVector(outFeatures, random));
-  let left = through(sketch, true);
+  let left = await through(sketch, true);
   for (let iteration = 0; iteration < powerIterationCount; iteration++) {
-    const right = orthonormal(through(orthonormal(left, random), false), random);
-    left = through(right, true);
+    const right = orthonormal(await through(orthonormal(left, random), false), random);
+    left = await through(right, true);
   }
   // Up to here only the span matters, for which one pass is enough; another puts the vectors at right angles to rounding.
   left = orthonormal(orthonormal(left, random), random);
 
   // Within their span the singular vectors are those of its image.
-  const image = through(left, false);
+  const image = await through(left, false);
+  device.release(matrix);
   const rotation = leadingRotation(image.map((one) => Float64Array.from(image, (other) => dot(one, other))));
   const directions = new Float32Array(inFeatures * rank);
   const mixed = new Float64Array(inFeatures);
@@ -49,26 +52,29 @@ export function leadingDirections(
 }
 
 /** Each vector times g, or times its transpose. */
-function products(
+async function products(
+  device: Device,
   vectors: Float64Array[],
-  g: Float32Array,
+  g: DeviceBuffer,
   shape: [inFeatures: number, outFeatures: number],
   transposed: boolean,
-): Float64Array[] {
+): Promise<Float64Array[]> {
   const count = vectors.length;
   const [depth, width] = transposed ? [shape[1], shape[0]] : shape;
   const rows = new Float32Array(count * depth);
   vectors.forEach((vector, index) => rows.set(vector, index * depth));
-  const native = currentNative();
-  let result: Float32Array;
-  if (native === null) {
-    const product = tidy(() => matMul(tensor2d(rows, [count, depth]), tensor2d(g, shape), false, transposed));
-    result = product.dataSync<'float32'>();
-    product.dispose();
-  } else {
-    result = new Float32Array(count * width);
-    native.addon.matmul(result, rows, g, 1, count, width, depth, false, transposed, 'float32');
-  }
+  const [left, product] = [device.alloc(rows.length), device.alloc(count * width)];
+  device.upload(left, rows);
+  device.matmul(product, left, g, {
+    m: count,
+    n: width,
+    k: depth,
+    transposeA: false,
+    transposeB: transposed,
+  });
+  const result = (await device.download(product)) as Float32Array;
+  device.release(left);
+  device.release(product);
   return vectors.map((_, index) => Float64Array.from(result.subarray(index * width, (index + 1) * width)));
 }
 

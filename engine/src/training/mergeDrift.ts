@@ -1,4 +1,4 @@
-import type { Backend } from '../backend/selectBackend.js';
+import type { DeviceDescription } from '../device/device.js';
 import { EngineError } from '../engineError.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
 import { largestChange, type Probe } from './probe.js';
@@ -43,16 +43,17 @@ export interface Drift {
  * float32 from the float32 weights, so the tolerances hold for every precision of a run.
  */
 export function requireSameFunction(
-  run: Pick<TrainingRun, 'backend' | 'spec'>,
+  run: Pick<TrainingRun, 'device' | 'spec'>,
   before: Probe,
   after: Probe,
 ): { logitChangeMax: number; logitChangeTolerance: number } {
   const { model, batch } = run.spec;
   const logitChange: Drift = {
     largest: largestChange(before.logits, after.logits),
-    tolerance: relativeTolerance(model, batch.sequenceLength, run.backend) * largest(before.logits),
+    tolerance:
+      relativeTolerance(model, batch.sequenceLength, run.device.description) * largest(before.logits),
   };
-  const { layer, change } = mostChangedLayer(run.backend, before, after);
+  const { layer, change } = mostChangedLayer(run.device.description, before, after);
   if (!isWithin(logitChange) || !isWithin(change)) throw new MergeDrift(layer, change, logitChange);
   return { logitChangeMax: logitChange.largest, logitChangeTolerance: logitChange.tolerance };
 }
@@ -61,7 +62,7 @@ export function requireSameFunction(
 export function relativeTolerance(
   model: LlamaConfig,
   sequenceLength: number,
-  backend: Pick<Backend, 'name'>,
+  device: Pick<DeviceDescription, 'name'>,
 ): number {
   const { hiddenSize, intermediateSize, numHiddenLayers, numAttentionHeads } = model;
   // q, k and v are one sum deep; then scores, weighted values, o; gate and up, down.
@@ -74,12 +75,12 @@ export function relativeTolerance(
     intermediateSize,
   ];
   const block = lengths.reduce((sum, length) => sum + Math.sqrt(length), 0);
-  return driftSafety * epsilonOf(backend) * (numHiddenLayers * block + Math.sqrt(hiddenSize));
+  return driftSafety * epsilonOf(device) * (numHiddenLayers * block + Math.sqrt(hiddenSize));
 }
 
 /** The layer whose output changed most beside what its sums explain, both as shares of its largest output. */
 function mostChangedLayer(
-  backend: Pick<Backend, 'name'>,
+  device: Pick<DeviceDescription, 'name'>,
   before: Probe,
   after: Probe,
 ): { layer: string; change: Drift } {
@@ -87,7 +88,7 @@ function mostChangedLayer(
   for (const [layer, outputs] of before.layerOutputs) {
     const change = {
       largest: largestChange(outputs, after.layerOutputs.get(layer)!) / largest(outputs),
-      tolerance: driftSafety * epsilonOf(backend) * Math.sqrt(layer.inFeatures),
+      tolerance: driftSafety * epsilonOf(device) * Math.sqrt(layer.inFeatures),
     };
     if (!(change.largest / change.tolerance <= most.change.largest / most.change.tolerance))
       most = { layer: layer.name, change };
@@ -100,7 +101,7 @@ function isWithin({ largest, tolerance }: Drift): boolean {
   return largest <= tolerance;
 }
 
-function epsilonOf({ name }: Pick<Backend, 'name'>): number {
+function epsilonOf({ name }: Pick<DeviceDescription, 'name'>): number {
   return name === 'tensorflow' ? tf32Epsilon : float32Epsilon;
 }
 

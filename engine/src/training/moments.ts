@@ -1,6 +1,7 @@
-import { tensor, tidy, variable, zerosLike, type Variable } from '@tensorflow/tfjs-core';
+import type { CodedMoment, Device, DeviceBuffer } from '../device/device.js';
+import { decode, encode, scaleCount, type CodedValues } from '../device/momentCodes.js';
 import type { StoredValues, TensorSource } from '../io/safetensors.js';
-import { decode, encode, zeroSigned, zeroUnsigned, type CodedValues } from '../ops/momentCodes.js';
+import { valuesOf, type Parameter } from '../model/parameter.js';
 import type { EntryMoments } from './momentReset.js';
 
 /** Reads what a checkpoint has under a name; null where it has nothing. */
@@ -8,35 +9,38 @@ export type MomentReader = (name: string) => Promise<StoredValues | null>;
 
 /** Both moments of one parameter, in float32. */
 export class Float32Moments {
-  readonly first: Variable;
-  readonly second: Variable;
+  readonly first: DeviceBuffer;
+  readonly second: DeviceBuffer;
 
-  constructor(parameter: Variable) {
-    const zeros = () => tidy(() => variable(zerosLike(parameter), false));
-    this.first = zeros();
-    this.second = zeros();
+  constructor(
+    private readonly device: Device,
+    private readonly parameter: Parameter,
+  ) {
+    this.first = zeros(device, parameter.buffer.length);
+    this.second = zeros(device, parameter.buffer.length);
   }
 
   /** Copies. */
-  values(): EntryMoments {
+  async values(): Promise<EntryMoments> {
     return {
-      first: this.first.dataSync<'float32'>().slice(),
-      second: this.second.dataSync<'float32'>().slice(),
+      first: await valuesOf(this.device, { buffer: this.first }),
+      second: await valuesOf(this.device, { buffer: this.second }),
     };
   }
 
   /** Forgets the entries that are zero in `values`, and changes no other. */
-  forget({ first, second }: EntryMoments): void {
-    assignValues(this.first, first);
-    assignValues(this.second, second);
+  forget({ first, second }: EntryMoments): Promise<void> {
+    this.device.upload(this.first, first);
+    this.device.upload(this.second, second);
+    return Promise.resolve();
   }
 
   *stored(name: string): Generator<TensorSource> {
-    const source = (suffix: string, tensor: Variable): TensorSource => ({
+    const source = (suffix: string, buffer: DeviceBuffer): TensorSource => ({
       name: `${name}.${suffix}`,
-      shape: tensor.shape,
+      shape: [...this.parameter.shape],
       dtype: 'F32',
-      read: () => tensor.dataSync<'float32'>(),
+      read: () => this.device.download(buffer) as Promise<StoredValues>,
     });
     yield source('first_moment', this.first);
     yield source('second_moment', this.second);
@@ -45,52 +49,60 @@ export class Float32Moments {
   async restore(name: string, read: MomentReader): Promise<void> {
     for (const moment of ['first', 'second'] as const) {
       const kept = await readMoment(`${name}.${moment}_moment`, read);
-      assignValues(this[moment], kept instanceof Float32Array ? kept : decode(kept));
+      this.device.upload(this[moment], kept instanceof Float32Array ? kept : decode(kept));
     }
   }
 
   dispose(): void {
-    this.first.dispose();
-    this.second.dispose();
+    this.device.release(this.first);
+    this.device.release(this.second);
   }
 }
 
-/** Both moments of one parameter in eight bits, outside tfjs, which has no such type. */
+/** Both moments of one parameter in eight bits. */
 export class CodedMoments {
-  readonly first: CodedValues<Int8Array>;
-  readonly second: CodedValues<Uint8Array>;
-  private readonly shape: readonly number[];
+  readonly first: CodedMoment;
+  readonly second: CodedMoment;
 
-  constructor(parameter: Variable) {
-    this.shape = parameter.shape;
-    this.first = zeroSigned(parameter.size);
-    this.second = zeroUnsigned(parameter.size);
+  constructor(
+    private readonly device: Device,
+    private readonly parameter: Parameter,
+  ) {
+    const { length } = parameter.buffer;
+    const coded = (type: 'int8' | 'uint8'): CodedMoment => ({
+      codes: zeros(device, length, type),
+      scales: zeros(device, scaleCount(length)),
+    });
+    this.first = coded('int8');
+    this.second = coded('uint8');
   }
 
-  values(): EntryMoments {
-    return { first: decode(this.first), second: decode(this.second) };
+  async values(): Promise<EntryMoments> {
+    return { first: decode(await this.coded('first')), second: decode(await this.coded('second')) };
   }
 
   /** Scales stay, so entries that stay keep their codes: what they stand for does not change. */
-  forget(values: EntryMoments): void {
+  async forget(values: EntryMoments): Promise<void> {
     for (const moment of ['first', 'second'] as const) {
-      const { codes } = this[moment];
+      const { codes } = await this.coded(moment);
       values[moment].forEach((value, entry) => {
         if (value === 0) codes[entry] = 0;
       });
+      this.device.upload(this[moment].codes, codes);
     }
   }
 
   *stored(name: string): Generator<TensorSource> {
     for (const moment of ['first', 'second'] as const) {
       const { codes, scales } = this[moment];
-      const dtype = codes instanceof Int8Array ? 'I8' : 'U8';
-      yield { name: `${name}.${moment}_moment`, shape: this.shape, dtype, read: () => codes };
+      const dtype = moment === 'first' ? 'I8' : 'U8';
+      const read = (buffer: DeviceBuffer) => () => this.device.download(buffer) as Promise<StoredValues>;
+      yield { name: `${name}.${moment}_moment`, shape: [...this.parameter.shape], dtype, read: read(codes) };
       yield {
         name: `${name}.${moment}_moment_scales`,
         shape: [scales.length],
         dtype: 'F32',
-        read: () => scales,
+        read: read(scales),
       };
     }
   }
@@ -98,18 +110,34 @@ export class CodedMoments {
   async restore(name: string, read: MomentReader): Promise<void> {
     for (const moment of ['first', 'second'] as const) {
       const kept = await readMoment(`${name}.${moment}_moment`, read);
-      if (kept instanceof Float32Array) {
-        encode(this[moment], kept);
-      } else {
-        this[moment].codes.set(kept.codes);
-        this[moment].scales.set(kept.scales);
-      }
+      let coded: CodedValues;
+      if (kept instanceof Float32Array) encode((coded = await this.coded(moment)), kept);
+      else coded = kept;
+      this.device.upload(this[moment].codes, coded.codes);
+      this.device.upload(this[moment].scales, coded.scales);
     }
   }
 
   dispose(): void {
-    // Plain arrays: the collector has them.
+    for (const { codes, scales } of [this.first, this.second]) {
+      this.device.release(codes);
+      this.device.release(scales);
+    }
   }
+
+  private async coded(moment: 'first' | 'second'): Promise<CodedValues> {
+    const { codes, scales } = this[moment];
+    return {
+      codes: (await this.device.download(codes)) as Int8Array | Uint8Array,
+      scales: await valuesOf(this.device, { buffer: scales }),
+    };
+  }
+}
+
+function zeros(device: Device, length: number, type: 'float32' | 'int8' | 'uint8' = 'float32'): DeviceBuffer {
+  const buffer = device.alloc(length, type);
+  device.zero(buffer);
+  return buffer;
 }
 
 /** As the checkpoint has it: a run that is begun again with another type of moments takes over their values. */
@@ -119,9 +147,4 @@ async function readMoment(name: string, read: MomentReader): Promise<Float32Arra
   const scales = await read(`${name}_scales`);
   if (codes === null || !(scales instanceof Float32Array)) throw new Error(`${name} is not whole`);
   return { codes, scales };
-}
-
-/** Overwrites a variable, whatever its shape. */
-export function assignValues(target: Variable, values: Float32Array): void {
-  tidy(() => target.assign(tensor(values, target.shape)));
 }

@@ -1,7 +1,5 @@
 import { performance } from 'node:perf_hooks';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { dispose } from '@tensorflow/tfjs-core';
-import { currentNative } from '../backend/nativeBackend.js';
 import { graphCosts, separateGraphs, type LayerGraph, type LayerGraphs } from '../plan/adapterGraphs.js';
 import { layerMethod } from '../plan/layerMethod.js';
 import { linearShapes } from '../plan/parameters.js';
@@ -26,7 +24,8 @@ const slowdownSecondsMin = 0.05;
  * signal is aborted.
  */
 export async function reportPlan(run: TrainingRun, signal: AbortSignal): Promise<PlanReport | null> {
-  const { spec, graphs, backend } = run;
+  const { spec, graphs } = run;
+  const { precision, basePrecision, instructionSet } = run.device.description;
   const { targetModules } = spec.adapter!;
   const isSeparate = targetModules.every((module) => graphs[module] === 'separate');
   const timed = isSeparate ? { planned: null, separate: null } : await timeGraphs(run, signal);
@@ -38,9 +37,9 @@ export async function reportPlan(run: TrainingRun, signal: AbortSignal): Promise
     plannedSeconds: timed.planned,
     separateSeconds: timed.separate,
     recomputation: spec.recomputation === 'blocks' ? 'blocks' : 'none',
-    precision: backend.precision,
-    basePrecision: backend.basePrecision,
-    instructionSet: backend.instructionSet ?? '',
+    precision,
+    basePrecision,
+    instructionSet: instructionSet ?? '',
   };
 }
 
@@ -59,7 +58,7 @@ export function slowerThanPlanned({
   };
 }
 
-function operationsOf({ spec, backend }: TrainingRun, graphs: LayerGraphs): number {
+function operationsOf({ spec, device }: TrainingRun, graphs: LayerGraphs): number {
   const { targetModules } = spec.adapter!;
   const shapes = linearShapes(spec.model);
   return targetModules.reduce((sum, module) => {
@@ -67,7 +66,7 @@ function operationsOf({ spec, backend }: TrainingRun, graphs: LayerGraphs): numb
       shapes[module],
       layerMethod(spec.adapter!, module),
       spec.batch,
-      backend,
+      device.description,
     );
     return sum + spec.model.numHiddenLayers * costs[graphs[module]];
   }, 0);
@@ -81,8 +80,7 @@ interface TimedGraphs {
 
 /** Both ways in turn, the best of each. A merged weight is made once a step, however many passes that has. */
 async function timeGraphs(run: TrainingRun, signal: AbortSignal): Promise<TimedGraphs | null> {
-  const { model, graphs } = run;
-  const native = currentNative();
+  const { model, graphs, device } = run;
   const { sequenceCount, sequenceLength, microBatchSequenceCount } = run.spec.batch;
   const count = Math.min(microBatchSequenceCount, Math.max(1, Math.floor(timedTokensMax / sequenceLength)));
   const batch = await run.batches.read(0, count);
@@ -96,7 +94,7 @@ async function timeGraphs(run: TrainingRun, signal: AbortSignal): Promise<TimedG
         await nextTurn();
         if (signal.aborted) return null;
         // What is kept between the passes has other sizes: buffers of the other way would stay for good.
-        native?.dropFreeBuffers();
+        device.trim();
         model.useGraphs(way === 'planned' ? graphs : separateGraphs);
         const making = secondsOf(() => model.prepareGraphs());
         if (way === 'planned') best.making = Math.min(best.making, making);
@@ -110,19 +108,21 @@ async function timeGraphs(run: TrainingRun, signal: AbortSignal): Promise<TimedG
       }
     }
   } finally {
-    native?.dropFreeBuffers();
+    device.trim();
     model.useGraphs(graphs);
   }
   return { planned: best.making + passes * best.planned, separate: passes * best.separate };
 }
 
-/** Loss and gradients, thrown away. Dropout, whose masks are drawn, is computed by separate paths alone. */
-function pass({ model, spec }: TrainingRun, { inputs, targets }: StepBatch, sequenceCount: number): void {
-  const recompute = spec.recomputation === 'blocks';
-  const { gradients } = model.valueAndGradients(inputs, targets, sequenceCount, spec.batch.sequenceLength, {
-    recompute,
-  });
-  dispose([...gradients.values()]);
+/** Loss and gradients, thrown away. Without dropout, whose masks take their own time. */
+function pass(run: TrainingRun, { inputs, targets }: StepBatch, sequenceCount: number): void {
+  const { model, spec, gradients, result } = run;
+  model.differentiate(
+    { inputs, targets, batch: sequenceCount, time: spec.batch.sequenceLength },
+    gradients.sumFor(model.trainable()),
+    result,
+    { recompute: spec.recomputation === 'blocks' },
+  );
 }
 
 function secondsOf(work: () => void): number {

@@ -1,4 +1,5 @@
 import type { LinearLayer } from '../model/linearLayer.js';
+import { countTargets } from '../model/llama.js';
 import { Random } from '../random.js';
 import type { TrainingRun } from './trainingRun.js';
 
@@ -20,7 +21,7 @@ export interface Probe {
 }
 
 export async function takeProbe(run: TrainingRun): Promise<Probe> {
-  const { model, spec } = run;
+  const { model, spec, device, result } = run;
   const tokenCount = Math.min(
     spec.batch.sequenceLength,
     probeTokensMax,
@@ -28,16 +29,20 @@ export async function takeProbe(run: TrainingRun): Promise<Probe> {
   );
   const batch = await run.batches.read(0, 1);
   const inputs = batch.inputs.slice(0, tokenCount);
-  const { sum, count } = model.sumLoss(inputs, batch.targets.slice(0, tokenCount), 1, tokenCount);
+  const targets = batch.targets.slice(0, tokenCount);
+  device.clearResult(result);
+  model.addLoss({ inputs, targets, batch: 1, time: tokenCount }, result);
+  const { lossSum } = await device.readResult(result);
+  const layerOutputs = new Map<LinearLayer, Float32Array>();
+  for (const layer of model.layers) {
+    // By module: a merge before full-rank steps takes the adapters away.
+    if (!spec.adapter?.targetModules.includes(layer.module)) continue;
+    layerOutputs.set(layer, await model.layerOutput(layer, probeRow(layer, spec.seed)));
+  }
   return {
-    logits: model.logits(inputs, 1, tokenCount, { precision: 'float32' }),
-    loss: sum / count,
-    layerOutputs: new Map(
-      model.layers
-        // By module: a merge before full-rank steps takes the adapters away.
-        .filter(({ module }) => spec.adapter?.targetModules.includes(module))
-        .map((layer) => [layer, model.layerOutput(layer, probeRow(layer, spec.seed))]),
-    ),
+    logits: await model.logits(inputs, 1, tokenCount, { precision: 'float32' }),
+    loss: lossSum / countTargets(targets),
+    layerOutputs,
   };
 }
 

@@ -1,9 +1,9 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { NativeAddon } from '../backend/nativeAddon.js';
+import type { Llama } from '../model/llama.js';
 import type { LinearLayer } from '../model/linearLayer.js';
+import { valuesOf } from '../model/parameter.js';
 import { targetModules } from '../plan/runSpec.js';
 import type { LayerRank } from '../plan/trainingEvent.js';
-import { singularValues } from './singularValues.js';
 
 /**
  * Work that one measurement may take, in floating point operations of float64: natively about two seconds. Above it only some
@@ -26,20 +26,20 @@ export interface RankFigures {
 export async function measureRanks(
   layers: readonly LinearLayer[],
   readStart: (layer: LinearLayer) => Promise<Float32Array>,
-  native: Pick<NativeAddon, 'singularValues'> | null,
+  { device }: Pick<Llama, 'device'>,
 ): Promise<LayerRank[]> {
   const ranks: LayerRank[] = [];
   for (const layer of chooseLayers(layers.filter(({ adapter }) => adapter !== null))) {
     const change = await readStart(layer);
-    const now = layer.weight.variable.dataSync();
+    const now = await valuesOf(device, layer.weight);
     for (let i = 0; i < change.length; i++) change[i] = now[i]! - change[i]!;
-    const values = (native?.singularValues ?? singularValues)(change, layer.inFeatures, layer.outFeatures);
+    const values = await device.singularValues(change, layer.inFeatures, layer.outFeatures);
     // Weights that are not finite have no rank; the loss tells of them soon enough.
     if (!Number.isFinite(values[0])) continue;
     ranks.push({
       layer: layer.name,
       ...rankFigures(values),
-      adapterRank: layer.adapter!.a.variable.shape[1]!,
+      adapterRank: layer.adapter!.rank,
     });
     await nextTurn();
   }

@@ -1,9 +1,8 @@
 import { performance } from 'node:perf_hooks';
-import { dispose } from '@tensorflow/tfjs-core';
 import { saveCheckpoint } from './checkpoint.js';
 import { beginAdapters, restart } from './cycle.js';
 import { evaluate } from './evaluation.js';
-import { accumulateGradients, clipScale, globalNorm } from './gradients.js';
+import { accumulateGradients } from './gradients.js';
 import { reportPlan, slowerThanPlanned } from './planReport.js';
 import { writeSample } from './sample.js';
 import { TrainingDiverged } from './trainingErrors.js';
@@ -19,7 +18,7 @@ import type { TrainingRun } from './trainingRun.js';
  * event is given out, and is not repeated when the loop is begun again.
  */
 export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGenerator<TrainingEvent> {
-  const { spec, schedule, model, optimizer, batches, progress } = run;
+  const { spec, schedule, model, device, optimizer, batches, progress } = run;
   const hasHeldOut = run.dataset.heldOut.tokenCount > 0;
   const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
 
@@ -74,27 +73,32 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
 
     const startedAt = performance.now();
     const batch = await batches.read(step * sequenceCount, sequenceCount);
-    const recompute = spec.recomputation === 'blocks';
-    const shape = { step, sequenceLength, microBatchSequenceCount, seed: spec.seed, recompute };
-    const sum = await accumulateGradients(model, batch, shape, signal);
-    if (sum === null) return;
+    const shape = {
+      step,
+      sequenceLength,
+      microBatchSequenceCount,
+      firstSequence: step * sequenceCount,
+      seed: spec.seed,
+      dropoutVersion: 1 as const, // of the streams that jobs have had so far (dropout.ts)
+      recompute: spec.recomputation === 'blocks',
+    };
+    const gradients = await accumulateGradients(run, batch, shape, signal);
+    if (gradients === 'aborted') return;
 
-    const { loss, gradients } = sum;
-    const gradientNorm = globalNorm(gradients);
     const learningRate = schedule.learningRateAt(step);
-    // Checked before the update: weights and the last checkpoint stay usable after a divergence.
-    const isFinite = Number.isFinite(loss) && Number.isFinite(gradientNorm);
     // Without a target that counts there is no loss: weights and moments stay, and no gradient of zero decays them.
-    const skipped = !isFinite || gradients.size === 0;
-    if (!skipped) {
-      optimizer.apply(
-        model.trainable(),
-        gradients,
-        learningRate,
-        clipScale(gradientNorm, spec.optimizer.gradientNormMax),
-      );
+    const isEmpty = gradients === 'empty';
+    if (!isEmpty) {
+      device.sumSquares(run.result, gradients.parts);
+      // Loss and norm are checked on the device: after a divergence weights, moments and the last checkpoint stay usable.
+      const clip = { result: run.result, normMax: spec.optimizer.gradientNormMax };
+      optimizer.apply(gradients, learningRate, clip);
     }
-    dispose([...gradients.values()]);
+    const { loss, squaredNorm } = await device.readResult(run.result);
+    const gradientNorm = Math.sqrt(squaredNorm);
+    const isFinite = Number.isFinite(loss) && Number.isFinite(gradientNorm);
+    if (!isFinite && !isEmpty) optimizer.takeBack(gradients);
+    const skipped = !isFinite || isEmpty;
 
     const tokenCount = sequenceCount * sequenceLength;
     progress.nextStep++;

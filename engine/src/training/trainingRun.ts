@@ -1,5 +1,6 @@
 import { join } from 'node:path';
-import type { Backend } from '../backend/selectBackend.js';
+import { alone, type Collective } from '../device/collective.js';
+import type { Device, ResultBuffer } from '../device/device.js';
 import type { Dataset } from '../data/dataset.js';
 import { Batches } from '../data/batches.js';
 import type { SavedCheckpoint } from './checkpoint.js';
@@ -9,11 +10,15 @@ import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import { Schedule } from '../plan/schedule.js';
 import { AdamW } from './adamW.js';
+import { StepGradients } from './gradients.js';
 
 /** One execution of a job: all that the loop needs and changes. Owned by its process; disposed by whoever began it. */
 export interface TrainingRun {
   readonly spec: RunSpec;
-  readonly backend: Backend;
+  /** What it computes on. Not disposed with it. */
+  readonly device: Device;
+  /** What it exchanges with the other members of the run. */
+  readonly collective: Collective;
   readonly dataset: Dataset;
   readonly batches: Batches;
   /** How adapted layers are computed; bits depend on it, so a resumed run keeps what it began with. */
@@ -21,6 +26,9 @@ export interface TrainingRun {
   readonly schedule: Schedule;
   readonly model: Llama;
   readonly optimizer: AdamW;
+  readonly gradients: StepGradients;
+  /** Where the losses of a step, an evaluation or a probe add up. */
+  readonly result: ResultBuffer;
   /** SHA-256 of the weights that the run began with; null for new ones, or where an old checkpoint does not know. */
   readonly baseWeightsSha256: string | null;
   /** Holds `checkpoints/` and `start/`. */
@@ -68,7 +76,8 @@ export interface StoredFile extends FileDigest {
 /** Puts a run together from its parts; `beginRun` makes or reads them. */
 export function assembleRun(parts: {
   spec: RunSpec;
-  backend: Backend;
+  device: Device;
+  collective?: Collective;
   dataset: Dataset;
   model: Llama;
   runFolder: string;
@@ -76,10 +85,11 @@ export function assembleRun(parts: {
   graphs: LayerGraphs;
   baseWeightsSha256: string | null;
 }): TrainingRun {
-  const { spec, backend, dataset, model, runFolder, attempt, graphs, baseWeightsSha256 } = parts;
+  const { spec, device, dataset, model, runFolder, attempt, graphs, baseWeightsSha256 } = parts;
   return {
     spec,
-    backend,
+    device,
+    collective: parts.collective ?? alone,
     dataset,
     batches: new Batches(dataset.train, {
       sequenceLength: spec.batch.sequenceLength,
@@ -90,7 +100,9 @@ export function assembleRun(parts: {
     model,
     graphs,
     baseWeightsSha256,
-    optimizer: new AdamW(spec.optimizer, spec.adapter?.bLearningRateRatio),
+    optimizer: new AdamW(device, spec.optimizer, spec.adapter?.bLearningRateRatio),
+    gradients: new StepGradients(device),
+    result: device.newResult(0),
     folder: runFolder,
     attempt,
     progress: {
@@ -114,8 +126,10 @@ export function checkpointsFolder(runFolder: string): string {
   return join(runFolder, 'checkpoints');
 }
 
-/** Gives back all tensors of a run. */
+/** Gives back all that a run holds on its device. */
 export function disposeRun(run: TrainingRun): void {
   run.optimizer.dispose();
+  run.gradients.dispose();
+  run.device.releaseResult(run.result);
   run.model.dispose();
 }

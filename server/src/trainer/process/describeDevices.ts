@@ -1,29 +1,33 @@
 import { cpus } from 'node:os';
-import { measureDevice, selectBackend, type Backend } from '@relora/engine';
+import { openDevice, type Device } from '@relora/engine';
 import { machineMemoryBytes } from '../../machineMemory.js';
 import type { DescribeTask, DeviceDescription } from '../messages.js';
-import { openBackend } from './backend.js';
+import { deviceFor } from './device.js';
 
-/** Backends that can be had on this machine, the one that `auto` takes first, each with its measured speed where it can be. */
+/** Devices that can be had on this machine, the one that `auto` takes first, each with its measured speed where it can be. */
 export async function describeDevices({ device }: DescribeTask): Promise<DeviceDescription[]> {
-  const chosen = await openBackend(device, 'auto');
-  const devices = [describe(chosen, true)];
+  const chosen = await deviceFor(device, 'auto');
+  const devices = [await describe(chosen, true)];
   for (const name of ['native', 'tensorflow', 'reference'] as const) {
-    if (name === chosen.name) continue;
+    if (name === chosen.description.name) continue;
     // What is not installed or does not fit this machine is not a device.
-    const backend = await selectBackend({ device: name, precision: 'auto' }).catch(() => undefined);
-    if (backend !== undefined) devices.push(describe(backend, false));
+    const found = await openDevice({ device: name, precision: 'auto' }).catch(() => undefined);
+    if (found !== undefined) devices.push(await describe(found, false));
   }
   return devices;
 }
 
-function describe(backend: Backend, isDefault: boolean): DeviceDescription {
+/** Measures the device, and closes it. */
+async function describe(device: Device, isDefault: boolean): Promise<DeviceDescription> {
+  const { name, model, instructionSet } = device.description;
+  const speed = await device.measure();
+  device.close();
   return {
-    ...measureDevice(backend),
-    backend: backend.name,
+    ...speed,
+    backend: name,
     isDefault,
-    model: backend.cpuModel || (cpus()[0]?.model ?? 'unknown'),
-    instructionSet: backend.instructionSet ?? '',
+    model: model || (cpus()[0]?.model ?? 'unknown'),
+    instructionSet: instructionSet ?? '',
     memoryBytes: machineMemoryBytes(),
   };
 }

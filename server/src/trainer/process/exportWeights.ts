@@ -2,15 +2,15 @@ import { exportModel, withCheckpointWeights } from '@relora/engine';
 import { Dataset } from '@relora/engine/data';
 import type { ExportResult } from '../../artifacts/artifact.js';
 import type { ExportTask } from '../messages.js';
-import { openBackend } from './backend.js';
+import { deviceFor } from './device.js';
 
 /** Writes the weights of a checkpoint into a new folder, one tensor in memory at a time. */
 export async function exportWeights(task: ExportTask): Promise<ExportResult> {
-  await openBackend(task.device, 'float32');
+  const device = await deviceFor(task.device, 'float32');
   const dataset = await Dataset.open(task.datasetFolder, { verify: false });
   try {
     const { path, manifestSha256 } = task.checkpoint;
-    return await withCheckpointWeights(path, dataset, { manifestSha256 }, async (source) => {
+    return await withCheckpointWeights(device, path, dataset, { manifestSha256 }, async (source) => {
       const { files, castErrorMax } = await exportModel(source, task.outputFolder, task);
       const digests = files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 }));
       return { files: digests, castErrorMax, cycle: source.lineage.cycle };

@@ -1,13 +1,19 @@
-import { generateTokens, loadModelFolder, loadModelFromCheckpoint, type Llama } from '@relora/engine';
+import {
+  generateTokens,
+  loadModelFolder,
+  loadModelFromCheckpoint,
+  type Device,
+  type Llama,
+} from '@relora/engine';
 import { Dataset, TextStream, type Tokenizer } from '@relora/engine/data';
 import type { GenerateTask } from '../messages.js';
-import { openBackend } from './backend.js';
+import { deviceFor } from './device.js';
 import type { ServerChannel } from './channel.js';
 
 /** Continues a text piece by piece; pieces are whole characters, though a token may be a part of one. */
 export async function generateText(task: GenerateTask, channel: ServerChannel): Promise<null> {
-  await openBackend(task.device, 'float32');
-  const { model, tokenizer } = await load(task);
+  const device = await deviceFor(task.device, 'float32');
+  const { model, tokenizer } = await load(device, task);
   const stopId = tokenizer.endOfTextId;
   const { tokenCountMax, temperature, topK, topP, seed } = task;
 
@@ -39,16 +45,16 @@ export async function generateText(task: GenerateTask, channel: ServerChannel): 
   return null;
 }
 
-async function load({
-  source,
-  datasetFolder,
-}: GenerateTask): Promise<{ model: Llama; tokenizer: Tokenizer }> {
+async function load(
+  device: Device,
+  { source, datasetFolder }: GenerateTask,
+): Promise<{ model: Llama; tokenizer: Tokenizer }> {
   if (source.kind === 'artifact') {
-    const { model, tokenizer } = await loadModelFolder(source.folder);
+    const { model, tokenizer } = await loadModelFolder(device, source.folder);
     if (tokenizer === null) throw new Error('The artifact has no tokenizer.json');
     return { model, tokenizer };
   }
   if (datasetFolder === null) throw new Error('The text of a checkpoint needs the tokenizer of its data set');
   const { tokenizer } = await Dataset.open(datasetFolder, { verify: false });
-  return { model: await loadModelFromCheckpoint(source.folder), tokenizer };
+  return { model: await loadModelFromCheckpoint(device, source.folder), tokenizer };
 }

@@ -13,7 +13,7 @@ import {
   specHash,
   tfjsVersion,
   trainLoop,
-  type Backend,
+  type Device,
   type TrainingEvent,
   type TrainingRun,
 } from '@relora/engine';
@@ -21,7 +21,7 @@ import { Dataset } from '@relora/engine/data';
 import type { Execution } from '../../jobs/job.js';
 import type { ExportFormat } from '@relora/engine/plan';
 import type { TrainOrder } from '../messages.js';
-import { openBackend } from './backend.js';
+import { deviceFor } from './device.js';
 import type { ServerChannel, StopOrder } from './channel.js';
 import { describeError } from './describeError.js';
 import { publish } from './publish.js';
@@ -31,10 +31,10 @@ import { publish } from './publish.js';
  * stop. Whatever it tells is told after it is true on the disk.
  */
 export async function train(order: TrainOrder, channel: ServerChannel): Promise<void> {
-  const backend = await openBackend(order.device, order.spec.precision);
+  const device = await deviceFor(order.device, order.spec.precision);
   // Every hash was checked when the data set was prepared; lengths are checked now, so a start does not read gigabytes.
   const dataset = await Dataset.open(order.datasetFolder, { verify: false });
-  const run = await begin(order, backend, dataset, channel);
+  const run = await begin(order, device, dataset, channel);
   /** Checkpoints that the server has a row for: one that a stop finds already saved is not told again. */
   const known = new Set(order.checkpoints.map(({ path }) => path));
   if (order.origin !== null) known.add(order.origin.path);
@@ -82,6 +82,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     await channel.say({ type: 'finished', outcome: 'succeeded' });
   } finally {
     disposeRun(run);
+    device.close();
     await dataset.close();
   }
 }
@@ -92,7 +93,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
  */
 async function begin(
   order: TrainOrder,
-  backend: Backend,
+  device: Device,
   dataset: Dataset,
   channel: ServerChannel,
 ): Promise<TrainingRun> {
@@ -100,7 +101,7 @@ async function begin(
   const options = {
     spec: askedFor,
     baseWeightsFolder: baseWeightsFolder ?? undefined,
-    backend,
+    device,
     dataset,
     runFolder,
     attempt,
@@ -119,15 +120,16 @@ async function begin(
 }
 
 /** What has to be equal for the same bits, and the threads. */
-function executionOf({ spec, backend, dataset, graphs, baseWeightsSha256 }: TrainingRun): Execution {
+function executionOf({ spec, device, dataset, graphs, baseWeightsSha256 }: TrainingRun): Execution {
+  const { name, instructionSet, threadCount, precision, basePrecision } = device.description;
   return {
     engineVersion,
-    backend: backend.name,
-    instructionSet: backend.instructionSet ?? '',
-    threadCount: backend.threadCount,
-    precision: backend.precision,
+    backend: name,
+    instructionSet: instructionSet ?? '',
+    threadCount,
+    precision,
     datasetSha256: dataset.manifestSha256,
-    basePrecision: backend.basePrecision,
+    basePrecision,
     graphs: (spec.adapter?.targetModules ?? []).map((module) => ({ module, graph: graphs[module] })),
     baseWeightsSha256,
     specSha256: specHash(spec, baseWeightsSha256),

@@ -1,0 +1,451 @@
+import { performance } from 'node:perf_hooks';
+import type { DeviceSpeed } from '../../plan/deviceSpeed.js';
+import type * as api from '../device.js';
+import { HostCache } from '../hostCache.js';
+import { HostResult } from '../hostResult.js';
+import {
+  composedAttentionBackward,
+  composedAttentionForward,
+  composedMlpBackward,
+  composedMlpForward,
+  releaseComposed,
+  type ComposedAttention,
+  type ComposedMlp,
+} from './composedHalves.js';
+import { isPlain, linearForward, multiply, releaseLinearState, scaleOf } from './composedLinear.js';
+import { CpuMemory, type CpuBase } from './cpuMemory.js';
+import {
+  attentionStateLength,
+  fusedAttentionBackward,
+  fusedAttentionForward,
+  fusedMlpBackward,
+  fusedMlpForward,
+  mlpStateLength,
+} from './fusedHalves.js';
+import type { NativeAddon } from './nativeAddon.js';
+
+/** What a kernel or a composition of them left for the backward pass. */
+type State = { fused: Float32Array } | { composed: ComposedAttention | ComposedMlp } | { rstd: Float32Array };
+
+const asState = (state: State): api.HalfState => state as unknown as api.HalfState;
+const stateOf = (state: api.HalfState): State => state as unknown as State;
+
+/** The device `native`: our C++ on the processor. Each call is done when it returns. */
+export class CpuDevice extends CpuMemory implements api.Device {
+  constructor(
+    readonly description: api.DeviceDescription,
+    addon: NativeAddon,
+  ) {
+    super(addon, description.precision, description.basePrecision);
+  }
+
+  kernelCounts(): ReadonlyMap<string, number> {
+    return new Map(Object.entries(this.addon.callCounts()));
+  }
+
+  close(): void {
+    this.trim();
+  }
+
+  embeddingForward(
+    y: api.DeviceBuffer,
+    table: api.DeviceBuffer,
+    ids: Int32Array,
+    { rows, vocabulary, hidden }: api.TableShape,
+  ): void {
+    this.addon.embeddingForward(this.floats(y), this.floats(table), ids, rows, vocabulary, hidden);
+  }
+
+  embeddingBackward(
+    dtable: api.DeviceBuffer,
+    dy: api.DeviceBuffer,
+    ids: Int32Array,
+    { rows, vocabulary, hidden }: api.TableShape,
+    adds: boolean,
+  ): void {
+    const target = adds ? this.take(vocabulary * hidden) : this.floats(dtable);
+    this.addon.embeddingBackward(target, this.floats(dy), ids, rows, vocabulary, hidden);
+    if (!adds) return;
+    this.addon.addInPlace(this.floats(dtable), target);
+    this.give(target);
+  }
+
+  attentionHalfForward(
+    y: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    half: api.AttentionHalf,
+    mode: api.ForwardMode,
+  ): api.HalfState | null {
+    if (isFused([half.q, half.k, half.v, half.o], mode)) {
+      const state = mode.keepsState ? this.take(attentionStateLength(this, half)) : null;
+      fusedAttentionForward(this, y, state, x, half);
+      return state && asState({ fused: state });
+    }
+    return this.kept(composedAttentionForward(this, y, x, half, mode), mode);
+  }
+
+  attentionHalfBackward(
+    gradients: api.AttentionGradients,
+    dy: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    kept: api.HalfState | null,
+    half: api.AttentionHalf,
+  ): void {
+    if (!isFused([half.q, half.k, half.v, half.o], runMode)) {
+      const composed = kept
+        ? (stateOf(kept) as { composed: ComposedAttention }).composed
+        : composedAttentionForward(this, null, x, half, runMode);
+      return composedAttentionBackward(this, gradients, dy, x, half, composed);
+    }
+    const state = kept
+      ? (stateOf(kept) as { fused: Float32Array }).fused
+      : this.take(attentionStateLength(this, half));
+    if (kept === null) fusedAttentionForward(this, null, state, x, half);
+    fusedAttentionBackward(this, gradients, dy, state, x, half);
+    this.give(state);
+  }
+
+  mlpHalfForward(
+    y: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    half: api.MlpHalf,
+    mode: api.ForwardMode,
+  ): api.HalfState | null {
+    if (isFused([half.gate, half.up, half.down], mode)) {
+      const state = mode.keepsState ? this.take(mlpStateLength(this, half)) : null;
+      fusedMlpForward(this, y, state, x, half);
+      return state && asState({ fused: state });
+    }
+    return this.kept(composedMlpForward(this, y, x, half, mode), mode);
+  }
+
+  mlpHalfBackward(
+    gradients: api.MlpGradients,
+    dy: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    kept: api.HalfState | null,
+    half: api.MlpHalf,
+  ): void {
+    if (!isFused([half.gate, half.up, half.down], runMode)) {
+      const composed = kept
+        ? (stateOf(kept) as { composed: ComposedMlp }).composed
+        : composedMlpForward(this, null, x, half, runMode);
+      return composedMlpBackward(this, gradients, dy, x, half, composed);
+    }
+    const state = kept
+      ? (stateOf(kept) as { fused: Float32Array }).fused
+      : this.take(mlpStateLength(this, half));
+    if (kept === null) fusedMlpForward(this, null, state, x, half);
+    fusedMlpBackward(this, gradients, dy, state, x, half);
+    this.give(state);
+  }
+
+  releaseState(kept: api.HalfState | null): void {
+    if (kept === null) return;
+    const state = stateOf(kept);
+    if ('fused' in state) this.give(state.fused);
+    else if ('rstd' in state) this.give(state.rstd);
+    else releaseComposed(this, state.composed);
+  }
+
+  newCache(
+    { kvHeads, headDim }: Pick<api.AttentionShape, 'kvHeads' | 'headDim'>,
+    blockCount: number,
+    positionsMax: number,
+  ): api.KeyValueCache {
+    return new HostCache(blockCount, positionsMax, kvHeads * headDim);
+  }
+
+  advanceCache(cache: api.KeyValueCache, idCount: number): void {
+    (cache as HostCache).length += idCount;
+  }
+
+  releaseCache(_cache: api.KeyValueCache): void {
+    // Plain arrays: the collector has them.
+  }
+
+  rmsNormForward(
+    y: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    gain: api.DeviceBuffer,
+    { rows, hidden, epsilon }: api.NormShape,
+    { keepsState }: Pick<api.ForwardMode, 'keepsState'>,
+  ): api.HalfState | null {
+    const rstd = this.take(rows);
+    this.addon.rmsNormForward(this.floats(y), rstd, this.floats(x), this.floats(gain), rows, hidden, epsilon);
+    if (keepsState) return asState({ rstd });
+    this.give(rstd);
+    return null;
+  }
+
+  rmsNormBackward(
+    { dx, gain: dgain }: { dx: api.DeviceBuffer; gain: api.DeviceBuffer },
+    dy: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    gain: api.DeviceBuffer,
+    kept: api.HalfState | null,
+    shape: api.NormShape,
+  ): void {
+    let rstd: Float32Array;
+    if (kept !== null) rstd = (stateOf(kept) as { rstd: Float32Array }).rstd;
+    else {
+      const y = this.alloc(x.length, 'activation');
+      rstd = (
+        stateOf(this.rmsNormForward(y, x, gain, shape, { keepsState: true })!) as { rstd: Float32Array }
+      ).rstd;
+      this.release(y);
+    }
+    this.addon.rmsNormBackward(
+      this.floats(dx),
+      this.floats(dgain),
+      this.floats(dy),
+      this.floats(x),
+      this.floats(gain),
+      rstd,
+      shape.rows,
+      shape.hidden,
+    );
+    this.give(rstd);
+  }
+
+  newResult(rowCount: number): api.ResultBuffer {
+    return new HostResult(rowCount);
+  }
+
+  clearResult(result: api.ResultBuffer): void {
+    (result as HostResult).clear();
+  }
+
+  readResult(result: api.ResultBuffer): Promise<api.StepResult> {
+    return Promise.resolve((result as HostResult).read());
+  }
+
+  releaseResult(_result: api.ResultBuffer): void {
+    // Plain arrays: the collector has them.
+  }
+
+  headCrossEntropy(
+    result: api.ResultBuffer,
+    gradients: { dx: api.DeviceBuffer; head: api.DeviceBuffer } | null,
+    { shape, x, head, targets, scale, firstRow }: api.HeadPass,
+  ): void {
+    const losses = new Float32Array(shape.rows);
+    this.addon.headCrossEntropy(
+      losses,
+      gradients && this.floats(gradients.dx),
+      gradients && this.floats(gradients.head),
+      this.floats(x),
+      this.floats(head),
+      targets,
+      shape.rows,
+      shape.hidden,
+      shape.vocabulary,
+      scale,
+      this.precision,
+    );
+    let sum = 0;
+    for (const loss of losses) sum += loss;
+    (result as HostResult).addLosses({ losses, sum, scale, firstRow });
+  }
+
+  headLogits(
+    logits: api.DeviceBuffer,
+    { shape, x, head, firstRow }: Pick<api.HeadPass, 'shape' | 'x' | 'head' | 'firstRow'>,
+    precision: api.ForwardMode['precision'],
+  ): void {
+    const { rows, vocabulary, hidden } = shape;
+    multiply(
+      this,
+      this.floats(logits),
+      this.floats(x).subarray(firstRow * hidden),
+      this.floats(head),
+      [rows - firstRow, vocabulary, hidden],
+      precision === 'float32' ? 'float32' : this.precision,
+      { transposeB: true },
+    );
+  }
+
+  addInPlace(accumulator: api.DeviceBuffer, x: api.DeviceBuffer): void {
+    this.addon.addInPlace(this.floats(accumulator), this.floats(x));
+  }
+
+  scaleInPlace(values: api.DeviceBuffer, factor: number): void {
+    const floats = this.floats(values);
+    for (let i = 0; i < floats.length; i++) floats[i]! *= factor;
+  }
+
+  sumSquares(result: api.ResultBuffer, buffers: readonly api.DeviceBuffer[]): void {
+    const sum = this.addon.sumSquares(buffers.map((buffer) => this.floats(buffer)));
+    (result as HostResult).addSquares(sum);
+  }
+
+  adamW({ members }: api.ParameterGroup, { clip, ...rest }: api.AdamWOptions): void {
+    const gradientScale = (clip.result as HostResult).clipFactor(clip.normMax);
+    if (gradientScale === null) return;
+    const options = { ...rest, gradientScale };
+    const parameters = members.map(({ parameter }) => this.floats(parameter));
+    const gradients = members.map(({ gradient }) => this.floats(gradient));
+    const coded = members.flatMap(({ first, second }) =>
+      'codes' in first && 'codes' in second ? [{ first, second }] : [],
+    );
+    if (coded.length === 0) {
+      const plain = (moment: api.Moment) => this.floats(moment as api.DeviceBuffer);
+      this.addon.adamWInPlace(
+        parameters,
+        members.map(({ first }) => plain(first)),
+        members.map(({ second }) => plain(second)),
+        gradients,
+        options,
+      );
+      return;
+    }
+    if (coded.length < members.length)
+      throw new TypeError('adamW: the moments of one group must all be float32 or all be coded');
+    this.addon.codedAdamWInPlace(
+      parameters,
+      coded.map(({ first }) => this.codes<Int8Array>(first.codes)),
+      coded.map(({ first }) => this.floats(first.scales)),
+      coded.map(({ second }) => this.codes<Uint8Array>(second.codes)),
+      coded.map(({ second }) => this.floats(second.scales)),
+      gradients,
+      options,
+    );
+  }
+
+  packBase(weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
+    const panels = this.addon.packBase(this.floats(weight), inFeatures, outFeatures, this.basePrecision);
+    const base: CpuBase = { inFeatures, outFeatures, bytes: this.addon.packedBaseBytes(panels), panels };
+    this.rest(weight);
+    return base;
+  }
+
+  repackBase(base: api.FrozenBase, weight: api.DeviceBuffer): void {
+    this.addon.repackBase(this.panels(base), this.floats(weight));
+    this.rest(weight);
+  }
+
+  packMerged(base: api.FrozenBase, weight: api.DeviceBuffer, adapter: api.LayerAdapter): void {
+    const { a, b, rank } = adapter;
+    this.addon.packMerged(
+      this.panels(base),
+      this.floats(weight),
+      this.floats(a),
+      this.floats(b),
+      typeof adapter.scale === 'number' ? adapter.scale : scaleOf(this, adapter),
+      rank,
+    );
+    this.rest(weight);
+  }
+
+  releaseBase(base: api.FrozenBase): void {
+    this.addon.releaseBase(this.panels(base));
+    (base as CpuBase).panels = null;
+  }
+
+  park(weight: api.DeviceBuffer, folder: string | null): void {
+    if (folder !== null) this.mapTo(weight, folder);
+  }
+
+  mergeAdapter(
+    into: api.DeviceBuffer | null,
+    weight: api.DeviceBuffer,
+    adapter: api.LayerAdapter,
+    { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
+  ): Promise<{ finite: boolean; deltaNorm: number }> {
+    const { a, b, rank, scale } = adapter;
+    // Beside the weight, which stays what it is where the sum is not finite.
+    const merged = this.take(weight.length);
+    const result = this.addon.mergeAdapter(
+      merged,
+      this.floats(weight),
+      this.floats(a),
+      this.floats(b),
+      typeof scale === 'number' ? scale : Math.tanh(this.floats(scale)[0]!),
+      inFeatures,
+      rank,
+      outFeatures,
+    );
+    if (into !== null && result.finite) this.floats(into).set(merged);
+    this.give(merged);
+    this.rest(weight);
+    return Promise.resolve(result);
+  }
+
+  layerForward(y: api.DeviceBuffer, x: api.DeviceBuffer, rows: number, layer: api.Layer): void {
+    const adapter = layer.adapter && { ...layer.adapter, dropout: null };
+    const plain = { ...layer, adapter, bias: null };
+    const state = linearForward(this, this.floats(y), this.floats(x), rows, plain, {
+      precision: 'float32',
+      time: rows,
+    });
+    releaseLinearState(this, state);
+  }
+
+  matmul(c: api.DeviceBuffer, a: api.DeviceBuffer, b: api.DeviceBuffer, shape: api.MatmulShape): void {
+    const { m, n, k } = shape;
+    multiply(this, this.floats(c), this.floats(a), this.floats(b), [m, n, k], 'float32', shape);
+  }
+
+  singularValues(matrix: Float32Array, rows: number, columns: number): Promise<Float64Array> {
+    return Promise.resolve(this.addon.singularValues(matrix, rows, columns));
+  }
+
+  measure(): Promise<DeviceSpeed> {
+    const { instructionSet, threadCount, precision } = this.description;
+    const peak = (arithmetic: 'float32' | 'bfloat16' | 'int8'): number =>
+      1e9 * best(() => this.addon.measurePeak(arithmetic, windowMs));
+    return Promise.resolve({
+      instructionSet,
+      threadCount,
+      autoPrecision: precision,
+      float32Flops: peak('float32'),
+      bfloat16Flops: peak('bfloat16'),
+      int8Flops: peak('int8'),
+      memoryBytesPerSecond: measureMemory(this.addon),
+    });
+  }
+
+  private kept(
+    composed: ComposedAttention | ComposedMlp,
+    { keepsState }: Pick<api.ForwardMode, 'keepsState'>,
+  ): api.HalfState | null {
+    if (keepsState) return asState({ composed });
+    releaseComposed(this, composed);
+    return null;
+  }
+}
+
+const runMode: api.ForwardMode = { keepsState: true, precision: 'run', cache: null };
+
+/** The one place where it is chosen which way a half is computed. */
+function isFused(layers: readonly api.Layer[], { precision, cache }: api.ForwardMode): boolean {
+  return (
+    precision === 'run' &&
+    cache === null &&
+    layers.every(({ adapter }) => adapter === null || isPlain(adapter))
+  );
+}
+
+/**
+ * The best of several short windows: what the machine does besides, trainers above all, can only make one slower. Together
+ * they are long enough for the processor to reach the clock it keeps under load.
+ */
+const windowCount = 6;
+const windowMs = 30;
+/** 128 MB in two arrays, which no cache of a core holds. */
+const arrayLength = 2 ** 24;
+
+function best(window: () => number): number {
+  return Math.max(...Array.from({ length: windowCount }, window));
+}
+
+/** Bytes a second of a sum of arrays in memory. */
+function measureMemory(addon: NativeAddon): number {
+  const sum = new Float32Array(arrayLength);
+  const added = new Float32Array(arrayLength).fill(1);
+  return best(() => {
+    const beganAt = performance.now();
+    addon.addInPlace(sum, added);
+    return (3 * sum.byteLength * 1000) / (performance.now() - beganAt);
+  });
+}

@@ -1,0 +1,58 @@
+import type { DeviceBuffer, FrozenBase } from '../device.js';
+import { HostMemory } from '../hostMemory.js';
+import type { BasePrecision, NativeAddon, PackedBase, ProductPrecision } from './nativeAddon.js';
+
+/** A base that the addon packed. */
+export interface CpuBase extends FrozenBase {
+  /** Null once it was given back. */
+  panels: PackedBase | null;
+}
+
+/** The addon and the memory that its kernels work in: what every part of the device `native` gets. */
+export class CpuMemory extends HostMemory {
+  constructor(
+    readonly addon: NativeAddon,
+    readonly precision: ProductPrecision,
+    readonly basePrecision: BasePrecision,
+  ) {
+    super();
+  }
+
+  /** What is kept for a backward pass is kept in bfloat16 unless all products are exact float32. */
+  get isCompact(): boolean {
+    return this.precision !== 'float32' || this.basePrecision !== 'float32';
+  }
+
+  panels(base: FrozenBase): PackedBase {
+    const { panels } = base as CpuBase;
+    if (panels === null) throw new Error('The frozen base was given back already');
+    return panels;
+  }
+
+  override memory(): { count: number; bytes: number } {
+    const own = super.memory();
+    const native = this.addon.allocations();
+    return { count: own.count + native.count, bytes: own.bytes + native.bytes };
+  }
+
+  override rest(buffer: DeviceBuffer): void {
+    if (this.isMapped(buffer)) this.addon.releasePages(this.floats(buffer));
+  }
+
+  /**
+   * Moves a weight to memory that the system may keep on disk alone. Where the folder has no room for it, it stays where it is: it is a
+   * matter of memory alone.
+   */
+  mapTo(buffer: DeviceBuffer, folder: string): void {
+    if (!this.isMapped(buffer)) {
+      let mapped: Float32Array;
+      try {
+        mapped = this.addon.mapFloats(folder, buffer.length);
+      } catch {
+        return;
+      }
+      this.moveInto(buffer, mapped);
+    }
+    this.rest(buffer);
+  }
+}

@@ -1,0 +1,455 @@
+import { createRequire } from 'node:module';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import type { LayerGraph } from '../../plan/adapterGraphs.js';
+import type { BasePrecision, ProductPrecision } from '../device.js';
+
+/**
+ * The whole native surface, typed in one place. Conventions:
+ * - every array is a row-major Float32Array unless said otherwise; shapes stand in brackets;
+ * - outputs come first, then inputs, then dimensions, then options;
+ * - outputs are overwritten, never read, unless the name says `accumulate`; outputs and inputs never overlap;
+ * - a wrong type throws a TypeError, a wrong length or value a RangeError, before any memory is touched;
+ * - a PackedBase works with the instruction set it was packed under, whatever the number of threads;
+ * - results do not depend on the number of threads.
+ */
+export interface NativeAddon {
+  describe(): NativeDescription;
+
+  /** Memory that the addon itself holds now in this process: packed bases and what kernels reuse. Arrays belong to JavaScript. */
+  allocations(): { count: number; bytes: number };
+
+  /** Calls so far, by the names of the functions here. */
+  callCounts(): Record<string, number>;
+
+  /** The same functions with an instruction set, threads, memory and counts of their own. Throws on a set that this CPU lacks. */
+  open(options: NativeOptions): NativeAddon;
+
+  /** Chooses the instruction set and the number of threads for everything after it. Throws on a set this CPU lacks. */
+  configure(options: NativeOptions): void;
+
+  /** c[batch, m, n] = op(a) op(b), op(a) is [m, k] and op(b) is [k, n]; a transposed operand is stored the other way round. */
+  matmul(
+    c: Float32Array,
+    a: Float32Array,
+    b: Float32Array,
+    batch: number,
+    m: number,
+    n: number,
+    k: number,
+    transposeA: boolean,
+    transposeB: boolean,
+    precision: ProductPrecision,
+  ): void;
+
+  /** Packs a frozen base w[inFeatures, outFeatures] once for both y = x w and dx = dy wᵀ. Freed by `releaseBase` or the collector. */
+  packBase(w: Float32Array, inFeatures: number, outFeatures: number, precision: BasePrecision): PackedBase;
+  /** Another w of the same size, into the memory that `base` has. */
+  repackBase(base: PackedBase, w: Float32Array): void;
+  packedBaseBytes(base: PackedBase): number;
+  releaseBase(base: PackedBase): void;
+
+  /** y[rows, out] = x[rows, in] w + scale (x a) b; also gives xa[rows, rank] for the backward pass. Rank 0 (empty xa, a, b): y = x w. */
+  loraLinearForward(
+    y: Float32Array,
+    xa: Float32Array,
+    x: Float32Array,
+    base: PackedBase,
+    a: Float32Array,
+    b: Float32Array,
+    scale: number,
+    rows: number,
+    rank: number,
+  ): void;
+
+  /**
+   * p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; db = scale (xa)ᵀ dy; da = xᵀ p. No in×out gradient is ever formed.
+   * Rank 0: only dx. An empty da: a is frozen. dx[rows, in], da[in, rank], db[rank, out].
+   */
+  loraLinearBackward(
+    dx: Float32Array,
+    da: Float32Array,
+    db: Float32Array,
+    dy: Float32Array,
+    x: Float32Array,
+    xa: Float32Array,
+    base: PackedBase,
+    a: Float32Array,
+    b: Float32Array,
+    scale: number,
+    rows: number,
+    rank: number,
+  ): void;
+
+  /** Packs w + scale a b in place of what `base` held: the base of a merged graph, made once a step. */
+  packMerged(
+    base: PackedBase,
+    w: Float32Array,
+    a: Float32Array,
+    b: Float32Array,
+    scale: number,
+    rank: number,
+  ): void;
+
+  /** merged = w + scale a b, the delta summed apart in float32. `finite` false: merged must not be used. Norm is Frobenius, float64. */
+  mergeAdapter(
+    merged: Float32Array,
+    w: Float32Array,
+    a: Float32Array,
+    b: Float32Array,
+    scale: number,
+    inFeatures: number,
+    rank: number,
+    outFeatures: number,
+  ): { finite: boolean; deltaNorm: number };
+
+  /** y[rows, dim] = x * rstd * gain, rstd[rows] = 1 / sqrt(mean(x²) + epsilon). */
+  rmsNormForward(
+    y: Float32Array,
+    rstd: Float32Array,
+    x: Float32Array,
+    gain: Float32Array,
+    rows: number,
+    dim: number,
+    epsilon: number,
+  ): void;
+  rmsNormBackward(
+    dx: Float32Array,
+    dgain: Float32Array,
+    dy: Float32Array,
+    x: Float32Array,
+    gain: Float32Array,
+    rstd: Float32Array,
+    rows: number,
+    dim: number,
+  ): void;
+
+  /**
+   * Rotary embedding, half-split: x[batch, time, heads, headDim]; cos and sin are [>= firstPosition + time, headDim / 2].
+   * inverse rotates back, which is the backward pass.
+   */
+  rotary(
+    y: Float32Array,
+    x: Float32Array,
+    cos: Float32Array,
+    sin: Float32Array,
+    batch: number,
+    time: number,
+    heads: number,
+    headDim: number,
+    firstPosition: number,
+    inverse: boolean,
+  ): void;
+
+  /**
+   * Causal attention in tiles: [time, time] is never held. q, out: [batch, time, heads * headDim];
+   * k, v: [batch, time, kvHeads * headDim], query head h reads key head floor(h * kvHeads / heads);
+   * logSumExp[batch, heads, time] is kept for the backward pass.
+   */
+  attentionForward(
+    out: Float32Array,
+    logSumExp: Float32Array,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    batch: number,
+    time: number,
+    heads: number,
+    kvHeads: number,
+    headDim: number,
+    scale: number,
+    precision: ProductPrecision,
+  ): void;
+  attentionBackward(
+    dq: Float32Array,
+    dk: Float32Array,
+    dv: Float32Array,
+    dout: Float32Array,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    out: Float32Array,
+    logSumExp: Float32Array,
+    batch: number,
+    time: number,
+    heads: number,
+    kvHeads: number,
+    headDim: number,
+    scale: number,
+    precision: ProductPrecision,
+  ): void;
+
+  /**
+   * The second half of a block: y = x + down(silu(gate(n)) * up(n)), n = x / rms(x) * gain. x, y[rows, hidden].
+   * `state` (of `mlpHalfStateLength` floats, opaque) is kept for the backward pass, in bfloat16 when `compact`; null
+   * when there will be none. y null: only the state is made again. A backward pass has the gradients of its layers'
+   * weights among the arguments of each layer.
+   */
+  mlpHalfForward(
+    y: Float32Array | null,
+    state: Float32Array | null,
+    ...rest: MlpHalfArguments<HalfLayer>
+  ): void;
+  mlpHalfBackward(
+    dx: Float32Array,
+    dgain: Float32Array,
+    dy: Float32Array,
+    state: Float32Array,
+    ...rest: MlpHalfArguments<HalfLayerWithGradients>
+  ): void;
+  /** Ranks are those of layers with a separate path, 0 for others. */
+  mlpHalfStateLength(
+    rows: number,
+    intermediate: number,
+    rankGate: number,
+    rankUp: number,
+    rankDown: number,
+    compact: boolean,
+  ): number;
+
+  /** The first half of a block: y = x + o(attention(rotary(q(n)), rotary(k(n)), v(n))); as `mlpHalfForward`. */
+  attentionHalfForward(
+    y: Float32Array | null,
+    state: Float32Array | null,
+    ...rest: AttentionHalfArguments<HalfLayer, HalfBiases>
+  ): void;
+  attentionHalfBackward(
+    dx: Float32Array,
+    dgain: Float32Array,
+    dy: Float32Array,
+    state: Float32Array,
+    ...rest: AttentionHalfArguments<HalfLayerWithGradients, [...gradients: HalfBiases, ...HalfBiases]>
+  ): void;
+  attentionHalfStateLength(
+    batch: number,
+    time: number,
+    heads: number,
+    kvHeads: number,
+    headDim: number,
+    rankQ: number,
+    rankK: number,
+    rankV: number,
+    rankO: number,
+    compact: boolean,
+  ): number;
+
+  /** h = silu(gate) * up, elementwise over the whole arrays. */
+  swigluForward(h: Float32Array, gate: Float32Array, up: Float32Array): void;
+  swigluBackward(
+    dgate: Float32Array,
+    dup: Float32Array,
+    dh: Float32Array,
+    gate: Float32Array,
+    up: Float32Array,
+  ): void;
+
+  /** y[rows, dim] = table[ids]; ids are checked against vocabulary. */
+  embeddingForward(
+    y: Float32Array,
+    table: Float32Array,
+    ids: Int32Array,
+    rows: number,
+    vocabulary: number,
+    dim: number,
+  ): void;
+  /** dtable is zeroed, then dy is added at ids, in row order. */
+  embeddingBackward(
+    dtable: Float32Array,
+    dy: Float32Array,
+    ids: Int32Array,
+    rows: number,
+    vocabulary: number,
+    dim: number,
+  ): void;
+
+  /**
+   * Next-token loss without ever holding [rows, vocabulary]: logits = x headᵀ are made a chunk of rows at a time in one
+   * scratch buffer. head[vocabulary, dim]. losses[rows] in nats; a target of -1 is ignored (loss 0, no gradient).
+   * dx[rows, dim] and dhead[vocabulary, dim] are gradients of gradientScale * sum(losses); pass null for loss only,
+   * dhead null for dx only.
+   */
+  headCrossEntropy(
+    losses: Float32Array,
+    dx: Float32Array | null,
+    dhead: Float32Array | null,
+    x: Float32Array,
+    head: Float32Array,
+    targets: Int32Array,
+    rows: number,
+    dim: number,
+    vocabulary: number,
+    gradientScale: number,
+    precision: ProductPrecision,
+  ): void;
+
+  /** Sum of squares of all arrays in float64, in an order that depends only on their lengths. */
+  sumSquares(arrays: Float32Array[]): number;
+
+  /**
+   * One AdamW update in place (Loshchilov & Hutter 2019, decoupled decay) of each parameter with its moments and its
+   * gradient, in one pass. g = gradientScale * gradient; correction1 = 1 - beta1^t, correction2 = 1 - beta2^t:
+   * p -= learningRate * (weightDecay * p + (m / correction1) / (sqrt(v / correction2) + epsilon)).
+   */
+  adamWInPlace(
+    parameters: Float32Array[],
+    firstMoments: Float32Array[],
+    secondMoments: Float32Array[],
+    gradients: Float32Array[],
+    options: AdamWOptions,
+  ): void;
+
+  /** The same with moments in eight bits (native/kernels/moment_codes.h) and a scale for every 256 of them. */
+  codedAdamWInPlace(
+    parameters: Float32Array[],
+    firstCodes: Int8Array[],
+    firstScales: Float32Array[],
+    secondCodes: Uint8Array[],
+    secondScales: Float32Array[],
+    gradients: Float32Array[],
+    options: AdamWOptions,
+  ): void;
+
+  /** accumulator += x, in place. */
+  addInPlace(accumulator: Float32Array, x: Float32Array): void;
+
+  /** Singular values of matrix[rows, columns], largest first, min(rows, columns) of them, computed in float64. */
+  singularValues(matrix: Float32Array, rows: number, columns: number): Float64Array;
+
+  /**
+   * Floats behind a nameless file in `folder`, which the operating system may keep on disk alone. Its space is taken at
+   * once; throws where there is none. `releasePages` takes what of it is in memory out of this process: only for
+   * arrays of `mapFloats`, whose values stay.
+   */
+  mapFloats(folder: string, count: number): Float32Array;
+  releasePages(mapped: Float32Array): void;
+
+  /**
+   * Measured peak of the configured set: best GFLOP/s (for int8, GOP/s) of the products' inner loop over operands in the first-level cache, on all
+   * configured threads, for about `milliseconds`.
+   */
+  measurePeak(precision: BasePrecision, milliseconds: number): number;
+}
+
+export interface NativeOptions {
+  instructionSet: InstructionSet | ModelledInstructionSet;
+  threads: number;
+}
+
+export interface AdamWOptions {
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+  correction1: number;
+  correction2: number;
+  gradientScale: number;
+}
+
+/**
+ * One layer of a half: its packed base, or null and its trained weight[in, out]; its adapter a[in, rank], b[rank, out]
+ * or empty arrays and rank 0.
+ */
+export type HalfLayer = [
+  base: PackedBase | null,
+  weight: Float32Array,
+  a: Float32Array,
+  b: Float32Array,
+  scale: number,
+  rank: number,
+  graph: LayerGraph,
+];
+/**
+ * The same with its gradients, of the same lengths. Of a frozen a there is none (empty), and that of a frozen weight may be had
+ * where there is no adapter.
+ */
+export type HalfLayerWithGradients = [
+  dweight: Float32Array,
+  da: Float32Array,
+  db: Float32Array,
+  ...layer: HalfLayer,
+];
+
+type EndOfHalf = [epsilon: number, precision: ProductPrecision, compact: boolean];
+
+/** The layers are gate, up and down. */
+export type MlpHalfArguments<Layer extends unknown[]> = [
+  x: Float32Array,
+  gain: Float32Array,
+  rows: number,
+  hidden: number,
+  intermediate: number,
+  ...gate: Layer,
+  ...up: Layer,
+  ...down: Layer,
+  ...end: EndOfHalf,
+];
+
+/** Of q, k and v, each empty for none. */
+export type HalfBiases = [q: Float32Array, k: Float32Array, v: Float32Array];
+
+/** The layers are q, k, v and o. */
+export type AttentionHalfArguments<Layer extends unknown[], Biases extends unknown[]> = [
+  x: Float32Array,
+  gain: Float32Array,
+  rows: number,
+  hidden: number,
+  cos: Float32Array,
+  sin: Float32Array,
+  batch: number,
+  time: number,
+  heads: number,
+  kvHeads: number,
+  headDim: number,
+  scale: number,
+  ...q: Layer,
+  ...k: Layer,
+  ...v: Layer,
+  ...o: Layer,
+  ...biases: Biases,
+  ...end: EndOfHalf,
+];
+
+/**
+ * Best first. `amx` needs its tiles for bfloat16 and int8, a Linux that saves them, and avx512bf16; `avx512bf16` also needs
+ * avx512f/bw/vl/dq; `avx2` also needs fma.
+ */
+export const instructionSets = ['amx', 'avx512bf16', 'avx512', 'avx2', 'portable'] as const;
+export type InstructionSet = (typeof instructionSets)[number];
+
+/** Computes what `amx` does in plain arithmetic, on any machine: never offered or chosen, there to test `amx`. */
+export type ModelledInstructionSet = 'amx-model';
+
+/*
+ * A base in int8 scales w symmetrically to [-127, 127], per output of y = x w and per input of dx = dy wᵀ, and x or dy per row on the
+ * way; integer sums are exact. A row or a column of w that is not all finite makes the results it takes part in NaN. The adapter beside
+ * it is computed in bfloat16. nf4 keeps w once, in four bits of NormalFloat with a scale for each 64 of them, and unpacks it to bfloat16
+ * for each pass: an eighth of the memory, at some cost in time.
+ */
+export type { BasePrecision, ProductPrecision };
+
+/** Opaque handle of panels packed by `packBase`. */
+export interface PackedBase {
+  readonly packedBase: unique symbol;
+}
+
+export interface NativeDescription {
+  /** Sets this CPU and operating system support, best first. */
+  instructionSets: InstructionSet[];
+  /** What multiplies int8 under the best set: 'vnni' is a feature of its own, which not every CPU with avx512 has. */
+  int8: 'amx' | 'vnni' | 'avx2' | 'portable';
+  /** CPUs this process may use: affinity mask and cgroup quota, rounded up. */
+  threadsMax: number;
+  cpuModel: string;
+}
+
+/** Loads the addon that `engine/native/build.mjs` compiled. Throws an error that says how to build it when it is missing. */
+export function loadNativeAddon(): NativeAddon {
+  const path = fileURLToPath(new URL('../../../native/build/relora.node', import.meta.url));
+  if (!existsSync(path)) {
+    throw new Error(
+      `The native backend is not built (${path} is missing): run "npm run build"; it needs g++ >= 11 or clang >= 14`,
+    );
+  }
+  return createRequire(import.meta.url)(path) as NativeAddon;
+}

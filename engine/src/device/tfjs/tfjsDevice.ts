@@ -1,0 +1,489 @@
+import * as tf from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import type { DeviceSpeed } from '../../plan/deviceSpeed.js';
+import type * as api from '../device.js';
+import { dropoutMask } from '../dropout.js';
+import { HostCache } from '../hostCache.js';
+import { HostMemory } from '../hostMemory.js';
+import { HostResult } from '../hostResult.js';
+import { decode, encode } from '../momentCodes.js';
+import * as definition from './definitions.js';
+import { singularValues } from './singularValues.js';
+
+/**
+ * The plain definitions as a device, on any backend of tfjs: `reference` on plain JavaScript, `tensorflow` on TensorFlow's kernels.
+ * Values lie with the host between calls; a backward pass differentiates its definition from the half's input.
+ */
+export class TfjsDevice extends HostMemory implements api.Device {
+  private readonly counts = new Map<string, number>();
+
+  constructor(
+    readonly description: api.DeviceDescription,
+    /** As tfjs calls it. */
+    private readonly backendName: string,
+  ) {
+    super();
+  }
+
+  kernelCounts(): ReadonlyMap<string, number> {
+    return this.counts;
+  }
+
+  close(): void {
+    this.trim();
+  }
+
+  embeddingForward(
+    y: api.DeviceBuffer,
+    table: api.DeviceBuffer,
+    ids: Int32Array,
+    { vocabulary, hidden }: api.TableShape,
+  ): void {
+    requireIds(ids, vocabulary);
+    this.run('embeddingForward', () => {
+      this.write(y, definition.embedding(this.matrix(table, vocabulary, hidden), ids));
+    });
+  }
+
+  embeddingBackward(
+    dtable: api.DeviceBuffer,
+    dy: api.DeviceBuffer,
+    ids: Int32Array,
+    { rows, vocabulary, hidden }: api.TableShape,
+    adds: boolean,
+  ): void {
+    this.run('embeddingBackward', () => {
+      const made = tf.unsortedSegmentSum(
+        this.matrix(dy, rows, hidden),
+        tf.tensor1d(ids, 'int32'),
+        vocabulary,
+      );
+      this.write(dtable, adds ? tf.add(this.matrix(dtable, vocabulary, hidden), made) : made);
+    });
+  }
+
+  attentionHalfForward(
+    y: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    half: api.AttentionHalf,
+    { cache }: api.ForwardMode,
+  ): null {
+    const { batch, time, hidden } = half.shape;
+    const keysAndValues = cache?.keysAndValues as HostCache | undefined;
+    const position = keysAndValues?.length ?? 0;
+    this.run('attentionHalfForward', () => {
+      const attend = (q: Tensor2D, k: Tensor2D, v: Tensor2D): Tensor2D => {
+        if (keysAndValues === undefined) return definition.causalAttention(q, k, v, half.shape);
+        keysAndValues.append(cache!.block, valuesOf(k), valuesOf(v), k.shape[1]);
+        if (position === 0) return definition.causalAttention(q, k, v, half.shape);
+        const out = keysAndValues.attend(cache!.block, valuesOf(q), half.shape, new Float32Array(q.size));
+        return tf.tensor2d(out, q.shape);
+      };
+      const layers = this.layersOf({ q: half.q, k: half.k, v: half.v, o: half.o }, batch * time, time);
+      const input = this.matrix(x, batch * time, hidden);
+      const gain = this.vector(half.gain);
+      const angles = this.anglesOf(half, position);
+      this.write(y, definition.attentionHalf(input, gain, layers, half, angles, attend));
+    });
+    return null;
+  }
+
+  attentionHalfBackward(
+    gradients: api.AttentionGradients,
+    dy: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    _state: api.HalfState | null,
+    half: api.AttentionHalf,
+  ): void {
+    const { q, k, v, o, shape } = half;
+    this.run('attentionHalfBackward', () => {
+      const angles = this.anglesOf(half, 0);
+      this.differentiate<'q' | 'k' | 'v' | 'o'>(
+        { q, k, v, o },
+        gradients,
+        dy,
+        x,
+        half,
+        shape,
+        (input, gain, layers) => definition.attentionHalf(input, gain, layers, half, angles),
+      );
+    });
+  }
+
+  mlpHalfForward(y: api.DeviceBuffer, x: api.DeviceBuffer, half: api.MlpHalf): null {
+    const { batch, time, hidden } = half.shape;
+    this.run('mlpHalfForward', () => {
+      const layers = this.layersOf({ gate: half.gate, up: half.up, down: half.down }, batch * time, time);
+      const input = this.matrix(x, batch * time, hidden);
+      this.write(y, definition.mlpHalf(input, this.vector(half.gain), layers, half));
+    });
+    return null;
+  }
+
+  mlpHalfBackward(
+    gradients: api.MlpGradients,
+    dy: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    _state: api.HalfState | null,
+    half: api.MlpHalf,
+  ): void {
+    const { gate, up, down, shape } = half;
+    this.run('mlpHalfBackward', () => {
+      this.differentiate<'gate' | 'up' | 'down'>(
+        { gate, up, down },
+        gradients,
+        dy,
+        x,
+        half,
+        shape,
+        (input, gain, layers) => definition.mlpHalf(input, gain, layers, half),
+      );
+    });
+  }
+
+  releaseState(_state: api.HalfState | null): void {
+    // There is none: a backward pass begins at the half's input.
+  }
+
+  newCache(
+    { kvHeads, headDim }: Pick<api.AttentionShape, 'kvHeads' | 'headDim'>,
+    blockCount: number,
+    positionsMax: number,
+  ): api.KeyValueCache {
+    return new HostCache(blockCount, positionsMax, kvHeads * headDim);
+  }
+
+  advanceCache(cache: api.KeyValueCache, idCount: number): void {
+    (cache as HostCache).length += idCount;
+  }
+
+  releaseCache(_cache: api.KeyValueCache): void {
+    // Plain arrays: the collector has them.
+  }
+
+  rmsNormForward(
+    y: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    gain: api.DeviceBuffer,
+    { rows, hidden, epsilon }: api.NormShape,
+  ): null {
+    this.run('rmsNormForward', () => {
+      this.write(y, definition.rmsNorm(this.matrix(x, rows, hidden), this.vector(gain), epsilon));
+    });
+    return null;
+  }
+
+  rmsNormBackward(
+    gradients: { dx: api.DeviceBuffer; gain: api.DeviceBuffer },
+    dy: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    gain: api.DeviceBuffer,
+    _state: api.HalfState | null,
+    { rows, hidden, epsilon }: api.NormShape,
+  ): void {
+    this.run('rmsNormBackward', () => {
+      const norm = (input: Tensor, weight: Tensor) =>
+        definition.rmsNorm(input as Tensor2D, weight as Tensor1D, epsilon);
+      const inputs = [this.matrix(x, rows, hidden), this.vector(gain)];
+      const [dx, dgain] = tf.grads(norm)(inputs, this.matrix(dy, rows, hidden));
+      this.write(gradients.dx, dx!);
+      this.write(gradients.gain, dgain!);
+    });
+  }
+
+  newResult(rowCount: number): api.ResultBuffer {
+    return new HostResult(rowCount);
+  }
+
+  clearResult(result: api.ResultBuffer): void {
+    (result as HostResult).clear();
+  }
+
+  readResult(result: api.ResultBuffer): Promise<api.StepResult> {
+    return Promise.resolve((result as HostResult).read());
+  }
+
+  releaseResult(_result: api.ResultBuffer): void {
+    // Plain arrays: the collector has them.
+  }
+
+  headCrossEntropy(
+    result: api.ResultBuffer,
+    gradients: { dx: api.DeviceBuffer; head: api.DeviceBuffer } | null,
+    { shape, x, head, targets, scale, firstRow }: api.HeadPass,
+  ): void {
+    const { rows, vocabulary, hidden } = shape;
+    this.run('headCrossEntropy', () => {
+      const inputs = [this.matrix(x, rows, hidden), this.matrix(head, vocabulary, hidden)] as const;
+      const chosen = definition.targetLogProbabilities(...inputs, targets);
+      const losses = valuesOf(tf.neg(tf.sum(chosen, 1)));
+      const sum = valuesOf(tf.neg(tf.sum(chosen)))[0]!;
+      (result as HostResult).addLosses({ losses, sum, scale: Math.fround(scale), firstRow });
+      if (gradients === null) return;
+      const loss = (input: Tensor, table: Tensor) =>
+        definition.headCrossEntropy(input as Tensor2D, table as Tensor2D, targets, scale);
+      const [dx, dhead] = tf.grads(loss)([...inputs]);
+      this.write(gradients.dx, dx!);
+      this.write(gradients.head, dhead!);
+    });
+  }
+
+  headLogits(
+    logits: api.DeviceBuffer,
+    { shape, x, head, firstRow }: Pick<api.HeadPass, 'shape' | 'x' | 'head' | 'firstRow'>,
+  ): void {
+    const { rows, vocabulary, hidden } = shape;
+    this.run('headLogits', () => {
+      const wanted = tf.slice(this.matrix(x, rows, hidden), [firstRow, 0]);
+      this.write(logits, tf.matMul(wanted, this.matrix(head, vocabulary, hidden), false, true));
+    });
+  }
+
+  addInPlace(accumulator: api.DeviceBuffer, x: api.DeviceBuffer): void {
+    this.run('addInPlace', () => this.write(accumulator, tf.add(this.vector(accumulator), this.vector(x))));
+  }
+
+  scaleInPlace(values: api.DeviceBuffer, factor: number): void {
+    this.run('scaleInPlace', () => this.write(values, tf.mul(this.vector(values), factor)));
+  }
+
+  sumSquares(result: api.ResultBuffer, buffers: readonly api.DeviceBuffer[]): void {
+    this.run('sumSquares', () => {
+      for (const buffer of buffers) {
+        if (buffer.length === 0) continue;
+        const [sum] = valuesOf(tf.sum(tf.square(this.vector(buffer))));
+        (result as HostResult).addSquares(sum!);
+      }
+    });
+  }
+
+  adamW({ members }: api.ParameterGroup, { clip, ...options }: api.AdamWOptions): void {
+    const gradientScale = (clip.result as HostResult).clipFactor(clip.normMax);
+    if (gradientScale === null) return;
+    const { learningRate, beta1, beta2, epsilon, weightDecay, correction1, correction2 } = options;
+    for (const { parameter, gradient, first, second } of members) {
+      this.run('adamW', () => {
+        const scaled = tf.mul(this.vector(gradient), gradientScale);
+        const m = tf.add(tf.mul(this.momentOf(first), beta1), tf.mul(scaled, 1 - beta1));
+        const v = tf.add(tf.mul(this.momentOf(second), beta2), tf.mul(tf.square(scaled), 1 - beta2));
+        const step = tf.div(tf.div(m, correction1), tf.add(tf.sqrt(tf.div(v, correction2)), epsilon));
+        const before = this.vector(parameter);
+        this.write(
+          parameter,
+          tf.sub(before, tf.mul(tf.add(step, tf.mul(before, weightDecay)), learningRate)),
+        );
+        this.writeMoment(first, m);
+        this.writeMoment(second, v);
+      });
+    }
+  }
+
+  packBase(_weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
+    return { inFeatures, outFeatures, bytes: 0 }; // products read the weight itself
+  }
+
+  repackBase(_base: api.FrozenBase, _weight: api.DeviceBuffer): void {
+    // Products read the weight itself.
+  }
+
+  packMerged(_base: api.FrozenBase, _weight: api.DeviceBuffer, _adapter: api.LayerAdapter): void {
+    // Products read weight and adapter apart, whatever the graph.
+  }
+
+  releaseBase(_base: api.FrozenBase): void {
+    // It holds nothing.
+  }
+
+  park(_weight: api.DeviceBuffer, _folder: string | null): void {
+    // Products read it at every step.
+  }
+
+  mergeAdapter(
+    into: api.DeviceBuffer | null,
+    weight: api.DeviceBuffer,
+    adapter: api.LayerAdapter,
+    { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
+  ): Promise<{ finite: boolean; deltaNorm: number }> {
+    const { a, b, rank, scale } = adapter;
+    return Promise.resolve(
+      this.run('mergeAdapter', () => {
+        const { merged, squares } = definition.merge(
+          this.matrix(weight, inFeatures, outFeatures),
+          this.matrix(a, inFeatures, rank),
+          this.matrix(b, rank, outFeatures),
+          typeof scale === 'number' ? scale : Math.tanh(this.floats(scale)[0]!),
+        );
+        const deltaNorm = Math.sqrt(valuesOf(squares)[0]!);
+        const finite = Number.isFinite(deltaNorm) && valuesOf(merged).every(Number.isFinite);
+        if (into !== null && finite) this.write(into, merged);
+        return { finite, deltaNorm };
+      }),
+    );
+  }
+
+  layerForward(y: api.DeviceBuffer, x: api.DeviceBuffer, rows: number, layer: api.Layer): void {
+    this.run('layerForward', () => {
+      const adapter = layer.adapter && { ...layer.adapter, dropout: null };
+      const { of } = this.layersOf({ of: { ...layer, adapter, bias: null } }, rows, rows);
+      this.write(y, definition.layer(this.matrix(x, rows, layer.inFeatures), of));
+    });
+  }
+
+  matmul(
+    c: api.DeviceBuffer,
+    a: api.DeviceBuffer,
+    b: api.DeviceBuffer,
+    { m, n, k, transposeA, transposeB }: api.MatmulShape,
+  ): void {
+    this.run('matmul', () => {
+      const left = transposeA ? this.matrix(a, k, m) : this.matrix(a, m, k);
+      const right = transposeB ? this.matrix(b, n, k) : this.matrix(b, k, n);
+      this.write(c, tf.matMul(left, right, transposeA, transposeB));
+    });
+  }
+
+  singularValues(matrix: Float32Array, rows: number, columns: number): Promise<Float64Array> {
+    return Promise.resolve(singularValues(matrix, rows, columns));
+  }
+
+  measure(): Promise<DeviceSpeed> {
+    return Promise.resolve({
+      instructionSet: null,
+      threadCount: this.description.threadCount,
+      autoPrecision: 'float32',
+      float32Flops: 0,
+      bfloat16Flops: 0,
+      int8Flops: 0,
+      memoryBytesPerSecond: 0,
+    });
+  }
+
+  /** Runs a definition on this device's backend, counted; its tensors end with it. */
+  private run<T>(name: string, body: () => T): T {
+    this.counts.set(name, (this.counts.get(name) ?? 0) + 1);
+    // tfjs has one backend at a time for all; it changes at once, for both of ours start without waiting.
+    if (tf.getBackend() !== this.backendName) void tf.setBackend(this.backendName);
+    let result: T;
+    tf.tidy(() => {
+      result = body();
+    });
+    return result!;
+  }
+
+  /** Gradients of a half by its input, its gain and all that is wanted of its layers. */
+  private differentiate<Name extends string>(
+    layers: Record<Name, api.Layer>,
+    gradients: { dx: api.DeviceBuffer; gain: api.DeviceBuffer } & Record<Name, api.LayerGradients>,
+    dy: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    half: Pick<api.MlpHalf, 'gain'>,
+    { batch, time, hidden }: Pick<api.MlpShape, 'batch' | 'time' | 'hidden'>,
+    define: (x: Tensor2D, gain: Tensor1D, layers: Record<Name, definition.LayerTensors>) => Tensor2D,
+  ): void {
+    const rows = batch * time;
+    const tensors = this.layersOf(layers, rows, time);
+    const inputs: Tensor[] = [this.matrix(x, rows, hidden), this.vector(half.gain)];
+    const targets: api.DeviceBuffer[] = [gradients.dx, gradients.gain];
+    const want = (target: api.DeviceBuffer | null, tensor: Tensor | number | null | undefined): void => {
+      if (target === null || !(tensor instanceof tf.Tensor)) return;
+      targets.push(target);
+      inputs.push(tensor);
+    };
+    for (const name of Object.keys(layers) as Name[]) {
+      const { weight, adapter, bias } = tensors[name];
+      const wanted = gradients[name];
+      want(wanted.weight, weight);
+      want(wanted.a, adapter?.a);
+      want(wanted.b, adapter?.b);
+      want(wanted.scale, adapter?.scale);
+      want(wanted.bias, bias);
+    }
+    const found = tf.grads((...given: Tensor[]) => {
+      // The tensors of the layers are the inputs themselves.
+      return define(given[0] as Tensor2D, given[1] as Tensor1D, tensors);
+    })(inputs, this.matrix(dy, rows, hidden));
+    found.forEach((gradient, index) => this.write(targets[index]!, gradient));
+  }
+
+  private layersOf<Name extends string>(
+    layers: Record<Name, api.Layer>,
+    rows: number,
+    time: number,
+  ): Record<Name, definition.LayerTensors> {
+    const tensorsOf = (layer: api.Layer): definition.LayerTensors => {
+      const { weight, adapter, bias, inFeatures, outFeatures } = layer;
+      return {
+        weight: this.matrix(weight, inFeatures, outFeatures),
+        bias: bias && this.vector(bias),
+        adapter: adapter && {
+          a: this.matrix(adapter.a, inFeatures, adapter.rank),
+          b: this.matrix(adapter.b, adapter.rank, outFeatures),
+          scale:
+            typeof adapter.scale === 'number'
+              ? adapter.scale
+              : (tf.reshape(this.vector(adapter.scale), []) as Scalar),
+          mask: this.maskOf(layer, adapter, rows, time),
+        },
+      };
+    };
+    const entries = Object.entries<api.Layer>(layers).map(([name, layer]) => [name, tensorsOf(layer)]);
+    return Object.fromEntries(entries) as Record<Name, definition.LayerTensors>;
+  }
+
+  private maskOf(
+    layer: api.Layer,
+    { dropout }: api.LayerAdapter,
+    rows: number,
+    time: number,
+  ): Tensor2D | null {
+    if (dropout === null) return null;
+    const mask = new Float32Array(rows * layer.inFeatures);
+    dropoutMask(mask, dropout, layer, time);
+    return tf.tensor2d(mask, [rows, layer.inFeatures]);
+  }
+
+  private anglesOf({ angles, shape }: api.AttentionHalf, position: number): definition.AngleTensors {
+    const half = shape.headDim / 2;
+    const part = (buffer: api.DeviceBuffer) =>
+      tf.tensor2d(this.floats(buffer).slice(position * half, (position + shape.time) * half), [
+        shape.time,
+        half,
+      ]);
+    return { cos: part(angles.cos), sin: part(angles.sin) };
+  }
+
+  /** Its own copy: tfjs may keep the array that it is given. */
+  private matrix(buffer: api.DeviceBuffer, rows: number, columns: number): Tensor2D {
+    return tf.tensor2d(this.floats(buffer).slice(), [rows, columns]);
+  }
+
+  private vector(buffer: api.DeviceBuffer): Tensor1D {
+    return tf.tensor1d(this.floats(buffer).slice());
+  }
+
+  private write(buffer: api.DeviceBuffer, tensor: Tensor): void {
+    this.floats(buffer).set(valuesOf(tensor));
+  }
+
+  private momentOf(moment: api.Moment): Tensor1D {
+    return 'codes' in moment ? tf.tensor1d(decode(this.coded(moment))) : this.vector(moment);
+  }
+
+  private writeMoment(moment: api.Moment, values: Tensor): void {
+    if ('codes' in moment) encode(this.coded(moment), valuesOf(values));
+    else this.write(moment, values);
+  }
+
+  private coded({ codes, scales }: api.CodedMoment) {
+    return { codes: this.codes(codes), scales: this.floats(scales) };
+  }
+}
+
+function requireIds(ids: Int32Array, vocabulary: number): void {
+  const wrong = ids.findIndex((id) => id < 0 || id >= vocabulary);
+  if (wrong >= 0) throw new RangeError(`ids[${wrong}] must be in [0, ${vocabulary}), got ${ids[wrong]}`);
+}
+
+function valuesOf(tensor: Tensor): Float32Array {
+  return tensor.dataSync<'float32'>();
+}

@@ -1,0 +1,99 @@
+import { describe, expect, it } from 'vitest';
+import {
+  beginRun,
+  disposeRun,
+  openDevice,
+  type Device,
+  type DeviceOptions,
+  type RunSpec,
+  type TrainingRun,
+} from '@relora/engine';
+import { goldenSpec } from '../golden/goldenRun.js';
+import {
+  interrupted,
+  licenceDataset,
+  ofKind,
+  runLoop,
+  temporaryFolders,
+  tinySpec,
+  told,
+  weightsOf,
+} from './tinyRun.js';
+
+const newFolder = temporaryFolders();
+const dataset = licenceDataset(newFolder);
+
+/** What every device must do with whole runs, beside its calls (conformance/). */
+const devices: { name: string; options: DeviceOptions; tolerance: number }[] = [
+  { name: 'native', options: { device: 'native', precision: 'float32', threads: 2 }, tolerance: 1e-5 },
+  {
+    name: 'native, portable',
+    options: { device: 'native', precision: 'float32', instructionSet: 'portable' },
+    tolerance: 1e-5,
+  },
+  { name: 'reference', options: { device: 'reference', precision: 'float32' }, tolerance: 1e-30 },
+];
+
+const begin =
+  (device: Device) =>
+  async (spec: RunSpec, options = {}): Promise<TrainingRun> =>
+    beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1, ...options });
+
+async function lossesOf(device: Device, spec: RunSpec): Promise<number[]> {
+  const run = await begin(device)(spec);
+  const steps = ofKind(await runLoop(run), 'step');
+  disposeRun(run);
+  return steps.map(({ loss }) => loss);
+}
+
+describe.each(devices)('a run on $name', ({ options, tolerance }) => {
+  it('has the losses of the definitions, over two merges', async () => {
+    const wanted = await lossesOf(
+      await openDevice({ device: 'reference', precision: 'float32' }),
+      goldenSpec,
+    );
+    const found = await lossesOf(await openDevice(options), goldenSpec);
+    expect(found).toHaveLength(wanted.length);
+    expect(Math.max(...found.map((loss, step) => Math.abs(loss - wanted[step]!)))).toBeLessThanOrEqual(
+      tolerance,
+    );
+  });
+
+  it('has the same bits again, and when it is resumed within a cycle', async () => {
+    const device = await openDevice(options);
+    const spec = tinySpec({ adapter: { dropout: 0.1 }, batch: { microBatchSequenceCount: 2 } });
+    const whole = await begin(device)(spec);
+    const events = await runLoop(whole);
+    const resumed = await interrupted(begin(await openDevice(options)), spec, 9);
+    expect(told(resumed.events)).toEqual(told(events));
+    expect(await weightsOf(resumed.run)).toEqual(await weightsOf(whole));
+    [whole, resumed.run].forEach(disposeRun);
+  });
+
+  it('proves its merges, and holds the same memory after fifty steps as after ten', async () => {
+    const device = await openDevice(options);
+    const run = await begin(device)(
+      tinySpec({
+        model: { hiddenSize: 16, intermediateSize: 24, numHiddenLayers: 1 },
+        warmStart: { stepCount: 0 },
+        adapter: { cycleStepCount: 10 },
+        stepCount: 50,
+        batch: { microBatchSequenceCount: 1 },
+      }),
+    );
+    const counts = new Map<number, number>();
+    const events = await runLoop(run, (event) => {
+      if (event.kind === 'step') counts.set(event.step, device.memory().count);
+      return false;
+    });
+    expect(counts.get(49)).toBe(counts.get(19));
+    const restarts = ofKind(events, 'restart');
+    expect(restarts).toHaveLength(4);
+    for (const { deltaNorm, logitChangeMax, logitChangeTolerance } of restarts) {
+      expect(deltaNorm).toBeGreaterThan(0);
+      expect(logitChangeMax).toBeLessThan(logitChangeTolerance);
+    }
+    disposeRun(run);
+    device.close();
+  });
+});

@@ -1,0 +1,119 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Device } from '../../../engine/src/device/device.js';
+import { openDevice } from '../../../engine/src/openDevice.js';
+import { seeded } from '../seeded.js';
+import { Bench } from './bench.js';
+import { casesOf, updateCases, type Case } from './cases.js';
+import { columns } from './devices.js';
+import { checkedTable } from './table.js';
+
+const cases = [...casesOf('small'), ...casesOf('larger'), ...updateCases];
+let reference: Device;
+const expected = new Map<Case, Map<string, Float32Array>>();
+const table = checkedTable();
+
+beforeAll(async () => {
+  reference = await openDevice({ device: 'reference', precision: 'float32' });
+  for (const one of cases) expected.set(one, await one.run(new Bench(reference)));
+});
+
+describe.each(columns)('$name', ({ name: column, open, tolerance, kernels }) => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await open();
+  });
+  afterAll(() => device.close());
+
+  // In the smallest shapes a rounding to 8 bits is most of the value.
+  const own = cases.filter(({ name }) => tolerance < 1e-3 || !name.endsWith(' small'));
+  it.each(own)('$name', async (one) => {
+    const before = new Map(device.kernelCounts());
+    const { count } = device.memory();
+    const found = await one.run(new Bench(device));
+    const ran = [...device.kernelCounts()].filter(([name, calls]) => calls > (before.get(name) ?? 0));
+    const wanted = kernels(one);
+    expect(
+      ran.map(([name]) => name),
+      'kernels that ran',
+    ).toEqual(expect.arrayContaining(wanted));
+    const limit = one.isExact ? Math.min(tolerance, 2e-5) : tolerance;
+    const definitions = expected.get(one)!;
+    expect([...found.keys()]).toEqual([...definitions.keys()]);
+    for (const [result, values] of found) {
+      // A single number is a sum of terms that cancel: rounding of its terms has no measure in the sum.
+      if (values.length === 1 && limit > 1e-3) continue;
+      expect(difference(values, definitions.get(result)!), result).toBeLessThanOrEqual(limit);
+    }
+    // Again, in buffers that the first has used: the same bits, and no buffer more. What kernels reuse may have grown.
+    const again = await one.run(new Bench(device));
+    for (const [result, values] of found) expect(bits(again.get(result)!), result).toEqual(bits(values));
+    if (device.description.name !== 'native') expect(device.memory().count).toBe(count);
+    table.ran(one.call, column, wanted);
+  });
+});
+
+/** The definitions themselves, and a device in float32 that shares none of their code. */
+describe.each([
+  { name: 'reference', open: () => openDevice({ device: 'reference', precision: 'float32' }) },
+  { name: 'native', open: () => openDevice({ device: 'native', precision: 'float32', threads: 1 }) },
+] as const)('gradients agree with finite differences: $name', ({ open }) => {
+  // Of those with a value and its gradients: sum(y * dy), whose gradient by x is dx.
+  const differentiable = casesOf('small').filter(({ call }) =>
+    ['attentionHalf', 'mlpHalf', 'rmsNorm', 'embedding'].includes(call),
+  );
+  it.each(differentiable)('$name', async (one) => {
+    const device = await open();
+    const found = await one.run(new Bench(device));
+    for (const [input, gradient] of gradientsByInput(found)) {
+      const values = found.get(gradient)!;
+      // An entry in three of what is longest.
+      const stride = values.length > 24 ? 3 : 1;
+      const numeric: number[] = [];
+      const analytic: number[] = [];
+      for (let place = 0; place < values.length; place += stride) {
+        const h = 2 ** -7; // error of the formula ~ h², of float32 ~ 2^-24 / h
+        const at = async (step: number) => {
+          const moved = (name: string, given: Float32Array) => {
+            if (name !== input) return given;
+            const changed = given.slice();
+            changed[place]! += step;
+            return changed;
+          };
+          const y = (await one.run(new Bench(device, moved))).get('y')!;
+          const dy = seeded(y.length, 'dy');
+          return y.reduce((sum, value, i) => sum + value * dy[i]!, 0);
+        };
+        numeric.push(((await at(h)) - (await at(-h))) / (2 * h));
+        analytic.push(values[place]!);
+      }
+      // With what was there before, where the gradient is added.
+      if (one.name.startsWith('embedding whose gradient is added')) {
+        const before = seeded(values.length, 'before');
+        numeric.forEach((_, i) => (numeric[i]! += before[i * stride]!));
+      }
+      expect(difference(analytic, numeric), input).toBeLessThan(5e-3);
+    }
+    device.close();
+  });
+});
+
+/** `d q a` is the gradient of the input `q a`, `dx` of `x`. */
+function gradientsByInput(found: ReadonlyMap<string, Float32Array>): [input: string, gradient: string][] {
+  return [...found.keys()]
+    .filter((name) => name.startsWith('d'))
+    .map((name) => [name.startsWith('d ') ? name.slice(2) : name.slice(1), name]);
+}
+
+function difference(actual: ArrayLike<number>, wanted: ArrayLike<number>): number {
+  expect(actual.length).toBe(wanted.length);
+  let largest = 1e-30;
+  let worst = 0;
+  for (let i = 0; i < wanted.length; i++) {
+    if (Number.isNaN(actual[i]!) && Number.isNaN(wanted[i]!)) continue;
+    largest = Math.max(largest, Math.abs(wanted[i]!));
+    worst = Math.max(worst, Number.isNaN(actual[i]!) ? Infinity : Math.abs(actual[i]! - wanted[i]!));
+  }
+  return worst / largest;
+}
+
+const bits = (values: Float32Array) => new Uint32Array(values.buffer, values.byteOffset, values.length);

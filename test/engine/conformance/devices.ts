@@ -1,0 +1,97 @@
+import { loadNativeAddon } from '../../../engine/src/device/cpu/nativeAddon.js';
+import type { Device } from '../../../engine/src/device/device.js';
+import { openDevice } from '../../../engine/src/openDevice.js';
+import type { Case } from './cases.js';
+
+/** A column of the table: a device in one precision. */
+export interface Column {
+  /** As the table in docs/devices.md has it. */
+  name: string;
+  open(): Promise<Device>;
+  /** Largest difference from the definitions, as a share of the largest value. */
+  tolerance: number;
+  /** Kernels that a case must have run, by their names in `kernelCounts`. */
+  kernels(one: Case): string[];
+}
+
+const best = loadNativeAddon().describe().instructionSets[0]!;
+
+export const columns: Column[] = [
+  {
+    name: 'native, float32',
+    open: () => openDevice({ device: 'native', precision: 'float32', threads: 2 }),
+    // Sums of at most 300 products in two orders: far below sqrt(300) * 300 * 2^-24.
+    tolerance: 2e-5,
+    kernels: nativeKernels,
+  },
+  {
+    name: 'native, float32, portable',
+    open: () =>
+      openDevice({ device: 'native', precision: 'float32', instructionSet: 'portable', threads: 1 }),
+    tolerance: 2e-5,
+    kernels: nativeKernels,
+  },
+  {
+    name: 'native, bfloat16',
+    open: () => openDevice({ device: 'native', precision: 'bfloat16', instructionSet: best, threads: 2 }),
+    // Each operand keeps 8 bits; what is rounded twice, as p = dy Bᵀ, is rounded again.
+    tolerance: 0.03,
+    kernels: nativeKernels,
+  },
+  {
+    name: 'reference',
+    open: () => openDevice({ device: 'reference', precision: 'float32' }),
+    tolerance: 1e-30,
+    kernels: referenceKernels,
+  },
+];
+
+const halfNames = { attentionHalf: 'attentionHalf', mlpHalf: 'mlpHalf' } as const;
+
+/** By the names of the addon's functions. */
+function nativeKernels({ call, ways }: Case): string[] {
+  const half = Object.keys(halfNames).find((name) => call.startsWith(name));
+  if (half !== undefined) {
+    const packed = ways.includes('packMerged') ? ['packMerged'] : [];
+    if (ways.includes('plain')) return [`${half}Forward`, `${half}Backward`, ...packed];
+    const core = half === 'attentionHalf' ? ['rotary', 'attentionForward'] : ['swigluForward'];
+    const forward = ['rmsNormForward', ...core];
+    if (ways.includes('float32')) return [...forward, 'matmul'];
+    if (ways.includes('cache')) return [...forward, 'loraLinearForward'];
+    const back = half === 'attentionHalf' ? 'attentionBackward' : 'swigluBackward';
+    return [...forward, 'rmsNormBackward', back, 'loraLinearForward', 'loraLinearBackward', 'matmul'];
+  }
+  if (ways.includes('nothing')) return [];
+  const kernels: Record<string, string[]> = {
+    embedding: ['embeddingForward', 'embeddingBackward'],
+    rmsNorm: ['rmsNormForward', 'rmsNormBackward'],
+    headCrossEntropy: ['headCrossEntropy'],
+    headLogits: ['matmul'],
+    layerForward: ['matmul'],
+    matmul: ['matmul'],
+    adamW: [ways.includes('coded') ? 'codedAdamWInPlace' : 'adamWInPlace'],
+    'sums in place': ['sumSquares', 'addInPlace'],
+    mergeAdapter: ['mergeAdapter'],
+    'frozen base': ['packBase', 'repackBase', 'mlpHalfForward'],
+    singularValues: ['singularValues'],
+  };
+  return kernels[call]!;
+}
+
+/** The definitions count themselves by the names of the calls. */
+function referenceKernels({ call, ways }: Case): string[] {
+  const half = Object.keys(halfNames).find((name) => call.startsWith(name));
+  if (half !== undefined) {
+    const isForward = ways.includes('float32') || ways.includes('cache');
+    return isForward ? [`${half}Forward`] : [`${half}Forward`, `${half}Backward`];
+  }
+  if (ways.includes('nothing')) return [];
+  const kernels: Record<string, string[]> = {
+    embedding: ['embeddingForward', 'embeddingBackward'],
+    rmsNorm: ['rmsNormForward', 'rmsNormBackward'],
+    'sums in place': ['sumSquares', 'addInPlace', 'scaleInPlace'],
+    'frozen base': ['mlpHalfForward'],
+    singularValues: [], // of the host, without tensors
+  };
+  return kernels[call] ?? [call];
+}

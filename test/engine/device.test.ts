@@ -1,0 +1,125 @@
+import { describe, expect, it, vi } from 'vitest';
+import { BufferPool } from '../../engine/src/device/bufferPool.js';
+import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
+import { openDevice } from '../../engine/src/openDevice.js';
+
+describe('choosing a device', () => {
+  it('auto takes the native one on a CPU and the precision its instructions are made for', async () => {
+    const { description } = await openDevice({ device: 'auto', precision: 'auto' });
+    const [best] = loadNativeAddon().describe().instructionSets;
+    expect(description).toMatchObject({ name: 'native', instructionSet: best });
+    expect(description.precision).toBe(['amx', 'avx512bf16'].includes(best!) ? 'bfloat16' : 'float32');
+    expect(description.threadCount).toBeGreaterThanOrEqual(1);
+    const portable = await openDevice({
+      device: 'auto',
+      precision: 'auto',
+      instructionSet: 'portable',
+      threads: 1,
+    });
+    expect(portable.description).toMatchObject({
+      instructionSet: 'portable',
+      threadCount: 1,
+      precision: 'float32',
+    });
+  });
+
+  it('an instruction set that does not exist is refused', async () => {
+    await expect(
+      openDevice({ device: 'native', precision: 'auto', instructionSet: 'mmx' as never }),
+    ).rejects.toThrow('mmx');
+  });
+
+  it('the reference computes in float32 and refuses bfloat16', async () => {
+    const { description } = await openDevice({ device: 'reference', precision: 'auto' });
+    expect(description).toMatchObject({ name: 'reference', precision: 'float32', instructionSet: null });
+    await expect(openDevice({ device: 'reference', precision: 'bfloat16' })).rejects.toThrow('float32');
+  });
+
+  it('TensorFlow asked for by name and not installed says what to install', async () => {
+    await expect(openDevice({ device: 'tensorflow', precision: 'auto' })).rejects.toThrow(
+      'npm install @tensorflow/tfjs-node',
+    );
+  });
+
+  it('prints nothing, though tfjs-backend-cpu would', async () => {
+    const warn = vi.spyOn(console, 'warn');
+    const device = await openDevice({ device: 'reference', precision: 'auto' });
+    const [a, b, c] = [device.alloc(4), device.alloc(4), device.alloc(4)];
+    device.matmul(c, a, b, { m: 2, n: 2, k: 2, transposeA: false, transposeB: false });
+    expect(warn).not.toHaveBeenCalled();
+    warn.mockRestore();
+  });
+
+  it('devices of one process do not change each other', async () => {
+    const [best] = loadNativeAddon().describe().instructionSets;
+    const first = await openDevice({ device: 'native', precision: 'float32', threads: 1 });
+    const weight = first.alloc(16 * 16);
+    first.zero(weight);
+    const base = first.packBase(weight, 16, 16);
+    const second = await openDevice({
+      device: 'native',
+      precision: 'float32',
+      instructionSet: 'portable',
+      threads: 1,
+    });
+    expect(second.description.instructionSet).toBe('portable');
+    expect(first.description.instructionSet).toBe(best);
+    first.repackBase(base, weight); // refused where the kernels are those of another set
+    expect(first.kernelCounts().get('repackBase')).toBe(1);
+    expect(second.kernelCounts().has('repackBase')).toBe(false);
+    first.releaseBase(base);
+  });
+});
+
+describe.each(['native', 'reference'] as const)('memory of %s', (name) => {
+  const open = () => openDevice({ device: name, precision: 'float32', threads: 1 });
+
+  it('is read as copies, and gives back what it held', async () => {
+    const device = await open();
+    const { count, bytes } = device.memory();
+    const buffer = device.alloc(1000);
+    expect(device.memory()).toEqual({ count: count + 1, bytes: bytes + 4000 });
+    device.upload(buffer, new Float32Array(1000).fill(1));
+    const read = await device.download(buffer);
+    device.zero(buffer);
+    expect(read[0]).toBe(1);
+    device.release(buffer);
+    device.release(null);
+    expect(device.memory()).toEqual({ count, bytes });
+    expect(() => device.zero(buffer)).toThrow('given back already');
+  });
+
+  it('refuses values of another length or type, and buffers of others', async () => {
+    const device = await open();
+    const [floats, codes] = [device.alloc(3), device.alloc(3, 'int8')];
+    expect(() => device.upload(floats, new Float32Array(2))).toThrow('must be 3 of float32, not 2');
+    expect(() => device.upload(codes, new Uint8Array(3))).toThrow('of int8, not 3 of uint8');
+    expect(() => device.addInPlace(floats, codes)).toThrow('not of int8');
+    expect(() => device.zero({ length: 3, type: 'float32' })).toThrow('not of this device');
+    await expect(device.download(device.alloc(3, 'activation'))).rejects.toThrow('activation');
+  });
+
+  it('of an allocation in parts is one and many, with zeros between', async () => {
+    const device = await open();
+    const { whole, parts } = device.allocTogether([3, 0, 20]);
+    expect(parts.map(({ length }) => length)).toEqual([3, 0, 20]);
+    parts.forEach((part, index) => device.upload(part, new Float32Array(part.length).fill(index + 1)));
+    device.scaleInPlace(whole, 2);
+    const [first, , last] = await Promise.all(parts.map((part) => device.download(part)));
+    expect([...first!]).toEqual([2, 2, 2]);
+    expect([...last!]).toEqual(new Array(20).fill(6));
+    const sum = (await device.download(whole)).reduce((total, value) => total + value, 0);
+    expect(sum).toBe(6 + 120);
+    device.release(whole);
+  });
+});
+
+it('buffers that are free are used again, and only so many are kept', () => {
+  const pool = new BufferPool(100);
+  const [first, second, third] = [new Float32Array(10), new Float32Array(12), new Float32Array(8)] as const;
+  for (const array of [first, second, third, new Float32Array(26)]) pool.give(array);
+  expect(pool.take(12)).toBe(second);
+  expect(pool.take(8)).toBe(third);
+  expect(pool.take(10)).not.toBe(first); // 40 + 48 + 32 bytes are more than 100: the oldest went
+  expect(pool.take(26).length).toBe(26);
+});

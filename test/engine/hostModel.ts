@@ -1,0 +1,71 @@
+import type { Device, ResultBuffer } from '../../engine/src/device/device.js';
+import type { HostMemory } from '../../engine/src/device/hostMemory.js';
+import type { HostResult } from '../../engine/src/device/hostResult.js';
+import type { GradientBuffer } from '../../engine/src/model/gradientBuffer.js';
+import type { GradientOptions, Llama } from '../../engine/src/model/llama.js';
+import type { Parameter } from '../../engine/src/model/parameter.js';
+
+/** What tests of a model do at once, on devices whose memory is the host's. */
+type HostModel = Pick<Llama, 'parameters' | 'trainable' | 'differentiate' | 'addLoss'> & { device: Device };
+
+/** A copy of a parameter's values. */
+export function valuesIn(device: Device, { buffer }: Pick<Parameter, 'buffer'>): Float32Array {
+  return (device as unknown as HostMemory).floats(buffer).slice();
+}
+
+/** Changes every value of a parameter. */
+export function change(
+  device: Device,
+  parameter: Parameter,
+  changed: (value: number, index: number) => number,
+): void {
+  device.upload(parameter.buffer, valuesIn(device, parameter).map(changed));
+  parameter.version++;
+}
+
+/** Loss of one batch and a copy of every gradient, in the order of what is trained. */
+export function lossAndGradients(
+  model: HostModel,
+  inputs: Int32Array,
+  targets: Int32Array,
+  batch: number,
+  time: number,
+  options: GradientOptions = {},
+): { loss: number; gradients: Map<string, Float32Array> } {
+  const { device } = model;
+  const parameters = model.trainable();
+  const { whole, parts } = device.allocTogether(parameters.map(({ buffer }) => buffer.length));
+  const of = (parameter: Parameter | null) =>
+    parameter === null ? null : (parts[parameters.indexOf(parameter)] ?? null);
+  const result = device.newResult(0);
+  try {
+    const target = { parameters, parts, whole, of } as unknown as GradientBuffer;
+    model.differentiate({ inputs, targets, batch, time }, target, result, options);
+    const copies = parameters.map(({ name }, index): [string, Float32Array] => [
+      name,
+      valuesIn(device, { buffer: parts[index]! }),
+    ]);
+    return { loss: read(result).loss, gradients: new Map(copies) };
+  } finally {
+    device.release(whole);
+    device.releaseResult(result);
+  }
+}
+
+/** Sum of the losses and number of targets other than -1. */
+export function sumLoss(
+  model: HostModel,
+  inputs: Int32Array,
+  targets: Int32Array,
+  batch: number,
+  time: number,
+): { sum: number; count: number } {
+  const result = model.device.newResult(0);
+  model.addLoss({ inputs, targets, batch, time }, result);
+  model.device.releaseResult(result);
+  return { sum: read(result).lossSum, count: targets.filter((target) => target !== -1).length };
+}
+
+function read(result: ResultBuffer) {
+  return (result as HostResult).read();
+}

@@ -1,0 +1,8 @@
+import { Random } from '../../engine/src/random.js';
+
+/** Normal numbers of their own for every name. */
+export function seeded(length: number, name: string, std = 1): Float32Array {
+  const values = new Float32Array(length);
+  Random.forStream(7, name).fillNormal(values, std);
+  return values;
+}
