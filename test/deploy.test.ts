@@ -192,6 +192,8 @@ describe('the image', () => {
     expect(stages.every((stage) => /^node:24[.\d]*-bookworm-slim/.test(stage))).toBe(true);
     expect(stages.at(-1)).toMatch(/^USER node$/m);
     expect(stages.at(-1)).toContain('HEALTHCHECK');
+    // Signals reach a program that does not listen yet only through an init.
+    expect(stages.at(-1)).toContain('ENTRYPOINT ["tini", "--"]');
     expect(stages.at(-1)).toContain('/healthz');
   });
 

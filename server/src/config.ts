@@ -142,6 +142,20 @@ export const settings = {
     86_400,
     'Silence after which a call ends that owes the server a message: its request, or the next chunk of an upload.',
   ),
+  downloadsMax: integer(
+    'RELORA_DOWNLOADS_MAX',
+    64,
+    1,
+    10_000,
+    'Downloads open at once on the server; one that nobody reads holds half a megabyte.',
+  ),
+  uploadsMax: integer(
+    'RELORA_UPLOADS_MAX',
+    64,
+    1,
+    10_000,
+    'Uploads open at once on the server, of data sets and of weights.',
+  ),
   watchersMax: integer(
     'RELORA_WATCHERS_MAX',
     1000,

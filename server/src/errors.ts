@@ -316,6 +316,24 @@ export const serviceErrors = {
     fix: 'Close watches that nobody reads, or raise RELORA_WATCHERS_MAX.',
     retrySeconds: 5,
   }),
+  DOWNLOADS_FULL: entry<{ downloadsMax: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ downloadsMax }) => `All ${downloadsMax} downloads that the server allows are open`,
+    fix: 'Wait until others end, close those that nobody reads, or raise RELORA_DOWNLOADS_MAX.',
+    retrySeconds: 5,
+  }),
+  UPLOADS_FULL: entry<{ uploadsMax: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ uploadsMax }) => `All ${uploadsMax} uploads that the server allows are open`,
+    fix: 'Wait until others end, or raise RELORA_UPLOADS_MAX.',
+    retrySeconds: 5,
+  }),
+  FILES_FULL: entry<Record<never, never>>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: () => 'The server has as many files and connections open as the system allows',
+    fix: 'Wait, or raise the limit of open files of the server (ulimit -n).',
+    retrySeconds: 5,
+  }),
   CONNECTIONS_FULL: entry<{ connectionsMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ connectionsMax }) =>

@@ -5,6 +5,7 @@ import { Health } from './grpc/health.js';
 import { JobMetrics } from './metrics/jobMetrics.js';
 import { createMetrics } from './metrics/metrics.js';
 import { ServerMetrics } from './metrics/serverMetrics.js';
+import { connectionsWithin } from './openFiles.js';
 import { readReadiness } from './readiness.js';
 import { makeServerParts } from './serverParts.js';
 import { openStore } from './store/openStore.js';
@@ -71,16 +72,20 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       startTimeMs: parts.startTimeMs,
     });
     ends.push(() => serverMetrics.stop());
-    const http = await HttpServer.listen(config.httpAddress, {
+    const web = {
       render: async () => await serverMetrics.render(),
       contentType: serverMetrics.contentType,
       readiness: async () => await readReadiness(store.db, config, signal),
       log,
-    });
+    };
+    const http = await HttpServer.listen(config.httpAddress, web, config);
     ends.push(async () => await http.close());
 
     const health = new Health(serviceNames, signal);
-    const grpc = serveApi(parts, health);
+    const connectionsMax = connectionsWithin(config);
+    if (connectionsMax < config.connectionsMax)
+      log.warn({ connectionsMax }, 'The limit of open files allows fewer connections than the settings');
+    const grpc = serveApi(parts, health, { connectionsMax });
     const grpcPort = await grpc.listen(config.grpcAddress);
     ends.push(() => grpc.close());
 

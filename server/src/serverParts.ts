@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import { DeviceCatalogue } from './api/deviceCatalogue.js';
 import { PageTokens } from './api/pageToken.js';
+import { streamPlaces } from './api/places.js';
 import type { ApiParts } from './api/parts.js';
 import { ArtifactExporter } from './trainer/artifactExporter.js';
 import { ArtifactExports } from './artifacts/artifactExports.js';
@@ -88,6 +89,7 @@ export function makeServerParts({
     allowedFolders: new AllowedFolders(config.allowedFolders),
     tasks,
     metrics,
+    ...streamPlaces(config),
     pageTokens: new PageTokens(info.pageTokenKey),
     devices: new DeviceCatalogue(tasks, log, stopping),
     version,

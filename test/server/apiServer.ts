@@ -23,6 +23,7 @@ import { onTestFinished } from 'vitest';
 import { DeviceCatalogue } from '../../server/dist/api/deviceCatalogue.js';
 import { PageTokens } from '../../server/dist/api/pageToken.js';
 import type { ApiParts } from '../../server/dist/api/parts.js';
+import { streamPlaces } from '../../server/dist/api/places.js';
 import { serveApi, serviceNames } from '../../server/dist/api/serveApi.js';
 import { Health } from '../../server/dist/grpc/health.js';
 import { WeightsUploads } from '../../server/dist/weights/weightsUploads.js';
@@ -52,6 +53,7 @@ export async function openApi(
     weightsUploads: new WeightsUploads(parts.weights, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     metrics: createMetrics(),
+    ...streamPlaces(config),
     pageTokens: new PageTokens(parts.storeInfo.pageTokenKey),
     version: '1.2.3',
     startTimeMs: Date.now(),

@@ -64,6 +64,55 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
   },
   SERVICE_UNKNOWN: async () =>
     await rawRefusal({ path: '/grpc.health.v1.Health/Check', body: framed(Buffer.from('\n\u0003tea')) }),
+  DOWNLOADS_FULL: async () => {
+    const { api, artifact } = await openApiWithArtifact({ RELORA_DOWNLOADS_MAX: '1' });
+    const asked = { name: artifact, fileName: 'config.json' };
+    // Stays where it opens its file.
+    let isOpen = (): void => {};
+    const opened = new Promise<void>((resolve) => (isOpen = resolve));
+    api.parts.artifacts.openFile = async () => await new Promise(() => isOpen());
+    void api.artifacts
+      .downloadArtifact(asked)
+      [Symbol.asyncIterator]()
+      .next()
+      .catch(() => {});
+    await opened;
+    return await refusalOf((options) => api.artifacts.downloadArtifact(asked, options));
+  },
+  UPLOADS_FULL: async () => {
+    const { datasets, weights, parts } = await openApi({ RELORA_UPLOADS_MAX: '1' });
+    let release = (): void => {};
+    const held = new Promise<void>((resolve) => (release = resolve));
+    async function* slow() {
+      yield* uploadOf(text, [[0, text.subarray(0, 5)]]);
+      await held;
+    }
+    const first = datasets.uploadDataset(slow()).catch(() => {});
+    while ((await parts.datasets.find('tales'))?.files[0]?.receivedBytes !== 5)
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    const file = { fileName: 'config.json', sizeBytes: 1, sha256: 'a'.repeat(64) };
+    const shards = { fileName: 'model.safetensors', sizeBytes: 1, sha256: 'a'.repeat(64) };
+    const refusal = await refusalOf((options) =>
+      weights.uploadWeights(
+        (async function* () {
+          yield { header: { files: [file, shards] } };
+        })(),
+        options,
+      ),
+    );
+    release();
+    await first;
+    return refusal;
+  },
+  FILES_FULL: async () => {
+    const { api, artifact } = await openApiWithArtifact();
+    api.parts.artifacts.openFile = async () => {
+      throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE' });
+    };
+    return await refusalOf((options) =>
+      api.artifacts.downloadArtifact({ name: artifact, fileName: 'config.json' }, options),
+    );
+  },
   CONNECTIONS_FULL: async () => {
     const { address } = await openApi({ RELORA_CONNECTIONS_MAX: '1' });
     const watch = beginCall(await rawSession(address), '/grpc.health.v1.Health/Watch');

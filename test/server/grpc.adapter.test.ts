@@ -1,13 +1,20 @@
+import { readFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { connect as connectTcp } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { status } from '@grpc/grpc-js';
-import { GetJobRequest, WatchJobRequest } from '@relora/sdk/contract';
+import { ArtifactServiceDefinition, GetJobRequest, WatchJobRequest } from '@relora/sdk/contract';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { readDescriptors } from '../../server/dist/grpc/descriptors.js';
+import { GrpcServer } from '../../server/dist/grpc/grpcServer.js';
+import { errorMiddleware } from '../../server/dist/grpc/middleware.js';
 import { openApi, readRefusal, type Refusal } from './apiServer.js';
 import { readyDataset } from './parts.js';
-import { beginCall, framed, rawCall, rawClient, rawSession, statusOf } from './rawCalls.js';
+import { beginCall, framed, NGHTTP2_CANCEL, rawCall, rawClient, rawSession, statusOf } from './rawCalls.js';
 import { runServer } from './runningServer.js';
+
+const contract = new URL('../../server/src/generated/relora.binpb', import.meta.url);
+const descriptors = readDescriptors(readFileSync(contract));
 
 const getJob = '/relora.v1.TrainingService/GetJob';
 const nobody = Buffer.from(GetJobRequest.encode({ name: 'jobs/nobody' }).finish());
@@ -113,6 +120,49 @@ describe('what grpc-js refuses by itself has a reason and blames nobody else', (
         info: { reason: 'MESSAGE_UNREADABLE', metadata: { expected: 'one message' } },
       });
     }
+  });
+});
+
+describe('an answer that nobody reads', () => {
+  it('is not made: the handler waits, and holds no more than a piece or two', async () => {
+    const { parts } = await openApi();
+    const server = new GrpcServer({
+      config: parts.config,
+      descriptors,
+      middleware: [errorMiddleware(parts.log, parts.config)],
+      stopping: new AbortController().signal,
+    });
+    let pieces = 0;
+    let hasEnded = false;
+    const endless = async function* () {
+      try {
+        for (; ; pieces++) yield { data: Buffer.alloc(256 * 1024) };
+      } finally {
+        hasEnded = true;
+      }
+    };
+    const names = Object.keys(ArtifactServiceDefinition.methods);
+    const handlers = Object.fromEntries(names.map((name) => [name, endless]));
+    server.add(ArtifactServiceDefinition, handlers as never);
+    const port = await server.listen({ host: '127.0.0.1', port: 0 });
+    onTestFinished(() => server.close());
+    const path = '/relora.v1.ArtifactService/DownloadArtifact';
+    const stream = beginCall(await rawSession(`127.0.0.1:${port}`), path);
+    stream.end(framed(Buffer.alloc(0)));
+    await once(stream, 'response');
+    // Until it stands still.
+    for (let last = -1; last !== pieces;) {
+      last = pieces;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    expect(pieces).toBeLessThan(4);
+    // Read, it goes on.
+    stream.resume();
+    const before = pieces;
+    while (pieces < before + 10) await new Promise((resolve) => setImmediate(resolve));
+    // Left, it ends.
+    stream.close(NGHTTP2_CANCEL);
+    while (!hasEnded) await new Promise((resolve) => setImmediate(resolve));
   });
 });
 

@@ -51,6 +51,21 @@ test('one line tells where the server listens, and SIGTERM ends it with 0', asyn
   expect(await server.exited).toEqual({ code: 0, signal: null });
 });
 
+test('SIGTERM is heard from the first line on, and ends a server that is still starting', async () => {
+  // Sends the signal as soon as anybody listens for it, from inside of the process.
+  const preload = `
+    const look = () => process.listenerCount('SIGTERM') > 0 ? process.kill(process.pid, 'SIGTERM') : setImmediate(look);
+    look();`;
+  const { code, stdout, stderr } = await run([], {
+    NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(preload)}`,
+    RELORA_DATA_FOLDER: temporaryFolder(),
+    RELORA_GRPC_ADDRESS: '127.0.0.1:0',
+    RELORA_HTTP_ADDRESS: '127.0.0.1:0',
+  });
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  expect(stdout).not.toContain('Serving');
+});
+
 const present = loadNativeAddon().describe().instructionSets;
 const missing = instructionSets.find((name) => !present.includes(name));
 

@@ -1,10 +1,14 @@
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import { pino } from 'pino';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { readReadiness } from '../../server/dist/readiness.js';
-import { HttpServer, type WebParts } from '../../server/dist/web/httpServer.js';
+import { HttpServer, type HttpLimits, type WebParts } from '../../server/dist/web/httpServer.js';
 import { openParts } from './parts.js';
 
-async function serve(parts: Partial<WebParts> = {}): Promise<string> {
+const limits = { httpConnectionsMax: 100, spareConnectionsMax: 4, headerSeconds: 5 };
+
+async function serve(parts: Partial<WebParts> = {}, changed: Partial<HttpLimits> = {}): Promise<string> {
   const server = await HttpServer.listen(
     { host: '127.0.0.1', port: 0 },
     {
@@ -14,6 +18,7 @@ async function serve(parts: Partial<WebParts> = {}): Promise<string> {
       log: pino({ level: 'silent' }),
       ...parts,
     },
+    { ...limits, ...changed },
   );
   onTestFinished(async () => await server.close());
   return `http://127.0.0.1:${server.port}`;
@@ -65,11 +70,58 @@ describe('the HTTP port', () => {
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
   });
 
+  /** Connections that say `text` and wait; what they hear is read only when asked for. */
+  const openMany = async (url: string, count: number, text: string): Promise<Socket[]> => {
+    const { hostname, port } = new URL(url);
+    return await Promise.all(
+      Array.from({ length: count }, async () => {
+        const socket = connect(Number(port), hostname);
+        onTestFinished(() => void socket.destroy());
+        socket.on('error', () => {});
+        await once(socket, 'connect');
+        socket.write(text);
+        return socket;
+      }),
+    );
+  };
+
+  it('answers about health at once beside a hundred half requests', async () => {
+    const url = await serve();
+    await openMany(url, 150, 'GET /healthz HTTP/1.1\r\nhost: a\r\nx-slow: ');
+    const began = performance.now();
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
+    expect(performance.now() - began).toBeLessThan(1000);
+  });
+
+  it('has room for health alone beside requests that are all being answered', async () => {
+    let scrapes = 0;
+    let answerAll = (): void => {};
+    const answered = new Promise<string>((resolve) => (answerAll = () => resolve('')));
+    const url = await serve({ render: async () => (scrapes++, await answered) }, { httpConnectionsMax: 3 });
+    await openMany(url, 3, 'GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n');
+    while (scrapes < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+    expect((await fetch(`${url}/metrics`)).status).toBe(503);
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
+    expect((await fetch(`${url}/readyz`)).status).toBe(200);
+    answerAll();
+  });
+
+  it('cuts a request that does not come to the end of its headers', async () => {
+    const url = await serve({}, { headerSeconds: 0.3 });
+    const [socket] = await openMany(url, 1, 'GET /healthz HTTP/1.1\r\nx-slow: ');
+    socket!.resume();
+    await once(socket!, 'close');
+  });
+
   it('cannot be had twice on one port', async () => {
     const port = Number(new URL(await serve()).port);
-    const second = HttpServer.listen({ host: '127.0.0.1', port }, {
-      log: pino({ level: 'silent' }),
-    } as WebParts);
+    const second = HttpServer.listen(
+      { host: '127.0.0.1', port },
+      {
+        log: pino({ level: 'silent' }),
+      } as WebParts,
+      limits,
+    );
     await expect(second).rejects.toThrow('EADDRINUSE');
   });
 });

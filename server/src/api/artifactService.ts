@@ -96,7 +96,7 @@ async function exportWeights(
 
 /** The bytes of a file from an offset on, in pieces. */
 async function* downloadArtifact(
-  { artifacts, metrics, stopping }: ApiParts,
+  { artifacts, downloadPlaces, metrics, stopping }: ApiParts,
   request: DownloadArtifactRequest,
   signal: AbortSignal,
 ): AsyncGenerator<DeepPartial<DownloadArtifactResponse>> {
@@ -110,6 +110,7 @@ async function* downloadArtifact(
     throw new ServiceError('OFFSET_BEYOND_END', { fileName, offsetBytes, sizeBytes: file.sizeBytes });
   }
   const damaged = { jobId, artifactId, fileName, expectedSha256: file.sha256 };
+  using _place = downloadPlaces.take();
   const opened = await artifacts.openFile(artifact, fileName);
   if (opened === 'dataLoss') throw new ServiceError('ARTIFACT_DAMAGED', damaged);
   if (opened === 'notFound')

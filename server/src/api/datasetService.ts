@@ -64,6 +64,7 @@ async function uploadDataset(
   if (registered.state !== 'uploading') return registered;
 
   const datasetId = registered.id;
+  using _place = parts.uploadPlaces.take();
   const upload = await uploads.open(datasetId);
   if (upload === 'busy') throw new ServiceError('UPLOAD_BUSY', { name: `datasets/${datasetId}` });
   if (typeof upload === 'string') return await requireDataset(datasets, datasetId);

@@ -16,6 +16,7 @@ import type { WeightsStore } from '../weights/weightsStore.js';
 import type { WeightsUploads } from '../weights/weightsUploads.js';
 import type { DeviceCatalogue } from './deviceCatalogue.js';
 import type { PageTokens } from './pageToken.js';
+import type { Places } from './places.js';
 
 /** All that the services of the API stand on. Each takes what it needs of it; server.ts makes it once. */
 export interface ApiParts {
@@ -36,6 +37,9 @@ export interface ApiParts {
   tasks: TaskRunner;
   metrics: Metrics;
   pageTokens: PageTokens;
+  /** Uploads and downloads that may be open at once. */
+  downloadPlaces: Places;
+  uploadPlaces: Places;
   /** What jobs can run on. */
   devices: DeviceCatalogue;
   version: string;

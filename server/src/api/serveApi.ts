@@ -45,12 +45,16 @@ const unarySeconds = 60;
 export function serveApi(
   parts: ApiParts,
   health: Health,
-  { deadlineSeconds = parts.config.trainerGraceSeconds + unarySeconds } = {},
+  options: { deadlineSeconds?: number; connectionsMax?: number } = {},
 ): GrpcServer {
   const { config, log, metrics } = parts;
+  const {
+    deadlineSeconds = config.trainerGraceSeconds + unarySeconds,
+    connectionsMax = config.connectionsMax,
+  } = options;
   const descriptors = readDescriptors(Buffer.concat([readFileSync(contractFile), standardFiles()]));
   const server = new GrpcServer({
-    config,
+    config: { ...config, connectionsMax },
     descriptors,
     stopping: parts.stopping,
     middleware: [

@@ -68,6 +68,7 @@ async function uploadWeights(
   if (registered.state === 'ready') return registered;
 
   const { id, files } = registered;
+  using _place = parts.uploadPlaces.take();
   const upload = await weightsUploads.open(registered);
   if (upload === 'busy') throw new ServiceError('UPLOAD_BUSY', { name: `weights/${id}` });
   if (upload === 'closed') return await requireWeights(store, id);

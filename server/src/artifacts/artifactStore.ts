@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { Database } from '../store/database.js';
 import { folders, removeOthers } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
+import { isOutOfFiles } from '../store/storeError.js';
 import type { JobFailure } from '../jobs/job.js';
 import type { Artifact, ArtifactFile } from './artifact.js';
 
@@ -86,7 +87,10 @@ export class ArtifactStore {
     if (file === undefined) return 'notFound';
     const path = join(artifact.folder, file.fileName);
     const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
-      () => undefined,
+      (error: unknown) => {
+        if (isOutOfFiles(error)) throw error;
+        return undefined;
+      },
     );
     if (handle === undefined) return 'dataLoss';
     const stat = await handle.stat();

@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import { ServiceError } from '../errors.js';
 import { storageCures, storageFault } from '../store/storageFault.js';
-import { isDiskFull, isStoreAway } from '../store/storeError.js';
+import { isDiskFull, isOutOfFiles, isStoreAway } from '../store/storeError.js';
 import type { CallContext, Middleware } from './service.js';
 
 /** The first stands around all others. */
@@ -41,6 +41,7 @@ function toServiceError(
   if ((error instanceof Error && error.name === 'AbortError') || signal.aborted)
     return new ServiceError('CALL_CANCELLED', {});
   if (isDiskFull(error)) return new ServiceError('DISK_FULL', { freeBytesMin: freeDiskBytesMin });
+  if (isOutOfFiles(error)) return new ServiceError('FILES_FULL', {});
   if (isStoreAway(error)) return new ServiceError('STORE_AWAY', {});
   const fault = storageFault(error);
   if (fault !== undefined)

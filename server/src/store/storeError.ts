@@ -27,6 +27,11 @@ export function isDiskFull(error: unknown): boolean {
   return fullCodes.has(codeOf(error));
 }
 
+/** Whether no more files can be opened, by this process or on this machine: it can be tried again when others are closed. */
+export function isOutOfFiles(error: unknown): boolean {
+  return ['EMFILE', 'ENFILE'].includes(codeOf(error));
+}
+
 /** Whether the database cannot be reached at present: it can be tried again, nothing of ours is lost. */
 export function isStoreAway(error: unknown): boolean {
   const code = codeOf(error);

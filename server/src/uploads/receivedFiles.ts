@@ -43,6 +43,7 @@ export class ReceivedFiles {
   /** Bytes received so far by file, kept up to date by write. */
   readonly receivedBytes: number[];
   private readonly targets: Target[];
+  private openTarget: Target | undefined;
   private bytesUntilCheck = 0;
 
   constructor(
@@ -67,6 +68,9 @@ export class ReceivedFiles {
     if (received + data.length > target.file.sizeBytes) return 'tooLong';
     if (!(await this.hasSpaceFor(data.length))) return 'noSpace';
 
+    // One file at a time is open: an upload of a thousand files must not take the descriptors of the store.
+    if (this.openTarget !== target) await this.closeOpen();
+    this.openTarget = target;
     // Ours alone: not through a link that somebody laid, and never another file than the one we made.
     target.handle ??= await open(
       target.file.path,
@@ -121,10 +125,15 @@ export class ReceivedFiles {
   }
 
   async close(): Promise<void> {
-    for (const target of this.targets) {
-      await target.handle?.close();
-      target.handle = undefined;
-    }
+    await this.closeOpen();
+  }
+
+  /** What was written is synced by `complete`, through whichever descriptor. */
+  private async closeOpen(): Promise<void> {
+    const handle = this.openTarget?.handle;
+    if (this.openTarget !== undefined) this.openTarget.handle = undefined;
+    this.openTarget = undefined;
+    await handle?.close();
   }
 
   private async hasSpaceFor(byteCount: number): Promise<boolean> {

@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import type { Logger } from 'pino';
 import type { Address } from '../config.js';
+import { Connections, peerOf, type Place } from '../connections.js';
 
 /** Whether the server can do its work; `problem` says why not. */
 export type Readiness = { ready: true } | { ready: false; problem: string };
@@ -20,6 +21,17 @@ interface Answer {
   text: string;
 }
 
+export interface HttpLimits {
+  httpConnectionsMax: number;
+  spareConnectionsMax: number;
+  headerSeconds: number;
+}
+
+/** From the headers of a request to the last byte of its answer: nothing here takes long, so who takes longer does not read. */
+const answerMs = 10_000;
+/** How often Node looks for connections that are late with their headers; 30 s by default. */
+const lookMs = 500;
+
 /** Serves /metrics, /healthz and /readyz, and nothing else. */
 export class HttpServer {
   private constructor(
@@ -28,11 +40,24 @@ export class HttpServer {
   ) {}
 
   /** Rejects when the address cannot be had. */
-  static async listen(address: Address, parts: WebParts): Promise<HttpServer> {
+  static async listen(address: Address, parts: WebParts, limits: HttpLimits): Promise<HttpServer> {
+    const { httpConnectionsMax: connectionsMax, spareConnectionsMax, headerSeconds } = limits;
+    const connections = new Connections({ connectionsMax, spareConnectionsMax });
     const server = createServer(
-      { requestTimeout: 10_000, headersTimeout: 5000, keepAliveTimeout: 5000 },
+      {
+        requestTimeout: answerMs,
+        headersTimeout: Math.min(answerMs, headerSeconds * 1000),
+        connectionsCheckingInterval: lookMs,
+        keepAliveTimeout: 5000,
+      },
       (request, response) => {
-        answer(request, parts)
+        const { place, end } = connections.begin(peerOf(request.socket));
+        const timer = setTimeout(() => request.socket.destroy(), answerMs);
+        response.once('close', () => {
+          clearTimeout(timer);
+          end();
+        });
+        answer(request, parts, place)
           .catch((error: unknown): Answer => {
             parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
             return { status: 500, text: 'Internal error\n' };
@@ -41,7 +66,7 @@ export class HttpServer {
           .catch((error: unknown) => parts.log.debug({ err: error }, 'An HTTP answer could not be sent'));
       },
     );
-    server.maxConnections = 100;
+    server.on('connection', (socket) => connections.add(socket));
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       server.listen(address.port, address.host, () => {
@@ -59,13 +84,15 @@ export class HttpServer {
   }
 }
 
-async function answer(request: IncomingMessage, parts: WebParts): Promise<Answer> {
+async function answer(request: IncomingMessage, parts: WebParts, place: Place): Promise<Answer> {
   const path = (request.url ?? '').split('?')[0];
   if (path !== '/metrics' && path !== '/healthz' && path !== '/readyz') {
     return { status: 404, text: 'Not found; there are /metrics, /healthz and /readyz\n' };
   }
   if (request.method !== 'GET' && request.method !== 'HEAD')
     return { status: 405, text: 'Only GET and HEAD\n' };
+  if (path === '/metrics' && place === 'spare')
+    return { status: 503, text: 'All connections are in use; only health is answered\n' };
   if (path === '/metrics') return { status: 200, contentType: parts.contentType, text: await parts.render() };
   // Alive is who can answer: the event loop turns. The store is of no concern, since a restart would not mend it.
   if (path === '/healthz') return { status: 200, text: 'ok\n' };

@@ -1,0 +1,85 @@
+import type { Logger } from 'pino';
+import { ConfigInvalid, readConfig, settings, type Config } from './config.js';
+import { createLog } from './log.js';
+import { startServer, type RunningServer } from './server.js';
+import type { Signals } from './signals.js';
+import { StoreUnusable } from './store/storeError.js';
+import { version } from './version.js';
+
+/** Exit codes: 0 after a stop, 1 when the server cannot start or go on, 2 for wrong settings or arguments. */
+export async function run(signals: Signals): Promise<void> {
+  process.umask(0o077);
+  const [argument] = process.argv.slice(2);
+  if (argument === '--help') process.stdout.write(help());
+  else if (argument === '--version') process.stdout.write(`${version}\n`);
+  else if (argument !== undefined) exitWith(2, [`${argument} is not known; there are --help and --version`]);
+  else await serve(readSettings(), signals);
+}
+
+async function serve(config: Config, signals: Signals): Promise<void> {
+  const log = createLog(config);
+  let server: RunningServer;
+  try {
+    server = await startServer(config, { log, onFatal: (error) => endAtOnce(log, error) });
+  } catch (error) {
+    if (error instanceof ConfigInvalid) exitWith(2, error.problems);
+    exitWith(1, [explain(error)]);
+  }
+  const { grpcAddress, httpAddress } = server;
+  const { dataFolder } = config;
+  log.info(
+    { grpcAddress, httpAddress, dataFolder, version },
+    `Serving gRPC on ${grpcAddress} and HTTP on ${httpAddress}`,
+  );
+
+  signals.onStop((signal) => {
+    log.info({ signal }, 'Stopping: jobs are saved and queued');
+    server.stop().then(
+      () => {
+        log.info('Stopped');
+        process.exit(0);
+      },
+      (error: unknown) => endAtOnce(log, error),
+    );
+  });
+}
+
+/** The store is what everything stands on: what cannot be stored must not be promised. A supervisor of processes starts us anew. */
+function endAtOnce(log: Logger, error: unknown): never {
+  log.fatal({ err: error }, 'The server ends: it cannot go on');
+  process.exit(1);
+}
+
+function readSettings(): Config {
+  try {
+    return readConfig();
+  } catch (error) {
+    if (error instanceof ConfigInvalid) exitWith(2, error.problems);
+    throw error;
+  }
+}
+
+function explain(error: unknown): string {
+  if (error instanceof StoreUnusable) return error.message;
+  if (!(error instanceof Error)) return String(error);
+  if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') {
+    return `${error.message}: stop what listens there, or set RELORA_GRPC_ADDRESS or RELORA_HTTP_ADDRESS`;
+  }
+  return error.message;
+}
+
+function exitWith(code: 1 | 2, lines: readonly string[]): never {
+  for (const line of lines) process.stderr.write(`relora-server: ${line}\n`);
+  process.exit(code);
+}
+
+function help(): string {
+  const entries = Object.values(settings).map(
+    ({ variable, default: value, range, reason }) =>
+      `  ${variable}\n      ${reason}\n      ${range}; default: ${value === '' ? 'none' : value}\n`,
+  );
+  return (
+    `relora-server ${version}\n\nServes training jobs over gRPC. It takes no arguments but --help and --version; ` +
+    `everything is set by environment variables:\n\n${entries.join('')}`
+  );
+}

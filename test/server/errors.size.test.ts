@@ -1,0 +1,92 @@
+import { credentials, loadPackageDefinition, type Client } from '@grpc/grpc-js';
+import { loadFileDescriptorSetFromBuffer } from '@grpc/proto-loader';
+import { readFileSync } from 'node:fs';
+import { ListJobsRequest, UploadDatasetRequest } from '@relora/sdk/contract';
+import { ReloraClient, ReloraError } from '@relora/sdk';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { openApi, readRefusal } from './apiServer.js';
+import { beginCall, framed, rawSession } from './rawCalls.js';
+
+/** What clients on gRPC's C core take of trailers: names, values and 32 bytes for each entry. */
+const trailerBytesMax = 8192;
+
+/** How a call ends, and how long its trailers are as HTTP/2 counts them. */
+async function trailersOf(address: string, path: string, request: Uint8Array) {
+  const stream = beginCall(await rawSession(address), path);
+  stream.end(framed(request));
+  const headers = await new Promise<Record<string, unknown>>((resolve) => {
+    stream.once('response', (received) => received['grpc-status'] !== undefined && resolve(received));
+    stream.once('trailers', resolve);
+    stream.resume();
+  });
+  const byteCount = Object.entries(headers).reduce(
+    (sum, [name, value]) => sum + name.length + String(value).length + 32,
+    0,
+  );
+  const details = Buffer.from(String(headers['grpc-status-details-bin']), 'base64');
+  const message = decodeURI(String(headers['grpc-message']));
+  return { byteCount, ...readRefusal(Number(headers['grpc-status']), message, details) };
+}
+
+const unset = (count: number) => Array.from({ length: count }, () => 'JOB_STATE_UNSPECIFIED' as never);
+
+describe('what is wrong with a request fits into the trailers of every client', () => {
+  for (const count of [1, 50, 1000]) {
+    it(`${count} wrong fields`, async () => {
+      const { address } = await openApi();
+      const request = ListJobsRequest.encode(
+        ListJobsRequest.fromPartial({ states: unset(count), orderBy: 'colour' }),
+      ).finish();
+      const refusal = await trailersOf(address, '/relora.v1.TrainingService/ListJobs', request);
+      expect(refusal.byteCount).toBeLessThan(trailerBytesMax);
+      expect(refusal.info.reason).toBe('REQUEST_INVALID');
+      expect(refusal.fields[0]).toBe('states[0]');
+      expect(refusal.fields.length).toBeGreaterThan(Math.min(count, 15));
+      if (count > 50) expect(refusal.message).toMatch(/; and \d+ more$/);
+      else if (count === 1) expect(refusal.fields).toEqual(['states[0]', 'order_by']);
+    });
+  }
+
+  it('names and paths of any length, in any script', async () => {
+    const { address } = await openApi();
+    for (const name of ['x'.repeat(100_000), '長'.repeat(30_000), '\u{1f600}'.repeat(20_000)]) {
+      const header = { files: [{ fileName: `../${name}`, serverPath: `/${name}` }], datasetId: name };
+      const request = UploadDatasetRequest.encode(UploadDatasetRequest.fromPartial({ header })).finish();
+      const refusal = await trailersOf(address, '/relora.v1.DatasetService/UploadDataset', request);
+      expect(refusal.byteCount).toBeLessThan(trailerBytesMax);
+      expect(refusal.info.reason).toBe('REQUEST_INVALID');
+      expect(refusal.fields).toContain('header.dataset_id');
+    }
+  });
+
+  it('reaches a client of grpc-js with its defaults, and ours', async () => {
+    const { address } = await openApi();
+    const set = readFileSync(new URL('../../server/src/generated/relora.binpb', import.meta.url));
+    const { relora } = loadPackageDefinition(loadFileDescriptorSetFromBuffer(set)) as never as {
+      relora: { v1: { TrainingService: new (address: string, creds: unknown) => Client } };
+    };
+    const client = new relora.v1.TrainingService(address, credentials.createInsecure());
+    onTestFinished(() => client.close());
+    const error = await new Promise<{ details: string; metadata: { get(key: string): unknown[] } }>(
+      (resolve) => {
+        (client as never as Record<string, (request: object, done: (error: never) => void) => void>)
+          .ListJobs!({ states: Array(1000).fill(0) }, resolve);
+      },
+    );
+    expect(error.details).toMatch(/^states\[0\]: expected a state of JobState, .*; and \d+ more$/);
+    expect(error.metadata.get('grpc-status-details-bin')).toHaveLength(1);
+
+    const sdk = new ReloraClient({ address });
+    onTestFinished(() => sdk.close());
+    const refused = await sdk
+      .listJobs({ states: unset(1000) })
+      .next()
+      .catch((thrown: unknown) => thrown);
+    expect(refused).toBeInstanceOf(ReloraError);
+    expect(refused).toMatchObject({ reason: 'REQUEST_INVALID', code: 'INVALID_ARGUMENT' });
+    expect((refused as ReloraError).fields[0]).toEqual({
+      field: 'states[0]',
+      description: expect.stringContaining('expected a state of JobState') as string,
+    });
+  });
+});
