@@ -112,14 +112,17 @@ describe('the restarts of a job', () => {
     const raw = new Libsql(join(dataFolder, 'store.db'));
     const plan = raw
       .prepare(
-        `explain query plan select max(sequence), body from events
-         where job_id = 'a' and json_extract(body, '$.kind') = 'restart' and json_extract(body, '$.restart') > 0
-         group by json_extract(body, '$.restart') order by json_extract(body, '$.restart') limit 5`,
+        `explain query plan select * from events where job_id = 'a' and restart > 0 and not exists
+           (select sequence from events as later where later.job_id = 'a'
+              and later.restart = events.restart and later.sequence > events.sequence)
+         order by restart limit 5`,
       )
       .all() as { detail: string }[];
     raw.close();
     expect(plan.map(({ detail }) => detail)).toEqual([
-      expect.stringMatching(/^SEARCH events USING INDEX restart_events /) as string,
+      expect.stringMatching(/^SEARCH events USING INDEX restarts /) as string,
+      expect.stringMatching(/^CORRELATED SCALAR SUBQUERY/) as string,
+      expect.stringMatching(/^SEARCH later USING COVERING INDEX restarts /) as string,
     ]);
   });
 

@@ -39,14 +39,13 @@ export function parseExportRequest(
 ): { format: ExportFormat; weightType: ExportSettings['ggufType']; shardBytesMax: number } {
   const format = checks.word('format', request.format, enums.ExportFormat, 'huggingFace' as const);
   const isGguf = format === 'gguf';
-  const { words } = exportSettings.weightType;
-  const accepted = isGguf ? enums.WeightType.words : words;
   const weightType = checks.word(
     'weight_type',
     request.weightType,
     enums.WeightType,
     'float32' as const,
-    accepted,
+    isGguf ? enums.WeightType.words : exportSettings.weightType.words,
+    isGguf ? '' : '; Q8_0 is for GGUF',
   );
   if (isGguf && request.shardBytesMax !== undefined)
     checks.add('shard_bytes_max', 'none for GGUF, which is one file', request.shardBytesMax);

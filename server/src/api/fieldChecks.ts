@@ -74,17 +74,18 @@ export class FieldChecks {
     return undefined;
   }
 
-  /** One of the words of an enum, or some of them; what stands for an unset field where it is unset. */
+  /** One of the words of an enum, or some of them and `note` on the others; what stands for an unset field where it is unset. */
   word<Word extends string, Unset>(
     field: string,
     value: string | undefined,
     { from, words }: EnumWords<Word>,
     unset: Unset,
     accepted: readonly string[] = words,
+    note = '',
   ): Word | Unset {
     if (value === undefined || value.endsWith('_UNSPECIFIED')) return unset;
     const choices = Object.fromEntries(Object.entries(from).filter(([, word]) => accepted.includes(word)));
-    return this.choice(field, value, choices, listOf(accepted.map(capitals))) ?? unset;
+    return this.choice(field, value, choices, listOf(accepted.map(capitals)) + note) ?? unset;
   }
 
   /** Text for people: whole Unicode, nothing that controls a terminal or turns the direction of text. */

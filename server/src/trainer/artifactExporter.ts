@@ -82,6 +82,11 @@ export class ArtifactExporter {
     const temporary = join(temporaries, row.id);
     this.present = { row, ended: new AbortController() };
     const signal = AbortSignal.any([this.work.signal, this.present.ended.signal]);
+    // Before the row says how it ended: whoever hears of it finds nothing half made.
+    const removeTemporaries = () =>
+      rm(temporaries, { recursive: true, force: true }).catch((error: unknown) => {
+        log.warn({ err: error }, 'Leftovers could not be removed');
+      });
     try {
       for (let crashes = 0; ;) {
         try {
@@ -105,10 +110,12 @@ export class ArtifactExporter {
           await rename(temporary, folder);
           await syncFolder(join(folder, '..'));
           await syncFolder(join(folder, '..', '..'));
+          await removeTemporaries();
           if (!(await exports.ready(row, result))) await rm(folder, { recursive: true, force: true });
           log.info({ format: row.format }, 'Weights were exported');
           break;
         } catch (error) {
+          await removeTemporaries();
           if (signal.aborted) break;
           const failure = failureOf(error, 'then export again');
           log.warn({ reason: failure.reason, err: error }, failure.message);
@@ -119,9 +126,6 @@ export class ArtifactExporter {
       }
     } finally {
       this.present = undefined;
-      await rm(temporaries, { recursive: true, force: true }).catch((error: unknown) => {
-        log.warn({ err: error }, 'Leftovers could not be removed');
-      });
     }
     // What this export held may be one more than are to be kept.
     await checkpoints.prune(row.job_id, spec.checkpoint.keepCount).catch((error: unknown) => {
