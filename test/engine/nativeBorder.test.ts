@@ -128,6 +128,8 @@ function attentionBackward(changes: Changed = {}): void {
 }
 
 /** Each call has one mistake, and the message names function, argument, what was expected and what came. */
+const dropout = { share: 0.5, seed: 1, step: 0, firstSequence: 0, layer: 0, sequenceLength: 3 };
+
 const mistakes: [call: () => unknown, message: string][] = [
   [() => (addon.matmul as (...args: unknown[]) => void)(f(1), f(1)), 'matmul: expected 10 arguments, got 2'],
   [
@@ -470,6 +472,18 @@ const mistakes: [call: () => unknown, message: string][] = [
   [
     () => addon.configure({ instructionSet: 'avx1024' as never, threads: 1 }),
     "configure: options.instructionSet 'avx1024' is not offered by this CPU, which has ",
+  ],
+  [
+    () => addon.dropoutMask(f(6), { ...dropout, sequenceLength: 4 }),
+    'dropoutMask: mask must hold whole sequences of options.sequenceLength = 4 elements, got 6',
+  ],
+  [
+    () => addon.dropoutMask(f(6), { ...dropout, share: 1 }),
+    'dropoutMask: options.share must be in [0, 1), got 1.0',
+  ],
+  [
+    () => addon.dropoutMask(f(6), { ...dropout, step: -1 }),
+    'dropoutMask: options.step must be an integer of at least 0, got -1',
   ],
   [
     () => addon.open({ instructionSet: 'avx1024' as never, threads: 1 }),

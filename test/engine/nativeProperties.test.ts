@@ -451,6 +451,7 @@ it('every function with a numeric result is drawn for', () => {
     'callCounts',
     'configure',
     'describe',
+    'dropoutMask', // held to device/dropout.ts in conformance/
     'mapFloats',
     'measurePeak',
     'open',

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
 import { Random } from '../../engine/src/random.js';
 import { chooseLayers, rankFigures } from '../../engine/src/training/rankTelemetry.js';
-import { singularValues } from '../../engine/src/training/singularValues.js';
+import { singularValues } from '../../engine/src/device/tfjs/singularValues.js';
 
 function randomMatrix(rows: number, columns: number, stream: string): Float32Array {
   const matrix = new Float32Array(rows * columns);

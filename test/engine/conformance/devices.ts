@@ -59,7 +59,9 @@ function nativeKernels({ call, ways }: Case): string[] {
     if (ways.includes('float32')) return [...forward, 'matmul'];
     if (ways.includes('cache')) return [...forward, 'loraLinearForward'];
     const back = half === 'attentionHalf' ? 'attentionBackward' : 'swigluBackward';
-    return [...forward, 'rmsNormBackward', back, 'loraLinearForward', 'loraLinearBackward', 'matmul'];
+    const masks = ways.includes('dropoutMask') ? ['dropoutMask'] : [];
+    const layers = ['loraLinearForward', 'loraLinearBackward', 'matmul', ...masks];
+    return [...forward, 'rmsNormBackward', back, ...layers];
   }
   if (ways.includes('nothing')) return [];
   const kernels: Record<string, string[]> = {

@@ -290,7 +290,8 @@ function gradientsOf(bench: Bench, layer: Layer, variant: Variant): LayerGradien
 
 /** Which of a device's ways of computing a half the variant takes. */
 function waysOf({ dropout, hasTrainedScale, graph }: Variant): string[] {
-  if (dropout !== undefined || hasTrainedScale) return ['path apart'];
+  if (dropout === 2) return ['path apart', 'dropoutMask'];
+  if (dropout === 1 || hasTrainedScale) return ['path apart'];
   return graph === undefined || graph === 'separate' ? ['plain'] : ['plain', 'packMerged'];
 }
 
