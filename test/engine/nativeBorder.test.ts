@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { patienceMs } from '../patience.mjs';
 import {
   loadNativeAddon,
   type HalfLayer,
@@ -627,7 +628,7 @@ describe('the machine', () => {
       for (let i = 0; i < 20; i++) a.addInPlace(x, new Float32Array(1 << 20));
       a.configure({ instructionSet: 'portable', threads: 3 });
       a.addInPlace(x, new Float32Array(1 << 20));`;
-    const { status, signal } = spawnSync(process.execPath, ['-e', script], { timeout: 10_000 });
+    const { status, signal } = spawnSync(process.execPath, ['-e', script], { timeout: patienceMs });
     expect({ status, signal }).toEqual({ status: 0, signal: null });
   });
 });
