@@ -23,7 +23,7 @@ import {
   type TrainingEvent,
 } from '@relora/engine';
 import { readStoredRunSpec } from '@relora/engine/plan';
-import { specHash } from '../../engine/src/plan/specHash.js';
+import { specHash } from '../../engine/dist/plan/specHash.js';
 import {
   interrupted,
   licenceDataset,

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
-import type { Dropout, Layer } from '../../engine/src/device/device.js';
-import { dropoutMask, philox } from '../../engine/src/device/dropout.js';
+import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
+import type { Dropout, Layer } from '../../engine/dist/device/device.js';
+import { dropoutMask, philox } from '../../engine/dist/device/dropout.js';
 
 const place: Dropout = { share: 0.25, version: 2, seed: 2 ** 40 + 7, step: 3, micro: 0, firstSequence: 9 };
 const layer = { name: 'layer', index: 5, inFeatures: 7 } as Layer;

@@ -9,7 +9,7 @@ import {
   type HalfLayer,
   type HalfLayerWithGradients,
   type PackedBase,
-} from '../../engine/src/device/cpu/nativeAddon.js';
+} from '../../engine/dist/device/cpu/nativeAddon.js';
 import { temporaryFolders } from './tinyRun.js';
 
 const addon = loadNativeAddon();

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll } from 'vitest';
 import { Dataset, prepareDataset } from '@relora/engine/data';
-import type { StoredValues } from '../../engine/src/io/safetensors.js';
+import type { StoredValues } from '../../engine/dist/io/safetensors.js';
 import {
   defaultRunSpec,
   disposeRun,

@@ -11,8 +11,8 @@ import {
   type TrainingEvent,
   type TrainingRun,
 } from '@relora/engine';
-import type { InstructionSet } from '../../engine/src/device/cpu/nativeAddon.js';
-import { separateGraphs } from '../../engine/src/plan/adapterGraphs.js';
+import type { InstructionSet } from '../../engine/dist/device/cpu/nativeAddon.js';
+import { separateGraphs } from '../../engine/dist/plan/adapterGraphs.js';
 import {
   interrupted,
   licenceDataset,

@@ -1,6 +1,6 @@
-import { loadNativeAddon } from '../../../engine/src/device/cpu/nativeAddon.js';
-import type { Device } from '../../../engine/src/device/device.js';
-import { openDevice } from '../../../engine/src/openDevice.js';
+import { loadNativeAddon } from '../../../engine/dist/device/cpu/nativeAddon.js';
+import type { Device } from '../../../engine/dist/device/device.js';
+import { openDevice } from '../../../engine/dist/openDevice.js';
 import type { Case } from './cases.js';
 
 /** A column of the table: a device in one precision. */

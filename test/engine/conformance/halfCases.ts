@@ -6,9 +6,9 @@ import type {
   Layer,
   LayerGradients,
   MlpShape,
-} from '../../../engine/src/device/device.js';
-import { rotaryTable } from '../../../engine/src/model/rotaryTable.js';
-import type { LayerGraph } from '../../../engine/src/plan/adapterGraphs.js';
+} from '../../../engine/dist/device/device.js';
+import { rotaryTable } from '../../../engine/dist/model/rotaryTable.js';
+import type { LayerGraph } from '../../../engine/dist/plan/adapterGraphs.js';
 import type { Bench } from './bench.js';
 import type { Case } from './cases.js';
 
