@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { DatasetFormat, DatasetSplit, FinishReason, type Dataset, type PreviewToken } from '@relora/sdk';
+import { diskLines } from './diskCommands.js';
 import { bytes, quantity, table } from './format.js';
 import { downloadText, jobName, type Run } from './jobCommands.js';
 import { UsageError } from './exitCodes.js';
@@ -136,8 +137,10 @@ export function addDataCommands(program: Command, run: Run): void {
     .action(() =>
       run(async ({ client, output, signal }) => {
         const info = await client.serverInfo({ signal });
-        output.result(info, () => [
+        const disk = await client.diskUse({ entryCount: 5, signal });
+        output.result({ ...info, disk }, () => [
           `ReLoRA server ${info.version} at ${client.address}: ${info.runningJobCount} of ${info.slotCount} slots busy, ${info.queuedJobCount} jobs waiting`,
+          ...diskLines(disk),
           '',
           ...table([
             ['DEVICE', 'MODEL', 'INSTRUCTIONS', 'THREADS', 'MEMORY', 'FLOAT32', 'BFLOAT16'],

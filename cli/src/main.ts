@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { ReloraClient, type Logger } from '@relora/sdk';
 import { addCompareCommand } from './compareCommand.js';
 import { addDataCommands } from './dataCommands.js';
+import { addDiskCommands } from './diskCommands.js';
 import { addProofCommands } from './proofCommands.js';
 import { addExportCommand } from './exportCommand.js';
 import { addWeightsCommands } from './weightsCommands.js';
@@ -76,6 +77,7 @@ function retryNotes(output: Output): Logger {
 }
 
 addJobCommands(program, run);
+addDiskCommands(program, run);
 addProofCommands(program, run);
 addCompareCommand(program, run);
 addSweepCommand(program, run);

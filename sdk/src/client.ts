@@ -60,6 +60,9 @@ export type ListJobsOptions = Omit<contract.DeepPartial<contract.ListJobsRequest
 export type MetricHistoryOptions = CallOptions & { metrics?: contract.Metric[]; pointsMax?: number };
 export type CompareJobsOptions = MetricHistoryOptions & { reference?: string };
 export type PageOptions = CallOptions & { pageSize?: number };
+export type DeleteOptions = CallOptions & { allowMissing?: boolean; validateOnly?: boolean };
+export type DeleteJobOptions = DeleteOptions & { etag?: string };
+export type ListDatasetsOptions = PageOptions & { showDeleted?: boolean };
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
 
 export interface WaitOptions extends WatchOptions {
@@ -154,7 +157,7 @@ export class ReloraClient {
    * @example for await (const event of client.watch(job.name)) if (event.kind === 'step') console.log(event.step.loss);
    */
   async *watch(name: string, options: WatchOptions = {}): AsyncGenerator<JobEvent, void, undefined> {
-    const { afterSequence = 0, silenceMs = 30_000 } = options;
+    const { afterSequence = 0, silenceMs = 30_000, stepIntervalMs = 0 } = options;
     using stop = this.aborts.link(options.signal);
     const { signal } = stop;
     const [, call] = split({ ...options, signal });
@@ -162,7 +165,7 @@ export class ReloraClient {
       open: (afterSequence: number) =>
         this.streams.read(signal, ({ training }) => {
           const open = (signal: AbortSignal) =>
-            training.watchJob({ name, afterSequence }, { ...call, signal });
+            training.watchJob({ name, afterSequence, stepIntervalMs }, { ...call, signal });
           return untilSilence(open, silenceMs, signal);
         }),
       get: () => this.getJob(name, { ...options, signal }),
@@ -218,6 +221,21 @@ export class ReloraClient {
       (await this.services.training.cancelJob({ ...identified(fields), name }, call)).job,
       'job',
     );
+  }
+
+  /**
+   * Deletes a job that has ended, with its checkpoints and artifacts, or with `validateOnly` says what that would free. Until
+   * `purgeTime` undeleteJob brings it back. One that is deleted stays so.
+   */
+  async deleteJob(name: string, options: DeleteJobOptions = {}): Promise<contract.DeleteJobResponse> {
+    const [fields, call] = split(options);
+    return await this.services.training.deleteJob({ ...fields, name }, call);
+  }
+
+  /** Brings a deleted job back, until its purgeTime. */
+  async undeleteJob(name: string, options: CallOptions = {}): Promise<contract.Job> {
+    const [, call] = split(options);
+    return present((await this.services.training.undeleteJob({ name }, call)).job, 'job');
   }
 
   /**
@@ -322,6 +340,17 @@ export class ReloraClient {
     await deleted((call) => this.services.artifacts.deleteArtifact({ name }, call), options);
   }
 
+  /** Has the server read every file of a job's artifacts again, or of all jobs' for `jobs/-`; `problem` is empty for what is as it was sealed. */
+  async *scrubArtifacts(
+    parent: string,
+    options: CallOptions = {},
+  ): AsyncGenerator<contract.ScrubArtifactsResponse, void, undefined> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const [, call] = split({ ...options, signal });
+    yield* this.streams.read(signal, ({ artifacts }) => artifacts.scrubArtifacts({ parent }, call));
+  }
+
   /** Artifacts of a job, oldest first. */
   async listArtifacts(job: string, options: CallOptions = {}): Promise<contract.Artifact[]> {
     const [, call] = split(options);
@@ -407,12 +436,27 @@ export class ReloraClient {
   }
 
   /** All data sets, newest first, fetched page by page. */
-  listDatasets(options: PageOptions = {}): AsyncGenerator<contract.Dataset, void, undefined> {
+  listDatasets(options: ListDatasetsOptions = {}): AsyncGenerator<contract.Dataset, void, undefined> {
     const [fields, call] = split(options);
     return pages(
       (pageToken) => this.services.datasets.listDatasets({ ...fields, pageToken }, call),
       ({ datasets }) => datasets,
     );
+  }
+
+  /**
+   * Deletes a data set that no unfinished job uses, or with `validateOnly` says what that would free. Until `purgeTime`
+   * undeleteDataset brings it back. One that is deleted stays so.
+   */
+  async deleteDataset(name: string, options: DeleteOptions = {}): Promise<contract.DeleteDatasetResponse> {
+    const [fields, call] = split(options);
+    return await this.services.datasets.deleteDataset({ ...fields, name }, call);
+  }
+
+  /** Brings a deleted data set back, until its purgeTime. */
+  async undeleteDataset(name: string, options: CallOptions = {}): Promise<contract.Dataset> {
+    const [, call] = split(options);
+    return present((await this.services.datasets.undeleteDataset({ name }, call)).dataset, 'dataset');
   }
 
   /** First tokens of a data set as the model sees them. */
@@ -456,6 +500,12 @@ export class ReloraClient {
   async serverInfo(options: CallOptions = {}): Promise<contract.GetServerInfoResponse> {
     const [, call] = split(options);
     return await this.services.server.getServerInfo({}, call);
+  }
+
+  /** What takes the space of the server's disk: sums, and the largest jobs, data sets and weights. */
+  async diskUse(options: { entryCount?: number } & CallOptions = {}): Promise<contract.GetDiskUseResponse> {
+    const [fields, call] = split(options);
+    return await this.services.server.getDiskUse(fields, call);
   }
 
   private async findArtifact(name: string, options: CallOptions): Promise<contract.Artifact> {

@@ -58,6 +58,7 @@ export type {
   Execution,
   GenerateTextResponse,
   GetMetricHistoryResponse,
+  GetDiskUseResponse,
   GetServerInfoResponse,
   Job,
   JobEstimate,

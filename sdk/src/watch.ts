@@ -9,6 +9,11 @@ import type { Patience } from './patience.js';
 export interface WatchOptions extends CallOptions {
   /** Events with a higher number only; 0, the default, for all from the beginning. */
   afterSequence?: number;
+  /**
+   * At most one step event in so many milliseconds, up to 60000; 0, the default, for all. Events of other kinds all come. For a
+   * view of a fast job that many watch.
+   */
+  stepIntervalMs?: number;
   /** Silence after which the connection counts as dead; the server sends a heartbeat every 10 s. Default 30 s. */
   silenceMs?: number;
 }
@@ -34,10 +39,10 @@ export async function* watchJob(
   let sequence = afterSequence;
   for (;;) {
     try {
-      for await (const { event } of calls.open(sequence)) {
+      for await (const { event, omittedStepEvents } of calls.open(sequence)) {
         patience.progress();
         if (event === undefined || event.heartbeat !== undefined || event.sequence <= sequence) continue;
-        if (event.sequence > sequence + 1) throw gap(sequence, event.sequence);
+        if (event.sequence > sequence + 1 + omittedStepEvents) throw gap(sequence, event.sequence);
         sequence = event.sequence;
         const known = fromEventMessage(event);
         if (known !== null) yield known;

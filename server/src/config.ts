@@ -290,6 +290,24 @@ export const settings = {
     'Time from SIGTERM to the end; below the 30 s that Kubernetes waits.',
   ),
 
+  undeleteSeconds: number(
+    'RELORA_UNDELETE_SECONDS',
+    7 * 86_400,
+    0,
+    10 * 365 * 86_400,
+    'Time after a deletion in which it can be taken back; the space is free after it.',
+  ),
+  cleanupSeconds: number(
+    'RELORA_CLEANUP_SECONDS',
+    300,
+    0.1,
+    86_400,
+    'How often is looked for what is to be thrown away.',
+  ),
+  ...retention('job', 'JOB', 0, 'jobs after their end, as if they were deleted'),
+  ...retention('checkpoint', 'CHECKPOINT', 0, 'checkpoints of an ended job; its newest good one stays'),
+  ...retention('upload', 'UPLOAD', 7, 'uploads that nobody goes on with, and data sets that failed'),
+
   freeDiskBytesMin: integer(
     'RELORA_FREE_DISK_BYTES_MIN',
     512 * 2 ** 20,
@@ -392,6 +410,38 @@ function bounded(setting: {
       return parsed;
     },
   };
+}
+
+/** The three settings of a retention rule; see retentionRule.ts. */
+function retention<const Name extends string>(
+  name: Name,
+  word: Uppercase<Name>,
+  days: number,
+  what: string,
+): Record<`${Name}RetentionDays` | `${Name}RetentionCount` | `${Name}RetentionBytes`, Setting<number>> {
+  return {
+    [`${name}RetentionDays`]: number(
+      `RELORA_${word}_RETENTION_DAYS`,
+      days,
+      0,
+      36_500,
+      `How long to keep ${what}; 0 for ever.`,
+    ),
+    [`${name}RetentionCount`]: integer(
+      `RELORA_${word}_RETENTION_COUNT`,
+      0,
+      0,
+      1_000_000,
+      `How many to keep: ${what}; 0 for all.`,
+    ),
+    [`${name}RetentionBytes`]: integer(
+      `RELORA_${word}_RETENTION_BYTES`,
+      0,
+      0,
+      2 ** 50,
+      `How many bytes to keep: ${what}; 0 for no limit.`,
+    ),
+  } as Record<`${Name}RetentionDays` | `${Name}RetentionCount` | `${Name}RetentionBytes`, Setting<number>>;
 }
 
 function choice<const T extends string>(

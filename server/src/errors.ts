@@ -171,6 +171,26 @@ export const serviceErrors = {
     fix: 'Choose another dataset_id, or send the header exactly as before to go on with its upload.',
     resource: ({ datasetId }) => ({ type: 'relora.v1.Dataset', name: `datasets/${datasetId}` }),
   }),
+  JOB_DELETED: entry<{ jobId: string; purgeTime: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ jobId, purgeTime }) => `Job ${jobId} is deleted, and gone for good at ${purgeTime}`,
+    fix: 'UndeleteJob brings it back until then.',
+  }),
+  JOB_IN_USE: entry<{ jobId: string; usedBy: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ jobId, usedBy }) => `Job ${jobId} cannot be deleted: ${usedBy} needs it`,
+    fix: 'Wait for the end of what the message names, or cancel or delete it.',
+  }),
+  DATASET_DELETED: entry<{ datasetId: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ datasetId }) => `Data set ${datasetId} is deleted`,
+    fix: 'UndeleteDataset brings it back until its purge_time; after it, upload the data again and create a new job.',
+  }),
+  DATASET_IN_USE: entry<{ datasetId: string; usedBy: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ datasetId, usedBy }) => `Data set ${datasetId} cannot be deleted: ${usedBy} needs it`,
+    fix: 'Wait for the end of what the message names, or cancel it.',
+  }),
   REQUEST_ID_REUSED: entry<{ requestId: string }>({
     status: Status.ALREADY_EXISTS,
     text: ({ requestId }) => `request_id ${requestId} was used for another request`,

@@ -60,7 +60,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     // Every job would fail by it: better the start does.
     if (config.instructionSet !== 'auto') await parts.devices.requireInstructionSet();
 
-    const { supervisor, preparer, exporter } = parts;
+    const { supervisor, preparer, exporter, janitor } = parts;
     ends.push(jobMetrics.follow(parts.journal, supervisor));
     const serverMetrics = new ServerMetrics({
       metrics,
@@ -96,6 +96,8 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     ends.push(async () => await preparer.stop());
     exporter.start();
     ends.push(async () => await exporter.stop());
+    janitor.start();
+    ends.push(async () => await janitor.stop());
     // Measured now, while nobody waits for it.
     void parts.devices.list();
     health.setServing(true);

@@ -9,15 +9,19 @@ import { ArtifactStore } from './artifacts/artifactStore.js';
 import type { Config } from './config.js';
 import { AllowedFolders } from './datasets/allowedFolders.js';
 import { DatasetPreparer } from './trainer/datasetPreparer.js';
+import { DatasetDeletion } from './datasets/datasetDeletion.js';
 import { DatasetStore } from './datasets/datasetStore.js';
 import { DatasetUploads } from './datasets/datasetUploads.js';
 import { CheckpointStore } from './jobs/checkpointStore.js';
 import { JobAttempts } from './jobs/jobAttempts.js';
+import { JobDeletion } from './jobs/jobDeletion.js';
 import { JobControl } from './jobs/jobControl.js';
 import { JobJournal } from './jobs/jobJournal.js';
 import { JobQueue } from './jobs/jobQueue.js';
 import { JobStore } from './jobs/jobStore.js';
 import type { Metrics } from './metrics/metrics.js';
+import { DiskReader } from './retention/diskUse.js';
+import { Janitor } from './retention/janitor.js';
 import type { Store } from './store/openStore.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
@@ -29,6 +33,7 @@ export interface ServerParts extends ApiParts {
   supervisor: Supervisor;
   preparer: DatasetPreparer;
   exporter: ArtifactExporter;
+  janitor: Janitor;
 }
 
 export interface ServerPartsOptions {
@@ -72,6 +77,12 @@ export function makeServerParts({
     log,
     onStoreFailure,
   });
+  const uploads = new DatasetUploads(datasets, { freeDiskBytesMin: config.freeDiskBytesMin });
+  const weightsUploads = new WeightsUploads(weights, { freeDiskBytesMin: config.freeDiskBytesMin });
+  const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
+  const jobDeletion = new JobDeletion(db, journal, undelete);
+  const datasetDeletion = new DatasetDeletion(db, feed, undelete);
+  const disk = new DiskReader(db, dataFolder);
   return {
     config,
     log,
@@ -83,9 +94,12 @@ export function makeServerParts({
     artifacts,
     exports,
     datasets,
-    uploads: new DatasetUploads(datasets, { freeDiskBytesMin: config.freeDiskBytesMin }),
+    jobDeletion,
+    datasetDeletion,
+    disk,
+    uploads,
     weights,
-    weightsUploads: new WeightsUploads(weights, { freeDiskBytesMin: config.freeDiskBytesMin }),
+    weightsUploads,
     allowedFolders: new AllowedFolders(config.allowedFolders),
     tasks,
     metrics,
@@ -109,5 +123,28 @@ export function makeServerParts({
       onStoreFailure,
     }),
     preparer: new DatasetPreparer(datasets, tasks, config, feed, log, onStoreFailure),
+    janitor: new Janitor({
+      db,
+      config,
+      jobs: jobDeletion,
+      datasets: datasetDeletion,
+      weights,
+      checkpoints,
+      disk,
+      isUploading: (name) => {
+        const [kind, id = ''] = name.split('/');
+        return kind === 'weights' ? weightsUploads.isOpen(id) : uploads.isOpen(id);
+      },
+      log,
+      onDiskUse: (use) => {
+        metrics.diskUsed.set({ kind: 'jobs' }, use.jobBytes);
+        metrics.diskUsed.set({ kind: 'datasets' }, use.datasetBytes);
+        metrics.diskUsed.set({ kind: 'weights' }, use.weightsBytes);
+        metrics.diskUsed.set({ kind: 'store' }, use.storeBytes);
+        metrics.diskDeleted.set(use.deletedBytes);
+      },
+      onPurged: (kind) => metrics.purged.inc({ kind }),
+      onStoreFailure,
+    }),
   };
 }

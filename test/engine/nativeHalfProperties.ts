@@ -6,7 +6,7 @@ import type {
   NativeAddon,
   PackedBase,
   ProductPrecision,
-} from '../../engine/dist/device/cpu/nativeAddon.js';
+} from '../../engine/src/device/cpu/nativeAddon.js';
 import type { Draw } from './nativeDraw.js';
 import {
   attention,

@@ -3,7 +3,8 @@ import { mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'nod
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
-import { ArtifactDamaged } from '../../server/dist/artifacts/artifactStore.js';
+import { ArtifactDamaged } from '../../server/dist/artifacts/checkedRead.js';
+import { FolderBlobs } from '../../server/dist/store/blobStore.js';
 import { claim, openParts, submit, type Parts } from './parts.js';
 
 const content = Buffer.from(Array.from({ length: 1000 }, (_, index) => index % 251));
@@ -99,6 +100,58 @@ describe('an artifact', () => {
       })(),
     ).rejects.toThrow(ArtifactDamaged);
     await file.close();
+  });
+
+  it.each([
+    ['that was never read', []],
+    ['whose chunks have their sums', [0]],
+    ['that is read from an offset alone', [8 * 2 ** 20 + 5]],
+  ])('%s gives nobody a whole file with a flipped bit, and says where it is', async (_, readsBefore) => {
+    const parts = await openParts();
+    const { id: jobId } = await submit(parts);
+    const key = { jobId, attempt: (await claim(parts)).attempt };
+    const large = Buffer.alloc(20 * 2 ** 20 + 3, 'weights');
+    const blobs = new FolderBlobs(parts.dataFolder);
+    const name = `jobs/${jobId}/artifacts/large/model.safetensors`;
+    const { sha256, sizeBytes } = await blobs.put(
+      name,
+      (async function* () {
+        yield large;
+      })(),
+    );
+    const file = { fileName: 'model.safetensors', sizeBytes, sha256 };
+    await sealArtifact(parts.attempts, key, { ...sealedAs, id: 'large', step: 20, files: [file] });
+    const artifact = (await parts.artifacts.find(jobId, 'large'))!;
+    const lengthFrom = async (offset: number): Promise<number> => {
+      const open = await parts.artifacts.openFile(artifact, file.fileName);
+      if (typeof open === 'string') throw new Error(open);
+      let length = 0;
+      try {
+        for await (const piece of open.read(offset, 2 ** 20)) length += piece.length;
+      } finally {
+        await open.close();
+      }
+      return length;
+    };
+    for (const offset of readsBefore) expect(await lengthFrom(offset)).toBe(sizeBytes - offset);
+
+    const place = 8 * 2 ** 20 + 4_000_000; // in the second chunk
+    const flipped = Buffer.from(large);
+    flipped[place]! ^= 1;
+    writeFileSync(join(parts.dataFolder, name), flipped);
+    await expect(lengthFrom(0)).rejects.toThrow(ArtifactDamaged);
+    await expect(lengthFrom(8 * 2 ** 20 + 5)).rejects.toThrow(ArtifactDamaged);
+    // A chunk that is sound can still be had where its sum is known.
+    if (readsBefore.length > 0) expect(await lengthFrom(16 * 2 ** 20)).toBe(4 * 2 ** 20 + 3);
+    const found = [];
+    for await (const { problem } of parts.artifacts.scrub(artifact, 2 ** 20)) found.push(problem);
+    expect(found).toHaveLength(1);
+    expect(found[0]).toMatch(/^Its SHA-256 is [0-9a-f]{64}, not [0-9a-f]{64}/);
+    if (readsBefore.length > 0)
+      expect(found[0]).toContain('the first change is in bytes 8388608 to 16777215');
+
+    writeFileSync(join(parts.dataFolder, name), large);
+    expect(await lengthFrom(7)).toBe(sizeBytes - 7);
   });
 
   it('is listed oldest first, page by page, and is sealed once', async () => {

@@ -17,15 +17,7 @@ import {
   type Refusal,
 } from './apiServer.js';
 import { beginCall, framed, rawSession, statusOf } from './rawCalls.js';
-import {
-  jobWhen,
-  openParts,
-  readyDataset,
-  registerFiles,
-  runSpec,
-  submit,
-  temporaryFolder,
-} from './parts.js';
+import { jobWhen, openParts, readyDataset, registerFiles, temporaryFolder } from './parts.js';
 import { freshDatabase, hasPostgres, stopPostgres } from './postgres.js';
 import { canMakeReadOnly, makeReadOnly } from './readOnly.js';
 
@@ -295,6 +287,28 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
     await stopPostgres();
     return await refusalOf((options) => training.getJob({ name: 'jobs/nobody' }, options));
   },
+  JOB_DELETED: async () => {
+    const { api, job } = await openApiWithArtifact();
+    await api.training.deleteJob({ name: job });
+    return await refusalOf((options) => api.training.forkJob({ name: job }, options));
+  },
+  JOB_IN_USE: async () => {
+    const { api, job } = await openApiWithArtifact();
+    await api.artifacts.exportWeights({ job, format: 'EXPORT_FORMAT_GGUF' });
+    return await refusalOf((options) => api.training.deleteJob({ name: job }, options));
+  },
+  DATASET_DELETED: async () => {
+    const { training, datasets, parts } = await openApi();
+    await readyDataset(parts);
+    await datasets.deleteDataset({ name: 'datasets/text' });
+    return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));
+  },
+  DATASET_IN_USE: async () => {
+    const { training, datasets, parts } = await openApi();
+    await readyDataset(parts);
+    await training.createJob({ spec: jobSpec() });
+    return await refusalOf((options) => datasets.deleteDataset({ name: 'datasets/text' }, options));
+  },
   QUEUE_FULL: async () => {
     const { training, parts } = await openApi({ RELORA_QUEUE_JOBS_MAX: '1' });
     await readyDataset(parts);
@@ -346,10 +360,9 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
     const { training, parts } = await openApi({}, { deadlineSeconds: 0.5 });
     await readyDataset(parts);
     await parts.supervisor.start();
-    // Not by a call, which might take as long on a busy machine.
-    const { id } = await submit(parts, { spec: runSpec('deaf') });
-    await jobWhen(parts, id, ({ state }) => state === 'running');
-    return await refusalOf((options) => training.pauseJob({ name: `jobs/${id}` }, options));
+    const { job } = await training.createJob({ spec: jobSpec('deaf') });
+    await jobWhen(parts, job!.name.slice('jobs/'.length), ({ state }) => state === 'running');
+    return await refusalOf((options) => training.pauseJob({ name: job!.name }, options));
   },
   SERVER_STOPPING: async () => {
     const { training, parts, stopping } = await openApi();

@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
 import type { JobEvent } from '../../server/dist/jobs/job.js';
-import { patienceMs } from '../patience.mjs';
 import { claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
 import { stores } from './postgres.js';
 
@@ -22,7 +21,7 @@ async function watch(parts: Parts, jobId: string, afterSequence = 0): Promise<Jo
       sequence = event.sequence;
     }
     if (isComplete) return seen;
-    const signal = AbortSignal.timeout(patienceMs);
+    const signal = AbortSignal.timeout(10_000);
     await parts.journal.changedSince(jobId, sequence, signal);
     signal.throwIfAborted();
   }

@@ -13,6 +13,9 @@ import { CheckpointStore } from '../../server/dist/jobs/checkpointStore.js';
 import { isTerminal, type Execution, type Job, type JobEvent } from '../../server/dist/jobs/job.js';
 import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import type { NewEvent } from '../../server/dist/jobs/jobChange.js';
+import { DatasetDeletion } from '../../server/dist/datasets/datasetDeletion.js';
+import { JobDeletion } from '../../server/dist/jobs/jobDeletion.js';
+import { DiskReader } from '../../server/dist/retention/diskUse.js';
 import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
@@ -20,7 +23,6 @@ import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openStore } from '../../server/dist/store/openStore.js';
 import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
-import { patienceMs, patientSettings } from '../patience.mjs';
 import { freshDatabase } from './postgres.js';
 import { stepBody } from './stepBody.mjs';
 
@@ -57,7 +59,7 @@ export async function openParts(
   const config: Config = readConfig({
     RELORA_DATA_FOLDER: dataFolder,
     RELORA_RETRY_DELAY_SECONDS: '0.01',
-    ...patientSettings,
+    RELORA_TRAINER_GRACE_SECONDS: '2',
     RELORA_FREE_DISK_BYTES_MIN: '0',
     RELORA_LOG_LEVEL: 'silent',
     ...settings,
@@ -76,6 +78,10 @@ export async function openParts(
   const exports = new ArtifactExports(db, dataFolder, feed);
   const datasets = new DatasetStore(db, dataFolder, feed);
   const weights = new WeightsStore(db, dataFolder);
+  const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
+  const jobDeletion = new JobDeletion(db, journal, undelete);
+  const datasetDeletion = new DatasetDeletion(db, feed, undelete);
+  const disk = new DiskReader(db, dataFolder);
   const storeFailures: unknown[] = [];
   const supervisor = new Supervisor({
     config,
@@ -115,6 +121,9 @@ export async function openParts(
     exports,
     datasets,
     weights,
+    jobDeletion,
+    datasetDeletion,
+    disk,
     supervisor,
     storeFailures,
     close,
@@ -237,7 +246,7 @@ export async function jobWhen(parts: Parts, jobId: string, condition: (job: Job)
     if (condition(job)) return job;
     if (isTerminal(job.state))
       throw new Error(`Job ${jobId} is ${job.state} (${job.stateReason}) at step ${job.progress.step}`);
-    const signal = AbortSignal.timeout(patienceMs);
+    const signal = AbortSignal.timeout(20_000);
     await parts.journal.changedSince(jobId, job.lastSequence, signal);
     if (signal.aborted)
       throw new Error(`Job ${jobId} stays ${job.state} (${job.stateReason}), step ${job.progress.step}`);

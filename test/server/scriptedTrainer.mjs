@@ -5,6 +5,8 @@ import { startHeartbeat } from '../../server/dist/trainer/process/heartbeat.js';
 import { stepBody } from './stepBody.mjs';
 
 const sha256 = 'a'.repeat(64);
+/** Of '0123456789'. */
+const sha256OfConfig = '84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882';
 const execution = {
   engineVersion: '1',
   backend: 'reference',
@@ -103,7 +105,7 @@ async function train(order) {
         castErrorMax: 0,
         cycle: 1,
         step: at,
-        files: [{ fileName: 'config.json', sizeBytes: 10, sha256 }],
+        files: [{ fileName: 'config.json', sizeBytes: 10, sha256: sha256OfConfig }],
       },
     });
   }
@@ -135,7 +137,7 @@ async function misbehave(script, order) {
       block();
       break;
     case 'compute':
-      spin(12_000);
+      spin(3500);
       break;
     case 'spin':
       process.on('SIGTERM', () => {});

@@ -41,19 +41,7 @@ export class Dataset {
       const maskBytes = Math.ceil(shard.tokens / 8);
       await checkFile(folder, shard.mask.file, maskBytes, verify ? shard.mask.sha256 : null);
     }
-    const { kind, sha256: tokenizerSha256 } = manifest.tokenizer;
-    await checkFile(folder, tokenizerFile, null, tokenizerSha256);
-    // It was tried when the data set was prepared, and is still the same.
-    const json = async () =>
-      jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), 'huggingFace', { isTrusted: true });
-    const tokenizer = kind === 'bytes' ? bytesTokenizer() : { ...(await json()), kind };
-    if (tokenizer.vocabularySize !== manifest.tokenizer.vocabularySize) {
-      throw corrupt(
-        tokenizerFile,
-        `${manifest.tokenizer.vocabularySize} tokens`,
-        `${tokenizer.vocabularySize}`,
-      );
-    }
+    const tokenizer = await readTokenizer(folder, manifest);
     const split = (entry: DatasetManifest['train']) =>
       new TokenSplit(folder, entry.shards, manifest.tokenBytes);
     return new Dataset(folder, manifest, sha256, tokenizer, split(manifest.train), split(manifest.heldOut));
@@ -144,6 +132,32 @@ export class Dataset {
       byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, '0')}`,
     ).join('');
   }
+}
+
+/**
+ * The tokenizer of a prepared folder, which is all that is left of a data set that was deleted under jobs that had ended; throws
+ * DataError DATASET_CORRUPT.
+ */
+export async function openTokenizer(folder: string): Promise<{ folder: string; tokenizer: Tokenizer }> {
+  const { manifest } = await readManifest(folder);
+  return { folder, tokenizer: await readTokenizer(folder, manifest) };
+}
+
+async function readTokenizer(folder: string, manifest: DatasetManifest): Promise<Tokenizer> {
+  const { kind, sha256: tokenizerSha256 } = manifest.tokenizer;
+  await checkFile(folder, tokenizerFile, null, tokenizerSha256);
+  // It was tried when the data set was prepared, and is still the same.
+  const json = async () =>
+    jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), 'huggingFace', { isTrusted: true });
+  const tokenizer = kind === 'bytes' ? bytesTokenizer() : { ...(await json()), kind };
+  if (tokenizer.vocabularySize !== manifest.tokenizer.vocabularySize) {
+    throw corrupt(
+      tokenizerFile,
+      `${manifest.tokenizer.vocabularySize} tokens`,
+      `${tokenizer.vocabularySize}`,
+    );
+  }
+  return tokenizer;
 }
 
 async function checkFile(

@@ -1,7 +1,7 @@
 export { dataErrors, DataError, type DataErrorReason } from './dataErrors.js';
 export { defaultLimits, type DataLimits } from './dataLimits.js';
 export { prepareDataset, heldOutTextFile, tokenizerFile, type PrepareOptions } from './prepareDataset.js';
-export { Dataset, type HeldOutBatch } from './dataset.js';
+export { Dataset, openTokenizer, type HeldOutBatch } from './dataset.js';
 export { Batches, type Batch, type TrainingBatch } from './batches.js';
 export { TokenSplit } from './tokenSplit.js';
 export { bytesTokenizer, jsonTokenizer, TextStream, type Tokenizer } from './tokenizer.js';

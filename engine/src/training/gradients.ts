@@ -19,8 +19,7 @@ export interface StepShape {
   firstSequence: number;
   /** Names the streams of dropout. */
   seed: number;
-  /** StreamVersions.dropout */
-  dropoutVersion: number;
+  dropoutVersion: 1 | 2;
   /** Make activations again in the backward pass instead of keeping them. */
   recompute: boolean;
 }

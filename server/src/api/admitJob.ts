@@ -45,6 +45,8 @@ export async function admitJob(
   const { config } = parts;
   const datasetId = datasetIdOf(spec?.dataset ?? '');
   const dataset = datasetId === undefined ? undefined : await parts.datasets.find(datasetId);
+  if (dataset !== undefined && dataset.deleteTimeMs !== null)
+    throw new ServiceError('DATASET_DELETED', { datasetId: dataset.id });
   const baseWeights =
     spec?.model?.baseWeights === undefined ? null : await findBaseWeights(parts, spec.model.baseWeights);
   const parsed = parseJobSpec(spec, { dataset, baseWeights }, config);

@@ -6,9 +6,12 @@ import {
   type DeepPartial,
   type DownloadArtifactRequest,
   type DownloadArtifactResponse,
+  type ScrubArtifactsRequest,
+  type ScrubArtifactsResponse,
 } from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
-import { ArtifactDamaged, type ArtifactStore } from '../artifacts/artifactStore.js';
+import type { ArtifactStore } from '../artifacts/artifactStore.js';
+import { ArtifactDamaged } from '../artifacts/checkedRead.js';
 import { ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import { parseExportRequest } from './exportSpec.js';
@@ -17,10 +20,14 @@ import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseArtifactName, parseJobName } from './resourceNames.js';
+import { requireUndeleted } from './submitJob.js';
 import { toArtifact } from './toProto.js';
 
 /** Large enough that framing costs nothing, small enough that a slow reader holds little. */
 const pieceBytes = 256 * 1024;
+
+/** Hashed between two turns of the event loop: about a millisecond. */
+const scrubPieceBytes = 2 ** 20;
 
 /** Makes artifacts, lists them and streams their files. */
 export function artifactService(parts: ApiParts): Implementation<typeof ArtifactServiceDefinition> {
@@ -58,6 +65,7 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
     },
 
     downloadArtifact: (request, { signal }) => downloadArtifact(parts, request, signal),
+    scrubArtifacts: (request, { signal }) => scrubArtifacts(parts, request, signal),
   };
 }
 
@@ -73,6 +81,7 @@ async function exportWeights(
   const requestId = checks.requestId(request.requestId);
   checks.throwIfWrong();
   const job = await requireJob(store, jobId);
+  requireUndeleted(job);
   const submission = await exports.submit({
     ...wanted,
     jobId,
@@ -132,6 +141,26 @@ async function* downloadArtifact(
     throw error;
   } finally {
     await opened.close();
+  }
+}
+
+/** Reads the files of one job's artifacts, or of all, again. */
+async function* scrubArtifacts(
+  { log, store, artifacts, stopping }: ApiParts,
+  { parent }: ScrubArtifactsRequest,
+  signal: AbortSignal,
+): AsyncGenerator<ScrubArtifactsResponse> {
+  const jobId = parent === 'jobs/-' ? null : parseJobName('parent', parent);
+  if (jobId !== null) await requireJob(store, jobId);
+  for await (const artifact of artifacts.all(jobId)) {
+    const name = `jobs/${artifact.jobId}/artifacts/${artifact.id}`;
+    for await (const { file, problem } of artifacts.scrub(artifact, scrubPieceBytes)) {
+      if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
+      if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
+      const { fileName, sizeBytes } = file;
+      if (problem !== '') log.error({ artifact: name, fileName }, `An artifact is damaged: ${problem}`);
+      yield { artifact: name, fileName, sizeBytes, problem };
+    }
   }
 }
 

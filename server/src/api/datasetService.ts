@@ -8,6 +8,7 @@ import type { Dataset } from '../datasets/dataset.js';
 import type { DatasetCursor, DatasetStore } from '../datasets/datasetStore.js';
 import { ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
+import { deleteDataset, undeleteDataset } from './deleteDataset.js';
 import { parseDatasetHeader } from './datasetHeader.js';
 import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -34,14 +35,18 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
       const checks = new FieldChecks();
       const datasetsMax = parsePageSize(checks, request.pageSize);
       checks.throwIfWrong();
-      const after = pageTokens.read<DatasetCursor>(['datasets'], request.pageToken);
-      const page = await datasets.list({ after, datasetsMax });
+      const { showDeleted: withDeleted } = request;
+      const same = ['datasets', withDeleted];
+      const after = pageTokens.read<DatasetCursor>(same, request.pageToken);
+      const page = await datasets.list({ after, datasetsMax, withDeleted });
       return {
         datasets: page.datasets.map(toDataset),
-        nextPageToken: pageTokens.write(['datasets'], page.next),
+        nextPageToken: pageTokens.write(same, page.next),
       };
     },
 
+    deleteDataset: async (request) => await deleteDataset(parts, request),
+    undeleteDataset: async (request) => await undeleteDataset(parts, request),
     previewDataset: async (request, { signal }) => await previewDataset(parts, request, signal),
   };
 }

@@ -9,7 +9,7 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { changedSpec, problemsOfFork } from './forkSpec.js';
-import { admitWith, repeatedJob, submitJob } from './submitJob.js';
+import { admitWith, repeatedJob, requireUndeleted, submitJob } from './submitJob.js';
 import { toJob, toSpec } from './toProto.js';
 
 type ForkParts = AdmitParts & Pick<ApiParts, 'queue' | 'checkpoints'>;
@@ -36,6 +36,7 @@ export async function forkJob(parts: ForkParts, request: ForkJobRequest): Promis
       allowed: 'SUCCEEDED, FAILED or CANCELLED',
     });
   }
+  requireUndeleted(ended);
   const origin = await findOrigin(parts, ended, request.checkpointStep);
   const spec = changedSpec(toSpec(ended.spec), request.spec);
   const admitted = await admitWith(
@@ -58,7 +59,7 @@ export async function forkJob(parts: ForkParts, request: ForkJobRequest): Promis
 
 /** A checkpoint of the ended job, or the one that it began at itself. */
 async function findOrigin(
-  { checkpoints }: Pick<ApiParts, 'checkpoints'>,
+  { checkpoints, store }: Pick<ApiParts, 'checkpoints' | 'store'>,
   ended: Job,
   wantedStep: number | undefined,
 ): Promise<JobOrigin> {
@@ -69,7 +70,10 @@ async function findOrigin(
     folder: basename(folder),
     manifestSha256,
   }));
-  if (ended.origin !== null) origins.push(ended.origin);
+  if (ended.origin !== null) {
+    const first = await store.find(ended.origin.jobId);
+    if (first !== undefined && first.deleteTimeMs === null) origins.push(ended.origin);
+  }
   const found = origins.find(({ step }) => wantedStep === undefined || step === wantedStep);
   if (found !== undefined) return found;
   throw new ServiceError('CHECKPOINT_NOT_FOUND', {

@@ -37,9 +37,17 @@ export async function listJobs(
     states: [...states].sort(),
     labels: Object.entries(labels).sort(),
     order,
+    withDeleted: request.showDeleted,
   };
   const after = pageTokens.read<JobCursor>(filter, request.pageToken);
-  const { jobs, next } = await store.list({ states, labels, order, after, jobsMax });
+  const { jobs, next } = await store.list({
+    states,
+    labels,
+    order,
+    after,
+    jobsMax,
+    withDeleted: request.showDeleted,
+  });
   return { jobs: jobs.map(toJob), nextPageToken: pageTokens.write(filter, next) };
 }
 

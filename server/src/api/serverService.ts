@@ -3,13 +3,14 @@ import type { ServerServiceDefinition } from '@relora/sdk/contract';
 import { settings, type Config } from '../config.js';
 import type { Implementation } from '../grpc/service.js';
 import { enums } from './enums.js';
-import { toModelConfig } from './toProto.js';
+import { FieldChecks } from './fieldChecks.js';
+import { toDate, toModelConfig } from './toProto.js';
 import type { ApiParts } from './parts.js';
 import { recipes } from './recipes.js';
 
 /** Says what the server is and can do. */
 export function serverService(parts: ApiParts): Implementation<typeof ServerServiceDefinition> {
-  const { config, store, devices, version, startTimeMs } = parts;
+  const { config, store, devices, disk, version, startTimeMs } = parts;
   return {
     async getServerInfo() {
       const counts = await store.countByState();
@@ -36,6 +37,19 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
           }).model,
         })),
       };
+    },
+
+    async getDiskUse(request) {
+      const checks = new FieldChecks();
+      const entryCount = checks.integer('entry_count', request.entryCount || undefined, 20, 1, 500);
+      checks.throwIfWrong();
+      const [use, freeBytes] = await Promise.all([disk.read(), disk.freeBytes()]);
+      const entries = use.entries.slice(0, entryCount).map(({ name, bytes, purgeTimeMs }) => ({
+        name,
+        bytes,
+        purgeTime: toDate(purgeTimeMs),
+      }));
+      return { ...use, freeBytes, entries };
     },
   };
 }

@@ -1,7 +1,8 @@
 import type { Job as JobProto } from '@relora/sdk/contract';
-import { quote, ServiceError } from '../errors.js';
+import { ServiceError } from '../errors.js';
 import { isTerminal, type Job } from '../jobs/job.js';
 import type { ControlOptions, ControlResult } from '../jobs/jobControl.js';
+import { parseEtag } from './deleteJob.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
@@ -35,15 +36,12 @@ const actions: Readonly<Record<Action, { done: string; allowed: string }>> = {
   cancel: { done: 'cancelled', allowed: 'QUEUED, STARTING, RUNNING or PAUSED' },
 };
 
-const etagPattern = /^"([1-9][0-9]{0,14})"$/;
-
 function parseControl({ requestId, etag }: SteerRequest): ControlOptions {
   const checks = new FieldChecks();
   const id = checks.requestId(requestId);
-  const match = etagPattern.exec(etag);
-  if (etag !== '' && match === null) checks.add('etag', 'the etag of a Job, with its quotes', quote(etag));
+  const version = parseEtag(checks, etag);
   checks.throwIfWrong();
-  return { requestId: id, version: match === null ? null : Number(match[1]) };
+  return { requestId: id, version };
 }
 
 function requireDone(result: ControlResult, action: Action, jobId: string, request: SteerRequest): Job {

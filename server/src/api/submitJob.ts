@@ -42,6 +42,12 @@ export async function submitJob(
       throw new ServiceError('JOB_EXISTS', { jobId: newJob.jobId! });
     case 'conflict':
       throw new ServiceError('REQUEST_ID_REUSED', { requestId: newJob.requestId! });
+    case 'datasetDeleted':
+      throw new ServiceError('DATASET_DELETED', { datasetId: spec.dataset.replace(/^datasets\//, '') });
+    case 'originDeleted':
+      throw new ServiceError('JOB_NOT_FOUND', { jobId: newJob.origin!.jobId });
+    case 'weightsDeleted':
+      throw new ServiceError('WEIGHTS_NOT_FOUND', { weightsId: spec.baseWeightsName! });
     default:
       if ('goneJobId' in submission) throw new ServiceError('JOB_NOT_FOUND', { jobId: submission.goneJobId });
       return { job: toJob(submission.job), estimate, plan, warnings };
@@ -58,4 +64,11 @@ export async function repeatedJob(
   if (first !== undefined && 'goneJobId' in first)
     throw new ServiceError('JOB_NOT_FOUND', { jobId: first.goneJobId });
   return first;
+}
+
+/** Throws for a deleted job, which can only be read. */
+export function requireUndeleted({ id, deleteTimeMs, purgeTimeMs }: Job): void {
+  if (deleteTimeMs === null) return;
+  const purgeTime = new Date(purgeTimeMs!).toISOString();
+  throw new ServiceError('JOB_DELETED', { jobId: id, purgeTime });
 }

@@ -46,6 +46,8 @@ export function toJob(job: Job): contract.Job {
     endTime: toDate(job.endTimeMs),
     execution: job.execution === null ? undefined : toExecution(job.execution),
     origin: job.origin === null ? undefined : { job: `jobs/${job.origin.jobId}`, step: job.origin.step },
+    deleteTime: toDate(job.deleteTimeMs),
+    purgeTime: toDate(job.purgeTimeMs),
   };
 }
 
@@ -241,6 +243,8 @@ export function toDataset(dataset: Dataset): contract.Dataset {
     spec: toDatasetSpec(dataset.spec),
     skippedRows: prepared?.skippedRows,
     warnings: prepared?.warnings ?? [],
+    deleteTime: toDate(dataset.deleteTimeMs),
+    purgeTime: toDate(dataset.purgeTimeMs),
   };
 }
 
@@ -292,6 +296,6 @@ function toTokenizer({ tokenizer }: DatasetSpec): contract.TokenizerSpec {
   }
 }
 
-function toDate(timeMs: number | null): Date | undefined {
+export function toDate(timeMs: number | null): Date | undefined {
   return timeMs === null ? undefined : new Date(timeMs);
 }

@@ -3,6 +3,7 @@ import type { Implementation } from '../grpc/service.js';
 import { admitJob, type AdmitParts } from './admitJob.js';
 import { compareJobs } from './compareJobs.js';
 import { createJob } from './createJob.js';
+import { deleteJob, undeleteJob, type DeleteJobParts } from './deleteJob.js';
 import { forkJob } from './forkJob.js';
 import { listJobs, listRestarts } from './listJobs.js';
 import { metricHistory } from './metricHistory.js';
@@ -14,6 +15,7 @@ import { toJob, toSpec } from './toProto.js';
 import { JobWatches } from './watchJob.js';
 
 type TrainingParts = AdmitParts &
+  DeleteJobParts &
   Pick<ApiParts, 'queue' | 'control' | 'journal' | 'checkpoints' | 'pageTokens' | 'metrics'>;
 
 /** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
@@ -29,6 +31,8 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     pauseJob: async (request, { signal }) => await steerJob(parts, 'pause', request, signal),
     resumeJob: async (request, { signal }) => await steerJob(parts, 'resume', request, signal),
     cancelJob: async (request, { signal }) => await steerJob(parts, 'cancel', request, signal),
+    deleteJob: async (request) => await deleteJob(parts, request),
+    undeleteJob: async (request) => await undeleteJob(parts, request),
     compareJobs: async (request, { signal }) => await compareJobs(parts, request, signal),
 
     async estimateJob(request) {

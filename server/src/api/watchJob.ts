@@ -2,10 +2,15 @@ import { setMaxListeners } from 'node:events';
 import type { WatchJobRequest, WatchJobResponse } from '@relora/sdk/contract';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import { ServiceError } from '../errors.js';
+import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
+import { StepThinner, type ThinnedEvent } from './thinSteps.js';
 import { toEvent, toHeartbeat } from './toProto.js';
+
+/** As long as a heartbeat may be late: a view that is older shows nothing of a job. */
+const stepIntervalMsMax = 60_000;
 
 type WatchParts = Pick<ApiParts, 'config' | 'store' | 'journal' | 'metrics' | 'stopping'>;
 
@@ -21,13 +26,11 @@ export class JobWatches {
   async *watch(request: WatchJobRequest, signal: AbortSignal): AsyncGenerator<WatchJobResponse> {
     const { config, store, journal, metrics, stopping } = this.parts;
     const jobId = parseJobName('name', request.name);
-    const { afterSequence } = request;
-    if (afterSequence < 0) {
-      const got = String(afterSequence);
-      throw new ServiceError('REQUEST_INVALID', {
-        problems: [{ field: 'after_sequence', expected: 'a whole number from 0', got }],
-      });
-    }
+    const { afterSequence, stepIntervalMs } = request;
+    const checks = new FieldChecks();
+    if (afterSequence < 0) checks.add('after_sequence', 'a whole number from 0', afterSequence);
+    checks.integer('step_interval_ms', stepIntervalMs, 0, 0, stepIntervalMsMax);
+    checks.throwIfWrong();
     const { lastSequence } = await requireJob(store, jobId);
     if (afterSequence > lastSequence) {
       throw new ServiceError('SEQUENCE_BEYOND_END', {
@@ -41,11 +44,21 @@ export class JobWatches {
       throw new ServiceError('WATCHERS_FULL', { watchersMax: config.watchersMax });
     metrics.watchers.set(++this.count);
     try {
-      yield* watchEvents(journal, jobId, afterSequence, config.heartbeatSeconds * 1000, signal, stopping);
+      const wish = { jobId, afterSequence, stepIntervalMs, heartbeatMs: config.heartbeatSeconds * 1000 };
+      yield* watchEvents(journal, wish, signal, stopping);
     } finally {
       metrics.watchers.set(--this.count);
     }
   }
+}
+
+export interface WatchWish {
+  jobId: string;
+  afterSequence: number;
+  /** At most one step event in this time; 0 for all. */
+  stepIntervalMs: number;
+  /** Silence after which a heartbeat is sent. */
+  heartbeatMs: number;
 }
 
 /**
@@ -55,9 +68,7 @@ export class JobWatches {
  */
 async function* watchEvents(
   journal: JobJournal,
-  jobId: string,
-  afterSequence: number,
-  heartbeatMs: number,
+  { jobId, afterSequence, stepIntervalMs, heartbeatMs }: WatchWish,
   signal: AbortSignal,
   stopping: AbortSignal,
 ): AsyncGenerator<WatchJobResponse> {
@@ -65,6 +76,7 @@ async function* watchEvents(
   const end = (): void => ended.abort();
   signal.addEventListener('abort', end);
   stopping.addEventListener('abort', end);
+  const steps = new StepThinner(stepIntervalMs);
   let sequence = afterSequence;
   try {
     for (;;) {
@@ -72,24 +84,28 @@ async function* watchEvents(
       if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
       const { events, isComplete } = await journal.readAfter(jobId, sequence);
       for (const event of events) {
-        yield { event: toEvent(jobId, event) };
+        for (const sent of steps.take(event, performance.now())) yield toResponse(jobId, sent);
         sequence = event.sequence;
         if (signal.aborted || stopping.aborted) break;
       }
       if (signal.aborted || stopping.aborted) continue;
       if (isComplete) return; // also when the cursor was past the last event from the beginning
-      if (events.length > 0) continue;
-      if (
-        !(await changedWithin(journal, jobId, sequence, heartbeatMs, ended.signal)) &&
-        !ended.signal.aborted
-      ) {
-        yield { event: toHeartbeat(sequence) };
-      }
+      if (events.length > 0 && stepIntervalMs === 0) continue;
+      const waitMs = Math.min(heartbeatMs, steps.waitMs(performance.now()) ?? Infinity);
+      if ((await changedWithin(journal, jobId, sequence, waitMs, ended.signal)) || ended.signal.aborted)
+        continue;
+      const rest = steps.rest(performance.now());
+      if (rest.length === 0) yield { event: toHeartbeat(sequence), omittedStepEvents: 0 };
+      for (const sent of rest) yield toResponse(jobId, sent);
     }
   } finally {
     signal.removeEventListener('abort', end);
     stopping.removeEventListener('abort', end);
   }
+}
+
+function toResponse(jobId: string, { event, omittedCount }: ThinnedEvent): WatchJobResponse {
+  return { event: toEvent(jobId, event), omittedStepEvents: omittedCount };
 }
 
 /** Whether the job had news before the time was over. */

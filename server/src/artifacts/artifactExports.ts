@@ -1,13 +1,15 @@
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
 import type { JobFailure } from '../jobs/job.js';
 import { jobAtWeights } from '../jobs/jobAtWeights.js';
+import { FolderBlobs } from '../store/blobStore.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
+import { notePurge } from '../store/chunkDigests.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
-import { releaseRequest, takeRequest } from '../store/requests.js';
+import { doPurges } from '../store/purges.js';
+import { expireRequests, releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
 import { kindOf, type ExportResult } from './artifact.js';
 
@@ -50,7 +52,13 @@ export class ArtifactExports {
     const id = timedId('export', nowMs);
     const submission = await this.db.transaction().execute(async (trx): Promise<ExportSubmission> => {
       // Whoever throws checkpoints of the job away waits for it, too: one is held before it can go, or is gone.
-      await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
+      const job = await trx
+        .selectFrom('jobs')
+        .select('delete_time_ms')
+        .where('id', '=', jobId)
+        .forUpdate()
+        .executeTakeFirst();
+      if (job === undefined || job.delete_time_ms !== null) return 'noCheckpoint'; // deleted while it was checked
       if (requestId !== null) {
         const subject = `jobs/${jobId}/artifacts/${id}`;
         const request = { requestId, digest: wanted.requestDigest, subject };
@@ -176,6 +184,8 @@ export class ArtifactExports {
   /** Deletes an artifact of any kind, first its row, then its files: a crash between leaves files without a row. */
   async delete(jobId: string, id: string): Promise<{ usedBy: string } | 'removed' | 'notFound'> {
     const outcome = await this.db.transaction().execute(async (trx) => {
+      // Whoever submits a job at it waits for this row, too.
+      await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
       const job = await jobAtWeights(trx, `jobs/${jobId}/artifacts/${id}`);
       if (job !== undefined) return { usedBy: job };
       const { numDeletedRows } = await trx
@@ -183,11 +193,14 @@ export class ArtifactExports {
         .where('job_id', '=', jobId)
         .where('id', '=', id)
         .executeTakeFirst();
-      return numDeletedRows === 0n ? ('notFound' as const) : ('removed' as const);
+      if (numDeletedRows === 0n) return 'notFound' as const;
+      await notePurge(trx, `jobs/${jobId}/artifacts/${id}`);
+      await expireRequests(trx, `jobs/${jobId}/artifacts/${id}`, Date.now());
+      return 'removed' as const;
     });
     if (outcome !== 'removed') return outcome;
     this.feed.announce({ topic: 'artifact', id });
-    await rm(join(folders.artifacts(this.dataFolder, jobId), id), { recursive: true, force: true });
+    await doPurges(this.db, new FolderBlobs(this.dataFolder));
     return outcome;
   }
 

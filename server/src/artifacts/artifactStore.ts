@@ -1,33 +1,40 @@
 import type { ExportFormat } from '@relora/engine/plan';
-import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { chunkBytes, FolderBlobs, type BlobStore, type OpenBlob } from '../store/blobStore.js';
+import { ChunkDigests } from '../store/chunkDigests.js';
 import type { Database } from '../store/database.js';
 import { folders, removeOthers } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
-import { isOutOfFiles } from '../store/storeError.js';
 import type { JobFailure } from '../jobs/job.js';
 import type { Artifact, ArtifactFile } from './artifact.js';
+import { findDamage, readChecked, readFirst } from './checkedRead.js';
 
 /** One file of an artifact, open for reading. Removing the artifact does not harm a download that has begun. */
 export interface OpenArtifactFile {
   file: ArtifactFile;
-  /** Bytes from the offset on in pieces of at most pieceBytes, each freshly allocated. Throws ArtifactDamaged when the file ends early. */
+  /**
+   * Bytes from the offset on in pieces of at most pieceBytes, each freshly allocated. Throws ArtifactDamaged for bytes that are
+   * not those that were sealed, before the last of them is given out.
+   */
   read(offset: number, pieceBytes: number): AsyncGenerator<Uint8Array>;
   close(): Promise<void>;
 }
 
-/** The bytes on disk are not those that were sealed. */
-export class ArtifactDamaged extends Error {
-  override name = 'ArtifactDamaged';
-}
+/** Artifacts read at once, when all are gone through. */
+const pageRows = 100;
 
 /** Artifacts of jobs: rows and the folders they name. */
 export class ArtifactStore {
+  private readonly blobs: BlobStore;
+  private readonly digests: ChunkDigests;
+
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
-  ) {}
+  ) {
+    this.blobs = new FolderBlobs(dataFolder);
+    this.digests = new ChunkDigests(db);
+  }
 
   async find(jobId: string, artifactId: string): Promise<Artifact | undefined> {
     const row = await this.db
@@ -63,6 +70,26 @@ export class ArtifactStore {
     return { artifacts, next: rows.length > page.artifactsMax ? (artifacts.at(-1)?.id ?? null) : null };
   }
 
+  /** Every sealed artifact, of one job or of all, page by page. */
+  async *all(jobId: string | null): AsyncGenerator<Artifact> {
+    let after = { job_id: '', id: '' };
+    for (;;) {
+      let query = this.db
+        .selectFrom('artifacts')
+        .selectAll()
+        .where('state', '=', 'ready')
+        .where(({ eb, refTuple, tuple }) => eb(refTuple('job_id', 'id'), '>', tuple(after.job_id, after.id)))
+        .orderBy('job_id')
+        .orderBy('id')
+        .limit(pageRows);
+      if (jobId !== null) query = query.where('job_id', '=', jobId);
+      const rows = await query.execute();
+      for (const row of rows) yield await this.withFiles(row);
+      if (rows.length < pageRows) return;
+      after = rows.at(-1)!;
+    }
+  }
+
   /** The newest model that can write text. */
   async newest(jobId: string): Promise<Artifact | undefined> {
     const row = await this.db
@@ -80,40 +107,62 @@ export class ArtifactStore {
 
   /**
    * `notFound`: the artifact has no such file. `dataLoss`: it is missing, of another length, a link, or not a regular file.
-   * Equal length is not equal content: the reader compares the SHA-256. The caller closes it.
+   * The caller closes it.
    */
   async openFile(artifact: Artifact, fileName: string): Promise<OpenArtifactFile | 'notFound' | 'dataLoss'> {
     const file = artifact.files.find((entry) => entry.fileName === fileName);
     if (file === undefined) return 'notFound';
-    const path = join(artifact.folder, file.fileName);
-    const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
-      (error: unknown) => {
-        if (isOutOfFiles(error)) throw error;
-        return undefined;
-      },
-    );
-    if (handle === undefined) return 'dataLoss';
-    const stat = await handle.stat();
-    if (!stat.isFile() || stat.size !== file.sizeBytes) {
-      await handle.close();
+    const blob = await this.blobs.openRead(blobName(artifact, file));
+    if (blob?.sizeBytes !== file.sizeBytes) {
+      await blob?.close();
       return 'dataLoss';
     }
     return {
       file,
-      async *read(offset, pieceBytes) {
-        for (let position = offset; position < file.sizeBytes;) {
-          const piece = Buffer.allocUnsafeSlow(Math.min(pieceBytes, file.sizeBytes - position));
-          const { bytesRead } = await handle.read(piece, 0, piece.length, position);
-          if (bytesRead === 0)
-            throw new ArtifactDamaged(
-              `${artifact.id}/${file.fileName} of job ${artifact.jobId} ended at byte ${position} of ${file.sizeBytes}`,
-            );
-          position += bytesRead;
-          yield piece.subarray(0, bytesRead);
-        }
-      },
-      close: async () => await handle.close(),
+      read: (offset, pieceBytes) => this.read(blob, file, offset, pieceBytes),
+      close: async () => await blob.close(),
     };
+  }
+
+  /** Reads every file of an artifact again; `problem` is empty for one that is as it was sealed. */
+  async *scrub(
+    artifact: Artifact,
+    pieceBytes: number,
+  ): AsyncGenerator<{ file: ArtifactFile; problem: string }> {
+    for (const file of artifact.files) {
+      const blob = await this.blobs.openRead(blobName(artifact, file));
+      if (blob === undefined) {
+        yield { file, problem: 'It is missing, or not a file' };
+        continue;
+      }
+      try {
+        const crcs = await this.digests.find(blob.name, chunkCountOf(file));
+        const found = await findDamage(blob, { ...file, crcs }, pieceBytes);
+        if ('crcs' in found && crcs === undefined) await this.digests.write(blob.name, found.crcs);
+        yield { file, problem: 'problem' in found ? found.problem : '' };
+      } finally {
+        await blob.close();
+      }
+    }
+  }
+
+  private async *read(
+    blob: OpenBlob,
+    file: ArtifactFile,
+    offset: number,
+    pieceBytes: number,
+  ): AsyncGenerator<Uint8Array> {
+    const crcs = await this.digests.find(blob.name, chunkCountOf(file));
+    if (crcs !== undefined) return yield* readChecked(blob, offset, pieceBytes, crcs);
+    // Made before there were sums, or never read: its SHA-256 says whether it is whole, and the sums are kept.
+    let made: number[] = [];
+    const first = readFirst(blob, pieceBytes, file.sha256, async (found) => {
+      made = found;
+      await this.digests.write(blob.name, found);
+    });
+    if (offset === 0) return yield* first;
+    for await (const _ of first);
+    yield* readChecked(blob, offset, pieceBytes, made);
   }
 
   /** Formats that the trainer has sealed at a step. */
@@ -164,4 +213,12 @@ export class ArtifactStore {
       folder: join(folders.artifacts(this.dataFolder, row.job_id), row.id),
     };
   }
+}
+
+function blobName({ jobId, id }: Artifact, { fileName }: ArtifactFile): string {
+  return `jobs/${jobId}/artifacts/${id}/${fileName}`;
+}
+
+function chunkCountOf({ sizeBytes }: ArtifactFile): number {
+  return Math.ceil(sizeBytes / chunkBytes);
 }

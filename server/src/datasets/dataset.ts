@@ -15,6 +15,10 @@ export interface Dataset {
   /** 0 to 1. */
   preparedRatio: number;
   createTimeMs: number;
+  /** Null while it is not deleted. */
+  deleteTimeMs: number | null;
+  /** From when on a deleted one is gone for good. */
+  purgeTimeMs: number | null;
 }
 
 /** `auto`: told by the content when it is prepared. */

@@ -37,13 +37,17 @@ export class DatasetStore {
       .selectAll()
       .where('id', '=', datasetId)
       .executeTakeFirst();
-    return row === undefined ? undefined : await this.withFiles(row);
+    // Between its purge time and the purge itself it cannot be brought back, so it is gone for everybody.
+    if (row === undefined || (row.purge_time_ms ?? Infinity) <= Date.now()) return undefined;
+    return await this.withFiles(row);
   }
 
   /** One page, newest first; `next` is null at the end. */
   async list(page: {
     after: DatasetCursor | null;
     datasetsMax: number;
+    /** Deleted ones, too, until they are purged. */
+    withDeleted?: boolean;
   }): Promise<{ datasets: Dataset[]; next: DatasetCursor | null }> {
     let query = this.db
       .selectFrom('datasets')
@@ -51,6 +55,11 @@ export class DatasetStore {
       .orderBy('create_time_ms', 'desc')
       .orderBy('id', 'desc')
       .limit(page.datasetsMax + 1);
+    query = page.withDeleted
+      ? query.where(({ eb, or }) =>
+          or([eb('purge_time_ms', 'is', null), eb('purge_time_ms', '>', Date.now())]),
+        )
+      : query.where('delete_time_ms', 'is', null);
     if (page.after !== null) {
       const { createTimeMs, id } = page.after;
       query = query.where(({ eb, refTuple, tuple }) =>
@@ -104,7 +113,7 @@ export class DatasetStore {
       if (added === undefined) {
         const known = await trx
           .selectFrom('datasets')
-          .select('spec')
+          .select(['spec', 'delete_time_ms'])
           .where('id', '=', id)
           .executeTakeFirstOrThrow();
         const knownFiles = await trx
@@ -169,6 +178,7 @@ export class DatasetStore {
       .selectFrom('datasets')
       .selectAll()
       .where('state', '=', 'preparing')
+      .where('delete_time_ms', 'is', null)
       .orderBy('create_time_ms')
       .orderBy('id')
       .limit(1)
@@ -222,6 +232,8 @@ export class DatasetStore {
       prepared: row.prepared === null ? null : (JSON.parse(row.prepared) as PreparedDataset),
       preparedRatio: row.state === 'ready' ? 1 : (this.ratios.get(row.id) ?? 0),
       createTimeMs: row.create_time_ms,
+      deleteTimeMs: row.delete_time_ms,
+      purgeTimeMs: row.purge_time_ms,
     };
   }
 

@@ -24,6 +24,10 @@ export class DatasetUploads {
     this.uploads = new OpenUploads(options);
   }
 
+  isOpen(id: string): boolean {
+    return this.uploads.has(id);
+  }
+
   /** `busy`: another client uploads this data set. `closed`: it is no longer uploading. */
   async open(id: string): Promise<DatasetUpload | 'notFound' | 'busy' | 'closed'> {
     const upload = await this.uploads.open<'notFound' | 'closed'>(id, async () => {

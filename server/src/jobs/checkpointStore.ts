@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Database } from '../store/database.js';
 import { folders, removeOthers, removeUnfinished } from '../store/folders.js';
 import type { CheckpointRow } from '../store/schema.js';
+import { terminalStates, type JobOrigin } from './job.js';
 
 /** A checkpoint that was acknowledged: complete and synced in its folder before its row was stored. */
 export interface Checkpoint {
@@ -41,23 +42,37 @@ export class CheckpointStore {
     return (await this.list(jobId))[0];
   }
 
-  /**
-   * Deletes all checkpoints but the newest ones and those that a pending export is made from. The rows go first: a crash between leaves folders without a row, which
-   * clearOrphans removes, and never a row without its folder. At least two are kept, in case the newest cannot be read.
-   */
+  /** Deletes all checkpoints but the newest ones; see `remove`. At least two are kept, in case the newest cannot be read. */
   async prune(jobId: string, keepCount: number): Promise<void> {
     const surplus = (await this.list(jobId)).slice(Math.max(2, keepCount));
-    if (surplus.length === 0) return;
-    const names = surplus.map(({ folder }) =>
-      folder.slice(folders.checkpoints(this.dataFolder, jobId).length + 1),
-    );
+    await this.remove(jobId, surplus);
+  }
+
+  /**
+   * Deletes checkpoints of a job but those that somebody needs: a pending export, or a job that has not ended and begins at
+   * one. The rows go first: a crash between leaves folders without a row, which clearOrphans removes, and never a row without
+   * its folder. Answers those that are gone.
+   */
+  async remove(jobId: string, surplus: readonly Checkpoint[]): Promise<Checkpoint[]> {
+    if (surplus.length === 0) return [];
+    const parent = folders.checkpoints(this.dataFolder, jobId);
+    const names = surplus.map(({ folder }) => folder.slice(parent.length + 1));
     const deleted = await this.db.transaction().execute(async (trx) => {
-      // An export takes its checkpoint under this lock: either before, or not at all.
+      // An export, and a job that begins at one, take their checkpoint under this lock: either before, or not at all.
       await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
+      const forks = await trx
+        .selectFrom('jobs')
+        .select('origin')
+        .where('origin_job_id', '=', jobId)
+        .where('state', 'not in', terminalStates)
+        .execute();
+      const begun = new Set(forks.map(({ origin }) => (JSON.parse(origin!) as JobOrigin).folder));
+      const free = names.filter((name) => !begun.has(name));
+      if (free.length === 0) return [];
       return await trx
         .deleteFrom('checkpoints')
         .where('job_id', '=', jobId)
-        .where('folder', 'in', names)
+        .where('folder', 'in', free)
         .where('folder', 'not in', (query) =>
           query
             .selectFrom('artifacts')
@@ -69,8 +84,9 @@ export class CheckpointStore {
         .returning('folder')
         .execute();
     });
-    const parent = folders.checkpoints(this.dataFolder, jobId);
     for (const { folder } of deleted) await rm(join(parent, folder), { recursive: true, force: true });
+    const gone = new Set(deleted.map(({ folder }) => join(parent, folder)));
+    return surplus.filter(({ folder }) => gone.has(folder));
   }
 
   /**

@@ -39,6 +39,10 @@ export interface Job {
   execution: Execution | null;
   /** The checkpoint of an ended job that this one begins at. */
   origin: JobOrigin | null;
+  /** Null while it is not deleted. */
+  deleteTimeMs: number | null;
+  /** From when on a deleted job is gone for good. */
+  purgeTimeMs: number | null;
 }
 
 export interface JobOrigin {

@@ -27,7 +27,11 @@ export interface NewJob {
  * `conflict`: the request id was used for something else. `taken`: the job id exists. `full`: no place in the queue. A job that is
  * gone: the request was served, and what it made has been thrown away since.
  */
-export type Submission = { job: Job; isRepeated: boolean } | GoneJob | 'full' | 'taken' | 'conflict';
+export type Submission =
+  { job: Job; isRepeated: boolean } | GoneJob | 'full' | 'taken' | 'conflict' | MissingNeed;
+
+/** What the job would need was deleted while it was checked: its data set, the job it begins at, or its weights. */
+export type MissingNeed = 'datasetDeleted' | 'originDeleted' | 'weightsDeleted';
 
 export interface GoneJob {
   goneJobId: string;
@@ -68,7 +72,7 @@ export class JobQueue {
           return 'goneJobId' in job ? job : { job, isRepeated: true };
         }
       }
-      const refusal = await this.refusalOf(change, id);
+      const refusal = (await this.refusalOf(change, id)) ?? (await missingNeed(change, newJob));
       if (refusal !== undefined) {
         if (requestId !== null) await releaseRequest(change.trx, requestId);
         return refusal;
@@ -141,6 +145,39 @@ export class JobQueue {
       .executeTakeFirstOrThrow();
     return count >= this.options.jobsMax ? 'full' : undefined;
   }
+}
+
+/** Locks what the job needs, so that it is not deleted before the job is seen to need it. */
+async function missingNeed(change: JobChange, { spec, origin }: NewJob): Promise<MissingNeed | undefined> {
+  const { trx } = change;
+  const dataset = await trx
+    .selectFrom('datasets')
+    .select('delete_time_ms')
+    .where('id', '=', spec.dataset.replace(/^datasets\//, ''))
+    .forUpdate()
+    .executeTakeFirst();
+  if (dataset !== undefined && dataset.delete_time_ms !== null) return 'datasetDeleted';
+  if (origin !== null && !(await isThere(change, origin.jobId))) return 'originDeleted';
+  const [kind, id, , artifactId] = (spec.baseWeightsName ?? '').split('/');
+  if (kind === 'weights') {
+    const weights = trx.selectFrom('weights').select('id').where('id', '=', id!).forUpdate();
+    if ((await weights.executeTakeFirst()) === undefined) return 'weightsDeleted';
+  } else if (kind === 'jobs') {
+    if (!(await isThere(change, id!))) return 'weightsDeleted';
+    const artifact = trx
+      .selectFrom('artifacts')
+      .select('id')
+      .where('job_id', '=', id!)
+      .where('id', '=', artifactId!)
+      .forUpdate();
+    if ((await artifact.executeTakeFirst()) === undefined) return 'weightsDeleted';
+  }
+  return undefined;
+}
+
+async function isThere(change: JobChange, jobId: string): Promise<boolean> {
+  const row = await change.find(jobId);
+  return row !== undefined && row.delete_time_ms === null;
 }
 
 /** The job that a request made. */

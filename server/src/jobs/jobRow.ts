@@ -28,6 +28,8 @@ export function toJob(row: JobRow, queuePosition = 0): Job {
     endTimeMs: row.end_time_ms,
     execution: row.execution === null ? null : readExecution(row.execution),
     origin: row.origin === null ? null : (JSON.parse(row.origin) as JobOrigin),
+    deleteTimeMs: row.delete_time_ms,
+    purgeTimeMs: row.purge_time_ms,
   };
 }
 

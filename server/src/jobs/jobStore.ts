@@ -15,6 +15,8 @@ export interface JobFilter {
   order: 'newestFirst' | 'oldestFirst';
   after: JobCursor | null;
   jobsMax: number;
+  /** Deleted ones, too, until they are purged. */
+  withDeleted?: boolean;
 }
 
 /** Reads jobs. Changes are made by JobQueue, JobControl and JobAttempts. */
@@ -23,7 +25,8 @@ export class JobStore {
 
   async find(jobId: string): Promise<Job | undefined> {
     const row = await this.db.selectFrom('jobs').selectAll().where('id', '=', jobId).executeTakeFirst();
-    if (row === undefined) return undefined;
+    // Between its purge time and the purge itself it cannot be brought back, so it is gone for everybody.
+    if (row === undefined || (row.purge_time_ms ?? Infinity) <= Date.now()) return undefined;
     return toJob(row, row.state === 'queued' ? ((await this.queuePositions()).get(jobId) ?? 0) : 0);
   }
 
@@ -37,6 +40,11 @@ export class JobStore {
       .orderBy('create_time_ms', direction)
       .orderBy('id', direction)
       .limit(filter.jobsMax + 1);
+    query = filter.withDeleted
+      ? query.where(({ eb, or }) =>
+          or([eb('purge_time_ms', 'is', null), eb('purge_time_ms', '>', Date.now())]),
+        )
+      : query.where('delete_time_ms', 'is', null);
     if (filter.states.length > 0) query = query.where('state', 'in', filter.states);
     if (filter.after !== null) {
       const { createTimeMs, id } = filter.after;

@@ -198,6 +198,13 @@ export const metricTable = {
     storeSeconds,
   ),
   diskFree: gauge('relora_disk_free_bytes', 'Free space where the data folder lies.'),
+  diskUsed: gauge(
+    'relora_disk_used_bytes',
+    'Space that the data folder takes, by what lies there; read at every round of cleaning up.',
+    ['kind'],
+  ),
+  diskDeleted: gauge('relora_disk_deleted_bytes', 'Space of what is deleted and can still be undeleted.'),
+  purged: counter('relora_purged_total', 'What was thrown away for good, by kind.', ['kind']),
   eventLoopLag: gauge(
     'relora_event_loop_lag_seconds',
     '99th percentile of the delay of timers since the last scrape.',

@@ -124,6 +124,10 @@ const tenantsAndLeases = `
   alter table artifacts drop column request_id;
   alter table artifacts drop column request_digest;
 
+  alter table datasets add column purged integer not null default 0;
+  create table purges (
+    prefix text primary key
+  ) strict;
   create table blob_chunks (
     blob text not null,
     chunk_index integer not null,

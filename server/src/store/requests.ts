@@ -34,6 +34,28 @@ export async function takeRequest(
   return first.digest === digest ? { subject: first.subject } : 'conflict';
 }
 
+/** How long a request is known after what it made is gone: a client may be away for weeks before it repeats a call. */
+const keptMs = 30 * 86_400_000;
+
+/** What these requests made is thrown away, with all below it. */
+export async function expireRequests(
+  trx: Transaction<Schema>,
+  subject: string,
+  nowMs: number,
+): Promise<void> {
+  await trx
+    .updateTable('requests')
+    .set({ expire_time_ms: nowMs + keptMs })
+    .where('expire_time_ms', 'is', null)
+    .where(({ eb, or, and }) =>
+      or([
+        eb('subject', '=', subject),
+        and([eb('subject', '>', `${subject}/`), eb('subject', '<', `${subject}0`)]),
+      ]),
+    )
+    .execute();
+}
+
 /** Forgets a request that was refused: it may succeed another time. */
 export async function releaseRequest(trx: Transaction<Schema>, requestId: string): Promise<void> {
   await trx.deleteFrom('requests').where('request_id', '=', requestId).execute();

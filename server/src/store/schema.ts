@@ -23,6 +23,7 @@ export interface Schema {
   requests: RequestTable;
   weights: WeightsTable;
   weights_files: WeightsFileRow;
+  purges: PurgeRow;
   servers: ServerRow;
   store_info: StoreInfoRow;
 }
@@ -172,6 +173,8 @@ export interface DatasetTable extends Owned, Leased {
   labels: Generated<string>;
   /** Of the last bytes that arrived, or of the last change of state. */
   update_time_ms: number;
+  /** 1 once its texts and tokens were thrown away, while jobs that ended still need its tokenizer. */
+  purged: Generated<number>;
   state: DatasetState;
   failure: string | null;
   spec: string;
@@ -219,6 +222,11 @@ export interface RequestTable {
   create_time_ms: number;
   /** Null while the subject exists. */
   expire_time_ms: number | null;
+}
+
+/** Blobs below this name are to be thrown away: their rows are gone, and a crash does not forget them. */
+export interface PurgeRow {
+  prefix: string;
 }
 
 /** Servers that work on this store. */

@@ -119,6 +119,8 @@ export class WeightsStore {
   /** The row goes first: a folder without one is nobody's. Answers the name of a job that needs them, and deletes nothing then. */
   async remove(weightsId: string): Promise<{ usedBy: string } | 'removed'> {
     const user = await this.db.transaction().execute(async (trx) => {
+      // Whoever submits a job at them waits for this row, too.
+      await trx.selectFrom('weights').select('id').where('id', '=', weightsId).forUpdate().execute();
       const job = await jobAtWeights(trx, `weights/${weightsId}`);
       if (job === undefined) await trx.deleteFrom('weights').where('id', '=', weightsId).execute();
       return job;

@@ -5,7 +5,7 @@ import {
   type Device,
   type Llama,
 } from '@relora/engine';
-import { Dataset, TextStream, type Tokenizer } from '@relora/engine/data';
+import { openTokenizer, TextStream, type Tokenizer } from '@relora/engine/data';
 import type { GenerateTask } from '../messages.js';
 import { deviceFor } from './device.js';
 import type { ServerChannel } from './channel.js';
@@ -55,6 +55,6 @@ async function load(
     return { model, tokenizer };
   }
   if (datasetFolder === null) throw new Error('The text of a checkpoint needs the tokenizer of its data set');
-  const { tokenizer } = await Dataset.open(datasetFolder, { verify: false });
+  const { tokenizer } = await openTokenizer(datasetFolder);
   return { model: await loadModelFromCheckpoint(device, source.folder), tokenizer };
 }

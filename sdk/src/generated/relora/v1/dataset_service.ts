@@ -306,6 +306,12 @@ export interface Dataset {
     | undefined;
   /** What jobs will train on without an error, but what was probably not meant. */
   warnings: DatasetWarning[];
+  /** When it was deleted; unset while it is not. */
+  deleteTime:
+    | Date
+    | undefined;
+  /** From when on a deleted one is gone for good; until then UndeleteDataset brings it back. */
+  purgeTime: Date | undefined;
 }
 
 /** Rows that were left out. */
@@ -508,6 +514,8 @@ export interface ListDatasetsRequest {
   pageSize: number;
   /** `next_page_token` of the page before. */
   pageToken: string;
+  /** Deleted ones, too. */
+  showDeleted: boolean;
 }
 
 /** Response of ListDatasets. */
@@ -516,6 +524,38 @@ export interface ListDatasetsResponse {
   datasets: Dataset[];
   /** Token of the next page; empty at the end. */
   nextPageToken: string;
+}
+
+/** Request of DeleteDataset. */
+export interface DeleteDatasetRequest {
+  /** `datasets/{dataset}`. */
+  name: string;
+  /** Answer with an empty response rather than NOT_FOUND where there is no such data set. */
+  allowMissing: boolean;
+  /** Only check, and say what would be freed. */
+  validateOnly: boolean;
+}
+
+/** Response of DeleteDataset. */
+export interface DeleteDatasetResponse {
+  /** The data set as it is now. */
+  dataset:
+    | Dataset
+    | undefined;
+  /** Bytes on the disk that are free again after its purge_time. */
+  freedBytes: number;
+}
+
+/** Request of UndeleteDataset. */
+export interface UndeleteDatasetRequest {
+  /** `datasets/{dataset}`. */
+  name: string;
+}
+
+/** Response of UndeleteDataset. */
+export interface UndeleteDatasetResponse {
+  /** The data set as it is now. */
+  dataset: Dataset | undefined;
 }
 
 /** Request of PreviewDataset. */
@@ -560,6 +600,8 @@ function createBaseDataset(): Dataset {
     spec: undefined,
     skippedRows: undefined,
     warnings: [],
+    deleteTime: undefined,
+    purgeTime: undefined,
   };
 }
 
@@ -606,6 +648,12 @@ export const Dataset: MessageFns<Dataset> = {
     }
     for (const v of message.warnings) {
       DatasetWarning.encode(v!, writer.uint32(114).fork()).join();
+    }
+    if (message.deleteTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.deleteTime), writer.uint32(122).fork()).join();
+    }
+    if (message.purgeTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.purgeTime), writer.uint32(130).fork()).join();
     }
     return writer;
   },
@@ -735,6 +783,22 @@ export const Dataset: MessageFns<Dataset> = {
             message.warnings.push(DatasetWarning.decode(reader, reader.uint32()));
             continue;
           }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.deleteTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.purgeTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -789,6 +853,16 @@ export const Dataset: MessageFns<Dataset> = {
       warnings: globalThis.Array.isArray(object?.warnings)
         ? object.warnings.map((e: any) => DatasetWarning.fromJSON(e))
         : [],
+      deleteTime: isSet(object.deleteTime)
+        ? fromJsonTimestamp(object.deleteTime)
+        : isSet(object.delete_time)
+        ? fromJsonTimestamp(object.delete_time)
+        : undefined,
+      purgeTime: isSet(object.purgeTime)
+        ? fromJsonTimestamp(object.purgeTime)
+        : isSet(object.purge_time)
+        ? fromJsonTimestamp(object.purge_time)
+        : undefined,
     };
   },
 
@@ -836,6 +910,12 @@ export const Dataset: MessageFns<Dataset> = {
     if (message.warnings?.length) {
       obj.warnings = message.warnings.map((e) => DatasetWarning.toJSON(e));
     }
+    if (message.deleteTime !== undefined) {
+      obj.deleteTime = message.deleteTime.toISOString();
+    }
+    if (message.purgeTime !== undefined) {
+      obj.purgeTime = message.purgeTime.toISOString();
+    }
     return obj;
   },
 
@@ -870,6 +950,8 @@ export const Dataset: MessageFns<Dataset> = {
       ? SkippedRows.fromPartial(object.skippedRows)
       : undefined;
     message.warnings = object.warnings?.map((e) => DatasetWarning.fromPartial(e)) || [];
+    message.deleteTime = object.deleteTime ?? undefined;
+    message.purgeTime = object.purgeTime ?? undefined;
     return message;
   },
 };
@@ -2716,7 +2798,7 @@ export const GetDatasetResponse: MessageFns<GetDatasetResponse> = {
 };
 
 function createBaseListDatasetsRequest(): ListDatasetsRequest {
-  return { pageSize: 0, pageToken: "" };
+  return { pageSize: 0, pageToken: "", showDeleted: false };
 }
 
 export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
@@ -2726,6 +2808,9 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
     }
     if (message.pageToken !== "") {
       writer.uint32(18).string(message.pageToken);
+    }
+    if (message.showDeleted !== false) {
+      writer.uint32(24).bool(message.showDeleted);
     }
     return writer;
   },
@@ -2759,6 +2844,14 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
             message.pageToken = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.showDeleted = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2783,6 +2876,11 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
         : isSet(object.page_token)
         ? globalThis.String(object.page_token)
         : "",
+      showDeleted: isSet(object.showDeleted)
+        ? globalThis.Boolean(object.showDeleted)
+        : isSet(object.show_deleted)
+        ? globalThis.Boolean(object.show_deleted)
+        : false,
     };
   },
 
@@ -2794,6 +2892,9 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
     if (message.pageToken !== "") {
       obj.pageToken = message.pageToken;
     }
+    if (message.showDeleted !== false) {
+      obj.showDeleted = message.showDeleted;
+    }
     return obj;
   },
 
@@ -2804,6 +2905,7 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
     const message = createBaseListDatasetsRequest();
     message.pageSize = object.pageSize ?? 0;
     message.pageToken = object.pageToken ?? "";
+    message.showDeleted = object.showDeleted ?? false;
     return message;
   },
 };
@@ -2893,6 +2995,342 @@ export const ListDatasetsResponse: MessageFns<ListDatasetsResponse> = {
     const message = createBaseListDatasetsResponse();
     message.datasets = object.datasets?.map((e) => Dataset.fromPartial(e)) || [];
     message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseDeleteDatasetRequest(): DeleteDatasetRequest {
+  return { name: "", allowMissing: false, validateOnly: false };
+}
+
+export const DeleteDatasetRequest: MessageFns<DeleteDatasetRequest> = {
+  encode(message: DeleteDatasetRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.allowMissing !== false) {
+      writer.uint32(16).bool(message.allowMissing);
+    }
+    if (message.validateOnly !== false) {
+      writer.uint32(24).bool(message.validateOnly);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteDatasetRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteDatasetRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.allowMissing = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.validateOnly = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeleteDatasetRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      allowMissing: isSet(object.allowMissing)
+        ? globalThis.Boolean(object.allowMissing)
+        : isSet(object.allow_missing)
+        ? globalThis.Boolean(object.allow_missing)
+        : false,
+      validateOnly: isSet(object.validateOnly)
+        ? globalThis.Boolean(object.validateOnly)
+        : isSet(object.validate_only)
+        ? globalThis.Boolean(object.validate_only)
+        : false,
+    };
+  },
+
+  toJSON(message: DeleteDatasetRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.allowMissing !== false) {
+      obj.allowMissing = message.allowMissing;
+    }
+    if (message.validateOnly !== false) {
+      obj.validateOnly = message.validateOnly;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteDatasetRequest>): DeleteDatasetRequest {
+    return DeleteDatasetRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeleteDatasetRequest>): DeleteDatasetRequest {
+    const message = createBaseDeleteDatasetRequest();
+    message.name = object.name ?? "";
+    message.allowMissing = object.allowMissing ?? false;
+    message.validateOnly = object.validateOnly ?? false;
+    return message;
+  },
+};
+
+function createBaseDeleteDatasetResponse(): DeleteDatasetResponse {
+  return { dataset: undefined, freedBytes: 0 };
+}
+
+export const DeleteDatasetResponse: MessageFns<DeleteDatasetResponse> = {
+  encode(message: DeleteDatasetResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataset !== undefined) {
+      Dataset.encode(message.dataset, writer.uint32(10).fork()).join();
+    }
+    if (message.freedBytes !== 0) {
+      writer.uint32(16).int64(message.freedBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteDatasetResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteDatasetResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.dataset = Dataset.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.freedBytes = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeleteDatasetResponse {
+    return {
+      dataset: isSet(object.dataset) ? Dataset.fromJSON(object.dataset) : undefined,
+      freedBytes: isSet(object.freedBytes)
+        ? globalThis.Number(object.freedBytes)
+        : isSet(object.freed_bytes)
+        ? globalThis.Number(object.freed_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: DeleteDatasetResponse): unknown {
+    const obj: any = {};
+    if (message.dataset !== undefined) {
+      obj.dataset = Dataset.toJSON(message.dataset);
+    }
+    if (message.freedBytes !== 0) {
+      obj.freedBytes = Math.round(message.freedBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteDatasetResponse>): DeleteDatasetResponse {
+    return DeleteDatasetResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeleteDatasetResponse>): DeleteDatasetResponse {
+    const message = createBaseDeleteDatasetResponse();
+    message.dataset = (object.dataset !== undefined && object.dataset !== null)
+      ? Dataset.fromPartial(object.dataset)
+      : undefined;
+    message.freedBytes = object.freedBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseUndeleteDatasetRequest(): UndeleteDatasetRequest {
+  return { name: "" };
+}
+
+export const UndeleteDatasetRequest: MessageFns<UndeleteDatasetRequest> = {
+  encode(message: UndeleteDatasetRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UndeleteDatasetRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUndeleteDatasetRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UndeleteDatasetRequest {
+    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+  },
+
+  toJSON(message: UndeleteDatasetRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UndeleteDatasetRequest>): UndeleteDatasetRequest {
+    return UndeleteDatasetRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UndeleteDatasetRequest>): UndeleteDatasetRequest {
+    const message = createBaseUndeleteDatasetRequest();
+    message.name = object.name ?? "";
+    return message;
+  },
+};
+
+function createBaseUndeleteDatasetResponse(): UndeleteDatasetResponse {
+  return { dataset: undefined };
+}
+
+export const UndeleteDatasetResponse: MessageFns<UndeleteDatasetResponse> = {
+  encode(message: UndeleteDatasetResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataset !== undefined) {
+      Dataset.encode(message.dataset, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UndeleteDatasetResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUndeleteDatasetResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.dataset = Dataset.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UndeleteDatasetResponse {
+    return { dataset: isSet(object.dataset) ? Dataset.fromJSON(object.dataset) : undefined };
+  },
+
+  toJSON(message: UndeleteDatasetResponse): unknown {
+    const obj: any = {};
+    if (message.dataset !== undefined) {
+      obj.dataset = Dataset.toJSON(message.dataset);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UndeleteDatasetResponse>): UndeleteDatasetResponse {
+    return UndeleteDatasetResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UndeleteDatasetResponse>): UndeleteDatasetResponse {
+    const message = createBaseUndeleteDatasetResponse();
+    message.dataset = (object.dataset !== undefined && object.dataset !== null)
+      ? Dataset.fromPartial(object.dataset)
+      : undefined;
     return message;
   },
 };
@@ -3209,6 +3647,27 @@ export const DatasetServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /**
+     * Deletes a data set. It can be undeleted until its purge_time. Refused while a job that has not ended uses it and while it is
+     * being prepared. Jobs that have ended keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
+     */
+    deleteDataset: {
+      name: "DeleteDataset",
+      requestType: DeleteDatasetRequest as typeof DeleteDatasetRequest,
+      requestStream: false,
+      responseType: DeleteDatasetResponse as typeof DeleteDatasetResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Brings a deleted data set back, as it was, until its purge_time. */
+    undeleteDataset: {
+      name: "UndeleteDataset",
+      requestType: UndeleteDatasetRequest as typeof UndeleteDatasetRequest,
+      requestStream: false,
+      responseType: UndeleteDatasetResponse as typeof UndeleteDatasetResponse,
+      responseStream: false,
+      options: {},
+    },
     /** Returns the first tokens as the model sees them. */
     previewDataset: {
       name: "PreviewDataset",
@@ -3241,6 +3700,19 @@ export interface DatasetServiceImplementation<CallContextExt = {}> {
     request: ListDatasetsRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListDatasetsResponse>>;
+  /**
+   * Deletes a data set. It can be undeleted until its purge_time. Refused while a job that has not ended uses it and while it is
+   * being prepared. Jobs that have ended keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
+   */
+  deleteDataset(
+    request: DeleteDatasetRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<DeleteDatasetResponse>>;
+  /** Brings a deleted data set back, as it was, until its purge_time. */
+  undeleteDataset(
+    request: UndeleteDatasetRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<UndeleteDatasetResponse>>;
   /** Returns the first tokens as the model sees them. */
   previewDataset(
     request: PreviewDatasetRequest,
@@ -3268,6 +3740,19 @@ export interface DatasetServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<ListDatasetsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListDatasetsResponse>;
+  /**
+   * Deletes a data set. It can be undeleted until its purge_time. Refused while a job that has not ended uses it and while it is
+   * being prepared. Jobs that have ended keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
+   */
+  deleteDataset(
+    request: DeepPartial<DeleteDatasetRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<DeleteDatasetResponse>;
+  /** Brings a deleted data set back, as it was, until its purge_time. */
+  undeleteDataset(
+    request: DeepPartial<UndeleteDatasetRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<UndeleteDatasetResponse>;
   /** Returns the first tokens as the model sees them. */
   previewDataset(
     request: DeepPartial<PreviewDatasetRequest>,

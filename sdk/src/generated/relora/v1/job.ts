@@ -1364,7 +1364,15 @@ export interface Job {
     | Execution
     | undefined;
   /** The checkpoint that the job began at; set only for a job that ForkJob made. */
-  origin: JobOrigin | undefined;
+  origin:
+    | JobOrigin
+    | undefined;
+  /** When it was deleted; unset while it is not. A deleted job can only be read and undeleted. */
+  deleteTime:
+    | Date
+    | undefined;
+  /** From when on a deleted job is gone for good; until then UndeleteJob brings it back. */
+  purgeTime: Date | undefined;
 }
 
 export interface Job_LabelsEntry {
@@ -1554,14 +1562,7 @@ export interface StreamVersions {
    * How the training part is cut into sequences; default 2. With 1 alike in every pass, so that up to a sequence at its end, and
    * its first token, are never learned. With 2 each pass begins where the one before it ended.
    */
-  dataCut?:
-    | number
-    | undefined;
-  /**
-   * How masks of dropout are drawn; default 2. With 1 from a stream of each micro-batch. With 2 counted by the place of the sequence
-   * in the run: the same however a step is cut into micro-batches.
-   */
-  dropout?: number | undefined;
+  dataCut?: number | undefined;
 }
 
 /** Steps from the first to the last, both of them too. */
@@ -1867,6 +1868,8 @@ function createBaseJob(): Job {
     endTime: undefined,
     execution: undefined,
     origin: undefined,
+    deleteTime: undefined,
+    purgeTime: undefined,
   };
 }
 
@@ -1925,6 +1928,12 @@ export const Job: MessageFns<Job> = {
     }
     if (message.origin !== undefined) {
       JobOrigin.encode(message.origin, writer.uint32(146).fork()).join();
+    }
+    if (message.deleteTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.deleteTime), writer.uint32(154).fork()).join();
+    }
+    if (message.purgeTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.purgeTime), writer.uint32(162).fork()).join();
     }
     return writer;
   },
@@ -2089,6 +2098,22 @@ export const Job: MessageFns<Job> = {
             message.origin = JobOrigin.decode(reader, reader.uint32());
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.deleteTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.purgeTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2166,6 +2191,16 @@ export const Job: MessageFns<Job> = {
         : undefined,
       execution: isSet(object.execution) ? Execution.fromJSON(object.execution) : undefined,
       origin: isSet(object.origin) ? JobOrigin.fromJSON(object.origin) : undefined,
+      deleteTime: isSet(object.deleteTime)
+        ? fromJsonTimestamp(object.deleteTime)
+        : isSet(object.delete_time)
+        ? fromJsonTimestamp(object.delete_time)
+        : undefined,
+      purgeTime: isSet(object.purgeTime)
+        ? fromJsonTimestamp(object.purgeTime)
+        : isSet(object.purge_time)
+        ? fromJsonTimestamp(object.purge_time)
+        : undefined,
     };
   },
 
@@ -2231,6 +2266,12 @@ export const Job: MessageFns<Job> = {
     if (message.origin !== undefined) {
       obj.origin = JobOrigin.toJSON(message.origin);
     }
+    if (message.deleteTime !== undefined) {
+      obj.deleteTime = message.deleteTime.toISOString();
+    }
+    if (message.purgeTime !== undefined) {
+      obj.purgeTime = message.purgeTime.toISOString();
+    }
     return obj;
   },
 
@@ -2273,6 +2314,8 @@ export const Job: MessageFns<Job> = {
     message.origin = (object.origin !== undefined && object.origin !== null)
       ? JobOrigin.fromPartial(object.origin)
       : undefined;
+    message.deleteTime = object.deleteTime ?? undefined;
+    message.purgeTime = object.purgeTime ?? undefined;
     return message;
   },
 };
@@ -3680,16 +3723,13 @@ export const JobSpec: MessageFns<JobSpec> = {
 };
 
 function createBaseStreamVersions(): StreamVersions {
-  return { dataCut: undefined, dropout: undefined };
+  return { dataCut: undefined };
 }
 
 export const StreamVersions: MessageFns<StreamVersions> = {
   encode(message: StreamVersions, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.dataCut !== undefined) {
       writer.uint32(8).int32(message.dataCut);
-    }
-    if (message.dropout !== undefined) {
-      writer.uint32(16).int32(message.dropout);
     }
     return writer;
   },
@@ -3715,14 +3755,6 @@ export const StreamVersions: MessageFns<StreamVersions> = {
             message.dataCut = reader.int32();
             continue;
           }
-          case 2: {
-            if (tag !== 16) {
-              break;
-            }
-
-            message.dropout = reader.int32();
-            continue;
-          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3742,7 +3774,6 @@ export const StreamVersions: MessageFns<StreamVersions> = {
         : isSet(object.data_cut)
         ? globalThis.Number(object.data_cut)
         : undefined,
-      dropout: isSet(object.dropout) ? globalThis.Number(object.dropout) : undefined,
     };
   },
 
@@ -3750,9 +3781,6 @@ export const StreamVersions: MessageFns<StreamVersions> = {
     const obj: any = {};
     if (message.dataCut !== undefined) {
       obj.dataCut = Math.round(message.dataCut);
-    }
-    if (message.dropout !== undefined) {
-      obj.dropout = Math.round(message.dropout);
     }
     return obj;
   },
@@ -3763,7 +3791,6 @@ export const StreamVersions: MessageFns<StreamVersions> = {
   fromPartial(object: DeepPartial<StreamVersions>): StreamVersions {
     const message = createBaseStreamVersions();
     message.dataCut = object.dataCut ?? undefined;
-    message.dropout = object.dropout ?? undefined;
     return message;
   },
 };

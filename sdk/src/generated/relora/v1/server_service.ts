@@ -14,6 +14,40 @@ export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/server_service.proto";
 
+/** Request of GetDiskUse. */
+export interface GetDiskUseRequest {
+  /** Entries to return, the largest first; 0 for 20, at most 500. */
+  entryCount: number;
+}
+
+/** Response of GetDiskUse. */
+export interface GetDiskUseResponse {
+  /** Bytes that are free on the disk of the data folder. */
+  freeBytes: number;
+  /** Bytes of all jobs, deleted ones among them. */
+  jobBytes: number;
+  /** Bytes of all data sets. */
+  datasetBytes: number;
+  /** Bytes of all uploaded weights. */
+  weightsBytes: number;
+  /** Bytes of the store itself; 0 where it is on another machine. */
+  storeBytes: number;
+  /** Bytes that are free again once all that is deleted is purged. */
+  deletedBytes: number;
+  /** The largest. */
+  entries: DiskUse[];
+}
+
+/** What one thing takes. */
+export interface DiskUse {
+  /** `jobs/{job}`, `datasets/{dataset}` or `weights/{weights}`. */
+  name: string;
+  /** Bytes on the disk; what several files share counts once. */
+  bytes: number;
+  /** From when on it is gone, where it is deleted. */
+  purgeTime: Date | undefined;
+}
+
 /** Request of GetServerInfo. */
 export interface GetServerInfoRequest {
 }
@@ -88,6 +122,375 @@ export interface ModelPreset {
   /** Weights outside embedding and head. */
   bodyParameterCount: number;
 }
+
+function createBaseGetDiskUseRequest(): GetDiskUseRequest {
+  return { entryCount: 0 };
+}
+
+export const GetDiskUseRequest: MessageFns<GetDiskUseRequest> = {
+  encode(message: GetDiskUseRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.entryCount !== 0) {
+      writer.uint32(8).int32(message.entryCount);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetDiskUseRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetDiskUseRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.entryCount = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetDiskUseRequest {
+    return {
+      entryCount: isSet(object.entryCount)
+        ? globalThis.Number(object.entryCount)
+        : isSet(object.entry_count)
+        ? globalThis.Number(object.entry_count)
+        : 0,
+    };
+  },
+
+  toJSON(message: GetDiskUseRequest): unknown {
+    const obj: any = {};
+    if (message.entryCount !== 0) {
+      obj.entryCount = Math.round(message.entryCount);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetDiskUseRequest>): GetDiskUseRequest {
+    return GetDiskUseRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetDiskUseRequest>): GetDiskUseRequest {
+    const message = createBaseGetDiskUseRequest();
+    message.entryCount = object.entryCount ?? 0;
+    return message;
+  },
+};
+
+function createBaseGetDiskUseResponse(): GetDiskUseResponse {
+  return { freeBytes: 0, jobBytes: 0, datasetBytes: 0, weightsBytes: 0, storeBytes: 0, deletedBytes: 0, entries: [] };
+}
+
+export const GetDiskUseResponse: MessageFns<GetDiskUseResponse> = {
+  encode(message: GetDiskUseResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.freeBytes !== 0) {
+      writer.uint32(8).int64(message.freeBytes);
+    }
+    if (message.jobBytes !== 0) {
+      writer.uint32(16).int64(message.jobBytes);
+    }
+    if (message.datasetBytes !== 0) {
+      writer.uint32(24).int64(message.datasetBytes);
+    }
+    if (message.weightsBytes !== 0) {
+      writer.uint32(32).int64(message.weightsBytes);
+    }
+    if (message.storeBytes !== 0) {
+      writer.uint32(40).int64(message.storeBytes);
+    }
+    if (message.deletedBytes !== 0) {
+      writer.uint32(48).int64(message.deletedBytes);
+    }
+    for (const v of message.entries) {
+      DiskUse.encode(v!, writer.uint32(58).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetDiskUseResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetDiskUseResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.freeBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.jobBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.datasetBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.weightsBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.storeBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.deletedBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.entries.push(DiskUse.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetDiskUseResponse {
+    return {
+      freeBytes: isSet(object.freeBytes)
+        ? globalThis.Number(object.freeBytes)
+        : isSet(object.free_bytes)
+        ? globalThis.Number(object.free_bytes)
+        : 0,
+      jobBytes: isSet(object.jobBytes)
+        ? globalThis.Number(object.jobBytes)
+        : isSet(object.job_bytes)
+        ? globalThis.Number(object.job_bytes)
+        : 0,
+      datasetBytes: isSet(object.datasetBytes)
+        ? globalThis.Number(object.datasetBytes)
+        : isSet(object.dataset_bytes)
+        ? globalThis.Number(object.dataset_bytes)
+        : 0,
+      weightsBytes: isSet(object.weightsBytes)
+        ? globalThis.Number(object.weightsBytes)
+        : isSet(object.weights_bytes)
+        ? globalThis.Number(object.weights_bytes)
+        : 0,
+      storeBytes: isSet(object.storeBytes)
+        ? globalThis.Number(object.storeBytes)
+        : isSet(object.store_bytes)
+        ? globalThis.Number(object.store_bytes)
+        : 0,
+      deletedBytes: isSet(object.deletedBytes)
+        ? globalThis.Number(object.deletedBytes)
+        : isSet(object.deleted_bytes)
+        ? globalThis.Number(object.deleted_bytes)
+        : 0,
+      entries: globalThis.Array.isArray(object?.entries)
+        ? object.entries.map((e: any) => DiskUse.fromJSON(e))
+        : [],
+    };
+  },
+
+  toJSON(message: GetDiskUseResponse): unknown {
+    const obj: any = {};
+    if (message.freeBytes !== 0) {
+      obj.freeBytes = Math.round(message.freeBytes);
+    }
+    if (message.jobBytes !== 0) {
+      obj.jobBytes = Math.round(message.jobBytes);
+    }
+    if (message.datasetBytes !== 0) {
+      obj.datasetBytes = Math.round(message.datasetBytes);
+    }
+    if (message.weightsBytes !== 0) {
+      obj.weightsBytes = Math.round(message.weightsBytes);
+    }
+    if (message.storeBytes !== 0) {
+      obj.storeBytes = Math.round(message.storeBytes);
+    }
+    if (message.deletedBytes !== 0) {
+      obj.deletedBytes = Math.round(message.deletedBytes);
+    }
+    if (message.entries?.length) {
+      obj.entries = message.entries.map((e) => DiskUse.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetDiskUseResponse>): GetDiskUseResponse {
+    return GetDiskUseResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetDiskUseResponse>): GetDiskUseResponse {
+    const message = createBaseGetDiskUseResponse();
+    message.freeBytes = object.freeBytes ?? 0;
+    message.jobBytes = object.jobBytes ?? 0;
+    message.datasetBytes = object.datasetBytes ?? 0;
+    message.weightsBytes = object.weightsBytes ?? 0;
+    message.storeBytes = object.storeBytes ?? 0;
+    message.deletedBytes = object.deletedBytes ?? 0;
+    message.entries = object.entries?.map((e) => DiskUse.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseDiskUse(): DiskUse {
+  return { name: "", bytes: 0, purgeTime: undefined };
+}
+
+export const DiskUse: MessageFns<DiskUse> = {
+  encode(message: DiskUse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.bytes !== 0) {
+      writer.uint32(16).int64(message.bytes);
+    }
+    if (message.purgeTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.purgeTime), writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DiskUse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDiskUse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.bytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.purgeTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DiskUse {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      bytes: isSet(object.bytes) ? globalThis.Number(object.bytes) : 0,
+      purgeTime: isSet(object.purgeTime)
+        ? fromJsonTimestamp(object.purgeTime)
+        : isSet(object.purge_time)
+        ? fromJsonTimestamp(object.purge_time)
+        : undefined,
+    };
+  },
+
+  toJSON(message: DiskUse): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.bytes !== 0) {
+      obj.bytes = Math.round(message.bytes);
+    }
+    if (message.purgeTime !== undefined) {
+      obj.purgeTime = message.purgeTime.toISOString();
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DiskUse>): DiskUse {
+    return DiskUse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DiskUse>): DiskUse {
+    const message = createBaseDiskUse();
+    message.name = object.name ?? "";
+    message.bytes = object.bytes ?? 0;
+    message.purgeTime = object.purgeTime ?? undefined;
+    return message;
+  },
+};
 
 function createBaseGetServerInfoRequest(): GetServerInfoRequest {
   return {};
@@ -927,6 +1330,15 @@ export const ServerServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /** Says what takes the space of the data folder: the store, and the largest jobs, data sets and weights. */
+    getDiskUse: {
+      name: "GetDiskUse",
+      requestType: GetDiskUseRequest as typeof GetDiskUseRequest,
+      requestStream: false,
+      responseType: GetDiskUseResponse as typeof GetDiskUseResponse,
+      responseStream: false,
+      options: {},
+    },
   },
 } as const;
 
@@ -936,6 +1348,11 @@ export interface ServerServiceImplementation<CallContextExt = {}> {
     request: GetServerInfoRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<GetServerInfoResponse>>;
+  /** Says what takes the space of the data folder: the store, and the largest jobs, data sets and weights. */
+  getDiskUse(
+    request: GetDiskUseRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<GetDiskUseResponse>>;
 }
 
 export interface ServerServiceClient<CallOptionsExt = {}> {
@@ -944,6 +1361,11 @@ export interface ServerServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<GetServerInfoRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<GetServerInfoResponse>;
+  /** Says what takes the space of the data folder: the store, and the largest jobs, data sets and weights. */
+  getDiskUse(
+    request: DeepPartial<GetDiskUseRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<GetDiskUseResponse>;
 }
 
 function floatToJson(value: number | null | undefined): number | string | null | undefined {

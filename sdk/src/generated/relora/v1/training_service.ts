@@ -305,6 +305,8 @@ export interface ListJobsRequest {
   labels: { [key: string]: string };
   /** `create_time desc` (the default) or `create_time`. */
   orderBy: string;
+  /** Deleted jobs, too. */
+  showDeleted: boolean;
 }
 
 export interface ListJobsRequest_LabelsEntry {
@@ -326,12 +328,55 @@ export interface WatchJobRequest {
   name: string;
   /** Send events with a higher sequence number; 0 for all from the beginning. */
   afterSequence: number;
+  /**
+   * Send at most one step event in so many milliseconds, up to 60000; 0 for all. What is left out stays in the journal, and the
+   * events of other kinds all come. For a view of a fast job that many watch.
+   */
+  stepIntervalMs: number;
 }
 
 /** One message of a watch. */
 export interface WatchJobResponse {
   /** The event. */
-  event: JobEvent | undefined;
+  event:
+    | JobEvent
+    | undefined;
+  /** Step events between the one before and this one that were left out because the request asked for it. */
+  omittedStepEvents: number;
+}
+
+/** Request of DeleteJob. */
+export interface DeleteJobRequest {
+  /** `jobs/{job}`. */
+  name: string;
+  /** Delete only if the job still has this etag. */
+  etag: string;
+  /** Answer with an empty response rather than NOT_FOUND where there is no such job. */
+  allowMissing: boolean;
+  /** Only check, and say what would be freed. */
+  validateOnly: boolean;
+}
+
+/** Response of DeleteJob. */
+export interface DeleteJobResponse {
+  /** The job as it is now. */
+  job:
+    | Job
+    | undefined;
+  /** Bytes on the disk that are free again after its purge_time. */
+  freedBytes: number;
+}
+
+/** Request of UndeleteJob. */
+export interface UndeleteJobRequest {
+  /** `jobs/{job}`. */
+  name: string;
+}
+
+/** Response of UndeleteJob. */
+export interface UndeleteJobResponse {
+  /** The job as it is now. */
+  job: Job | undefined;
 }
 
 /** Request of PauseJob. */
@@ -1928,7 +1973,7 @@ export const GetJobResponse: MessageFns<GetJobResponse> = {
 };
 
 function createBaseListJobsRequest(): ListJobsRequest {
-  return { pageSize: 0, pageToken: "", states: [], labels: {}, orderBy: "" };
+  return { pageSize: 0, pageToken: "", states: [], labels: {}, orderBy: "", showDeleted: false };
 }
 
 export const ListJobsRequest: MessageFns<ListJobsRequest> = {
@@ -1947,6 +1992,9 @@ export const ListJobsRequest: MessageFns<ListJobsRequest> = {
     });
     if (message.orderBy !== "") {
       writer.uint32(42).string(message.orderBy);
+    }
+    if (message.showDeleted !== false) {
+      writer.uint32(48).bool(message.showDeleted);
     }
     return writer;
   },
@@ -2017,6 +2065,14 @@ export const ListJobsRequest: MessageFns<ListJobsRequest> = {
             message.orderBy = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.showDeleted = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2061,6 +2117,11 @@ export const ListJobsRequest: MessageFns<ListJobsRequest> = {
         : isSet(object.order_by)
         ? globalThis.String(object.order_by)
         : "",
+      showDeleted: isSet(object.showDeleted)
+        ? globalThis.Boolean(object.showDeleted)
+        : isSet(object.show_deleted)
+        ? globalThis.Boolean(object.show_deleted)
+        : false,
     };
   },
 
@@ -2087,6 +2148,9 @@ export const ListJobsRequest: MessageFns<ListJobsRequest> = {
     if (message.orderBy !== "") {
       obj.orderBy = message.orderBy;
     }
+    if (message.showDeleted !== false) {
+      obj.showDeleted = message.showDeleted;
+    }
     return obj;
   },
 
@@ -2108,6 +2172,7 @@ export const ListJobsRequest: MessageFns<ListJobsRequest> = {
       {},
     );
     message.orderBy = object.orderBy ?? "";
+    message.showDeleted = object.showDeleted ?? false;
     return message;
   },
 };
@@ -2287,7 +2352,7 @@ export const ListJobsResponse: MessageFns<ListJobsResponse> = {
 };
 
 function createBaseWatchJobRequest(): WatchJobRequest {
-  return { name: "", afterSequence: 0 };
+  return { name: "", afterSequence: 0, stepIntervalMs: 0 };
 }
 
 export const WatchJobRequest: MessageFns<WatchJobRequest> = {
@@ -2297,6 +2362,9 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     }
     if (message.afterSequence !== 0) {
       writer.uint32(16).int64(message.afterSequence);
+    }
+    if (message.stepIntervalMs !== 0) {
+      writer.uint32(24).int32(message.stepIntervalMs);
     }
     return writer;
   },
@@ -2330,6 +2398,14 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
             message.afterSequence = longToNumber(reader.int64());
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.stepIntervalMs = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2350,6 +2426,11 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
         : isSet(object.after_sequence)
         ? globalThis.Number(object.after_sequence)
         : 0,
+      stepIntervalMs: isSet(object.stepIntervalMs)
+        ? globalThis.Number(object.stepIntervalMs)
+        : isSet(object.step_interval_ms)
+        ? globalThis.Number(object.step_interval_ms)
+        : 0,
     };
   },
 
@@ -2361,6 +2442,9 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     if (message.afterSequence !== 0) {
       obj.afterSequence = Math.round(message.afterSequence);
     }
+    if (message.stepIntervalMs !== 0) {
+      obj.stepIntervalMs = Math.round(message.stepIntervalMs);
+    }
     return obj;
   },
 
@@ -2371,18 +2455,22 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     const message = createBaseWatchJobRequest();
     message.name = object.name ?? "";
     message.afterSequence = object.afterSequence ?? 0;
+    message.stepIntervalMs = object.stepIntervalMs ?? 0;
     return message;
   },
 };
 
 function createBaseWatchJobResponse(): WatchJobResponse {
-  return { event: undefined };
+  return { event: undefined, omittedStepEvents: 0 };
 }
 
 export const WatchJobResponse: MessageFns<WatchJobResponse> = {
   encode(message: WatchJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.event !== undefined) {
       JobEvent.encode(message.event, writer.uint32(10).fork()).join();
+    }
+    if (message.omittedStepEvents !== 0) {
+      writer.uint32(16).int64(message.omittedStepEvents);
     }
     return writer;
   },
@@ -2408,6 +2496,14 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
             message.event = JobEvent.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.omittedStepEvents = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2421,13 +2517,23 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
   },
 
   fromJSON(object: any): WatchJobResponse {
-    return { event: isSet(object.event) ? JobEvent.fromJSON(object.event) : undefined };
+    return {
+      event: isSet(object.event) ? JobEvent.fromJSON(object.event) : undefined,
+      omittedStepEvents: isSet(object.omittedStepEvents)
+        ? globalThis.Number(object.omittedStepEvents)
+        : isSet(object.omitted_step_events)
+        ? globalThis.Number(object.omitted_step_events)
+        : 0,
+    };
   },
 
   toJSON(message: WatchJobResponse): unknown {
     const obj: any = {};
     if (message.event !== undefined) {
       obj.event = JobEvent.toJSON(message.event);
+    }
+    if (message.omittedStepEvents !== 0) {
+      obj.omittedStepEvents = Math.round(message.omittedStepEvents);
     }
     return obj;
   },
@@ -2440,6 +2546,355 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
     message.event = (object.event !== undefined && object.event !== null)
       ? JobEvent.fromPartial(object.event)
       : undefined;
+    message.omittedStepEvents = object.omittedStepEvents ?? 0;
+    return message;
+  },
+};
+
+function createBaseDeleteJobRequest(): DeleteJobRequest {
+  return { name: "", etag: "", allowMissing: false, validateOnly: false };
+}
+
+export const DeleteJobRequest: MessageFns<DeleteJobRequest> = {
+  encode(message: DeleteJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.etag !== "") {
+      writer.uint32(18).string(message.etag);
+    }
+    if (message.allowMissing !== false) {
+      writer.uint32(24).bool(message.allowMissing);
+    }
+    if (message.validateOnly !== false) {
+      writer.uint32(32).bool(message.validateOnly);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.etag = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.allowMissing = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.validateOnly = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeleteJobRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      etag: isSet(object.etag) ? globalThis.String(object.etag) : "",
+      allowMissing: isSet(object.allowMissing)
+        ? globalThis.Boolean(object.allowMissing)
+        : isSet(object.allow_missing)
+        ? globalThis.Boolean(object.allow_missing)
+        : false,
+      validateOnly: isSet(object.validateOnly)
+        ? globalThis.Boolean(object.validateOnly)
+        : isSet(object.validate_only)
+        ? globalThis.Boolean(object.validate_only)
+        : false,
+    };
+  },
+
+  toJSON(message: DeleteJobRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.etag !== "") {
+      obj.etag = message.etag;
+    }
+    if (message.allowMissing !== false) {
+      obj.allowMissing = message.allowMissing;
+    }
+    if (message.validateOnly !== false) {
+      obj.validateOnly = message.validateOnly;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteJobRequest>): DeleteJobRequest {
+    return DeleteJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeleteJobRequest>): DeleteJobRequest {
+    const message = createBaseDeleteJobRequest();
+    message.name = object.name ?? "";
+    message.etag = object.etag ?? "";
+    message.allowMissing = object.allowMissing ?? false;
+    message.validateOnly = object.validateOnly ?? false;
+    return message;
+  },
+};
+
+function createBaseDeleteJobResponse(): DeleteJobResponse {
+  return { job: undefined, freedBytes: 0 };
+}
+
+export const DeleteJobResponse: MessageFns<DeleteJobResponse> = {
+  encode(message: DeleteJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== undefined) {
+      Job.encode(message.job, writer.uint32(10).fork()).join();
+    }
+    if (message.freedBytes !== 0) {
+      writer.uint32(16).int64(message.freedBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeleteJobResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeleteJobResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = Job.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.freedBytes = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DeleteJobResponse {
+    return {
+      job: isSet(object.job) ? Job.fromJSON(object.job) : undefined,
+      freedBytes: isSet(object.freedBytes)
+        ? globalThis.Number(object.freedBytes)
+        : isSet(object.freed_bytes)
+        ? globalThis.Number(object.freed_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: DeleteJobResponse): unknown {
+    const obj: any = {};
+    if (message.job !== undefined) {
+      obj.job = Job.toJSON(message.job);
+    }
+    if (message.freedBytes !== 0) {
+      obj.freedBytes = Math.round(message.freedBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DeleteJobResponse>): DeleteJobResponse {
+    return DeleteJobResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DeleteJobResponse>): DeleteJobResponse {
+    const message = createBaseDeleteJobResponse();
+    message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
+    message.freedBytes = object.freedBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseUndeleteJobRequest(): UndeleteJobRequest {
+  return { name: "" };
+}
+
+export const UndeleteJobRequest: MessageFns<UndeleteJobRequest> = {
+  encode(message: UndeleteJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UndeleteJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUndeleteJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UndeleteJobRequest {
+    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+  },
+
+  toJSON(message: UndeleteJobRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UndeleteJobRequest>): UndeleteJobRequest {
+    return UndeleteJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UndeleteJobRequest>): UndeleteJobRequest {
+    const message = createBaseUndeleteJobRequest();
+    message.name = object.name ?? "";
+    return message;
+  },
+};
+
+function createBaseUndeleteJobResponse(): UndeleteJobResponse {
+  return { job: undefined };
+}
+
+export const UndeleteJobResponse: MessageFns<UndeleteJobResponse> = {
+  encode(message: UndeleteJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== undefined) {
+      Job.encode(message.job, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UndeleteJobResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUndeleteJobResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = Job.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UndeleteJobResponse {
+    return { job: isSet(object.job) ? Job.fromJSON(object.job) : undefined };
+  },
+
+  toJSON(message: UndeleteJobResponse): unknown {
+    const obj: any = {};
+    if (message.job !== undefined) {
+      obj.job = Job.toJSON(message.job);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UndeleteJobResponse>): UndeleteJobResponse {
+    return UndeleteJobResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UndeleteJobResponse>): UndeleteJobResponse {
+    const message = createBaseUndeleteJobResponse();
+    message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
     return message;
   },
 };
@@ -5849,6 +6304,27 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /**
+     * Deletes an ended job with its checkpoints and artifacts. It can be undeleted until its purge_time. Refused while another
+     * job that has not ended begins at it, and while an export of it is pending. Deleting it again changes nothing.
+     */
+    deleteJob: {
+      name: "DeleteJob",
+      requestType: DeleteJobRequest as typeof DeleteJobRequest,
+      requestStream: false,
+      responseType: DeleteJobResponse as typeof DeleteJobResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Brings a deleted job back, as it was, until its purge_time. */
+    undeleteJob: {
+      name: "UndeleteJob",
+      requestType: UndeleteJobRequest as typeof UndeleteJobRequest,
+      requestStream: false,
+      responseType: UndeleteJobResponse as typeof UndeleteJobResponse,
+      responseStream: false,
+      options: {},
+    },
     /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
     forkJob: {
       name: "ForkJob",
@@ -5927,6 +6403,16 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
   resumeJob(request: ResumeJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ResumeJobResponse>>;
   /** Ends a job for good. Its checkpoints stay. */
   cancelJob(request: CancelJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<CancelJobResponse>>;
+  /**
+   * Deletes an ended job with its checkpoints and artifacts. It can be undeleted until its purge_time. Refused while another
+   * job that has not ended begins at it, and while an export of it is pending. Deleting it again changes nothing.
+   */
+  deleteJob(request: DeleteJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<DeleteJobResponse>>;
+  /** Brings a deleted job back, as it was, until its purge_time. */
+  undeleteJob(
+    request: UndeleteJobRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<UndeleteJobResponse>>;
   /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
   forkJob(request: ForkJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ForkJobResponse>>;
   /**
@@ -5981,6 +6467,16 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
   resumeJob(request: DeepPartial<ResumeJobRequest>, options?: CallOptions & CallOptionsExt): Promise<ResumeJobResponse>;
   /** Ends a job for good. Its checkpoints stay. */
   cancelJob(request: DeepPartial<CancelJobRequest>, options?: CallOptions & CallOptionsExt): Promise<CancelJobResponse>;
+  /**
+   * Deletes an ended job with its checkpoints and artifacts. It can be undeleted until its purge_time. Refused while another
+   * job that has not ended begins at it, and while an export of it is pending. Deleting it again changes nothing.
+   */
+  deleteJob(request: DeepPartial<DeleteJobRequest>, options?: CallOptions & CallOptionsExt): Promise<DeleteJobResponse>;
+  /** Brings a deleted job back, as it was, until its purge_time. */
+  undeleteJob(
+    request: DeepPartial<UndeleteJobRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<UndeleteJobResponse>;
   /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
   forkJob(request: DeepPartial<ForkJobRequest>, options?: CallOptions & CallOptionsExt): Promise<ForkJobResponse>;
   /**

@@ -1,0 +1,146 @@
+import type { Command } from 'commander';
+import { DatasetState, type Dataset, type GetDiskUseResponse, type ReloraClient } from '@relora/sdk';
+import { exitCodes, UsageError } from './exitCodes.js';
+import { bytes, quantity, table } from './format.js';
+import type { Run } from './jobCommands.js';
+
+interface DeleteFlags {
+  dryRun?: boolean;
+  missingOk?: boolean;
+}
+
+/** What lies on the server's disk: finding it, checking it, throwing it away. */
+export function addDiskCommands(program: Command, run: Run): void {
+  program
+    .command('datasets')
+    .description('show the data sets there are, newest first')
+    .option('--deleted', 'deleted ones, too')
+    .action((flags: { deleted?: boolean }) =>
+      run(async ({ client, output, signal }) => {
+        const all: Dataset[] = [];
+        for await (const dataset of client.listDatasets({ showDeleted: flags.deleted, signal }))
+          all.push(dataset);
+        output.result({ datasets: all }, () =>
+          table([['NAME', 'STATE', 'TOKENS', 'HELD OUT', 'CREATED', 'TITLE'], ...all.map(rowOf)]),
+        );
+      }),
+    );
+
+  program
+    .command('delete <names...>')
+    .description('delete jobs that have ended, jobs/…, and data sets, datasets/…; `undelete` takes it back')
+    .option('--dry-run', 'delete nothing, and say what would be freed')
+    .option('--missing-ok', 'what is not there is no error')
+    .action((names: string[], flags: DeleteFlags) =>
+      run(async ({ client, output, signal }) => {
+        let total = 0;
+        // All are looked at before the first is deleted.
+        for (const name of names) kindOf(name);
+        for (const name of names) {
+          const result = await deleteOne(client, name, flags, signal);
+          total += result.freedBytes;
+          output.result({ name, ...result }, () => [deletedText(name, result, flags)]);
+        }
+        if (names.length > 1) output.note(`${bytes(total)} in all.`);
+      }),
+    );
+
+  program
+    .command('undelete <names...>')
+    .description('bring deleted jobs and data sets back, until they are purged')
+    .action((names: string[]) =>
+      run(async ({ client, output, signal }) => {
+        for (const name of names) kindOf(name);
+        for (const name of names) {
+          const found =
+            kindOf(name) === 'jobs'
+              ? await client.undeleteJob(name, { signal })
+              : await client.undeleteDataset(name, { signal });
+          output.result(found, () => [`${name} is back.`]);
+        }
+      }),
+    );
+
+  program
+    .command('scrub [job]')
+    .description(
+      'have the server read the artifacts of a job, or of all, and compare them with what was sealed',
+    )
+    .action((job: string | undefined) =>
+      run(async ({ client, output, signal }) => {
+        let [fileCount, sizeBytes, damagedCount] = [0, 0, 0];
+        const parent = job === undefined ? 'jobs/-' : job.startsWith('jobs/') ? job : `jobs/${job}`;
+        for await (const file of client.scrubArtifacts(parent, { signal })) {
+          fileCount++;
+          sizeBytes += file.sizeBytes;
+          if (file.problem !== '') damagedCount++;
+          output.result(file, () =>
+            file.problem === '' ? [] : [`${file.artifact} ${file.fileName}: ${file.problem}`],
+          );
+        }
+        output.note(`${fileCount} files with ${bytes(sizeBytes)} read, ${damagedCount} damaged.`);
+        if (damagedCount > 0) process.exitCode = exitCodes.different;
+      }),
+    );
+}
+
+/** The sums, and the largest things. */
+export function diskLines(use: GetDiskUseResponse): string[] {
+  const deleted = use.deletedBytes > 0 ? ` (${bytes(use.deletedBytes)} of it deleted, not purged yet)` : '';
+  return [
+    `Disk: jobs ${bytes(use.jobBytes)}, data sets ${bytes(use.datasetBytes)}, weights ${bytes(use.weightsBytes)}, ` +
+      `store ${bytes(use.storeBytes)}${deleted}; ${bytes(use.freeBytes)} are free`,
+    ...table([
+      ['LARGEST', 'SIZE', 'PURGED AT'],
+      ...use.entries.map((entry) => [
+        entry.name,
+        bytes(entry.bytes),
+        entry.purgeTime === undefined ? '' : entry.purgeTime.toISOString(),
+      ]),
+    ]),
+  ];
+}
+
+function kindOf(name: string): 'jobs' | 'datasets' {
+  const kind = /^(jobs|datasets)\/[^/]+$/.exec(name)?.[1];
+  if (kind === undefined) throw new UsageError(`${name}: expected jobs/… or datasets/…`);
+  return kind as 'jobs' | 'datasets';
+}
+
+async function deleteOne(
+  client: ReloraClient,
+  name: string,
+  flags: DeleteFlags,
+  signal: AbortSignal,
+): Promise<{ purgeTime: Date | undefined; freedBytes: number }> {
+  const options = { validateOnly: flags.dryRun, allowMissing: flags.missingOk, signal };
+  if (kindOf(name) === 'jobs') {
+    const { job, freedBytes } = await client.deleteJob(name, options);
+    return { purgeTime: job?.purgeTime, freedBytes };
+  }
+  const { dataset, freedBytes } = await client.deleteDataset(name, options);
+  return { purgeTime: dataset?.purgeTime, freedBytes };
+}
+
+function deletedText(
+  name: string,
+  { purgeTime, freedBytes }: { purgeTime: Date | undefined; freedBytes: number },
+  { dryRun }: DeleteFlags,
+): string {
+  if (dryRun) return `${name} can be deleted: ${bytes(freedBytes)} would be freed.`;
+  if (purgeTime === undefined) return `${name} is not there.`;
+  return `${name} is deleted; ${bytes(freedBytes)} are free from ${purgeTime.toISOString()} on. Until then \`relora undelete ${name}\` brings it back.`;
+}
+
+function rowOf(dataset: Dataset): string[] {
+  const { name, state, train, heldOut, createTime, displayName, deleteTime } = dataset;
+  const word = state === DatasetState.FAILED ? `FAILED ${dataset.failure?.reason ?? ''}` : state.slice(14);
+  return [
+    name,
+    deleteTime === undefined ? word : 'DELETED',
+    train === undefined ? '' : quantity(train.tokenCount),
+    heldOut === undefined ? '' : quantity(heldOut.tokenCount),
+    createTime?.toISOString().slice(0, 16).replace('T', ' ') ?? '',
+    displayName,
+  ];
+}

@@ -1,0 +1,86 @@
+import { crc32c } from '@node-rs/crc32';
+import { chunkBytes, Digester, type OpenBlob } from '../store/blobStore.js';
+
+/** The bytes on disk are not those that were sealed. */
+export class ArtifactDamaged extends Error {
+  override name = 'ArtifactDamaged';
+}
+
+/**
+ * Bytes of a blob from an offset on. Each chunk is compared with its CRC32C before its last piece is given out, so nobody gets
+ * a whole file with a changed bit. Throws ArtifactDamaged.
+ */
+export async function* readChecked(
+  blob: OpenBlob,
+  offset: number,
+  pieceBytes: number,
+  crcs: readonly number[],
+): AsyncGenerator<Uint8Array> {
+  for (let index = Math.floor(offset / chunkBytes); index < crcs.length; index++) {
+    const start = index * chunkBytes;
+    const end = Math.min(start + chunkBytes, blob.sizeBytes);
+    let position = start;
+    let crc = 0;
+    for await (const piece of blob.read(start, end, pieceBytes)) {
+      crc = crc32c(piece as Buffer, crc);
+      position += piece.length;
+      if (position === end && crc !== crcs[index]) throw damaged(blob, start, end);
+      // Before the offset bytes are read for the sum alone.
+      const wanted = Math.max(0, offset - (position - piece.length));
+      if (wanted < piece.length) yield piece.subarray(wanted);
+    }
+    if (position !== end) throw damaged(blob, position, end);
+  }
+}
+
+/**
+ * All bytes of a blob whose chunks have no sums yet, compared with its SHA-256 before the last piece is given out; hands the
+ * sums on then. Throws ArtifactDamaged.
+ */
+export async function* readFirst(
+  blob: OpenBlob,
+  pieceBytes: number,
+  sha256: string,
+  keep: (crcs: number[]) => Promise<void>,
+): AsyncGenerator<Uint8Array> {
+  const digester = new Digester();
+  let position = 0;
+  let last: Uint8Array | undefined;
+  for await (const piece of blob.read(0, blob.sizeBytes, pieceBytes)) {
+    if (last !== undefined) yield last;
+    digester.add(piece);
+    position += piece.length;
+    last = piece;
+  }
+  if (position !== blob.sizeBytes) throw damaged(blob, position, blob.sizeBytes);
+  const found = digester.finish();
+  if (found.sha256 !== sha256) throw damaged(blob, 0, blob.sizeBytes);
+  await keep(found.crcs);
+  if (last !== undefined) yield last;
+}
+
+/** What is wrong with a blob, read as a whole; undefined for nothing. */
+export async function findDamage(
+  blob: OpenBlob,
+  expected: { sizeBytes: number; sha256: string; crcs: readonly number[] | undefined },
+  pieceBytes: number,
+): Promise<{ problem: string } | { crcs: number[] }> {
+  if (blob.sizeBytes !== expected.sizeBytes)
+    return { problem: `It has ${blob.sizeBytes} bytes, not ${expected.sizeBytes}` };
+  const digester = new Digester();
+  for await (const piece of blob.read(0, blob.sizeBytes, pieceBytes)) digester.add(piece);
+  const { sha256, crcs } = digester.finish();
+  if (sha256 === expected.sha256) return { crcs };
+  const chunk = expected.crcs?.findIndex((crc, index) => crc !== crcs[index]) ?? -1;
+  const place =
+    chunk < 0
+      ? ''
+      : `; the first change is in bytes ${chunk * chunkBytes} to ${Math.min((chunk + 1) * chunkBytes, blob.sizeBytes) - 1}`;
+  return { problem: `Its SHA-256 is ${sha256}, not ${expected.sha256}${place}` };
+}
+
+function damaged({ name, sizeBytes }: OpenBlob, start: number, end: number): ArtifactDamaged {
+  return new ArtifactDamaged(
+    `Bytes ${start} to ${end} of ${sizeBytes} of ${name} are not those that were sealed`,
+  );
+}

@@ -1,0 +1,96 @@
+import { terminalStates } from '../jobs/job.js';
+import { notePurge } from '../store/chunkDigests.js';
+import type { ChangeFeed } from '../store/changeFeed.js';
+import type { Database } from '../store/database.js';
+
+/** `usedBy`: a job that has not ended uses it. `preparing`: its preparation is under way. */
+export type DatasetDeletionResult =
+  { outcome: 'done' | 'preparing' | 'notFound' } | { outcome: 'usedBy'; name: string };
+
+/** Deletes data sets, brings them back until their purge time, and throws them away after it. */
+export class DatasetDeletion {
+  constructor(
+    private readonly db: Database,
+    private readonly feed: ChangeFeed,
+    private readonly options: { undeleteMs: number },
+  ) {}
+
+  /** Deletes a data set, or only says whether it can be. One that is deleted stays as it is. */
+  async delete(id: string, { validateOnly = false } = {}): Promise<DatasetDeletionResult> {
+    const nowMs = Date.now();
+    const result = await this.db.transaction().execute(async (trx): Promise<DatasetDeletionResult> => {
+      // Whoever submits a job on it waits for this row, too: the job is seen here, or sees the deletion.
+      const row = await trx
+        .selectFrom('datasets')
+        .select(['state', 'delete_time_ms', 'purge_time_ms'])
+        .where('id', '=', id)
+        .forUpdate()
+        .executeTakeFirst();
+      if (row === undefined || (row.purge_time_ms ?? Infinity) <= nowMs) return { outcome: 'notFound' };
+      if (row.delete_time_ms !== null) return { outcome: 'done' };
+      if (row.state === 'preparing') return { outcome: 'preparing' };
+      const job = await trx
+        .selectFrom('jobs')
+        .select('id')
+        .where('dataset_id', '=', id)
+        .where('state', 'not in', terminalStates)
+        .executeTakeFirst();
+      if (job !== undefined) return { outcome: 'usedBy', name: `jobs/${job.id}` };
+      if (!validateOnly)
+        await trx
+          .updateTable('datasets')
+          .set({ delete_time_ms: nowMs, purge_time_ms: nowMs + this.options.undeleteMs })
+          .where('id', '=', id)
+          .execute();
+      return { outcome: 'done' };
+    });
+    if (result.outcome === 'done' && !validateOnly) this.feed.announce({ topic: 'dataset', id });
+    return result;
+  }
+
+  /** Brings a deleted data set back; one that is not deleted stays as it is. */
+  async undelete(id: string): Promise<DatasetDeletionResult> {
+    const { numUpdatedRows } = await this.db
+      .updateTable('datasets')
+      .set({ delete_time_ms: null, purge_time_ms: null })
+      .where('id', '=', id)
+      .where(({ eb, or }) => or([eb('purge_time_ms', 'is', null), eb('purge_time_ms', '>', Date.now())]))
+      .executeTakeFirst();
+    return { outcome: numUpdatedRows === 0n ? 'notFound' : 'done' };
+  }
+
+  /** Ids of data sets that have something to throw away now: what was left for the sake of jobs goes with the last of them. */
+  async toPurge(nowMs: number): Promise<string[]> {
+    const rows = await this.db
+      .selectFrom('datasets')
+      .select('id')
+      .where('purge_time_ms', '<=', nowMs)
+      .where(({ eb, or, not, exists, selectFrom }) =>
+        or([
+          eb('purged', '=', 0),
+          not(exists(selectFrom('jobs').select('jobs.id').whereRef('jobs.dataset_id', '=', 'datasets.id'))),
+        ]),
+      )
+      .execute();
+    return rows.map(({ id }) => id);
+  }
+
+  /** Whether jobs, which have ended, still need the tokenizer of a data set. */
+  async isNeeded(id: string): Promise<boolean> {
+    const job = await this.db.selectFrom('jobs').select('id').where('dataset_id', '=', id).executeTakeFirst();
+    return job !== undefined;
+  }
+
+  /** All but the tokenizer was thrown away. */
+  async purgedButTokenizer(id: string): Promise<void> {
+    await this.db.updateTable('datasets').set({ purged: 1 }).where('id', '=', id).execute();
+  }
+
+  /** Deletes the rows of a data set that no job needs, and notes its folder for removal. */
+  async purge(id: string): Promise<void> {
+    await this.db.transaction().execute(async (trx) => {
+      await notePurge(trx, `datasets/${id}`);
+      await trx.deleteFrom('datasets').where('id', '=', id).execute();
+    });
+  }
+}

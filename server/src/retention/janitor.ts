@@ -1,0 +1,232 @@
+import { readdir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import type { Config } from '../config.js';
+import type { DatasetDeletion } from '../datasets/datasetDeletion.js';
+import type { CheckpointStore } from '../jobs/checkpointStore.js';
+import { terminalStates } from '../jobs/job.js';
+import type { JobDeletion } from '../jobs/jobDeletion.js';
+import { FolderBlobs } from '../store/blobStore.js';
+import type { Database } from '../store/database.js';
+import { folders } from '../store/folders.js';
+import { doPurges } from '../store/purges.js';
+import { isStoreBroken } from '../store/storeError.js';
+import type { WeightsStore } from '../weights/weightsStore.js';
+import type { DiskReader, DiskUse } from './diskUse.js';
+import { surplusOf, type Keepable, type RetentionRule } from './retentionRule.js';
+
+export interface JanitorParts {
+  db: Database;
+  config: Config;
+  jobs: JobDeletion;
+  datasets: DatasetDeletion;
+  weights: WeightsStore;
+  checkpoints: CheckpointStore;
+  disk: DiskReader;
+  /** Whether somebody sends bytes of it at this moment. */
+  isUploading(name: string): boolean;
+  log: Logger;
+  /** Called with what the last look found. */
+  onDiskUse(use: DiskUse): void;
+  onPurged(kind: 'job' | 'dataset' | 'checkpoint' | 'upload'): void;
+  /** The store is broken: see Supervisor. */
+  onStoreFailure(error: unknown): void;
+}
+
+/** Of a prepared data set what exports of jobs that were trained on it need. */
+const tokenizerFiles = new Set(['manifest.json', 'tokenizer.json']);
+
+/**
+ * Throws away what was deleted once its time has come, and what the retention settings do not keep: never a job that has not
+ * durably ended, never the newest good checkpoint of a job, nothing that somebody needs. Every step can be repeated, so a
+ * crash costs nothing; one that fails is tried again at the next round.
+ */
+export class Janitor {
+  private timer: NodeJS.Timeout | undefined;
+  private round: Promise<void> | undefined;
+  private isStopping = false;
+
+  constructor(private readonly parts: JanitorParts) {}
+
+  start(): void {
+    this.round ??= this.clean().finally(() => {
+      this.round = undefined;
+      if (!this.isStopping)
+        this.timer = setTimeout(() => this.start(), this.parts.config.cleanupSeconds * 1000);
+    });
+  }
+
+  async stop(): Promise<void> {
+    this.isStopping = true;
+    clearTimeout(this.timer);
+    await this.round;
+  }
+
+  /** One round. */
+  async clean(): Promise<void> {
+    const { db, config, disk } = this.parts;
+    const steps = [
+      async () => await this.expireJobs(),
+      async () => await this.expireCheckpoints(),
+      async () => await this.expireUploads(),
+      async () => await this.purgeJobs(),
+      async () => await this.purgeDatasets(),
+      async () => void (await doPurges(db, new FolderBlobs(config.dataFolder))),
+      async () => void (await db.deleteFrom('requests').where('expire_time_ms', '<=', Date.now()).execute()),
+      async () => this.parts.onDiskUse(await disk.read()),
+    ];
+    for (const step of steps) if (!this.isStopping) await this.attempt(step);
+  }
+
+  /** Ended jobs that the settings do not keep are deleted, and can be undeleted as long as any. */
+  private async expireJobs(): Promise<void> {
+    const { db, config, jobs, disk, log } = this.parts;
+    const rule = ruleOf(config, 'job');
+    if (isEmpty(rule)) return;
+    const rows = await db
+      .selectFrom('jobs')
+      .select(['id', 'end_time_ms'])
+      .where('state', 'in', terminalStates)
+      .where('delete_time_ms', 'is', null)
+      .where('end_time_ms', 'is not', null)
+      .execute();
+    const ended = await this.withBytes(rows, rule, (row) => ({
+      id: row.id,
+      timeMs: row.end_time_ms!,
+      bytes: async () => await disk.freedBytes('jobs', row.id),
+    }));
+    for (const { id } of surplusOf(ended, rule, Date.now())) {
+      const { outcome } = await jobs.delete(id);
+      if (outcome === 'done') log.info({ jobId: id }, 'An ended job was deleted by the retention settings');
+    }
+  }
+
+  private async expireCheckpoints(): Promise<void> {
+    const { db, config, checkpoints, onPurged } = this.parts;
+    const rule = ruleOf(config, 'checkpoint');
+    if (isEmpty(rule)) return;
+    const rows = await db
+      .selectFrom('jobs')
+      .select('id')
+      .where('state', 'in', terminalStates)
+      .where('delete_time_ms', 'is', null)
+      .execute();
+    for (const { id } of rows) {
+      // Newest first, as they are listed; corrupt ones are not among them.
+      const items = (await checkpoints.list(id)).map((checkpoint) => ({
+        checkpoint,
+        timeMs: checkpoint.createTimeMs,
+        bytes: checkpoint.sizeBytes,
+      }));
+      const surplus = surplusOf(items, rule, Date.now(), 1).map(({ checkpoint }) => checkpoint);
+      for (const _ of await checkpoints.remove(id, surplus)) onPurged('checkpoint');
+    }
+  }
+
+  /** Uploads that nobody goes on with, and data sets that failed: what was acknowledged of them is that bytes arrived. */
+  private async expireUploads(): Promise<void> {
+    const { db, config, datasets, weights, isUploading, onPurged, log } = this.parts;
+    const rule = ruleOf(config, 'upload');
+    if (isEmpty(rule)) return;
+    const found: (Keepable & { name: string; remove(): Promise<unknown> })[] = [];
+    const add = async (name: string, createTimeMs: number, remove: () => Promise<unknown>): Promise<void> => {
+      if (isUploading(name)) return;
+      const { timeMs, bytes } = await newestFile(join(config.dataFolder, name));
+      found.push({ name, timeMs: Math.max(createTimeMs, timeMs), bytes, remove });
+    };
+    const sets = await db
+      .selectFrom('datasets')
+      .select(['id', 'create_time_ms'])
+      .where('state', 'in', ['uploading', 'failed'])
+      .where('delete_time_ms', 'is', null)
+      .execute();
+    for (const { id, create_time_ms } of sets)
+      await add(`datasets/${id}`, create_time_ms, async () => await datasets.delete(id));
+    const models = await db
+      .selectFrom('weights')
+      .select(['id', 'create_time_ms'])
+      .where('state', '=', 'uploading')
+      .execute();
+    for (const { id, create_time_ms } of models)
+      await add(`weights/${id}`, create_time_ms, async () => await weights.remove(id));
+    for (const { name, remove } of surplusOf(found, rule, Date.now())) {
+      if (isUploading(name)) continue; // taken up again while others were looked at
+      await remove();
+      onPurged('upload');
+      log.info({ name }, 'An abandoned upload was deleted by the retention settings');
+    }
+  }
+
+  private async purgeJobs(): Promise<void> {
+    const { jobs, onPurged, log } = this.parts;
+    for (const id of await jobs.toPurge(Date.now())) {
+      await jobs.purge(id);
+      onPurged('job');
+      log.info({ jobId: id }, 'A deleted job is gone');
+    }
+  }
+
+  private async purgeDatasets(): Promise<void> {
+    const { config, datasets, onPurged, log } = this.parts;
+    for (const id of await datasets.toPurge(Date.now())) {
+      if (await datasets.isNeeded(id)) {
+        await rm(folders.uploads(config.dataFolder, id), { recursive: true, force: true });
+        const prepared = folders.prepared(config.dataFolder, id);
+        for (const name of await readdir(prepared).catch(() => []))
+          if (!tokenizerFiles.has(name)) await rm(join(prepared, name), { recursive: true, force: true });
+        await datasets.purgedButTokenizer(id);
+      } else await datasets.purge(id);
+      onPurged('dataset');
+      log.info({ datasetId: id }, 'A deleted data set is gone');
+    }
+  }
+
+  /** Sizes are looked up only where a rule asks for them. */
+  private async withBytes<Row, Item extends { id: string; timeMs: number; bytes: () => Promise<number> }>(
+    rows: readonly Row[],
+    rule: RetentionRule,
+    itemOf: (row: Row) => Item,
+  ): Promise<(Keepable & { id: string })[]> {
+    const items: (Keepable & { id: string })[] = [];
+    for (const row of rows) {
+      const { id, timeMs, bytes } = itemOf(row);
+      items.push({ id, timeMs, bytes: rule.bytes > 0 ? await bytes() : 0 });
+    }
+    return items;
+  }
+
+  private async attempt(step: () => Promise<void>): Promise<void> {
+    try {
+      await step();
+    } catch (error) {
+      this.parts.log.error({ err: error }, 'Cleaning up failed; it is tried again');
+      if (isStoreBroken(error)) this.parts.onStoreFailure(error);
+    }
+  }
+}
+
+function ruleOf(config: Config, name: 'job' | 'checkpoint' | 'upload'): RetentionRule {
+  return {
+    days: config[`${name}RetentionDays`],
+    count: config[`${name}RetentionCount`],
+    bytes: config[`${name}RetentionBytes`],
+  };
+}
+
+function isEmpty({ days, count, bytes }: RetentionRule): boolean {
+  return days === 0 && count === 0 && bytes === 0;
+}
+
+/** When something was last written below a folder, and how much there is. */
+async function newestFile(folder: string): Promise<{ timeMs: number; bytes: number }> {
+  let timeMs = 0;
+  let bytes = 0;
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
+  for (const entry of entries) {
+    const stats = entry.isFile() && (await stat(join(entry.parentPath, entry.name)).catch(() => undefined));
+    if (!stats) continue;
+    timeMs = Math.max(timeMs, stats.mtimeMs);
+    bytes += stats.size;
+  }
+  return { timeMs, bytes };
+}

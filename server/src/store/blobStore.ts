@@ -1,0 +1,165 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { crc32c } from '@node-rs/crc32';
+import { syncFolder } from './folders.js';
+import { isOutOfFiles } from './storeError.js';
+
+/** Bytes that one digest stands for: a damaged one is found without reading a whole file, and a range can be checked. */
+export const chunkBytes = 8 * 2 ** 20;
+
+/** What is remembered of bytes: their SHA-256 as a whole and the CRC32C of each chunk. */
+export interface BlobDigest {
+  sizeBytes: number;
+  /** Hexadecimal. */
+  sha256: string;
+  crcs: number[];
+}
+
+/** A blob that is open for reading; what becomes of its name meanwhile does not harm. Must be closed. */
+export interface OpenBlob {
+  name: string;
+  sizeBytes: number;
+  /** Bytes from `start` to before `end` in pieces of at most pieceBytes, each freshly allocated. Ends early where the blob does. */
+  read(start: number, end: number, pieceBytes: number): AsyncGenerator<Uint8Array>;
+  close(): Promise<void>;
+}
+
+/**
+ * Bytes by name: `jobs/…/artifacts/…/config.json`, words of letters, digits, `.`, `_` and `-` with `/` between. A blob is visible
+ * under its name once it is whole and durable.
+ */
+export interface BlobStore {
+  put(name: string, source: AsyncIterable<Uint8Array>): Promise<BlobDigest>;
+  /** Undefined where there is none. */
+  openRead(name: string): Promise<OpenBlob | undefined>;
+  /** All below a name, in no certain order. */
+  list(prefix: string): AsyncGenerator<{ name: string; sizeBytes: number }>;
+  /** The blob of this name, and all below it. What is not there is no error. */
+  remove(prefix: string): Promise<void>;
+}
+
+/** Blobs as files of a folder. */
+export class FolderBlobs implements BlobStore {
+  constructor(private readonly folder: string) {}
+
+  async put(name: string, source: AsyncIterable<Uint8Array>): Promise<BlobDigest> {
+    const path = this.pathOf(name);
+    const parent = dirname(path);
+    await mkdir(parent, { recursive: true });
+    const temporary = join(parent, `.tmp-${randomBytes(6).toString('hex')}`);
+    const file = await open(temporary, 'wx', 0o600);
+    try {
+      const digester = new Digester();
+      try {
+        for await (const piece of source) {
+          digester.add(piece);
+          await file.writeFile(piece); // goes on where the last one ended
+        }
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await rename(temporary, path);
+      await syncFolder(parent);
+      return digester.finish();
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
+  }
+
+  async openRead(name: string): Promise<OpenBlob | undefined> {
+    // Not through a link that somebody laid, and not waiting for the writer of a pipe.
+    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+    const file = await open(this.pathOf(name), flags).catch((error: unknown) => {
+      if (isOutOfFiles(error)) throw error; // which says nothing about the blob
+      return undefined;
+    });
+    if (file === undefined) return undefined;
+    const stats = await file.stat();
+    if (!stats.isFile()) {
+      await file.close();
+      return undefined;
+    }
+    return {
+      name,
+      sizeBytes: stats.size,
+      read: (start, end, pieceBytes) => readPieces(file, start, end, pieceBytes),
+      close: async () => await file.close(),
+    };
+  }
+
+  async *list(prefix: string): AsyncGenerator<{ name: string; sizeBytes: number }> {
+    const folder = this.pathOf(prefix);
+    const entries = await readdir(folder, { withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return [];
+      throw error;
+    });
+    for (const entry of entries) {
+      const name = `${prefix}/${entry.name}`;
+      if (entry.isDirectory()) yield* this.list(name);
+      else if (entry.isFile() && !entry.name.startsWith('.tmp-')) {
+        const stats = await stat(join(folder, entry.name)).catch(() => undefined); // removed meanwhile
+        if (stats !== undefined) yield { name, sizeBytes: stats.size };
+      }
+    }
+  }
+
+  async remove(prefix: string): Promise<void> {
+    await rm(this.pathOf(prefix), { recursive: true, force: true });
+  }
+
+  /** Names are ours, made of ids that were checked: one that is not is a fault of ours. */
+  private pathOf(name: string): string {
+    if (!/^[\w.-]+(\/[\w.-]+)*$/.test(name) || name.split('/').some((word) => /^\.+$/.test(word)))
+      throw new Error(`${JSON.stringify(name)} is not the name of a blob`);
+    return join(this.folder, name);
+  }
+}
+
+/** Digests bytes as they pass. */
+export class Digester {
+  private readonly hash = createHash('sha256');
+  private readonly crcs: number[] = [];
+  private crc = 0;
+  private sizeBytes = 0;
+
+  add(piece: Uint8Array): void {
+    this.hash.update(piece);
+    for (let offset = 0; offset < piece.length;) {
+      const room = chunkBytes - (this.sizeBytes % chunkBytes);
+      const part = piece.subarray(offset, offset + room);
+      this.crc = crc32c(Buffer.from(part.buffer, part.byteOffset, part.length), this.crc);
+      offset += part.length;
+      this.sizeBytes += part.length;
+      if (this.sizeBytes % chunkBytes === 0) this.endChunk();
+    }
+  }
+
+  finish(): BlobDigest {
+    if (this.sizeBytes % chunkBytes !== 0) this.endChunk();
+    return { sizeBytes: this.sizeBytes, sha256: this.hash.digest('hex'), crcs: this.crcs };
+  }
+
+  private endChunk(): void {
+    this.crcs.push(this.crc);
+    this.crc = 0;
+  }
+}
+
+async function* readPieces(
+  file: FileHandle,
+  start: number,
+  end: number,
+  pieceBytes: number,
+): AsyncGenerator<Uint8Array> {
+  for (let position = start; position < end;) {
+    const piece = Buffer.allocUnsafeSlow(Math.min(pieceBytes, end - position));
+    const { bytesRead } = await file.read(piece, 0, piece.length, position);
+    if (bytesRead === 0) return;
+    position += bytesRead;
+    yield piece.subarray(0, bytesRead);
+  }
+}

@@ -1,0 +1,55 @@
+import type { Transaction } from 'kysely';
+import type { Database } from './database.js';
+import type { Schema } from './schema.js';
+import { isPassing } from './storeError.js';
+
+/** Rows of one insert: below the number of parameters that SQLite takes. */
+const rowsMax = 1000;
+
+/** CRC32C of the chunks of blobs, written once when they are first known. A cache: what is missing is made again. */
+export class ChunkDigests {
+  constructor(private readonly db: Database) {}
+
+  /** Undefined where they are not known for all chunks. */
+  async find(blob: string, chunkCount: number): Promise<number[] | undefined> {
+    const rows = await this.db
+      .selectFrom('blob_chunks')
+      .select('crc32c')
+      .where('blob', '=', blob)
+      .orderBy('chunk_index')
+      .execute();
+    return rows.length === chunkCount ? rows.map(({ crc32c }) => crc32c) : undefined;
+  }
+
+  async write(blob: string, crcs: readonly number[]): Promise<void> {
+    const rows = crcs.map((crc32c, index) => ({ blob, chunk_index: index, crc32c }));
+    try {
+      for (let start = 0; start < rows.length; start += rowsMax)
+        await this.db
+          .insertInto('blob_chunks')
+          .values(rows.slice(start, start + rowsMax))
+          .onConflict((conflict) => conflict.doNothing())
+          .execute();
+    } catch (error) {
+      if (!isPassing(error)) throw error; // they are made again the next time
+    }
+  }
+}
+
+/**
+ * Notes, in the transaction that deletes the rows of something, that its blobs are to be thrown away: those below a name. What
+ * was noted is done by `Purges`, also after a crash.
+ */
+export async function notePurge(trx: Transaction<Schema>, prefix: string): Promise<void> {
+  // `0` follows `/`: all names below this one, and no other.
+  await trx
+    .deleteFrom('blob_chunks')
+    .where('blob', '>', `${prefix}/`)
+    .where('blob', '<', `${prefix}0`)
+    .execute();
+  await trx
+    .insertInto('purges')
+    .values({ prefix })
+    .onConflict((conflict) => conflict.doNothing())
+    .execute();
+}

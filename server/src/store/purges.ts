@@ -1,0 +1,12 @@
+import type { BlobStore } from './blobStore.js';
+import type { Database } from './database.js';
+
+/** Throws away the blobs that were noted for it. Every step can be repeated. Answers how many names it did. */
+export async function doPurges(db: Database, blobs: BlobStore): Promise<number> {
+  const noted = await db.selectFrom('purges').select('prefix').execute();
+  for (const { prefix } of noted) {
+    await blobs.remove(prefix);
+    await db.deleteFrom('purges').where('prefix', '=', prefix).execute();
+  }
+  return noted.length;
+}

@@ -1,0 +1,77 @@
+import type { WatchJobResponse } from '@relora/sdk/contract';
+import { expect, it } from 'vitest';
+import { openApi } from './apiServer.js';
+import { claim, execution, stepEvent, submit } from './parts.js';
+
+it('a watcher that asks for fewer steps gets the newest in each time, every other event, and counts of what it missed', async () => {
+  const { parts, training } = await openApi();
+  const { id } = await submit(parts);
+  const key = { jobId: id, attempt: (await claim(parts)).attempt };
+  await parts.attempts.started(key, execution, 0);
+  const seen: WatchJobResponse[] = [];
+  const watch = (async () => {
+    for await (const response of training.watchJob({ name: `jobs/${id}`, stepIntervalMs: 200 }))
+      if (response.event!.heartbeat === undefined) seen.push(response);
+  })();
+  const start = performance.now();
+  let step = 0;
+  while (performance.now() - start < 1000) {
+    await parts.attempts.append(key, [stepEvent(step++), stepEvent(step++), stepEvent(step++)]);
+    if (step === 9)
+      await parts.attempts.append(key, [
+        { timeMs: 1, body: { kind: 'sample', step, prompt: '', text: 'in between' } },
+      ]);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  const lastStep = step - 1;
+  await parts.attempts.failed(key, { reason: 'TRAINER_ERROR', message: 'The end' });
+  await watch;
+
+  const steps = seen.flatMap(({ event }) => (event!.step ? [event!.step.step] : []));
+  expect(steps.length).toBeGreaterThanOrEqual(3);
+  expect(steps.length).toBeLessThanOrEqual((performance.now() - start) / 200 + 4);
+  expect(steps.at(-1)).toBe(lastStep); // it never rests on an old one
+  expect(seen.filter(({ event }) => event!.sample !== undefined)).toHaveLength(1);
+  let sequence = 0;
+  for (const { event, omittedStepEvents } of seen) {
+    sequence += omittedStepEvents + 1;
+    expect(event!.sequence).toBe(sequence);
+  }
+  expect(sequence).toBe((await parts.store.find(id))!.lastSequence);
+});
+
+it('a watcher that asks for nothing gets every event', async () => {
+  const { parts, training } = await openApi();
+  const { id } = await submit(parts);
+  const key = { jobId: id, attempt: (await claim(parts)).attempt };
+  await parts.attempts.started(key, execution, 0);
+  for (let step = 0; step < 300; step += 3)
+    await parts.attempts.append(key, [stepEvent(step), stepEvent(step + 1), stepEvent(step + 2)]);
+  await parts.attempts.failed(key, { reason: 'TRAINER_ERROR', message: 'The end' });
+  const sequences: number[] = [];
+  for await (const { event } of training.watchJob({ name: `jobs/${id}` })) sequences.push(event!.sequence);
+  expect(sequences).toEqual(Array.from({ length: 304 }, (_, index) => index + 1));
+});
+
+it('a batch of events reads the specification of its job once, and later ones not at all', async () => {
+  const { parts } = await openApi();
+  const { id } = await submit(parts);
+  const key = { jobId: id, attempt: (await claim(parts)).attempt };
+  const parse = JSON.parse;
+  let specCount = 0;
+  JSON.parse = (text: string, ...rest: []) => {
+    if (text.includes('"maxPositionEmbeddings"')) specCount++;
+    return parse(text, ...rest) as unknown;
+  };
+  try {
+    await parts.attempts.started(key, execution, 0);
+    for (let batch = 0; batch < 3; batch++)
+      await parts.attempts.append(
+        key,
+        Array.from({ length: 256 }, (_, index) => stepEvent(256 * batch + index)),
+      );
+  } finally {
+    JSON.parse = parse;
+  }
+  expect(specCount).toBe(1);
+});
