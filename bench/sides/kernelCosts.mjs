@@ -1,31 +1,36 @@
 import { readFileSync } from 'node:fs';
 import ts from 'typescript';
 
-/** Where the layers of a fused half begin among its arguments after the state, and how many there are. */
-const halves = { mlp: { first: 5, count: 3 }, attention: { first: 12, count: 4 } };
-const layerLength = 7;
-const gradientLength = 3;
-
-/** [rows, in, out, rank, graph, is trained] of each layer of a half, read from what a call was given. */
-function layersOf({ first, count }, rest, isBackward) {
-  const length = layerLength + (isBackward ? gradientLength : 0);
-  const [, , rows, hidden] = rest;
-  return Array.from({ length: count }, (_, index) => {
-    const layer = rest.slice(first + index * length, first + (index + 1) * length).slice(-layerLength);
-    const [base, , , , , rank, graph] = layer;
-    // The first layers read the hidden state, the last one gives it.
-    const isLast = index === count - 1;
-    const inner = innerWidth(rest, count, index);
-    const [inFeatures, outFeatures] = isLast ? [inner, hidden] : [hidden, inner];
-    return { rows, inFeatures, outFeatures, rank, graph, isTrained: base === null };
+/** [rows, in, out, rank, graph, is trained] of each layer of a half, read from the struct that a call was given. */
+function layersOf(half) {
+  const { shape } = half;
+  const rows = shape.rows ?? shape.batch * shape.time;
+  const { hidden } = shape;
+  const layer = ({ base, adapter }, inFeatures, outFeatures) => ({
+    rows,
+    inFeatures,
+    outFeatures,
+    rank: adapter?.rank ?? 0,
+    graph: adapter?.graph ?? 'separate',
+    isTrained: base === null,
   });
-}
-
-/** Width of a layer on the side that is not the hidden state. */
-function innerWidth(rest, count, index) {
-  if (count === halves.mlp.count) return rest[4];
-  const [heads, kvHeads, headDim] = rest.slice(8, 11);
-  return (index === 1 || index === 2 ? kvHeads : heads) * headDim;
+  if ('gate' in half) {
+    const { intermediate } = shape;
+    const { gate, up, down } = half;
+    return [
+      layer(gate, hidden, intermediate),
+      layer(up, hidden, intermediate),
+      layer(down, intermediate, hidden),
+    ];
+  }
+  const [width, keyWidth] = [shape.heads * shape.headDim, shape.kvHeads * shape.headDim];
+  const { q, k, v, o } = half;
+  return [
+    layer(q, hidden, width),
+    layer(k, hidden, keyWidth),
+    layer(v, hidden, keyWidth),
+    layer(o, width, hidden),
+  ];
 }
 
 function forwardOperations({ rows, inFeatures, outFeatures, rank, graph }) {
@@ -42,18 +47,19 @@ function backwardOperations({ rows, inFeatures, outFeatures, rank, graph, isTrai
 
 /** A forward call without y makes again what was not kept: it does not count. */
 const half =
-  (shape, isBackward, ofLayer, ofAttention) =>
-  ({ y, rest }) => {
+  (isBackward, ofLayer, ofAttention) =>
+  ({ half, y }) => {
     if (!isBackward && y === null) return 0;
-    const layers = layersOf(shape, rest, isBackward).map(ofLayer);
-    return layers.reduce((sum, value) => sum + value, ofAttention(rest));
+    return layersOf(half)
+      .map(ofLayer)
+      .reduce((sum, value) => sum + value, ofAttention(half));
   };
 
 /** Two products of half a square forward, four backward. */
-const attention = (count) => (rest) => {
-  const [batch, time, heads, , headDim] = rest.slice(6, 11);
-  return count * batch * time * time * heads * headDim;
-};
+const attention =
+  (count) =>
+  ({ shape: { batch, time, heads, headDim } }) =>
+    count * batch * time * time * heads * headDim;
 
 /**
  * Floating point operations of one call of a native function, from its arguments by the names that nativeAddon.ts gives
@@ -67,10 +73,10 @@ const operations = {
     2 * rows * dim * vocabulary * (1 + (dx === null ? 0 : 1) + (dhead === null ? 0 : 1)),
   attentionForward: ({ batch, time, heads, headDim }) => 2 * batch * time * time * heads * headDim,
   attentionBackward: ({ batch, time, heads, headDim }) => 4 * batch * time * time * heads * headDim,
-  mlpHalfForward: half(halves.mlp, false, forwardOperations, () => 0),
-  mlpHalfBackward: half(halves.mlp, true, backwardOperations, () => 0),
-  attentionHalfForward: half(halves.attention, false, forwardOperations, attention(2)),
-  attentionHalfBackward: half(halves.attention, true, backwardOperations, attention(4)),
+  mlpHalfForward: half(false, forwardOperations, () => 0),
+  mlpHalfBackward: half(true, backwardOperations, () => 0),
+  attentionHalfForward: half(false, forwardOperations, attention(2)),
+  attentionHalfBackward: half(true, backwardOperations, attention(4)),
   packMerged: ({ w, rank }) => 2 * rank * w.length,
 };
 
@@ -88,8 +94,6 @@ export function kernelCosts(addon) {
   const names = argumentNames();
   return (kernel, values) => {
     const named = Object.fromEntries((names[kernel] ?? []).map((name, index) => [name, values[index]]));
-    // What comes by a rest parameter has one name for all.
-    if ('rest' in named) named.rest = values.slice(names[kernel].length - 1);
     return { operations: operations[kernel]?.(named) ?? 0, bytes: bytesOf(addon, named) };
   };
 }
@@ -97,15 +101,14 @@ export function kernelCosts(addon) {
 /** Every array that was handed over once, and the one packing of the base that is read: the least that must move. */
 function bytesOf(addon, named) {
   let bytes = 0;
-  for (const value of Object.values(named).flat()) if (ArrayBuffer.isView(value)) bytes += value.byteLength;
-  for (const base of [named.base, ...(named.rest ?? []).filter(isBase)])
-    if (base !== undefined) bytes += addon.packedBaseBytes(base) / 2;
+  const add = (value, name) => {
+    if (ArrayBuffer.isView(value)) bytes += value.byteLength;
+    else if (name === 'base') bytes += value === null ? 0 : addon.packedBaseBytes(value) / 2;
+    else if (typeof value === 'object' && value !== null)
+      for (const [field, inner] of Object.entries(value)) add(inner, field);
+  };
+  add(named, '');
   return bytes;
-}
-
-/** Handles are the only plain objects among the arguments of a half. */
-function isBase(value) {
-  return typeof value === 'object' && value !== null && !ArrayBuffer.isView(value);
 }
 
 /** Read from the declarations, so that an argument more or fewer does not shift what is counted. */

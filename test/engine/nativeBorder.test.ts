@@ -5,8 +5,9 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import {
   loadNativeAddon,
-  type HalfLayer,
-  type HalfLayerWithGradients,
+  type NativeAdapter,
+  type NativeLayer,
+  type NativeLayerGradients,
   type PackedBase,
 } from '../../engine/src/device/cpu/nativeAddon.js';
 import { temporaryFolders } from './tinyRun.js';
@@ -29,35 +30,32 @@ const shared = f(12);
 const newFolder = temporaryFolders();
 const missingFolder = '/no/such/folder';
 
+type Changed = Record<string, unknown>;
+
 /** A layer of a half that is right: frozen, with an adapter of rank 1. */
-const adapted = (base: PackedBase, inFeatures: number, outFeatures: number): HalfLayer => [
+const adapted = (base: PackedBase, inFeatures: number, outFeatures: number): NativeLayer => ({
   base,
-  f(0),
-  f(inFeatures),
-  f(outFeatures),
-  1,
-  1,
-  'separate',
-];
-const trained = (inFeatures: number, outFeatures: number): HalfLayer => [
-  null,
-  f(inFeatures * outFeatures),
-  f(0),
-  f(0),
-  1,
-  0,
-  'separate',
-];
-const withGradients = (layer: HalfLayer): HalfLayerWithGradients => [
-  f(layer[1].length),
-  f(layer[2].length),
-  f(layer[3].length),
+  weight: null,
+  adapter: { rank: 1, a: f(inFeatures), b: f(outFeatures), scale: 1, graph: 'separate' },
+  bias: null,
+});
+const trained = (inFeatures: number, outFeatures: number): NativeLayer => ({
+  base: null,
+  weight: f(inFeatures * outFeatures),
+  adapter: null,
+  bias: null,
+});
+const gradientsOf = ({ weight, adapter, bias }: NativeLayer): NativeLayerGradients => ({
+  weight: weight && f(weight.length),
+  a: adapter && f(adapter.a.length),
+  b: adapter && f(adapter.b.length),
+  bias: bias && f(bias.length),
+});
+/** The layer with other fields in its adapter. */
+const withAdapter = (layer: NativeLayer, changes: Changed): NativeLayer => ({
   ...layer,
-];
-/** The same with another value at some places. */
-function but<T extends unknown[]>(values: T, changes: Record<number, unknown>): T {
-  return Object.assign([...values], changes) as T;
-}
+  adapter: { ...layer.adapter, ...changes } as NativeAdapter,
+});
 
 const released = addon.packBase(f(6), 2, 3, 'float32');
 addon.releaseBase(released);
@@ -65,66 +63,56 @@ const downBase = addon.packBase(f(6), 3, 2, 'float32');
 /** Hidden size 2 and intermediate size 3, two rows; `gate` is adapted, `up` trained whole. */
 const gate = adapted(base, 2, 3);
 const mlpLayers = { gate, up: trained(2, 3), down: adapted(downBase, 3, 2) };
-const mlpLength = addon.mlpHalfStateLength(2, 3, 1, 0, 1, false);
-type Changed = Record<string, unknown>;
+const common = { gain: f(2), epsilon: 1e-5, precision: 'float32', compact: false } as const;
+const mlpHalf = { shape: { rows: 2, hidden: 2, intermediate: 3 }, ...common, ...mlpLayers };
+const mlpLength = addon.mlpHalfStateLength(mlpHalf);
 
+/** Fields of the half, or arguments beside it. */
 function mlpForward(changes: Changed = {}): void {
-  const given = { y: f(4), state: f(mlpLength), x: f(4), precision: 'float32', compact: false };
-  const { y, state, x, gate, up, down, precision, compact } = { ...given, ...mlpLayers, ...changes };
-  const call = addon.mlpHalfForward as (...args: unknown[]) => void;
-  call(y, state, x, f(2), 2, 2, 3, ...gate, ...up, ...down, 1e-5, precision, compact);
+  const { y, state, x } = { y: f(4), state: f(mlpLength), x: f(4), ...changes } as Record<
+    string,
+    Float32Array
+  >;
+  addon.mlpHalfForward({ ...mlpHalf, ...changes }, x!, y!, state!);
 }
 
-function mlpBackward(changes: Changed = {}): void {
+function mlpBackward(changes: Changed = {}, gradients: Changed = {}): void {
   const { gate, up, down } = mlpLayers;
-  const layers = { gate: withGradients(gate), up: withGradients(up), down: withGradients(down) };
-  const given = { dx: f(4), dgain: f(2), dy: f(4), state: f(mlpLength), ...layers };
-  const all = { ...given, ...changes };
-  addon.mlpHalfBackward(
-    ...([all.dx, all.dgain, all.dy, all.state, f(4), f(2)] as const),
-    ...([2, 2, 3] as const),
-    ...all.gate,
-    ...all.up,
-    ...all.down,
-    ...([1e-5, 'float32', false] as const),
-  );
+  const { dy, state } = { dy: f(4), state: f(mlpLength), ...changes } as Record<string, Float32Array>;
+  const given = {
+    dx: f(4),
+    gain: f(2),
+    gate: gradientsOf(gate),
+    up: gradientsOf(up),
+    down: gradientsOf(down),
+  };
+  addon.mlpHalfBackward({ ...mlpHalf, ...changes }, f(4), state!, dy!, { ...given, ...gradients });
 }
 
 /** Hidden size 2, two heads of 2 that read one key head, two positions of one sequence; all layers trained whole. */
-const attentionLayers = { q: trained(2, 4), k: trained(2, 2), v: trained(2, 2), o: trained(4, 2) };
-const attentionBiases = { biasQ: f(4), biasK: f(0), biasV: f(2) };
-const attentionSizes = { batch: 1, time: 2, heads: 2, kvHeads: 1, headDim: 2 };
-const attentionLength = addon.attentionHalfStateLength(1, 2, 2, 1, 2, 0, 0, 0, 0, false);
+const attentionLayers = {
+  q: { ...trained(2, 4), bias: f(4) },
+  k: trained(2, 2),
+  v: { ...trained(2, 2), bias: f(2) },
+  o: trained(4, 2),
+};
+const attentionShape = { batch: 1, time: 2, hidden: 2, heads: 2, kvHeads: 1, headDim: 2 };
+const attentionHalf = { shape: attentionShape, ...common, cos: f(2), sin: f(2), ...attentionLayers };
+const attentionLength = addon.attentionHalfStateLength(attentionHalf);
 
 function attentionForward(changes: Changed = {}): void {
-  const given = { y: f(4), state: f(attentionLength), x: f(4), cos: f(2), sin: f(2) };
-  const all = { ...given, ...attentionSizes, ...attentionBiases, ...attentionLayers, ...changes };
-  addon.attentionHalfForward(
-    ...([all.y, all.state, all.x, f(2), 2, 2, all.cos, all.sin] as const),
-    ...([all.batch, all.time, all.heads, all.kvHeads, all.headDim, 1] as const),
-    ...all.q,
-    ...all.k,
-    ...all.v,
-    ...all.o,
-    ...([all.biasQ, all.biasK, all.biasV] as const),
-    ...([1e-5, 'float32', false] as const),
-  );
+  const given = { y: f(4), state: f(attentionLength), x: f(4), ...changes } as Record<string, Float32Array>;
+  addon.attentionHalfForward({ ...attentionHalf, ...changes }, given['x']!, given['y']!, given['state']!);
 }
 
-function attentionBackward(changes: Changed = {}): void {
+function attentionBackward(changes: Changed = {}, gradients: Changed = {}): void {
   const { q, k, v, o } = attentionLayers;
-  const layers = { q: withGradients(q), k: withGradients(k), v: withGradients(v), o: withGradients(o) };
-  const given = { dx: f(4), dgain: f(2), dy: f(4), state: f(attentionLength), ...layers };
-  const all = { ...given, dbiasQ: f(4), dbiasK: f(0), dbiasV: f(2), ...attentionBiases, ...changes };
-  addon.attentionHalfBackward(
-    ...([all.dx, all.dgain, all.dy, all.state, f(4), f(2), 2, 2, f(2), f(2), 1, 2, 2, 1, 2, 1] as const),
-    ...all.q,
-    ...all.k,
-    ...all.v,
-    ...all.o,
-    ...([all.dbiasQ, all.dbiasK, all.dbiasV, all.biasQ, all.biasK, all.biasV] as const),
-    ...([1e-5, 'float32', false] as const),
-  );
+  const given = { dy: f(4), state: f(attentionLength), ...changes } as Record<string, Float32Array>;
+  const all = {
+    ...{ dx: f(4), gain: f(2), q: gradientsOf(q), k: gradientsOf(k), v: gradientsOf(v), o: gradientsOf(o) },
+    ...gradients,
+  };
+  addon.attentionHalfBackward({ ...attentionHalf, ...changes }, f(4), given['state']!, given['dy']!, all);
 }
 
 /** Each call has one mistake, and the message names function, argument, what was expected and what came. */
@@ -248,8 +236,12 @@ const mistakes: [call: () => unknown, message: string][] = [
     'packMerged: rank must be an integer of at least 1, got 0',
   ],
   [
-    () => (addon.mlpHalfForward as (...args: unknown[]) => void)(f(1)),
-    'mlpHalfForward: expected 31 arguments, got 1',
+    () => (addon.mlpHalfForward as (...args: unknown[]) => void)(mlpHalf),
+    'mlpHalfForward: expected 4 arguments, got 1',
+  ],
+  [
+    () => addon.mlpHalfForward(null as never, f(4), f(4), null),
+    'mlpHalfForward: half must be an object, got null',
   ],
   [() => mlpForward({ y: f(3) }), 'mlpHalfForward: y must hold rows * hidden = 4 elements, got 3'],
   [() => mlpForward({ x: f(5) }), 'mlpHalfForward: x must hold rows * hidden = 4 elements, got 5'],
@@ -257,55 +249,71 @@ const mistakes: [call: () => unknown, message: string][] = [
     () => mlpForward({ state: f(mlpLength - 1) }),
     `mlpHalfForward: state must hold at least floats of the state = ${mlpLength} elements, got ${mlpLength - 1}`,
   ],
-  [() => mlpForward({ down: adapted(base, 3, 2) }), 'mlpHalfForward: base must be 3 x 2, got 2 x 3'],
-  [() => mlpForward({ gate: but(gate, { 0: released }) }), 'mlpHalfForward: base has been released'],
   [
-    () => mlpForward({ gate: but(gate, { 0: f(6) }) }),
-    'mlpHalfForward: base must be a handle made by packBase, got Float32Array',
+    () => mlpForward({ shape: { rows: 2, hidden: 2.5, intermediate: 3 } }),
+    'mlpHalfForward: half.shape.hidden must be an integer of at least 1, got 2.5',
   ],
   [
-    () => mlpForward({ gate: but(gate, { 1: f(6) }) }),
-    'mlpHalfForward: weight must hold inFeatures * outFeatures of a trained weight = 0 elements, got 6',
+    () => mlpForward({ shape: { rows: 2 } }),
+    'mlpHalfForward: half.shape.hidden must be a number, got undefined',
+  ],
+  [() => mlpForward({ gain: f(3) }), 'mlpHalfForward: half.gain must hold hidden = 2 elements, got 3'],
+  [() => mlpForward({ epsilon: '1' }), 'mlpHalfForward: half.epsilon must be a number, got string'],
+  [() => mlpForward({ down: adapted(base, 3, 2) }), 'mlpHalfForward: down.base must be 3 x 2, got 2 x 3'],
+  [() => mlpForward({ gate: { ...gate, base: released } }), 'mlpHalfForward: base has been released'],
+  [
+    () => mlpForward({ gate: { ...gate, base: f(6) } }),
+    'mlpHalfForward: half.gate.base must be a handle made by packBase, got Float32Array',
   ],
   [
-    () => mlpForward({ up: but(mlpLayers.up, { 1: f(5) }) }),
-    'mlpHalfForward: weight must hold inFeatures * outFeatures of a trained weight = 6 elements, got 5',
+    () => mlpForward({ up: { ...mlpLayers.up, weight: f(5) } }),
+    'mlpHalfForward: half.up.weight must hold inFeatures * outFeatures = 6 elements, got 5',
   ],
   [
-    () => mlpForward({ up: but(mlpLayers.up, { 2: f(2), 3: f(3), 5: 1 }) }),
-    'mlpHalfForward: rank must be 0 where the weight is trained',
+    () => mlpForward({ up: { ...mlpLayers.up, weight: null } }),
+    'mlpHalfForward: half.up.weight must be a Float32Array, got null',
   ],
   [
-    () => mlpForward({ gate: but(gate, { 2: f(1) }) }),
-    'mlpHalfForward: a must hold inFeatures * rank = 2 elements, got 1',
+    () => mlpForward({ up: { ...mlpLayers.up, adapter: gate.adapter } }),
+    'mlpHalfForward: up.adapter must be null where the weight is trained',
   ],
   [
-    () => mlpForward({ gate: but(gate, { 3: f(2) }) }),
-    'mlpHalfForward: b must hold rank * outFeatures = 3 elements, got 2',
+    () => mlpForward({ gate: withAdapter(gate, { a: f(1) }) }),
+    'mlpHalfForward: half.gate.adapter.a must hold inFeatures * rank = 2 elements, got 1',
   ],
   [
-    () => mlpForward({ gate: but(gate, { 5: 0.5 }) }),
-    'mlpHalfForward: rank must be an integer of at least 0, got 0.5',
+    () => mlpForward({ gate: withAdapter(gate, { b: f(2) }) }),
+    'mlpHalfForward: half.gate.adapter.b must hold rank * outFeatures = 3 elements, got 2',
   ],
   [
-    () => mlpForward({ gate: but(gate, { 6: 'dense' }) }),
-    "mlpHalfForward: graph must be 'separate', 'merged' or 'weightGradient', got 'dense'",
+    () => mlpForward({ gate: withAdapter(gate, { rank: 0 }) }),
+    'mlpHalfForward: half.gate.adapter.rank must be an integer of at least 1, got 0',
   ],
   [
-    () => mlpForward({ gate: but(gate, { 6: 1 }) }),
-    "mlpHalfForward: graph must be 'separate', 'merged' or 'weightGradient', got number",
+    () => mlpForward({ gate: withAdapter(gate, { graph: 'dense' }) }),
+    "mlpHalfForward: half.gate.adapter.graph must be 'separate', 'merged' or 'weightGradient', got 'dense'",
+  ],
+  [
+    () => mlpForward({ gate: withAdapter(gate, { graph: 1 }) }),
+    "mlpHalfForward: half.gate.adapter.graph must be 'separate', 'merged' or 'weightGradient', got number",
   ],
   [
     () => mlpForward({ precision: 'int8' }),
-    "mlpHalfForward: precision must be 'float32' or 'bfloat16', got 'int8'",
+    "mlpHalfForward: half.precision must be 'float32' or 'bfloat16', got 'int8'",
   ],
-  [() => mlpForward({ compact: 1 }), 'mlpHalfForward: compact must be a boolean, got number'],
+  [() => mlpForward({ compact: 1 }), 'mlpHalfForward: half.compact must be a boolean, got number'],
   [
     () => mlpForward({ y: shared.subarray(0, 4), x: shared.subarray(3, 7) }),
     'mlpHalfForward: y must not overlap x',
   ],
-  [() => mlpBackward({ dx: f(5) }), 'mlpHalfBackward: dx must hold rows * hidden = 4 elements, got 5'],
-  [() => mlpBackward({ dgain: f(3) }), 'mlpHalfBackward: dgain must hold hidden = 2 elements, got 3'],
+  [
+    () => mlpBackward({}, { dx: f(5) }),
+    'mlpHalfBackward: gradients.dx must hold rows * hidden = 4 elements, got 5',
+  ],
+  [
+    () => mlpBackward({}, { gain: f(3) }),
+    'mlpHalfBackward: gradients.gain must hold hidden = 2 elements, got 3',
+  ],
   [() => mlpBackward({ dy: f(3) }), 'mlpHalfBackward: dy must hold rows * hidden = 4 elements, got 3'],
   [
     () => mlpBackward({ state: f(0) }),
@@ -313,56 +321,74 @@ const mistakes: [call: () => unknown, message: string][] = [
   ],
   [() => mlpBackward({ state: null }), 'mlpHalfBackward: state must be a Float32Array, got null'],
   [
-    () => mlpBackward({ gate: but(withGradients(gate), { 0: f(6) }) }),
-    'mlpHalfBackward: dweight must hold inFeatures * outFeatures of a trained weight = 0 elements, got 6',
+    () => mlpBackward({}, { gate: { ...gradientsOf(gate), weight: f(6) } }),
+    'mlpHalfBackward: gradients.gate.weight must be null beside an adapter',
   ],
   [
-    () => mlpBackward({ gate: but(withGradients(gate), { 1: f(3) }) }),
-    'mlpHalfBackward: da must hold inFeatures * rank = 2 elements, got 3',
+    () => mlpBackward({}, { gate: { ...gradientsOf(gate), a: f(3) } }),
+    'mlpHalfBackward: gradients.gate.a must hold inFeatures * rank = 2 elements, got 3',
   ],
   [
-    () => mlpBackward({ gate: but(withGradients(gate), { 2: f(2) }) }),
-    'mlpHalfBackward: db must hold rank * outFeatures = 3 elements, got 2',
+    () => mlpBackward({}, { gate: { ...gradientsOf(gate), b: null } }),
+    'mlpHalfBackward: gradients.gate.b must be there where there is an adapter',
+  ],
+  [
+    () => mlpBackward({}, { up: { ...gradientsOf(mlpLayers.up), b: f(3) } }),
+    'mlpHalfBackward: gradients.up.a and .b must be null without an adapter',
+  ],
+  [
+    () => mlpBackward({}, { up: { ...gradientsOf(mlpLayers.up), bias: f(3) } }),
+    'mlpHalfBackward: gradients.up.bias must be null where there is no bias',
   ],
   [
     () =>
-      mlpBackward({ gate: but(withGradients(gate), { 1: shared.subarray(0, 2), 2: shared.subarray(1, 4) }) }),
-    'mlpHalfBackward: da must not overlap db',
+      mlpBackward({}, { gate: { ...gradientsOf(gate), a: shared.subarray(0, 2), b: shared.subarray(1, 4) } }),
+    'mlpHalfBackward: gradients.gate.a must not overlap gradients.gate.b',
   ],
   [
-    () => addon.mlpHalfStateLength(2, 3, -1, 0, 0, false),
-    'mlpHalfStateLength: rank must be an integer of at least 0, got -1',
+    () => addon.mlpHalfStateLength({ ...mlpHalf, gate: withAdapter(gate, { rank: -1 }) }),
+    'mlpHalfStateLength: half.gate.adapter.rank must be an integer of at least 1, got -1',
   ],
   [
-    () => attentionForward({ time: 3 }),
-    'attentionHalfForward: x must hold batch * time * hidden = 6 elements, got 4',
+    () => attentionForward({ x: f(5) }),
+    'attentionHalfForward: x must hold rows * hidden = 4 elements, got 5',
   ],
   [
     () => attentionForward({ cos: f(1) }),
-    'attentionHalfForward: cos must hold at least time * headDim / 2 = 2 elements, got 1',
+    'attentionHalfForward: half.cos must hold at least time * headDim / 2 = 2 elements, got 1',
   ],
   [
     () => attentionForward({ sin: f(1) }),
-    'attentionHalfForward: sin must hold at least time * headDim / 2 = 2 elements, got 1',
+    'attentionHalfForward: half.sin must hold at least time * headDim / 2 = 2 elements, got 1',
   ],
   [
-    () => attentionForward({ kvHeads: 3 }),
+    () => attentionForward({ shape: { ...attentionShape, kvHeads: 3 } }),
     'attentionHalfForward: heads must be a multiple of kvHeads, got 2 and 3',
   ],
   [
-    () => attentionForward({ biasK: f(3) }),
-    'attentionHalfForward: biasK must hold outFeatures, or nothing = 2 elements, got 3',
+    () => attentionForward({ k: { ...attentionLayers.k, bias: f(3) } }),
+    'attentionHalfForward: half.k.bias must hold outFeatures = 2 elements, got 3',
   ],
   [
-    () => attentionBackward({ dbiasV: f(0) }),
-    'attentionHalfBackward: dbiasV must hold outFeatures, or nothing = 2 elements, got 0',
+    () => attentionForward({ o: { ...attentionLayers.o, bias: f(2) } }),
+    'attentionHalfForward: half.o.bias must be null: queries, keys and values alone have one',
   ],
-  [() => attentionForward({ headDim: 3 }), 'attentionHalfForward: headDim must be even, got 3'],
+  [
+    () => attentionBackward({}, { v: { ...gradientsOf(attentionLayers.v), bias: f(0) } }),
+    'attentionHalfBackward: gradients.v.bias must hold outFeatures = 2 elements, got 0',
+  ],
+  [
+    () => attentionForward({ shape: { ...attentionShape, headDim: 3 } }),
+    'attentionHalfForward: half.shape.headDim must be even, got 3',
+  ],
   [
     () => attentionForward({ k: trained(2, 4) }),
-    'attentionHalfForward: weight must hold inFeatures * outFeatures of a trained weight = 4 elements, got 8',
+    'attentionHalfForward: half.k.weight must hold inFeatures * outFeatures = 4 elements, got 8',
   ],
-  [() => attentionForward({ o: adapted(base, 2, 3) }), 'attentionHalfForward: base must be 4 x 2, got 2 x 3'],
+  [
+    () => attentionForward({ o: adapted(base, 2, 3) }),
+    'attentionHalfForward: o.base must be 4 x 2, got 2 x 3',
+  ],
   [
     () => attentionForward({ state: f(attentionLength - 1) }),
     `attentionHalfForward: state must hold at least floats of the state = ${attentionLength} elements, got ${attentionLength - 1}`,
@@ -372,20 +398,20 @@ const mistakes: [call: () => unknown, message: string][] = [
     'attentionHalfBackward: dy must hold rows * hidden = 4 elements, got 6',
   ],
   [
-    () => attentionBackward({ v: but(withGradients(attentionLayers.v), { 0: f(3) }) }),
-    'attentionHalfBackward: dweight must hold inFeatures * outFeatures of a trained weight = 4 elements, got 3',
+    () => attentionBackward({}, { k: { ...gradientsOf(attentionLayers.k), weight: f(3) } }),
+    'attentionHalfBackward: gradients.k.weight must hold inFeatures * outFeatures = 4 elements, got 3',
   ],
   [
     () => attentionBackward({ state: f(attentionLength - 1) }),
     `attentionHalfBackward: state must hold at least floats of the state = ${attentionLength} elements, got ${attentionLength - 1}`,
   ],
   [
-    () => attentionBackward({ dx: shared.subarray(0, 4), dgain: shared.subarray(2, 4) }),
-    'attentionHalfBackward: dx must not overlap dgain',
+    () => attentionBackward({}, { dx: shared.subarray(0, 4), gain: shared.subarray(3, 5) }),
+    'attentionHalfBackward: gradients.dx must not overlap gradients.gain',
   ],
   [
-    () => addon.attentionHalfStateLength(1, 0, 2, 1, 2, 0, 0, 0, 0, false),
-    'attentionHalfStateLength: time must be an integer of at least 1, got 0',
+    () => addon.attentionHalfStateLength({ ...attentionHalf, shape: { ...attentionShape, time: 0 } }),
+    'attentionHalfStateLength: half.shape.time must be an integer of at least 1, got 0',
   ],
   [() => addon.mapFloats(1 as never, 4), 'mapFloats: folder must be a string, got number'],
   [() => addon.mapFloats('.', 0), 'mapFloats: count must be an integer of at least 1, got 0'],

@@ -1,9 +1,8 @@
 import type {
   BasePrecision,
-  HalfBiases,
-  HalfLayer,
-  HalfLayerWithGradients,
   NativeAddon,
+  NativeLayer,
+  NativeLayerGradients,
   PackedBase,
   ProductPrecision,
 } from '../../engine/src/device/cpu/nativeAddon.js';
@@ -19,7 +18,6 @@ import {
   transposed,
 } from './nativeReference.js';
 
-const none = new Float32Array(0);
 const normEpsilon = 1e-5;
 
 const atMost = (most: number, share: number) => Math.max(1, Math.min(most, Math.floor(share)));
@@ -30,9 +28,8 @@ const boundOf = (fanIn: number) => Math.sqrt(3 / fanIn);
 /** A layer of a half, computed in any way there is, and its definition in float64. */
 class DrawnLayer {
   readonly base: PackedBase | null;
-  readonly args: HalfLayer;
-  readonly argsWithGradients: HalfLayerWithGradients;
-  readonly pathRank: number;
+  readonly args: NativeLayer;
+  readonly gradients: NativeLayerGradients;
   private readonly effective: Float64Array;
 
   constructor(
@@ -42,6 +39,7 @@ class DrawnLayer {
     private readonly inFeatures: number,
     private readonly outFeatures: number,
     basePrecision: BasePrecision,
+    bias: Float32Array | null,
   ) {
     // Separate paths twice as often: they alone keep something in the state.
     const kinds = ['trained', 'frozen', 'separate', 'separate', 'merged', 'weightGradient'] as const;
@@ -54,23 +52,22 @@ class DrawnLayer {
     const b = draw.floats(rank * outFeatures, boundOf(rank));
     const delta = multiply(matrix(a, inFeatures, rank), matrix(b, rank, outFeatures)).value;
     this.effective = delta.map((value, i) => w[i]! + scale * value);
-    this.pathRank = kind === 'separate' ? rank : 0;
-    if (kind === 'trained') {
-      this.base = null;
-      this.args = [null, w, none, none, 1, 0, 'separate'];
-    } else {
-      this.base = addon.packBase(w, inFeatures, outFeatures, basePrecision);
-      const isMerged = kind === 'merged' || kind === 'weightGradient';
-      if (isMerged) addon.packMerged(this.base, w, a, b, scale, rank);
-      this.args = [this.base, none, a, b, scale, rank, hasAdapter ? kind : 'separate'];
-    }
+    this.base = kind === 'trained' ? null : addon.packBase(w, inFeatures, outFeatures, basePrecision);
+    const graph = hasAdapter ? kind : 'separate';
+    if (this.base !== null && graph !== 'separate') addon.packMerged(this.base, w, a, b, scale, rank);
+    this.args = {
+      base: this.base,
+      weight: kind === 'trained' ? w : null,
+      adapter: hasAdapter ? { rank, a, b, scale, graph } : null,
+      bias,
+    };
     const output = (gradient: string, length: number) => draw.output(`${gradient} of ${name}`, length);
-    this.argsWithGradients = [
-      output('dweight', kind === 'trained' ? w.length : 0),
-      output('da', a.length),
-      output('db', b.length),
-      ...this.args,
-    ];
+    this.gradients = {
+      weight: kind === 'trained' ? output('dweight', w.length) : null,
+      a: hasAdapter ? output('da', a.length) : null,
+      b: hasAdapter ? output('db', b.length) : null,
+      bias: bias && output('dbias', bias.length),
+    };
   }
 
   forward(x: ArrayLike<number>): Float64Array {
@@ -81,7 +78,7 @@ class DrawnLayer {
   backward(x: ArrayLike<number>, dy: ArrayLike<number>, relative: number): Float64Array {
     const upstream = this.rowsOf(dy, this.outFeatures);
     const dense = multiply(transposed(this.rowsOf(x, this.inFeatures)), upstream).value;
-    const [dweight, da, db, , , a, b, scale, rank] = this.argsWithGradients;
+    const { adapter } = this.args;
     const agree = (
       gradient: string,
       actual: Float32Array,
@@ -94,11 +91,17 @@ class DrawnLayer {
       this.draw.agree(`${gradient} of ${this.name}`, actual, expected, () => relative * size);
     };
     if (this.base === null) {
-      agree('dweight', dweight, { value: dense, magnitude: dense }, 1);
-    } else {
+      agree('dweight', this.gradients.weight!, { value: dense, magnitude: dense }, 1);
+    } else if (adapter !== null) {
+      const { a, b, scale, rank } = adapter;
       const gradient = matrix(dense, this.inFeatures, this.outFeatures);
-      agree('da', da, multiply(gradient, transposed(matrix(b, rank, this.outFeatures))), scale);
-      agree('db', db, multiply(transposed(matrix(a, this.inFeatures, rank)), gradient), scale);
+      agree(
+        'da',
+        this.gradients.a!,
+        multiply(gradient, transposed(matrix(b, rank, this.outFeatures))),
+        scale,
+      );
+      agree('db', this.gradients.b!, multiply(transposed(matrix(a, this.inFeatures, rank)), gradient), scale);
     }
     return multiply(upstream, transposed(this.weight)).value;
   }
@@ -143,12 +146,12 @@ class DrawnHalf {
     this.normed = rmsNorm(this.x, this.gain, this.dy, rows, hidden, normEpsilon).y;
   }
 
-  layer(name: string, inFeatures: number, outFeatures: number): DrawnLayer {
-    return new DrawnLayer(this.addon, this.draw, name, inFeatures, outFeatures, this.basePrecision);
+  layer(name: string, inFeatures: number, outFeatures: number, bias: Float32Array | null = null): DrawnLayer {
+    return new DrawnLayer(this.addon, this.draw, name, inFeatures, outFeatures, this.basePrecision, bias);
   }
 
-  get end() {
-    return [normEpsilon, this.precision, this.compact] as const;
+  get common() {
+    return { gain: this.gain, epsilon: normEpsilon, precision: this.precision, compact: this.compact };
   }
 
   /**
@@ -211,20 +214,19 @@ function mlpHalf(addon: NativeAddon, draw: Draw): void {
   const gate = half.layer('gate', hidden, inner);
   const up = half.layer('up', hidden, inner);
   const down = half.layer('down', inner, hidden);
-  const ranks = [gate.pathRank, up.pathRank, down.pathRank] as const;
-  const length = addon.mlpHalfStateLength(rows, inner, ...ranks, half.compact);
-  const start = [half.x, half.gain, rows, hidden, inner] as const;
-  const { y, state } = half.run(length, (y, state) =>
-    addon.mlpHalfForward(y, state, ...start, ...gate.args, ...up.args, ...down.args, ...half.end),
+  const native = {
+    shape: { rows, hidden, intermediate: inner },
+    ...half.common,
+    gate: gate.args,
+    up: up.args,
+    down: down.args,
+  };
+  const { y, state } = half.run(addon.mlpHalfStateLength(native), (y, state) =>
+    addon.mlpHalfForward(native, half.x, y, state),
   );
   const [dx, dgain] = [draw.output('dx', half.x.length), draw.output('dgain', hidden)];
-  addon.mlpHalfBackward(
-    ...([dx, dgain, half.dy, state, ...start] as const),
-    ...gate.argsWithGradients,
-    ...up.argsWithGradients,
-    ...down.argsWithGradients,
-    ...half.end,
-  );
+  const gradients = { dx, gain: dgain, gate: gate.gradients, up: up.gradients, down: down.gradients };
+  addon.mlpHalfBackward(native, half.x, state, half.dy, gradients);
 
   const relative = half.relative(rows + 2 * hidden + 2 * inner + 20);
   const [g, u] = [gate.forward(half.normed), up.forward(half.normed)];
@@ -255,45 +257,37 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   const headDim = 2 * draw.size('headDim / 2', atMost(20, 2e4 / (rows * heads * hidden)));
   const [width, keyWidth] = [heads * headDim, kvHeads * headDim];
   const half = new DrawnHalf(addon, draw, rows, hidden);
-  const q = half.layer('q', hidden, width);
-  const k = half.layer('k', hidden, keyWidth);
-  const v = half.layer('v', hidden, keyWidth);
+  const biases = [draw.floats(width, 1), draw.floats(keyWidth, 1), draw.floats(keyWidth, 1)] as const;
+  const q = half.layer('q', hidden, width, biases[0]);
+  const k = half.layer('k', hidden, keyWidth, biases[1]);
+  const v = half.layer('v', hidden, keyWidth, biases[2]);
   const o = half.layer('o', width, hidden);
-  const sizes = [batch, time, heads, kvHeads, headDim] as const;
-  const ranks = [q.pathRank, k.pathRank, v.pathRank, o.pathRank] as const;
-  const length = addon.attentionHalfStateLength(...sizes, ...ranks, half.compact);
   const angles = draw.floats(time * (headDim / 2), 4);
   const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)];
   const scale = 1 / Math.sqrt(headDim);
-  const start = [half.x, half.gain, rows, hidden, cos, sin, ...sizes, scale] as const;
-  const biases: HalfBiases = [draw.floats(width, 1), draw.floats(keyWidth, 1), draw.floats(keyWidth, 1)];
-  const { y, state } = half.run(length, (y, state) =>
-    addon.attentionHalfForward(
-      ...([y, state, ...start] as const),
-      ...q.args,
-      ...k.args,
-      ...v.args,
-      ...o.args,
-      ...biases,
-      ...half.end,
-    ),
+  const native = {
+    shape: { batch, time, hidden, heads, kvHeads, headDim },
+    ...half.common,
+    cos,
+    sin,
+    q: q.args,
+    k: k.args,
+    v: v.args,
+    o: o.args,
+  };
+  const { y, state } = half.run(addon.attentionHalfStateLength(native), (y, state) =>
+    addon.attentionHalfForward(native, half.x, y, state),
   );
   const [dx, dgain] = [draw.output('dx', half.x.length), draw.output('dgain', hidden)];
-  const biasGradients: HalfBiases = [
-    draw.output('dbiasQ', width),
-    draw.output('dbiasK', keyWidth),
-    draw.output('dbiasV', keyWidth),
-  ];
-  addon.attentionHalfBackward(
-    ...([dx, dgain, half.dy, state, ...start] as const),
-    ...q.argsWithGradients,
-    ...k.argsWithGradients,
-    ...v.argsWithGradients,
-    ...o.argsWithGradients,
-    ...biasGradients,
-    ...biases,
-    ...half.end,
-  );
+  addon.attentionHalfBackward(native, half.x, state, half.dy, {
+    dx,
+    gain: dgain,
+    q: q.gradients,
+    k: k.gradients,
+    v: v.gradients,
+    o: o.gradients,
+  });
+  const biasGradients = [q, k, v].map(({ gradients }) => gradients.bias!);
 
   /** Each pair of one head turned by the angle of its position, or turned back. */
   const turn = (values: Float64Array, headCount: number, sign: 1 | -1) =>

@@ -55,9 +55,36 @@ void Arguments::wrong_type(const char* name, const char* expected, napi_value va
                 type_name(env_, value));
 }
 
+napi_value Arguments::next(const char*& name) {
+  if (objects_.empty()) return values_[position_++];
+  napi_value value;
+  napi_get_named_property(env_, objects_.back().value, name, &value);
+  name = element_names_.emplace_back(objects_.back().name + "." + name).c_str();
+  return value;
+}
+
+void Arguments::open_object(const char* name) {
+  const napi_value value = object(name);
+  // The name of an object among others is the full one of its last field.
+  objects_.push_back({value, objects_.empty() ? name : element_names_.back()});
+}
+
+const char* Arguments::full_name(const char* name) const {
+  return objects_.empty() ? name : element_names_.back().c_str();
+}
+
+bool Arguments::is_null(const char* field) {
+  napi_value value;
+  napi_valuetype type;
+  napi_get_named_property(env_, objects_.back().value, field, &value);
+  napi_typeof(env_, value, &type);
+  return type == napi_null;
+}
+
 void* Arguments::array(const char* name, napi_typedarray_type type, const char* type_name, bool is_output,
                        size_t& length) {
-  return typed_array(next(), name, type, type_name, 4, is_output, length);
+  const napi_value value = next(name);
+  return typed_array(value, name, type, type_name, 4, is_output, length);
 }
 
 void* Arguments::typed_array(napi_value value, const char* name, napi_typedarray_type type,
@@ -97,7 +124,7 @@ struct TypedArrayOf<uint8_t> {
 template <class T>
 std::vector<Array<T>> Arguments::list(const char* name) {
   using Typed = TypedArrayOf<std::remove_const_t<T>>;
-  const napi_value value = next();
+  const napi_value value = next(name);
   bool is_array = false;
   napi_is_array(env_, value, &is_array);
   if (!is_array) wrong_type(name, "an Array", value);
@@ -125,12 +152,17 @@ template std::vector<Array<uint8_t>> Arguments::list(const char*);
 Array<float> Arguments::output(const char* name) {
   size_t length = 0;
   void* data = array(name, napi_float32_array, "a Float32Array", true, length);
-  return {static_cast<float*>(data), length, name};
+  return {static_cast<float*>(data), length, full_name(name)};
 }
 
 Array<float> Arguments::output_or_null(const char* name) {
-  if (skip_null()) return {nullptr, 0, name};
+  if (objects_.empty() ? skip_null() : is_null(name)) return {nullptr, 0, name};
   return output(name);
+}
+
+Array<const float> Arguments::input_or_null(const char* name) {
+  if (objects_.empty() ? skip_null() : is_null(name)) return {nullptr, 0, name};
+  return input(name);
 }
 
 bool Arguments::skip_null() {
@@ -143,7 +175,7 @@ bool Arguments::skip_null() {
 Array<const float> Arguments::input(const char* name) {
   size_t length = 0;
   void* data = array(name, napi_float32_array, "a Float32Array", false, length);
-  return {static_cast<const float*>(data), length, name};
+  return {static_cast<const float*>(data), length, full_name(name)};
 }
 
 Array<const int32_t> Arguments::ids(const char* name) {
@@ -155,28 +187,28 @@ Array<const int32_t> Arguments::ids(const char* name) {
 size_t Arguments::dimension(const char* name, size_t least) {
   const double value = number(name);
   if (!(value >= static_cast<double>(least) && value <= dimension_max) || std::trunc(value) != value) {
-    refuse(std::string(name) + " must be an integer of at least " + std::to_string(least) + ", got " +
+    refuse(std::string(full_name(name)) + " must be an integer of at least " + std::to_string(least) + ", got " +
            format(value));
   }
   return static_cast<size_t>(value);
 }
 
 double Arguments::number(const char* name) {
-  const napi_value value = next();
+  const napi_value value = next(name);
   double result;
   if (napi_get_value_double(env_, value, &result) != napi_ok) wrong_type(name, "a number", value);
   return result;
 }
 
 bool Arguments::boolean(const char* name) {
-  const napi_value value = next();
+  const napi_value value = next(name);
   bool result;
   if (napi_get_value_bool(env_, value, &result) != napi_ok) wrong_type(name, "a boolean", value);
   return result;
 }
 
 std::string Arguments::text(const char* name) {
-  const napi_value value = next();
+  const napi_value value = next(name);
   size_t length = 0;
   if (napi_get_value_string_utf8(env_, value, nullptr, 0, &length) != napi_ok) wrong_type(name, "a string", value);
   std::string result(length, '\0');
@@ -195,7 +227,7 @@ Precision Arguments::base_precision(const char* name) {
 
 Precision Arguments::precision_of(const char* name, const char* expected,
                                   std::initializer_list<Precision> offered) {
-  const napi_value value = next();
+  const napi_value value = next(name);
   char text[16] = {};
   if (napi_get_value_string_utf8(env_, value, text, sizeof text, nullptr) != napi_ok) {
     wrong_type(name, expected, value);
@@ -207,7 +239,7 @@ Precision Arguments::precision_of(const char* name, const char* expected,
 }
 
 Graph Arguments::graph(const char* name) {
-  const napi_value value = next();
+  const napi_value value = next(name);
   char text[16] = {};
   if (napi_get_value_string_utf8(env_, value, text, sizeof text, nullptr) != napi_ok) {
     wrong_type(name, "'separate', 'merged' or 'weightGradient'", value);
@@ -219,7 +251,7 @@ Graph Arguments::graph(const char* name) {
 }
 
 napi_value Arguments::object(const char* name) {
-  const napi_value value = next();
+  const napi_value value = next(name);
   napi_valuetype type;
   napi_typeof(env_, value, &type);
   if (type != napi_object) wrong_type(name, "an object", value);
@@ -227,7 +259,7 @@ napi_value Arguments::object(const char* name) {
 }
 
 void* Arguments::external_pointer(const char* name, const napi_type_tag& tag) {
-  const napi_value value = next();
+  const napi_value value = next(name);
   napi_valuetype type;
   napi_typeof(env_, value, &type);
   bool is_ours = false;

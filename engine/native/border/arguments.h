@@ -46,6 +46,7 @@ class Arguments {
   Array<float> output(const char* name);
   Array<float> output_or_null(const char* name);
   Array<const float> input(const char* name);
+  Array<const float> input_or_null(const char* name);
   Array<const int32_t> ids(const char* name);
   /// A JavaScript array of typed arrays, which are named `name[index]`; outputs unless T is const.
   template <class T>
@@ -65,6 +66,21 @@ class Arguments {
   }
   /// The next value is null; if so it is passed over.
   bool skip_null();
+
+  /// While it lives, values are the fields of the next value, an object, and are named `name.field`: a struct of the
+  /// border, with the names that it has in TypeScript.
+  class Fields {
+   public:
+    Fields(Arguments& in, const char* name) : in_(in) { in.open_object(name); }
+    ~Fields() { in_.objects_.pop_back(); }
+    Fields(const Fields&) = delete;
+    Fields& operator=(const Fields&) = delete;
+
+   private:
+    Arguments& in_;
+  };
+  /// Whether a field of the object that is open is null.
+  bool is_null(const char* field);
   double option(napi_value object, const char* name);
   std::string text_option(napi_value object, const char* name);
 
@@ -90,7 +106,16 @@ class Arguments {
     bool is_output;
   };
 
-  napi_value next() { return values_[position_++]; }
+  struct Object {
+    napi_value value;
+    std::string name;
+  };
+
+  /// The next argument, or the field of that name, whose full name `name` becomes.
+  napi_value next(const char*& name);
+  void open_object(const char* name);
+  /// Of the field that was read last.
+  const char* full_name(const char* name) const;
   Precision precision_of(const char* name, const char* expected, std::initializer_list<Precision> offered);
   void* array(const char* name, napi_typedarray_type type, const char* type_name, bool is_output,
               size_t& length);
@@ -107,6 +132,7 @@ class Arguments {
   size_t position_ = 0;
   std::vector<Extent> extents_;
   std::deque<std::string> element_names_;
+  std::vector<Object> objects_;
 };
 
 }  // namespace relora

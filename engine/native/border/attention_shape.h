@@ -1,9 +1,18 @@
 // The dimensions of attention among the arguments of a call.
 #pragma once
+#include <cmath>
+
 #include "../kernels/kernels.h"
 #include "arguments.h"
 
 namespace relora {
+
+inline void check_heads(const Arguments& in, const AttentionShape& shape) {
+  if (shape.heads % shape.kv_heads != 0) {
+    in.refuse("heads must be a multiple of kvHeads, got " + std::to_string(shape.heads) + " and " +
+              std::to_string(shape.kv_heads));
+  }
+}
 
 /// batch, time, heads, kvHeads, headDim, scale
 inline AttentionShape attention_shape(Arguments& in) {
@@ -14,10 +23,7 @@ inline AttentionShape attention_shape(Arguments& in) {
   shape.kv_heads = in.dimension("kvHeads");
   shape.head_dim = in.dimension("headDim");
   shape.scale = static_cast<float>(in.number("scale"));
-  if (shape.heads % shape.kv_heads != 0) {
-    in.refuse("heads must be a multiple of kvHeads, got " + std::to_string(shape.heads) + " and " +
-              std::to_string(shape.kv_heads));
-  }
+  check_heads(in, shape);
   return shape;
 }
 

@@ -1,62 +1,157 @@
-// The border of the halves of a block: shapes are checked here, kernels assume that they are right.
+// The border of the halves of a block: what comes in structs, named as in engine/src/device/cpu/nativeAddon.ts, is checked
+// here; kernels assume that it is right.
 #include "attention_shape.h"
 #include "packed_base.h"
-
-#include <utility>
 
 namespace relora {
 
 namespace {
 
-/// base or null, weight, a, b, scale, rank, graph; with `differentiated` dweight, da, db before them. Without a
-/// base the weight is trained, else it is empty; without an adapter a and b are. The gradient of a frozen weight or
-/// a frozen a is empty, but that of a frozen weight may be asked for where there is no adapter.
-LinearPass linear_pass(const Call& call, size_t in_features, size_t out_features, bool differentiated) {
+using Fields = Arguments::Fields;
+
+/// A layer: its packed base, or null and its trained weight; its adapter or null; its bias or null.
+LinearPass linear_pass(const Call& call, const char* name, size_t in_features, size_t out_features) {
   Arguments& in = call.arguments;
+  const Fields fields(in, name);
   LinearPass l{.in = in_features, .out = out_features};
-  Array<float> dweight{}, da{}, db{};
-  if (differentiated) {
-    dweight = in.output("dweight");
-    da = in.output("da");
-    db = in.output("db");
-  }
-  if (!in.skip_null()) {
+  if (!in.is_null("base")) {
     l.base = &usable_base(call);
     if (l.base->in != l.in || l.base->out != l.out) {
-      in.refuse("base must be " + std::to_string(l.in) + " x " + std::to_string(l.out) + ", got " +
-                std::to_string(l.base->in) + " x " + std::to_string(l.base->out));
+      in.refuse(std::string(name) + ".base must be " + std::to_string(l.in) + " x " + std::to_string(l.out) +
+                ", got " + std::to_string(l.base->in) + " x " + std::to_string(l.base->out));
     }
+  } else {
+    const auto weight = in.input("weight");
+    in.shape(weight, {l.in, l.out}, "inFeatures * outFeatures");
+    l.weight = weight;
   }
-  const auto weight = in.input("weight"), a = in.input("a"), b = in.input("b");
-  l.scale = static_cast<float>(in.number("scale"));
-  l.rank = in.dimension("rank", 0);
-  l.graph = in.graph("graph");
-  if (l.base == nullptr && l.rank > 0) in.refuse("rank must be 0 where the weight is trained");
-  const size_t trained = l.base == nullptr ? l.in : 0;
-  in.shape(weight, {trained, l.out}, "inFeatures * outFeatures of a trained weight");
-  in.shape(a, {l.in, l.rank}, "inFeatures * rank");
-  in.shape(b, {l.rank, l.out}, "rank * outFeatures");
-  if (differentiated) {
-    const bool is_watched = l.base != nullptr && l.rank == 0 && dweight.length > 0;
-    in.shape(dweight, {is_watched ? l.in : trained, l.out}, "inFeatures * outFeatures of a trained weight");
-    if (da.length > 0) in.shape(da, {l.in, l.rank}, "inFeatures * rank");
-    in.shape(db, {l.rank, l.out}, "rank * outFeatures");
+  if (!in.is_null("adapter")) {
+    const Fields of_adapter(in, "adapter");
+    if (l.base == nullptr) in.refuse(std::string(name) + ".adapter must be null where the weight is trained");
+    l.rank = in.dimension("rank");
+    const auto a = in.input("a"), b = in.input("b");
+    l.scale = static_cast<float>(in.number("scale"));
+    l.graph = in.graph("graph");
+    in.shape(a, {l.in, l.rank}, "inFeatures * rank");
+    in.shape(b, {l.rank, l.out}, "rank * outFeatures");
+    l.a = a;
+    l.b = b;
   }
-  l.weight = weight;
-  l.a = a;
-  l.b = b;
-  if (dweight.length > 0) l.dweight = dweight;
-  if (da.length > 0) l.da = da;
-  l.db = db;
+  const auto bias = in.input_or_null("bias");
+  in.shape(bias, {l.out}, "outFeatures");
+  l.bias = bias;
   return l;
 }
 
-/// What both halves end with.
+/// Gradients of a layer, null for what is not wanted: of a trained weight, or of a frozen one without an adapter; of an
+/// adapter; of a bias.
+void gradients_of(Arguments& in, const char* name, LinearPass& l) {
+  const Fields fields(in, name);
+  const auto weight = in.output_or_null("weight"), a = in.output_or_null("a"), b = in.output_or_null("b");
+  const auto bias = in.output_or_null("bias");
+  const auto refuse = [&](const char* what) { in.refuse(std::string("gradients.") + name + what); };
+  if (weight != nullptr && l.rank > 0) refuse(".weight must be null beside an adapter");
+  if (l.rank > 0 && b == nullptr) refuse(".b must be there where there is an adapter");
+  if (l.rank == 0 && (a != nullptr || b != nullptr)) refuse(".a and .b must be null without an adapter");
+  if (l.bias == nullptr && bias != nullptr) refuse(".bias must be null where there is no bias");
+  in.shape(weight, {l.in, l.out}, "inFeatures * outFeatures");
+  in.shape(a, {l.in, l.rank}, "inFeatures * rank");
+  in.shape(b, {l.rank, l.out}, "rank * outFeatures");
+  in.shape(bias, {l.out}, "outFeatures");
+  l.dweight = weight;
+  l.da = a;
+  l.db = b;
+  l.dbias = bias;
+}
+
+/// Of the gradients that both halves have.
+struct InputGradients {
+  Array<float> dx, gain;
+};
+InputGradients input_gradients(Arguments& in, size_t rows, size_t hidden) {
+  const auto dx = in.output("dx"), gain = in.output("gain");
+  in.shape(dx, {rows, hidden}, "rows * hidden");
+  in.shape(gain, {hidden}, "hidden");
+  return {dx, gain};
+}
+
+/// gain, epsilon, precision, compact
 template <class Pass>
-void end_of_pass(Arguments& in, Pass& pass) {
+void common_fields(Arguments& in, Pass& pass, size_t hidden) {
+  const auto gain = in.input("gain");
+  in.shape(gain, {hidden}, "hidden");
+  pass.gain = gain;
   pass.epsilon = static_cast<float>(in.number("epsilon"));
   pass.precision = in.precision("precision");
   pass.compact = in.boolean("compact");
+}
+
+MlpPass mlp_pass(const Call& call) {
+  Arguments& in = call.arguments;
+  const Fields fields(in, "half");
+  MlpPass pass;
+  size_t hidden, inner;
+  {
+    const Fields shape(in, "shape");
+    pass.rows = in.dimension("rows");
+    hidden = in.dimension("hidden");
+    inner = in.dimension("intermediate");
+  }
+  common_fields(in, pass, hidden);
+  pass.gate = linear_pass(call, "gate", hidden, inner);
+  pass.up = linear_pass(call, "up", hidden, inner);
+  pass.down = linear_pass(call, "down", inner, hidden);
+  return pass;
+}
+
+AttentionPass attention_pass(const Call& call) {
+  Arguments& in = call.arguments;
+  const Fields fields(in, "half");
+  AttentionPass pass;
+  AttentionShape& s = pass.shape;
+  size_t hidden;
+  {
+    const Fields shape(in, "shape");
+    hidden = in.dimension("hidden");
+    s.batch = in.dimension("batch");
+    s.time = in.dimension("time");
+    s.heads = in.dimension("heads");
+    s.kv_heads = in.dimension("kvHeads");
+    s.head_dim = in.dimension("headDim");
+    s.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.head_dim)));
+    check_heads(in, s);
+    if (s.head_dim % 2 != 0) in.refuse("half.shape.headDim must be even, got " + std::to_string(s.head_dim));
+  }
+  common_fields(in, pass, hidden);
+  const auto cosines = in.input("cos"), sines = in.input("sin");
+  in.shape(cosines, {s.time, s.head_dim / 2}, "time * headDim / 2", true);
+  in.shape(sines, {s.time, s.head_dim / 2}, "time * headDim / 2", true);
+  pass.cosines = cosines;
+  pass.sines = sines;
+  const size_t width = s.heads * s.head_dim, key_width = s.kv_heads * s.head_dim;
+  pass.q = linear_pass(call, "q", hidden, width);
+  pass.k = linear_pass(call, "k", hidden, key_width);
+  pass.v = linear_pass(call, "v", hidden, key_width);
+  pass.o = linear_pass(call, "o", width, hidden);
+  if (pass.o.bias != nullptr) in.refuse("half.o.bias must be null: queries, keys and values alone have one");
+  return pass;
+}
+
+size_t rows_of(const MlpPass& pass) { return pass.rows; }
+size_t rows_of(const AttentionPass& pass) { return pass.shape.batch * pass.shape.time; }
+size_t hidden_of(const MlpPass& pass) { return pass.gate.in; }
+size_t hidden_of(const AttentionPass& pass) { return pass.q.in; }
+
+void read_gradients(Arguments& in, MlpPass& pass) {
+  gradients_of(in, "gate", pass.gate);
+  gradients_of(in, "up", pass.up);
+  gradients_of(in, "down", pass.down);
+}
+void read_gradients(Arguments& in, AttentionPass& pass) {
+  gradients_of(in, "q", pass.q);
+  gradients_of(in, "k", pass.k);
+  gradients_of(in, "v", pass.v);
+  gradients_of(in, "o", pass.o);
 }
 
 template <class T>
@@ -64,170 +159,77 @@ void check_state(Arguments& in, const Array<T>& state, size_t bytes) {
   in.shape(state, {(bytes + 3) / 4}, "floats of the state", true);
 }
 
-struct Rows {
-  Array<const float> x, gain;
-  size_t rows, hidden;
-};
-
-/// x, gain, rows, hidden
-Rows input_rows(Arguments& in) {
-  const auto x = in.input("x"), gain = in.input("gain");
-  const size_t rows = in.dimension("rows"), hidden = in.dimension("hidden");
-  in.shape(x, {rows, hidden}, "rows * hidden");
-  in.shape(gain, {hidden}, "hidden");
-  return {x, gain, rows, hidden};
+/// half, x, y or null, state or null
+template <class Pass>
+napi_value forward(const Call& call, Pass pass, size_t (*state_bytes)(const Pass&),
+                   void (*kernel)(Context&, float*, void*, const Pass&)) {
+  Arguments& in = call.arguments;
+  const auto x = in.input("x");
+  const auto y = in.output_or_null("y"), state = in.output_or_null("state");
+  in.shape(x, {rows_of(pass), hidden_of(pass)}, "rows * hidden");
+  in.shape(y, {rows_of(pass), hidden_of(pass)}, "rows * hidden");
+  check_state(in, state, state_bytes(pass));
+  in.outputs_stand_alone();
+  pass.x = x;
+  kernel(call.context(), y, state, pass);
+  return undefined();
 }
 
-MlpPass mlp_pass(const Call& call, const Rows& input, bool differentiated) {
-  MlpPass pass{.rows = input.rows, .x = input.x, .gain = input.gain};
-  const size_t inner = call.arguments.dimension("intermediate");
-  pass.gate = linear_pass(call, input.hidden, inner, differentiated);
-  pass.up = linear_pass(call, input.hidden, inner, differentiated);
-  pass.down = linear_pass(call, inner, input.hidden, differentiated);
-  end_of_pass(call.arguments, pass);
-  return pass;
+/// half, x, state, dy, gradients
+template <class Pass>
+napi_value backward(const Call& call, Pass pass, size_t (*state_bytes)(const Pass&),
+                    void (*kernel)(Context&, float*, float*, const float*, const void*, const Pass&)) {
+  Arguments& in = call.arguments;
+  const auto x = in.input("x"), state = in.input("state"), dy = in.input("dy");
+  in.shape(x, {rows_of(pass), hidden_of(pass)}, "rows * hidden");
+  in.shape(dy, {rows_of(pass), hidden_of(pass)}, "rows * hidden");
+  check_state(in, state, state_bytes(pass));
+  const Fields fields(in, "gradients");
+  const InputGradients of_input = input_gradients(in, rows_of(pass), hidden_of(pass));
+  read_gradients(in, pass);
+  in.outputs_stand_alone();
+  pass.x = x;
+  kernel(call.context(), of_input.dx, of_input.gain, dy, state, pass);
+  return undefined();
 }
 
 napi_value mlp_half_forward(const Call& call) {
-  Arguments& in = call.arguments;
   const Kernels& kernels = call.context().kernels;
-  const auto y = in.output_or_null("y"), state = in.output_or_null("state");
-  const Rows input = input_rows(in);
-  const MlpPass pass = mlp_pass(call, input, false);
-  in.shape(y, {input.rows, input.hidden}, "rows * hidden");
-  check_state(in, state, kernels.mlp_half_state_bytes(pass));
-  in.outputs_stand_alone();
-  kernels.mlp_half_forward(call.context(), y, state, pass);
-  return undefined();
+  return forward(call, mlp_pass(call), kernels.mlp_half_state_bytes, kernels.mlp_half_forward);
 }
 
 napi_value mlp_half_backward(const Call& call) {
-  Arguments& in = call.arguments;
   const Kernels& kernels = call.context().kernels;
-  const auto dx = in.output("dx"), dgain = in.output("dgain");
-  const auto dy = in.input("dy"), state = in.input("state");
-  const Rows input = input_rows(in);
-  const MlpPass pass = mlp_pass(call, input, true);
-  in.shape(dx, {input.rows, input.hidden}, "rows * hidden");
-  in.shape(dgain, {input.hidden}, "hidden");
-  in.shape(dy, {input.rows, input.hidden}, "rows * hidden");
-  check_state(in, state, kernels.mlp_half_state_bytes(pass));
-  in.outputs_stand_alone();
-  kernels.mlp_half_backward(call.context(), dx, dgain, dy, state, pass);
-  return undefined();
-}
-
-/// The biases of query, key and value, empty for none; their gradients before them.
-struct Biases {
-  static constexpr const char* names[][2] = {{"dbiasQ", "biasQ"}, {"dbiasK", "biasK"}, {"dbiasV", "biasV"}};
-  Biases(Arguments& in, bool differentiated) {
-    for (size_t i = 0; differentiated && i < 3; i++) gradients[i] = in.output(names[i][0]);
-    for (size_t i = 0; i < 3; i++) values[i] = in.input(names[i][1]);
-  }
-  void give(const Arguments& in, LinearPass& layer, size_t index) const {
-    const auto& [value, gradient] = std::pair(values[index], gradients[index]);
-    if (value.length == 0 && gradient.length == 0) return;
-    in.shape(value, {layer.out}, "outFeatures, or nothing");
-    in.shape(gradient, {layer.out}, "outFeatures, or nothing");
-    layer.bias = value;
-    layer.dbias = gradient;
-  }
-  Array<const float> values[3];
-  Array<float> gradients[3] = {};
-};
-
-AttentionPass attention_pass(const Call& call, const Rows& input, bool differentiated) {
-  Arguments& in = call.arguments;
-  AttentionPass pass{.x = input.x, .gain = input.gain};
-  const auto cosines = in.input("cos"), sines = in.input("sin");
-  const AttentionShape& shape = pass.shape = attention_shape(in);
-  if (shape.head_dim % 2 != 0) in.refuse("headDim must be even, got " + std::to_string(shape.head_dim));
-  in.shape(input.x, {shape.batch, shape.time, input.hidden}, "batch * time * hidden");
-  in.shape(cosines, {shape.time, shape.head_dim / 2}, "time * headDim / 2", true);
-  in.shape(sines, {shape.time, shape.head_dim / 2}, "time * headDim / 2", true);
-  pass.cosines = cosines;
-  pass.sines = sines;
-  const size_t width = shape.heads * shape.head_dim, key_width = shape.kv_heads * shape.head_dim;
-  pass.q = linear_pass(call, input.hidden, width, differentiated);
-  pass.k = linear_pass(call, input.hidden, key_width, differentiated);
-  pass.v = linear_pass(call, input.hidden, key_width, differentiated);
-  pass.o = linear_pass(call, width, input.hidden, differentiated);
-  const Biases biases(in, differentiated);
-  biases.give(in, pass.q, 0);
-  biases.give(in, pass.k, 1);
-  biases.give(in, pass.v, 2);
-  end_of_pass(in, pass);
-  return pass;
+  return backward(call, mlp_pass(call), kernels.mlp_half_state_bytes, kernels.mlp_half_backward);
 }
 
 napi_value attention_half_forward(const Call& call) {
-  Arguments& in = call.arguments;
   const Kernels& kernels = call.context().kernels;
-  const auto y = in.output_or_null("y"), state = in.output_or_null("state");
-  const Rows input = input_rows(in);
-  const AttentionPass pass = attention_pass(call, input, false);
-  in.shape(y, {input.rows, input.hidden}, "rows * hidden");
-  check_state(in, state, kernels.attention_half_state_bytes(pass));
-  in.outputs_stand_alone();
-  kernels.attention_half_forward(call.context(), y, state, pass);
-  return undefined();
+  return forward(call, attention_pass(call), kernels.attention_half_state_bytes, kernels.attention_half_forward);
 }
 
 napi_value attention_half_backward(const Call& call) {
-  Arguments& in = call.arguments;
   const Kernels& kernels = call.context().kernels;
-  const auto dx = in.output("dx"), dgain = in.output("dgain");
-  const auto dy = in.input("dy"), state = in.input("state");
-  const Rows input = input_rows(in);
-  const AttentionPass pass = attention_pass(call, input, true);
-  in.shape(dx, {input.rows, input.hidden}, "rows * hidden");
-  in.shape(dgain, {input.hidden}, "hidden");
-  in.shape(dy, {input.rows, input.hidden}, "rows * hidden");
-  check_state(in, state, kernels.attention_half_state_bytes(pass));
-  in.outputs_stand_alone();
-  kernels.attention_half_backward(call.context(), dx, dgain, dy, state, pass);
-  return undefined();
+  return backward(call, attention_pass(call), kernels.attention_half_state_bytes,
+                  kernels.attention_half_backward);
 }
 
-/// Floats of a state: rows, the sizes that decide it, and the rank of each separate path (0 for other layers).
+/// Floats of the state that the half keeps for its backward pass.
 napi_value mlp_half_state_length(const Call& call) {
-  Arguments& in = call.arguments;
-  MlpPass pass{.rows = in.dimension("rows")};
-  const size_t inner = in.dimension("intermediate");
-  for (LinearPass* layer : {&pass.gate, &pass.up, &pass.down}) {
-    *layer = {.in = 0, .out = inner, .rank = in.dimension("rank", 0)};
-  }
-  pass.compact = in.boolean("compact");
-  return number(call.env, (call.context().kernels.mlp_half_state_bytes(pass) + 3) / 4);
+  return number(call.env, (call.context().kernels.mlp_half_state_bytes(mlp_pass(call)) + 3) / 4);
 }
 
 napi_value attention_half_state_length(const Call& call) {
-  Arguments& in = call.arguments;
-  AttentionPass pass{};
-  pass.shape.batch = in.dimension("batch");
-  pass.shape.time = in.dimension("time");
-  pass.shape.heads = in.dimension("heads");
-  pass.shape.kv_heads = in.dimension("kvHeads");
-  pass.shape.head_dim = in.dimension("headDim");
-  const size_t width = pass.shape.heads * pass.shape.head_dim;
-  const size_t key_width = pass.shape.kv_heads * pass.shape.head_dim;
-  pass.q = {.out = width, .rank = in.dimension("rankQ", 0)};
-  pass.k = {.out = key_width, .rank = in.dimension("rankK", 0)};
-  pass.v = {.out = key_width, .rank = in.dimension("rankV", 0)};
-  pass.o = {.rank = in.dimension("rankO", 0)};
-  pass.compact = in.boolean("compact");
-  return number(call.env, (call.context().kernels.attention_half_state_bytes(pass) + 3) / 4);
+  return number(call.env, (call.context().kernels.attention_half_state_bytes(attention_pass(call)) + 3) / 4);
 }
 
-constexpr size_t layer_arguments = 7, layer_gradients = 3;
-
 constexpr Entry entries[] = {
-    {"mlpHalfStateLength", 6, mlp_half_state_length},
-    {"mlpHalfForward", 10 + 3 * layer_arguments, mlp_half_forward},
-    {"mlpHalfBackward", 12 + 3 * (layer_arguments + layer_gradients), mlp_half_backward},
-    {"attentionHalfStateLength", 10, attention_half_state_length},
-    {"attentionHalfForward", 20 + 4 * layer_arguments, attention_half_forward},
-    {"attentionHalfBackward", 25 + 4 * (layer_arguments + layer_gradients), attention_half_backward},
+    {"mlpHalfStateLength", 1, mlp_half_state_length},
+    {"mlpHalfForward", 4, mlp_half_forward},
+    {"mlpHalfBackward", 5, mlp_half_backward},
+    {"attentionHalfStateLength", 1, attention_half_state_length},
+    {"attentionHalfForward", 4, attention_half_forward},
+    {"attentionHalfBackward", 5, attention_half_backward},
 };
 
 }  // namespace

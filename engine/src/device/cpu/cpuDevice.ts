@@ -14,14 +14,7 @@ import {
 } from './composedHalves.js';
 import { isPlain, linearForward, multiply, releaseLinearState, scaleOf } from './composedLinear.js';
 import { CpuMemory, type CpuBase } from './cpuMemory.js';
-import {
-  attentionStateLength,
-  fusedAttentionBackward,
-  fusedAttentionForward,
-  fusedMlpBackward,
-  fusedMlpForward,
-  mlpStateLength,
-} from './fusedHalves.js';
+import { nativeAttentionHalf, nativeGradients, nativeMlpHalf } from './fusedHalves.js';
 import type { NativeAddon } from './nativeAddon.js';
 
 /** What a kernel or a composition of them left for the backward pass. */
@@ -77,8 +70,9 @@ export class CpuDevice extends CpuMemory implements api.Device {
     mode: api.ForwardMode,
   ): api.HalfState | null {
     if (isFused([half.q, half.k, half.v, half.o], mode)) {
-      const state = mode.keepsState ? this.take(attentionStateLength(this, half)) : null;
-      fusedAttentionForward(this, y, state, x, half);
+      const native = nativeAttentionHalf(this, half);
+      const state = mode.keepsState ? this.take(this.addon.attentionHalfStateLength(native)) : null;
+      this.addon.attentionHalfForward(native, this.floats(x), this.floats(y), state);
       return state && asState({ fused: state });
     }
     return this.kept(composedAttentionForward(this, y, x, half, mode), mode);
@@ -97,11 +91,20 @@ export class CpuDevice extends CpuMemory implements api.Device {
         : composedAttentionForward(this, null, x, half, runMode);
       return composedAttentionBackward(this, gradients, dy, x, half, composed);
     }
+    const native = nativeAttentionHalf(this, half);
+    const input = this.floats(x);
     const state = kept
       ? (stateOf(kept) as { fused: Float32Array }).fused
-      : this.take(attentionStateLength(this, half));
-    if (kept === null) fusedAttentionForward(this, null, state, x, half);
-    fusedAttentionBackward(this, gradients, dy, state, x, half);
+      : this.take(this.addon.attentionHalfStateLength(native));
+    if (kept === null) this.addon.attentionHalfForward(native, input, null, state);
+    this.addon.attentionHalfBackward(native, input, state, this.floats(dy), {
+      dx: this.floats(gradients.dx),
+      gain: this.floats(gradients.gain),
+      q: nativeGradients(this, gradients.q),
+      k: nativeGradients(this, gradients.k),
+      v: nativeGradients(this, gradients.v),
+      o: nativeGradients(this, gradients.o),
+    });
     this.give(state);
   }
 
@@ -112,8 +115,9 @@ export class CpuDevice extends CpuMemory implements api.Device {
     mode: api.ForwardMode,
   ): api.HalfState | null {
     if (isFused([half.gate, half.up, half.down], mode)) {
-      const state = mode.keepsState ? this.take(mlpStateLength(this, half)) : null;
-      fusedMlpForward(this, y, state, x, half);
+      const native = nativeMlpHalf(this, half);
+      const state = mode.keepsState ? this.take(this.addon.mlpHalfStateLength(native)) : null;
+      this.addon.mlpHalfForward(native, this.floats(x), this.floats(y), state);
       return state && asState({ fused: state });
     }
     return this.kept(composedMlpForward(this, y, x, half, mode), mode);
@@ -132,11 +136,19 @@ export class CpuDevice extends CpuMemory implements api.Device {
         : composedMlpForward(this, null, x, half, runMode);
       return composedMlpBackward(this, gradients, dy, x, half, composed);
     }
+    const native = nativeMlpHalf(this, half);
+    const input = this.floats(x);
     const state = kept
       ? (stateOf(kept) as { fused: Float32Array }).fused
-      : this.take(mlpStateLength(this, half));
-    if (kept === null) fusedMlpForward(this, null, state, x, half);
-    fusedMlpBackward(this, gradients, dy, state, x, half);
+      : this.take(this.addon.mlpHalfStateLength(native));
+    if (kept === null) this.addon.mlpHalfForward(native, input, null, state);
+    this.addon.mlpHalfBackward(native, input, state, this.floats(dy), {
+      dx: this.floats(gradients.dx),
+      gain: this.floats(gradients.gain),
+      gate: nativeGradients(this, gradients.gate),
+      up: nativeGradients(this, gradients.up),
+      down: nativeGradients(this, gradients.down),
+    });
     this.give(state);
   }
 

@@ -7,7 +7,7 @@ import type { BasePrecision, ProductPrecision } from '../device.js';
 /**
  * The whole native surface, typed in one place. Conventions:
  * - every array is a row-major Float32Array unless said otherwise; shapes stand in brackets;
- * - outputs come first, then inputs, then dimensions, then options;
+ * - outputs come first, then inputs, then dimensions, then options; what belongs together is a struct, whose fields are named in errors;
  * - outputs are overwritten, never read, unless the name says `accumulate`; outputs and inputs never overlap;
  * - a wrong type throws a TypeError, a wrong length or value a RangeError, before any memory is touched;
  * - a PackedBase works with the instruction set it was packed under, whatever the number of threads;
@@ -181,57 +181,39 @@ export interface NativeAddon {
 
   /**
    * The second half of a block: y = x + down(silu(gate(n)) * up(n)), n = x / rms(x) * gain. x, y[rows, hidden].
-   * `state` (of `mlpHalfStateLength` floats, opaque) is kept for the backward pass, in bfloat16 when `compact`; null
-   * when there will be none. y null: only the state is made again. A backward pass has the gradients of its layers'
-   * weights among the arguments of each layer.
+   * `state` (of `mlpHalfStateLength` floats, opaque) is kept for the backward pass, in bfloat16 when the half is `compact`; null
+   * when there will be none. y null: only the state is made again.
    */
   mlpHalfForward(
+    half: NativeMlpHalf,
+    x: Float32Array,
     y: Float32Array | null,
     state: Float32Array | null,
-    ...rest: MlpHalfArguments<HalfLayer>
   ): void;
   mlpHalfBackward(
-    dx: Float32Array,
-    dgain: Float32Array,
-    dy: Float32Array,
+    half: NativeMlpHalf,
+    x: Float32Array,
     state: Float32Array,
-    ...rest: MlpHalfArguments<HalfLayerWithGradients>
+    dy: Float32Array,
+    gradients: NativeGradients<'gate' | 'up' | 'down'>,
   ): void;
-  /** Ranks are those of layers with a separate path, 0 for others. */
-  mlpHalfStateLength(
-    rows: number,
-    intermediate: number,
-    rankGate: number,
-    rankUp: number,
-    rankDown: number,
-    compact: boolean,
-  ): number;
+  mlpHalfStateLength(half: NativeMlpHalf): number;
 
   /** The first half of a block: y = x + o(attention(rotary(q(n)), rotary(k(n)), v(n))); as `mlpHalfForward`. */
   attentionHalfForward(
+    half: NativeAttentionHalf,
+    x: Float32Array,
     y: Float32Array | null,
     state: Float32Array | null,
-    ...rest: AttentionHalfArguments<HalfLayer, HalfBiases>
   ): void;
   attentionHalfBackward(
-    dx: Float32Array,
-    dgain: Float32Array,
-    dy: Float32Array,
+    half: NativeAttentionHalf,
+    x: Float32Array,
     state: Float32Array,
-    ...rest: AttentionHalfArguments<HalfLayerWithGradients, [...gradients: HalfBiases, ...HalfBiases]>
+    dy: Float32Array,
+    gradients: NativeGradients<'q' | 'k' | 'v' | 'o'>,
   ): void;
-  attentionHalfStateLength(
-    batch: number,
-    time: number,
-    heads: number,
-    kvHeads: number,
-    headDim: number,
-    rankQ: number,
-    rankK: number,
-    rankV: number,
-    rankO: number,
-    compact: boolean,
-  ): number;
+  attentionHalfStateLength(half: NativeAttentionHalf): number;
 
   /** h = silu(gate) * up, elementwise over the whole arrays. */
   swigluForward(h: Float32Array, gate: Float32Array, up: Float32Array): void;
@@ -346,69 +328,57 @@ export interface AdamWOptions {
   gradientScale: number;
 }
 
-/**
- * One layer of a half: its packed base, or null and its trained weight[in, out]; its adapter a[in, rank], b[rank, out]
- * or empty arrays and rank 0.
- */
-export type HalfLayer = [
-  base: PackedBase | null,
-  weight: Float32Array,
-  a: Float32Array,
-  b: Float32Array,
-  scale: number,
-  rank: number,
-  graph: LayerGraph,
-];
-/**
- * The same with its gradients, of the same lengths. Of a frozen a there is none (empty), and that of a frozen weight may be had
- * where there is no adapter.
- */
-export type HalfLayerWithGradients = [
-  dweight: Float32Array,
-  da: Float32Array,
-  db: Float32Array,
-  ...layer: HalfLayer,
-];
+/** One layer of a half: its packed base, or null and its trained weight[in, out]; an adapter beside a base alone. */
+export interface NativeLayer {
+  base: PackedBase | null;
+  /** Not read where there is a base. */
+  weight: Float32Array | null;
+  adapter: NativeAdapter | null;
+  /** [out]; null for none. Queries, keys and values alone may have one. */
+  bias: Float32Array | null;
+}
 
-type EndOfHalf = [epsilon: number, precision: ProductPrecision, compact: boolean];
+export interface NativeAdapter {
+  rank: number;
+  /** [in, rank] */
+  a: Float32Array;
+  /** [rank, out] */
+  b: Float32Array;
+  scale: number;
+  graph: LayerGraph;
+}
 
-/** The layers are gate, up and down. */
-export type MlpHalfArguments<Layer extends unknown[]> = [
-  x: Float32Array,
-  gain: Float32Array,
-  rows: number,
-  hidden: number,
-  intermediate: number,
-  ...gate: Layer,
-  ...up: Layer,
-  ...down: Layer,
-  ...end: EndOfHalf,
-];
+/** Null for what is not wanted: of a trained weight, or of a frozen one without an adapter; of a and b. */
+export interface NativeLayerGradients {
+  weight: Float32Array | null;
+  a: Float32Array | null;
+  b: Float32Array | null;
+  bias: Float32Array | null;
+}
 
-/** Of q, k and v, each empty for none. */
-export type HalfBiases = [q: Float32Array, k: Float32Array, v: Float32Array];
+/** Gradients of a half: of its input, its gain and its layers. */
+export type NativeGradients<Layers extends string> = Record<'dx' | 'gain', Float32Array> &
+  Record<Layers, NativeLayerGradients>;
 
-/** The layers are q, k, v and o. */
-export type AttentionHalfArguments<Layer extends unknown[], Biases extends unknown[]> = [
-  x: Float32Array,
-  gain: Float32Array,
-  rows: number,
-  hidden: number,
-  cos: Float32Array,
-  sin: Float32Array,
-  batch: number,
-  time: number,
-  heads: number,
-  kvHeads: number,
-  headDim: number,
-  scale: number,
-  ...q: Layer,
-  ...k: Layer,
-  ...v: Layer,
-  ...o: Layer,
-  ...biases: Biases,
-  ...end: EndOfHalf,
-];
+interface NativeHalf {
+  /** [hidden] */
+  gain: Float32Array;
+  epsilon: number;
+  precision: ProductPrecision;
+  /** What is kept for the backward pass is kept in bfloat16. */
+  compact: boolean;
+}
+
+export interface NativeMlpHalf extends NativeHalf, Record<'gate' | 'up' | 'down', NativeLayer> {
+  shape: { rows: number; hidden: number; intermediate: number };
+}
+
+export interface NativeAttentionHalf extends NativeHalf, Record<'q' | 'k' | 'v' | 'o', NativeLayer> {
+  shape: Record<'batch' | 'time' | 'hidden' | 'heads' | 'kvHeads' | 'headDim', number>;
+  /** [>= time, headDim / 2] */
+  cos: Float32Array;
+  sin: Float32Array;
+}
 
 /**
  * Best first. `amx` needs its tiles for bfloat16 and int8, a Linux that saves them, and avx512bf16; `avx512bf16` also needs
