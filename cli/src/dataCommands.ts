@@ -158,7 +158,7 @@ export function addDataCommands(program: Command, run: Run): void {
           ...table([['RECIPE', 'FOR'], ...info.recipes.map(({ name, summary }) => [name, summary])]),
           '',
           ...table([
-            ['PRESET', 'HIDDEN', 'MLP', 'LAYERS', 'HEADS', 'WEIGHTS'],
+            ['PRESET', 'HIDDEN', 'MLP', 'LAYERS', 'HEADS', 'BODY PARAMETERS'],
             ...info.presets.map(({ name, config, bodyParameterCount }) => [
               name,
               ...[

@@ -64,6 +64,7 @@ export function addJobCommands(program: Command, run: Run): void {
       .command('run')
       .description('create a job, watch it and download its weights: upload files with --file'),
   )
+    .option('--id <id>', 'id to use, by default made by the server')
     .option('--title <text>', 'title for people')
     .option('--label <key=value...>', 'labels to find the job by', label)
     .option('--file <path...>', 'text, JSONL or Parquet to upload as the data set')

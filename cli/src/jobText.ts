@@ -46,7 +46,11 @@ export function jobDetails(job: Job): string[] {
     ['checkpoint', progress?.checkpointStep === undefined ? undefined : `step ${progress.checkpointStep}`],
     ['attempt', String(job.attempt)],
     ['begun at', job.origin && `step ${job.origin.step} of ${job.origin.job}`],
+    ['model', spec && modelText(spec)],
     ['data set', spec?.dataset],
+    ['kind', spec && kindText(spec)],
+    ['batch', spec?.batch && batchText(spec.batch)],
+    ['learning rate', spec?.learningRate && rateText(spec.learningRate)],
     ['computed with', spec && computedWith(spec)],
     [
       'ran on',
@@ -109,6 +113,33 @@ export function estimateText({
     ]),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${message}`),
   ];
+}
+
+/** Where the model comes from, and its size. */
+function modelText({ model }: JobSpec): string {
+  const { config, baseWeights } = model ?? {};
+  const size =
+    config && `${config.numHiddenLayers} layers of ${config.hiddenSize}, ${config.numAttentionHeads} heads`;
+  const from = baseWeights && (baseWeights.weights || baseWeights.artifact || baseWeights.path);
+  return [model?.preset, from && `begins at ${from}`, size].filter(Boolean).join(', ');
+}
+
+/** The kind of training with what makes it one: rank, scale and cycles. */
+function kindText({ kind, adapter, warmStart, stepCount }: JobSpec): string {
+  const warmUp = warmStart?.stepCount ? [`${warmStart.stepCount} steps in full rank first`] : [];
+  const low = adapter && [`rank ${adapter.rank}`, `alpha ${figure(adapter.alpha ?? 0)}`];
+  const cycle = adapter?.cycleStepCount
+    ? [`a restart every ${adapter.cycleStepCount} of ${stepCount} steps`]
+    : [];
+  return [word(kind, 'JOB_KIND_'), ...warmUp, ...(low ?? []), ...cycle].join(', ');
+}
+
+function batchText({ sequenceCount, sequenceLength }: NonNullable<JobSpec['batch']>): string {
+  return `${sequenceCount} sequences of ${sequenceLength} tokens`;
+}
+
+function rateText({ peak, schedule, warmupStepCount }: NonNullable<JobSpec['learningRate']>): string {
+  return `${figure(peak ?? 0)} at its highest, ${word(schedule, 'SCHEDULE_KIND_')}, warm-up of ${warmupStepCount} steps`;
 }
 
 /** The settings that trade memory, time and exactness. */

@@ -21,7 +21,10 @@ const labelWidth = 7;
 /** Columns between two marks of a curve. */
 const markEvery = 12;
 
-/** Several curves in braille dots, each with its mark every so often, which no curve covers. Returns `height` lines. */
+/**
+ * Several curves in braille dots, each with its mark every so often, which no curve covers; `↑` and `↓` stand where one leaves the
+ * plot. Returns `height` lines.
+ */
 export function linePlot(lines: readonly DrawnLine[], options: LinePlotOptions): string[] {
   const { axes, xName, showX, dim } = options;
   const columns = Math.max(16, options.width - labelWidth - 1);
@@ -56,6 +59,14 @@ export function linePlot(lines: readonly DrawnLine[], options: LinePlotOptions):
       const isMarked = column % markEvery === shift || column === last;
       if (height === undefined || !isMarked || height < 0 || height >= rows * 4) continue;
       cells[height >> 2]![column] = line.paint(line.mark);
+    }
+  }
+
+  // What lies outside is shown to be there: a curve that is cut off would be taken for one that begins late.
+  for (const { line, heights } of curves) {
+    for (const [at, height] of heights.entries()) {
+      if (height === undefined || (height >= 0 && height < rows * 4)) continue;
+      cells[height < 0 ? 0 : rows - 1]![at >> 1] = line.paint(height < 0 ? '↑' : '↓');
     }
   }
 

@@ -70,7 +70,10 @@ const run: Run = async (body) => {
 function retryNotes(output: Output): Logger {
   let isSaid = false;
   const warn = (_: object, message: string) => {
-    if (!isSaid) output.note(`${message}. Trying again; --timeout says for how long, Ctrl-C ends it.`);
+    if (!isSaid)
+      output.note(
+        `${message.replace(/\.$/, '')}. Trying again; --timeout says for how long, Ctrl-C ends it.`,
+      );
     isSaid = true;
   };
   return { debug: () => {}, warn };

@@ -2,7 +2,7 @@ import { JobPhase, JobState } from '@relora/sdk';
 import { bytes, duration, figure, quantity } from './format.js';
 import { remainingSeconds, type JobProgress } from './jobProgress.js';
 import { lossCurve } from './lossCurve.js';
-import { fit, printable } from './screenText.js';
+import { fit, printable, wrap } from './screenText.js';
 
 export interface FrameSize {
   width: number;
@@ -33,20 +33,24 @@ export function palette(isColored: boolean): Palette {
   };
 }
 
-const restartsShownMax = 4;
-const sampleLinesMax = 2;
+/** What the figures below the curve take at least, on a screen of 24 lines; a taller one shows more of them and a taller curve. */
+const restartsShownMin = 4;
+const sampleLinesMin = 2;
+const warningLinesMax = 3;
 
 /** The whole view as lines that fit the size: a pure function, so that what is drawn can be tested. */
 export function renderFrame(progress: JobProgress, size: FrameSize, paint: Palette): string[] {
   const width = Math.min(size.width, 160);
+  // Of the lines beyond 24, a quarter goes to more restarts, an eighth to the sample, and the rest to the curve.
+  const spare = Math.max(0, size.height - 24);
   const head = [...headLines(progress, width, paint)];
   const foot = [
     ...figureLines(progress, width, paint),
-    ...restartLines(progress, paint),
-    ...sampleLines(progress, width, paint),
+    ...restartLines(progress, restartsShownMin + Math.floor(spare / 4), paint),
+    ...sampleLines(progress, width, sampleLinesMin + Math.floor(spare / 8), paint),
+    ...wrap(printable(progress.warning), width - 2, warningLinesMax).map((line) => paint.bad(` ${line}`)),
   ];
-  if (progress.warning !== '') foot.push(paint.bad(` ${printable(progress.warning)}`));
-  const curveHeight = Math.min(16, Math.max(4, size.height - head.length - foot.length - 1));
+  const curveHeight = Math.max(4, size.height - head.length - foot.length - 1);
   const curve = lossCurve(progress.losses, {
     width,
     height: curveHeight,
@@ -68,7 +72,9 @@ function* headLines(progress: JobProgress, width: number, paint: Palette): Gener
 
   yield progressLine(progress, width, paint);
   const isGoing = progress.state === JobState.RUNNING || progress.state === JobState.SUCCEEDED;
-  if (!isGoing && progress.reason !== '') yield paint.dim(` ${printable(progress.reason)}`);
+  if (isGoing) return;
+  for (const line of wrap(printable(progress.reason), width - 2, warningLinesMax))
+    yield paint.dim(` ${line}`);
 }
 
 /** A bar while the number of steps is known. */
@@ -116,10 +122,10 @@ function* figureLines(progress: JobProgress, width: number, paint: Palette): Gen
   yield line;
 }
 
-function* restartLines({ restarts }: JobProgress, paint: Palette): Generator<string> {
+function* restartLines({ restarts }: JobProgress, shownMax: number, paint: Palette): Generator<string> {
   if (restarts.length === 0) return;
   yield paint.restart(' ┊ merge   step  norm of change  effective rank  logit change   zeroed');
-  const firstShown = Math.max(0, restarts.length - restartsShownMax);
+  const firstShown = Math.max(0, restarts.length - shownMax);
   for (const [index, restart] of restarts.slice(firstShown).entries()) {
     const cells = [
       String(firstShown + index + 1).padStart(8),
@@ -133,13 +139,15 @@ function* restartLines({ restarts }: JobProgress, paint: Palette): Generator<str
   }
 }
 
-function* sampleLines({ sample }: JobProgress, width: number, paint: Palette): Generator<string> {
+function* sampleLines(
+  { sample }: JobProgress,
+  width: number,
+  linesMax: number,
+  paint: Palette,
+): Generator<string> {
   if (sample === null) return;
-  const text = printable(`${sample.prompt}${sample.text}`).replace(/\s+/g, ' ');
-  for (let line = 0; line < sampleLinesMax; line++) {
-    const part = text.slice(line * Math.max(1, width - 4), (line + 1) * Math.max(1, width - 4));
-    if (part !== '') yield paint.dim(`  ${line === 0 ? '“' : ' '}${part}`);
-  }
+  const lines = wrap(printable(`${sample.prompt}${sample.text}`), width - 4, linesMax);
+  for (const [index, line] of lines.entries()) yield paint.dim(`  ${index === 0 ? '“' : ' '}${line}`);
 }
 
 function stateName(state: JobState): string {

@@ -3,18 +3,50 @@ export function printable(text: string): string {
   return text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ');
 }
 
-/** The beginning of a line that fits so many columns; colours are kept and ended, wide characters count as two. */
+/**
+ * The beginning of a line that fits so many columns, with `…` where something is left out; colours are kept and ended, wide
+ * characters count as two.
+ */
 export function fit(line: string, columns: number): string {
+  const pieces = [...line.matchAll(/\u001b\[[\d;]*m|[^]/gu)].map(([piece]) => piece);
+  const isColor = (piece: string) => piece.length > 1 && piece.startsWith('\u001b');
+  const total = pieces.reduce((sum, piece) => sum + (isColor(piece) ? 0 : columnsOf(piece)), 0);
+  const room = total <= columns ? columns : columns - 1;
   let used = 0;
   let shown = '';
-  for (const [piece] of line.matchAll(/\u001b\[[\d;]*m|[^]/gu)) {
-    if (piece.length > 1 && piece.startsWith('\u001b')) shown += piece;
-    else if (used + columnsOf(piece) <= columns) {
+  let isCut = false;
+  for (const piece of pieces) {
+    if (isColor(piece)) shown += piece;
+    else if (isCut)
+      continue; // nothing after the first that does not fit, but its colours
+    else if (used + columnsOf(piece) <= room) {
       used += columnsOf(piece);
       shown += piece;
-    } else used = columns; // nothing after the first that does not fit, but its colours
+    } else {
+      isCut = true;
+      if (columns > 0) shown += '…';
+    }
   }
   return shown;
+}
+
+/** A text broken between words into lines of so many columns; the last of `linesMax` ends with `…` when there is more. */
+export function wrap(text: string, columns: number, linesMax: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  // A word that is longer than a line is broken, as scripts without spaces have to be.
+  const words = text.match(new RegExp(`\\S{1,${Math.max(1, columns)}}`, 'gu')) ?? [];
+  for (const word of words) {
+    if (line !== '' && line.length + 1 + word.length > columns) {
+      lines.push(line);
+      line = '';
+    }
+    line += line === '' ? word : ` ${word}`;
+  }
+  if (line !== '') lines.push(line);
+  if (lines.length <= linesMax) return lines;
+  const kept = lines.slice(0, linesMax);
+  return [...kept.slice(0, -1), fit(`${kept.at(-1)} ${lines[linesMax]}`, columns - 1).replace(/…?$/, '…')];
 }
 
 /** Columns that a character takes: 0 for combining marks, 2 for East Asian wide ones and emoji. */

@@ -96,7 +96,9 @@ export function fromClientError(error: ClientError, trailer: Metadata | undefine
     method: error.path,
     ...readDetails(trailer?.get('grpc-status-details-bin')),
   };
-  return new ReloraError(error.details, detail, { cause: error });
+  // grpc-js ends some of its own messages with a title that nothing follows.
+  const message = error.details.replace(/\.? Resolution note: $/, '');
+  return new ReloraError(message, detail, { cause: error });
 }
 
 function readDetails(bytes: Uint8Array | undefined): Partial<Omit<ReloraError, keyof Error>> {

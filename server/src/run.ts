@@ -1,3 +1,4 @@
+import { setLogger } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { ConfigInvalid, readConfig, settings, type Config } from './config.js';
 import { createLog } from './log.js';
@@ -18,6 +19,9 @@ export async function run(signals: Signals): Promise<void> {
 
 async function serve(config: Config, signals: Signals): Promise<void> {
   const log = createLog(config);
+  // What gRPC writes by itself is no line of JSON, and says what our own errors say.
+  const asDebug = (...parts: unknown[]): void => log.debug({ from: 'grpc' }, parts.map(String).join(' '));
+  setLogger({ error: asDebug, info: asDebug, debug: asDebug });
   let server: RunningServer;
   try {
     server = await startServer(config, { log, onFatal: (error) => endAtOnce(log, error) });

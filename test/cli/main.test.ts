@@ -82,7 +82,15 @@ test('every command against a server, for people and for programs', async () => 
     /^jobs\/job-one +succeeded +30\/30/m,
   );
   expect((await relora(['list', '--json', '--state', 'failed'])).json()).toEqual([{ jobs: [] }]);
-  expect((await relora(['describe', 'job-one'])).output).toMatch(/^label c +d$/m);
+  const described = (await relora(['describe', 'job-one'])).output;
+  for (const line of [
+    /^model +2 layers of 32, 2 heads$/m,
+    /^kind +relora, 10 steps in full rank first, rank 4, alpha \d+, a restart every 10 of 20 steps$/m,
+    /^batch +4 sequences of 32 tokens$/m,
+    /^learning rate +0\.001 at its highest, jagged-cosine, warm-up of 0 steps$/m,
+    /^label c +d$/m,
+  ])
+    expect(described).toMatch(line);
   expect((await relora(['download', 'job-one', 'out'])).output).toMatch(
     /SHA-256 verified:\n {2}out\/config\.json\n/,
   );

@@ -97,6 +97,30 @@ test.each([
   expect(`\n${frame(progress).join('\n')}\n`).toMatchSnapshot();
 });
 
+test('a tall terminal is used to its last line but one, and shows more restarts', () => {
+  const progress = runOf(90);
+  for (let step = 90; step < 99; step++) feed(progress, restartAt(step, step), stepAt(step));
+  for (const height of [24, 40, 60]) expect(frame(progress, { width: 100, height })).toHaveLength(height - 1);
+  const shown = (height: number) =>
+    frame(progress, { width: 100, height }).filter((line) => /%$/.test(line)).length;
+  expect(shown(40)).toBeGreaterThan(shown(24));
+});
+
+test('a long warning is broken between words, and what is left out has a sign', () => {
+  const progress = feed(runOf(60), {
+    warning: {
+      reason: 'DATA_REPEATED',
+      message: 'the run reads its training part more than once, '.repeat(9),
+    },
+  });
+  const lines = frame(progress, { width: 60, height: 40 }).slice(-3);
+  expect(lines[0]).toMatch(/^ DATA_REPEATED: the run reads/);
+  for (const line of lines.slice(0, 2)) expect(line).not.toContain('…');
+  expect(lines[2]).toMatch(/…$/);
+  const short = feed(runOf(60), { warning: { reason: 'DISK_LOW', message: 'little room' } });
+  expect(frame(short).at(-1)).toBe(' DISK_LOW: little room');
+});
+
 test('every line fits, in every size and with every text', () => {
   const evil = runOf(
     60,

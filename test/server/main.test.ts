@@ -43,6 +43,22 @@ test('--help lists every setting, --version tells the version, anything else is 
   expect(await run(['--port'])).toMatchObject({ code: 2 });
 });
 
+test.each(['RELORA_GRPC_ADDRESS', 'RELORA_HTTP_ADDRESS'])(
+  'a port that is taken is one line, and the exit code is 1: %s',
+  async (variable) => {
+    const { grpcAddress } = await startServerProcess(temporaryFolder());
+    const addresses = { RELORA_GRPC_ADDRESS: '127.0.0.1:0', RELORA_HTTP_ADDRESS: '127.0.0.1:0' };
+    const folder = temporaryFolder();
+    const { code, stdout, stderr } = await run([], {
+      ...addresses,
+      RELORA_DATA_FOLDER: folder,
+      [variable]: grpcAddress,
+    });
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toMatch(/^relora-server: [^\n]*EADDRINUSE[^\n]*: stop what listens there, or set [^\n]*\n$/);
+  },
+);
+
 test('one line tells where the server listens, and SIGTERM ends it with 0', async () => {
   const server = await startServerProcess(temporaryFolder());
   expect(server.grpcAddress).toMatch(/^127\.0\.0\.1:[1-9]\d+$/);

@@ -40,6 +40,13 @@ export function lineChart(lines: readonly PlotLine[], options: ChartOptions): st
       ? ''
       : `<g class="${toneOf(index)}"><title>${escaped(label)}</title><path class="line" d="M${path}"/>${circles}</g>`;
   });
+  // An arrow where a curve comes in from above: cut off without one it would be taken for a curve that begins late.
+  const arrows = lines.flatMap(({ points }, index) => {
+    const first = points.findIndex(([, y]) => y <= axes.y.high);
+    if (first === 0 || points.length === 0) return [];
+    const x = xOf(points[Math.max(0, first)]![0]);
+    return [`<path class="line ${toneOf(index)}" d="M${x - 4} ${plot.top + 6}l4 -7l4 7"/>`];
+  });
   const failed = crosses.map(
     ({ tone, x }) =>
       `<path class="line ${toneOf(tone)}" d="M${xOf(x) - 5} ${plot.top + 5}l10 10m0 -10l-10 10"/>`,
@@ -53,7 +60,7 @@ ${rules.join('\n')}
 ${ticks.join('\n')}
 <text x="${plot.left + plotWidth}" y="${height - 4}" text-anchor="end">${escaped(xName)}</text>
 <g clip-path="url(#${clip})">
-${[...curves, ...failed].join('\n')}
+${[...curves, ...arrows, ...failed].join('\n')}
 </g>
 </svg>
 </figure>`;

@@ -106,7 +106,7 @@ export class TrainerProcess {
       try {
         setPriority(child.pid, niceValue);
       } catch (error) {
-        log.warn({ error: String(error) }, 'The priority of the child could not be lowered');
+        log.warn({ err: error }, 'The priority of the child could not be lowered');
       }
     }
     this.isAlive();
@@ -171,7 +171,8 @@ export class TrainerProcess {
 
   private giveUp(fault: string): void {
     this.fault ??= fault;
-    this.options.log.error({ pid: this.pid }, `The child will be ended ${fault}`);
+    // Not `pid`: that key is the server's own, and a line with it twice is none that can be read.
+    this.options.log.error({ trainerPid: this.pid }, `The child will be ended ${fault}`);
     this.terminate();
   }
 
@@ -215,10 +216,10 @@ export class TrainerProcess {
         lines.push(rest);
         rest = '';
       }
-      for (const line of lines) write(line.slice(0, logLineLengthMax));
+      for (const line of lines) if (line.trim() !== '') write(line.slice(0, logLineLengthMax));
     });
     stream?.on('end', () => {
-      if (rest !== '') write(rest);
+      if (rest.trim() !== '') write(rest);
     });
   }
 }
