@@ -107,12 +107,18 @@ export function estimateText({
       ],
       [
         'time',
-        `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step`,
+        `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step${doubtText(estimate.measuredLoadRatio)}`,
       ],
       ['disk', bytes(estimate.diskBytes)],
     ]),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${message}`),
   ];
+}
+
+/** How sure the time is. */
+function doubtText(loadRatio: number): string {
+  if (loadRatio <= 0.25) return '';
+  return `; perhaps less: measured while other work used ${Math.round(100 * loadRatio)} % of the processors`;
 }
 
 /** Where the model comes from, and its size. */

@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import { DeviceCatalogue } from './api/deviceCatalogue.js';
+import { DeviceCatalogue, machineLoadRatio } from './api/deviceCatalogue.js';
 import { PageTokens } from './api/pageToken.js';
 import { streamPlaces } from './api/places.js';
 import type { ApiParts } from './api/parts.js';
@@ -105,7 +105,10 @@ export function makeServerParts({
     metrics,
     ...streamPlaces(config),
     pageTokens: new PageTokens(info.pageTokenKey),
-    devices: new DeviceCatalogue(tasks, log, stopping),
+    devices: new DeviceCatalogue(tasks, log, stopping, {
+      loadRatio: machineLoadRatio,
+      isTraining: () => supervisor.runningCount > 0,
+    }),
     version,
     startTimeMs: Date.now(),
     stopping,

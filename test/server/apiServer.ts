@@ -44,7 +44,8 @@ export async function openApi(
   const stopping = new AbortController();
   const { log, config } = parts;
   const tasks = new TaskRunner(config, log, scriptedTrainer);
-  const devices = new DeviceCatalogue({ describeDevices: async () => [device] }, log, stopping.signal);
+  const quiet = { loadRatio: () => 0, isTraining: () => false };
+  const devices = new DeviceCatalogue({ describeDevices: async () => [device] }, log, stopping.signal, quiet);
   const apiParts: ApiParts = {
     ...parts,
     tasks,

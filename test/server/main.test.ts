@@ -55,7 +55,9 @@ test.each(['RELORA_GRPC_ADDRESS', 'RELORA_HTTP_ADDRESS'])(
       [variable]: grpcAddress,
     });
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
-    expect(stderr).toMatch(/^relora-server: [^\n]*EADDRINUSE[^\n]*: stop what listens there, or set [^\n]*\n$/);
+    expect(stderr).toMatch(
+      /^relora-server: [^\n]*EADDRINUSE[^\n]*: stop what listens there, or set [^\n]*\n$/,
+    );
   },
 );
 

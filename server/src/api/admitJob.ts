@@ -90,7 +90,7 @@ export async function admitJob(
   }
   return {
     spec: decided,
-    estimate: toEstimate(estimateRun(decided, speedOf(device)), dataset, device, config),
+    estimate: toEstimate(estimateRun(decided, speedOf(device)), dataset, device, parts),
     plan: toPlan(new Schedule(decided)),
     warnings,
   };
@@ -109,7 +109,7 @@ export async function costOf(
   const dataset = await parts.datasets.find(datasetIdOf(spec.dataset) ?? '');
   const device = findDevice(await parts.devices.list(), spec);
   return {
-    estimate: toEstimate(estimateRun(spec, speedOf(device)), dataset, device, parts.config),
+    estimate: toEstimate(estimateRun(spec, speedOf(device)), dataset, device, parts),
     plan: toPlan(new Schedule(spec)),
   };
 }
@@ -153,7 +153,7 @@ function toEstimate(
   estimate: Estimate,
   dataset: Dataset | undefined,
   device: DeviceDescription | undefined,
-  config: Config,
+  { config, devices }: Pick<ApiParts, 'config' | 'devices'>,
 ): JobEstimate {
   const trainTokens = dataset?.prepared?.train.tokenCount ?? 0;
   return {
@@ -166,6 +166,7 @@ function toEstimate(
     // 0 says that it is not known.
     durationSeconds:
       device !== undefined && Number.isFinite(estimate.durationSeconds) ? estimate.durationSeconds : 0,
+    measuredLoadRatio: device === undefined ? 0 : devices.loadRatio,
     diskBytes: Math.round(estimate.diskBytes),
     memoryLimitBytes: memoryLimitBytes(config),
     epochCount: trainTokens > 0 ? estimate.tokenCount / trainTokens : 0,

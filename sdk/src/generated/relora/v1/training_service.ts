@@ -259,6 +259,11 @@ export interface JobEstimate {
   epochCount: number;
   /** Memory that a job may have on this server; CreateJob refuses a job whose peak is above it. */
   memoryLimitBytes: number;
+  /**
+   * Share of the processors that other work used when this server measured its speed, 0 to 1: the higher it is, the more the job may be
+   * faster than duration_seconds says. The speed is measured again when no job runs and the machine is quieter.
+   */
+  measuredLoadRatio: number;
 }
 
 /** When things happen in a run. */
@@ -1350,6 +1355,7 @@ function createBaseJobEstimate(): JobEstimate {
     diskBytes: 0,
     epochCount: 0,
     memoryLimitBytes: 0,
+    measuredLoadRatio: 0,
   };
 }
 
@@ -1384,6 +1390,9 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     }
     if (message.memoryLimitBytes !== 0) {
       writer.uint32(80).int64(message.memoryLimitBytes);
+    }
+    if (message.measuredLoadRatio !== 0) {
+      writer.uint32(89).double(message.measuredLoadRatio);
     }
     return writer;
   },
@@ -1481,6 +1490,14 @@ export const JobEstimate: MessageFns<JobEstimate> = {
             message.memoryLimitBytes = longToNumber(reader.int64());
             continue;
           }
+          case 11: {
+            if (tag !== 89) {
+              break;
+            }
+
+            message.measuredLoadRatio = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1545,6 +1562,11 @@ export const JobEstimate: MessageFns<JobEstimate> = {
         : isSet(object.memory_limit_bytes)
         ? globalThis.Number(object.memory_limit_bytes)
         : 0,
+      measuredLoadRatio: isSet(object.measuredLoadRatio)
+        ? globalThis.Number(object.measuredLoadRatio)
+        : isSet(object.measured_load_ratio)
+        ? globalThis.Number(object.measured_load_ratio)
+        : 0,
     };
   },
 
@@ -1580,6 +1602,9 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     if (message.memoryLimitBytes !== 0) {
       obj.memoryLimitBytes = Math.round(message.memoryLimitBytes);
     }
+    if (message.measuredLoadRatio !== 0) {
+      obj.measuredLoadRatio = floatToJson(message.measuredLoadRatio);
+    }
     return obj;
   },
 
@@ -1598,6 +1623,7 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     message.diskBytes = object.diskBytes ?? 0;
     message.epochCount = object.epochCount ?? 0;
     message.memoryLimitBytes = object.memoryLimitBytes ?? 0;
+    message.measuredLoadRatio = object.measuredLoadRatio ?? 0;
     return message;
   },
 };
