@@ -42,4 +42,22 @@ export default tseslint.config(
     files: ['**/*.mjs', '**/*.js'],
     extends: [...tseslint.configs.recommended],
   },
+  {
+    // A module that is there twice has its classes and its state twice: a test once measured sources beside the builds that it ran.
+    files: ['test/**/*.ts', 'test/**/*.mjs'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        {
+          patterns: [
+            {
+              regex: '(^|/)(engine|server|sdk|cli)/src/',
+              message:
+                'Tests import what is built, by the name of its package or from dist/: never sources beside it.',
+            },
+          ],
+        },
+      ],
+    },
+  },
 );

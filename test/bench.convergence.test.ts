@@ -92,7 +92,7 @@ describe('a comparison of modes', () => {
 
     expect(await compareAll()).toEqual(compared);
     expect(said).toHaveLength(trainedCount);
-  }, 120_000);
+  });
 });
 
 describe('what a comparison says', () => {

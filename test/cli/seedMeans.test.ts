@@ -1,8 +1,8 @@
 import { CompareJobsResponse, type ComparedJob } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
-import { comparisonText } from '../../cli/src/comparisonText.js';
-import { comparisonReport } from '../../cli/src/report/comparisonReport.js';
-import { seedMeans } from '../../cli/src/seedMeans.js';
+import { comparisonText } from '../../cli/dist/comparisonText.js';
+import { comparisonReport } from '../../cli/dist/report/comparisonReport.js';
+import { seedMeans } from '../../cli/dist/seedMeans.js';
 
 interface Tried {
   kind: string;

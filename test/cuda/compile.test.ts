@@ -3,9 +3,13 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import { readCompilerLog } from '../../engine/src/device/cuda/compilerLog.js';
-import { listKernelFiles, parseKernelText, readKernelFile } from '../../engine/src/device/cuda/kernelText.js';
-import { architectures, kernelVariants } from '../../engine/src/device/cuda/kernelVariants.js';
+import { readCompilerLog } from '../../engine/dist/device/cuda/compilerLog.js';
+import {
+  listKernelFiles,
+  parseKernelText,
+  readKernelFile,
+} from '../../engine/dist/device/cuda/kernelText.js';
+import { architectures, kernelVariants } from '../../engine/dist/device/cuda/kernelVariants.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 

@@ -3,10 +3,10 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { cudaFolder, loadCudaAddon } from '../../engine/src/device/cuda/cudaAddon.js';
-import { kernelCompiler } from '../../engine/src/device/cuda/kernelCompiler.js';
-import { Kernels } from '../../engine/src/device/cuda/kernels.js';
-import { parseKernelText, readKernelFile } from '../../engine/src/device/cuda/kernelText.js';
+import { cudaFolder, loadCudaAddon } from '../../engine/dist/device/cuda/cudaAddon.js';
+import { kernelCompiler } from '../../engine/dist/device/cuda/kernelCompiler.js';
+import { Kernels } from '../../engine/dist/device/cuda/kernels.js';
+import { parseKernelText, readKernelFile } from '../../engine/dist/device/cuda/kernelText.js';
 
 /** What the library that stands for a card's offers beside it. */
 interface Model {

@@ -119,7 +119,7 @@ test('every command of docs/api.md does what the page says, one after the other'
           messages: [{ name: 'datasets/tales' }],
         };
         const state = async () => ((await perform(ready))[0]!.dataset as { state: string }).state;
-        await expect.poll(state, { timeout: 20_000, interval: 50 }).toBe('DATASET_STATE_READY');
+        await expect.poll(state, { interval: 50 }).toBe('DATASET_STATE_READY');
       }
     }
   }

@@ -52,7 +52,7 @@ test.each<ReflectionVersion>(['v1', 'v1alpha'])(
               name: 'datasets/tiny-text',
             })
           ).dataset.state,
-        { timeout: 20_000, interval: 50 },
+        { interval: 50 },
       )
       .toBe('DATASET_STATE_READY');
 

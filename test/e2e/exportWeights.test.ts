@@ -89,7 +89,7 @@ test('a running job is exported as it is, in every layout, and ends with the bit
       expect(existsSync(join(folder, 'base/config.json'))).toBe(true);
   }
   expect(await finalSha256(client, name)).toBe(await finalSha256(client, undisturbed.name));
-}, 120_000);
+});
 
 test('a kept checkpoint of an ended job is exported by its step, and what cannot be is refused', async () => {
   const { folder, client, name } = await afterJob();
@@ -152,18 +152,18 @@ test.skipIf(process.platform !== 'linux')(
   async () => {
     const { folder, server, client, name } = await afterJob();
     const isIdle = () => childrenOf(server).length === 0;
-    await expect.poll(isIdle, { timeout: 20_000, interval: 20 }).toBe(true);
+    await expect.poll(isIdle, { interval: 20 }).toBe(true);
     const killChild = async () => {
-      await expect.poll(isIdle, { timeout: 20_000, interval: 2 }).toBe(false);
+      await expect.poll(isIdle, { interval: 2 }).toBe(false);
       kill(childrenOf(server)[0]!);
-      await expect.poll(isIdle, { timeout: 20_000, interval: 2 }).toBe(true);
+      await expect.poll(isIdle, { interval: 2 }).toBe(true);
     };
 
     const once = await client.exportWeights(name, { format: ExportFormat.PEFT });
     await killChild();
     expect((await client.waitForArtifact(once.name)).state).toBe(ArtifactState.READY);
 
-    await expect.poll(isIdle, { timeout: 20_000, interval: 20 }).toBe(true);
+    await expect.poll(isIdle, { interval: 20 }).toBe(true);
     const twice = await client.exportWeights(name, { format: ExportFormat.PEFT });
     const ended = client.waitForArtifact(twice.name).catch((error: unknown) => error);
     for (let isOver = false; !isOver;) {

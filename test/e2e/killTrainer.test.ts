@@ -1,6 +1,7 @@
 import { JobState, type JobEvent } from '@relora/sdk/contract';
 import { createLog, readConfig, startServer } from '@relora/server';
 import { expect, onTestFinished, test } from 'vitest';
+import { patientSettings } from '../patience.mjs';
 import { temporaryFolder } from './tinyJob.js';
 import { clientsOf, createTinyJob, statesOf, uploadTinyText, watchUntil } from './watchedJob.js';
 
@@ -13,6 +14,7 @@ test('a job whose trainer is killed goes on from its checkpoint, and its watcher
     RELORA_RETRY_DELAY_SECONDS: '0.01',
     RELORA_THREADS: '1',
     RELORA_LOG_LEVEL: 'silent',
+    ...patientSettings,
   });
   const server = await startServer(config, { log: createLog(config) });
   onTestFinished(async () => await server.stop());

@@ -1,6 +1,7 @@
 import { JobState, type JobEvent } from '@relora/sdk/contract';
 import { createLog, readConfig, startServer } from '@relora/server';
 import { expect, onTestFinished, test } from 'vitest';
+import { patientSettings } from '../patience.mjs';
 import { temporaryFolder } from './tinyJob.js';
 import {
   clientsOf,
@@ -22,6 +23,7 @@ async function serverWithThreads(threads: number) {
     RELORA_RETRY_DELAY_SECONDS: '0.01',
     RELORA_THREADS: String(threads),
     RELORA_LOG_LEVEL: 'silent',
+    ...patientSettings,
   });
   const server = await startServer(config, { log: createLog(config) });
   onTestFinished(async () => await server.stop());

@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
+import { patientSettings } from '../patience.mjs';
 
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
@@ -31,6 +32,7 @@ export async function startServerProcess(
       RELORA_FREE_DISK_BYTES_MIN: '0',
       RELORA_RETRY_DELAY_SECONDS: '0.01',
       RELORA_THREADS: '1',
+      ...patientSettings,
       ...settings,
     },
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -40,7 +40,7 @@ export async function uploadTinyText({ datasets }: Clients): Promise<void> {
   }
   await datasets.uploadDataset(messages());
   const state = async () => (await datasets.getDataset({ name: 'datasets/tiny-text' })).dataset?.state;
-  await expect.poll(state, { timeout: 20_000, interval: 50 }).toBe(DatasetState.READY);
+  await expect.poll(state, { interval: 50 }).toBe(DatasetState.READY);
 }
 
 export async function createTinyJob({ training }: Clients, stepCount: number): Promise<string> {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { openDevice } from '@relora/engine';
-import { chooseGraphs, separateGraphs, type GraphMachine } from '../../engine/src/plan/adapterGraphs.js';
-import { targetModules, type AdapterSettings, type RunSpec } from '../../engine/src/plan/runSpec.js';
+import { chooseGraphs, separateGraphs, type GraphMachine } from '../../engine/dist/plan/adapterGraphs.js';
+import { targetModules, type AdapterSettings, type RunSpec } from '../../engine/dist/plan/runSpec.js';
 import { tinySpec } from './tinyRun.js';
 
 const float32: GraphMachine = { instructionSet: 'avx512', precision: 'float32' };

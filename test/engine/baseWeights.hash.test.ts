@@ -11,7 +11,7 @@ import {
   type RunSpec,
   type TrainingRun,
 } from '@relora/engine';
-import { specHash } from '../../engine/src/plan/specHash.js';
+import { specHash } from '../../engine/dist/plan/specHash.js';
 import { licenceDataset, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();

@@ -13,18 +13,22 @@ const dataset = licenceDataset(newFolder);
 const child = fileURLToPath(new URL('trainAndSave.mjs', import.meta.url));
 const spec = tinySpec({ checkpoint: { everyStepCount: 1 } });
 
-/** Trains in a child and kills it so long after it told of this event that it is busy with the next checkpoint. */
+/** Trains in a child and kills it so long after it reported this event that it is likely busy with the next checkpoint. */
 async function killAfter(event: string, delayMs: number, runFolder: string): Promise<void> {
   const trainer = spawn(
     process.execPath,
     [child, JSON.stringify(spec), (await dataset()).folder, runFolder],
     {
-      stdio: ['ignore', 'pipe', 'inherit'],
+      stdio: ['pipe', 'pipe', 'inherit'],
     },
   );
   const exited = once(trainer, 'exit');
+  let wasSeen = false;
   for await (const line of createInterface({ input: trainer.stdout })) {
+    // Until the next event it works; then it waits for a byte that does not come.
     if (line === event) setTimeout(() => trainer.kill('SIGKILL'), delayMs);
+    if (!wasSeen) trainer.stdin.write('.');
+    wasSeen ||= line === event;
   }
   expect((await exited)[1]).toBe('SIGKILL');
 }

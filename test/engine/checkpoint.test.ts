@@ -23,7 +23,7 @@ import {
   type TrainingEvent,
 } from '@relora/engine';
 import { readStoredRunSpec } from '@relora/engine/plan';
-import { specHash } from '../../engine/src/plan/specHash.js';
+import { specHash } from '../../engine/dist/plan/specHash.js';
 import {
   interrupted,
   licenceDataset,
@@ -188,7 +188,7 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
   it('of a release without the settings that came later', async () => {
     const spec = tinySpec({
       warmStart: { stepCount: 0 },
-      streams: { dataCut: 1 },
+      streams: { dataCut: 1, dropout: 1 },
       baseWeightsHash: 'path',
     });
     const { recomputation: _, streams: _streams, baseWeightsHash: _hash, ...before } = spec;

@@ -5,6 +5,7 @@ import { promisify } from 'node:util';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { describe, expect, it } from 'vitest';
+import { patienceMs } from '../patience.mjs';
 import type { SourceFile } from '@relora/engine/data';
 import { dataFolder, failure, sentences } from './dataFixtures.js';
 
@@ -17,7 +18,7 @@ async function prepareApart(file: SourceFile): Promise<{ ending: string; residen
   const output = join(folder, `apart-${outputs++}`);
   // The largest heap is little above what Node itself takes; a hang is ended.
   const options = ['--max-old-space-size=128', program, file.path, file.format, output];
-  const { stdout } = await promisify(execFile)(process.execPath, options, { timeout: 30_000 });
+  const { stdout } = await promisify(execFile)(process.execPath, options, { timeout: patienceMs });
   const [ending = '', kilobytes = ''] = stdout.trim().split(' ');
   return { ending, residentBytes: 1024 * Number(kilobytes) };
 }

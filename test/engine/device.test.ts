@@ -1,7 +1,7 @@
 import { describe, expect, it, vi } from 'vitest';
-import { BufferPool } from '../../engine/src/device/bufferPool.js';
-import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
-import { openDevice } from '../../engine/src/openDevice.js';
+import { BufferPool } from '../../engine/dist/device/bufferPool.js';
+import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
+import { openDevice } from '../../engine/dist/openDevice.js';
 
 describe('choosing a device', () => {
   it('auto takes the native one on a CPU and the precision its instructions are made for', async () => {

@@ -1,10 +1,10 @@
 import { beforeAll, describe, expect, it } from 'vitest';
-import { openDevice } from '../../engine/src/openDevice.js';
-import { generateTokens, type GenerationSettings } from '../../engine/src/generation/generateTokens.js';
-import { sampleToken } from '../../engine/src/generation/sampleToken.js';
-import { Llama } from '../../engine/src/model/llama.js';
-import { Random } from '../../engine/src/random.js';
-import type { Device } from '../../engine/src/device/device.js';
+import { openDevice } from '../../engine/dist/openDevice.js';
+import { generateTokens, type GenerationSettings } from '../../engine/dist/generation/generateTokens.js';
+import { sampleToken } from '../../engine/dist/generation/sampleToken.js';
+import { Llama } from '../../engine/dist/model/llama.js';
+import { Random } from '../../engine/dist/random.js';
+import type { Device } from '../../engine/dist/device/device.js';
 import { change } from './hostModel.js';
 import { tinyConfig } from './llamaReference.js';
 

@@ -1,9 +1,9 @@
-import type { Device, ResultBuffer } from '../../engine/src/device/device.js';
-import type { HostMemory } from '../../engine/src/device/hostMemory.js';
-import type { HostResult } from '../../engine/src/device/hostResult.js';
-import type { GradientBuffer } from '../../engine/src/model/gradientBuffer.js';
-import type { GradientOptions, Llama } from '../../engine/src/model/llama.js';
-import type { Parameter } from '../../engine/src/model/parameter.js';
+import type { Device, ResultBuffer } from '../../engine/dist/device/device.js';
+import type { HostMemory } from '../../engine/dist/device/hostMemory.js';
+import type { HostResult } from '../../engine/dist/device/hostResult.js';
+import type { GradientBuffer } from '../../engine/dist/model/gradientBuffer.js';
+import type { GradientOptions, Llama } from '../../engine/dist/model/llama.js';
+import type { Parameter } from '../../engine/dist/model/parameter.js';
 
 /** What tests of a model do at once, on devices whose memory is the host's. */
 type HostModel = Pick<Llama, 'parameters' | 'trainable' | 'differentiate' | 'addLoss'> & { device: Device };

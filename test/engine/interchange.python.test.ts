@@ -81,7 +81,7 @@ async function exported(run: TrainingRun, options: Partial<ExportOptions>): Prom
 /** Sums of at most 48 products in another order, two layers: far above their error, far below any wrong weight's effect. */
 const tolerance = 1e-4;
 
-function expectOurs(run: TrainingRun, theirs: number[], within = tolerance): void {
+async function expectOurs(run: TrainingRun, theirs: number[], within = tolerance): Promise<void> {
   const ours = await run.model.logits(Int32Array.from(ids), 1, ids.length, { precision: 'float32' });
   expect(theirs).toHaveLength(ours.length);
   const largest = ours.reduce((most, value, i) => Math.max(most, Math.abs(value - theirs[i]!)), 0);
@@ -99,7 +99,7 @@ describe.skipIf(isMissing)('transformers on PyTorch', { timeout: 300_000 }, () =
     async (_, changes) => {
       const run = await trainedRun(changes);
       const answer = ask({ merged: await exported(run, { shardBytesMax: 20_000 }) });
-      expectOurs(run, answer.merged);
+      await expectOurs(run, answer.merged);
       expect(answer.tokens).toEqual(ids);
       disposeRun(run);
     },
@@ -110,7 +110,7 @@ describe.skipIf(isMissing)('transformers on PyTorch', { timeout: 300_000 }, () =
     ['bfloat16', 1e-1],
   ] as const)('computes them from %s within its rounding', async (weightType, within) => {
     const run = await trainedRun();
-    expectOurs(run, ask({ merged: await exported(run, { weightType }) }).merged, within);
+    await expectOurs(run, ask({ merged: await exported(run, { weightType }) }).merged, within);
     disposeRun(run);
   });
 });
@@ -124,8 +124,8 @@ describe.skipIf(isMissing)('PEFT', { timeout: 300_000 }, () => {
   ] as const)('loads the adapter of a cycle on its base, here with %s', async (_, changes) => {
     const run = await trainedRun(changes as Parameters<typeof tinySpec>[0]);
     const answer = ask({ peft: await exported(run, { format: 'peft', shardBytesMax: 20_000 }) });
-    expectOurs(run, answer.adapter);
-    expectOurs(run, answer.unloaded);
+    await expectOurs(run, answer.adapter);
+    await expectOurs(run, answer.unloaded);
     disposeRun(run);
   });
 });

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { openDevice } from '@relora/engine';
-import { leadingDirections } from '../../engine/src/training/leadingDirections.js';
-import { singularValues } from '../../engine/src/device/tfjs/singularValues.js';
-import { Random } from '../../engine/src/random.js';
+import { leadingDirections } from '../../engine/dist/training/leadingDirections.js';
+import { singularValues } from '../../engine/dist/device/tfjs/singularValues.js';
+import { Random } from '../../engine/dist/random.js';
 
 /** [rows, columns] with columns of unit norm at right angles. */
 function orthonormalColumns(rows: number, columns: number, random: Random): Float64Array[] {

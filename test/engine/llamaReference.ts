@@ -1,5 +1,5 @@
-import type { Llama } from '../../engine/src/model/llama.js';
-import type { LlamaConfig } from '../../engine/src/plan/runSpec.js';
+import type { Llama } from '../../engine/dist/model/llama.js';
+import type { LlamaConfig } from '../../engine/dist/plan/runSpec.js';
 import { valuesIn } from './hostModel.js';
 
 type Matrix = Float64Array[];

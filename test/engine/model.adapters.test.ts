@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import type { Device } from '../../engine/src/device/device.js';
-import { openDevice } from '../../engine/src/openDevice.js';
-import { MergeNotFinite } from '../../engine/src/model/adapterSet.js';
-import { Llama } from '../../engine/src/model/llama.js';
-import { targetModules, type AdapterSettings } from '../../engine/src/plan/runSpec.js';
+import type { Device } from '../../engine/dist/device/device.js';
+import { openDevice } from '../../engine/dist/openDevice.js';
+import { MergeNotFinite } from '../../engine/dist/model/adapterSet.js';
+import { Llama } from '../../engine/dist/model/llama.js';
+import { targetModules, type AdapterSettings } from '../../engine/dist/plan/runSpec.js';
 import { tinyConfig } from './llamaReference.js';
-import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
+import { laterDefaults } from '../../engine/dist/plan/storedRunSpec.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
 import { seeded } from './seeded.js';
 

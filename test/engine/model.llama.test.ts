@@ -1,12 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
-import type { Device } from '../../engine/src/device/device.js';
-import { openDevice } from '../../engine/src/openDevice.js';
-import { Llama } from '../../engine/src/model/llama.js';
-import type { AdapterSettings, LlamaConfig } from '../../engine/src/plan/runSpec.js';
-import { Random } from '../../engine/src/random.js';
+import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
+import type { Device } from '../../engine/dist/device/device.js';
+import { openDevice } from '../../engine/dist/openDevice.js';
+import { Llama } from '../../engine/dist/model/llama.js';
+import type { AdapterSettings, LlamaConfig } from '../../engine/dist/plan/runSpec.js';
+import { Random } from '../../engine/dist/random.js';
 import { referenceLogits, tinyConfig } from './llamaReference.js';
-import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
+import { laterDefaults } from '../../engine/dist/plan/storedRunSpec.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
 import { seeded } from './seeded.js';
 

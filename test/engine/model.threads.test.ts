@@ -1,12 +1,12 @@
 import { beforeAll, describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
-import { openDevice } from '../../engine/src/openDevice.js';
-import { Llama } from '../../engine/src/model/llama.js';
-import type { Device } from '../../engine/src/device/device.js';
+import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
+import { openDevice } from '../../engine/dist/openDevice.js';
+import { Llama } from '../../engine/dist/model/llama.js';
+import type { Device } from '../../engine/dist/device/device.js';
 import { change, lossAndGradients } from './hostModel.js';
 import { tinyConfig } from './llamaReference.js';
 import { largest } from './nativeReference.js';
-import { laterDefaults } from '../../engine/src/plan/storedRunSpec.js';
+import { laterDefaults } from '../../engine/dist/plan/storedRunSpec.js';
 import { seeded } from './seeded.js';
 
 // More rows than a block of a product, more positions than a tile of attention, several blocks of every other kernel:

@@ -3,13 +3,14 @@ import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { patienceMs } from '../patience.mjs';
 import {
   loadNativeAddon,
   type NativeAdapter,
   type NativeLayer,
   type NativeLayerGradients,
   type PackedBase,
-} from '../../engine/src/device/cpu/nativeAddon.js';
+} from '../../engine/dist/device/cpu/nativeAddon.js';
 import { temporaryFolders } from './tinyRun.js';
 
 const addon = loadNativeAddon();
@@ -116,6 +117,8 @@ function attentionBackward(changes: Changed = {}, gradients: Changed = {}): void
 }
 
 /** Each call has one mistake, and the message names function, argument, what was expected and what came. */
+const dropout = { share: 0.5, seed: 1, step: 0, firstSequence: 0, layer: 0, sequenceLength: 3 };
+
 const mistakes: [call: () => unknown, message: string][] = [
   [() => (addon.matmul as (...args: unknown[]) => void)(f(1), f(1)), 'matmul: expected 10 arguments, got 2'],
   [
@@ -498,6 +501,18 @@ const mistakes: [call: () => unknown, message: string][] = [
     "configure: options.instructionSet 'avx1024' is not offered by this CPU, which has ",
   ],
   [
+    () => addon.dropoutMask(f(6), { ...dropout, sequenceLength: 4 }),
+    'dropoutMask: mask must hold whole sequences of options.sequenceLength = 4 elements, got 6',
+  ],
+  [
+    () => addon.dropoutMask(f(6), { ...dropout, share: 1 }),
+    'dropoutMask: options.share must be in [0, 1), got 1.0',
+  ],
+  [
+    () => addon.dropoutMask(f(6), { ...dropout, step: -1 }),
+    'dropoutMask: options.step must be an integer of at least 0, got -1',
+  ],
+  [
     () => addon.open({ instructionSet: 'avx1024' as never, threads: 1 }),
     "open: options.instructionSet 'avx1024' is not offered by this CPU, which has ",
   ],
@@ -639,7 +654,7 @@ describe('the machine', () => {
       for (let i = 0; i < 20; i++) a.addInPlace(x, new Float32Array(1 << 20));
       a.configure({ instructionSet: 'portable', threads: 3 });
       a.addInPlace(x, new Float32Array(1 << 20));`;
-    const { status, signal } = spawnSync(process.execPath, ['-e', script], { timeout: 10_000 });
+    const { status, signal } = spawnSync(process.execPath, ['-e', script], { timeout: patienceMs });
     expect({ status, signal }).toEqual({ status: 0, signal: null });
   });
 });

@@ -1,5 +1,5 @@
 import { expect } from 'vitest';
-import type { BasePrecision, ProductPrecision } from '../../engine/src/device/cpu/nativeAddon.js';
+import type { BasePrecision, ProductPrecision } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { excess, seededArray } from './nativeReference.js';
 
 // Ones, and one less, the same and one more than a vector, a register tile or a panel holds on some instruction set.

@@ -5,7 +5,7 @@ import type {
   NativeLayerGradients,
   PackedBase,
   ProductPrecision,
-} from '../../engine/src/device/cpu/nativeAddon.js';
+} from '../../engine/dist/device/cpu/nativeAddon.js';
 import type { Draw } from './nativeDraw.js';
 import {
   attention,

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, it } from 'vitest';
-import { loadNativeAddon, type PackedBase } from '../../engine/src/device/cpu/nativeAddon.js';
+import { loadNativeAddon, type PackedBase } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { excess, largest, matrix, multiply, seededArray } from './nativeReference.js';
 
 const addon = loadNativeAddon();

@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest';
-import { loadNativeAddon, type ProductPrecision } from '../../engine/src/device/cpu/nativeAddon.js';
-import { decode, zeroSigned, zeroUnsigned } from '../../engine/src/device/momentCodes.js';
+import { loadNativeAddon, type ProductPrecision } from '../../engine/dist/device/cpu/nativeAddon.js';
+import { decode, zeroSigned, zeroUnsigned } from '../../engine/dist/device/momentCodes.js';
 import {
   attention,
   excess,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
+import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { seeded } from './seeded.js';
 
 const addon = loadNativeAddon();

@@ -5,6 +5,7 @@ import {
   MergeDrift,
   openDevice,
   verifyCheckpoint,
+  type LayerAdapter,
   type RunSpec,
   type TrainingRun,
 } from '@relora/engine';
@@ -125,6 +126,30 @@ describe('the proof of a restart', () => {
     await expect(runLoop(run)).rejects.toMatchObject({ reason: 'MERGE_DRIFT', layer: layer.name });
     disposeRun(run);
   });
+
+  it.each(['merged', 'weightGradient', 'separate'] as const)(
+    'takes the function before by W and the adapter apart, also in a %s graph: a wrong merge is seen',
+    async (graph) => {
+      const right = await begin(tinySpec({ adapter: { graph } }));
+      const [restart] = ofKind(await runLoop(right, ({ kind }) => kind === 'restart'), 'restart');
+      // Two ways of computing one function differ by rounding; the same way twice would not differ at all.
+      expect(restart!.logitChangeMax).toBeGreaterThan(0);
+      expect(restart!.logitChangeMax).toBeLessThan(restart!.logitChangeTolerance);
+      disposeRun(right);
+
+      // A kernel that takes a scale for a thousandth more than it is, wherever it adds an adapter to a weight.
+      const wrong = await begin(tinySpec({ adapter: { graph } }));
+      const { device } = wrong;
+      const more = (adapter: LayerAdapter) => ({ ...adapter, scale: 1.001 * (adapter.scale as number) });
+      const packMerged = device.packMerged.bind(device);
+      const mergeAdapter = device.mergeAdapter.bind(device);
+      device.packMerged = (base, weight, adapter) => packMerged(base, weight, more(adapter));
+      device.mergeAdapter = (into, weight, adapter, shape) =>
+        mergeAdapter(into, weight, more(adapter), shape);
+      await expect(runLoop(wrong)).rejects.toMatchObject({ reason: 'MERGE_DRIFT' });
+      disposeRun(wrong);
+    },
+  );
 
   it('fails a restart whose moments were to be zero and are not', async () => {
     class Forgetful extends AdamW {

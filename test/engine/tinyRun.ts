@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll } from 'vitest';
 import { Dataset, prepareDataset } from '@relora/engine/data';
-import type { StoredValues } from '../../engine/src/io/safetensors.js';
+import type { StoredValues } from '../../engine/dist/io/safetensors.js';
 import {
   defaultRunSpec,
   disposeRun,
@@ -82,10 +82,14 @@ export function ofKind<K extends TrainingEvent['kind']>(events: TrainingEvent[],
   return events.filter((event): event is Extract<TrainingEvent, { kind: K }> => event.kind === kind);
 }
 
-/** What a run tells of itself, without what a clock or the system says, and what each attempt tells anew. */
+/**
+ * What a run reports of itself, without what a clock or the system says, and what each attempt reports again. How its graphs were
+ * timed is of the clock: the event `plan`, and the warning when they were slower than planned.
+ */
 export function told(events: TrainingEvent[]) {
   return events
     .filter(({ kind }) => kind !== 'checkpoint' && kind !== 'plan')
+    .filter((event) => event.kind !== 'warning' || event.reason !== 'GRAPHS_SLOWER_THAN_PLANNED')
     .map((event) => ({ ...event, seconds: 0, stepSeconds: 0, residentBytes: 0 }));
 }
 

@@ -1,5 +1,7 @@
-// Trains in a process of its own and tells each event in a line, until it is killed.
+// Trains in a process of its own and reports each event in a line, until it is killed. After each it waits for a byte from its
+// parent, so that it is never further than the parent knows.
 // Arguments: specification as JSON, folder of the data set, folder of the run.
+import { readSync, writeSync } from 'node:fs';
 import { beginRun, openDevice, trainLoop } from '@relora/engine';
 import { Dataset } from '@relora/engine/data';
 
@@ -9,5 +11,6 @@ const device = await openDevice({ device: spec.device, precision: spec.precision
 const dataset = await Dataset.open(datasetFolder, { verify: false });
 const run = await beginRun({ spec, device, dataset, runFolder, attempt: 1 });
 for await (const event of trainLoop(run, new AbortController().signal)) {
-  process.stdout.write(`${event.kind} ${event.step}\n`);
+  writeSync(1, `${event.kind} ${event.step}\n`);
+  readSync(0, Buffer.alloc(1));
 }

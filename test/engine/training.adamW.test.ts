@@ -1,11 +1,11 @@
 import { beforeAll, describe, expect, it } from 'vitest';
-import { openDevice } from '../../engine/src/openDevice.js';
-import type { Device } from '../../engine/src/device/device.js';
-import { GradientBuffer } from '../../engine/src/model/gradientBuffer.js';
-import { makeParameter, type Parameter, type ParameterRole } from '../../engine/src/model/parameter.js';
-import type { OptimizerSettings } from '../../engine/src/plan/runSpec.js';
-import { Random } from '../../engine/src/random.js';
-import { AdamW } from '../../engine/src/training/adamW.js';
+import { openDevice } from '../../engine/dist/openDevice.js';
+import type { Device } from '../../engine/dist/device/device.js';
+import { GradientBuffer } from '../../engine/dist/model/gradientBuffer.js';
+import { makeParameter, type Parameter, type ParameterRole } from '../../engine/dist/model/parameter.js';
+import type { OptimizerSettings } from '../../engine/dist/plan/runSpec.js';
+import { Random } from '../../engine/dist/random.js';
+import { AdamW } from '../../engine/dist/training/adamW.js';
 import { valuesIn } from './hostModel.js';
 
 const settings: OptimizerSettings = {

@@ -9,7 +9,7 @@ import {
   type RunSpec,
   type TrainingEvent,
 } from '@relora/engine';
-import type { CpuDevice } from '../../engine/src/device/cpu/cpuDevice.js';
+import type { CpuDevice } from '../../engine/dist/device/cpu/cpuDevice.js';
 import { change, valuesIn } from './hostModel.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, openDevice, type Device, type RunSpec } from '@relora/engine';
 import { Dataset, prepareDataset } from '@relora/engine/data';
-import { accumulateGradients } from '../../engine/src/training/gradients.js';
+import { accumulateGradients } from '../../engine/dist/training/gradients.js';
 import { valuesIn } from './hostModel.js';
 import { ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 

@@ -1,10 +1,10 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, Llama, openDevice, type Device } from '@relora/engine';
-import type { CpuDevice } from '../../engine/src/device/cpu/cpuDevice.js';
-import type { AdapterPlan } from '../../engine/src/model/adapterSet.js';
-import { separateGraphs } from '../../engine/src/plan/adapterGraphs.js';
-import { linearShapes } from '../../engine/src/plan/parameters.js';
+import type { CpuDevice } from '../../engine/dist/device/cpu/cpuDevice.js';
+import type { AdapterPlan } from '../../engine/dist/model/adapterSet.js';
+import { separateGraphs } from '../../engine/dist/plan/adapterGraphs.js';
+import { linearShapes } from '../../engine/dist/plan/parameters.js';
 import { change, lossAndGradients } from './hostModel.js';
 import { licenceDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 

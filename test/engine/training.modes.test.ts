@@ -10,7 +10,7 @@ import {
   type RunSpec,
   type TrainingRun,
 } from '@relora/engine';
-import { separateGraphs, type LayerGraph, type LayerGraphs } from '../../engine/src/plan/adapterGraphs.js';
+import { separateGraphs, type LayerGraph, type LayerGraphs } from '../../engine/dist/plan/adapterGraphs.js';
 import { tinyConfig } from './llamaReference.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
 import {

@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { Random } from '../../engine/src/random.js';
+import { Random } from '../../engine/dist/random.js';
 import {
   countZeros,
   pruneAtRandom,
   pruneByMagnitude,
   zeroAll,
-} from '../../engine/src/training/momentReset.js';
+} from '../../engine/dist/training/momentReset.js';
 
 /** Moments of so many entries; the second ones tell which entry they belong to. */
 function momentsOf(...first: number[]) {

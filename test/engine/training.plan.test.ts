@@ -1,4 +1,4 @@
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import {
   beginRun,
   disposeRun,
@@ -9,9 +9,10 @@ import {
   type RunSpec,
 } from '@relora/engine';
 import { targetModules } from '@relora/engine/plan';
+import { Random } from '../../engine/dist/random.js';
 import { reportPlan, slowerThanPlanned } from '../../engine/dist/training/planReport.js';
 import { sumLoss } from './hostModel.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, told, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
@@ -92,6 +93,23 @@ describe('the plan of an adapter phase', () => {
     expect(await reportPlan(run, new AbortController().signal)).not.toBeNull();
     expect({ loss: loss(), weights: await weightsOf(run), held: run.device.memory().count }).toEqual(before);
     disposeRun(run);
+  });
+
+  it('changes no bit, whatever the clock says and whether it warns or not', async () => {
+    const warned = new Set<boolean>();
+    const results: unknown[] = [];
+    for (let seed = 1; warned.size < 2; seed++) {
+      const random = Random.forStream(seed, 'a clock gone mad');
+      let now = 0;
+      const clock = vi.spyOn(performance, 'now').mockImplementation(() => (now += 4000 * random.uniform()));
+      const run = await begin(tinySpec({ adapter: { graph: 'merged' } }));
+      const events = await runLoop(run);
+      clock.mockRestore();
+      warned.add(ofKind(events, 'warning').some(({ reason }) => reason === 'GRAPHS_SLOWER_THAN_PLANNED'));
+      results.push({ events: told(events), weights: weightsOf(run) });
+      disposeRun(run);
+    }
+    for (const result of results) expect(result).toEqual(results[0]);
   });
 
   it('is not waited for by a stop', async () => {

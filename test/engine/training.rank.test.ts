@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { loadNativeAddon } from '../../engine/src/device/cpu/nativeAddon.js';
-import { Random } from '../../engine/src/random.js';
-import { chooseLayers, rankFigures } from '../../engine/src/training/rankTelemetry.js';
-import { singularValues } from '../../engine/src/training/singularValues.js';
+import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
+import { Random } from '../../engine/dist/random.js';
+import { chooseLayers, rankFigures } from '../../engine/dist/training/rankTelemetry.js';
+import { singularValues } from '../../engine/dist/device/tfjs/singularValues.js';
 
 function randomMatrix(rows: number, columns: number, stream: string): Float32Array {
   const matrix = new Float32Array(rows * columns);

@@ -2,7 +2,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { expect, it } from 'vitest';
 import { beginRun, disposeRun, openDevice } from '@relora/engine';
-import type { CpuDevice } from '../../engine/src/device/cpu/cpuDevice.js';
+import type { CpuDevice } from '../../engine/dist/device/cpu/cpuDevice.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();

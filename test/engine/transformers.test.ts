@@ -67,6 +67,6 @@ describe.skipIf(!hasTransformers)(
       execFileSync(python, [join(fixtures, 'make.py'), folder, '1000'], { stdio: 'pipe' });
       for (const name of varieties)
         expect(await disagreement(join(folder, name)), name).toBeLessThan(toleranceRatio);
-    }, 120_000);
+    });
   },
 );

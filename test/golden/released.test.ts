@@ -8,9 +8,6 @@ import { expected, released, releasedFolder, type Hashes } from './releasedFolde
 import { startServerProcess } from '../e2e/serverProcess.js';
 import { temporaryFolder, tinyText } from '../e2e/tinyJob.js';
 
-/** Fourteen jobs are finished, and beside others that may take minutes. */
-const timeoutMs = 600_000;
-
 let client: ReloraClient;
 let dataFolder: string;
 const cleanUps: (() => unknown)[] = [];
@@ -24,7 +21,7 @@ beforeAll(async () => {
   const server = await startServerProcess(dataFolder, settings, (stop) => cleanUps.push(stop));
   client = new ReloraClient({ address: server.grpcAddress });
   cleanUps.push(() => client.close());
-}, timeoutMs);
+});
 afterAll(async () => {
   for (const cleanUp of cleanUps.reverse()) await cleanUp();
 });
@@ -86,20 +83,16 @@ describe('a data folder of 0.1.0', () => {
     expect(sent).toEqual([900 + 450_000]);
   });
 
-  it(
-    'is finished with the weights and losses that 0.1.0 itself came to',
-    async () => {
-      for (const [id, { pausedAtStep }] of Object.entries(expected.jobs))
-        if (pausedAtStep !== undefined) await client.resumeJob(`jobs/${id}`);
-      for (const [id, wanted] of Object.entries(expected.jobs)) {
-        const job = await client.waitForJob(`jobs/${id}`);
-        expect({ id, ...(await resultOf(job)) }).toEqual({ id, ...resultWanted(wanted) });
-        // Its path to the base weights was another one, and is in the hash.
-        if (id !== 'queued-at-path') expect(job.execution!.specSha256).toBe(wanted.specSha256);
-      }
-    },
-    timeoutMs,
-  );
+  it('is finished with the weights and losses that 0.1.0 itself came to', async () => {
+    for (const [id, { pausedAtStep }] of Object.entries(expected.jobs))
+      if (pausedAtStep !== undefined) await client.resumeJob(`jobs/${id}`);
+    for (const [id, wanted] of Object.entries(expected.jobs)) {
+      const job = await client.waitForJob(`jobs/${id}`);
+      expect({ id, ...(await resultOf(job)) }).toEqual({ id, ...resultWanted(wanted) });
+      // Its path to the base weights was another one, and is in the hash.
+      if (id !== 'queued-at-path') expect(job.execution!.specSha256).toBe(wanted.specSha256);
+    }
+  });
 
   it('says of a step that the job asks to omit that it is omitted, and not skipped', async () => {
     const steps: Record<string, number[]> = { omitted: [], skipped: [] };
@@ -111,49 +104,37 @@ describe('a data folder of 0.1.0', () => {
     expect(steps).toEqual({ omitted: [30, 31, 120, 121, 122, 123, 124], skipped: [] });
   });
 
-  it(
-    'has its pending exports made',
-    async () => {
-      const found: typeof expected.exports = {};
-      for (const name of Object.keys(expected.exports))
-        found[name] = hashesOf((await client.waitForArtifact(name)).files);
-      expect(found).toEqual(expected.exports);
-    },
-    timeoutMs,
-  );
+  it('has its pending exports made', async () => {
+    const found: typeof expected.exports = {};
+    for (const name of Object.keys(expected.exports))
+      found[name] = hashesOf((await client.waitForArtifact(name)).files);
+    expect(found).toEqual(expected.exports);
+  });
 
-  it(
-    'replays its bundle to identical weights',
-    async () => {
-      const bundle = parseBundle(JSON.parse(readFileSync(join(released, 'bundle.json'), 'utf8')));
-      const report = await replayBundle(client, bundle);
-      expect(report).toMatchObject({ isIdentical: true, firstDifferingStep: null });
-      // Its job followed the rules of 0.1.0, and new ones may follow others.
-      expect((await client.getJob(report.job)).spec!.streams).toEqual({ dataCut: 1 });
-      expect(report.files.map(({ fileName }) => fileName)).toContain('hugging_face/model.safetensors');
-    },
-    timeoutMs,
-  );
+  it('replays its bundle to identical weights', async () => {
+    const bundle = parseBundle(JSON.parse(readFileSync(join(released, 'bundle.json'), 'utf8')));
+    const report = await replayBundle(client, bundle);
+    expect(report).toMatchObject({ isIdentical: true, firstDifferingStep: null });
+    // Its job followed the rules of 0.1.0, and new ones may follow others.
+    expect((await client.getJob(report.job)).spec!.streams).toEqual({ dataCut: 1, dropout: 1 });
+    expect(report.files.map(({ fileName }) => fileName)).toContain('hugging_face/model.safetensors');
+  });
 });
 
 describe('the SDK of 0.1.0', () => {
-  it(
-    'works against this server',
-    async () => {
-      const folder = temporaryFolder();
-      unpackSdk(join(released, 'relora-sdk-0.1.0.tgz'), folder);
-      const entry = pathToFileURL(join(folder, 'node_modules/@relora/sdk/dist/index.js')).href;
-      const sdk = (await import(/* @vite-ignore */ entry)) as { ReloraClient: typeof ReloraClient };
-      expect(sdk.ReloraClient).not.toBe(ReloraClient);
-      const old = new sdk.ReloraClient({ address: client.address });
-      try {
-        await useAll(old, folder);
-      } finally {
-        old.close();
-      }
-    },
-    timeoutMs,
-  );
+  it('works against this server', async () => {
+    const folder = temporaryFolder();
+    unpackSdk(join(released, 'relora-sdk-0.1.0.tgz'), folder);
+    const entry = pathToFileURL(join(folder, 'node_modules/@relora/sdk/dist/index.js')).href;
+    const sdk = (await import(/* @vite-ignore */ entry)) as { ReloraClient: typeof ReloraClient };
+    expect(sdk.ReloraClient).not.toBe(ReloraClient);
+    const old = new sdk.ReloraClient({ address: client.address });
+    try {
+      await useAll(old, folder);
+    } finally {
+      old.close();
+    }
+  });
 });
 
 /** A day with the SDK: data in, a job watched, paused, resumed and begun again from its checkpoint, weights out. */

@@ -61,7 +61,7 @@ export function refusal(
   });
   const details = [any('ErrorInfo', ErrorInfo.encode(ErrorInfo.fromPartial({ reason })).finish())];
   if (retryDelayMs !== undefined) {
-    const retryDelay = { seconds: 0, nanos: retryDelayMs * 1e6 };
+    const retryDelay = { seconds: Math.floor(retryDelayMs / 1000), nanos: (retryDelayMs % 1000) * 1e6 };
     details.push(any('RetryInfo', RetryInfo.encode(RetryInfo.fromPartial({ retryDelay })).finish()));
   }
   const status = RpcStatus.encode({ code, message: reason, details }).finish();

@@ -71,17 +71,15 @@ test('a wait that would pass the deadline is not begun', async () => {
   const client = await brokenServer(
     {
       async getJob(_, context) {
-        throw refusal(context, Status.UNAVAILABLE, 'SERVER_STOPPING', 900);
+        throw refusal(context, Status.UNAVAILABLE, 'SERVER_STOPPING', 900_000);
       },
     },
-    { deadlineMs: 500 },
+    { deadlineMs: 500_000 },
   );
-  const start = performance.now();
   await expect(client.getJob('jobs/job-1')).rejects.toMatchObject({
     reason: 'SERVER_STOPPING',
-    retryDelayMs: 900,
+    retryDelayMs: 900_000,
   });
-  expect(performance.now() - start).toBeLessThan(400);
 });
 
 test('a closed client answers at once', async () => {
@@ -170,8 +168,9 @@ test('a call is repeated until its deadline, with pauses that grow and never gro
       },
     },
     {
-      deadlineMs: 1000,
-      retries: { initialDelayMs: 20, maxDelayMs: 400 },
+      // The last pauses are as long as all before them: no call is under way at the deadline, however slow it is.
+      deadlineMs: 6000,
+      retries: { initialDelayMs: 20, maxDelayMs: 6000 },
       logger: {
         debug: () => {},
         warn: (fields) => void pauses.push((fields as { delayMs: number }).delayMs),

@@ -2,6 +2,7 @@ import { ReloraClient } from '@relora/sdk';
 import { createLog, readConfig, startServer } from '@relora/server';
 import { onTestFinished } from 'vitest';
 import { temporaryFolder } from '../e2e/tinyJob.js';
+import { patientSettings } from '../patience.mjs';
 
 /** The real server on free ports, and a client of it; both end with the test. */
 export async function realServer(settings: Record<string, string> = {}) {
@@ -12,6 +13,7 @@ export async function realServer(settings: Record<string, string> = {}) {
     RELORA_FREE_DISK_BYTES_MIN: '0',
     RELORA_THREADS: '1',
     RELORA_LOG_LEVEL: 'silent',
+    ...patientSettings,
     ...settings,
   });
   const server = await startServer(config, { log: createLog(config) });

@@ -168,7 +168,8 @@ describe('an answer that nobody reads', () => {
 
 describe('a stop', () => {
   it('waits neither for a silent upload nor for a request that does not come', async () => {
-    const { server } = await runServer();
+    // Held up by what is silent it would last longer than a test may.
+    const { server } = await runServer({ RELORA_REQUEST_SILENCE_SECONDS: '3600' });
     const session = await rawSession(server.grpcAddress);
     const silent = [
       '/relora.v1.DatasetService/UploadDataset',
@@ -181,9 +182,7 @@ describe('a stop', () => {
     probe.end(framed(nobody));
     await statusOf(probe);
     const goneAway = once(session, 'goaway');
-    const began = performance.now();
     await server.stop();
-    expect(performance.now() - began).toBeLessThan(1000);
     expect(await Promise.all(ends)).toEqual(Array(3).fill(status.UNAVAILABLE));
     await goneAway;
   });

@@ -11,9 +11,14 @@ import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { LocalFeed } from '../../server/dist/store/changeFeed.js';
 import { openDatabase } from '../../server/dist/store/database.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
+import { patientSettings } from '../patience.mjs';
 
 const [dataFolder, entry, newJobText] = process.argv.slice(2);
-const config = readConfig({ RELORA_DATA_FOLDER: dataFolder, RELORA_FREE_DISK_BYTES_MIN: '0' });
+const config = readConfig({
+  RELORA_DATA_FOLDER: dataFolder,
+  RELORA_FREE_DISK_BYTES_MIN: '0',
+  ...patientSettings,
+});
 const db = await openDatabase(dataFolder);
 const feed = new LocalFeed();
 const journal = new JobJournal(db, feed);

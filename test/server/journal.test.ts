@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { JobEvent } from '../../server/dist/jobs/job.js';
+import { patienceMs } from '../patience.mjs';
 import { claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
 import { stores } from './postgres.js';
 
@@ -21,7 +22,7 @@ async function watch(parts: Parts, jobId: string, afterSequence = 0): Promise<Jo
       sequence = event.sequence;
     }
     if (isComplete) return seen;
-    const signal = AbortSignal.timeout(10_000);
+    const signal = AbortSignal.timeout(patienceMs);
     await parts.journal.changedSince(jobId, sequence, signal);
     signal.throwIfAborted();
   }

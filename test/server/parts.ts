@@ -23,6 +23,7 @@ import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openStore } from '../../server/dist/store/openStore.js';
 import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
+import { patienceMs, patientSettings } from '../patience.mjs';
 import { freshDatabase } from './postgres.js';
 import { stepBody } from './stepBody.mjs';
 
@@ -59,7 +60,7 @@ export async function openParts(
   const config: Config = readConfig({
     RELORA_DATA_FOLDER: dataFolder,
     RELORA_RETRY_DELAY_SECONDS: '0.01',
-    RELORA_TRAINER_GRACE_SECONDS: '2',
+    ...patientSettings,
     RELORA_FREE_DISK_BYTES_MIN: '0',
     RELORA_LOG_LEVEL: 'silent',
     ...settings,
@@ -246,7 +247,7 @@ export async function jobWhen(parts: Parts, jobId: string, condition: (job: Job)
     if (condition(job)) return job;
     if (isTerminal(job.state))
       throw new Error(`Job ${jobId} is ${job.state} (${job.stateReason}) at step ${job.progress.step}`);
-    const signal = AbortSignal.timeout(20_000);
+    const signal = AbortSignal.timeout(patienceMs);
     await parts.journal.changedSince(jobId, job.lastSequence, signal);
     if (signal.aborted)
       throw new Error(`Job ${jobId} stays ${job.state} (${job.stateReason}), step ${job.progress.step}`);

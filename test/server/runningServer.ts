@@ -4,6 +4,7 @@ import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
 import { createChannel, createClient } from 'nice-grpc';
 import { onTestFinished } from 'vitest';
 import { standardService } from '../../server/dist/grpc/standardServices.js';
+import { patientSettings } from '../patience.mjs';
 import { temporaryFolder } from './parts.js';
 
 const { Check, Watch } = standardService('grpc.health.v1.Health');
@@ -28,6 +29,7 @@ export async function runServer(settings: Record<string, string> = {}, dataFolde
     RELORA_HTTP_ADDRESS: '127.0.0.1:0',
     RELORA_FREE_DISK_BYTES_MIN: '0',
     RELORA_LOG_LEVEL: 'silent',
+    ...patientSettings,
     ...settings,
   });
   const server = await startServer(config, { log: createLog(config) });

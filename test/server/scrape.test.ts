@@ -83,7 +83,7 @@ test('watches are counted while they are open', async () => {
     break;
   }
   const watchers = async () => sample((await fetch('/metrics')).text, 'relora_watchers');
-  await expect.poll(watchers, { timeout: 10_000 }).toBe(0);
+  await expect.poll(watchers).toBe(0);
   await training.cancelJob({ name });
 });
 

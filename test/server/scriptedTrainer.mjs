@@ -137,7 +137,7 @@ async function misbehave(script, order) {
       block();
       break;
     case 'compute':
-      spin(3500);
+      spin(12_000);
       break;
     case 'spin':
       process.on('SIGTERM', () => {});

@@ -81,9 +81,7 @@ test('an open watch of health or stream of reflection does not hold up a stop', 
   await watch.next();
   // Ends with an error that keeps its stream open.
   await expect(reflect(server.grpcAddress, 'v1', ['relora.v1.Tea'])).rejects.toThrow('not found');
-  const startMs = performance.now();
-  await server.stop();
-  expect(performance.now() - startMs).toBeLessThan(5000);
+  await server.stop(); // within the time of a test; held up it would last RELORA_SHUTDOWN_SECONDS
   expect(await watch.next()).toMatchObject({ value: { status: 2 } });
   await expect(watch.next()).rejects.toMatchObject({ code: Status.UNAVAILABLE });
 });

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
 import { TaskFailed, TaskRunner } from '../../server/dist/trainer/taskRunner.js';
+import { patienceMs } from '../patience.mjs';
 import {
   allEvents,
   claim,
@@ -108,31 +109,31 @@ describe('a trainer process', () => {
 
   it('that blocks and does not hear SIGTERM is killed and replaced', async () => {
     const parts = await startedParts({
-      // Longer than a busy machine needs until the process has its handler.
-      RELORA_TRAINER_SILENCE_SECONDS: '4',
+      // Many times what a busy machine needs until the process has its handler.
+      RELORA_TRAINER_SILENCE_SECONDS: '20',
       RELORA_TRAINER_GRACE_SECONDS: '0.2',
       RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1',
     });
     const job = await runToEnd(parts, 'block');
     expect(job).toMatchObject({ state: 'failed', failure: { reason: 'TRAINER_CRASHED' } });
-    expect(job.failure?.message).toContain('was ended by SIGKILL after 4 s of silence');
+    expect(job.failure?.message).toContain('was ended by SIGKILL after 20 s of silence');
   });
 
   it('that computes for longer than it may be silent is left alone', async () => {
-    const parts = await startedParts({ RELORA_TRAINER_SILENCE_SECONDS: '2.5' });
+    const parts = await startedParts({ RELORA_TRAINER_SILENCE_SECONDS: '10' });
     expect(await runToEnd(parts, 'compute')).toMatchObject({ state: 'succeeded', attempt: 1 });
   });
 
   it('that computes without end is killed and replaced', async () => {
     const parts = await startedParts({
-      RELORA_TRAINER_BUSY_SECONDS: '2.5',
+      RELORA_TRAINER_BUSY_SECONDS: '10',
       RELORA_TRAINER_GRACE_SECONDS: '0.2',
       RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1',
     });
     const job = await runToEnd(parts, 'spin');
     expect(job).toMatchObject({ state: 'failed', failure: { reason: 'TRAINER_CRASHED' } });
     expect(job.failure?.message).toContain(
-      'was ended by SIGKILL after 2.5 s in which it computed and heard nothing',
+      'was ended by SIGKILL after 10 s in which it computed and heard nothing',
     );
   });
 
@@ -253,7 +254,7 @@ describe('stopping', () => {
     await jobWhen(parts, id, ({ progress }) => progress.step === 3);
     const asked = await parts.control.pause(id);
     expect(asked).toMatchObject({ outcome: 'done', job: { state: 'running', stopRequest: 'pause' } });
-    const paused = await parts.control.whenSettled(id, AbortSignal.timeout(10_000));
+    const paused = await parts.control.whenSettled(id, AbortSignal.timeout(patienceMs));
     expect(paused).toMatchObject({ state: 'paused', stopRequest: null, stateReason: 'Paused on request' });
     expect((await parts.checkpoints.newest(id))?.step).toBe(paused?.progress.step);
     writeFileSync(join(parts.dataFolder, 'jobs', id, 'go'), '');
@@ -283,7 +284,7 @@ describe('stopping', () => {
     const { id } = await submit(parts, { spec: runSpec('deaf') });
     await jobWhen(parts, id, ({ progress }) => progress.step >= 6);
     await parts.control.pause(id);
-    const paused = await parts.control.whenSettled(id, AbortSignal.timeout(10_000));
+    const paused = await parts.control.whenSettled(id, AbortSignal.timeout(patienceMs));
     expect(paused).toMatchObject({ state: 'paused' });
     expect((await parts.checkpoints.newest(id))?.step).toBe(5);
   });
@@ -293,7 +294,7 @@ describe('stopping', () => {
     const first = await startedParts({}, dataFolder);
     const { id } = await submit(first, { spec: runSpec('wait') });
     await jobWhen(first, id, ({ progress }) => progress.step === 3);
-    await first.supervisor.stop(5000);
+    await first.supervisor.stop(patienceMs);
     const left = await first.store.find(id);
     expect(left).toMatchObject({ state: 'queued', progress: { checkpointStep: left?.progress.step } });
     await first.close();
@@ -344,7 +345,7 @@ describe('a task', () => {
     const pieces = [];
     for await (const piece of tasks(await openParts()).generate(
       generation('Once'),
-      AbortSignal.timeout(10_000),
+      AbortSignal.timeout(patienceMs),
     ))
       pieces.push(piece);
     expect(pieces.map(({ text }) => text).join('')).toBe('1 2 3 4 5 ');
@@ -356,8 +357,10 @@ describe('a task', () => {
     const run = async (prompt: string, signal: AbortSignal) => {
       for await (const _piece of runner.generate(generation(prompt), signal)) /* nothing comes */ ;
     };
-    await expect(run('crash', AbortSignal.timeout(10_000))).rejects.toMatchObject({ reason: 'TASK_CRASHED' });
-    await expect(run('fail', AbortSignal.timeout(10_000))).rejects.toMatchObject({
+    await expect(run('crash', AbortSignal.timeout(patienceMs))).rejects.toMatchObject({
+      reason: 'TASK_CRASHED',
+    });
+    await expect(run('fail', AbortSignal.timeout(patienceMs))).rejects.toMatchObject({
       reason: 'DATASET_LINE_BROKEN',
       message: 'Line 3 is not JSON',
     });
@@ -378,7 +381,7 @@ describe('a task', () => {
     await expect(third).rejects.toMatchObject({ reason: 'TASK_ABORTED' });
     const fourth = runner.previewDataset(
       { preparedFolder: 'x', split: 'train', tokenCount: 1 },
-      AbortSignal.timeout(10_000),
+      AbortSignal.timeout(patienceMs),
     );
     const hung = Promise.allSettled(hanging);
     giveUp.abort();

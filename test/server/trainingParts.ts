@@ -9,7 +9,7 @@ import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { trainerEntry } from '../../server/dist/trainer/trainerProcess.js';
 import { allEvents, jobWhen, openParts, runSpec, submit, temporaryFolder, type Parts } from './parts.js';
 
-export const settings = { RELORA_THREADS: '1', RELORA_TRAINER_GRACE_SECONDS: '20', RELORA_TRAINER_NICE: '0' };
+export const settings = { RELORA_THREADS: '1' };
 
 /** A server with the real trainer and a small real data set. */
 export async function trainingParts({

@@ -1,7 +1,9 @@
 // The border of what is done to whole gradients and weights: types and lengths are checked here.
 #include <algorithm>
+#include <cmath>
 
 #include "../kernels/kernels.h"
+#include "../layers/dropout.h"
 #include "../layers/singular_values.h"
 #include "call.h"
 
@@ -103,7 +105,38 @@ napi_value singular_values(const Call& call) {
   return result;
 }
 
+/// An integer option that counts in a stream: taken modulo 2^32.
+uint32_t counter(Arguments& in, napi_value options, const char* name) {
+  const double value = in.option(options, name);
+  if (!(value >= 0 && value <= 9007199254740991.0) || std::trunc(value) != value) {
+    in.refuse("options." + std::string(name) + " must be an integer of at least 0, got " + std::to_string(value));
+  }
+  return static_cast<uint32_t>(static_cast<uint64_t>(value));
+}
+
+napi_value dropout_mask(const Call& call) {
+  Arguments& in = call.arguments;
+  const auto mask = in.output("mask");
+  const napi_value options = in.object("options");
+  const double share = in.option(options, "share"), seed = in.option(options, "seed");
+  if (!(share >= 0 && share < 1)) in.refuse("options.share must be in [0, 1), got " + std::to_string(share));
+  counter(in, options, "seed");
+  const DropoutStream stream{share,
+                             static_cast<uint64_t>(seed),
+                             counter(in, options, "step"),
+                             counter(in, options, "firstSequence"),
+                             counter(in, options, "layer"),
+                             counter(in, options, "sequenceLength")};
+  if (stream.sequence_length == 0 || mask.length % stream.sequence_length != 0) {
+    in.refuse("mask must hold whole sequences of options.sequenceLength = " +
+              std::to_string(stream.sequence_length) + " elements, got " + std::to_string(mask.length));
+  }
+  relora::dropout_mask(call.context(), mask, mask.length, stream);
+  return undefined();
+}
+
 constexpr Entry entries[] = {
+    {"dropoutMask", 2, dropout_mask},
     {"sumSquares", 1, sum_squares},
     {"adamWInPlace", 5, adamw_in_place},
     {"codedAdamWInPlace", 7, coded_adamw_in_place},

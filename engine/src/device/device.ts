@@ -127,10 +127,10 @@ export interface Dropout {
   /** Of the adapter's inputs; what is kept is multiplied by 1 / (1 - share). */
   readonly share: number;
   /**
-   * 1: a stream by (seed, step, micro-batch, layer's name), drawn in the order of the elements.
+   * StreamVersions.dropout. 1: a stream by (seed, step, micro-batch, layer's name), drawn in the order of the elements.
    * 2: counted by (seed, step, global sequence, layer, element), the same however a step is cut into micro-batches.
    */
-  readonly version: 1 | 2;
+  readonly version: number;
   readonly seed: number;
   readonly step: number;
   /** Number of the micro-batch in its step. */

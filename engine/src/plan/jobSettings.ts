@@ -42,6 +42,11 @@ export const streamSettings = {
    * are never learned. 2: each pass begins where the one before it ended.
    */
   dataCut: integer({ default: 2, min: 1, max: 2, before: 1 }),
+  /**
+   * How masks of dropout are drawn. 1: from a stream of each micro-batch. 2: counted by the sequence's place in the run, the same
+   * however a step is cut into micro-batches (engine/device/dropout.ts).
+   */
+  dropout: integer({ default: 2, min: 1, max: 2, before: 1 }),
 };
 
 /** Shape of a Llama model, in the terms of Hugging Face's config.json. */

@@ -19,7 +19,8 @@ export interface StepShape {
   firstSequence: number;
   /** Names the streams of dropout. */
   seed: number;
-  dropoutVersion: 1 | 2;
+  /** StreamVersions.dropout */
+  dropoutVersion: number;
   /** Make activations again in the backward pass instead of keeping them. */
   recompute: boolean;
 }

@@ -79,7 +79,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       microBatchSequenceCount,
       firstSequence: step * sequenceCount,
       seed: spec.seed,
-      dropoutVersion: 1 as const, // of the streams that jobs have had so far (dropout.ts)
+      dropoutVersion: spec.streams.dropout,
       recompute: spec.recomputation === 'blocks',
     };
     const gradients = await accumulateGradients(run, batch, shape, signal);

@@ -1,4 +1,4 @@
-import type { Device, DeviceBuffer } from '../../../engine/src/device/device.js';
+import type { Device, DeviceBuffer } from '../../../engine/dist/device/device.js';
 import { seeded } from '../seeded.js';
 
 /** Makes and reads the buffers of one case on one device, and gives them back. */

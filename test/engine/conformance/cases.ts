@@ -1,5 +1,5 @@
-import type { AdamWOptions, LayerAdapter, Moment } from '../../../engine/src/device/device.js';
-import { encode, zeroSigned, zeroUnsigned } from '../../../engine/src/device/momentCodes.js';
+import type { AdamWOptions, LayerAdapter, Moment } from '../../../engine/dist/device/device.js';
+import { encode, zeroSigned, zeroUnsigned } from '../../../engine/dist/device/momentCodes.js';
 import { seeded } from '../seeded.js';
 import type { Bench } from './bench.js';
 import { attentionCase, mlpCase, modeCases, variants } from './halfCases.js';

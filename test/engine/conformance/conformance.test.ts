@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Device } from '../../../engine/src/device/device.js';
-import { openDevice } from '../../../engine/src/openDevice.js';
+import type { Device } from '../../../engine/dist/device/device.js';
+import { openDevice } from '../../../engine/dist/openDevice.js';
 import { seeded } from '../seeded.js';
 import { Bench } from './bench.js';
 import { casesOf, updateCases, type Case } from './cases.js';

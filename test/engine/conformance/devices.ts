@@ -1,6 +1,6 @@
-import { loadNativeAddon } from '../../../engine/src/device/cpu/nativeAddon.js';
-import type { Device } from '../../../engine/src/device/device.js';
-import { openDevice } from '../../../engine/src/openDevice.js';
+import { loadNativeAddon } from '../../../engine/dist/device/cpu/nativeAddon.js';
+import type { Device } from '../../../engine/dist/device/device.js';
+import { openDevice } from '../../../engine/dist/openDevice.js';
 import type { Case } from './cases.js';
 
 /** A column of the table: a device in one precision. */
@@ -59,7 +59,9 @@ function nativeKernels({ call, ways }: Case): string[] {
     if (ways.includes('float32')) return [...forward, 'matmul'];
     if (ways.includes('cache')) return [...forward, 'loraLinearForward'];
     const back = half === 'attentionHalf' ? 'attentionBackward' : 'swigluBackward';
-    return [...forward, 'rmsNormBackward', back, 'loraLinearForward', 'loraLinearBackward', 'matmul'];
+    const masks = ways.includes('dropoutMask') ? ['dropoutMask'] : [];
+    const layers = ['loraLinearForward', 'loraLinearBackward', 'matmul', ...masks];
+    return [...forward, 'rmsNormBackward', back, ...layers];
   }
   if (ways.includes('nothing')) return [];
   const kernels: Record<string, string[]> = {

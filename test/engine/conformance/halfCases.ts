@@ -6,9 +6,9 @@ import type {
   Layer,
   LayerGradients,
   MlpShape,
-} from '../../../engine/src/device/device.js';
-import { rotaryTable } from '../../../engine/src/model/rotaryTable.js';
-import type { LayerGraph } from '../../../engine/src/plan/adapterGraphs.js';
+} from '../../../engine/dist/device/device.js';
+import { rotaryTable } from '../../../engine/dist/model/rotaryTable.js';
+import type { LayerGraph } from '../../../engine/dist/plan/adapterGraphs.js';
 import type { Bench } from './bench.js';
 import type { Case } from './cases.js';
 
@@ -290,7 +290,8 @@ function gradientsOf(bench: Bench, layer: Layer, variant: Variant): LayerGradien
 
 /** Which of a device's ways of computing a half the variant takes. */
 function waysOf({ dropout, hasTrainedScale, graph }: Variant): string[] {
-  if (dropout !== undefined || hasTrainedScale) return ['path apart'];
+  if (dropout === 2) return ['path apart', 'dropoutMask'];
+  if (dropout === 1 || hasTrainedScale) return ['path apart'];
   return graph === undefined || graph === 'separate' ? ['plain'] : ['plain', 'packMerged'];
 }
 

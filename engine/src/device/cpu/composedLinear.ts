@@ -1,4 +1,4 @@
-import type { ForwardMode, Layer, LayerAdapter, LayerGradients } from '../device.js';
+import type { Dropout, ForwardMode, Layer, LayerAdapter, LayerGradients } from '../device.js';
 import { dropoutMask } from '../dropout.js';
 import type { CpuMemory } from './cpuMemory.js';
 import type { ProductPrecision } from './nativeAddon.js';
@@ -161,7 +161,7 @@ function addPath(
   if (dropout !== null) {
     mask = cpu.take(x.length);
     dropped = cpu.take(x.length);
-    dropoutMask(mask, dropout, layer, time);
+    fillMask(cpu, mask, dropout, layer, time);
     for (let i = 0; i < x.length; i++) dropped[i] = x[i]! * mask[i]!;
   }
   const [p, scaled, z] = [cpu.take(rows * rank), cpu.take(rows * rank), cpu.take(y.length)];
@@ -172,6 +172,13 @@ function addPath(
   cpu.addon.addInPlace(y, z);
   cpu.give(z);
   return { mask, dropped, p, scaled, factor };
+}
+
+function fillMask(cpu: CpuMemory, mask: Float32Array, dropout: Dropout, layer: Layer, time: number): void {
+  if (dropout.version === 1) return dropoutMask(mask, dropout, layer, time);
+  const { share, seed, step, firstSequence } = dropout;
+  const sequenceLength = time * layer.inFeatures;
+  cpu.addon.dropoutMask(mask, { share, seed, step, firstSequence, layer: layer.index, sequenceLength });
 }
 
 function pathBackward(

@@ -264,6 +264,9 @@ export interface NativeAddon {
     precision: ProductPrecision,
   ): void;
 
+  /** The mask of dropout of version 2 for whole sequences of `sequenceLength` elements: engine/src/device/dropout.ts. */
+  dropoutMask(mask: Float32Array, options: DropoutStream): void;
+
   /** Sum of squares of all arrays in float64, in an order that depends only on their lengths. */
   sumSquares(arrays: Float32Array[]): number;
 
@@ -310,6 +313,18 @@ export interface NativeAddon {
    * configured threads, for about `milliseconds`.
    */
   measurePeak(precision: BasePrecision, milliseconds: number): number;
+}
+
+/** Integers count modulo 2^32, but for the seed. */
+export interface DropoutStream {
+  share: number;
+  seed: number;
+  step: number;
+  firstSequence: number;
+  /** Its place among all layers. */
+  layer: number;
+  /** Elements of one sequence. */
+  sequenceLength: number;
 }
 
 export interface NativeOptions {

@@ -1562,7 +1562,14 @@ export interface StreamVersions {
    * How the training part is cut into sequences; default 2. With 1 alike in every pass, so that up to a sequence at its end, and
    * its first token, are never learned. With 2 each pass begins where the one before it ended.
    */
-  dataCut?: number | undefined;
+  dataCut?:
+    | number
+    | undefined;
+  /**
+   * How masks of dropout are drawn; default 2. With 1 from a stream of each micro-batch. With 2 counted by the place of the sequence
+   * in the run: the same however a step is cut into micro-batches.
+   */
+  dropout?: number | undefined;
 }
 
 /** Steps from the first to the last, both of them too. */
@@ -3723,13 +3730,16 @@ export const JobSpec: MessageFns<JobSpec> = {
 };
 
 function createBaseStreamVersions(): StreamVersions {
-  return { dataCut: undefined };
+  return { dataCut: undefined, dropout: undefined };
 }
 
 export const StreamVersions: MessageFns<StreamVersions> = {
   encode(message: StreamVersions, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.dataCut !== undefined) {
       writer.uint32(8).int32(message.dataCut);
+    }
+    if (message.dropout !== undefined) {
+      writer.uint32(16).int32(message.dropout);
     }
     return writer;
   },
@@ -3755,6 +3765,14 @@ export const StreamVersions: MessageFns<StreamVersions> = {
             message.dataCut = reader.int32();
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.dropout = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3774,6 +3792,7 @@ export const StreamVersions: MessageFns<StreamVersions> = {
         : isSet(object.data_cut)
         ? globalThis.Number(object.data_cut)
         : undefined,
+      dropout: isSet(object.dropout) ? globalThis.Number(object.dropout) : undefined,
     };
   },
 
@@ -3781,6 +3800,9 @@ export const StreamVersions: MessageFns<StreamVersions> = {
     const obj: any = {};
     if (message.dataCut !== undefined) {
       obj.dataCut = Math.round(message.dataCut);
+    }
+    if (message.dropout !== undefined) {
+      obj.dropout = Math.round(message.dropout);
     }
     return obj;
   },
@@ -3791,6 +3813,7 @@ export const StreamVersions: MessageFns<StreamVersions> = {
   fromPartial(object: DeepPartial<StreamVersions>): StreamVersions {
     const message = createBaseStreamVersions();
     message.dataCut = object.dataCut ?? undefined;
+    message.dropout = object.dropout ?? undefined;
     return message;
   },
 };
