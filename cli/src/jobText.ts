@@ -80,7 +80,7 @@ export function estimateText({
   spec,
 }: Pick<EstimateJobResponse, 'estimate' | 'plan' | 'warnings' | 'spec'>): string[] {
   if (estimate === undefined || plan === undefined) return [];
-  const merges = plan.restartSteps.length;
+  const merges = plan.restartCount;
   const ratio = estimate.flopsPerToken / estimate.fullRankFlopsPerToken;
   return [
     ...table([

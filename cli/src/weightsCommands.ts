@@ -28,7 +28,7 @@ export function addWeightsCommands(program: Command, run: Run): void {
           signal,
         });
         output.result(uploaded, () => [
-          `${uploaded.name} are ready: ${quantity(uploaded.parameterCount)} weights, ${bytes(sizeOf(uploaded))}.`,
+          `${uploaded.name} are ready: ${quantity(uploaded.parameterCount)} weights, ${bytes(uploaded.sizeBytes)}.`,
         ]);
       }),
     );
@@ -84,11 +84,7 @@ function rowOf(found: Weights): string[] {
     quantity(found.parameterCount),
     String(config?.numHiddenLayers ?? ''),
     String(config?.hiddenSize ?? ''),
-    bytes(sizeOf(found)),
+    bytes(found.sizeBytes),
     found.displayName,
   ];
-}
-
-function sizeOf({ files }: Weights): number {
-  return files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }

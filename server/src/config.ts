@@ -79,6 +79,13 @@ export const settings = {
     64 << 20,
     'Longest gRPC message in bytes, both ways.',
   ),
+  pageBytesMax: integer(
+    'RELORA_PAGE_BYTES_MAX',
+    1 << 20,
+    1 << 16,
+    4 << 20,
+    'Bytes of a page of a list, which ends early before it has more; well below what clients take in one message.',
+  ),
   messageFieldsMax: integer(
     'RELORA_MESSAGE_FIELDS_MAX',
     100_000,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { cyclicalCosine, jaggedCosine, Schedule, type RunSpec } from '@relora/engine/plan';
+import { cycleAt, cyclicalCosine, jaggedCosine, Schedule, type RunSpec } from '@relora/engine/plan';
 
 const paper = {
   stepCount: 20_000,
@@ -138,5 +138,73 @@ describe('the other schedules', () => {
     });
     expect(constant.learningRateAt(5)).toBe(0.5);
     expect(constant.learningRateAt(19_999)).toBe(1);
+  });
+});
+
+describe('cycles that grow', () => {
+  /** As the definition says: one after the other. */
+  const plainly = (t: number, shape: { cycleStepCount: number; cycleGrowth: number }) => {
+    let start = 0;
+    for (let index = 0; ; index++) {
+      const stepCount = Math.round(shape.cycleStepCount * shape.cycleGrowth ** index);
+      if (t < start + stepCount) return { index, start, stepCount };
+      start += stepCount;
+    }
+  };
+
+  it('are found where the definition has them, from any place before', () => {
+    for (const cycleGrowth of [1.0000001, 1.0001, 1.01, 1.4, 10]) {
+      for (const cycleStepCount of [1, 2, 7, 1000]) {
+        const shape = { cycleStepCount, cycleGrowth };
+        for (let t = 0; t < 20_000; t += 1 + Math.floor(t / 7)) {
+          const expected = plainly(t, shape);
+          expect(cycleAt(t, shape)).toEqual(expected);
+          expect(cycleAt(t, shape, plainly(Math.floor(t / 2), shape))).toEqual(expected);
+          expect(cycleAt(t, shape, plainly(t + 5, shape))).toEqual(expected);
+        }
+      }
+    }
+  });
+
+  it('cost little to look up, however many there are', () => {
+    for (const [cycleStepCount, cycleGrowth] of [
+      [2, 1],
+      [2, 1.0000001],
+      [1, 1.0001],
+      [3, 1.001],
+    ] as const) {
+      let looks = 0;
+      const adapter = {
+        fullRankStepCount: 1,
+        restartWarmupStepCount: 0,
+        cycleStepCount,
+        get cycleGrowth() {
+          return cycleGrowth;
+        },
+      };
+      const shape = {
+        cycleStepCount,
+        get cycleGrowth() {
+          looks++;
+          return cycleGrowth;
+        },
+      };
+      cycleAt(499_999, shape);
+      expect(looks).toBeLessThan(20_000);
+      // What is counted by formula is what the list has.
+      const spec = {
+        kind: 'relora' as const,
+        stepCount: 500_000,
+        warmStart: { stepCount: 0, learningRate: 1e-3, warmupStepCount: 0 },
+        adapter: adapter as never,
+        learningRate: { peak: 1e-3, schedule: 'jaggedCosine' as const, warmupStepCount: 1, minRatio: 0.1 },
+      };
+      const schedule = new Schedule(spec);
+      expect(schedule.restartSteps(3)).toHaveLength(3);
+      expect(schedule.restartCount).toBe(schedule.restartSteps().length);
+      expect(schedule.restartCountUntil(schedule.restartSteps()[2]!)).toBe(3);
+      const between = schedule.restartSteps().map((step) => Math.min(1, schedule.stepCount - step));
+      expect(schedule.fullRankStepCountBetween).toBe(between.reduce((sum, count) => sum + count, 0));
+    }
   });
 });

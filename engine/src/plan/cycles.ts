@@ -20,19 +20,42 @@ export function cycleLength({ cycleStepCount, cycleGrowth = 1 }: CycleShape, ind
   return Math.round(cycleStepCount * cycleGrowth ** index);
 }
 
-/** The cycle that step t is in. */
-export function cycleAt(t: number, shape: CycleShape): Cycle {
+/** Where a search for a cycle may begin: at one that is known. */
+export type CycleStart = Pick<Cycle, 'index' | 'start'>;
+
+const firstCycle: CycleStart = { index: 0, start: 0 };
+
+/**
+ * The cycle that step t is in. Cycles of one length are passed over together: a growth just above 1 makes hundreds of thousands of
+ * them. Whoever asks for one step after the other may begin at the last answer.
+ */
+export function cycleAt(t: number, shape: CycleShape, from: CycleStart = firstCycle): Cycle {
   const { cycleStepCount, cycleGrowth = 1 } = shape;
   if (cycleGrowth === 1) {
     const index = Math.floor(t / cycleStepCount);
     return { index, start: index * cycleStepCount, stepCount: cycleStepCount };
   }
-  let start = 0;
-  for (let index = 0; ; index++) {
+  let { index, start } = from.start <= t ? from : firstCycle;
+  for (;;) {
     const stepCount = cycleLength(shape, index);
-    if (t < start + stepCount) return { index, start, stepCount };
-    start += stepCount;
+    // Where t would be if no later cycle were longer.
+    const wanted = index + Math.floor((t - start) / stepCount);
+    const last = lastOfLength(stepCount, shape, index, wanted);
+    if (last === wanted) return { index: wanted, start: start + (wanted - index) * stepCount, stepCount };
+    start += (last - index + 1) * stepCount;
+    index = last + 1;
   }
+}
+
+/** The last cycle from `first` to `end` that is as long as the first; lengths never fall. */
+function lastOfLength(stepCount: number, shape: CycleShape, first: number, end: number): number {
+  let [last, longer] = [first, end + 1];
+  while (longer - last > 1) {
+    const middle = Math.floor((last + longer) / 2);
+    if (cycleLength(shape, middle) === stepCount) last = middle;
+    else longer = middle;
+  }
+  return last;
 }
 
 /** A stretch of steps that train the same weights: a cycle, or the full-rank steps that it begins with, or what follows them. */
@@ -43,8 +66,8 @@ export interface Stretch {
   stepCount: number;
 }
 
-export function stretchAt(t: number, shape: CycleShape): Stretch {
-  const { index, start, stepCount } = cycleAt(t, shape);
+export function stretchAt(t: number, shape: CycleShape, cycle: Cycle = cycleAt(t, shape)): Stretch {
+  const { index, start, stepCount } = cycle;
   const fullRankStepCount = index === 0 ? 0 : (shape.fullRankStepCount ?? 0);
   return t - start < fullRankStepCount
     ? { cycleIndex: index, isFullRank: true, start, stepCount: fullRankStepCount }

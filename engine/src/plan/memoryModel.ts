@@ -292,7 +292,7 @@ function headScratchBytes({ model }: RunSpec, { arithmetic, rows }: ComputationL
 function copyBytes(spec: RunSpec): number {
   const { model, batch } = spec;
   const tensor = 4 * Math.max(model.vocabSize * model.hiddenSize, largestWeight(spec));
-  const restarts = new Schedule(spec).restartSteps().length > 0;
+  const restarts = new Schedule(spec).restartCount > 0;
   const tokens = Math.min(batch.sequenceLength, probeTokensMax, Math.ceil(probeLogitsMax / model.vocabSize));
   return Math.max(tensor, restarts ? 3 * 4 * tokens * model.vocabSize : 0);
 }

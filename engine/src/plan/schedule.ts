@@ -1,4 +1,4 @@
-import { cycleAt, cycleLength, stretchAt, type CycleShape, type Stretch } from './cycles.js';
+import { cycleAt, cycleLength, stretchAt, type Cycle, type CycleShape, type Stretch } from './cycles.js';
 import type { Phase, RunSpec } from './runSpec.js';
 
 type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'> &
@@ -11,10 +11,15 @@ type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter
 export class Schedule {
   readonly stepCount: number;
   readonly warmStartStepCount: number;
+  /** One cycle as long as the phase where there are no restarts. */
+  private readonly cycles: Required<CycleShape>;
+  /** The cycle that was asked for last: the next question is mostly about it or one soon after. */
+  private lastCycle: Cycle | undefined;
 
   constructor(private readonly spec: ScheduledSpec) {
     this.warmStartStepCount = spec.kind === 'fullRank' ? 0 : spec.warmStart.stepCount;
     this.stepCount = this.warmStartStepCount + spec.stepCount;
+    this.cycles = cyclesOf(spec);
   }
 
   phaseAt(step: number): Phase {
@@ -32,14 +37,26 @@ export class Schedule {
   restartNumberAt(step: number): number {
     const t = step - this.warmStartStepCount;
     if (this.spec.kind !== 'relora' || t <= 0 || step >= this.stepCount) return 0;
-    const { index, start } = cycleAt(t, this.cycles);
+    const { index, start } = this.cycleAt(t);
     return t === start ? index : 0;
   }
 
-  restartSteps(): number[] {
+  get restartCount(): number {
+    return this.restartCountUntil(this.stepCount);
+  }
+
+  /** Restarts that come before this step, or before an earlier one. */
+  restartCountUntil(step: number): number {
+    const t = Math.min(step, this.stepCount - 1) - this.warmStartStepCount;
+    return this.spec.kind !== 'relora' || t <= 0 ? 0 : this.cycleAt(t).index;
+  }
+
+  /** Steps before which there is a restart; the first ones of them when there are more than are wanted. */
+  restartSteps(restartsMax = Infinity): number[] {
     const steps: number[] = [];
     if (this.spec.kind !== 'relora') return steps;
     for (let t = 0, index = 0; ; index++) {
+      if (steps.length >= restartsMax) return steps;
       t += cycleLength(this.cycles, index);
       if (t >= this.spec.stepCount) return steps;
       steps.push(this.warmStartStepCount + t);
@@ -53,9 +70,14 @@ export class Schedule {
 
   /** Full-rank steps between cycles, over the whole run. */
   get fullRankStepCountBetween(): number {
-    return this.restartSteps()
-      .map((step) => Math.min(this.cycles.fullRankStepCount, this.stepCount - step))
-      .reduce((sum, count) => sum + count, 0);
+    const { restartCount } = this;
+    const { fullRankStepCount } = this.cycles;
+    if (restartCount === 0 || fullRankStepCount === 0) return 0;
+    // Each but the last is followed by a whole cycle, which is longer.
+    const last = this.cycleAt(this.spec.stepCount - 1);
+    return (
+      (restartCount - 1) * fullRankStepCount + Math.min(fullRankStepCount, this.spec.stepCount - last.start)
+    );
   }
 
   /** Whether the job asks to omit the step. */
@@ -75,17 +97,13 @@ export class Schedule {
     return (isBetween ? warmStart.learningRate : learningRate.peak) * this.multiplierAt(t);
   }
 
-  private stretchAt(step: number): Stretch {
-    return stretchAt(step - this.warmStartStepCount, this.cycles);
+  private cycleAt(t: number): Cycle {
+    return (this.lastCycle = cycleAt(t, this.cycles, this.lastCycle));
   }
 
-  /** One cycle as long as the phase where there are no restarts. */
-  private get cycles(): Required<CycleShape> {
-    const { kind, adapter, stepCount } = this.spec;
-    if (kind !== 'relora' || adapter === null)
-      return { cycleStepCount: stepCount, cycleGrowth: 1, fullRankStepCount: 0 };
-    const { cycleStepCount, cycleGrowth, fullRankStepCount } = adapter;
-    return { cycleStepCount, cycleGrowth, fullRankStepCount };
+  private stretchAt(step: number): Stretch {
+    const t = step - this.warmStartStepCount;
+    return stretchAt(t, this.cycles, this.cycleAt(t));
   }
 
   /** m(t) of the main phase. */
@@ -100,9 +118,9 @@ export class Schedule {
     };
     switch (schedule) {
       case 'jaggedCosine':
-        return jaggedCosine(t, shape);
+        return jaggedCosine(t, shape, this.stretchAt(t + this.warmStartStepCount));
       case 'cosine':
-        return cyclicalCosine(t, shape);
+        return cyclicalCosine(t, shape, this.stretchAt(t + this.warmStartStepCount));
       case 'linear':
         return t < warmupStepCount
           ? t / Math.max(1, warmupStepCount)
@@ -112,6 +130,13 @@ export class Schedule {
         return t < warmupStepCount ? t / Math.max(1, warmupStepCount) : 1;
     }
   }
+}
+
+function cyclesOf({ kind, adapter, stepCount }: ScheduledSpec): Required<CycleShape> {
+  if (kind !== 'relora' || adapter === null)
+    return { cycleStepCount: stepCount, cycleGrowth: 1, fullRankStepCount: 0 };
+  const { cycleStepCount, cycleGrowth, fullRankStepCount } = adapter;
+  return { cycleStepCount, cycleGrowth, fullRankStepCount };
 }
 
 /** Shape of a learning rate over the main phase; steps count from 0 within it. */
@@ -133,14 +158,17 @@ function warmupOf({ isFullRank, stepCount }: Stretch, { restartWarmupStepCount }
 }
 
 /** One cosine over the whole run; after each restart the rate climbs from 0 to the cosine's own value (arXiv 2307.05695). */
-export function jaggedCosine(t: number, shape: ScheduleShape): number {
+export function jaggedCosine(
+  t: number,
+  shape: ScheduleShape,
+  stretch: Stretch = stretchAt(t, shape),
+): number {
   const { stepCount, warmupStepCount, minRatio } = shape;
   const cosine = (u: number) =>
     minRatio +
     ((1 - minRatio) * (1 + Math.cos((Math.PI * (u - warmupStepCount)) / (stepCount - warmupStepCount)))) / 2;
 
   if (t < warmupStepCount) return t / Math.max(1, warmupStepCount);
-  const stretch = stretchAt(t, shape);
   const warmup = warmupOf(stretch, shape);
   if (stretch.cycleIndex > 0 && t - stretch.start < warmup) {
     // A short last cycle may end within its warm-up; beyond the last step the cosine would rise again.
@@ -151,9 +179,12 @@ export function jaggedCosine(t: number, shape: ScheduleShape): number {
 }
 
 /** A whole cosine in every cycle, each with its own warm-up. */
-export function cyclicalCosine(t: number, shape: ScheduleShape): number {
+export function cyclicalCosine(
+  t: number,
+  shape: ScheduleShape,
+  stretch: Stretch = stretchAt(t, shape),
+): number {
   const { minRatio } = shape;
-  const stretch = stretchAt(t, shape);
   const warmup = stretch.cycleIndex === 0 ? shape.warmupStepCount : warmupOf(stretch, shape);
   const inStretch = t - stretch.start;
   if (inStretch < warmup) return inStretch / Math.max(1, warmup);

@@ -35,6 +35,8 @@ export type AdmitParts = Pick<
 >;
 
 const learningRatePoints = 200;
+/** So that no plan is too long for an answer. */
+const restartStepsMax = 10_000;
 
 /** Checks a specification with all that it names; throws a ServiceError. Nothing is stored. */
 export async function admitJob(
@@ -181,7 +183,8 @@ function toPlan(schedule: Schedule): JobPlan {
   return {
     stepCount: schedule.stepCount,
     warmStartStepCount: schedule.warmStartStepCount,
-    restartSteps: schedule.restartSteps(),
+    restartSteps: schedule.restartSteps(restartStepsMax),
+    restartCount: schedule.restartCount,
     learningRates: steps.map((step) => ({ step, learningRate: schedule.learningRateAt(step) })),
   };
 }

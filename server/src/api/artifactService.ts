@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import {
   ExportWeightsRequest,
-  type Artifact as ArtifactProto,
+  Artifact as ArtifactProto,
   type ArtifactServiceDefinition,
   type DeepPartial,
   type DownloadArtifactRequest,
@@ -17,6 +17,7 @@ import type { Implementation } from '../grpc/service.js';
 import { parseExportRequest } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
+import { fillPage } from './fillPage.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseArtifactName, parseJobName } from './resourceNames.js';
@@ -41,11 +42,19 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
       const same = ['artifacts', jobId];
       const after = pageTokens.read<{ id: string }>(same, request.pageToken);
       await requireJob(store, jobId);
-      const page = await artifacts.list(jobId, { afterId: after?.id ?? null, artifactsMax });
-      return {
-        artifacts: page.artifacts.map(toArtifact),
-        nextPageToken: pageTokens.write(same, page.next === null ? null : { id: page.next }),
-      };
+      const { messages, next } = await fillPage({
+        after,
+        itemsMax: artifactsMax,
+        bytesMax: parts.config.pageBytesMax,
+        read: async (place, itemsMax) => {
+          const page = await artifacts.list(jobId, { afterId: place?.id ?? null, artifactsMax: itemsMax });
+          return { items: page.artifacts, next: page.next === null ? null : { id: page.next } };
+        },
+        placeOf: ({ id }) => ({ id }),
+        type: ArtifactProto,
+        toMessage: toArtifact,
+      });
+      return { artifacts: messages, nextPageToken: pageTokens.write(same, next) };
     },
 
     exportWeights: async (request) => ({ artifact: await exportWeights(parts, request) }),

@@ -56,7 +56,11 @@ function parseNames(
   { names, reference }: CompareJobsRequest,
   jobsMax: number,
 ): readonly string[] {
-  if (names.length < 2 || names.length > jobsMax) checks.add('names', `2 to ${jobsMax} jobs`, names.length);
+  if (names.length < 2 || names.length > jobsMax) {
+    // Before anything else is done with them: there may be a hundred thousand.
+    checks.add('names', `2 to ${jobsMax} jobs`, names.length);
+    return [];
+  }
   const twice = names.find((name, index) => names.indexOf(name) !== index);
   if (twice !== undefined) checks.add('names', 'each job once', quote(twice));
   if (reference !== '' && !names.includes(reference))

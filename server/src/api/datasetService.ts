@@ -1,8 +1,9 @@
-import type {
-  DatasetServiceDefinition,
-  PreviewDatasetRequest,
-  PreviewDatasetResponse,
-  UploadDatasetRequest,
+import {
+  Dataset as DatasetProto,
+  type DatasetServiceDefinition,
+  type PreviewDatasetRequest,
+  type PreviewDatasetResponse,
+  type UploadDatasetRequest,
 } from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
 import type { DatasetCursor, DatasetStore } from '../datasets/datasetStore.js';
@@ -13,11 +14,12 @@ import { parseDatasetHeader } from './datasetHeader.js';
 import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
+import { fillPage } from './fillPage.js';
 import type { ApiParts } from './parts.js';
 import { invalid, receiveChunks, unfinished } from './receiveUpload.js';
 import { parseDatasetName } from './resourceNames.js';
 import { taskError } from './taskError.js';
-import { toDataset } from './toProto.js';
+import { toDataset, toDatasetSummary } from './toProto.js';
 
 /** Receives, lists and shows data sets. */
 export function datasetService(parts: ApiParts): Implementation<typeof DatasetServiceDefinition> {
@@ -38,11 +40,19 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
       const { showDeleted: withDeleted } = request;
       const same = ['datasets', withDeleted];
       const after = pageTokens.read<DatasetCursor>(same, request.pageToken);
-      const page = await datasets.list({ after, datasetsMax, withDeleted });
-      return {
-        datasets: page.datasets.map(toDataset),
-        nextPageToken: pageTokens.write(same, page.next),
-      };
+      const { messages, next } = await fillPage({
+        after,
+        itemsMax: datasetsMax,
+        bytesMax: parts.config.pageBytesMax,
+        read: async (place, itemsMax) => {
+          const page = await datasets.list({ after: place, datasetsMax: itemsMax, withDeleted });
+          return { items: page.datasets, next: page.next };
+        },
+        placeOf: ({ createTimeMs, id }) => ({ createTimeMs, id }),
+        type: DatasetProto,
+        toMessage: toDatasetSummary,
+      });
+      return { datasets: messages, nextPageToken: pageTokens.write(same, next) };
     },
 
     deleteDataset: async (request) => await deleteDataset(parts, request),

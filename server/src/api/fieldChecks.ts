@@ -31,6 +31,11 @@ export class FieldChecks {
     if (this.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: this.problems });
   }
 
+  /** A list of at most so many entries; what is beyond them is not looked at. */
+  count(field: string, values: readonly unknown[], max: number): void {
+    if (values.length > max) this.add(field, `at most ${max} entries`, values.length);
+  }
+
   /** A whole number in a range; the default when unset. */
   integer(field: string, value: number | undefined, fallback: number, min: number, max: number): number {
     if (value === undefined) return fallback;

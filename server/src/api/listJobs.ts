@@ -1,31 +1,42 @@
-import type {
-  ListJobsRequest,
-  ListJobsResponse,
-  ListRestartsRequest,
-  ListRestartsResponse,
+import {
+  Job as JobProto,
+  Restart,
+  type ListJobsRequest,
+  type ListJobsResponse,
+  type ListRestartsRequest,
+  type ListRestartsResponse,
 } from '@relora/sdk/contract';
+import type { RestartEntry } from '../jobs/jobJournal.js';
 import type { JobCursor } from '../jobs/jobStore.js';
 import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
+import { fillPage } from './fillPage.js';
 import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { toJob, toRestart } from './toProto.js';
 
+/** More than there are: each may be named twice, and no request is longer to judge than to read. */
+const statesMax = 20;
+
 const orders = { '': 'newestFirst', 'create_time desc': 'newestFirst', create_time: 'oldestFirst' } as const;
 
 /** One page of jobs. */
 export async function listJobs(
-  { store, pageTokens }: Pick<ApiParts, 'store' | 'pageTokens'>,
+  { config, store, pageTokens }: Pick<ApiParts, 'config' | 'store' | 'pageTokens'>,
   request: ListJobsRequest,
 ): Promise<ListJobsResponse> {
   const checks = new FieldChecks();
   const jobsMax = parsePageSize(checks, request.pageSize);
-  const states = request.states.flatMap(
-    (value, index) =>
-      checks.choice(`states[${index}]`, value, enums.JobState.from, 'a state of JobState') ?? [],
-  );
+  checks.count('states', request.states, statesMax);
+  const found = request.states
+    .slice(0, statesMax)
+    .flatMap(
+      (value, index) =>
+        checks.choice(`states[${index}]`, value, enums.JobState.from, 'a state of JobState') ?? [],
+    );
+  const states = [...new Set(found)];
   const labels = checks.labels('labels', request.labels);
   const order =
     checks.choice('order_by', request.orderBy, orders, '"create_time desc" or "create_time"') ??
@@ -40,20 +51,31 @@ export async function listJobs(
     withDeleted: request.showDeleted,
   };
   const after = pageTokens.read<JobCursor>(filter, request.pageToken);
-  const { jobs, next } = await store.list({
-    states,
-    labels,
-    order,
+  const { messages, next } = await fillPage({
     after,
-    jobsMax,
-    withDeleted: request.showDeleted,
+    itemsMax: jobsMax,
+    bytesMax: config.pageBytesMax,
+    read: async (place, itemsMax) => {
+      const page = await store.list({
+        states,
+        labels,
+        order,
+        after: place,
+        jobsMax: itemsMax,
+        withDeleted: request.showDeleted,
+      });
+      return { items: page.jobs, next: page.next };
+    },
+    placeOf: ({ createTimeMs, id }) => ({ createTimeMs, id }),
+    type: JobProto,
+    toMessage: toJob,
   });
-  return { jobs: jobs.map(toJob), nextPageToken: pageTokens.write(filter, next) };
+  return { jobs: messages as JobProto[], nextPageToken: pageTokens.write(filter, next) };
 }
 
 /** One page of a job's restarts, in their order. */
 export async function listRestarts(
-  { store, journal, pageTokens }: Pick<ApiParts, 'store' | 'journal' | 'pageTokens'>,
+  { config, store, journal, pageTokens }: Pick<ApiParts, 'config' | 'store' | 'journal' | 'pageTokens'>,
   request: ListRestartsRequest,
 ): Promise<ListRestartsResponse> {
   const checks = new FieldChecks();
@@ -62,9 +84,19 @@ export async function listRestarts(
   checks.throwIfWrong();
   await requireJob(store, jobId);
   const filter = { list: 'restarts', jobId };
-  const after = pageTokens.read<{ restart: number }>(filter, request.pageToken)?.restart ?? 0;
-  const found = await journal.restartsAfter(jobId, after, restartsMax + 1);
-  const page = found.slice(0, restartsMax);
-  const next = found.length > page.length ? { restart: page.at(-1)!.body.restart } : null;
-  return { restarts: page.map(toRestart), nextPageToken: pageTokens.write(filter, next) };
+  const placeOf = ({ body }: RestartEntry) => ({ restart: body.restart });
+  const { messages, next } = await fillPage({
+    after: pageTokens.read<{ restart: number }>(filter, request.pageToken),
+    itemsMax: restartsMax,
+    bytesMax: config.pageBytesMax,
+    read: async (place, itemsMax) => {
+      const found = await journal.restartsAfter(jobId, place?.restart ?? 0, itemsMax + 1);
+      const items = found.slice(0, itemsMax);
+      return { items, next: found.length > items.length ? placeOf(items.at(-1)!) : null };
+    },
+    placeOf,
+    type: Restart,
+    toMessage: toRestart,
+  });
+  return { restarts: messages as Restart[], nextPageToken: pageTokens.write(filter, next) };
 }

@@ -31,7 +31,7 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
       });
   }
   if (spec.kind === 'relora' && adapter !== null) {
-    const restarts = new Schedule(spec).restartSteps().length;
+    const restarts = new Schedule(spec).restartCount;
     if (restarts < 3)
       warnings.push({
         reason: 'RESTARTS_FEW',

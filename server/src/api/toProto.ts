@@ -2,7 +2,13 @@ import * as plan from '@relora/engine/plan';
 import type { AdapterSettings, LlamaConfig, RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
-import type { Dataset, DatasetFormat, DatasetSpec, PreparedDataset } from '../datasets/dataset.js';
+import type {
+  Dataset,
+  DatasetFormat,
+  DatasetSpec,
+  DatasetSummary,
+  PreparedDataset,
+} from '../datasets/dataset.js';
 import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
 import type { Weights } from '../weights/weights.js';
@@ -216,13 +222,11 @@ export function toArtifact(artifact: Artifact): contract.Artifact {
 }
 
 export function toDataset(dataset: Dataset): contract.Dataset {
-  const { prepared } = dataset;
+  const { prepared, files } = dataset;
+  const sizeBytes = files.reduce((sum, file) => sum + file.sizeBytes, 0);
   return {
-    name: `datasets/${dataset.id}`,
-    displayName: dataset.displayName,
-    state: enums.DatasetState.to[dataset.state],
-    failure: dataset.failure ?? undefined,
-    files: dataset.files.map((file, index) => ({
+    ...toDatasetSummary({ ...dataset, fileCount: files.length, sizeBytes }),
+    files: files.map((file, index) => ({
       fileName: file.fileName,
       serverPath: file.serverPath ?? '',
       format: formatOf(prepared?.formats?.[index] ?? file.format),
@@ -231,6 +235,21 @@ export function toDataset(dataset: Dataset): contract.Dataset {
       sha256: file.sha256 ?? '',
       receivedBytes: file.receivedBytes,
     })),
+    spec: toDatasetSpec(dataset.spec),
+  };
+}
+
+/** A data set in a list: without what may be long. */
+export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
+  const { prepared } = dataset;
+  return {
+    name: `datasets/${dataset.id}`,
+    displayName: dataset.displayName,
+    state: enums.DatasetState.to[dataset.state],
+    failure: dataset.failure ?? undefined,
+    files: [],
+    fileCount: dataset.fileCount,
+    sizeBytes: dataset.sizeBytes,
     tokenizer:
       prepared === null
         ? undefined
@@ -240,7 +259,7 @@ export function toDataset(dataset: Dataset): contract.Dataset {
     preparedRatio: dataset.preparedRatio,
     manifestSha256: prepared?.manifestSha256 ?? '',
     createTime: new Date(dataset.createTimeMs),
-    spec: toDatasetSpec(dataset.spec),
+    spec: undefined,
     skippedRows: prepared?.skippedRows,
     warnings: prepared?.warnings ?? [],
     deleteTime: toDate(dataset.deleteTimeMs),
@@ -275,6 +294,8 @@ export function toWeights(weights: Weights): contract.Weights {
     displayName: weights.displayName,
     state: enums.WeightsState.to[weights.state],
     files: weights.files,
+    fileCount: weights.files.length,
+    sizeBytes: weights.files.reduce((sum, file) => sum + file.sizeBytes, 0),
     config: report === null ? undefined : toModelConfig(report.config),
     parameterCount: report?.parameterCount ?? 0,
     tokenizerVocabularySize: report?.tokenizerVocabularySize ?? 0,

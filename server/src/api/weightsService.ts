@@ -1,4 +1,8 @@
-import type { UploadWeightsRequest, WeightsServiceDefinition } from '@relora/sdk/contract';
+import {
+  Weights as WeightsProto,
+  type UploadWeightsRequest,
+  type WeightsServiceDefinition,
+} from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
@@ -6,6 +10,7 @@ import type { Weights } from '../weights/weights.js';
 import type { WeightsCursor, WeightsStore } from '../weights/weightsStore.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
+import { fillPage } from './fillPage.js';
 import type { ApiParts } from './parts.js';
 import { invalid, receiveChunks, unfinished } from './receiveUpload.js';
 import { parseWeightsName } from './resourceNames.js';
@@ -30,11 +35,19 @@ export function weightsService(parts: ApiParts): Implementation<typeof WeightsSe
       const weightsMax = parsePageSize(checks, request.pageSize);
       checks.throwIfWrong();
       const after = pageTokens.read<WeightsCursor>(['weights'], request.pageToken);
-      const page = await store.list({ after, weightsMax });
-      return {
-        weights: page.weights.map(toWeights),
-        nextPageToken: pageTokens.write(['weights'], page.next),
-      };
+      const { messages, next } = await fillPage({
+        after,
+        itemsMax: weightsMax,
+        bytesMax: parts.config.pageBytesMax,
+        read: async (place, itemsMax) => {
+          const page = await store.list({ after: place, weightsMax: itemsMax });
+          return { items: page.weights, next: page.next };
+        },
+        placeOf: ({ createTimeMs, id }) => ({ createTimeMs, id }),
+        type: WeightsProto,
+        toMessage: (weights) => ({ ...toWeights(weights), files: [] }),
+      });
+      return { weights: messages, nextPageToken: pageTokens.write(['weights'], next) };
     },
 
     async deleteWeights(request) {

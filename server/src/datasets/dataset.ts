@@ -21,6 +21,13 @@ export interface Dataset {
   purgeTimeMs: number | null;
 }
 
+/** A data set in a list: without what may be long. */
+export interface DatasetSummary extends Omit<Dataset, 'files' | 'spec'> {
+  fileCount: number;
+  /** Of all files together. */
+  sizeBytes: number;
+}
+
 /** `auto`: told by the content when it is prepared. */
 export type DatasetFormat = 'auto' | 'text' | 'jsonl' | 'json' | 'csv' | 'parquet';
 export type DatasetSplit = 'train' | 'heldOut';

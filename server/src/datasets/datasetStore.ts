@@ -5,7 +5,7 @@ import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { DatasetFileRow, DatasetRow } from '../store/schema.js';
 import { timedId } from '../store/timedId.js';
-import type { Dataset, DatasetFile, DatasetSpec, PreparedDataset } from './dataset.js';
+import type { Dataset, DatasetFile, DatasetSpec, DatasetSummary, PreparedDataset } from './dataset.js';
 
 export interface DatasetCursor {
   createTimeMs: number;
@@ -48,10 +48,11 @@ export class DatasetStore {
     datasetsMax: number;
     /** Deleted ones, too, until they are purged. */
     withDeleted?: boolean;
-  }): Promise<{ datasets: Dataset[]; next: DatasetCursor | null }> {
+  }): Promise<{ datasets: DatasetSummary[]; next: DatasetCursor | null }> {
+    // Without the specification: the tokenizer in it may be megabytes.
     let query = this.db
       .selectFrom('datasets')
-      .selectAll()
+      .select(summaryColumns)
       .orderBy('create_time_ms', 'desc')
       .orderBy('id', 'desc')
       .limit(page.datasetsMax + 1);
@@ -67,8 +68,9 @@ export class DatasetStore {
       );
     }
     const rows = await query.execute();
-    const datasets: Dataset[] = [];
-    for (const row of rows.slice(0, page.datasetsMax)) datasets.push(await this.withFiles(row));
+    const datasets: DatasetSummary[] = [];
+    for (const row of rows.slice(0, page.datasetsMax))
+      datasets.push({ ...this.withoutFiles(row), ...(await this.sizeOfFiles(row.id)) });
     const last = rows.length > page.datasetsMax ? datasets.at(-1) : undefined;
     return { datasets, next: last === undefined ? null : { createTimeMs: last.createTimeMs, id: last.id } };
   }
@@ -222,19 +224,32 @@ export class DatasetStore {
             : file.size_bytes,
       })),
     );
+    return { ...this.withoutFiles(row), files, spec: JSON.parse(row.spec) as DatasetSpec };
+  }
+
+  private withoutFiles(
+    row: Pick<DatasetRow, (typeof summaryColumns)[number]>,
+  ): Omit<Dataset, 'files' | 'spec'> {
     return {
       id: row.id,
       displayName: row.display_name,
       state: row.state,
       failure: row.failure === null ? null : (JSON.parse(row.failure) as Dataset['failure']),
-      files,
-      spec: JSON.parse(row.spec) as DatasetSpec,
       prepared: row.prepared === null ? null : (JSON.parse(row.prepared) as PreparedDataset),
       preparedRatio: row.state === 'ready' ? 1 : (this.ratios.get(row.id) ?? 0),
       createTimeMs: row.create_time_ms,
       deleteTimeMs: row.delete_time_ms,
       purgeTimeMs: row.purge_time_ms,
     };
+  }
+
+  private async sizeOfFiles(datasetId: string): Promise<{ fileCount: number; sizeBytes: number }> {
+    const { count, bytes } = await this.db
+      .selectFrom('dataset_files')
+      .select(({ fn }) => [fn.countAll<number>().as('count'), fn.sum<number>('size_bytes').as('bytes')])
+      .where('dataset_id', '=', datasetId)
+      .executeTakeFirstOrThrow();
+    return { fileCount: Number(count), sizeBytes: Number(bytes) };
   }
 
   private async receivedBytes(datasetId: string, fileIndex: number): Promise<number> {
@@ -244,6 +259,18 @@ export class DatasetStore {
 }
 
 const filesInStatement = 1000;
+
+/** All but the specification. */
+const summaryColumns = [
+  'id',
+  'display_name',
+  'state',
+  'failure',
+  'prepared',
+  'create_time_ms',
+  'delete_time_ms',
+  'purge_time_ms',
+] as const;
 
 /** A format that is told by the content is the same as one that was told by the name. */
 function areSameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {

@@ -195,7 +195,7 @@ function newProgress({ spec, origin }: NewJob): JobProgress {
     step,
     stepCount: schedule.stepCount,
     phase: null,
-    restartCount: schedule.restartSteps().filter((restartStep) => restartStep <= step).length,
+    restartCount: schedule.restartCountUntil(step),
     trainedTokens: step * spec.batch.sequenceCount * spec.batch.sequenceLength,
     loss: null,
     evaluationLoss: null,

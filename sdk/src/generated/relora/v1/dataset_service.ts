@@ -311,7 +311,13 @@ export interface Dataset {
     | Date
     | undefined;
   /** From when on a deleted one is gone for good; until then UndeleteDataset brings it back. */
-  purgeTime: Date | undefined;
+  purgeTime:
+    | Date
+    | undefined;
+  /** How many source files it has; a list has this in place of `files` and `spec`. */
+  fileCount: number;
+  /** Bytes of all source files. */
+  sizeBytes: number;
 }
 
 /** Rows that were left out. */
@@ -602,6 +608,8 @@ function createBaseDataset(): Dataset {
     warnings: [],
     deleteTime: undefined,
     purgeTime: undefined,
+    fileCount: 0,
+    sizeBytes: 0,
   };
 }
 
@@ -654,6 +662,12 @@ export const Dataset: MessageFns<Dataset> = {
     }
     if (message.purgeTime !== undefined) {
       Timestamp.encode(toTimestamp(message.purgeTime), writer.uint32(130).fork()).join();
+    }
+    if (message.fileCount !== 0) {
+      writer.uint32(136).int32(message.fileCount);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(144).int64(message.sizeBytes);
     }
     return writer;
   },
@@ -799,6 +813,22 @@ export const Dataset: MessageFns<Dataset> = {
             message.purgeTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.fileCount = reader.int32();
+            continue;
+          }
+          case 18: {
+            if (tag !== 144) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -863,6 +893,16 @@ export const Dataset: MessageFns<Dataset> = {
         : isSet(object.purge_time)
         ? fromJsonTimestamp(object.purge_time)
         : undefined,
+      fileCount: isSet(object.fileCount)
+        ? globalThis.Number(object.fileCount)
+        : isSet(object.file_count)
+        ? globalThis.Number(object.file_count)
+        : 0,
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
     };
   },
 
@@ -916,6 +956,12 @@ export const Dataset: MessageFns<Dataset> = {
     if (message.purgeTime !== undefined) {
       obj.purgeTime = message.purgeTime.toISOString();
     }
+    if (message.fileCount !== 0) {
+      obj.fileCount = Math.round(message.fileCount);
+    }
+    if (message.sizeBytes !== 0) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
     return obj;
   },
 
@@ -952,6 +998,8 @@ export const Dataset: MessageFns<Dataset> = {
     message.warnings = object.warnings?.map((e) => DatasetWarning.fromPartial(e)) || [];
     message.deleteTime = object.deleteTime ?? undefined;
     message.purgeTime = object.purgeTime ?? undefined;
+    message.fileCount = object.fileCount ?? 0;
+    message.sizeBytes = object.sizeBytes ?? 0;
     return message;
   },
 };
@@ -3638,7 +3686,7 @@ export const DatasetServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Returns data sets page by page. */
+    /** Returns data sets page by page, without their files and specifications: GetDataset has them. */
     listDatasets: {
       name: "ListDatasets",
       requestType: ListDatasetsRequest as typeof ListDatasetsRequest,
@@ -3695,7 +3743,7 @@ export interface DatasetServiceImplementation<CallContextExt = {}> {
     request: GetDatasetRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<GetDatasetResponse>>;
-  /** Returns data sets page by page. */
+  /** Returns data sets page by page, without their files and specifications: GetDataset has them. */
   listDatasets(
     request: ListDatasetsRequest,
     context: CallContext & CallContextExt,
@@ -3735,7 +3783,7 @@ export interface DatasetServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<GetDatasetRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<GetDatasetResponse>;
-  /** Returns data sets page by page. */
+  /** Returns data sets page by page, without their files and specifications: GetDataset has them. */
   listDatasets(
     request: DeepPartial<ListDatasetsRequest>,
     options?: CallOptions & CallOptionsExt,

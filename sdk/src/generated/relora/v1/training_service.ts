@@ -272,10 +272,12 @@ export interface JobPlan {
   stepCount: number;
   /** Steps of the warm start. */
   warmStartStepCount: number;
-  /** Steps before which adapters are merged and restarted. */
+  /** Steps before which adapters are merged and restarted, the first 10,000 of them. */
   restartSteps: number[];
   /** Learning rate at up to 200 steps spread over the run. */
   learningRates: LearningRatePoint[];
+  /** How many restarts there are. */
+  restartCount: number;
 }
 
 /** Learning rate of one step. */
@@ -1629,7 +1631,7 @@ export const JobEstimate: MessageFns<JobEstimate> = {
 };
 
 function createBaseJobPlan(): JobPlan {
-  return { stepCount: 0, warmStartStepCount: 0, restartSteps: [], learningRates: [] };
+  return { stepCount: 0, warmStartStepCount: 0, restartSteps: [], learningRates: [], restartCount: 0 };
 }
 
 export const JobPlan: MessageFns<JobPlan> = {
@@ -1649,6 +1651,9 @@ export const JobPlan: MessageFns<JobPlan> = {
     }
     for (const v of message.learningRates) {
       LearningRatePoint.encode(v!, writer.uint32(34).fork()).join();
+    }
+    if (message.restartCount !== 0) {
+      writer.uint32(40).int32(message.restartCount);
     }
     return writer;
   },
@@ -1708,6 +1713,14 @@ export const JobPlan: MessageFns<JobPlan> = {
             message.learningRates.push(LearningRatePoint.decode(reader, reader.uint32()));
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.restartCount = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1742,6 +1755,11 @@ export const JobPlan: MessageFns<JobPlan> = {
         : globalThis.Array.isArray(object?.learning_rates)
         ? object.learning_rates.map((e: any) => LearningRatePoint.fromJSON(e))
         : [],
+      restartCount: isSet(object.restartCount)
+        ? globalThis.Number(object.restartCount)
+        : isSet(object.restart_count)
+        ? globalThis.Number(object.restart_count)
+        : 0,
     };
   },
 
@@ -1759,6 +1777,9 @@ export const JobPlan: MessageFns<JobPlan> = {
     if (message.learningRates?.length) {
       obj.learningRates = message.learningRates.map((e) => LearningRatePoint.toJSON(e));
     }
+    if (message.restartCount !== 0) {
+      obj.restartCount = Math.round(message.restartCount);
+    }
     return obj;
   },
 
@@ -1771,6 +1792,7 @@ export const JobPlan: MessageFns<JobPlan> = {
     message.warmStartStepCount = object.warmStartStepCount ?? 0;
     message.restartSteps = object.restartSteps?.map((e) => e) || [];
     message.learningRates = object.learningRates?.map((e) => LearningRatePoint.fromPartial(e)) || [];
+    message.restartCount = object.restartCount ?? 0;
     return message;
   },
 };

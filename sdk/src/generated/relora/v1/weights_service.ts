@@ -99,7 +99,13 @@ export interface Weights {
   /** Vocabulary of its tokenizer.json; 0 without one. */
   tokenizerVocabularySize: number;
   /** When the upload began. */
-  createTime: Date | undefined;
+  createTime:
+    | Date
+    | undefined;
+  /** How many files there are; a list has this in place of `files`. */
+  fileCount: number;
+  /** Bytes of all files. */
+  sizeBytes: number;
 }
 
 /** A file of a model. */
@@ -201,6 +207,8 @@ function createBaseWeights(): Weights {
     parameterCount: 0,
     tokenizerVocabularySize: 0,
     createTime: undefined,
+    fileCount: 0,
+    sizeBytes: 0,
   };
 }
 
@@ -229,6 +237,12 @@ export const Weights: MessageFns<Weights> = {
     }
     if (message.createTime !== undefined) {
       Timestamp.encode(toTimestamp(message.createTime), writer.uint32(66).fork()).join();
+    }
+    if (message.fileCount !== 0) {
+      writer.uint32(72).int32(message.fileCount);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(80).int64(message.sizeBytes);
     }
     return writer;
   },
@@ -310,6 +324,22 @@ export const Weights: MessageFns<Weights> = {
             message.createTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.fileCount = reader.int32();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -348,6 +378,16 @@ export const Weights: MessageFns<Weights> = {
         : isSet(object.create_time)
         ? fromJsonTimestamp(object.create_time)
         : undefined,
+      fileCount: isSet(object.fileCount)
+        ? globalThis.Number(object.fileCount)
+        : isSet(object.file_count)
+        ? globalThis.Number(object.file_count)
+        : 0,
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
     };
   },
 
@@ -377,6 +417,12 @@ export const Weights: MessageFns<Weights> = {
     if (message.createTime !== undefined) {
       obj.createTime = message.createTime.toISOString();
     }
+    if (message.fileCount !== 0) {
+      obj.fileCount = Math.round(message.fileCount);
+    }
+    if (message.sizeBytes !== 0) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
     return obj;
   },
 
@@ -395,6 +441,8 @@ export const Weights: MessageFns<Weights> = {
     message.parameterCount = object.parameterCount ?? 0;
     message.tokenizerVocabularySize = object.tokenizerVocabularySize ?? 0;
     message.createTime = object.createTime ?? undefined;
+    message.fileCount = object.fileCount ?? 0;
+    message.sizeBytes = object.sizeBytes ?? 0;
     return message;
   },
 };
@@ -1368,7 +1416,7 @@ export const WeightsServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Returns weights page by page. */
+    /** Returns weights page by page, without their files: GetWeights has them. */
     listWeights: {
       name: "ListWeights",
       requestType: ListWeightsRequest as typeof ListWeightsRequest,
@@ -1403,7 +1451,7 @@ export interface WeightsServiceImplementation<CallContextExt = {}> {
     request: GetWeightsRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<GetWeightsResponse>>;
-  /** Returns weights page by page. */
+  /** Returns weights page by page, without their files: GetWeights has them. */
   listWeights(
     request: ListWeightsRequest,
     context: CallContext & CallContextExt,
@@ -1429,7 +1477,7 @@ export interface WeightsServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<GetWeightsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<GetWeightsResponse>;
-  /** Returns weights page by page. */
+  /** Returns weights page by page, without their files: GetWeights has them. */
   listWeights(
     request: DeepPartial<ListWeightsRequest>,
     options?: CallOptions & CallOptionsExt,

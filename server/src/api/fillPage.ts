@@ -1,0 +1,47 @@
+import { setImmediate } from 'node:timers/promises';
+import type { DeepPartial, MessageFns } from '@relora/sdk/contract';
+
+/** Rows that are read and turned into messages without a turn for others in between. */
+const sliceMax = 50;
+
+export interface PageSource<Item, Cursor, Message> {
+  /** The place after which the page begins; null at the beginning of the list. */
+  after: Cursor | null;
+  itemsMax: number;
+  /** The page ends early before it would have more. */
+  bytesMax: number;
+  /** Items after a place; `next` is null at the end of the list. */
+  read(after: Cursor | null, itemsMax: number): Promise<{ items: readonly Item[]; next: Cursor | null }>;
+  placeOf(item: Item): Cursor;
+  type: MessageFns<Message>;
+  toMessage(item: Item): DeepPartial<Message>;
+}
+
+/**
+ * One page of a list: as many items as are asked for and an answer has room for, one at least. It is read in slices, and calls of
+ * others have their turn between them.
+ */
+export async function fillPage<Item, Cursor, Message>({
+  after,
+  itemsMax,
+  bytesMax,
+  read,
+  placeOf,
+  type,
+  toMessage,
+}: PageSource<Item, Cursor, Message>): Promise<{ messages: DeepPartial<Message>[]; next: Cursor | null }> {
+  const messages: DeepPartial<Message>[] = [];
+  let bytes = 0;
+  for (let place = after; ;) {
+    const slice = await read(place, Math.min(sliceMax, itemsMax - messages.length));
+    for (const item of slice.items) {
+      const message = toMessage(item);
+      bytes += type.encode(type.fromPartial(message)).finish().length;
+      if (messages.length > 0 && bytes > bytesMax) return { messages, next: place };
+      messages.push(message);
+      place = placeOf(item);
+    }
+    if (slice.next === null || messages.length >= itemsMax) return { messages, next: slice.next };
+    await setImmediate();
+  }
+}
