@@ -225,6 +225,13 @@ export const settings = {
     1_000_000,
     'Points in one answer of GetMetricHistory or CompareJobs, all series together; 60 bytes each.',
   ),
+  preparerMemoryBytesMax: integer(
+    'RELORA_PREPARER_MEMORY_BYTES_MAX',
+    4 * 2 ** 30,
+    2 ** 28,
+    2 ** 50,
+    'Memory of a process that reads files of clients (data sets, tokenizers, weights); above it the process is ended.',
+  ),
   comparedJobsMax: integer(
     'RELORA_COMPARED_JOBS_MAX',
     16,

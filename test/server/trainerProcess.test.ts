@@ -10,7 +10,7 @@ test('a child that could not be started is ended without a signal to anybody els
     import { TrainerProcess, trainerEntry } from ${JSON.stringify(module)};
     const log = { info() {}, warn() {}, error() {} };
     const child = new TrainerProcess({
-      entry: trainerEntry, folder: '/nowhere/at/all', niceValue: 0, silenceMs: 1000, busyMs: 1000, graceMs: 10, log,
+      entry: trainerEntry, folder: '/nowhere/at/all', niceValue: 0, silenceMs: 1000, busyMs: 1000, graceMs: 10, log, memory: { bytesMax: 2 ** 40, name: 'none' },
       onMessage() {},
     });
     child.terminate();

@@ -19,6 +19,7 @@ import { folders } from '../store/folders.js';
 import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
 import { recoverJobs } from './recoverJobs.js';
+import { trainerMemory } from './childMemory.js';
 import { trainerEntry } from './trainerProcess.js';
 
 export interface SupervisorParts {
@@ -227,6 +228,7 @@ export class Supervisor {
           silenceMs: config.trainerSilenceSeconds * 1000,
           busyMs: config.trainerBusySeconds * 1000,
           graceMs: config.trainerGraceSeconds * 1000,
+          memory: trainerMemory(config),
         },
         retry: {
           attemptsWithoutProgressMax: config.attemptsWithoutProgressMax,

@@ -17,6 +17,7 @@ import type {
   Task,
   TaskTypes,
 } from './messages.js';
+import { preparerMemory, trainerMemory } from './childMemory.js';
 import { parseExportResult, parseTaskMessage } from './childMessages.js';
 import { TrainerProcess, trainerEntry } from './trainerProcess.js';
 
@@ -39,6 +40,13 @@ export interface TaskOptions<K extends keyof TaskTypes> {
   onPart?: (part: TaskTypes[K]['part']) => void;
   log?: Logger;
 }
+
+/** Whose memory follows from what a client sent, rather than from a model that was admitted. */
+const readsFilesOfClients: ReadonlySet<Task['kind']> = new Set([
+  'prepareDataset',
+  'previewDataset',
+  'checkWeights',
+]);
 
 /** Tasks that may wait for a child; more are refused with TASKS_BUSY. */
 const waitingMax = 32;
@@ -176,6 +184,7 @@ export class TaskRunner {
       silenceMs: this.config.trainerSilenceSeconds * 1000,
       busyMs: this.config.trainerBusySeconds * 1000,
       graceMs: this.config.trainerGraceSeconds * 1000,
+      memory: readsFilesOfClients.has(task.kind) ? preparerMemory(this.config) : trainerMemory(this.config),
       log,
       onMessage: (raw) => {
         const message = parseTaskMessage(raw);
@@ -220,7 +229,10 @@ export class TaskRunner {
     this.processes.delete(child);
     if (answer === undefined) {
       log.error({ code: exit.code, signal: exit.signal }, exit.what);
-      throw new TaskFailed('TASK_CRASHED', exit.what.replace('The trainer', 'The process of the task'));
+      throw new TaskFailed(
+        exit.wasOutOfMemory ? 'OUT_OF_MEMORY' : 'TASK_CRASHED',
+        exit.what.replace('The trainer', 'The process of the task'),
+      );
     }
     if ('failed' in answer) throw answer.failed;
     return answer.result;

@@ -3,7 +3,9 @@ import { setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { Readable } from 'node:stream';
 import type { Logger } from 'pino';
+import { gibibytes } from '../errors.js';
 import { heartbeat } from './heartbeat.js';
+import { watchMemory } from './memoryWatch.js';
 import type { ServerMessage } from './messages.js';
 import { readOomKills, whyKilled } from './outOfMemory.js';
 
@@ -19,6 +21,8 @@ export interface ProcessOptions {
   silenceMs: number;
   /** Time without a turn of its event loop after which a child that computes counts as hung too. */
   busyMs: number;
+  /** Memory of its own above which the child is ended; `name` is the setting or limit that says so. */
+  memory: { bytesMax: number; name: string };
   /** From SIGTERM to SIGKILL. */
   graceMs: number;
   log: Logger;
@@ -58,6 +62,9 @@ export class TrainerProcess {
   private fault: string | undefined;
   private isGone = false;
   private errorTail = '';
+  private endMemoryWatch = (): void => {};
+  /** What it took when it was ended for it. */
+  private excess: string | undefined;
   private wasKilled = false;
   private readonly oomKillsBefore = readOomKills();
 
@@ -111,6 +118,7 @@ export class TrainerProcess {
     }
     this.isAlive();
     this.hasTurned();
+    if (child.pid !== undefined) this.endMemoryWatch = this.watchMemory(child.pid);
   }
 
   get pid(): number | undefined {
@@ -148,6 +156,16 @@ export class TrainerProcess {
     if (this.child?.pid !== undefined) this.child.kill(signal);
   }
 
+  /** At once, without a grace time: what grows like this leaves nobody else any memory. */
+  private watchMemory(pid: number): () => void {
+    const { bytesMax, name } = this.options.memory;
+    return watchMemory(pid, bytesMax, (bytes) => {
+      if (this.isGone) return;
+      this.excess = ` because it took ${gibibytes(bytes)} of memory; ${gibibytes(bytesMax)} are allowed (${name})`;
+      this.kill();
+    });
+  }
+
   private isAlive(): void {
     const { silenceMs } = this.options;
     this.giveUpAfter('silenceTimer', silenceMs, `after ${silenceMs / 1000} s of silence`);
@@ -181,6 +199,7 @@ export class TrainerProcess {
     clearTimeout(this.silenceTimer);
     clearTimeout(this.busyTimer);
     clearTimeout(this.killTimer);
+    this.endMemoryWatch();
     return exit;
   }
 
@@ -188,7 +207,10 @@ export class TrainerProcess {
     const how = signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`;
     let why = '';
     let wasOutOfMemory = false;
-    if (this.fault !== undefined) why = ` ${this.fault}`;
+    if (this.excess !== undefined) {
+      why = this.excess;
+      wasOutOfMemory = true;
+    } else if (this.fault !== undefined) why = ` ${this.fault}`;
     else if (/out of memory|bad_alloc/i.test(this.errorTail)) {
       why = ' because memory ran out, as it says itself';
       wasOutOfMemory = true;
