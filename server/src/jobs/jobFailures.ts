@@ -6,7 +6,7 @@ export const serverFailures = {
   TRAINER_CRASHED:
     'The trainer process ended without an answer several times in a row, without a new checkpoint between.',
   OUT_OF_MEMORY:
-    'Memory ran out in the trainer, or a process took more than it may have; the message has the setting. Fork a job with settings that need less; look at the tokenizer of a data set whose preparation ends so.',
+    'Memory ran out in a child process, or it took more than it may have: the message says which. Ask for less of it.',
   TRAINER_PROTOCOL: 'The trainer sent something that is not a message of ours.',
   TRAINER_ERROR: 'The trainer met an error that it does not know; the log has its stack.',
   JOB_EVENTS_EXHAUSTED: 'The job left more events than RELORA_JOB_EVENTS_MAX.',
