@@ -106,7 +106,7 @@ describe('the plan of an adapter phase', () => {
       const events = await runLoop(run);
       clock.mockRestore();
       warned.add(ofKind(events, 'warning').some(({ reason }) => reason === 'GRAPHS_SLOWER_THAN_PLANNED'));
-      results.push({ events: told(events), weights: weightsOf(run) });
+      results.push({ events: told(events), weights: await weightsOf(run) });
       disposeRun(run);
     }
     for (const result of results) expect(result).toEqual(results[0]);

@@ -160,6 +160,17 @@ describe('a minimal specification', () => {
     );
   });
 
+  it('warms up after a restart for a twentieth of a cycle, and for a step at least', () => {
+    const warmupOf = (cycleStepCount: number) =>
+      accept({ adapter: { rank: 8, cycleStepCount } }).spec.adapter!.restartWarmupStepCount;
+    expect([100, 40, 20, 10, 2, 1].map(warmupOf)).toEqual([5, 2, 1, 1, 1, 0]);
+    expect(
+      accept({ adapter: { rank: 8, cycleStepCount: 10, restartWarmupStepCount: 0 } }).spec.adapter,
+    ).toMatchObject({
+      restartWarmupStepCount: 0,
+    });
+  });
+
   it('has no warnings when it is sensible', () => {
     expect(accept().warnings).toEqual([]);
   });

@@ -105,7 +105,8 @@ export const adapterSettings = {
   /** Each cycle is so many times as long as the one before; 1: all alike. */
   cycleGrowth: number({ default: 1, min: 1, max: 10, before: 1 }),
   restartWarmupStepCount: integer({
-    default: ({ spec }) => Math.floor(spec.adapter!.cycleStepCount / 20),
+    // A step at least: without a warm-up the first updates after a restart, whose moments are new, have the whole rate.
+    default: ({ spec }) => restartWarmup(spec.adapter!.cycleStepCount),
     min: 0,
     max: ({ spec }) => Math.max(0, spec.adapter!.cycleStepCount - 1),
   }),
@@ -211,6 +212,11 @@ export function needsWarmStart({ initialisation, trainedFactors }: NonNullable<D
 /** Base weights are past what a warm start is for. */
 function isWarmStartUsual({ adapter, baseWeightsFolder }: Draft): boolean {
   return adapter !== null && baseWeightsFolder === null && needsWarmStart(adapter);
+}
+
+/** A twentieth of a cycle, and a step at least where that leaves one at the whole rate. */
+function restartWarmup(cycleStepCount: number): number {
+  return Math.min(Math.max(1, Math.floor(cycleStepCount / 20)), cycleStepCount - 1);
 }
 
 function longestSequence({ sequenceLengthMax, spec }: Context): number {

@@ -1698,7 +1698,10 @@ export interface AdapterSpec {
   cycleStepCount?:
     | number
     | undefined;
-  /** Steps over which the rate rises again after a restart; less than cycle_step_count. Default a twentieth of it. */
+  /**
+   * Steps over which the rate rises again after a restart; less than cycle_step_count. Default a twentieth of it,
+   * and one step at least.
+   */
   restartWarmupStepCount?:
     | number
     | undefined;
