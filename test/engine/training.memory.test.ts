@@ -1,4 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, Llama, openDevice, type Device } from '@relora/engine';
 import type { CpuDevice } from '../../engine/dist/device/cpu/cpuDevice.js';
@@ -6,7 +8,11 @@ import type { AdapterPlan } from '../../engine/dist/model/adapterSet.js';
 import { separateGraphs } from '../../engine/dist/plan/adapterGraphs.js';
 import { linearShapes } from '../../engine/dist/plan/parameters.js';
 import { change, lossAndGradients } from './hostModel.js';
-import { licenceDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+
+// Asked for here, because measuring needs what is unreachable to be gone.
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
 
 const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
@@ -129,5 +135,36 @@ describe('a run', () => {
     expect(mappedIn(runFolder).size > 0).toBe(isMapped);
     expect(readdirSync(runFolder).sort()).toEqual(['checkpoints', 'start']);
     disposeRun(run);
+  });
+
+  it('keeps nothing of a restart, whose proof holds logits', async () => {
+    const open = await openDevice({ device: 'native', precision: 'int8Base', threads: 1 });
+    const run = await beginRun({
+      spec: tinySpec({
+        precision: 'int8Base',
+        model: { vocabSize: 8192, hiddenSize: 64, intermediateSize: 64 },
+        warmStart: { stepCount: 0 },
+        stepCount: 18,
+      }),
+      device: open,
+      dataset: await dataset(),
+      runFolder: newFolder(),
+      attempt: 1,
+    });
+    const held = new Map<number, number>();
+    const events = await runLoop(run, (event) => {
+      if (event.kind !== 'step') return false;
+      // Arrays found unreachable are freed beside the program; a second collection waits for the first one's.
+      for (let times = 0; times < 3; times++) collectGarbage();
+      held.set(event.step, process.memoryUsage().arrayBuffers + open.memory().bytes);
+      return false;
+    });
+    expect(ofKind(events, 'restart').map(({ step }) => step)).toEqual([6, 12]);
+    // Of the logits of its proof alone there are this many bytes, which no step uses again.
+    const logitBytes = 4 * 32 * 8192;
+    for (const restart of [6, 12])
+      expect(held.get(restart)! - held.get(restart - 1)!).toBeLessThan(logitBytes / 2);
+    disposeRun(run);
+    open.close();
   });
 });

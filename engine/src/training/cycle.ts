@@ -40,6 +40,9 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
   const { model, schedule, spec, progress } = run;
   if (spec.adapter === null) throw new Error(`A ${spec.kind} run has no restarts`);
   const startedAt = performance.now();
+  // A restart holds logits and merged weights, and packs the head in float32: it begins without the buffers of steps and leaves them
+  // none of its own, so that the peak stays that of steps.
+  run.device.trim();
   const before = await takeProbe(run);
   const number = progress.restartCount + 1;
 
@@ -53,6 +56,7 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
 
   const after = await takeProbe(run);
   const drift = requireSameFunction(run, before, after);
+  run.device.trim();
   return {
     restart: number,
     deltaNorm,

@@ -15,7 +15,7 @@ import {
 import { isPlain, linearForward, multiply, releaseLinearState, scaleOf } from './composedLinear.js';
 import { CpuMemory, type CpuBase } from './cpuMemory.js';
 import { nativeAttentionHalf, nativeGradients, nativeMlpHalf } from './fusedHalves.js';
-import type { NativeAddon } from './nativeAddon.js';
+import type { InstructionSet, NativeAddon } from './nativeAddon.js';
 
 /** What a kernel or a composition of them left for the backward pass. */
 type State = { fused: Float32Array } | { composed: ComposedAttention | ComposedMlp } | { rstd: Float32Array };
@@ -38,6 +38,13 @@ export class CpuDevice extends CpuMemory implements api.Device {
 
   close(): void {
     this.trim();
+  }
+
+  override trim(): void {
+    super.trim();
+    // What kernels reuse grows to the largest call and goes with their context; packed bases do not belong to it.
+    const { instructionSet, threadCount } = this.description;
+    this.addon.configure({ instructionSet: instructionSet as InstructionSet, threads: threadCount });
   }
 
   embeddingForward(
