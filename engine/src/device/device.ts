@@ -74,8 +74,11 @@ export interface DeviceMemory {
   allocTogether(lengths: readonly number[]): { whole: DeviceBuffer; parts: DeviceBuffer[] };
   zero(buffer: DeviceBuffer): void;
   upload(buffer: DeviceBuffer, values: HostValues): void;
-  /** A copy that nobody else holds. Not of an 'activation'. */
-  download(buffer: DeviceBuffer): Promise<HostValues>;
+  /**
+   * A copy that nobody else holds, or `into`, of the buffer's length and type, overwritten: for many buffers one after another. Not of an
+   * 'activation'.
+   */
+  download(buffer: DeviceBuffer, into?: HostValues): Promise<HostValues>;
   /** Copies the values of one length from float32 to an 'activation' or back, rounding to nearest even. */
   convert(to: DeviceBuffer, from: DeviceBuffer): void;
   /** Gives a buffer back; null is passed over. Kernels that are queued may still read it. */

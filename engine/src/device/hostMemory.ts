@@ -69,10 +69,12 @@ export class HostMemory implements DeviceMemory {
     this.rest(buffer);
   }
 
-  download(buffer: DeviceBuffer): Promise<HostValues> {
+  download(buffer: DeviceBuffer, into?: HostValues): Promise<HostValues> {
     if (buffer.type === 'activation')
       return Promise.reject(new TypeError('download: an activation has no type of its own'));
-    const values = this.values(buffer).slice();
+    const held = this.values(buffer);
+    into?.set(held);
+    const values = into ?? held.slice();
     this.rest(buffer);
     return Promise.resolve(values);
   }

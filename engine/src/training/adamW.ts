@@ -5,6 +5,7 @@ import type { GradientBuffer } from '../model/gradientBuffer.js';
 import type { MomentReset, OptimizerSettings } from '../plan/runSpec.js';
 import { countZeros, pruneAtRandom, pruneByMagnitude, zeroAll } from './momentReset.js';
 import { CodedMoments, Float32Moments, type MomentReader } from './moments.js';
+import type { Staging } from './staging.js';
 
 /** Smaller parameters, and gains, keep float32 moments: nothing is saved there, and they are sensitive. */
 const codedSizeMin = 4096;
@@ -84,9 +85,9 @@ export class AdamW {
     return { ...this.counts };
   }
 
-  /** Every moment as it is stored: `<parameter>.first_moment` and `<parameter>.second_moment`, codes with `_scales` beside them. */
-  *state(): Generator<TensorSource> {
-    for (const [name, { moments }] of this.moments) yield* moments.stored(name);
+  /** Every moment as it is stored: `<parameter>.first_moment` and `<parameter>.second_moment`, codes with `_scales` beside them. With a staging each is read through it. */
+  *state(staging?: Staging): Generator<TensorSource> {
+    for (const [name, { moments }] of this.moments) yield* moments.stored(name, staging);
   }
 
   /** Takes over what `state` and `stepCounts` gave. `read` returns null where a parameter had no moments yet. */

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { isDeepStrictEqual } from 'node:util';
 import { engineVersion } from '../engineVersion.js';
-import { valuesOf, type Parameter, type ParameterRole } from '../model/parameter.js';
+import type { Parameter, ParameterRole } from '../model/parameter.js';
 import { checkpointsFolder, type StoredFile, type TrainingRun } from './trainingRun.js';
 import { CheckpointNoSpace } from './checkpointErrors.js';
 import {
@@ -16,6 +16,7 @@ import {
 import { digestFile, publish, syncFolder, writeNewFile, type FileDigest } from '../io/durableFile.js';
 import { storedTypes } from '../io/halfFloats.js';
 import { writeSafetensors, type TensorSource } from '../io/safetensors.js';
+import { Staging } from './staging.js';
 import { specHash } from '../plan/specHash.js';
 
 /** What stays free beside a checkpoint, so that the journal can still record what happened. */
@@ -59,17 +60,18 @@ export async function saveCheckpoint(
 
   const temporary = join(folder, `.tmp-${run.attempt}-${step}-${randomBytes(4).toString('hex')}`);
   await mkdir(temporary);
+  const staging = new Staging();
   try {
     const files: CheckpointManifest['files'] = {
-      base: await storeFrozen(temporary, 'base', frozen.base, () => tensorsOf(run, ['base'])),
-      shared: await storeSources(temporary, 'shared', tensorsOf(run, ['shared'])),
-      moments: await storeSources(temporary, 'moments', [...run.optimizer.state()]),
+      base: await storeFrozen(temporary, 'base', frozen.base, () => tensorsOf(run, ['base'], staging)),
+      shared: await storeSources(temporary, 'shared', tensorsOf(run, ['shared'], staging)),
+      moments: await storeSources(temporary, 'moments', [...run.optimizer.state(staging)]),
     };
     if (run.model.adapterSettings !== null) {
       files.adapters = await storeSources(
         temporary,
         'adapters',
-        tensorsOf(run, ['adapterA', 'adapterB', 'adapterScale']),
+        tensorsOf(run, ['adapterA', 'adapterB', 'adapterScale'], staging),
       );
     }
     if (frozen.start !== null) files.start = await storeFrozen(temporary, 'start', frozen.start, null);
@@ -111,7 +113,7 @@ export async function writeStartWeights(run: TrainingRun): Promise<StoredFile> {
   const temporary = join(folder, `.tmp-${run.attempt}-${randomBytes(4).toString('hex')}`);
   await mkdir(temporary);
   try {
-    const digest = await storeSources(temporary, 'base', tensorsOf(run, ['base']));
+    const digest = await storeSources(temporary, 'base', tensorsOf(run, ['base'], new Staging()));
     const path = join(folder, digest.fileName);
     // An earlier attempt may have left this file: it holds the same weights, and checkpoints that link it keep theirs.
     await publish(join(temporary, digest.fileName), path);
@@ -148,14 +150,18 @@ function manifestText(
   return `${JSON.stringify(manifest, null, 2)}\n`;
 }
 
-function tensorsOf({ model, device }: TrainingRun, roles: readonly ParameterRole[]): TensorSource[] {
+function tensorsOf(
+  { model, device }: TrainingRun,
+  roles: readonly ParameterRole[],
+  staging: Staging,
+): TensorSource[] {
   return [...model.parameters.values()]
     .filter(({ role }) => roles.includes(role))
     .map((parameter: Parameter) => ({
       name: parameter.name,
       shape: [...parameter.shape],
       dtype: 'F32',
-      read: () => valuesOf(device, parameter),
+      read: () => staging.read(device, parameter.buffer),
     }));
 }
 

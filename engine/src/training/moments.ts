@@ -3,6 +3,7 @@ import { decode, encode, scaleCount, type CodedValues } from '../device/momentCo
 import type { StoredValues, TensorSource } from '../io/safetensors.js';
 import { valuesOf, type Parameter } from '../model/parameter.js';
 import type { EntryMoments } from './momentReset.js';
+import type { Staging } from './staging.js';
 
 /** Reads what a checkpoint has under a name; null where it has nothing. */
 export type MomentReader = (name: string) => Promise<StoredValues | null>;
@@ -35,12 +36,13 @@ export class Float32Moments {
     return Promise.resolve();
   }
 
-  *stored(name: string): Generator<TensorSource> {
+  *stored(name: string, staging?: Staging): Generator<TensorSource> {
     const source = (suffix: string, buffer: DeviceBuffer): TensorSource => ({
       name: `${name}.${suffix}`,
       shape: [...this.parameter.shape],
       dtype: 'F32',
-      read: () => this.device.download(buffer) as Promise<StoredValues>,
+      read: () =>
+        staging?.read(this.device, buffer) ?? (this.device.download(buffer) as Promise<StoredValues>),
     });
     yield source('first_moment', this.first);
     yield source('second_moment', this.second);
