@@ -25,9 +25,9 @@ interface Entry<Detail> {
   retrySeconds?: number;
 }
 
-/** Of one problem in a message, and of all of them. */
+/** Of one problem in a message, and of all of them as they travel: percent-encoded, which makes three of a space. */
 const problemLengthMax = 300;
-const problemsLengthMax = 1200;
+const problemsLengthMax = 1900;
 
 function entry<Detail>(value: Entry<Detail>): Entry<Detail> {
   return value;
@@ -553,12 +553,16 @@ function listProblems(problems: readonly FieldProblem[]): string {
   let length = 0;
   for (const problem of problems) {
     const text = cutText(describeProblem(problem), problemLengthMax);
-    length += text.length;
+    length += encodedLength(text) + 3;
     if (length > problemsLengthMax && shown.length > 0) break;
     shown.push(text);
   }
   const more = problems.length - shown.length;
   return `${shown.join('; ')}${more > 0 ? `; and ${more} more` : ''}`;
+}
+
+function encodedLength(text: string): number {
+  return encodeURI(text.replace(/\p{Surrogate}/gu, '\ufffd')).length;
 }
 
 /** The beginning of a text that is too long, with a sign that it is cut. `measure` must grow with the text. */

@@ -1,7 +1,7 @@
 import { credentials, loadPackageDefinition, type Client } from '@grpc/grpc-js';
 import { loadFileDescriptorSetFromBuffer } from '@grpc/proto-loader';
 import { readFileSync } from 'node:fs';
-import { ListJobsRequest, UploadDatasetRequest } from '@relora/sdk/contract';
+import { UploadDatasetRequest } from '@relora/sdk/contract';
 import { ReloraClient, ReloraError } from '@relora/sdk';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { openApi, readRefusal } from './apiServer.js';
@@ -32,18 +32,20 @@ const unset = (count: number) => Array.from({ length: count }, () => 'JOB_STATE_
 
 describe('what is wrong with a request fits into the trailers of every client', () => {
   for (const count of [1, 50, 1000]) {
-    it(`${count} wrong fields`, async () => {
+    it(`${count} wrong files`, async () => {
       const { address } = await openApi();
-      const request = ListJobsRequest.encode(
-        ListJobsRequest.fromPartial({ states: unset(count), orderBy: 'colour' }),
+      const files = Array.from({ length: count }, () => ({ fileName: 'a b/c', sizeBytes: 1, sha256: 'no' }));
+      const request = UploadDatasetRequest.encode(
+        UploadDatasetRequest.fromPartial({ header: { files } }),
       ).finish();
-      const refusal = await trailersOf(address, '/relora.v1.TrainingService/ListJobs', request);
+      const refusal = await trailersOf(address, '/relora.v1.DatasetService/UploadDataset', request);
       expect(refusal.byteCount).toBeLessThan(trailerBytesMax);
       expect(refusal.info.reason).toBe('REQUEST_INVALID');
-      expect(refusal.fields[0]).toBe('states[0]');
-      expect(refusal.fields.length).toBeGreaterThan(Math.min(count, 15));
-      if (count > 50) expect(refusal.message).toMatch(/; and \d+ more$/);
-      else if (count === 1) expect(refusal.fields).toEqual(['states[0]', 'order_by']);
+      const both = ['header.files[0].file_name', 'header.files[0].sha256'];
+      expect(refusal.fields.slice(0, 2)).toEqual(both);
+      if (count === 1) expect(refusal.fields).toEqual(both);
+      else expect(refusal.fields.length).toBeGreaterThan(15);
+      if (count > 1) expect(refusal.message).toMatch(/; and \d+ more$/);
     });
   }
 
@@ -73,7 +75,7 @@ describe('what is wrong with a request fits into the trailers of every client', 
           .ListJobs!({ states: Array(1000).fill(0) }, resolve);
       },
     );
-    expect(error.details).toMatch(/^states\[0\]: expected a state of JobState, .*; and \d+ more$/);
+    expect(error.details).toMatch(/^states: expected at most 20 entries, got 1000; .*; and \d+ more$/);
     expect(error.metadata.get('grpc-status-details-bin')).toHaveLength(1);
 
     const sdk = new ReloraClient({ address });
@@ -85,8 +87,8 @@ describe('what is wrong with a request fits into the trailers of every client', 
     expect(refused).toBeInstanceOf(ReloraError);
     expect(refused).toMatchObject({ reason: 'REQUEST_INVALID', code: 'INVALID_ARGUMENT' });
     expect((refused as ReloraError).fields[0]).toEqual({
-      field: 'states[0]',
-      description: expect.stringContaining('expected a state of JobState') as string,
+      field: 'states',
+      description: 'expected at most 20 entries, got 1000',
     });
   });
 });
