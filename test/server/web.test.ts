@@ -86,11 +86,11 @@ describe('the HTTP port', () => {
   };
 
   it('answers about health at once beside a hundred half requests', async () => {
-    const url = await serve();
-    await openMany(url, 150, 'GET /healthz HTTP/1.1\r\nhost: a\r\nx-slow: ');
-    const began = performance.now();
+    const url = await serve({}, { headerSeconds: 3600 });
+    const slow = await openMany(url, 150, 'GET /healthz HTTP/1.1\r\nhost: a\r\nx-slow: ');
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
-    expect(performance.now() - began).toBeLessThan(1000);
+    // The newest of them were still waiting: the answer did not come because they were cut by time.
+    expect(slow.at(-1)!.destroyed).toBe(false);
   });
 
   it('has room for health alone beside requests that are all being answered', async () => {
