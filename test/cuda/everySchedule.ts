@@ -26,7 +26,7 @@ export class Bench {
   }
   /** Memory that nothing has written. */
   empty(bytes: number): number {
-    return this.card.addon.allocate(Math.max(bytes, 16));
+    return this.card.allocate(Math.max(bytes, 16));
   }
 
   /** [rows, columns] of activations, `stride` apart; what lies between rows stays NaN. */
@@ -34,7 +34,7 @@ export class Bench {
     const address = this.empty(rows * stride * this.activationBytes);
     for (let row = 0; row < rows; row++) {
       const of = values.subarray(row * columns, (row + 1) * columns);
-      this.card.addon.upload(address + row * stride * this.activationBytes, this.encode(of));
+      this.card.upload(address + row * stride * this.activationBytes, this.encode(of));
     }
     return address;
   }
@@ -86,11 +86,11 @@ export class Bench {
   }
   private upload(values: ArrayBufferView): number {
     const address = this.empty(values.byteLength);
-    this.card.addon.upload(address, values);
+    this.card.upload(address, values);
     return address;
   }
   private read<T extends ArrayBufferView>(to: T, address: number): T {
-    this.card.addon.download(to, address);
+    this.card.download(to, address);
     return to;
   }
 }
@@ -124,7 +124,7 @@ function once<T>(
     return result;
   } finally {
     card.model.setSchedule(schedules[0]);
-    card.addon.closeDevice();
+    card.close();
   }
 }
 

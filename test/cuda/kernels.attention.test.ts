@@ -91,7 +91,7 @@ function attend(shape: Shape, isTrained: boolean) {
     const place = (values: Float32Array, rows: number, width: number, to: number) => {
       const from = bench.activations(values, batch * rows, width, width);
       for (let row = 0; row < batch * rows; row++)
-        bench.card.addon.copy(to + 2 * row * stride, from + 2 * row * width, 2 * width);
+        bench.card.copy(to + 2 * row * stride, from + 2 * row * width, 2 * width);
     };
     const all = bench.emptyActivations(batch * keys, stride);
     const qs = queries === keys ? all : bench.emptyActivations(batch * queries, stride);
@@ -190,5 +190,65 @@ describe('causal attention agrees with float64, forward and backward', () => {
     { batch: 1, queries: 3, keys: 64, heads: 1, kvHeads: 1, dim: 16 },
   ])('$queries queries behind $keys keys, as text is written', (shape) => {
     expectAgreement(shape, false);
+  });
+});
+
+describe('attention in true float32 agrees with float64', () => {
+  it.each([
+    { ...whole(1, 1, 1, 1, 2) },
+    { ...whole(2, 3, 2, 1, 10) },
+    { ...whole(1, 33, 4, 2, 16) },
+    { ...whole(1, 65, 1, 1, 80) },
+    { batch: 1, queries: 2, keys: 40, heads: 2, kvHeads: 1, dim: 34 },
+  ])('$batch x $queries of $keys, $heads heads ($kvHeads) of $dim', (shape) => {
+    const { batch, queries, keys, heads, kvHeads, dim } = shape;
+    const [qWidth, kWidth] = [heads * dim, kvHeads * dim];
+    const draw = (rows: number, width: number, seed: number) => seededArray(batch * rows * width, seed, 2);
+    const [q, k, v, dout] = [
+      draw(queries, qWidth, 1),
+      draw(keys, kWidth, 2),
+      draw(keys, kWidth, 3),
+      draw(queries, qWidth, 4),
+    ];
+    const actual = onEverySchedule((bench) => {
+      const [out, lse] = [bench.empty(4 * q.length), bench.empty(4 * batch * heads * queries)];
+      const given = {
+        q: bench.floats(q),
+        k: bench.floats(k),
+        v: bench.floats(v),
+        log_sum_exp: lse,
+        heads,
+        dim,
+      };
+      const common = { ...given, out, group: heads / kvHeads, q_stride: qWidth, kv_stride: kWidth };
+      const ends = { ...common, out_stride: qWidth, scale: scaleOf(shape) };
+      const launch = (kernel: string, count: number, parameters: Record<string, number>) =>
+        bench.launch('attention_float', kernel, [Math.ceil(queries / 4), count, batch], parameters);
+      launch('attention_float_forward', heads, { ...ends, queries, keys });
+      const made = {
+        out: bench.readFloats(out, q.length),
+        lse: bench.readFloats(lse, batch * heads * queries),
+      };
+      if (queries < keys) return { ...made, dq: null, dk: null, dv: null };
+      const [dq, dk, dv] = [q, k, v].map((of) => bench.empty(4 * of.length)) as [number, number, number];
+      const delta = bench.empty(4 * batch * heads * queries);
+      const back = { ...ends, dq, dk, dv, delta, dout: bench.floats(dout), time: queries };
+      launch('attention_float_backward_q', heads, back);
+      launch('attention_float_backward_kv', kvHeads, back);
+      const read = (at: number, of: Float32Array) => bench.readFloats(at, of.length);
+      return { ...made, dq: read(dq, q), dk: read(dk, k), dv: read(dv, v) };
+    });
+    const { result, size } = reference(shape, q, k, v, dout);
+    const small = (dim + keys + 64) * epsilon;
+    expect(
+      excess(actual.lse, result.lse, (i) => 4 * small * (Math.abs(result.lse[i]!) + 4)),
+    ).toBeLessThanOrEqual(0);
+    expect(excess(actual.out, result.out, (i) => 8 * small * size.out[i]!)).toBeLessThanOrEqual(0);
+    for (const of of ['dq', 'dk', 'dv'] as const)
+      if (actual[of] !== null)
+        expect(
+          excess(actual[of], result[of], (i) => 8 * small * size[of][i]! + 1e-7),
+          of,
+        ).toBeLessThanOrEqual(0);
   });
 });

@@ -10,10 +10,7 @@ describe('the loss of the head', () => {
     return onEverySchedule((bench) => {
       const at = bench.empty(rows * stride * 4);
       for (let row = 0; row < rows; row++)
-        bench.card.addon.upload(
-          at + row * stride * 4,
-          logits.slice(row * vocabulary, (row + 1) * vocabulary),
-        );
+        bench.card.upload(at + row * stride * 4, logits.slice(row * vocabulary, (row + 1) * vocabulary));
       const gradient = isTrained ? bench.emptyActivations(rows, stride) : 0;
       const losses = bench.empty(rows * 4);
       bench.launch('head', 'cross_entropy', [rows], {

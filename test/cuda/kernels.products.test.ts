@@ -41,7 +41,8 @@ describe('products in bfloat16', () => {
     const isRight = kernel === 'product_right_transposed';
     const a = roundToBfloat16(seededArray(m * k, 1));
     const b = roundToBfloat16(seededArray(k * n, 2));
-    const addend = roundToBfloat16(seededArray(m * n, 3));
+    const addend = seededArray(m * n, 3);
+    const bias = seededArray(n, 11);
     const before = seededArray(m * n, 4);
     const scale = 0.75;
     const strides = { a: strideOf(isLeft ? m : k), b: strideOf(isRight ? k : n), c: strideOf(n) };
@@ -60,7 +61,16 @@ describe('products in bfloat16', () => {
           kernel,
           grid,
           {
-            ...{ c_bf16: 0, c_float: 0, addend: 0, slice_elements: 0, adds: 0 },
+            ...{
+              c_bf16: 0,
+              c_float: 0,
+              addend: 0,
+              addend_stride: 0,
+              bias: 0,
+              factor: 0,
+              slice_elements: 0,
+              adds: 0,
+            },
             ...shape,
             slice_k: sliceK,
             ...parameters,
@@ -72,8 +82,9 @@ describe('products in bfloat16', () => {
       const rounded = bench.emptyActivations(m, strides.c);
       launch(1, {
         c_bf16: rounded,
-        addend: bench.activations(addend, m, n, strides.c),
+        ...{ addend: bench.floats(addend), addend_stride: n, bias: bench.floats(bias) },
         c_stride: strides.c,
+        factor: bench.floats(Float32Array.of(2)),
       });
       const added = bench.floats(before);
       launch(1, { c_float: added, c_stride: n, adds: 1 });
@@ -99,9 +110,9 @@ describe('products in bfloat16', () => {
     expect(excess(results.sliced, product, error)).toBeLessThanOrEqual(0);
     const sum = product.map((v, i) => v + before[i]!);
     expect(excess(results.added, sum, error)).toBeLessThanOrEqual(0);
-    const residual = product.map((v, i) => v + addend[i]!);
+    const residual = product.map((v, i) => 2 * v + addend[i]! + bias[i % n]!);
     expect(
-      excess(results.rounded, residual, (i) => error(i) + unit * Math.abs(residual[i]!)),
+      excess(results.rounded, residual, (i) => 2 * error(i) + unit * Math.abs(residual[i]!)),
     ).toBeLessThanOrEqual(0);
   });
 });
@@ -123,7 +134,7 @@ describe('products in float32', () => {
         c,
         a: bench.floats(a),
         b: bench.floats(b),
-        addend: bench.floats(addend),
+        ...{ addend: bench.floats(addend), addend_stride: n, bias: 0, factor: 0, adds: 0 },
         ...{ m, n, k, c_stride: n, scale: -1.5 },
         ...(transposeA ? { a_row: 1, a_column: m } : { a_row: k, a_column: 1 }),
         ...(transposeB ? { b_row: 1, b_column: k } : { b_row: n, b_column: 1 }),

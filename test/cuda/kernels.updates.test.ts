@@ -1,4 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import type { Layer } from '../../engine/dist/device/device.js';
+import { dropoutMask } from '../../engine/dist/device/dropout.js';
 import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeReference.js';
 import { onEverySchedule, type Bench } from './everySchedule.js';
 
@@ -95,12 +97,11 @@ describe('sums', () => {
     expect(result).toEqual(a.map((v, i) => Math.fround(v + b[i]!) / 2));
   });
 
-  it('of activations, and conversions with a factor', () => {
+  it('conversions round to nearest even, with a factor, and widen', () => {
     const [rows, columns, stride] = [3, 17, 24];
-    const a = roundToBfloat16(seededArray(rows * columns, 8));
     const b = seededArray(rows * columns, 9);
     const result = onEverySchedule((bench) => {
-      const [y, rounded] = [bench.emptyActivations(rows, stride), bench.emptyActivations(rows, stride)];
+      const rounded = bench.emptyActivations(rows, stride);
       bench.launch('elementwise', 'round_matrix', [1], {
         ...{
           to: rounded,
@@ -112,17 +113,42 @@ describe('sums', () => {
           factor: 2,
         },
       });
-      bench.launch('elementwise', 'add_activations', [1], {
-        ...{ y, a: bench.activations(a, rows, columns, stride), b: rounded, rows, columns, stride },
-      });
       const wide = bench.empty(rows * columns * 4);
       bench.launch('elementwise', 'widen_matrix', [1], {
-        ...{ to: wide, from: y, rows, columns, to_stride: columns, from_stride: stride },
+        ...{ to: wide, from: rounded, rows, columns, to_stride: columns, from_stride: stride },
       });
       return bench.readFloats(wide, rows * columns);
     });
-    const twice = roundToBfloat16(b.map((v) => 2 * v));
-    expect(result).toEqual(roundToBfloat16(a.map((v, i) => v + twice[i]!)));
+    expect(result).toEqual(roundToBfloat16(b.map((v) => 2 * v)));
+  });
+});
+
+describe('dropout', () => {
+  it.each([
+    [2, 5, 3],
+    [3, 4, 8],
+  ])('of %d sequences of %d x %d draws the mask that the host draws', (sequences, time, features) => {
+    const dropout = {
+      share: 0.3,
+      version: 2,
+      seed: 2 ** 40 + 7,
+      step: 11,
+      micro: 0,
+      firstSequence: 5,
+    } as const;
+    const length = sequences * time * features;
+    const expected = new Float32Array(length);
+    dropoutMask(expected, dropout, { index: 3, inFeatures: features, name: 'layer' } as Layer, time);
+    const mask = onEverySchedule((bench) => {
+      const at = bench.empty(4 * length);
+      bench.launch('elementwise', 'dropout_mask', [1], {
+        ...{ mask: at, length, sequence_length: time * features, first_sequence: 5, step: 11, layer: 3 },
+        ...{ key_low: 7, key_high: 256, threshold: Math.ceil(0.3 * 2 ** 32), kept: 1 / 0.7 },
+      });
+      return bench.readFloats(at, length);
+    });
+    expect(mask).toEqual(expected);
+    expect(new Set(mask).size).toBe(2);
   });
 });
 

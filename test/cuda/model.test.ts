@@ -74,16 +74,16 @@ KERNEL(fault, FaultParameters, 64) {
 let card: ModelCard | undefined;
 afterEach(() => {
   card?.model.setSchedule(schedules[0]);
-  card?.addon.closeDevice();
+  card?.close();
 });
 
 function run(name: keyof typeof planted, { checked = true, blocks = 1 } = {}) {
   card = openModelCard({ checked, texts: { [name]: text(planted[name]) } });
-  const { addon, model, kernels } = card;
+  const { model, kernels } = card;
   model.takeFaults();
-  const from = addon.allocate(256);
-  const to = addon.allocate(256);
-  addon.upload(
+  const from = card.allocate(256);
+  const to = card.allocate(256);
+  card.upload(
     from,
     Float32Array.from({ length: 64 }, (_, i) => i),
   );
@@ -91,7 +91,7 @@ function run(name: keyof typeof planted, { checked = true, blocks = 1 } = {}) {
   const result = new Float32Array(64);
   let error: unknown;
   try {
-    addon.download(result, to);
+    card.download(result, to);
   } catch (caught) {
     error = caught;
   }
@@ -111,7 +111,7 @@ describe('the model of a card runs kernels as a card does', () => {
   it('fills memory with NaN', () => {
     card = openModelCard();
     const result = new Float32Array(16);
-    card.addon.download(result, card.addon.allocate(64));
+    card.download(result, card.allocate(64));
     expect(result.every(Number.isNaN)).toBe(true);
   });
 

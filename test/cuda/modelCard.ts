@@ -1,12 +1,11 @@
-import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
-import { cudaFolder, loadCudaAddon } from '../../engine/dist/device/cuda/cudaAddon.js';
+import { loadCudaAddon } from '../../engine/dist/device/cuda/cudaAddon.js';
 import { kernelCompiler } from '../../engine/dist/device/cuda/kernelCompiler.js';
 import { Kernels } from '../../engine/dist/device/cuda/kernels.js';
 import { parseKernelText, readKernelFile } from '../../engine/dist/device/cuda/kernelText.js';
+import { hostPath, kernelCache, modelIdentity, modelPath } from './modelPaths.js';
+
+export { sanitizer } from './modelPaths.js';
 
 /** What the library that stands for a card's offers beside it. */
 interface Model {
@@ -22,25 +21,7 @@ interface Model {
   }): void;
 }
 
-/** Set by `npm run test:sanitize`: everything, the kernels too, is watched by the address sanitizer then. */
-export const sanitizer = process.env.RELORA_SANITIZER === 'address' ? 'address' : '';
-const build = (part: 'host' | 'model') => {
-  execFileSync(process.execPath, [
-    join(cudaFolder, 'build.mjs'),
-    part,
-    ...(sanitizer === '' ? [] : [sanitizer]),
-  ]);
-  return join(cudaFolder, 'build', part, sanitizer, part === 'host' ? 'relora_cuda.node' : 'cuda_model.node');
-};
-
-export const hostPath = build('host');
-export const modelPath = build('model');
-const model = createRequire(import.meta.url)(modelPath) as Model;
-const identity = createHash('sha256').update(readFileSync(modelPath));
-for (const header of ['device.h', 'runtime.h'])
-  identity.update(readFileSync(join(cudaFolder, 'model', header)));
-/** The model's compiler is the model: what it makes is kept as long as it stays the same. */
-const modelIdentity = `--model=${identity.digest('hex').slice(0, 16)}`;
+export const model = createRequire(import.meta.url)(modelPath) as Model;
 
 /**
  * The model of a card, open. `checked`: every access of a kernel passes the shadow, slowly. `texts`: kernels of the test's own in
@@ -53,17 +34,16 @@ export function openModelCard({
   const addon = loadCudaAddon(hostPath);
   if (checked) model.watchWrites();
   addon.openDriver(modelPath);
-  addon.openDevice(0);
-  const cache = { folder: join(cudaFolder, 'build', 'model', 'kernels'), isWritable: true };
-  const compiler = kernelCompiler(addon, modelPath, cache);
+  const opened = addon.openCard(0);
+  const compiler = kernelCompiler(addon, modelPath, kernelCache);
   const target = {
     architecture: 'sm_90a',
     moreOptions: [modelIdentity, ...(checked ? ['--checked'] : [])],
   };
-  const kernels = new Kernels(addon, compiler, target, (file) =>
+  const kernels = new Kernels(opened, compiler, target, (file) =>
     texts[file] === undefined ? readKernelFile(file) : parseKernelText(file, texts[file]),
   );
-  return { addon, model, kernels };
+  return { ...opened, model, kernels };
 }
 
 export type ModelCard = ReturnType<typeof openModelCard>;

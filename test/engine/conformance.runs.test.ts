@@ -8,6 +8,8 @@ import {
   type RunSpec,
   type TrainingRun,
 } from '@relora/engine';
+import { openCuda } from '@relora/engine/cuda';
+import { modelOptions } from '../cuda/modelPaths.js';
 import { goldenSpec } from '../golden/goldenRun.js';
 import {
   interrupted,
@@ -24,14 +26,20 @@ const newFolder = temporaryFolders();
 const dataset = licenceDataset(newFolder);
 
 /** What every device must do with whole runs, beside its calls (conformance/). */
-const devices: { name: string; options: DeviceOptions; tolerance: number }[] = [
-  { name: 'native', options: { device: 'native', precision: 'float32', threads: 2 }, tolerance: 1e-5 },
+const cpu = (options: DeviceOptions) => () => openDevice(options);
+const card = (precision: 'float32' | 'bfloat16') => () =>
+  Promise.resolve(openCuda({ ...modelOptions, precision }));
+const devices: { name: string; open: () => Promise<Device>; tolerance: number }[] = [
+  { name: 'native', open: cpu({ device: 'native', precision: 'float32', threads: 2 }), tolerance: 1e-5 },
   {
     name: 'native, portable',
-    options: { device: 'native', precision: 'float32', instructionSet: 'portable' },
+    open: cpu({ device: 'native', precision: 'float32', instructionSet: 'portable' }),
     tolerance: 1e-5,
   },
-  { name: 'reference', options: { device: 'reference', precision: 'float32' }, tolerance: 1e-30 },
+  { name: 'cuda on its model', open: card('float32'), tolerance: 1e-5 },
+  // Operands of products keep 8 bits.
+  { name: 'cuda on its model, bfloat16', open: card('bfloat16'), tolerance: 0.02 },
+  { name: 'reference', open: cpu({ device: 'reference', precision: 'float32' }), tolerance: 1e-30 },
 ];
 
 const begin =
@@ -46,54 +54,69 @@ async function lossesOf(device: Device, spec: RunSpec): Promise<number[]> {
   return steps.map(({ loss }) => loss);
 }
 
-describe.each(devices)('a run on $name', ({ options, tolerance }) => {
-  it('has the losses of the definitions, over two merges', async () => {
-    const wanted = await lossesOf(
-      await openDevice({ device: 'reference', precision: 'float32' }),
-      goldenSpec,
-    );
-    const found = await lossesOf(await openDevice(options), goldenSpec);
-    expect(found).toHaveLength(wanted.length);
-    expect(Math.max(...found.map((loss, step) => Math.abs(loss - wanted[step]!)))).toBeLessThanOrEqual(
-      tolerance,
-    );
-  });
+/** A card's model takes a hundred times as long as a card. */
+const patienceMs = 300_000;
 
-  it('has the same bits again, and when it is resumed within a cycle', async () => {
-    const device = await openDevice(options);
-    const spec = tinySpec({ adapter: { dropout: 0.1 }, batch: { microBatchSequenceCount: 2 } });
-    const whole = await begin(device)(spec);
-    const events = await runLoop(whole);
-    const resumed = await interrupted(begin(await openDevice(options)), spec, 9);
-    expect(told(resumed.events)).toEqual(told(events));
-    expect(await weightsOf(resumed.run)).toEqual(await weightsOf(whole));
-    [whole, resumed.run].forEach(disposeRun);
-  });
+describe.each(devices)('a run on $name', ({ open, tolerance }) => {
+  it(
+    'has the losses of the definitions, over two merges',
+    async () => {
+      const wanted = await lossesOf(
+        await openDevice({ device: 'reference', precision: 'float32' }),
+        goldenSpec,
+      );
+      const found = await lossesOf(await open(), goldenSpec);
+      expect(found).toHaveLength(wanted.length);
+      expect(Math.max(...found.map((loss, step) => Math.abs(loss - wanted[step]!)))).toBeLessThanOrEqual(
+        tolerance,
+      );
+    },
+    patienceMs,
+  );
 
-  it('proves its merges, and holds the same memory after fifty steps as after ten', async () => {
-    const device = await openDevice(options);
-    const run = await begin(device)(
-      tinySpec({
-        model: { hiddenSize: 16, intermediateSize: 24, numHiddenLayers: 1 },
-        warmStart: { stepCount: 0 },
-        adapter: { cycleStepCount: 10 },
-        stepCount: 50,
-        batch: { microBatchSequenceCount: 1 },
-      }),
-    );
-    const counts = new Map<number, number>();
-    const events = await runLoop(run, (event) => {
-      if (event.kind === 'step') counts.set(event.step, device.memory().count);
-      return false;
-    });
-    expect(counts.get(49)).toBe(counts.get(19));
-    const restarts = ofKind(events, 'restart');
-    expect(restarts).toHaveLength(4);
-    for (const { deltaNorm, logitChangeMax, logitChangeTolerance } of restarts) {
-      expect(deltaNorm).toBeGreaterThan(0);
-      expect(logitChangeMax).toBeLessThan(logitChangeTolerance);
-    }
-    disposeRun(run);
-    device.close();
-  });
+  it(
+    'has the same bits again, and when it is resumed within a cycle',
+    async () => {
+      const device = await open();
+      const spec = tinySpec({ adapter: { dropout: 0.1 }, batch: { microBatchSequenceCount: 2 } });
+      const whole = await begin(device)(spec);
+      const events = await runLoop(whole);
+      const resumed = await interrupted(begin(await open()), spec, 9);
+      expect(told(resumed.events)).toEqual(told(events));
+      expect(await weightsOf(resumed.run)).toEqual(await weightsOf(whole));
+      [whole, resumed.run].forEach(disposeRun);
+    },
+    patienceMs,
+  );
+
+  it(
+    'proves its merges, and holds the same memory after fifty steps as after ten',
+    async () => {
+      const device = await open();
+      const run = await begin(device)(
+        tinySpec({
+          model: { hiddenSize: 16, intermediateSize: 24, numHiddenLayers: 1 },
+          warmStart: { stepCount: 0 },
+          adapter: { cycleStepCount: 10 },
+          stepCount: 50,
+          batch: { microBatchSequenceCount: 1 },
+        }),
+      );
+      const counts = new Map<number, number>();
+      const events = await runLoop(run, (event) => {
+        if (event.kind === 'step') counts.set(event.step, device.memory().count);
+        return false;
+      });
+      expect(counts.get(49)).toBe(counts.get(19));
+      const restarts = ofKind(events, 'restart');
+      expect(restarts).toHaveLength(4);
+      for (const { deltaNorm, logitChangeMax, logitChangeTolerance } of restarts) {
+        expect(deltaNorm).toBeGreaterThan(0);
+        expect(logitChangeMax).toBeLessThan(logitChangeTolerance);
+      }
+      disposeRun(run);
+      device.close();
+    },
+    patienceMs,
+  );
 });

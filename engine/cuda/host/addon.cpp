@@ -1,5 +1,7 @@
 // The border of the addon for NVIDIA cards. engine/src/device/cuda/cudaAddon.ts describes its functions. It knows no kernel: texts,
 // parameters and launches come from there.
+#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
@@ -14,13 +16,18 @@ namespace {
 struct Instance {
   std::optional<Driver> driver;
   std::optional<Compiler> compiler;
-  std::shared_ptr<Device> device;  // shared with waits that are under way
+};
+
+/// An open card, behind the functions of its JavaScript object; shared with waits that are under way. Null once it is closed.
+struct OpenCard {
+  std::shared_ptr<Device> device;
 };
 
 struct Call {
   napi_env env;
   Values values;
   Instance& instance;
+  OpenCard* card;
   std::span<const napi_value> arguments;
 
   const Driver& driver() const {
@@ -28,8 +35,8 @@ struct Call {
     return *instance.driver;
   }
   Device& device() const {
-    if (!instance.device) throw CudaError("NOT_OPEN", "no card is open");
-    return *instance.device;
+    if (card->device == nullptr) throw CudaError("NOT_OPEN", "the card was closed");
+    return *card->device;
   }
   DeviceAddress address(size_t i, const char* name) const {
     return static_cast<DeviceAddress>(values.number(arguments[i], name));
@@ -120,14 +127,8 @@ napi_value compile(const Call& call) {
   return values.object({{"image", image}, {"log", values.of(log)}});
 }
 
-napi_value open_device(const Call& call) {
-  call.instance.device.reset();  // one card in a process
-  call.instance.device = std::make_shared<Device>(call.driver(), static_cast<int>(call.size(0, "ordinal")));
-  return description_of(call.values, call.instance.device->description());
-}
-
 napi_value close_device(const Call& call) {
-  call.instance.device.reset();
+  call.card->device.reset();
   return nullptr;
 }
 
@@ -203,17 +204,17 @@ napi_value memory(const Call& call) {
                              {"launches", number(device.launches())}});
 }
 
-/// Waits on a thread of the pool, so that the event loop stays free.
+/// Waits on a thread of the pool, so that the event loop stays free; what was downloaded is handed over afterwards.
 struct Wait {
   std::shared_ptr<Device> device;
   napi_deferred deferred;
   napi_async_work work;
   std::string code, message;
+  Device::Staged staged{};
+  napi_ref array = nullptr;  // which must not be collected
 };
 
-napi_value wait_for_device(const Call& call) {
-  call.device();
-  auto* const wait = new Wait{call.instance.device, {}, {}, {}, {}};
+napi_value begin_wait(const Call& call, Wait* wait) {
   napi_value promise, name = call.values.of(std::string("relora:cuda:wait"));
   napi_create_promise(call.env, &wait->deferred, &promise);
   napi_create_async_work(
@@ -232,6 +233,13 @@ napi_value wait_for_device(const Call& call) {
         const std::unique_ptr<Wait> wait(static_cast<Wait*>(data));
         const Values values(env);
         napi_value result;
+        if (wait->array != nullptr) {
+          napi_get_reference_value(env, wait->array, &result);
+          const Bytes to = values.bytes(result, "to");
+          if (wait->code.empty()) std::memcpy(to.data, wait->staged.memory, std::min(to.size, wait->staged.bytes));
+          napi_delete_reference(env, wait->array);
+          wait->device->give_staged(wait->staged);
+        }
         if (wait->code.empty()) {
           napi_get_undefined(env, &result);
           napi_resolve_deferred(env, wait->deferred, result);
@@ -246,12 +254,22 @@ napi_value wait_for_device(const Call& call) {
   return promise;
 }
 
-constexpr Entry entries[] = {
-    {"openDriver", 1, open_driver_call},
-    {"openCompiler", 1, open_compiler_call},
-    {"compile", 1, compile},
-    {"openDevice", 1, open_device},
-    {"closeDevice", 0, close_device},
+napi_value wait_for_device(const Call& call) {
+  call.device();
+  return begin_wait(call, new Wait{call.card->device, {}, {}, {}, {}});
+}
+
+/// Queued like everything else: what is written afterwards is not seen.
+napi_value download_later(const Call& call) {
+  const Bytes to = call.values.bytes(call.arguments[0], "to");
+  const Device::Staged staged = call.device().download_staged(call.address(1, "from"), to.size);
+  auto* const wait = new Wait{call.card->device, {}, {}, {}, {}, staged};
+  napi_create_reference(call.env, call.arguments[0], 1, &wait->array);
+  return begin_wait(call, wait);
+}
+
+constexpr Entry card_entries[] = {
+    {"close", 0, close_device},
     {"allocate", 1, allocate},
     {"release", 1, release},
     {"upload", 2, upload},
@@ -264,7 +282,23 @@ constexpr Entry entries[] = {
     {"run", 1, run},
     {"synchronize", 0, synchronize},
     {"wait", 0, wait_for_device},
+    {"downloadLater", 2, download_later},
     {"memory", 0, memory},
+};
+
+napi_value open_card(const Call& call);
+
+constexpr Entry entries[] = {
+    {"openDriver", 1, open_driver_call},
+    {"openCompiler", 1, open_compiler_call},
+    {"compile", 1, compile},
+    {"openCard", 1, open_card},
+};
+
+/// What a function of JavaScript carries.
+struct Bound {
+  const Entry* entry;
+  std::shared_ptr<OpenCard> card;
 };
 
 napi_value enter(napi_env env, napi_callback_info info) {
@@ -274,12 +308,13 @@ napi_value enter(napi_env env, napi_callback_info info) {
   void *data, *instance;
   napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
   napi_get_instance_data(env, &instance);
-  const Entry& entry = *static_cast<const Entry*>(data);
+  const Bound& bound = *static_cast<const Bound*>(data);
+  const Entry& entry = *bound.entry;
   try {
     if (count != entry.arguments) {
       throw BadArgument("expected " + std::to_string(entry.arguments) + " arguments, got " + std::to_string(count));
     }
-    return entry.function({env, Values(env), *static_cast<Instance*>(instance), {arguments, count}});
+    return entry.function({env, Values(env), *static_cast<Instance*>(instance), bound.card.get(), {arguments, count}});
   } catch (const CudaError& error) {
     napi_throw_error(env, error.code.c_str(), error.what());
   } catch (const BadArgument& error) {
@@ -290,6 +325,29 @@ napi_value enter(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+void add_functions(napi_env env, napi_value object, std::span<const Entry> listed, const std::shared_ptr<OpenCard>& card) {
+  for (const Entry& entry : listed) {
+    auto* const bound = new Bound{&entry, card};
+    napi_value function;
+    napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, enter, bound, &function);
+    // Freed with the function that carries it.
+    napi_add_finalizer(env, function, bound, [](napi_env, void* data, void*) { delete static_cast<Bound*>(data); }, nullptr,
+                       nullptr);
+    napi_set_named_property(env, object, entry.name, function);
+  }
+}
+
+napi_value open_card(const Call& call) {
+  const auto card = std::make_shared<OpenCard>();
+  card->device = std::make_shared<Device>(call.driver(), static_cast<int>(call.size(0, "ordinal")));
+  napi_value object;
+  napi_create_object(call.env, &object);
+  napi_set_named_property(call.env, object, "description",
+                          description_of(call.values, card->device->description()));
+  add_functions(call.env, object, card_entries, card);
+  return object;
+}
+
 }  // namespace
 
 }  // namespace relora::cuda
@@ -297,10 +355,6 @@ napi_value enter(napi_env env, napi_callback_info info) {
 NAPI_MODULE_INIT() {
   using namespace relora::cuda;
   napi_set_instance_data(env, new Instance, [](napi_env, void* data, void*) { delete static_cast<Instance*>(data); }, nullptr);
-  for (const Entry& entry : entries) {
-    napi_value function;
-    napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, enter, const_cast<Entry*>(&entry), &function);
-    napi_set_named_property(env, exports, entry.name, function);
-  }
+  add_functions(env, exports, entries, nullptr);
   return exports;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace relora::cuda {
 
@@ -49,6 +50,7 @@ Device::~Device() {
   // Whatever state the card is in: what fails here is given back with the context.
   driver_.cuCtxSetCurrent(context_);
   if (stream_ != nullptr) driver_.cuStreamSynchronize(stream_);
+  if (free_staged_.memory != nullptr) driver_.cuMemFreeHost(free_staged_.memory);
   for (const auto& [address, bytes] : allocations_) driver_.cuMemFree_v2(address);
   for (ModuleHandle module : modules_) driver_.cuModuleUnload(module);
   if (stream_ != nullptr) driver_.cuStreamDestroy_v2(stream_);
@@ -92,6 +94,28 @@ void Device::download(void* to, DeviceAddress from, size_t bytes) {
   check_range(from, bytes, "a download");
   check(driver_.cuMemcpyDtoHAsync_v2(to, from, bytes, stream_), "downloading");
   synchronize();
+}
+
+Device::Staged Device::download_staged(DeviceAddress from, size_t bytes) {
+  if (bytes > 0) check_range(from, bytes, "a download");
+  Staged staged = std::exchange(free_staged_, {});
+  if (staged.capacity < bytes || staged.memory == nullptr) {
+    if (staged.memory != nullptr) driver_.cuMemFreeHost(staged.memory);
+    staged = {};
+    const size_t capacity = std::max<size_t>(bytes, 4096);
+    check(driver_.cuMemHostAlloc(&staged.memory, capacity, 0), "allocating " + std::to_string(capacity) + " pinned bytes");
+    staged.capacity = capacity;
+  }
+  staged.bytes = bytes;
+  if (bytes > 0) check(driver_.cuMemcpyDtoHAsync_v2(staged.memory, from, bytes, stream_), "downloading");
+  return staged;
+}
+
+void Device::give_staged(const Staged& staged) {
+  // Large ones are rare, and pinned memory is the whole machine's.
+  constexpr size_t kept_bytes = size_t{64} << 20;
+  if (free_staged_.memory == nullptr && staged.capacity <= kept_bytes) free_staged_ = staged;
+  else driver_.cuMemFreeHost(staged.memory);
 }
 
 void Device::fill(DeviceAddress address, unsigned char value, size_t bytes) {

@@ -41,6 +41,13 @@ class Device {
   void upload(DeviceAddress to, const void* from, size_t bytes);
   /// Waits for everything queued before.
   void download(void* to, DeviceAddress from, size_t bytes);
+  /// Pinned memory that a queued download goes to; the one that was used last is kept.
+  struct Staged {
+    void* memory = nullptr;
+    size_t bytes = 0, capacity = 0;
+  };
+  Staged download_staged(DeviceAddress from, size_t bytes);
+  void give_staged(const Staged&);
   void fill(DeviceAddress, unsigned char value, size_t bytes);
   void copy(DeviceAddress to, DeviceAddress from, size_t bytes);
   void synchronize();
@@ -72,6 +79,7 @@ class Device {
   StreamHandle stream_ = nullptr;
   std::map<DeviceAddress, size_t> allocations_;
   size_t bytes_allocated_ = 0, bytes_peak_ = 0, launches_ = 0;
+  Staged free_staged_;
   std::vector<ModuleHandle> modules_;
   struct Kernel {
     FunctionHandle function;

@@ -49,28 +49,22 @@ struct AddLossesParameters {
   int kept_count;
   float scale;
 };
-/// In one block, in an order that the count alone decides; each term scale * loss is rounded to float32 first.
+/// In one block, in an order that the count alone decides. What is added to the loss is rounded to float32 first.
 KERNEL(add_losses, AddLossesParameters, 256) {
-  __shared__ double scaled_sums[256];
   __shared__ double sums[256];
-  double scaled = 0, sum = 0;
+  double sum = 0;
   for (int i = threadIdx.x; i < p.count; i += 256) {
-    scaled += static_cast<double>(p.scale * p.losses[i]);
     sum += static_cast<double>(p.losses[i]);
     if (i < p.kept_count) p.kept[i] = p.losses[i];
   }
-  scaled_sums[threadIdx.x] = scaled;
   sums[threadIdx.x] = sum;
   __syncthreads();
   for (u32 half = 128; half > 0; half /= 2) {
-    if (threadIdx.x < half) {
-      scaled_sums[threadIdx.x] += scaled_sums[threadIdx.x + half];
-      sums[threadIdx.x] += sums[threadIdx.x + half];
-    }
+    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     __syncthreads();
   }
   if (threadIdx.x == 0) {
-    p.result[0] += scaled_sums[0];
+    p.result[0] += static_cast<double>(static_cast<float>(static_cast<double>(p.scale) * sums[0]));
     p.result[1] += sums[0];
   }
 }

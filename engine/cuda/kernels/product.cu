@@ -8,13 +8,16 @@ struct ProductParameters {
   float* c_float;
   const bf16* a;  // [m, k], or [k, m] where it is transposed
   const bf16* b;  // [k, n], or [n, k]
-  const bf16* addend;  // [m, n] as c, added before the one rounding; null for none
+  const float* addend;  // [m, n], `addend_stride` apart, added before the one rounding; null for none
+  const float* bias;  // [n], likewise
+  const float* factor;  // [1], multiplies `scale`; null for 1
   int m;
   int n;
   int k;
   int a_stride;
   int b_stride;
   int c_stride;
+  int addend_stride;
   int slice_k;  // block z sums over its slice of k into its own c: the sum over k in parts, added up by sum_slices
   u32 slice_elements;  // between those
   float scale;
@@ -92,6 +95,7 @@ __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShar
   wait_copies<0>();  // of nothing: no copy outlives its block
 
   const u64 slice = static_cast<u64>(blockIdx.z) * p.slice_elements;
+  const float scale = p.factor == nullptr ? p.scale : p.scale * *p.factor;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
 #pragma unroll
@@ -102,8 +106,9 @@ __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShar
         const int column = first_n + warp_n + 8 * j + 2 * (lane % 4) + part % 2;
         if (row >= p.m || column >= p.n) continue;
         const u64 at = static_cast<u64>(row) * p.c_stride + column;
-        float value = p.scale * sums[i][j][part];
-        if (p.addend != nullptr) value += to_float(p.addend[at]);
+        float value = scale * sums[i][j][part];
+        if (p.addend != nullptr) value += p.addend[static_cast<u64>(row) * p.addend_stride + column];
+        if (p.bias != nullptr) value += p.bias[column];
         if (p.c_float == nullptr) p.c_bf16[at] = rounded_to<bf16>(value);
         else p.c_float[slice + at] = p.adds != 0 ? p.c_float[slice + at] + value : value;
       }

@@ -49,7 +49,9 @@ struct FloatProductParameters {
   float* c;  // [m, n], `c_stride` apart
   const float* a;
   const float* b;
-  const float* addend;  // as c; null for none, c itself to add to it
+  const float* addend;  // [m, n], `addend_stride` apart; null for none
+  const float* bias;  // [n], likewise
+  const float* factor;  // [1], multiplies `scale`; null for 1
   int m;
   int n;
   int k;
@@ -58,13 +60,16 @@ struct FloatProductParameters {
   int b_row;
   int b_column;
   int c_stride;
+  int addend_stride;
   float scale;
+  int adds;  // to what c holds
 };
 KERNEL(product_float, FloatProductParameters, 256) {
   __shared__ FloatTiles tiles;
   const int first_m = blockIdx.y * tile, first_n = blockIdx.x * tile;
   float sums[4][4] = {};
   multiply_tile(sums, tiles, p.a, p.a_row, p.a_column, p.b, p.b_row, p.b_column, p.m, p.n, p.k, first_m, first_n);
+  const float scale = p.factor == nullptr ? p.scale : p.scale * *p.factor;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
 #pragma unroll
@@ -72,7 +77,10 @@ KERNEL(product_float, FloatProductParameters, 256) {
       const int row = first_m + threadIdx.x / 16 + 16 * i, column = first_n + threadIdx.x % 16 + 16 * j;
       if (row >= p.m || column >= p.n) continue;
       const u64 at = static_cast<u64>(row) * p.c_stride + column;
-      p.c[at] = p.scale * sums[i][j] + (p.addend != nullptr ? p.addend[at] : 0.0f);
+      float value = scale * sums[i][j];
+      if (p.addend != nullptr) value += p.addend[static_cast<u64>(row) * p.addend_stride + column];
+      if (p.bias != nullptr) value += p.bias[column];
+      p.c[at] = p.adds != 0 ? p.c[at] + value : value;
     }
   }
 }

@@ -98,6 +98,7 @@ struct Card {
   Memory memory{control.memory_bytes};
   std::atomic<Status> lost = success;  // as on a card, what failed once fails for good
   std::atomic<uint64_t> launches = 0;
+  std::atomic<int> contexts = 0;
   ContextTag context;
   Queue queue;
 };
@@ -198,12 +199,13 @@ EXPORT cuDeviceGetAttribute(int* value, int attribute, DeviceNumber) {
 }
 EXPORT cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceNumber) {
   *context = &card().context;
+  card().contexts++;
   return success;
 }
 EXPORT cuDevicePrimaryCtxRelease_v2(DeviceNumber) {
   // The only way to have a card back that was lost.
   card().queue.wait();
-  card().lost = success;
+  if (--card().contexts == 0) card().lost = success;
   return success;
 }
 EXPORT cuCtxSetCurrent(ContextHandle) { return success; }

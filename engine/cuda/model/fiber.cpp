@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <mutex>
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -159,6 +160,28 @@ Context FiberStack::prepare(void (*function)(void*), void* argument) {
   context.stack_bottom = memory_;
   context.stack_bytes = bytes;
   return context;
+}
+
+namespace {
+std::mutex free_mutex;
+std::vector<std::unique_ptr<FiberStack>>& free_stacks() {
+  static auto* const stacks = new std::vector<std::unique_ptr<FiberStack>>;  // never freed: a launch may outlive main
+  return *stacks;
+}
+}  // namespace
+
+FiberStacks::FiberStacks(size_t count) {
+  const std::lock_guard lock(free_mutex);
+  while (stacks_.size() < count && !free_stacks().empty()) {
+    stacks_.push_back(std::move(free_stacks().back()));
+    free_stacks().pop_back();
+  }
+  while (stacks_.size() < count) stacks_.push_back(std::make_unique<FiberStack>());
+}
+
+FiberStacks::~FiberStacks() {
+  const std::lock_guard lock(free_mutex);
+  for (auto& stack : stacks_) free_stacks().push_back(std::move(stack));
 }
 
 }  // namespace relora::model

@@ -1,6 +1,8 @@
 // Threads of a block as fibers: a stack each, and a switch that saves what a call has to preserve.
 #pragma once
 #include <cstddef>
+#include <memory>
+#include <vector>
 
 namespace relora::model {
 
@@ -34,6 +36,17 @@ class FiberStack {
   void forget_frames();
 
   void* memory_;
+};
+
+/// Stacks that no launch uses now. Making one takes the system longer than most launches need.
+class FiberStacks {
+ public:
+  explicit FiberStacks(size_t count);
+  ~FiberStacks();
+  FiberStack& operator[](size_t i) { return *stacks_[i]; }
+
+ private:
+  std::vector<std::unique_ptr<FiberStack>> stacks_;
 };
 
 }  // namespace relora::model

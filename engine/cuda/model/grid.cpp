@@ -123,7 +123,7 @@ class Worker {
   SharedRange static_shared_;
   std::vector<char> dynamic_shared_;
   std::vector<ShadowRecord> shared_shadow_;
-  std::vector<FiberStack> stacks_;
+  FiberStacks stacks_;
   std::vector<Lane> lanes_;
   std::vector<uint32_t> warp_barriers_;
   uint32_t block_barriers_ = 0, run_ = 0, thread_ = 0;
@@ -393,8 +393,9 @@ bool run_grid(const Launch& launch, Memory& memory) {
     }
   };
   // Checked blocks run one after the other: what two of them do to each other shows in the shadow.
-  const unsigned workers =
-      launch.module->is_checked ? 1 : std::min<unsigned>(blocks, std::max(1u, std::thread::hardware_concurrency()));
+  // A few blocks are not worth a thread.
+  const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
+  const unsigned workers = launch.module->is_checked ? 1 : std::clamp(blocks / 4, 1u, processors);
   std::vector<std::thread> others;
   for (unsigned i = 1; i < workers; i++) others.emplace_back(work);
   work();

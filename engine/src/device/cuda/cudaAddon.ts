@@ -13,14 +13,21 @@ export interface CudaAddon {
   /** Waits. `image` null: it does not compile, and the log says why. */
   compile(program: CompiledProgram): { image: Uint8Array | null; log: string };
 
-  /** One card in a process: the one before is closed. */
-  openDevice(ordinal: number): CardDescription;
-  closeDevice(): void;
+  openCard(ordinal: number): Card;
+}
+
+/** An open card: its memory, its kernels and its queue. */
+export interface Card {
+  readonly description: CardDescription;
+  /** Gives everything back; nothing may be called afterwards. */
+  close(): void;
   allocate(bytes: number): number;
   release(address: number): void;
   upload(to: number, from: ArrayBufferView): void;
   /** Waits for everything queued before. */
   download(to: ArrayBufferView, from: number): void;
+  /** Queued; resolves when `to` holds what was there when its turn came. */
+  downloadLater(to: ArrayBufferView, from: number): Promise<void>;
   fill(address: number, value: number, bytes: number): void;
   copy(to: number, from: number, bytes: number): void;
 

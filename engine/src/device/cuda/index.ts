@@ -5,3 +5,4 @@ export { Kernels } from './kernels.js';
 export { readKernelFile } from './kernelText.js';
 export { architectures, kernelVariants } from './kernelVariants.js';
 export { readCompilerLog } from './compilerLog.js';
+export { openCuda, type CudaOptions } from './openCuda.js';

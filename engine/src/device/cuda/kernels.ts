@@ -1,4 +1,4 @@
-import type { CudaAddon } from './cudaAddon.js';
+import type { Card } from './cudaAddon.js';
 import type { KernelCompiler, KernelTarget } from './kernelCompiler.js';
 import { readKernelFile, type KernelEntry, type KernelFile } from './kernelText.js';
 import { encodeLaunch, type ParameterValues } from './launchList.js';
@@ -26,7 +26,7 @@ export class Kernels {
   private readonly modules = new Map<string, { file: KernelFile; number: number }>();
 
   constructor(
-    private readonly addon: CudaAddon,
+    private readonly card: Card,
     private readonly compiler: KernelCompiler,
     private readonly target: KernelTarget,
     private readonly read: (file: string) => KernelFile = readKernelFile,
@@ -35,7 +35,7 @@ export class Kernels {
   launch(call: KernelCall): void {
     if (call.grid.some((size) => size === 0)) return; // nothing to do
     const { number, entry } = this.load(call);
-    this.addon.run(encodeLaunch({ ...call, kernel: number, entry }));
+    this.card.run(encodeLaunch({ ...call, kernel: number, entry }));
     this.counts.set(call.kernel, (this.counts.get(call.kernel) ?? 0) + 1);
   }
 
@@ -47,7 +47,7 @@ export class Kernels {
     const module = this.modules.get(moduleKey) ?? this.loadModule(moduleKey, file, definitions);
     const entry = module.file.kernels.find(({ name }) => name === kernel);
     if (entry === undefined) throw new Error(`${file}.cu has no kernel ${kernel}`);
-    const loaded = { number: this.addon.loadKernel(module.number, kernel, dynamicSharedBytes), entry };
+    const loaded = { number: this.card.loadKernel(module.number, kernel, dynamicSharedBytes), entry };
     this.loaded.set(key, loaded);
     return loaded;
   }
@@ -55,7 +55,7 @@ export class Kernels {
   private loadModule(key: string, name: string, definitions: readonly string[]) {
     const file = this.read(name);
     const target = { ...this.target, definitions };
-    const module = { file, number: this.addon.loadModule(this.compiler.compile(file, target).image) };
+    const module = { file, number: this.card.loadModule(this.compiler.compile(file, target).image) };
     this.modules.set(key, module);
     return module;
   }

@@ -1,0 +1,67 @@
+import { DeviceFault, type DeviceFaultReason } from '../deviceFaults.js';
+
+/** What the driver calls it, why that ends an attempt, and what to do. Everything else that it says after it has begun: lost. */
+const reasons: Readonly<Record<string, { reason: DeviceFaultReason; cure: string }>> = {
+  LIBRARY_MISSING: {
+    reason: 'DEVICE_LIBRARY_MISSING',
+    cure: 'install the NVIDIA driver, and the package nvidia-cuda-nvrtc or the CUDA toolkit for the compiler',
+  },
+  LIBRARY_TOO_OLD: {
+    reason: 'DEVICE_LIBRARY_MISSING',
+    cure: 'install a newer one: CUDA 12 or 13',
+  },
+  CUDA_ERROR_NO_DEVICE: {
+    reason: 'DEVICE_NOT_FOUND',
+    cure: 'check that nvidia-smi lists a card and that this process may use it',
+  },
+  CUDA_ERROR_INVALID_DEVICE: {
+    reason: 'DEVICE_NOT_FOUND',
+    cure: 'ask for a card that nvidia-smi lists',
+  },
+  CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: {
+    reason: 'DEVICE_DRIVER_TOO_OLD',
+    cure: 'restart the machine: the driver in memory is another than the one installed',
+  },
+  CUDA_ERROR_OUT_OF_MEMORY: {
+    reason: 'DEVICE_OUT_OF_MEMORY',
+    cure: 'ask for smaller micro-batches, recomputation or moments in eight bits',
+  },
+};
+
+/** An error of the addon as what ends an attempt; a mistake of ours stays what it is. */
+export function asDeviceFault(error: unknown): unknown {
+  const code = (error as { code?: unknown }).code;
+  if (!(error instanceof Error) || typeof code !== 'string') return error;
+  const known = reasons[code];
+  if (known !== undefined)
+    return new DeviceFault(known.reason, `${error.message} (${code}): ${known.cure}`, { cause: error });
+  if (!code.startsWith('CUDA_ERROR_')) return error;
+  return new DeviceFault(
+    'DEVICE_LOST',
+    `${error.message} (${code}): the card does not go on; the job resumes when it is back`,
+    { cause: error },
+  );
+}
+
+/** The functions of the addon or of a card, every error of which is a fault of the device where it is one. */
+export function guarded<T extends object>(functions: T): T {
+  const entries = Object.entries(functions).map(([name, call]: [string, unknown]) => [
+    name,
+    typeof call === 'function' ? guard(call as (...values: unknown[]) => unknown) : call,
+  ]);
+  return Object.fromEntries(entries) as T;
+}
+
+function guard(call: (...values: unknown[]) => unknown): (...values: unknown[]) => unknown {
+  return (...values) => {
+    try {
+      const result = call(...values);
+      if (!(result instanceof Promise)) return result;
+      return result.catch((error: unknown) => {
+        throw asDeviceFault(error);
+      });
+    } catch (error) {
+      throw asDeviceFault(error);
+    }
+  };
+}

@@ -1,0 +1,108 @@
+import { createHash } from 'node:crypto';
+import type { DeviceDescription } from '../device.js';
+import { DeviceFault } from '../deviceFaults.js';
+import { guarded } from './cardFaults.js';
+import { loadCudaAddon, type CardDescription, type CudaAddon } from './cudaAddon.js';
+import { CudaDevice } from './cudaDevice.js';
+import { kernelCompiler, type KernelCompiler } from './kernelCompiler.js';
+import { Kernels } from './kernels.js';
+import { listKernelFiles, readKernelFile, readKernelHeaders } from './kernelText.js';
+import type { CudaLibraries } from './libraries.js';
+import type { Arithmetic } from './matrix.js';
+
+export interface CudaOptions {
+  readonly libraries: CudaLibraries;
+  /** Among the cards that the driver shows to this process. */
+  readonly ordinal: number;
+  readonly precision: Arithmetic;
+  /** Of compiled kernels; null for none. */
+  readonly cache: { readonly folder: string; readonly isWritable: boolean } | null;
+  /** The file of the addon, where it is not the built one, and options of a compiler that is not NVRTC: for tests. */
+  readonly addonPath?: string;
+  readonly moreOptions?: readonly string[];
+}
+
+/** CUDA 12.0: what our kernels' instructions and the functions that we call need. */
+const driverVersionMin = 12000;
+/** Ampere: bfloat16 products and asynchronous copies. */
+const capabilityMin = 80;
+
+/** The device `cuda`, or a DeviceFault that says what is missing and what to do. */
+export function openCuda(options: CudaOptions): CudaDevice {
+  const addon = guarded(loadCudaAddon(options.addonPath));
+  const { version, devices } = addon.openDriver(options.libraries.driver);
+  if (version < driverVersionMin)
+    throw new DeviceFault(
+      'DEVICE_DRIVER_TOO_OLD',
+      `The NVIDIA driver serves CUDA ${nameOf(version)}, ${nameOf(driverVersionMin)} is needed: install driver 525 or newer`,
+    );
+  const described = devices[options.ordinal];
+  if (described === undefined)
+    throw new DeviceFault(
+      'DEVICE_NOT_FOUND',
+      `The driver shows ${devices.length} cards, so there is no card ${options.ordinal}: check nvidia-smi and CUDA_VISIBLE_DEVICES`,
+    );
+  if (described.capability < capabilityMin)
+    throw new DeviceFault(
+      'DEVICE_TOO_OLD',
+      `${described.name} has compute capability ${described.capability / 10}, ${capabilityMin / 10} is needed (Ampere or newer): train on the CPU`,
+    );
+  const compiler = openCompiler(addon, options, version);
+  const card = guarded(addon.openCard(options.ordinal));
+  const architecture = architectureOf(described);
+  const kernels = new Kernels(card, compiler, { architecture, moreOptions: options.moreOptions });
+  const description = describe(described, architecture, version, compiler, options.precision);
+  return new CudaDevice(description, card, kernels);
+}
+
+/** Kernels of a newer CUDA than the driver's do not load: the newest compiler that the driver can follow is taken. */
+function openCompiler(addon: CudaAddon, { libraries, cache }: CudaOptions, driver: number): KernelCompiler {
+  const tried: string[] = [];
+  for (const path of libraries.compilers) {
+    try {
+      const compiler = kernelCompiler(addon, path, cache);
+      if (Number(compiler.version.split('.')[0]) <= Math.floor(driver / 1000)) return compiler;
+      tried.push(`${path}: CUDA ${compiler.version} is newer than the driver's ${nameOf(driver)}`);
+    } catch (error) {
+      if (!(error instanceof DeviceFault)) throw error;
+      tried.push((error.cause as Error).message);
+    }
+  }
+  throw new DeviceFault(
+    'DEVICE_LIBRARY_MISSING',
+    `No compiler of kernels for CUDA ${nameOf(driver)}: install nvidia-cuda-nvrtc (pip) or the CUDA toolkit, or name its folder.` +
+      (tried.length > 0 ? ` Tried ${tried.join('; ')}` : ' No libnvrtc was found'),
+  );
+}
+
+/** Hopper's and the larger Blackwell's own instructions exist in the variants with an a alone. */
+function architectureOf({ capability }: CardDescription): string {
+  return `sm_${capability}${capability === 90 || capability === 100 ? 'a' : ''}`;
+}
+
+const nameOf = (version: number) => `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
+
+function describe(
+  card: CardDescription,
+  architecture: string,
+  driver: number,
+  compiler: KernelCompiler,
+  precision: Arithmetic,
+): DeviceDescription {
+  const hash = createHash('sha256').update(JSON.stringify(readKernelHeaders()));
+  for (const file of listKernelFiles()) hash.update(readKernelFile(file).source);
+  return {
+    name: 'cuda',
+    model: card.name,
+    instructionSet: architecture,
+    threadCount: 1,
+    precision,
+    basePrecision: precision,
+    libraries: {
+      driver: nameOf(driver),
+      nvrtc: compiler.version,
+      kernels: hash.digest('hex').slice(0, 16),
+      multiprocessors: String(card.multiprocessors),
+    },
+  };
+}
