@@ -466,6 +466,14 @@ export const engineFailures = {
   DATASET_EMPTY: 'The training part has no text.',
   DATASET_TOO_SHORT: 'A part has fewer tokens than one sequence.',
   DATASET_FORMAT_UNKNOWN: 'Another version prepared the data set. Register it again.',
+  DEVICE_NOT_FOUND: 'The card that was asked for is not there, or this process may not use it.',
+  DEVICE_LIBRARY_MISSING:
+    'A library of NVIDIA is not installed, or too old. The message names it and what to install.',
+  DEVICE_DRIVER_TOO_OLD: 'The NVIDIA driver is older than CUDA 12 needs. Install 525 or newer.',
+  DEVICE_TOO_OLD: 'The card is older than Ampere (compute capability 8.0). Train on the CPU.',
+  DEVICE_OUT_OF_MEMORY:
+    'The card has no memory left. Ask for smaller micro-batches, recomputation or moments in eight bits.',
+  DEVICE_LOST: 'The card stopped, was reset or fell off the bus. The job resumes when it is back.',
   DOCUMENT_TOO_LONG: 'A single document is longer than can be tokenized. Split it.',
   FIELD_MISSING: 'A line or row has no text where it should. The message names it.',
   FILE_CHANGED: 'A file on the server changed while it was read.',

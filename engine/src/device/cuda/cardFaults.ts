@@ -1,39 +1,48 @@
 import { DeviceFault, type DeviceFaultReason } from '../deviceFaults.js';
 
-/** What the driver calls it, why that ends an attempt, and what to do. Everything else that it says after it has begun: lost. */
-const reasons: Readonly<Record<string, { reason: DeviceFaultReason; cure: string }>> = {
-  LIBRARY_MISSING: {
-    reason: 'DEVICE_LIBRARY_MISSING',
-    cure: 'install the NVIDIA driver, and the package nvidia-cuda-nvrtc or the CUDA toolkit for the compiler',
-  },
-  LIBRARY_TOO_OLD: {
-    reason: 'DEVICE_LIBRARY_MISSING',
-    cure: 'install a newer one: CUDA 12 or 13',
-  },
-  CUDA_ERROR_NO_DEVICE: {
-    reason: 'DEVICE_NOT_FOUND',
-    cure: 'check that nvidia-smi lists a card and that this process may use it',
-  },
-  CUDA_ERROR_INVALID_DEVICE: {
-    reason: 'DEVICE_NOT_FOUND',
-    cure: 'ask for a card that nvidia-smi lists',
-  },
-  CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: {
-    reason: 'DEVICE_DRIVER_TOO_OLD',
-    cure: 'restart the machine: the driver in memory is another than the one installed',
-  },
-  CUDA_ERROR_OUT_OF_MEMORY: {
-    reason: 'DEVICE_OUT_OF_MEMORY',
-    cure: 'ask for smaller micro-batches, recomputation or moments in eight bits',
-  },
-};
+interface Known {
+  reason: DeviceFaultReason;
+  cure: string;
+}
+
+/** Why what a library calls that ends an attempt, and what to do; null for what is said of a card that is in use. */
+function knownFault(code: string): Known | null {
+  switch (code) {
+    case 'LIBRARY_MISSING':
+      return {
+        reason: 'DEVICE_LIBRARY_MISSING',
+        cure: 'install the NVIDIA driver, and the package nvidia-cuda-nvrtc or the CUDA toolkit for the compiler',
+      };
+    case 'LIBRARY_TOO_OLD':
+      return { reason: 'DEVICE_LIBRARY_MISSING', cure: 'install a newer one: CUDA 12 or 13' };
+    case 'CUDA_ERROR_NO_DEVICE':
+      return {
+        reason: 'DEVICE_NOT_FOUND',
+        cure: 'check that nvidia-smi lists a card and that this process may use it',
+      };
+    case 'CUDA_ERROR_INVALID_DEVICE':
+      return { reason: 'DEVICE_NOT_FOUND', cure: 'ask for a card that nvidia-smi lists' };
+    case 'CUDA_ERROR_SYSTEM_DRIVER_MISMATCH':
+      return {
+        reason: 'DEVICE_DRIVER_TOO_OLD',
+        cure: 'restart the machine: the driver in memory is another than the one installed',
+      };
+    case 'CUDA_ERROR_OUT_OF_MEMORY':
+      return {
+        reason: 'DEVICE_OUT_OF_MEMORY',
+        cure: 'ask for smaller micro-batches, recomputation or moments in eight bits',
+      };
+    default:
+      return null;
+  }
+}
 
 /** An error of the addon as what ends an attempt; a mistake of ours stays what it is. */
 export function asDeviceFault(error: unknown): unknown {
   const code = (error as { code?: unknown }).code;
   if (!(error instanceof Error) || typeof code !== 'string') return error;
-  const known = reasons[code];
-  if (known !== undefined)
+  const known = knownFault(code);
+  if (known !== null)
     return new DeviceFault(known.reason, `${error.message} (${code}): ${known.cure}`, { cause: error });
   if (!code.startsWith('CUDA_ERROR_')) return error;
   return new DeviceFault(
