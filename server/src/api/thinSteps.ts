@@ -19,10 +19,12 @@ export class StepThinner {
 
   /** What is to be sent now that an event was read. */
   take(event: JobEvent, nowMs: number): ThinnedEvent[] {
-    if (event.body.kind !== 'step') return [...this.rest(nowMs), { event, omittedCount: 0 }];
+    if (event.body.kind !== 'step' || this.intervalMs === 0)
+      return [...this.rest(nowMs), { event, omittedCount: 0 }];
+    // Sent once all that is there was read: a newer one may follow at once.
     if (this.waiting !== undefined) this.omittedCount++;
     this.waiting = event;
-    return nowMs >= this.nextMs ? this.rest(nowMs) : [];
+    return [];
   }
 
   /** The step that waits, whether or not its time has come. */

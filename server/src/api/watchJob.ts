@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { WatchJobRequest, WatchJobResponse } from '@relora/sdk/contract';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import { ServiceError } from '../errors.js';
@@ -90,13 +91,19 @@ async function* watchEvents(
       }
       if (signal.aborted || stopping.aborted) continue;
       if (isComplete) return; // also when the cursor was past the last event from the beginning
-      if (events.length > 0 && stepIntervalMs === 0) continue;
-      const waitMs = Math.min(heartbeatMs, steps.waitMs(performance.now()) ?? Infinity);
-      if ((await changedWithin(journal, jobId, sequence, waitMs, ended.signal)) || ended.signal.aborted)
-        continue;
-      const rest = steps.rest(performance.now());
-      if (rest.length === 0) yield { event: toHeartbeat(sequence), omittedStepEvents: 0 };
-      for (const sent of rest) yield toResponse(jobId, sent);
+      if (events.length > 0) continue;
+      const dueMs = steps.waitMs(performance.now());
+      if (dueMs === undefined) {
+        if (
+          (await changedWithin(journal, jobId, sequence, heartbeatMs, ended.signal)) ||
+          ended.signal.aborted
+        )
+          continue;
+        yield { event: toHeartbeat(sequence), omittedStepEvents: 0 };
+      } else if (dueMs > 0) {
+        // Asleep, whatever comes: to wake for every batch would cost more than all else where hundreds watch a fast job.
+        await sleep(dueMs, undefined, { signal: ended.signal }).catch(() => {});
+      } else for (const sent of steps.rest(performance.now())) yield toResponse(jobId, sent);
     }
   } finally {
     signal.removeEventListener('abort', end);

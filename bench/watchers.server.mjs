@@ -1,0 +1,79 @@
+// The server of bench/watchers.mjs, with a job whose events come at a fixed rate; prints its address, begins when its input says so.
+import { once } from 'node:events';
+import { performance } from 'node:perf_hooks';
+import { createLog, readConfig } from '@relora/server';
+import { serveApi, serviceNames } from '../server/dist/api/serveApi.js';
+import { Health } from '../server/dist/grpc/health.js';
+import { JobAttempts } from '../server/dist/jobs/jobAttempts.js';
+import { createMetrics } from '../server/dist/metrics/metrics.js';
+import { makeServerParts } from '../server/dist/serverParts.js';
+import { openStore } from '../server/dist/store/openStore.js';
+import { defaultRunSpec } from '../engine/dist/plan/index.js';
+
+const [dataFolder, rate, seconds] = process.argv.slice(2);
+const batchMs = 50; // as RunningJob gathers them
+const config = readConfig({ RELORA_DATA_FOLDER: dataFolder, RELORA_LOG_LEVEL: 'silent' });
+const store = await openStore(dataFolder);
+const stopping = new AbortController();
+const parts = makeServerParts({
+  config,
+  log: createLog(config),
+  store,
+  metrics: createMetrics(),
+  stopping: stopping.signal,
+  onStoreFailure: (error) => {
+    throw error;
+  },
+});
+const grpc = serveApi(parts, new Health(serviceNames));
+const port = await grpc.listen({ host: '127.0.0.1', port: 0 });
+
+const stepCount = rate * seconds;
+await parts.queue.submit({
+  jobId: 'fast',
+  displayName: '',
+  labels: {},
+  spec: { ...defaultRunSpec(), stepCount },
+  warnings: [],
+  origin: null,
+  requestId: null,
+  requestDigest: '',
+});
+const { job } = await parts.queue.claimNext();
+const attempts = new JobAttempts(parts.journal, dataFolder, { eventsMax: 1e8 });
+const key = { jobId: job.id, attempt: job.attempt };
+console.log(`127.0.0.1:${port}`);
+await once(process.stdin, 'data');
+
+const start = performance.now();
+const busy = performance.eventLoopUtilization();
+for (let step = 0; step < stepCount;) {
+  const due = Math.min(stepCount, Math.floor(((performance.now() - start) / 1000) * rate));
+  const events = [];
+  for (; step < due && events.length < 256; step++) events.push({ timeMs: Date.now(), body: stepBody(step) });
+  if (events.length > 0) await attempts.append(key, events);
+  if (step >= due) await new Promise((resolve) => setTimeout(resolve, batchMs));
+}
+await attempts.failed(key, { reason: 'TRAINER_ERROR', message: 'The end' });
+const { utilization: elu } = performance.eventLoopUtilization(busy);
+console.log(JSON.stringify({ elu, rssBytes: process.memoryUsage.rss() }));
+await once(process.stdin.resume(), 'end'); // until every watcher has read to the end
+grpc.close();
+await store.close();
+process.exit(0);
+
+function stepBody(step) {
+  return {
+    kind: 'step',
+    step,
+    phase: 'adapter',
+    loss: 3 + Math.sin(step),
+    gradientNorm: 1,
+    learningRate: 1e-3,
+    tokenCount: 8192,
+    trainedTokens: 8192 * (step + 1),
+    stepSeconds: 0.001,
+    skipped: false,
+    residentBytes: 1e9,
+  };
+}
