@@ -17,7 +17,7 @@ const contract = new URL('../../server/src/generated/relora.binpb', import.meta.
 const descriptors = readDescriptors(readFileSync(contract));
 
 const getJob = '/relora.v1.TrainingService/GetJob';
-const nobody = Buffer.from(GetJobRequest.encode({ name: 'jobs/nobody' }).finish());
+const nobody = Buffer.from(GetJobRequest.encode(GetJobRequest.fromPartial({ name: 'jobs/nobody' })).finish());
 
 async function refusalFrom(stream: ReturnType<typeof beginCall>): Promise<Refusal> {
   const { code, message, details } = (await statusOf(stream))!;
@@ -64,7 +64,9 @@ describe('a message that cannot be read is a mistake of its sender, with its pla
 
   it('a number beyond 2^53 is a wrong value of its field, the largest exact one is not', async () => {
     const watch = '/relora.v1.TrainingService/WatchJob';
-    const asked = WatchJobRequest.encode({ name: 'jobs/nobody', afterSequence: 2 ** 53 - 1 }).finish();
+    const asked = WatchJobRequest.encode(
+      WatchJobRequest.fromPartial({ name: 'jobs/nobody', afterSequence: 2 ** 53 - 1 }),
+    ).finish();
     expect((await refusalOfBytes(Buffer.from(asked), watch)).info.reason).toBe('JOB_NOT_FOUND');
     const beyond = Buffer.concat([nobody, bytes(0x10, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10)]);
     const refusal = await refusalOfBytes(beyond, watch);
