@@ -62,6 +62,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
 
     const { supervisor, preparer, exporter, janitor } = parts;
     ends.push(jobMetrics.follow(parts.journal, supervisor));
+    ends.push(parts.journal.onAppended((job, events) => parts.devices.note(job, events)));
     const serverMetrics = new ServerMetrics({
       metrics,
       jobMetrics,

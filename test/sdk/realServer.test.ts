@@ -26,6 +26,7 @@ test('a job from the text to the words, over the SDK', async () => {
   ).toBe('Line');
 
   const spec = parseJobSpec(tinySpec(20));
+  const before = (await client.estimateJob(spec)).estimate!;
   const job = await client.createJob(spec, { displayName: 'tiny', labels: { team: 'test' } });
   const seen: JobEvent[] = [];
   const done = await client.waitForJob(job.name, { onEvent: (event) => seen.push(event) });
@@ -34,6 +35,11 @@ test('a job from the text to the words, over the SDK', async () => {
   expect(new Set(seen.map(({ kind }) => kind))).toEqual(
     new Set(['state', 'warning', 'step', 'evaluation', 'plan', 'restart', 'checkpoint', 'artifact']),
   );
+  // What the steps took is what the next job is foreseen to take.
+  const after = (await client.estimateJob(spec)).estimate!;
+  expect(after.durationSeconds).toBeGreaterThan(0);
+  expect(after.durationSeconds).not.toBe(before.durationSeconds);
+  expect(after.measuredLoadRatio).toBe(0);
   // Nothing is left to watch, and waiting again returns at once.
   for await (const event of client.watch(job.name, { afterSequence: done.lastSequence }))
     expect(event).toBeUndefined();

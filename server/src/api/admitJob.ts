@@ -158,6 +158,8 @@ function toEstimate(
   { config, devices }: Pick<ApiParts, 'config' | 'devices'>,
 ): JobEstimate {
   const trainTokens = dataset?.prepared?.train.tokenCount ?? 0;
+  const reachedRatio = device && devices.reachedRatio(device);
+  const durationSeconds = estimate.durationSeconds * (reachedRatio ?? 1);
   return {
     parameterCount: estimate.parameterCount,
     trainableParameterCount: estimate.trainableParameterCount,
@@ -166,9 +168,9 @@ function toEstimate(
     fullRankFlopsPerToken: estimate.fullRankFlopsPerToken,
     tokenCount: estimate.tokenCount,
     // 0 says that it is not known.
-    durationSeconds:
-      device !== undefined && Number.isFinite(estimate.durationSeconds) ? estimate.durationSeconds : 0,
-    measuredLoadRatio: device === undefined ? 0 : devices.loadRatio,
+    durationSeconds: device !== undefined && Number.isFinite(durationSeconds) ? durationSeconds : 0,
+    // What jobs reached does not rest on the measurement.
+    measuredLoadRatio: device === undefined || reachedRatio !== undefined ? 0 : devices.loadRatio,
     diskBytes: Math.round(estimate.diskBytes),
     memoryLimitBytes: memoryLimitBytes(config),
     epochCount: trainTokens > 0 ? estimate.tokenCount / trainTokens : 0,

@@ -1,9 +1,11 @@
 import { availableParallelism, loadavg } from 'node:os';
 import type { Logger } from 'pino';
 import { ConfigInvalid } from '../config.js';
+import type { Job, JobEvent } from '../jobs/job.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { DeviceDescription } from '../trainer/messages.js';
 import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
+import { ReachedSpeed } from './reachedSpeed.js';
 
 /** How long a failed measurement is left alone. */
 const retryMs = 30_000;
@@ -34,6 +36,9 @@ export class DeviceCatalogue {
   private failedMs = -Infinity;
   private measuredMs = -Infinity;
   private measuredLoadRatio = 0;
+  /** As they came last. */
+  private known: readonly DeviceDescription[] = [];
+  private readonly reached = new ReachedSpeed();
 
   constructor(
     private readonly tasks: Pick<TaskRunner, 'describeDevices'>,
@@ -82,7 +87,23 @@ export class DeviceCatalogue {
     this.measuredMs = performance.now();
     // Read before: what is measured makes the machine busy itself.
     this.measuredLoadRatio = this.machine.loadRatio();
-    return await this.tasks.describeDevices(this.stopping);
+    return (this.known = await this.tasks.describeDevices(this.stopping));
+  }
+
+  /** Learns from what the steps of a job took. */
+  note(job: Job, events: readonly JobEvent[]): void {
+    const device = this.known.find(({ backend }) => backend === job.execution?.backend);
+    if (device === undefined) return;
+    for (const { body } of events) {
+      if (body.kind !== 'step' || body.omitted) continue;
+      const step = { isFullRank: body.phase !== 'adapter', seconds: body.stepSeconds };
+      this.reached.note(job.id, job.spec, device, step);
+    }
+  }
+
+  /** What steps of jobs took on a device over what its measured speed foresees; undefined while too few were taken. */
+  reachedRatio(device: DeviceDescription): number | undefined {
+    return this.reached.ratioOn(device);
   }
 
   /** Whether the present speeds were measured beside other work, and a new measurement would be better. */

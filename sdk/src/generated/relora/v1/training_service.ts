@@ -251,7 +251,7 @@ export interface JobEstimate {
   fullRankFlopsPerToken: number;
   /** Tokens of the whole run. */
   tokenCount: number;
-  /** Wall-clock time on this server, from a measured peak. */
+  /** Wall-clock time of steps on this server: from what the last steps of jobs took here, or while there are none from a measured peak. */
   durationSeconds: number;
   /** Disk that checkpoints and artifacts take. */
   diskBytes: number;
@@ -261,7 +261,7 @@ export interface JobEstimate {
   memoryLimitBytes: number;
   /**
    * Share of the processors that other work used when this server measured its speed, 0 to 1: the higher it is, the more the job may be
-   * faster than duration_seconds says. The speed is measured again when no job runs and the machine is quieter.
+   * faster than duration_seconds says; 0 where that rests on jobs. The speed is measured again when no job runs and the machine is quieter.
    */
   measuredLoadRatio: number;
 }
