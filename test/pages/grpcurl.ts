@@ -57,7 +57,9 @@ const [service, method] = target.split('/') as [string, string];
 const client = dynamicClient(descriptorSet, service, address);
 const requests = parseMessages(data === '@' ? await text(process.stdin) : data || '{}');
 try {
-  if (['UploadDataset', 'UploadWeights'].includes(method)) {
+  // The client knows from the descriptors which way messages stream.
+  const { requestStream, responseStream } = client[method] as unknown as Record<string, boolean>;
+  if (requestStream) {
     const answer = await new Promise((resolve, reject) => {
       const call = client[method]!((error: Error | null, answer: unknown) =>
         error ? reject(error) : resolve(answer),
@@ -66,7 +68,7 @@ try {
       call.end();
     });
     print(answer);
-  } else if (['WatchJob', 'DownloadArtifact', 'GenerateText'].includes(method)) {
+  } else if (responseStream) {
     for await (const answer of client[method]!(requests[0])) print(answer);
   } else {
     const answer = await new Promise((resolve, reject) => {
