@@ -41,9 +41,9 @@ describe('what may import what', () => {
         !typeOnly && /^@tensorflow\/|^engine\/src\/(device|model|training)\//.test(target),
     },
     {
-      name: 'the service process never loads the engine, only its plans',
+      name: 'the service process never loads the engine, only its plans and how files are opened',
       from: /^server\/src\/(?!trainer\/process\/)/,
-      forbidden: (target, typeOnly) => /^@relora\/engine(?!\/plan$)/.test(target) && !typeOnly,
+      forbidden: (target, typeOnly) => /^@relora\/engine(?!\/(plan|files)$)/.test(target) && !typeOnly,
     },
     {
       name: 'the domain does not know gRPC',

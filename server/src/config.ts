@@ -282,6 +282,13 @@ export const settings = {
     3600,
     'Wait after a crash; doubles with every crash without progress, up to 60 times itself.',
   ),
+  tokenizerCpuSeconds: number(
+    'RELORA_TOKENIZER_CPU_SECONDS',
+    60,
+    1,
+    86_400,
+    'Processor time in which a tokenizer.json must load and encode a line of text, before it is used.',
+  ),
   taskTimeoutSeconds: number(
     'RELORA_TASK_TIMEOUT_SECONDS',
     600,

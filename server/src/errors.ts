@@ -488,7 +488,11 @@ export const engineFailures = {
   PARQUET_TOO_LARGE: 'A Parquet file would unpack to more than can be held.',
   ROWS_INVALID:
     'More rows cannot be read than skip_invalid_count or skip_invalid_share allows. The message has the first.',
+  TEXT_LOST:
+    'The tokenizer makes no tokens, or nearly none, of text that is not blank. Take the tokenizer of that language, or look at its vocabulary.',
   TOKENIZER_INVALID: 'A tokenizer.json is malformed or cannot be used.',
+  TOKENIZER_TIMED_OUT:
+    'A tokenizer.json took more processor time than RELORA_TOKENIZER_CPU_SECONDS for a line of text. The same request tries it again.',
   UTF8_INVALID: 'A file is not UTF-8. The message has the byte.',
   VOCABULARY_TOO_LARGE:
     'The text has too little variety for a trained vocabulary of that size. Ask for a smaller one.',
@@ -502,6 +506,12 @@ export const engineWarnings = {
     'The run goes on elsewhere than it began: its numbers no longer repeat those of an uninterrupted run bit for bit.',
   TOKENIZER_DIFFERS:
     'The base weights come with another tokenizer than the data set has: what they learned of its ids does not apply.',
+  END_OF_TEXT_DIFFERS:
+    'The data set ends texts with another token than the base weights do: exports name the one of the data set.',
+  HEAD_NOT_TIED:
+    'config.json calls the head tied, but the weights have another: the model is loaded untied, with that head.',
+  SEQUENCES_IDLE:
+    'A share of the sequences has nothing to learn, since prompts are longer than a sequence. Take a longer sequence_length, or shorter prompts.',
 } as const;
 
 /** Reasons of warnings about a specification: allowed, but probably not meant. */

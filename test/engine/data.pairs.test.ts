@@ -2,7 +2,13 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parquetWriteBuffer } from 'hyparquet-writer';
-import { Batches, Dataset, type DatasetManifest } from '@relora/engine/data';
+import {
+  Batches,
+  Dataset,
+  idleSequenceShare,
+  idleSequencesText,
+  type DatasetManifest,
+} from '@relora/engine/data';
 import { dataFolder, failure } from './dataFixtures.js';
 
 const { source, prepare } = dataFolder();
@@ -139,5 +145,36 @@ describe('what is held out', () => {
     const same = source('same.jsonl', '{"text":"x"}\n{"text":"x"}', 'jsonl');
     const error = await failure(prepare([same], { heldOutShare: 0.5 }), 'DATASET_EMPTY');
     expect(error.message).toContain('1 had the same text');
+  });
+});
+
+describe('prompts that are longer than a sequence', () => {
+  const long = Array.from({ length: 30 }, (_, i) => ({
+    prompt: `${'why '.repeat(70)}${i}?`,
+    completion: 'so.',
+  }));
+  const file = () => source('long.jsonl', long.map((pair) => JSON.stringify(pair)).join('\n'), 'jsonl');
+
+  it('leave sequences without anything to learn, whose share is told for every length', async () => {
+    const dataset = await Dataset.open(await prepare([file()], { pairFields }), { verify: true });
+    for (const sequenceLength of [16, 64, 100, 301, 4000]) {
+      const batches = new Batches(dataset.train, { sequenceLength, seed: 1, cut: 1 });
+      const { targets } = await batches.read(0, batches.sequencesPerEpoch);
+      let idle = 0;
+      for (let first = 0; first < targets.length; first += sequenceLength)
+        if (targets.subarray(first, first + sequenceLength).every((target) => target === -1)) idle++;
+      expect(await idleSequenceShare(dataset.train, sequenceLength)).toBe(idle / batches.sequencesPerEpoch);
+    }
+    const share = Math.round(100 * (await idleSequenceShare(dataset.train, 64)));
+    expect(share).toBeGreaterThan(50);
+    expect(await idleSequencesText(dataset.train)).toMatch(
+      new RegExp(
+        `^Prompts are long: of sequences of 64 tokens ${share} %, of 128 tokens .* with a sequence_length of 512`,
+      ),
+    );
+    await dataset.close();
+    const short = await Dataset.open(await prepare([jsonl()], { pairFields }), { verify: true });
+    expect(await idleSequencesText(short.train)).toBeNull();
+    await short.close();
   });
 });

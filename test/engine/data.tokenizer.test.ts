@@ -64,6 +64,15 @@ beforeAll(async () => {
   });
 });
 
+/** The process that a test has begun. */
+async function childOf(pid: number): Promise<number> {
+  for (;;) {
+    const [child] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
+    if (child) return Number(child);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
 function changed(change: (json: Json) => void, from = json): string {
   const copy = JSON.parse(from) as Json;
   change(copy);
@@ -112,6 +121,31 @@ describe('a tokenizer.json that needs the library', () => {
     expect((await failure(jsonTokenizer(text, 'huggingFace'), 'TOKENIZER_INVALID')).message).toMatch(
       /expected a tokenizer that loads, got .*line 1/,
     );
+  });
+
+  it('is given processor time to be tried in, and is not said to be wrong when that is over', async () => {
+    const doubled = { type: 'Replace', pattern: { String: 'a' }, content: 'aa' };
+    const slow = changed((copy) => {
+      const normalizers = [
+        ...Array<object>(14).fill(doubled),
+        ...Array<object>(400).fill({ type: 'Lowercase' }),
+      ];
+      copy.normalizer = { type: 'Sequence', normalizers };
+    }, wordJson);
+    const error = await failure(jsonTokenizer(slow, 'huggingFace', { cpuSeconds: 1 }), 'TOKENIZER_TIMED_OUT');
+    expect(error.message).toContain(
+      'within 1 s of processor time, got nothing; RELORA_TOKENIZER_CPU_SECONDS',
+    );
+  });
+
+  it('is not hurried by a machine that is busy', async () => {
+    // Stopped for longer than the processor time that it has: no wall clock counts against it.
+    const trying = jsonTokenizer(wordJson, 'huggingFace', { cpuSeconds: 3 });
+    const child = await childOf(process.pid);
+    process.kill(child, 'SIGSTOP');
+    await new Promise((resolve) => setTimeout(resolve, 4000));
+    process.kill(child, 'SIGCONT');
+    expect(await trying).toMatchObject({ vocabularySize: 5 });
   });
 
   it('is refused when it makes the library abort its process', async () => {
@@ -237,5 +271,43 @@ describe('generated tokens as a stream', () => {
   it('keep the spaces between words that only the library knows', async () => {
     const words = await jsonTokenizer(wordJson, 'huggingFace');
     expect(await streamed(words, [2, 3, 4])).toEqual(['the', ' river', ' stone', '']);
+  });
+});
+
+describe('a tokenizer that does not know the text', () => {
+  const words = (text: string, unknown: string | null, options = {}) =>
+    prepare([source('words.txt', text, 'text'), source('more.txt', 'the river', 'text')], {
+      tokenizer: {
+        kind: 'huggingFace',
+        tokenizerJson: changed((copy) => {
+          copy.model = { type: 'WordPiece', vocab: { '</s>': 0, '<unk>': 1, the: 2, river: 3 }, merges: [] };
+          Object.assign(copy.model, {
+            unk_token: unknown,
+            continuing_subword_prefix: '##',
+            max_input_chars_per_word: 100,
+          });
+        }, wordJson),
+      },
+      ...options,
+    });
+
+  it('and makes nearly nothing of it is refused, with the document', async () => {
+    // One unknown token for a word, however long.
+    const error = await failure(words('x'.repeat(5000), '<unk>'), 'TEXT_LOST');
+    expect(error.message).toBe(
+      'words.txt, document 1: its 5000 bytes of text gave 1 tokens, as did 100 % of all text: the tokenizer does not know it',
+    );
+    await failure(
+      words('the river', '<unk>').then(() => words('x'.repeat(600), '<unk>')),
+      'TEXT_LOST',
+    );
+    await words(`${'the river '.repeat(20_000)}${'x'.repeat(900)}`, '<unk>'); // a little is no reason to stop
+  });
+
+  it('because it has no tokens is refused', async () => {
+    const text = changed(({ model }) => (model.vocab = {}), wordJson);
+    expect((await failure(jsonTokenizer(text, 'huggingFace'), 'TOKENIZER_INVALID')).message).toContain(
+      'model.vocab: expected at least one token, got 0',
+    );
   });
 });

@@ -38,6 +38,7 @@ function zeros(vocabSize: number): WeightSource {
     },
     tokenizerJson: largeTokenizerJson(vocabSize),
     endOfTextId: 0,
+    modelFiles: {},
     weight,
     merged: weight,
     factors: async () => null,

@@ -17,7 +17,12 @@ beforeAll(async () => {
   cleanUps.push(folder.remove);
   dataFolder = folder.dataFolder;
   // The processor decides the bits unless this does.
-  const settings = { RELORA_INSTRUCTION_SET: 'portable', RELORA_DEVICE: 'native', RELORA_SLOTS: '2' };
+  const settings = {
+    RELORA_INSTRUCTION_SET: 'portable',
+    RELORA_DEVICE: 'native',
+    RELORA_SLOTS: '2',
+    RELORA_ALLOWED_FOLDERS: folder.baseWeights, // as when its job at a path was created
+  };
   const server = await startServerProcess(dataFolder, settings, (stop) => cleanUps.push(stop));
   client = new ReloraClient({ address: server.grpcAddress });
   cleanUps.push(() => client.close());

@@ -33,14 +33,15 @@ interface ReleasedJob {
 }
 
 /** A data folder as a killed server of 0.1.0 left it, moved to another place with the base weights that its jobs name. */
-export function releasedFolder(): { dataFolder: string; remove: () => void } {
+export function releasedFolder(): { dataFolder: string; baseWeights: string; remove: () => void } {
   const folder = mkdtempSync(join(tmpdir(), 'relora-released-'));
   execFileSync('tar', ['xzf', join(released, 'data-folder.tgz'), '-C', folder]);
   const baseWeights = join(folder, 'base-weights');
   cpSync(join(fixtures, 'transformers/bytes-bfloat16'), baseWeights, { recursive: true });
   const dataFolder = join(folder, 'data');
   rewritePath(dataFolder, expected.baseWeights, baseWeights);
-  return { dataFolder, remove: () => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }) };
+  const remove = () => rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+  return { dataFolder, baseWeights, remove };
 }
 
 /**

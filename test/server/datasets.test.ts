@@ -197,6 +197,18 @@ describe('preparation', () => {
     expect(existsSync(parts.datasets.uploadPath('tales', 0))).toBe(false);
   });
 
+  it('is tried again by the same request where a limit or the machine was the reason, and only there', async () => {
+    const parts = await openParts();
+    preparer(parts).start();
+    const again = async (id: string) =>
+      await parts.datasets.register({ datasetId: id, displayName: '', files: [serverFile], spec: spec(id) });
+    for (const id of ['fail', 'crash']) await again(id);
+    for (const id of ['fail', 'crash']) await settled(parts, id);
+    expect(await again('fail')).toMatchObject({ state: 'failed' }); // its data are wrong
+    expect(await again('crash')).toMatchObject({ state: 'preparing', failure: null });
+    expect(await settled(parts, 'crash')).toMatchObject({ failure: { reason: 'TASK_CRASHED' } });
+  });
+
   it('fails with the reason of the data, or after two crashes', async () => {
     const parts = await openParts();
     preparer(parts).start();

@@ -59,6 +59,7 @@ export async function openParts(
 ) {
   const config: Config = readConfig({
     RELORA_DATA_FOLDER: dataFolder,
+    RELORA_ALLOWED_FOLDERS: dataFolder, // tests put their sources there
     RELORA_RETRY_DELAY_SECONDS: '0.01',
     ...patientSettings,
     RELORA_FREE_DISK_BYTES_MIN: '0',

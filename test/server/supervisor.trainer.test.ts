@@ -1,6 +1,15 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -21,7 +30,7 @@ import {
   temporaryFolder,
   untilGone,
 } from './parts.js';
-import { settings, trainingParts, prepare, spec, lossesOf, run, long } from './trainingParts.js';
+import { settings, trainingParts, prepare, spec, lossesOf, run, long, tale } from './trainingParts.js';
 
 const limitedTrainer = fileURLToPath(new URL('./limitedTrainer.mjs', import.meta.url));
 const never = new AbortController().signal;
@@ -318,6 +327,23 @@ describe('the trainer', () => {
       reason: 'EXPORT_FAILED',
       message: `The export jobs/${job.id}/artifacts/gguf-1 failed (EXPORT_IMPOSSIBLE): ${message}`,
     });
+  });
+
+  it('reads no data from outside of the allowed folders, though a parent becomes a link after the registration', async () => {
+    const parts = await openParts(settings, temporaryFolder(), trainerEntry);
+    const outside = temporaryFolder();
+    const [folder, moved] = ['sub', 'moved'].map((name) => join(parts.dataFolder, name)) as [string, string];
+    mkdirSync(folder);
+    for (const where of [folder, outside]) writeFileSync(join(where, 'tale.txt'), tale(20));
+    const tasks = new TaskRunner(parts.config, parts.log);
+    renameSync(folder, moved);
+    symlinkSync(outside, folder);
+    const file = { path: join(folder, 'tale.txt'), format: 'text' } as const;
+    const leaked = await prepare(parts, tasks, 'leaked', [file]);
+    expect(leaked).toMatchObject({ state: 'failed', failure: { reason: 'FILE_UNREADABLE' } });
+    rmSync(folder);
+    symlinkSync(moved, folder); // within the folders a link is as good as a folder
+    expect((await prepare(parts, tasks, 'linked', [file])).state).toBe('ready');
   });
 
   it('fails data that cannot be read, with the place', async () => {

@@ -1,5 +1,16 @@
 import { createHash } from 'node:crypto';
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { WeightsServiceDefinition } from '@relora/sdk/contract';
@@ -82,6 +93,40 @@ describe('a job', () => {
     expect(job.spec!.warmStart!.stepCount).toBe(0);
     const ended = await client.waitForJob(job.name);
     expect(ended.state).toBe('JOB_STATE_SUCCEEDED');
+  });
+
+  it('begins at a path whose files are links within the allowed folders, and at none that lead out', async () => {
+    const [cache, outside] = [copyOf(withBytes), copyOf(withBytes)];
+    const snapshot = join(cache, 'snapshots', 'main');
+    mkdirSync(snapshot, { recursive: true });
+    mkdirSync(join(cache, 'blobs'));
+    for (const name of ['config.json', 'model.safetensors']) {
+      renameSync(join(cache, name), join(cache, 'blobs', name));
+      symlinkSync(join('..', '..', 'blobs', name), join(snapshot, name));
+    }
+    const { client } = await open({ RELORA_ALLOWED_FOLDERS: cache, RELORA_THREADS: '1' });
+    await textOf(client);
+    const create = async (path: string) =>
+      await client.createJob({
+        model: { baseWeights: { path } },
+        dataset: 'datasets/text',
+        stepCount: 2,
+        adapter: { rank: 2, cycleStepCount: 1 },
+        batch: { sequenceLength: 16, sequenceCount: 1 },
+      });
+    const ended = await client.waitForJob((await create(snapshot)).name);
+    expect(ended.state).toBe('JOB_STATE_SUCCEEDED');
+
+    for (const name of ['model.safetensors', 'config.json']) {
+      rmSync(join(snapshot, name));
+      symlinkSync(join(outside, name), join(snapshot, name));
+      const error = await refused(create(snapshot));
+      expect(error.reason).toBe('JOB_SPEC_INVALID');
+      expect(error.fields[0]!.field).toBe('spec.model.base_weights.path');
+      expect(error.message).toContain(name);
+      rmSync(join(snapshot, name));
+      symlinkSync(join('..', '..', 'blobs', name), join(snapshot, name));
+    }
   });
 
   it('that has not ended keeps its weights from being deleted', async () => {
@@ -248,7 +293,7 @@ describe('uploaded weights', () => {
           join(folder, 'tokenizer.json'),
           tokenizerJson.replace(
             '"a":0',
-            [...'qrstuvwxyzABCDEFGHIJ'].map((c, i) => `"${c}":${i + 16}`).join() + ',"a":0',
+            Array.from({ length: 300 }, (_, i) => `"token ${i}":${i + 16}`).join() + ',"a":0',
           ),
         ),
       'tokenizer.json',

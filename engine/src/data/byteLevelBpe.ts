@@ -1,4 +1,5 @@
 import { byteCharacters, tokenToBytes } from './byteAlphabet.js';
+import type { CutTokens } from './tokenizer.js';
 import { isObject, type TokenizerJson } from './tokenizerJson.js';
 
 /**
@@ -16,7 +17,7 @@ const cachedWordLengthMax = 64;
  * Byte-level BPE in JavaScript, for tokenizers of GPT-2's kind: five times as fast as the package or more, whatever the size
  * of the pieces, and its tokens are the same. It never aborts the process, as the package can. Null for another kind.
  */
-export function byteLevelEncoder(checked: TokenizerJson): ((text: string) => Int32Array) | null {
+export function byteLevelEncoder(checked: TokenizerJson): ((text: string) => CutTokens) | null {
   if (!isPlainByteLevel(checked)) return null;
   const { vocabulary } = checked;
   const byteIds = Int32Array.from(byteCharacters, (character) => vocabulary.get(character)!);
@@ -40,12 +41,26 @@ export function byteLevelEncoder(checked: TokenizerJson): ((text: string) => Int
   const added = addedPattern([...addedIds.keys()]);
   return (text) => {
     const ids: number[] = [];
+    const [places, counts]: [number[], number[]] = [[], []];
+    let place = 0;
+    const begin = (word: string): void => {
+      places.push(place);
+      counts.push(ids.length);
+      place += word.length; // words and added tokens are all there is of a text
+    };
     for (const part of added === null ? [text] : text.split(added)) {
       const addedId = addedIds.get(part);
-      if (addedId !== undefined) ids.push(addedId);
-      else for (const word of part.match(words) ?? []) for (const id of encodeWord(word)) ids.push(id);
+      if (addedId !== undefined) {
+        begin(part);
+        ids.push(addedId);
+      } else {
+        for (const word of part.match(words) ?? []) {
+          begin(word);
+          for (const id of encodeWord(word)) ids.push(id);
+        }
+      }
     }
-    return Int32Array.from(ids);
+    return { ids: Int32Array.from(ids), places, counts };
   };
 }
 

@@ -36,8 +36,12 @@ export const dataErrors = {
     `${p.file}, ${p.place}: expected ${p.what} of at most ${p.max}, got ${p.got}`,
   TOKENIZER_INVALID: (p: { file: string; where: string; expected: string; got: string }) =>
     `${p.file}, ${p.where}: expected ${p.expected}, got ${p.got}`,
+  TOKENIZER_TIMED_OUT: (p: Place & { cpuSeconds: number }) =>
+    `${p.file}: expected a line of text to be encoded within ${p.cpuSeconds} s of processor time, got nothing; RELORA_TOKENIZER_CPU_SECONDS allows more, and the same request tries it again`,
   VOCABULARY_TOO_LARGE: (p: { asked: number; max: number }) =>
     `A vocabulary of ${p.asked} tokens was asked for, the training text gives at most ${p.max}`,
+  TEXT_LOST: (p: Place & { document: number; bytes: number; tokens: number; share: number }) =>
+    `${p.file}, document ${p.document}: its ${p.bytes} bytes of text gave ${p.tokens} tokens, as did ${Math.ceil(100 * p.share)} % of all text: the tokenizer does not know it`,
   DATASET_EMPTY: (p: { fileCount: number; heldOutDocumentCount: number; duplicateDocumentCount?: number }) =>
     `The training part has no text: ${p.fileCount} files were read, ${p.heldOutDocumentCount} documents are held out` +
     (p.duplicateDocumentCount ? `, and ${p.duplicateDocumentCount} had the same text as one of those` : ''),

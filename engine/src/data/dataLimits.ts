@@ -16,6 +16,8 @@ export interface DataLimits {
   parquetRowsMax: number;
   /** A tokenizer.json. */
   tokenizerBytesMax: number;
+  /** Processor time in which a tokenizer.json must load and encode a line of text. */
+  tokenizerCpuSeconds: number;
   /** Text that a vocabulary is trained on, spread over all documents. */
   tokenizerSampleBytesMax: number;
   /** One file of tokens. */
@@ -30,6 +32,7 @@ export const defaultLimits: Readonly<DataLimits> = {
   parquetColumnBytesMax: 1024 * mebibyte, // held in memory twice: as bytes and as strings
   parquetRowsMax: 20_000_000,
   tokenizerBytesMax: 64 * mebibyte, // the largest in use have about 30
+  tokenizerCpuSeconds: 60, // the largest in use take about two
   tokenizerSampleBytesMax: 64 * mebibyte, // more text hardly changes 30,000 merges and takes minutes
   shardBytesMax: 256 * mebibyte,
 };

@@ -144,11 +144,14 @@ export async function openTokenizer(folder: string): Promise<{ folder: string; t
 }
 
 async function readTokenizer(folder: string, manifest: DatasetManifest): Promise<Tokenizer> {
-  const { kind, sha256: tokenizerSha256 } = manifest.tokenizer;
+  const { kind, endOfTextId, sha256: tokenizerSha256 } = manifest.tokenizer;
   await checkFile(folder, tokenizerFile, null, tokenizerSha256);
   // It was tried when the data set was prepared, and is still the same.
   const json = async () =>
-    jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), 'huggingFace', { isTrusted: true });
+    jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), 'huggingFace', {
+      isTrusted: true,
+      endTokens: { ids: [endOfTextId], name: null },
+    });
   const tokenizer = kind === 'bytes' ? bytesTokenizer() : { ...(await json()), kind };
   if (tokenizer.vocabularySize !== manifest.tokenizer.vocabularySize) {
     throw corrupt(

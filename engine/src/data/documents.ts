@@ -14,6 +14,8 @@ import { nextCut, type DocumentFields, type TextPiece } from './textPieces.js';
 /** A piece of text and the part of the data set that it belongs to. */
 export interface PlacedPiece extends TextPiece {
   split: 'train' | 'heldOut';
+  /** Name of the file it is from. */
+  file: string;
   /** Number of its document among all that were read. */
   document: number;
 }
@@ -99,7 +101,7 @@ export function piecesOfFile(
 }
 
 /** Gives each piece of the `auto` documents, in order, its part. */
-export function divider(division: Division): (piece: TextPiece) => Omit<PlacedPiece, 'document'>[] {
+export function divider(division: Division): (piece: TextPiece) => Omit<PlacedPiece, 'document' | 'file'>[] {
   let documents = 0;
   let bytes = 0;
   return (piece) => {
@@ -115,11 +117,17 @@ export function divider(division: Division): (piece: TextPiece) => Omit<PlacedPi
 }
 
 /** The piece in which the held-out end begins is cut at the first white space after the place, or at the place. */
-function divideTail(piece: TextPiece, start: number, fromByte: number): Omit<PlacedPiece, 'document'>[] {
+function divideTail(
+  piece: TextPiece,
+  start: number,
+  fromByte: number,
+): Omit<PlacedPiece, 'document' | 'file'>[] {
   const { text, textBytes, endsDocument, isTrained } = piece;
   if (start > 0 && start >= fromByte) return [{ ...piece, split: 'heldOut' }];
-  if (start + textBytes <= fromByte)
-    return [{ ...piece, split: 'train', endsDocument: endsDocument || start + textBytes === fromByte }];
+  if (start + textBytes <= fromByte) {
+    const isLast = endsDocument || start + textBytes === fromByte;
+    return [{ ...piece, split: 'train', endsDocument: isLast, endsText: isLast }];
+  }
   const near = Math.max(charactersWithin(text, fromByte - start), firstCharacter(text));
   const space = nextCut(text, near);
   const cut = space < 0 ? near : space;
@@ -128,6 +136,7 @@ function divideTail(piece: TextPiece, start: number, fromByte: number): Omit<Pla
     text,
     textBytes: Buffer.byteLength(text),
     endsDocument,
+    endsText: endsDocument,
     isTrained,
   });
   const parts = [part('train', text.slice(0, cut), true)];

@@ -3,6 +3,7 @@ export { defaultLimits, type DataLimits } from './dataLimits.js';
 export { prepareDataset, heldOutTextFile, tokenizerFile, type PrepareOptions } from './prepareDataset.js';
 export { Dataset, openTokenizer, type HeldOutBatch } from './dataset.js';
 export { Batches, type Batch, type TrainingBatch } from './batches.js';
+export { idleSequenceShare, idleSequencesText } from './idleSequences.js';
 export { TokenSplit } from './tokenSplit.js';
 export { bytesTokenizer, jsonTokenizer, TextStream, type Tokenizer } from './tokenizer.js';
 export { trainedVocabularySizeMax, trainedVocabularySizeMin, endOfTextToken } from './trainBpe.js';

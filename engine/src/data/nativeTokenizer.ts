@@ -2,11 +2,13 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { Tokenizer } from 'tokenizers';
 import { DataError } from './dataErrors.js';
+import type { CutTokens } from './tokenizer.js';
 import type { TokenizerJson } from './tokenizerJson.js';
 
 /** Encoding and decoding of a tokenizer.json by Hugging Face's library. */
 export interface NativeTokenizer {
   encode(text: string): Promise<number[]>;
+  encodeWithCuts(text: string): Promise<CutTokens>;
   decode(ids: number[]): Promise<string>;
 }
 
@@ -29,8 +31,36 @@ export function loadNative({ json, addedTokens }: TokenizerJson): NativeTokenize
       const encoding = await native.encode(text, null, { addSpecialTokens: false });
       return encoding.getIds();
     },
+    async encodeWithCuts(text) {
+      const encoding = await native.encode(text, null, { addSpecialTokens: false });
+      // Without a rule that divides a text into words, all of it is one: then tokens are what it is divided into.
+      const words = (json.pre_tokenizer ?? null) === null ? null : encoding.getWordIds();
+      return { ids: encoding.getIds(), ...cutsOf(text, encoding.getOffsets(), words) };
+    },
     decode: (ids) => native.decode(ids, true),
   };
+}
+
+/** Where words begin. The library counts characters, of which some are two of a string's units. */
+function cutsOf(
+  text: string,
+  offsets: readonly (readonly number[])[],
+  words: readonly (number | null | undefined)[] | null,
+): Pick<CutTokens, 'places' | 'counts'> {
+  const [places, counts]: [number[], number[]] = [[], []];
+  let [characters, units] = [0, 0];
+  let end = 0;
+  for (const [index, [start = 0, stop = 0]] of offsets.entries()) {
+    const isWord = words === null || index === 0 || words[index] !== words[index - 1];
+    // Tokens of one character's bytes have its place, all of them; what is put before a text has none.
+    if (isWord && start >= end && (index === 0 || start > offsets[index - 1]![0]!)) {
+      for (; characters < start; characters++) units += text.codePointAt(units)! > 0xffff ? 2 : 1;
+      places.push(units);
+      counts.push(index);
+    }
+    end = Math.max(end, stop);
+  }
+  return { places, counts };
 }
 
 /** Special tokens around a text, cutting, filling up and chance have no place in training data. */
@@ -39,19 +69,25 @@ function withoutExtras(json: TokenizerJson['json']): object {
   return { ...json, model, post_processor: null, truncation: null, padding: null };
 }
 
-const probeTimeoutMs = 10_000;
 const probeText =
   "The quick brown fox, it's 1984!\n\n\t naïve café — 日本語 🙂 <s> </s> \u0000 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
+/** A process that waits, for whatever, is ended after so many times the processor time that it may take. */
+const waitFactor = 60;
+
 /**
  * Loads and tries a tokenizer in a process of its own: some faults make the library abort the whole process or hang, and
- * no check of ours could foresee all of them. Throws DataError TOKENIZER_INVALID.
+ * no check of ours could foresee all of them. What is limited is processor time, since a busy machine says nothing about a
+ * file. Throws DataError TOKENIZER_INVALID or TOKENIZER_TIMED_OUT.
  */
-export async function probeNative(text: string, signal?: AbortSignal): Promise<void> {
+export async function probeNative(text: string, cpuSeconds: number, signal?: AbortSignal): Promise<void> {
   const here = JSON.stringify(import.meta.url);
   const program = `import { probeHere } from ${here}; await probeHere();`;
-  const child = promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program], {
-    timeout: probeTimeoutMs,
+  const node = [process.execPath, '--input-type=module', '--eval', program];
+  // The limit of the system counts all threads and cannot be missed by code that never returns.
+  const limited = ['-c', 'ulimit -t "$0" && exec "$@"', String(Math.ceil(cpuSeconds)), ...node];
+  const child = promisify(execFile)('/bin/sh', limited, {
+    timeout: waitFactor * cpuSeconds * 1000,
     killSignal: 'SIGKILL',
     signal,
   });
@@ -63,13 +99,13 @@ export async function probeNative(text: string, signal?: AbortSignal): Promise<v
   } catch (error) {
     signal?.throwIfAborted();
     const { signal: killer, stderr = '' } = error as { signal?: string; stderr?: string };
+    if (killer === 'SIGXCPU' || killer === 'SIGKILL')
+      throw new DataError('TOKENIZER_TIMED_OUT', { file: 'tokenizer.json', cpuSeconds });
     const thrown = /^(?:\w*Error)(?: \[\w+\])?: (.*)$/m.exec(stderr)?.[1];
-    const ended =
-      killer === 'SIGKILL'
-        ? `nothing after ${probeTimeoutMs / 1000} s`
-        : `a crash of its library${panicOf(stderr)}`;
-    const got = thrown ?? ended;
-    throw invalid('a tokenizer that encodes and decodes a line of text', got);
+    throw invalid(
+      'a tokenizer that encodes and decodes a line of text',
+      thrown ?? `a crash of its library${panicOf(stderr)}`,
+    );
   }
 }
 
@@ -82,7 +118,7 @@ function panicOf(stderr: string): string {
 export async function probeHere(): Promise<void> {
   const { text } = await import('node:stream/consumers');
   const { checkTokenizerJson } = await import('./tokenizerJson.js');
-  const tokenizer = loadNative(checkTokenizerJson(await text(process.stdin)));
+  const tokenizer = loadNative(checkTokenizerJson(await text(process.stdin), 'anyone'));
   await tokenizer.decode(await tokenizer.encode(probeText));
 }
 

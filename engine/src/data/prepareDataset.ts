@@ -2,6 +2,7 @@ import { mkdir, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { publish, syncFolder, writeNewFile } from '../io/durableFile.js';
+import type { EndTokens } from '../plan/endTokens.js';
 import { DataError } from './dataErrors.js';
 import { defaultLimits, type DataLimits } from './dataLimits.js';
 import {
@@ -16,6 +17,8 @@ import {
 } from './documents.js';
 import { FirstDigests, withoutHeldOut, type HeldOutDigests } from './heldOutDigests.js';
 import { InvalidRows, type SkipInvalid } from './invalidRows.js';
+import { LostText } from './lostText.js';
+import { PieceEncoder } from './longText.js';
 import { manifestFile, type DatasetManifest } from './manifest.js';
 import { checkOptions, pairsHaveFields } from './prepareOptions.js';
 import { seededShares } from './permutation.js';
@@ -33,7 +36,7 @@ export interface PrepareOptions {
   tokenizer:
     | { kind: 'bytes' }
     | { kind: 'trainedBpe'; vocabularySize: number }
-    | { kind: 'huggingFace'; tokenizerJson: string };
+    | { kind: 'huggingFace'; tokenizerJson: string; endTokens?: EndTokens };
   /** Of JSONL lines and Parquet rows. */
   textField: string;
   /** Fields of a prompt and of the completion that alone is to be learned, in place of `textField`. */
@@ -94,7 +97,12 @@ export async function prepareDataset(
   const tokenizer =
     options.tokenizer.kind === 'bytes'
       ? bytesTokenizer()
-      : await jsonTokenizer(json, options.tokenizer.kind, { signal, isTrusted: trained });
+      : await jsonTokenizer(json, options.tokenizer.kind, {
+          signal,
+          isTrusted: trained,
+          cpuSeconds: documents.limits.tokenizerCpuSeconds,
+          endTokens: options.tokenizer.kind === 'huggingFace' ? options.tokenizer.endTokens : undefined,
+        });
   const tokenizerDigest = await writeNewFile(join(folder, tokenizerFile), json);
 
   const { train, heldOut, tokenBytes } = await writeSplits(
@@ -164,8 +172,9 @@ async function firstPass(
   let textBytes = 0;
   const holdsOut = options.heldOutShare > 0 || files.some(({ split }) => split === 'heldOut');
   const digests = holdsOut ? new FirstDigests(heldOutCandidates(options)) : null;
-  for (const [index, { path, name, format, split }] of files.entries()) {
-    const file = await RegularFile.open(path, name);
+  for (const [index, source] of files.entries()) {
+    const { name, format, split } = source;
+    const file = await RegularFile.open(source);
     try {
       const told = await tellFormat(file, format, options.limits.unpackedBytesMax);
       if (told.format === 'text' && options.fields.length === 2)
@@ -227,15 +236,16 @@ async function* allPieces({
   const rows = new InvalidRows(skipInvalid); // leaves out what the first pass left out
   let done = 0;
   let document = 0;
-  for (const [index, { path, name, split }] of files.entries()) {
-    const file = await RegularFile.open(path, name);
+  for (const [index, source] of files.entries()) {
+    const { name, split } = source;
+    const file = await RegularFile.open(source);
     try {
       const { format, compression } = sources[index]!;
       if (file.stamp !== sources[index]!.stamp) throw new DataError('FILE_CHANGED', { file: name });
       for await (const piece of piecesOfFile({ file, format, compression }, documents, rows)) {
         signal.throwIfAborted();
         const placed = split === 'auto' ? place(piece) : [{ ...piece, split }];
-        for (const part of placed) yield { ...part, document };
+        for (const part of placed) yield { ...part, file: name, document };
         if (piece.endsDocument) document++;
         done += piece.textBytes;
         progress(done / textBytes);
@@ -307,14 +317,19 @@ async function writeSplits(
   const train = writer('train');
   const heldOut = writer('held-out', join(folder, heldOutTextFile));
   try {
+    const encoder = new PieceEncoder(tokenizer);
+    const lost = new LostText();
     let duplicates = 0;
     for await (const batch of batchesOf(placedPieces(pass, () => duplicates++))) {
-      const encoded = await Promise.all(batch.map(({ text }) => tokenizer.encode(text)));
+      const encoded = await encoder.encode(batch);
       for (const [index, piece] of batch.entries()) {
-        await (piece.split === 'train' ? train : heldOut).write(piece, encoded[index]!);
+        const tokens = encoded[index]!;
+        lost.add(piece, tokens.length);
+        await (piece.split === 'train' ? train : heldOut).write(piece, tokens);
       }
       await nextTurn(); // encoding gives the event loop no turn, and messages and signals want one
     }
+    lost.end();
     const trained = await train.end();
     if (trained.tokens === 0) throw emptyTrainingPart(pass, duplicates);
     return {

@@ -11,7 +11,7 @@ export async function* readText(blocks: AsyncIterable<Buffer>, file: string): As
   const piece = (bytes: Buffer, endsDocument: boolean): TextPiece => {
     const text = decodeUtf8(bytes, file, position);
     position += bytes.length;
-    return { text, textBytes: bytes.length, endsDocument, isTrained: true };
+    return { text, textBytes: bytes.length, endsDocument, endsText: endsDocument, isTrained: true };
   };
   for await (const block of withoutMark(blocks, (markBytes) => (position = markBytes))) {
     waiting = waiting.length === 0 ? block : Buffer.concat([waiting, block]);

@@ -2,11 +2,14 @@ import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { DataError } from './dataErrors.js';
+import { openBeneath } from '../io/openBeneath.js';
 import type { SourceFormat } from './sourceFormat.js';
 
 /** A file to make a data set of. */
 export interface SourceFile {
   path: string;
+  /** Folders that its path must not lead out of, for one that a client named; absent for our own. */
+  beneath?: readonly string[];
   /** How messages call it. */
   name: string;
   /** `auto`: told by content and name. */
@@ -24,12 +27,17 @@ export class RegularFile {
     private readonly changedMs: number,
   ) {}
 
-  /** Opens no links, pipes or devices. Throws FILE_UNREADABLE or FILE_NOT_REGULAR; `name` is what messages show. */
-  static async open(path: string, name: string): Promise<RegularFile> {
+  /** Opens no links, pipes or devices. Throws FILE_UNREADABLE or FILE_NOT_REGULAR; the name is what messages show. */
+  static async open({
+    path,
+    name,
+    beneath,
+  }: Pick<SourceFile, 'path' | 'name' | 'beneath'>): Promise<RegularFile> {
     let handle: FileHandle;
     try {
       // Not blocking: the open of a pipe would wait for its writer.
-      handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+      const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+      handle = beneath === undefined ? await open(path, flags) : (await openBeneath(beneath, path)).handle;
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
       if (code === 'ELOOP') throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a symbolic link' });

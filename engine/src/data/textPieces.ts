@@ -9,6 +9,8 @@ export interface TextPiece {
   textBytes: number;
   /** Whether the document ends with this piece. */
   endsDocument: boolean;
+  /** Whether what is encoded as one ends with it: a document, its prompt, or its part of the data set. */
+  endsText: boolean;
   /** Whether its tokens are to be learned; false for prompts, which are only read. */
   isTrained: boolean;
 }
@@ -38,6 +40,7 @@ function* piecesOf(text: string): Generator<TextPiece> {
       text: piece,
       textBytes: Buffer.byteLength(piece),
       endsDocument: end === text.length,
+      endsText: end === text.length,
       isTrained: true,
     };
     start = end;

@@ -1,3 +1,5 @@
+import type { EndTokens } from '../plan/endTokens.js';
+import { defaultLimits } from './dataLimits.js';
 import { byteLevelEncoder, byteTable } from './byteLevelBpe.js';
 import { loadNative, probeNative } from './nativeTokenizer.js';
 import { checkTokenizerJson } from './tokenizerJson.js';
@@ -10,10 +12,20 @@ export interface Tokenizer {
   readonly endOfTextId: number;
   /** Adds no special tokens. */
   encode(text: string): Promise<ArrayLike<number>>;
+  /** The same with the places where words begin; null where a text may be cut at any character. */
+  encodeWithCuts: ((text: string) => Promise<CutTokens>) | null;
   /** Leaves special tokens out; bytes that are not whole characters become U+FFFD. */
   decode(ids: ArrayLike<number>): Promise<string>;
   /** Bytes of text that a token stands for, empty for special tokens; null where a token alone does not say. */
   tokenBytes(id: number): Uint8Array | null;
+}
+
+export interface CutTokens {
+  ids: ArrayLike<number>;
+  /** Where a word begins, in UTF-16 units, ascending. */
+  places: ArrayLike<number>;
+  /** How many tokens stand before each. */
+  counts: ArrayLike<number>;
 }
 
 const none = new Uint8Array(0);
@@ -25,6 +37,7 @@ export function bytesTokenizer(): Tokenizer {
     vocabularySize: 257,
     endOfTextId: 256,
     encode: async (text) => Buffer.from(text, 'utf8'),
+    encodeWithCuts: null,
     decode: async (ids) => Buffer.from(Array.from(ids).filter((id) => id < 256)).toString('utf8'),
     tokenBytes: (id) => (id < 256 ? Uint8Array.of(id) : none),
   };
@@ -37,32 +50,39 @@ export function bytesTokenizer(): Tokenizer {
 export async function jsonTokenizer(
   text: string,
   kind: 'trainedBpe' | 'huggingFace',
-  { isTrusted = false, signal }: { isTrusted?: boolean; signal?: AbortSignal } = {},
+  {
+    isTrusted = false,
+    signal,
+    endTokens,
+    cpuSeconds = defaultLimits.tokenizerCpuSeconds,
+  }: { isTrusted?: boolean; signal?: AbortSignal; endTokens?: EndTokens; cpuSeconds?: number } = {},
 ): Promise<Tokenizer> {
-  const checked = checkTokenizerJson(text);
+  const checked = checkTokenizerJson(text, endTokens, { isTrusted });
   const { vocabularySize, endOfTextId } = checked;
   const bytes = byteTable(checked);
   const tokenBytes = (id: number) => (bytes === null ? null : (bytes.get(id) ?? none));
-  const encode = byteLevelEncoder(checked);
-  if (encode !== null && bytes !== null) {
+  const encoder = byteLevelEncoder(checked);
+  if (encoder !== null && bytes !== null) {
     const decode = (ids: ArrayLike<number>) =>
       Buffer.concat(Array.from(ids, (id) => bytes.get(id) ?? none)).toString('utf8');
     return {
       kind,
       vocabularySize,
       endOfTextId,
-      encode: async (text) => encode(text),
+      encode: async (text) => encoder(text).ids,
+      encodeWithCuts: async (text) => encoder(text),
       decode: async (ids) => decode(ids),
       tokenBytes,
     };
   }
-  if (!isTrusted) await probeNative(text, signal);
+  if (!isTrusted) await probeNative(text, cpuSeconds, signal);
   const native = loadNative(checked);
   return {
     kind,
     vocabularySize,
     endOfTextId,
     encode: native.encode,
+    encodeWithCuts: native.encodeWithCuts,
     decode: (ids) => native.decode(Array.from(ids)),
     tokenBytes,
   };

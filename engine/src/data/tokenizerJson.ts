@@ -1,5 +1,6 @@
 import { DataError, describeValue } from './dataErrors.js';
 import { defaultLimits } from './dataLimits.js';
+import { noEndTokens, type EndTokens } from '../plan/endTokens.js';
 import { isLinear } from './regexPattern.js';
 
 /** A checked tokenizer.json. */
@@ -27,7 +28,7 @@ export interface AddedToken {
 const vocabularySizeMax = 1 << 20;
 const tokenLengthMax = 4096;
 
-/** How well-known models call the token after a text, most specific first. */
+/** How well-known models call the token after a text, most specific first: what counts where the model's files name none. */
 const endOfTextNames = [
   '<|endoftext|>',
   '<|end_of_text|>',
@@ -48,7 +49,11 @@ function invalid(where: string, expected: string, got: unknown): DataError {
  * Checks a tokenizer.json before native code sees it; throws DataError TOKENIZER_INVALID. Maps are used throughout, since a token
  * may be called `__proto__`.
  */
-export function checkTokenizerJson(text: string): TokenizerJson {
+export function checkTokenizerJson(
+  text: string,
+  endTokens: EndTokens | 'anyone' = noEndTokens,
+  { isTrusted = false }: { isTrusted?: boolean } = {},
+): TokenizerJson {
   const sizeBytes = Buffer.byteLength(text);
   const { tokenizerBytesMax } = defaultLimits;
   if (sizeBytes > tokenizerBytesMax) throw invalid('size', `at most ${tokenizerBytesMax} bytes`, sizeBytes);
@@ -70,17 +75,11 @@ export function checkTokenizerJson(text: string): TokenizerJson {
 
   const vocabulary = readVocabulary(model.vocab);
   const merges = readMerges(model.merges, vocabulary);
-  const { addedTokens, specialIds } = readAddedTokens(added, vocabulary);
+  const { addedTokens, specialIds } = readAddedTokens(added, vocabulary, isTrusted);
   checkPatterns(json);
 
   const byName = new Map([...vocabulary, ...addedTokens.map(({ content, id }) => [content, id] as const)]);
-  const endOfTextId = endOfTextNames.map((name) => byName.get(name)).find((id) => id !== undefined);
-  if (endOfTextId === undefined)
-    throw invalid(
-      'added_tokens',
-      `a token for the end of a text, one of ${endOfTextNames.join(' ')}`,
-      undefined,
-    );
+  const endOfTextId = endTokens === 'anyone' ? -1 : endOfText(byName, endTokens);
   specialIds.add(endOfTextId);
   let vocabularySize = 0;
   for (const id of byName.values()) vocabularySize = Math.max(vocabularySize, id + 1);
@@ -95,6 +94,19 @@ export function checkTokenizerJson(text: string): TokenizerJson {
   };
 }
 
+/** Of the ids that a model names the one that its tokenizer ends texts with, else the first; of well-known names the first. */
+function endOfText(byName: ReadonlyMap<string, number>, { ids, name }: EndTokens): number {
+  const known = new Set(byName.values());
+  const named = name === null ? undefined : byName.get(name);
+  for (const id of ids)
+    if (!known.has(id)) throw invalid('eos_token_id', 'the id of a token of tokenizer.json', id);
+  if (ids.length > 0) return named !== undefined && ids.includes(named) ? named : ids[0]!;
+  const found = named ?? endOfTextNames.map((text) => byName.get(text)).find((id) => id !== undefined);
+  if (found !== undefined) return found;
+  const expected = `a token for the end of a text, one of ${endOfTextNames.join(' ')}, or an eos_token_id in config.json beside it`;
+  throw invalid('added_tokens', expected, undefined);
+}
+
 /** BPE, WordPiece and WordLevel have an object of ids, Unigram a list of [token, score]. */
 function readVocabulary(vocab: unknown): Map<string, number> {
   const where = 'model.vocab';
@@ -102,6 +114,7 @@ function readVocabulary(vocab: unknown): Map<string, number> {
   const entries = Array.isArray(vocab) ? vocab.map(unigramEntry) : Object.entries(vocab);
   if (entries.length > vocabularySizeMax)
     throw invalid(where, `at most ${vocabularySizeMax} tokens`, entries.length);
+  if (entries.length === 0) throw invalid(where, 'at least one token', 0);
   const vocabulary = new Map<string, number>();
   const ids = new Set<number>();
   for (const [token, id] of entries) {
@@ -145,12 +158,15 @@ function readMerges(merges: unknown, vocabulary: ReadonlyMap<string, number>): [
 }
 
 function readAddedTokens(
-  added: readonly unknown[],
+  entries: readonly unknown[],
   vocabulary: ReadonlyMap<string, number>,
+  isTrusted: boolean,
 ): { addedTokens: AddedToken[]; specialIds: Set<number> } {
   const tokenOfId = new Map([...vocabulary].map(([token, id]) => [id, token]));
   const specialIds = new Set<number>();
-  const addedTokens = added.map((entry, index): AddedToken => {
+  const added = new Set<string>();
+  let next = vocabulary.size;
+  const addedTokens = entries.map((entry, index): AddedToken => {
     const where = `added_tokens[${index}]`;
     if (!isObject(entry)) throw invalid(where, 'an object', entry);
     const { id, content, special } = entry;
@@ -163,6 +179,15 @@ function readAddedTokens(
     const holder = tokenOfId.get(id);
     if (holder !== undefined && holder !== content)
       throw invalid(`${where}.id`, 'an id that no other token has', id);
+    // Hugging Face's library numbers what the vocabulary does not have by itself: training and inference would differ.
+    if (known === undefined && !added.has(content)) {
+      // What was trained with before that was looked at stays as it is.
+      if (id !== next && !isTrusted)
+        throw invalid(`${where}.id`, `${next}, as Hugging Face numbers ${JSON.stringify(content)}`, id);
+      next = id + 1;
+    }
+    if (known !== undefined) next = Math.max(next, known + 1);
+    added.add(content);
     tokenOfId.set(id, content);
     if (special === true) specialIds.add(id);
     return {

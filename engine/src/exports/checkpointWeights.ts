@@ -69,6 +69,7 @@ export async function withCheckpointWeights<T>(
       },
       tokenizerJson: await readFile(join(folder, tokenizerFile), 'utf8'),
       endOfTextId: tokenizer.endOfTextId,
+      modelFiles: manifest.modelFiles ?? {},
       weight,
       factors,
       async merged(name) {

@@ -10,6 +10,7 @@ import {
 } from '../model/weights.js';
 import type { GgufType, LlamaConfig } from '../plan/runSpec.js';
 import { narrow } from '../io/narrow.js';
+import { chatTemplateOf, otherEndIds } from './companionFiles.js';
 import { ExportImpossible } from './exportImpossible.js';
 import type { ExportManifest, WrittenExport } from './exportManifest.js';
 import { writeGgufFile, type GgufTensor, type GgufTensorType, type GgufValue } from './ggufFile.js';
@@ -40,6 +41,7 @@ export async function writeGguf(
     source.tokenizerJson,
     source.endOfTextId,
     config.vocabSize,
+    { otherEndIds: otherEndIds(source), chatTemplate: chatTemplateOf(source) },
   );
   const writer = new TensorWriter(source, type);
   const tensors = [...ropeFactors(config), ...weightShapes(config).map((weight) => writer.tensor(weight))];
@@ -79,12 +81,12 @@ function modelMetadata(config: LlamaConfig, type: GgufTensorType): [string, Gguf
   ];
 }
 
-/** `qwen2` has biases on queries, keys and values. */
+/**
+ * `qwen2` is made for biases on queries, keys and values. llama.cpp's `llama` takes them too, and alone reads factors of
+ * frequencies, so a model with both is one of these.
+ */
 function architectureOf({ attentionBias, ropeScaling }: LlamaConfig): 'llama' | 'qwen2' {
-  // llama.cpp reads no factors of frequencies for qwen2.
-  if (attentionBias && ropeScaling !== null)
-    throw new ExportImpossible('GGUF', 'biases of attention or scaled rotary embedding', 'both');
-  return attentionBias ? 'qwen2' : 'llama';
+  return attentionBias && ropeScaling === null ? 'qwen2' : 'llama';
 }
 
 /** What Llama 3.1 divides each frequency of the rotary embedding by, as llama.cpp reads it. */
@@ -117,8 +119,10 @@ class TensorWriter {
   tensor({ name, role, shape }: WeightShape): GgufTensor {
     const given = ggufName(name);
     // ggml computes with norms and biases in float32 alone.
-    if (shape.length === 1)
-      return { name: given, shape, type: 'F32', read: async () => bytesOf(await this.source.weight(name)) };
+    if (shape.length === 1) {
+      const read = async () => bytesOf(this.inLlamaOrder(name, await this.source.weight(name), 1));
+      return { name: given, shape, type: 'F32', read };
+    }
     if (role !== 'base') {
       const type = this.typeFor(given, shape[1]!);
       return {
@@ -150,7 +154,7 @@ class TensorWriter {
    * queries and keys change places, and the scores stay what they are.
    */
   private inLlamaOrder(name: string, rows: Float32Array, rowLength: number): Float32Array {
-    const module = moduleOf(name.replace(/\.weight$/, ''));
+    const module = moduleOf(name.replace(/\.(weight|bias)$/, ''));
     if (module !== 'q_proj' && module !== 'k_proj') return rows;
     if (architectureOf(this.source.config) === 'qwen2') return rows; // rotated as in Hugging Face
     const { hiddenSize, numAttentionHeads } = this.source.config;

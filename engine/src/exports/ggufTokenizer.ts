@@ -21,8 +21,9 @@ export function ggufTokenizer(
   tokenizerJson: string,
   endOfTextId: number,
   vocabularySize: number,
+  { otherEndIds, chatTemplate }: { otherEndIds: readonly number[]; chatTemplate: string | null },
 ): GgufTokenizer {
-  const checked = checkTokenizerJson(tokenizerJson);
+  const checked = checkTokenizerJson(tokenizerJson, { ids: [endOfTextId], name: null }, { isTrusted: true });
   const { type } = checked.json.model;
   if (type !== 'BPE' || byteTable(checked) === null)
     throw new ExportImpossible(
@@ -47,8 +48,19 @@ export function ggufTokenizer(
       ['tokenizer.ggml.eos_token_id', uint32(endOfTextId)],
       ['tokenizer.ggml.add_bos_token', bool(true)],
       ['tokenizer.ggml.add_eos_token', bool(false)],
+      // It has room for one more, which instruction-tuned models end a turn with.
+      ...optional('tokenizer.ggml.eot_token_id', otherEndIds[0], uint32),
+      ...optional('tokenizer.chat_template', chatTemplate, (value): GgufValue => ({ type: 'string', value })),
     ],
   };
+}
+
+function optional<T>(
+  key: string,
+  value: T | null | undefined,
+  make: (value: T) => GgufValue,
+): [string, GgufValue][] {
+  return value === null || value === undefined ? [] : [[key, make(value)]];
 }
 
 /** One entry for each row of the embedding; rows without a token are filled up. */

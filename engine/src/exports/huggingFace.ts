@@ -1,11 +1,11 @@
 import { join } from 'node:path';
-import { endOfTextToken } from '../data/trainBpe.js';
 import { transpose, weightShapes } from '../model/weights.js';
 import { formatLlamaConfig } from '../plan/llamaConfigFile.js';
 import type { WeightType } from '../plan/runSpec.js';
 import { writeNewFile } from '../io/durableFile.js';
 import { storedTypes as typeBytes, type StoredType } from '../io/halfFloats.js';
 import { writeSafetensors, type TensorSource } from '../io/safetensors.js';
+import { companionFiles, tokenIdsOf } from './companionFiles.js';
 import type { ExportedFile, WrittenExport } from './exportManifest.js';
 import type { WeightSource } from './weightSource.js';
 
@@ -28,24 +28,17 @@ export async function writeHuggingFace(
   folder: string,
   options: HuggingFaceOptions,
 ): Promise<WrittenExport> {
-  const { config, tokenizerJson, endOfTextId } = source;
+  const { config, tokenizerJson } = source;
   const { weightType } = options;
   const write = (name: string, content: string) => writeNewFile(join(folder, name), content);
   const weights = await writeWeights(source, folder, options);
-  const ids = { bos_token_id: endOfTextId, eos_token_id: endOfTextId };
-  return {
-    castErrorMax: weights.castErrorMax,
-    files: [
-      ...weights.files,
-      await write('config.json', formatLlamaConfig(config, { weightType, endOfTextId })),
-      await write('generation_config.json', `${JSON.stringify(ids, null, 2)}\n`),
-      await write('tokenizer.json', tokenizerJson),
-      await write(
-        'tokenizer_config.json',
-        tokenizerConfig(tokenizerJson, endOfTextId, config.maxPositionEmbeddings),
-      ),
-    ],
-  };
+  const files = [
+    ...weights.files,
+    await write('config.json', formatLlamaConfig(config, { weightType, tokenIds: tokenIdsOf(source) })),
+    await write('tokenizer.json', tokenizerJson),
+  ];
+  for (const [name, text] of companionFiles(source)) files.push(await write(name, text));
+  return { castErrorMax: weights.castErrorMax, files };
 }
 
 async function writeWeights(
@@ -117,19 +110,4 @@ function bytesOf({ shape, dtype }: TensorSource): number {
 
 function padded(number: number): string {
   return String(number).padStart(5, '0');
-}
-
-function tokenizerConfig(tokenizerJson: string, endOfTextId: number, positionsMax: number): string {
-  const { added_tokens: added = [] } = JSON.parse(tokenizerJson) as {
-    added_tokens?: { id: number; content: string }[];
-  };
-  const endOfText = added.find(({ id }) => id === endOfTextId)?.content ?? endOfTextToken;
-  const content = {
-    tokenizer_class: 'PreTrainedTokenizerFast',
-    bos_token: endOfText,
-    eos_token: endOfText,
-    model_max_length: positionsMax,
-    clean_up_tokenization_spaces: false,
-  };
-  return `${JSON.stringify(content, null, 2)}\n`;
 }

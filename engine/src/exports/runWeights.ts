@@ -25,6 +25,7 @@ export async function runWeights(run: TrainingRun): Promise<WeightSource> {
     },
     tokenizerJson: await readFile(join(dataset.folder, tokenizerFile), 'utf8'),
     endOfTextId: dataset.tokenizer.endOfTextId,
+    modelFiles: run.modelFiles,
     weight: (name) => valuesOf(model.parameters.get(name)!),
     merged: (name) => model.mergedWeight(layers.get(name.replace(/\.weight$/, ''))!),
     async factors(layer) {

@@ -1,3 +1,4 @@
+import type { ModelFiles } from '../model/modelFiles.js';
 import { layerMethod } from '../plan/layerMethod.js';
 import type { AdapterSettings, LlamaConfig, TargetModule } from '../plan/runSpec.js';
 
@@ -36,6 +37,8 @@ export interface WeightSource {
   readonly lineage: Omit<Lineage, 'job'>;
   readonly tokenizerJson: string;
   readonly endOfTextId: number;
+  /** Of the weights that the run began at. */
+  readonly modelFiles: ModelFiles;
   /** A weight without its adapter. */
   weight(name: string): Promise<Float32Array>;
   /** W + scale A B of a linear weight; throws MergeNotFinite. */

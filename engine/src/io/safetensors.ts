@@ -21,9 +21,13 @@ export interface SafetensorsFile {
 
 /** Opens and checks a safetensors file; throws SafetensorsInvalid, or the system's error where it cannot be opened. */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  const file = basename(path);
   // Not blocking: the open of a pipe would wait for its writer.
   const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  return await readSafetensors(handle, basename(path));
+}
+
+/** The same of a file that is open, which it closes: at once where it throws. */
+export async function readSafetensors(handle: FileHandle, file: string): Promise<SafetensorsFile> {
   try {
     const stats = await handle.stat();
     if (!stats.isFile()) throw new SafetensorsInvalid(file, 'is not a regular file');

@@ -4,15 +4,33 @@ import { basename, join } from 'node:path';
 import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
 import type { Device } from '../device/device.js';
 import { Llama } from './llama.js';
-import { headName, transpose, weightShapes, type WeightShape } from './weights.js';
+import { modelFileBytesMax, modelFileNames, type ModelFileName, type ModelFiles } from './modelFiles.js';
+import { embeddingName, headName, transpose, weightShapes, type WeightShape } from './weights.js';
+import { endTokensOf } from '../plan/endTokens.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
 import { ModelFolderInvalid, parseLlamaConfig } from '../plan/llamaConfigFile.js';
-import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
+import { openBeneath } from '../io/openBeneath.js';
+import { readSafetensors, type SafetensorsFile } from '../io/safetensors.js';
+
+/** Where a model lies: `beneath` names the folders that its files must not lead out of, null for a folder of our own. */
+export interface ModelPlace {
+  folder: string;
+  beneath: readonly string[] | null;
+  tokenizerCpuSeconds?: number | undefined;
+}
 
 export interface LoadedModel {
   model: Llama;
   /** Null where the folder has no tokenizer.json. */
   tokenizer: Tokenizer | null;
+  modelFiles: ModelFiles;
+  warnings: ModelWarning[];
+}
+
+/** What can be read and was probably not meant. */
+export interface ModelWarning {
+  reason: string;
+  message: string;
 }
 
 /**
@@ -20,16 +38,24 @@ export interface LoadedModel {
  * there is one; float32, float16 or bfloat16. Every tensor is checked: that it is there, its shape, that all of it is
  * finite, and that no other is left over. Throws ModelFolderInvalid, SafetensorsInvalid or DataError TOKENIZER_INVALID;
  * nothing is left behind.
+ * @param isTied whether the head is the embedding, for a job that was stored with it; by default as the weights are
  */
-export async function loadModelFolder(device: Device, folder: string): Promise<LoadedModel> {
-  return await withModelFolder(folder, async ({ config, tokenizer, read }) => ({
+export async function loadModelFolder(
+  device: Device,
+  folder: string,
+  { beneath = null, isTied }: { beneath?: ModelPlace['beneath']; isTied?: boolean } = {},
+): Promise<LoadedModel> {
+  const opened = async ({ config, tokenizer, modelFiles, warnings, read }: OpenModelFolder) => ({
     model: await Llama.fromWeights(device, config, async (weight) => {
       const values = await read(weight);
       const { role, shape } = weight;
       return role === 'base' ? transpose(values, shape[1]!, shape[0]!) : values;
     }),
     tokenizer,
-  }));
+    modelFiles,
+    warnings,
+  });
+  return await withModelFolder({ folder, beneath }, isTied, opened);
 }
 
 /** What a folder of weights holds. */
@@ -38,61 +64,104 @@ export interface ModelFolderReport {
   parameterCount: number;
   /** Null without a tokenizer.json. */
   tokenizerVocabularySize: number | null;
+  warnings: ModelWarning[];
 }
 
 /**
- * Checks a folder as loadModelFolder would, holding one tensor at a time; without `values` from config and headers alone.
- * Throws what loadModelFolder throws.
+ * Checks a folder as loadModelFolder would, holding one tensor at a time; without `values` from config and headers alone, and
+ * the head of a model whose config calls it the embedding. Throws what loadModelFolder throws.
  */
 export async function checkModelFolder(
   folder: string,
-  { values }: { values: boolean },
+  {
+    values,
+    beneath = null,
+    tokenizerCpuSeconds,
+  }: { values: boolean; beneath?: ModelPlace['beneath']; tokenizerCpuSeconds?: number },
 ): Promise<ModelFolderReport> {
-  return await withModelFolder(folder, async ({ config, tokenizer, read }) => {
-    const shapes = weightShapes(config);
-    if (values) for (const weight of shapes) await read(weight);
-    return {
-      config,
-      parameterCount: shapes.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b), 0),
-      tokenizerVocabularySize: tokenizer?.vocabularySize ?? null,
-    };
-  });
+  return await withModelFolder(
+    { folder, beneath, tokenizerCpuSeconds },
+    undefined,
+    async ({ config, tokenizer, warnings, read }) => {
+      const shapes = weightShapes(config);
+      if (values) for (const weight of shapes) await read(weight);
+      return {
+        config,
+        parameterCount: shapes.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b), 0),
+        tokenizerVocabularySize: tokenizer?.vocabularySize ?? null,
+        warnings,
+      };
+    },
+  );
 }
 
 interface OpenModelFolder {
   config: LlamaConfig;
   tokenizer: Tokenizer | null;
+  modelFiles: ModelFiles;
+  warnings: ModelWarning[];
   /** Values as they stand in the file, all finite. */
   read(weight: WeightShape): Promise<Float32Array>;
 }
 
-async function withModelFolder<T>(folder: string, use: (opened: OpenModelFolder) => Promise<T>): Promise<T> {
-  const configText = await readText(folder, 'config.json');
-  if (configText === null) throw new ModelFolderInvalid('config.json', 'a readable file', 'none');
-  const config = parseLlamaConfig(configText);
-  const tokenizer = await readTokenizer(folder);
-  if (tokenizer !== null && tokenizer.vocabularySize > config.vocabSize) {
+async function withModelFolder<T>(
+  place: ModelPlace,
+  isTied: boolean | undefined,
+  use: (opened: OpenModelFolder) => Promise<T>,
+): Promise<T> {
+  const modelFiles = await readModelFiles(place);
+  const configText = modelFiles['config.json'];
+  if (configText === undefined) {
+    const where = place.beneath === null ? '' : ' inside of the allowed folders';
+    throw new ModelFolderInvalid('config.json', `a readable file${where}`, 'none');
+  }
+  const named = parseLlamaConfig(configText);
+  const tokenizer = await readTokenizer(place, modelFiles);
+  if (tokenizer !== null && tokenizer.vocabularySize > named.vocabSize) {
     throw new ModelFolderInvalid(
       'config.json vocab_size',
       `at least ${tokenizer.vocabularySize}, as tokenizer.json has`,
-      `${config.vocabSize}`,
+      `${named.vocabSize}`,
     );
   }
-  const files = await openWeights(folder);
+  const files = await openWeights(place);
   try {
     const found = locateTensors(files);
-    checkTensors(config, found);
-    const read = async ({ name }: WeightShape) => {
+    const read = async (name: string) => {
       const values = await found.get(name)!.file.readFloat32(name);
       const wrong = values.findIndex((value) => !Number.isFinite(value));
       if (wrong >= 0)
         throw new ModelFolderInvalid(name, 'finite values', `${values[wrong]} at position ${wrong}`);
       return values;
     };
-    return await use({ config, tokenizer, read });
+    checkTensors(named, found);
+    const warnings: ModelWarning[] = [];
+    const ties =
+      named.tieWordEmbeddings && (isTied === true || !(await hasHeadOfItsOwn(named, found, read, warnings)));
+    const config = { ...named, tieWordEmbeddings: ties };
+    return await use({ config, tokenizer, modelFiles, warnings, read: ({ name }) => read(name) });
   } finally {
     await Promise.all(files.map((file) => file.close()));
   }
+}
+
+/** Whether a model that is called tied brings a head that is not its embedding: then that head is what it computes with. */
+async function hasHeadOfItsOwn(
+  config: LlamaConfig,
+  found: Located,
+  read: (name: string) => Promise<Float32Array>,
+  warnings: ModelWarning[],
+): Promise<boolean> {
+  if (!found.has(headName)) return false;
+  const untied = { ...config, tieWordEmbeddings: false };
+  checkTensors(untied, found);
+  const [head, embedding] = [await read(headName), await read(embeddingName)];
+  if (head.every((value, i) => value === embedding[i])) return false;
+  warnings.push({
+    reason: 'HEAD_NOT_TIED',
+    message: `config.json says tie_word_embeddings, but ${headName} differs from ${embeddingName}: the model is loaded untied, with that head, as transformers 5 does`,
+  });
+  return true;
 }
 
 /** Seven linear layers and two norms. */
@@ -101,12 +170,12 @@ const blockTensorsMin = 9;
 type Located = Map<string, { file: SafetensorsFile; shape: readonly number[] }>;
 
 /** The one file of weights, or all shards that the index names. */
-async function openWeights(folder: string): Promise<SafetensorsFile[]> {
-  const index = await readText(folder, 'model.safetensors.index.json');
+async function openWeights(place: ModelPlace): Promise<SafetensorsFile[]> {
+  const index = await readText(place, 'model.safetensors.index.json');
   const names = index === null ? ['model.safetensors'] : shardNames(index);
   const files: SafetensorsFile[] = [];
   try {
-    for (const name of names) files.push(await openShard(folder, name));
+    for (const name of names) files.push(await openShard(place, name));
     return files;
   } catch (error) {
     await Promise.all(files.map((file) => file.close()));
@@ -114,11 +183,20 @@ async function openWeights(folder: string): Promise<SafetensorsFile[]> {
   }
 }
 
-async function openShard(folder: string, name: string): Promise<SafetensorsFile> {
-  return openSafetensors(join(folder, name)).catch((error: NodeJS.ErrnoException) => {
+async function openShard(place: ModelPlace, name: string): Promise<SafetensorsFile> {
+  const handle = await openIn(place, name).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') throw new ModelFolderInvalid(name, 'a file of weights', 'none');
     throw error;
   });
+  return await readSafetensors(handle, name);
+}
+
+/** Links are followed: within the folders that were allowed, or anywhere in a folder of our own, which has none. */
+async function openIn({ folder, beneath }: ModelPlace, name: string): Promise<FileHandle> {
+  const path = join(folder, name);
+  if (beneath !== null) return (await openBeneath(beneath, path)).handle;
+  // Not blocking: the open of a pipe would wait for its writer.
+  return await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
 }
 
 function shardNames(index: string): string[] {
@@ -189,21 +267,34 @@ function checkTensors(config: LlamaConfig, found: Located): void {
   }
 }
 
-async function readTokenizer(folder: string): Promise<Tokenizer | null> {
-  const json = await readText(folder, 'tokenizer.json');
-  return json === null ? null : jsonTokenizer(json, 'huggingFace');
+async function readTokenizer(place: ModelPlace, modelFiles: ModelFiles): Promise<Tokenizer | null> {
+  const json = await readText(place, 'tokenizer.json');
+  return json === null
+    ? null
+    : jsonTokenizer(json, 'huggingFace', {
+        endTokens: endTokensOf(modelFiles),
+        cpuSeconds: place.tokenizerCpuSeconds,
+      });
 }
 
-/** Largest config, index or tokenizer; the largest in use have about 30 MiB. */
+async function readModelFiles(place: ModelPlace): Promise<ModelFiles> {
+  const files: Partial<Record<ModelFileName, string>> = {};
+  for (const name of modelFileNames) {
+    const text = await readText(place, name, modelFileBytesMax);
+    if (text !== null) files[name] = text;
+  }
+  return files;
+}
+
+/** Largest index or tokenizer; the largest in use have about 30 MiB. */
 const textBytesMax = 64 * 2 ** 20;
 
 /** Null where there is no such file. */
-async function readText(folder: string, name: string): Promise<string | null> {
-  const expected = `a regular file of at most ${textBytesMax} bytes`;
+async function readText(place: ModelPlace, name: string, bytesMax = textBytesMax): Promise<string | null> {
+  const expected = `a regular file of at most ${bytesMax} bytes`;
   let handle: FileHandle;
   try {
-    // Not blocking: the open of a pipe would wait for its writer.
-    handle = await open(join(folder, name), constants.O_RDONLY | constants.O_NONBLOCK);
+    handle = await openIn(place, name);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT') return null;
@@ -212,7 +303,7 @@ async function readText(folder: string, name: string): Promise<string | null> {
   try {
     const stats = await handle.stat();
     if (!stats.isFile()) throw new ModelFolderInvalid(name, expected, 'a folder, pipe or device');
-    if (stats.size > textBytesMax) throw new ModelFolderInvalid(name, expected, `${stats.size} bytes`);
+    if (stats.size > bytesMax) throw new ModelFolderInvalid(name, expected, `${stats.size} bytes`);
     return await handle.readFile('utf8');
   } finally {
     await handle.close();

@@ -22,6 +22,7 @@ export { sequencesInPass } from './dataPass.js';
 export * from './adapterGraphs.js';
 export * from './parameters.js';
 export { llamaConfigOf, ModelFolderInvalid } from './llamaConfigFile.js';
+export { endTokensOf, noEndTokens, type EndTokens } from './endTokens.js';
 export * from './deviceSpeed.js';
 export * from './packedBytes.js';
 export * from './memoryModel.js';

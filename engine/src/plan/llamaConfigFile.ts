@@ -39,18 +39,17 @@ const architectures: Readonly<Record<string, Architecture>> = {
   },
 };
 
-/** Text of the config.json that Hugging Face loads this model from. Texts begin and end with the same token here. */
+/** Text of the config.json that Hugging Face loads this model from. */
 export function formatLlamaConfig(
   config: LlamaConfig,
-  options: { weightType: WeightType; endOfTextId: number },
+  options: { weightType: WeightType; tokenIds: object },
 ): string {
   const content = {
     architectures: [config.attentionBias ? 'Qwen2ForCausalLM' : 'LlamaForCausalLM'],
     model_type: config.attentionBias ? 'qwen2' : 'llama',
     ...(config.attentionBias ? { use_sliding_window: false } : { attention_bias: false }),
     attention_dropout: 0,
-    bos_token_id: options.endOfTextId,
-    eos_token_id: options.endOfTextId,
+    ...options.tokenIds,
     head_dim: config.hiddenSize / config.numAttentionHeads,
     hidden_act: 'silu',
     hidden_size: config.hiddenSize,

@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Collective } from '../device/collective.js';
 import type { Device, DeviceDescription } from '../device/device.js';
 import type { Dataset } from '../data/dataset.js';
+import { idleSequenceShare } from '../data/idleSequences.js';
 import type { Tokenizer } from '../data/tokenizer.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from './checkpointManifest.js';
 import { restoreModel, withMoments } from './checkpointModel.js';
@@ -18,6 +19,8 @@ import { assembleRun, disposeRun, type StoredFile, type TrainingRun } from './tr
 
 export interface BeginRunOptions {
   spec: RunSpec;
+  /** Folders that the files of base weights must not lead out of; by default they are our own. */
+  baseWeightsBeneath?: readonly string[] | null;
   device: Device;
   /** Default: alone. */
   collective?: Collective;
@@ -48,7 +51,10 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
     throw new RunMismatch('model.vocabSize', needed, `${spec.model.vocabSize}`);
   }
   await mkdir(runFolder, { recursive: true });
-  return checkpointPath === undefined ? startRun(options) : resumeRun(options, checkpointPath);
+  if (checkpointPath !== undefined) return await resumeRun(options, checkpointPath);
+  const run = await startRun(options);
+  await warnOfIdleSequences(run);
+  return run;
 }
 
 async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
@@ -61,7 +67,10 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
       model: Llama.create(device, spec.model, spec.seed),
       baseWeightsSha256: null,
     });
-  const { model, tokenizer } = await loadModelFolder(device, baseWeightsFolder);
+  const { model, tokenizer, modelFiles, warnings } = await loadModelFolder(device, baseWeightsFolder, {
+    beneath: options.baseWeightsBeneath,
+    isTied: spec.model.tieWordEmbeddings,
+  });
   const difference = differingKey(spec.model, model.config);
   if (difference !== null) {
     const found = JSON.stringify(model.config[difference]);
@@ -72,22 +81,49 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
       found,
     );
   }
-  const run = assembleRun({ ...options, graphs, model, baseWeightsSha256: await weightsSha256(model) });
-  if (tokenizer !== null && !(await encodeAlike(tokenizer, dataset.tokenizer))) {
+  const isAlike = tokenizer === null || (await encodeAlike(tokenizer, dataset.tokenizer));
+  const run = assembleRun({
+    ...options,
+    graphs,
+    model,
+    baseWeightsSha256: await weightsSha256(model),
+    modelFiles: isAlike ? modelFiles : {}, // they name tokens that the data set does not have
+  });
+  for (const warning of warnings) run.warnings.push(warning);
+  if (!isAlike) {
     run.warnings.push({
       reason: 'TOKENIZER_DIFFERS',
-      message: `The tokenizer.json of ${baseWeightsFolder} gives other ids than the data set's tokenizer: the weights have learned them otherwise`,
+      message: `The tokenizer.json of ${baseWeightsFolder} gives other ids than the data set's tokenizer: the weights have learned them otherwise, and what the folder says about chats and ends of texts is left out of exports`,
+    });
+  } else if (tokenizer !== null && tokenizer.endOfTextId !== dataset.tokenizer.endOfTextId) {
+    run.warnings.push({
+      reason: 'END_OF_TEXT_DIFFERS',
+      message: `Texts of the data set end with the token ${dataset.tokenizer.endOfTextId}, those of ${baseWeightsFolder} with ${tokenizer.endOfTextId}: exports name the former`,
     });
   }
   return run;
 }
+
+/** Sequences in which nothing is to be learned cost what others cost. */
+async function warnOfIdleSequences({ dataset, spec, warnings }: TrainingRun): Promise<void> {
+  const { sequenceLength } = spec.batch;
+  if (dataset.manifest.train.trained === undefined) return;
+  const share = await idleSequenceShare(dataset.train, sequenceLength);
+  if (share < idleShareMin) return;
+  warnings.push({
+    reason: 'SEQUENCES_IDLE',
+    message: `${Math.round(100 * share)} % of the sequences of ${sequenceLength} tokens have nothing to learn, since their prompts are longer: take a longer sequence_length, or shorter prompts`,
+  });
+}
+
+const idleShareMin = 0.01;
 
 const probeText = "The quick brown fox, it's 1984!\n\n\tnaïve café — 日本語 🙂";
 
 /** Whether two tokenizers give a line of all sorts the same ids. Nothing else tells: vocabularies of one size may differ. */
 async function encodeAlike(one: Tokenizer, other: Tokenizer): Promise<boolean> {
   const [ids, otherIds] = [await one.encode(probeText), await other.encode(probeText)];
-  return one.endOfTextId === other.endOfTextId && Array.from(ids).join() === Array.from(otherIds).join();
+  return Array.from(ids).join() === Array.from(otherIds).join();
 }
 
 async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
@@ -111,7 +147,8 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   }
   const graphs = manifest.graphs;
   const model = await restoreModel(device, checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
-  const run = assembleRun({ ...options, graphs, model, baseWeightsSha256 });
+  const { modelFiles } = manifest;
+  const run = assembleRun({ ...options, graphs, model, baseWeightsSha256, modelFiles });
   Object.assign(run.progress, manifest.progress);
   try {
     await withMoments(checkpointPath, manifest, (read) =>

@@ -136,6 +136,7 @@ function manifestText(
     specSha256: specHash(spec, run.baseWeightsSha256),
     datasetSha256: run.dataset.manifestSha256,
     baseWeightsSha256: run.baseWeightsSha256,
+    ...(Object.keys(run.modelFiles).length === 0 ? {} : { modelFiles: run.modelFiles }),
     model: model.config,
     adapter: model.adapterSettings,
     graphs: run.graphs,

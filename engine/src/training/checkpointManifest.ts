@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
+import type { ModelFiles } from '../model/modelFiles.js';
 import type { AdapterSettings, LlamaConfig, Phase } from '../plan/runSpec.js';
 import { laterDefaults } from '../plan/storedRunSpec.js';
 import type { MomentGroup } from './adamW.js';
@@ -21,6 +22,8 @@ export interface CheckpointManifest {
   model: LlamaConfig;
   /** Of the weights that the run began with; null for new ones. Absent in old checkpoints. */
   baseWeightsSha256?: string | null;
+  /** Texts of files beside those weights, for exports; absent for none. */
+  modelFiles?: ModelFiles;
   /** Null while the model has no adapters. */
   adapter: AdapterSettings | null;
   /** How adapted layers were computed. */

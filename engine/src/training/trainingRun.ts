@@ -6,6 +6,7 @@ import { Batches } from '../data/batches.js';
 import type { SavedCheckpoint } from './checkpoint.js';
 import type { FileDigest } from '../io/durableFile.js';
 import type { Llama } from '../model/llama.js';
+import type { ModelFiles } from '../model/modelFiles.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import { Schedule } from '../plan/schedule.js';
@@ -31,6 +32,8 @@ export interface TrainingRun {
   readonly result: ResultBuffer;
   /** SHA-256 of the weights that the run began with; null for new ones, or where an old checkpoint does not know. */
   readonly baseWeightsSha256: string | null;
+  /** Of the weights that it began at, for exports. */
+  readonly modelFiles: ModelFiles;
   /** Holds `checkpoints/` and `start/`. */
   readonly folder: string;
   /** Which attempt of the job this is, from 1; part of every checkpoint's name, so that attempts never share one. */
@@ -84,8 +87,19 @@ export function assembleRun(parts: {
   attempt: number;
   graphs: LayerGraphs;
   baseWeightsSha256: string | null;
+  modelFiles?: ModelFiles;
 }): TrainingRun {
-  const { spec, device, dataset, model, runFolder, attempt, graphs, baseWeightsSha256 } = parts;
+  const {
+    spec,
+    device,
+    dataset,
+    model,
+    runFolder,
+    attempt,
+    graphs,
+    baseWeightsSha256,
+    modelFiles = {},
+  } = parts;
   return {
     spec,
     device,
@@ -100,6 +114,7 @@ export function assembleRun(parts: {
     model,
     graphs,
     baseWeightsSha256,
+    modelFiles,
     optimizer: new AdamW(device, spec.optimizer, spec.adapter?.bLearningRateRatio),
     gradients: new StepGradients(device),
     result: device.newResult(0),

@@ -64,16 +64,14 @@ export async function admitJob(
       state: (dataset?.state ?? 'missing').toUpperCase(),
     });
   }
-  const { baseWeightsFolder, baseWeightsName } = parsed.spec;
-  if (baseWeightsFolder !== null && baseWeightsName === null)
-    await requireSoundFolder(parts, baseWeightsFolder);
-  const device = chooseDevice(await parts.devices.list(), parsed.spec);
+  const warnings = [...parsed.warnings];
+  const sound = await withSoundWeights(parts, parsed.spec);
+  const device = chooseDevice(await parts.devices.list(), sound);
   const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speedOf(device)).peakMemoryBytes;
   const memoryBytesMax = memoryLimitBytes(config);
-  const decided = decideRecomputation(parsed.spec, peakOf, memoryBytesMax);
+  const decided = decideRecomputation(sound, peakOf, memoryBytesMax);
   const peakMemoryBytes = Math.round(peakOf(decided));
-  const warnings = [...parsed.warnings];
-  if (decided !== parsed.spec) {
+  if (decided !== sound) {
     warnings.push({
       reason: 'RECOMPUTATION_NEEDED',
       message: `Blocks are computed again in the backward pass: without, the job would need more memory than ${gibibytes(memoryBytesMax)}, which a job may have here`,
@@ -96,6 +94,18 @@ export async function admitJob(
     plan: toPlan(new Schedule(decided)),
     warnings,
   };
+}
+
+/**
+ * Looks into a folder that the client named. Of our own only the head is looked at, where the config calls it the embedding:
+ * what the model computes with is not known before. The run warns of it.
+ */
+async function withSoundWeights(parts: AdmitParts, spec: RunSpec): Promise<RunSpec> {
+  const { baseWeightsFolder: folder, baseWeightsName: name, model } = spec;
+  if (folder === null || (name !== null && !model.tieWordEmbeddings)) return spec;
+  const beneath = name === null ? parts.config.allowedFolders : null;
+  const report = await requireSoundFolder(parts, folder, beneath);
+  return { ...spec, model: { ...model, tieWordEmbeddings: report.config.tieWordEmbeddings } };
 }
 
 async function isIdle({ store }: Pick<ApiParts, 'store'>): Promise<boolean> {

@@ -2,9 +2,10 @@ import { join } from 'node:path';
 import type { BaseWeights } from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
+import type { WeightsReport } from '../weights/weights.js';
 import type { FoundBaseWeights } from './modelSpec.js';
 import type { ApiParts } from './parts.js';
-import { readTextFile } from './readServerFile.js';
+import { readTextFile } from './readTextFile.js';
 import { artifactIdsOf, weightsIdOf } from './resourceNames.js';
 import { isFaultOfFolder, taskError } from './taskError.js';
 
@@ -17,7 +18,11 @@ const configBytesMax = 1 << 20;
 export async function findBaseWeights(parts: Parts, base: BaseWeights): Promise<FoundBaseWeights> {
   const folder = await findFolder(parts, base);
   if ('problem' in folder) return folder;
-  const read = await readTextFile(join(folder.path, 'config.json'), configBytesMax);
+  const path = join(folder.path, 'config.json');
+  const read =
+    base.path === ''
+      ? await readTextFile(path, configBytesMax)
+      : await parts.allowedFolders.text(path, configBytesMax);
   if ('problem' in read) return { problem: `config.json: ${read.problem}` };
   try {
     const config: unknown = JSON.parse(read.text);
@@ -53,23 +58,22 @@ async function findFolder(
 }
 
 /**
- * Checks config and headers of a folder on the server in a child process; throws JOB_SPEC_INVALID. Uploaded weights were
- * checked when they came, and artifacts are ours.
+ * Checks config and headers of a folder in a child process, and whether a head that is called tied is; throws JOB_SPEC_INVALID.
+ * @param beneath folders that its files must not lead out of; null for one of our own
  */
-export async function requireSoundFolder({ tasks, stopping }: Parts, folder: string): Promise<void> {
+export async function requireSoundFolder(
+  { tasks, stopping }: Parts,
+  folder: string,
+  beneath: readonly string[] | null,
+): Promise<WeightsReport> {
   try {
-    await tasks.checkWeights({ folder, values: false }, stopping);
+    return await tasks.checkWeights({ folder, beneath, values: false }, stopping);
   } catch (error) {
     if (!(error instanceof TaskFailed) || !isFaultOfFolder(error))
       throw taskError(error, folder, new AbortController().signal, stopping);
+    const field = `spec.model.base_weights${beneath === null ? '' : '.path'}`;
     throw new ServiceError('JOB_SPEC_INVALID', {
-      problems: [
-        {
-          field: 'spec.model.base_weights.path',
-          expected: 'a folder with a Llama model',
-          got: error.message,
-        },
-      ],
+      problems: [{ field, expected: 'a folder with a Llama model', got: error.message }],
     });
   }
 }

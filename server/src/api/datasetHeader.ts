@@ -1,4 +1,5 @@
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { endTokensOf, type EndTokens } from '@relora/engine/plan';
 import type {
   DatasetFile as DatasetFileProto,
   DatasetSpec as DatasetSpecProto,
@@ -11,7 +12,7 @@ import { quote } from '../errors.js';
 import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
-import { readServerFile, readTextFile } from './readServerFile.js';
+import { readTextFile } from './readTextFile.js';
 import { weightsIdOf } from './resourceNames.js';
 
 type NewFile = NewDataset['files'][number];
@@ -188,14 +189,17 @@ async function parseTokenizer(
     return { kind: 'bytes' };
   }
   if (serverPath !== '') {
-    const read = await readServerFile(parts.allowedFolders, serverPath, tokenizerFileBytesMax);
+    const read = await parts.allowedFolders.text(serverPath, tokenizerFileBytesMax);
     if ('problem' in read)
       checks.add(
         `${field}.hugging_face.server_path`,
         'a tokenizer.json inside a folder of RELORA_ALLOWED_FOLDERS',
         read.problem,
       );
-    return { kind: 'huggingFace', tokenizerJson: 'problem' in read ? '' : read.text };
+    if ('problem' in read) return { kind: 'huggingFace', tokenizerJson: '' };
+    const readBeside = async (name: string) =>
+      await parts.allowedFolders.text(join(dirname(serverPath), name), besideBytesMax);
+    return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokensBeside(readBeside)) };
   }
   if (weights !== '') {
     const id = weightsIdOf(weights);
@@ -206,7 +210,10 @@ async function parseTokenizer(
         : { problem: `${quote(weights)}, which ${found === undefined ? 'do not exist' : 'are not READY'}` };
     if ('problem' in read)
       checks.add(`${field}.hugging_face.weights`, 'weights with a tokenizer.json', read.problem);
-    return { kind: 'huggingFace', tokenizerJson: 'problem' in read ? '' : read.text };
+    if ('problem' in read) return { kind: 'huggingFace', tokenizerJson: '' };
+    const readBeside = async (name: string) =>
+      await readTextFile(join(parts.weights.folder(found!.id), name), besideBytesMax);
+    return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokensBeside(readBeside)) };
   }
   if (Buffer.byteLength(tokenizerJson) > tokenizerJsonBytesMax) {
     checks.add(
@@ -217,4 +224,20 @@ async function parseTokenizer(
   }
   // What is in it is judged by the process that prepares the data set, which a hostile file can harm alone.
   return { kind: 'huggingFace', tokenizerJson };
+}
+
+/** Longest config that is read beside a tokenizer. */
+const besideBytesMax = 4 << 20;
+
+/** What the files beside a tokenizer say about ends of texts; nothing where there are none. */
+async function endTokensBeside(
+  read: (name: string) => Promise<{ text: string } | { problem: string }>,
+): Promise<{ endTokens?: EndTokens }> {
+  const files: Record<string, string> = {};
+  for (const name of ['config.json', 'generation_config.json', 'tokenizer_config.json']) {
+    const found = await read(name);
+    if ('text' in found) files[name] = found.text;
+  }
+  const endTokens = endTokensOf(files);
+  return endTokens.ids.length === 0 && endTokens.name === null ? {} : { endTokens };
 }

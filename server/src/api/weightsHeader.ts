@@ -6,6 +6,7 @@ import { FieldChecks } from './fieldChecks.js';
 
 /** Names are names on the disk: these alone, which the engine and Hugging Face's libraries know. */
 const fileNames = new Set([
+  'chat_template.jinja',
   'config.json',
   'generation_config.json',
   'model.safetensors.index.json',

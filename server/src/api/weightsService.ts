@@ -104,13 +104,19 @@ async function uploadWeights(
 
 /** Reads every tensor in a child process. What is wrong stays wrong, as the hashes are right: it is dropped. */
 async function checkWeights(
-  { weights: store, tasks, stopping }: ApiParts,
+  { config, weights: store, tasks, stopping }: ApiParts,
   { id }: Weights,
   signal: AbortSignal,
 ): Promise<Weights> {
   try {
     const report = await tasks.run(
-      { kind: 'checkWeights', folder: store.folder(id), values: true },
+      {
+        kind: 'checkWeights',
+        folder: store.folder(id),
+        beneath: null,
+        values: true,
+        tokenizerCpuSeconds: config.tokenizerCpuSeconds,
+      },
       { signal: AbortSignal.any([signal, stopping]), timeoutMs: null },
     );
     return await store.ready(id, report);

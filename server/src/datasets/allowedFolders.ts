@@ -1,54 +1,63 @@
-import { constants } from 'node:fs';
-import { open, realpath, stat } from 'node:fs/promises';
-import { isAbsolute, sep } from 'node:path';
+import type { FileHandle } from 'node:fs/promises';
+import { isAbsolute } from 'node:path';
+import { NotBeneath, openBeneath } from '@relora/engine/files';
 
 /** A path that was refused, with the reason for the client. */
 export interface PathRefused {
   problem: string;
 }
 
-/** Files and folders on the server that clients may name: only what lies, links resolved, inside a folder of RELORA_ALLOWED_FOLDERS. */
+/**
+ * Files and folders on the server that clients may name: only what lies, links resolved, inside a folder of RELORA_ALLOWED_FOLDERS,
+ * and is opened so that a change in between cannot lead out of it.
+ */
 export class AllowedFolders {
   constructor(private readonly folders: readonly string[]) {}
 
   /** A regular file, links resolved, that can be read. */
   async file(path: string): Promise<{ path: string; sizeBytes: number } | PathRefused> {
-    const resolved = await this.resolve(path);
-    if (typeof resolved !== 'string') return resolved;
-    // Not blocking: the open of a named pipe would wait for its writer.
-    const handle = await open(
-      resolved,
-      constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
-    ).catch(() => undefined);
-    if (handle === undefined) return { problem: `${path} cannot be read` };
-    try {
+    return await this.opened(path, async (handle, real) => {
       const stats = await handle.stat();
       if (!stats.isFile()) return { problem: `${path} is not a regular file` };
-      return { path: resolved, sizeBytes: stats.size };
-    } finally {
-      await handle.close();
-    }
+      return { path: real, sizeBytes: stats.size };
+    });
   }
 
   /** A folder, links resolved. */
   async folder(path: string): Promise<{ path: string } | PathRefused> {
-    const resolved = await this.resolve(path);
-    if (typeof resolved !== 'string') return resolved;
-    const stats = await stat(resolved).catch(() => undefined);
-    return stats?.isDirectory() ? { path: resolved } : { problem: `${path} is not a folder` };
+    return await this.opened(path, async (handle, real) =>
+      (await handle.stat()).isDirectory() ? { path: real } : { problem: `${path} is not a folder` },
+    );
+  }
+
+  /** The text of a file of at most so many bytes. */
+  async text(path: string, bytesMax: number): Promise<{ text: string } | PathRefused> {
+    return await this.opened(path, async (handle) => {
+      const stats = await handle.stat();
+      if (!stats.isFile()) return { problem: `${path} is not a regular file` };
+      if (stats.size > bytesMax)
+        return { problem: `${path} has ${stats.size} bytes; at most ${bytesMax} are read` };
+      return { text: await handle.readFile('utf8') };
+    });
   }
 
   /** One answer for what is missing and for what is not allowed, so that nobody learns which files there are. */
-  private async resolve(path: string): Promise<string | PathRefused> {
-    const refused = { problem: `${path} is not there, or not inside a folder of RELORA_ALLOWED_FOLDERS` };
+  private async opened<T>(
+    path: string,
+    use: (handle: FileHandle, real: string) => Promise<T>,
+  ): Promise<T | PathRefused> {
     if (!isAbsolute(path) || path.includes('\0')) return { problem: 'must be an absolute path' };
-    const real = await realpath(path).catch(() => undefined);
-    if (real === undefined) return refused;
-    for (const folder of this.folders) {
-      const allowed = await realpath(folder).catch(() => undefined);
-      if (allowed === undefined) continue;
-      if (real === allowed || real.startsWith(allowed.endsWith(sep) ? allowed : allowed + sep)) return real;
+    try {
+      const { handle, path: real } = await openBeneath(this.folders, path);
+      try {
+        return await use(handle, real);
+      } finally {
+        await handle.close();
+      }
+    } catch (error) {
+      if (error instanceof NotBeneath)
+        return { problem: `${path} is not there, or not inside a folder of RELORA_ALLOWED_FOLDERS` };
+      return { problem: `${path} cannot be read (${(error as NodeJS.ErrnoException).code ?? 'an error'})` };
     }
-    return refused;
   }
 }

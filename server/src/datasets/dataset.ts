@@ -2,6 +2,8 @@ import type { DatasetState } from '../store/schema.js';
 
 export type { DatasetState };
 
+import type { EndTokens } from '@relora/engine/plan';
+
 /** Text that is tokenized once. Times are milliseconds since 1970. */
 export interface Dataset {
   id: string;
@@ -62,7 +64,7 @@ export type DatasetTokenizerSpec =
   | { kind: 'bytes' }
   | { kind: 'trainedBpe'; vocabularySize: number }
   /** Content of a tokenizer.json. */
-  | { kind: 'huggingFace'; tokenizerJson: string };
+  | { kind: 'huggingFace'; tokenizerJson: string; endTokens?: EndTokens };
 
 export interface PreparedDataset {
   tokenizer: {

@@ -135,9 +135,23 @@ export class DatasetStore {
       return true;
     });
     if (isNew === 'conflict') return 'conflict';
+    const isAgain = !isNew && (await this.prepareAgain(id));
     const stored = (await this.find(id))!;
-    if (isNew && stored.state === 'preparing') this.feed.announce({ topic: 'dataset', id });
+    if ((isNew || isAgain) && stored.state === 'preparing') this.feed.announce({ topic: 'dataset', id });
     return stored;
+  }
+
+  /** failed → preparing, where a limit or the machine was the reason: the same request tries again what may go well now. */
+  private async prepareAgain(datasetId: string): Promise<boolean> {
+    const dataset = (await this.find(datasetId))!;
+    if (dataset.state !== 'failed' || !passingFailures.has(dataset.failure?.reason ?? '')) return false;
+    const { numUpdatedRows } = await this.db
+      .updateTable('datasets')
+      .set({ state: 'preparing', failure: null })
+      .where('id', '=', datasetId)
+      .where('state', '=', 'failed')
+      .executeTakeFirst();
+    return numUpdatedRows > 0n;
   }
 
   /** uploading → preparing, once every byte is synced and checked; safe when it resolves. */
@@ -257,6 +271,17 @@ export class DatasetStore {
     return stats?.size ?? 0;
   }
 }
+
+/** Reasons that say nothing about the data: another time, or with other settings, the same files may be prepared. */
+const passingFailures: ReadonlySet<string> = new Set([
+  'TOKENIZER_TIMED_OUT',
+  'TASK_CRASHED',
+  'TASK_TIMED_OUT',
+  'TASK_ERROR',
+  'OUT_OF_MEMORY',
+  'STORAGE_FULL',
+  'FILE_UNREADABLE',
+]);
 
 const filesInStatement = 1000;
 

@@ -24,7 +24,10 @@ export class DatasetPreparer {
   constructor(
     private readonly store: DatasetStore,
     private readonly tasks: TaskRunner,
-    private readonly config: Pick<Config, 'dataFolder' | 'datasetBytesMax'>,
+    private readonly config: Pick<
+      Config,
+      'allowedFolders' | 'dataFolder' | 'datasetBytesMax' | 'tokenizerCpuSeconds'
+    >,
     private readonly feed: ChangeFeed,
     private readonly log: Logger,
     /** The store failed: see Supervisor. */
@@ -74,6 +77,7 @@ export class DatasetPreparer {
             kind: 'prepareDataset',
             files: dataset.files.map((file, index) => ({
               path: file.serverPath ?? this.store.uploadPath(dataset.id, index),
+              beneath: file.serverPath === null ? null : this.config.allowedFolders,
               fileName: file.fileName,
               format: file.format,
               split: file.split,
@@ -81,6 +85,7 @@ export class DatasetPreparer {
             spec: dataset.spec,
             outputFolder: temporary,
             unpackedBytesMax: this.config.datasetBytesMax,
+            tokenizerCpuSeconds: this.config.tokenizerCpuSeconds,
           },
           {
             signal: this.work.signal,

@@ -24,6 +24,8 @@ export interface TrainOrder {
   jobFolder: string;
   /** Prepared folder of the data set. */
   datasetFolder: string;
+  /** Folders that base weights at a path must not lead out of; null for our own. */
+  baseWeightsBeneath: readonly string[] | null;
   /** Acknowledged checkpoints, newest first. */
   checkpoints: { path: string; manifestSha256: string }[];
   /** The checkpoint of another job that this one begins at while it has none of its own, and what that was trained with. */
@@ -36,12 +38,20 @@ export interface TrainOrder {
 
 export interface PrepareTask {
   kind: 'prepareDataset';
-  files: { path: string; fileName: string; format: DatasetFormat; split: DatasetSplit | null }[];
+  files: {
+    path: string;
+    /** Folders that the path must not lead out of; null for uploads. */
+    beneath: readonly string[] | null;
+    fileName: string;
+    format: DatasetFormat;
+    split: DatasetSplit | null;
+  }[];
   spec: DatasetSpec;
   /** Temporary folder to fill; the parent renames it. */
   outputFolder: string;
   /** What one packed file may unpack to. */
   unpackedBytesMax: number;
+  tokenizerCpuSeconds: number;
 }
 
 export interface GenerateTask {
@@ -91,6 +101,9 @@ export interface CheckWeightsTask {
   kind: 'checkWeights';
   /** In Hugging Face layout. */
   folder: string;
+  /** Folders that its files must not lead out of; null for one of our own. */
+  beneath: readonly string[] | null;
+  tokenizerCpuSeconds: number;
   /** Whether every tensor is read, or only config and headers. */
   values: boolean;
 }

@@ -268,6 +268,7 @@ export class Supervisor {
       baseWeightsFolder: baseWeightsFolder(config.dataFolder, job.spec),
       jobFolder: folders.job(config.dataFolder, job.id),
       datasetFolder,
+      baseWeightsBeneath: job.spec.baseWeightsName === null ? config.allowedFolders : null,
       checkpoints: kept.map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
       origin: await this.originOf(job),
       exportedFormats: await artifacts.formatsAt(job.id, new Schedule(job.spec).stepCount),

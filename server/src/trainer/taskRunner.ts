@@ -95,9 +95,12 @@ export class TaskRunner {
     return checked;
   }
 
-  async checkWeights(task: Omit<CheckWeightsTask, 'kind'>, signal: AbortSignal): Promise<WeightsReport> {
+  async checkWeights(
+    task: Omit<CheckWeightsTask, 'kind' | 'tokenizerCpuSeconds'>,
+    signal: AbortSignal,
+  ): Promise<WeightsReport> {
     return await this.run(
-      { kind: 'checkWeights', ...task },
+      { kind: 'checkWeights', ...task, tokenizerCpuSeconds: this.config.tokenizerCpuSeconds },
       { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
     );
   }

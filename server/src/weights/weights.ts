@@ -26,4 +26,6 @@ export interface WeightsReport {
   parameterCount: number;
   /** Null without a tokenizer.json. */
   tokenizerVocabularySize: number | null;
+  /** What can be read and was probably not meant; absent before it was looked for. */
+  warnings?: { reason: string; message: string }[];
 }

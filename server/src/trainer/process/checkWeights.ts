@@ -3,6 +3,6 @@ import type { WeightsReport } from '../../weights/weights.js';
 import type { CheckWeightsTask } from '../messages.js';
 
 /** Reads a folder of weights as a run would: with `values` every tensor, one at a time, else config and headers. */
-export async function checkWeights({ folder, values }: CheckWeightsTask): Promise<WeightsReport> {
-  return await checkModelFolder(folder, { values });
+export async function checkWeights({ folder, ...options }: CheckWeightsTask): Promise<WeightsReport> {
+  return await checkModelFolder(folder, options);
 }

@@ -1,4 +1,4 @@
-import { Dataset, prepareDataset, type DatasetManifest } from '@relora/engine/data';
+import { Dataset, idleSequencesText, prepareDataset, type DatasetManifest } from '@relora/engine/data';
 import type { PreparedDataset } from '../../datasets/dataset.js';
 import type { PrepareTask } from '../messages.js';
 import type { ServerChannel } from './channel.js';
@@ -8,8 +8,9 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
   const { tokenizer, textField, pairFields, heldOutShare, seed, skipInvalid } = task.spec;
   const { formats } = await prepareDataset(
     {
-      files: task.files.map(({ path, fileName, format, split }) => ({
+      files: task.files.map(({ path, beneath, fileName, format, split }) => ({
         path,
+        beneath: beneath ?? undefined,
         name: fileName,
         format,
         split: split ?? 'auto',
@@ -21,7 +22,7 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
       heldOutShare,
       seed,
       skipInvalid,
-      limits: { unpackedBytesMax: task.unpackedBytesMax },
+      limits: { unpackedBytesMax: task.unpackedBytesMax, tokenizerCpuSeconds: task.tokenizerCpuSeconds },
     },
     (share) => void channel.tell<'prepareDataset'>({ type: 'part', value: share }),
     channel.stop,
@@ -43,18 +44,27 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
       manifestSha256,
       formats,
       ...skippedRows(manifest.skipped),
+      warnings: await warningsOf(dataset),
     };
   } finally {
     await dataset.close();
   }
 }
 
-function skippedRows(skipped: DatasetManifest['skipped']): Pick<PreparedDataset, 'skippedRows' | 'warnings'> {
+function skippedRows(skipped: DatasetManifest['skipped']): Pick<PreparedDataset, 'skippedRows'> {
   if (skipped === undefined) return {};
   const { rows: rowCount, of: totalRowCount, first } = skipped;
-  const message = `${rowCount} of ${totalRowCount} rows were left out; the first: ${first[0]?.message}`;
-  return {
-    skippedRows: { rowCount, totalRowCount, first },
-    warnings: [{ reason: 'ROWS_SKIPPED', message }],
-  };
+  return { skippedRows: { rowCount, totalRowCount, first } };
+}
+
+async function warningsOf({ manifest, train }: Dataset): Promise<NonNullable<PreparedDataset['warnings']>> {
+  const warnings: NonNullable<PreparedDataset['warnings']> = [];
+  const { skipped } = manifest;
+  if (skipped !== undefined) {
+    const message = `${skipped.rows} of ${skipped.of} rows were left out; the first: ${skipped.first[0]?.message}`;
+    warnings.push({ reason: 'ROWS_SKIPPED', message });
+  }
+  const idle = manifest.train.trained === undefined ? null : await idleSequencesText(train);
+  if (idle !== null) warnings.push({ reason: 'PROMPTS_LONG', message: idle });
+  return warnings;
 }

@@ -97,10 +97,11 @@ async function begin(
   dataset: Dataset,
   channel: ServerChannel,
 ): Promise<TrainingRun> {
-  const { spec: askedFor, baseWeightsFolder, jobFolder: runFolder, attempt } = order;
+  const { spec: askedFor, baseWeightsFolder, baseWeightsBeneath, jobFolder: runFolder, attempt } = order;
   const options = {
     spec: askedFor,
     baseWeightsFolder: baseWeightsFolder ?? undefined,
+    baseWeightsBeneath,
     device,
     dataset,
     runFolder,
@@ -115,8 +116,8 @@ async function begin(
     }
   }
   if (order.origin === null) return await beginRun(options);
-  const { path, manifestSha256, spec } = order.origin;
-  return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec: spec });
+  const { path, manifestSha256, spec: checkpointSpec } = order.origin;
+  return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec });
 }
 
 /** What has to be equal for the same bits, and the threads. */

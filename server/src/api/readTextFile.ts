@@ -1,19 +1,7 @@
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import type { AllowedFolders } from '../datasets/allowedFolders.js';
 
-/** The text of a file that a client named; `problem` says why it cannot be had. */
-export async function readServerFile(
-  allowed: AllowedFolders,
-  path: string,
-  bytesMax: number,
-): Promise<{ text: string } | { problem: string }> {
-  const found = await allowed.file(path);
-  if ('problem' in found) return found;
-  return await readTextFile(found.path, bytesMax);
-}
-
-/** The text of a regular file, links not followed; `problem` says why it cannot be had. */
+/** The text of a regular file of our own, links not followed; `problem` says why it cannot be had. */
 export async function readTextFile(
   path: string,
   bytesMax: number,

@@ -1,0 +1,137 @@
+import type { TextPiece } from './textPieces.js';
+import type { CutTokens, Tokenizer } from './tokenizer.js';
+
+/** Characters before the end of a window in which no cut is taken: what follows may still change how they are divided. */
+const marginLength = 1024;
+/** Characters that a window begins before the place where it goes on. */
+const contextLength = 4096;
+/** Tokens before a place that two windows must agree in. */
+const agreedTokens = 32;
+const tokensBeforeRun = 16;
+/** Without a place to cut so many characters are cut as they stand: the longest word that is kept whole. */
+const windowLengthMax = 8 * 2 ** 20;
+
+/**
+ * Encodes a text that comes in pieces into the tokens of the whole. Windows of it overlap: one is emitted up to a place where a
+ * word of the tokenizer begins, and the next begins before that place, whose tokens it must find again. So neither where
+ * the pieces were cut nor what a tokenizer puts before a text changes anything.
+ */
+export class LongText {
+  /** What is still to be emitted, with the context before it. */
+  private window = '';
+  /** Length of the context in it. */
+  private done = 0;
+  /** The tokens that the context ends with, as they were emitted. */
+  private lastIds: readonly number[] = [];
+
+  constructor(
+    private readonly tokenizer: Pick<Tokenizer, 'encode'>,
+    private readonly encodeWithCuts: (text: string) => Promise<CutTokens>,
+  ) {}
+
+  /** The tokens that are certain now; all that are left with the last piece. */
+  async push(text: string, isLast: boolean): Promise<ArrayLike<number>> {
+    this.window += text;
+    const encoded = await this.encodeWithCuts(this.window);
+    const { ids, places, counts } = encoded;
+    const first = this.firstToken(encoded);
+    if (isLast) return first === undefined ? await this.encodeRest(true) : tail(ids, first, ids.length);
+    const cut = first === undefined ? -1 : this.lastCut(places);
+    if (first === undefined || cut < 0)
+      return this.window.length - this.done < windowLengthMax ? [] : await this.encodeRest(false);
+    const [place, count] = [places[cut]!, counts[cut]!];
+    const emitted = tail(ids, first, count);
+    this.keepFrom(place, encoded, count);
+    return emitted;
+  }
+
+  /** Index of the first token that was not emitted yet; undefined where no word begins there. */
+  private firstToken({ ids, places, counts }: CutTokens): number | undefined {
+    if (this.done === 0) return 0;
+    const cut = indexOf(places, this.done);
+    if (cut < 0) return undefined;
+    const count = counts[cut]!;
+    const expected = this.lastIds;
+    // The first word of a window may have been given a space; what comes right before the place must be the same.
+    for (let back = 1; back <= Math.min(expected.length, agreedTokens, count - 1); back++)
+      if (ids[count - back] !== expected[expected.length - back]) return undefined;
+    return count;
+  }
+
+  /** The last place where a word begins far enough from the end, and after what was emitted. */
+  private lastCut(places: CutTokens['places']): number {
+    let cut = places.length - 1;
+    while (cut >= 0 && places[cut]! > this.window.length - marginLength) cut--;
+    return cut >= 0 && places[cut]! > this.done ? cut : -1;
+  }
+
+  /**
+   * Begins the next window where a word begins, well before the place where it goes on, and some tokens before a run of one
+   * token: how that is divided depends on where it begins, and a tokenizer may put a space there.
+   */
+  private keepFrom(place: number, { ids, places, counts }: CutTokens, count: number): void {
+    let cut = indexBelow(places, place - contextLength);
+    while (cut > 0 && ids[counts[cut]!] === ids[counts[cut]! - 1]) cut--;
+    const start = cut > tokensBeforeRun ? places[cut - tokensBeforeRun]! : 0;
+    this.lastIds = tail(ids, Math.max(0, count - agreedTokens), count);
+    this.window = this.window.slice(start);
+    this.done = place - start;
+  }
+
+  /** All that is left by itself: of a word that is longer than any may be, where it is cut. */
+  private async encodeRest(isLast: boolean): Promise<ArrayLike<number>> {
+    const rest = this.window.slice(this.done);
+    const isHighSurrogate = (rest.charCodeAt(rest.length - 1) & 0xfc00) === 0xd800;
+    const end = rest.length - (isHighSurrogate && !isLast ? 1 : 0);
+    this.window = rest.slice(end);
+    this.done = 0;
+    this.lastIds = [];
+    return await this.tokenizer.encode(rest.slice(0, end));
+  }
+}
+
+function tail(ids: ArrayLike<number>, from: number, to: number): number[] {
+  const part: number[] = [];
+  for (let i = from; i < to; i++) part.push(ids[i]!);
+  return part;
+}
+
+/** Of sorted places. */
+function indexOf(places: ArrayLike<number>, place: number): number {
+  const index = indexBelow(places, place);
+  return index >= 0 && places[index] === place ? index : -1;
+}
+
+/** Of the last that is not above. */
+function indexBelow(places: ArrayLike<number>, place: number): number {
+  let [low, high] = [0, places.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (places[middle]! <= place) low = middle + 1;
+    else high = middle;
+  }
+  return low - 1;
+}
+
+/** Encodes pieces in their order: whole texts side by side, the pieces of a longer one into the tokens of the whole. */
+export class PieceEncoder {
+  private long: LongText | undefined;
+
+  constructor(private readonly tokenizer: Tokenizer) {}
+
+  async encode(pieces: readonly TextPiece[]): Promise<ArrayLike<number>[]> {
+    const { encodeWithCuts } = this.tokenizer;
+    const encoded: Promise<ArrayLike<number>>[] = [];
+    for (const { text, endsText } of pieces) {
+      if (encodeWithCuts === null || (endsText && this.long === undefined)) {
+        encoded.push(this.tokenizer.encode(text));
+        continue;
+      }
+      this.long ??= new LongText(this.tokenizer, encodeWithCuts);
+      const ids = await this.long.push(text, endsText);
+      encoded.push(Promise.resolve(ids));
+      if (endsText) this.long = undefined;
+    }
+    return await Promise.all(encoded);
+  }
+}
