@@ -3,7 +3,7 @@ import { Option, type Command } from 'commander';
 import type { ReloraClient } from '@relora/sdk';
 import { comparisonText } from './comparisonText.js';
 import { UsageError } from './exitCodes.js';
-import { jobName, label, type Run } from './jobCommands.js';
+import { jobName, label, type Run } from './session.js';
 import { plotAxes, plotMetrics, type PlotAxis, type PlotMetric } from './plottedMetrics.js';
 import { comparisonReport, reportMetrics } from './report/comparisonReport.js';
 

@@ -1,23 +1,33 @@
 import type { Command } from 'commander';
-import { DatasetFormat, DatasetSplit, FinishReason, type Dataset, type PreviewToken } from '@relora/sdk';
-import { diskLines } from './diskCommands.js';
-import { bytes, quantity, table } from './format.js';
-import { downloadText, jobName, type Run } from './jobCommands.js';
+import { DatasetFormat, DatasetSplit, type Dataset, type PreviewToken } from '@relora/sdk';
 import { UsageError } from './exitCodes.js';
-import { printable } from './screenText.js';
+import { bytes, quantity } from './format.js';
+import { printable, printableLines } from './screenText.js';
+import { jobName, type Run } from './session.js';
 import { decimalNumber, wholeNumber } from './specOptions.js';
 
-interface GenerateFlags {
-  prompt: string;
-  tokens?: number;
-  temperature?: number;
-  topK?: number;
-  topP?: number;
-  seed?: number;
+interface UploadFlags {
+  id?: string;
+  title?: string;
+  onServer?: boolean;
+  vocabulary?: number;
+  tokenizer?: string;
+  heldOut?: number;
+  format?: string;
+  skipInvalid?: string;
+  textField?: string;
+  promptField?: string;
+  completionField?: string;
 }
 
-/** Data in, weights and text out, and what the server is. */
+/** Data in, weights out. */
 export function addDataCommands(program: Command, run: Run): void {
+  addUpload(program, run);
+  addPreview(program, run);
+  addDownload(program, run);
+}
+
+function addUpload(program: Command, run: Run): void {
   program
     .command('upload <files...>')
     .description(
@@ -34,43 +44,29 @@ export function addDataCommands(program: Command, run: Run): void {
     .option('--text-field <name>', 'field or column with the text; meta.text inside of a structure')
     .option('--prompt-field <name>', 'field or column with a prompt, which is read and not learned')
     .option('--completion-field <name>', 'field or column with what is learned after the prompt')
-    .action(
-      (
-        files: string[],
-        flags: {
-          id?: string;
-          title?: string;
-          onServer?: boolean;
-          vocabulary?: number;
-          tokenizer?: string;
-          heldOut?: number;
-          format?: string;
-          skipInvalid?: string;
-          textField?: string;
-          promptField?: string;
-          completionField?: string;
-        },
-      ) =>
-        run(async ({ client, output, signal }) => {
-          const format = formatOf(flags.format);
-          const dataset = await client.uploadDataset({
-            datasetId: flags.id,
-            displayName: flags.title,
-            files: files.map((path) => ({ ...(flags.onServer ? { serverPath: path } : { path }), format })),
-            spec: {
-              tokenizer: tokenizerOf(flags),
-              heldOutShare: flags.heldOut,
-              textField: flags.textField,
-              promptField: flags.promptField,
-              completionField: flags.completionField,
-              ...skipInvalidOf(flags.skipInvalid),
-            },
-            signal,
-          });
-          output.result(dataset, () => readyText(dataset));
-        }),
+    .action((files: string[], flags: UploadFlags) =>
+      run(async ({ client, output, signal }) => {
+        const format = formatOf(flags.format);
+        const dataset = await client.uploadDataset({
+          datasetId: flags.id,
+          displayName: flags.title,
+          files: files.map((path) => ({ ...(flags.onServer ? { serverPath: path } : { path }), format })),
+          spec: {
+            tokenizer: tokenizerOf(flags),
+            heldOutShare: flags.heldOut,
+            textField: flags.textField,
+            promptField: flags.promptField,
+            completionField: flags.completionField,
+            ...skipInvalidOf(flags.skipInvalid),
+          },
+          signal,
+        });
+        output.result(dataset, () => readyText(dataset));
+      }),
     );
+}
 
+function addPreview(program: Command, run: Run): void {
   program
     .command('preview <dataset>')
     .description('show the first tokens of a data set; prompts, which are not learned, are dim or in ⟨ ⟩')
@@ -84,7 +80,9 @@ export function addDataCommands(program: Command, run: Run): void {
         output.result({ tokens }, () => previewLines(tokens, process.stdout.isTTY));
       }),
     );
+}
 
+function addDownload(program: Command, run: Run): void {
   program
     .command('download <job> [folder]')
     .description("bring a job's newest weights, or an artifact jobs/…/artifacts/…, into a folder")
@@ -97,80 +95,6 @@ export function addDataCommands(program: Command, run: Run): void {
           onProgress,
         });
         output.result({ paths }, () => [downloadText(paths, size), ...paths.map((path) => `  ${path}`)]);
-      }),
-    );
-
-  program
-    .command('generate <model>')
-    .description('continue a text with a job or an artifact')
-    .option('--prompt <text>', 'text to continue', '')
-    .option('--tokens <n>', 'tokens to generate', wholeNumber)
-    .option('--temperature <x>', '0 for the likeliest token always', decimalNumber)
-    .option('--top-k <n>', 'sample from so many likeliest tokens', wholeNumber)
-    .option('--top-p <x>', 'sample from the likeliest tokens with this probability together', decimalNumber)
-    .option('--seed <n>', 'the same seed gives the same text', wholeNumber)
-    .action((model: string, flags: GenerateFlags) =>
-      run(async ({ client, output, signal }) => {
-        const { prompt, tokens, temperature, topK, topP, seed } = flags;
-        let isFirst = true;
-        for await (const piece of client.generate(jobName(model), {
-          prompt,
-          tokenCountMax: tokens,
-          temperature,
-          topK,
-          topP,
-          seed,
-          signal,
-        })) {
-          output.result(piece, () => []);
-          if (output.isJson) continue;
-          process.stdout.write(printableText(isFirst ? prompt + piece.text : piece.text));
-          isFirst = false;
-          if (piece.finishReason !== FinishReason.UNSPECIFIED) process.stdout.write('\n');
-        }
-      }),
-    );
-
-  program
-    .command('info')
-    .description('show what the server is and can do')
-    .action(() =>
-      run(async ({ client, output, signal }) => {
-        const info = await client.serverInfo({ signal });
-        const disk = await client.diskUse({ entryCount: 5, signal });
-        output.result({ ...info, disk }, () => [
-          `ReLoRA server ${info.version} at ${client.address}: ${info.runningJobCount} of ${info.slotCount} slots busy, ${info.queuedJobCount} jobs waiting`,
-          ...diskLines(disk),
-          '',
-          ...table([
-            ['DEVICE', 'MODEL', 'INSTRUCTIONS', 'THREADS', 'MEMORY', 'FLOAT32', 'BFLOAT16'],
-            ...info.devices.map((device) => [
-              `${device.backend}${device.isDefault ? ' *' : ''}`,
-              device.model,
-              device.instructionSet,
-              String(device.threadCount),
-              bytes(device.memoryBytes),
-              speed(device.float32Flops),
-              speed(device.bfloat16Flops),
-            ]),
-          ]),
-          '',
-          ...table([['RECIPE', 'FOR'], ...info.recipes.map(({ name, summary }) => [name, summary])]),
-          '',
-          ...table([
-            ['PRESET', 'HIDDEN', 'MLP', 'LAYERS', 'HEADS', 'BODY PARAMETERS'],
-            ...info.presets.map(({ name, config, bodyParameterCount }) => [
-              name,
-              ...[
-                config?.hiddenSize,
-                config?.intermediateSize,
-                config?.numHiddenLayers,
-                config?.numAttentionHeads,
-              ].map((value) => String(value ?? '')),
-              quantity(bodyParameterCount),
-            ]),
-          ]),
-        ]);
       }),
     );
 }
@@ -216,7 +140,7 @@ export function previewLines(tokens: readonly PreviewToken[], isTerminal: boolea
   for (const token of tokens) {
     if (token.trained === isMarked) text += isMarked ? end : begin;
     isMarked = !token.trained;
-    text += printableText(token.text);
+    text += printableLines(token.text);
   }
   return [isMarked ? text + end : text];
 }
@@ -228,12 +152,7 @@ function tokenizerOf({ vocabulary, tokenizer }: { vocabulary?: number; tokenizer
   return vocabulary === undefined ? undefined : { trainedBpe: { vocabularySize: vocabulary } };
 }
 
-/** Empty where the server has not measured. */
-function speed(flops: number): string {
-  return flops === 0 ? '' : `${quantity(flops)}FLOP/s`;
-}
-
-/** Lines stay lines. */
-function printableText(text: string): string {
-  return text.split('\n').map(printable).join('\n');
+/** Bytes and files of a download, for people. */
+export function downloadText(paths: readonly string[], sizeBytes: number): string {
+  return `${paths.length} files, ${bytes(sizeBytes)}, SHA-256 verified:`;
 }

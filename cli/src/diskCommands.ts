@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { DatasetState, type Dataset, type GetDiskUseResponse, type ReloraClient } from '@relora/sdk';
 import { exitCodes, UsageError } from './exitCodes.js';
 import { bytes, quantity, table } from './format.js';
-import type { Run } from './jobCommands.js';
+import type { Run } from './session.js';
 
 interface DeleteFlags {
   dryRun?: boolean;

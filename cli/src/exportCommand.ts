@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { ExportFormat, WeightType } from '@relora/sdk';
-import { downloadText, jobName, type Run } from './jobCommands.js';
+import { downloadText } from './dataCommands.js';
+import { jobName, type Run } from './session.js';
 import { oneOf, positiveNumber, wholeNumber } from './specOptions.js';
 
 interface ExportFlags {

@@ -3,16 +3,21 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { ReloraClient, type Logger } from '@relora/sdk';
 import { addCompareCommand } from './compareCommand.js';
+import { addCreateCommands } from './createCommands.js';
 import { addDataCommands } from './dataCommands.js';
+import { addGenerateCommand } from './generateCommand.js';
+import { addInfoCommand } from './infoCommand.js';
 import { addDiskCommands } from './diskCommands.js';
 import { addProofCommands } from './proofCommands.js';
 import { addExportCommand } from './exportCommand.js';
 import { addWeightsCommands } from './weightsCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
-import { addJobCommands, type Run } from './jobCommands.js';
+import { addJobCommands } from './jobCommands.js';
 import { Output } from './output.js';
+import type { Run } from './session.js';
 import { decimalNumber } from './specOptions.js';
 import { addSweepCommand } from './sweepCommand.js';
+import { addWatchCommand } from './watchCommand.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
   version: string;
@@ -79,12 +84,16 @@ function retryNotes(output: Output): Logger {
   return { debug: () => {}, warn };
 }
 
+addCreateCommands(program, run);
+addWatchCommand(program, run);
 addJobCommands(program, run);
 addDiskCommands(program, run);
 addProofCommands(program, run);
 addCompareCommand(program, run);
 addSweepCommand(program, run);
 addDataCommands(program, run);
+addGenerateCommand(program, run);
+addInfoCommand(program, run);
 addExportCommand(program, run);
 addWeightsCommands(program, run);
 

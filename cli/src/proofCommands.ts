@@ -10,7 +10,7 @@ import {
   type Restart,
 } from '@relora/sdk';
 import { ReplayDiffers, UsageError } from './exitCodes.js';
-import { jobName, type Run, type Session } from './jobCommands.js';
+import { jobName, type Run, type Session } from './session.js';
 import { factLines, replayText, restartTable } from './proofText.js';
 
 /** What a run proves: its restarts, and that it can be had again bit for bit. */

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import type { JobKind, RateGrid, SweepRun } from '@relora/sdk';
 import { terminalView } from './compareCommand.js';
 import { UsageError } from './exitCodes.js';
-import { label, type Run } from './jobCommands.js';
+import { label, type Run } from './session.js';
 import { sweepReport } from './report/sweepReport.js';
 import {
   addSpecOptions,

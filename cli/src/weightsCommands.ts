@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { Weights } from '@relora/sdk';
 import { bytes, quantity, table } from './format.js';
-import type { Run } from './jobCommands.js';
+import type { Run } from './session.js';
 
 const columns = ['NAME', 'STATE', 'WEIGHTS', 'LAYERS', 'HIDDEN', 'SIZE', 'TITLE'];
 

@@ -1,0 +1,174 @@
+import type { Command } from 'commander';
+import type { Job, JobKind } from '@relora/sdk';
+import { UsageError } from './exitCodes.js';
+import { estimateText, stateText } from './jobText.js';
+import { jobName, label, type Run, type Session } from './session.js';
+import {
+  addSpecOptions,
+  kindList,
+  readSpec,
+  wholeNumber,
+  wholeNumbers,
+  type SpecFlags,
+} from './specOptions.js';
+import { watchJob } from './watchCommand.js';
+
+interface CreateFlags extends SpecFlags {
+  title?: string;
+  id?: string;
+  label?: Record<string, string>;
+  requestId?: string;
+  validateOnly?: boolean;
+}
+
+interface ComparisonFlags {
+  kinds?: JobKind[];
+  seeds?: number[];
+  comparison?: string;
+}
+
+/** Commands that make jobs. */
+export function addCreateCommands(program: Command, run: Run): void {
+  addCreate(program, run);
+  addRun(program, run);
+  addFork(program, run);
+}
+
+function addCreate(program: Command, run: Run): void {
+  addSpecOptions(program.command('create').description('store a job and queue it'))
+    .option('--title <text>', 'title for people')
+    .option('--id <id>', 'id to use, by default made by the server')
+    .option('--label <key=value...>', 'labels to find the job by', label)
+    .option('--request-id <uuid>', 'makes a repeated command return the same job')
+    .option('--validate-only', 'check everything, store nothing')
+    .option('--kinds <kinds>', 'the same training by each of these kinds, to be compared', kindList)
+    .option('--seeds <seeds>', 'and with each of these seeds, for example 1,2,3', wholeNumbers)
+    .option('--comparison <id>', 'id of the comparison; repeated, it returns the same jobs')
+    .action((flags: CreateFlags & ComparisonFlags) =>
+      run(async (session) => {
+        const isComparison = flags.kinds !== undefined || flags.seeds !== undefined;
+        if (isComparison) await createComparison(session, flags);
+        else await create(session, flags);
+      }),
+    );
+}
+
+function addRun(program: Command, run: Run): void {
+  addSpecOptions(
+    program
+      .command('run')
+      .description('create a job, watch it and download its weights: upload files with --file'),
+  )
+    .option('--id <id>', 'id to use, by default made by the server')
+    .option('--title <text>', 'title for people')
+    .option('--label <key=value...>', 'labels to find the job by', label)
+    .option('--file <path...>', 'text, JSONL or Parquet to upload as the data set')
+    .option(
+      '--vocabulary <n>',
+      'train a BPE vocabulary of this size on the files; by default bytes are tokens',
+      wholeNumber,
+    )
+    .option('--output <folder>', 'where the weights go', 'relora-output')
+    .addHelpText('after', '\nCtrl-C leaves the job running; the command to come back is printed.')
+    .action((flags: CreateFlags & { file?: string[]; vocabulary?: number; output: string }) =>
+      run(async (session) => {
+        const { client, output, signal } = session;
+        if (flags.file !== undefined) {
+          output.note('Uploading and preparing …');
+          const spec =
+            flags.vocabulary === undefined
+              ? {}
+              : { tokenizer: { trainedBpe: { vocabularySize: flags.vocabulary } } };
+          const dataset = await client.uploadDataset({
+            files: flags.file.map((path) => ({ path })),
+            spec,
+            signal,
+          });
+          flags.dataset = dataset.name;
+        }
+        const job = await create(session, flags);
+        if (job === undefined) return;
+        await watchJob(session, job.name, 0);
+        const paths = await client.downloadArtifact(job.name, flags.output, { signal });
+        output.result({ paths }, () => [
+          `Weights are in ${flags.output}: ${paths.length} files, SHA-256 verified.`,
+        ]);
+      }),
+    );
+}
+
+function addFork(program: Command, run: Run): void {
+  addSpecOptions(
+    program
+      .command('fork <job>')
+      .alias('restart') // its name in 0.1.0
+      .description(
+        'make a new job that begins at a checkpoint of an ended one, with the settings that are given',
+      ),
+  )
+    .option('--checkpoint-step <n>', 'checkpoint to begin at, by default the newest', wholeNumber)
+    .option('--title <text>', 'title for people, by default that of the ended job')
+    .option('--id <id>', 'id to use, by default made by the server')
+    .option('--label <key=value...>', 'labels to find the job by', label)
+    .option('--request-id <uuid>', 'makes a repeated command return the same job')
+    .action((name: string, flags: CreateFlags & { checkpointStep?: number }) =>
+      run(async ({ client, output, signal }) => {
+        const job = await client.forkJob(jobName(name), await readSpec(flags), {
+          ...namingOf(flags),
+          checkpointStep: flags.checkpointStep,
+          signal,
+        });
+        output.result(job, () => [
+          `${job.name} is ${stateText(job)} and begins at step ${job.origin?.step} of ${job.origin?.job}.`,
+        ]);
+      }),
+    );
+}
+
+function namingOf(flags: CreateFlags) {
+  return {
+    displayName: flags.title,
+    jobId: flags.id,
+    labels: flags.label,
+    ...(flags.requestId === undefined ? {} : { requestId: flags.requestId }),
+  };
+}
+
+/** Undefined when nothing was stored. */
+async function create({ client, output, signal }: Session, flags: CreateFlags): Promise<Job | undefined> {
+  const spec = await readSpec(flags);
+  const options = { ...namingOf(flags), signal };
+  if (flags.validateOnly) {
+    const response = await client.validateJob(spec, options);
+    output.result(response, () => [
+      'The job is valid.',
+      ...estimateText({ ...response, spec: response.job?.spec }),
+    ]);
+    return undefined;
+  }
+  const job = await client.createJob(spec, options);
+  output.result(job, () => [`${job.name} is ${stateText(job)}.`]);
+  return job;
+}
+
+/** Queues a job for every kind and seed. */
+async function createComparison(
+  { client, output, signal }: Session,
+  flags: CreateFlags & ComparisonFlags,
+): Promise<void> {
+  for (const flag of ['id', 'title', 'requestId', 'validateOnly'] as const)
+    if (flags[flag] !== undefined)
+      throw new UsageError('--kinds and --seeds make several jobs: name them with --label or --comparison');
+  const { kinds, seeds, label: labels } = flags;
+  const { id, jobs } = await client.createComparison(await readSpec(flags), {
+    ...(flags.comparison === undefined ? {} : { id: flags.comparison }),
+    ...(kinds === undefined ? {} : { kinds }),
+    ...(seeds === undefined ? {} : { seeds }),
+    ...(labels === undefined ? {} : { labels }),
+    signal,
+  });
+  output.result({ id, jobs }, () => [
+    ...jobs.map((job) => `${job.name} is ${stateText(job)}: ${job.displayName}`),
+    `To compare them, at any time: relora compare --label comparison=${id}`,
+  ]);
+}

@@ -1,0 +1,61 @@
+import type { Command } from 'commander';
+import type { ReloraClient } from '@relora/sdk';
+import { diskLines } from './diskCommands.js';
+import { bytes, quantity, table } from './format.js';
+import type { Run } from './session.js';
+
+export function addInfoCommand(program: Command, run: Run): void {
+  program
+    .command('info')
+    .description('show what the server is and can do')
+    .action(() =>
+      run(async ({ client, output, signal }) => {
+        const info = await client.serverInfo({ signal });
+        const disk = await client.diskUse({ entryCount: 5, signal });
+        output.result({ ...info, disk }, () => infoLines(info, client.address, diskLines(disk)));
+      }),
+    );
+}
+
+type ServerInfo = Awaited<ReturnType<ReloraClient['serverInfo']>>;
+
+function infoLines(info: ServerInfo, address: string, disk: string[]): string[] {
+  return [
+    `ReLoRA server ${info.version} at ${address}: ${info.runningJobCount} of ${info.slotCount} slots busy, ${info.queuedJobCount} jobs waiting`,
+    ...disk,
+    '',
+    ...table([
+      ['DEVICE', 'MODEL', 'INSTRUCTIONS', 'THREADS', 'MEMORY', 'FLOAT32', 'BFLOAT16'],
+      ...info.devices.map((device) => [
+        `${device.backend}${device.isDefault ? ' *' : ''}`,
+        device.model,
+        device.instructionSet,
+        String(device.threadCount),
+        bytes(device.memoryBytes),
+        speed(device.float32Flops),
+        speed(device.bfloat16Flops),
+      ]),
+    ]),
+    '',
+    ...table([['RECIPE', 'FOR'], ...info.recipes.map(({ name, summary }) => [name, summary])]),
+    '',
+    ...table([
+      ['PRESET', 'HIDDEN', 'MLP', 'LAYERS', 'HEADS', 'WEIGHTS'],
+      ...info.presets.map(({ name, config, bodyParameterCount }) => [
+        name,
+        ...[
+          config?.hiddenSize,
+          config?.intermediateSize,
+          config?.numHiddenLayers,
+          config?.numAttentionHeads,
+        ].map((value) => String(value ?? '')),
+        quantity(bodyParameterCount),
+      ]),
+    ]),
+  ];
+}
+
+/** Empty where the server has not measured. */
+function speed(flops: number): string {
+  return flops === 0 ? '' : `${quantity(flops)}FLOP/s`;
+}

@@ -1,0 +1,24 @@
+import { InvalidArgumentError } from 'commander';
+import type { ReloraClient } from '@relora/sdk';
+import type { Output } from './output.js';
+
+/** What every command works with. */
+export interface Session {
+  client: ReloraClient;
+  output: Output;
+  /** Aborted by Ctrl-C. */
+  signal: AbortSignal;
+}
+
+/** Runs a command's body with a connection, and ends the process with the right code. */
+export type Run = (body: (session: Session) => Promise<void>) => Promise<void>;
+
+export function jobName(name: string): string {
+  return name.startsWith('jobs/') ? name : `jobs/${name}`;
+}
+
+export function label(value: string, previous: Record<string, string> = {}): Record<string, string> {
+  const separator = value.indexOf('=');
+  if (separator <= 0) throw new InvalidArgumentError('Labels are key=value.');
+  return { ...previous, [value.slice(0, separator)]: value.slice(separator + 1) };
+}
