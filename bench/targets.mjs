@@ -10,14 +10,14 @@ import { none, percent, table, times } from './table.mjs';
  */
 const targets = [
   {
-    id: 'E1',
+    subject: 'speed 60m',
     what: "60M ReLoRA r=128, not quantised, to PyTorch's ReLoRA",
     unit: 'ratio',
     atLeast: ({ instructionSet }) => (/bf16|amx/.test(instructionSet) ? 2 : 1.6),
     measure: ({ steps }) => speed(row(steps, pytorch60m(128)), fastest(steps, ours60m(128))),
   },
   {
-    id: 'E2',
+    subject: 'speed 60m int8',
     what: '60M ReLoRA r=64, int8 base, to PyTorch full-rank',
     unit: 'ratio',
     atLeast: 2,
@@ -25,7 +25,7 @@ const targets = [
       speed(row(steps, pytorch60m(0)), row(steps, { ...ours60m(64), precision: 'int8Base' })),
   },
   {
-    id: 'E3',
+    subject: 'speed 350m',
     what: "350M ReLoRA r=128, int8 base, to PyTorch's ReLoRA",
     unit: 'ratio',
     atLeast: 2.5,
@@ -36,7 +36,7 @@ const targets = [
       ),
   },
   {
-    id: 'E4',
+    subject: 'llama-1b',
     what: 'llama-1b r=128: three steps and a merge, peak resident',
     unit: 'GiB',
     atMost: 8,
@@ -46,14 +46,14 @@ const targets = [
     },
   },
   {
-    id: 'E4',
+    subject: 'llama-1b',
     what: "the same to PyTorch's ReLoRA",
     unit: 'ratio',
     atLeast: 2.5,
     measure: ({ llama1b }) => speed(row(llama1b?.whole, { engine: 'pytorch' }), leanest(llama1b)),
   },
   {
-    id: 'E5',
+    subject: 'own full rank',
     what: 'ReLoRA step to own full-rank step, slowest of all ranks and presets',
     unit: 'ratio',
     atLeast: 1,
@@ -70,7 +70,7 @@ const targets = [
     },
   },
   {
-    id: 'E5',
+    subject: 'own full rank',
     what: '350M, r=d/8, to own full-rank',
     unit: 'ratio',
     atLeast: 1.25,
@@ -81,21 +81,21 @@ const targets = [
       ),
   },
   {
-    id: 'E5',
+    subject: 'own full rank',
     what: '1B, r=128, to own full-rank',
     unit: 'ratio',
     atLeast: 1.3,
     measure: ({ llama1b }) => deepRatio(llama1b, undefined),
   },
   {
-    id: 'E5',
+    subject: 'own full rank',
     what: '1B, int8 base, to own full-rank',
     unit: 'ratio',
     atLeast: 2,
     measure: ({ llama1b }) => deepRatio(llama1b, 'int8Base'),
   },
   {
-    id: 'E6',
+    subject: 'memory 60m',
     what: "peak resident, 60M, 2048 tokens, to PyTorch's ReLoRA",
     unit: 'ratio',
     atMost: 0.35,
@@ -110,7 +110,7 @@ const targets = [
     ['bfloat16', 'bfloat16 products', ({ instructionSet }) => bfloat16Share(instructionSet)],
     ['int8', 'int8 products', 0.7],
   ].map(([precision, what, atLeast]) => ({
-    id: 'E7',
+    subject: 'products',
     what: `${what} of a layer to the measured peak, by operations`,
     unit: 'share',
     atLeast,
@@ -123,7 +123,7 @@ const targets = [
     },
   })),
   {
-    id: 'E8',
+    subject: 'outside products',
     what: 'step outside products, 60M r=128',
     unit: 'share',
     atMost: ({ instructionSet }) => (/amx/.test(instructionSet) ? 0.35 : 0.12),
@@ -131,14 +131,14 @@ const targets = [
       profiled(kernels, 'llama-60m', ({ stepSeconds, productSeconds }) => 1 - productSeconds / stepSeconds),
   },
   {
-    id: 'E9',
+    subject: 'head',
     what: 'head and cross-entropy to PyTorch',
     unit: 'ratio',
     atLeast: 2,
     measure: ({ head }) => speed(fastest(head, { engine: 'pytorch' }), fastest(head, { engine: 'relora' })),
   },
   {
-    id: 'E9',
+    subject: 'head',
     what: 'head and cross-entropy, scratch',
     unit: 'MB',
     atMost: 50,
@@ -148,7 +148,7 @@ const targets = [
     },
   },
   {
-    id: 'E10',
+    subject: 'merge',
     what: 'merge, requantise, repack, in steps, 60M, slowest',
     unit: 'steps',
     atMost: 2,
@@ -166,7 +166,7 @@ const targets = [
     ['llama-60m', 0.01],
     ['llama-9m', 0.1],
   ].map(([preset, atMost]) => ({
-    id: 'E11',
+    subject: 'JavaScript',
     what: `JavaScript's share of a step, ${preset}`,
     unit: 'share',
     atMost,
@@ -177,7 +177,7 @@ const targets = [
     ['memory', 0.1],
     ['time', 0.2],
   ].map(([quantity, atMost]) => ({
-    id: 'E12',
+    subject: 'estimates',
     what: `estimate of ${quantity}, furthest from measurement`,
     unit: 'share',
     atMost,
@@ -192,7 +192,7 @@ const targets = [
     },
   })),
   {
-    id: 'E13',
+    subject: 'threads',
     what: 'one thread to two',
     unit: 'ratio',
     atLeast: 1.85,
@@ -202,7 +202,7 @@ const targets = [
     },
   },
   {
-    id: 'E14',
+    subject: 'time to loss',
     what: "time to PyTorch full-rank's final held-out loss",
     unit: 'ratio',
     atMost: 1,
@@ -231,7 +231,7 @@ function row(rows, wanted) {
   return found(rows, wanted)[0];
 }
 
-/** Of the runs of the whole llama-1b the one of least memory, which both figures of E4 are of. */
+/** Of the runs of the whole llama-1b the one of least memory, which both figures of llama-1b are of. */
 function leanest(llama1b) {
   return found(llama1b?.whole, { engine: 'relora' }).sort((a, b) => a.mergePeakBytes - b.mergePeakBytes)[0];
 }
@@ -275,18 +275,19 @@ function bfloat16Share(instructionSet) {
   return /bf16/.test(instructionSet) ? 0.85 : 0.8;
 }
 
-/** Rows { id, what, target, measured, detail, met, margin }; the last four null where the run did not measure it. */
+/** Rows { subject, what, target, measured, detail, met, margin }; the last four null where the run did not measure it. */
 export function judged(results) {
-  return targets.map(({ id, what, unit, measure, ...bounds }) => {
+  return targets.map(({ subject, what, unit, measure, ...bounds }) => {
     const [sign, bound] = bounds.atLeast === undefined ? ['<=', bounds.atMost] : ['>=', bounds.atLeast];
     const goal = typeof bound === 'function' ? bound(results.machine) : bound;
     const target = `${sign} ${shown(goal, unit)}`;
     const result = measure(results);
-    if (result === null) return { id, what, target, measured: null, detail: null, met: null, margin: null };
+    if (result === null)
+      return { subject, what, target, measured: null, detail: null, met: null, margin: null };
     const { value, detail } = result;
     // How many times as good as it must be: 1 is exactly met, whichever way the target points.
     const margin = sign === '>=' ? value / goal : goal / value;
-    return { id, what, target, measured: shown(value, unit), detail, met: margin >= 1, margin };
+    return { subject, what, target, measured: shown(value, unit), detail, met: margin >= 1, margin };
   });
 }
 
@@ -297,13 +298,13 @@ function shown(value, unit) {
 }
 
 export function targetTable(results) {
-  const rows = judged(results).map(({ id, what, target, measured, detail, met, margin }) => [
-    id,
+  const rows = judged(results).map(({ subject, what, target, measured, detail, met, margin }) => [
+    subject,
     what,
     target,
     measured === null ? 'not measured' : `${measured}${detail === '' ? '' : ` (${detail})`}`,
     met === null ? none : met ? 'met' : 'missed',
     percent(margin),
   ]);
-  return table(['#', 'what', 'target', 'measured', '', 'of the target'], rows);
+  return table(['subject', 'what', 'target', 'measured', '', 'of the target'], rows);
 }

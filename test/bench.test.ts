@@ -202,12 +202,23 @@ describe('targets', () => {
       { engine: 'pytorch', preset: 'llama-60m', rank: 128, secondsBest: 2, peakBytes: 100 / peakShare },
     ].map((row) => ({ ...row, failure: null, planned: null, mergeSeconds: null })),
   });
-  const find = (id: string, peakShare = 0.5) => judged(results(peakShare)).find((row) => row.id === id)!;
+  const find = (subject: string, peakShare = 0.5) =>
+    judged(results(peakShare)).find((row) => row.subject === subject)!;
 
   it('are met or missed by a factor, whichever way they point', () => {
-    expect(find('E1')).toMatchObject({ target: '>= 1.60x', measured: '2.00x', met: true, margin: 1.25 });
-    expect(find('E6')).toMatchObject({ target: '<= 0.35x', measured: '0.50x', met: false, margin: 0.7 });
-    expect(find('E6', 0.25)).toMatchObject({ met: true });
+    expect(find('speed 60m')).toMatchObject({
+      target: '>= 1.60x',
+      measured: '2.00x',
+      met: true,
+      margin: 1.25,
+    });
+    expect(find('memory 60m')).toMatchObject({
+      target: '<= 0.35x',
+      measured: '0.50x',
+      met: false,
+      margin: 0.7,
+    });
+    expect(find('memory 60m', 0.25)).toMatchObject({ met: true });
   });
 
   it('hold the slowest adapted step against full rank of the same preset', () => {
@@ -217,12 +228,12 @@ describe('targets', () => {
       { ...row, rank: 8, secondsBest: 1 },
       { ...row, rank: 64, secondsBest: 4 },
     ];
-    const slowest = judged({ ...results(1), steps }).find(({ id }) => id === 'E5');
+    const slowest = judged({ ...results(1), steps }).find(({ subject }) => subject === 'own full rank');
     expect(slowest).toMatchObject({ measured: '0.50x', detail: 'demo r=64', met: false });
   });
 
   it('that were not measured are neither', () => {
-    expect(find('E13')).toMatchObject({ measured: null, met: null, margin: null });
+    expect(find('threads')).toMatchObject({ measured: null, met: null, margin: null });
   });
 });
 

@@ -40,7 +40,7 @@ function infoLines(info: ServerInfo, address: string, disk: string[]): string[] 
     ...table([['RECIPE', 'FOR'], ...info.recipes.map(({ name, summary }) => [name, summary])]),
     '',
     ...table([
-      ['PRESET', 'HIDDEN', 'MLP', 'LAYERS', 'HEADS', 'WEIGHTS'],
+      ['PRESET', 'HIDDEN', 'MLP', 'LAYERS', 'HEADS', 'BODY PARAMETERS'],
       ...info.presets.map(({ name, config, bodyParameterCount }) => [
         name,
         ...[

@@ -26,8 +26,8 @@ export class ServerChannel {
     process.on('message', (message: ServerMessage) => this.hear(message));
   }
 
-  /** Sends a numbered message, then waits while too many are not acknowledged: a slow journal slows the run, and nothing piles up. */
-  async say(message: Unnumbered<TrainerMessage>): Promise<void> {
+  /** Sends a numbered message of a trainer, then waits while too many are not acknowledged: a slow journal slows the run, and nothing piles up. */
+  async report(message: Unnumbered<TrainerMessage>): Promise<void> {
     this.send({ ...message, number: ++this.number } as TrainerMessage);
     await this.untilUnacknowledged(this.unacknowledgedMax - 1);
   }
@@ -38,7 +38,7 @@ export class ServerChannel {
   }
 
   /** Sends a message of a task and resolves when it left this process. */
-  async tell<K extends keyof TaskTypes>(message: TaskMessage<K>): Promise<void> {
+  async answer<K extends keyof TaskTypes>(message: TaskMessage<K>): Promise<void> {
     await new Promise<void>((resolve) => process.send!(message, undefined, {}, () => resolve()));
   }
 

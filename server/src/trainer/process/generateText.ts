@@ -32,13 +32,13 @@ export async function generateText(task: GenerateTask, channel: ServerChannel): 
     tokenCount++;
     const piece = await text.push(id);
     if (piece !== '')
-      await channel.tell<'generate'>({
+      await channel.answer<'generate'>({
         type: 'part',
         value: { text: piece, tokenCount, finishReason: null },
       });
   }
   const finishReason = tokenCount < tokenCountMax ? 'endOfText' : 'tokenCount';
-  await channel.tell<'generate'>({
+  await channel.answer<'generate'>({
     type: 'part',
     value: { text: await text.end(), tokenCount, finishReason },
   });

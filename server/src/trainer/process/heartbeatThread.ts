@@ -12,13 +12,13 @@ let usedBefore = usedMicroseconds();
 setInterval(() => {
   const turnsNow = Atomics.load(turns, 0);
   const usedNow = usedMicroseconds();
-  if (turnsNow !== turnsBefore) tell(heartbeat.turned);
-  else if (usedNow - usedBefore > computingMicroseconds) tell(heartbeat.computing);
+  if (turnsNow !== turnsBefore) send(heartbeat.turned);
+  else if (usedNow - usedBefore > computingMicroseconds) send(heartbeat.computing);
   turnsBefore = turnsNow;
   usedBefore = usedNow;
 }, heartbeat.intervalMs);
 
-function tell(beat: string): void {
+function send(beat: string): void {
   try {
     writeSync(heartbeat.fileDescriptor, beat);
   } catch (error) {

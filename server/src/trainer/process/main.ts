@@ -40,7 +40,7 @@ async function runTraining(order: TrainOrder): Promise<void> {
   try {
     await train(order, channel);
   } catch (error) {
-    await channel.say({ type: 'failed', ...describeError(error, 'TRAINER_ERROR', order.jobFolder) });
+    await channel.report({ type: 'failed', ...describeError(error, 'TRAINER_ERROR', order.jobFolder) });
   }
   await channel.flushed();
   process.exit(0);
@@ -48,9 +48,9 @@ async function runTraining(order: TrainOrder): Promise<void> {
 
 async function runTask(task: Task): Promise<void> {
   try {
-    await channel.tell({ type: 'result', value: await perform(task) });
+    await channel.answer({ type: 'result', value: await perform(task) });
   } catch (error) {
-    await channel.tell({
+    await channel.answer({
       type: 'failed',
       ...describeError(error, 'TASK_ERROR', 'outputFolder' in task ? task.outputFolder : undefined),
     });

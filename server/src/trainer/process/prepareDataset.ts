@@ -24,7 +24,7 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
       skipInvalid,
       limits: { unpackedBytesMax: task.unpackedBytesMax, tokenizerCpuSeconds: task.tokenizerCpuSeconds },
     },
-    (share) => void channel.tell<'prepareDataset'>({ type: 'part', value: share }),
+    (share) => void channel.answer<'prepareDataset'>({ type: 'part', value: share }),
     channel.stop,
   );
   const dataset = await Dataset.open(task.outputFolder, { verify: true });

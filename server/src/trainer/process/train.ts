@@ -27,23 +27,23 @@ import { describeError } from './describeError.js';
 import { publish } from './publish.js';
 
 /**
- * Trains one attempt of a job: from its newest good checkpoint, or anew, to the exported artifact or the server's order to
- * stop. Whatever it tells is told after it is true on the disk.
+ * Trains one attempt of a job: from its newest good checkpoint, or from the beginning, to the exported artifact or the
+ * server's order to stop. Whatever it reports is true on the disk by then.
  */
 export async function train(order: TrainOrder, channel: ServerChannel): Promise<void> {
   const device = await deviceFor(order.device, order.spec.precision);
   // Every hash was checked when the data set was prepared; lengths are checked now, so a start does not read gigabytes.
   const dataset = await Dataset.open(order.datasetFolder, { verify: false });
   const run = await begin(order, device, dataset, channel);
-  /** Checkpoints that the server has a row for: one that a stop finds already saved is not told again. */
+  /** Checkpoints that the server has a row for: one that a stop finds already saved is not reported again. */
   const known = new Set(order.checkpoints.map(({ path }) => path));
   if (order.origin !== null) known.add(order.origin.path);
-  const tell = async (body: TrainingEvent): Promise<void> => {
+  const reportEvent = async (body: TrainingEvent): Promise<void> => {
     if (body.kind === 'checkpoint') {
       if (known.has(body.path)) return;
       known.add(body.path);
     }
-    await channel.say({ type: 'event', timeMs: Date.now(), body });
+    await channel.report({ type: 'event', timeMs: Date.now(), body });
   };
   let saved = 0;
   /** For an export of the present state: the run is whole at every event, and its bits do not change by a checkpoint. */
@@ -53,33 +53,33 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     saved = ticket;
     let problem: string | null = null;
     try {
-      await tell({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
+      await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
     } catch (error) {
       // Nobody needs this checkpoint to go on: the run does.
       if (!(error instanceof CheckpointNoSpace)) throw error;
       problem = error.message;
     }
-    await channel.say({ type: 'saved', ticket, problem });
+    await channel.report({ type: 'saved', ticket, problem });
   };
   try {
-    await channel.say({
+    await channel.report({
       type: 'started',
       step: run.progress.nextStep,
       execution: executionOf(run),
     });
     for await (const event of trainLoop(run, channel.stop)) {
-      await tell(event);
+      await reportEvent(event);
       await saveWhenAsked();
     }
 
     if (channel.stop.aborted) {
       if ((channel.stop.reason as StopOrder).keep)
-        await tell({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
-      return await channel.say({ type: 'finished', outcome: 'stopped' });
+        await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
+      return await channel.report({ type: 'finished', outcome: 'stopped' });
     }
     for (const format of order.spec.export.formats)
       if (!order.exportedFormats.includes(format)) await exportArtifact(order, run, format, channel);
-    await channel.say({ type: 'finished', outcome: 'succeeded' });
+    await channel.report({ type: 'finished', outcome: 'succeeded' });
   } finally {
     disposeRun(run);
     device.close();
@@ -112,7 +112,7 @@ async function begin(
       return await beginRun({ ...options, checkpointPath: path, manifestSha256 });
     } catch (error) {
       if (!(error instanceof CheckpointCorrupt)) throw error;
-      await channel.say({ type: 'checkpointCorrupt', path, problem: error.message });
+      await channel.report({ type: 'checkpointCorrupt', path, problem: error.message });
     }
   }
   if (order.origin === null) return await beginRun(options);
@@ -170,12 +170,12 @@ async function exportArtifact(
     });
     await publish(temporary, join(folder, id));
     const digests = files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 }));
-    await channel.say({ type: 'artifact', artifact: { ...artifact, castErrorMax, files: digests } });
+    await channel.report({ type: 'artifact', artifact: { ...artifact, castErrorMax, files: digests } });
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
     const failure = describeError(error, 'TASK_ERROR', order.jobFolder);
     if (failure.reason === 'STORAGE_FULL') throw error;
-    await channel.say({ type: 'exportFailed', artifact, failure });
+    await channel.report({ type: 'exportFailed', artifact, failure });
   }
 }
 

@@ -119,7 +119,7 @@ export interface ModelPreset {
   config:
     | LlamaConfig
     | undefined;
-  /** Weights outside embedding and head. */
+  /** Parameters outside embedding and head. */
   bodyParameterCount: number;
 }
 
