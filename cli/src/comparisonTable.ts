@@ -82,7 +82,7 @@ export const costColumns: readonly Column[] = [
   },
   {
     title: 'restarts',
-    meaning: 'adapters merged and begun anew',
+    meaning: 'adapters merged and replaced by fresh ones',
     cell: ({ restartCount }) => String(restartCount),
   },
   {

@@ -37,8 +37,8 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
     ...painters[index]!,
   }));
   // What a kind does not have at all is no news beside its kind.
-  const told = differences.filter(({ values }) => new Set(values.filter(Boolean)).size > 1);
-  const shown = told.slice(0, differencesShownMax);
+  const real = differences.filter(({ values }) => new Set(values.filter(Boolean)).size > 1);
+  const shown = real.slice(0, differencesShownMax);
   return [
     ...plotText(title, lines, view),
     '',
@@ -48,12 +48,12 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
     '',
     ...meansText(seedMeans(comparison)),
     ...settingsText(labels, shown),
-    ...(shown.length < told.length ? [`  and ${told.length - shown.length} more`] : []),
+    ...(shown.length < real.length ? [`  and ${real.length - shown.length} more`] : []),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${printable(message)}`),
   ];
 }
 
-/** How the curve at a place in a list is told from the others. */
+/** How the curve at a place in a list differs from the others. */
 export function painter(index: number, isColored: boolean): Pick<DrawnLine, 'mark' | 'paint'> {
   const color = colors[index % colors.length]!;
   return {

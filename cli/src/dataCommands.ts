@@ -33,13 +33,13 @@ function addUpload(program: Command, run: Run): void {
     .description(
       'upload text, JSON lines, JSON lists, CSV or Parquet as a data set, as it is or packed with gzip',
     )
-    .option('--id <id>', 'id of the data set; with it a broken upload can go on')
+    .option('--id <id>', 'id of the data set; with it a broken upload can be resumed')
     .option('--title <text>', 'title for people')
     .option('--on-server', 'the paths are on the server, in a folder that it allows')
     .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
     .option('--tokenizer <weights>', 'take the tokenizer of these uploaded weights')
     .option('--held-out <share>', 'share of documents to hold out, 0 to 0.5', decimalNumber)
-    .option('--format <name>', `${formatNames.join(', ')}; by default told by the content`)
+    .option('--format <name>', `${formatNames.join(', ')}; by default recognized by the content`)
     .option('--skip-invalid <n>', 'leave out at most so many rows that cannot be read, or a share such as 1%')
     .option('--text-field <name>', 'field or column with the text; meta.text inside of a structure')
     .option('--prompt-field <name>', 'field or column with a prompt, which is read and not learned')

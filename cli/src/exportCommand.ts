@@ -30,7 +30,7 @@ export function addExportCommand(program: Command, run: Run): void {
     .option('--out <folder>', 'where the files go', 'relora-output')
     .option('--checkpoint-step <n>', 'a kept checkpoint; by default the present or newest state', wholeNumber)
     .option('--shard-bytes <n>', 'largest file of weights in Hugging Face layout', positiveNumber)
-    .option('--request-id <uuid>', 'makes a repeated command go on with the same export')
+    .option('--request-id <uuid>', 'makes a repeated command return the same export')
     .action((job: string, flags: ExportFlags) =>
       run(async ({ client, output, signal }) => {
         const pending = await client.exportWeights(jobName(job), {

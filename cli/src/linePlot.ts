@@ -1,7 +1,7 @@
 import { axisLabel, brailleDots } from './lossCurve.js';
 import { shareOf, type PlotAxes, type PlotLine } from './plotScale.js';
 
-/** A curve that can be told from others by its colour, and without colours by its mark. */
+/** A curve that differs from others by its color, and without colors by its mark. */
 export interface DrawnLine extends PlotLine {
   mark: string;
   paint(text: string): string;

@@ -34,7 +34,7 @@ export class LiveView {
   private plainAt = 0;
   private isClosed = false;
   private readonly onExit = () => this.stream.write(showCursor);
-  // The terminal may have broken the drawn lines anew, so that nobody knows where the first one is.
+  // The terminal may have wrapped the drawn lines differently, so that nobody knows where the first one is.
   private readonly onResize = () => {
     this.stream.write(clearScreen);
     this.drawnLines = 0;

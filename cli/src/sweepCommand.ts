@@ -44,7 +44,7 @@ export function addSweepCommand(program: Command, run: Run): void {
     .option('--kinds <kinds>', 'each rate with each of these kinds', kindList)
     .option('--ranks <ranks>', 'and each of these ranks', wholeNumbers)
     .option('--scales <scales>', 'and each of these scales, alpha / rank', decimalNumbers)
-    .option('--id <id>', 'id of the sweep; repeated, it goes on with the same jobs')
+    .option('--id <id>', 'id of the sweep; repeated, it continues with the same jobs')
     .option('--label <key=value...>', 'labels of the jobs, beside sweep=<id>', label)
     .option('--html <file>', 'write a page with chart and table')
     .addHelpText(

@@ -29,7 +29,7 @@ export function sweepText({ id, variants }: Sweep, view: SweepView): string[] {
     ...table([sweepHead, ...variants.flatMap(sweepRows)]).map((line) => ` ${line}`),
     '',
     ...variants.flatMap(adviceText).map((line) => ` ${line}`),
-    ` sweep ${id}: repeated with --id ${id} it goes on with the same jobs`,
+    ` sweep ${id}: repeated with --id ${id} it continues with the same jobs`,
   ];
 }
 

@@ -38,7 +38,7 @@ export async function watchJob(
     view?.close();
     output.isDrawnOver = false;
     if (signal.aborted && !isTerminal(job.state))
-      output.note(`${name} goes on. To come back: relora watch ${name}`);
+      output.note(`${name} keeps running. To come back: relora watch ${name}`);
   }
 }
 

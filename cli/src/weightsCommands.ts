@@ -15,7 +15,7 @@ export function addWeightsCommands(program: Command, run: Run): void {
   weights
     .command('upload <paths...>')
     .description('upload a folder with config.json, safetensors and tokenizer.json, or these files')
-    .option('--id <id>', 'id of the weights; with it a broken upload can go on')
+    .option('--id <id>', 'id of the weights; with it a broken upload can be resumed')
     .option('--title <text>', 'title for people')
     .action((paths: string[], flags: { id?: string; title?: string }) =>
       run(async ({ client, output, signal }) => {

@@ -144,7 +144,7 @@ export const serviceErrors = {
   WEIGHTS_EXISTS: entry<{ weightsId: string }>({
     status: Status.ALREADY_EXISTS,
     text: ({ weightsId }) => `Weights ${weightsId} exist already with other files`,
-    fix: 'Choose another weights_id, or send the header exactly as before to go on with its upload.',
+    fix: 'Choose another weights_id, or send the header exactly as before to resume its upload.',
     resource: ({ weightsId }) => ({ type: 'relora.v1.Weights', name: `weights/${weightsId}` }),
   }),
   WEIGHTS_INVALID: entry<{ weightsId: string; cause: string; message: string }>({
@@ -168,7 +168,7 @@ export const serviceErrors = {
   DATASET_EXISTS: entry<{ datasetId: string }>({
     status: Status.ALREADY_EXISTS,
     text: ({ datasetId }) => `Data set ${datasetId} exists already with other files or another preparation`,
-    fix: 'Choose another dataset_id, or send the header exactly as before to go on with its upload.',
+    fix: 'Choose another dataset_id, or send the header exactly as before to resume its upload.',
     resource: ({ datasetId }) => ({ type: 'relora.v1.Dataset', name: `datasets/${datasetId}` }),
   }),
   JOB_DELETED: entry<{ jobId: string; purgeTime: string }>({
@@ -201,7 +201,7 @@ export const serviceErrors = {
     status: Status.FAILED_PRECONDITION,
     text: ({ jobId, state, action, allowed }) =>
       `Job ${jobId} is ${state} and cannot be ${action}; it must be ${allowed}`,
-    fix: 'Wait for an allowed state (WatchJob tells), or leave the job as it is.',
+    fix: 'Wait for an allowed state (WatchJob reports it), or leave the job as it is.',
     precondition: ({ jobId }) => ({ type: 'JOB_STATE', subject: `jobs/${jobId}` }),
   }),
   JOB_CHANGED: entry<{ jobId: string; etag: string; presentEtag: string }>({
@@ -405,7 +405,7 @@ export const serviceErrors = {
   }),
   SERVER_STOPPING: entry<Record<never, never>>({
     status: Status.UNAVAILABLE,
-    text: () => 'The server is stopping; jobs are kept and go on when it runs again',
+    text: () => 'The server is stopping; jobs are kept and resume when it runs again',
     fix: 'Repeat the call with back-off; watch again with the last sequence that arrived.',
     retrySeconds: 1,
   }),
@@ -503,7 +503,7 @@ export const engineWarnings = {
   GRAPHS_SLOWER_THAN_PLANNED:
     'The graphs that the plan chose for the adapted layers were timed to be slower than separate paths; they stay.',
   RESUMED_ON_OTHER_BACKEND:
-    'The run goes on elsewhere than it began: its numbers no longer repeat those of an uninterrupted run bit for bit.',
+    'The run resumed on another backend or instruction set than it began on: its numbers no longer repeat those of an uninterrupted run bit for bit.',
   TOKENIZER_DIFFERS:
     'The base weights come with another tokenizer than the data set has: what they learned of its ids does not apply.',
   END_OF_TEXT_DIFFERS:

@@ -7,7 +7,7 @@ import type { Signals } from './signals.js';
 import { StoreUnusable } from './store/storeError.js';
 import { version } from './version.js';
 
-/** Exit codes: 0 after a stop, 1 when the server cannot start or go on, 2 for wrong settings or arguments. */
+/** Exit codes: 0 after a stop, 1 when the server cannot start or continue, 2 for wrong settings or arguments. */
 export async function run(signals: Signals): Promise<void> {
   process.umask(0o077);
   const [argument] = process.argv.slice(2);
@@ -48,9 +48,9 @@ async function serve(config: Config, signals: Signals): Promise<void> {
   });
 }
 
-/** The store is what everything stands on: what cannot be stored must not be promised. A supervisor of processes starts us anew. */
+/** The store is what everything stands on: what cannot be stored must not be promised. A supervisor of processes starts us again. */
 function endAtOnce(log: Logger, error: unknown): never {
-  log.fatal({ err: error }, 'The server ends: it cannot go on');
+  log.fatal({ err: error }, 'The server ends: it cannot continue');
   process.exit(1);
 }
 

@@ -14,7 +14,7 @@ import { HttpServer } from './web/httpServer.js';
 
 export interface ServerOptions {
   log: Logger;
-  /** The store failed and nothing can be promised any more: the process should end and be started anew. */
+  /** The store failed and nothing can be promised any more: the process should end and be started again. */
   onFatal?: (error: unknown) => void;
 }
 

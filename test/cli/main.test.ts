@@ -118,7 +118,7 @@ test('every command against a server, for people and for programs', async () => 
   const interrupted = await relora(['watch', 'job-long'], { interruptAt: 'step ' });
   expect(interrupted).toMatchObject({
     code: 130,
-    errors: 'jobs/job-long goes on. To come back: relora watch jobs/job-long\n',
+    errors: 'jobs/job-long keeps running. To come back: relora watch jobs/job-long\n',
   });
   expect((await relora(['cancel', 'job-long'])).code).toBe(0);
   expect(await relora(['watch', 'job-long'])).toMatchObject({

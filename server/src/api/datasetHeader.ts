@@ -40,7 +40,7 @@ export async function parseDatasetHeader(
     seed: checks.integer('header.spec.seed', header.spec?.seed, 0, 0, 2 ** 31 - 1),
   };
   const pairFields = parsePairFields(checks, header.spec);
-  // Absent otherwise: an upload that goes on is known by its specification as stored.
+  // Absent otherwise: an upload that resumes is known by its specification as stored.
   if (pairFields !== undefined) spec.pairFields = pairFields;
   const skipInvalid = parseSkipInvalid(checks, header.spec);
   if (skipInvalid !== undefined) spec.skipInvalid = skipInvalid;
@@ -112,7 +112,7 @@ async function parseFile(
   field: string,
 ): Promise<NewFile> {
   const { uploadBytesMax } = parts.config;
-  // Told by the content when it is prepared, unless the client says it.
+  // Recognized by the content when it is prepared, unless the client names it.
   const format = checks.word(`${field}.format`, file.format, enums.DatasetFormat, 'auto' as const);
   const split = checks.word(`${field}.split`, file.split, enums.DatasetSplit, null);
   if (file.serverPath !== '') {
@@ -135,7 +135,8 @@ async function parseFile(
       sha256: null,
     };
   }
-  // The name is for people, and where the content is not clear for the format: on the disk a file has a number. So only what cannot be shown is refused.
+  // The name is for people, and where the content is not clear for the format: on the disk a file has a number. So only
+  // what cannot be shown is refused.
   checks.text(`${field}.file_name`, file.fileName, 255);
   if (
     file.fileName === '' ||

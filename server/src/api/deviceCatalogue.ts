@@ -62,7 +62,7 @@ export class DeviceCatalogue {
       this.measured = undefined;
       if (error instanceof TaskFailed && error.reason === ('INSTRUCTION_SET_MISSING' satisfies ServerFailure))
         throw new ConfigInvalid([error.message]);
-      // Whatever else it is, the next measurement tells.
+      // Whatever else it is, the next measurement shows.
     }
   }
 

@@ -12,7 +12,7 @@ export interface NumberRange {
 
 /**
  * Collects all that is wrong with a request. A check that fails notes its problem and answers a value that later checks
- * can use, so one mistake is told once and hides no other.
+ * can use, so one mistake is reported once and hides no other.
  */
 export class FieldChecks {
   readonly problems: FieldProblem[] = [];

@@ -4,8 +4,8 @@ import type { JobSpec } from '@relora/sdk/contract';
 import { quote, type FieldProblem } from '../errors.js';
 
 /**
- * What a checkpoint holds or counts by: weights, adapters, moments and the place in the data. A run that goes on from it cannot
- * have others of these; everything else may change.
+ * What a checkpoint holds or counts by: weights, adapters, moments and the place in the data. A run that begins at it
+ * cannot have others of these; everything else may change.
  */
 const fixedFields: Readonly<Record<string, (spec: RunSpec) => unknown>> = {
   'spec.kind': (spec) => spec.kind,
@@ -25,7 +25,7 @@ const fixedFields: Readonly<Record<string, (spec: RunSpec) => unknown>> = {
 };
 const lengthOfRun = { cycleStepCount: null, restartWarmupStepCount: null };
 
-/** What a run that goes on from a checkpoint of another must not change. */
+/** What a run that begins at the checkpoint of another must not change. */
 export function problemsOfFork(before: RunSpec, after: RunSpec, checkpointStep: number): FieldProblem[] {
   const problems = Object.entries(fixedFields).flatMap(([field, valueOf]) =>
     differences(field, valueOf(before), valueOf(after)),

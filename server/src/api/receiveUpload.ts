@@ -73,7 +73,7 @@ function writeError(
   }
 }
 
-/** What a client is told of an upload that is not done. */
+/** The error of an upload that is not done. */
 export function unfinished(
   result: Exclude<ReceiveResult, { outcome: 'done' }>,
   { name, files, receivedBytes }: OpenUpload,

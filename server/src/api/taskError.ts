@@ -6,7 +6,7 @@ export function isFaultOfFolder({ reason }: TaskFailed): boolean {
   return ['MODEL_FOLDER_INVALID', 'SAFETENSORS_INVALID', 'TOKENIZER_INVALID'].includes(reason);
 }
 
-/** What a client is told when a task for it failed; what is not a TaskFailed comes back as it is. */
+/** The error that a client gets when a task for it failed; what is not a TaskFailed comes back as it is. */
 export function taskError(
   error: unknown,
   subject: string,

@@ -267,7 +267,7 @@ export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
   };
 }
 
-/** Unset until it is told by the content. */
+/** Unset until it is recognized by the content. */
 function formatOf(format: DatasetFormat): contract.DatasetFormat {
   return format === 'auto' ? contract.DatasetFormat.UNSPECIFIED : enums.DatasetFormat.to[format];
 }

@@ -30,7 +30,7 @@ export interface DatasetSummary extends Omit<Dataset, 'files' | 'spec'> {
   sizeBytes: number;
 }
 
-/** `auto`: told by the content when it is prepared. */
+/** `auto`: recognized by the content when it is prepared. */
 export type DatasetFormat = 'auto' | 'text' | 'jsonl' | 'json' | 'csv' | 'parquet';
 export type DatasetSplit = 'train' | 'heldOut';
 
@@ -76,7 +76,7 @@ export interface PreparedDataset {
   train: SplitSize;
   heldOut: SplitSize;
   manifestSha256: string;
-  /** What each file was found to be; absent before that was told by the content. */
+  /** What each file was found to be; absent in data sets from before formats were recognized by content. */
   formats?: DatasetFormat[];
   /** Absent for none. */
   skippedRows?: { rowCount: number; totalRowCount: number; first: { reason: string; message: string }[] };

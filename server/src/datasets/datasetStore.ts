@@ -22,7 +22,7 @@ export interface NewDataset {
 
 /** Data sets: rows, uploaded files and prepared folders, all under datasets/{id} of the data folder. */
 export class DatasetStore {
-  /** Share done of what is being prepared; begins anew with the server, as the preparation does. */
+  /** Share done of what is being prepared; starts again with the server, as the preparation does. */
   private readonly ratios = new Map<string, number>();
 
   constructor(
@@ -76,7 +76,7 @@ export class DatasetStore {
   }
 
   /**
-   * Stores a data set, or finds the one with the same id for an upload that goes on. `conflict`: the id exists with other
+   * Stores a data set, or finds the one with the same id for an upload that resumes. `conflict`: the id exists with other
    * files or settings. A data set of server files needs no bytes: it is `preparing` at once.
    */
   async register(dataset: NewDataset): Promise<Dataset | 'conflict'> {
@@ -297,7 +297,7 @@ const summaryColumns = [
   'purge_time_ms',
 ] as const;
 
-/** A format that is told by the content is the same as one that was told by the name. */
+/** A format recognized by the content is the same as one recognized by the name. */
 function areSameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {
   const isSame = (one: DatasetFileRow, other: DatasetFileRow): boolean =>
     one.file_name === other.file_name &&

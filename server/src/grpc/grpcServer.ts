@@ -112,7 +112,7 @@ export class GrpcServer {
   /** Takes no new calls, lets those under way end and closes; what has not ended within the time is cut off. */
   async drain(timeoutMs: number): Promise<void> {
     this.tcp.close();
-    // Tells clients to go elsewhere, and lets the calls of their connections end.
+    // Asks clients to go elsewhere, and lets the calls of their connections end.
     this.injector.drain(timeoutMs);
     await within(timeoutMs, this.allEnded());
     await within(closingMs, this.connections.closed());
@@ -148,7 +148,7 @@ export class GrpcServer {
           },
         });
       };
-      // `next` would go on to the handlers of grpc-js.
+      // `next` would call the handlers of grpc-js.
       return new ServerInterceptingCall(transport, new ResponderBuilder().withStart(serve).build());
     };
   }

@@ -55,7 +55,7 @@ function toServiceError(
 
 /**
  * Ends calls with one request and one response that take longer than a limit, whether or not the client set a deadline, so
- * that half-open calls do not pile up. What they began goes on; the answer says so. Streams may last.
+ * that half-open calls do not pile up. What they began continues; the answer says so. Streams may last.
  */
 export function deadlineMiddleware(seconds: number): Middleware {
   return async function* limitTime({ method, context }, next) {

@@ -53,7 +53,7 @@ export class WireReader {
     return { number, wireType: key % 8 };
   }
 
-  /** The stretch that a length before it announces; this reader goes on behind it. */
+  /** The stretch that a length before it announces; this reader continues behind it. */
   stretch(): WireReader {
     const start = this.at;
     const length = this.varint();

@@ -59,7 +59,7 @@ export class JobAttempts {
       const progress = readProgress(row);
       progress.step = step;
       progress.phase = phaseAt(this.scheduleOf(toJob(row)), step);
-      const reason = step === 0 ? 'Training' : `Training goes on from step ${step}`;
+      const reason = step === 0 ? 'Training' : `Training resumes from step ${step}`;
       return await change.moveTo(row, 'running', reason, {
         stop_request: row.stop_request, // asked while starting, not yet heard
         execution: JSON.stringify(execution),
@@ -68,7 +68,7 @@ export class JobAttempts {
     });
   }
 
-  /** Appends events in one transaction with the progress and the checkpoints that they tell of. */
+  /** Appends events in one transaction with the progress and the checkpoints that they report. */
   async append(key: AttemptKey, events: NewEvent[]): Promise<Job | 'stale' | 'exhausted'> {
     let exhausted = false;
     const schedule = this.schedules.get(key.jobId);
@@ -151,7 +151,7 @@ export class JobAttempts {
     );
   }
 
-  /** The trainer stopped because it was told to: the open wish decides, and without one the job waits for its next turn. */
+  /** The trainer stopped on request: the open wish decides, and without one the job waits for its next turn. */
   async stopped(key: AttemptKey, reasonWithoutWish: string): Promise<Job | 'stale'> {
     return await this.write(
       key,
@@ -202,9 +202,9 @@ export class JobAttempts {
       }
       const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));
       const warned = await change.append(row, row.attempt, [
-        warning(change, 'TRAINER_RESTARTED', `${what}; the job goes on from its last checkpoint`),
+        warning(change, 'TRAINER_RESTARTED', `${what}; the job resumes from its last checkpoint`),
       ]);
-      return await change.moveTo(warned, 'queued', `${what}; waits to go on from its last checkpoint`, {
+      return await change.moveTo(warned, 'queued', `${what}; waits to resume from its last checkpoint`, {
         attempts_without_progress: crashes,
         not_before_ms: change.nowMs + delayMs,
       });

@@ -95,7 +95,7 @@ export class JobChange {
     ]);
   }
 
-  /** Changes the state, tells of it in the journal and raises the version. A change that the table does not allow is a fault of ours. */
+  /** Changes the state, writes the event and raises the version. A change that the table does not allow is a fault of ours. */
   async moveTo(
     row: JobRow,
     to: JobState,

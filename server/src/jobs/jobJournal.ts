@@ -12,7 +12,7 @@ export type RestartEntry = JobEvent & { body: JobEventBody & { kind: 'restart' }
 
 /**
  * The events of all jobs: sequence numbers 1, 2, 3 … without gaps within a job, each taken in the transaction that makes
- * the change it tells of. An event that a listener or reader has seen is on the disk.
+ * the change it reports. An event that a listener or reader has seen is on the disk.
  */
 export class JobJournal {
   private readonly listeners = new Set<AppendListener>();

@@ -52,7 +52,7 @@ export function writeBody(body: JobEventBody): string {
 
 function parseBody(text: string): JobEventBody {
   const body = parseNumbers(text);
-  // Version 0.1 told of a restart as a whole alone; what it did not measure stays unset.
+  // Version 0.1 reported a restart only as a whole; what it did not measure stays unset.
   if (body.kind === 'restart') return { ...body, modules: (body as Partial<typeof body>).modules ?? [] };
   // And it called an omitted step skipped too.
   if (body.kind === 'step' && body.omitted) return { ...body, skipped: false };

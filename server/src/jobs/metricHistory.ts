@@ -3,7 +3,7 @@ import type { Job, JobEventBody } from './job.js';
 import type { JobJournal } from './jobJournal.js';
 import { metrics, SeriesFromTheEnd, type Metric, type MetricSeries, type Place } from './metricSeries.js';
 
-/** A run as its journal tells it, up to `job.lastSequence`. */
+/** A run as its journal has it, up to `job.lastSequence`. */
 export interface MetricHistory {
   series: Record<Metric, MetricSeries>;
   trainedTokens: number;

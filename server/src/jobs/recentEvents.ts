@@ -18,7 +18,7 @@ interface Tail {
  */
 export class RecentEvents {
   private readonly tails = new Map<string, Tail>();
-  /** Rises with all that is heard, so that a read of the store can tell whether it is still the newest. */
+  /** Rises with all that is heard, so that a read of the store knows whether it is still the newest. */
   private heard = 0;
 
   /** To be taken before a read of the store, for `follow`. */

@@ -18,7 +18,7 @@ const waitSeconds = [0.1, 1, 10, 60, 600, 3600, 21_600, 86_400];
  * minutes longer, so the slots bound their number. (`job` would be overwritten by Prometheus with the scraped target.)
  */
 export const metricTable = {
-  buildInfo: gauge('relora_build_info', 'Always 1; its labels tell what runs.', ['version', 'node_version']),
+  buildInfo: gauge('relora_build_info', 'Always 1; its labels say what runs.', ['version', 'node_version']),
   startTime: gauge('relora_start_timestamp_seconds', 'When the server started, seconds since 1970.'),
 
   jobs: gauge('relora_jobs', 'Jobs in the store by state.', ['state']),

@@ -13,7 +13,7 @@ const reconnectMs = 1000;
  */
 export class PostgresFeed implements ChangeFeed {
   private readonly local = new LocalFeed();
-  /** Tells our own notifications, which were heard here already, from those of others. */
+  /** Distinguishes our own notifications, which were heard here already, from those of others. */
   private readonly origin = randomUUID();
   /** Not sent yet, by what they are about: of two the later one is enough. */
   private readonly unsent = new Map<string, Change>();

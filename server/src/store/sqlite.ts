@@ -156,7 +156,7 @@ function asKyselyExpects(connection: Libsql.Database): SqliteDatabase {
   const statements = new Map<string, SqliteStatement>();
   return {
     prepare(text) {
-      // A full disk ends the transaction by itself. A second end would fail, and hide the error that tells of the disk.
+      // A full disk ends the transaction by itself. A second end would fail, and hide the error that names the disk.
       if (text === 'rollback' && !connection.inTransaction) return nothingToDo;
       let statement = statements.get(text);
       if (statement === undefined) {

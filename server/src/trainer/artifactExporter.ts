@@ -33,7 +33,7 @@ const crashesMax = 2;
 
 /**
  * Makes pending artifacts one after another in a child process, which fills a folder of its own; the folder is renamed,
- * then the row says ready. After a crash of child or server an export begins anew, from the checkpoint that it holds.
+ * then the row says ready. After a crash of child or server an export begins again, from the checkpoint that it holds.
  */
 export class ArtifactExporter {
   private readonly work: WaitingWork;
@@ -60,7 +60,7 @@ export class ArtifactExporter {
     this.work.wake();
   }
 
-  /** Stops the present export; it begins anew at the next start. */
+  /** Stops the present export; it begins again at the next start. */
   async stop(): Promise<void> {
     this.stopListening?.();
     await this.work.stop();

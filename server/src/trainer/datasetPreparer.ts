@@ -15,7 +15,7 @@ const crashesMax = 2;
 
 /**
  * Prepares data sets one after another in a child process. The child fills a temporary folder; the folder is renamed,
- * then the row says ready. After a crash of child or server the data set begins anew.
+ * then the row says ready. After a crash of child or server the preparation begins again.
  */
 export class DatasetPreparer {
   private readonly work: WaitingWork;
@@ -49,7 +49,7 @@ export class DatasetPreparer {
     this.work.wake();
   }
 
-  /** Stops the present preparation; it begins anew at the next start. */
+  /** Stops the present preparation; it begins again at the next start. */
   async stop(): Promise<void> {
     this.stopListening?.();
     await this.work.stop();

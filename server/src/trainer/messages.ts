@@ -144,7 +144,7 @@ export interface PreviewedToken {
   trained: boolean;
 }
 
-/** What a task tells on its way, and what it ends with. */
+/** What a task reports on its way, and what it ends with. */
 export interface TaskTypes {
   prepareDataset: { part: number; result: PreparedDataset };
   generate: { part: GeneratedPiece; result: null };
@@ -160,7 +160,7 @@ export type ServerMessage =
   | { type: 'task'; task: Task }
   /** Stop within a micro-batch; `keep`: save a checkpoint first. */
   | { type: 'stop'; keep: boolean }
-  /** Save a checkpoint after the present step and go on. */
+  /** Save a checkpoint after the present step and continue. */
   | { type: 'save'; ticket: number }
   /** Everything up to this number is on the disk. */
   | { type: 'ack'; number: number };

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 
 /**
  * How many processes the kernel has ended for want of memory since it started, those of containers among them; null where
- * the system does not tell. A SIGKILL while it rises is the only evidence that a process has of its own death.
+ * the system does not say. A SIGKILL while it rises is the only evidence that a process has of its own death.
  */
 export function readOomKills(file = '/proc/vmstat'): number | null {
   try {

@@ -87,7 +87,7 @@ export class RunningJob {
 
   /**
    * Has the trainer stop within a micro-batch. For a pause and for a shutdown of the server it saves a checkpoint first, so
-   * its grace time begins when the micro-batch is over; what has not stopped in it is killed, and the job goes on from its
+   * its grace time begins when the micro-batch is over; what has not stopped in it is killed, and the job resumes from its
    * last checkpoint. A cancel overrides, and has nothing to wait for.
    */
   stop(why: 'pause' | 'cancel' | 'shutdown'): void {
@@ -99,7 +99,7 @@ export class RunningJob {
   }
 
   /**
-   * Has the trainer save a checkpoint after the present step and go on. Resolves when its row is stored, or when the run is
+   * Has the trainer save a checkpoint after the present step and continue. Resolves when its row is stored, or when the run is
    * over, which then has its newest already; with a problem where it cannot be saved.
    */
   async saveCheckpoint(): Promise<string | null> {
@@ -124,7 +124,7 @@ export class RunningJob {
     this.lastNumber = message.number;
     if (this.lastNumber - this.acknowledged > this.order.unacknowledgedMax)
       return this.refuse('did not wait for acknowledgements');
-    if (this.outcome !== undefined) return this.refuse('went on after its end');
+    if (this.outcome !== undefined) return this.refuse('sent more after its end');
     if (
       message.type === 'event' &&
       message.body.kind === 'checkpoint' &&
@@ -237,7 +237,7 @@ export class RunningJob {
             ? await attempts.succeeded(this.key)
             : await attempts.stopped(
                 this.key,
-                'The server stopped; goes on from its checkpoint when it runs again',
+                'The server stopped; resumes from its checkpoint when it runs again',
               );
         this.outcome = message.outcome;
         this.process.killAfterGrace();
@@ -309,7 +309,7 @@ export class RunningJob {
     if (this.stopAsked === 'shutdown') {
       await attempts.stopped(
         this.key,
-        'The server stopped before a new checkpoint; goes on from the last one',
+        'The server stopped before a new checkpoint; resumes from the last one',
       );
       return 'stopped';
     }

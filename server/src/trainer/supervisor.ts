@@ -32,7 +32,7 @@ export interface SupervisorParts {
   artifacts: ArtifactStore;
   datasets: DatasetStore;
   log: Logger;
-  /** The store failed: nothing can be promised any more, the process should end and be started anew. */
+  /** The store failed: nothing can be promised any more, the process should end and be started again. */
   onStoreFailure(error: unknown): void;
   /** Program of the children; by default the trainer. */
   entry?: string;

@@ -91,7 +91,7 @@ export class TrainerProcess {
     this.child = child;
     this.exited = new Promise((resolve) => {
       child.once('error', (error) => {
-        // Also emitted when a message cannot be sent; then the exit follows and tells more.
+        // Also emitted when a message cannot be sent; then the exit follows and says more.
         if (child.pid === undefined) resolve(this.gone(notStarted(error)));
       });
       child.once('close', (code, signal) => resolve(this.gone(this.describe(code, signal))));
@@ -137,7 +137,7 @@ export class TrainerProcess {
 
   /** The same, but the grace time begins when the child has come out of what it computes and heard what it was sent. */
   killAfterGraceOnceHeard(): void {
-    // The next beat may tell of a turn before the message.
+    // The next beat may report a turn from before the message.
     this.turnsUntilHeard ??= 2;
   }
 
@@ -152,7 +152,8 @@ export class TrainerProcess {
   }
 
   private signal(signal: NodeJS.Signals): void {
-    // A child that could not be started has the pid 0 inside of Node until its error is told: to the kernel that is our whole group.
+    // A child that could not be started has the pid 0 inside of Node until its error is reported: to the kernel that is our
+    // whole group.
     if (this.child?.pid !== undefined) this.child.kill(signal);
   }
 

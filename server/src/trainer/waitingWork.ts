@@ -26,7 +26,7 @@ export class WaitingWork {
 
   constructor(private readonly parts: WaitingWorkParts) {}
 
-  /** Aborted when the work is to stop: a piece under way begins anew at the next start. */
+  /** Aborted when the work is to stop: a piece under way begins again at the next start. */
   get signal(): AbortSignal {
     return this.stopping.signal;
   }
@@ -37,7 +37,7 @@ export class WaitingWork {
       .catch((error: unknown) => {
         const { log, name, onStoreFailure } = this.parts;
         if (isStoreBroken(error)) {
-          log.fatal({ err: error }, `${name} cannot go on: the store is broken`);
+          log.fatal({ err: error }, `${name} cannot continue: the store is broken`);
           return onStoreFailure(error);
         }
         log.error(

@@ -9,7 +9,7 @@ export interface Upload {
   close(): Promise<void>;
 }
 
-/** Uploads under way: of one thing by one client at a time. What arrived stays: one that broke goes on at the length of its file. */
+/** Uploads under way: of one thing by one client at a time. What arrived stays: one that broke resumes at the length of its file. */
 export class OpenUploads {
   private readonly ids = new Set<string>();
 
@@ -20,7 +20,8 @@ export class OpenUploads {
   }
 
   /**
-   * `busy`: another client uploads it. `find` says which files are expected, and in which folder, or why there are none; it is asked
+   * `busy`: another client uploads it. `find` says which files are expected, and in which folder, or why there are none; it
+   * is asked
    * when no other upload can end any more.
    */
   async open<Refusal extends string>(

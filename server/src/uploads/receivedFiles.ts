@@ -10,7 +10,7 @@ import { syncFolder } from '../store/folders.js';
  */
 export type WriteResult = 'written' | 'noFile' | 'wrongOffset' | 'tooLong' | 'noSpace';
 
-/** `incomplete`: bytes are missing and the upload can go on. `wrongHash`: the named file was dropped and must be sent again. */
+/** `incomplete`: bytes are missing and the upload can be resumed. `wrongHash`: the named file was dropped and must be sent again. */
 export type ReceiveResult =
   | { outcome: 'done' }
   | { outcome: 'incomplete' }
@@ -28,7 +28,7 @@ export interface ExpectedFile {
   isOnServer: boolean;
 }
 
-/** Space is asked for once in so many bytes: a look for every chunk would cost more than it tells. */
+/** Space is asked for once in so many bytes: a look for every chunk would cost more than it is worth. */
 const spaceCheckBytes = 64 * 2 ** 20;
 
 interface Target {

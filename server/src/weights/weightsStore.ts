@@ -64,7 +64,7 @@ export class WeightsStore {
     return { weights, next: last === undefined ? null : { createTimeMs: last.createTimeMs, id: last.id } };
   }
 
-  /** Stores new weights, or finds those with the same id and files for an upload that goes on. `conflict`: other files. */
+  /** Stores new weights, or finds those with the same id and files for an upload that resumes. `conflict`: other files. */
   async register({ weightsId, displayName, files }: NewWeights): Promise<Weights | 'conflict'> {
     const nowMs = Date.now();
     const id = weightsId ?? timedId('weights', nowMs);

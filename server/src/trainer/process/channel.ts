@@ -12,7 +12,7 @@ export type StopOrder = { keep: boolean };
 export class ServerChannel {
   /** Aborted by the server's order to stop; the reason is a StopOrder. */
   readonly stop: AbortSignal;
-  /** Ticket of the newest order to save a checkpoint and go on; 0 for none. */
+  /** Ticket of the newest order to save a checkpoint and continue; 0 for none. */
   saveTicket = 0;
   private readonly stopping = new AbortController();
   private number = 0;
@@ -43,7 +43,7 @@ export class ServerChannel {
   }
 
   private send(message: TrainerMessage): void {
-    // The callback takes the error of a closed channel, of which `disconnect` tells anyway.
+    // The callback takes the error of a closed channel, which `disconnect` reports anyway.
     if (process.connected) process.send!(message, undefined, {}, () => {});
   }
 

@@ -2,8 +2,8 @@ import type { ServerFailure } from '../../jobs/jobFailures.js';
 import { storageFault } from '../../store/storageFault.js';
 
 /**
- * What the client is told of an error: the engine's own reasons as they are, for anything else a general one and the stack in
- * the log. `folder` is what the process writes into: what it may only read is not told to be made writable.
+ * An error as the client sees it: the engine's own reasons as they are, for anything else a general one and the stack in
+ * the log. `folder` is what the process writes into: the advice to make it writable is not given for what it may only read.
  */
 export function describeError(
   error: unknown,

@@ -22,7 +22,7 @@ function send(beat: string): void {
   try {
     writeSync(heartbeat.fileDescriptor, beat);
   } catch (error) {
-    // The server is gone, and whoever could use what we compute; the event loop, which is told as well, may not turn for long.
+    // The server is gone, and whoever could use what we compute; the event loop, which gets the same news, may not turn for long.
     if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.kill(process.pid, 'SIGKILL');
   }
 }

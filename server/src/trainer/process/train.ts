@@ -55,7 +55,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     try {
       await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
     } catch (error) {
-      // Nobody needs this checkpoint to go on: the run does.
+      // Nobody needs this checkpoint to continue: the run does.
       if (!(error instanceof CheckpointNoSpace)) throw error;
       problem = error.message;
     }
@@ -140,8 +140,9 @@ function executionOf({ spec, device, dataset, graphs, baseWeightsSha256 }: Train
 }
 
 /**
- * Seals the model in a format: files complete, synced and hashed under a temporary name, the folder renamed, then the server
- * told. The training is done and in a checkpoint: what cannot be exported fails as an artifact alone. A full disk is another
+ * Seals the model in a format: files complete, synced and hashed under a temporary name, the folder renamed, then it is
+ * reported to the server. The training is done and in a checkpoint: what cannot be exported fails as an artifact alone. A
+ * full disk is another
  * matter, since the job can be resumed when there is room.
  */
 async function exportArtifact(
