@@ -12,7 +12,7 @@ try {
     model: { preset: 'demo' },
     dataset: dataset.name,
     warmStart: { stepCount: 20 }, // full-rank, before the adapters
-    adapter: { rank: 16, cycleStepCount: 20 }, // merged and started anew every 20 steps
+    adapter: { rank: 16, cycleStepCount: 20 }, // merged and replaced every 20 steps
     stepCount: 80,
     batch: { sequenceLength: 64, sequenceCount: 8 },
   });
@@ -24,7 +24,7 @@ try {
   }
   await client.waitForJob(job.name); // throws JobFailedError with the reason if it did not succeed
 
-  // Goes on where a broken download stopped; files get their names once their SHA-256 is right.
+  // Resumes where a broken download stopped; files get their names once their SHA-256 is right.
   console.log(await client.downloadArtifact(job.name, 'weights'));
 
   for await (const { text } of client.generate(job.name, { prompt: 'The ', tokenCountMax: 40 })) {

@@ -141,6 +141,51 @@ describe('how the tree looks', () => {
   });
 });
 
+/** Words that readers have to read twice, or that are not in American spelling, with what to write instead. */
+const avoided: readonly [RegExp, string][] = [
+  [/\b(told|tells)\b/i, 'reports, says, shows, recognized'],
+  [/\banew\b/i, 'again, from the beginning'],
+  [/\b(go|goes|going|went) on\b/i, 'resumes, continues'],
+  [/\bmanners\b/i, 'what they share'],
+  [/colour|favour|behaviour|neighbour|honour/i, '-or'],
+  [/\b(quantis|normalis|randomis|recognis|optimis|serialis|organis|minimis|maximis|summaris)/i, '-ize'],
+  [
+    /\b(licence|catalogue|centre|grey|artefact|whilst|fulfil)\b/i,
+    'license, catalog, center, gray, artifact, while, fulfill',
+  ],
+  [/\b(labelled|modelling|travelling)\b/i, 'one l'],
+];
+
+describe('how it is written', () => {
+  // The contract's own word, `initialisation`, keeps its spelling until 1.0.
+  const prose = [
+    ...packages.map((name) => join(name, 'src')),
+    ...['docs', 'proto', 'examples', 'deploy'],
+  ].flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile() && /\.(ts|mjs|md|proto|yml)$/.test(entry.name))
+      .map((entry) => relative(root, join(entry.parentPath, entry.name))),
+  );
+  const read = [...prose, 'README.md', 'CONTRIBUTING.md'].filter(
+    (file) => !/\/generated\/|^engine\/src\/(data|device|model)\//.test(file),
+  );
+
+  it('in words that need one reading, with American spelling', () => {
+    expect(read.length).toBeGreaterThan(200);
+    const found = read.flatMap((file) =>
+      readFileSync(join(root, file), 'utf8')
+        .split('\n')
+        .flatMap((line, index) =>
+          avoided.flatMap(([word, better]) => {
+            const match = word.exec(line);
+            return match === null ? [] : [`${file}:${index + 1}: "${match[0]}" (better: ${better})`];
+          }),
+        ),
+    );
+    expect(found).toEqual([]);
+  });
+});
+
 function sourceFiles(folder: string): string[] {
   return readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter(

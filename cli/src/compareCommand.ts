@@ -40,7 +40,7 @@ export function addCompareCommand(program: Command, run: Run): void {
     .action((jobs: string[], flags: CompareFlags) =>
       run(async ({ client, output, signal }) => {
         const names =
-          flags.label === undefined ? jobs.map(jobName) : await labelled(client, flags.label, signal);
+          flags.label === undefined ? jobs.map(jobName) : await withLabels(client, flags.label, signal);
         if (flags.label !== undefined && jobs.length > 0)
           throw new UsageError('Jobs are named or found by --label, not both');
         const comparison = await client.compareJobs(names, {
@@ -56,7 +56,7 @@ export function addCompareCommand(program: Command, run: Run): void {
     );
 }
 
-/** Size and colours of drawings on standard output. */
+/** Size and colors of drawings on standard output. */
 export function terminalView() {
   const { columns = 100, rows = 40, isTTY } = process.stdout;
   return {
@@ -66,7 +66,7 @@ export function terminalView() {
   };
 }
 
-async function labelled(
+async function withLabels(
   client: ReloraClient,
   labels: Record<string, string>,
   signal: AbortSignal,

@@ -81,7 +81,7 @@ function tableText(
   const cellsOf = (job: ComparedJob) => columns.map(({ cell }) => cell(job, comparison));
   const rows = comparison.jobs.map((job, index) => [painters[index]!.mark, labels[index]!, ...cellsOf(job)]);
   const [head, ...body] = table([['', 'job', ...columns.map(({ title }) => title)], ...rows]);
-  // Coloured once the columns are laid out: colours have no width.
+  // Colored once the columns are laid out: colors have no width.
   return [
     ` ${head}`,
     ...body.map((line, index) => ` ${painters[index]!.paint(line.slice(0, 1))}${line.slice(1)}`),

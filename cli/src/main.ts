@@ -43,7 +43,7 @@ const program = new Command('relora')
     `
 Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed or cancelled, ${exitCodes.usage} wrong usage, ${exitCodes.refused} refused by the server,
 ${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.different} a replay gave another result, ${exitCodes.interrupted} interrupted.
-Variables: RELORA_ADDRESS for --address, NO_COLOR for a view without colours.`,
+Variables: RELORA_ADDRESS for --address, NO_COLOR for a view without colors.`,
   )
   .exitOverride()
   .configureOutput(isJson ? { writeErr: () => {} } : {});

@@ -16,7 +16,7 @@ export class Output {
     else for (const line of lines()) this.write(printable(line));
   }
 
-  /** A result in colours. What the lines show of others' text was made printable before. */
+  /** A result in colors. What the lines show of others' text was made printable before. */
   drawing(value: unknown, lines: () => Iterable<string>): void {
     if (this.isJson) this.write(JSON.stringify(value));
     else for (const line of lines()) this.write(line);

@@ -9,7 +9,7 @@ export interface FrameSize {
   height: number;
 }
 
-/** Colours by meaning; without colour each leaves the text as it is. */
+/** Colors by meaning; without color each leaves the text as it is. */
 export interface Palette {
   title(text: string): string;
   bar(text: string): string;

@@ -4,7 +4,7 @@ export function printable(text: string): string {
 }
 
 /**
- * The beginning of a line that fits so many columns, with `…` where something is left out; colours are kept and ended, wide
+ * The beginning of a line that fits so many columns, with `…` where something is left out; colors are kept and ended, wide
  * characters count as two.
  */
 export function fit(line: string, columns: number): string {
@@ -18,7 +18,7 @@ export function fit(line: string, columns: number): string {
   for (const piece of pieces) {
     if (isColor(piece)) shown += piece;
     else if (isCut)
-      continue; // nothing after the first that does not fit, but its colours
+      continue; // nothing after the first that does not fit, but its colors
     else if (used + columnsOf(piece) <= room) {
       used += columnsOf(piece);
       shown += piece;

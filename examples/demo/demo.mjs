@@ -94,7 +94,7 @@ async function watch(job) {
       },
     });
   } catch (error) {
-    // The demo's server ends with it; the job would go on at the next start, which nobody asked for.
+    // The demo's server ends with it; the job would resume at the next start, which nobody asked for.
     if (signal.aborted) await client.cancelJob(job.name).catch(() => undefined);
     throw error;
   } finally {
@@ -116,7 +116,7 @@ async function writeText(model, prompt) {
   process.stdout.write('\n');
 }
 
-/** A download that was interrupted goes on in the next run of a client; the demo begins anew instead. */
+/** A download that was interrupted resumes in the next run of a client; the demo begins again instead. */
 function removeParts() {
   let names = [];
   try {

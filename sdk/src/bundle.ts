@@ -12,7 +12,7 @@ import {
 import { ReloraError } from './errors.js';
 import { parseJobSpec } from './specJson.js';
 
-/** All that it takes to run a job again and to tell whether the result is the same. Written as JSON by `bundleToJson`. */
+/** All that it takes to run a job again and to check that the result is the same. Written as JSON by `bundleToJson`. */
 export interface Bundle {
   /** Job that it was made of. */
   job: string;
@@ -26,7 +26,7 @@ export interface Bundle {
   losses: (number | null)[];
 }
 
-/** Tells of the files beside it, and of settings that a replay pins; it is no result. */
+/** Describes the files beside it, and settings that a replay pins; it is no result. */
 const manifestFileName = 'relora_manifest.json';
 
 const bundleFormat = 'relora-bundle';

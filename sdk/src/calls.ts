@@ -14,12 +14,12 @@ import { checkRequest } from './requestFields.js';
 /** What a call of this client takes beside what gRPC takes. */
 export interface CallExtension {
   deadlineMs?: number;
-  /** Told before the call is repeated. */
+  /** Called before the call is repeated. */
   onRepeat?: () => void;
 }
 
 /**
- * Turns every failure into a ReloraError, gives unary calls a deadline, which the server is told, and repeats them until then
+ * Turns every failure into a ReloraError, gives unary calls a deadline, which is sent to the server, and repeats them until then
  * when that is safe and may help. The request, and so its request_id, stays the same, which makes a repeated call the same
  * call. Streams are not repeated here: who reads them knows from where to resume.
  */

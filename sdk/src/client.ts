@@ -32,13 +32,14 @@ export interface ClientOptions {
   /** Transport security; by default plain text, for servers on the same machine. */
   tls?: TlsOptions;
   /**
-   * How long a call may take, and is repeated while the server cannot be reached; default 60 s. Streams and waiting calls, which have
+   * How long a call may take, and is repeated while the server cannot be reached; default 60 s. Streams and waiting calls,
+   * which have
    * no end of their own, are given up when that time has brought no progress.
    */
   deadlineMs?: number;
   /** Pauses between repeats; `{ attemptsMax: 1 }` turns repeats off. */
   retries?: Partial<RetryOptions>;
-  /** Told of calls, and of what is repeated; by default nobody is. */
+  /** Gets a line for each call and for each repetition; by default there is none. */
   logger?: Logger;
   /** Streams beyond these limits wait until others end. */
   streams?: Partial<StreamLimits>;
@@ -182,7 +183,7 @@ export class ReloraClient {
     const isOver = ({ state }: contract.Job) =>
       isTerminal(state) || (untilPaused && state === contract.JobState.PAUSED);
     let job = await this.getJob(name, options);
-    // The past is told only to those who listen.
+    // The past is reported only to those who listen.
     const afterSequence = options.afterSequence ?? (onEvent ? 0 : job.lastSequence);
     if (!isOver(job) || job.lastSequence > afterSequence) {
       for await (const event of this.watch(name, { ...options, afterSequence })) {
@@ -295,7 +296,7 @@ export class ReloraClient {
 
   /**
    * Trains a specification with every learning rate of a grid, with every kind and rank that is asked for, waits for the jobs
-   * and finds the best rates by held-out loss. Called again with the same id it goes on with the jobs of the first call.
+   * and finds the best rates by held-out loss. Called again with the same id it continues with the jobs of the first call.
    * @example const { variants } = await client.sweepLearningRate(spec, { from: 1e-4, to: 1e-2, count: 5 });
    */
   async sweepLearningRate(spec: JobSpec, options: SweepOptions): Promise<Sweep> {
@@ -304,7 +305,7 @@ export class ReloraClient {
 
   /**
    * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. The artifact is PENDING:
-   * `waitForArtifact` tells when it can be downloaded.
+   * `waitForArtifact` resolves when it can be downloaded.
    * @example await client.waitForArtifact((await client.exportWeights(job.name, { format: ExportFormat.GGUF })).name);
    */
   async exportWeights(job: string, options: ExportWeightsOptions = {}): Promise<contract.Artifact> {
@@ -364,8 +365,9 @@ export class ReloraClient {
   }
 
   /**
-   * Brings an artifact into a folder: goes on where a broken download stopped, verifies every SHA-256, and gives files their
-   * names only then. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout. @returns paths of the files
+   * Brings an artifact into a folder: resumes where a broken download stopped, verifies every SHA-256, and gives files their
+   * names only then. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout.
+   * @returns paths of the files
    */
   async downloadArtifact(name: string, folder: string, options: DownloadOptions = {}): Promise<string[]> {
     using stop = this.aborts.link(options.signal);

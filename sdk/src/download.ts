@@ -16,7 +16,7 @@ export interface DownloadOptions extends CallOptions {
 export type OpenDownload = (fileName: string, offsetBytes: number) => AsyncIterable<DownloadArtifactResponse>;
 
 /**
- * Brings an artifact's files into a folder. Each goes into `<name>.<hash>.part`, from where a broken download goes on, also
+ * Brings an artifact's files into a folder. Each goes into `<name>.<hash>.part`, from where a broken download resumes, also
  * in a later process; once size and SHA-256 of that file are right it is synced and renamed, so a file that is there is
  * whole. Files that are there already are not fetched again. Two downloads at once may share a part: both write the
  * same bytes to the same places, and what counts is the file. Throws IntegrityError when it is not that of the artifact.
@@ -37,15 +37,15 @@ export async function downloadFiles(
   for (const file of artifact.files) {
     const { fileName, sizeBytes } = file;
     const path = join(folder, fileName);
-    const tell = (bytes: number) =>
+    const report = (bytes: number) =>
       onProgress?.({ receivedBytes: doneBytes + bytes, sizeBytes: artifact.sizeBytes, fileName });
     if (!(await isComplete(path, file))) {
       const partPath = `${path}.${file.sha256.slice(0, 12)}.part`;
-      await receive(file, partPath, openDownload, patience, tell);
+      await receive(file, partPath, openDownload, patience, report);
       await finish(file, partPath, path);
     }
     doneBytes += sizeBytes;
-    tell(0);
+    report(0);
     paths.push(path);
   }
   for (const parent of new Set(paths.map((path) => dirname(path)))) await syncFolder(parent);
@@ -58,7 +58,7 @@ async function receive(
   partPath: string,
   openDownload: OpenDownload,
   patience: Patience,
-  tell: (bytes: number) => void,
+  report: (bytes: number) => void,
 ): Promise<void> {
   // Not for appending: that would ignore positions.
   const part = await open(partPath, constants.O_RDWR | constants.O_CREAT, 0o666);
@@ -77,7 +77,7 @@ async function receive(
           await writeAll(part, data, size);
           size += data.length;
           if (data.length > 0) patience.progress();
-          tell(size);
+          report(size);
         }
         if (size < file.sizeBytes) {
           const message = `${file.fileName} ended at byte ${size} of ${file.sizeBytes}`;

@@ -6,9 +6,9 @@ import type { JobEvent } from './events.js';
 
 export interface ReplayOptions {
   signal?: AbortSignal;
-  /** Told of each event of the new job. */
+  /** Called for each event of the new job. */
   onEvent?: (event: JobEvent) => void;
-  /** Told of the new job once it is stored. */
+  /** Called with the new job once it is stored. */
   onCreated?: (job: Job) => void;
 }
 
@@ -46,7 +46,7 @@ const decidingFacts = [
   'tfjsVersion',
 ] as const satisfies (keyof Execution)[];
 
-/** What a server has otherwise than the bundle's, as far as it can be told before the run. Then bits may differ. */
+/** What a server has otherwise than the bundle's, as far as it is known before the run. Then bits may differ. */
 export async function compareServer(
   client: ReloraClient,
   { execution }: Bundle,

@@ -20,7 +20,7 @@ export interface FileChunk {
 
 interface ResumeOptions<Resource extends Received> {
   sources: readonly ByteSource[];
-  /** Opens the upload anew with the chunks that are missing. */
+  /** Opens the upload again with the chunks that are missing. */
   upload(chunks: AsyncIterable<FileChunk>): Promise<Resource>;
   /** What the server has so far; undefined when nothing. */
   known(): Promise<Resource | undefined>;
@@ -135,7 +135,7 @@ export async function* messagesOf<Header>(
   for await (const chunk of chunks) yield { chunk };
 }
 
-/** An id for what the caller did not name, so that its upload can go on. */
+/** An id for what the caller did not name, so that its upload can be resumed. */
 export function newId(kind: string): string {
   return `${kind}-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
 }

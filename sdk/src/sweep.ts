@@ -23,7 +23,7 @@ export type SweepOptions = RateGrid &
     scales?: readonly number[];
     /** Further labels of the jobs. */
     labels?: Record<string, string>;
-    /** Told when a job was created or found, and when it ended. */
+    /** Called when a job was created or found, and when it ended. */
     onRun?: (run: SweepRun) => void;
   };
 
@@ -165,7 +165,7 @@ function judge(job: Job, evaluations: readonly number[]): Pick<SweepRun, 'evalua
   if (job.failure?.reason === 'TRAINING_DIVERGED') return { evaluationLoss, outcome: 'diverged' };
   if (job.state === JobState.FAILED) return { evaluationLoss, outcome: 'failed' };
   if (job.state === JobState.CANCELLED) return { evaluationLoss, outcome: 'cancelled' };
-  // Only finite losses are told; where nothing is held out there is not even the first.
+  // Only finite losses are reported; where nothing is held out there is not even the first.
   const isWorse = first !== undefined && (evaluations.length === 1 || last! >= first);
   return { evaluationLoss, outcome: isWorse ? 'diverged' : 'succeeded' };
 }

@@ -24,14 +24,14 @@ export type UploadFile = (
     })
   | { serverPath: string }
 ) & {
-  /** By default told by the content, and where that is not clear by the name. */
+  /** By default recognized by the content, and where that is not clear by the name. */
   format?: DatasetFormat;
   /** By default divided by heldOutShare. */
   split?: DatasetSplit;
 };
 
 export interface UploadOptions extends CallOptions {
-  /** Id of the data set; with it a broken upload goes on in a later process. Made up when left out. */
+  /** Id of the data set; with it a later process can resume a broken upload. Made up when left out. */
   datasetId?: string;
   displayName?: string;
   files: readonly UploadFile[];

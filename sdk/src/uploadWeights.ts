@@ -8,7 +8,7 @@ import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
 export interface UploadWeightsOptions extends CallOptions {
   /** A folder in Hugging Face layout, of which the files of the model and its tokenizer are taken; or the files alone. */
   from: string | readonly string[];
-  /** Id of the weights; with it a broken upload goes on in a later process. Made up when left out. */
+  /** Id of the weights; with it a later process can resume a broken upload. Made up when left out. */
   weightsId?: string;
   displayName?: string;
   /** 0 to 1; at 1 the server checks every tensor. */

@@ -416,13 +416,13 @@ export const serviceErrors = {
   }),
 };
 
-type Catalogue = typeof serviceErrors;
+type Catalog = typeof serviceErrors;
 
 /** Reason of ErrorInfo. */
-export type ErrorReason = keyof Catalogue;
-export type ErrorDetail<R extends ErrorReason> = Parameters<Catalogue[R]['text']>[0];
+export type ErrorReason = keyof Catalog;
+export type ErrorDetail<R extends ErrorReason> = Parameters<Catalog[R]['text']>[0];
 
-/** An answer of the catalogue. Its details travel in `grpc-status-details-bin`, see grpc/statusDetails.ts. */
+/** An error of the catalog. Its details travel in `grpc-status-details-bin`, see grpc/statusDetails.ts. */
 export class ServiceError<R extends ErrorReason = ErrorReason> extends Error {
   override name = 'ServiceError';
   /** Status of gRPC. */
@@ -437,7 +437,7 @@ export class ServiceError<R extends ErrorReason = ErrorReason> extends Error {
     this.code = status;
   }
 
-  /** The row of the catalogue, for the detail that this error carries. */
+  /** The row of the catalog, for the detail that this error carries. */
   get entry(): Entry<ErrorDetail<R>> {
     return serviceErrors[this.reason] as Entry<ErrorDetail<R>>;
   }
@@ -556,7 +556,7 @@ export const comparisonWarnings = {
 
 export type ComparisonWarning = keyof typeof comparisonWarnings;
 
-/** Lists and quotes what came, so that nothing in it can end a line or a terminal's colour. */
+/** Lists and quotes what came, so that nothing in it can end a line or a terminal's color. */
 export function quote(text: string): string {
   const short = text.length > 80 ? `${text.slice(0, 80)}…` : text;
   return JSON.stringify(short).replace(

@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import { DeviceCatalogue, machineLoadRatio } from './api/deviceCatalogue.js';
+import { DeviceCatalog, machineLoadRatio } from './api/deviceCatalog.js';
 import { PageTokens } from './api/pageToken.js';
 import { streamPlaces } from './api/places.js';
 import type { ApiParts } from './api/parts.js';
@@ -105,7 +105,7 @@ export function makeServerParts({
     metrics,
     ...streamPlaces(config),
     pageTokens: new PageTokens(info.pageTokenKey),
-    devices: new DeviceCatalogue(tasks, log, stopping, {
+    devices: new DeviceCatalog(tasks, log, stopping, {
       loadRatio: machineLoadRatio,
       isTraining: () => supervisor.runningCount > 0,
     }),

@@ -20,7 +20,7 @@ import {
 import { createHash } from 'node:crypto';
 import { ClientError, createChannel, createClient, type CallOptions, type Client } from 'nice-grpc';
 import { onTestFinished } from 'vitest';
-import { DeviceCatalogue } from '../../server/dist/api/deviceCatalogue.js';
+import { DeviceCatalog } from '../../server/dist/api/deviceCatalog.js';
 import { PageTokens } from '../../server/dist/api/pageToken.js';
 import type { ApiParts } from '../../server/dist/api/parts.js';
 import { streamPlaces } from '../../server/dist/api/places.js';
@@ -45,7 +45,7 @@ export async function openApi(
   const { log, config } = parts;
   const tasks = new TaskRunner(config, log, scriptedTrainer);
   const quiet = { loadRatio: () => 0, isTraining: () => false };
-  const devices = new DeviceCatalogue({ describeDevices: async () => [device] }, log, stopping.signal, quiet);
+  const devices = new DeviceCatalog({ describeDevices: async () => [device] }, log, stopping.signal, quiet);
   const apiParts: ApiParts = {
     ...parts,
     tasks,

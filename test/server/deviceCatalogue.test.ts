@@ -1,6 +1,6 @@
 import { pino } from 'pino';
 import { expect, it, vi } from 'vitest';
-import { DeviceCatalogue } from '../../server/dist/api/deviceCatalogue.js';
+import { DeviceCatalog } from '../../server/dist/api/deviceCatalog.js';
 import type { DeviceDescription } from '../../server/dist/trainer/messages.js';
 
 /** A machine whose load and jobs the test decides, and whose measurements are numbered. */
@@ -9,7 +9,7 @@ function open() {
   let count = 0;
   const describeDevices = async () => [{ float32Flops: ++count } as DeviceDescription];
   const { signal } = new AbortController();
-  const catalogue = new DeviceCatalogue({ describeDevices }, pino({ level: 'silent' }), signal, {
+  const catalogue = new DeviceCatalog({ describeDevices }, pino({ level: 'silent' }), signal, {
     loadRatio: () => machine.load,
     isTraining: () => machine.training,
   });

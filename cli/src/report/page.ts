@@ -1,4 +1,4 @@
-/** Dashes beside colours: curves stay apart where colours are not seen or not printed. */
+/** Dashes beside colors: curves stay apart where colors are not seen or not printed. */
 const dashes = ['none', '7 3', '2 3', '9 3 2 3', '4 2', '12 4', '1 4', '7 3 2 3 2 3'];
 const lightTones = ['#2a6fdb', '#c2620f', '#1f8f4e', '#b83280', '#7a52cc', '#0e7c86', '#a3352c', '#5d6670'];
 const darkTones = ['#589df6', '#e8934a', '#4cc27c', '#ee7ab9', '#b08cf5', '#3fb6c2', '#ef8279', '#9aa4af'];

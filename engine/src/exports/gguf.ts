@@ -150,7 +150,7 @@ class TensorWriter {
   }
 
   /**
-   * Hugging Face rotates value i of a head with value i + half of it, llama.cpp's `llama` neighbours 2i and 2i + 1: the rows of
+   * Hugging Face rotates value i of a head with value i + half of it, llama.cpp's `llama` neighbors 2i and 2i + 1: the rows of
    * queries and keys change places, and the scores stay what they are.
    */
   private inLlamaOrder(name: string, rows: Float32Array, rowLength: number): Float32Array {

@@ -12,8 +12,8 @@ export interface GenerationSettings extends SamplingSettings {
 }
 
 /**
- * Yields ids that go on from `prompt`, one at a time. Each costs one row through the model: keys and values of the past
- * are kept. When the model's positions are used up, the older half is forgotten and the newer half computed anew from
+ * Yields ids that continue `prompt`, one at a time. Each costs one row through the model: keys and values of the past
+ * are kept. When the model's positions are used up, the older half is forgotten and the newer half computed again from
  * position 0, since keys hold the positions they were computed at. An abort ends the text; between ids the event loop
  * has its turn. Throws on an empty prompt.
  */

@@ -14,7 +14,7 @@ export interface Parameter {
   readonly shape: readonly number[];
   /** Float32. */
   readonly buffer: DeviceBuffer;
-  /** Grows with every change of the values, so that what was made of them can tell whether it is stale. */
+  /** Grows with every change of the values, so that what was made of them knows whether it is stale. */
   version: number;
 }
 

@@ -71,7 +71,7 @@ export const weightGradientShare = 0.9;
 
 /**
  * Operations of one layer and step under each graph, in equivalents of the base's product; multiply-adds count two.
- * T tokens a step, of which each micro-batch makes its gradients anew; a merged weight is made once a step.
+ * T tokens a step, of which each micro-batch makes its own gradients; a merged weight is made once a step.
  */
 export function graphCosts(
   { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },

@@ -50,7 +50,7 @@ export function object<F extends Fields>(fields: F): Shape<ObjectOf<F>> {
     entries.every(([key, shape]) => shape(Object.hasOwn(value, key) ? value[key] : undefined));
 }
 
-/** Objects of several kinds, told apart by the field `tag`. */
+/** Objects of several kinds, which the field `tag` names. */
 export type UnionOf<Tag extends string, T extends Readonly<Record<string, Fields>>> = {
   [K in keyof T]: { [P in Tag]: K } & ObjectOf<T[K]>;
 }[keyof T];
@@ -69,7 +69,7 @@ export const path = text(4096);
 /** Texts of models and errors. Longer ones would be one journal entry above what a client accepts in a message. */
 export const longText = text(64 * 1024);
 export const sha256 = matching(/^[0-9a-f]{64}$/);
-/** Of an error or a warning, from a catalogue. */
+/** Of an error or a warning, from a catalog. */
 export const reason = matching(/^[A-Z][A-Z0-9_]{0,63}$/);
 
 function isRecord(value: unknown): value is Record<string, unknown> {

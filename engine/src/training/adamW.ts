@@ -12,8 +12,9 @@ const codedSizeMin = 4096;
 
 /**
  * AdamW (Loshchilov and Hutter 2019) with its state by the name of the parameter, so that parameters may come and go
- * with the phases of a run. Each group counts its own updates for the bias correction: adapters start anew at every
- * restart while embedding, norms and head go on.
+ * with the phases of a run. Each group counts its own updates for the bias correction: adapters start again at every
+ * restart while embedding, norms and
+ * head continue.
  */
 export class AdamW {
   private readonly moments = new Map<string, { role: ParameterRole; moments: Moments }>();
@@ -47,9 +48,9 @@ export class AdamW {
   }
 
   /**
-   * Forgets the moments of A and B, and of nothing else, and tells which share of them is zero afterwards. `zero` also
-   * starts their count anew: with zero moments and an old count the first update would be sqrt(1 - beta2) / (1 - beta1)
-   * times too large. The pruned modes go on counting, as the authors' code does. `uniform` is drawn from in `random`.
+   * Forgets the moments of A and B, and of nothing else, and returns which share of them is zero afterwards. `zero` also
+   * starts their count again: with zero moments and an old count the first update would be sqrt(1 - beta2) / (1 - beta1)
+   * times too large. The pruned modes continue to count, as the authors' code does. `uniform` is drawn from in `random`.
    */
   async forgetAdapters(mode: MomentReset, ratio: number, uniform: () => number): Promise<number> {
     let zeros = 0;
@@ -70,7 +71,7 @@ export class AdamW {
     return total === 0 ? 1 : zeros / total;
   }
 
-  /** Frees the moments of a group, which begins anew when it is trained again. */
+  /** Frees the moments of a group, which begins at zero when it is trained again. */
   drop(group: MomentGroup): void {
     for (const [name, { role, moments }] of this.moments) {
       if (groupOf[role] !== group) continue;

@@ -29,9 +29,9 @@ export interface BeginRunOptions {
   baseWeightsFolder?: string | undefined;
   /** Holds this run's `checkpoints/` and `start/`; made when it is missing. */
   runFolder: string;
-  /** Checkpoint to go on from; without it the run starts at step 0. */
+  /** Checkpoint to resume from; without it the run starts at step 0. */
   checkpointPath?: string;
-  /** The specification that the checkpoint was trained with, where this run goes on with another. */
+  /** The specification that the checkpoint was trained with, where this run continues with another. */
   checkpointSpec?: RunSpec;
   /** SHA-256 that the checkpoint's manifest had when it was saved. */
   manifestSha256?: string;
@@ -120,7 +120,7 @@ const idleShareMin = 0.01;
 
 const probeText = "The quick brown fox, it's 1984!\n\n\tnaïve café — 日本語 🙂";
 
-/** Whether two tokenizers give a line of all sorts the same ids. Nothing else tells: vocabularies of one size may differ. */
+/** Whether two tokenizers give a line of all sorts the same ids. Nothing else shows it: vocabularies of one size may differ. */
 async function encodeAlike(one: Tokenizer, other: Tokenizer): Promise<boolean> {
   const [ids, otherIds] = [await one.encode(probeText), await other.encode(probeText)];
   return Array.from(ids).join() === Array.from(otherIds).join();
@@ -172,7 +172,7 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   return run;
 }
 
-/** Floating point sums depend on the kernels: the run goes on well, but not with the same bits. */
+/** Floating point sums depend on the kernels: the run continues well, but not with the same bits. */
 function warnOfOtherBackend(
   run: TrainingRun,
   { backend: before }: CheckpointManifest,
@@ -187,7 +187,7 @@ function warnOfOtherBackend(
   if (wanted === found) return;
   run.warnings.push({
     reason: 'RESUMED_ON_OTHER_BACKEND',
-    message: `The checkpoint was computed on ${wanted} and the run goes on on ${found}: its losses will differ in the last digits`,
+    message: `The checkpoint was computed on ${wanted} and the run resumes on ${found}: its losses will differ in the last digits`,
   });
 }
 

@@ -33,7 +33,7 @@ export interface SavedCheckpoint {
 }
 
 /**
- * Saves everything that a run needs to go on bit for bit, as one folder `step-<step>-<attempt>` that is there whole or not at
+ * Saves everything that a run needs to resume bit for bit, as one folder `step-<step>-<attempt>` that is there whole or not at
  * all: files are written and synced under a temporary name, the manifest last, then the folder is renamed. Safetensors
  * files of float32, base weights [in, out] as in memory. Nothing is ever overwritten: where this attempt has already saved
  * this step, or the run was resumed from it and has done nothing since, that checkpoint is returned. Throws
@@ -50,7 +50,7 @@ export async function saveCheckpoint(
   const path = join(folder, `step-${String(step).padStart(8, '0')}-${run.attempt}`);
   const savedProgress = { ...progress, savedStep: step };
   const { lastSaved } = run;
-  // What a run did since the checkpoint that it was resumed from, a restart or an evaluation, would be told again.
+  // What a run did since the checkpoint that it was resumed from, a restart or an evaluation, would be reported again.
   if (lastSaved?.path === path || (lastSaved !== null && isDeepStrictEqual(run.savedProgress, savedProgress)))
     return lastSaved;
 
@@ -93,7 +93,7 @@ export async function saveCheckpoint(
     run.lastSaved = { step, path, sizeBytes, manifestSha256: manifest.sha256, seconds };
     return run.lastSaved;
   } catch (error) {
-    // A failed sync is never retried: its pages may be marked clean. The whole folder goes; the next try writes anew.
+    // A failed sync is never retried: its pages may be marked clean. The whole folder goes; the next try writes a new one.
     await rm(temporary, { recursive: true, force: true });
     if ((error as NodeJS.ErrnoException).code === 'ENOSPC') {
       throw new CheckpointNoSpace(folder, bytesToWrite(run), await freeBytes(folder), { cause: error });
@@ -178,7 +178,7 @@ async function storeSources(
 /**
  * Weights that have not changed since they were stored are linked: several times fewer bytes to write, and every
  * checkpoint still is a whole folder of its own. Where links are not possible the file is copied, and where the file is
- * gone the weights are written anew if the model still has them.
+ * gone the weights are written again if the model still has them.
  */
 async function storeFrozen(
   folder: string,

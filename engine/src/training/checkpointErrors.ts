@@ -23,7 +23,7 @@ export class CheckpointUnknownFormat extends EngineError {
   }
 }
 
-/** Too little space to write a checkpoint safely; nothing was written and the run can go on. */
+/** Too little space to write a checkpoint safely; nothing was written and the run can continue. */
 export class CheckpointNoSpace extends EngineError {
   constructor(
     readonly path: string,

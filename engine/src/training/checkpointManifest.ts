@@ -33,7 +33,7 @@ export interface CheckpointManifest {
   progress: RunProgress;
   position: { seed: number; firstSequence: number };
   optimizerStepCounts: Record<MomentGroup, number>;
-  /** What computed the weights; on another one a resumed run goes on, but not bit for bit. */
+  /** What computed the weights; on another one a resumed run continues, but not bit for bit. */
   backend: {
     name: string;
     instructionSet: string | null;

@@ -32,7 +32,8 @@ export async function beginAdapters(run: TrainingRun): Promise<void> {
 }
 
 /**
- * Ends a cycle and begins the next (relora.md §4): what the adapters learned goes into W, they start anew, and their moments, which
+ * Ends a cycle and begins the next (relora.md §4): what the adapters learned goes into W, they start again, and their
+ * moments, which
  * point along directions that are now in W, are forgotten. Throws MergeNotFinite before anything is changed, and MergeDrift or
  * MomentsNotZero when it was no restart: the run is of no use then, its last checkpoint is.
  */
@@ -73,7 +74,7 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
   };
 }
 
-/** What is trained next after a merge: adapters that start anew, or for some steps all weights. Gives the share of moments that are gone. */
+/** What is trained next after a merge: fresh adapters, or for some steps all weights. Gives the share of moments that are gone. */
 async function beginCycle(run: TrainingRun, number: number): Promise<number> {
   const { model, optimizer, spec } = run;
   const { momentReset, momentPruneRatio, fullRankStepCount } = spec.adapter!;

@@ -11,7 +11,7 @@ const independentMin = 1e-6;
 
 /**
  * The leading left singular vectors of a gradient g[in, out], as columns of a matrix [in, rank] of unit norm at right angles,
- * strongest first: randomised subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061). Products in float32, the rest
+ * strongest first: randomized subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061). Products in float32, the rest
  * in float64, one after the other: bits depend on the kernels of the products alone. A g of lower rank is filled up at random.
  */
 export async function leadingDirections(

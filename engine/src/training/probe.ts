@@ -13,10 +13,10 @@ export interface Probe {
   logits: Float32Array;
   /**
    * Loss on the same tokens in the arithmetic of the run, nats per token: unlike the logits it shows what a base loses that is
-   * packed anew into fewer bits.
+   * packed again into fewer bits.
    */
   loss: number;
-  /** What each adapted layer makes of one fixed random row, in float32: tells which layer it was when logits change. */
+  /** What each adapted layer makes of one fixed random row, in float32: shows which layer it was when logits change. */
   layerOutputs: Map<LinearLayer, Float32Array>;
 }
 

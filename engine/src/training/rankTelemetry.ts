@@ -34,7 +34,7 @@ export async function measureRanks(
     const now = await valuesOf(device, layer.weight);
     for (let i = 0; i < change.length; i++) change[i] = now[i]! - change[i]!;
     const values = await device.singularValues(change, layer.inFeatures, layer.outFeatures);
-    // Weights that are not finite have no rank; the loss tells of them soon enough.
+    // Weights that are not finite have no rank; the loss shows them soon enough.
     if (!Number.isFinite(values[0])) continue;
     ranks.push({
       layer: layer.name,

@@ -29,7 +29,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     const step = progress.nextStep;
     const isEnd = step === schedule.stepCount;
 
-    // All that comes before the step comes before the checkpoint too, so that a resumed run has told and done it.
+    // All that comes before the step comes before the checkpoint too, so that a resumed run has done and reported it.
     if (
       hasHeldOut &&
       progress.evaluatedStep < step &&
@@ -49,10 +49,10 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       yield { kind: 'sample', step, ...sample };
     }
     if (!isEnd && schedule.beginsAdapters(step) && model.adapterSettings === null) await beginAdapters(run);
-    if (!isEnd && model.adapterSettings !== null && !run.isPlanTold) {
+    if (!isEnd && model.adapterSettings !== null && !run.isPlanReported) {
       const plan = await reportPlan(run, signal);
       if (plan === null) return;
-      run.isPlanTold = true;
+      run.isPlanReported = true;
       yield { kind: 'plan', step, ...plan };
       const warning = slowerThanPlanned(plan);
       if (warning !== null) yield { kind: 'warning', ...warning };

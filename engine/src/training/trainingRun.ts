@@ -42,8 +42,8 @@ export interface TrainingRun {
   readonly progress: RunProgress;
   /** Files of weights that are frozen now, which a checkpoint links instead of writing them again. */
   readonly frozen: FrozenFiles;
-  /** Whether this object has told how it computes the adapter phase. */
-  isPlanTold: boolean;
+  /** Whether this object has reported how it computes the adapter phase. */
+  isPlanReported: boolean;
   /** The last checkpoint that this object saved or was read from. */
   lastSaved: SavedCheckpoint | null;
   /** The progress that it holds. */
@@ -130,7 +130,7 @@ export function assembleRun(parts: {
       savedStep: -1,
     },
     frozen: { base: null, start: null },
-    isPlanTold: false,
+    isPlanReported: false,
     lastSaved: null,
     savedProgress: null,
     warnings: [],

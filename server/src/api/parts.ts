@@ -17,7 +17,7 @@ import type { Metrics } from '../metrics/metrics.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
 import type { WeightsStore } from '../weights/weightsStore.js';
 import type { WeightsUploads } from '../weights/weightsUploads.js';
-import type { DeviceCatalogue } from './deviceCatalogue.js';
+import type { DeviceCatalog } from './deviceCatalog.js';
 import type { PageTokens } from './pageToken.js';
 import type { Places } from './places.js';
 
@@ -47,7 +47,7 @@ export interface ApiParts {
   downloadPlaces: Places;
   uploadPlaces: Places;
   /** What jobs can run on. */
-  devices: DeviceCatalogue;
+  devices: DeviceCatalog;
   version: string;
   startTimeMs: number;
   /** Aborted when the server begins to stop: watches and uploads then end, calls under way are answered. */

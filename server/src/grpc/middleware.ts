@@ -14,7 +14,7 @@ export function compose(...middlewares: readonly Middleware[]): Middleware {
 }
 
 /**
- * Lets nothing out but errors of the catalogue: what is none becomes INTERNAL_ERROR with an id, under which the log has the
+ * Lets nothing out but errors of the catalog: what is none becomes INTERNAL_ERROR with an id, under which the log has the
  * stack. The outermost middleware but for metrics.
  */
 export function errorMiddleware(log: Logger, config: Pick<Config, 'freeDiskBytesMin'>): Middleware {

@@ -164,7 +164,7 @@ export class ServedCall {
     this.writer = undefined;
   }
 
-  /** The catalogue's word for what grpc-js says of a call. It blames itself for what clients send; we do not. */
+  /** The catalog's word for what grpc-js says of a call. It blames itself for what clients send; we do not. */
   private translate({ code, details = '' }: TransportStatus): ServiceError {
     const { messageBytesMax } = this.limits;
     if (code === status.RESOURCE_EXHAUSTED)

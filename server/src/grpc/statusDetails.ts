@@ -14,7 +14,8 @@ import { cutText, describeProblem, ServiceError } from '../errors.js';
 export const errorDomain = 'relora';
 
 /**
- * Clients on gRPC's C core refuse trailers above 8 KiB, names and 32 bytes an entry counted. The message travels percent-encoded, the
+ * Clients on gRPC's C core refuse trailers above 8 KiB, names and 32 bytes an entry counted. The message travels
+ * percent-encoded, the
  * details in base64; what is left is for the other entries.
  */
 const encodedMessageBytesMax = 2000;
@@ -36,7 +37,7 @@ export function toStatus(error: unknown): Pick<StatusObject, 'code' | 'details' 
 
 /**
  * The google.rpc.Status of an error, for the trailer `grpc-status-details-bin`: one ErrorInfo with every part of the
- * message that changes, then what the catalogue says of its kind, and as many bad fields as there is room for.
+ * message that changes, then what the catalog says of its kind, and as many bad fields as there is room for.
  */
 export function encodeStatusDetails(error: ServiceError): Uint8Array {
   const { entry, reason, code } = error;

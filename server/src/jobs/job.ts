@@ -55,7 +55,7 @@ export interface JobOrigin {
 }
 
 export interface JobFailure {
-  /** From the catalogue of job failures in errors.ts. */
+  /** From the catalog of job failures in errors.ts. */
   reason: string;
   message: string;
 }

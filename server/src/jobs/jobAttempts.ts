@@ -156,7 +156,7 @@ export class JobAttempts {
     return await this.write(
       key,
       async (row, change) =>
-        (await honourWish(row, change)) ?? (await change.moveTo(row, 'queued', reasonWithoutWish)),
+        (await honorWish(row, change)) ?? (await change.moveTo(row, 'queued', reasonWithoutWish)),
     );
   }
 
@@ -178,7 +178,7 @@ export class JobAttempts {
 
   /**
    * The trainer is gone without an answer, or the server was. The job is queued again, later after each crash, until
-   * crashes in a row without a new checkpoint reach the limit: then it fails. An open wish is honoured at once.
+   * crashes in a row without a new checkpoint reach the limit: then it fails. An open request to stop is honored at once.
    */
   async crashed(
     key: AttemptKey,
@@ -187,7 +187,7 @@ export class JobAttempts {
     reason: ServerFailure = 'TRAINER_CRASHED',
   ): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
-      const wished = await honourWish(row, change);
+      const wished = await honorWish(row, change);
       if (wished !== undefined) return wished;
       const crashes = row.attempts_without_progress + 1;
       if (crashes >= rule.attemptsWithoutProgressMax) {
@@ -216,7 +216,7 @@ export class JobAttempts {
     return await this.write(
       key,
       async (row, change) =>
-        (await honourWish(row, change)) ??
+        (await honorWish(row, change)) ??
         (await change.moveTo(row, 'queued', `${what}; it is tried again`, {
           not_before_ms: change.nowMs + delayMs,
         })),
@@ -240,7 +240,7 @@ export class JobAttempts {
   }
 }
 
-async function honourWish(row: JobRow, change: JobChange): Promise<JobRow | undefined> {
+async function honorWish(row: JobRow, change: JobChange): Promise<JobRow | undefined> {
   if (row.stop_request === 'cancel') return await change.moveTo(row, 'cancelled', 'Cancelled on request');
   if (row.stop_request === 'pause') return await change.moveTo(row, 'paused', 'Paused on request');
   return undefined;

@@ -31,7 +31,7 @@ export function machineLoadRatio(): number {
  * What jobs can run on: measured in a child, in the background of the start, and kept. A measurement that was made beside other work,
  * as at the start of a busy machine, is made again once the machine is quieter and no job runs.
  */
-export class DeviceCatalogue {
+export class DeviceCatalog {
   private measured: Promise<readonly DeviceDescription[]> | undefined;
   private failedMs = -Infinity;
   private measuredMs = -Infinity;
