@@ -1808,8 +1808,8 @@ export const ArtifactServiceDefinition = {
   fullName: "relora.v1.ArtifactService",
   methods: {
     /**
-     * Exports the weights of a checkpoint, or of a running job as they are now, which goes on undisturbed. Answers at once with
-     * an artifact that is PENDING; GetArtifact tells when it is READY.
+     * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. Answers at once with
+     * an artifact that is PENDING; GetArtifact shows when it is READY.
      */
     exportWeights: {
       name: "ExportWeights",
@@ -1869,8 +1869,8 @@ export const ArtifactServiceDefinition = {
 
 export interface ArtifactServiceImplementation<CallContextExt = {}> {
   /**
-   * Exports the weights of a checkpoint, or of a running job as they are now, which goes on undisturbed. Answers at once with
-   * an artifact that is PENDING; GetArtifact tells when it is READY.
+   * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. Answers at once with
+   * an artifact that is PENDING; GetArtifact shows when it is READY.
    */
   exportWeights(
     request: ExportWeightsRequest,
@@ -1905,8 +1905,8 @@ export interface ArtifactServiceImplementation<CallContextExt = {}> {
 
 export interface ArtifactServiceClient<CallOptionsExt = {}> {
   /**
-   * Exports the weights of a checkpoint, or of a running job as they are now, which goes on undisturbed. Answers at once with
-   * an artifact that is PENDING; GetArtifact tells when it is READY.
+   * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. Answers at once with
+   * an artifact that is PENDING; GetArtifact shows when it is READY.
    */
   exportWeights(
     request: DeepPartial<ExportWeightsRequest>,

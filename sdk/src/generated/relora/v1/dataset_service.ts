@@ -102,7 +102,7 @@ export function datasetStateToNumber(object: DatasetState): number {
 
 /** Formats of source files. */
 export const DatasetFormat = {
-  /** UNSPECIFIED - Told by the content, and where that is not clear by the name: .txt and .md are text, whatever they begin with. */
+  /** UNSPECIFIED - Recognized by the content, and where that is not clear by the name: .txt and .md are text, whatever they begin with. */
   UNSPECIFIED: "DATASET_FORMAT_UNSPECIFIED",
   /** TEXT - UTF-8 text, one document. */
   TEXT: "DATASET_FORMAT_TEXT",
@@ -112,7 +112,7 @@ export const DatasetFormat = {
   PARQUET: "DATASET_FORMAT_PARQUET",
   /** JSON - A list of JSON objects, one document each. */
   JSON: "DATASET_FORMAT_JSON",
-  /** CSV - Comma-separated values with names in the first row, one document per row; semicolons and tabs are told by that row. */
+  /** CSV - Comma-separated values with names in the first row, one document per row; semicolons and tabs are recognized by that row. */
   CSV: "DATASET_FORMAT_CSV",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -353,7 +353,7 @@ export interface DatasetFile {
   /** Path on the server, inside a folder that the operator allowed (RELORA_ALLOWED_FOLDERS); in place of an upload. */
   serverPath: string;
   /**
-   * Format; by default told by the content. Files packed with gzip are unpacked, those packed with zstd where the server's
+   * Format; by default recognized by the content. Files packed with gzip are unpacked, those packed with zstd where the server's
    * Node can.
    */
   format: DatasetFormat;
@@ -476,7 +476,10 @@ export interface UploadDatasetRequest {
 
 /** What is being uploaded. */
 export interface UploadDatasetHeader {
-  /** Id, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty, but then a broken upload cannot go on. */
+  /**
+   * Id, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty, but then a broken upload cannot
+   * be resumed.
+   */
   datasetId: string;
   /** Title for people, at most 63 characters. */
   displayName: string;
@@ -3665,7 +3668,7 @@ export const DatasetServiceDefinition = {
   fullName: "relora.v1.DatasetService",
   methods: {
     /**
-     * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke goes on
+     * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke resumes
      * where it stopped: send the header with the same dataset_id again, then each file from its received_bytes on.
      * Answers when the bytes are safe; the data set is then PREPARING and later READY or FAILED.
      */
@@ -3730,7 +3733,7 @@ export const DatasetServiceDefinition = {
 
 export interface DatasetServiceImplementation<CallContextExt = {}> {
   /**
-   * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke goes on
+   * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke resumes
    * where it stopped: send the header with the same dataset_id again, then each file from its received_bytes on.
    * Answers when the bytes are safe; the data set is then PREPARING and later READY or FAILED.
    */
@@ -3770,7 +3773,7 @@ export interface DatasetServiceImplementation<CallContextExt = {}> {
 
 export interface DatasetServiceClient<CallOptionsExt = {}> {
   /**
-   * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke goes on
+   * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke resumes
    * where it stopped: send the header with the same dataset_id again, then each file from its received_bytes on.
    * Answers when the bytes are safe; the data set is then PREPARING and later READY or FAILED.
    */

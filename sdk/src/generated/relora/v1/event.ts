@@ -63,7 +63,7 @@ export interface JobEvent {
   evaluation?:
     | EvaluationEvent
     | undefined;
-  /** Adapters were merged and started anew. */
+  /** Adapters were merged and replaced by fresh ones. */
   restart?:
     | RestartEvent
     | undefined;
@@ -145,7 +145,7 @@ export interface EvaluationEvent {
   seconds: number;
 }
 
-/** Adapters were merged, W += scale A B, and started anew. */
+/** Adapters were merged, W += scale A B, and replaced by fresh ones. */
 export interface RestartEvent {
   /** Step before which it happened, from 0, over all phases. */
   step: number;
@@ -177,7 +177,10 @@ export interface RestartEvent {
   lossBefore?:
     | number
     | undefined;
-  /** The same just after it. The difference is what the restart costs a step, so also what a base in few bits loses anew. */
+  /**
+   * The same just after it. The difference is what the restart costs a step, including what a base in few bits loses when
+   * it is packed again.
+   */
   lossAfter?:
     | number
     | undefined;
@@ -203,7 +206,7 @@ export interface RestartModule {
 export interface LayerRank {
   /** Name of the weight, in Hugging Face's terms. */
   layer: string;
-  /** exp of the entropy of the normalised singular values. */
+  /** exp of the entropy of the normalized singular values. */
   effectiveRank: number;
   /** Singular values above one hundredth of the largest. */
   rankAboveOnePercent: number;
@@ -212,7 +215,7 @@ export interface LayerRank {
 }
 
 /**
- * How the adapter phase is computed: told when it begins, and again by each attempt that goes on in it. The choice depends on
+ * How the adapter phase is computed: reported when it begins, and again by each attempt that resumes in it. The choice depends on
  * the job and the instruction set alone, never on the timing, so that the same job has the same bits.
  */
 export interface PlanEvent {

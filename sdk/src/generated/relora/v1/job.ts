@@ -426,7 +426,7 @@ export function recomputationToNumber(object: Recomputation): number {
 export const MomentReset = {
   /** UNSPECIFIED - Treated as ZERO. */
   UNSPECIFIED: "MOMENT_RESET_UNSPECIFIED",
-  /** ZERO - Both moments become exactly zero and the bias correction starts anew. */
+  /** ZERO - Both moments become exactly zero and the bias correction starts again. */
   ZERO: "MOMENT_RESET_ZERO",
   /** RANDOM - Each entry is kept with probability 1 - moment_prune_ratio. */
   RANDOM: "MOMENT_RESET_RANDOM",
@@ -1057,7 +1057,7 @@ export function momentTypeToNumber(object: MomentType): number {
 export const Precision = {
   /** UNSPECIFIED - Treated as AUTO. */
   UNSPECIFIED: "PRECISION_UNSPECIFIED",
-  /** AUTO - The fastest that is accurate on the server's processor; the job's execution tells which it became. */
+  /** AUTO - The fastest that is accurate on the server's processor; the job's execution says which it became. */
   AUTO: "PRECISION_AUTO",
   /** FLOAT32 - Single precision throughout. */
   FLOAT32: "PRECISION_FLOAT32",

@@ -444,7 +444,8 @@ export interface ForkJobRequest {
     | undefined;
   /**
    * Settings of the new job; what is unset stays as in the ended job. What the checkpoint holds cannot change: kind,
-   * model, data set, warm start, seed, streams, the adapters but for their graph, beta1 and beta2, sequence_length and sequence_count.
+   * model, data set, warm start, seed, streams, the adapters but for their graph, beta1 and beta2, sequence_length and
+   * sequence_count.
    */
   spec:
     | JobSpec
@@ -496,7 +497,8 @@ export interface RestartJobRequest {
     | undefined;
   /**
    * Settings of the new job; what is unset stays as in the ended job. What the checkpoint holds cannot change: kind,
-   * model, data set, warm start, seed, streams, the adapters but for their graph, beta1 and beta2, sequence_length and sequence_count.
+   * model, data set, warm start, seed, streams, the adapters but for their graph, beta1 and beta2, sequence_length and
+   * sequence_count.
    */
   spec:
     | JobSpec
@@ -588,7 +590,7 @@ export interface GetMetricHistoryResponse {
   series: MetricSeries[];
   /** Steps that a point stands for. */
   bucketStepCount: number;
-  /** Sequence number of the newest event in the series: WatchJob after it goes on where they end. */
+  /** Sequence number of the newest event in the series: WatchJob with it as after_sequence continues where they end. */
   lastSequence: number;
 }
 
@@ -6334,7 +6336,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Puts a paused job back into the queue; it goes on from its checkpoint. */
+    /** Puts a paused job back into the queue; it resumes from its checkpoint. */
     resumeJob: {
       name: "ResumeJob",
       requestType: ResumeJobRequest as typeof ResumeJobRequest,
@@ -6447,7 +6449,7 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
   ): ServerStreamingMethodResult<DeepPartial<WatchJobResponse>>;
   /** Stops a running or queued job after its present step and keeps a checkpoint. */
   pauseJob(request: PauseJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<PauseJobResponse>>;
-  /** Puts a paused job back into the queue; it goes on from its checkpoint. */
+  /** Puts a paused job back into the queue; it resumes from its checkpoint. */
   resumeJob(request: ResumeJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ResumeJobResponse>>;
   /** Ends a job for good. Its checkpoints stay. */
   cancelJob(request: CancelJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<CancelJobResponse>>;
@@ -6511,7 +6513,7 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
   ): AsyncIterable<WatchJobResponse>;
   /** Stops a running or queued job after its present step and keeps a checkpoint. */
   pauseJob(request: DeepPartial<PauseJobRequest>, options?: CallOptions & CallOptionsExt): Promise<PauseJobResponse>;
-  /** Puts a paused job back into the queue; it goes on from its checkpoint. */
+  /** Puts a paused job back into the queue; it resumes from its checkpoint. */
   resumeJob(request: DeepPartial<ResumeJobRequest>, options?: CallOptions & CallOptionsExt): Promise<ResumeJobResponse>;
   /** Ends a job for good. Its checkpoints stay. */
   cancelJob(request: DeepPartial<CancelJobRequest>, options?: CallOptions & CallOptionsExt): Promise<CancelJobResponse>;

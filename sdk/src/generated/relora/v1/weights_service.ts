@@ -135,7 +135,10 @@ export interface UploadWeightsRequest {
 
 /** What is being uploaded. */
 export interface UploadWeightsHeader {
-  /** Id, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty, but then a broken upload cannot go on. */
+  /**
+   * Id, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty, but then a broken upload cannot
+   * be resumed.
+   */
   weightsId: string;
   /** Title for people, at most 63 characters. */
   displayName: string;
@@ -1396,7 +1399,7 @@ export const WeightsServiceDefinition = {
   fullName: "relora.v1.WeightsService",
   methods: {
     /**
-     * Uploads the files of a model. An upload that broke goes on where it stopped: send the header with the same weights_id
+     * Uploads the files of a model. An upload that broke resumes where it stopped: send the header with the same weights_id
      * again, then each file from its received_bytes on. Answers when the bytes are safe and every tensor has been checked.
      */
     uploadWeights: {
@@ -1439,7 +1442,7 @@ export const WeightsServiceDefinition = {
 
 export interface WeightsServiceImplementation<CallContextExt = {}> {
   /**
-   * Uploads the files of a model. An upload that broke goes on where it stopped: send the header with the same weights_id
+   * Uploads the files of a model. An upload that broke resumes where it stopped: send the header with the same weights_id
    * again, then each file from its received_bytes on. Answers when the bytes are safe and every tensor has been checked.
    */
   uploadWeights(
@@ -1465,7 +1468,7 @@ export interface WeightsServiceImplementation<CallContextExt = {}> {
 
 export interface WeightsServiceClient<CallOptionsExt = {}> {
   /**
-   * Uploads the files of a model. An upload that broke goes on where it stopped: send the header with the same weights_id
+   * Uploads the files of a model. An upload that broke resumes where it stopped: send the header with the same weights_id
    * again, then each file from its received_bytes on. Answers when the bytes are safe and every tensor has been checked.
    */
   uploadWeights(
