@@ -327,7 +327,7 @@ export const settings = {
   ),
   ...retention('job', 'JOB', 0, 'jobs after their end, as if they were deleted'),
   ...retention('checkpoint', 'CHECKPOINT', 0, 'checkpoints of an ended job; its newest good one stays'),
-  ...retention('upload', 'UPLOAD', 7, 'uploads that nobody goes on with, and data sets that failed'),
+  ...retention('upload', 'UPLOAD', 7, 'abandoned uploads, and data sets that failed'),
 
   freeDiskBytesMin: integer(
     'RELORA_FREE_DISK_BYTES_MIN',

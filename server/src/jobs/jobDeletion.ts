@@ -64,7 +64,7 @@ export class JobDeletion {
 
   /**
    * Deletes the rows of a job whose purge time has come, its journal in slices, and notes its folder for removal. Repeated after
-   * a crash it goes on.
+   * a crash it continues.
    */
   async purge(jobId: string): Promise<void> {
     for (;;) {

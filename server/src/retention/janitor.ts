@@ -123,7 +123,7 @@ export class Janitor {
     }
   }
 
-  /** Uploads that nobody goes on with, and data sets that failed: what was acknowledged of them is that bytes arrived. */
+  /** Abandoned uploads, and data sets that failed: what was acknowledged of them is that bytes arrived. */
   private async expireUploads(): Promise<void> {
     const { db, config, datasets, weights, isUploading, onPurged, log } = this.parts;
     const rule = ruleOf(config, 'upload');

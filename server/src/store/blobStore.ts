@@ -55,7 +55,7 @@ export class FolderBlobs implements BlobStore {
       try {
         for await (const piece of source) {
           digester.add(piece);
-          await file.writeFile(piece); // goes on where the last one ended
+          await file.writeFile(piece); // continues where the last one ended
         }
         await file.sync();
       } finally {
