@@ -21,7 +21,7 @@ export class ReachedSpeed {
   /** Of the job whose steps came last. */
   private foreseen: { jobId: string; fullRank: number; main: number } | undefined;
 
-  /** Takes a step of a job on a device. Another measurement of it, or another device, begins anew. */
+  /** Takes a step of a job on a device. Another measurement of it, or another device, begins again. */
   note(jobId: string, spec: RunSpec, device: DeviceSpeed, { isFullRank, seconds }: TakenStep): void {
     if (device !== this.device) {
       this.device = device;
