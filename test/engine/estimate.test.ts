@@ -15,6 +15,7 @@ import {
   type DeviceSpeed,
   type RunSpec,
 } from '@relora/engine/plan';
+import type { NativeLayer } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { tinySpec } from './tinyRun.js';
 
 const device: DeviceSpeed = {
@@ -26,6 +27,8 @@ const device: DeviceSpeed = {
   int8Flops: 905e9,
   memoryBytesPerSecond: 66e9,
 };
+
+const f = (length: number) => new Float32Array(length);
 
 type Changes = Parameters<typeof tinySpec>[0];
 
@@ -151,16 +154,43 @@ describe('the parts of it that are exact', () => {
   ] as const)('states of halves: %s, %d bytes', (graph, kept) => {
     const run = spec({ model: { ...tinySpec().model, numKeyValueHeads: 2 }, adapter: { rank: 5 } });
     const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, hiddenSize, intermediateSize } = run.model;
-    const [batch, time, rank] = [3, 17, graph === 'separate' ? 5 : 0];
+    const [batch, time, rank] = [3, 17, 5];
     const graphs = { ...separateGraphs };
     for (const module of run.adapter!.targetModules) graphs[module] = graph;
     const headDim = hiddenSize / heads;
-    const ranks = [rank, rank, rank, rank] as const;
-    const lengths = {
-      attention: addon.attentionHalfStateLength(batch, time, heads, kvHeads, headDim, ...ranks, kept === 2),
-      mlp: addon.mlpHalfStateLength(batch * time, intermediateSize, rank, rank, rank, kept === 2),
+    const rows = batch * time;
+    const layer = (inFeatures: number, outFeatures: number): NativeLayer => ({
+      base: addon.packBase(f(inFeatures * outFeatures), inFeatures, outFeatures, 'float32'),
+      weight: null,
+      adapter: { rank, a: f(inFeatures * rank), b: f(rank * outFeatures), scale: 1, graph },
+      bias: null,
+    });
+    const common = { gain: f(hiddenSize), epsilon: 1e-6, precision: 'float32', compact: kept === 2 } as const;
+    const [cos, sin] = [f((time * headDim) / 2), f((time * headDim) / 2)];
+    const attention = {
+      shape: { batch, time, hidden: hiddenSize, heads, kvHeads, headDim },
+      ...common,
+      cos,
+      sin,
+      q: layer(hiddenSize, heads * headDim),
+      k: layer(hiddenSize, kvHeads * headDim),
+      v: layer(hiddenSize, kvHeads * headDim),
+      o: layer(heads * headDim, hiddenSize),
     };
-    const found = stateBytes(run, { graphs, rows: batch * time, kept });
+    const mlp = {
+      shape: { rows, hidden: hiddenSize, intermediate: intermediateSize },
+      ...common,
+      gate: layer(hiddenSize, intermediateSize),
+      up: layer(hiddenSize, intermediateSize),
+      down: layer(intermediateSize, hiddenSize),
+    };
+    const lengths = {
+      attention: addon.attentionHalfStateLength(attention),
+      mlp: addon.mlpHalfStateLength(mlp),
+    };
+    const { q, k, v, o } = attention;
+    for (const { base } of [q, k, v, o, mlp.gate, mlp.up, mlp.down]) addon.releaseBase(base!);
+    const found = stateBytes(run, { graphs, rows, kept });
     expect({ attention: found.attention / 4, mlp: found.mlp / 4 }).toEqual(lengths);
   });
 });

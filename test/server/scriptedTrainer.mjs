@@ -1,6 +1,7 @@
 // Stands in for the trainer: real messages from a real process, with faults on order (the prompt of the specification's samples).
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { llamaConfigOf } from '../../engine/dist/plan/index.js';
 import { startHeartbeat } from '../../server/dist/trainer/process/heartbeat.js';
 import { stepBody } from './stepBody.mjs';
 
@@ -258,6 +259,9 @@ async function task(order) {
         manifestSha256: sha256,
       },
     });
+  } else if (order.kind === 'checkWeights') {
+    const config = llamaConfigOf(JSON.parse(readFileSync(join(order.folder, 'config.json'), 'utf8')));
+    process.send({ type: 'result', value: { config, parameterCount: 1, tokenizerVocabularySize: null } });
   } else process.send({ type: 'result', value: [] });
   process.disconnect();
 }
