@@ -346,10 +346,9 @@ export class ReloraClient {
     parent: string,
     options: CallOptions = {},
   ): AsyncGenerator<contract.ScrubArtifactsResponse, void, undefined> {
-    using stop = this.aborts.link(options.signal);
-    const { signal } = stop;
-    const [, call] = split({ ...options, signal });
-    yield* this.streams.read(signal, ({ artifacts }) => artifacts.scrubArtifacts({ parent }, call));
+    yield* this.repeatedUntilBegun(`Scrubbing ${parent}`, options, ({ artifacts }, call) =>
+      artifacts.scrubArtifacts({ parent }, call),
+    );
   }
 
   /** Artifacts of a job, oldest first. */
@@ -478,24 +477,10 @@ export class ReloraClient {
     model: string,
     options: GenerateOptions = {},
   ): AsyncGenerator<contract.GenerateTextResponse, void, undefined> {
-    using stop = this.aborts.link(options.signal);
-    const { signal } = stop;
-    const [fields, call] = split({ ...options, signal });
-    const patience = this.patience(`Generating with ${model}`, { ...options, signal });
-    for (let isBegun = false; ;) {
-      try {
-        const open = ({ models }: Services) => models.generateText({ ...fields, model }, call);
-        for await (const piece of this.streams.read(signal, open)) {
-          isBegun = true;
-          yield piece;
-        }
-        return;
-      } catch (error) {
-        // Another try would write another text.
-        if (isBegun) throw error;
-        await patience.pause(error);
-      }
-    }
+    const [fields] = split(options);
+    yield* this.repeatedUntilBegun(`Generating with ${model}`, options, ({ models }, call) =>
+      models.generateText({ ...fields, model }, call),
+    );
   }
 
   /** Version, devices, slots, limits and presets of the server. */
@@ -508,6 +493,30 @@ export class ReloraClient {
   async diskUse(options: { entryCount?: number } & CallOptions = {}): Promise<contract.GetDiskUseResponse> {
     const [fields, call] = split(options);
     return await this.services.server.getDiskUse(fields, call);
+  }
+
+  /** A stream that is opened again until its first message: after that another try would say something else, or say it twice. */
+  private async *repeatedUntilBegun<T>(
+    what: string,
+    options: CallOptions,
+    open: (services: Services, call: ReturnType<typeof split>[1]) => AsyncIterable<T>,
+  ): AsyncGenerator<T, void, undefined> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const [, call] = split({ ...options, signal });
+    const patience = this.patience(what, { ...options, signal });
+    for (let isBegun = false; ;) {
+      try {
+        for await (const message of this.streams.read(signal, (services) => open(services, call))) {
+          isBegun = true;
+          yield message;
+        }
+        return;
+      } catch (error) {
+        if (isBegun) throw error;
+        await patience.pause(error);
+      }
+    }
   }
 
   private async findArtifact(name: string, options: CallOptions): Promise<contract.Artifact> {

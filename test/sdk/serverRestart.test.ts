@@ -29,6 +29,11 @@ test('every method holds through a restart of the server that takes three second
   await client.pauseJob(paused);
   const spare = (await client.exportWeights(done)).name;
   await client.waitForArtifact(spare);
+  const [unwantedJob, missedJob] = [await client.createJob(short), await client.createJob(short)];
+  for (const { name } of [unwantedJob, missedJob]) await client.waitForJob(name);
+  await client.deleteJob(missedJob.name);
+  const [unwanted, missed] = [await client.uploadDataset({ files }), await client.uploadDataset({ files })];
+  await client.deleteDataset(missed.name);
 
   const collected = async <T>(found: AsyncIterable<T>) => {
     const all: T[] = [];
@@ -49,6 +54,8 @@ test('every method holds through a restart of the server that takes three second
       const { name } = await client.createJob(long);
       return await client.cancelJob(name);
     },
+    deleteJob: () => client.deleteJob(unwantedJob.name),
+    undeleteJob: () => client.undeleteJob(missedJob.name),
     forkJob: () => client.forkJob(done, { stepCount: 30 }),
     restartJob: () => client.restartJob(done, { stepCount: 40 }),
     listRestarts: () => collected(client.listRestarts(done)),
@@ -60,6 +67,7 @@ test('every method holds through a restart of the server that takes three second
     getArtifact: () => client.getArtifact(artifact!.name),
     waitForArtifact: () => client.waitForArtifact(artifact!.name),
     deleteArtifact: () => client.deleteArtifact(spare),
+    scrubArtifacts: () => collected(client.scrubArtifacts(done)),
     listArtifacts: () => client.listArtifacts(done),
     downloadArtifact: () => client.downloadArtifact(artifact!.name, temporaryFolder()),
     uploadDataset: () => client.uploadDataset({ files }),
@@ -69,13 +77,16 @@ test('every method holds through a restart of the server that takes three second
     deleteWeights: () => client.deleteWeights(oldWeights),
     getDataset: () => client.getDataset(dataset),
     listDatasets: () => collected(client.listDatasets()),
+    deleteDataset: () => client.deleteDataset(unwanted.name),
+    undeleteDataset: () => client.undeleteDataset(missed.name),
     previewDataset: () => client.previewDataset(dataset),
     generate: () => collected(client.generate(artifact!.name, { prompt: 'Line', tokenCountMax: 4 })),
     serverInfo: () => client.serverInfo(),
+    diskUse: () => client.diskUse(),
   };
   // A method that is added is tried here too.
   const methods = Object.getOwnPropertyNames(ReloraClient.prototype);
-  const internal = ['constructor', 'close', 'findArtifact', 'patience'];
+  const internal = ['constructor', 'close', 'findArtifact', 'patience', 'repeatedUntilBegun'];
   expect(Object.keys(calls).sort()).toEqual(methods.filter((name) => !internal.includes(name)).sort());
 
   // What is under way when the server dies, and what is begun while it is away.
