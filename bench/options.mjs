@@ -10,7 +10,8 @@ const declared = {
 
 /**
  * What `npm run bench -- …` asks for; throws an error that a person can act on.
- * @param sections all of them, in their order: { name, title, isFull }
+ * @param {string[]} args
+ * @param {{ name: string, title: string, isFull: boolean }[]} sections all of them, in their order
  * @param machine what the native addon describes
  */
 export function readOptions(args, sections, machine) {

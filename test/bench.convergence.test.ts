@@ -36,6 +36,12 @@ const tinyPlan = {
   heldOutTokenCount: 512,
   precision: 'float32',
 };
+/** Of a curve of evaluations. */
+interface Point {
+  tokenCount: number;
+  loss: number;
+}
+
 const machine = {
   cpuModel: 'a CPU',
   instructionSet: 'a set',
@@ -72,11 +78,11 @@ describe('a comparison of modes', () => {
 
     const [fullRank, relora] = compared;
     for (const seed of [0, 1]) {
-      const [one, other] = [fullRank, relora].map(({ runs }) => runs[seed].curve);
-      expect(one.map(({ tokenCount }) => tokenCount)).toEqual([0, 256, 512, 768]);
-      expect(other.map(({ tokenCount }) => tokenCount)).toEqual([0, 256, 512, 768]);
-      expect(other[0].loss).toBe(one[0].loss); // the same weights and the same text
-      expect(one.at(-1).loss).toBeLessThan(one[0].loss);
+      const [one, other]: Point[][] = [fullRank, relora].map(({ runs }) => runs[seed].curve);
+      expect(one!.map(({ tokenCount }) => tokenCount)).toEqual([0, 256, 512, 768]);
+      expect(other!.map(({ tokenCount }) => tokenCount)).toEqual([0, 256, 512, 768]);
+      expect(other![0]!.loss).toBe(one![0]!.loss); // the same weights and the same text
+      expect(one!.at(-1)!.loss).toBeLessThan(one![0]!.loss);
     }
     // Two cycles of rank 2 at most; full rank knows no such bound.
     expect(relora.runs[0].effectiveRank).toBeLessThanOrEqual(4);

@@ -95,7 +95,11 @@ describe('dashboards and alerts', () => {
 
   it('have whole expressions', () => {
     for (const query of queries) {
-      for (const [open, close] of ['()', '{}', '[]'] as const) {
+      for (const [open, close] of [
+        ['(', ')'],
+        ['{', '}'],
+        ['[', ']'],
+      ] as const) {
         expect(query.split(open).length, query).toBe(query.split(close).length);
       }
     }

@@ -9,6 +9,8 @@ const errorLinesKept = 5;
  * so that neither idle threads that spin nor a collector at work take anything from the side whose turn it is.
  */
 export class Child {
+  /** What it said first. @type {Record<string, unknown>} */
+  greeting;
   #process;
   #answers;
   #errorLines = [];

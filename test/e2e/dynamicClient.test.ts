@@ -63,7 +63,7 @@ test.each<ReflectionVersion>(['v1', 'v1alpha'])(
 
     const events: Event[] = [];
     for await (const message of training.WatchJob!({ name: job.name })) {
-      events.push((message as { event: Event }).event);
+      events.push((message as unknown as { event: Event }).event); // grpc-js types what it reads as bytes
     }
     const stored = events.filter(({ kind }) => kind !== 'heartbeat');
     expect(stored.map(({ sequence }) => Number(sequence))).toEqual(stored.map((_, index) => index + 1));
@@ -82,7 +82,7 @@ test.each<ReflectionVersion>(['v1', 'v1alpha'])(
       name: listed[0]!.name,
       file_name: weights.file_name,
     })) {
-      parts.push((message as { data: Buffer }).data);
+      parts.push((message as unknown as { data: Buffer }).data);
     }
     expect(sha256(Buffer.concat(parts))).toBe(weights.sha256);
   },

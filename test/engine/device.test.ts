@@ -108,7 +108,7 @@ describe.each(['native', 'reference'] as const)('memory of %s', (name) => {
     const [first, , last] = await Promise.all(parts.map((part) => device.download(part)));
     expect([...first!]).toEqual([2, 2, 2]);
     expect([...last!]).toEqual(new Array(20).fill(6));
-    const sum = (await device.download(whole)).reduce((total, value) => total + value, 0);
+    const sum = [...(await device.download(whole))].reduce((total, value) => total + value, 0);
     expect(sum).toBe(6 + 120);
     device.release(whole);
   });

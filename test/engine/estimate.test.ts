@@ -30,7 +30,7 @@ const device: DeviceSpeed = {
 
 const f = (length: number) => new Float32Array(length);
 
-type Changes = Parameters<typeof tinySpec>[0];
+type Changes = NonNullable<Parameters<typeof tinySpec>[0]>;
 
 /** A run of llama-60m, 8 sequences of 256 tokens, without a warm start. */
 function spec(changes: Changes = {}): RunSpec {

@@ -56,7 +56,7 @@ export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0)
         const group = config.numAttentionHeads / config.numKeyValueHeads;
         const keyHead = Math.floor(head / group);
         const query = turn(slice(q[row]!, head, headDim), row, config);
-        const scores = [];
+        const scores: number[] = [];
         for (let past = 0; past <= row; past++) {
           scores.push(dot(query, turn(slice(k[past]!, keyHead, headDim), past, config)) / Math.sqrt(headDim));
         }

@@ -5,7 +5,7 @@ import { MergeNotFinite } from '../../engine/dist/model/adapterSet.js';
 import { Llama } from '../../engine/dist/model/llama.js';
 import { targetModules, type AdapterSettings } from '../../engine/dist/plan/runSpec.js';
 import { tinyConfig } from './llamaReference.js';
-import { laterDefaults } from '../../engine/dist/plan/storedRunSpec.js';
+import { laterAdapter } from './laterAdapter.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
 import { seeded } from './seeded.js';
 
@@ -19,7 +19,7 @@ const settings: AdapterSettings = {
   momentPruneRatio: 0.9,
   targetModules: [...targetModules],
   trainableScale: false,
-  ...laterDefaults.adapter,
+  ...laterAdapter,
 };
 const inputs = Int32Array.from({ length: 12 }, (_, i) => (i * 7 + 3) % 37);
 const targets = Int32Array.from({ length: 12 }, (_, i) => (i * 5 + 1) % 37);

@@ -6,7 +6,7 @@ import { Llama } from '../../engine/dist/model/llama.js';
 import type { AdapterSettings, LlamaConfig } from '../../engine/dist/plan/runSpec.js';
 import { Random } from '../../engine/dist/random.js';
 import { referenceLogits, tinyConfig } from './llamaReference.js';
-import { laterDefaults } from '../../engine/dist/plan/storedRunSpec.js';
+import { laterAdapter } from './laterAdapter.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
 import { seeded } from './seeded.js';
 
@@ -26,7 +26,7 @@ const settings: AdapterSettings = {
   momentPruneRatio: 0.9,
   targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
   trainableScale: false,
-  ...laterDefaults.adapter,
+  ...laterAdapter,
 };
 
 /** Over so few positions that every kind of wavelength is there: short, long and between. */

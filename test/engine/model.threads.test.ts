@@ -6,7 +6,7 @@ import type { Device } from '../../engine/dist/device/device.js';
 import { change, lossAndGradients } from './hostModel.js';
 import { tinyConfig } from './llamaReference.js';
 import { largest } from './nativeReference.js';
-import { laterDefaults } from '../../engine/dist/plan/storedRunSpec.js';
+import { laterAdapter } from './laterAdapter.js';
 import { seeded } from './seeded.js';
 
 // More rows than a block of a product, more positions than a tile of attention, several blocks of every other kernel:
@@ -37,7 +37,7 @@ function step(device: Device): Map<string, Float32Array> {
       momentPruneRatio: 0.9,
       targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
       trainableScale: false,
-      ...laterDefaults.adapter,
+      ...laterAdapter,
     },
     5,
     0,

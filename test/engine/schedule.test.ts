@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { cycleAt, cyclicalCosine, jaggedCosine, Schedule, type RunSpec } from '@relora/engine/plan';
+import { laterAdapter } from './laterAdapter.js';
 
 const paper = {
   stepCount: 20_000,
@@ -26,6 +27,7 @@ function scheduleOf(
       momentPruneRatio: 0.9,
       targetModules: ['q_proj'],
       trainableScale: false,
+      ...laterAdapter,
     },
     learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 500, minRatio: 0.1 },
     ...overrides,

@@ -156,7 +156,7 @@ describe('directions of the gradient', () => {
   it.each(['native', 'reference'] as const)(
     'are those along which a trained weight would go, whatever the micro-batches: %s',
     async (device) => {
-      const found = [];
+      const found: Float32Array[] = [];
       for (const microBatchSequenceCount of [4, 1]) {
         const spec = tinySpec({
           device,

@@ -29,7 +29,7 @@ async function disagreement(folder: string): Promise<number> {
   });
   // One id after another, as text is written, must give the last logits too.
   const cache = model.newCache();
-  let last = new Float32Array(0);
+  let last: Float32Array = new Float32Array(0);
   for (const id of expected.ids) last = await model.extend(cache, Int32Array.of(id));
   model.dispose();
   const wanted = expected.logits.flat();

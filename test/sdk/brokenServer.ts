@@ -57,7 +57,7 @@ export function refusal(
 ): ServerError {
   const any = (type: string, value: Uint8Array) => ({
     typeUrl: `type.googleapis.com/google.rpc.${type}`,
-    value,
+    value: Buffer.from(value),
   });
   const details = [any('ErrorInfo', ErrorInfo.encode(ErrorInfo.fromPartial({ reason })).finish())];
   if (retryDelayMs !== undefined) {

@@ -54,7 +54,7 @@ test('a tokenizer that multiplies its text ends its own process at the limit, wi
   const prepared = tasks.run(
     {
       kind: 'prepareDataset',
-      files: [{ path, fileName: 'a.txt', format: 'text', split: null }],
+      files: [{ path, beneath: null, fileName: 'a.txt', format: 'text', split: null }],
       spec: {
         tokenizer: { kind: 'huggingFace', tokenizerJson: JSON.stringify(multiplying) },
         heldOutShare: 0,
@@ -63,6 +63,7 @@ test('a tokenizer that multiplies its text ends its own process at the limit, wi
       },
       outputFolder: join(dataFolder, 'prepared'),
       unpackedBytesMax: 2 ** 30,
+      tokenizerCpuSeconds: config.tokenizerCpuSeconds,
     },
     { signal: new AbortController().signal, timeoutMs: null },
   );

@@ -5,17 +5,10 @@ import {
   type GetMetricHistoryResponse,
 } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
-import { claim, readyDataset, stepEvent } from './parts.js';
+import { claim, execution as anyExecution, readyDataset, stepEvent } from './parts.js';
 import { jobSpec, openApi, refusalOf, type Api } from './apiServer.js';
 
-const execution = {
-  engineVersion: '1',
-  backend: 'native',
-  instructionSet: 'avx2',
-  threadCount: 1,
-  precision: 'float32' as const,
-  datasetSha256: 'a'.repeat(64),
-};
+const execution = { ...anyExecution, backend: 'native', instructionSet: 'avx2' };
 
 type Change = Parameters<typeof jobSpec>[1];
 
@@ -62,9 +55,15 @@ const restart = (step: number, number: number): Events[number] => ({
     restart: number,
     deltaNorm: 2,
     logitChangeMax: 1e-7,
+    logitChangeTolerance: 1e-5,
     momentsZeroedRatio: 1,
     ranks: [],
     effectiveRank: 3 * number,
+    modules: [],
+    learningRateBefore: 1e-3,
+    learningRateAfter: 0,
+    lossBefore: 3,
+    lossAfter: 3,
     seconds: 0.5,
   },
 });

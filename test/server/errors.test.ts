@@ -1,10 +1,12 @@
 import { once, setMaxListeners } from 'node:events';
 import { mkdirSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
-import { pino } from 'pino';
+import { pino, type Logger } from 'pino';
 import { Metadata } from '@grpc/grpc-js';
-import { Metadata as NiceMetadata, Status, type CallOptions } from 'nice-grpc';
+import { WeightsServiceDefinition } from '@relora/sdk/contract';
+import { createClient, Metadata as NiceMetadata, Status, type CallOptions, type Client } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
+import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
 import { errorMiddleware } from '../../server/dist/grpc/middleware.js';
 import { serviceErrors, type ErrorReason } from '../../server/dist/errors.js';
 import {
@@ -13,11 +15,13 @@ import {
   openApiWithArtifact,
   readRefusal,
   refusalOf,
+  sha256,
   uploadOf,
   type Refusal,
 } from './apiServer.js';
 import { beginCall, framed, rawSession, statusOf } from './rawCalls.js';
 import {
+  claim,
   jobWhen,
   openParts,
   readyDataset,
@@ -27,10 +31,19 @@ import {
   temporaryFolder,
 } from './parts.js';
 import { freshDatabase, hasPostgres, stopPostgres } from './postgres.js';
+import { runServer } from './runningServer.js';
 import { canMakeReadOnly, makeReadOnly } from './readOnly.js';
 
 const text = Buffer.from('Once upon a time there was an adapter of rank four.');
 const uuid = '00000000-0000-4000-8000-000000000001';
+const modelFiles = ['config.json', 'model.safetensors'].map((fileName) => ({
+  fileName,
+  sizeBytes: 1,
+  sha256: 'a'.repeat(64),
+}));
+async function* messagesOf<T>(messages: T[]): AsyncGenerator<T> {
+  yield* messages;
+}
 const hasStarted = async (iterator: AsyncIterator<unknown>) => void (await iterator.next());
 
 /** How a call ends whose frames are written here. */
@@ -98,15 +111,8 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
     const first = datasets.uploadDataset(slow()).catch(() => {});
     while ((await parts.datasets.find('tales'))?.files[0]?.receivedBytes !== 5)
       await new Promise((resolve) => setTimeout(resolve, 5));
-    const file = { fileName: 'config.json', sizeBytes: 1, sha256: 'a'.repeat(64) };
-    const shards = { fileName: 'model.safetensors', sizeBytes: 1, sha256: 'a'.repeat(64) };
     const refusal = await refusalOf((options) =>
-      weights.uploadWeights(
-        (async function* () {
-          yield { header: { files: [file, shards] } };
-        })(),
-        options,
-      ),
+      weights.uploadWeights(messagesOf([{ header: { files: modelFiles } }]), options),
     );
     release();
     await first;
@@ -164,6 +170,56 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
     return await refusalOf((options) =>
       api.artifacts.downloadArtifact({ name: artifact, fileName: '../../../store.db' }, options),
     );
+  },
+  ARTIFACT_NOT_READY: async () => {
+    const { api, job } = await openApiWithArtifact();
+    const { artifact } = await api.artifacts.exportWeights({ job, format: 'EXPORT_FORMAT_GGUF' });
+    return await refusalOf((options) =>
+      api.artifacts.downloadArtifact({ name: artifact!.name, fileName: 'model.gguf' }, options),
+    );
+  },
+  ARTIFACT_FORMAT_WRONG: async () => {
+    const { model, parts } = await openApi();
+    await submit(parts);
+    const { id, attempt } = await claim(parts);
+    const files = [{ fileName: 'model.gguf', sizeBytes: 1, sha256: 'a'.repeat(64) }];
+    await sealArtifact(
+      parts.attempts,
+      { jobId: id, attempt },
+      { id: 'gguf-1', format: 'gguf', weightType: 'float32', castErrorMax: 0, cycle: 1, step: 1, files },
+    );
+    return await refusalOf((options) =>
+      model.generateText({ model: `jobs/${id}/artifacts/gguf-1` }, options),
+    );
+  },
+  WEIGHTS_NOT_FOUND: async () => {
+    const { weights } = await openApi();
+    return await refusalOf((options) => weights.getWeights({ name: 'weights/none' }, options));
+  },
+  WEIGHTS_EXISTS: async () => {
+    const { weights, parts } = await openApi();
+    await parts.weights.register({ weightsId: 'llama', displayName: '', files: modelFiles });
+    const files = modelFiles.map((file) => ({ ...file, sizeBytes: 2 }));
+    return await refusalOf((options) =>
+      weights.uploadWeights(messagesOf([{ header: { weightsId: 'llama', files } }]), options),
+    );
+  },
+  WEIGHTS_INVALID: async () => {
+    // Of a real server, whose task reads the files.
+    const { channel } = await runServer();
+    const weights: Client<typeof WeightsServiceDefinition> = createClient(WeightsServiceDefinition, channel);
+    const data = Buffer.from('{}');
+    const upload = [
+      { header: { files: modelFiles.map((file) => ({ ...file, sizeBytes: 2, sha256: sha256(data) })) } },
+      ...[0, 1].map((fileIndex) => ({ chunk: { fileIndex, offsetBytes: 0, data } })),
+    ];
+    return await refusalOf((options) => weights.uploadWeights(messagesOf(upload), options));
+  },
+  WEIGHTS_IN_USE: async () => {
+    const { weights, parts } = await openApi();
+    await parts.weights.register({ weightsId: 'llama', displayName: '', files: modelFiles });
+    await submit(parts, { spec: { ...runSpec(), baseWeightsName: 'weights/llama' } });
+    return await refusalOf((options) => weights.deleteWeights({ name: 'weights/llama' }, options));
   },
   JOB_EXISTS: async () => {
     const { training, parts } = await openApi();
@@ -449,7 +505,7 @@ describe('an error', () => {
 
   it('of ours tells the client an id, and the log the stack', async () => {
     const lines: string[] = [];
-    const log = pino({}, { write: (line: string) => void lines.push(line) });
+    const log: Logger = pino({}, { write: (line: string) => void lines.push(line) });
     const answer = await answerTo(log, new Error('the secret cause'), new AbortController().signal);
     expect(answer).toMatchObject({ code: Status.INTERNAL, reason: 'INTERNAL_ERROR' });
     expect((answer as Error).message).not.toContain('secret');
@@ -460,7 +516,7 @@ describe('an error', () => {
 
   it('after the client has gone is a cancelled call, not a fault', async () => {
     const lines: string[] = [];
-    const log = pino({}, { write: (line: string) => void lines.push(line) });
+    const log: Logger = pino({}, { write: (line: string) => void lines.push(line) });
     const gone = new AbortController();
     gone.abort();
     expect(await answerTo(log, new Error('write after end'), gone.signal)).toMatchObject({
@@ -472,7 +528,7 @@ describe('an error', () => {
 });
 
 /** What the middleware makes of an error that a handler throws. */
-async function answerTo(log: ReturnType<typeof pino>, error: Error, signal: AbortSignal): Promise<unknown> {
+async function answerTo(log: Logger, error: Error, signal: AbortSignal): Promise<unknown> {
   const method = {
     path: '/relora.v1.TrainingService/GetJob',
     requestStream: false,

@@ -40,6 +40,8 @@ const dataset = (trainTokens = 10_000_000, heldOutTokens = 5000, vocabularySize 
   },
   preparedRatio: 1,
   createTimeMs: 0,
+  deleteTimeMs: null,
+  purgeTimeMs: null,
 });
 
 const minimal: DeepPartial<JobSpec> = {

@@ -1,4 +1,10 @@
-/** A step event as a trainer sends it, for tests of what the server does with it. */
+/**
+ * A step event as a trainer sends it, for tests of what the server does with it.
+ * @typedef {Extract<import('../../server/dist/jobs/job.js').JobEventBody, { kind: 'step' }>} StepBody
+ * @param {number} step
+ * @param {Partial<StepBody>} changes
+ * @returns {StepBody}
+ */
 export function stepBody(step, changes = {}) {
   return {
     kind: 'step',
