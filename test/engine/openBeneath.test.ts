@@ -1,8 +1,11 @@
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   renameSync,
   rmSync,
@@ -10,6 +13,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
@@ -151,4 +155,20 @@ it('leaves no folder open', async () => {
   }
   expect(open()).toBe(before);
   unlinkSync(join(allowed, 'leak'));
+});
+
+it('leaves no folder open where a file cannot be opened at all', async () => {
+  const { allowed } = folders();
+  const server = createServer().listen(join(allowed, 'socket'));
+  onTestFinished(() => void server.close());
+  await once(server, 'listening');
+  await expect(openBeneath([allowed], join(allowed, 'socket'))).rejects.toMatchObject({ code: 'ENXIO' });
+  const open = readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return [readlinkSync(`/proc/self/fd/${fd}`)];
+    } catch {
+      return []; // that of the listing itself
+    }
+  });
+  expect(open).not.toContain(allowed);
 });

@@ -62,10 +62,10 @@ async function walkHeld(root: string, names: readonly string[]): Promise<FileHan
   for (const [index, name] of names.entries()) {
     if (held === 'changed') break;
     const flags = index < names.length - 1 ? pass : O_RDONLY | O_NOFOLLOW | O_NONBLOCK;
-    const next: FileHandle | 'changed' = await open(`/proc/self/fd/${held.fd}/${name}`, flags).catch(
-      changedOr,
-    );
-    await held.close();
+    const folder = held;
+    const next: FileHandle | 'changed' = await open(`/proc/self/fd/${folder.fd}/${name}`, flags)
+      .catch(changedOr)
+      .finally(() => folder.close()); // also where it throws: no descriptor is left to the collector
     held = next;
   }
   return held;
@@ -83,7 +83,8 @@ async function walkLooking(root: string, names: readonly string[]): Promise<File
     const [opened, now, found] = [await handle.stat(), await realpath(path), await lstat(path)];
     if (now === path && opened.ino === found.ino && opened.dev === found.dev) return handle;
   } catch (error) {
-    if (changedOr(error) !== 'changed') throw error;
+    await handle.close();
+    return changedOr(error);
   }
   await handle.close();
   return 'changed';
