@@ -76,6 +76,16 @@ export const serviceErrors = {
     fix: 'Send next_page_token unchanged, with the same filter and order, or begin again without a token.',
     fields: () => [{ field: 'page_token', expected: 'the next_page_token of the same request', got: '' }],
   }),
+  NOT_AUTHENTICATED: entry<{ cause: string }>({
+    status: Status.UNAUTHENTICATED,
+    text: ({ cause }) => `The server does not know who calls: ${cause}`,
+    fix: 'Send `authorization: Bearer TOKEN` with a token that `relora-server token add` or your identity provider gave.',
+  }),
+  ROLE_TOO_LOW: entry<{ action: string; role: string; needed: string }>({
+    status: Status.PERMISSION_DENIED,
+    text: ({ action, role, needed }) => `${action} needs the role ${needed}, and the caller has ${role}`,
+    fix: 'Use a token with that role, or ask an operator to make the call.',
+  }),
   SERVICE_UNKNOWN: entry<{ service: string }>({
     status: Status.NOT_FOUND,
     text: ({ service }) => `There is no service ${quote(service)} here`,

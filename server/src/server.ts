@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { openToAll } from './access/principal.js';
 import { serveApi, serviceNames } from './api/serveApi.js';
 import type { Address, Config } from './config.js';
 import { Health } from './grpc/health.js';
@@ -73,7 +74,9 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       startTimeMs: parts.startTimeMs,
     });
     ends.push(() => serverMetrics.stop());
+    const authenticate = openToAll;
     const web = {
+      authenticate,
       render: async () => await serverMetrics.render(),
       contentType: serverMetrics.contentType,
       readiness: async () => await readReadiness(store.db, config, signal),
@@ -86,7 +89,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const connectionsMax = connectionsWithin(config);
     if (connectionsMax < config.connectionsMax)
       log.warn({ connectionsMax }, 'The limit of open files allows fewer connections than the settings');
-    const grpc = serveApi(parts, health, { connectionsMax });
+    const grpc = serveApi(parts, health, { connectionsMax, authenticate });
     const grpcPort = await grpc.listen(config.grpcAddress);
     ends.push(() => grpc.close());
 

@@ -20,6 +20,7 @@ import {
 import { createHash } from 'node:crypto';
 import { ClientError, createChannel, createClient, type CallOptions, type Client } from 'nice-grpc';
 import { onTestFinished } from 'vitest';
+import type { Authenticate } from '../../server/dist/access/principal.js';
 import { DeviceCatalog } from '../../server/dist/api/deviceCatalog.js';
 import { PageTokens } from '../../server/dist/api/pageToken.js';
 import type { ApiParts } from '../../server/dist/api/parts.js';
@@ -38,7 +39,7 @@ export type Api = Awaited<ReturnType<typeof openApi>>;
 /** The API over the durable half of a server, on a free port of its own, with clients for each service. */
 export async function openApi(
   settings: Record<string, string> = {},
-  options: { deadlineSeconds?: number; parts?: Parts } = {},
+  options: { deadlineSeconds?: number; parts?: Parts; authenticate?: Authenticate } = {},
 ) {
   const parts = options.parts ?? (await openParts(settings));
   const stopping = new AbortController();

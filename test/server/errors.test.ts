@@ -7,6 +7,7 @@ import { WeightsServiceDefinition } from '@relora/sdk/contract';
 import { createClient, Metadata as NiceMetadata, Status, type CallOptions, type Client } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
+import { nobody, type Principal } from '../../server/dist/access/principal.js';
 import { errorMiddleware } from '../../server/dist/grpc/middleware.js';
 import { serviceErrors, type ErrorReason } from '../../server/dist/errors.js';
 import {
@@ -82,6 +83,15 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
     const { datasets, parts } = await openApi({ RELORA_MESSAGE_BYTES_MAX: '1048576' });
     await registerFiles(parts, 8000);
     return await refusalOf((options) => datasets.getDataset({ name: 'datasets/many' }, options));
+  },
+  NOT_AUTHENTICATED: async () => {
+    const { server } = await openApi({}, { authenticate: async () => nobody });
+    return await refusalOf((options) => server.getServerInfo({}, options));
+  },
+  ROLE_TOO_LOW: async () => {
+    const viewer: Principal = { name: 'a viewer', tenant: 'default', role: 'viewer' };
+    const { training } = await openApi({}, { authenticate: async () => viewer });
+    return await refusalOf((options) => training.pauseJob({ name: 'jobs/not-there' }, options));
   },
   SERVICE_UNKNOWN: async () =>
     await rawRefusal({ path: '/grpc.health.v1.Health/Check', body: framed(Buffer.from('\n\u0003tea')) }),
@@ -534,7 +544,7 @@ async function answerTo(log: Logger, error: Error, signal: AbortSignal): Promise
     requestStream: false,
     responseStream: false,
   };
-  const context = { metadata: new Metadata(), peer: '', signal };
+  const context = { metadata: new Metadata(), peer: '', caller: nobody, signal };
   const fails = (): never => {
     throw error;
   };

@@ -1,6 +1,7 @@
 import { Metadata } from '@grpc/grpc-js';
 import { TrainingServiceDefinition } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
+import { nobody } from '../../server/dist/access/principal.js';
 import { JobMetrics } from '../../server/dist/metrics/jobMetrics.js';
 import { createMetrics, type Metrics } from '../../server/dist/metrics/metrics.js';
 import { metricTable } from '../../server/dist/metrics/metricTable.js';
@@ -169,7 +170,12 @@ describe('calls', () => {
         `relora_rpc_started_total{service="relora.v1.TrainingService",method="WatchJob"}`,
       ),
     ).toBe(0);
-    const context = { metadata: new Metadata(), peer: '', signal: new AbortController().signal };
+    const context = {
+      metadata: new Metadata(),
+      peer: '',
+      caller: nobody,
+      signal: new AbortController().signal,
+    };
     const call = { method, context };
     const answers = async function* () {
       yield Buffer.from('answer');

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { pino } from 'pino';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { openToAll } from '../../server/dist/access/principal.js';
 import { readReadiness } from '../../server/dist/readiness.js';
 import { HttpServer, type HttpLimits, type WebParts } from '../../server/dist/web/httpServer.js';
 import { openParts } from './parts.js';
@@ -12,6 +13,7 @@ async function serve(parts: Partial<WebParts> = {}, changed: Partial<HttpLimits>
   const server = await HttpServer.listen(
     { host: '127.0.0.1', port: 0 },
     {
+      authenticate: openToAll,
       render: async () => 'relora_slots 1\n',
       contentType: 'text/plain; version=0.0.4; charset=utf-8',
       readiness: async () => ({ ready: true }),

@@ -7,13 +7,20 @@ import {
   TrainingServiceDefinition,
   WeightsServiceDefinition,
 } from '@relora/sdk/contract';
+import { openToAll, type Authenticate } from '../access/principal.js';
 import { readDescriptors } from '../grpc/descriptors.js';
 import { GrpcServer } from '../grpc/grpcServer.js';
 import type { Health } from '../grpc/health.js';
-import { deadlineMiddleware, errorMiddleware, metadataMiddleware } from '../grpc/middleware.js';
+import {
+  accessMiddleware,
+  deadlineMiddleware,
+  errorMiddleware,
+  metadataMiddleware,
+} from '../grpc/middleware.js';
 import { reflectionHandlers } from '../grpc/reflection.js';
 import { rpcMetricsMiddleware } from '../grpc/rpcMetrics.js';
 import { standardFiles, standardMethods } from '../grpc/standardServices.js';
+import { roleFor } from './accessRules.js';
 import { artifactService } from './artifactService.js';
 import { datasetService } from './datasetService.js';
 import { modelService } from './modelService.js';
@@ -45,12 +52,13 @@ const unarySeconds = 60;
 export function serveApi(
   parts: ApiParts,
   health: Health,
-  options: { deadlineSeconds?: number; connectionsMax?: number } = {},
+  options: { deadlineSeconds?: number; connectionsMax?: number; authenticate?: Authenticate } = {},
 ): GrpcServer {
   const { config, log, metrics } = parts;
   const {
     deadlineSeconds = config.trainerGraceSeconds + unarySeconds,
     connectionsMax = config.connectionsMax,
+    authenticate = openToAll,
   } = options;
   const descriptors = readDescriptors(Buffer.concat([readFileSync(contractFile), standardFiles()]));
   const server = new GrpcServer({
@@ -61,6 +69,7 @@ export function serveApi(
       rpcMetricsMiddleware(metrics, services),
       errorMiddleware(log, config),
       metadataMiddleware(config.metadataBytesMax),
+      accessMiddleware(authenticate, roleFor),
       deadlineMiddleware(deadlineSeconds),
     ],
   });

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
+import { requireRole, type Authenticate, type Role } from '../access/principal.js';
 import type { Config } from '../config.js';
 import { ServiceError } from '../errors.js';
 import { storageCures, storageFault } from '../store/storageFault.js';
@@ -91,5 +92,26 @@ export function metadataMiddleware(metadataBytesMax: number): Middleware {
     if (metadataBytes > metadataBytesMax)
       throw new ServiceError('METADATA_TOO_LARGE', { metadataBytes, metadataBytesMax });
     yield* next(context);
+  };
+}
+
+/**
+ * Finds out who calls before anything of the request is read, and refuses what the role of the caller does not allow. `roleOf` gives
+ * the least role for a path, or null for a method that anybody may call.
+ */
+export function accessMiddleware(
+  authenticate: Authenticate,
+  roleOf: (path: string) => Role | null,
+): Middleware {
+  return async function* checkAccess({ method: { path }, context }, next) {
+    const role = roleOf(path);
+    if (role === null) return yield* next(context);
+    const header = (name: string): string | undefined => context.metadata.get(name)[0]?.toString();
+    const caller = await authenticate({
+      authorization: header('authorization'),
+      tenant: header('relora-tenant'),
+    });
+    requireRole(caller, role, path.slice(path.lastIndexOf('/') + 1));
+    yield* next({ ...context, caller });
   };
 }

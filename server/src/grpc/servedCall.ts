@@ -1,4 +1,5 @@
 import { status, type Metadata, type ServerInterceptor } from '@grpc/grpc-js';
+import { nobody } from '../access/principal.js';
 import { ServiceError } from '../errors.js';
 import { toStatus } from './statusDetails.js';
 import type { Answers, CallContext, Middleware, ServedMethod } from './service.js';
@@ -67,7 +68,7 @@ export class ServedCall {
   }
 
   private async run(middleware: Middleware, metadata: Metadata): Promise<void> {
-    const context: CallContext = { metadata, peer: this.peer, signal: this.over.signal };
+    const context: CallContext = { metadata, peer: this.peer, caller: nobody, signal: this.over.signal };
     try {
       const answers = middleware({ method: this.method, context }, (inner) => this.answers(inner));
       for await (const answer of answers) await this.write(answer);

@@ -1,11 +1,14 @@
 import type { Metadata } from '@grpc/grpc-js';
 import type { DeepPartial, MessageFns } from '@relora/sdk/contract';
+import type { Principal } from '../access/principal.js';
 
 /** What a handler knows of its call. */
 export interface CallContext {
   readonly metadata: Metadata;
   /** Address of the client, host:port. */
   readonly peer: string;
+  /** Who calls; known behind accessMiddleware. */
+  readonly caller: Principal;
   /** Aborted when the call is over for the client; its reason is a ServiceError. */
   readonly signal: AbortSignal;
 }

@@ -1,13 +1,16 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Logger } from 'pino';
+import { requireRole, type Authenticate, type Credentials } from '../access/principal.js';
 import type { Address } from '../config.js';
+import { ServiceError } from '../errors.js';
 import { Connections, peerOf, type Place } from '../connections.js';
 
 /** Whether the server can do its work; `problem` says why not. */
 export type Readiness = { ready: true } | { ready: false; problem: string };
 
 export interface WebParts {
+  authenticate: Authenticate;
   /** All metrics as text. */
   render(): Promise<string>;
   contentType: string;
@@ -59,6 +62,7 @@ export class HttpServer {
         });
         answer(request, parts, place)
           .catch((error: unknown): Answer => {
+            if (error instanceof ServiceError) return refusal(error);
             parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
             return { status: 500, text: 'Internal error\n' };
           })
@@ -84,6 +88,18 @@ export class HttpServer {
   }
 }
 
+/** What a request says of its caller; `authenticate` makes a Principal of it. */
+export function credentialsOf({ headers }: IncomingMessage): Credentials {
+  const { authorization, 'relora-tenant': tenant } = headers;
+  return { authorization, tenant: Array.isArray(tenant) ? tenant[0] : tenant };
+}
+
+function refusal({ reason, message }: ServiceError): Answer {
+  if (reason === 'NOT_AUTHENTICATED') return { status: 401, text: `${message}\n` };
+  if (reason === 'ROLE_TOO_LOW') return { status: 403, text: `${message}\n` };
+  return { status: 400, text: `${message}\n` };
+}
+
 async function answer(request: IncomingMessage, parts: WebParts, place: Place): Promise<Answer> {
   const path = (request.url ?? '').split('?')[0];
   if (path !== '/metrics' && path !== '/healthz' && path !== '/readyz') {
@@ -93,6 +109,7 @@ async function answer(request: IncomingMessage, parts: WebParts, place: Place): 
     return { status: 405, text: 'Only GET and HEAD\n' };
   if (path === '/metrics' && place === 'spare')
     return { status: 503, text: 'All connections are in use; only health is answered\n' };
+  if (path === '/metrics') requireRole(await parts.authenticate(credentialsOf(request)), 'operator', path);
   if (path === '/metrics') return { status: 200, contentType: parts.contentType, text: await parts.render() };
   // Alive is who can answer: the event loop turns. The store is of no concern, since a restart would not mend it.
   if (path === '/healthz') return { status: 200, text: 'ok\n' };
@@ -110,6 +127,7 @@ function send(
     'content-length': Buffer.byteLength(text),
     'cache-control': 'no-store',
     'x-content-type-options': 'nosniff',
+    ...(status === 401 ? { 'www-authenticate': 'Bearer' } : {}),
     ...(status === 405 ? { allow: 'GET, HEAD' } : {}),
   });
   response.end(request.method === 'HEAD' ? undefined : text);

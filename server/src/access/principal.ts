@@ -1,0 +1,62 @@
+import { ServiceError } from '../errors.js';
+
+/** Each may what those before it may: read; change what its tenant has; and act for every tenant and on the server itself. */
+export const roles = ['viewer', 'trainer', 'operator'] as const;
+export type Role = (typeof roles)[number];
+
+/** Whose jobs were there before tenants were, and whose are those of a server that asks nobody who they are. */
+export const defaultTenant = 'default';
+
+/** Who makes a call. */
+export interface Principal {
+  /** For the audit log: the name of a token, the subject of a JWT. */
+  readonly name: string;
+  /** Whose jobs, data sets and weights the call sees. */
+  readonly tenant: string;
+  /** `none`: nobody has said who it is. */
+  readonly role: Role | 'none';
+}
+
+/** A caller that has not said who it is. */
+export const nobody: Principal = { name: '', tenant: '', role: 'none' };
+
+/** What a request says of its caller, over gRPC and over HTTP alike. */
+export interface Credentials {
+  /** Header `authorization`. */
+  readonly authorization?: string | undefined;
+  /** Header `relora-tenant`: whom an operator acts for. */
+  readonly tenant?: string | undefined;
+}
+
+/** Finds out who calls. Rejects with NOT_AUTHENTICATED. */
+export type Authenticate = (credentials: Credentials) => Promise<Principal>;
+
+/** A server that asks nobody: whoever reaches it is an operator. */
+export const openToAll: Authenticate = async ({ tenant }) =>
+  actingFor({ name: 'anyone', tenant: defaultTenant, role: 'operator' }, tenant);
+
+const tenantPattern = /^[a-z][a-z0-9-]{0,30}[a-z0-9]$/;
+
+export function isTenant(text: string): boolean {
+  return tenantPattern.test(text);
+}
+
+/** The caller in the tenant that its request names; only operators may name another than their own. Throws ROLE_TOO_LOW. */
+export function actingFor(principal: Principal, tenant: string | undefined): Principal {
+  if (tenant === undefined || tenant === '' || tenant === principal.tenant) return principal;
+  requireRole(principal, 'operator', 'naming another tenant');
+  if (!isTenant(tenant)) {
+    const expected = '2 to 32 of a-z, 0-9 and -, the first a letter and the last none of -';
+    throw new ServiceError('REQUEST_INVALID', {
+      problems: [{ field: 'relora-tenant', expected, got: JSON.stringify(tenant.slice(0, 40)) }],
+    });
+  }
+  return { ...principal, tenant };
+}
+
+/** Throws NOT_AUTHENTICATED for nobody, ROLE_TOO_LOW for a role below. */
+export function requireRole({ role }: Principal, needed: Role, action: string): void {
+  if (role === 'none') throw new ServiceError('NOT_AUTHENTICATED', { cause: 'no token came with it' });
+  if (roles.indexOf(role) < roles.indexOf(needed))
+    throw new ServiceError('ROLE_TOO_LOW', { action, role, needed });
+}

@@ -1,0 +1,74 @@
+import type {
+  ArtifactServiceDefinition,
+  DatasetServiceDefinition,
+  ModelServiceDefinition,
+  ServerServiceDefinition,
+  TrainingServiceDefinition,
+  WeightsServiceDefinition,
+} from '@relora/sdk/contract';
+import type { Role } from '../access/principal.js';
+
+type Rules<Definition extends { methods: object }> = Record<keyof Definition['methods'], Role>;
+
+/** The least role that may call each method. A method of the contract without a rule does not compile. */
+export interface AccessRules {
+  'relora.v1.TrainingService': Rules<TrainingServiceDefinition>;
+  'relora.v1.ArtifactService': Rules<ArtifactServiceDefinition>;
+  'relora.v1.DatasetService': Rules<DatasetServiceDefinition>;
+  'relora.v1.ModelService': Rules<ModelServiceDefinition>;
+  'relora.v1.ServerService': Rules<ServerServiceDefinition>;
+  'relora.v1.WeightsService': Rules<WeightsServiceDefinition>;
+}
+
+/** Reading needs `viewer`, changing what the tenant has `trainer`, what concerns the server as a whole `operator`. */
+export const accessRules: AccessRules = {
+  'relora.v1.TrainingService': {
+    createJob: 'trainer',
+    forkJob: 'trainer',
+    restartJob: 'trainer',
+    estimateJob: 'viewer',
+    getJob: 'viewer',
+    listJobs: 'viewer',
+    listRestarts: 'viewer',
+    watchJob: 'viewer',
+    getMetricHistory: 'viewer',
+    compareJobs: 'viewer',
+    pauseJob: 'trainer',
+    resumeJob: 'trainer',
+    cancelJob: 'trainer',
+    deleteJob: 'trainer',
+    undeleteJob: 'trainer',
+  },
+  'relora.v1.ArtifactService': {
+    getArtifact: 'viewer',
+    listArtifacts: 'viewer',
+    downloadArtifact: 'viewer',
+    exportWeights: 'trainer',
+    deleteArtifact: 'trainer',
+    scrubArtifacts: 'trainer',
+  },
+  'relora.v1.DatasetService': {
+    getDataset: 'viewer',
+    listDatasets: 'viewer',
+    previewDataset: 'viewer',
+    uploadDataset: 'trainer',
+    deleteDataset: 'trainer',
+    undeleteDataset: 'trainer',
+  },
+  // It computes as a job does.
+  'relora.v1.ModelService': { generateText: 'trainer' },
+  'relora.v1.ServerService': { getServerInfo: 'viewer', getDiskUse: 'operator' },
+  'relora.v1.WeightsService': {
+    getWeights: 'viewer',
+    listWeights: 'viewer',
+    uploadWeights: 'trainer',
+    deleteWeights: 'trainer',
+  },
+};
+
+/** The least role that may call the method at a path such as `/relora.v1.TrainingService/GetJob`; null for those of gRPC itself. */
+export function roleFor(path: string): Role | null {
+  const [, service = '', method = ''] = path.split('/');
+  const rules = (accessRules as unknown as Record<string, Record<string, Role> | undefined>)[service];
+  return rules?.[method.slice(0, 1).toLowerCase() + method.slice(1)] ?? null;
+}
