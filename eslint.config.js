@@ -25,7 +25,7 @@ export default tseslint.config(
     },
   },
   {
-    // A call takes some hundred thousand arguments at most; vocabularies and pages are longer than that.
+    // What is wrong only for inputs that are long, or named like something that every object has.
     files: ['*/src/**/*.ts'],
     rules: {
       'no-restricted-syntax': [
@@ -35,6 +35,13 @@ export default tseslint.config(
             'CallExpression[callee.property.name=/^(push|unshift|fromCharCode|fromCodePoint)$/] > SpreadElement',
           message: 'A long list does not fit into the arguments of a call: take its elements one by one.',
         },
+        {
+          // Every object has what Object.prototype has: a name from outside may be `constructor`.
+          selector: 'BinaryExpression[operator="in"][left.type!="Literal"][left.type!="MemberExpression"]',
+          message:
+            'Object.hasOwn(object, key): `in` also finds what every object has, such as `constructor`.',
+        },
+        { selector: 'ForInStatement', message: 'Object.keys(object): for-in also lists what is inherited.' },
       ],
     },
   },

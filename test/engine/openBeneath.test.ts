@@ -17,7 +17,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { NotBeneath, openBeneath } from '@relora/engine/files';
+import { NotBeneath, openBeneath, openWithoutLinks } from '@relora/engine/files';
 
 /** A folder that is allowed with `sub/deep/file.txt`, and one with the same outside of it. */
 function folders() {
@@ -46,6 +46,26 @@ const ways = [
 ] as const;
 
 describe.each(ways)('a file beneath a folder, %s', (_, holdsFolders) => {
+  it('opens by names of our own through no link, wherever it leads', async () => {
+    const { folder, allowed } = folders();
+    const opens = async (names: string[]) => {
+      const handle = await openWithoutLinks(join(folder, 'alias'), names, { holdsFolders });
+      await handle.close();
+    };
+    symlinkSync(allowed, join(folder, 'alias'));
+    symlinkSync('deep', join(allowed, 'sub', 'again'));
+    symlinkSync('file.txt', join(allowed, 'sub', 'deep', 'link.txt'));
+    await opens(['sub', 'deep', 'file.txt']);
+    for (const names of [
+      ['sub', 'again', 'file.txt'],
+      ['sub', 'deep', 'link.txt'],
+      ['sub', 'nothing'],
+      ['..', 'outside', 'sub', 'deep', 'file.txt'],
+      ['../outside/sub/deep/file.txt'],
+    ])
+      await expect(opens(names), names.join('/')).rejects.toBeInstanceOf(NotBeneath);
+  });
+
   it('opens by its path, through links within the folders, at the folder itself', async () => {
     const { folder, allowed, path } = folders();
     expect(await content([allowed], path, { holdsFolders })).toBe('inside');
@@ -122,26 +142,42 @@ const swapper = `
     renameSync(allowed + '/before', allowed + '/sub');
   }`;
 
-it('is never read elsewhere while a parent is swapped without end', async () => {
-  const { allowed, outside, path } = folders();
-  const child = spawn(process.execPath, ['--input-type=module', '-e', swapper, allowed, outside], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  onTestFinished(() => void child.kill('SIGKILL'));
-  await new Promise((resolve) => child.stdout.once('data', resolve));
-  const seen = { inside: 0, refused: 0 };
-  for (let tries = 0; tries < 3000; tries++) {
-    const read = await content([allowed], path).catch((error: unknown) => {
-      if (!(error instanceof NotBeneath)) throw error;
-      return null;
+/** By a path that people gave, and by names of our own below the folder. */
+const openings = {
+  'by a path': content,
+  'by names': async ([allowed]: string[]): Promise<string> => {
+    const handle = await openWithoutLinks(allowed!, ['sub', 'deep', 'file.txt']);
+    try {
+      return await handle.readFile('utf8');
+    } finally {
+      await handle.close();
+    }
+  },
+};
+
+it.each(Object.entries(openings))(
+  'is never read elsewhere while a parent is swapped, %s',
+  async (_, open) => {
+    const { allowed, outside, path } = folders();
+    const child = spawn(process.execPath, ['--input-type=module', '-e', swapper, allowed, outside], {
+      stdio: ['ignore', 'pipe', 'inherit'],
     });
-    expect(read).not.toBe('secret');
-    if (read === null) seen.refused++;
-    else seen.inside++;
-  }
-  expect(seen.inside).toBeGreaterThan(0);
-  expect(seen.refused).toBeGreaterThan(0);
-});
+    onTestFinished(() => void child.kill('SIGKILL'));
+    await new Promise((resolve) => child.stdout.once('data', resolve));
+    const seen = { inside: 0, refused: 0 };
+    for (let tries = 0; tries < 3000; tries++) {
+      const read = await open([allowed], path).catch((error: unknown) => {
+        if (!(error instanceof NotBeneath)) throw error;
+        return null;
+      });
+      expect(read).not.toBe('secret');
+      if (read === null) seen.refused++;
+      else seen.inside++;
+    }
+    expect(seen.inside).toBeGreaterThan(0);
+    expect(seen.refused).toBeGreaterThan(0);
+  },
+);
 
 it('leaves no folder open', async () => {
   const { allowed, outside, path } = folders();

@@ -1,5 +1,13 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { chunkBytes, FolderBlobs } from '../../server/dist/store/blobStore.js';
@@ -75,4 +83,18 @@ it('a name never leads out of the folder, and a link is no blob', async () => {
   writeFileSync(join(folder, 'secret'), 'secret');
   symlinkSync(join(folder, 'secret'), join(folder, 'store', 'link'));
   expect(await blobs.openRead('link')).toBeUndefined();
+
+  // Nor is what lies behind one, wherever it leads; but an operator may keep all of one kind on another disk.
+  await blobs.put('jobs/a/artifacts/one/file', pieces('ours'));
+  for (const swapped of ['jobs/a/artifacts/one', 'jobs/a/artifacts', 'jobs/a']) {
+    const path = join(folder, 'store', swapped);
+    renameSync(path, join(folder, 'before'));
+    symlinkSync(join(folder, 'before'), path);
+    expect(await blobs.openRead('jobs/a/artifacts/one/file'), swapped).toBeUndefined();
+    unlinkSync(path);
+    renameSync(join(folder, 'before'), path);
+  }
+  renameSync(join(folder, 'store', 'jobs'), join(folder, 'disk'));
+  symlinkSync(join(folder, 'disk'), join(folder, 'store', 'jobs'));
+  expect(await textOf(blobs, 'jobs/a/artifacts/one/file', 0, 9)).toBe('ours');
 });

@@ -23,6 +23,8 @@ export function textColumn(metadata: FileMetaData, field: string, file: string):
   const last = found.at(-1)!;
   const path = found.map(({ element }) => element.name);
   if (last.children.length > 0) throw missing(`a group with ${namesOf(last)}`);
+  // The reader makes an object of each row, where this name is not that of a value.
+  if (path.includes('__proto__')) throw missing('a column that must not be called __proto__');
   const list = found.find(({ element }) => element.repetition_type === 'REPEATED');
   if (list !== undefined) throw missing(`a list in ${path.slice(0, found.indexOf(list) + 1).join('.')}`);
   if (last.element.type !== 'BYTE_ARRAY') throw missing(`a column of type ${last.element.type ?? 'none'}`);

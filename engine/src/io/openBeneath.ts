@@ -42,6 +42,23 @@ export async function openBeneath(
   throw new NotBeneath(`${path} changed again and again while it was opened`);
 }
 
+/**
+ * Opens a file by names of our own below a folder. A link among them is not ours, wherever it leads: it is refused, also one that is
+ * put there meanwhile. The folder itself may be reached through links. Throws as openBeneath does.
+ */
+export async function openWithoutLinks(
+  folder: string,
+  names: readonly string[],
+  { holdsFolders = hasHeldFolders }: { holdsFolders?: () => Promise<boolean> } = {},
+): Promise<FileHandle> {
+  const notThere = () => new NotBeneath(`${[folder, ...names].join(sep)} is not there, or behind a link`);
+  const root = await realpath(folder).catch(() => undefined);
+  if (root === undefined || names.some((name) => name === '..' || name.includes(sep))) throw notThere();
+  const handle = (await holdsFolders()) ? await walkHeld(root, names) : await walkLooking(root, names);
+  if (handle === 'changed') throw notThere();
+  return handle;
+}
+
 /** The root that a path lies in, and the names below it. */
 async function locate(roots: readonly string[], path: string): Promise<{ root: string; names: string[] }> {
   const real = await realpath(path).catch(() => undefined);

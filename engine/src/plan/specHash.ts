@@ -53,7 +53,9 @@ export function specHash(spec: RunSpec, baseWeightsSha256: string | null): strin
 function withoutDefaults<T extends object>(settings: T, defaults: Partial<T>): Partial<T> {
   const entries = Object.entries(settings) as [keyof T, unknown][];
   return Object.fromEntries(
-    entries.filter(([key, value]) => !(key in defaults) || !isDeepStrictEqual(value, defaults[key])),
+    entries.filter(
+      ([key, value]) => !Object.hasOwn(defaults, key) || !isDeepStrictEqual(value, defaults[key]),
+    ),
   ) as Partial<T>;
 }
 

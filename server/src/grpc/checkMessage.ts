@@ -71,19 +71,25 @@ export function checkMessage(
       throw new WireFault(reader.at, `a value of wire type ${expected}`, `one of wire type ${wireType}`);
     if (wireType !== wireTypes.bytes) return checkNumber(reader, field.type);
     const inner = reader.stretch();
-    if (field.type === types.message) checkFields(inner, field.typeName);
-    else if (field.type === types.string && !isUtf8(inner.slice()))
-      throw new WireFault(inner.at, 'text in UTF-8', 'other bytes');
+    if (field.type === types.message) return checkFields(inner, field.typeName);
+    if (field.type !== types.string) return;
+    const text = inner.slice();
+    if (!isUtf8(text)) throw new WireFault(inner.at, 'text in UTF-8', 'other bytes');
+    // The decoder puts the entries of a map into an object, where this key would be its prototype: the entry would be lost.
+    if (field.isMapKey && Buffer.from(text).toString() === '__proto__')
+      throw wrongValue('another key', '"__proto__"');
   };
+
+  /** Well-formed, but nothing that can be taken. */
+  const wrongValue = (expected: string, got: string): ServiceError<'REQUEST_INVALID'> =>
+    new ServiceError('REQUEST_INVALID', { problems: [{ field: pathOf(path), expected, got }] });
 
   /** A number that is too large to be exact is a wrong value, not a broken message. */
   const checkNumber = (reader: WireReader, type: number): void => {
     const value = readExact(reader, type);
     if (value === undefined || (value <= Number.MAX_SAFE_INTEGER && value >= Number.MIN_SAFE_INTEGER)) return;
     const expected = `a whole number from ${Number.MIN_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}`;
-    throw new ServiceError('REQUEST_INVALID', {
-      problems: [{ field: pathOf(path), expected, got: String(value) }],
-    });
+    throw wrongValue(expected, String(value));
   };
 
   try {

@@ -6,6 +6,8 @@ export interface FieldDescriptor {
   /** Number in FieldDescriptorProto.Type. */
   type: number;
   isRepeated: boolean;
+  /** The key of the entries of a map. */
+  isMapKey: boolean;
   /** Full name of a message or enum. */
   typeName: string;
 }
@@ -36,7 +38,9 @@ export function readDescriptors(set: Uint8Array): Descriptors {
     const parts = partsOf(bytes);
     const fullName = `${scope}${textOf(parts, 1)}`;
     symbols.push(fullName);
-    messages.set(fullName, new Map(all(parts, 2).map(readField)));
+    const options = partsOf(all(parts, 7)[0] ?? new Uint8Array());
+    const isMapEntry = numberOf(options, 7) === 1;
+    messages.set(fullName, new Map(all(parts, 2).map((field) => readField(field, isMapEntry))));
     for (const nested of all(parts, 3)) addMessage(nested, `${fullName}.`, symbols);
     for (const nested of all(parts, 4)) symbols.push(`${fullName}.${textOf(partsOf(nested), 1)}`);
   };
@@ -63,7 +67,7 @@ export function readDescriptors(set: Uint8Array): Descriptors {
 
 type Parts = Map<number, (number | Uint8Array)[]>;
 
-function readField(bytes: Uint8Array): [number, FieldDescriptor] {
+function readField(bytes: Uint8Array, ofMapEntry: boolean): [number, FieldDescriptor] {
   const parts = partsOf(bytes);
   const labelRepeated = 3;
   return [
@@ -72,6 +76,7 @@ function readField(bytes: Uint8Array): [number, FieldDescriptor] {
       name: textOf(parts, 1),
       type: numberOf(parts, 5),
       isRepeated: numberOf(parts, 4) === labelRepeated,
+      isMapKey: ofMapEntry && numberOf(parts, 3) === 1,
       typeName: textOf(parts, 6).slice(1),
     },
   ];

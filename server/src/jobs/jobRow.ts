@@ -73,7 +73,9 @@ function readExecution(text: string): Execution {
   const { precision } = execution;
   const quantized = { int8Base: 'int8', nf4Base: 'nf4' } as const;
   const unknown = {
-    basePrecision: precision in quantized ? quantized[precision as keyof typeof quantized] : precision,
+    basePrecision: Object.hasOwn(quantized, precision)
+      ? quantized[precision as keyof typeof quantized]
+      : precision,
     graphs: [],
     baseWeightsSha256: null,
     specSha256: '',

@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { constants } from 'node:fs';
 import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { crc32c } from '@node-rs/crc32';
+import { openWithoutLinks } from '@relora/engine/files';
 import { syncFolder } from './folders.js';
 import { isOutOfFiles } from './storeError.js';
 
@@ -71,9 +71,10 @@ export class FolderBlobs implements BlobStore {
   }
 
   async openRead(name: string): Promise<OpenBlob | undefined> {
-    // Not through a link that somebody laid, and not waiting for the writer of a pipe.
-    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-    const file = await open(this.pathOf(name), flags).catch((error: unknown) => {
+    // The folder and its first level may be links that an operator laid, to another disk; below that nobody has to lay any.
+    const words = wordsOf(name);
+    const top = words.splice(0, words.length > 1 ? 1 : 0);
+    const file = await openWithoutLinks(join(this.folder, ...top), words).catch((error: unknown) => {
       if (isOutOfFiles(error)) throw error; // which says nothing about the blob
       return undefined;
     });
@@ -111,12 +112,17 @@ export class FolderBlobs implements BlobStore {
     await rm(this.pathOf(prefix), { recursive: true, force: true });
   }
 
-  /** Names are ours, made of ids that were checked: one that is not is a fault of ours. */
   private pathOf(name: string): string {
-    if (!/^[\w.-]+(\/[\w.-]+)*$/.test(name) || name.split('/').some((word) => /^\.+$/.test(word)))
-      throw new Error(`${JSON.stringify(name)} is not the name of a blob`);
-    return join(this.folder, name);
+    return join(this.folder, ...wordsOf(name));
   }
+}
+
+/** Names are ours, made of ids that were checked: one that is not is a fault of ours. */
+function wordsOf(name: string): string[] {
+  const words = name.split('/');
+  if (words.some((word) => !/^[\w.-]+$/.test(word) || /^\.+$/.test(word)))
+    throw new Error(`${JSON.stringify(name)} is not the name of a blob`);
+  return words;
 }
 
 /** Digests bytes as they pass. */
