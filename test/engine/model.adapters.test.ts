@@ -7,7 +7,7 @@ import { targetModules, type AdapterSettings } from '../../engine/dist/plan/runS
 import { tinyConfig } from './llamaReference.js';
 import { laterAdapter } from './laterAdapter.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
-import { seeded } from './seeded.js';
+import { seeded } from '@relora/engine/conformance';
 
 const settings: AdapterSettings = {
   rank: 3,

@@ -8,7 +8,7 @@ import { Random } from '../../engine/dist/random.js';
 import { referenceLogits, tinyConfig } from './llamaReference.js';
 import { laterAdapter } from './laterAdapter.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
-import { seeded } from './seeded.js';
+import { seeded } from '@relora/engine/conformance';
 
 const batch = 2;
 const time = 7;

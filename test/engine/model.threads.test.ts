@@ -7,7 +7,7 @@ import { change, lossAndGradients } from './hostModel.js';
 import { tinyConfig } from './llamaReference.js';
 import { largest } from './nativeReference.js';
 import { laterAdapter } from './laterAdapter.js';
-import { seeded } from './seeded.js';
+import { seeded } from '@relora/engine/conformance';
 
 // More rows than a block of a product, more positions than a tile of attention, several blocks of every other kernel:
 // work that threads share, and a different share for each number of them.

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
-import { seeded } from './seeded.js';
+import { seeded } from '@relora/engine/conformance';
 
 const addon = loadNativeAddon();
 const none = new Float32Array(0);

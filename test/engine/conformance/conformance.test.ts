@@ -1,9 +1,14 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Device } from '../../../engine/dist/device/device.js';
-import { openDevice } from '../../../engine/dist/openDevice.js';
-import { seeded } from '../seeded.js';
-import { Bench } from './bench.js';
-import { casesOf, updateCases, type Case } from './cases.js';
+import { openDevice, type Device } from '@relora/engine';
+import {
+  Bench,
+  casesOf,
+  checkCase,
+  largestDifference,
+  seeded,
+  updateCases,
+  type Case,
+} from '@relora/engine/conformance';
 import { columns } from './devices.js';
 import { checkedTable } from './table.js';
 
@@ -27,27 +32,13 @@ describe.each(columns)('$name', ({ name: column, open, tolerance, kernels }) => 
   // In the smallest shapes a rounding to 8 bits is most of the value.
   const own = cases.filter(({ name }) => tolerance < 1e-3 || !name.endsWith(' small'));
   it.each(own)('$name', async (one) => {
-    const before = new Map(device.kernelCounts());
-    const { count } = device.memory();
-    const found = await one.run(new Bench(device));
-    const ran = [...device.kernelCounts()].filter(([name, calls]) => calls > (before.get(name) ?? 0));
+    const found = await checkCase(device, one, expected.get(one)!, tolerance);
     const wanted = kernels(one);
-    expect(
-      ran.map(([name]) => name),
-      'kernels that ran',
-    ).toEqual(expect.arrayContaining(wanted));
-    const limit = one.isExact ? Math.min(tolerance, 2e-5) : tolerance;
-    const definitions = expected.get(one)!;
-    expect([...found.keys()]).toEqual([...definitions.keys()]);
-    for (const [result, values] of found) {
-      // A single number is a sum of terms that cancel: rounding of its terms has no measure in the sum.
-      if (values.length === 1 && limit > 1e-3) continue;
-      expect(difference(values, definitions.get(result)!), result).toBeLessThanOrEqual(limit);
-    }
+    expect(found.ran, 'kernels that ran').toEqual(expect.arrayContaining(wanted));
+    expect(found.wrong).toEqual([]);
     // Again, in buffers that the first has used: the same bits, and no buffer more. What kernels reuse may have grown.
-    const again = await one.run(new Bench(device));
-    for (const [result, values] of found) expect(bits(again.get(result)!), result).toEqual(bits(values));
-    if (device.description.name !== 'native') expect(device.memory().count).toBe(count);
+    expect(found.changed).toEqual([]);
+    if (device.description.name !== 'native') expect(found.lostCount).toBe(0);
     table.ran(one.call, column, wanted);
   });
 });
@@ -91,7 +82,7 @@ describe.each([
         const before = seeded(values.length, 'before');
         numeric.forEach((_, i) => (numeric[i]! += before[i * stride]!));
       }
-      expect(difference(analytic, numeric), input).toBeLessThan(5e-3);
+      expect(largestDifference(analytic, numeric), input).toBeLessThan(5e-3);
     }
     device.close();
   });
@@ -103,17 +94,3 @@ function gradientsByInput(found: ReadonlyMap<string, Float32Array>): [input: str
     .filter((name) => name.startsWith('d'))
     .map((name) => [name.startsWith('d ') ? name.slice(2) : name.slice(1), name]);
 }
-
-function difference(actual: ArrayLike<number>, wanted: ArrayLike<number>): number {
-  expect(actual.length).toBe(wanted.length);
-  let largest = 1e-30;
-  let worst = 0;
-  for (let i = 0; i < wanted.length; i++) {
-    if (Number.isNaN(actual[i]!) && Number.isNaN(wanted[i]!)) continue;
-    largest = Math.max(largest, Math.abs(wanted[i]!));
-    worst = Math.max(worst, Number.isNaN(actual[i]!) ? Infinity : Math.abs(actual[i]! - wanted[i]!));
-  }
-  return worst / largest;
-}
-
-const bits = (values: Float32Array) => new Uint32Array(values.buffer, values.byteOffset, values.length);

@@ -1,6 +1,6 @@
-import type { AdamWOptions, LayerAdapter, Moment } from '../../../engine/dist/device/device.js';
-import { encode, zeroSigned, zeroUnsigned } from '../../../engine/dist/device/momentCodes.js';
-import { seeded } from '../seeded.js';
+import type { AdamWOptions, LayerAdapter, Moment } from '../device/device.js';
+import { encode, zeroSigned, zeroUnsigned } from '../device/momentCodes.js';
+import { seeded } from './seeded.js';
 import type { Bench } from './bench.js';
 import { attentionCase, mlpCase, modeCases, variants } from './halfCases.js';
 

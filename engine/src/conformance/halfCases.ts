@@ -6,9 +6,9 @@ import type {
   Layer,
   LayerGradients,
   MlpShape,
-} from '../../../engine/dist/device/device.js';
-import { rotaryTable } from '../../../engine/dist/model/rotaryTable.js';
-import type { LayerGraph } from '../../../engine/dist/plan/adapterGraphs.js';
+} from '../device/device.js';
+import { rotaryTable } from '../model/rotaryTable.js';
+import type { LayerGraph } from '../plan/adapterGraphs.js';
 import type { Bench } from './bench.js';
 import type { Case } from './cases.js';
 

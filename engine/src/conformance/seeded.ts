@@ -1,4 +1,4 @@
-import { Random } from '../../engine/dist/random.js';
+import { Random } from '../random.js';
 
 /** Normal numbers of their own for every name. */
 export function seeded(length: number, name: string, std = 1): Float32Array {

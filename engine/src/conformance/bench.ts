@@ -1,5 +1,5 @@
-import type { Device, DeviceBuffer } from '../../../engine/dist/device/device.js';
-import { seeded } from '../seeded.js';
+import type { Device, DeviceBuffer } from '../device/device.js';
+import { seeded } from './seeded.js';
 
 /** Makes and reads the buffers of one case on one device, and gives them back. */
 export class Bench {

@@ -1,0 +1,34 @@
+import type { Case } from './cases.js';
+
+/** Kernels of the device `cuda` that a case must have run. Probes, caches and runs in float32 have plain ones; the others are made of tiles. */
+export function cudaKernels({ call, ways, isExact }: Case, precision: 'float32' | 'bfloat16'): string[] {
+  const isPlain = precision === 'float32' || ways.includes('float32');
+  const half = ['attentionHalf', 'mlpHalf'].find((name) => call.startsWith(name));
+  if (half !== undefined) {
+    const attention = isPlain || ways.includes('cache') ? 'attention_float' : 'attention';
+    const core = half === 'attentionHalf' ? ['rotary', `${attention}_forward`] : ['swiglu_forward'];
+    const forward = ['rms_norm_forward', isPlain ? 'product_float' : 'product', ...core];
+    if (ways.includes('float32') || ways.includes('cache')) return forward;
+    const back =
+      half === 'attentionHalf'
+        ? [`${attention}_backward_q`, `${attention}_backward_kv`]
+        : ['swiglu_backward'];
+    const products = isPlain ? [] : ['product_right_transposed', 'product_left_transposed'];
+    return [...forward, ...back, ...products, 'rms_norm_backward', 'rms_norm_gain'];
+  }
+  if (ways.includes('nothing')) return ['adamw']; // which decides on the card that there is nothing to do
+  const kernels: Record<string, string[]> = {
+    embedding: ['embedding_forward', 'embedding_backward'],
+    rmsNorm: ['rms_norm_forward', 'rms_norm_backward', 'rms_norm_gain'],
+    headCrossEntropy: ['cross_entropy', 'add_losses', ...(isPlain ? ['product_float'] : ['product'])],
+    headLogits: [isPlain || isExact === true ? 'product_float' : 'product_right_transposed'],
+    layerForward: ['product_float'],
+    matmul: ['product_float'],
+    adamW: [ways.includes('coded') ? 'coded_adamw' : 'adamw'],
+    'sums in place': ['sum_squares', 'add_partials', 'add_in_place', 'scale_in_place'],
+    mergeAdapter: ['merge_adapter'],
+    'frozen base': ['swiglu_forward'],
+    singularValues: [], // of the host
+  };
+  return kernels[call]!;
+}
