@@ -188,7 +188,7 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
   it('of a release without the settings that came later', async () => {
     const spec = tinySpec({
       warmStart: { stepCount: 0 },
-      streams: { dataCut: 1, dropout: 1 },
+      streams: { dataCut: 1, dropout: 1, fullRankWarmup: 1 },
       baseWeightsHash: 'path',
     });
     const { recomputation: _, streams: _streams, baseWeightsHash: _hash, ...before } = spec;

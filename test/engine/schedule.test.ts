@@ -168,6 +168,36 @@ describe('cycles that grow', () => {
     }
   });
 
+  it.each([
+    ['jaggedCosine', 1, 1, [1]],
+    ['jaggedCosine', 1, 7, [1, 1, 1]],
+    ['jaggedCosine', 2, 1, [1]],
+    ['jaggedCosine', 2, 2, [0, 1]],
+    ['jaggedCosine', 2, 7, [0, 1, 1]],
+    ['cosine', 2, 7, [0, 1]],
+    ['jaggedCosine', 2, 45, [0, 1 / 2, 1]],
+    ['jaggedCosine', 1, 45, [0, 1 / 2, 1]],
+  ] as const)(
+    'with %s and version %i begin %i full-rank steps at a share of their rate',
+    (schedule, fullRankWarmup, fullRankStepCount, shares) => {
+      const spec = {
+        kind: 'relora' as const,
+        stepCount: 200,
+        warmStart: { stepCount: 0, learningRate: 1e-3, warmupStepCount: 0 },
+        adapter: {
+          fullRankStepCount,
+          restartWarmupStepCount: 0,
+          cycleStepCount: 100,
+          cycleGrowth: 1,
+        } as never,
+        learningRate: { peak: 1e-3, schedule, warmupStepCount: 0, minRatio: 1 },
+        streams: { fullRankWarmup },
+      };
+      const rates = shares.map((_, index) => new Schedule(spec).learningRateAt(100 + index));
+      rates.forEach((rate, index) => expect(rate).toBeCloseTo(1e-3 * shares[index]!, 12));
+    },
+  );
+
   it('cost little to look up, however many there are', () => {
     for (const [cycleStepCount, cycleGrowth] of [
       [2, 1],

@@ -4,15 +4,22 @@ import { tinySpec } from '../engine/tinyRun.js';
 export const goldenSpec = tinySpec({
   batch: { sequenceLength: 16, sequenceCount: 2, microBatchSequenceCount: 1 },
   evaluation: { finalTokenCount: 16 },
-  streams: { dataCut: 1, dropout: 1 },
+  streams: { dataCut: 1, dropout: 1, fullRankWarmup: 1 },
 });
 
 /** The same over a text of few words, in its second and third pass, each of which begins where the one before it ended. */
-export const secondCutSpec = { ...goldenSpec, streams: { dataCut: 2, dropout: 1 } };
+export const secondCutSpec = { ...goldenSpec, streams: { ...goldenSpec.streams, dataCut: 2 } };
 
 /** The same with dropout, whose masks are counted. */
 export const secondDropoutSpec = {
   ...goldenSpec,
   adapter: { ...goldenSpec.adapter!, dropout: 0.2 },
-  streams: { dataCut: 1, dropout: 2 },
+  streams: { ...goldenSpec.streams, dropout: 2 },
+};
+
+/** The same with full-rank steps between cycles, whose rate rises. */
+export const secondWarmupSpec = {
+  ...goldenSpec,
+  adapter: { ...goldenSpec.adapter!, fullRankStepCount: 2 },
+  streams: { ...goldenSpec.streams, fullRankWarmup: 2 },
 };

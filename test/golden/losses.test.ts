@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, openDevice, type DeviceOptions, type RunSpec } from '@relora/engine';
-import { goldenSpec, secondCutSpec, secondDropoutSpec } from './goldenRun.js';
+import { goldenSpec, secondCutSpec, secondDropoutSpec, secondWarmupSpec } from './goldenRun.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders } from '../engine/tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -28,6 +28,12 @@ const runs: GoldenRun[] = [
     spec: secondDropoutSpec,
     dataset: licenceDataset(newFolder),
     file: 'losses.dropout2.json',
+  },
+  {
+    name: 'of the second full-rank warm-up',
+    spec: secondWarmupSpec,
+    dataset: licenceDataset(newFolder),
+    file: 'losses.fullRankWarmup2.json',
   },
 ];
 

@@ -121,7 +121,11 @@ describe('a data folder of 0.1.0', () => {
     const report = await replayBundle(client, bundle);
     expect(report).toMatchObject({ isIdentical: true, firstDifferingStep: null });
     // Its job followed the rules of 0.1.0, and new ones may follow others.
-    expect((await client.getJob(report.job)).spec!.streams).toEqual({ dataCut: 1, dropout: 1 });
+    expect((await client.getJob(report.job)).spec!.streams).toEqual({
+      dataCut: 1,
+      dropout: 1,
+      fullRankWarmup: 1,
+    });
     expect(report.files.map(({ fileName }) => fileName)).toContain('hugging_face/model.safetensors');
   });
 });

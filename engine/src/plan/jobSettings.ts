@@ -47,6 +47,11 @@ export const streamSettings = {
    * however a step is cut into micro-batches (engine/device/dropout.ts).
    */
   dropout: integer({ default: 2, min: 1, max: 2, before: 1 }),
+  /**
+   * How the rate of full-rank steps between cycles rises. 1: over a twentieth of them, rounded down, so that fewer than 20 begin at
+   * the whole rate with moments of zero. 2: over a step at least where that leaves one at the whole rate.
+   */
+  fullRankWarmup: integer({ default: 2, min: 1, max: 2, before: 1 }),
 };
 
 /** Shape of a Llama model, in the terms of Hugging Face's config.json. */

@@ -1,8 +1,8 @@
 import { cycleAt, cycleLength, stretchAt, type Cycle, type CycleShape, type Stretch } from './cycles.js';
-import type { Phase, RunSpec } from './runSpec.js';
+import type { Phase, RunSpec, StreamVersions } from './runSpec.js';
 
 type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'> &
-  Partial<Pick<RunSpec, 'omittedSteps'>>;
+  Partial<Pick<RunSpec, 'omittedSteps'>> & { streams?: Partial<StreamVersions> };
 
 /**
  * When things happen in a run, all as pure functions of the step. Steps count from 0 over all phases; `t` is the step
@@ -114,6 +114,7 @@ export class Schedule {
       warmupStepCount,
       restartWarmupStepCount: this.spec.adapter?.restartWarmupStepCount ?? 0,
       minRatio,
+      fullRankWarmup: this.spec.streams?.fullRankWarmup ?? 2,
       ...this.cycles,
     };
     switch (schedule) {
@@ -145,6 +146,8 @@ export interface ScheduleShape extends CycleShape {
   warmupStepCount: number;
   restartWarmupStepCount: number;
   minRatio: number;
+  /** StreamVersions.fullRankWarmup; default 2. */
+  fullRankWarmup?: number;
 }
 
 /**
@@ -153,8 +156,10 @@ export interface ScheduleShape extends CycleShape {
  */
 const fullRankWarmupShare = 1 / 20;
 
-function warmupOf({ isFullRank, stepCount }: Stretch, { restartWarmupStepCount }: ScheduleShape): number {
-  return isFullRank ? Math.floor(fullRankWarmupShare * stepCount) : restartWarmupStepCount;
+function warmupOf({ isFullRank, stepCount }: Stretch, shape: ScheduleShape): number {
+  if (!isFullRank) return shape.restartWarmupStepCount;
+  const share = Math.floor(fullRankWarmupShare * stepCount);
+  return shape.fullRankWarmup === 1 ? share : Math.min(Math.max(1, share), stepCount - 1);
 }
 
 /** One cosine over the whole run; after each restart the rate climbs from 0 to the cosine's own value (arXiv 2307.05695). */

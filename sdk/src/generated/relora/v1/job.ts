@@ -1569,7 +1569,14 @@ export interface StreamVersions {
    * How masks of dropout are drawn; default 2. With 1 from a stream of each micro-batch. With 2 counted by the place of the sequence
    * in the run: the same however a step is cut into micro-batches.
    */
-  dropout?: number | undefined;
+  dropout?:
+    | number
+    | undefined;
+  /**
+   * How the rate of full-rank steps between cycles rises; default 2. With 1 over a twentieth of them, rounded down: fewer than 20
+   * begin at the whole rate. With 2 over a step at least where that leaves one at the whole rate.
+   */
+  fullRankWarmup?: number | undefined;
 }
 
 /** Steps from the first to the last, both of them too. */
@@ -3733,7 +3740,7 @@ export const JobSpec: MessageFns<JobSpec> = {
 };
 
 function createBaseStreamVersions(): StreamVersions {
-  return { dataCut: undefined, dropout: undefined };
+  return { dataCut: undefined, dropout: undefined, fullRankWarmup: undefined };
 }
 
 export const StreamVersions: MessageFns<StreamVersions> = {
@@ -3743,6 +3750,9 @@ export const StreamVersions: MessageFns<StreamVersions> = {
     }
     if (message.dropout !== undefined) {
       writer.uint32(16).int32(message.dropout);
+    }
+    if (message.fullRankWarmup !== undefined) {
+      writer.uint32(24).int32(message.fullRankWarmup);
     }
     return writer;
   },
@@ -3776,6 +3786,14 @@ export const StreamVersions: MessageFns<StreamVersions> = {
             message.dropout = reader.int32();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.fullRankWarmup = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3796,6 +3814,11 @@ export const StreamVersions: MessageFns<StreamVersions> = {
         ? globalThis.Number(object.data_cut)
         : undefined,
       dropout: isSet(object.dropout) ? globalThis.Number(object.dropout) : undefined,
+      fullRankWarmup: isSet(object.fullRankWarmup)
+        ? globalThis.Number(object.fullRankWarmup)
+        : isSet(object.full_rank_warmup)
+        ? globalThis.Number(object.full_rank_warmup)
+        : undefined,
     };
   },
 
@@ -3807,6 +3830,9 @@ export const StreamVersions: MessageFns<StreamVersions> = {
     if (message.dropout !== undefined) {
       obj.dropout = Math.round(message.dropout);
     }
+    if (message.fullRankWarmup !== undefined) {
+      obj.fullRankWarmup = Math.round(message.fullRankWarmup);
+    }
     return obj;
   },
 
@@ -3817,6 +3843,7 @@ export const StreamVersions: MessageFns<StreamVersions> = {
     const message = createBaseStreamVersions();
     message.dataCut = object.dataCut ?? undefined;
     message.dropout = object.dropout ?? undefined;
+    message.fullRankWarmup = object.fullRankWarmup ?? undefined;
     return message;
   },
 };
