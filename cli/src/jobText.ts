@@ -1,6 +1,7 @@
 import { isTerminal, type EstimateJobResponse, type Job } from '@relora/sdk';
 import { bytes, duration, figure, quantity, table, word } from './format.js';
 
+type JobEstimate = NonNullable<EstimateJobResponse['estimate']>;
 type JobSpec = NonNullable<Job['spec']>;
 
 /** Jobs as a table. */
@@ -107,7 +108,7 @@ export function estimateText({
       ],
       [
         'time',
-        `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step${doubtText(estimate.measuredLoadRatio)}`,
+        `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step${doubtText(estimate)}`,
       ],
       ['disk', bytes(estimate.diskBytes)],
     ]),
@@ -116,7 +117,9 @@ export function estimateText({
 }
 
 /** How sure the time is. */
-function doubtText(loadRatio: number): string {
+function doubtText(estimate: JobEstimate): string {
+  const { measuredLoadRatio: loadRatio, durationLowSeconds: low, durationHighSeconds: high } = estimate;
+  if (low > 0) return `; ${duration(low)} to ${duration(high)} by the steps of the last jobs here`;
   if (loadRatio <= 0.25) return '';
   return `; perhaps less: measured while other work used ${Math.round(100 * loadRatio)} % of the processors`;
 }

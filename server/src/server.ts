@@ -61,6 +61,9 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     // Every job would fail by it: better the start does.
     if (config.instructionSet !== 'auto') await parts.devices.requireInstructionSet();
 
+    await parts.devices.restore();
+    ends.push(async () => await parts.devices.save({ isLast: true }));
+
     const { supervisor, preparer, exporter, janitor } = parts;
     ends.push(jobMetrics.follow(parts.journal, supervisor));
     ends.push(parts.journal.onAppended((job, events) => parts.devices.note(job, events)));

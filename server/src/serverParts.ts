@@ -25,6 +25,7 @@ import { Janitor } from './retention/janitor.js';
 import type { Store } from './store/openStore.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
+import { ReachedSpeedStore } from './store/reachedSpeedStore.js';
 import { version } from './version.js';
 import { WeightsStore } from './weights/weightsStore.js';
 import { WeightsUploads } from './weights/weightsUploads.js';
@@ -105,10 +106,16 @@ export function makeServerParts({
     metrics,
     ...streamPlaces(config),
     pageTokens: new PageTokens(info.pageTokenKey),
-    devices: new DeviceCatalog(tasks, log, stopping, {
-      loadRatio: machineLoadRatio,
-      isTraining: () => supervisor.runningCount > 0,
-    }),
+    devices: new DeviceCatalog(
+      tasks,
+      log,
+      stopping,
+      {
+        loadRatio: machineLoadRatio,
+        trainings: () => ({ running: supervisor.runningCount, begun: supervisor.begunCount }),
+      },
+      new ReachedSpeedStore(db),
+    ),
     version,
     startTimeMs: Date.now(),
     stopping,

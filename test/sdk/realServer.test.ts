@@ -40,6 +40,9 @@ test('a job from the text to the words, over the SDK', async () => {
   expect(after.durationSeconds).toBeGreaterThan(0);
   expect(after.durationSeconds).not.toBe(before.durationSeconds);
   expect(after.measuredLoadRatio).toBe(0);
+  expect([before.durationLowSeconds, before.durationHighSeconds]).toEqual([0, 0]);
+  expect(after.durationLowSeconds).toBeLessThanOrEqual(after.durationSeconds);
+  expect(after.durationHighSeconds).toBeGreaterThanOrEqual(after.durationSeconds);
   // Nothing is left to watch, and waiting again returns at once.
   for await (const event of client.watch(job.name, { afterSequence: done.lastSequence }))
     expect(event).toBeUndefined();

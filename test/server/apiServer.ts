@@ -45,8 +45,15 @@ export async function openApi(
   const stopping = new AbortController();
   const { log, config } = parts;
   const tasks = new TaskRunner(config, log, scriptedTrainer);
-  const quiet = { loadRatio: () => 0, isTraining: () => false };
-  const devices = new DeviceCatalog({ describeDevices: async () => [device] }, log, stopping.signal, quiet);
+  const quiet = { loadRatio: () => 0, trainings: () => ({ running: 0, begun: 0 }) };
+  const reached = { read: async () => [], write: async () => {} };
+  const devices = new DeviceCatalog(
+    { describeDevices: async () => [device] },
+    log,
+    stopping.signal,
+    quiet,
+    reached,
+  );
   const apiParts: ApiParts = {
     ...parts,
     tasks,

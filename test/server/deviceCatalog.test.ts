@@ -1,42 +1,108 @@
+import { defaultRunSpec } from '@relora/engine/plan';
 import { pino } from 'pino';
 import { expect, it, vi } from 'vitest';
 import { DeviceCatalog } from '../../server/dist/api/deviceCatalog.js';
+import type { Job, JobEvent } from '../../server/dist/jobs/job.js';
+import type { ReachedRow } from '../../server/dist/api/reachedSpeed.js';
 import type { DeviceDescription } from '../../server/dist/trainer/messages.js';
 
+const described: DeviceDescription = {
+  backend: 'native',
+  isDefault: true,
+  model: 'a processor',
+  instructionSet: 'avx2',
+  threadCount: 2,
+  memoryBytes: 1e9,
+  float32Flops: 1e10,
+  bfloat16Flops: 0,
+  int8Flops: 0,
+  memoryBytesPerSecond: 1e10,
+  autoPrecision: 'float32',
+};
+
 /** A machine whose load and jobs the test decides, and whose measurements are numbered. */
-function open() {
-  const machine = { load: 0, training: false };
+function open(rows = new Map<string, ReachedRow>()) {
+  const machine = { load: 0, trainings: { running: 0, begun: 0 } };
   let count = 0;
-  const describeDevices = async () => [{ float32Flops: ++count } as DeviceDescription];
+  const store = {
+    read: async () => [...rows.values()],
+    write: async (row: ReachedRow) => void rows.set(row.device, structuredClone(row)),
+  };
+  const describeDevices = async () => [{ ...described, float32Flops: ++count * 1e10 }];
   const { signal } = new AbortController();
-  const catalogue = new DeviceCatalog({ describeDevices }, pino({ level: 'silent' }), signal, {
-    loadRatio: () => machine.load,
-    isTraining: () => machine.training,
-  });
-  return { machine, catalogue, measured: async () => (await catalogue.list())[0]!.float32Flops };
+  const catalogue = new DeviceCatalog(
+    { describeDevices },
+    pino({ level: 'silent' }),
+    signal,
+    {
+      loadRatio: () => machine.load,
+      trainings: () => machine.trainings,
+    },
+    store,
+  );
+  return { machine, catalogue, rows, measured: async () => (await catalogue.list())[0]!.float32Flops };
 }
 
 it('measures again when the machine was busy at the start and is quiet now, and only then', async () => {
   vi.spyOn(performance, 'now').mockReturnValue(0);
   const { machine, catalogue, measured } = open();
   machine.load = 0.9;
-  expect(await measured()).toBe(1);
+  expect(await measured()).toBe(1e10);
   expect(catalogue.loadRatio).toBe(0.9);
 
   machine.load = 0;
-  expect(await measured(), 'at once').toBe(1);
+  expect(await measured(), 'at once').toBe(1e10);
   vi.spyOn(performance, 'now').mockReturnValue(120_000);
-  machine.training = true;
-  expect(await measured(), 'while a job trains').toBe(1);
-  machine.training = false;
+  machine.trainings.running = 1;
+  expect(await measured(), 'while a job trains').toBe(1e10);
+  machine.trainings.running = 0;
   machine.load = 0.8;
-  expect(await measured(), 'while it is as busy').toBe(1);
+  expect(await measured(), 'while it is as busy').toBe(1e10);
   machine.load = 0.1;
-  expect(await Promise.all([measured(), measured()])).toEqual([2, 2]);
+  expect(await Promise.all([measured(), measured()])).toEqual([2e10, 2e10]);
   expect(catalogue.loadRatio).toBe(0.1);
 
   vi.spyOn(performance, 'now').mockReturnValue(1e9);
   machine.load = 0;
-  expect(await measured(), 'after a quiet measurement').toBe(2);
+  expect(await measured(), 'after a quiet measurement').toBe(2e10);
   vi.restoreAllMocks();
+});
+
+/** Events of steps as a job's journal gives them. */
+const stepsOf = (count: number, seconds: number) =>
+  Array.from({ length: count }, () => ({
+    body: { kind: 'step', phase: 'adapter', omitted: false, stepSeconds: seconds },
+  })) as unknown as JobEvent[];
+const jobNamed = (id: string) =>
+  ({ id, spec: defaultRunSpec(), execution: { backend: 'native' } }) as unknown as Job;
+
+it('learns from steps that had the machine to themselves, and knows it after a restart', async () => {
+  const { machine, catalogue, rows } = open();
+  const [device] = await catalogue.list();
+  machine.trainings = { running: 1, begun: 1 };
+  catalogue.note(jobNamed('a'), []); // it runs
+  catalogue.note(jobNamed('a'), stepsOf(20, 1));
+  const alone = catalogue.reachedOn(device!)!;
+  expect(alone.ratio).toBeGreaterThan(0);
+
+  // Beside another job, from its begin to the first news after its end, also where both fall between two news.
+  machine.trainings = { running: 2, begun: 2 };
+  catalogue.note(jobNamed('a'), stepsOf(50, 9));
+  catalogue.note(jobNamed('b'), stepsOf(50, 9));
+  machine.trainings = { running: 1, begun: 2 };
+  catalogue.note(jobNamed('a'), stepsOf(50, 9));
+  machine.trainings = { running: 1, begun: 3 };
+  catalogue.note(jobNamed('a'), stepsOf(50, 9));
+  expect(catalogue.reachedOn(device!)).toEqual(alone);
+  catalogue.note(jobNamed('a'), stepsOf(1, 9));
+  expect(catalogue.reachedOn(device!)!.highRatio).toBe(alone.ratio);
+  expect(rows.values().next().value!.ratios, 'a write each ten seconds').toHaveLength(20);
+  await catalogue.save({ isLast: true });
+
+  const next = open(rows);
+  next.machine.load = 0.9; // the new measurement is bad, and does not matter
+  await next.catalogue.restore();
+  const [again] = await next.catalogue.list();
+  expect(next.catalogue.reachedOn(again!)).toEqual(catalogue.reachedOn(device!));
+  expect(next.catalogue.reachedOn({ ...again!, threadCount: 64 }), 'another machine').toBeUndefined();
 });

@@ -1,6 +1,8 @@
 import { defaultRunSpec, secondsOf, stepTime, type DeviceSpeed } from '@relora/engine/plan';
 import { expect, it } from 'vitest';
 import { ReachedSpeed } from '../../server/dist/api/reachedSpeed.js';
+import { ReachedSpeedStore } from '../../server/dist/store/reachedSpeedStore.js';
+import { openParts } from './parts.js';
 
 const device = (float32Flops: number): DeviceSpeed => ({
   instructionSet: 'avx2',
@@ -18,17 +20,46 @@ it('is the median of what steps took over what was foreseen, from enough of them
   const expected = secondsOf(stepTime(spec, slow));
   const speed = new ReachedSpeed();
   for (let step = 0; step < 19; step++)
-    speed.note('job', spec, slow, { isFullRank: false, seconds: expected / 2 });
-  expect(speed.ratioOn(slow)).toBeUndefined();
+    speed.note('job', spec, 'slow', slow, { isFullRank: false, seconds: expected / 2 });
+  expect(speed.on('slow')).toBeUndefined();
   // A step that waited for something else moves nothing.
-  speed.note('job', spec, slow, { isFullRank: false, seconds: 100 * expected });
-  expect(speed.ratioOn(slow)).toBeCloseTo(0.5, 9);
+  speed.note('job', spec, 'slow', slow, { isFullRank: false, seconds: 100 * expected });
+  expect(speed.on('slow')!.ratio).toBeCloseTo(0.5, 9);
 
-  // What was reached is measured against one measurement; another one is other news.
-  const fast = device(4e10);
-  expect(speed.ratioOn(fast)).toBeUndefined();
-  speed.note('job', spec, fast, { isFullRank: false, seconds: 1 });
-  expect(speed.ratioOn(slow)).toBeUndefined();
+  // Another measurement of the device changes nothing: ratios are held against the one that they began with.
+  const another = device(4e10);
+  speed.note('other job', spec, 'slow', another, { isFullRank: false, seconds: expected / 2 });
+  expect(speed.on('slow')).toMatchObject({ basis: slow, ratio: 0.5 });
+  expect(speed.on('fast')).toBeUndefined();
+});
+
+it('says between what the steps lay, without the slowest and the fastest tenth', () => {
+  const spec = defaultRunSpec();
+  const machine = device(1e10);
+  const expected = secondsOf(stepTime(spec, machine));
+  const speed = new ReachedSpeed();
+  for (let step = 0; step < 101; step++)
+    speed.note('job', spec, 'machine', machine, {
+      isFullRank: false,
+      seconds: expected * (1 + ((step * 37) % 101) / 100),
+    });
+  const { ratio, lowRatio, highRatio } = speed.on('machine')!;
+  expect(ratio).toBeCloseTo(1.5, 9);
+  expect(lowRatio).toBeCloseTo(1.1, 9);
+  expect(highRatio).toBeCloseTo(1.9, 9);
+});
+
+it('is kept by the store', async () => {
+  const { db } = await openParts();
+  const store = new ReachedSpeedStore(db);
+  const row = { device: 'machine', basis: device(1e10), ratios: [0.5, 1 / 3] };
+  await store.write({ ...row, ratios: [1] });
+  await store.write(row);
+  await store.write({ ...row, device: 'other' });
+  expect((await store.read()).sort((a, b) => (a.device < b.device ? -1 : 1))).toEqual([
+    row,
+    { ...row, device: 'other' },
+  ]);
 });
 
 it('holds full-rank steps against full-rank steps', () => {
@@ -37,6 +68,6 @@ it('holds full-rank steps against full-rank steps', () => {
   const expected = secondsOf(stepTime({ ...spec, kind: 'fullRank', adapter: null }, machine));
   const speed = new ReachedSpeed();
   for (let step = 0; step < 30; step++)
-    speed.note('job', spec, machine, { isFullRank: true, seconds: 3 * expected });
-  expect(speed.ratioOn(machine)).toBeCloseTo(3, 9);
+    speed.note('job', spec, 'machine', machine, { isFullRank: true, seconds: 3 * expected });
+  expect(speed.on('machine')!.ratio).toBeCloseTo(3, 9);
 });

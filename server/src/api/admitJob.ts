@@ -1,4 +1,4 @@
-import { estimateRun, Schedule, type DeviceSpeed, type Estimate, type RunSpec } from '@relora/engine/plan';
+import { estimateRun, Schedule, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { Dataset } from '../datasets/dataset.js';
 import type { Config } from '../config.js';
@@ -6,6 +6,7 @@ import { gibibytes, ServiceError } from '../errors.js';
 import { freeMemoryBytes, jobShareBytes } from '../machineMemory.js';
 import type { DeviceDescription } from '../trainer/messages.js';
 import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
+import { speedOf } from './deviceCatalog.js';
 import { parseJobSpec } from './jobSpec.js';
 import { decideRecomputation, whatWouldFit } from './memoryFit.js';
 import type { ApiParts } from './parts.js';
@@ -67,7 +68,8 @@ export async function admitJob(
   const warnings = [...parsed.warnings];
   const sound = await withSoundWeights(parts, parsed.spec);
   const device = chooseDevice(await parts.devices.list(), sound);
-  const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speedOf(device)).peakMemoryBytes;
+  const speed = device === undefined ? unknownSpeed : speedOf(device);
+  const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speed).peakMemoryBytes;
   const memoryBytesMax = memoryLimitBytes(config);
   const decided = decideRecomputation(sound, peakOf, memoryBytesMax);
   const peakMemoryBytes = Math.round(peakOf(decided));
@@ -90,7 +92,7 @@ export async function admitJob(
   }
   return {
     spec: decided,
-    estimate: toEstimate(estimateRun(decided, speedOf(device)), dataset, device, parts),
+    estimate: toEstimate(decided, dataset, device, parts),
     plan: toPlan(new Schedule(decided)),
     warnings,
   };
@@ -121,7 +123,7 @@ export async function costOf(
   const dataset = await parts.datasets.find(datasetIdOf(spec.dataset) ?? '');
   const device = findDevice(await parts.devices.list(), spec);
   return {
-    estimate: toEstimate(estimateRun(spec, speedOf(device)), dataset, device, parts),
+    estimate: toEstimate(spec, dataset, device, parts),
     plan: toPlan(new Schedule(spec)),
   };
 }
@@ -147,29 +149,32 @@ function findDevice(devices: readonly DeviceDescription[], spec: RunSpec): Devic
   return devices.find(({ backend }) => backend === spec.device);
 }
 
-/** Zeros, which say that the time is not known, while devices could not be measured; memory is foreseen all the same. */
-function speedOf(device: DeviceDescription | undefined): DeviceSpeed {
-  if (device !== undefined) return { ...device, instructionSet: device.instructionSet || null };
-  return {
-    instructionSet: 'avx512',
-    threadCount: 1,
-    autoPrecision: 'float32',
-    float32Flops: 0,
-    bfloat16Flops: 0,
-    int8Flops: 0,
-    memoryBytesPerSecond: 0,
-  };
-}
+/** Says that the time is not known, while devices could not be measured; memory is foreseen all the same. */
+const unknownSpeed: DeviceSpeed = {
+  instructionSet: 'avx512',
+  threadCount: 1,
+  autoPrecision: 'float32',
+  float32Flops: 0,
+  bfloat16Flops: 0,
+  int8Flops: 0,
+  memoryBytesPerSecond: 0,
+};
 
 function toEstimate(
-  estimate: Estimate,
+  spec: RunSpec,
   dataset: Dataset | undefined,
   device: DeviceDescription | undefined,
   { config, devices }: Pick<ApiParts, 'config' | 'devices'>,
 ): JobEstimate {
   const trainTokens = dataset?.prepared?.train.tokenCount ?? 0;
-  const reachedRatio = device && devices.reachedRatio(device);
-  const durationSeconds = estimate.durationSeconds * (reachedRatio ?? 1);
+  const reached = device && devices.reachedOn(device);
+  const measured = device === undefined ? unknownSpeed : speedOf(device);
+  const estimate = estimateRun(spec, reached?.basis ?? measured);
+  // 0 says that it is not known.
+  const seconds = (ratio: number | undefined): number => {
+    const duration = estimate.durationSeconds * (ratio ?? 0);
+    return device !== undefined && Number.isFinite(duration) ? duration : 0;
+  };
   return {
     parameterCount: estimate.parameterCount,
     trainableParameterCount: estimate.trainableParameterCount,
@@ -177,10 +182,11 @@ function toEstimate(
     flopsPerToken: estimate.flopsPerToken,
     fullRankFlopsPerToken: estimate.fullRankFlopsPerToken,
     tokenCount: estimate.tokenCount,
-    // 0 says that it is not known.
-    durationSeconds: device !== undefined && Number.isFinite(durationSeconds) ? durationSeconds : 0,
+    durationSeconds: seconds(reached?.ratio ?? 1),
+    durationLowSeconds: seconds(reached?.lowRatio),
+    durationHighSeconds: seconds(reached?.highRatio),
     // What jobs reached does not rest on the measurement.
-    measuredLoadRatio: device === undefined || reachedRatio !== undefined ? 0 : devices.loadRatio,
+    measuredLoadRatio: device === undefined || reached !== undefined ? 0 : devices.loadRatio,
     diskBytes: Math.round(estimate.diskBytes),
     memoryLimitBytes: memoryLimitBytes(config),
     epochCount: trainTokens > 0 ? estimate.tokenCount / trainTokens : 0,

@@ -1,11 +1,14 @@
 import { availableParallelism, loadavg } from 'node:os';
+import type { DeviceSpeed } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import { ConfigInvalid } from '../config.js';
 import type { Job, JobEvent } from '../jobs/job.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
+import type { ReachedSpeedStore } from '../store/reachedSpeedStore.js';
 import type { DeviceDescription } from '../trainer/messages.js';
 import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
-import { ReachedSpeed } from './reachedSpeed.js';
+import { version } from '../version.js';
+import { ReachedSpeed, type Reached } from './reachedSpeed.js';
 
 /** How long a failed measurement is left alone. */
 const retryMs = 30_000;
@@ -15,12 +18,15 @@ const quietLoadRatio = 0.25;
 /** How long a measurement beside other work is taken for the best that can be had. */
 const remeasureMs = 60_000;
 
+/** Time between two writes of what jobs reached, so that fast steps do not make the store busy. */
+const savePauseMs = 10_000;
+
 /** What a measurement has to know of the machine. */
 export interface MachineState {
   /** Share of the processors in use over the last minute, 0 to 1; 0 where the system does not say. */
   loadRatio(): number;
-  /** Whether jobs run: they are what makes the machine busy. */
-  isTraining(): boolean;
+  /** Executions of jobs: that run now, and that were begun so far. */
+  trainings(): { running: number; begun: number };
 }
 
 export function machineLoadRatio(): number {
@@ -39,13 +45,40 @@ export class DeviceCatalog {
   /** As they came last. */
   private known: readonly DeviceDescription[] = [];
   private readonly reached = new ReachedSpeed();
+  /** Executions begun when a job that ran alone was heard of last. */
+  private aloneSince: { jobId: string; begun: number } | undefined;
+  /** Devices with steps that are not stored yet. */
+  private readonly unsaved = new Set<string>();
+  private savedMs = -Infinity;
 
   constructor(
     private readonly tasks: Pick<TaskRunner, 'describeDevices'>,
     private readonly log: Logger,
     private readonly stopping: AbortSignal,
     private readonly machine: MachineState,
+    private readonly store: Pick<ReachedSpeedStore, 'read' | 'write'>,
   ) {}
+
+  /** Takes over what jobs reached before the server was started. */
+  async restore(): Promise<void> {
+    this.reached.restore(await this.store.read());
+  }
+
+  /**
+   * Stores what jobs reached since the last time, unless that is just past. It only makes estimates better: training neither waits for
+   * it nor fails with it.
+   */
+  async save({ isLast = false } = {}): Promise<void> {
+    if (this.unsaved.size === 0 || (!isLast && performance.now() - this.savedMs < savePauseMs)) return;
+    this.savedMs = performance.now();
+    const rows = [...this.unsaved].flatMap((device) => this.reached.row(device) ?? []);
+    this.unsaved.clear();
+    try {
+      for (const row of rows) await this.store.write(row);
+    } catch (err) {
+      this.log.warn({ err }, 'What jobs reached cannot be stored');
+    }
+  }
 
   /** Share of the processors that other work used when the speeds were measured: how far they may lie below the machine's. */
   get loadRatio(): number {
@@ -90,20 +123,32 @@ export class DeviceCatalog {
     return (this.known = await this.tasks.describeDevices(this.stopping));
   }
 
-  /** Learns from what the steps of a job took. */
+  /** Learns from what the steps of a job took, as far as no other job ran beside them. */
   note(job: Job, events: readonly JobEvent[]): void {
+    const wasAlone = this.isAlone(job.id);
     const device = this.known.find(({ backend }) => backend === job.execution?.backend);
-    if (device === undefined) return;
+    if (device === undefined || !wasAlone) return;
+    const name = nameOf(device);
     for (const { body } of events) {
       if (body.kind !== 'step' || body.omitted) continue;
       const step = { isFullRank: body.phase !== 'adapter', seconds: body.stepSeconds };
-      this.reached.note(job.id, job.spec, device, step);
+      this.reached.note(job.id, job.spec, name, speedOf(device), step);
+      this.unsaved.add(name);
     }
+    void this.save();
   }
 
-  /** What steps of jobs took on a device over what its measured speed foresees; undefined while too few were taken. */
-  reachedRatio(device: DeviceDescription): number | undefined {
-    return this.reached.ratioOn(device);
+  /** What steps of jobs took on a device over what its speed foresees; undefined while too few were taken. */
+  reachedOn(device: DeviceDescription): Reached | undefined {
+    return this.reached.on(nameOf(device));
+  }
+
+  /** Whether no other job has run since the events of this one came last. */
+  private isAlone(jobId: string): boolean {
+    const { running, begun } = this.machine.trainings();
+    const before = this.aloneSince;
+    this.aloneSince = running === 1 ? { jobId, begun } : undefined;
+    return running === 1 && before?.jobId === jobId && before.begun === begun;
   }
 
   /** Whether the present speeds were measured beside other work, and a new measurement would be better. */
@@ -112,8 +157,28 @@ export class DeviceCatalog {
       this.measured !== undefined &&
       this.measuredLoadRatio > quietLoadRatio &&
       performance.now() - this.measuredMs > remeasureMs &&
-      !this.machine.isTraining() &&
+      this.machine.trainings().running === 0 &&
       this.machine.loadRatio() < this.measuredLoadRatio / 2
     );
   }
+}
+
+/** Of one version of the software on one machine, however often it is started. */
+function nameOf({ backend, model, instructionSet, threadCount, autoPrecision }: DeviceDescription): string {
+  return [version, backend, model, instructionSet, threadCount, autoPrecision].join(' ');
+}
+
+/** The speed alone, in the engine's words. */
+export function speedOf(device: DeviceDescription): DeviceSpeed {
+  const { threadCount, autoPrecision, float32Flops, bfloat16Flops, int8Flops, memoryBytesPerSecond } = device;
+  const instructionSet = device.instructionSet || null;
+  return {
+    instructionSet,
+    threadCount,
+    autoPrecision,
+    float32Flops,
+    bfloat16Flops,
+    int8Flops,
+    memoryBytesPerSecond,
+  };
 }

@@ -21,6 +21,11 @@ const tenantsAndLeases = `
     key text primary key,
     value text not null
   ) strict;
+  create table reached_speeds (
+    device text primary key,
+    basis text not null,
+    ratios text not null
+  ) strict;
   create table servers (
     id text primary key,
     address text not null,

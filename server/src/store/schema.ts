@@ -26,6 +26,7 @@ export interface Schema {
   purges: PurgeRow;
   servers: ServerRow;
   store_info: StoreInfoRow;
+  reached_speeds: ReachedSpeedRow;
 }
 
 export type JobRow = Selectable<JobTable>;
@@ -239,6 +240,15 @@ export interface ServerRow {
   memory_bytes: number;
   start_time_ms: number;
   heartbeat_time_ms: number;
+}
+
+/** What jobs reached on a device; see reachedSpeedStore.ts. */
+export interface ReachedSpeedRow {
+  device: string;
+  /** JSON of the measured speed that the ratios are held against. */
+  basis: string;
+  /** JSON of what the last steps took over what it foresees. */
+  ratios: string;
 }
 
 /** What the store knows of itself; see storeInfo.ts. */

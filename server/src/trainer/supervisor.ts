@@ -53,6 +53,7 @@ const lowDiskRetryMs = 5000;
 /** Keeps the slots busy: one trainer process for each running job, watched, fenced by its attempt, and replaced after a crash. */
 export class Supervisor {
   private readonly running = new Map<string, RunningJob>();
+  private begun = 0;
   /** Jobs that were claimed and could not be launched; they go back to the queue before anything else is claimed. */
   private readonly unlaunched: { job: Job; what: string }[] = [];
   private readonly exitListeners = new Set<(exit: TrainerExit) => void>();
@@ -87,6 +88,11 @@ export class Supervisor {
 
   get runningCount(): number {
     return this.running.size;
+  }
+
+  /** Executions so far. */
+  get begunCount(): number {
+    return this.begun;
   }
 
   /** Process of a running job's trainer. */
@@ -241,6 +247,7 @@ export class Supervisor {
       order,
     );
     this.running.set(job.id, run);
+    this.begun++;
     void run.done.then((outcome) => {
       this.running.delete(job.id);
       for (const listener of this.exitListeners) listener({ ...key, outcome });

@@ -251,7 +251,10 @@ export interface JobEstimate {
   fullRankFlopsPerToken: number;
   /** Tokens of the whole run. */
   tokenCount: number;
-  /** Wall-clock time of steps on this server: from what the last steps of jobs took here, or while there are none from a measured peak. */
+  /**
+   * Wall-clock time of steps on this server: from what the last steps took here of jobs that ran alone, or while there are none from a
+   * measured peak.
+   */
   durationSeconds: number;
   /** Disk that checkpoints and artifacts take. */
   diskBytes: number;
@@ -264,6 +267,10 @@ export interface JobEstimate {
    * faster than duration_seconds says; 0 where that rests on jobs. The speed is measured again when no job runs and the machine is quieter.
    */
   measuredLoadRatio: number;
+  /** The same if every step were as fast as one in ten of the last steps of jobs here; 0 where duration_seconds does not rest on jobs. */
+  durationLowSeconds: number;
+  /** The same if every step were as slow as one in ten of them. */
+  durationHighSeconds: number;
 }
 
 /** When things happen in a run. */
@@ -1360,6 +1367,8 @@ function createBaseJobEstimate(): JobEstimate {
     epochCount: 0,
     memoryLimitBytes: 0,
     measuredLoadRatio: 0,
+    durationLowSeconds: 0,
+    durationHighSeconds: 0,
   };
 }
 
@@ -1397,6 +1406,12 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     }
     if (message.measuredLoadRatio !== 0) {
       writer.uint32(89).double(message.measuredLoadRatio);
+    }
+    if (message.durationLowSeconds !== 0) {
+      writer.uint32(97).double(message.durationLowSeconds);
+    }
+    if (message.durationHighSeconds !== 0) {
+      writer.uint32(105).double(message.durationHighSeconds);
     }
     return writer;
   },
@@ -1502,6 +1517,22 @@ export const JobEstimate: MessageFns<JobEstimate> = {
             message.measuredLoadRatio = reader.double();
             continue;
           }
+          case 12: {
+            if (tag !== 97) {
+              break;
+            }
+
+            message.durationLowSeconds = reader.double();
+            continue;
+          }
+          case 13: {
+            if (tag !== 105) {
+              break;
+            }
+
+            message.durationHighSeconds = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1571,6 +1602,16 @@ export const JobEstimate: MessageFns<JobEstimate> = {
         : isSet(object.measured_load_ratio)
         ? globalThis.Number(object.measured_load_ratio)
         : 0,
+      durationLowSeconds: isSet(object.durationLowSeconds)
+        ? globalThis.Number(object.durationLowSeconds)
+        : isSet(object.duration_low_seconds)
+        ? globalThis.Number(object.duration_low_seconds)
+        : 0,
+      durationHighSeconds: isSet(object.durationHighSeconds)
+        ? globalThis.Number(object.durationHighSeconds)
+        : isSet(object.duration_high_seconds)
+        ? globalThis.Number(object.duration_high_seconds)
+        : 0,
     };
   },
 
@@ -1609,6 +1650,12 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     if (message.measuredLoadRatio !== 0) {
       obj.measuredLoadRatio = floatToJson(message.measuredLoadRatio);
     }
+    if (message.durationLowSeconds !== 0) {
+      obj.durationLowSeconds = floatToJson(message.durationLowSeconds);
+    }
+    if (message.durationHighSeconds !== 0) {
+      obj.durationHighSeconds = floatToJson(message.durationHighSeconds);
+    }
     return obj;
   },
 
@@ -1628,6 +1675,8 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     message.epochCount = object.epochCount ?? 0;
     message.memoryLimitBytes = object.memoryLimitBytes ?? 0;
     message.measuredLoadRatio = object.measuredLoadRatio ?? 0;
+    message.durationLowSeconds = object.durationLowSeconds ?? 0;
+    message.durationHighSeconds = object.durationHighSeconds ?? 0;
     return message;
   },
 };
