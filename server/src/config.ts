@@ -37,6 +37,14 @@ export const settings = {
     'Folders whose files clients may name as data, tokenizers or base weights; none by default.',
   ),
 
+  leaseSeconds: number(
+    'RELORA_LEASE_SECONDS',
+    30,
+    0.2,
+    3600,
+    'Silence after which other servers of the same database take over what a server works on.',
+  ),
+
   slots: integer('RELORA_SLOTS', 1, 1, 64, 'Jobs that run at once; each has a trainer process of its own.'),
   queueJobsMax: integer(
     'RELORA_QUEUE_JOBS_MAX',

@@ -3,6 +3,7 @@ import { openToAll } from './access/principal.js';
 import { serveApi, serviceNames } from './api/serveApi.js';
 import type { Address, Config } from './config.js';
 import { Health } from './grpc/health.js';
+import { machineMemoryBytes } from './machineMemory.js';
 import { JobMetrics } from './metrics/jobMetrics.js';
 import { createMetrics } from './metrics/metrics.js';
 import { ServerMetrics } from './metrics/serverMetrics.js';
@@ -50,6 +51,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const jobMetrics = new JobMetrics(metrics);
     const store = await openStore(config.dataFolder, {
       onStatement: (seconds) => metrics.storeDuration.observe(seconds),
+      leaseMs: config.leaseSeconds * 1000,
     });
     ends.push(async () => await store.close());
 
@@ -96,6 +98,13 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const grpcPort = await grpc.listen(config.grpcAddress);
     ends.push(() => grpc.close());
 
+    await store.leases.start(() => ({
+      address: hostPort(config.grpcAddress, grpcPort),
+      version,
+      devices: JSON.stringify(parts.devices.lastMeasured),
+      memoryBytes: machineMemoryBytes(),
+      startTimeMs: parts.startTimeMs,
+    }));
     // First what a dead server left is put right, then anything new is begun.
     await supervisor.start();
     ends.push(async () => await supervisor.stop(0));

@@ -50,7 +50,7 @@ export interface ServerPartsOptions {
 export function makeServerParts({
   config,
   log,
-  store: { db, info, feed },
+  store: { db, info, feed, leases },
   metrics,
   stopping,
   onStoreFailure,
@@ -58,19 +58,20 @@ export function makeServerParts({
   const { dataFolder } = config;
   const journal = new JobJournal(db, feed);
   const store = new JobStore(db);
-  const queue = new JobQueue(journal, { jobsMax: config.queueJobsMax });
+  const queue = new JobQueue(journal, leases, { jobsMax: config.queueJobsMax });
   const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
-  const datasets = new DatasetStore(db, dataFolder, feed);
+  const datasets = new DatasetStore(db, dataFolder, feed, leases);
   const weights = new WeightsStore(db, dataFolder);
   const tasks = new TaskRunner(config, log);
-  const exports = new ArtifactExports(db, dataFolder, feed);
+  const exports = new ArtifactExports(db, dataFolder, feed, leases);
   const supervisor = new Supervisor({
     config,
     store,
     queue,
     feed,
+    leases,
     attempts,
     checkpoints,
     artifacts,
@@ -129,10 +130,11 @@ export function makeServerParts({
       saveCheckpoint: async (jobId) => await supervisor.saveCheckpoint(jobId),
       dataFolder,
       feed,
+      leases,
       log,
       onStoreFailure,
     }),
-    preparer: new DatasetPreparer(datasets, tasks, config, feed, log, onStoreFailure),
+    preparer: new DatasetPreparer(datasets, tasks, config, feed, leases, log, onStoreFailure),
     janitor: new Janitor({
       db,
       config,

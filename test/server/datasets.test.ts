@@ -156,6 +156,7 @@ describe('preparation', () => {
       new TaskRunner(parts.config, parts.log, scriptedTrainer),
       parts.config,
       parts.feed,
+      parts.leases,
       parts.log,
       (error) => parts.storeFailures.push(error),
     );

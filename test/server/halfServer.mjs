@@ -8,8 +8,7 @@ import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
-import { LocalFeed } from '../../server/dist/store/changeFeed.js';
-import { openDatabase } from '../../server/dist/store/database.js';
+import { openStore } from '../../server/dist/store/openStore.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 import { patientSettings } from '../patience.mjs';
 
@@ -18,21 +17,26 @@ const config = readConfig({
   RELORA_DATA_FOLDER: dataFolder,
   RELORA_FREE_DISK_BYTES_MIN: '0',
   ...patientSettings,
+  ...(process.env.LEASE_SECONDS && { RELORA_LEASE_SECONDS: process.env.LEASE_SECONDS }),
 });
-const db = await openDatabase(dataFolder);
-const feed = new LocalFeed();
+const { db, feed, leases } = await openStore(dataFolder, {
+  url: process.env.STORE_URL,
+  leaseMs: config.leaseSeconds * 1000,
+});
+await leases.start(() => ({ address: '', version: '0', devices: '[]', memoryBytes: 0, startTimeMs: 0 }));
 const journal = new JobJournal(db, feed);
-const queue = new JobQueue(journal, { jobsMax: 10 });
+const queue = new JobQueue(journal, leases, { jobsMax: 10 });
 const supervisor = new Supervisor({
   config,
   queue,
   feed,
+  leases,
   entry,
   store: new JobStore(db),
   attempts: new JobAttempts(journal, dataFolder, { eventsMax: 100_000 }),
   checkpoints: new CheckpointStore(db, dataFolder),
   artifacts: new ArtifactStore(db, dataFolder),
-  datasets: new DatasetStore(db, dataFolder, feed),
+  datasets: new DatasetStore(db, dataFolder, feed, leases),
   log: pino({ level: 'silent' }),
   onStoreFailure: (error) => {
     throw error;
@@ -43,5 +47,5 @@ journal.onAppended((job, events) => {
     `${JSON.stringify({ sequence: job.lastSequence, step: job.progress.step, state: job.state, pid: supervisor.trainerPid(job.id), count: events.length })}\n`,
   );
 });
-await queue.submit(JSON.parse(newJobText));
+if (newJobText !== undefined) await queue.submit(JSON.parse(newJobText));
 await supervisor.start();

@@ -1,6 +1,7 @@
 // Holds the store of a data folder, runs one job by hand and appends a step event after another; prints what is acknowledged.
 import { LocalFeed } from '../../server/dist/store/changeFeed.js';
 import { openDatabase } from '../../server/dist/store/database.js';
+import { Leases } from '../../server/dist/store/leases.js';
 import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue } from '../../server/dist/jobs/jobQueue.js';
@@ -9,7 +10,7 @@ import { stepBody } from './stepBody.mjs';
 const [dataFolder, newJobText] = process.argv.slice(2);
 const db = await openDatabase(dataFolder);
 const journal = new JobJournal(db, new LocalFeed());
-const queue = new JobQueue(journal, { jobsMax: 10 });
+const queue = new JobQueue(journal, new Leases(db), { jobsMax: 10 });
 const attempts = new JobAttempts(journal, dataFolder, { eventsMax: 1_000_000 });
 if (newJobText === undefined) {
   console.log('held');

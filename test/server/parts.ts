@@ -50,6 +50,9 @@ async function urlOfFolder(dataFolder: string): Promise<string> {
 
 export type Parts = Awaited<ReturnType<typeof openParts>>;
 
+/** What a server of these tests says of itself. */
+const description = { address: '127.0.0.1:1', version: '0', devices: '[]', memoryBytes: 0, startTimeMs: 0 };
+
 /** The durable half of a server on a data folder, with short times. */
 export async function openParts(
   settings: Record<string, string> = {},
@@ -68,17 +71,27 @@ export async function openParts(
   });
   const url =
     storeUrl ?? (process.env.TEST_STORE === 'PostgreSQL' ? await urlOfFolder(dataFolder) : undefined);
-  const { db, info: storeInfo, feed, close: closeStore } = await openStore(dataFolder, { url });
+  const {
+    db,
+    info: storeInfo,
+    feed,
+    leases,
+    close: closeStore,
+  } = await openStore(dataFolder, {
+    url,
+    leaseMs: config.leaseSeconds * 1000,
+  });
+  await leases.start(() => description);
   const log = pino({ level: process.env.TEST_LOG ?? 'silent' });
   const journal = new JobJournal(db, feed);
   const store = new JobStore(db);
-  const queue = new JobQueue(journal, { jobsMax: config.queueJobsMax });
+  const queue = new JobQueue(journal, leases, { jobsMax: config.queueJobsMax });
   const control = new JobControl(store, journal);
   const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
-  const exports = new ArtifactExports(db, dataFolder, feed);
-  const datasets = new DatasetStore(db, dataFolder, feed);
+  const exports = new ArtifactExports(db, dataFolder, feed, leases);
+  const datasets = new DatasetStore(db, dataFolder, feed, leases);
   const weights = new WeightsStore(db, dataFolder);
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
   const jobDeletion = new JobDeletion(db, journal, undelete);
@@ -90,6 +103,7 @@ export async function openParts(
     store,
     queue,
     feed,
+    leases,
     attempts,
     checkpoints,
     artifacts,
@@ -111,6 +125,7 @@ export async function openParts(
     dataFolder,
     db,
     feed,
+    leases,
     storeInfo,
     log,
     journal,
@@ -209,12 +224,15 @@ export async function readyDataset(parts: Parts): Promise<void> {
     spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField: 'text', seed: 0 },
   });
   const size = { tokenCount: 100, documentCount: 1, textBytes: 100 };
-  await parts.datasets.ready('text', {
-    tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' },
-    train: size,
-    heldOut: size,
-    manifestSha256: 'a'.repeat(64),
-  });
+  await parts.datasets.ready(
+    { id: 'text', epoch: 0 },
+    {
+      tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' },
+      train: size,
+      heldOut: size,
+      manifestSha256: 'a'.repeat(64),
+    },
+  );
 }
 
 /** A data set of many files with long names, which nobody has sent yet. */

@@ -32,8 +32,14 @@ export async function prepare(
   files: { path: string; format: 'text' | 'jsonl' }[],
   changes: Partial<DatasetSpec> = {},
 ) {
-  const preparer = new DatasetPreparer(parts.datasets, tasks, parts.config, parts.feed, parts.log, (error) =>
-    parts.storeFailures.push(error),
+  const preparer = new DatasetPreparer(
+    parts.datasets,
+    tasks,
+    parts.config,
+    parts.feed,
+    parts.leases,
+    parts.log,
+    (error) => parts.storeFailures.push(error),
   );
   onTestFinished(async () => await preparer.stop());
   await parts.datasets.register({

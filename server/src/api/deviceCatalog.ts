@@ -42,7 +42,6 @@ export class DeviceCatalog {
   private failedMs = -Infinity;
   private measuredMs = -Infinity;
   private measuredLoadRatio = 0;
-  /** As they came last. */
   private known: readonly DeviceDescription[] = [];
   private readonly reached = new ReachedSpeed();
   /** Executions begun when a job that ran alone was heard of last. */
@@ -83,6 +82,11 @@ export class DeviceCatalog {
   /** Share of the processors that other work used when the speeds were measured: how far they may lie below the machine's. */
   get loadRatio(): number {
     return this.measuredLoadRatio;
+  }
+
+  /** As they came last, without a new measurement. */
+  get lastMeasured(): readonly DeviceDescription[] {
+    return this.known;
   }
 
   /** Measures now; throws ConfigInvalid when the settings force instructions that the processor does not have. */

@@ -7,6 +7,7 @@ import type { ChangeFeed } from '../store/changeFeed.js';
 import { notePurge } from '../store/chunkDigests.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
+import type { Leases } from '../store/leases.js';
 import type { ArtifactRow } from '../store/schema.js';
 import { doPurges } from '../store/purges.js';
 import { expireRequests, releaseRequest, takeRequest } from '../store/requests.js';
@@ -43,6 +44,7 @@ export class ArtifactExports {
     private readonly db: Database,
     private readonly dataFolder: string,
     private readonly feed: ChangeFeed,
+    private readonly leases: Leases,
   ) {}
 
   /** Stores a pending artifact; when this resolves it survives any crash, and so does its checkpoint. */
@@ -105,22 +107,50 @@ export class ArtifactExports {
     return submission;
   }
 
-  /** The oldest pending export. */
+  /**
+   * Takes the oldest pending export that nobody works on. One that waits for a checkpoint of a job that runs is for the server
+   * that runs it.
+   */
   async next(): Promise<PendingExport | undefined> {
     const row = await this.db
-      .selectFrom('artifacts')
-      .selectAll()
+      .updateTable('artifacts')
+      .set((eb) => ({ ...this.leases.grant(), epoch: eb('epoch', '+', 1) }))
       .where('state', '=', 'pending')
-      .orderBy('create_time_ms')
-      .orderBy('id')
-      .limit(1)
+      .where('id', '=', (query) =>
+        query
+          .selectFrom('artifacts')
+          .select('id')
+          .where('state', '=', 'pending')
+          .where(this.leases.isFree)
+          .where(({ eb, or, not, exists }) =>
+            or([
+              eb('checkpoint_folder', 'is not', null),
+              not(
+                exists(
+                  query
+                    .selectFrom('jobs')
+                    .select('jobs.id')
+                    .whereRef('jobs.id', '=', 'artifacts.job_id')
+                    .where('jobs.state', 'in', ['starting', 'running'])
+                    .where('jobs.lease_server', '!=', this.leases.serverId),
+                ),
+              ),
+            ]),
+          )
+          .orderBy('create_time_ms')
+          .orderBy('id')
+          .limit(1)
+          .forUpdate()
+          .skipLocked(),
+      )
+      .returningAll()
       .executeTakeFirst();
     if (row === undefined) return undefined;
     return { row, checkpoint: await this.checkpointOf(row) };
   }
 
   /** Gives an export the newest checkpoint of its job to hold; false when there is none. */
-  async takeNewest({ job_id: jobId, id }: ArtifactRow): Promise<boolean> {
+  async takeNewest({ job_id: jobId, id, epoch }: ArtifactRow): Promise<boolean> {
     return await this.db.transaction().execute(async (trx) => {
       await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
       const newest = await trx
@@ -138,13 +168,20 @@ export class ArtifactExports {
         .set({ checkpoint_folder: newest.folder, step: newest.step })
         .where('job_id', '=', jobId)
         .where('id', '=', id)
+        .where('epoch', '=', epoch)
         .execute();
       return true;
     });
   }
 
-  /** The folder is complete and synced under its final name. False when the artifact was deleted meanwhile. */
-  async ready({ job_id, id }: ArtifactRow, { files, castErrorMax, cycle }: ExportResult): Promise<boolean> {
+  /**
+   * The folder is complete and synced under its final name. False when the artifact was deleted meanwhile, or another server
+   * makes it.
+   */
+  async ready(
+    { job_id, id, epoch }: ArtifactRow,
+    { files, castErrorMax, cycle }: ExportResult,
+  ): Promise<boolean> {
     return await this.db.transaction().execute(async (trx) => {
       const { numUpdatedRows } = await trx
         .updateTable('artifacts')
@@ -156,6 +193,7 @@ export class ArtifactExports {
         })
         .where('job_id', '=', job_id)
         .where('id', '=', id)
+        .where('epoch', '=', epoch)
         .where('state', '=', 'pending')
         .executeTakeFirst();
       if (numUpdatedRows === 0n) return false;
@@ -171,12 +209,13 @@ export class ArtifactExports {
     });
   }
 
-  async failed({ job_id, id }: ArtifactRow, failure: JobFailure): Promise<void> {
+  async failed({ job_id, id, epoch }: ArtifactRow, failure: JobFailure): Promise<void> {
     await this.db
       .updateTable('artifacts')
       .set({ state: 'failed', failure: JSON.stringify(failure) })
       .where('job_id', '=', job_id)
       .where('id', '=', id)
+      .where('epoch', '=', epoch)
       .where('state', '=', 'pending')
       .execute();
   }
@@ -204,13 +243,25 @@ export class ArtifactExports {
     return outcome;
   }
 
-  /** Whether an export is still wanted. */
-  async isPending({ job_id, id }: ArtifactRow): Promise<boolean> {
+  /** Somebody else may take it. */
+  async release({ job_id, id, epoch }: ArtifactRow): Promise<void> {
+    await this.db
+      .updateTable('artifacts')
+      .set({ lease_server: null, lease_until_ms: null })
+      .where('job_id', '=', job_id)
+      .where('id', '=', id)
+      .where('epoch', '=', epoch)
+      .execute();
+  }
+
+  /** Whether an export is still wanted, and from this server. */
+  async isPending({ job_id, id, epoch }: ArtifactRow): Promise<boolean> {
     const row = await this.db
       .selectFrom('artifacts')
       .select('id')
       .where('job_id', '=', job_id)
       .where('id', '=', id)
+      .where('epoch', '=', epoch)
       .where('state', '=', 'pending')
       .executeTakeFirst();
     return row !== undefined;

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
+import type { Leases } from '../store/leases.js';
 import type { DatasetFileRow, DatasetRow } from '../store/schema.js';
 import { timedId } from '../store/timedId.js';
 import type { Dataset, DatasetFile, DatasetSpec, DatasetSummary, PreparedDataset } from './dataset.js';
@@ -20,6 +21,12 @@ export interface NewDataset {
   spec: DatasetSpec;
 }
 
+/** One preparation of a data set: a later one has a higher epoch, and a write of an older one is refused. */
+export interface Preparation {
+  id: string;
+  epoch: number;
+}
+
 /** Data sets: rows, uploaded files and prepared folders, all under datasets/{id} of the data folder. */
 export class DatasetStore {
   /** Share done of what is being prepared; starts again with the server, as the preparation does. */
@@ -29,6 +36,7 @@ export class DatasetStore {
     private readonly db: Database,
     private readonly dataFolder: string,
     private readonly feed: ChangeFeed,
+    private readonly leases: Leases,
   ) {}
 
   async find(datasetId: string): Promise<Dataset | undefined> {
@@ -166,40 +174,65 @@ export class DatasetStore {
     return (await this.find(datasetId))!;
   }
 
-  /** preparing → ready. */
-  async ready(datasetId: string, prepared: PreparedDataset): Promise<void> {
-    await this.db
+  /** preparing → ready; false when another server prepares it. */
+  async ready({ id: datasetId, epoch }: Preparation, prepared: PreparedDataset): Promise<boolean> {
+    const { numUpdatedRows } = await this.db
       .updateTable('datasets')
       .set({ state: 'ready', prepared: JSON.stringify(prepared) })
       .where('id', '=', datasetId)
+      .where('epoch', '=', epoch)
       .where('state', '=', 'preparing')
-      .execute();
+      .executeTakeFirst();
     this.ratios.delete(datasetId);
+    return numUpdatedRows > 0n;
   }
 
   /** preparing → failed. */
-  async failed(datasetId: string, failure: { reason: string; message: string }): Promise<void> {
+  async failed(
+    { id: datasetId, epoch }: Preparation,
+    failure: { reason: string; message: string },
+  ): Promise<void> {
     await this.db
       .updateTable('datasets')
       .set({ state: 'failed', failure: JSON.stringify(failure) })
       .where('id', '=', datasetId)
+      .where('epoch', '=', epoch)
       .where('state', '=', 'preparing')
       .execute();
     this.ratios.delete(datasetId);
   }
 
-  /** The data set that has waited longest for its preparation. */
-  async nextToPrepare(): Promise<Dataset | undefined> {
+  /** Takes the data set that has waited longest for its preparation, and that nobody works on. */
+  async nextToPrepare(): Promise<(Dataset & Preparation) | undefined> {
     const row = await this.db
-      .selectFrom('datasets')
-      .selectAll()
-      .where('state', '=', 'preparing')
-      .where('delete_time_ms', 'is', null)
-      .orderBy('create_time_ms')
-      .orderBy('id')
-      .limit(1)
+      .updateTable('datasets')
+      .set((eb) => ({ ...this.leases.grant(), epoch: eb('epoch', '+', 1) }))
+      .where('id', '=', (query) =>
+        query
+          .selectFrom('datasets')
+          .select('id')
+          .where('state', '=', 'preparing')
+          .where('delete_time_ms', 'is', null)
+          .where(this.leases.isFree)
+          .orderBy('create_time_ms')
+          .orderBy('id')
+          .limit(1)
+          .forUpdate()
+          .skipLocked(),
+      )
+      .returningAll()
       .executeTakeFirst();
-    return row === undefined ? undefined : await this.withFiles(row);
+    return row === undefined ? undefined : { ...(await this.withFiles(row)), epoch: row.epoch };
+  }
+
+  /** Somebody else may prepare it. */
+  async release({ id, epoch }: Preparation): Promise<void> {
+    await this.db
+      .updateTable('datasets')
+      .set({ lease_server: null, lease_until_ms: null })
+      .where('id', '=', id)
+      .where('epoch', '=', epoch)
+      .execute();
   }
 
   setPreparedRatio(datasetId: string, ratio: number): void {

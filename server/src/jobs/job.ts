@@ -105,6 +105,11 @@ export const transitions: Readonly<Record<JobState, readonly JobState[]>> = {
 
 export const terminalStates = (Object.keys(transitions) as JobState[]).filter(isTerminal);
 
+/** Whether a trainer has the job, or is being started for it. */
+export function hasTrainer(state: JobState): boolean {
+  return state === 'starting' || state === 'running';
+}
+
 export function isTerminal(state: JobState): boolean {
   return transitions[state].length === 0;
 }

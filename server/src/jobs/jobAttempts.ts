@@ -1,8 +1,9 @@
 import { Schedule } from '@relora/engine/plan';
+import type { Leases } from '../store/leases.js';
 import { checkpointName } from '../store/folders.js';
 import { storageCures, type StorageFault } from '../store/storageFault.js';
 import type { JobRow } from '../store/schema.js';
-import type { Execution, Job, JobFailure, JobProgress } from './job.js';
+import { hasTrainer, type Execution, type Job, type JobFailure, type JobProgress } from './job.js';
 import type { JobChange, JobPatch, NewEvent } from './jobChange.js';
 import type { ServerFailure, ServerWarning } from './jobFailures.js';
 import type { JobJournal } from './jobJournal.js';
@@ -43,12 +44,7 @@ export class JobAttempts {
   ): Promise<Job | 'stale'> {
     return await this.journal.change(async (change) => {
       const row = await change.find(key.jobId);
-      if (
-        row === undefined ||
-        row.attempt !== key.attempt ||
-        (row.state !== 'starting' && row.state !== 'running')
-      )
-        return 'stale';
+      if (row === undefined || row.attempt !== key.attempt || !hasTrainer(row.state)) return 'stale';
       return toJob(await work(row, change));
     });
   }
@@ -186,28 +182,18 @@ export class JobAttempts {
     rule: RetryRule,
     reason: ServerFailure = 'TRAINER_CRASHED',
   ): Promise<Job | 'stale'> {
-    return await this.write(key, async (row, change) => {
-      const wished = await honorWish(row, change);
-      if (wished !== undefined) return wished;
-      const crashes = row.attempts_without_progress + 1;
-      if (crashes >= rule.attemptsWithoutProgressMax) {
-        const message = `${what}; ${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'} made no new checkpoint`;
-        return await change.moveTo(
-          row,
-          'failed',
-          message,
-          { attempts_without_progress: crashes },
-          { reason, message },
-        );
-      }
-      const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));
-      const warned = await change.append(row, row.attempt, [
-        warning(change, 'TRAINER_RESTARTED', `${what}; the job resumes from its last checkpoint`),
-      ]);
-      return await change.moveTo(warned, 'queued', `${what}; waits to resume from its last checkpoint`, {
-        attempts_without_progress: crashes,
-        not_before_ms: change.nowMs + delayMs,
-      });
+    return await this.write(
+      key,
+      async (row, change) => await afterCrash(row, change, { what, rule, reason }),
+    );
+  }
+
+  /** As `crashed`, for a job of a server that was silent for too long: refused when it has been heard of since. */
+  async takenOver(key: AttemptKey, what: string, rule: RetryRule, leases: Leases): Promise<Job | 'stale'> {
+    return await this.journal.change(async (change) => {
+      const row = await change.findFree(key.jobId, leases);
+      if (row?.attempt !== key.attempt || !hasTrainer(row.state)) return 'stale';
+      return toJob(await afterCrash(row, change, { what, rule, reason: 'TRAINER_CRASHED' }));
     });
   }
 
@@ -238,6 +224,35 @@ export class JobAttempts {
     if (name === undefined) throw new Error(`${path} is not a checkpoint of job ${jobId}`);
     return name;
   }
+}
+
+/** The state of a job whose trainer is gone: a wish that is open, the end, or another turn. */
+async function afterCrash(
+  row: JobRow,
+  change: JobChange,
+  { what, rule, reason }: { what: string; rule: RetryRule; reason: ServerFailure },
+): Promise<JobRow> {
+  const wished = await honorWish(row, change);
+  if (wished !== undefined) return wished;
+  const crashes = row.attempts_without_progress + 1;
+  if (crashes >= rule.attemptsWithoutProgressMax) {
+    const message = `${what}; ${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'} made no new checkpoint`;
+    return await change.moveTo(
+      row,
+      'failed',
+      message,
+      { attempts_without_progress: crashes },
+      { reason, message },
+    );
+  }
+  const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));
+  const warned = await change.append(row, row.attempt, [
+    warning(change, 'TRAINER_RESTARTED', `${what}; the job resumes from its last checkpoint`),
+  ]);
+  return await change.moveTo(warned, 'queued', `${what}; waits to resume from its last checkpoint`, {
+    attempts_without_progress: crashes,
+    not_before_ms: change.nowMs + delayMs,
+  });
 }
 
 async function honorWish(row: JobRow, change: JobChange): Promise<JobRow | undefined> {

@@ -1,6 +1,8 @@
 import type { Transaction } from 'kysely';
+import type { Leases } from '../store/leases.js';
 import type { JobRow, JobRowChange, NewJobRow, Schema } from '../store/schema.js';
 import {
+  hasTrainer,
   isTerminal,
   transitions,
   type JobEvent,
@@ -44,6 +46,17 @@ export class JobChange {
       .executeTakeFirst();
   }
 
+  /** The same for a job that no server works on, or whose server was silent for too long. */
+  async findFree(jobId: string, leases: Leases): Promise<JobRow | undefined> {
+    return await this.trx
+      .selectFrom('jobs')
+      .selectAll()
+      .where('id', '=', jobId)
+      .where(leases.isFree)
+      .forUpdate()
+      .executeTakeFirst();
+  }
+
   async insert(newRow: NewJobRow, labels: Record<string, string>): Promise<JobRow> {
     const row = await this.trx.insertInto('jobs').values(newRow).returningAll().executeTakeFirstOrThrow();
     const pairs = Object.entries(labels).map(([key, value]) => ({ job_id: row.id, key, value }));
@@ -58,9 +71,9 @@ export class JobChange {
 
   /**
    * Takes the first job that may start, in one statement: on PostgreSQL several servers take different ones at once. It is
-   * `starting` with a new attempt.
+   * `starting` with a new attempt, and leased.
    */
-  async claim(reason: string): Promise<JobRow | undefined> {
+  async claim(reason: string, leases: Leases): Promise<JobRow | undefined> {
     const claimed = await this.trx
       .updateTable('jobs')
       .set((eb) => ({
@@ -68,6 +81,7 @@ export class JobChange {
         state_reason: reason,
         failure: null,
         stop_request: null,
+        ...leases.grant(),
         attempt: eb('attempt', '+', 1),
         version: eb('version', '+', 1),
         start_time_ms: eb.fn.coalesce('start_time_ms', eb.val(this.nowMs)),
@@ -105,13 +119,14 @@ export class JobChange {
   ): Promise<JobRow> {
     if (!transitions[row.state].includes(to))
       throw new Error(`Job ${row.id} cannot go from ${row.state} to ${to}`);
-    const attempt = patch.attempt ?? (row.state === 'starting' || row.state === 'running' ? row.attempt : 0);
+    const attempt = patch.attempt ?? (hasTrainer(row.state) ? row.attempt : 0);
     return await this.append(
       row,
       attempt,
       [{ timeMs: this.nowMs, body: { kind: 'state', from: row.state, to, reason, failure } }],
       {
         stop_request: null,
+        ...(hasTrainer(to) ? {} : { lease_server: null, lease_until_ms: null }),
         ...patch,
         state: to,
         state_reason: reason.replaceAll('\0', ''), // PostgreSQL's text has no NUL

@@ -1,7 +1,7 @@
 import { releaseRequest, takeRequest } from '../store/requests.js';
 import type { JobRow } from '../store/schema.js';
 import type { JobStore } from './jobStore.js';
-import { isTerminal, type Job } from './job.js';
+import { hasTrainer, isTerminal, type Job } from './job.js';
 import type { JobChange } from './jobChange.js';
 import type { JobJournal } from './jobJournal.js';
 
@@ -41,7 +41,7 @@ export class JobControl {
       if (row.state === 'paused' || row.stop_request === 'pause') return row;
       if (row.state === 'queued')
         return await change.moveTo(row, 'paused', 'Paused on request before it began');
-      if (hasTrainer(row) && row.stop_request === null)
+      if (hasTrainer(row.state) && row.stop_request === null)
         return await change.update(row, { stop_request: 'pause' });
       return 'wrongState';
     });
@@ -63,7 +63,7 @@ export class JobControl {
     return await this.act('cancel', jobId, options, async (row, change) => {
       if (row.state === 'cancelled' || row.stop_request === 'cancel') return row;
       if (isTerminal(row.state)) return 'wrongState';
-      if (hasTrainer(row)) return await change.update(row, { stop_request: 'cancel' });
+      if (hasTrainer(row.state)) return await change.update(row, { stop_request: 'cancel' });
       return await change.moveTo(row, 'cancelled', 'Cancelled on request');
     });
   }
@@ -108,8 +108,4 @@ export class JobControl {
     const job = await this.store.find(jobId);
     return job === undefined ? { outcome: 'notFound' } : { outcome: result.outcome, job };
   }
-}
-
-function hasTrainer(row: JobRow): boolean {
-  return row.state === 'starting' || row.state === 'running';
 }

@@ -1,5 +1,6 @@
 import { Schedule, type RunSpec } from '@relora/engine/plan';
 import { sql } from 'kysely';
+import type { Leases } from '../store/leases.js';
 import { releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
 import type { Job, JobOrigin, JobProgress } from './job.js';
@@ -41,6 +42,7 @@ export interface GoneJob {
 export class JobQueue {
   constructor(
     private readonly journal: JobJournal,
+    private readonly leases: Leases,
     private readonly options: { jobsMax: number },
   ) {}
 
@@ -121,7 +123,7 @@ export class JobQueue {
    */
   async claimNext(): Promise<{ job: Job } | { notBeforeMs: number | null }> {
     return await this.journal.change(async (change) => {
-      const claimed = await change.claim('A trainer is being started');
+      const claimed = await change.claim('A trainer is being started', this.leases);
       if (claimed !== undefined) return { job: toJob(claimed) };
       const { first } = await change.trx
         .selectFrom('jobs')

@@ -1,5 +1,7 @@
 import type { Database } from '../store/database.js';
+import type { Leases } from '../store/leases.js';
 import type { Job, JobState } from './job.js';
+import type { AttemptKey } from './jobAttempts.js';
 import { toJob } from './jobRow.js';
 
 /** Place in a list of jobs, for the next page: the last job of the page before. */
@@ -28,6 +30,17 @@ export class JobStore {
     // Between its purge time and the purge itself it cannot be brought back, so it is gone for everybody.
     if (row === undefined || (row.purge_time_ms ?? Infinity) <= Date.now()) return undefined;
     return toJob(row, row.state === 'queued' ? ((await this.queuePositions()).get(jobId) ?? 0) : 0);
+  }
+
+  /** Attempts that are under way by the store, but whose server was silent for too long. */
+  async freeAttempts(leases: Leases): Promise<AttemptKey[]> {
+    return await this.db
+      .selectFrom('jobs')
+      .select(['id as jobId', 'attempt'])
+      .where('state', 'in', ['starting', 'running'])
+      .where(leases.isFree)
+      .orderBy('create_time_ms')
+      .execute();
   }
 
   /** One page of jobs; `next` is null at the end. Pages stay right while jobs are created: the cursor is a place, not a count. */

@@ -42,8 +42,6 @@ const tenantsAndLeases = `
   alter table jobs add column dataset_id text not null default '';
   alter table jobs add column base_weights_name text;
   alter table jobs add column origin_job_id text;
-  alter table jobs add column save_request integer not null default 0;
-  alter table jobs add column epoch integer not null default 0;
   alter table jobs add column lease_server text;
   alter table jobs add column lease_until_ms integer;
   alter table jobs add column retention text;

@@ -51,11 +51,15 @@ interface Owned {
   purge_time_ms: number | null;
 }
 
-/** Which server works on a row. Every lease has a higher epoch, and a write of an older one is refused. */
+/** Which server works on a row, and until when others leave it alone; see leases.ts. A job's fence is its attempt. */
 interface Leased {
-  epoch: Generated<number>;
   lease_server: string | null;
   lease_until_ms: number | null;
+}
+
+interface Fenced extends Leased {
+  /** Rises with every lease: a write that names an older one is refused. */
+  epoch: Generated<number>;
 }
 
 export interface JobTable extends Owned, Leased {
@@ -88,8 +92,6 @@ export interface JobTable extends Owned, Leased {
   base_weights_name: string | null;
   /** From `origin`. */
   origin_job_id: string | null;
-  /** Number of the last wish that the trainer save its present state. */
-  save_request: Generated<number>;
 }
 
 /** A label, for filters: the row of the job has them too, as JSON. */
@@ -133,7 +135,7 @@ export interface CheckpointRow {
   create_time_ms: number;
 }
 
-export interface ArtifactTable extends Leased {
+export interface ArtifactTable extends Fenced {
   job_id: string;
   /** Also the name of its folder in the job's artifacts folder. */
   id: string;
@@ -168,7 +170,7 @@ export interface BlobChunkRow {
   crc32c: number;
 }
 
-export interface DatasetTable extends Owned, Leased {
+export interface DatasetTable extends Owned, Fenced {
   id: string;
   display_name: string;
   labels: Generated<string>;

@@ -7,6 +7,7 @@ import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobStore } from '../jobs/jobStore.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
+import type { Leases } from '../store/leases.js';
 import type { ArtifactRow } from '../store/schema.js';
 import { failureOf } from './taskFailure.js';
 import type { TaskRunner } from './taskRunner.js';
@@ -23,6 +24,7 @@ export interface ArtifactExporterParts {
   saveCheckpoint(jobId: string): Promise<string | null>;
   dataFolder: string;
   feed: ChangeFeed;
+  leases: Leases;
   log: Logger;
   /** The store failed: see Supervisor. */
   onStoreFailure(error: unknown): void;
@@ -67,65 +69,71 @@ export class ArtifactExporter {
   }
 
   private async exportNext(): Promise<boolean> {
-    const next = await this.parts.exports.next();
-    if (next !== undefined) await this.export(next);
-    return next !== undefined;
+    const { exports, leases } = this.parts;
+    const next = await exports.next();
+    if (next === undefined) return false;
+    const { row } = next;
+    this.present = { row, ended: new AbortController() };
+    const { ended } = this.present;
+    const release = leases.hold('artifacts', row.id, row.epoch, () => ended.abort());
+    try {
+      await this.export(next, AbortSignal.any([this.work.signal, ended.signal]));
+    } finally {
+      release();
+      this.present = undefined;
+      await exports.release(row).catch(() => {}); // or it is free when the lease is over
+    }
+    return true;
   }
 
-  private async export({ row, checkpoint }: PendingExport): Promise<void> {
-    if (checkpoint === null) return await this.takeCheckpoint(row);
+  private async export({ row, checkpoint }: PendingExport, signal: AbortSignal): Promise<void> {
+    if (checkpoint === null) return await this.takeCheckpoint(row, signal);
     const { exports, store, datasets, tasks, dataFolder, checkpoints } = this.parts;
     const log = this.parts.log.child({ jobId: row.job_id, artifactId: row.id });
     const { spec } = (await store.find(row.job_id))!; // artifacts go with their job
     const folder = join(folders.artifacts(dataFolder, row.job_id), row.id);
     const temporaries = folders.exports(dataFolder, row.job_id);
     const temporary = join(temporaries, row.id);
-    this.present = { row, ended: new AbortController() };
-    const signal = AbortSignal.any([this.work.signal, this.present.ended.signal]);
     // Before the row says how it ended: whoever hears of it finds nothing half made.
     const removeTemporaries = () =>
       rm(temporaries, { recursive: true, force: true }).catch((error: unknown) => {
         log.warn({ err: error }, 'Leftovers could not be removed');
       });
-    try {
-      for (let crashes = 0; ;) {
-        try {
-          // What an earlier try left; also a folder that was renamed before its row was stored.
-          await rm(temporaries, { recursive: true, force: true });
-          await rm(folder, { recursive: true, force: true });
-          await mkdir(temporaries, { recursive: true });
-          await mkdir(join(folder, '..'), { recursive: true });
-          const result = await tasks.exportWeights(
-            {
-              job: `jobs/${row.job_id}`,
-              checkpoint: { path: checkpoint.folder, manifestSha256: checkpoint.manifestSha256 },
-              datasetFolder: datasets.preparedFolder(spec.dataset.replace(/^datasets\//, '')),
-              outputFolder: temporary,
-              format: row.format,
-              weightType: row.weight_type,
-              shardBytesMax: row.shard_bytes_max,
-            },
-            { signal, log },
-          );
-          await rename(temporary, folder);
-          await syncFolder(join(folder, '..'));
-          await syncFolder(join(folder, '..', '..'));
-          await removeTemporaries();
-          if (!(await exports.ready(row, result))) await rm(folder, { recursive: true, force: true });
-          log.info({ format: row.format }, 'Weights were exported');
-          break;
-        } catch (error) {
-          await removeTemporaries();
-          if (signal.aborted) break;
-          const failure = failureOf(error, 'then export again');
-          log.warn({ reason: failure.reason, err: error }, failure.message);
-          if (failure.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
-          await exports.failed(row, failure);
-          break;
-        }
+    for (let crashes = 0; ;) {
+      try {
+        // What an earlier try left; also a folder that was renamed before its row was stored.
+        await rm(temporaries, { recursive: true, force: true });
+        await rm(folder, { recursive: true, force: true });
+        await mkdir(temporaries, { recursive: true });
+        await mkdir(join(folder, '..'), { recursive: true });
+        const result = await tasks.exportWeights(
+          {
+            job: `jobs/${row.job_id}`,
+            checkpoint: { path: checkpoint.folder, manifestSha256: checkpoint.manifestSha256 },
+            datasetFolder: datasets.preparedFolder(spec.dataset.replace(/^datasets\//, '')),
+            outputFolder: temporary,
+            format: row.format,
+            weightType: row.weight_type,
+            shardBytesMax: row.shard_bytes_max,
+          },
+          { signal, log },
+        );
+        await rename(temporary, folder);
+        await syncFolder(join(folder, '..'));
+        await syncFolder(join(folder, '..', '..'));
+        await removeTemporaries();
+        if (!(await exports.ready(row, result))) await rm(folder, { recursive: true, force: true });
+        log.info({ format: row.format }, 'Weights were exported');
+        break;
+      } catch (error) {
+        await removeTemporaries();
+        if (signal.aborted) break;
+        const failure = failureOf(error, 'then export again');
+        log.warn({ reason: failure.reason, err: error }, failure.message);
+        if (failure.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
+        await exports.failed(row, failure);
+        break;
       }
-    } finally {
-      this.present = undefined;
     }
     // What this export held may be one more than are to be kept.
     await checkpoints.prune(row.job_id, spec.checkpoint.keepCount).catch((error: unknown) => {
@@ -134,13 +142,13 @@ export class ArtifactExporter {
   }
 
   /** Has the running job save its present step; one that has ended meanwhile has its newest checkpoint. */
-  private async takeCheckpoint(row: ArtifactRow): Promise<void> {
+  private async takeCheckpoint(row: ArtifactRow, signal: AbortSignal): Promise<void> {
     const { exports, saveCheckpoint } = this.parts;
     const aborted = new Promise<'aborted'>((resolve) =>
-      this.work.signal.addEventListener('abort', () => resolve('aborted'), { once: true }),
+      signal.addEventListener('abort', () => resolve('aborted'), { once: true }),
     );
     const problem = await Promise.race([saveCheckpoint(row.job_id), aborted]);
-    if (this.work.signal.aborted) return;
+    if (signal.aborted) return;
     if (problem !== null) await exports.failed(row, { reason: 'CHECKPOINT_NO_SPACE', message: problem });
     else if (!(await exports.takeNewest(row))) {
       const reason: ServerFailure = 'CHECKPOINT_MISSING';

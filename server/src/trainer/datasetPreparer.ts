@@ -8,7 +8,8 @@ import { failureOf } from './taskFailure.js';
 import type { TaskRunner } from './taskRunner.js';
 import { WaitingWork } from './waitingWork.js';
 import type { Dataset } from '../datasets/dataset.js';
-import type { DatasetStore } from '../datasets/datasetStore.js';
+import type { DatasetStore, Preparation } from '../datasets/datasetStore.js';
+import type { Leases } from '../store/leases.js';
 
 /** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
 const crashesMax = 2;
@@ -29,6 +30,7 @@ export class DatasetPreparer {
       'allowedFolders' | 'dataFolder' | 'datasetBytesMax' | 'tokenizerCpuSeconds'
     >,
     private readonly feed: ChangeFeed,
+    private readonly leases: Leases,
     private readonly log: Logger,
     /** The store failed: see Supervisor. */
     onStoreFailure: (error: unknown) => void,
@@ -57,11 +59,19 @@ export class DatasetPreparer {
 
   private async prepareNext(): Promise<boolean> {
     const dataset = await this.store.nextToPrepare();
-    if (dataset !== undefined) await this.prepare(dataset);
-    return dataset !== undefined;
+    if (dataset === undefined) return false;
+    const lost = new AbortController();
+    const release = this.leases.hold('datasets', dataset.id, dataset.epoch, () => lost.abort());
+    try {
+      await this.prepare(dataset, AbortSignal.any([this.work.signal, lost.signal]));
+    } finally {
+      release();
+      await this.store.release(dataset).catch(() => {}); // or it is free when the lease is over
+    }
+    return true;
   }
 
-  private async prepare(dataset: Dataset): Promise<void> {
+  private async prepare(dataset: Dataset & Preparation, signal: AbortSignal): Promise<void> {
     const folder = folders.dataset(this.config.dataFolder, dataset.id);
     const temporary = join(folder, '.preparing');
     const prepared = this.store.preparedFolder(dataset.id);
@@ -88,7 +98,7 @@ export class DatasetPreparer {
             tokenizerCpuSeconds: this.config.tokenizerCpuSeconds,
           },
           {
-            signal: this.work.signal,
+            signal,
             timeoutMs: null,
             log,
             onPart: (ratio) => this.store.setPreparedRatio(dataset.id, Math.min(1, Number(ratio) || 0)),
@@ -96,17 +106,18 @@ export class DatasetPreparer {
         );
         await rename(temporary, prepared);
         await syncFolder(folder);
-        await this.store.ready(dataset.id, result);
+        if (!(await this.store.ready(dataset, result)))
+          return log.warn('Another server prepares the data set');
         // The tokens are kept, the text is not needed twice.
         await this.remove(folders.uploads(this.config.dataFolder, dataset.id), log);
         log.info({ tokenCount: result.train.tokenCount }, 'A data set is ready');
         return;
       } catch (error) {
-        if (this.work.signal.aborted) return;
+        if (signal.aborted) return;
         const failure = failureOf(error, 'then upload it again');
         log.warn({ reason: failure.reason, err: error }, failure.message);
         if (failure.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
-        await this.store.failed(dataset.id, failure);
+        await this.store.failed(dataset, failure);
         return await this.remove(temporary, log);
       }
     }

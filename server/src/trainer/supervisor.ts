@@ -15,6 +15,7 @@ import type { JobStore } from '../jobs/jobStore.js';
 import { storageCures, storageFault } from '../store/storageFault.js';
 import { isPassing, isStoreBroken } from '../store/storeError.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
+import type { Leases } from '../store/leases.js';
 import { folders } from '../store/folders.js';
 import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
@@ -27,6 +28,7 @@ export interface SupervisorParts {
   store: JobStore;
   queue: JobQueue;
   feed: ChangeFeed;
+  leases: Leases;
   attempts: JobAttempts;
   checkpoints: CheckpointStore;
   artifacts: ArtifactStore;
@@ -55,12 +57,12 @@ export class Supervisor {
   private readonly running = new Map<string, RunningJob>();
   private begun = 0;
   /** Jobs that were claimed and could not be launched; they go back to the queue before anything else is claimed. */
-  private readonly unlaunched: { job: Job; what: string }[] = [];
+  private readonly unlaunched: { job: Job; what: string; release: () => void }[] = [];
   private readonly exitListeners = new Set<(exit: TrainerExit) => void>();
   private filling: Promise<void> | undefined;
   private isFillWanted = false;
   private isStopping = false;
-  /** Whether what a dead server left was put right. */
+  /** Whether what the server before left was put right. */
   private isRecovered = false;
   private retryTimer: NodeJS.Timeout | undefined;
   private stopListening: (() => void) | undefined;
@@ -127,7 +129,10 @@ export class Supervisor {
   }
 
   private async recover(): Promise<void> {
-    if (!this.isRecovered) await recoverJobs(this.parts);
+    const { leases } = this.parts;
+    // Of several servers one may die at any time; of one alone it was the one before.
+    if (leases.isShared ? !leases.mayTakeOver : this.isRecovered) return;
+    await recoverJobs(this.parts);
     this.isRecovered = true;
   }
 
@@ -164,8 +169,8 @@ export class Supervisor {
 
   private async fillSlots(): Promise<void> {
     this.isFillWanted = false;
+    await this.recover();
     while (!this.isStopping && this.running.size < this.slotCount) {
-      await this.recover();
       await this.giveBackUnlaunched();
       const free = await freeDiskBytes(this.parts.config.dataFolder);
       if (free < this.parts.config.freeDiskBytesMin) {
@@ -180,22 +185,27 @@ export class Supervisor {
         if (claim.notBeforeMs !== null) this.fillAfter(Math.max(1, claim.notBeforeMs - Date.now()));
         return;
       }
+      const { job } = claim;
+      const release = this.parts.leases.hold('jobs', job.id, job.attempt, () =>
+        this.running.get(job.id)?.abandon(),
+      );
       try {
-        await this.launch(claim.job);
+        await this.launch(job, release);
       } catch (error) {
         const fault = storageFault(error);
         const why = fault ? `${fault.message}; ${storageCures[fault.reason]}` : (error as Error).message;
         const what = `The trainer could not be started (${why})`;
-        this.parts.log.error({ jobId: claim.job.id, err: error }, what);
-        this.unlaunched.push({ job: claim.job, what });
+        this.parts.log.error({ jobId: job.id, err: error }, what);
+        this.unlaunched.push({ job, what, release });
       }
     }
   }
 
   private async giveBackUnlaunched(): Promise<void> {
     for (let entry = this.unlaunched[0]; entry !== undefined; entry = this.unlaunched[0]) {
-      const { job, what } = entry;
+      const { job, what, release } = entry;
       await this.parts.attempts.notStarted({ jobId: job.id, attempt: job.attempt }, what, lowDiskRetryMs);
+      release();
       this.unlaunched.shift();
     }
   }
@@ -206,7 +216,8 @@ export class Supervisor {
     this.retryTimer = setTimeout(() => this.fill(), delayMs);
   }
 
-  private async launch(job: Job): Promise<void> {
+  /** @param release called when the attempt is over, or by the caller when this throws */
+  private async launch(job: Job, release: () => void): Promise<void> {
     const { config, attempts, checkpoints, artifacts, datasets, store, log } = this.parts;
     const key = { jobId: job.id, attempt: job.attempt };
     const datasetId = job.spec.dataset.replace(/^datasets\//, '');
@@ -214,7 +225,7 @@ export class Supervisor {
     if (dataset?.state !== 'ready') {
       const message = `${job.spec.dataset} is ${dataset === undefined ? 'not there any more' : dataset.state}`;
       await attempts.failed(key, { reason: 'DATASET_NOT_READY' satisfies ServerFailure, message });
-      return;
+      return release();
     }
     const jobFolder = folders.job(config.dataFolder, job.id);
     await mkdir(jobFolder, { recursive: true });
@@ -250,6 +261,7 @@ export class Supervisor {
     this.begun++;
     void run.done.then((outcome) => {
       this.running.delete(job.id);
+      release();
       for (const listener of this.exitListeners) listener({ ...key, outcome });
       if (!this.isStopping) this.fill();
     });

@@ -1,0 +1,59 @@
+import { type RawBuilder } from 'kysely';
+import type { Database } from './database.js';
+import type { ServerRow } from './schema.js';
+
+/** What a server says of itself to the others of its store. */
+export interface Described {
+  /** Where clients reach it. */
+  address: string;
+  version: string;
+  /** JSON; see ServerRow. */
+  devices: string;
+  memoryBytes: number;
+  startTimeMs: number;
+}
+
+/** Rows of servers that ended without a word are kept so long, for whoever looks for what happened. */
+const forgottenMs = 86_400_000;
+
+/** Notes that a server lives. */
+export async function beatOfServer(
+  db: Database,
+  id: string,
+  { address, version, devices, memoryBytes, startTimeMs }: Described,
+  databaseTime: RawBuilder<number>,
+): Promise<void> {
+  const now = { address, version, devices, memory_bytes: memoryBytes, heartbeat_time_ms: databaseTime };
+  await db
+    .insertInto('servers')
+    .values({ id, start_time_ms: startTimeMs, ...now })
+    .onConflict((conflict) => conflict.column('id').doUpdateSet(now))
+    .execute();
+}
+
+/** Servers that work on the store, oldest first: those that beat within a lease. */
+export async function livingServers(db: Database, leaseMs: number): Promise<ServerRow[]> {
+  return await db
+    .selectFrom('servers')
+    .selectAll()
+    .where('heartbeat_time_ms', '>', (query) =>
+      query
+        .selectFrom('servers')
+        .select(({ eb, fn }) => eb(fn.max('heartbeat_time_ms'), '-', leaseMs).as('oldest')),
+    )
+    .orderBy('start_time_ms')
+    .execute();
+}
+
+/** A server that ends says so, and forgets those that could not. */
+export async function removeServer(db: Database, id: string): Promise<void> {
+  await db.deleteFrom('servers').where('id', '=', id).execute();
+  await db
+    .deleteFrom('servers')
+    .where('heartbeat_time_ms', '<', (query) =>
+      query
+        .selectFrom('servers')
+        .select(({ eb, fn }) => eb(fn.max('heartbeat_time_ms'), '-', forgottenMs).as('oldest')),
+    )
+    .execute();
+}
