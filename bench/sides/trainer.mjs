@@ -36,16 +36,18 @@ export class Trainer {
       graph = 'auto',
       learningRate = 1e-4,
       seed = 0,
+      model,
+      momentType = optimizerSettings.momentType,
       ...rest
     },
     device,
   ) {
     this.#settings = { config, batch, microBatch, graph, learningRate, seed, ...rest };
     this.#device = device;
-    this.#optimizer = new AdamW(device, optimizerSettings);
+    this.#optimizer = new AdamW(device, { ...optimizerSettings, momentType });
     this.#gradients = new StepGradients(device);
     this.#result = device.newResult(0);
-    this.#model = Llama.create(device, config, seed);
+    this.#model = model ?? Llama.create(device, config, seed);
     if (rank > 0) this.attach({ rank, alpha });
   }
 
@@ -82,7 +84,7 @@ export class Trainer {
   }
 
   /** Forward, backward, clipping, AdamW. Tokens that nobody gave are made up before the clock starts. */
-  async step({ inputs, targets, learningRate = this.#settings.learningRate }) {
+  async step({ inputs, targets, learningRate = this.#settings.learningRate } = {}) {
     const { batch, microBatch, time, seed, recompute = false } = this.#settings;
     const tokens = inputs === undefined ? this.#madeUpTokens() : typedTokens({ inputs, targets });
     const step = this.#stepCount++;

@@ -3,7 +3,7 @@
 /** The largest relative error of rounding to float32. */
 export const epsilon = 2 ** -24;
 /** The same of bfloat16. */
-export const halfEpsilon = 2 ** -9;
+export const halfEpsilon = 2 ** -8;
 
 /** Numbers in [-1, 1), the same on every run. */
 export function seededArray(length: number, seed: number, scale = 1): Float32Array {

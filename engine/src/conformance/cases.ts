@@ -35,6 +35,16 @@ export function casesOf(size: Size): Case[] {
   ];
 }
 
+/** Halves at the sizes of a preset, for devices that compute them in seconds. */
+export function wideCases(): Case[] {
+  const wanted = ['trained', 'separate', 'merged', 'weightGradient'];
+  return (['preset', 'long'] as const).flatMap((size) =>
+    variants
+      .filter(({ name }) => wanted.includes(name))
+      .flatMap((variant) => [attentionCase(size, variant), mlpCase(size, variant)]),
+  );
+}
+
 /** Calls whose results have no gradient. */
 export const updateCases: Case[] = [
   adamWCase('float32'),

@@ -52,14 +52,24 @@ export const variants: Variant[] = [
   },
 ];
 
-export const mlpShapes: Record<'small' | 'larger', { shape: MlpShape; rank: number }> = {
+/** 'preset': as in llama-60m, and of its width; 'long': what fills no tile, with grouped queries. */
+export type Size = 'small' | 'larger' | 'preset' | 'long';
+
+export const mlpShapes: Record<Size, { shape: MlpShape; rank: number }> = {
   small: { shape: { batch: 1, time: 3, hidden: 4, intermediate: 6 }, rank: 2 },
   larger: { shape: { batch: 1, time: 67, hidden: 33, intermediate: 70 }, rank: 17 },
+  preset: { shape: { batch: 2, time: 512, hidden: 512, intermediate: 1376 }, rank: 128 },
+  long: { shape: { batch: 1, time: 2049, hidden: 256, intermediate: 683 }, rank: 24 },
 };
 
-export const attentionShapes: Record<'small' | 'larger', { shape: AttentionShape; rank: number }> = {
+export const attentionShapes: Record<Size, { shape: AttentionShape; rank: number }> = {
   small: { shape: { batch: 2, time: 3, hidden: 4, heads: 2, kvHeads: 1, headDim: 2 }, rank: 2 },
   larger: { shape: { batch: 2, time: 67, hidden: 33, heads: 6, kvHeads: 2, headDim: 16 }, rank: 17 },
+  preset: {
+    shape: { batch: 2, time: 512, hidden: 512, heads: 8, kvHeads: 8, headDim: 64 },
+    rank: 128,
+  },
+  long: { shape: { batch: 1, time: 2049, hidden: 256, heads: 4, kvHeads: 2, headDim: 64 }, rank: 24 },
 };
 
 const training = (recomputes: boolean): ForwardMode => ({
@@ -68,7 +78,7 @@ const training = (recomputes: boolean): ForwardMode => ({
   cache: null,
 });
 
-export function mlpCase(size: 'small' | 'larger', variant: Variant): Case {
+export function mlpCase(size: Size, variant: Variant): Case {
   const { shape, rank } = mlpShapes[size];
   const { hidden, intermediate } = shape;
   const rows = shape.batch * shape.time;
@@ -105,7 +115,7 @@ export function mlpCase(size: 'small' | 'larger', variant: Variant): Case {
   };
 }
 
-export function attentionCase(size: 'small' | 'larger', variant: Variant): Case {
+export function attentionCase(size: Size, variant: Variant): Case {
   const { shape, rank } = attentionShapes[size];
   const rows = shape.batch * shape.time;
   return {
@@ -134,7 +144,7 @@ export function attentionCase(size: 'small' | 'larger', variant: Variant): Case 
 }
 
 /** Forward passes of a half in the other modes: float32 from the float32 weights, and behind a cache. */
-export function modeCases(size: 'small' | 'larger'): Case[] {
+export function modeCases(size: Size): Case[] {
   const { shape, rank } = attentionShapes[size];
   const one = { ...shape, batch: 1 };
   const merged: Variant = { name: 'merged', layers: 'adapted', graph: 'merged', isBiased: true };

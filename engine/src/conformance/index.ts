@@ -1,5 +1,5 @@
 export { seeded } from './seeded.js';
 export { Bench } from './bench.js';
-export { casesOf, updateCases, type Case } from './cases.js';
+export { casesOf, updateCases, wideCases, type Case } from './cases.js';
 export { checkCase, largestDifference, type CaseResult } from './checkCase.js';
 export { cudaKernels } from './cudaKernels.js';

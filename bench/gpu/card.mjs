@@ -1,0 +1,40 @@
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { findLibraries, openCuda } from '../../engine/dist/device/cuda/index.js';
+
+const cudaFolder = fileURLToPath(new URL('../../engine/cuda/', import.meta.url));
+const workFolder = fileURLToPath(new URL('../../.relora/', import.meta.url));
+
+/**
+ * How `openCuda` opens the card; with `isModel` the model of one, whose compiler is g++ and which takes a hundred times as long.
+ * @param {{ isModel: boolean, ordinal: number, libraryFolder: string | null }} options
+ */
+export function cardOptions({ isModel, ordinal, libraryFolder }) {
+  if (isModel) return modelOptions();
+  return {
+    libraries: findLibraries({ folder: libraryFolder }),
+    ordinal,
+    cache: { folder: join(workFolder, 'gpu-kernels'), isWritable: true },
+  };
+}
+
+export const openCard = (options, precision) => openCuda({ ...options, precision });
+
+function modelOptions() {
+  process.env.CUDA_MODEL_MEMORY_BYTES ??= String(2 ** 28);
+  for (const part of ['host', 'model']) execFileSync(process.execPath, [join(cudaFolder, 'build.mjs'), part]);
+  const path = join(cudaFolder, 'build', 'model', 'cuda_model.node');
+  // What its compiler makes is kept as long as the model stays the same.
+  const identity = createHash('sha256').update(readFileSync(path));
+  for (const header of ['device.h', 'runtime.h'])
+    identity.update(readFileSync(join(cudaFolder, 'model', header)));
+  return {
+    libraries: { driver: path, compilers: [path] },
+    ordinal: 0,
+    cache: { folder: join(cudaFolder, 'build', 'model', 'kernels'), isWritable: true },
+    moreOptions: [`--model=${identity.digest('hex').slice(0, 16)}`],
+  };
+}

@@ -1,0 +1,30 @@
+import { Ours } from '../ours.mjs';
+import { gigabytes, shown, sidesOf } from '../sides.mjs';
+
+export const name = 'memory';
+export const title = 'Peak of device memory at 8,192 tokens a step, at full speed and at its least (G6)';
+
+export async function* run({ secondsLeft, open, text, ...options }) {
+  const side = { ...sidesOf(options, 128).at(-1), ...(options.isModel ? {} : { batch: 16 }) };
+  const kinds = {
+    'at full speed': {},
+    'recomputed, moments in eight bits, micro-batches of 4': {
+      recompute: true,
+      momentType: 'int8',
+      microBatch: Math.min(4, side.batch),
+    },
+  };
+  for (const [what, more] of Object.entries(kinds)) {
+    if (secondsLeft() <= 0) return yield { what, outcome: 'not run', figures: 'the time is over' };
+    const ours = await Ours.open(open('bfloat16'), text, { ...side, ...more });
+    await ours.steps(1);
+    const { seconds } = await ours.steps(options.isModel ? 1 : 3);
+    const speed = (side.batch * side.time) / seconds.sort((a, b) => a - b)[seconds.length >> 1];
+    yield {
+      what: `${side.preset}, ${side.batch * side.time} tokens, ${what}`,
+      outcome: 'measured',
+      figures: `${gigabytes(ours.peakBytes)} GB, ${shown(speed)} k tokens/s`,
+    };
+    ours.close();
+  }
+}

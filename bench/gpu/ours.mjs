@@ -1,0 +1,72 @@
+import { performance } from 'node:perf_hooks';
+import { Llama } from '../../engine/dist/index.js';
+import { Trainer } from '../sides/trainer.mjs';
+
+/** Values that a model's weights are made of, again and again: to draw a billion would take longer than to measure. */
+const pool = Float32Array.from({ length: 2 ** 20 + 7 }, (_, i) => 0.035 * Math.sin(i * 12.9898 + (i % 613)));
+
+/** A model on an open card, and its steps. `close` gives everything back, the card too. */
+export class Ours {
+  #trainer;
+  #device;
+  #text;
+  #side;
+  #step = 0;
+
+  static async open(device, text, side) {
+    const { config, rank } = side;
+    const model = await Llama.fromWeights(device, config, async (weight) => weightOf(weight));
+    return new Ours(
+      device,
+      text,
+      side,
+      new Trainer({ alpha: rank, learningRate: 1e-4, ...side, model }, device),
+    );
+  }
+
+  constructor(device, text, side, trainer) {
+    this.#device = device;
+    this.#text = text;
+    this.#side = side;
+    this.#trainer = trainer;
+  }
+
+  get device() {
+    return this.#device;
+  }
+
+  /** Seconds that each of `count` steps took, from its ids to its loss. */
+  async steps(count) {
+    const { batch, time } = this.#side;
+    const seconds = [];
+    let loss;
+    for (let i = 0; i < count; i++) {
+      const tokens = this.#text.batchOf(this.#step++, batch, time);
+      const begin = performance.now();
+      ({ loss } = await this.#trainer.step(tokens));
+      seconds.push((performance.now() - begin) / 1e3);
+    }
+    return { seconds, loss };
+  }
+
+  /** Of a restart: merge, pack and fresh adapters. */
+  async merge() {
+    return (await this.#trainer.merge()).seconds;
+  }
+
+  get peakBytes() {
+    return this.#device.card.memory().peakBytes;
+  }
+
+  close() {
+    this.#device.close();
+  }
+}
+
+function weightOf({ name, shape }) {
+  const values = new Float32Array(shape.reduce((product, size) => product * size, 1));
+  if (name.includes('norm')) return values.fill(1);
+  for (let at = 0; at < values.length; at += pool.length)
+    values.set(pool.subarray(0, Math.min(pool.length, values.length - at)), at);
+  return values;
+}
