@@ -62,20 +62,22 @@ export function addDiskCommands(program: Command, run: Run): void {
     );
 
   program
-    .command('scrub [job]')
+    .command('scrub [name]')
     .description(
-      'have the server read the artifacts of a job, or of all, and compare them with what was sealed',
+      'have the server read what it stores of jobs/…, datasets/… or weights/…, or of all, and compare it with what was sealed',
     )
-    .action((job: string | undefined) =>
+    .action((name: string | undefined) =>
       run(async ({ client, output, signal }) => {
         let [fileCount, sizeBytes, damagedCount] = [0, 0, 0];
-        const parent = job === undefined ? 'jobs/-' : job.startsWith('jobs/') ? job : `jobs/${job}`;
-        for await (const file of client.scrubArtifacts(parent, { signal })) {
+        for await (const file of client.scrub({
+          name: name?.includes('/') === false ? `jobs/${name}` : name,
+          signal,
+        })) {
           fileCount++;
           sizeBytes += file.sizeBytes;
           if (file.problem !== '') damagedCount++;
           output.result(file, () =>
-            file.problem === '' ? [] : [`${file.artifact} ${file.fileName}: ${file.problem}`],
+            file.problem === '' ? [] : [`${file.name} ${file.fileName}: ${file.problem}`],
           );
         }
         output.note(`${fileCount} files with ${bytes(sizeBytes)} read, ${damagedCount} damaged.`);

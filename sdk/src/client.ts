@@ -341,16 +341,6 @@ export class ReloraClient {
     await deleted((call) => this.services.artifacts.deleteArtifact({ name }, call), options);
   }
 
-  /** Has the server read every file of a job's artifacts again, or of all jobs' for `jobs/-`; `problem` is empty for what is as it was sealed. */
-  async *scrubArtifacts(
-    parent: string,
-    options: CallOptions = {},
-  ): AsyncGenerator<contract.ScrubArtifactsResponse, void, undefined> {
-    yield* this.repeatedUntilBegun(`Scrubbing ${parent}`, options, ({ artifacts }, call) =>
-      artifacts.scrubArtifacts({ parent }, call),
-    );
-  }
-
   /** Artifacts of a job, oldest first. */
   async listArtifacts(job: string, options: CallOptions = {}): Promise<contract.Artifact[]> {
     const [, call] = split(options);
@@ -493,6 +483,19 @@ export class ReloraClient {
   async diskUse(options: { entryCount?: number } & CallOptions = {}): Promise<contract.GetDiskUseResponse> {
     const [fields, call] = split(options);
     return await this.services.server.getDiskUse(fields, call);
+  }
+
+  /**
+   * Has the server read again what it stores of a job, a data set or weights, of all of a kind (`jobs/-`), or of all; `problem` is
+   * empty for a file that is as it was sealed.
+   */
+  async *scrub(
+    options: { name?: string } & CallOptions = {},
+  ): AsyncGenerator<contract.ScrubResponse, void, undefined> {
+    const { name = '' } = options;
+    yield* this.repeatedUntilBegun(`Scrubbing ${name || 'all'}`, options, ({ server }, call) =>
+      server.scrub({ name }, call),
+    );
   }
 
   /** A stream that is opened again until its first message: after that another try would say something else, or say it twice. */

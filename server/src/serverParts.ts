@@ -22,6 +22,8 @@ import { JobStore } from './jobs/jobStore.js';
 import type { Metrics } from './metrics/metrics.js';
 import { DiskReader } from './retention/diskUse.js';
 import { Janitor } from './retention/janitor.js';
+import { Scrubber } from './scrub/scrubber.js';
+import { FolderBlobs } from './store/blobStore.js';
 import type { Store } from './store/openStore.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
@@ -99,6 +101,7 @@ export function makeServerParts({
     jobDeletion,
     datasetDeletion,
     disk,
+    scrubber: new Scrubber(db, new FolderBlobs(dataFolder)),
     uploads,
     weights,
     weightsUploads,

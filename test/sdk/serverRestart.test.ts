@@ -67,7 +67,7 @@ test('every method holds through a restart of the server that takes three second
     getArtifact: () => client.getArtifact(artifact!.name),
     waitForArtifact: () => client.waitForArtifact(artifact!.name),
     deleteArtifact: () => client.deleteArtifact(spare),
-    scrubArtifacts: () => collected(client.scrubArtifacts(done)),
+    scrub: () => collected(client.scrub({ name: done })),
     listArtifacts: () => client.listArtifacts(done),
     downloadArtifact: () => client.downloadArtifact(artifact!.name, temporaryFolder()),
     uploadDataset: () => client.uploadDataset({ files }),

@@ -15,6 +15,8 @@ import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import type { NewEvent } from '../../server/dist/jobs/jobChange.js';
 import { DatasetDeletion } from '../../server/dist/datasets/datasetDeletion.js';
 import { JobDeletion } from '../../server/dist/jobs/jobDeletion.js';
+import { Scrubber } from '../../server/dist/scrub/scrubber.js';
+import { FolderBlobs } from '../../server/dist/store/blobStore.js';
 import { DiskReader } from '../../server/dist/retention/diskUse.js';
 import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
@@ -97,6 +99,7 @@ export async function openParts(
   const jobDeletion = new JobDeletion(db, journal, undelete);
   const datasetDeletion = new DatasetDeletion(db, feed, undelete);
   const disk = new DiskReader(db, dataFolder);
+  const scrubber = new Scrubber(db, new FolderBlobs(dataFolder));
   const storeFailures: unknown[] = [];
   const supervisor = new Supervisor({
     config,
@@ -141,6 +144,7 @@ export async function openParts(
     jobDeletion,
     datasetDeletion,
     disk,
+    scrubber,
     supervisor,
     storeFailures,
     close,

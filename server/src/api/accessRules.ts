@@ -45,7 +45,6 @@ export const accessRules: AccessRules = {
     downloadArtifact: 'viewer',
     exportWeights: 'trainer',
     deleteArtifact: 'trainer',
-    scrubArtifacts: 'trainer',
   },
   'relora.v1.DatasetService': {
     getDataset: 'viewer',
@@ -57,7 +56,7 @@ export const accessRules: AccessRules = {
   },
   // It computes as a job does.
   'relora.v1.ModelService': { generateText: 'trainer' },
-  'relora.v1.ServerService': { getServerInfo: 'viewer', getDiskUse: 'operator' },
+  'relora.v1.ServerService': { getServerInfo: 'viewer', getDiskUse: 'operator', scrub: 'operator' },
   'relora.v1.WeightsService': {
     getWeights: 'viewer',
     listWeights: 'viewer',

@@ -6,8 +6,6 @@ import {
   type DeepPartial,
   type DownloadArtifactRequest,
   type DownloadArtifactResponse,
-  type ScrubArtifactsRequest,
-  type ScrubArtifactsResponse,
 } from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
@@ -26,9 +24,6 @@ import { toArtifact } from './toProto.js';
 
 /** Large enough that framing costs nothing, small enough that a slow reader holds little. */
 const pieceBytes = 256 * 1024;
-
-/** Hashed between two turns of the event loop: about a millisecond. */
-const scrubPieceBytes = 2 ** 20;
 
 /** Makes artifacts, lists them and streams their files. */
 export function artifactService(parts: ApiParts): Implementation<typeof ArtifactServiceDefinition> {
@@ -74,7 +69,6 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
     },
 
     downloadArtifact: (request, { signal }) => downloadArtifact(parts, request, signal),
-    scrubArtifacts: (request, { signal }) => scrubArtifacts(parts, request, signal),
   };
 }
 
@@ -150,26 +144,6 @@ async function* downloadArtifact(
     throw error;
   } finally {
     await opened.close();
-  }
-}
-
-/** Reads the files of one job's artifacts, or of all, again. */
-async function* scrubArtifacts(
-  { log, store, artifacts, stopping }: ApiParts,
-  { parent }: ScrubArtifactsRequest,
-  signal: AbortSignal,
-): AsyncGenerator<ScrubArtifactsResponse> {
-  const jobId = parent === 'jobs/-' ? null : parseJobName('parent', parent);
-  if (jobId !== null) await requireJob(store, jobId);
-  for await (const artifact of artifacts.all(jobId)) {
-    const name = `jobs/${artifact.jobId}/artifacts/${artifact.id}`;
-    for await (const { file, problem } of artifacts.scrub(artifact, scrubPieceBytes)) {
-      if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
-      if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
-      const { fileName, sizeBytes } = file;
-      if (problem !== '') log.error({ artifact: name, fileName }, `An artifact is damaged: ${problem}`);
-      yield { artifact: name, fileName, sizeBytes, problem };
-    }
   }
 }
 

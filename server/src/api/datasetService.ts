@@ -133,7 +133,7 @@ async function previewDataset(
   }
 }
 
-async function requireDataset(datasets: DatasetStore, datasetId: string): Promise<Dataset> {
+export async function requireDataset(datasets: DatasetStore, datasetId: string): Promise<Dataset> {
   const dataset = await datasets.find(datasetId);
   if (dataset === undefined) throw new ServiceError('DATASET_NOT_FOUND', { datasetId });
   return dataset;

@@ -13,6 +13,7 @@ import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
 import type { DiskReader } from '../retention/diskUse.js';
+import type { Scrubber } from '../scrub/scrubber.js';
 import type { Metrics } from '../metrics/metrics.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
 import type { WeightsStore } from '../weights/weightsStore.js';
@@ -35,6 +36,7 @@ export interface ApiParts {
   jobDeletion: JobDeletion;
   datasetDeletion: DatasetDeletion;
   disk: DiskReader;
+  scrubber: Scrubber;
   datasets: DatasetStore;
   uploads: DatasetUploads;
   weights: WeightsStore;

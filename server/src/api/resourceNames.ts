@@ -9,7 +9,12 @@ const artifactPattern = new RegExp(`^jobs/(${id})/artifacts/([a-z0-9][a-z0-9-]{0
 
 /** Id of `jobs/{job}`; throws REQUEST_INVALID. */
 export function parseJobName(field: string, name: string): string {
-  return jobPattern.exec(name)?.[1] ?? refuse(field, 'jobs/{job}', name);
+  return jobIdOf(name) ?? refuse(field, 'jobs/{job}', name);
+}
+
+/** Id of `jobs/{job}`, or undefined. */
+export function jobIdOf(name: string): string | undefined {
+  return jobPattern.exec(name)?.[1];
 }
 
 /** Id of `datasets/{dataset}`; throws REQUEST_INVALID. */

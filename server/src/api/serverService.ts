@@ -7,6 +7,7 @@ import { FieldChecks } from './fieldChecks.js';
 import { toDate, toModelConfig } from './toProto.js';
 import type { ApiParts } from './parts.js';
 import { recipes } from './recipes.js';
+import { scrub } from './scrub.js';
 
 /** Says what the server is and can do. */
 export function serverService(parts: ApiParts): Implementation<typeof ServerServiceDefinition> {
@@ -51,6 +52,8 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
       }));
       return { ...use, freeBytes, entries };
     },
+
+    scrub: (request, { signal }) => scrub(parts, request, signal),
   };
 }
 

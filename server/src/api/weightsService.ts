@@ -132,7 +132,7 @@ async function checkWeights(
   }
 }
 
-async function requireWeights(store: WeightsStore, weightsId: string): Promise<Weights> {
+export async function requireWeights(store: WeightsStore, weightsId: string): Promise<Weights> {
   const weights = await store.find(weightsId);
   if (weights === undefined) throw new ServiceError('WEIGHTS_NOT_FOUND', { weightsId });
   return weights;

@@ -7,7 +7,7 @@ import { folders, removeOthers } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
 import type { JobFailure } from '../jobs/job.js';
 import type { Artifact, ArtifactFile } from './artifact.js';
-import { findDamage, readChecked, readFirst } from './checkedRead.js';
+import { readChecked, readFirst } from './checkedRead.js';
 
 /** One file of an artifact, open for reading. Removing the artifact does not harm a download that has begun. */
 export interface OpenArtifactFile {
@@ -19,9 +19,6 @@ export interface OpenArtifactFile {
   read(offset: number, pieceBytes: number): AsyncGenerator<Uint8Array>;
   close(): Promise<void>;
 }
-
-/** Artifacts read at once, when all are gone through. */
-const pageRows = 100;
 
 /** Artifacts of jobs: rows and the folders they name. */
 export class ArtifactStore {
@@ -70,26 +67,6 @@ export class ArtifactStore {
     return { artifacts, next: rows.length > page.artifactsMax ? (artifacts.at(-1)?.id ?? null) : null };
   }
 
-  /** Every sealed artifact, of one job or of all, page by page. */
-  async *all(jobId: string | null): AsyncGenerator<Artifact> {
-    let after = { job_id: '', id: '' };
-    for (;;) {
-      let query = this.db
-        .selectFrom('artifacts')
-        .selectAll()
-        .where('state', '=', 'ready')
-        .where(({ eb, refTuple, tuple }) => eb(refTuple('job_id', 'id'), '>', tuple(after.job_id, after.id)))
-        .orderBy('job_id')
-        .orderBy('id')
-        .limit(pageRows);
-      if (jobId !== null) query = query.where('job_id', '=', jobId);
-      const rows = await query.execute();
-      for (const row of rows) yield await this.withFiles(row);
-      if (rows.length < pageRows) return;
-      after = rows.at(-1)!;
-    }
-  }
-
   /** The newest model that can write text. */
   async newest(jobId: string): Promise<Artifact | undefined> {
     const row = await this.db
@@ -122,28 +99,6 @@ export class ArtifactStore {
       read: (offset, pieceBytes) => this.read(blob, file, offset, pieceBytes),
       close: async () => await blob.close(),
     };
-  }
-
-  /** Reads every file of an artifact again; `problem` is empty for one that is as it was sealed. */
-  async *scrub(
-    artifact: Artifact,
-    pieceBytes: number,
-  ): AsyncGenerator<{ file: ArtifactFile; problem: string }> {
-    for (const file of artifact.files) {
-      const blob = await this.blobs.openRead(blobName(artifact, file));
-      if (blob === undefined) {
-        yield { file, problem: 'It is missing, or not a file' };
-        continue;
-      }
-      try {
-        const crcs = await this.digests.find(blob.name, chunkCountOf(file));
-        const found = await findDamage(blob, { ...file, crcs }, pieceBytes);
-        if ('crcs' in found && crcs === undefined) await this.digests.write(blob.name, found.crcs);
-        yield { file, problem: 'problem' in found ? found.problem : '' };
-      } finally {
-        await blob.close();
-      }
-    }
   }
 
   private async *read(

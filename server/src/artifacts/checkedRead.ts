@@ -59,26 +59,6 @@ export async function* readFirst(
   if (last !== undefined) yield last;
 }
 
-/** What is wrong with a blob, read as a whole; undefined for nothing. */
-export async function findDamage(
-  blob: OpenBlob,
-  expected: { sizeBytes: number; sha256: string; crcs: readonly number[] | undefined },
-  pieceBytes: number,
-): Promise<{ problem: string } | { crcs: number[] }> {
-  if (blob.sizeBytes !== expected.sizeBytes)
-    return { problem: `It has ${blob.sizeBytes} bytes, not ${expected.sizeBytes}` };
-  const digester = new Digester();
-  for await (const piece of blob.read(0, blob.sizeBytes, pieceBytes)) digester.add(piece);
-  const { sha256, crcs } = digester.finish();
-  if (sha256 === expected.sha256) return { crcs };
-  const chunk = expected.crcs?.findIndex((crc, index) => crc !== crcs[index]) ?? -1;
-  const place =
-    chunk < 0
-      ? ''
-      : `; the first change is in bytes ${chunk * chunkBytes} to ${Math.min((chunk + 1) * chunkBytes, blob.sizeBytes) - 1}`;
-  return { problem: `Its SHA-256 is ${sha256}, not ${expected.sha256}${place}` };
-}
-
 function damaged({ name, sizeBytes }: OpenBlob, start: number, end: number): ArtifactDamaged {
   return new ArtifactDamaged(
     `Bytes ${start} to ${end} of ${sizeBytes} of ${name} are not those that were sealed`,

@@ -166,24 +166,6 @@ export function artifactKindToNumber(object: ArtifactKind): number {
   }
 }
 
-/** Request of ScrubArtifacts. */
-export interface ScrubArtifactsRequest {
-  /** `jobs/{job}`, or `jobs/-` for all jobs. */
-  parent: string;
-}
-
-/** Response of ScrubArtifacts: one file. */
-export interface ScrubArtifactsResponse {
-  /** `jobs/{job}/artifacts/{artifact}`. */
-  artifact: string;
-  /** The file. */
-  fileName: string;
-  /** Bytes that were read. */
-  sizeBytes: number;
-  /** What is wrong with it; empty for a file that is as it was sealed. */
-  problem: string;
-}
-
 /** A sealed set of files, such as the merged model in Hugging Face layout. */
 export interface Artifact {
   /** Resource name, `jobs/{job}/artifacts/{artifact}`. */
@@ -311,198 +293,6 @@ export interface DeleteArtifactRequest {
 /** Response of DeleteArtifact. */
 export interface DeleteArtifactResponse {
 }
-
-function createBaseScrubArtifactsRequest(): ScrubArtifactsRequest {
-  return { parent: "" };
-}
-
-export const ScrubArtifactsRequest: MessageFns<ScrubArtifactsRequest> = {
-  encode(message: ScrubArtifactsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.parent !== "") {
-      writer.uint32(10).string(message.parent);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): ScrubArtifactsRequest {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseScrubArtifactsRequest();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.parent = reader.string();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  fromJSON(object: any): ScrubArtifactsRequest {
-    return { parent: isSet(object.parent) ? globalThis.String(object.parent) : "" };
-  },
-
-  toJSON(message: ScrubArtifactsRequest): unknown {
-    const obj: any = {};
-    if (message.parent !== "") {
-      obj.parent = message.parent;
-    }
-    return obj;
-  },
-
-  create(base?: DeepPartial<ScrubArtifactsRequest>): ScrubArtifactsRequest {
-    return ScrubArtifactsRequest.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<ScrubArtifactsRequest>): ScrubArtifactsRequest {
-    const message = createBaseScrubArtifactsRequest();
-    message.parent = object.parent ?? "";
-    return message;
-  },
-};
-
-function createBaseScrubArtifactsResponse(): ScrubArtifactsResponse {
-  return { artifact: "", fileName: "", sizeBytes: 0, problem: "" };
-}
-
-export const ScrubArtifactsResponse: MessageFns<ScrubArtifactsResponse> = {
-  encode(message: ScrubArtifactsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.artifact !== "") {
-      writer.uint32(10).string(message.artifact);
-    }
-    if (message.fileName !== "") {
-      writer.uint32(18).string(message.fileName);
-    }
-    if (message.sizeBytes !== 0) {
-      writer.uint32(24).int64(message.sizeBytes);
-    }
-    if (message.problem !== "") {
-      writer.uint32(34).string(message.problem);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): ScrubArtifactsResponse {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseScrubArtifactsResponse();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.artifact = reader.string();
-            continue;
-          }
-          case 2: {
-            if (tag !== 18) {
-              break;
-            }
-
-            message.fileName = reader.string();
-            continue;
-          }
-          case 3: {
-            if (tag !== 24) {
-              break;
-            }
-
-            message.sizeBytes = longToNumber(reader.int64());
-            continue;
-          }
-          case 4: {
-            if (tag !== 34) {
-              break;
-            }
-
-            message.problem = reader.string();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  fromJSON(object: any): ScrubArtifactsResponse {
-    return {
-      artifact: isSet(object.artifact) ? globalThis.String(object.artifact) : "",
-      fileName: isSet(object.fileName)
-        ? globalThis.String(object.fileName)
-        : isSet(object.file_name)
-        ? globalThis.String(object.file_name)
-        : "",
-      sizeBytes: isSet(object.sizeBytes)
-        ? globalThis.Number(object.sizeBytes)
-        : isSet(object.size_bytes)
-        ? globalThis.Number(object.size_bytes)
-        : 0,
-      problem: isSet(object.problem) ? globalThis.String(object.problem) : "",
-    };
-  },
-
-  toJSON(message: ScrubArtifactsResponse): unknown {
-    const obj: any = {};
-    if (message.artifact !== "") {
-      obj.artifact = message.artifact;
-    }
-    if (message.fileName !== "") {
-      obj.fileName = message.fileName;
-    }
-    if (message.sizeBytes !== 0) {
-      obj.sizeBytes = Math.round(message.sizeBytes);
-    }
-    if (message.problem !== "") {
-      obj.problem = message.problem;
-    }
-    return obj;
-  },
-
-  create(base?: DeepPartial<ScrubArtifactsResponse>): ScrubArtifactsResponse {
-    return ScrubArtifactsResponse.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<ScrubArtifactsResponse>): ScrubArtifactsResponse {
-    const message = createBaseScrubArtifactsResponse();
-    message.artifact = object.artifact ?? "";
-    message.fileName = object.fileName ?? "";
-    message.sizeBytes = object.sizeBytes ?? 0;
-    message.problem = object.problem ?? "";
-    return message;
-  },
-};
 
 function createBaseArtifact(): Artifact {
   return {
@@ -1855,15 +1645,6 @@ export const ArtifactServiceDefinition = {
       responseStream: true,
       options: {},
     },
-    /** Reads every file of artifacts again and compares it with what was sealed. Streams one answer for each file. */
-    scrubArtifacts: {
-      name: "ScrubArtifacts",
-      requestType: ScrubArtifactsRequest as typeof ScrubArtifactsRequest,
-      requestStream: false,
-      responseType: ScrubArtifactsResponse as typeof ScrubArtifactsResponse,
-      responseStream: true,
-      options: {},
-    },
   },
 } as const;
 
@@ -1896,11 +1677,6 @@ export interface ArtifactServiceImplementation<CallContextExt = {}> {
     request: DownloadArtifactRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<DownloadArtifactResponse>>;
-  /** Reads every file of artifacts again and compares it with what was sealed. Streams one answer for each file. */
-  scrubArtifacts(
-    request: ScrubArtifactsRequest,
-    context: CallContext & CallContextExt,
-  ): ServerStreamingMethodResult<DeepPartial<ScrubArtifactsResponse>>;
 }
 
 export interface ArtifactServiceClient<CallOptionsExt = {}> {
@@ -1932,11 +1708,6 @@ export interface ArtifactServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<DownloadArtifactRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<DownloadArtifactResponse>;
-  /** Reads every file of artifacts again and compares it with what was sealed. Streams one answer for each file. */
-  scrubArtifacts(
-    request: DeepPartial<ScrubArtifactsRequest>,
-    options?: CallOptions & CallOptionsExt,
-  ): AsyncIterable<ScrubArtifactsResponse>;
 }
 
 function bytesFromBase64(b64: string): Uint8Array {

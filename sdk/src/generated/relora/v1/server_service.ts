@@ -14,6 +14,24 @@ export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/server_service.proto";
 
+/** Request of Scrub. */
+export interface ScrubRequest {
+  /** `jobs/{job}`, `datasets/{dataset}`, `weights/{weights}`, all of a kind with `-` as its id, or everything when empty. */
+  name: string;
+}
+
+/** Response of Scrub: one file. */
+export interface ScrubResponse {
+  /** `jobs/{job}/artifacts/{artifact}`, `jobs/{job}/checkpoints/{folder}`, `datasets/{dataset}` or `weights/{weights}`. */
+  name: string;
+  /** The file. */
+  fileName: string;
+  /** Bytes that were read. */
+  sizeBytes: number;
+  /** What is wrong with it; empty for a file that is as it was sealed. */
+  problem: string;
+}
+
 /** Request of GetDiskUse. */
 export interface GetDiskUseRequest {
   /** Entries to return, the largest first; 0 for 20, at most 500. */
@@ -122,6 +140,198 @@ export interface ModelPreset {
   /** Parameters outside embedding and head. */
   bodyParameterCount: number;
 }
+
+function createBaseScrubRequest(): ScrubRequest {
+  return { name: "" };
+}
+
+export const ScrubRequest: MessageFns<ScrubRequest> = {
+  encode(message: ScrubRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ScrubRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseScrubRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ScrubRequest {
+    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+  },
+
+  toJSON(message: ScrubRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ScrubRequest>): ScrubRequest {
+    return ScrubRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ScrubRequest>): ScrubRequest {
+    const message = createBaseScrubRequest();
+    message.name = object.name ?? "";
+    return message;
+  },
+};
+
+function createBaseScrubResponse(): ScrubResponse {
+  return { name: "", fileName: "", sizeBytes: 0, problem: "" };
+}
+
+export const ScrubResponse: MessageFns<ScrubResponse> = {
+  encode(message: ScrubResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.fileName !== "") {
+      writer.uint32(18).string(message.fileName);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(24).int64(message.sizeBytes);
+    }
+    if (message.problem !== "") {
+      writer.uint32(34).string(message.problem);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ScrubResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseScrubResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.fileName = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.problem = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ScrubResponse {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      fileName: isSet(object.fileName)
+        ? globalThis.String(object.fileName)
+        : isSet(object.file_name)
+        ? globalThis.String(object.file_name)
+        : "",
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+      problem: isSet(object.problem) ? globalThis.String(object.problem) : "",
+    };
+  },
+
+  toJSON(message: ScrubResponse): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.fileName !== "") {
+      obj.fileName = message.fileName;
+    }
+    if (message.sizeBytes !== 0) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    if (message.problem !== "") {
+      obj.problem = message.problem;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ScrubResponse>): ScrubResponse {
+    return ScrubResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ScrubResponse>): ScrubResponse {
+    const message = createBaseScrubResponse();
+    message.name = object.name ?? "";
+    message.fileName = object.fileName ?? "";
+    message.sizeBytes = object.sizeBytes ?? 0;
+    message.problem = object.problem ?? "";
+    return message;
+  },
+};
 
 function createBaseGetDiskUseRequest(): GetDiskUseRequest {
   return { entryCount: 0 };
@@ -1339,6 +1549,18 @@ export const ServerServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /**
+     * Reads stored files again and compares them with what was sealed: artifacts, checkpoints, prepared data sets, uploaded weights.
+     * Streams one answer for each file.
+     */
+    scrub: {
+      name: "Scrub",
+      requestType: ScrubRequest as typeof ScrubRequest,
+      requestStream: false,
+      responseType: ScrubResponse as typeof ScrubResponse,
+      responseStream: true,
+      options: {},
+    },
   },
 } as const;
 
@@ -1353,6 +1575,14 @@ export interface ServerServiceImplementation<CallContextExt = {}> {
     request: GetDiskUseRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<GetDiskUseResponse>>;
+  /**
+   * Reads stored files again and compares them with what was sealed: artifacts, checkpoints, prepared data sets, uploaded weights.
+   * Streams one answer for each file.
+   */
+  scrub(
+    request: ScrubRequest,
+    context: CallContext & CallContextExt,
+  ): ServerStreamingMethodResult<DeepPartial<ScrubResponse>>;
 }
 
 export interface ServerServiceClient<CallOptionsExt = {}> {
@@ -1366,6 +1596,11 @@ export interface ServerServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<GetDiskUseRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<GetDiskUseResponse>;
+  /**
+   * Reads stored files again and compares them with what was sealed: artifacts, checkpoints, prepared data sets, uploaded weights.
+   * Streams one answer for each file.
+   */
+  scrub(request: DeepPartial<ScrubRequest>, options?: CallOptions & CallOptionsExt): AsyncIterable<ScrubResponse>;
 }
 
 function floatToJson(value: number | null | undefined): number | string | null | undefined {
@@ -1420,6 +1655,8 @@ function isObject(value: any): boolean {
 function isSet(value: any): boolean {
   return value !== null && value !== undefined;
 }
+
+export type ServerStreamingMethodResult<Response> = { [Symbol.asyncIterator](): AsyncIterator<Response, void> };
 
 export interface MessageFns<T> {
   encode(message: T, writer?: BinaryWriter): BinaryWriter;

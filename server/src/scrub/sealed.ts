@@ -1,0 +1,190 @@
+import type { DatasetManifest } from '@relora/engine/data';
+import type { CheckpointManifest } from '@relora/engine';
+import type { PreparedDataset } from '../datasets/dataset.js';
+import type { Database } from '../store/database.js';
+
+/** A file whose bytes were digested when it was whole. */
+export interface SealedFile {
+  fileName: string;
+  /** Null where the digest alone was kept. */
+  sizeBytes: number | null;
+  /** Hexadecimal. */
+  sha256: string;
+}
+
+/** Files that were sealed together, below one name of the blobs. */
+export interface Sealed {
+  /** For people, as clients call it where they can. */
+  name: string;
+  blobs: string;
+  /** Its files, or the manifest that names them. */
+  content: { files: SealedFile[] } | { manifestSha256: string; filesOf(manifest: unknown): SealedFile[] };
+  /** False once it has been deleted: what is missing then is not damaged. */
+  isThere(): Promise<boolean>;
+}
+
+/** What is looked through: one job with all that is kept of it, one data set, one upload of weights, or all of a kind. */
+export interface Subject {
+  kind: 'jobs' | 'datasets' | 'weights';
+  id: string | null;
+}
+
+/** Rows read at once. */
+const pageRows = 100;
+
+export async function* sealedOf(db: Database, { kind, id }: Subject): AsyncGenerator<Sealed> {
+  switch (kind) {
+    case 'jobs':
+      yield* artifacts(db, id);
+      return yield* checkpoints(db, id);
+    case 'datasets':
+      return yield* datasets(db, id);
+    case 'weights':
+      return yield* weights(db, id);
+  }
+}
+
+async function* artifacts(db: Database, jobId: string | null): AsyncGenerator<Sealed> {
+  const read = (after: { job_id: string; id: string }) => {
+    const query = db
+      .selectFrom('artifacts')
+      .select(['job_id', 'id'])
+      .where('state', '=', 'ready')
+      .where(({ eb, refTuple, tuple }) => eb(refTuple('job_id', 'id'), '>', tuple(after.job_id, after.id)))
+      .orderBy('job_id')
+      .orderBy('id')
+      .limit(pageRows);
+    return (jobId === null ? query : query.where('job_id', '=', jobId)).execute();
+  };
+  for await (const { job_id, id } of allRows(read, { job_id: '', id: '' })) {
+    const files = await db
+      .selectFrom('artifact_files')
+      .select(['file_name as fileName', 'size_bytes as sizeBytes', 'sha256'])
+      .where('job_id', '=', job_id)
+      .where('artifact_id', '=', id)
+      .orderBy('file_name')
+      .execute();
+    yield {
+      name: `jobs/${job_id}/artifacts/${id}`,
+      blobs: `jobs/${job_id}/artifacts/${id}`,
+      content: { files },
+      isThere: () =>
+        exists(db.selectFrom('artifacts').select('id').where('job_id', '=', job_id).where('id', '=', id)),
+    };
+  }
+}
+
+/** Those that a job can resume from; one that was found corrupt is no news. */
+async function* checkpoints(db: Database, jobId: string | null): AsyncGenerator<Sealed> {
+  const read = (after: { job_id: string; folder: string }) => {
+    const query = db
+      .selectFrom('checkpoints')
+      .select(['job_id', 'folder', 'manifest_sha256'])
+      .where('corrupt', '=', 0)
+      .where(({ eb, refTuple, tuple }) =>
+        eb(refTuple('job_id', 'folder'), '>', tuple(after.job_id, after.folder)),
+      )
+      .orderBy('job_id')
+      .orderBy('folder')
+      .limit(pageRows);
+    return (jobId === null ? query : query.where('job_id', '=', jobId)).execute();
+  };
+  for await (const { job_id, folder, manifest_sha256 } of allRows(read, { job_id: '', folder: '' })) {
+    yield {
+      name: `jobs/${job_id}/checkpoints/${folder}`,
+      blobs: `jobs/${job_id}/checkpoints/${folder}`,
+      content: {
+        manifestSha256: manifest_sha256,
+        filesOf: (manifest) => Object.values((manifest as CheckpointManifest).files),
+      },
+      isThere: () =>
+        exists(
+          db
+            .selectFrom('checkpoints')
+            .select('folder')
+            .where('job_id', '=', job_id)
+            .where('folder', '=', folder)
+            .where('corrupt', '=', 0),
+        ),
+    };
+  }
+}
+
+async function* datasets(db: Database, datasetId: string | null): AsyncGenerator<Sealed> {
+  const whole = () =>
+    db
+      .selectFrom('datasets')
+      .select(['id', 'prepared'])
+      .where('state', '=', 'ready')
+      .where('prepared', 'is not', null)
+      .where('purged', '=', 0);
+  const read = (after: { id: string }) => {
+    const query = whole().where('id', '>', after.id).orderBy('id').limit(pageRows);
+    return (datasetId === null ? query : query.where('id', '=', datasetId)).execute();
+  };
+  for await (const { id, prepared } of allRows(read, { id: '' })) {
+    yield {
+      name: `datasets/${id}`,
+      blobs: `datasets/${id}/prepared`,
+      content: {
+        manifestSha256: (JSON.parse(prepared!) as PreparedDataset).manifestSha256,
+        filesOf: (manifest) => datasetFiles(manifest as DatasetManifest),
+      },
+      isThere: () => exists(whole().where('id', '=', id)),
+    };
+  }
+}
+
+function datasetFiles({ tokenizer, tokenBytes, train, heldOut }: DatasetManifest): SealedFile[] {
+  const files: SealedFile[] = [{ fileName: 'tokenizer.json', sizeBytes: null, sha256: tokenizer.sha256 }];
+  for (const { file, tokens, sha256, mask } of [...train.shards, ...heldOut.shards]) {
+    files.push({ fileName: file, sizeBytes: tokens * tokenBytes, sha256 });
+    if (mask !== undefined)
+      files.push({ fileName: mask.file, sizeBytes: Math.ceil(tokens / 8), sha256: mask.sha256 });
+  }
+  return files;
+}
+
+async function* weights(db: Database, weightsId: string | null): AsyncGenerator<Sealed> {
+  const read = (after: { id: string }) => {
+    const query = db
+      .selectFrom('weights')
+      .select('id')
+      .where('state', '=', 'ready')
+      .where('id', '>', after.id)
+      .orderBy('id')
+      .limit(pageRows);
+    return (weightsId === null ? query : query.where('id', '=', weightsId)).execute();
+  };
+  for await (const { id } of allRows(read, { id: '' })) {
+    const files = await db
+      .selectFrom('weights_files')
+      .select(['file_name as fileName', 'size_bytes as sizeBytes', 'sha256'])
+      .where('weights_id', '=', id)
+      .orderBy('file_index')
+      .execute();
+    yield {
+      name: `weights/${id}`,
+      blobs: `weights/${id}`,
+      content: { files },
+      isThere: () => exists(db.selectFrom('weights').select('id').where('id', '=', id)),
+    };
+  }
+}
+
+/** Page by page: what is added or deleted meanwhile makes none of the others appear twice, or not at all. */
+async function* allRows<Row extends After, After>(
+  read: (after: After) => Promise<Row[]>,
+  first: After,
+): AsyncGenerator<Row> {
+  for (let after = first; ;) {
+    const rows = await read(after);
+    yield* rows;
+    if (rows.length < pageRows) return;
+    after = rows.at(-1)!;
+  }
+}
+
+async function exists(query: { executeTakeFirst(): Promise<unknown> }): Promise<boolean> {
+  return (await query.executeTakeFirst()) !== undefined;
+}
