@@ -344,6 +344,13 @@ export const settings = {
     2 ** 50,
     'Free space below which no job starts and no bytes are received.',
   ),
+  storeReserveBytes: integer(
+    'RELORA_STORE_RESERVE_BYTES',
+    4 * 2 ** 20,
+    0,
+    2 ** 30,
+    'Size of a file that is given up where a full disk would keep the store from being opened or closed; 0 for none.',
+  ),
   logLevel: choice(
     'RELORA_LOG_LEVEL',
     'info',

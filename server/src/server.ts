@@ -52,6 +52,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const store = await openStore(config.dataFolder, {
       onStatement: (seconds) => metrics.storeDuration.observe(seconds),
       leaseMs: config.leaseSeconds * 1000,
+      reserveBytes: config.storeReserveBytes,
     });
     ends.push(async () => await store.close());
 

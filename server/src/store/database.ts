@@ -16,6 +16,8 @@ export interface DatabaseOptions {
   onStatement?: (seconds: number) => void;
   /** `postgres://…`; SQLite in the data folder when it is left out. */
   url?: string;
+  /** Of the file that is given up where a full disk keeps SQLite from being opened or closed; 0 for none. */
+  reserveBytes?: number;
 }
 
 /**

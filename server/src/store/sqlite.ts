@@ -22,7 +22,8 @@ import type { DatabaseOptions } from './database.js';
 import { applicationId, migrations } from './migrations.js';
 import type { Schema } from './schema.js';
 import { storageCures, storageFault } from './storageFault.js';
-import { StoreUnusable } from './storeError.js';
+import { Reserve } from './reserve.js';
+import { isDiskFull, StoreUnusable } from './storeError.js';
 
 /** Locks of another process are not waited for: it is a second server, and that is to be said at once. */
 const busyTimeoutMs = 250;
@@ -36,7 +37,7 @@ const statementsMax = 500;
  */
 export async function openSqlite(
   dataFolder: string,
-  { onStatement }: Omit<DatabaseOptions, 'url'> = {},
+  { onStatement, reserveBytes = 0 }: Omit<DatabaseOptions, 'url'> = {},
 ): Promise<Kysely<Schema>> {
   const file = join(dataFolder, 'store.db');
   const holderFile = join(dataFolder, 'server.pid');
@@ -44,23 +45,35 @@ export async function openSqlite(
   mkdirSync(dataFolder, { recursive: true, mode: 0o700 });
   refuseLostStore(dataFolder, file);
 
+  const reserve = new Reserve(join(dataFolder, 'reserve'), reserveBytes);
   let connection: Libsql.Database | undefined;
   try {
     connection = new Libsql(file, { timeout: busyTimeoutMs });
-    prepareConnection(connection, file);
+    prepareConnection(connection, file, reserve);
   } catch (error) {
     connection?.close();
     throw explain(error, file, holderFile);
   }
+  reserve.keep();
   noteHolder(holderFile);
 
   const db = new Kysely<Schema>({
-    dialect: new UnlockedDialect({ database: asKyselyExpects(connection) }),
+    dialect: new UnlockedDialect({ database: asKyselyExpects(connection, reserve) }),
     ...(onStatement ? { log: (event) => onStatement(event.queryDurationMillis / 1000) } : {}),
   });
   // Kysely takes the connection over with its first statement; before that, destroy would not close it.
   await sql`select 1`.execute(db);
   return db;
+}
+
+/** Does something that needs a little room, once more with that of the reserve where the disk has none. */
+function withReserve<T>(reserve: Reserve, act: () => T): T {
+  try {
+    return act();
+  } catch (error) {
+    if (!isDiskFull(error) || !reserve.release()) throw error;
+    return act();
+  }
 }
 
 /** Only for the message that a second server gives: a full disk does not keep the first from starting. */
@@ -100,7 +113,7 @@ function refuseLostStore(dataFolder: string, file: string): void {
   );
 }
 
-function prepareConnection(connection: Libsql.Database, file: string): void {
+function prepareConnection(connection: Libsql.Database, file: string, reserve: Reserve): void {
   const pragma = (text: string): unknown =>
     Object.values(connection.prepare(`pragma ${text}`).all()[0] ?? {})[0];
 
@@ -118,7 +131,7 @@ function prepareConnection(connection: Libsql.Database, file: string): void {
     );
   }
 
-  const journalMode = pragma('journal_mode = wal');
+  const journalMode = withReserve(reserve, () => pragma('journal_mode = wal'));
   if (journalMode !== 'wal')
     throw new StoreUnusable(
       `${file} cannot use a write-ahead log (it is ${String(journalMode)}): network folders cannot hold the store`,
@@ -133,11 +146,18 @@ function prepareConnection(connection: Libsql.Database, file: string): void {
   // One transaction a step: a crash leaves either all of it or nothing.
   for (const [index, { sqlite }] of migrations.entries()) {
     if (index < version) continue;
-    connection.exec('begin immediate');
-    connection.exec(
-      `${sqlite}; pragma application_id = ${applicationId}; pragma user_version = ${index + 1};`,
-    );
-    connection.exec('commit');
+    withReserve(reserve, () => {
+      try {
+        connection.exec('begin immediate');
+        connection.exec(
+          `${sqlite}; pragma application_id = ${applicationId}; pragma user_version = ${index + 1};`,
+        );
+        connection.exec('commit');
+      } catch (error) {
+        if (connection.inTransaction) connection.exec('rollback');
+        throw error;
+      }
+    });
   }
 
   const synchronous = pragma('synchronous');
@@ -152,7 +172,7 @@ function prepareConnection(connection: Libsql.Database, file: string): void {
  * after `close`. So statements are prepared once for each text, and closing first gives the lock back by itself: out of
  * the write-ahead log, which a connection that began exclusive cannot leave otherwise, then out of the exclusive mode.
  */
-function asKyselyExpects(connection: Libsql.Database): SqliteDatabase {
+function asKyselyExpects(connection: Libsql.Database, reserve: Reserve): SqliteDatabase {
   const statements = new Map<string, SqliteStatement>();
   return {
     prepare(text) {
@@ -168,12 +188,19 @@ function asKyselyExpects(connection: Libsql.Database): SqliteDatabase {
     },
     close() {
       statements.clear();
-      for (const text of [
-        'pragma journal_mode = delete',
-        'pragma locking_mode = normal',
-        'select count(*) from sqlite_schema',
-      ])
-        connection.prepare(text).all();
+      try {
+        withReserve(reserve, () => {
+          for (const text of [
+            'pragma journal_mode = delete',
+            'pragma locking_mode = normal',
+            'select count(*) from sqlite_schema',
+          ])
+            connection.prepare(text).all();
+        });
+      } catch (error) {
+        // The log stays, with all that was committed, and the next server opens it.
+        if (!isDiskFull(error)) throw error;
+      }
       connection.close();
     },
   };
