@@ -1,4 +1,5 @@
 import { isAbsolute, resolve } from 'node:path';
+import { roles, type Role } from './roles.js';
 import { nearest } from './nearest.js';
 
 /** One setting: where it is read from, what it may be and why it exists. docs/configuration.md is checked against these. */
@@ -44,6 +45,50 @@ export const settings = {
     3600,
     'Silence after which other servers of the same database take over what a server works on.',
   ),
+  tokenFile: file(
+    'RELORA_TOKEN_FILE',
+    'File of the tokens that callers may use, hashed; `relora-server token add` writes it. A change holds within a second.',
+  ),
+  oidcIssuer: url(
+    'RELORA_OIDC_ISSUER',
+    'Issuer of an OpenID Connect provider whose JWTs callers may use, exactly as the provider writes it.',
+  ),
+  oidcAudience: text(
+    'RELORA_OIDC_AUDIENCE',
+    '',
+    'Audience that a JWT must name, so that one made for another service is refused; needed with an issuer.',
+  ),
+  oidcJwks: {
+    variable: 'RELORA_OIDC_JWKS',
+    default: '',
+    range: 'https:// address, or path of a file',
+    reason: 'Keys of the provider; by default those that its discovery document names.',
+    parse: (value) => (/^https?:/.test(value) ? parseUrl(value) : value === '' ? '' : resolve(value)),
+  } satisfies Setting<string>,
+  oidcTenantClaim: text(
+    'RELORA_OIDC_TENANT_CLAIM',
+    'tenant',
+    'Claim of a JWT that names the tenant; dots lead into objects. An operator needs none.',
+  ),
+  oidcRoleClaim: text(
+    'RELORA_OIDC_ROLE_CLAIM',
+    'role',
+    'Claim of a JWT that names the role, or a list of which the highest counts; dots lead into objects.',
+  ),
+  oidcRoles: {
+    variable: 'RELORA_OIDC_ROLES',
+    default: 'viewer=viewer,trainer=trainer,operator=operator',
+    range: 'ROLE=VALUE with `,` between them; a role may come more than once',
+    reason: 'Which values of that claim mean which role, for providers that have groups of their own.',
+    parse: parseRoleValues,
+  } satisfies Setting<Readonly<Record<Role, readonly string[]>>>,
+  withoutToken: {
+    variable: 'RELORA_WITHOUT_TOKEN',
+    default: 'health',
+    range: 'health, reflection, metrics with `,` between them, or none',
+    reason: 'What is answered without a token where callers need one.',
+    parse: parseWithoutToken,
+  } satisfies Setting<readonly OpenPart[]>,
 
   slots: integer('RELORA_SLOTS', 1, 1, 64, 'Jobs that run at once; each has a trainer process of its own.'),
   queueJobsMax: integer(
@@ -400,8 +445,21 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     if (!variable.startsWith('RELORA_') || known.includes(variable) || variable === clientVariable) continue;
     problems.push(`${variable} is not a setting; did you mean ${nearest(variable, known)}?`);
   }
+  // What contradicts each other can be said of settings that are right by themselves alone.
+  if (problems.length === 0) problems.push(...contradictionsOf(config as unknown as Config));
   if (problems.length > 0) throw new ConfigInvalid(problems);
   return config as unknown as Config;
+}
+
+function contradictionsOf({ oidcIssuer, oidcAudience, oidcJwks }: Config): string[] {
+  const problems: string[] = [];
+  if (oidcIssuer !== '' && oidcAudience === '')
+    problems.push(
+      'RELORA_OIDC_AUDIENCE must be set with RELORA_OIDC_ISSUER: else a JWT for any service is taken',
+    );
+  if (oidcIssuer === '' && (oidcAudience !== '' || oidcJwks !== ''))
+    problems.push('RELORA_OIDC_ISSUER must be set with RELORA_OIDC_AUDIENCE and RELORA_OIDC_JWKS');
+  return problems;
 }
 
 function integer(
@@ -519,6 +577,82 @@ function address(variable: Setting<Address>['variable'], value: string, reason: 
       return { host, port };
     },
   };
+}
+
+function text(variable: Setting<string>['variable'], value: string, reason: string): Setting<string> {
+  return {
+    variable,
+    default: value,
+    range: 'text of at most 200 characters',
+    reason,
+    parse(given) {
+      if (given.length > 200 || /\p{Cc}/u.test(given))
+        throw new SettingProblem('text of at most 200 characters');
+      return given;
+    },
+  };
+}
+
+function file(variable: Setting<string>['variable'], reason: string): Setting<string> {
+  return {
+    variable,
+    default: '',
+    range: 'path of a file; a relative one begins at the working directory',
+    reason,
+    parse(path) {
+      if (path.includes('\0')) throw new SettingProblem('the path of a file');
+      return path === '' ? '' : resolve(path);
+    },
+  };
+}
+
+function url(variable: Setting<string>['variable'], reason: string): Setting<string> {
+  return {
+    variable,
+    default: '',
+    range: 'https:// address; http:// on this machine alone',
+    reason,
+    parse: (value) => (value === '' ? '' : parseUrl(value)),
+  };
+}
+
+/** As it was written: an issuer is compared letter by letter. */
+function parseUrl(text: string): string {
+  const { protocol, hostname } = URL.canParse(text) ? new URL(text) : { protocol: '', hostname: '' };
+  if (protocol !== 'https:' && !(protocol === 'http:' && isLoopback(hostname)))
+    throw new SettingProblem('an https:// address (http:// on this machine alone)');
+  return text;
+}
+
+/** Whether only this machine reaches an address. */
+export function isLoopback(host: string): boolean {
+  return /^(localhost|127(\.[0-9]{1,3}){3}|\[?::1\]?)$/.test(host);
+}
+
+function parseRoleValues(text: string): Readonly<Record<Role, readonly string[]>> {
+  const values: Record<Role, string[]> = { viewer: [], trainer: [], operator: [] };
+  for (const entry of text.split(',')) {
+    const at = entry.indexOf('=');
+    const role = roles.find((known) => known === entry.slice(0, at).trim());
+    const value = entry.slice(at + 1).trim();
+    if (role === undefined || value === '')
+      throw new SettingProblem(`ROLE=VALUE with \`,\` between them, roles ${roles.join(', ')}`);
+    values[role].push(value);
+  }
+  return values;
+}
+
+const openParts = ['health', 'reflection', 'metrics'] as const;
+export type OpenPart = (typeof openParts)[number];
+
+function parseWithoutToken(text: string): readonly OpenPart[] {
+  if (text === 'none') return [];
+  return text.split(',').map((word) => {
+    const part = openParts.find((known) => known === word.trim());
+    if (part === undefined)
+      throw new SettingProblem(`any of ${openParts.join(', ')} with \`,\` between them, or none`);
+    return part;
+  });
 }
 
 function folder(variable: Setting<string>['variable'], value: string, reason: string): Setting<string> {

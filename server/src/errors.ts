@@ -81,6 +81,13 @@ export const serviceErrors = {
     text: ({ cause }) => `The server does not know who calls: ${cause}`,
     fix: 'Send `authorization: Bearer TOKEN` with a token that `relora-server token add` or your identity provider gave.',
   }),
+  IDENTITY_PROVIDER_AWAY: entry<{ issuer: string }>({
+    status: Status.UNAVAILABLE,
+    text: ({ issuer }) =>
+      `The keys of the identity provider ${issuer} cannot be had, so no JWT can be checked`,
+    fix: 'Try again; if it lasts, look whether the server reaches the provider, and at RELORA_OIDC_ISSUER and RELORA_OIDC_JWKS.',
+    retrySeconds: 5,
+  }),
   ROLE_TOO_LOW: entry<{ action: string; role: string; needed: string }>({
     status: Status.PERMISSION_DENIED,
     text: ({ action, role, needed }) => `${action} needs the role ${needed}, and the caller has ${role}`,

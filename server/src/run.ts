@@ -4,17 +4,34 @@ import { ConfigInvalid, readConfig, settings, type Config } from './config.js';
 import { createLog } from './log.js';
 import { startServer, type RunningServer } from './server.js';
 import type { Signals } from './signals.js';
+import { tokenCommand, tokenUsage } from './access/tokenCommands.js';
+import { TokenFileInvalid } from './access/tokenFile.js';
+import { TokenRefused } from './access/tokens.js';
 import { StoreUnusable } from './store/storeError.js';
 import { version } from './version.js';
 
 /** Exit codes: 0 after a stop, 1 when the server cannot start or continue, 2 for wrong settings or arguments. */
 export async function run(signals: Signals): Promise<void> {
   process.umask(0o077);
-  const [argument] = process.argv.slice(2);
+  const [argument, ...rest] = process.argv.slice(2);
   if (argument === '--help') process.stdout.write(help());
   else if (argument === '--version') process.stdout.write(`${version}\n`);
-  else if (argument !== undefined) exitWith(2, [`${argument} is not known; there are --help and --version`]);
+  else if (argument === 'token') await changeTokens(readSettings(), rest);
+  else if (argument !== undefined)
+    exitWith(2, [`${argument} is not known; there are token, --help and --version`]);
   else await serve(readSettings(), signals);
+}
+
+async function changeTokens(config: Config, args: readonly string[]): Promise<void> {
+  try {
+    await tokenCommand(config, args, {
+      out: (text) => process.stdout.write(text),
+      note: (text) => process.stderr.write(`${text}\n`),
+    });
+  } catch (error) {
+    exitWith(error instanceof TokenRefused ? 2 : 1, [explain(error)]);
+  }
+  process.exit(0);
 }
 
 async function serve(config: Config, signals: Signals): Promise<void> {
@@ -64,7 +81,7 @@ function readSettings(): Config {
 }
 
 function explain(error: unknown): string {
-  if (error instanceof StoreUnusable) return error.message;
+  if (error instanceof StoreUnusable || error instanceof TokenFileInvalid) return error.message;
   if (!(error instanceof Error)) return String(error);
   if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') {
     return `${error.message}: stop what listens there, or set RELORA_GRPC_ADDRESS or RELORA_HTTP_ADDRESS`;
@@ -83,7 +100,7 @@ function help(): string {
       `  ${variable}\n      ${reason}\n      ${range}; default: ${value === '' ? 'none' : value}\n`,
   );
   return (
-    `relora-server ${version}\n\nServes training jobs over gRPC. It takes no arguments but --help and --version; ` +
-    `everything is set by environment variables:\n\n${entries.join('')}`
+    `relora-server ${version}\n\nServes training jobs over gRPC. Everything is set by environment variables, for these commands ` +
+    `too:\n\nrelora-server\nrelora-server --help | --version\n${tokenUsage}\n\n${entries.join('')}`
   );
 }

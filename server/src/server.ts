@@ -1,5 +1,7 @@
 import type { Logger } from 'pino';
-import { openToAll } from './access/principal.js';
+import { openAccess } from './access/access.js';
+import { tokenHandlers } from './access/tokenCommands.js';
+import { AdminServer } from './admin/adminServer.js';
 import { serveApi, serviceNames } from './api/serveApi.js';
 import type { Address, Config } from './config.js';
 import { Health } from './grpc/health.js';
@@ -47,6 +49,9 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     for (const end of ends.splice(0).reverse()) await end();
   };
   try {
+    const access = await openAccess(config, log);
+    ends.push(() => access.close());
+    const { authenticate } = access;
     const metrics = createMetrics();
     const jobMetrics = new JobMetrics(metrics);
     const store = await openStore(config.dataFolder, {
@@ -80,9 +85,9 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       startTimeMs: parts.startTimeMs,
     });
     ends.push(() => serverMetrics.stop());
-    const authenticate = openToAll;
     const web = {
       authenticate,
+      withoutToken: config.withoutToken,
       render: async () => await serverMetrics.render(),
       contentType: serverMetrics.contentType,
       readiness: async () => await readReadiness(store.db, config, signal),
@@ -106,6 +111,11 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       memoryBytes: machineMemoryBytes(),
       startTimeMs: parts.startTimeMs,
     }));
+    const { tokens } = access;
+    const commands = tokens === undefined ? {} : tokenHandlers(config.tokenFile, tokens);
+    const admin = await AdminServer.listen(config.dataFolder, commands, log);
+    ends.push(async () => await admin.close());
+
     // First what a dead server left is put right, then anything new is begun.
     await supervisor.start();
     ends.push(async () => await supervisor.stop(0));

@@ -7,7 +7,9 @@ import { WeightsServiceDefinition } from '@relora/sdk/contract';
 import { createClient, Metadata as NiceMetadata, Status, type CallOptions, type Client } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
+import { openAccess } from '../../server/dist/access/access.js';
 import { nobody, type Principal } from '../../server/dist/access/principal.js';
+import { readConfig } from '../../server/dist/config.js';
 import { errorMiddleware } from '../../server/dist/grpc/middleware.js';
 import { serviceErrors, type ErrorReason } from '../../server/dist/errors.js';
 import {
@@ -87,6 +89,13 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
   NOT_AUTHENTICATED: async () => {
     const { server } = await openApi({}, { authenticate: async () => nobody });
     return await refusalOf((options) => server.getServerInfo({}, options));
+  },
+  IDENTITY_PROVIDER_AWAY: async () => {
+    const settings = readConfig({ RELORA_OIDC_ISSUER: 'http://127.0.0.1:9', RELORA_OIDC_AUDIENCE: 'relora' });
+    const { authenticate } = await openAccess(settings, pino({ level: 'silent' }));
+    const { server } = await openApi({}, { authenticate });
+    const metadata = NiceMetadata({ authorization: 'Bearer a.b.c' });
+    return await refusalOf((options) => server.getServerInfo({}, { ...options, metadata }));
   },
   ROLE_TOO_LOW: async () => {
     const viewer: Principal = { name: 'a viewer', tenant: 'default', role: 'viewer' };
@@ -544,7 +553,7 @@ async function answerTo(log: Logger, error: Error, signal: AbortSignal): Promise
     requestStream: false,
     responseStream: false,
   };
-  const context = { metadata: new Metadata(), peer: '', caller: nobody, signal };
+  const context = { metadata: new Metadata(), peer: '', caller: nobody, signal, end: () => {} };
   const fails = (): never => {
     throw error;
   };

@@ -175,6 +175,7 @@ describe('calls', () => {
       peer: '',
       caller: nobody,
       signal: new AbortController().signal,
+      end: () => {},
     };
     const call = { method, context };
     const answers = async function* () {

@@ -14,6 +14,7 @@ async function serve(parts: Partial<WebParts> = {}, changed: Partial<HttpLimits>
     { host: '127.0.0.1', port: 0 },
     {
       authenticate: openToAll,
+      withoutToken: ['health'],
       render: async () => 'relora_slots 1\n',
       contentType: 'text/plain; version=0.0.4; charset=utf-8',
       readiness: async () => ({ ready: true }),

@@ -1,8 +1,5 @@
 import { ServiceError } from '../errors.js';
-
-/** Each may what those before it may: read; change what its tenant has; and act for every tenant and on the server itself. */
-export const roles = ['viewer', 'trainer', 'operator'] as const;
-export type Role = (typeof roles)[number];
+import { roles, type Role } from '../roles.js';
 
 /** Whose jobs were there before tenants were, and whose are those of a server that asks nobody who they are. */
 export const defaultTenant = 'default';
@@ -15,6 +12,10 @@ export interface Principal {
   readonly tenant: string;
   /** `none`: nobody has said who it is. */
   readonly role: Role | 'none';
+  /** When it must prove again who it is; an open stream ends then. */
+  readonly expireTimeMs?: number | null;
+  /** Aborted when it may nothing any more. */
+  readonly revoked?: AbortSignal;
 }
 
 /** A caller that has not said who it is. */

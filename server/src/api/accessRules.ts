@@ -6,7 +6,8 @@ import type {
   TrainingServiceDefinition,
   WeightsServiceDefinition,
 } from '@relora/sdk/contract';
-import type { Role } from '../access/principal.js';
+import type { Role } from '../roles.js';
+import type { Config } from '../config.js';
 
 type Rules<Definition extends { methods: object }> = Record<keyof Definition['methods'], Role>;
 
@@ -65,9 +66,12 @@ export const accessRules: AccessRules = {
   },
 };
 
-/** The least role that may call the method at a path such as `/relora.v1.TrainingService/GetJob`; null for those of gRPC itself. */
-export function roleFor(path: string): Role | null {
+/** The least role that may call the method at a path such as `/relora.v1.TrainingService/GetJob`; null: anybody may. */
+export function roleFor(path: string, withoutToken: Config['withoutToken']): Role | null {
   const [, service = '', method = ''] = path.split('/');
+  if (service.startsWith('grpc.health.')) return withoutToken.includes('health') ? null : 'viewer';
+  if (service.startsWith('grpc.reflection.')) return withoutToken.includes('reflection') ? null : 'viewer';
   const rules = (accessRules as unknown as Record<string, Record<string, Role> | undefined>)[service];
-  return rules?.[method.slice(0, 1).toLowerCase() + method.slice(1)] ?? null;
+  // A method that no rule knows is for those who may do everything.
+  return rules?.[method.slice(0, 1).toLowerCase() + method.slice(1)] ?? 'operator';
 }

@@ -69,7 +69,7 @@ export function serveApi(
       rpcMetricsMiddleware(metrics, services),
       errorMiddleware(log, config),
       metadataMiddleware(config.metadataBytesMax),
-      accessMiddleware(authenticate, roleFor),
+      accessMiddleware(authenticate, (path) => roleFor(path, config.withoutToken)),
       deadlineMiddleware(deadlineSeconds),
     ],
   });

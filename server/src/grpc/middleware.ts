@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
-import { requireRole, type Authenticate, type Role } from '../access/principal.js';
+import { requireRole, type Authenticate, type Principal } from '../access/principal.js';
+import type { Role } from '../roles.js';
 import type { Config } from '../config.js';
 import { ServiceError } from '../errors.js';
 import { storageCures, storageFault } from '../store/storageFault.js';
@@ -103,7 +104,8 @@ export function accessMiddleware(
   authenticate: Authenticate,
   roleOf: (path: string) => Role | null,
 ): Middleware {
-  return async function* checkAccess({ method: { path }, context }, next) {
+  return async function* checkAccess({ method, context }, next) {
+    const { path } = method;
     const role = roleOf(path);
     if (role === null) return yield* next(context);
     const header = (name: string): string | undefined => context.metadata.get(name)[0]?.toString();
@@ -112,6 +114,33 @@ export function accessMiddleware(
       tenant: header('relora-tenant'),
     });
     requireRole(caller, role, path.slice(path.lastIndexOf('/') + 1));
+    using _rights = whileAllowed(caller, (error) => context.end(error));
     yield* next({ ...context, caller });
+  };
+}
+
+/** What setTimeout takes. */
+const timerMsMax = 2 ** 31 - 1;
+
+/** A stream may last for weeks: it ends when its caller's token expires or is revoked. */
+function whileAllowed(
+  { expireTimeMs = null, revoked }: Principal,
+  end: (error: ServiceError) => void,
+): Disposable {
+  const onRevoked = (): void => end(revoked!.reason as ServiceError);
+  if (revoked?.aborted === true) onRevoked();
+  revoked?.addEventListener('abort', onRevoked);
+  let timer: NodeJS.Timeout | undefined;
+  const expire = (): void => {
+    const leftMs = expireTimeMs! - Date.now();
+    if (leftMs <= 0) end(new ServiceError('NOT_AUTHENTICATED', { cause: 'its token has expired' }));
+    else timer = setTimeout(expire, Math.min(leftMs, timerMsMax)).unref();
+  };
+  if (expireTimeMs !== null) expire();
+  return {
+    [Symbol.dispose]() {
+      clearTimeout(timer);
+      revoked?.removeEventListener('abort', onRevoked);
+    },
   };
 }

@@ -68,7 +68,13 @@ export class ServedCall {
   }
 
   private async run(middleware: Middleware, metadata: Metadata): Promise<void> {
-    const context: CallContext = { metadata, peer: this.peer, caller: nobody, signal: this.over.signal };
+    const context: CallContext = {
+      metadata,
+      peer: this.peer,
+      caller: nobody,
+      signal: this.over.signal,
+      end: (error) => this.fail(error),
+    };
     try {
       const answers = middleware({ method: this.method, context }, (inner) => this.answers(inner));
       for await (const answer of answers) await this.write(answer);

@@ -1,6 +1,7 @@
 import type { Metadata } from '@grpc/grpc-js';
 import type { DeepPartial, MessageFns } from '@relora/sdk/contract';
 import type { Principal } from '../access/principal.js';
+import type { ServiceError } from '../errors.js';
 
 /** What a handler knows of its call. */
 export interface CallContext {
@@ -11,6 +12,8 @@ export interface CallContext {
   readonly caller: Principal;
   /** Aborted when the call is over for the client; its reason is a ServiceError. */
   readonly signal: AbortSignal;
+  /** Ends the call with this error, wherever it waits. */
+  end(error: ServiceError): void;
 }
 
 // Messages of every kind stand here: what a method takes and gives is worked out from its own definition.

@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import type { Logger } from 'pino';
 import { requireRole, type Authenticate, type Credentials } from '../access/principal.js';
-import type { Address } from '../config.js';
+import type { Address, Config } from '../config.js';
 import { ServiceError } from '../errors.js';
 import { Connections, peerOf, type Place } from '../connections.js';
 
@@ -11,6 +11,7 @@ export type Readiness = { ready: true } | { ready: false; problem: string };
 
 export interface WebParts {
   authenticate: Authenticate;
+  withoutToken: Config['withoutToken'];
   /** All metrics as text. */
   render(): Promise<string>;
   contentType: string;
@@ -109,7 +110,11 @@ async function answer(request: IncomingMessage, parts: WebParts, place: Place): 
     return { status: 405, text: 'Only GET and HEAD\n' };
   if (path === '/metrics' && place === 'spare')
     return { status: 503, text: 'All connections are in use; only health is answered\n' };
-  if (path === '/metrics') requireRole(await parts.authenticate(credentialsOf(request)), 'operator', path);
+  const part = path === '/metrics' ? 'metrics' : 'health';
+  if (!parts.withoutToken.includes(part)) {
+    const caller = await parts.authenticate(credentialsOf(request));
+    requireRole(caller, part === 'metrics' ? 'operator' : 'viewer', path);
+  }
   if (path === '/metrics') return { status: 200, contentType: parts.contentType, text: await parts.render() };
   // Alive is who can answer: the event loop turns. The store is of no concern, since a restart would not mend it.
   if (path === '/healthz') return { status: 200, text: 'ok\n' };

@@ -1,0 +1,54 @@
+import type { Logger } from 'pino';
+import type { Config } from '../config.js';
+import { ServiceError } from '../errors.js';
+import { IdentityProvider } from './identityProvider.js';
+import { actingFor, openToAll, nobody, type Authenticate } from './principal.js';
+import { tokenPrefix } from './tokenFile.js';
+import { TokenList } from './tokenList.js';
+
+/** The ways in which this server finds out who calls. */
+export interface Access {
+  authenticate: Authenticate;
+  /** The tokens of a file, where the settings name one. */
+  tokens: TokenList | undefined;
+  close(): void;
+}
+
+type AccessConfig = Pick<
+  Config,
+  'tokenFile' | 'oidcIssuer' | 'oidcAudience' | 'oidcJwks' | 'oidcTenantClaim' | 'oidcRoleClaim' | 'oidcRoles'
+>;
+
+export function asksWhoCalls({ tokenFile, oidcIssuer }: AccessConfig): boolean {
+  return tokenFile !== '' || oidcIssuer !== '';
+}
+
+/** Reads what the settings name. Throws TokenFileInvalid. */
+export async function openAccess(config: AccessConfig, log: Logger): Promise<Access> {
+  if (!asksWhoCalls(config)) return { authenticate: openToAll, tokens: undefined, close: () => {} };
+  const tokens = config.tokenFile === '' ? undefined : await TokenList.open(config.tokenFile, log);
+  const provider =
+    config.oidcIssuer === ''
+      ? undefined
+      : new IdentityProvider({
+          issuer: config.oidcIssuer,
+          audience: config.oidcAudience,
+          jwks: config.oidcJwks,
+          tenantClaim: config.oidcTenantClaim,
+          roleClaim: config.oidcRoleClaim,
+          roleValues: config.oidcRoles,
+        });
+  const authenticate: Authenticate = async ({ authorization, tenant }) => {
+    if (authorization === undefined) return nobody;
+    const token = /^bearer +([^ ]+)$/i.exec(authorization)?.[1];
+    if (token === undefined)
+      throw new ServiceError('NOT_AUTHENTICATED', { cause: 'its authorization is not `Bearer TOKEN`' });
+    const isOurs = token.startsWith(tokenPrefix) || provider === undefined;
+    if (isOurs && tokens === undefined)
+      throw new ServiceError('NOT_AUTHENTICATED', {
+        cause: 'this server takes tokens of its provider alone',
+      });
+    return actingFor(isOurs ? tokens!.find(token) : await provider!.read(token), tenant);
+  };
+  return { authenticate, tokens, close: () => tokens?.close() };
+}

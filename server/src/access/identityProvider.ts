@@ -1,0 +1,126 @@
+import { readFile } from 'node:fs/promises';
+import {
+  createLocalJWKSet,
+  createRemoteJWKSet,
+  errors,
+  jwtVerify,
+  type JSONWebKeySet,
+  type JWTPayload,
+  type JWTVerifyGetKey,
+} from 'jose';
+import { ServiceError } from '../errors.js';
+import { isTenant, type Principal } from './principal.js';
+import { roles, type Role } from '../roles.js';
+
+export interface IdentityProviderOptions {
+  issuer: string;
+  audience: string;
+  /** https:// address or path of the provider's keys; empty: found by the issuer's discovery document. */
+  jwks: string;
+  tenantClaim: string;
+  roleClaim: string;
+  /** Which values of the role claim give which role. */
+  roleValues: Readonly<Record<Role, readonly string[]>>;
+}
+
+/** Signatures by keys that the provider alone has; a shared secret, or none at all, is no proof. */
+const algorithms = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA'];
+/** Clocks of two machines are never the same. */
+const clockSkewSeconds = 30;
+const discoveryMs = 5000;
+
+/** Reads JWTs of one OpenID Connect provider: issuer, audience, time and signature are checked, claims give tenant and role. */
+export class IdentityProvider {
+  private keys: JWTVerifyGetKey | undefined;
+
+  constructor(private readonly options: IdentityProviderOptions) {}
+
+  /** Throws NOT_AUTHENTICATED with what is wrong, IDENTITY_PROVIDER_AWAY when its keys cannot be had. */
+  async read(jwt: string): Promise<Principal> {
+    const { issuer, audience } = this.options;
+    try {
+      this.keys ??= await this.findKeys();
+      const { payload } = await jwtVerify(jwt, this.keys, {
+        issuer,
+        audience,
+        algorithms,
+        clockTolerance: clockSkewSeconds,
+        requiredClaims: ['exp', 'sub'],
+      });
+      return this.toPrincipal(payload);
+    } catch (error) {
+      if (error instanceof ServiceError) throw error;
+      // What is wrong with the token; its text is nowhere in these messages.
+      if (error instanceof errors.JOSEError && !(error instanceof errors.JWKSTimeout) && isAboutToken(error))
+        throw new ServiceError('NOT_AUTHENTICATED', { cause: `its JWT is refused: ${error.message}` });
+      throw new ServiceError('IDENTITY_PROVIDER_AWAY', { issuer });
+    }
+  }
+
+  private async findKeys(): Promise<JWTVerifyGetKey> {
+    const { issuer, jwks } = this.options;
+    if (jwks !== '' && !/^https?:\/\//.test(jwks))
+      return createLocalJWKSet(JSON.parse(await readFile(jwks, 'utf8')) as JSONWebKeySet);
+    return createRemoteJWKSet(new URL(jwks === '' ? await discover(issuer) : jwks));
+  }
+
+  private toPrincipal(payload: JWTPayload): Principal {
+    const { tenantClaim, roleClaim, roleValues } = this.options;
+    const values = [claimOf(payload, roleClaim)].flat().map(String);
+    const role = [...roles]
+      .reverse()
+      .find((known) => roleValues[known].some((value) => values.includes(value)));
+    const claimed = claimOf(payload, tenantClaim);
+    // Operators are of no tenant in particular.
+    const tenant = claimed === undefined && role === 'operator' ? 'default' : claimed;
+    if (typeof tenant !== 'string' || !isTenant(tenant))
+      throw new ServiceError('NOT_AUTHENTICATED', {
+        cause: `its JWT names no tenant in the claim ${tenantClaim}`,
+      });
+    if (role === undefined)
+      throw new ServiceError('NOT_AUTHENTICATED', {
+        cause: `its JWT names no role in the claim ${roleClaim}`,
+      });
+    return {
+      name: String(payload.sub),
+      tenant,
+      role,
+      expireTimeMs: (payload.exp! + clockSkewSeconds) * 1000,
+    };
+  }
+}
+
+function isAboutToken(error: errors.JOSEError): boolean {
+  return (
+    error instanceof errors.JWTClaimValidationFailed ||
+    error instanceof errors.JWTExpired ||
+    error instanceof errors.JWTInvalid ||
+    error instanceof errors.JWSInvalid ||
+    error instanceof errors.JWSSignatureVerificationFailed ||
+    error instanceof errors.JWKSNoMatchingKey ||
+    error instanceof errors.JWKSMultipleMatchingKeys ||
+    error instanceof errors.JOSEAlgNotAllowed ||
+    error instanceof errors.JOSENotSupported
+  );
+}
+
+/** A claim by its name, or by a path with dots where no claim has that name: `realm_access.roles`. */
+function claimOf(payload: JWTPayload, name: string): unknown {
+  if (Object.hasOwn(payload, name)) return payload[name];
+  return name.split('.').reduce<unknown>((value, key) => {
+    return typeof value === 'object' && value !== null && Object.hasOwn(value, key)
+      ? (value as Record<string, unknown>)[key]
+      : undefined;
+  }, payload);
+}
+
+async function discover(issuer: string): Promise<string> {
+  const answer = await fetch(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`, {
+    signal: AbortSignal.timeout(discoveryMs),
+    redirect: 'error',
+  });
+  const found = (await answer.json()) as { issuer?: unknown; jwks_uri?: unknown };
+  if (found.issuer !== issuer || typeof found.jwks_uri !== 'string')
+    throw new Error(`The discovery document of ${issuer} is of another issuer, or names no keys`);
+  return found.jwks_uri;
+}
