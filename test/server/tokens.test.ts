@@ -11,7 +11,7 @@ import {
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ServerServiceDefinition, TrainingServiceDefinition } from '@relora/sdk/contract';
-import type { ClientError} from 'nice-grpc';
+import type { ClientError } from 'nice-grpc';
 import { createClient, Metadata, Status, type CallOptions } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { hashOf } from '../../server/dist/access/tokenFile.js';
