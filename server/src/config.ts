@@ -445,9 +445,10 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     if (!variable.startsWith('RELORA_') || known.includes(variable) || variable === clientVariable) continue;
     problems.push(`${variable} is not a setting; did you mean ${nearest(variable, known)}?`);
   }
-  // What contradicts each other can be said of settings that are right by themselves alone.
-  if (problems.length === 0) problems.push(...contradictionsOf(config as unknown as Config));
   if (problems.length > 0) throw new ConfigInvalid(problems);
+  // What contradicts each other can be said of settings that are right by themselves alone.
+  const contradictions = contradictionsOf(config as unknown as Config);
+  if (contradictions.length > 0) throw new ConfigInvalid(contradictions);
   return config as unknown as Config;
 }
 
