@@ -48,19 +48,25 @@ const kinds = {
     const base = addon.packBase(noise(inFeatures * out), inFeatures, out, precision);
     const [x, dy] = [rows * inFeatures, rows * out].map(noise);
     const [y, dx, dw] = [rows * out, rows * inFeatures, inFeatures * out].map(zeros);
-    const none = zeros(0);
     const operations = 2 * rows * inFeatures * out;
     return [
-      ['x w', operations, () => addon.loraLinearForward(y, none, x, base, none, none, 1, rows, 0)],
+      ['x w', operations, () => addon.linearForward(y, null, x, { base, adapter: null }, rows)],
       [
         'dy wᵀ',
         operations,
-        () => addon.loraLinearBackward(dx, none, none, dy, x, none, base, none, none, 1, rows, 0),
+        () => addon.linearBackward(dx, null, null, dy, x, null, { base, adapter: null }, rows),
       ],
       [
         'dw = xᵀ dy',
         operations,
-        () => addon.matmul(dw, x, dy, 1, inFeatures, out, rows, true, false, precision),
+        () =>
+          addon.matmul(
+            dw,
+            x,
+            dy,
+            { batch: 1, m: inFeatures, n: out, k: rows, transposeA: true, transposeB: false },
+            precision,
+          ),
       ],
     ];
   },
@@ -73,7 +79,7 @@ const kinds = {
       return [
         name,
         2 * m * n * k,
-        () => addon.matmul(c, p, q, 1, m, n, k, transposeA, transposeB, precision),
+        () => addon.matmul(c, p, q, { batch: 1, m, n, k, transposeA, transposeB }, precision),
       ];
     };
     return [
@@ -96,11 +102,15 @@ const kinds = {
     ].map(zeros);
     const forward = 2 * rows * (inFeatures * out + rank * (inFeatures + out));
     return [
-      ['forward', forward, () => addon.loraLinearForward(y, xa, x, base, a, b, 1, rows, rank)],
+      [
+        'forward',
+        forward,
+        () => addon.linearForward(y, xa, x, { base, adapter: { rank, a, b, scale: 1 } }, rows),
+      ],
       [
         'backward',
         forward + 2 * rows * rank * (inFeatures + out),
-        () => addon.loraLinearBackward(dx, da, db, dy, x, xa, base, a, b, 1, rows, rank),
+        () => addon.linearBackward(dx, da, db, dy, x, xa, { base, adapter: { rank, a, b, scale: 1 } }, rows),
       ],
     ];
   },
@@ -123,10 +133,7 @@ const kinds = {
           x,
           head,
           targets,
-          rows,
-          dim,
-          vocabulary,
-          1 / rows,
+          { rows, hidden: dim, vocabulary, gradientScale: 1 / rows },
           precision,
         );
     return [
@@ -139,14 +146,16 @@ const kinds = {
     const [q, k, v, dout] = [size, size, size, size].map(noise);
     const [out, dq, dk, dv] = [size, size, size, size].map(zeros);
     const logSumExp = zeros(batch * heads * timeSteps);
-    const last = [batch, timeSteps, heads, heads, headDim, 1 / Math.sqrt(headDim), precision];
+    const of = { q, k, v };
+    const gradients = { q: dq, k: dk, v: dv };
+    const shape = { batch, time: timeSteps, heads, kvHeads: heads, headDim, scale: 1 / Math.sqrt(headDim) };
     const square = size * timeSteps; // two products of half a square each
     return [
-      ['forward', 2 * square, () => addon.attentionForward(out, logSumExp, q, k, v, ...last)],
+      ['forward', 2 * square, () => addon.attentionForward(out, logSumExp, of, shape, precision)],
       [
         'backward',
         5 * square,
-        () => addon.attentionBackward(dq, dk, dv, dout, q, k, v, out, logSumExp, ...last),
+        () => addon.attentionBackward(gradients, dout, of, out, logSumExp, shape, precision),
       ],
     ];
   },

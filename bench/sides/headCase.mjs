@@ -12,8 +12,8 @@ export class HeadCase {
     const [losses, dx, dhead] = [rows, rows * dim, vocabulary * dim].map((length) => filled(length, 0.01));
     const [x, head] = [rows * dim, vocabulary * dim].map((length) => filled(length, 0.02));
     const targets = Int32Array.from({ length: rows }, (_, i) => (i * 7919) % vocabulary);
-    const sizes = [rows, dim, vocabulary, 1 / rows, precision];
-    this.#run = () => addon.headCrossEntropy(losses, dx, dhead, x, head, targets, ...sizes);
+    const shape = { rows, hidden: dim, vocabulary, gradientScale: 1 / rows };
+    this.#run = () => addon.headCrossEntropy(losses, dx, dhead, x, head, targets, shape, precision);
     this.#restingBytes = restartPeak();
   }
 

@@ -66,19 +66,25 @@ const attention =
  * them. They are those of docs/relora.md: what is computed again does not count. What is not here is not a product.
  */
 const operations = {
-  matmul: ({ batch, m, n, k }) => 2 * batch * m * n * k,
-  loraLinearForward: ({ x, y, rows, rank }) => base(x, y, rows) + 2 * rank * (x.length + y.length),
-  loraLinearBackward: ({ x, dy, rows, rank }) => base(x, dy, rows) + 4 * rank * (x.length + dy.length),
-  headCrossEntropy: ({ rows, dim, vocabulary, dx, dhead }) =>
-    2 * rows * dim * vocabulary * (1 + (dx === null ? 0 : 1) + (dhead === null ? 0 : 1)),
-  attentionForward: ({ batch, time, heads, headDim }) => 2 * batch * time * time * heads * headDim,
-  attentionBackward: ({ batch, time, heads, headDim }) => 4 * batch * time * time * heads * headDim,
+  matmul: ({ shape: { batch, m, n, k } }) => 2 * batch * m * n * k,
+  linearForward: ({ x, y, rows, layer }) => base(x, y, rows) + 2 * rankOf(layer) * (x.length + y.length),
+  linearBackward: ({ dx, dy, rows, layer }) =>
+    base(dx, dy, rows) + 4 * rankOf(layer) * (dx.length + dy.length),
+  headCrossEntropy: ({ shape: { rows, hidden, vocabulary }, dx, dhead }) =>
+    2 * rows * hidden * vocabulary * (1 + (dx === null ? 0 : 1) + (dhead === null ? 0 : 1)),
+  attentionForward: ({ shape: { batch, time, heads, headDim } }) => 2 * batch * time * time * heads * headDim,
+  attentionBackward: ({ shape: { batch, time, heads, headDim } }) =>
+    4 * batch * time * time * heads * headDim,
   mlpHalfForward: half(false, forwardOperations, () => 0),
   mlpHalfBackward: half(true, backwardOperations, () => 0),
   attentionHalfForward: half(false, forwardOperations, attention(2)),
   attentionHalfBackward: half(true, backwardOperations, attention(4)),
   packMerged: ({ w, rank }) => 2 * rank * w.length,
 };
+
+function rankOf({ adapter }) {
+  return adapter?.rank ?? 0;
+}
 
 /** 2 rows in out, of arrays [rows, in] and [rows, out]. */
 function base(x, y, rows) {

@@ -120,46 +120,115 @@ function attentionBackward(changes: Changed = {}, gradients: Changed = {}): void
 const dropout = { share: 0.5, seed: 1, step: 0, firstSequence: 0, layer: 0, sequenceLength: 3 };
 
 const mistakes: [call: () => unknown, message: string][] = [
-  [() => (addon.matmul as (...args: unknown[]) => void)(f(1), f(1)), 'matmul: expected 10 arguments, got 2'],
+  [() => (addon.matmul as (...args: unknown[]) => void)(f(1), f(1)), 'matmul: expected 5 arguments, got 2'],
   [
-    () => addon.matmul(f(1), [1] as never, f(1), 1, 1, 1, 1, false, false, 'float32'),
+    () =>
+      addon.matmul(
+        f(1),
+        [1] as never,
+        f(1),
+        { batch: 1, m: 1, n: 1, k: 1, transposeA: false, transposeB: false },
+        'float32',
+      ),
     'matmul: a must be a Float32Array, got object',
   ],
   [
-    () => addon.matmul(f(1), new Float64Array(1) as never, f(1), 1, 1, 1, 1, false, false, 'float32'),
+    () =>
+      addon.matmul(
+        f(1),
+        new Float64Array(1) as never,
+        f(1),
+        { batch: 1, m: 1, n: 1, k: 1, transposeA: false, transposeB: false },
+        'float32',
+      ),
     'matmul: a must be a Float32Array, got Float64Array',
   ],
   [
-    () => addon.matmul(f(4), f(6), f(5), 1, 2, 2, 3, false, false, 'float32'),
+    () =>
+      addon.matmul(
+        f(4),
+        f(6),
+        f(5),
+        { batch: 1, m: 2, n: 2, k: 3, transposeA: false, transposeB: false },
+        'float32',
+      ),
     'matmul: b must hold batch * k * n = 6 elements, got 5',
   ],
   [
-    () => addon.matmul(f(4), f(6), f(6), 0, 2, 2, 3, false, false, 'float32'),
-    'matmul: batch must be an integer of at least 1, got 0',
+    () =>
+      addon.matmul(
+        f(4),
+        f(6),
+        f(6),
+        { batch: 0, m: 2, n: 2, k: 3, transposeA: false, transposeB: false },
+        'float32',
+      ),
+    'matmul: shape.batch must be an integer of at least 1, got 0',
   ],
   [
-    () => addon.matmul(f(4), f(6), f(6), 1, 2, 2.5, 3, false, false, 'float32'),
-    'matmul: n must be an integer of at least 1, got 2.5',
+    () =>
+      addon.matmul(
+        f(4),
+        f(6),
+        f(6),
+        { batch: 1, m: 2, n: 2.5, k: 3, transposeA: false, transposeB: false },
+        'float32',
+      ),
+    'matmul: shape.n must be an integer of at least 1, got 2.5',
   ],
   [
-    () => addon.matmul(f(4), f(6), f(6), 1, 2, 2, NaN, false, false, 'float32'),
-    'matmul: k must be an integer of at least 1, got nan',
+    () =>
+      addon.matmul(
+        f(4),
+        f(6),
+        f(6),
+        { batch: 1, m: 2, n: 2, k: NaN, transposeA: false, transposeB: false },
+        'float32',
+      ),
+    'matmul: shape.k must be an integer of at least 1, got nan',
   ],
   [
-    () => addon.matmul(f(4), f(6), f(6), 2 ** 31 - 1, 2 ** 31 - 1, 2 ** 31 - 1, 3, false, false, 'float32'),
+    () =>
+      addon.matmul(
+        f(4),
+        f(6),
+        f(6),
+        { batch: 2 ** 31 - 1, m: 2 ** 31 - 1, n: 2 ** 31 - 1, k: 3, transposeA: false, transposeB: false },
+        'float32',
+      ),
     'matmul: batch * m * n does not fit 64 bits',
   ],
   [
-    () => addon.matmul(f(4), f(6), f(6), 1, 2, 2, 3, 0 as never, false, 'float32'),
-    'matmul: transposeA must be a boolean, got number',
+    () =>
+      addon.matmul(
+        f(4),
+        f(6),
+        f(6),
+        { batch: 1, m: 2, n: 2, k: 3, transposeA: 0 as never, transposeB: false },
+        'float32',
+      ),
+    'matmul: shape.transposeA must be a boolean, got number',
   ],
   [
-    () => addon.matmul(f(4), f(6), f(6), 1, 2, 2, 3, false, false, 'float16' as never),
+    () =>
+      addon.matmul(
+        f(4),
+        f(6),
+        f(6),
+        { batch: 1, m: 2, n: 2, k: 3, transposeA: false, transposeB: false },
+        'float16' as never,
+      ),
     "matmul: precision must be 'float32' or 'bfloat16', got 'float16'",
   ],
   [
     () =>
-      addon.matmul(shared.subarray(2, 6), shared.subarray(0, 3), f(12), 1, 1, 4, 3, false, false, 'float32'),
+      addon.matmul(
+        shared.subarray(2, 6),
+        shared.subarray(0, 3),
+        f(12),
+        { batch: 1, m: 1, n: 4, k: 3, transposeA: false, transposeB: false },
+        'float32',
+      ),
     'matmul: c must not overlap a',
   ],
   [
@@ -171,12 +240,23 @@ const mistakes: [call: () => unknown, message: string][] = [
     'packedBaseBytes: base must be a handle made by packBase, got object',
   ],
   [
-    () => addon.loraLinearForward(f(3), f(1), f(2), base, f(2), f(4), 1, 1, 1),
-    'loraLinearForward: b must hold rank * outFeatures = 3 elements, got 4',
+    () =>
+      addon.linearForward(f(3), f(1), f(2), { base, adapter: { rank: 1, a: f(2), b: f(4), scale: 1 } }, 1),
+    'linearForward: layer.adapter.b must hold rank * outFeatures = 3 elements, got 4',
   ],
   [
-    () => addon.loraLinearBackward(f(2), f(2), f(3), f(3), f(2), f(2), base, f(2), f(3), 1, 1, 1),
-    'loraLinearBackward: xa must hold rows * rank = 1 elements, got 2',
+    () =>
+      addon.linearBackward(
+        f(2),
+        f(2),
+        f(3),
+        f(3),
+        f(2),
+        f(2),
+        { base, adapter: { rank: 1, a: f(2), b: f(3), scale: 1 } },
+        1,
+      ),
+    'linearBackward: xa must hold rows * rank = 1 elements, got 2',
   ],
   [
     () => addon.mergeAdapter(f(6), f(6), f(2), f(3), '1' as never, 2, 1, 3),
@@ -190,33 +270,48 @@ const mistakes: [call: () => unknown, message: string][] = [
     () => addon.rmsNormBackward(f(6), f(3), f(6), f(6), f(2), f(2), 2, 3),
     'rmsNormBackward: gain must hold dim = 3 elements, got 2',
   ],
-  [() => addon.rotary(f(3), f(3), f(9), f(9), 1, 1, 1, 3, 0, false), 'rotary: headDim must be even, got 3'],
   [
-    () => addon.rotary(f(8), f(8), f(3), f(8), 1, 2, 1, 4, 1, false),
-    'rotary: cos must hold at least (firstPosition + time) * headDim / 2 = 6 elements, got 3',
+    () =>
+      addon.rotary(
+        f(3),
+        f(3),
+        { cos: f(9), sin: f(9) },
+        { batch: 1, time: 1, heads: 1, headDim: 3, firstPosition: 0 },
+        false,
+      ),
+    'rotary: shape.headDim must be even, got 3',
   ],
   [
-    () => addon.attentionForward(f(6), f(3), f(6), f(4), f(4), 1, 1, 3, 2, 2, 1, 'float32'),
+    () =>
+      addon.rotary(
+        f(8),
+        f(8),
+        { cos: f(3), sin: f(8) },
+        { batch: 1, time: 2, heads: 1, headDim: 4, firstPosition: 1 },
+        false,
+      ),
+    'rotary: angles.cos must hold at least (firstPosition + time) * headDim / 2 = 6 elements, got 3',
+  ],
+  [
+    () =>
+      addon.attentionForward(
+        f(6),
+        f(3),
+        { q: f(6), k: f(4), v: f(4) },
+        { batch: 1, time: 1, heads: 3, kvHeads: 2, headDim: 2, scale: 1 },
+        'float32',
+      ),
     'attentionForward: heads must be a multiple of kvHeads, got 3 and 2',
   ],
   [
     () =>
       addon.attentionBackward(
+        { q: f(4), k: f(2), v: f(2) },
         f(4),
-        f(2),
-        f(2),
-        f(4),
-        f(4),
-        f(2),
-        f(2),
+        { q: f(4), k: f(2), v: f(2) },
         f(4),
         f(1),
-        1,
-        1,
-        2,
-        1,
-        2,
-        1,
+        { batch: 1, time: 1, heads: 2, kvHeads: 1, headDim: 2, scale: 1 },
         'float32',
       ),
     'attentionBackward: logSumExp must hold batch * heads * time = 2 elements, got 1',
@@ -445,11 +540,31 @@ const mistakes: [call: () => unknown, message: string][] = [
     'embeddingBackward: ids must be an Int32Array, got Float32Array',
   ],
   [
-    () => addon.headCrossEntropy(f(2), null, f(6), f(4), f(6), i32(0, 1), 2, 2, 3, 1, 'float32'),
+    () =>
+      addon.headCrossEntropy(
+        f(2),
+        null,
+        f(6),
+        f(4),
+        f(6),
+        i32(0, 1),
+        { rows: 2, hidden: 2, vocabulary: 3, gradientScale: 1 },
+        'float32',
+      ),
     'headCrossEntropy: dhead must be null when dx is null',
   ],
   [
-    () => addon.headCrossEntropy(f(2), null, null, f(4), f(6), i32(0, -2), 2, 2, 3, 1, 'float32'),
+    () =>
+      addon.headCrossEntropy(
+        f(2),
+        null,
+        null,
+        f(4),
+        f(6),
+        i32(0, -2),
+        { rows: 2, hidden: 2, vocabulary: 3, gradientScale: 1 },
+        'float32',
+      ),
     'headCrossEntropy: targets[1] must be in [-1, 3), got -2',
   ],
   [() => addon.sumSquares(null as never), 'sumSquares: arrays must be an Array, got null'],

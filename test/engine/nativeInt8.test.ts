@@ -6,18 +6,17 @@ const addon = loadNativeAddon();
 const { instructionSets, int8 } = addon.describe();
 const testedSets = [...instructionSets, 'amx-model' as const];
 const epsilon = 2 ** -24;
-const none = new Float32Array(0);
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
 
 const forward = (base: PackedBase, x: Float32Array, rows: number, out: number) => {
   const y = new Float32Array(rows * out).fill(NaN);
-  addon.loraLinearForward(y, none, x, base, none, none, 1, rows, 0);
+  addon.linearForward(y, null, x, { base, adapter: null }, rows);
   return y;
 };
 const backward = (base: PackedBase, dy: Float32Array, rows: number, inFeatures: number) => {
   const dx = new Float32Array(rows * inFeatures).fill(NaN);
-  addon.loraLinearBackward(dx, none, none, dy, none, none, base, none, none, 1, rows, 0);
+  addon.linearBackward(dx, null, null, dy, null, null, { base, adapter: null }, rows);
   return dx;
 };
 
@@ -176,8 +175,8 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
     const run = (panels: PackedBase) => {
       const [y, xa, dx] = [rows * out, rows * rank, rows * inFeatures].map((n) => new Float32Array(n));
       const [da, db] = [new Float32Array(a.length), new Float32Array(b.length)];
-      addon.loraLinearForward(y!, xa!, x, panels, a, b, scale, rows, rank);
-      addon.loraLinearBackward(dx!, da, db, dy, x, xa!, panels, a, b, scale, rows, rank);
+      addon.linearForward(y!, xa!, x, { base: panels, adapter: { rank, a, b, scale } }, rows);
+      addon.linearBackward(dx!, da, db, dy, x, xa!, { base: panels, adapter: { rank, a, b, scale } }, rows);
       return { y: y!, xa: xa!, dx: dx!, da, db };
     };
     const both = run(base);

@@ -94,8 +94,14 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
     const [cos, sin] = [table(Math.cos), table(Math.sin)];
     const [y, back] = onAnyThreads(instructionSet, () => {
       const outputs = [new Float32Array(x.length), new Float32Array(x.length)];
-      addon.rotary(outputs[0]!, x, cos, sin, batch, time, heads, headDim, firstPosition, false);
-      addon.rotary(outputs[1]!, outputs[0]!, cos, sin, batch, time, heads, headDim, firstPosition, true);
+      addon.rotary(outputs[0]!, x, { cos, sin }, { batch, time, heads, headDim, firstPosition }, false);
+      addon.rotary(
+        outputs[1]!,
+        outputs[0]!,
+        { cos, sin },
+        { batch, time, heads, headDim, firstPosition },
+        true,
+      );
       return outputs;
     });
     const expected = Float64Array.from(x, (_, index) => {
@@ -377,20 +383,17 @@ describe.each(cases)(
         const outputs = [queries, batch * heads * time, queries, keys, keys].map((length) =>
           new Float32Array(length).fill(NaN),
         );
-        const last = [batch, time, heads, kvHeads, headDim, shape.scale, precision] as const;
-        addon.attentionForward(outputs[0]!, outputs[1]!, q!, k!, v!, ...last);
-        addon.attentionBackward(
-          outputs[2]!,
-          outputs[3]!,
-          outputs[4]!,
-          dout!,
-          q!,
-          k!,
-          v!,
-          outputs[0]!,
-          outputs[1]!,
-          ...last,
-        );
+        const [out, logSumExp, dq, dk, dv] = outputs as [
+          Float32Array,
+          Float32Array,
+          Float32Array,
+          Float32Array,
+          Float32Array,
+        ];
+        const of = { q: q!, k: k!, v: v! };
+        addon.attentionForward(out, logSumExp, of, shape, precision);
+        const gradients = { q: dq, k: dk, v: dv };
+        addon.attentionBackward(gradients, dout!, of, out, logSumExp, shape, precision);
         return outputs;
       });
       const expected = attention(shape, q!, k!, v!, dout!);
@@ -425,10 +428,7 @@ describe.each(cases)(
           x,
           head,
           targets,
-          rows,
-          dim,
-          vocabulary,
-          gradientScale,
+          { rows, hidden: dim, vocabulary, gradientScale },
           precision,
         );
         const only = new Float32Array(rows);
@@ -439,10 +439,7 @@ describe.each(cases)(
           x,
           head,
           targets,
-          rows,
-          dim,
-          vocabulary,
-          gradientScale,
+          { rows, hidden: dim, vocabulary, gradientScale },
           precision,
         );
         expect(only).toEqual(outputs[0]);
@@ -454,10 +451,7 @@ describe.each(cases)(
           x,
           head,
           targets,
-          rows,
-          dim,
-          vocabulary,
-          gradientScale,
+          { rows, hidden: dim, vocabulary, gradientScale },
           precision,
         );
         expect(without).toEqual(outputs[1]);
@@ -485,7 +479,16 @@ describe.each(cases)(
         (length) => new Float32Array(length),
       );
       addon.configure({ instructionSet, threads: 2 });
-      addon.headCrossEntropy(losses!, dx!, dhead!, x, head, targets, rows, dim, vocabulary, 1, precision);
+      addon.headCrossEntropy(
+        losses!,
+        dx!,
+        dhead!,
+        x,
+        head,
+        targets,
+        { rows, hidden: dim, vocabulary, gradientScale: 1 },
+        precision,
+      );
       const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, 1);
       // A rounded operand moves a logit of 80 by 80 roundings, and probabilities by as large a share.
       const tolerance = 200 * (roundings + epsilon * 100);
@@ -506,10 +509,7 @@ describe.each(cases)(
         seededArray(4, 25),
         head,
         Int32Array.of(0, -1),
-        2,
-        2,
-        35,
-        1,
+        { rows: 2, hidden: 2, vocabulary: 35, gradientScale: 1 },
         precision,
       );
       expect([...losses]).toEqual([NaN, 0]);

@@ -3,7 +3,6 @@ import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { seeded } from '@relora/engine/conformance';
 
 const addon = loadNativeAddon();
-const none = new Float32Array(0);
 
 /** The published values of NormalFloat in four bits (arXiv 2305.14314, appendix E). */
 const values = [
@@ -37,9 +36,9 @@ function roundToBfloat16(value: number): number {
 function forward(w: Float32Array, x: Float32Array, rows: number, inFeatures: number, outFeatures: number) {
   const base = addon.packBase(w, inFeatures, outFeatures, 'nf4');
   const y = new Float32Array(rows * outFeatures);
-  addon.loraLinearForward(y, none, x, base, none, none, 1, rows, 0);
+  addon.linearForward(y, null, x, { base, adapter: null }, rows);
   const dx = new Float32Array(rows * inFeatures);
-  addon.loraLinearBackward(dx, none, none, y, x, none, base, none, none, 1, rows, 0);
+  addon.linearBackward(dx, null, null, y, x, null, { base, adapter: null }, rows);
   const bytes = addon.packedBaseBytes(base);
   addon.releaseBase(base);
   return { y, dx, bytes };

@@ -40,7 +40,7 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
     const c = new Float32Array(m * n);
     for (const transposeA of [false, true]) {
       for (const transposeB of [false, true]) {
-        addon.matmul(c.fill(NaN), a, b, 1, m, n, k, transposeA, transposeB, precision);
+        addon.matmul(c.fill(NaN), a, b, { batch: 1, m, n, k, transposeA, transposeB }, precision);
         // Operands are rounded to nearest even first, so what remains is the rounding of the sum.
         const { value, magnitude } = multiply(
           matrix(rounded(a, precision), m, k, transposeA),
@@ -57,11 +57,17 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
     const a = seededArray(batch * m * k, 3);
     const b = seededArray(batch * k * n, 4);
     const c = new Float32Array(batch * m * n);
-    addon.matmul(c, a, b, batch, m, n, k, false, true, precision);
+    addon.matmul(c, a, b, { batch, m, n, k, transposeA: false, transposeB: true }, precision);
     const single = new Float32Array(m * n);
     for (let i = 0; i < batch; i++) {
       const [left, right] = [a.subarray(i * m * k, (i + 1) * m * k), b.subarray(i * k * n, (i + 1) * k * n)];
-      addon.matmul(single, left, right, 1, m, n, k, false, true, precision);
+      addon.matmul(
+        single,
+        left,
+        right,
+        { batch: 1, m, n, k, transposeA: false, transposeB: true },
+        precision,
+      );
       expect(c.subarray(i * m * n, (i + 1) * m * n)).toEqual(single);
     }
   });
@@ -73,7 +79,7 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
     const run = (threads: number) => {
       addon.configure({ instructionSet, threads });
       const c = new Float32Array(m * n + 5).subarray(5);
-      addon.matmul(c, a, b, 1, m, n, k, true, false, precision);
+      addon.matmul(c, a, b, { batch: 1, m, n, k, transposeA: true, transposeB: false }, precision);
       return c;
     };
     expect(run(2)).toEqual(run(1));
@@ -86,12 +92,7 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
       c,
       Float32Array.of(NaN, 1),
       Float32Array.of(1, 0, 2, 1, 1, 1),
-      1,
-      1,
-      3,
-      2,
-      false,
-      false,
+      { batch: 1, m: 1, n: 3, k: 2, transposeA: false, transposeB: false },
       precision,
     );
     expect([...c]).toEqual([NaN, NaN, NaN]);
@@ -99,12 +100,7 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
       c,
       Float32Array.of(Infinity, 1),
       Float32Array.of(1, 0, -2, 1, 1, 1),
-      1,
-      1,
-      3,
-      2,
-      false,
-      false,
+      { batch: 1, m: 1, n: 3, k: 2, transposeA: false, transposeB: false },
       precision,
     );
     expect([...c]).toEqual([Infinity, NaN, -Infinity]);
@@ -132,11 +128,26 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
 
       const y = new Float32Array(rows * out);
       const xa = new Float32Array(rows * rank);
-      addon.loraLinearForward(y, xa, x, base, a, b, scale, rows, rank);
+      addon.linearForward(
+        y,
+        rank === 0 ? null : xa,
+        x,
+        { base, adapter: rank === 0 ? null : { rank, a, b, scale } },
+        rows,
+      );
       const dx = new Float32Array(x.length);
       const da = new Float32Array(a.length);
       const db = new Float32Array(b.length);
-      addon.loraLinearBackward(dx, da, db, dy, x, xa, base, a, b, scale, rows, rank);
+      addon.linearBackward(
+        dx,
+        rank === 0 ? null : da,
+        rank === 0 ? null : db,
+        dy,
+        x,
+        rank === 0 ? null : xa,
+        { base, adapter: rank === 0 ? null : { rank, a, b, scale } },
+        rows,
+      );
 
       const product = (
         p: ArrayLike<number>,
@@ -191,7 +202,13 @@ describe('rounding to bfloat16', () => {
       1e30,
     );
     const out = new Float32Array(values.length);
-    addon.matmul(out, values, Float32Array.of(1), 1, values.length, 1, 1, false, false, 'bfloat16');
+    addon.matmul(
+      out,
+      values,
+      Float32Array.of(1),
+      { batch: 1, m: values.length, n: 1, k: 1, transposeA: false, transposeB: false },
+      'bfloat16',
+    );
     expect([...out]).toEqual([...roundToBfloat16(values)]);
     expect([...out.subarray(0, 4)]).toEqual([1, 1 + 2 ** -6, 1 + 2 ** -7, -1]);
   });
@@ -217,7 +234,13 @@ describe('amx', () => {
       const dot = (a: number[], b: number[]) => {
         const c = new Float32Array(1);
         const [left, right] = [Float32Array.from(a), Float32Array.from(b)];
-        addon.matmul(c, left, right, 1, 1, 1, a.length, false, false, 'bfloat16');
+        addon.matmul(
+          c,
+          left,
+          right,
+          { batch: 1, m: 1, n: 1, k: a.length, transposeA: false, transposeB: false },
+          'bfloat16',
+        );
         return c[0];
       };
       // One after the other, each 1 would be lost beside 2^24.
@@ -233,9 +256,8 @@ it('a base packed for one instruction set is refused by another', () => {
   addon.configure({ instructionSet: instructionSets[0]!, threads: 1 });
   const base = addon.packBase(new Float32Array(4), 2, 2, 'bfloat16');
   addon.configure({ instructionSet: 'portable', threads: 1 });
-  const empty = new Float32Array(0);
   expect(() =>
-    addon.loraLinearForward(new Float32Array(2), empty, new Float32Array(2), base, empty, empty, 1, 1, 0),
+    addon.linearForward(new Float32Array(2), null, new Float32Array(2), { base, adapter: null }, 1),
   ).toThrow('base was packed for another instruction set');
 });
 

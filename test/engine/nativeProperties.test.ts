@@ -43,7 +43,7 @@ const properties: Record<string, (draw: Draw) => void> = {
     const precision = draw.precision();
     const [a, b] = [draw.floats(batch * m * k), draw.floats(batch * k * n)];
     const c = draw.output('c', batch * m * n);
-    addon.matmul(c, a, b, batch, m, n, k, transposeA, transposeB, precision);
+    addon.matmul(c, a, b, { batch, m, n, k, transposeA, transposeB }, precision);
     const operand = (values: Float32Array) => (precision === 'bfloat16' ? roundToBfloat16(values) : values);
     for (let i = 0; i < batch; i++) {
       const left = matrix(operand(a.slice(i * m * k, (i + 1) * m * k)), m, k, transposeA);
@@ -54,8 +54,8 @@ const properties: Record<string, (draw: Draw) => void> = {
     }
   },
 
-  loraLinearForward: loraLinear,
-  loraLinearBackward: loraLinear,
+  linearForward: loraLinear,
+  linearBackward: loraLinear,
 
   mergeAdapter(draw) {
     const [rows, rank, columns] = [draw.size('inFeatures'), draw.size('rank', 40), draw.size('outFeatures')];
@@ -112,7 +112,7 @@ const properties: Record<string, (draw: Draw) => void> = {
     const [cos, sin] = [draw.floats(positions * half), draw.floats(positions * half)];
     const x = draw.floats(batch * time * heads * headDim);
     const y = draw.output('y', x.length);
-    addon.rotary(y, x, cos, sin, batch, time, heads, headDim, firstPosition, inverse);
+    addon.rotary(y, x, { cos, sin }, { batch, time, heads, headDim, firstPosition }, inverse);
     const terms = Array.from(x, (value, index) => {
       const i = index % headDim;
       const t = firstPosition + (Math.floor(index / (heads * headDim)) % time);
@@ -167,7 +167,16 @@ const properties: Record<string, (draw: Draw) => void> = {
     const losses = draw.output('losses', rows);
     const dx = wanted === 'losses' ? null : draw.output('dx', x.length);
     const dhead = wanted === 'dhead' ? draw.output('dhead', head.length) : null;
-    addon.headCrossEntropy(losses, dx, dhead, x, head, targets, rows, dim, vocabulary, scale, precision);
+    addon.headCrossEntropy(
+      losses,
+      dx,
+      dhead,
+      x,
+      head,
+      targets,
+      { rows, hidden: dim, vocabulary, gradientScale: scale },
+      precision,
+    );
     const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, scale);
     // A logit is a sum of at most `dim` terms below 1; its error is a relative one of the probability.
     const rounding = precision === 'bfloat16' ? halfEpsilon : 0;
@@ -261,13 +270,21 @@ const norm = (entries: ArrayLike<number>) =>
 
 /** Every weight of two bases alike, both ways, seen through a row for each of them. */
 function holdsWeight(draw: Draw, base: PackedBase, expected: PackedBase, rows: number, columns: number) {
-  const none = new Float32Array(0);
   const unit = (size: number) =>
     Float32Array.from({ length: size * size }, (_, i) => (i % (size + 1) ? 0 : 1));
   const [found, wanted] = [base, expected].map((each) => {
     const [w, turned] = [draw.output('x w', rows * columns), draw.output('dy wᵀ', rows * columns)];
-    addon.loraLinearForward(w, none, unit(rows), each, none, none, 1, rows, 0);
-    addon.loraLinearBackward(turned, none, none, unit(columns), none, none, each, none, none, 1, columns, 0);
+    addon.linearForward(w, null, unit(rows), { base: each, adapter: null }, rows);
+    addon.linearBackward(
+      turned,
+      null,
+      null,
+      unit(columns),
+      null,
+      null,
+      { base: each, adapter: null },
+      columns,
+    );
     return [w, turned] as const;
   });
   draw.same('x w', found![0], wanted![0]);
@@ -286,10 +303,25 @@ function loraLinear(draw: Draw): void {
   const [a, b] = [draw.floats(inFeatures * rank), draw.floats(rank * out)];
   const base = addon.packBase(w, inFeatures, out, precision);
   const [y, xa] = [draw.output('y', rows * out), draw.output('xa', rows * rank)];
-  addon.loraLinearForward(y, xa, x, base, a, b, scale, rows, rank);
+  addon.linearForward(
+    y,
+    rank === 0 ? null : xa,
+    x,
+    { base, adapter: rank === 0 ? null : { rank, a, b, scale } },
+    rows,
+  );
   const dx = draw.output('dx', x.length);
   const [da, db] = [draw.output('da', a.length), draw.output('db', b.length)];
-  addon.loraLinearBackward(dx, da, db, dy, x, xa, base, a, b, scale, rows, rank);
+  addon.linearBackward(
+    dx,
+    rank === 0 ? null : da,
+    rank === 0 ? null : db,
+    dy,
+    x,
+    rank === 0 ? null : xa,
+    { base, adapter: rank === 0 ? null : { rank, a, b, scale } },
+    rows,
+  );
   addon.releaseBase(base);
 
   const [X, W, A, B] = [
@@ -377,9 +409,8 @@ function attend(draw: Draw): void {
   const [out, dq] = [draw.output('out', queries), draw.output('dq', queries)];
   const [dk, dv] = [draw.output('dk', keys), draw.output('dv', keys)];
   const logSumExp = draw.output('logSumExp', batch * shape.heads * time);
-  const sizes = [batch, time, shape.heads, kvHeads, headDim, shape.scale, precision] as const;
-  addon.attentionForward(out, logSumExp, q, k, v, ...sizes);
-  addon.attentionBackward(dq, dk, dv, dout, q, k, v, out, logSumExp, ...sizes);
+  addon.attentionForward(out, logSumExp, { q, k, v }, shape, precision);
+  addon.attentionBackward({ q: dq, k: dk, v: dv }, dout, { q, k, v }, out, logSumExp, shape, precision);
   const expected = attention(shape, q, k, v, dout);
   // A score is at most the root of headDim; its error is a relative one of the probability and of all that follows.
   const rounding = precision === 'bfloat16' ? halfEpsilon : 0;

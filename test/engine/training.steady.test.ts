@@ -72,7 +72,13 @@ it('gives packed bases and scratch memory back', async () => {
   native.releaseBase(base);
   expect(native.allocations()).toEqual(before);
   const square = () => new Float32Array(300 * 300);
-  native.matmul(square(), square(), square(), 1, 300, 300, 300, false, false, 'float32');
+  native.matmul(
+    square(),
+    square(),
+    square(),
+    { batch: 1, m: 300, n: 300, k: 300, transposeA: false, transposeB: false },
+    'float32',
+  );
   expect(native.allocations().bytes).toBeGreaterThan(before.bytes);
   native.configure({ instructionSet: instructionSets[0]!, threads: 1 });
   expect(native.allocations()).toEqual(before);

@@ -14,8 +14,9 @@ inline void check_heads(const Arguments& in, const AttentionShape& shape) {
   }
 }
 
-/// batch, time, heads, kvHeads, headDim, scale
+/// The next argument, `shape`.
 inline AttentionShape attention_shape(Arguments& in) {
+  const Arguments::Fields fields(in, "shape");
   AttentionShape shape{};
   shape.batch = in.dimension("batch");
   shape.time = in.dimension("time");

@@ -9,6 +9,17 @@ namespace relora {
 
 namespace {
 
+using Fields = Arguments::Fields;
+
+/// cos and sin of the positions.
+struct Angles {
+  Array<const float> cosines, sines;
+};
+Angles read_angles(Arguments& in) {
+  const Fields fields(in, "angles");
+  return {in.input("cos"), in.input("sin")};
+}
+
 napi_value rms_norm_forward(const Call& call) {
   Arguments& in = call.arguments;
   const auto y = in.output("y"), rstd = in.output("rstd");
@@ -43,15 +54,19 @@ napi_value rms_norm_backward(const Call& call) {
 napi_value rotary(const Call& call) {
   Arguments& in = call.arguments;
   const auto y = in.output("y");
-  const auto x = in.input("x"), cosines = in.input("cos"), sines = in.input("sin");
+  const auto x = in.input("x");
+  const auto [cosines, sines] = read_angles(in);
   RotaryShape shape{};
-  shape.batch = in.dimension("batch");
-  shape.time = in.dimension("time");
-  shape.heads = in.dimension("heads");
-  shape.head_dim = in.dimension("headDim");
-  shape.first_position = in.dimension("firstPosition", 0);
+  {
+    const Fields fields(in, "shape");
+    shape.batch = in.dimension("batch");
+    shape.time = in.dimension("time");
+    shape.heads = in.dimension("heads");
+    shape.head_dim = in.dimension("headDim");
+    shape.first_position = in.dimension("firstPosition", 0);
+  }
   const bool inverse = in.boolean("inverse");
-  if (shape.head_dim % 2 != 0) in.refuse("headDim must be even, got " + std::to_string(shape.head_dim));
+  if (shape.head_dim % 2 != 0) in.refuse("shape.headDim must be even, got " + std::to_string(shape.head_dim));
   in.shape(y, {shape.batch, shape.time, shape.heads, shape.head_dim}, "batch * time * heads * headDim");
   in.shape(x, {shape.batch, shape.time, shape.heads, shape.head_dim}, "batch * time * heads * headDim");
   in.shape(cosines, {shape.first_position + shape.time, shape.head_dim / 2},
@@ -63,45 +78,65 @@ napi_value rotary(const Call& call) {
   return undefined();
 }
 
-void check_attention(const Arguments& in, const AttentionShape& s,
-                     std::initializer_list<Array<const float>> of_queries,
-                     std::initializer_list<Array<const float>> of_keys,
-                     const Array<const float>& log_sum_exp) {
-  for (const auto& array : of_queries) {
-    in.shape(array, {s.batch, s.time, s.heads, s.head_dim}, "batch * time * heads * headDim");
-  }
-  for (const auto& array : of_keys) {
-    in.shape(array, {s.batch, s.time, s.kv_heads, s.head_dim}, "batch * time * kvHeads * headDim");
-  }
+/// Of queries, keys and values, or their gradients where T is not const.
+template <class T>
+struct Heads {
+  Array<T> q, k, v;
+};
+
+Heads<const float> read_heads(Arguments& in) {
+  const Fields fields(in, "heads");
+  return {in.input("q"), in.input("k"), in.input("v")};
+}
+
+template <class T>
+void check_heads_of(const Arguments& in, const AttentionShape& s, const Heads<T>& heads) {
+  in.shape(heads.q, {s.batch, s.time, s.heads, s.head_dim}, "batch * time * heads * headDim");
+  in.shape(heads.k, {s.batch, s.time, s.kv_heads, s.head_dim}, "batch * time * kvHeads * headDim");
+  in.shape(heads.v, {s.batch, s.time, s.kv_heads, s.head_dim}, "batch * time * kvHeads * headDim");
+}
+
+template <class T>
+void check_attended(const Arguments& in, const AttentionShape& s, const Array<T>& out,
+                    const Array<T>& log_sum_exp) {
+  in.shape(out, {s.batch, s.time, s.heads, s.head_dim}, "batch * time * heads * headDim");
   in.shape(log_sum_exp, {s.batch, s.heads, s.time}, "batch * heads * time");
-  in.outputs_stand_alone();
 }
 
 napi_value attention_forward(const Call& call) {
   Arguments& in = call.arguments;
   const auto out = in.output("out"), log_sum_exp = in.output("logSumExp");
-  const auto q = in.input("q"), k = in.input("k"), v = in.input("v");
+  const auto heads = read_heads(in);
   const AttentionShape shape = attention_shape(in);
   const Precision precision = in.precision("precision");
-  check_attention(in, shape, {out, q}, {k, v}, log_sum_exp);
-  call.context().kernels.attention_forward(call.context(), out, log_sum_exp, q, k, v, shape, precision);
+  check_heads_of(in, shape, heads);
+  check_attended(in, shape, out, log_sum_exp);
+  in.outputs_stand_alone();
+  call.context().kernels.attention_forward(call.context(), out, log_sum_exp, heads.q, heads.k, heads.v, shape,
+                                           precision);
   return undefined();
+}
+
+Heads<float> read_head_gradients(Arguments& in) {
+  const Fields fields(in, "gradients");
+  return {in.output("q"), in.output("k"), in.output("v")};
 }
 
 napi_value attention_backward(const Call& call) {
   Arguments& in = call.arguments;
-  const auto dq = in.output("dq"), dk = in.output("dk"), dv = in.output("dv");
+  const auto gradients = read_head_gradients(in);
   const auto dout = in.input("dout");
-  const auto q = in.input("q");
-  const auto k = in.input("k");
-  const auto v = in.input("v");
-  const auto out = in.input("out");
-  const auto log_sum_exp = in.input("logSumExp");
+  const auto heads = read_heads(in);
+  const auto out = in.input("out"), log_sum_exp = in.input("logSumExp");
   const AttentionShape shape = attention_shape(in);
   const Precision precision = in.precision("precision");
-  check_attention(in, shape, {dq, dout, q, out}, {dk, dv, k, v}, log_sum_exp);
-  call.context().kernels.attention_backward(call.context(), dq, dk, dv, dout, q, k, v, out, log_sum_exp,
-                                            shape, precision);
+  check_heads_of(in, shape, gradients);
+  check_heads_of(in, shape, heads);
+  check_attended(in, shape, out, log_sum_exp);
+  in.shape(dout, {shape.batch, shape.time, shape.heads, shape.head_dim}, "batch * time * heads * headDim");
+  in.outputs_stand_alone();
+  call.context().kernels.attention_backward(call.context(), gradients.q, gradients.k, gradients.v, dout, heads.q,
+                                            heads.k, heads.v, out, log_sum_exp, shape, precision);
   return undefined();
 }
 
@@ -171,17 +206,20 @@ napi_value head_cross_entropy(const Call& call) {
   const auto x = in.input("x"), head = in.input("head");
   const auto targets = in.ids("targets");
   HeadShape shape{};
-  shape.rows = in.dimension("rows");
-  shape.dim = in.dimension("dim");
-  shape.vocabulary = in.dimension("vocabulary");
-  shape.gradient_scale = static_cast<float>(in.number("gradientScale"));
+  {
+    const Fields fields(in, "shape");
+    shape.rows = in.dimension("rows");
+    shape.dim = in.dimension("hidden");
+    shape.vocabulary = in.dimension("vocabulary");
+    shape.gradient_scale = static_cast<float>(in.number("gradientScale"));
+  }
   const Precision precision = in.precision("precision");
   if (dx == nullptr && dhead != nullptr) in.refuse("dhead must be null when dx is null");
   in.shape(losses, {shape.rows}, "rows");
-  in.shape(dx, {shape.rows, shape.dim}, "rows * dim");
-  in.shape(dhead, {shape.vocabulary, shape.dim}, "vocabulary * dim");
-  in.shape(x, {shape.rows, shape.dim}, "rows * dim");
-  in.shape(head, {shape.vocabulary, shape.dim}, "vocabulary * dim");
+  in.shape(dx, {shape.rows, shape.dim}, "rows * hidden");
+  in.shape(dhead, {shape.vocabulary, shape.dim}, "vocabulary * hidden");
+  in.shape(x, {shape.rows, shape.dim}, "rows * hidden");
+  in.shape(head, {shape.vocabulary, shape.dim}, "vocabulary * hidden");
   in.shape(targets, {shape.rows}, "rows");
   in.values(targets, -1, static_cast<int64_t>(shape.vocabulary));
   in.outputs_stand_alone();
@@ -193,14 +231,14 @@ napi_value head_cross_entropy(const Call& call) {
 constexpr Entry entries[] = {
     {"rmsNormForward", 7, rms_norm_forward},
     {"rmsNormBackward", 8, rms_norm_backward},
-    {"rotary", 10, rotary},
-    {"attentionForward", 12, attention_forward},
-    {"attentionBackward", 16, attention_backward},
+    {"rotary", 5, rotary},
+    {"attentionForward", 5, attention_forward},
+    {"attentionBackward", 7, attention_backward},
     {"swigluForward", 3, swiglu_forward},
     {"swigluBackward", 5, swiglu_backward},
     {"embeddingForward", 6, embedding_forward},
     {"embeddingBackward", 6, embedding_backward},
-    {"headCrossEntropy", 11, head_cross_entropy},
+    {"headCrossEntropy", 8, head_cross_entropy},
 };
 
 }  // namespace

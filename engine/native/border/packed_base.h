@@ -1,6 +1,6 @@
 // Handles of packed bases, as JavaScript holds them.
 #pragma once
-#include "../layers/lora_linear.h"
+#include "../layers/packed_base.h"
 #include "call.h"
 
 namespace relora {

@@ -10,15 +10,29 @@ namespace {
 
 constexpr napi_type_tag packed_base_tag = {0x6b1f0c0de2a94d57, 0x9d3ab27714c0e8f1};
 
+using Fields = Arguments::Fields;
+
+struct MatmulShape {
+  size_t batch, m, n, k;
+  bool transpose_a, transpose_b;
+};
+MatmulShape read_matmul_shape(Arguments& in) {
+  const Fields fields(in, "shape");
+  MatmulShape shape;
+  shape.batch = in.dimension("batch");
+  shape.m = in.dimension("m");
+  shape.n = in.dimension("n");
+  shape.k = in.dimension("k");
+  shape.transpose_a = in.boolean("transposeA");
+  shape.transpose_b = in.boolean("transposeB");
+  return shape;
+}
+
 napi_value matmul(const Call& call) {
   Arguments& in = call.arguments;
   const auto c = in.output("c");
   const auto a = in.input("a"), b = in.input("b");
-  const size_t batch = in.dimension("batch");
-  const size_t m = in.dimension("m");
-  const size_t n = in.dimension("n");
-  const size_t k = in.dimension("k");
-  const bool transpose_a = in.boolean("transposeA"), transpose_b = in.boolean("transposeB");
+  const auto [batch, m, n, k, transpose_a, transpose_b] = read_matmul_shape(in);
   const Precision precision = in.precision("precision");
   in.shape(c, {batch, m, n}, "batch * m * n");
   in.shape(a, {batch, m, k}, "batch * m * k");
@@ -136,44 +150,62 @@ napi_value release_base(const Call& call) {
   return undefined();
 }
 
-napi_value lora_linear_forward(const Call& call) {
+/// A frozen base, or one with an adapter beside it.
+LinearPass frozen_layer(const Call& call) {
   Arguments& in = call.arguments;
-  const auto y = in.output("y"), xa = in.output("xa");
-  const auto x = in.input("x");
-  const PackedBase& base = usable_base(call);
+  const Fields fields(in, "layer");
+  LinearPass l;
+  l.base = &usable_base(call);
+  l.in = l.base->in;
+  l.out = l.base->out;
+  if (in.is_null("adapter")) return l;
+  const Fields of_adapter(in, "adapter");
+  l.rank = in.dimension("rank");
   const auto a = in.input("a"), b = in.input("b");
-  const float scale = static_cast<float>(in.number("scale"));
-  const size_t rows = in.dimension("rows"), rank = in.dimension("rank", 0);
-  in.shape(y, {rows, base.out}, "rows * outFeatures");
-  in.shape(xa, {rows, rank}, "rows * rank");
-  in.shape(x, {rows, base.in}, "rows * inFeatures");
-  in.shape(a, {base.in, rank}, "inFeatures * rank");
-  in.shape(b, {rank, base.out}, "rank * outFeatures");
+  l.scale = static_cast<float>(in.number("scale"));
+  in.shape(a, {l.in, l.rank}, "inFeatures * rank");
+  in.shape(b, {l.rank, l.out}, "rank * outFeatures");
+  l.a = a;
+  l.b = b;
+  return l;
+}
+
+napi_value linear_forward(const Call& call) {
+  Arguments& in = call.arguments;
+  const auto y = in.output("y"), xa = in.output_or_null("xa");
+  const auto x = in.input("x");
+  const LinearPass l = frozen_layer(call);
+  const size_t rows = in.dimension("rows");
+  if ((xa == nullptr) != (l.rank == 0)) in.refuse("xa must be there with an adapter alone");
+  in.shape(y, {rows, l.out}, "rows * outFeatures");
+  in.shape(xa, {rows, l.rank}, "rows * rank");
+  in.shape(x, {rows, l.in}, "rows * inFeatures");
   in.outputs_stand_alone();
-  relora::lora_linear_forward(call.context(), y, xa, x, base, a, b, scale, rows, rank);
+  linear_layer_forward(call.context(), l, y, xa, x, rows);
   return undefined();
 }
 
-napi_value lora_linear_backward(const Call& call) {
+napi_value linear_backward(const Call& call) {
   Arguments& in = call.arguments;
-  const auto dx = in.output("dx"), da = in.output("da"), db = in.output("db");
-  const auto dy = in.input("dy"), x = in.input("x"), xa = in.input("xa");
-  const PackedBase& base = usable_base(call);
-  const auto a = in.input("a"), b = in.input("b");
-  const float scale = static_cast<float>(in.number("scale"));
-  const size_t rows = in.dimension("rows"), rank = in.dimension("rank", 0);
-  in.shape(dx, {rows, base.in}, "rows * inFeatures");
-  if (da.length > 0) in.shape(da, {base.in, rank}, "inFeatures * rank");  // a frozen a has no gradient
-  in.shape(db, {rank, base.out}, "rank * outFeatures");
-  in.shape(dy, {rows, base.out}, "rows * outFeatures");
-  if (rank > 0) in.shape(x, {rows, base.in},
-                         "rows * inFeatures");  // with rank 0 the backward pass does not read x
-  in.shape(xa, {rows, rank}, "rows * rank");
-  in.shape(a, {base.in, rank}, "inFeatures * rank");
-  in.shape(b, {rank, base.out}, "rank * outFeatures");
+  const auto dx = in.output("dx"), da = in.output_or_null("da"), db = in.output_or_null("db");
+  const auto dy = in.input("dy"), x = in.input_or_null("x"), xa = in.input_or_null("xa");
+  LinearPass l = frozen_layer(call);
+  const size_t rows = in.dimension("rows");
+  const bool has_adapter = l.rank > 0;
+  if ((xa == nullptr) == has_adapter || (db == nullptr) == has_adapter)
+    in.refuse("xa and db must be there with an adapter alone");
+  if (da != nullptr && !has_adapter) in.refuse("da must be null without an adapter");
+  if (x == nullptr && has_adapter) in.refuse("x must be there with an adapter");
+  in.shape(dx, {rows, l.in}, "rows * inFeatures");
+  in.shape(da, {l.in, l.rank}, "inFeatures * rank");
+  in.shape(db, {l.rank, l.out}, "rank * outFeatures");
+  in.shape(dy, {rows, l.out}, "rows * outFeatures");
+  in.shape(x, {rows, l.in}, "rows * inFeatures");
+  in.shape(xa, {rows, l.rank}, "rows * rank");
   in.outputs_stand_alone();
-  const LoraGradients gradients{dx, da.length > 0 ? static_cast<float*>(da) : nullptr, db};
-  relora::lora_linear_backward(call.context(), gradients, dy, x, xa, base, a, b, scale, rows, rank);
+  l.da = da;
+  l.db = db;
+  linear_layer_backward(call.context(), l, dx, dy, x, xa, rows);
   return undefined();
 }
 
@@ -202,14 +234,14 @@ napi_value merge_adapter(const Call& call) {
 }
 
 constexpr Entry entries[] = {
-    {"matmul", 10, matmul},
+    {"matmul", 5, matmul},
     {"packBase", 4, pack_base},
     {"repackBase", 2, repack_base},
     {"packMerged", 6, pack_merged},
     {"packedBaseBytes", 1, packed_base_bytes},
     {"releaseBase", 1, release_base},
-    {"loraLinearForward", 9, lora_linear_forward},
-    {"loraLinearBackward", 12, lora_linear_backward},
+    {"linearForward", 5, linear_forward},
+    {"linearBackward", 8, linear_backward},
     {"mergeAdapter", 8, merge_adapter},
 };
 

@@ -102,4 +102,34 @@ void linear_gradients(Context& context, const ProductKernel& kernel, const Opera
   }
 }
 
+void linear_layer_forward(Context& context, const LinearPass& l, float* y, float* xa, const float* x, size_t rows) {
+  const ProductKernel& kernel = *l.base->adapter_kernel;
+  context.arena.reset();
+  const ForwardPanels panels(context, kernel, l);
+  // Alone the base can split its columns too: writing text has a row at a time.
+  if (l.rank == 0) return product_of_panels(context, {y, l.out, 1.0f, false}, {x, l.in, false}, panels.weight, rows);
+  for_row_blocks(context, rows, rows_per_block(rows, context.pool.threads()),
+                 [&](unsigned worker, size_t begin, size_t count) {
+                   const LinearRows part{l, panels, {y + begin * l.out, l.out, 1.0f, false}, xa + begin * l.rank};
+                   linear_rows(context, worker, {x + begin * l.in, l.in, false}, {&part, 1}, count);
+                 });
+}
+
+void linear_layer_backward(Context& context, const LinearPass& l, float* dx, const float* dy, const float* x,
+                           const float* xa, size_t rows) {
+  const ProductKernel& kernel = *l.base->adapter_kernel;
+  context.arena.reset();
+  const BackwardPanels panels(context, kernel, l);
+  if (l.rank == 0)
+    return product_of_panels(context, {dx, l.in, 1.0f, false}, {dy, l.out, false}, panels.weight, rows);
+  float* const p = context.arena.take<float>(rows * l.rank);
+  for_row_blocks(context, rows, rows_per_block(rows, context.pool.threads()),
+                 [&](unsigned worker, size_t begin, size_t count) {
+                   linear_rows_backward(context, worker, {dx + begin * l.in, l.in, 1.0f, false}, l, panels,
+                                        {dy + begin * l.out, l.out, false}, p + begin * l.rank, count);
+                 });
+  const LinearGradients of_adapter{l, {dy, l.out, false}, {p, l.rank, false}, {xa, l.rank, false}};
+  linear_gradients(context, kernel, {x, l.in, false}, {&of_adapter, 1}, rows);
+}
+
 }  // namespace relora

@@ -3,7 +3,7 @@
 #pragma once
 #include <span>
 
-#include "lora_linear.h"
+#include "packed_base.h"
 
 namespace relora {
 
@@ -77,5 +77,12 @@ struct LinearGradients {
 /// dW = xᵀ dy, or dA = xᵀ p and dB = s (x A)ᵀ dy, for layers that share x[rows, in]; of dW and dA what is asked for.
 void linear_gradients(Context& context, const ProductKernel& kernel, const Operand& x,
                       std::span<const LinearGradients> layers, size_t rows);
+
+/// One frozen layer by itself, its path separate: y[rows, out], and xa[rows, rank] = x A where there is an adapter.
+void linear_layer_forward(Context& context, const LinearPass& linear, float* y, float* xa, const float* x,
+                          size_t rows);
+/// dx[rows, in], and `da` (unless A is frozen) and `db` of an adapter; without one x and xa are not read.
+void linear_layer_backward(Context& context, const LinearPass& linear, float* dx, const float* dy, const float* x,
+                           const float* xa, size_t rows);
 
 }  // namespace relora

@@ -71,10 +71,10 @@ function nativeKernels({ call, ways }: Case): string[] {
     const core = half === 'attentionHalf' ? ['rotary', 'attentionForward'] : ['swigluForward'];
     const forward = ['rmsNormForward', ...core];
     if (ways.includes('float32')) return [...forward, 'matmul'];
-    if (ways.includes('cache')) return [...forward, 'loraLinearForward'];
+    if (ways.includes('cache')) return [...forward, 'linearForward'];
     const back = half === 'attentionHalf' ? 'attentionBackward' : 'swigluBackward';
     const masks = ways.includes('dropoutMask') ? ['dropoutMask'] : [];
-    const layers = ['loraLinearForward', 'loraLinearBackward', 'matmul', ...masks];
+    const layers = ['linearForward', 'linearBackward', 'matmul', ...masks];
     return [...forward, 'rmsNormBackward', back, ...layers];
   }
   if (ways.includes('nothing')) return [];

@@ -11,6 +11,7 @@ import type {
 import { linearBackward, linearForward, releaseLinearState, type LinearState } from './composedLinear.js';
 import type { HostCache } from '../hostCache.js';
 import type { CpuMemory } from './cpuMemory.js';
+import type { NativeAttentionShape } from './nativeAddon.js';
 
 /** The halves of a block, kernel by kernel: for what the fused ones do not know. All that is kept is float32. */
 
@@ -74,15 +75,8 @@ export function composedAttentionForward(
     cpu.addon.attentionForward(
       mixed,
       logSumExp,
-      q.values,
-      k.values,
-      v.to,
-      batch,
-      time,
-      heads,
-      kvHeads,
-      headDim,
-      1 / Math.sqrt(headDim),
+      { q: q.values, k: k.values, v: v.to },
+      attentionShape(half),
       arithmetic,
     );
   }
@@ -109,7 +103,7 @@ export function composedAttentionBackward(
   half: AttentionHalf,
   state: ComposedAttention,
 ): void {
-  const { batch, time, heads, kvHeads, headDim } = half.shape;
+  const { batch, time, heads, kvHeads } = half.shape;
   const rows = batch * time;
   const dy = cpu.floats(dyBuffer);
   const { normed, q, k, v, mixed, logSumExp, linear } = state;
@@ -117,21 +111,12 @@ export function composedAttentionBackward(
   linearBackward(cpu, dmixed, false, gradients.o, dy, mixed, rows, half.o, linear.o);
   const [dq, dk, dv] = [cpu.take(q.length), cpu.take(k.length), cpu.take(v.length)];
   cpu.addon.attentionBackward(
-    dq,
-    dk,
-    dv,
+    { q: dq, k: dk, v: dv },
     dmixed,
-    q,
-    k,
-    v,
+    { q, k, v },
     mixed,
     logSumExp,
-    batch,
-    time,
-    heads,
-    kvHeads,
-    headDim,
-    1 / Math.sqrt(headDim),
+    attentionShape(half),
     cpu.precision,
   );
   cpu.give(dmixed);
@@ -259,6 +244,11 @@ function turn(
   firstPosition: number,
   inverse: boolean,
 ): void {
-  const [cos, sin] = [cpu.floats(angles.cos), cpu.floats(angles.sin)];
-  cpu.addon.rotary(to, from, cos, sin, batch, time, heads, headDim, firstPosition, inverse);
+  const values = { cos: cpu.floats(angles.cos), sin: cpu.floats(angles.sin) };
+  cpu.addon.rotary(to, from, values, { batch, time, heads, headDim, firstPosition }, inverse);
+}
+
+function attentionShape({ shape }: AttentionHalf): NativeAttentionShape {
+  const { batch, time, heads, kvHeads, headDim } = shape;
+  return { batch, time, heads, kvHeads, headDim, scale: 1 / Math.sqrt(headDim) };
 }

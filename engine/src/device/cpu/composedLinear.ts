@@ -1,7 +1,15 @@
-import type { Dropout, ForwardMode, Layer, LayerAdapter, LayerGradients } from '../device.js';
+import type {
+  DeviceBuffer,
+  Dropout,
+  ForwardMode,
+  FrozenBase,
+  Layer,
+  LayerAdapter,
+  LayerGradients,
+} from '../device.js';
 import { dropoutMask } from '../dropout.js';
 import type { CpuMemory } from './cpuMemory.js';
-import type { ProductPrecision } from './nativeAddon.js';
+import type { FrozenLayer, ProductPrecision } from './nativeAddon.js';
 
 /**
  * One linear layer by itself, for halves that no kernel computes whole: dropout, a trainable scale, probes in float32 and writing text.
@@ -26,8 +34,6 @@ interface PathState {
   factor: number;
 }
 
-const none = new Float32Array(0);
-
 /** y[rows, out] = the layer of x[rows, in]. In float32 from the float32 weight and by the separate path, whatever the graph is. */
 export function linearForward(
   cpu: CpuMemory,
@@ -48,17 +54,7 @@ export function linearForward(
     const adapter = layer.adapter?.graph === 'separate' ? layer.adapter : null;
     const isFused = adapter !== null && isPlain(adapter);
     if (isFused) state.xa = cpu.take(rows * adapter.rank);
-    cpu.addon.loraLinearForward(
-      y,
-      state.xa ?? none,
-      x,
-      cpu.panels(base),
-      isFused ? cpu.floats(adapter.a) : none,
-      isFused ? cpu.floats(adapter.b) : none,
-      isFused ? (adapter.scale as number) : 0,
-      rows,
-      isFused ? adapter.rank : 0,
-    );
+    cpu.addon.linearForward(y, state.xa, x, frozenLayer(cpu, base, isFused ? adapter : null), rows);
     if (adapter !== null && !isFused)
       state.path = addPath(cpu, y, x, rows, layer, adapter, cpu.precision, time);
   }
@@ -106,20 +102,10 @@ export function linearBackward(
     } else {
       const { xa } = state;
       const adapter = xa === null ? null : layer.adapter;
-      cpu.addon.loraLinearBackward(
-        target,
-        adapter !== null && gradients.a !== null ? cpu.floats(gradients.a) : none,
-        adapter !== null ? cpu.floats(gradients.b!) : none,
-        dy,
-        x,
-        xa ?? none,
-        cpu.panels(layer.base),
-        adapter === null ? none : cpu.floats(adapter.a),
-        adapter === null ? none : cpu.floats(adapter.b),
-        adapter === null ? 0 : (adapter.scale as number),
-        rows,
-        adapter?.rank ?? 0,
-      );
+      const values = (buffer: DeviceBuffer | null) =>
+        adapter === null ? null : buffer && cpu.floats(buffer);
+      const frozen = frozenLayer(cpu, layer.base, adapter);
+      cpu.addon.linearBackward(target, values(gradients.a), values(gradients.b), dy, x, xa, frozen, rows);
     }
   });
   if (gradients.weight !== null) {
@@ -136,6 +122,18 @@ export function releaseLinearState(cpu: CpuMemory, { xa, path }: LinearState): v
 /** Whether the kernels know the adapter: no dropout, a constant scale. */
 export function isPlain({ scale, dropout }: LayerAdapter): boolean {
   return typeof scale === 'number' && dropout === null;
+}
+
+function frozenLayer(cpu: CpuMemory, base: FrozenBase, adapter: LayerAdapter | null): FrozenLayer {
+  return {
+    base: cpu.panels(base),
+    adapter: adapter && {
+      rank: adapter.rank,
+      a: cpu.floats(adapter.a),
+      b: cpu.floats(adapter.b),
+      scale: adapter.scale as number,
+    },
+  };
 }
 
 /** The scale as products take it, in float32. */
@@ -224,7 +222,7 @@ export function multiply(
   precision: ProductPrecision,
   { transposeA = false, transposeB = false } = {},
 ): void {
-  cpu.addon.matmul(c, a, b, 1, m, n, k, transposeA, transposeB, precision);
+  cpu.addon.matmul(c, a, b, { batch: 1, m, n, k, transposeA, transposeB }, precision);
 }
 
 function addToRows(y: Float32Array, bias: Float32Array): void {

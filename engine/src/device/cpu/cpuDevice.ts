@@ -256,10 +256,7 @@ export class CpuDevice extends CpuMemory implements api.Device {
       this.floats(x),
       this.floats(head),
       targets,
-      shape.rows,
-      shape.hidden,
-      shape.vocabulary,
-      scale,
+      { ...shape, gradientScale: scale },
       this.precision,
     );
     let sum = 0;

@@ -2,7 +2,7 @@ import { createRequire } from 'node:module';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { LayerGraph } from '../../plan/adapterGraphs.js';
-import type { BasePrecision, ProductPrecision } from '../device.js';
+import type { BasePrecision, MatmulShape, ProductPrecision } from '../device.js';
 
 /**
  * The whole native surface, typed in one place. Conventions:
@@ -33,12 +33,7 @@ export interface NativeAddon {
     c: Float32Array,
     a: Float32Array,
     b: Float32Array,
-    batch: number,
-    m: number,
-    n: number,
-    k: number,
-    transposeA: boolean,
-    transposeB: boolean,
+    shape: NativeMatmulShape,
     precision: ProductPrecision,
   ): void;
 
@@ -49,36 +44,28 @@ export interface NativeAddon {
   packedBaseBytes(base: PackedBase): number;
   releaseBase(base: PackedBase): void;
 
-  /** y[rows, out] = x[rows, in] w + scale (x a) b; also gives xa[rows, rank] for the backward pass. Rank 0 (empty xa, a, b): y = x w. */
-  loraLinearForward(
+  /** y[rows, out] = x[rows, in] w + scale (x a) b; also gives xa[rows, rank] for the backward pass. Null without an adapter. */
+  linearForward(
     y: Float32Array,
-    xa: Float32Array,
+    xa: Float32Array | null,
     x: Float32Array,
-    base: PackedBase,
-    a: Float32Array,
-    b: Float32Array,
-    scale: number,
+    layer: FrozenLayer,
     rows: number,
-    rank: number,
   ): void;
 
   /**
    * p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; db = scale (xa)ᵀ dy; da = xᵀ p. No in×out gradient is ever formed.
-   * Rank 0: only dx. An empty da: a is frozen. dx[rows, in], da[in, rank], db[rank, out].
+   * Without an adapter only dx, and the others null; da null: a is frozen. dx[rows, in], da[in, rank], db[rank, out].
    */
-  loraLinearBackward(
+  linearBackward(
     dx: Float32Array,
-    da: Float32Array,
-    db: Float32Array,
+    da: Float32Array | null,
+    db: Float32Array | null,
     dy: Float32Array,
-    x: Float32Array,
-    xa: Float32Array,
-    base: PackedBase,
-    a: Float32Array,
-    b: Float32Array,
-    scale: number,
+    x: Float32Array | null,
+    xa: Float32Array | null,
+    layer: FrozenLayer,
     rows: number,
-    rank: number,
   ): void;
 
   /** Packs w + scale a b in place of what `base` held: the base of a merged graph, made once a step. */
@@ -131,13 +118,8 @@ export interface NativeAddon {
   rotary(
     y: Float32Array,
     x: Float32Array,
-    cos: Float32Array,
-    sin: Float32Array,
-    batch: number,
-    time: number,
-    heads: number,
-    headDim: number,
-    firstPosition: number,
+    angles: NativeAngles,
+    shape: Record<'batch' | 'time' | 'heads' | 'headDim' | 'firstPosition', number>,
     inverse: boolean,
   ): void;
 
@@ -149,33 +131,17 @@ export interface NativeAddon {
   attentionForward(
     out: Float32Array,
     logSumExp: Float32Array,
-    q: Float32Array,
-    k: Float32Array,
-    v: Float32Array,
-    batch: number,
-    time: number,
-    heads: number,
-    kvHeads: number,
-    headDim: number,
-    scale: number,
+    heads: NativeHeads,
+    shape: NativeAttentionShape,
     precision: ProductPrecision,
   ): void;
   attentionBackward(
-    dq: Float32Array,
-    dk: Float32Array,
-    dv: Float32Array,
+    gradients: NativeHeads,
     dout: Float32Array,
-    q: Float32Array,
-    k: Float32Array,
-    v: Float32Array,
+    heads: NativeHeads,
     out: Float32Array,
     logSumExp: Float32Array,
-    batch: number,
-    time: number,
-    heads: number,
-    kvHeads: number,
-    headDim: number,
-    scale: number,
+    shape: NativeAttentionShape,
     precision: ProductPrecision,
   ): void;
 
@@ -246,8 +212,8 @@ export interface NativeAddon {
 
   /**
    * Next-token loss without ever holding [rows, vocabulary]: logits = x headᵀ are made a chunk of rows at a time in one
-   * scratch buffer. head[vocabulary, dim]. losses[rows] in nats; a target of -1 is ignored (loss 0, no gradient).
-   * dx[rows, dim] and dhead[vocabulary, dim] are gradients of gradientScale * sum(losses); pass null for loss only,
+   * scratch buffer. head[vocabulary, hidden]. losses[rows] in nats; a target of -1 is ignored (loss 0, no gradient).
+   * dx[rows, hidden] and dhead[vocabulary, hidden] are gradients of gradientScale * sum(losses); pass null for loss only,
    * dhead null for dx only.
    */
   headCrossEntropy(
@@ -257,10 +223,7 @@ export interface NativeAddon {
     x: Float32Array,
     head: Float32Array,
     targets: Int32Array,
-    rows: number,
-    dim: number,
-    vocabulary: number,
-    gradientScale: number,
+    shape: Record<'rows' | 'hidden' | 'vocabulary' | 'gradientScale', number>,
     precision: ProductPrecision,
   ): void;
 
@@ -314,6 +277,31 @@ export interface NativeAddon {
    */
   measurePeak(precision: BasePrecision, milliseconds: number): number;
 }
+
+export interface NativeMatmulShape extends MatmulShape {
+  /** Products one after another in memory. */
+  batch: number;
+}
+
+/** A frozen base, with or without an adapter beside it. */
+export interface FrozenLayer {
+  base: PackedBase;
+  adapter: Omit<NativeAdapter, 'graph'> | null;
+}
+
+/** [positions, headDim / 2] */
+export interface NativeAngles {
+  cos: Float32Array;
+  sin: Float32Array;
+}
+
+/** Queries, keys and values, or their gradients. */
+export type NativeHeads = Record<'q' | 'k' | 'v', Float32Array>;
+
+export type NativeAttentionShape = Record<
+  'batch' | 'time' | 'heads' | 'kvHeads' | 'headDim' | 'scale',
+  number
+>;
 
 /** Integers count modulo 2^32, but for the seed. */
 export interface DropoutStream {

@@ -1,5 +1,4 @@
-// A linear layer with a frozen base w[in, out], packed once for both directions, and an adapter a[in, rank],
-// b[rank, out].
+// The frozen base w[in, out] of a linear layer, packed once for both directions.
 #pragma once
 #include <memory>
 
@@ -35,15 +34,5 @@ struct PackedBase {
  private:
   RightPanels unpack(Context& context, const ProductKernel& unpacked_kernel, bool transposed) const;
 };
-
-void lora_linear_forward(Context& context, float* y, float* xa, const float* x, const PackedBase& base,
-                         const float* a, const float* b, float scale, size_t rows, size_t rank);
-
-struct LoraGradients {
-  float *dx, *da, *db;  // da null where a is frozen
-};
-void lora_linear_backward(Context& context, const LoraGradients& gradients, const float* dy, const float* x,
-                          const float* xa, const PackedBase& base, const float* a, const float* b,
-                          float scale, size_t rows, size_t rank);
 
 }  // namespace relora

@@ -1,0 +1,36 @@
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+
+/**
+ * Rows of a long measurement, one JSON line each in a file: what was measured before an interruption is not measured again.
+ */
+export class Cells {
+  #file;
+  #rows;
+
+  constructor(file) {
+    this.#file = file;
+    mkdirSync(dirname(file), { recursive: true });
+    const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n') : [];
+    // A line that a kill cut short is measured again.
+    this.#rows = new Map(lines.flatMap((line) => parsed(line)).map(({ key, row }) => [key, row]));
+  }
+
+  /** The row of a key: from the file, or from `measure`, and then in the file. */
+  async row(key, measure) {
+    if (!this.#rows.has(key)) {
+      const row = await measure();
+      appendFileSync(this.#file, `${JSON.stringify({ key, row })}\n`);
+      this.#rows.set(key, row);
+    }
+    return this.#rows.get(key);
+  }
+}
+
+function parsed(line) {
+  try {
+    return [JSON.parse(line)];
+  } catch {
+    return [];
+  }
+}
