@@ -141,10 +141,10 @@ export const settings = {
   ),
   messageFieldsMax: integer(
     'RELORA_MESSAGE_FIELDS_MAX',
-    100_000,
+    50_000,
     1000,
     10_000_000,
-    'Fields and list entries in one message from a client, which bounds the time to read it.',
+    'Fields and list entries in one message from a client, a fifth of them in one list, which bounds the time to read it.',
   ),
   metadataBytesMax: integer(
     'RELORA_METADATA_BYTES_MAX',

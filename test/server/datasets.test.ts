@@ -8,6 +8,7 @@ import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
 import { DatasetPreparer } from '../../server/dist/trainer/datasetPreparer.js';
 import { DatasetUploads, type DatasetUpload } from '../../server/dist/datasets/datasetUploads.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
+import { releasedFolder } from '../golden/releasedFolder.js';
 import { openParts, scriptedTrainer, temporaryFolder, type Parts } from './parts.js';
 
 const spec = (textField = 'text'): DatasetSpec => ({
@@ -39,6 +40,50 @@ async function opened(uploads: DatasetUploads, id = 'tales'): Promise<DatasetUpl
   if (typeof session === 'string') throw new Error(session);
   return session;
 }
+
+const tokenizerJson = JSON.stringify({ model: { vocab: { '"é\u0001</s>': 0 } } });
+const withTokenizer: DatasetSpec = { ...spec(), tokenizer: { kind: 'huggingFace', tokenizerJson } };
+
+describe('the content of a tokenizer', () => {
+  it('is read by what prepares a data set alone: it may be megabytes', async () => {
+    const parts = await openParts();
+    const dataset = { datasetId: 'tales', displayName: '', files: [upload()] };
+    await parts.datasets.register({ ...dataset, spec: withTokenizer });
+    expect((await parts.datasets.find('tales'))?.spec.tokenizer).toEqual({ kind: 'huggingFace' });
+    // An upload that resumes is known by it.
+    expect(await parts.datasets.register({ ...dataset, spec: withTokenizer })).toMatchObject({ id: 'tales' });
+    const other: DatasetSpec = {
+      ...withTokenizer,
+      tokenizer: { kind: 'huggingFace', tokenizerJson: `${tokenizerJson} ` },
+    };
+    expect(await parts.datasets.register({ ...dataset, spec: other })).toBe('conflict');
+    await parts.datasets.uploaded('tales');
+    expect((await parts.datasets.nextToPrepare())?.spec).toEqual(withTokenizer);
+  });
+
+  // A folder of that release has its store in SQLite.
+  it.skipIf(process.env.TEST_STORE === 'PostgreSQL')(
+    'of 0.1.0 is found, which had it in the specification',
+    async () => {
+      const { dataFolder, remove } = releasedFolder();
+      onTestFinished(remove);
+      // In a process that ends without closing: libsql keeps the lock of a file that it has closed.
+      const script = `
+      const [file, spec] = process.argv.slice(1);
+      new (require('libsql'))(file).prepare("update datasets set spec = ? where id = 'text'").run(spec);
+      process.kill(process.pid, 'SIGKILL');`;
+      const file = join(dataFolder, 'store.db');
+      spawnSync(process.execPath, ['-e', script, file, JSON.stringify(withTokenizer)], {
+        cwd: import.meta.dirname,
+      });
+      const parts = await openParts({}, dataFolder);
+      const dataset = (await parts.datasets.find('text'))!;
+      expect(dataset.spec).toEqual({ ...withTokenizer, tokenizer: { kind: 'huggingFace' } });
+      const again = { datasetId: 'text', displayName: '', files: dataset.files, spec: withTokenizer };
+      expect(await parts.datasets.register(again)).toMatchObject({ id: 'text', state: 'ready' });
+    },
+  );
+});
 
 describe('an upload', () => {
   it('is preparing when every byte is there, and its names never are paths', async () => {

@@ -79,10 +79,20 @@ describe('a message that cannot be read is a mistake of its sender, with its pla
   it('messages inside each other without end, and more parts than can be taken', async () => {
     // No message of the contract holds itself; reflection's is not checked deeper than it goes.
     const { address } = await openApi({ RELORA_MESSAGE_FIELDS_MAX: '1000' });
-    const names = Buffer.concat(Array.from({ length: 1001 }, () => bytes(0x0a, 0x00)));
-    const { error } = await rawCall(rawClient(address), '/relora.v1.TrainingService/CompareJobs', names);
-    expect(error).toMatchObject({ code: status.RESOURCE_EXHAUSTED });
-    expect(error!.details).toBe('The message has more than 1000 fields and list entries');
+    const compare = async (count: number, ...field: number[]) => {
+      const message = Buffer.concat(Array.from({ length: count }, () => bytes(...field)));
+      return (await rawCall(rawClient(address), '/relora.v1.TrainingService/CompareJobs', message)).error!;
+    };
+    const unknown = await compare(1001, 0x78, 0x00);
+    expect(unknown).toMatchObject({ code: status.RESOURCE_EXHAUSTED });
+    expect(unknown.details).toBe('The message has more than 1000 fields and list entries');
+    // A list that is too long is named, whether it is packed or not.
+    expect((await compare(200, 0x0a, 0x00)).details).toContain('names: expected 2 to 16 jobs, got 200');
+    const names = await compare(201, 0x0a, 0x00);
+    expect(names).toMatchObject({ code: status.INVALID_ARGUMENT });
+    expect(names.details).toBe('names: expected at most 200 entries, got more');
+    const metrics = bytes(0x1a, 0xc9, 0x01, ...new Array<number>(201).fill(1));
+    expect((await compare(1, ...metrics)).details).toBe('metrics: expected at most 200 entries, got more');
   });
 });
 

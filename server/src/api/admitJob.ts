@@ -1,6 +1,6 @@
 import { estimateRun, Schedule, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
-import type { Dataset } from '../datasets/dataset.js';
+import type { DatasetHead } from '../datasets/dataset.js';
 import type { Config } from '../config.js';
 import { gibibytes, ServiceError } from '../errors.js';
 import { freeMemoryBytes, jobShareBytes } from '../machineMemory.js';
@@ -12,6 +12,7 @@ import { decideRecomputation, whatWouldFit } from './memoryFit.js';
 import type { ApiParts } from './parts.js';
 import { datasetIdOf } from './resourceNames.js';
 import type { Warning } from './specWarnings.js';
+import { Turns } from './turns.js';
 
 /** A job that may be created: its run, what it will cost and when things will happen. */
 export interface AdmittedJob {
@@ -47,12 +48,14 @@ export async function admitJob(
 ): Promise<AdmittedJob> {
   const { config } = parts;
   const datasetId = datasetIdOf(spec?.dataset ?? '');
-  const dataset = datasetId === undefined ? undefined : await parts.datasets.find(datasetId);
+  const dataset = datasetId === undefined ? undefined : await parts.datasets.findHead(datasetId);
   if (dataset !== undefined && dataset.deleteTimeMs !== null)
     throw new ServiceError('DATASET_DELETED', { datasetId: dataset.id });
   const baseWeights =
     spec?.model?.baseWeights === undefined ? null : await findBaseWeights(parts, spec.model.baseWeights);
+  const turns = new Turns(); // long plans take milliseconds in each of these steps
   const parsed = parseJobSpec(spec, { dataset, baseWeights }, config);
+  await turns.next();
   if (parsed.spec === null) {
     // With nothing else wrong, a missing data set has a code of its own, which a client can act on.
     if (datasetId !== undefined && dataset === undefined && parsed.problems.length === 1)
@@ -72,6 +75,7 @@ export async function admitJob(
   const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speed).peakMemoryBytes;
   const memoryBytesMax = memoryLimitBytes(config);
   const decided = decideRecomputation(sound, peakOf, memoryBytesMax);
+  await turns.next();
   const peakMemoryBytes = Math.round(peakOf(decided));
   if (decided !== sound) {
     warnings.push({
@@ -90,12 +94,10 @@ export async function admitJob(
       message: `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; ${gibibytes(freeMemoryBytes())} are free at this moment, and no job of this server holds the rest`,
     });
   }
-  return {
-    spec: decided,
-    estimate: toEstimate(decided, dataset, device, parts),
-    plan: toPlan(new Schedule(decided)),
-    warnings,
-  };
+  await turns.next();
+  const estimate = toEstimate(decided, dataset, device, parts);
+  await turns.next();
+  return { spec: decided, estimate, plan: toPlan(new Schedule(decided)), warnings };
 }
 
 /**
@@ -120,7 +122,7 @@ export async function costOf(
   parts: Pick<ApiParts, 'config' | 'datasets' | 'devices'>,
   spec: RunSpec,
 ): Promise<Pick<AdmittedJob, 'estimate' | 'plan'>> {
-  const dataset = await parts.datasets.find(datasetIdOf(spec.dataset) ?? '');
+  const dataset = await parts.datasets.findHead(datasetIdOf(spec.dataset) ?? '');
   const device = findDevice(await parts.devices.list(), spec);
   return {
     estimate: toEstimate(spec, dataset, device, parts),
@@ -162,7 +164,7 @@ const unknownSpeed: DeviceSpeed = {
 
 function toEstimate(
   spec: RunSpec,
-  dataset: Dataset | undefined,
+  dataset: DatasetHead | undefined,
   device: DeviceDescription | undefined,
   { config, devices }: Pick<ApiParts, 'config' | 'devices'>,
 ): JobEstimate {

@@ -38,7 +38,7 @@ export async function compareJobs(
     contenders.push({
       job,
       history: await readHistory(parts.journal, job, bucketStepCount, signal),
-      prepared: (await parts.datasets.find(datasetIdOf(job.spec.dataset) ?? ''))?.prepared ?? null,
+      prepared: (await parts.datasets.findHead(datasetIdOf(job.spec.dataset) ?? ''))?.prepared ?? null,
     });
   }
   const reference = referenceOf(contenders, request.reference);

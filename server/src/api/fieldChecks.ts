@@ -95,10 +95,12 @@ export class FieldChecks {
 
   /** Text for people: whole Unicode, nothing that controls a terminal or turns the direction of text. */
   text(field: string, value: string, lengthMax: number, options: { lines?: boolean } = {}): string {
-    const problem = textProblem(value, options.lines ?? false);
-    if (problem !== undefined) this.add(field, 'text without control characters', problem);
-    else if ([...value].length > lengthMax)
-      this.add(field, `at most ${lengthMax} characters`, `${[...value].length}`);
+    const length = lengthOf(value, lengthMax);
+    if (length > lengthMax) this.add(field, `at most ${lengthMax} characters`, length);
+    else {
+      const problem = textProblem(value, options.lines ?? false);
+      if (problem !== undefined) this.add(field, 'text without control characters', problem);
+    }
     return value;
   }
 
@@ -137,6 +139,14 @@ export class FieldChecks {
     }
     return Object.fromEntries(entries);
   }
+}
+
+/** Characters of a text, which are counted only where it may be too long by them. */
+function lengthOf(value: string, lengthMax: number): number {
+  if (value.length <= lengthMax) return value.length;
+  let length = 0;
+  for (const _ of value) length++;
+  return length;
 }
 
 /** A, B or C */

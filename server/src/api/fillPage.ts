@@ -1,8 +1,8 @@
-import { setImmediate } from 'node:timers/promises';
 import type { DeepPartial, MessageFns } from '@relora/sdk/contract';
+import { Turns } from './turns.js';
 
-/** Rows that are read and turned into messages without a turn for others in between. */
-const sliceMax = 50;
+/** Rows that are read without a turn for others in between: each may need statements of its own, which SQLite runs at once. */
+const sliceMax = 10;
 
 export interface PageSource<Item, Cursor, Message> {
   /** The place after which the page begins; null at the beginning of the list. */
@@ -31,6 +31,7 @@ export async function fillPage<Item, Cursor, Message>({
   toMessage,
 }: PageSource<Item, Cursor, Message>): Promise<{ messages: DeepPartial<Message>[]; next: Cursor | null }> {
   const messages: DeepPartial<Message>[] = [];
+  const turns = new Turns();
   let bytes = 0;
   for (let place = after; ;) {
     const slice = await read(place, Math.min(sliceMax, itemsMax - messages.length));
@@ -40,8 +41,9 @@ export async function fillPage<Item, Cursor, Message>({
       if (messages.length > 0 && bytes > bytesMax) return { messages, next: place };
       messages.push(message);
       place = placeOf(item);
+      await turns.next();
     }
     if (slice.next === null || messages.length >= itemsMax) return { messages, next: slice.next };
-    await setImmediate();
+    await turns.next();
   }
 }

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import * as plan from '@relora/engine/plan';
 import type { BatchSettings, Context, Draft, RunSpec, StepRange } from '@relora/engine/plan';
 import type { JobSpec } from '@relora/sdk/contract';
-import type { Dataset, PreparedDataset } from '../datasets/dataset.js';
+import type { DatasetHead, PreparedDataset } from '../datasets/dataset.js';
 import { quote, type FieldProblem } from '../errors.js';
 import { checkGraph, parseAdapter } from './adapterSpec.js';
 import { enums } from './enums.js';
@@ -26,7 +26,7 @@ export interface Limits {
 
 /** What a specification names, as it was found. */
 export interface FoundReferences {
-  dataset: Dataset | undefined;
+  dataset: DatasetHead | undefined;
   /** Null when the specification names none. */
   baseWeights: FoundBaseWeights | null;
 }
@@ -129,7 +129,7 @@ function contextOf(spec: Draft, prepared: PreparedDataset | null, limits: Limits
   };
 }
 
-function checkDataset(checks: FieldChecks, name: string, dataset: Dataset | undefined): void {
+function checkDataset(checks: FieldChecks, name: string, dataset: DatasetHead | undefined): void {
   if (datasetIdOf(name) === undefined) checks.add('spec.dataset', 'datasets/{dataset}', quote(name));
   else if (dataset === undefined) checks.add('spec.dataset', 'a data set that exists', quote(name));
 }

@@ -5,7 +5,7 @@ import type { Artifact } from '../artifacts/artifact.js';
 import type {
   Dataset,
   DatasetFormat,
-  DatasetSpec,
+  StoredDatasetSpec,
   DatasetSummary,
   PreparedDataset,
 } from '../datasets/dataset.js';
@@ -277,7 +277,7 @@ function toSplitInfo(size: PreparedDataset['train']): contract.DatasetSplitInfo 
   return { ...size, duplicateDocumentCount, trainedTokenCount };
 }
 
-function toDatasetSpec(spec: DatasetSpec): contract.DatasetSpec {
+function toDatasetSpec(spec: StoredDatasetSpec): contract.DatasetSpec {
   const { heldOutShare, textField, pairFields, seed, skipInvalid } = spec;
   const skipInvalidCount = skipInvalid && 'count' in skipInvalid ? skipInvalid.count : undefined;
   const skipInvalidShare = skipInvalid && 'share' in skipInvalid ? skipInvalid.share : undefined;
@@ -305,7 +305,7 @@ export function toWeights(weights: Weights): contract.Weights {
 
 const tokenizerKinds = { bytes: 'bytes', trainedBpe: 'trained_bpe', huggingFace: 'hugging_face' } as const;
 
-function toTokenizer({ tokenizer }: DatasetSpec): contract.TokenizerSpec {
+function toTokenizer({ tokenizer }: StoredDatasetSpec): contract.TokenizerSpec {
   switch (tokenizer.kind) {
     case 'bytes':
       return { bytes: {} };

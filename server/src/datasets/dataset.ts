@@ -11,7 +11,7 @@ export interface Dataset {
   state: DatasetState;
   failure: { reason: string; message: string } | null;
   files: DatasetFile[];
-  spec: DatasetSpec;
+  spec: StoredDatasetSpec;
   /** Null until ready. */
   prepared: PreparedDataset | null;
   /** 0 to 1. */
@@ -23,8 +23,11 @@ export interface Dataset {
   purgeTimeMs: number | null;
 }
 
+/** What is known of a data set without its files and how it was asked for: what a job needs. */
+export type DatasetHead = Omit<Dataset, 'files' | 'spec'>;
+
 /** A data set in a list: without what may be long. */
-export interface DatasetSummary extends Omit<Dataset, 'files' | 'spec'> {
+export interface DatasetSummary extends DatasetHead {
   fileCount: number;
   /** Of all files together. */
   sizeBytes: number;
@@ -65,6 +68,12 @@ export type DatasetTokenizerSpec =
   | { kind: 'trainedBpe'; vocabularySize: number }
   /** Content of a tokenizer.json. */
   | { kind: 'huggingFace'; tokenizerJson: string; endTokens?: EndTokens };
+
+/** The content of a tokenizer.json may be megabytes and lies beside it: preparing reads it, nothing else needs it. */
+export type StoredDatasetSpec = Omit<DatasetSpec, 'tokenizer'> & {
+  tokenizer:
+    Exclude<DatasetTokenizerSpec, { kind: 'huggingFace' }> | { kind: 'huggingFace'; endTokens?: EndTokens };
+};
 
 export interface PreparedDataset {
   tokenizer: {

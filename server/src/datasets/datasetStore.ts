@@ -6,7 +6,15 @@ import { folders } from '../store/folders.js';
 import type { Leases } from '../store/leases.js';
 import type { DatasetFileRow, DatasetRow } from '../store/schema.js';
 import { timedId } from '../store/timedId.js';
-import type { Dataset, DatasetFile, DatasetSpec, DatasetSummary, PreparedDataset } from './dataset.js';
+import type {
+  Dataset,
+  DatasetFile,
+  DatasetHead,
+  DatasetSpec,
+  DatasetSummary,
+  PreparedDataset,
+  StoredDatasetSpec,
+} from './dataset.js';
 
 export interface DatasetCursor {
   createTimeMs: number;
@@ -27,6 +35,9 @@ export interface Preparation {
   epoch: number;
 }
 
+/** A data set that is to be prepared, with all that it is prepared by. */
+export type UnpreparedDataset = Omit<Dataset, 'spec'> & { spec: DatasetSpec } & Preparation;
+
 /** Data sets: rows, uploaded files and prepared folders, all under datasets/{id} of the data folder. */
 export class DatasetStore {
   /** Share done of what is being prepared; starts again with the server, as the preparation does. */
@@ -42,12 +53,20 @@ export class DatasetStore {
   async find(datasetId: string): Promise<Dataset | undefined> {
     const row = await this.db
       .selectFrom('datasets')
-      .selectAll()
+      .select([...headColumns, 'spec'])
       .where('id', '=', datasetId)
       .executeTakeFirst();
-    // Between its purge time and the purge itself it cannot be brought back, so it is gone for everybody.
-    if (row === undefined || (row.purge_time_ms ?? Infinity) <= Date.now()) return undefined;
-    return await this.withFiles(row);
+    return row === undefined || isGone(row) ? undefined : await this.withFiles(row);
+  }
+
+  /** The same without its files and how it was asked for. */
+  async findHead(datasetId: string): Promise<DatasetHead | undefined> {
+    const row = await this.db
+      .selectFrom('datasets')
+      .select(headColumns)
+      .where('id', '=', datasetId)
+      .executeTakeFirst();
+    return row === undefined || isGone(row) ? undefined : this.toHead(row);
   }
 
   /** One page, newest first; `next` is null at the end. */
@@ -57,10 +76,9 @@ export class DatasetStore {
     /** Deleted ones, too, until they are purged. */
     withDeleted?: boolean;
   }): Promise<{ datasets: DatasetSummary[]; next: DatasetCursor | null }> {
-    // Without the specification: the tokenizer in it may be megabytes.
     let query = this.db
       .selectFrom('datasets')
-      .select(summaryColumns)
+      .select(headColumns)
       .orderBy('create_time_ms', 'desc')
       .orderBy('id', 'desc')
       .limit(page.datasetsMax + 1);
@@ -78,7 +96,7 @@ export class DatasetStore {
     const rows = await query.execute();
     const datasets: DatasetSummary[] = [];
     for (const row of rows.slice(0, page.datasetsMax))
-      datasets.push({ ...this.withoutFiles(row), ...(await this.sizeOfFiles(row.id)) });
+      datasets.push({ ...this.toHead(row), ...(await this.sizeOfFiles(row.id)) });
     const last = rows.length > page.datasetsMax ? datasets.at(-1) : undefined;
     return { datasets, next: last === undefined ? null : { createTimeMs: last.createTimeMs, id: last.id } };
   }
@@ -91,7 +109,7 @@ export class DatasetStore {
     const nowMs = Date.now();
     const id = dataset.datasetId ?? timedId('dataset', nowMs);
     const needsBytes = dataset.files.some(({ serverPath }) => serverPath === null);
-    const spec = JSON.stringify(dataset.spec);
+    const { tokenizerJson, spec } = apart(dataset.spec);
     const files = dataset.files.map((file, index): DatasetFileRow => ({
       dataset_id: id,
       file_index: index,
@@ -113,6 +131,7 @@ export class DatasetStore {
           state,
           failure: null,
           spec,
+          tokenizer_json: tokenizerJson,
           prepared: null,
           create_time_ms: nowMs,
           update_time_ms: nowMs,
@@ -123,7 +142,7 @@ export class DatasetStore {
       if (added === undefined) {
         const known = await trx
           .selectFrom('datasets')
-          .select(['spec', 'delete_time_ms'])
+          .select(['spec', 'tokenizer_json'])
           .where('id', '=', id)
           .executeTakeFirstOrThrow();
         const knownFiles = await trx
@@ -132,7 +151,8 @@ export class DatasetStore {
           .where('dataset_id', '=', id)
           .orderBy('file_index')
           .execute();
-        return known.spec === spec && areSameFiles(knownFiles, files) ? false : 'conflict';
+        const isSame = known.spec === spec && known.tokenizer_json === tokenizerJson;
+        return isSame && areSameFiles(knownFiles, files) ? false : 'conflict';
       }
       // A statement takes only so many values.
       for (let first = 0; first < files.length; first += filesInStatement)
@@ -203,7 +223,7 @@ export class DatasetStore {
   }
 
   /** Takes the data set that has waited longest for its preparation, and that nobody works on. */
-  async nextToPrepare(): Promise<(Dataset & Preparation) | undefined> {
+  async nextToPrepare(): Promise<UnpreparedDataset | undefined> {
     const row = await this.db
       .updateTable('datasets')
       .set((eb) => ({ ...this.leases.grant(), epoch: eb('epoch', '+', 1) }))
@@ -222,7 +242,13 @@ export class DatasetStore {
       )
       .returningAll()
       .executeTakeFirst();
-    return row === undefined ? undefined : { ...(await this.withFiles(row)), epoch: row.epoch };
+    if (row === undefined) return undefined;
+    const { spec, ...dataset } = await this.withFiles(row);
+    const { tokenizer } = spec;
+    if (tokenizer.kind !== 'huggingFace')
+      return { ...dataset, spec: { ...spec, tokenizer }, epoch: row.epoch };
+    const whole = { ...tokenizer, tokenizerJson: row.tokenizer_json! };
+    return { ...dataset, spec: { ...spec, tokenizer: whole }, epoch: row.epoch };
   }
 
   /** Somebody else may prepare it. */
@@ -249,7 +275,7 @@ export class DatasetStore {
     return join(folders.uploads(this.dataFolder, datasetId), String(fileIndex));
   }
 
-  private async withFiles(row: DatasetRow): Promise<Dataset> {
+  private async withFiles(row: HeadRow & Pick<DatasetRow, 'spec'>): Promise<Dataset> {
     const rows = await this.db
       .selectFrom('dataset_files')
       .selectAll()
@@ -271,12 +297,10 @@ export class DatasetStore {
             : file.size_bytes,
       })),
     );
-    return { ...this.withoutFiles(row), files, spec: JSON.parse(row.spec) as DatasetSpec };
+    return { ...this.toHead(row), files, spec: JSON.parse(row.spec) as StoredDatasetSpec };
   }
 
-  private withoutFiles(
-    row: Pick<DatasetRow, (typeof summaryColumns)[number]>,
-  ): Omit<Dataset, 'files' | 'spec'> {
+  private toHead(row: HeadRow): DatasetHead {
     return {
       id: row.id,
       displayName: row.display_name,
@@ -318,8 +342,8 @@ const passingFailures: ReadonlySet<string> = new Set([
 
 const filesInStatement = 1000;
 
-/** All but the specification. */
-const summaryColumns = [
+/** All but what may be long. */
+const headColumns = [
   'id',
   'display_name',
   'state',
@@ -329,6 +353,21 @@ const summaryColumns = [
   'delete_time_ms',
   'purge_time_ms',
 ] as const;
+
+type HeadRow = Pick<DatasetRow, (typeof headColumns)[number]>;
+
+/** Between its purge time and the purge itself a data set cannot be brought back, so it is gone for everybody. */
+function isGone(row: HeadRow): boolean {
+  return (row.purge_time_ms ?? Infinity) <= Date.now();
+}
+
+/** The content of a tokenizer.json beside the rest of a specification, which is small. */
+function apart(spec: DatasetSpec): { tokenizerJson: string | null; spec: string } {
+  const { tokenizer } = spec;
+  if (tokenizer.kind !== 'huggingFace') return { tokenizerJson: null, spec: JSON.stringify(spec) };
+  const { tokenizerJson, ...rest } = tokenizer;
+  return { tokenizerJson, spec: JSON.stringify({ ...spec, tokenizer: rest }) };
+}
 
 /** A format recognized by the content is the same as one recognized by the name. */
 function areSameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {

@@ -14,7 +14,7 @@ const sint64 = 18;
 const depthMax = 100;
 
 export interface MessageLimits {
-  /** Fields and list entries of a message, those of the messages inside it too. */
+  /** Fields and list entries of a message, those of the messages inside it too. One list may have a fifth of them. */
   fieldsMax: number;
 }
 
@@ -30,6 +30,7 @@ export function checkMessage(
   { fieldsMax }: MessageLimits,
 ): void {
   const path: { name: string; index: number }[] = [];
+  const entriesMax = Math.ceil(fieldsMax / 5);
   let fieldCount = 0;
   const count = (): void => {
     if (++fieldCount > fieldsMax)
@@ -53,6 +54,7 @@ export function checkMessage(
       const index = field.isRepeated ? (indexes.get(number) ?? -1) + 1 : -1;
       if (field.isRepeated) indexes.set(number, index);
       path.push({ name: field.name, index });
+      if (index >= entriesMax) throw listTooLong();
       checkValue(reader, wireType, field);
       path.pop();
     }
@@ -61,7 +63,9 @@ export function checkMessage(
   const checkValue = (reader: WireReader, wireType: number, field: FieldDescriptor): void => {
     const expected = wireTypeOf(field.type);
     if (wireType === wireTypes.bytes && field.isRepeated && expected !== wireTypes.bytes) {
+      let entryCount = 0;
       for (const packed = reader.stretch(); packed.at < packed.end;) {
+        if (entryCount++ >= entriesMax) throw listTooLong();
         count();
         checkNumber(packed, field.type);
       }
@@ -78,6 +82,11 @@ export function checkMessage(
     // The decoder puts the entries of a map into an object, where this key would be its prototype: the entry would be lost.
     if (field.isMapKey && Buffer.from(text).toString() === '__proto__')
       throw wrongValue('another key', '"__proto__"');
+  };
+
+  const listTooLong = (): ServiceError<'REQUEST_INVALID'> => {
+    path.push({ name: path.pop()!.name, index: -1 });
+    return wrongValue(`at most ${entriesMax} entries`, 'more');
   };
 
   /** Well-formed, but nothing that can be taken. */

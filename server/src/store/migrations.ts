@@ -128,6 +128,7 @@ const tenantsAndLeases = `
   alter table artifacts drop column request_digest;
 
   alter table datasets add column purged integer not null default 0;
+  alter table datasets add column tokenizer_json text;
   create table purges (
     prefix text primary key
   ) strict;
@@ -288,6 +289,9 @@ export const migrations: readonly Migration[] = [
   drop index restart_events;
   update jobs set dataset_id = substr(json_extract(spec, '$.dataset'), length('datasets/') + 1),
     base_weights_name = json_extract(spec, '$.baseWeightsName'), origin_job_id = json_extract(origin, '$.jobId');
+  update datasets set tokenizer_json = json_extract(spec, '$.tokenizer.tokenizerJson'),
+    spec = json_remove(spec, '$.tokenizer.tokenizerJson')
+    where json_extract(spec, '$.tokenizer.kind') = 'huggingFace';
   insert into job_labels select jobs.id, label.key, label.value from jobs, json_each(jobs.labels) as label;
 `,
     postgres: tenantsAndLeases,

@@ -181,6 +181,8 @@ export interface DatasetTable extends Owned, Fenced {
   state: DatasetState;
   failure: string | null;
   spec: string;
+  /** Content of the tokenizer.json that it is prepared with; null for other tokenizers. */
+  tokenizer_json: string | null;
   prepared: string | null;
   create_time_ms: number;
 }

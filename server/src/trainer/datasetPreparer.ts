@@ -7,8 +7,7 @@ import { folders, syncFolder } from '../store/folders.js';
 import { failureOf } from './taskFailure.js';
 import type { TaskRunner } from './taskRunner.js';
 import { WaitingWork } from './waitingWork.js';
-import type { Dataset } from '../datasets/dataset.js';
-import type { DatasetStore, Preparation } from '../datasets/datasetStore.js';
+import type { DatasetStore, UnpreparedDataset } from '../datasets/datasetStore.js';
 import type { Leases } from '../store/leases.js';
 
 /** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
@@ -71,7 +70,7 @@ export class DatasetPreparer {
     return true;
   }
 
-  private async prepare(dataset: Dataset & Preparation, signal: AbortSignal): Promise<void> {
+  private async prepare(dataset: UnpreparedDataset, signal: AbortSignal): Promise<void> {
     const folder = folders.dataset(this.config.dataFolder, dataset.id);
     const temporary = join(folder, '.preparing');
     const prepared = this.store.preparedFolder(dataset.id);

@@ -221,7 +221,7 @@ export class Supervisor {
     const { config, attempts, checkpoints, artifacts, datasets, store, log } = this.parts;
     const key = { jobId: job.id, attempt: job.attempt };
     const datasetId = job.spec.dataset.replace(/^datasets\//, '');
-    const dataset = await datasets.find(datasetId);
+    const dataset = await datasets.findHead(datasetId);
     if (dataset?.state !== 'ready') {
       const message = `${job.spec.dataset} is ${dataset === undefined ? 'not there any more' : dataset.state}`;
       await attempts.failed(key, { reason: 'DATASET_NOT_READY' satisfies ServerFailure, message });
