@@ -198,7 +198,7 @@ describe('the image', () => {
     expect(stages.at(-1)).toContain('HEALTHCHECK');
     // Signals reach a program that does not listen yet only through an init.
     expect(stages.at(-1)).toContain('ENTRYPOINT ["tini", "--"]');
-    expect(stages.at(-1)).toContain('/healthz');
+    expect(stages.at(-1)).toContain('CMD ["node", "server/dist/main.js", "health"]');
   });
 
   it('sets only variables that are settings, and starts a program that is there', async () => {
@@ -213,8 +213,14 @@ describe('the image', () => {
         value!,
       ]);
       expect(pairs.length).toBeGreaterThan(0);
-      expect(() => readConfig(Object.fromEntries(pairs))).not.toThrow();
+      const environment = Object.fromEntries(pairs) as Record<string, string>;
+      // The image alone is open to nobody knows whom, and so does not start.
+      if (text === dockerfile) expect(() => readConfig(environment)).toThrow('RELORA_INSECURE');
+      expect(() => readConfig({ RELORA_INSECURE: 'plain-text,no-login', ...environment })).not.toThrow();
     }
+    expect(compose).toContain('RELORA_INSECURE: plain-text,no-login');
+    const open = [...compose.matchAll(/^ +- (\S+):\d+:\d+$/gm)].map(([, host]) => host);
+    expect(new Set(open)).toEqual(new Set(['127.0.0.1']));
     const program = /CMD \["node", "([^"]+)"\]/.exec(dockerfile)![1]!;
     expect(existsSync(join(root, program))).toBe(true);
   });

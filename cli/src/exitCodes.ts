@@ -46,7 +46,7 @@ export function exitCodeOf(error: unknown): number {
 }
 
 /** Reasons of errors that were found before the server was asked. */
-const mistakesHere = ['ADDRESS_MALFORMED', 'FILE_UNREADABLE'];
+const mistakesHere = ['ADDRESS_MALFORMED', 'FILE_UNREADABLE', 'TOKEN_IN_PLAIN_TEXT'];
 
 /** What the system says of a file or folder that was named, in words. */
 const pathMistakes: Record<string, string> = {

@@ -12,9 +12,11 @@ import { addProofCommands } from './proofCommands.js';
 import { addExportCommand } from './exportCommand.js';
 import { addWeightsCommands } from './weightsCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
+import { addLoginCommands } from './loginCommands.js';
 import { addJobCommands } from './jobCommands.js';
 import { Output } from './output.js';
-import type { Run } from './session.js';
+import { chooseServer } from './profiles.js';
+import type { GlobalFlags, Run, RunAlone } from './session.js';
 import { decimalNumber } from './specOptions.js';
 import { addSweepCommand } from './sweepCommand.js';
 import { addWatchCommand } from './watchCommand.js';
@@ -30,7 +32,15 @@ const output = new Output(isJson);
 const program = new Command('relora')
   .description('Launch, watch and fetch ReLoRA training jobs.')
   .version(version)
-  .option('--address <host:port>', 'server to talk to; by default RELORA_ADDRESS, or 127.0.0.1:50051')
+  .option(
+    '--address <host:port>',
+    'server to talk to; by default RELORA_ADDRESS, the profile of relora login, or 127.0.0.1:50051',
+  )
+  .option('--profile <name>', 'profile of relora login to use; by default RELORA_PROFILE, or the last one')
+  .option(
+    '--tenant <name>',
+    'whom an operator acts for; by default RELORA_TENANT, or the tenant of the token',
+  )
   .option(
     '--timeout <seconds>',
     'how long a call may take, and is repeated while no server answers',
@@ -43,7 +53,8 @@ const program = new Command('relora')
     `
 Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed or cancelled, ${exitCodes.usage} wrong usage, ${exitCodes.refused} refused by the server,
 ${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.different} a replay gave another result, ${exitCodes.interrupted} interrupted.
-Variables: RELORA_ADDRESS for --address, NO_COLOR for a view without colors.`,
+Variables: RELORA_ADDRESS for --address, RELORA_PROFILE for --profile, RELORA_TENANT for --tenant, RELORA_TOKEN, RELORA_CA_FILE,
+RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE where no profile has them, NO_COLOR for a view without colors.`,
   )
   .exitOverride()
   .configureOutput(isJson ? { writeErr: () => {} } : {});
@@ -59,8 +70,12 @@ const run: Run = async (body) => {
   process.on('SIGTERM', onInterrupt);
   let client: ReloraClient | undefined;
   try {
-    const { address, timeout } = program.opts<{ address?: string; timeout: number }>();
-    client = new ReloraClient({ address, deadlineMs: timeout * 1000, logger: retryNotes(output) });
+    const flags = program.opts<GlobalFlags>();
+    client = new ReloraClient({
+      ...chooseServer(flags),
+      deadlineMs: flags.timeout * 1000,
+      logger: retryNotes(output),
+    });
     output.address = client.address;
     await body({ client, output, signal: interrupt.signal });
   } catch (error) {
@@ -68,6 +83,15 @@ const run: Run = async (body) => {
     process.exitCode = interrupt.signal.aborted ? exitCodes.interrupted : exitCodeOf(error);
   } finally {
     client?.close();
+  }
+};
+
+const runAlone: RunAlone = async (body) => {
+  try {
+    await body(output, program.opts<GlobalFlags>());
+  } catch (error) {
+    output.error(error);
+    process.exitCode = exitCodeOf(error);
   }
 };
 
@@ -96,6 +120,7 @@ addGenerateCommand(program, run);
 addInfoCommand(program, run);
 addExportCommand(program, run);
 addWeightsCommands(program, run);
+addLoginCommands(program, runAlone);
 
 // A reader that went away, as in `relora list | head`, is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>

@@ -13,6 +13,17 @@ export interface Session {
 /** Runs a command's body with a connection, and ends the process with the right code. */
 export type Run = (body: (session: Session) => Promise<void>) => Promise<void>;
 
+/** Flags of every command. */
+export interface GlobalFlags {
+  address?: string;
+  profile?: string;
+  tenant?: string;
+  timeout: number;
+}
+
+/** Runs a command's body that makes its own connection, or none, and ends the process with the right code. */
+export type RunAlone = (body: (output: Output, flags: GlobalFlags) => Promise<void>) => Promise<void>;
+
 export function jobName(name: string): string {
   return name.startsWith('jobs/') ? name : `jobs/${name}`;
 }

@@ -4,6 +4,8 @@ export interface Address {
   /** host:port, with brackets around an IPv6 address. */
   target: string;
   isSecure: boolean;
+  /** On this machine: nobody is on the way to it. */
+  isLoopback: boolean;
   /** The proxy through which the server is reached; undefined for none. */
   proxy: { variable: string; url: string } | undefined;
 }
@@ -22,6 +24,7 @@ export function parseAddress(text: string, environment: NodeJS.ProcessEnv = proc
   return {
     target: `${host}:${port}`,
     isSecure: scheme === 'https',
+    isLoopback: isLoopback(bare),
     proxy: isLoopback(bare) ? undefined : proxyOf(bare, environment),
   };
 }

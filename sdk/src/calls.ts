@@ -6,6 +6,7 @@ import {
   type ClientMiddlewareCall,
 } from 'nice-grpc-common';
 import type { Aborts } from './aborts.js';
+import type { CallHeaders } from './credentials.js';
 import { fromClientError, ReloraError } from './errors.js';
 import type { Logger } from './logger.js';
 import { Patience, type RetryOptions } from './patience.js';
@@ -28,16 +29,22 @@ export function callMiddleware(options: {
   retries: RetryOptions;
   aborts: Aborts;
   logger: Logger;
+  /** Say who calls. */
+  headers: CallHeaders;
   /** Says more of an error that has to do with the way to the server. */
   explain: (error: ReloraError) => ReloraError;
 }): ClientMiddleware<CallExtension> {
-  const { retries, aborts, logger, explain } = options;
+  const { retries, aborts, logger, explain, headers } = options;
   return async function* (call, { deadlineMs = options.deadlineMs, onRepeat, ...callOptions }) {
     using stop = aborts.link(callOptions.signal);
     const { signal } = stop;
     if (!call.requestStream) checkRequest(call.method.path, call.request);
     if (call.requestStream || call.responseStream)
-      return yield* attempt(call, { ...callOptions, signal }, explain);
+      return yield* attempt(
+        call,
+        { ...callOptions, metadata: await withHeaders(callOptions.metadata, headers), signal },
+        explain,
+      );
 
     const method = call.method.path;
     const startMs = performance.now();
@@ -47,7 +54,7 @@ export function callMiddleware(options: {
     const timer = setTimeout(() => stop.abort(tooLate(deadlineMs, method, last)), deadlineMs);
     try {
       for (;;) {
-        const metadata = Metadata(callOptions.metadata);
+        const metadata = await withHeaders(callOptions.metadata, headers);
         // The server gives up at the same time; the header holds at most eight digits.
         const leftMs = Math.ceil(endsAtMs - performance.now());
         metadata.set('grpc-timeout', `${Math.min(99_999_999, Math.max(1, leftMs))}m`);
@@ -84,6 +91,14 @@ async function* attempt<Request, Response>(
     options.signal.throwIfAborted();
     throw error instanceof ClientError ? explain(fromClientError(error, trailer)) : error;
   }
+}
+
+/** What the call itself sends goes before what the client sends with every call. */
+async function withHeaders(given: CallOptions['metadata'], headers: CallHeaders): Promise<Metadata> {
+  const metadata = Metadata(given);
+  for (const [name, value] of Object.entries(await headers()))
+    if (!metadata.has(name)) metadata.set(name, value);
+  return metadata;
 }
 
 function tooLate(deadlineMs: number, method: string, last: unknown): ReloraError {

@@ -10,9 +10,9 @@ import {
   StreamConnections,
   type Services,
   type StreamLimits,
-  type TlsOptions,
 } from './connections.js';
 import * as contract from './contract.js';
+import { callHeaders, tlsOptions, type CredentialOptions } from './credentials.js';
 import { downloadFiles, type DownloadOptions } from './download.js';
 import { isReloraError, JobFailedError, ReloraError, type StatusName } from './errors.js';
 import type { JobEvent } from './events.js';
@@ -26,11 +26,9 @@ import { uploadDataset, type UploadOptions } from './upload.js';
 import { uploadWeights, type UploadWeightsOptions } from './uploadWeights.js';
 import { untilSilence, watchJob, worthAnotherWatch, type WatchOptions } from './watch.js';
 
-export interface ClientOptions {
+export interface ClientOptions extends CredentialOptions {
   /** host:port, or https://host:port; by default the variable RELORA_ADDRESS, or 127.0.0.1:50051. */
   address?: string;
-  /** Transport security; by default plain text, for servers on the same machine. */
-  tls?: TlsOptions;
   /**
    * How long a call may take, and is repeated while the server cannot be reached; default 60 s. Streams and waiting calls,
    * which have
@@ -90,17 +88,20 @@ export class ReloraClient {
     this.retries = { ...defaultRetries, ...options.retries };
     this.deadlineMs = options.deadlineMs ?? defaultDeadlineMs;
     this.logger = options.logger ?? silentLogger;
-    const address = parseAddress(this.address);
+    const parsed = parseAddress(this.address);
+    const tls = tlsOptions(options.tls);
+    const address = { ...parsed, isSecure: parsed.isSecure || tls !== undefined };
     const factory = createClientFactory().use(
       callMiddleware({
         deadlineMs: this.deadlineMs,
         retries: this.retries,
         aborts: this.aborts,
         logger: this.logger,
+        headers: callHeaders(options, address),
         explain: (error) => namingProxy(error, address),
       }),
     );
-    const connector = new Connector(address, options.tls, factory);
+    const connector = new Connector(address, tls, factory);
     ({ services: this.services, close: this.closeUnary } = connector.open());
     this.streams = new StreamConnections(connector, { ...defaultStreamLimits, ...options.streams });
   }

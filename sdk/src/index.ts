@@ -18,6 +18,7 @@ export type { WatchOptions } from './watch.js';
 export type { DownloadOptions } from './download.js';
 export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
 export type { CallOptions } from './callOptions.js';
+export type { CredentialOptions, Token } from './credentials.js';
 export type { StreamLimits, TlsOptions } from './connections.js';
 export type { Logger } from './logger.js';
 export type { RetryOptions } from './patience.js';

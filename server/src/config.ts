@@ -45,6 +45,28 @@ export const settings = {
     3600,
     'Silence after which other servers of the same database take over what a server works on.',
   ),
+  tlsCertificate: file(
+    'RELORA_TLS_CERTIFICATE',
+    'Certificate of both ports in PEM, with those between it and its authority. A change holds within a second.',
+  ),
+  tlsKey: file('RELORA_TLS_KEY', 'Private key of that certificate in PEM.'),
+  tlsClientCa: file(
+    'RELORA_TLS_CLIENT_CA',
+    'Authority in PEM that must have signed the certificate of every client; none by default.',
+  ),
+  behindProxy: onOff(
+    'RELORA_BEHIND_PROXY',
+    false,
+    'Whether a proxy before the server speaks TLS with clients, so that the server itself need not.',
+  ),
+  insecure: {
+    variable: 'RELORA_INSECURE',
+    default: 'none',
+    range: 'plain-text, no-login with `,` between them, or none',
+    reason:
+      'What may be missing on an address that other machines reach: TLS, so that all can be read on the way, or a login, so that everybody may do everything.',
+    parse: parseInsecure,
+  } satisfies Setting<readonly Insecurity[]>,
   tokenFile: file(
     'RELORA_TOKEN_FILE',
     'File of the tokens that callers may use, hashed; `relora-server token add` writes it. A change holds within a second.',
@@ -423,8 +445,16 @@ export class ConfigInvalid extends Error {
   }
 }
 
-/** Where the command line and the SDK find the server: often set in the shell that starts it, too. */
-const clientVariable = 'RELORA_ADDRESS';
+/** What the command line and the SDK read: often set in the shell that starts the server, too. */
+const clientVariables: readonly string[] = [
+  'RELORA_ADDRESS',
+  'RELORA_TOKEN',
+  'RELORA_TENANT',
+  'RELORA_PROFILE',
+  'RELORA_CA_FILE',
+  'RELORA_CERTIFICATE_FILE',
+  'RELORA_KEY_FILE',
+];
 
 /** Reads the settings from an environment; throws ConfigInvalid with every problem, unknown RELORA_* variables among them. */
 export function readConfig(environment: Readonly<Record<string, string | undefined>> = process.env): Config {
@@ -442,7 +472,8 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
 
   const known = Object.values(settings).map(({ variable }) => variable as string);
   for (const variable of Object.keys(environment)) {
-    if (!variable.startsWith('RELORA_') || known.includes(variable) || variable === clientVariable) continue;
+    if (!variable.startsWith('RELORA_') || known.includes(variable) || clientVariables.includes(variable))
+      continue;
     problems.push(`${variable} is not a setting; did you mean ${nearest(variable, known)}?`);
   }
   if (problems.length > 0) throw new ConfigInvalid(problems);
@@ -452,8 +483,13 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   return config as unknown as Config;
 }
 
-function contradictionsOf({ oidcIssuer, oidcAudience, oidcJwks }: Config): string[] {
-  const problems: string[] = [];
+function contradictionsOf(config: Config): string[] {
+  const { oidcIssuer, oidcAudience, oidcJwks, tlsCertificate, tlsKey, tlsClientCa } = config;
+  const problems = exposureOf(config);
+  if ((tlsCertificate === '') !== (tlsKey === ''))
+    problems.push('RELORA_TLS_CERTIFICATE and RELORA_TLS_KEY must be set together');
+  if (tlsClientCa !== '' && tlsCertificate === '')
+    problems.push('RELORA_TLS_CLIENT_CA needs RELORA_TLS_CERTIFICATE and RELORA_TLS_KEY');
   if (oidcIssuer !== '' && oidcAudience === '')
     problems.push(
       'RELORA_OIDC_AUDIENCE must be set with RELORA_OIDC_ISSUER: else a JWT for any service is taken',
@@ -461,6 +497,31 @@ function contradictionsOf({ oidcIssuer, oidcAudience, oidcJwks }: Config): strin
   if (oidcIssuer === '' && (oidcAudience !== '' || oidcJwks !== ''))
     problems.push('RELORA_OIDC_ISSUER must be set with RELORA_OIDC_AUDIENCE and RELORA_OIDC_JWKS');
   return problems;
+}
+
+/** What an address that other machines reach lacks, and that nobody said may be missing. */
+function exposureOf(config: Config): string[] {
+  const { grpcAddress, httpAddress, insecure, behindProxy } = config;
+  const exposed = [
+    ['RELORA_GRPC_ADDRESS', grpcAddress] as const,
+    ['RELORA_HTTP_ADDRESS', httpAddress] as const,
+  ].filter(([, { host }]) => !isLoopback(host));
+  const asksWhoCalls = config.tokenFile !== '' || config.oidcIssuer !== '' || config.tlsClientCa !== '';
+  const isEncrypted = config.tlsCertificate !== '' || behindProxy;
+  return exposed.flatMap(([variable, { host }]) => {
+    const problems: string[] = [];
+    if (!isEncrypted && !insecure.includes('plain-text'))
+      problems.push(
+        `${variable} is ${host}, which other machines reach, in plain text: set RELORA_TLS_CERTIFICATE and RELORA_TLS_KEY, or ` +
+          'RELORA_BEHIND_PROXY=on where a proxy speaks TLS, or RELORA_INSECURE=plain-text if all may be read on the way',
+      );
+    if (!asksWhoCalls && !insecure.includes('no-login'))
+      problems.push(
+        `${variable} is ${host}, which other machines reach, without a login: set RELORA_TOKEN_FILE, RELORA_OIDC_ISSUER or ` +
+          'RELORA_TLS_CLIENT_CA, or RELORA_INSECURE=no-login if everybody who reaches it may do everything',
+      );
+    return problems;
+  });
 }
 
 function integer(
@@ -645,14 +706,24 @@ function parseRoleValues(text: string): Readonly<Record<Role, readonly string[]>
 
 const openParts = ['health', 'reflection', 'metrics'] as const;
 export type OpenPart = (typeof openParts)[number];
+const insecurities = ['plain-text', 'no-login'] as const;
+export type Insecurity = (typeof insecurities)[number];
 
 function parseWithoutToken(text: string): readonly OpenPart[] {
+  return parseList(text, openParts);
+}
+
+function parseInsecure(text: string): readonly Insecurity[] {
+  return parseList(text, insecurities);
+}
+
+function parseList<const Word extends string>(text: string, words: readonly Word[]): readonly Word[] {
   if (text === 'none') return [];
-  return text.split(',').map((word) => {
-    const part = openParts.find((known) => known === word.trim());
-    if (part === undefined)
-      throw new SettingProblem(`any of ${openParts.join(', ')} with \`,\` between them, or none`);
-    return part;
+  return text.split(',').map((part) => {
+    const word = words.find((known) => known === part.trim());
+    if (word === undefined)
+      throw new SettingProblem(`any of ${words.join(', ')} with \`,\` between them, or none`);
+    return word;
   });
 }
 

@@ -1,5 +1,6 @@
 import { setLogger } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
+import { CertificateInvalid } from './certificates.js';
 import { ConfigInvalid, readConfig, settings, type Config } from './config.js';
 import { createLog } from './log.js';
 import { startServer, type RunningServer } from './server.js';
@@ -81,7 +82,12 @@ function readSettings(): Config {
 }
 
 function explain(error: unknown): string {
-  if (error instanceof StoreUnusable || error instanceof TokenFileInvalid) return error.message;
+  if (
+    error instanceof StoreUnusable ||
+    error instanceof TokenFileInvalid ||
+    error instanceof CertificateInvalid
+  )
+    return error.message;
   if (!(error instanceof Error)) return String(error);
   if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') {
     return `${error.message}: stop what listens there, or set RELORA_GRPC_ADDRESS or RELORA_HTTP_ADDRESS`;
@@ -101,6 +107,6 @@ function help(): string {
   );
   return (
     `relora-server ${version}\n\nServes training jobs over gRPC. Everything is set by environment variables, for these commands ` +
-    `too:\n\nrelora-server\nrelora-server --help | --version\n${tokenUsage}\n\n${entries.join('')}`
+    `too:\n\nrelora-server\nrelora-server --help | --version | health\n${tokenUsage}\n\n${entries.join('')}`
   );
 }

@@ -3,6 +3,7 @@ import { openAccess } from './access/access.js';
 import { tokenHandlers } from './access/tokenCommands.js';
 import { AdminServer } from './admin/adminServer.js';
 import { serveApi, serviceNames } from './api/serveApi.js';
+import { Certificates } from './certificates.js';
 import type { Address, Config } from './config.js';
 import { Health } from './grpc/health.js';
 import { machineMemoryBytes } from './machineMemory.js';
@@ -52,6 +53,8 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const access = await openAccess(config, log);
     ends.push(() => access.close());
     const { authenticate } = access;
+    const certificates = await Certificates.open(config, log);
+    ends.push(() => certificates?.close());
     const metrics = createMetrics();
     const jobMetrics = new JobMetrics(metrics);
     const store = await openStore(config.dataFolder, {
@@ -87,6 +90,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     ends.push(() => serverMetrics.stop());
     const web = {
       authenticate,
+      certificates,
       withoutToken: config.withoutToken,
       render: async () => await serverMetrics.render(),
       contentType: serverMetrics.contentType,
@@ -100,7 +104,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const connectionsMax = connectionsWithin(config);
     if (connectionsMax < config.connectionsMax)
       log.warn({ connectionsMax }, 'The limit of open files allows fewer connections than the settings');
-    const grpc = serveApi(parts, health, { connectionsMax, authenticate });
+    const grpc = serveApi(parts, health, { connectionsMax, authenticate, certificates });
     const grpcPort = await grpc.listen(config.grpcAddress);
     ends.push(() => grpc.close());
 
@@ -112,7 +116,10 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       startTimeMs: parts.startTimeMs,
     }));
     const { tokens } = access;
-    const commands = tokens === undefined ? {} : tokenHandlers(config.tokenFile, tokens);
+    const commands = {
+      health: async () => 'alive',
+      ...(tokens === undefined ? {} : tokenHandlers(config.tokenFile, tokens)),
+    };
     const admin = await AdminServer.listen(config.dataFolder, commands, log);
     ends.push(async () => await admin.close());
 

@@ -553,7 +553,14 @@ async function answerTo(log: Logger, error: Error, signal: AbortSignal): Promise
     requestStream: false,
     responseStream: false,
   };
-  const context = { metadata: new Metadata(), peer: '', caller: nobody, signal, end: () => {} };
+  const context = {
+    metadata: new Metadata(),
+    peer: '',
+    caller: nobody,
+    certificate: () => undefined,
+    signal,
+    end: () => {},
+  };
   const fails = (): never => {
     throw error;
   };

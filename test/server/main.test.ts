@@ -43,6 +43,17 @@ test('--help lists every setting, --version tells the version, anything else is 
   expect(await run(['--port'])).toMatchObject({ code: 2 });
 });
 
+test('health ends with 0 while a server has the data folder, and with 1 when none has', async () => {
+  const folder = temporaryFolder();
+  const env = { RELORA_DATA_FOLDER: folder };
+  expect(await run(['health'], env)).toMatchObject({ code: 1 });
+  const { process: server, exited } = await startServerProcess(folder);
+  expect(await run(['health'], env)).toEqual({ code: 0, stdout: '', stderr: '' });
+  server.kill('SIGKILL');
+  await exited;
+  expect(await run(['health'], env)).toMatchObject({ code: 1 });
+});
+
 test.each(['RELORA_GRPC_ADDRESS', 'RELORA_HTTP_ADDRESS'])(
   'a port that is taken is one line, and the exit code is 1: %s',
   async (variable) => {

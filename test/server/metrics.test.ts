@@ -174,6 +174,7 @@ describe('calls', () => {
       metadata: new Metadata(),
       peer: '',
       caller: nobody,
+      certificate: () => undefined,
       signal: new AbortController().signal,
       end: () => {},
     };

@@ -2,7 +2,17 @@ import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import { ServiceError } from '../errors.js';
 import { IdentityProvider } from './identityProvider.js';
-import { actingFor, openToAll, nobody, type Authenticate } from './principal.js';
+import {
+  actingFor,
+  defaultTenant,
+  isTenant,
+  nobody,
+  openToAll,
+  type Authenticate,
+  type CertificateNames,
+  type Principal,
+} from './principal.js';
+import { roles } from '../roles.js';
 import { tokenPrefix } from './tokenFile.js';
 import { TokenList } from './tokenList.js';
 
@@ -16,11 +26,18 @@ export interface Access {
 
 type AccessConfig = Pick<
   Config,
-  'tokenFile' | 'oidcIssuer' | 'oidcAudience' | 'oidcJwks' | 'oidcTenantClaim' | 'oidcRoleClaim' | 'oidcRoles'
+  | 'tlsClientCa'
+  | 'tokenFile'
+  | 'oidcIssuer'
+  | 'oidcAudience'
+  | 'oidcJwks'
+  | 'oidcTenantClaim'
+  | 'oidcRoleClaim'
+  | 'oidcRoles'
 >;
 
-export function asksWhoCalls({ tokenFile, oidcIssuer }: AccessConfig): boolean {
-  return tokenFile !== '' || oidcIssuer !== '';
+function asksWhoCalls({ tokenFile, oidcIssuer, tlsClientCa }: AccessConfig): boolean {
+  return tokenFile !== '' || oidcIssuer !== '' || tlsClientCa !== '';
 }
 
 /** Reads what the settings name. Throws TokenFileInvalid. */
@@ -38,7 +55,9 @@ export async function openAccess(config: AccessConfig, log: Logger): Promise<Acc
           roleClaim: config.oidcRoleClaim,
           roleValues: config.oidcRoles,
         });
-  const authenticate: Authenticate = async ({ authorization, tenant }) => {
+  const authenticate: Authenticate = async ({ authorization, tenant, certificate }) => {
+    if (authorization === undefined && certificate !== undefined)
+      return actingFor(ofCertificate(certificate), tenant);
     if (authorization === undefined) return nobody;
     const token = /^bearer +([^ ]+)$/i.exec(authorization)?.[1];
     if (token === undefined)
@@ -46,9 +65,21 @@ export async function openAccess(config: AccessConfig, log: Logger): Promise<Acc
     const isOurs = token.startsWith(tokenPrefix) || provider === undefined;
     if (isOurs && tokens === undefined)
       throw new ServiceError('NOT_AUTHENTICATED', {
-        cause: 'this server takes tokens of its provider alone',
+        cause: 'this server takes no tokens of its own',
       });
     return actingFor(isOurs ? tokens!.find(token) : await provider!.read(token), tenant);
   };
   return { authenticate, tokens, close: () => tokens?.close() };
+}
+
+function ofCertificate({ commonName, organization, unit }: CertificateNames): Principal {
+  const role = roles.find((known) => known === unit);
+  const tenant = organization === '' && role === 'operator' ? defaultTenant : organization;
+  const refuse = (lacks: string): never => {
+    throw new ServiceError('NOT_AUTHENTICATED', { cause: `its certificate names no ${lacks}` });
+  };
+  if (commonName === '') refuse('caller (CN)');
+  if (role === undefined) return refuse('role (OU)');
+  if (!isTenant(tenant)) refuse('tenant (O)');
+  return { name: commonName, tenant, role };
 }

@@ -27,6 +27,15 @@ export interface Credentials {
   readonly authorization?: string | undefined;
   /** Header `relora-tenant`: whom an operator acts for. */
   readonly tenant?: string | undefined;
+  /** Of a client that the authority of the settings has signed. */
+  readonly certificate?: CertificateNames | undefined;
+}
+
+/** The subject of a client's certificate: CN is its name, O its tenant, OU its role. */
+export interface CertificateNames {
+  readonly commonName: string;
+  readonly organization: string;
+  readonly unit: string;
 }
 
 /** Finds out who calls. Rejects with NOT_AUTHENTICATED. */

@@ -8,6 +8,7 @@ import {
   WeightsServiceDefinition,
 } from '@relora/sdk/contract';
 import { openToAll, type Authenticate } from '../access/principal.js';
+import type { Certificates } from '../certificates.js';
 import { readDescriptors } from '../grpc/descriptors.js';
 import { GrpcServer } from '../grpc/grpcServer.js';
 import type { Health } from '../grpc/health.js';
@@ -52,7 +53,12 @@ const unarySeconds = 60;
 export function serveApi(
   parts: ApiParts,
   health: Health,
-  options: { deadlineSeconds?: number; connectionsMax?: number; authenticate?: Authenticate } = {},
+  options: {
+    deadlineSeconds?: number;
+    connectionsMax?: number;
+    authenticate?: Authenticate;
+    certificates?: Certificates | undefined;
+  } = {},
 ): GrpcServer {
   const { config, log, metrics } = parts;
   const {
@@ -65,6 +71,7 @@ export function serveApi(
     config: { ...config, connectionsMax },
     descriptors,
     stopping: parts.stopping,
+    certificates: options.certificates,
     middleware: [
       rpcMetricsMiddleware(metrics, services),
       errorMiddleware(log, config),

@@ -1,4 +1,5 @@
 import { createServer, type AddressInfo, type Server as TcpServer, type Socket } from 'node:net';
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:tls';
 import {
   ResponderBuilder,
   Server,
@@ -7,6 +8,7 @@ import {
   type ConnectionInjector,
   type ServerInterceptor,
 } from '@grpc/grpc-js';
+import type { Certificates } from '../certificates.js';
 import type { Address, Config } from '../config.js';
 import { Connections } from '../connections.js';
 import { ServiceError } from '../errors.js';
@@ -25,6 +27,8 @@ export interface GrpcServerOptions {
   middleware: readonly Middleware[];
   /** Aborted when the server begins to stop: calls that wait for their client then end. */
   stopping: AbortSignal;
+  /** Undefined: plain text. */
+  certificates?: Certificates | undefined;
 }
 
 /** After the last call has been answered, clients have this long to take the answer and close. */
@@ -37,6 +41,8 @@ const closingMs = 500;
 export class GrpcServer {
   private readonly server: Server;
   private readonly tcp: TcpServer;
+  /** Never listens: it is handed connections once they are counted, and hands them on when they are secure. */
+  private readonly tls: TlsServer | undefined;
   private readonly injector: ConnectionInjector;
   private readonly connections: Connections;
   private readonly methods = new Map<string, ServedMethod>();
@@ -51,6 +57,7 @@ export class GrpcServer {
     this.server = new Server({ ...serverOptions(config), interceptors: [this.interceptor()] });
     this.injector = this.server.createConnectionInjector(ServerCredentials.createInsecure());
     this.tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
+    this.tls = this.makeTls(options);
     options.stopping.addEventListener('abort', () => {
       for (const call of this.calls) call.stop();
     });
@@ -162,9 +169,27 @@ export class GrpcServer {
     // Nobody else listens before grpc-js does.
     socket.on('error', () => socket.destroy());
     if (this.connections.add(socket) === undefined) return;
+    if (this.tls === undefined) this.greet(socket);
+    else this.tls.emit('connection', socket);
+  }
+
+  private greet(socket: Socket): void {
     awaitPreface(socket, this.options.config.headerSeconds * 1000, () =>
       this.injector.injectConnection(socket),
     );
+  }
+
+  private makeTls({ certificates, config }: GrpcServerOptions): TlsServer | undefined {
+    if (certificates === undefined) return undefined;
+    const handshakeTimeout = config.headerSeconds * 1000;
+    const options = { ...certificates.options, ALPNProtocols: ['h2'], handshakeTimeout };
+    const tls = createTlsServer(options, (socket) => {
+      socket.on('error', () => socket.destroy());
+      this.greet(socket);
+    });
+    tls.on('tlsClientError', (_, socket) => socket.destroy());
+    certificates.onChange((changed) => tls.setSecureContext(changed));
+    return tls;
   }
 
   private async allEnded(): Promise<void> {

@@ -109,10 +109,9 @@ export function accessMiddleware(
     const role = roleOf(path);
     if (role === null) return yield* next(context);
     const header = (name: string): string | undefined => context.metadata.get(name)[0]?.toString();
-    const caller = await authenticate({
-      authorization: header('authorization'),
-      tenant: header('relora-tenant'),
-    });
+    const authorization = header('authorization');
+    const certificate = authorization === undefined ? context.certificate() : undefined;
+    const caller = await authenticate({ authorization, tenant: header('relora-tenant'), certificate });
     requireRole(caller, role, path.slice(path.lastIndexOf('/') + 1));
     using _rights = whileAllowed(caller, (error) => context.end(error));
     yield* next({ ...context, caller });

@@ -1,5 +1,6 @@
 import { status, type Metadata, type ServerInterceptor } from '@grpc/grpc-js';
 import { nobody } from '../access/principal.js';
+import { subjectNames } from '../certificates.js';
 import { ServiceError } from '../errors.js';
 import { toStatus } from './statusDetails.js';
 import type { Answers, CallContext, Middleware, ServedMethod } from './service.js';
@@ -71,6 +72,10 @@ export class ServedCall {
     const context: CallContext = {
       metadata,
       peer: this.peer,
+      certificate: () => {
+        const { sslPeerCertificate } = this.transport.getAuthContext();
+        return sslPeerCertificate && subjectNames(sslPeerCertificate);
+      },
       caller: nobody,
       signal: this.over.signal,
       end: (error) => this.fail(error),

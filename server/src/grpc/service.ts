@@ -1,6 +1,6 @@
 import type { Metadata } from '@grpc/grpc-js';
 import type { DeepPartial, MessageFns } from '@relora/sdk/contract';
-import type { Principal } from '../access/principal.js';
+import type { CertificateNames, Principal } from '../access/principal.js';
 import type { ServiceError } from '../errors.js';
 
 /** What a handler knows of its call. */
@@ -8,6 +8,8 @@ export interface CallContext {
   readonly metadata: Metadata;
   /** Address of the client, host:port. */
   readonly peer: string;
+  /** What the client's certificate says of it, where it had to show one. */
+  certificate(): CertificateNames | undefined;
   /** Who calls; known behind accessMiddleware. */
   readonly caller: Principal;
   /** Aborted when the call is over for the client; its reason is a ServiceError. */

@@ -1,7 +1,10 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { Server as TlsServer, TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
 import { requireRole, type Authenticate, type Credentials } from '../access/principal.js';
+import { certificateNames, type Certificates } from '../certificates.js';
 import type { Address, Config } from '../config.js';
 import { ServiceError } from '../errors.js';
 import { Connections, peerOf, type Place } from '../connections.js';
@@ -11,6 +14,8 @@ export type Readiness = { ready: true } | { ready: false; problem: string };
 
 export interface WebParts {
   authenticate: Authenticate;
+  /** Undefined: plain text. */
+  certificates?: Certificates | undefined;
   withoutToken: Config['withoutToken'];
   /** All metrics as text. */
   render(): Promise<string>;
@@ -47,30 +52,37 @@ export class HttpServer {
   static async listen(address: Address, parts: WebParts, limits: HttpLimits): Promise<HttpServer> {
     const { httpConnectionsMax: connectionsMax, spareConnectionsMax, headerSeconds } = limits;
     const connections = new Connections({ connectionsMax, spareConnectionsMax });
-    const server = createServer(
-      {
-        requestTimeout: answerMs,
-        headersTimeout: Math.min(answerMs, headerSeconds * 1000),
-        connectionsCheckingInterval: lookMs,
-        keepAliveTimeout: 5000,
-      },
-      (request, response) => {
-        const { place, end } = connections.begin(peerOf(request.socket));
-        const timer = setTimeout(() => request.socket.destroy(), answerMs);
-        response.once('close', () => {
-          clearTimeout(timer);
-          end();
-        });
-        answer(request, parts, place)
-          .catch((error: unknown): Answer => {
-            if (error instanceof ServiceError) return refusal(error);
-            parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
-            return { status: 500, text: 'Internal error\n' };
-          })
-          .then((result) => send(request, response, result))
-          .catch((error: unknown) => parts.log.debug({ err: error }, 'An HTTP answer could not be sent'));
-      },
-    );
+    const limited = {
+      requestTimeout: answerMs,
+      headersTimeout: Math.min(answerMs, headerSeconds * 1000),
+      connectionsCheckingInterval: lookMs,
+      keepAliveTimeout: 5000,
+    };
+    const serve = (request: IncomingMessage, response: ServerResponse): void => {
+      const { place, end } = connections.begin(peerOf(request.socket));
+      const timer = setTimeout(() => request.socket.destroy(), answerMs);
+      response.once('close', () => {
+        clearTimeout(timer);
+        end();
+      });
+      answer(request, parts, place)
+        .catch((error: unknown): Answer => {
+          if (error instanceof ServiceError) return refusal(error);
+          parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
+          return { status: 500, text: 'Internal error\n' };
+        })
+        .then((result) => send(request, response, result))
+        .catch((error: unknown) => parts.log.debug({ err: error }, 'An HTTP answer could not be sent'));
+    };
+    const { certificates } = parts;
+    const server =
+      certificates === undefined
+        ? createServer(limited, serve)
+        : createTlsServer(
+            { ...limited, ...certificates.options, handshakeTimeout: headerSeconds * 1000 },
+            serve,
+          );
+    if (server instanceof TlsServer) certificates?.onChange((changed) => server.setSecureContext(changed));
     server.on('connection', (socket) => connections.add(socket));
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
@@ -90,9 +102,10 @@ export class HttpServer {
 }
 
 /** What a request says of its caller; `authenticate` makes a Principal of it. */
-export function credentialsOf({ headers }: IncomingMessage): Credentials {
+export function credentialsOf({ headers, socket }: IncomingMessage): Credentials {
   const { authorization, 'relora-tenant': tenant } = headers;
-  return { authorization, tenant: Array.isArray(tenant) ? tenant[0] : tenant };
+  const certificate = socket instanceof TLSSocket ? certificateNames(socket) : undefined;
+  return { authorization, tenant: Array.isArray(tenant) ? tenant[0] : tenant, certificate };
 }
 
 function refusal({ reason, message }: ServiceError): Answer {

@@ -1,0 +1,132 @@
+import { resolve } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { InvalidArgumentError, type Command } from 'commander';
+import { ReloraClient } from '@relora/sdk';
+import { UsageError } from './exitCodes.js';
+import { table } from './format.js';
+import { optionsOf, profilePath, readProfiles, writeProfiles, type Profile } from './profiles.js';
+import type { RunAlone } from './session.js';
+
+interface LoginOptions {
+  name: string;
+  ca?: string;
+  certificate?: string;
+  key?: string;
+  plainTextToken?: true;
+  token: boolean;
+}
+
+/** Profiles: servers with their tokens, in a file that only its owner may read. */
+export function addLoginCommands(program: Command, runAlone: RunAlone): void {
+  program
+    .command('login')
+    .description(
+      'store how to reach a server as a profile; the token is asked for, or read from standard input',
+    )
+    .argument('<host:port>', 'the server; https://host:port for TLS')
+    .option('--name <profile>', 'name of the profile', profileName, 'default')
+    .option('--ca <file>', 'authority of the server in PEM, where the system does not know it')
+    .option('--certificate <file>', 'own certificate in PEM, where the server asks for one')
+    .option('--key <file>', 'key of that certificate')
+    .option('--no-token', 'log in without a token, by the certificate alone')
+    .option('--plain-text-token', 'send the token without TLS to another machine')
+    .action((address: string, options: LoginOptions) =>
+      runAlone(async (output, { tenant, timeout }) => {
+        const file = readProfiles();
+        const token = options.token ? await readToken() : undefined;
+        const profile: Profile = {
+          address,
+          ...(token === undefined ? {} : { token }),
+          ...(tenant === undefined ? {} : { tenant }),
+          ...(options.ca === undefined ? {} : { caFile: resolve(options.ca) }),
+          ...(options.certificate === undefined ? {} : { certificateFile: resolve(options.certificate) }),
+          ...(options.key === undefined ? {} : { keyFile: resolve(options.key) }),
+          ...(options.plainTextToken === true ? { plainTextToken: true } : {}),
+        };
+        // What does not work is not stored.
+        using client = new ReloraClient({ ...optionsOf(profile), deadlineMs: timeout * 1000 });
+        const { version } = await client.serverInfo();
+        writeProfiles({ current: options.name, profiles: { ...file.profiles, [options.name]: profile } });
+        output.result({ profile: options.name, address, version }, () => [
+          `Logged in to ReLoRA server ${version} at ${address} as profile ${options.name}`,
+        ]);
+      }),
+    );
+  program
+    .command('logout')
+    .description('forget a profile and its token')
+    .argument('[profile]', 'by default the one that is used')
+    .action((given: string | undefined) =>
+      runAlone(async (output) => {
+        const { current, profiles } = readProfiles();
+        const name = given ?? current;
+        if (name === null || !Object.hasOwn(profiles, name))
+          throw new UsageError(`There is no profile ${JSON.stringify(name ?? '')}`);
+        const { [name]: _, ...left } = profiles;
+        writeProfiles({ current: current === name ? null : current, profiles: left });
+        output.result({ profile: name }, () => [`Forgot profile ${name}`]);
+      }),
+    );
+  program
+    .command('profiles')
+    .description('list the profiles; * marks the one that is used')
+    .action(() =>
+      runAlone(async (output) => {
+        const { current, profiles } = readProfiles();
+        const rows = Object.entries(profiles).map(([name, { address, tenant = '', token }]) => ({
+          name,
+          isCurrent: name === current,
+          address,
+          tenant,
+          hasToken: token !== undefined,
+        }));
+        output.result({ file: profilePath(), profiles: rows }, () =>
+          table([
+            ['PROFILE', 'ADDRESS', 'TENANT', 'TOKEN'],
+            ...rows.map(({ name, isCurrent, address, tenant, hasToken }) => [
+              `${name}${isCurrent ? ' *' : ''}`,
+              address,
+              tenant,
+              hasToken ? 'yes' : 'no',
+            ]),
+          ]),
+        );
+      }),
+    );
+}
+
+function profileName(name: string): string {
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(name))
+    throw new InvalidArgumentError('A name has 1 to 63 of A-Z, a-z, 0-9 and . _ -');
+  return name;
+}
+
+/** Never an argument: those are in the history of the shell and in the list of processes. */
+async function readToken(): Promise<string> {
+  const typed = process.stdin.isTTY ? await askHidden('Token: ') : await text(process.stdin);
+  const token = typed.trim();
+  if (token === '' || /\s/.test(token))
+    throw new UsageError('No token came: type it, or pipe it into standard input; --no-token without one');
+  return token;
+}
+
+async function askHidden(question: string): Promise<string> {
+  process.stderr.write(question);
+  const { stdin } = process;
+  stdin.setRawMode(true);
+  let typed = '';
+  try {
+    for await (const chunk of stdin) {
+      for (const character of String(chunk)) {
+        if (character === '\r' || character === '\n') return typed;
+        if (character === '\u0003') throw new UsageError('Interrupted');
+        typed = character === '\u007f' ? typed.slice(0, -1) : typed + character;
+      }
+    }
+    return typed;
+  } finally {
+    stdin.setRawMode(false);
+    stdin.pause();
+    process.stderr.write('\n');
+  }
+}

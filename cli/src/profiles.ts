@@ -1,0 +1,107 @@
+import { chmodSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { dirname, join } from 'node:path';
+import type { ClientOptions } from '@relora/sdk';
+import { UsageError } from './exitCodes.js';
+
+/** How a server is reached, under a name. Paths are absolute. */
+export interface Profile {
+  address: string;
+  token?: string;
+  tenant?: string;
+  caFile?: string;
+  certificateFile?: string;
+  keyFile?: string;
+  plainTextToken?: boolean;
+}
+
+interface ProfileFile {
+  /** The profile that commands use which name neither a profile nor an address. */
+  current: string | null;
+  profiles: Record<string, Profile>;
+}
+
+export function profilePath(environment: NodeJS.ProcessEnv = process.env): string {
+  const folder = environment.XDG_CONFIG_HOME || join(homedir(), '.config');
+  return join(folder, 'relora', 'profiles.json');
+}
+
+/** Throws for a file that others may read: it has tokens. */
+export function readProfiles(path = profilePath()): ProfileFile {
+  let text: string;
+  try {
+    const { mode } = statSync(path);
+    if ((mode & 0o077) !== 0)
+      throw new UsageError(`Others may read ${path}, which has tokens: chmod 600 ${path}`);
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { current: null, profiles: {} };
+    throw error;
+  }
+  try {
+    const { current, profiles } = JSON.parse(text) as ProfileFile;
+    if (typeof profiles === 'object' && profiles !== null) return { current, profiles };
+  } catch {
+    // Said below, without what is in it.
+  }
+  throw new UsageError(`${path} is not what relora login writes; remove it and log in again`);
+}
+
+export function writeProfiles(file: ProfileFile, path = profilePath()): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  const temporary = `${path}.tmp`;
+  writeFileSync(temporary, `${JSON.stringify(file, null, 2)}\n`, { mode: 0o600 });
+  chmodSync(temporary, 0o600);
+  renameSync(temporary, path);
+}
+
+export interface ServerChoice {
+  address?: string | undefined;
+  profile?: string | undefined;
+  tenant?: string | undefined;
+}
+
+/**
+ * Which server the flags and the environment mean, and how to speak to it. A profile is taken whole or not at all: its token must
+ * never reach another address.
+ */
+export function chooseServer(
+  flags: ServerChoice,
+  environment: NodeJS.ProcessEnv = process.env,
+): Pick<ClientOptions, 'address' | 'token' | 'tenant' | 'tls' | 'plainTextToken'> {
+  const tenant = flags.tenant === undefined ? {} : { tenant: flags.tenant };
+  const named = flags.profile ?? (flags.address ? undefined : environment.RELORA_PROFILE || undefined);
+  if (flags.address && flags.profile)
+    throw new UsageError('--address and --profile name two servers; take one of them');
+  const hasAddress = Boolean(flags.address ?? environment.RELORA_ADDRESS);
+  if (named === undefined && hasAddress)
+    return { ...tenant, ...(flags.address ? { address: flags.address } : {}) };
+  const { current, profiles } = readProfiles(profilePath(environment));
+  const name = named ?? current;
+  if (name === null) return tenant;
+  const profile = Object.hasOwn(profiles, name) ? profiles[name] : undefined;
+  if (profile === undefined)
+    throw new UsageError(`There is no profile ${JSON.stringify(name)}; relora login --name makes one`);
+  return { ...optionsOf(profile), ...tenant };
+}
+
+export function optionsOf(profile: Profile): ReturnType<typeof chooseServer> {
+  const { address, token, tenant, caFile, certificateFile, keyFile, plainTextToken } = profile;
+  const hasTls = caFile !== undefined || certificateFile !== undefined;
+  return {
+    address,
+    // Not the token of the environment, which is another server's: empty means none.
+    token: token ?? '',
+    tenant: tenant ?? '',
+    ...(plainTextToken === undefined ? {} : { plainTextToken }),
+    ...(hasTls
+      ? {
+          tls: {
+            ...(caFile === undefined ? {} : { rootCertificates: readFileSync(caFile) }),
+            ...(certificateFile === undefined ? {} : { certificateChain: readFileSync(certificateFile) }),
+            ...(keyFile === undefined ? {} : { privateKey: readFileSync(keyFile) }),
+          },
+        }
+      : {}),
+  };
+}
