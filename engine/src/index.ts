@@ -1,5 +1,4 @@
-export { version_core as tfjsVersion } from '@tensorflow/tfjs-core';
-export { engineVersion } from './engineVersion.js';
+export { engineVersion, tfjsVersion } from './engineVersion.js';
 export { specHash } from './plan/specHash.js';
 export { EngineError } from './engineError.js';
 export * from './plan/index.js';
@@ -8,7 +7,7 @@ export * from './plan/index.js';
 export type * from './device/device.js';
 export { DeviceFault, type DeviceFaultReason } from './device/deviceFaults.js';
 export { alone, type Collective } from './device/collective.js';
-export { openDevice, type DeviceOptions } from './openDevice.js';
+export { openDevice, type CardOptions, type DeviceOptions } from './openDevice.js';
 export {
   instructionSets,
   loadNativeAddon,

@@ -1,6 +1,3 @@
-import { cpus } from 'node:os';
-import * as tf from '@tensorflow/tfjs-core';
-import '@tensorflow/tfjs-backend-cpu';
 import { arithmeticOf } from './plan/deviceSpeed.js';
 import type { DeviceChoice, Precision } from './plan/runSpec.js';
 import { CpuDevice } from './device/cpu/cpuDevice.js';
@@ -11,9 +8,7 @@ import {
   type ProductPrecision,
 } from './device/cpu/nativeAddon.js';
 import type { Device } from './device/device.js';
-import { registerGradients } from './device/tfjs/gradients.js';
-import { tensorflowDevice } from './device/tfjs/tensorflow.js';
-import { TfjsDevice } from './device/tfjs/tfjsDevice.js';
+import { DeviceFault } from './device/deviceFaults.js';
 
 export interface DeviceOptions {
   device: DeviceChoice;
@@ -22,27 +17,41 @@ export interface DeviceOptions {
   /** Native only; default: all CPUs of this process. */
   threads?: number;
   precision: Precision;
+  /** Of `cuda`; default: the first card, libraries where they are looked for, no cache. */
+  card?: CardOptions;
+}
+
+export interface CardOptions {
+  /** As the driver names it; null for the first. */
+  uuid: string | null;
+  /** Where NVIDIA's libraries lie; null: where they are looked for. */
+  libraryFolder: string | null;
+  /** Of compiled kernels; null for none. */
+  cache: { readonly folder: string; readonly isWritable: boolean } | null;
 }
 
 /**
- * The device that is asked for. `auto` takes TensorFlow where tfjs-node-gpu is installed and sees a GPU, else `native`. Throws
- * when the device, the instruction set or the precision is not to be had.
+ * The device that is asked for. `auto` takes a card where there is one that serves the precision, else `native`. Throws when the device,
+ * the instruction set or the precision is not to be had.
  */
 export async function openDevice(options: DeviceOptions): Promise<Device> {
   switch (options.device) {
     case 'native':
       return openCpu(options);
+    case 'cuda':
+      return await openCard(options);
     case 'reference':
-      return openTfjs('reference', 'cpu', 1, options.precision);
     case 'tensorflow': {
-      const { backendName } = await tensorflowDevice('any');
-      return openTfjs('tensorflow', backendName, cpus().length, options.precision);
+      const { openTfjs } = await import('./device/tfjs/openTfjs.js');
+      return await openTfjs(options.device, options.precision);
     }
-    case 'auto': {
-      const gpu = await tensorflowDevice('gpuOnly').catch(() => null);
-      if (gpu === null) return openCpu(options);
-      return openTfjs('tensorflow', gpu.backendName, cpus().length, options.precision);
-    }
+    case 'auto':
+      try {
+        return await openCard(options);
+      } catch (error) {
+        if (!(error instanceof DeviceFault)) throw error;
+        return openCpu(options);
+      }
   }
 }
 
@@ -66,28 +75,18 @@ function openCpu(options: DeviceOptions): Device {
 
 const precisions: readonly Precision[] = ['auto', 'float32', 'bfloat16', 'int8Base', 'nf4Base'];
 
-async function openTfjs(
-  name: 'tensorflow' | 'reference',
-  backendName: string,
-  threadCount: number,
-  precision: Precision,
-): Promise<Device> {
-  if (precision !== 'float32' && precision !== 'auto')
-    throw new Error(`The device ${name} computes in float32: ask for precision float32 or auto`);
-  tf.enableProdMode(); // without it tfjs-backend-cpu prints an advertisement
-  registerGradients();
-  if (!(await tf.setBackend(backendName)))
-    throw new Error(`The backend ${backendName} of tfjs could not be started`);
-  return new TfjsDevice(
-    {
-      name,
-      model: cpus()[0]?.model ?? 'unknown',
-      instructionSet: null,
-      threadCount,
-      precision: 'float32',
-      basePrecision: 'float32',
-      libraries: { 'tfjs-core': tf.version_core },
-    },
-    backendName,
-  );
+async function openCard({ precision, card }: DeviceOptions): Promise<Device> {
+  if (precision !== 'auto' && precision !== 'float32' && precision !== 'bfloat16')
+    throw new DeviceFault(
+      'DEVICE_PRECISION_UNKNOWN',
+      `The device cuda has no precision ${precision}: ask for auto, bfloat16 or float32`,
+    );
+  // Loaded when it is asked for: nothing of CUDA is needed on a CPU.
+  const { findDriver, findLibraries, listCards, openCuda } = await import('./device/cuda/index.js');
+  const { uuid = null, libraryFolder: folder = null, cache = null } = card ?? {};
+  listCards(findDriver(folder)); // before the search for a compiler, which may ask Python
+  return openCuda({
+    ...{ libraries: findLibraries({ folder }), uuid, cache },
+    precision: precision === 'auto' ? 'bfloat16' : precision,
+  });
 }

@@ -44,6 +44,7 @@ const decidingFacts = [
   'baseWeightsSha256',
   'nodeVersion',
   'tfjsVersion',
+  'libraries',
 ] as const satisfies (keyof Execution)[];
 
 /** What a server has otherwise than the bundle's, as far as it is known before the run. Then bits may differ. */
@@ -139,7 +140,6 @@ function differences(expected: Execution, found: Execution): FactDifference[] {
 }
 
 function factText(value: Execution[(typeof decidingFacts)[number]]): string {
-  return typeof value === 'string'
-    ? value
-    : value.map(({ module, graph }) => `${module} ${graph}`).join(', ');
+  if (typeof value === 'string') return value;
+  return value.map((entry) => Object.values(entry).join(' ')).join(', ');
 }

@@ -123,8 +123,23 @@ export const settings = {
   device: choice(
     'RELORA_DEVICE',
     'auto',
-    ['auto', 'native', 'tensorflow', 'reference'],
-    'Backend of jobs that ask for `auto`.',
+    ['auto', 'native', 'cuda', 'tensorflow', 'reference'],
+    'Backend of jobs that ask for `auto`, which takes a card where there is one for the job, else the processor.',
+  ),
+  gpuSlots: integer(
+    'RELORA_GPU_SLOTS',
+    1,
+    0,
+    16,
+    'Jobs that run at once on each NVIDIA card, beside those of RELORA_SLOTS on the processors; 0 leaves cards alone.',
+  ),
+  cudaFolder: optionalFolder(
+    'RELORA_CUDA_FOLDER',
+    "Where NVIDIA's libraries are taken from (NVRTC, cuBLASLt, the driver if it is there); by default they are looked for.",
+  ),
+  kernelCacheFolder: optionalFolder(
+    'RELORA_KERNEL_CACHE_FOLDER',
+    'Where compiled kernels of cards are kept; by default `kernels` in the data folder.',
   ),
   threads: integer(
     'RELORA_THREADS',
@@ -738,6 +753,12 @@ function folder(variable: Setting<string>['variable'], value: string, reason: st
       return resolve(text);
     },
   };
+}
+
+/** Null by default. */
+function optionalFolder(variable: Setting<string>['variable'], reason: string): Setting<string | null> {
+  const { parse, ...rest } = folder(variable, '', reason);
+  return { ...rest, parse: (text) => (text === '' ? null : parse(text)) };
 }
 
 function folders(

@@ -390,9 +390,10 @@ export const serviceErrors = {
       `The call has ${metadataBytes} bytes of metadata; ${metadataBytesMax} are allowed`,
     fix: 'Send less metadata; RELORA_METADATA_BYTES_MAX is the limit.',
   }),
-  DEVICE_UNAVAILABLE: entry<{ device: string; available: string }>({
+  DEVICE_UNAVAILABLE: entry<{ device: string; available: string; problem: string }>({
     status: Status.UNIMPLEMENTED,
-    text: ({ device, available }) => `This server cannot run jobs on ${device}; it has ${available}`,
+    text: ({ device, available, problem }) =>
+      `This server cannot run jobs on ${device}; it has ${available}${problem === '' ? '' : `. ${problem}`}`,
     fix: 'Leave spec.device unset, or name a backend that GetServerInfo lists.',
   }),
   TASK_CRASHED: entry<{ message: string }>({

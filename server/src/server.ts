@@ -70,7 +70,8 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const parts = makeServerParts({ config, log, store, metrics, stopping: signal, onStoreFailure });
     ends.push(async () => await parts.tasks.stop());
     // Every job would fail by it: better the start does.
-    if (config.instructionSet !== 'auto') await parts.devices.requireInstructionSet();
+    if (config.instructionSet !== 'auto' || config.device === 'cuda' || config.cudaFolder !== null)
+      await parts.devices.requireForced(config);
 
     await parts.devices.restore();
     ends.push(async () => await parts.devices.save({ isLast: true }));

@@ -25,6 +25,7 @@ import { Janitor } from './retention/janitor.js';
 import { Scrubber } from './scrub/scrubber.js';
 import { FolderBlobs } from './store/blobStore.js';
 import type { Store } from './store/openStore.js';
+import { Slots } from './trainer/slots.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
 import { ReachedSpeedStore } from './store/reachedSpeedStore.js';
@@ -68,7 +69,18 @@ export function makeServerParts({
   const weights = new WeightsStore(db, dataFolder);
   const tasks = new TaskRunner(config, log);
   const exports = new ArtifactExports(db, dataFolder, feed, leases);
-  const supervisor = new Supervisor({
+  const devices = new DeviceCatalog(
+    tasks,
+    log,
+    stopping,
+    {
+      loadRatio: machineLoadRatio,
+      trainings: () => ({ running: supervisor.runningCount, begun: supervisor.begunCount }),
+    },
+    new ReachedSpeedStore(db),
+  );
+  const slots = new Slots(config, devices);
+  const supervisor: Supervisor = new Supervisor({
     config,
     store,
     queue,
@@ -78,9 +90,11 @@ export function makeServerParts({
     checkpoints,
     artifacts,
     datasets,
+    slots,
     log,
     onStoreFailure,
   });
+  devices.onFound(() => supervisor.fill());
   const uploads = new DatasetUploads(datasets, { freeDiskBytesMin: config.freeDiskBytesMin });
   const weightsUploads = new WeightsUploads(weights, { freeDiskBytesMin: config.freeDiskBytesMin });
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
@@ -110,16 +124,8 @@ export function makeServerParts({
     metrics,
     ...streamPlaces(config),
     pageTokens: new PageTokens(info.pageTokenKey),
-    devices: new DeviceCatalog(
-      tasks,
-      log,
-      stopping,
-      {
-        loadRatio: machineLoadRatio,
-        trainings: () => ({ running: supervisor.runningCount, begun: supervisor.begunCount }),
-      },
-      new ReachedSpeedStore(db),
-    ),
+    devices,
+    slots,
     version,
     startTimeMs: Date.now(),
     stopping,

@@ -69,14 +69,14 @@ describe('opening a card', () => {
     [
       'no compiler',
       {},
-      { libraries: { driver: modelPath, compilers: [] } },
+      { libraries: { driver: modelPath, compilers: [], products: [] } },
       'DEVICE_LIBRARY_MISSING',
       /install nvidia-cuda-nvrtc .* No libnvrtc was found/,
     ],
     [
       'no driver',
       {},
-      { libraries: { driver: 'libcuda-that-is-not-there.so.1', compilers: [modelPath] } },
+      { libraries: { driver: 'libcuda-that-is-not-there.so.1', compilers: [modelPath], products: [] } },
       'DEVICE_LIBRARY_MISSING',
       /libcuda-that-is-not-there.so.1.*install the NVIDIA driver/,
     ],

@@ -31,6 +31,7 @@ import { WeightsUploads } from '../../server/dist/weights/weightsUploads.js';
 import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
 import { DatasetUploads } from '../../server/dist/datasets/datasetUploads.js';
 import { createMetrics } from '../../server/dist/metrics/metrics.js';
+import { Slots } from '../../server/dist/trainer/slots.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { openParts, readyDataset, scriptedTrainer, type Parts } from './parts.js';
 
@@ -47,17 +48,16 @@ export async function openApi(
   const tasks = new TaskRunner(config, log, scriptedTrainer);
   const quiet = { loadRatio: () => 0, trainings: () => ({ running: 0, begun: 0 }) };
   const reached = { read: async () => [], write: async () => {} };
-  const devices = new DeviceCatalog(
-    { describeDevices: async () => [device] },
-    log,
-    stopping.signal,
-    quiet,
-    reached,
-  );
+  const found = {
+    describeDevices: async () => ({ devices: [device], problems: [] }),
+    compileKernels: async () => null,
+  };
+  const devices = new DeviceCatalog(found, log, stopping.signal, quiet, reached);
   const apiParts: ApiParts = {
     ...parts,
     tasks,
     devices,
+    slots: new Slots(config, devices),
     uploads: new DatasetUploads(parts.datasets, config),
     weightsUploads: new WeightsUploads(parts.weights, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),
@@ -91,7 +91,7 @@ export async function openApi(
 }
 
 const device = {
-  backend: 'native',
+  backend: 'native' as const,
   isDefault: true,
   model: 'A processor',
   instructionSet: 'avx512bf16',
@@ -102,6 +102,8 @@ const device = {
   int8Flops: 4e11,
   memoryBytesPerSecond: 1e10,
   autoPrecision: 'bfloat16' as const,
+  uuid: '',
+  computeCapability: '',
 };
 
 /** A small job on the data set of readyDataset; `script` is what the scripted trainer does. */

@@ -60,6 +60,7 @@ describe('a setting of a job', () => {
           'omittedSteps',
           'skippedSteps',
           'streams',
+          'acceptedDevices',
           'recipe',
           'warmStart',
           'adapter',

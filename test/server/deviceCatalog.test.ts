@@ -18,6 +18,7 @@ const described: DeviceDescription = {
   int8Flops: 0,
   memoryBytesPerSecond: 1e10,
   autoPrecision: 'float32',
+  ...{ uuid: '', computeCapability: '' },
 };
 
 /** A machine whose load and jobs the test decides, and whose measurements are numbered. */
@@ -28,10 +29,14 @@ function open(rows = new Map<string, ReachedRow>()) {
     read: async () => [...rows.values()],
     write: async (row: ReachedRow) => void rows.set(row.device, structuredClone(row)),
   };
-  const describeDevices = async () => [{ ...described, float32Flops: ++count * 1e10 }];
+  const describeDevices = async () => ({
+    devices: [{ ...described, float32Flops: ++count * 1e10 }],
+    problems: [],
+  });
+  const compileKernels = async () => null;
   const { signal } = new AbortController();
   const catalogue = new DeviceCatalog(
-    { describeDevices },
+    { describeDevices, compileKernels },
     pino({ level: 'silent' }),
     signal,
     {

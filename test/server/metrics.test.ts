@@ -8,7 +8,7 @@ import { metricTable } from '../../server/dist/metrics/metricTable.js';
 import { ServiceError } from '../../server/dist/errors.js';
 import { rpcMetricsMiddleware } from '../../server/dist/grpc/rpcMetrics.js';
 import { ServerMetrics } from '../../server/dist/metrics/serverMetrics.js';
-import { allEvents, jobWhen, openParts, readyDataset, submit, type Parts } from './parts.js';
+import { allEvents, jobWhen, onProcessors, openParts, readyDataset, submit, type Parts } from './parts.js';
 
 /** The value of a sample, by its name and labels as they are written; undefined when there is none. */
 function sample(text: string, series: string): number | undefined {
@@ -134,7 +134,7 @@ describe('a job', () => {
     const parts = await openParts();
     const { metrics, jobMetrics } = measured(parts);
     const { id } = await submit(parts);
-    await parts.queue.claimNext();
+    await parts.queue.claimNext(onProcessors);
     jobMetrics.forgetOld(Date.now() + 86_400_000);
     expect(await metrics.registry.metrics()).toContain(`relora_job_steps{job_id="${id}"} 20`);
   });
@@ -144,7 +144,7 @@ describe('a job', () => {
     const { metrics, jobMetrics } = measured(parts);
     for (let count = 0; count < 80; count++) {
       const { id } = await submit(parts);
-      await parts.queue.claimNext();
+      await parts.queue.claimNext(onProcessors);
       await parts.attempts.failed({ jobId: id, attempt: 1 }, { reason: 'TRAINER_ERROR', message: 'No' });
     }
     jobMetrics.forgetOld();

@@ -18,12 +18,14 @@ import { JobDeletion } from '../../server/dist/jobs/jobDeletion.js';
 import { Scrubber } from '../../server/dist/scrub/scrubber.js';
 import { FolderBlobs } from '../../server/dist/store/blobStore.js';
 import { DiskReader } from '../../server/dist/retention/diskUse.js';
+import type { FreeDevices } from '../../server/dist/jobs/jobDevices.js';
 import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openStore } from '../../server/dist/store/openStore.js';
 import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
+import { Slots } from '../../server/dist/trainer/slots.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 import { patienceMs, patientSettings } from '../patience.mjs';
 import { freshDatabase } from './postgres.js';
@@ -101,6 +103,7 @@ export async function openParts(
   const disk = new DiskReader(db, dataFolder);
   const scrubber = new Scrubber(db, new FolderBlobs(dataFolder));
   const storeFailures: unknown[] = [];
+  const slots = new Slots(config, { cards: () => [], problems: () => [] });
   const supervisor = new Supervisor({
     config,
     store,
@@ -111,6 +114,7 @@ export async function openParts(
     checkpoints,
     artifacts,
     datasets,
+    slots,
     log,
     onStoreFailure: (error) => storeFailures.push(error),
     entry,
@@ -165,6 +169,9 @@ export const execution: Execution = {
   specSha256: 'b'.repeat(64),
   nodeVersion: '20.0.0',
   tfjsVersion: '4.0.0',
+  deviceModel: 'A processor',
+  cardUuid: '',
+  libraries: [],
 };
 
 /** A small specification; `script` is what the scripted trainer does. */
@@ -257,8 +264,14 @@ export async function registerFiles(parts: Parts, fileCount: number, datasetId =
   });
 }
 
+/** What a server without cards can start jobs on. */
+export const onProcessors: FreeDevices = {
+  free: ['native', 'tensorflow', 'reference'],
+  resolve: () => 'native',
+};
+
 export async function claim(parts: Parts): Promise<Job> {
-  const claimed = await parts.queue.claimNext();
+  const claimed = await parts.queue.claimNext(onProcessors);
   if (!('job' in claimed)) throw new Error('Nothing to claim');
   return claimed.job;
 }

@@ -13,6 +13,7 @@ import {
   submit,
   temporaryFolder,
   type Parts,
+  onProcessors,
 } from './parts.js';
 import { stores } from './postgres.js';
 
@@ -80,10 +81,12 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       }
       expect((await claim(parts)).id).toBe('high');
       expect((await claim(parts)).id).toBe('first');
-      const claims = await Promise.all([1, 2, 3, 4].map(async () => await parts.queue.claimNext()));
+      const claims = await Promise.all(
+        [1, 2, 3, 4].map(async () => await parts.queue.claimNext(onProcessors)),
+      );
       const ids = claims.flatMap((result) => ('job' in result ? [result.job.id] : []));
       expect(ids.sort()).toEqual(['old-low', 'second']);
-      expect(await parts.queue.claimNext()).toEqual({ notBeforeMs: null });
+      expect(await parts.queue.claimNext(onProcessors)).toEqual({ notBeforeMs: null });
     });
 
     it('leaves a job that crashed alone until its delay is over', async () => {
@@ -95,7 +98,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
         attemptsWithoutProgressMax: 3,
         retryDelayMs: 60_000,
       });
-      const waiting = await parts.queue.claimNext();
+      const waiting = await parts.queue.claimNext(onProcessors);
       if ('job' in waiting) throw new Error('Claimed too early');
       expect(waiting.notBeforeMs).toBeGreaterThanOrEqual(before + 60_000);
     });

@@ -5,6 +5,7 @@ import { ReachedSpeedStore } from '../../server/dist/store/reachedSpeedStore.js'
 import { openParts } from './parts.js';
 
 const device = (float32Flops: number): DeviceSpeed => ({
+  backend: 'native',
   instructionSet: 'avx2',
   threadCount: 2,
   autoPrecision: 'float32',

@@ -358,7 +358,7 @@ describe('the trainer', () => {
 
   it('describes what jobs can run on', async () => {
     const parts = await openParts(settings);
-    const devices = await new TaskRunner(parts.config, parts.log).describeDevices();
+    const { devices } = await new TaskRunner(parts.config, parts.log).describeDevices();
     expect(devices.filter(({ isDefault }) => isDefault)).toHaveLength(1);
     expect(devices.map(({ backend }) => backend)).toEqual(expect.arrayContaining(['native', 'reference']));
     const native = devices.find(({ backend }) => backend === 'native');

@@ -28,6 +28,8 @@ export interface DeviceDescription {
   name: 'native' | 'cuda' | 'tensorflow' | 'reference';
   /** The processor or the card, as its maker names it. */
   model: string;
+  /** Of the card; left out elsewhere. */
+  uuid?: string;
   /** Instructions of native products, or the architecture of a card (`sm_90a`); null elsewhere. */
   instructionSet: string | null;
   /** Of a CPU; 1 elsewhere. */

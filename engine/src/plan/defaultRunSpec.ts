@@ -48,6 +48,7 @@ export function defaultRunSpec(given: GivenSpec = {}): RunSpec {
     adapter,
     stepCount,
     omittedSteps: given.omittedSteps ?? [],
+    acceptedDevices: given.acceptedDevices ?? [],
     streams: fill(tables.streamSettings, given.streams),
     recipe: given.recipe ?? 'paper',
     learningRate: fill(tables.learningRateSettings, given.learningRate),

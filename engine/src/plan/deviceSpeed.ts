@@ -1,9 +1,11 @@
 import type { BaseKind } from './packedBytes.js';
-import type { RunSpec } from './runSpec.js';
+import type { DeviceChoice, RunSpec } from './runSpec.js';
 
 /** What a device can do, as the server measured it at its start. */
 export interface DeviceSpeed {
-  /** Of native products; null on other backends, whose time is not foreseen. */
+  /** Each has a cost model of its own. */
+  backend: Exclude<DeviceChoice, 'auto'>;
+  /** Of native products, or the architecture of a card; null elsewhere. */
   instructionSet: string | null;
   threadCount: number;
   /** Arithmetic that `auto` takes. */
@@ -14,6 +16,18 @@ export interface DeviceSpeed {
   int8Flops: number;
   /** Bytes a second that go to and from memory; 0: not known. */
   memoryBytesPerSecond: number;
+}
+
+/** What is known of a device whose speed was not measured. */
+export function unmeasured(device: {
+  name: DeviceSpeed['backend'];
+  instructionSet: string | null;
+  threadCount: number;
+  precision: DeviceSpeed['autoPrecision'];
+}): DeviceSpeed {
+  const { name: backend, instructionSet, threadCount, precision: autoPrecision } = device;
+  const speeds = { float32Flops: 0, bfloat16Flops: 0, int8Flops: 0, memoryBytesPerSecond: 0 };
+  return { backend, instructionSet, threadCount, autoPrecision, ...speeds };
 }
 
 /** A job's precision on a device: of what is trained, and of its frozen base. */

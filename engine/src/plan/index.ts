@@ -26,6 +26,7 @@ export { endTokensOf, noEndTokens, type EndTokens } from './endTokens.js';
 export * from './deviceSpeed.js';
 export * from './packedBytes.js';
 export * from './memoryModel.js';
+export * from './resolveAuto.js';
 export { secondsOf, stepTime, type TimeParts } from './timeModel.js';
 export * from './estimate.js';
 export * from './trainingEvent.js';

@@ -1,6 +1,6 @@
 import type * as tables from './jobSettings.js';
 import type { ValuesOf } from './setting.js';
-import type { ExportFormat, GgufType, TargetModule } from './words.js';
+import type { DeviceChoice, ExportFormat, GgufType, TargetModule } from './words.js';
 
 export * from './words.js';
 
@@ -26,6 +26,8 @@ export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   /** Ranges of steps, over all phases, whose batch is passed over without an update; in order and apart. */
   omittedSteps: StepRange[];
   streams: StreamVersions;
+  /** Devices that it may run on beside `device`, which goes before them. */
+  acceptedDevices: Exclude<DeviceChoice, 'auto'>[];
   /** Name of the defaults that it was made with; it decides nothing any more. */
   recipe: string;
   learningRate: LearningRateSettings;

@@ -18,6 +18,7 @@ export const laterDefaults = {
   baseWeightsName: null,
   baseWeightsHash: 'path' as const,
   omittedSteps: [],
+  acceptedDevices: [],
   streams: valuesBefore(streamSettings),
   recipe: 'paper',
   optimizer: valuesBefore(optimizerSettings),

@@ -13,7 +13,7 @@ export type Recomputation = (typeof recomputations)[number];
 export const endsOfData = ['repeat', 'stop'] as const;
 export type EndOfData = (typeof endsOfData)[number];
 
-export const deviceChoices = ['auto', 'native', 'tensorflow', 'reference'] as const;
+export const deviceChoices = ['auto', 'native', 'cuda', 'tensorflow', 'reference'] as const;
 export type DeviceChoice = (typeof deviceChoices)[number];
 
 export const momentTypes = ['float32', 'int8'] as const;

@@ -172,18 +172,21 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   return run;
 }
 
-/** Floating point sums depend on the kernels: the run continues well, but not with the same bits. */
+/** Floating point sums depend on the kernels, and on a card on all that they run by: the run continues well, but not with the same bits. */
 function warnOfOtherBackend(
   run: TrainingRun,
   { backend: before }: CheckpointManifest,
   now: DeviceDescription,
 ): void {
-  const describe = (backend: Omit<CheckpointManifest['backend'], 'cpuModel'>) => {
-    const { name, instructionSet, precision, basePrecision = precision } = backend;
+  const describe = (backend: Omit<CheckpointManifest['backend'], 'cpuModel'>, model: string) => {
+    const { name, instructionSet, precision, basePrecision = precision, libraries = {} } = backend;
     const base = basePrecision === precision ? null : `with a base in ${basePrecision}`;
-    return [name, instructionSet, precision, base].filter((part) => part !== null).join(' ');
+    const onCard = Object.entries(libraries).map(([library, version]) => `${library} ${version}`);
+    const card = name === 'cuda' ? `(${[model, ...onCard].join(', ')})` : null;
+    return [name, instructionSet, precision, base, card].filter((part) => part !== null).join(' ');
   };
-  const [wanted, found] = [describe(before), describe(now)];
+  const libraries = now.name === 'cuda' ? now.libraries : {};
+  const [wanted, found] = [describe(before, before.cpuModel), describe({ ...now, libraries }, now.model)];
   if (wanted === found) return;
   run.warnings.push({
     reason: 'RESUMED_ON_OTHER_BACKEND',

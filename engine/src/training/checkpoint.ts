@@ -129,7 +129,7 @@ function manifestText(
   files: CheckpointManifest['files'],
 ): string {
   const { spec, device, schedule, model, optimizer } = run;
-  const { name, instructionSet, precision, basePrecision, model: cpuModel } = device.description;
+  const { name, instructionSet, precision, basePrecision, model: cpuModel, libraries } = device.description;
   const manifest: CheckpointManifest = {
     formatVersion: checkpointFormatVersion,
     engineVersion,
@@ -145,7 +145,10 @@ function manifestText(
     // Generators have no other state: every stream is a function of the seed and of the place where it is drawn.
     position: { seed: spec.seed, firstSequence: progress.nextStep * spec.batch.sequenceCount },
     optimizerStepCounts: optimizer.stepCounts,
-    backend: { name, instructionSet, precision, basePrecision, cpuModel },
+    backend: {
+      ...{ name, instructionSet, precision, basePrecision, cpuModel },
+      ...(name === 'cuda' && { libraries }),
+    },
     files,
   };
   return `${JSON.stringify(manifest, null, 2)}\n`;

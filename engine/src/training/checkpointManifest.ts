@@ -41,6 +41,8 @@ export interface CheckpointManifest {
     /** Absent in old ones, where it was that of the products. */
     basePrecision?: string;
     cpuModel: string;
+    /** Absent where none decide the bits. */
+    libraries?: Readonly<Record<string, string>>;
   };
   files: {
     base: FileDigest;

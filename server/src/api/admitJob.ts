@@ -1,4 +1,4 @@
-import { estimateRun, Schedule, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
+import { estimateRun, Schedule, unmeasured, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { DatasetHead } from '../datasets/dataset.js';
 import type { Config } from '../config.js';
@@ -30,6 +30,7 @@ export type AdmitParts = Pick<
   | 'datasets'
   | 'allowedFolders'
   | 'devices'
+  | 'slots'
   | 'weights'
   | 'artifacts'
   | 'tasks'
@@ -70,7 +71,7 @@ export async function admitJob(
   }
   const warnings = [...parsed.warnings];
   const sound = await withSoundWeights(parts, parsed.spec);
-  const device = chooseDevice(await parts.devices.list(), sound);
+  const device = await chooseDevice(parts, sound);
   const speed = device === undefined ? unknownSpeed : speedOf(device);
   const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speed).peakMemoryBytes;
   const memoryBytesMax = memoryLimitBytes(config);
@@ -119,11 +120,11 @@ async function isIdle({ store }: Pick<ApiParts, 'store'>): Promise<boolean> {
 
 /** What a job that was admitted earlier costs and when things happen in it, though it might not be admitted any more. */
 export async function costOf(
-  parts: Pick<ApiParts, 'config' | 'datasets' | 'devices'>,
+  parts: Pick<ApiParts, 'config' | 'datasets' | 'devices' | 'slots'>,
   spec: RunSpec,
 ): Promise<Pick<AdmittedJob, 'estimate' | 'plan'>> {
   const dataset = await parts.datasets.findHead(datasetIdOf(spec.dataset) ?? '');
-  const device = findDevice(await parts.devices.list(), spec);
+  const device = findDevice(await parts.devices.list(), spec, parts);
   return {
     estimate: toEstimate(spec, dataset, device, parts),
     plan: toPlan(new Schedule(spec)),
@@ -135,32 +136,38 @@ function memoryLimitBytes({ jobMemoryBytesMax, slots }: Config): number {
 }
 
 /** The device that the job will run on; undefined while devices could not be measured. */
-function chooseDevice(devices: readonly DeviceDescription[], spec: RunSpec): DeviceDescription | undefined {
-  const found = findDevice(devices, spec);
+async function chooseDevice(
+  parts: Pick<ApiParts, 'devices' | 'slots'>,
+  spec: RunSpec,
+): Promise<DeviceDescription | undefined> {
+  const devices = await parts.devices.list();
+  const found = findDevice(devices, spec, parts);
   if (found === undefined && devices.length > 0) {
+    const problem = parts.devices.problems().find(({ backend }) => backend === spec.device);
     throw new ServiceError('DEVICE_UNAVAILABLE', {
       device: spec.device,
-      available: devices.map(({ backend }) => backend).join(', '),
+      available: [...new Set(devices.map(({ backend }) => backend))].join(', '),
+      problem: problem?.message ?? '',
     });
   }
   return found;
 }
 
-function findDevice(devices: readonly DeviceDescription[], spec: RunSpec): DeviceDescription | undefined {
-  if (spec.device === 'auto') return devices.find(({ isDefault }) => isDefault) ?? devices[0];
-  return devices.find(({ backend }) => backend === spec.device);
+/** The first that the job may run on; of cards the largest. */
+function findDevice(
+  devices: readonly DeviceDescription[],
+  spec: RunSpec,
+  { slots }: Pick<ApiParts, 'slots'>,
+): DeviceDescription | undefined {
+  const wanted = spec.device === 'auto' ? [slots.resolve(spec)] : [spec.device, ...spec.acceptedDevices];
+  const byMemory = [...devices].sort((one, other) => other.memoryBytes - one.memoryBytes);
+  return wanted.flatMap((name) => byMemory.find(({ backend }) => backend === name) ?? [])[0];
 }
 
 /** Says that the time is not known, while devices could not be measured; memory is foreseen all the same. */
-const unknownSpeed: DeviceSpeed = {
-  instructionSet: 'avx512',
-  threadCount: 1,
-  autoPrecision: 'float32',
-  float32Flops: 0,
-  bfloat16Flops: 0,
-  int8Flops: 0,
-  memoryBytesPerSecond: 0,
-};
+const unknownSpeed: DeviceSpeed = unmeasured({
+  ...{ name: 'native', instructionSet: 'avx512', threadCount: 1, precision: 'float32' },
+});
 
 function toEstimate(
   spec: RunSpec,

@@ -1,11 +1,12 @@
 import { availableParallelism, loadavg } from 'node:os';
 import type { DeviceSpeed } from '@relora/engine/plan';
 import type { Logger } from 'pino';
-import { ConfigInvalid } from '../config.js';
+import { ConfigInvalid, type Config } from '../config.js';
 import type { Job, JobEvent } from '../jobs/job.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { ReachedSpeedStore } from '../store/reachedSpeedStore.js';
-import type { DeviceDescription } from '../trainer/messages.js';
+import type { DeviceDescription, DeviceProblem, FoundDevices } from '../trainer/messages.js';
+import type { KnownDevices } from '../trainer/slots.js';
 import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
 import { version } from '../version.js';
 import { ReachedSpeed, type Reached } from './reachedSpeed.js';
@@ -37,12 +38,15 @@ export function machineLoadRatio(): number {
  * What jobs can run on: measured in a child, in the background of the start, and kept. A measurement that was made beside other work,
  * as at the start of a busy machine, is made again once the machine is quieter and no job runs.
  */
-export class DeviceCatalog {
+export class DeviceCatalog implements KnownDevices {
   private measured: Promise<readonly DeviceDescription[]> | undefined;
   private failedMs = -Infinity;
   private measuredMs = -Infinity;
   private measuredLoadRatio = 0;
-  private known: readonly DeviceDescription[] = [];
+  /** As they came last. */
+  private known: FoundDevices | undefined;
+  private readonly foundListeners = new Set<() => void>();
+  private isCompiled = false;
   private readonly reached = new ReachedSpeed();
   /** Executions begun when a job that ran alone was heard of last. */
   private aloneSince: { jobId: string; begun: number } | undefined;
@@ -51,7 +55,7 @@ export class DeviceCatalog {
   private savedMs = -Infinity;
 
   constructor(
-    private readonly tasks: Pick<TaskRunner, 'describeDevices'>,
+    private readonly tasks: Pick<TaskRunner, 'describeDevices' | 'compileKernels'>,
     private readonly log: Logger,
     private readonly stopping: AbortSignal,
     private readonly machine: MachineState,
@@ -86,16 +90,44 @@ export class DeviceCatalog {
 
   /** As they came last, without a new measurement. */
   get lastMeasured(): readonly DeviceDescription[] {
-    return this.known;
+    return this.known?.devices ?? [];
   }
 
-  /** Measures now; throws ConfigInvalid when the settings force instructions that the processor does not have. */
-  async requireInstructionSet(): Promise<void> {
+  /** Calls it each time that devices were found. */
+  onFound(listener: () => void): void {
+    this.foundListeners.add(listener);
+  }
+
+  cards(): readonly DeviceDescription[] | null {
+    return this.known?.devices.filter(({ backend }) => backend === 'cuda') ?? null;
+  }
+
+  problems(): readonly DeviceProblem[] {
+    return this.known?.problems ?? [];
+  }
+
+  /** Looks again: a card that was lost may be gone. */
+  lookAgain(): void {
+    this.measured = undefined;
+    this.failedMs = -Infinity;
+    void this.list();
+  }
+
+  /** Measures now; throws ConfigInvalid when the settings force a device, a folder or instructions that are not there. */
+  async requireForced({ device, cudaFolder }: Pick<Config, 'device' | 'cudaFolder'>): Promise<void> {
     const measured = this.measure();
     this.measured = measured.catch(() => []);
     try {
-      await measured;
+      const { devices, problems } = await measured.then(() => this.known!);
+      const forced = cudaFolder !== null ? 'cuda' : device;
+      const problem = problems.find(({ backend }) => backend === forced);
+      if (problem !== undefined && !devices.some(({ backend }) => backend === forced)) {
+        const setting =
+          cudaFolder !== null ? `RELORA_CUDA_FOLDER is ${cudaFolder}` : `RELORA_DEVICE is ${device}`;
+        throw new ConfigInvalid([`${setting}, but ${problem.message}`]);
+      }
     } catch (error) {
+      if (error instanceof ConfigInvalid) throw error;
       this.measured = undefined;
       if (error instanceof TaskFailed && error.reason === ('INSTRUCTION_SET_MISSING' satisfies ServerFailure))
         throw new ConfigInvalid([error.message]);
@@ -124,13 +156,26 @@ export class DeviceCatalog {
     this.measuredMs = performance.now();
     // Read before: what is measured makes the machine busy itself.
     this.measuredLoadRatio = this.machine.loadRatio();
-    return (this.known = await this.tasks.describeDevices(this.stopping));
+    this.known = await this.tasks.describeDevices(this.stopping);
+    for (const listener of this.foundListeners) listener();
+    this.compileKernels();
+    return this.known.devices;
+  }
+
+  /** What is not compiled yet a trainer compiles for itself: nobody waits for it. */
+  private compileKernels(): void {
+    if (this.isCompiled || this.cards()!.length === 0) return;
+    this.isCompiled = true;
+    this.tasks.compileKernels(this.stopping).catch((error: unknown) => {
+      this.isCompiled = false;
+      if (!this.stopping.aborted) this.log.warn({ err: error }, 'The kernels of cards could not be compiled');
+    });
   }
 
   /** Learns from what the steps of a job took, as far as no other job ran beside them. */
   note(job: Job, events: readonly JobEvent[]): void {
     const wasAlone = this.isAlone(job.id);
-    const device = this.known.find(({ backend }) => backend === job.execution?.backend);
+    const device = this.lastMeasured.find(({ backend }) => backend === job.execution?.backend);
     if (device === undefined || !wasAlone) return;
     const name = nameOf(device);
     for (const { body } of events) {
@@ -174,9 +219,18 @@ function nameOf({ backend, model, instructionSet, threadCount, autoPrecision }: 
 
 /** The speed alone, in the engine's words. */
 export function speedOf(device: DeviceDescription): DeviceSpeed {
-  const { threadCount, autoPrecision, float32Flops, bfloat16Flops, int8Flops, memoryBytesPerSecond } = device;
+  const {
+    backend,
+    threadCount,
+    autoPrecision,
+    float32Flops,
+    bfloat16Flops,
+    int8Flops,
+    memoryBytesPerSecond,
+  } = device;
   const instructionSet = device.instructionSet || null;
   return {
+    backend,
     instructionSet,
     threadCount,
     autoPrecision,

@@ -103,6 +103,7 @@ function parseRun(
     adapter,
     stepCount: draft.stepCount,
     omittedSteps: parseOmittedSteps(checks, spec, stepCountOfAll),
+    acceptedDevices: parseAcceptedDevices(checks, spec.acceptedDevices, settings.device),
     streams: reader.read('spec.streams', plan.streamSettings, spec.streams),
     baseWeightsHash: 'content',
     recipe,
@@ -173,6 +174,24 @@ function parseOmittedSteps(
     next = end + 1;
     return { first: begin, last: end };
   });
+}
+
+/** Each once; `auto` takes what there is by itself. */
+function parseAcceptedDevices(
+  checks: FieldChecks,
+  asked: readonly string[],
+  device: RunSpec['device'],
+): RunSpec['acceptedDevices'] {
+  const field = 'spec.accepted_devices';
+  if (device === 'auto' && asked.length > 0)
+    checks.add(field, 'nothing beside device auto, which takes what there is', quote(asked.join(', ')));
+  const others = plan.deviceChoices.filter((name) => name !== 'auto' && name !== device);
+  const wrong = asked.find(
+    (name, index) => !others.some((other) => other === name) || asked.indexOf(name) !== index,
+  );
+  if (device !== 'auto' && wrong !== undefined)
+    checks.add(field, `each of ${others.join(', ')} once`, quote(wrong));
+  return others.flatMap((name) => (name !== 'auto' && asked.includes(name) ? [name] : []));
 }
 
 function parseWarmStart(reader: SpecReader, spec: JobSpec): RunSpec['warmStart'] {

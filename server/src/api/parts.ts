@@ -15,6 +15,7 @@ import type { JobStore } from '../jobs/jobStore.js';
 import type { DiskReader } from '../retention/diskUse.js';
 import type { Scrubber } from '../scrub/scrubber.js';
 import type { Metrics } from '../metrics/metrics.js';
+import type { Slots } from '../trainer/slots.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
 import type { WeightsStore } from '../weights/weightsStore.js';
 import type { WeightsUploads } from '../weights/weightsUploads.js';
@@ -50,6 +51,7 @@ export interface ApiParts {
   uploadPlaces: Places;
   /** What jobs can run on. */
   devices: DeviceCatalog;
+  slots: Slots;
   version: string;
   startTimeMs: number;
   /** Aborted when the server begins to stop: watches and uploads then end, calls under way are answered. */

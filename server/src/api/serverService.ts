@@ -11,19 +11,20 @@ import { scrub } from './scrub.js';
 
 /** Says what the server is and can do. */
 export function serverService(parts: ApiParts): Implementation<typeof ServerServiceDefinition> {
-  const { config, store, devices, disk, version, startTimeMs } = parts;
+  const { config, store, devices, slots, disk, version, startTimeMs } = parts;
   return {
     async getServerInfo() {
       const counts = await store.countByState();
       return {
         version,
         startTime: new Date(startTimeMs),
-        slotCount: config.slots,
+        slotCount: slots.count,
         runningJobCount: counts.starting + counts.running,
         queuedJobCount: counts.queued,
         devices: (await devices.list()).map((device) => ({
           ...device,
           autoPrecision: enums.Precision.to[device.autoPrecision],
+          slotCount: device.backend === 'cuda' ? config.gpuSlots : config.slots,
         })),
         limits: limitsOf(config),
         recipes: Object.entries(recipes).map(([name, { summary }]) => ({ name, summary })),

@@ -86,6 +86,7 @@ export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
     tokenCount: undefined, // a way to ask for the steps
     omittedSteps: spec.omittedSteps,
     skippedSteps: spec.omittedSteps, // for clients of 0.1.0
+    acceptedDevices: spec.acceptedDevices,
     streams: toMessage(plan.streamSettings, spec.streams),
     recipe: spec.recipe,
     learningRate: toMessage(plan.learningRateSettings, spec.learningRate),

@@ -89,6 +89,11 @@ export const execution = {
   specSha256: sha256,
   nodeVersion: name,
   tfjsVersion: name,
+  deviceModel: name,
+  /** Empty where it is no card. */
+  cardUuid: name,
+  /** On a card alone. */
+  libraries: list(32, object({ name, version: name })),
 };
 export type Execution = shapes.ObjectOf<typeof execution>;
 

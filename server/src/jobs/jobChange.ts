@@ -1,5 +1,6 @@
 import type { Transaction } from 'kysely';
 import type { Leases } from '../store/leases.js';
+import { mayRunOn, type DeviceName } from './jobDevices.js';
 import type { JobRow, JobRowChange, NewJobRow, Schema } from '../store/schema.js';
 import {
   hasTrainer,
@@ -70,10 +71,10 @@ export class JobChange {
   }
 
   /**
-   * Takes the first job that may start, in one statement: on PostgreSQL several servers take different ones at once. It is
-   * `starting` with a new attempt, and leased.
+   * Takes the first job that may start on one of the devices, in one statement: on PostgreSQL several servers take different ones at
+   * once. It is `starting` with a new attempt, and leased.
    */
-  async claim(reason: string, leases: Leases): Promise<JobRow | undefined> {
+  async claim(reason: string, devices: readonly DeviceName[], leases: Leases): Promise<JobRow | undefined> {
     const claimed = await this.trx
       .updateTable('jobs')
       .set((eb) => ({
@@ -93,6 +94,7 @@ export class JobChange {
           .where('state', '=', 'queued')
           .where('delete_time_ms', 'is', null)
           .where('not_before_ms', '<=', this.nowMs)
+          .where(mayRunOn(devices))
           .orderBy('priority', 'desc')
           .orderBy('create_time_ms')
           .orderBy('id')

@@ -6,6 +6,14 @@ import { timedId } from '../store/timedId.js';
 import type { Job, JobOrigin, JobProgress } from './job.js';
 import type { JobChange } from './jobChange.js';
 import type { JobJournal } from './jobJournal.js';
+import {
+  explainWait,
+  readDevices,
+  resolveFirst,
+  writeDevices,
+  type DeviceName,
+  type FreeDevices,
+} from './jobDevices.js';
 import { toJob } from './jobRow.js';
 
 export interface NewJob {
@@ -106,6 +114,7 @@ export class JobQueue {
         dataset_id: newJob.spec.dataset.replace(/^datasets\//, ''),
         base_weights_name: newJob.spec.baseWeightsName,
         origin_job_id: newJob.origin?.jobId ?? null,
+        devices: writeDevices(newJob.spec),
       } as const;
       const queued = await change.insert(values, newJob.labels);
       const row = await change.append(
@@ -118,13 +127,20 @@ export class JobQueue {
   }
 
   /**
-   * Takes the first job that may start: it is `starting` with a new attempt, durably, when this resolves. With nothing to
+   * Takes the first job that may start on a free device: it is `starting` with a new attempt, durably, when this resolves. With nothing to
    * take it says when the first job that waits after a crash may start, or null when the queue is empty.
    */
-  async claimNext(): Promise<{ job: Job } | { notBeforeMs: number | null }> {
+  async claimNext({
+    free,
+    resolve,
+  }: FreeDevices): Promise<{ job: Job; device: DeviceName } | { notBeforeMs: number | null }> {
     return await this.journal.change(async (change) => {
-      const claimed = await change.claim('A trainer is being started', this.leases);
-      if (claimed !== undefined) return { job: toJob(claimed) };
+      await resolveFirst(change, free, resolve);
+      const claimed = await change.claim('A trainer is being started', free, this.leases);
+      if (claimed !== undefined) {
+        const device = readDevices(claimed.devices).find((name) => free.some((other) => other === name));
+        return { job: toJob(claimed), device: device as DeviceName };
+      }
       const { first } = await change.trx
         .selectFrom('jobs')
         .select(({ fn }) => fn.min<number | null>('not_before_ms').as('first'))
@@ -133,6 +149,11 @@ export class JobQueue {
         .executeTakeFirstOrThrow();
       return { notBeforeMs: first };
     });
+  }
+
+  /** Says of jobs that wait for one of these devices why they do; false when there is none. */
+  async explainWait(devices: readonly DeviceName[], reason: string): Promise<boolean> {
+    return await this.journal.change((change) => explainWait(change, devices, reason));
   }
 
   private async refusalOf(change: JobChange, id: string): Promise<'taken' | 'full' | undefined> {

@@ -81,6 +81,9 @@ function readExecution(text: string): Execution {
     specSha256: '',
     nodeVersion: '',
     tfjsVersion: '',
+    deviceModel: '',
+    cardUuid: '',
+    libraries: [],
   };
   return { ...unknown, ...execution } as Execution;
 }

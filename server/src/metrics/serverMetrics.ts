@@ -30,7 +30,6 @@ export class ServerMetrics {
     const { metrics, supervisor, config, version, startTimeMs } = parts;
     metrics.buildInfo.set({ version, node_version: process.versions.node }, 1);
     metrics.startTime.set(startTimeMs / 1000);
-    metrics.slots.set(supervisor.slotCount);
     metrics.queueLimit.set(config.queueJobsMax);
   }
 
@@ -59,6 +58,7 @@ export class ServerMetrics {
     jobMetrics.forgetOld();
     for (const [state, count] of Object.entries(await store.countByState()))
       metrics.jobs.set({ state }, count);
+    metrics.slots.set(supervisor.slotCount);
     metrics.slotsInUse.set(supervisor.runningCount);
     const { bavail, bsize } = await statfs(config.dataFolder);
     metrics.diskFree.set(bavail * bsize);

@@ -42,6 +42,7 @@ const tenantsAndLeases = `
   alter table jobs add column dataset_id text not null default '';
   alter table jobs add column base_weights_name text;
   alter table jobs add column origin_job_id text;
+  alter table jobs add column devices text not null default ',auto,';
   alter table jobs add column lease_server text;
   alter table jobs add column lease_until_ms integer;
   alter table jobs add column retention text;
@@ -288,6 +289,7 @@ export const migrations: readonly Migration[] = [
   update events set restart = json_extract(body, '$.restart') where json_extract(body, '$.kind') = 'restart';
   drop index restart_events;
   update jobs set dataset_id = substr(json_extract(spec, '$.dataset'), length('datasets/') + 1),
+    devices = ',' || json_extract(spec, '$.device') || ',',
     base_weights_name = json_extract(spec, '$.baseWeightsName'), origin_job_id = json_extract(origin, '$.jobId');
   update datasets set tokenizer_json = json_extract(spec, '$.tokenizer.tokenizerJson'),
     spec = json_remove(spec, '$.tokenizer.tokenizerJson')

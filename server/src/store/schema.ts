@@ -92,6 +92,8 @@ export interface JobTable extends Owned, Leased {
   base_weights_name: string | null;
   /** From `origin`. */
   origin_job_id: string | null;
+  /** That it may run on, as `,cuda,native,`; `,auto,` until a server resolves it. */
+  devices: string;
 }
 
 /** A label, for filters: the row of the job has them too, as JSON. */

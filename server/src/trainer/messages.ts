@@ -1,6 +1,7 @@
 import type { DeviceChoice, ExportFormat, GgufType, RunSpec } from '@relora/engine/plan';
 import type { ExportResult } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
+import type { DeviceName } from '../jobs/jobDevices.js';
 import type { WeightsReport } from '../weights/weights.js';
 
 /** What a child computes on; from the settings. */
@@ -10,6 +11,17 @@ export interface DeviceSettings {
   instructionSet: string;
   /** 0 for all processors of the process. */
   threads: number;
+  card: CardSettings;
+}
+
+/** How a child opens an NVIDIA card. */
+export interface CardSettings {
+  /** As the driver names it; null for the first. */
+  uuid: string | null;
+  /** Null: libraries are looked for. */
+  libraryFolder: string | null;
+  /** Of compiled kernels; written by the tasks that look for devices alone. */
+  cacheFolder: string;
 }
 
 /** One execution of a job. */
@@ -92,6 +104,12 @@ export interface ExportTask {
   device: DeviceSettings;
 }
 
+/** Fills the cache of kernels for the cards of this machine. */
+export interface CompileTask {
+  kind: 'compileKernels';
+  device: DeviceSettings;
+}
+
 export interface DescribeTask {
   kind: 'describeDevices';
   device: DeviceSettings;
@@ -108,11 +126,12 @@ export interface CheckWeightsTask {
   values: boolean;
 }
 
-export type Task = PrepareTask | GenerateTask | PreviewTask | DescribeTask | CheckWeightsTask | ExportTask;
+export type Task =
+  PrepareTask | GenerateTask | PreviewTask | DescribeTask | CompileTask | CheckWeightsTask | ExportTask;
 
 /** Something jobs can run on, as measured in a child. */
 export interface DeviceDescription {
-  backend: string;
+  backend: DeviceName;
   isDefault: boolean;
   model: string;
   instructionSet: string;
@@ -125,6 +144,24 @@ export interface DeviceDescription {
   /** Bytes a second that go to and from memory; 0 where it cannot be measured. */
   memoryBytesPerSecond: number;
   autoPrecision: 'float32' | 'bfloat16';
+  /** Of a card; empty elsewhere, as the next. */
+  uuid: string;
+  /** As 9.0. */
+  computeCapability: string;
+}
+
+/** Why something that jobs could run on cannot be had. */
+export interface DeviceProblem {
+  backend: string;
+  reason: string;
+  /** With what to do. */
+  message: string;
+}
+
+export interface FoundDevices {
+  /** What `auto` takes comes first. */
+  devices: DeviceDescription[];
+  problems: DeviceProblem[];
 }
 
 export interface GeneratedPiece {
@@ -149,7 +186,8 @@ export interface TaskTypes {
   prepareDataset: { part: number; result: PreparedDataset };
   generate: { part: GeneratedPiece; result: null };
   previewDataset: { part: never; result: PreviewedToken[] };
-  describeDevices: { part: never; result: DeviceDescription[] };
+  describeDevices: { part: never; result: FoundDevices };
+  compileKernels: { part: never; result: null };
   exportWeights: { part: never; result: ExportResult };
   checkWeights: { part: never; result: WeightsReport };
 }

@@ -1,5 +1,4 @@
 import { mkdir, statfs } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { Schedule } from '@relora/engine/plan';
 import type { Logger } from 'pino';
@@ -20,7 +19,9 @@ import { folders } from '../store/folders.js';
 import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
 import { recoverJobs } from './recoverJobs.js';
+import { childDevice } from './childDevice.js';
 import { trainerMemory } from './childMemory.js';
+import type { Slot, Slots } from './slots.js';
 import { trainerEntry } from './trainerProcess.js';
 
 export interface SupervisorParts {
@@ -33,6 +34,7 @@ export interface SupervisorParts {
   checkpoints: CheckpointStore;
   artifacts: ArtifactStore;
   datasets: DatasetStore;
+  slots: Slots;
   log: Logger;
   /** The store failed: nothing can be promised any more, the process should end and be started again. */
   onStoreFailure(error: unknown): void;
@@ -52,6 +54,9 @@ const unacknowledgedMax = 64;
 /** Wait until a job that could not start for want of disk space is tried again. */
 const lowDiskRetryMs = 5000;
 
+/** Wait until it is looked again whether a card can be had. */
+const cardRetryMs = 5000;
+
 /** Keeps the slots busy: one trainer process for each running job, watched, fenced by its attempt, and replaced after a crash. */
 export class Supervisor {
   private readonly running = new Map<string, RunningJob>();
@@ -61,6 +66,7 @@ export class Supervisor {
   private readonly exitListeners = new Set<(exit: TrainerExit) => void>();
   private filling: Promise<void> | undefined;
   private isFillWanted = false;
+  private isStarted = false;
   private isStopping = false;
   /** Whether what the server before left was put right. */
   private isRecovered = false;
@@ -75,6 +81,7 @@ export class Supervisor {
     await this.recover().catch((error: unknown) => {
       if (!isPassing(error)) throw error;
     });
+    this.isStarted = true;
     this.stopListening = this.parts.feed.listen((change) => {
       if (change === null) return void this.lookAgain();
       if (change.topic !== 'job') return;
@@ -85,7 +92,7 @@ export class Supervisor {
   }
 
   get slotCount(): number {
-    return this.parts.config.slots;
+    return this.parts.slots.count;
   }
 
   get runningCount(): number {
@@ -147,7 +154,8 @@ export class Supervisor {
   }
 
   /** Fills the slots; a call while it works has it look again, so that nothing that was queued meanwhile is missed. */
-  private fill(): void {
+  fill(): void {
+    if (!this.isStarted || this.isStopping) return;
     this.isFillWanted = true;
     this.filling ??= this.fillSlots()
       .catch((error: unknown) => {
@@ -169,19 +177,24 @@ export class Supervisor {
 
   private async fillSlots(): Promise<void> {
     this.isFillWanted = false;
+    const { slots } = this.parts;
     await this.recover();
-    while (!this.isStopping && this.running.size < this.slotCount) {
+    while (!this.isStopping) {
+      const free = await slots.free();
+      if (free.length === 0) return await this.explainNoCard();
       await this.giveBackUnlaunched();
-      const free = await freeDiskBytes(this.parts.config.dataFolder);
-      if (free < this.parts.config.freeDiskBytesMin) {
+      const freeBytes = await freeDiskBytes(this.parts.config.dataFolder);
+      if (freeBytes < this.parts.config.freeDiskBytesMin) {
         this.parts.log.warn(
-          { freeBytes: free, neededBytes: this.parts.config.freeDiskBytesMin },
+          { freeBytes, neededBytes: this.parts.config.freeDiskBytesMin },
           'No job starts: the disk is almost full',
         );
         return this.fillAfter(lowDiskRetryMs);
       }
-      const claim = await this.parts.queue.claimNext();
+      const claim = await this.parts.queue.claimNext({ free, resolve: (spec) => slots.resolve(spec) });
       if (!('job' in claim)) {
+        slots.giveUnused();
+        if (!free.includes('cuda')) await this.explainNoCard();
         if (claim.notBeforeMs !== null) this.fillAfter(Math.max(1, claim.notBeforeMs - Date.now()));
         return;
       }
@@ -190,7 +203,7 @@ export class Supervisor {
         this.running.get(job.id)?.abandon(),
       );
       try {
-        await this.launch(job, release);
+        await this.launch(job, slots.take(claim.device), release);
       } catch (error) {
         const fault = storageFault(error);
         const why = fault ? `${fault.message}; ${storageCures[fault.reason]}` : (error as Error).message;
@@ -199,6 +212,13 @@ export class Supervisor {
         this.unlaunched.push({ job, what, release });
       }
     }
+  }
+
+  /** Nobody tells when another server gives a card up, or when somebody mends one. */
+  private async explainNoCard(): Promise<void> {
+    const why = await this.parts.slots.whyNoCard();
+    if (why === null) return;
+    if (await this.parts.queue.explainWait(['cuda'], why)) this.fillAfter(cardRetryMs);
   }
 
   private async giveBackUnlaunched(): Promise<void> {
@@ -217,7 +237,15 @@ export class Supervisor {
   }
 
   /** @param release called when the attempt is over, or by the caller when this throws */
-  private async launch(job: Job, release: () => void): Promise<void> {
+  private async launch(job: Job, slot: Slot, release: () => void): Promise<void> {
+    try {
+      await this.launchOn(job, slot, release);
+    } finally {
+      if (!this.running.has(job.id)) this.parts.slots.give(slot);
+    }
+  }
+
+  private async launchOn(job: Job, slot: Slot, release: () => void): Promise<void> {
     const { config, attempts, checkpoints, artifacts, datasets, store, log } = this.parts;
     const key = { jobId: job.id, attempt: job.attempt };
     const datasetId = job.spec.dataset.replace(/^datasets\//, '');
@@ -232,7 +260,7 @@ export class Supervisor {
     await artifacts.clearOrphans(job.id).catch((error: unknown) => {
       log.warn({ jobId: job.id, err: error }, 'Leftovers could not be removed');
     });
-    const order = await this.orderOf(job, datasets.preparedFolder(datasetId));
+    const order = await this.orderOf(job, datasets.preparedFolder(datasetId), slot);
     const run = new RunningJob(
       {
         attempts,
@@ -242,6 +270,7 @@ export class Supervisor {
           entry: this.parts.entry ?? trainerEntry,
           folder: jobFolder,
           niceValue: config.trainerNice,
+          environment: environmentOf(slot, this.parts.slots),
           silenceMs: config.trainerSilenceSeconds * 1000,
           busyMs: config.trainerBusySeconds * 1000,
           graceMs: config.trainerGraceSeconds * 1000,
@@ -262,6 +291,7 @@ export class Supervisor {
     void run.done.then((outcome) => {
       this.running.delete(job.id);
       release();
+      this.parts.slots.give(slot);
       for (const listener of this.exitListeners) listener({ ...key, outcome });
       if (!this.isStopping) this.fill();
     });
@@ -271,19 +301,14 @@ export class Supervisor {
   }
 
   /** What the trainer is to do, and from where. */
-  private async orderOf(job: Job, datasetFolder: string): Promise<TrainOrder> {
+  private async orderOf(job: Job, datasetFolder: string, { device, uuid }: Slot): Promise<TrainOrder> {
     const { config, checkpoints, artifacts } = this.parts;
     const kept = await checkpoints.list(job.id);
-    const ownThreads = Math.max(1, Math.floor(availableParallelism() / config.slots));
     return {
       jobId: job.id,
       attempt: job.attempt,
       spec: job.spec,
-      device: {
-        device: job.spec.device === 'auto' ? config.device : job.spec.device,
-        instructionSet: config.instructionSet,
-        threads: config.threads > 0 ? config.threads : ownThreads,
-      },
+      device: childDevice(config, device, { share: config.slots, uuid }),
       baseWeightsFolder: baseWeightsFolder(config.dataFolder, job.spec),
       jobFolder: folders.job(config.dataFolder, job.id),
       datasetFolder,
@@ -305,6 +330,11 @@ export class Supervisor {
       spec,
     };
   }
+}
+
+/** With several cards a trainer sees its own alone. Where there is one, it is named as the operator did. */
+function environmentOf({ uuid }: Slot, { cardCount }: Slots): Record<string, string> {
+  return uuid === null || cardCount < 2 ? {} : { CUDA_VISIBLE_DEVICES: uuid };
 }
 
 /** Weights with a name lie in the data folder, wherever that was when the job was created. */

@@ -1,5 +1,4 @@
 import { mkdir } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { ExportResult } from '../artifacts/artifact.js';
@@ -7,9 +6,9 @@ import type { TaskFailure } from '../jobs/jobFailures.js';
 import type { WeightsReport } from '../weights/weights.js';
 import type {
   CheckWeightsTask,
-  DeviceDescription,
   DeviceSettings,
   ExportTask,
+  FoundDevices,
   GeneratedPiece,
   GenerateTask,
   PreviewedToken,
@@ -17,6 +16,7 @@ import type {
   Task,
   TaskTypes,
 } from './messages.js';
+import { childDevice, isOnProcessors } from './childDevice.js';
 import { preparerMemory, trainerMemory } from './childMemory.js';
 import { parseExportResult, parseTaskMessage } from './childMessages.js';
 import { TrainerProcess, trainerEntry } from './trainerProcess.js';
@@ -66,10 +66,18 @@ export class TaskRunner {
   ) {}
 
   /** What jobs can run on, measured for about a second. */
-  async describeDevices(signal: AbortSignal = new AbortController().signal): Promise<DeviceDescription[]> {
+  async describeDevices(signal: AbortSignal = new AbortController().signal): Promise<FoundDevices> {
     return await this.run(
-      { kind: 'describeDevices', device: this.device() },
+      { kind: 'describeDevices', device: childDevice(this.config, this.config.device) },
       { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
+    );
+  }
+
+  /** For the cards of this machine; minutes where all are new. */
+  async compileKernels(signal: AbortSignal): Promise<null> {
+    return await this.run(
+      { kind: 'compileKernels', device: childDevice(this.config, 'cuda') },
+      { signal, timeoutMs: null },
     );
   }
 
@@ -282,7 +290,7 @@ export class TaskRunner {
   }
 
   private device(): DeviceSettings {
-    const { device, instructionSet, threads } = this.config;
-    return { device, instructionSet, threads: threads > 0 ? threads : availableParallelism() };
+    const { device } = this.config;
+    return childDevice(this.config, isOnProcessors(device) ? device : 'native');
   }
 }

@@ -17,6 +17,8 @@ export interface ProcessOptions {
   /** Working folder, so that a core file or a stray relative path stays there. */
   folder: string;
   niceValue: number;
+  /** Variables beside those that it inherits. */
+  environment?: Readonly<Record<string, string>>;
   /** Silence after which the child counts as hung. */
   silenceMs: number;
   /** Time without a turn of its event loop after which a child that computes counts as hung too. */
@@ -41,7 +43,7 @@ export interface ProcessExit {
 
 /** All that a child gets of our environment: what Node, a GPU library and temporary files need, and no credentials. */
 const inheritedVariables =
-  /^(PATH|HOME|TZ|TMPDIR|LANG|LC_[A-Z]+|LD_LIBRARY_PATH|NODE_PATH|NODE_EXTRA_CA_CERTS|CUDA_[A-Z_]+|NVIDIA_[A-Z_]+|TF_[A-Z_]+)$/;
+  /^(PATH|HOME|TZ|TMPDIR|LANG|LC_[A-Z]+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|NODE_EXTRA_CA_CERTS|CUDA_[A-Z_]+|NVIDIA_[A-Z_]+|TF_[A-Z_]+)$/;
 /** Longest line of a child's output; longer ones are cut. */
 const logLineLengthMax = 4096;
 
@@ -74,9 +76,12 @@ export class TrainerProcess {
     try {
       child = fork(entry, [], {
         cwd: folder,
-        env: Object.fromEntries(
-          Object.entries(process.env).filter(([name]) => inheritedVariables.test(name)),
-        ),
+        env: {
+          ...Object.fromEntries(
+            Object.entries(process.env).filter(([name]) => inheritedVariables.test(name)),
+          ),
+          ...options.environment,
+        },
         execArgv: [],
         // A session of its own: Ctrl-C in the server's terminal is for the server, which then stops its children in order.
         detached: true,

@@ -1,5 +1,5 @@
 import { performance } from 'node:perf_hooks';
-import type { DeviceSpeed } from '../../plan/deviceSpeed.js';
+import { unmeasured, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type * as api from '../device.js';
 import { HostCache } from '../hostCache.js';
 import { HostResult } from '../hostResult.js';
@@ -407,13 +407,10 @@ export class CpuDevice extends CpuMemory implements api.Device {
   }
 
   measure(): Promise<DeviceSpeed> {
-    const { instructionSet, threadCount, precision } = this.description;
     const peak = (arithmetic: 'float32' | 'bfloat16' | 'int8'): number =>
       1e9 * best(() => this.addon.measurePeak(arithmetic, windowMs));
     return Promise.resolve({
-      instructionSet,
-      threadCount,
-      autoPrecision: precision,
+      ...unmeasured(this.description),
       float32Flops: peak('float32'),
       bfloat16Flops: peak('bfloat16'),
       int8Flops: peak('int8'),

@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { DeviceFault } from '../deviceFaults.js';
 
 /**
  * The addon for NVIDIA cards, typed in one place. It knows no kernel: texts, parameters and launches come from here. Addresses are
@@ -75,5 +76,13 @@ export interface CompiledProgram {
 export const cudaFolder = fileURLToPath(new URL('../../../cuda/', import.meta.url));
 
 export function loadCudaAddon(path = `${cudaFolder}build/host/relora_cuda.node`): CudaAddon {
-  return createRequire(import.meta.url)(path) as CudaAddon;
+  try {
+    return createRequire(import.meta.url)(path) as CudaAddon;
+  } catch (error) {
+    throw new DeviceFault(
+      'DEVICE_LIBRARY_MISSING',
+      `The addon for NVIDIA cards cannot be loaded (${(error as Error).message.split('\n')[0]}): cards are served on Linux alone; there \`npm run build\` makes it`,
+      { cause: error },
+    );
+  }
 }

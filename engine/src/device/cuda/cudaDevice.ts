@@ -1,4 +1,4 @@
-import type { DeviceSpeed } from '../../plan/deviceSpeed.js';
+import { unmeasured, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type * as api from '../device.js';
 import { singularValues } from '../tfjs/singularValues.js';
 import { attentionBackward, attentionForward, type AttentionState } from './attentionHalf.js';
@@ -11,6 +11,7 @@ import { headCrossEntropy, headLogits } from './head.js';
 import type { Kernels } from './kernels.js';
 import { linearForward, type CardBase } from './linear.js';
 import { MatrixCalls, newMatrix, tight, typeOf, type Arithmetic } from './matrix.js';
+import { measureCard } from './measureCard.js';
 import { mlpBackward, mlpForward, type MlpState } from './mlpHalf.js';
 import { normBackward, normForward } from './norm.js';
 
@@ -430,10 +431,10 @@ export class CudaDevice extends CardMemory implements api.Device {
     return Promise.resolve(singularValues(matrix, rows, columns));
   }
 
-  measure(): Promise<DeviceSpeed> {
-    const { instructionSet, precision } = this.description;
-    const unknown = { float32Flops: 0, bfloat16Flops: 0, int8Flops: 0, memoryBytesPerSecond: 0 };
-    return Promise.resolve({ instructionSet, threadCount: 1, autoPrecision: precision, ...unknown });
+  async measure(): Promise<DeviceSpeed> {
+    const rates = await measureCard(this.calls);
+    this.trim();
+    return { ...unmeasured(this.description), ...rates };
   }
 
   private elementwise(kernel: string, length: number, parameters: Readonly<Record<string, number>>): void {

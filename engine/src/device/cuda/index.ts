@@ -1,8 +1,9 @@
 export { loadCudaAddon, type CardDescription, type CudaAddon } from './cudaAddon.js';
-export { findLibraries, packageFolders, sitesOf, type CudaLibraries } from './libraries.js';
+export { findDriver, findLibraries, packageFolders, sitesOf, type CudaLibraries } from './libraries.js';
 export { kernelCompiler, type KernelCompiler } from './kernelCompiler.js';
 export { Kernels } from './kernels.js';
 export { readKernelFile } from './kernelText.js';
 export { architectures, kernelVariants } from './kernelVariants.js';
 export { readCompilerLog } from './compilerLog.js';
-export { openCuda, type CudaOptions } from './openCuda.js';
+export { fillKernelCache, listCards, openCuda, requireCapability, type CudaOptions } from './openCuda.js';
+export type { CudaDevice } from './cudaDevice.js';

@@ -5,19 +5,30 @@ import { delimiter, join } from 'node:path';
 /** Files of NVIDIA's libraries, best first. A name without a folder is left to the system's own search. */
 export interface CudaLibraries {
   readonly driver: string;
+  /** NVRTC. */
   readonly compilers: readonly string[];
+  /** cuBLASLt. */
+  readonly products: readonly string[];
 }
 
 export interface LibrarySearch {
-  /** Searched before everything else; null for none. Where it is named and has no compiler, nothing else is tried. */
+  /** Null for none. Where one is named, compiler and products come from it or not at all, and so does the driver if it has one. */
   readonly folder: string | null;
   readonly environment?: NodeJS.ProcessEnv;
 }
 
+const driverName = 'libcuda.so.1';
 const compilerNames = ['libnvrtc.so.13', 'libnvrtc.so.12'];
+const productNames = ['libcublasLt.so.13', 'libcublasLt.so.12'];
+
+/** The driver comes with the machine, never with a toolkit; a folder that is named may stand for a machine. */
+export function findDriver(folder: string | null): string {
+  const named = folder === null ? driverName : join(folder, driverName);
+  return existsSync(named) ? named : driverName;
+}
 
 /**
- * Where the compiler is looked for: a folder that a setting names; LD_LIBRARY_PATH; where CUDA's installers put it; the `nvidia` packages
+ * Where compiler and products are looked for: a folder that a setting names; LD_LIBRARY_PATH; where CUDA's installers put it; the `nvidia` packages
  * of the Python that is active; the system. Several are listed, since the newest may be too new for the driver.
  */
 export function findLibraries({ folder, environment = process.env }: LibrarySearch): CudaLibraries {
@@ -25,14 +36,13 @@ export function findLibraries({ folder, environment = process.env }: LibrarySear
     folder !== null
       ? [folder]
       : [...pathsOf(environment.LD_LIBRARY_PATH), ...toolkitFolders(), ...pythonFolders(environment)];
-  const files = folders.flatMap((place) =>
-    compilerNames.map((name) => join(place, name)).filter((path) => existsSync(path)),
-  );
-  return {
-    // The driver comes with the machine, never with a toolkit.
-    driver: 'libcuda.so.1',
-    compilers: folder !== null ? files : [...files, ...compilerNames],
+  const find = (names: readonly string[]) => {
+    const files = folders.flatMap((place) =>
+      names.map((name) => join(place, name)).filter((path) => existsSync(path)),
+    );
+    return folder !== null ? files : [...files, ...names];
   };
+  return { driver: findDriver(folder), compilers: find(compilerNames), products: find(productNames) };
 }
 
 const pathsOf = (list: string | undefined) => (list ?? '').split(delimiter).filter((path) => path !== '');

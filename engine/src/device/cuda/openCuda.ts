@@ -7,13 +7,16 @@ import { CudaDevice } from './cudaDevice.js';
 import { kernelCompiler, type KernelCompiler } from './kernelCompiler.js';
 import { Kernels } from './kernels.js';
 import { listKernelFiles, readKernelFile, readKernelHeaders } from './kernelText.js';
-import type { CudaLibraries } from './libraries.js';
+import { kernelVariants } from './kernelVariants.js';
+import { findDriver, findLibraries, type CudaLibraries } from './libraries.js';
 import type { Arithmetic } from './matrix.js';
 
 export interface CudaOptions {
   readonly libraries: CudaLibraries;
-  /** Among the cards that the driver shows to this process. */
-  readonly ordinal: number;
+  /** Among the cards that the driver shows to this process; 0 when left out. */
+  readonly ordinal?: number;
+  /** As the driver names it, in place of the number; null for none. */
+  readonly uuid?: string | null;
   readonly precision: Arithmetic;
   /** Of compiled kernels; null for none. */
   readonly cache: { readonly folder: string; readonly isWritable: boolean } | null;
@@ -30,33 +33,73 @@ const capabilityMin = 80;
 /** The device `cuda`, or a DeviceFault that says what is missing and what to do. */
 export function openCuda(options: CudaOptions): CudaDevice {
   const addon = guarded(loadCudaAddon(options.addonPath));
-  const { version, devices } = addon.openDriver(options.libraries.driver);
-  if (version < driverVersionMin)
-    throw new DeviceFault(
-      'DEVICE_DRIVER_TOO_OLD',
-      `The NVIDIA driver serves CUDA ${nameOf(version)}, ${nameOf(driverVersionMin)} is needed: install driver 525 or newer`,
-    );
-  const described = devices[options.ordinal];
-  if (described === undefined)
-    throw new DeviceFault(
-      'DEVICE_NOT_FOUND',
-      `The driver shows ${devices.length} cards, so there is no card ${options.ordinal}: check nvidia-smi and CUDA_VISIBLE_DEVICES`,
-    );
-  if (described.capability < capabilityMin)
-    throw new DeviceFault(
-      'DEVICE_TOO_OLD',
-      `${described.name} has compute capability ${described.capability / 10}, ${capabilityMin / 10} is needed (Ampere or newer): train on the CPU`,
-    );
+  const { version, cards } = listCards(options.libraries.driver, addon);
+  const described = chosen(cards, options);
+  requireCapability(described);
   const compiler = openCompiler(addon, options, version);
-  const card = guarded(addon.openCard(options.ordinal));
+  const card = guarded(addon.openCard(described.ordinal));
   const architecture = architectureOf(described);
   const kernels = new Kernels(card, compiler, { architecture, moreOptions: options.moreOptions });
   const description = describe(described, architecture, version, compiler, options.precision);
   return new CudaDevice(description, card, kernels);
 }
 
+/** The cards that the driver shows to this process, at least one, and the newest CUDA that it serves; or a DeviceFault. */
+export function listCards(
+  driver: string,
+  addon: Pick<CudaAddon, 'openDriver'> = guarded(loadCudaAddon()),
+): { version: number; cards: CardDescription[] } {
+  const { version, devices } = addon.openDriver(driver);
+  if (version < driverVersionMin)
+    throw new DeviceFault(
+      'DEVICE_DRIVER_TOO_OLD',
+      `The NVIDIA driver serves CUDA ${nameOf(version)}, ${nameOf(driverVersionMin)} is needed: install driver 525 or newer`,
+    );
+  if (devices.length === 0)
+    throw new DeviceFault(
+      'DEVICE_NOT_FOUND',
+      'The driver shows no card: check that nvidia-smi lists one, and CUDA_VISIBLE_DEVICES',
+    );
+  return { version, cards: devices };
+}
+
+/** Compiles every kernel that a run may load, for each card that can run them, into the folder; what is there already is left. */
+export function fillKernelCache(options: { libraryFolder: string | null; folder: string }): void {
+  const { folder, libraryFolder } = options;
+  const addon = guarded(loadCudaAddon());
+  const { version, cards } = listCards(findDriver(libraryFolder), addon);
+  const libraries = findLibraries({ folder: libraryFolder });
+  const compiler = openCompiler(addon, { libraries, cache: { folder, isWritable: true } }, version);
+  const fit = cards.filter(({ capability }) => capability >= capabilityMin);
+  for (const architecture of new Set(fit.map(architectureOf)))
+    for (const { file, definitions } of kernelVariants())
+      compiler.compile(readKernelFile(file), { architecture, definitions });
+}
+
+function chosen(cards: readonly CardDescription[], { ordinal = 0, uuid }: CudaOptions): CardDescription {
+  const found = uuid == null ? cards[ordinal] : cards.find((card) => card.uuid === uuid);
+  if (found !== undefined) return found;
+  throw new DeviceFault(
+    'DEVICE_NOT_FOUND',
+    `The driver shows ${cards.length} cards, so there is no card ${uuid ?? ordinal}: check nvidia-smi and CUDA_VISIBLE_DEVICES`,
+  );
+}
+
+/** Throws DEVICE_TOO_OLD for a card whose instructions our kernels do not run on. */
+export function requireCapability({ name, capability }: Pick<CardDescription, 'name' | 'capability'>): void {
+  if (capability >= capabilityMin) return;
+  throw new DeviceFault(
+    'DEVICE_TOO_OLD',
+    `${name} has compute capability ${capability / 10}, ${capabilityMin / 10} is needed (Ampere or newer): train on the CPU`,
+  );
+}
+
 /** Kernels of a newer CUDA than the driver's do not load: the newest compiler that the driver can follow is taken. */
-function openCompiler(addon: CudaAddon, { libraries, cache }: CudaOptions, driver: number): KernelCompiler {
+function openCompiler(
+  addon: CudaAddon,
+  { libraries, cache }: Pick<CudaOptions, 'libraries' | 'cache'>,
+  driver: number,
+): KernelCompiler {
   const tried: string[] = [];
   for (const path of libraries.compilers) {
     try {
@@ -94,6 +137,7 @@ function describe(
   return {
     name: 'cuda',
     model: card.name,
+    uuid: card.uuid,
     instructionSet: architecture,
     threadCount: 1,
     precision,

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
-import type { DeviceSpeed } from '../../plan/deviceSpeed.js';
+import { unmeasured, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type * as api from '../device.js';
 import { dropoutMask } from '../dropout.js';
 import { HostCache } from '../hostCache.js';
@@ -347,15 +347,7 @@ export class TfjsDevice extends HostMemory implements api.Device {
   }
 
   measure(): Promise<DeviceSpeed> {
-    return Promise.resolve({
-      instructionSet: null,
-      threadCount: this.description.threadCount,
-      autoPrecision: 'float32',
-      float32Flops: 0,
-      bfloat16Flops: 0,
-      int8Flops: 0,
-      memoryBytesPerSecond: 0,
-    });
+    return Promise.resolve(unmeasured(this.description));
   }
 
   /** Runs a definition on this device's backend, counted; its tensors end with it. */

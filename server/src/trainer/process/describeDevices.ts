@@ -1,33 +1,73 @@
-import { cpus } from 'node:os';
-import { openDevice, type Device } from '@relora/engine';
+import { DeviceFault, openDevice, unmeasured, type Device } from '@relora/engine';
+import { findDriver, listCards } from '@relora/engine/cuda';
 import { machineMemoryBytes } from '../../machineMemory.js';
-import type { DescribeTask, DeviceDescription } from '../messages.js';
+import { lockCard } from '../cardLock.js';
+import type { DescribeTask, DeviceDescription, DeviceSettings, FoundDevices } from '../messages.js';
 import { deviceFor } from './device.js';
 
 /** Devices that can be had on this machine, the one that `auto` takes first, each with its measured speed where it can be. */
-export async function describeDevices({ device }: DescribeTask): Promise<DeviceDescription[]> {
-  const chosen = await deviceFor(device, 'auto');
-  const devices = [await describe(chosen, true)];
-  for (const name of ['native', 'tensorflow', 'reference'] as const) {
-    if (name === chosen.description.name) continue;
-    // What is not installed or does not fit this machine is not a device.
-    const found = await openDevice({ device: name, precision: 'auto' }).catch(() => undefined);
-    if (found !== undefined) devices.push(await describe(found, false));
+export async function describeDevices({ device }: DescribeTask): Promise<FoundDevices> {
+  const found: FoundDevices = { devices: [], problems: [] };
+  await describeCards(device, found);
+  // Throws for instructions that are forced and not there.
+  found.devices.push(await describe(await deviceFor({ ...device, device: 'native' }, 'auto')));
+  for (const backend of ['tensorflow', 'reference'] as const) {
+    try {
+      found.devices.push(await describe(await openDevice({ device: backend, precision: 'auto' })));
+    } catch (error) {
+      // What is not installed or does not fit this machine is not a device.
+      found.problems.push(problemOf(backend, error));
+    }
   }
-  return devices;
+  const isChosen = ({ backend }: DeviceDescription) => device.device === 'auto' || backend === device.device;
+  const first = found.devices.find(isChosen);
+  if (first !== undefined) first.isDefault = true;
+  found.devices.sort((one, other) => Number(other.isDefault) - Number(one.isDefault));
+  return found;
 }
 
-/** Measures the device, and closes it. */
-async function describe(device: Device, isDefault: boolean): Promise<DeviceDescription> {
-  const { name, model, instructionSet } = device.description;
-  const speed = await device.measure();
+/** One device a card. */
+async function describeCards(device: DeviceSettings, { devices, problems }: FoundDevices): Promise<void> {
+  const note = (error: unknown) => problems.push(problemOf('cuda', error));
+  let cards: ReturnType<typeof listCards>['cards'];
+  try {
+    ({ cards } = listCards(findDriver(device.card.libraryFolder)));
+  } catch (error) {
+    return void note(error);
+  }
+  for (const { uuid, memoryBytes, capability } of cards) {
+    try {
+      const card = await deviceFor(
+        { ...device, device: 'cuda', card: { ...device.card, uuid } },
+        'auto',
+        true,
+      );
+      const described = await describe(card, uuid);
+      devices.push({ ...described, memoryBytes, uuid, computeCapability: (capability / 10).toFixed(1) });
+    } catch (error) {
+      note(error);
+    }
+  }
+}
+
+function problemOf(backend: string, error: unknown): FoundDevices['problems'][number] {
+  const reason = error instanceof DeviceFault ? error.reason : 'DEVICE_NOT_FOUND';
+  return { backend, reason, message: (error as Error).message };
+}
+
+/** Measures the device unless another server computes on it, and closes it. */
+async function describe(device: Device, uuid = ''): Promise<DeviceDescription> {
+  const { model, instructionSet } = device.description;
+  const unlock = uuid === '' ? () => {} : await lockCard(uuid);
+  const speed = unlock === null ? unmeasured(device.description) : await device.measure();
+  unlock?.();
   device.close();
   return {
     ...speed,
-    backend: name,
-    isDefault,
-    model: model || (cpus()[0]?.model ?? 'unknown'),
+    isDefault: false,
+    model,
     instructionSet: instructionSet ?? '',
     memoryBytes: machineMemoryBytes(),
+    ...{ uuid, computeCapability: '' },
   };
 }

@@ -11,8 +11,9 @@ class InstructionSetMissing extends Error {
 
 /** The device that the settings ask for. */
 export async function deviceFor(
-  { device, instructionSet, threads }: DeviceSettings,
+  { device, instructionSet, threads, card }: DeviceSettings,
   precision: Precision,
+  isCacheWritable = false,
 ): Promise<Device> {
   if (instructionSet !== 'auto') {
     const { cpuModel, instructionSets } = loadNativeAddon().describe();
@@ -24,6 +25,7 @@ export async function deviceFor(
   return await openDevice({
     device,
     precision,
+    card: { ...card, cache: { folder: card.cacheFolder, isWritable: isCacheWritable } },
     ...(instructionSet === 'auto' ? {} : { instructionSet: instructionSet as InstructionSet }),
     ...(threads === 0 ? {} : { threads }),
   });

@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import type { Task, TrainOrder } from '../messages.js';
 import { ServerChannel } from './channel.js';
 import { checkWeights } from './checkWeights.js';
+import { compileKernels } from './compileKernels.js';
 import { describeDevices } from './describeDevices.js';
 import { describeError } from './describeError.js';
 import { exportWeights } from './exportWeights.js';
@@ -70,6 +71,8 @@ async function perform(task: Task) {
       return await checkWeights(task);
     case 'describeDevices':
       return await describeDevices(task);
+    case 'compileKernels':
+      return await compileKernels(task);
     case 'exportWeights':
       return await exportWeights(task);
   }

@@ -122,7 +122,8 @@ async function begin(
 
 /** What has to be equal for the same bits, and the threads. */
 function executionOf({ spec, device, dataset, graphs, baseWeightsSha256 }: TrainingRun): Execution {
-  const { name, instructionSet, threadCount, precision, basePrecision } = device.description;
+  const { name, model, uuid, instructionSet, threadCount, precision, basePrecision, libraries } =
+    device.description;
   return {
     engineVersion,
     backend: name,
@@ -136,6 +137,9 @@ function executionOf({ spec, device, dataset, graphs, baseWeightsSha256 }: Train
     specSha256: specHash(spec, baseWeightsSha256),
     nodeVersion: process.versions.node,
     tfjsVersion,
+    deviceModel: model,
+    cardUuid: uuid ?? '',
+    libraries: name === 'cuda' ? Object.entries(libraries).map(([name, version]) => ({ name, version })) : [],
   };
 }
 

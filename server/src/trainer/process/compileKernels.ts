@@ -1,0 +1,8 @@
+import { fillKernelCache } from '@relora/engine/cuda';
+import type { CompileTask } from '../messages.js';
+
+/** Compiles every kernel that a run may load, for the cards of this machine: what trainers then only read. */
+export async function compileKernels({ device: { card } }: CompileTask): Promise<null> {
+  await fillKernelCache({ libraryFolder: card.libraryFolder, folder: card.cacheFolder });
+  return null;
+}

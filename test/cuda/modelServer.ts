@@ -1,0 +1,22 @@
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { onTestFinished } from 'vitest';
+import { kernelCache, modelIdentity, modelPath } from './modelPaths.js';
+
+/** A folder with the names of NVIDIA's libraries, behind which is the model of a card; without those that are left out. */
+export function libraryFolder(names = ['libcuda.so.1', 'libnvrtc.so.13']): string {
+  const folder = mkdtempSync(join(tmpdir(), 'relora-libraries-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  for (const name of names) symlinkSync(modelPath, join(folder, name));
+  return folder;
+}
+
+/** Compiled kernels of this model, which all servers on it share: g++ takes seconds for each file. */
+const cacheFolder = join(kernelCache.folder, modelIdentity.replace('--model=', 'servers-'));
+
+/** Settings of a server whose card is the model. */
+export function modelSettings(folder = libraryFolder()): Record<string, string> {
+  mkdirSync(cacheFolder, { recursive: true });
+  return { RELORA_CUDA_FOLDER: folder, RELORA_KERNEL_CACHE_FOLDER: cacheFolder, RELORA_DEVICE: 'cuda' };
+}

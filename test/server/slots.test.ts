@@ -1,0 +1,147 @@
+import { defaultRunSpec, unmeasured, type GivenSpec } from '@relora/engine/plan';
+import { describe, expect, it } from 'vitest';
+import { lockCard } from '../../server/dist/trainer/cardLock.js';
+import type { DeviceDescription } from '../../server/dist/trainer/messages.js';
+import { Slots, type KnownDevices } from '../../server/dist/trainer/slots.js';
+import { openParts, runSpec, submit } from './parts.js';
+import { stores } from './postgres.js';
+
+const device = { name: 'cuda', instructionSet: 'sm_90a', threadCount: 1, precision: 'bfloat16' } as const;
+const card = (uuid: string, memoryBytes = 2 ** 36): DeviceDescription => ({
+  ...unmeasured(device),
+  ...{
+    uuid,
+    memoryBytes,
+    isDefault: true,
+    model: 'A card',
+    instructionSet: 'sm_90a',
+    computeCapability: '9.0',
+  },
+});
+const known = (cards: DeviceDescription[] | null): KnownDevices => ({
+  cards: () => cards,
+  problems: () => [],
+});
+const settings = { slots: 1, gpuSlots: 1, device: 'auto', cudaFolder: '/libraries' } as const;
+let count = 0;
+const newUuid = () => `GPU-test-${process.pid}-${count++}`;
+
+/** Large enough for a card to have something to do. */
+const largeSpec = (changes: GivenSpec = {}) =>
+  defaultRunSpec({
+    model: {
+      vocabSize: 32_000,
+      hiddenSize: 512,
+      intermediateSize: 1376,
+      numHiddenLayers: 8,
+      numAttentionHeads: 8,
+    },
+    ...changes,
+  });
+
+describe('places of a server', () => {
+  it('are those of the processors and of each card, which is held while a job is on it', async () => {
+    const [one, other] = [newUuid(), newUuid()];
+    const slots = new Slots({ ...settings, gpuSlots: 2 }, known([card(one), card(other)]));
+    expect(slots.count).toBe(5);
+    const taken = [];
+    for (let i = 0; i < 4; i++) {
+      expect(await slots.free()).toEqual(['cuda', 'native', 'tensorflow', 'reference']);
+      taken.push(slots.take('cuda'));
+    }
+    expect(taken.map(({ uuid }) => uuid)).toEqual([one, one, other, other]);
+    expect(await slots.free()).not.toContain('cuda');
+    expect(await slots.whyNoCard()).toBeNull();
+    taken.push(slots.take('native'));
+    expect(await slots.free()).toEqual([]);
+    slots.give(taken[0]!);
+    expect(await lockCard(one)).toBeNull();
+    slots.give(taken[1]!);
+    const unlock = await lockCard(one);
+    expect(unlock).not.toBeNull();
+    unlock!();
+    for (const slot of taken.slice(2)) slots.give(slot);
+  });
+
+  it('are none on a card that another server holds, and the job says so', async () => {
+    const uuid = newUuid();
+    const [first, second] = [card(uuid), card(uuid)].map((one) => new Slots(settings, known([one])));
+    await first!.free();
+    const slot = first!.take('cuda');
+    expect(await second!.free()).not.toContain('cuda');
+    expect(await second!.whyNoCard()).toMatch(/another server on this machine uses A card GPU-test/);
+    first!.give(slot);
+    expect(await second!.free()).toContain('cuda');
+    second!.giveUnused();
+    expect(await first!.free()).toContain('cuda');
+    first!.giveUnused();
+  });
+});
+
+describe('auto', () => {
+  const resolve = (spec = largeSpec(), cards: DeviceDescription[] | null = [card('a')], more = {}) =>
+    new Slots({ ...settings, ...more }, known(cards)).resolve(spec);
+
+  it.each([
+    ['a card', largeSpec(), [card('a')], {}, 'cuda'],
+    ['the processor without a card', largeSpec(), [], {}, 'native'],
+    ['the processor where cards are left alone', largeSpec(), [card('a')], { gpuSlots: 0 }, 'native'],
+    [
+      'the processor for a base of eight bits',
+      largeSpec({ precision: 'int8Base' }),
+      [card('a')],
+      {},
+      'native',
+    ],
+    ['the processor for a tiny model', runSpec(), [card('a')], {}, 'native'],
+    ['the processor for more than the card has', largeSpec(), [card('a', 2 ** 30)], {}, 'native'],
+    ['what the settings say', largeSpec(), [card('a')], { device: 'reference' }, 'reference'],
+    ['nothing until the cards were looked for', largeSpec(), null, {}, null],
+  ])('is %s', (_, spec, cards, more, wanted) => {
+    expect(resolve(spec, cards, more)).toBe(wanted);
+  });
+});
+
+describe.each(stores)('jobs in the queue, on $name', ({ url, skip }) => {
+  const open = async () => await openParts({}, undefined, undefined, await url());
+  const claim = async ({ queue }: Awaited<ReturnType<typeof open>>, ...free: ('cuda' | 'native')[]) => {
+    const claimed = await queue.claimNext({
+      free,
+      resolve: (spec) => (spec.priority > 0 ? 'cuda' : 'native'),
+    });
+    return 'job' in claimed ? { id: claimed.job.id, device: claimed.device } : null;
+  };
+
+  it.skipIf(skip)('are claimed for a device that they may run on, the first that they want', async () => {
+    const parts = await open();
+    const wanting = async (device: 'cuda' | 'native', acceptedDevices: 'native'[] = []) =>
+      (await submit(parts, { spec: runSpec('', { device, acceptedDevices }) })).id;
+    const onCard = await wanting('cuda');
+    const onEither = await wanting('cuda', ['native']);
+    const another = await wanting('cuda', ['native']);
+    expect(await claim(parts, 'native')).toEqual({ id: onEither, device: 'native' });
+    expect(await claim(parts, 'cuda', 'native')).toEqual({ id: onCard, device: 'cuda' });
+    expect(await claim(parts, 'cuda', 'native')).toEqual({ id: another, device: 'cuda' });
+    expect(await claim(parts, 'cuda', 'native')).toBeNull();
+  });
+
+  it.skipIf(skip)('with auto are resolved once, and wait for that device from then on', async () => {
+    const parts = await open();
+    const { id } = await submit(parts, { spec: runSpec('', { priority: 1 }) });
+    expect(await claim(parts, 'native')).toBeNull();
+    const why = 'Waits for a card: it is away';
+    expect(await parts.queue.explainWait(['cuda'], why)).toBe(true);
+    expect((await parts.store.find(id))!.stateReason).toBe(why);
+    const resolved = await parts.queue.claimNext({ free: ['cuda'], resolve: () => 'native' });
+    expect(resolved).toMatchObject({ device: 'cuda', job: { id } });
+    expect(await parts.queue.explainWait(['cuda'], why)).toBe(false);
+  });
+
+  it.skipIf(skip)('with auto that cannot be resolved yet let others pass', async () => {
+    const parts = await open();
+    await submit(parts, { spec: runSpec('', { priority: 1 }) });
+    const { id } = await submit(parts, { spec: runSpec('', { device: 'native' }) });
+    const claimed = await parts.queue.claimNext({ free: ['cuda', 'native'], resolve: () => null });
+    expect(claimed).toMatchObject({ device: 'native', job: { id } });
+  });
+});
