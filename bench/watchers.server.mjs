@@ -39,7 +39,7 @@ await parts.queue.submit({
   requestId: null,
   requestDigest: '',
 });
-const { job } = await parts.queue.claimNext();
+const { job } = await parts.queue.claimNext({ free: ['native'], resolve: () => 'native' });
 const attempts = new JobAttempts(parts.journal, dataFolder, { eventsMax: 1e8 });
 const key = { jobId: job.id, attempt: job.attempt };
 console.log(`127.0.0.1:${port}`);

@@ -489,6 +489,7 @@ export const engineFailures = {
     'A library of NVIDIA is not installed, or too old. The message names it and what to install.',
   DEVICE_DRIVER_TOO_OLD: 'The NVIDIA driver is older than CUDA 12 needs. Install 525 or newer.',
   DEVICE_TOO_OLD: 'The card is older than Ampere (compute capability 8.0). Train on the CPU.',
+  DEVICE_PRECISION_UNKNOWN: 'The device has no such precision. The message names those that it has.',
   DEVICE_OUT_OF_MEMORY:
     'The card has no memory left. Ask for smaller micro-batches, recomputation or moments in eight bits.',
   DEVICE_LOST: 'The card stopped, was reset or fell off the bus. The job resumes when it is back.',

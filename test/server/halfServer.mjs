@@ -9,6 +9,7 @@ import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openStore } from '../../server/dist/store/openStore.js';
+import { Slots } from '../../server/dist/trainer/slots.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 import { patientSettings } from '../patience.mjs';
 
@@ -37,6 +38,7 @@ const supervisor = new Supervisor({
   checkpoints: new CheckpointStore(db, dataFolder),
   artifacts: new ArtifactStore(db, dataFolder),
   datasets: new DatasetStore(db, dataFolder, feed, leases),
+  slots: new Slots(config, { cards: () => [], problems: () => [] }),
   log: pino({ level: 'silent' }),
   onStoreFailure: (error) => {
     throw error;

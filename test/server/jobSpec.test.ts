@@ -618,7 +618,19 @@ describe('a wrong field is named with what was expected and what came', () => {
     ],
     ['a prompt with a lone surrogate', { sample: { prompt: 'a\ud800' } }, 'spec.sample.prompt', /U\+D800/],
     ['a priority above 100', { priority: 101 }, 'spec.priority'],
-    ['an unknown device', { device: 'cuda' }, 'spec.device', /"cuda"/],
+    ['an unknown device', { device: 'gpu' }, 'spec.device', /"gpu"/],
+    [
+      'an accepted device that is the device',
+      { device: 'cuda', acceptedDevices: ['cuda'] },
+      'spec.accepted_devices',
+      /each of native, tensorflow, reference once, got "cuda"/,
+    ],
+    [
+      'accepted devices beside auto',
+      { acceptedDevices: ['native'] },
+      'spec.accepted_devices',
+      /nothing beside device auto/,
+    ],
   ];
   for (const [name, changes, field, text] of cases) {
     it(name, () => {

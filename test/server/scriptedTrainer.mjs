@@ -21,6 +21,9 @@ const execution = {
   specSha256: sha256,
   nodeVersion: process.versions.node,
   tfjsVersion: '4.0.0',
+  deviceModel: 'A processor',
+  cardUuid: '',
+  libraries: [],
 };
 let number = 0;
 let acknowledged = 0;

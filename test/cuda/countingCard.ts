@@ -1,0 +1,56 @@
+import { CudaDevice } from '../../engine/dist/device/cuda/cudaDevice.js';
+import type { Card, CardDescription } from '../../engine/dist/device/cuda/cudaAddon.js';
+import { Kernels } from '../../engine/dist/device/cuda/kernels.js';
+
+/** A card that computes nothing: every value is zero, and only the memory that is asked for is real. For runs at the size of a card. */
+export function openCountingCard(precision: 'float32' | 'bfloat16', memoryBytes = 2 ** 40) {
+  const sizes = new Map<number, number>();
+  const used = { bytes: 0, peakBytes: 0 };
+  let next = 256;
+  const description: CardDescription = {
+    ...{ ordinal: 0, name: 'A counting card', uuid: 'GPU-0', capability: 90, multiprocessors: 132 },
+    ...{ sharedBytesMax: 232_448, memoryBytes },
+  };
+  const card: Card = {
+    description,
+    close: () => {},
+    allocate: (bytes) => {
+      const address = next;
+      next += bytes + 256;
+      sizes.set(address, bytes);
+      used.bytes += bytes;
+      used.peakBytes = Math.max(used.peakBytes, used.bytes);
+      return address;
+    },
+    release: (address) => {
+      used.bytes -= sizes.get(address)!;
+      sizes.delete(address);
+    },
+    upload: () => {},
+    download: () => {},
+    downloadLater: () => Promise.resolve(),
+    fill: () => {},
+    copy: () => {},
+    loadModule: () => 0,
+    loadKernel: () => 0,
+    kernelAttributes: () => ({ registers: 0, localBytes: 0, staticSharedBytes: 0 }),
+    run: () => {},
+    synchronize: () => {},
+    wait: () => Promise.resolve(),
+    memory: () => ({
+      ...{ freeBytes: memoryBytes - used.bytes, totalBytes: memoryBytes, allocatedBytes: used.bytes },
+      ...{ peakBytes: used.peakBytes, allocationCount: sizes.size, launches: 0 },
+    }),
+  };
+  const compiler = { version: '13.0', compile: () => ({ image: new Uint8Array(), log: '' }) };
+  const kernels = new Kernels(card, compiler, { architecture: 'sm_90a' });
+  const device = new CudaDevice(
+    {
+      ...{ name: 'cuda', model: description.name, instructionSet: 'sm_90a', threadCount: 1 },
+      ...{ precision, basePrecision: precision, libraries: {} },
+    },
+    card,
+    kernels,
+  );
+  return { device, used };
+}
