@@ -19,7 +19,8 @@ import type { NativeLayer } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { tinySpec } from './tinyRun.js';
 
 const device: DeviceSpeed = {
-  backend: 'native', instructionSet: 'avx512bf16',
+  backend: 'native',
+  instructionSet: 'avx512bf16',
   threadCount: 2,
   autoPrecision: 'bfloat16',
   float32Flops: 228e9,

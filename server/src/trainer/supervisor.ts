@@ -216,9 +216,10 @@ export class Supervisor {
 
   /** Nobody tells when another server gives a card up, or when somebody mends one. */
   private async explainNoCard(): Promise<void> {
-    const why = await this.parts.slots.whyNoCard();
-    if (why === null) return;
-    if (await this.parts.queue.explainWait(['cuda'], why)) this.fillAfter(cardRetryMs);
+    const { slots, queue } = this.parts;
+    const why = await slots.whyNoCard();
+    slots.giveUnused();
+    if (why !== null && (await queue.explainWait(['cuda'], why))) this.fillAfter(cardRetryMs);
   }
 
   private async giveBackUnlaunched(): Promise<void> {

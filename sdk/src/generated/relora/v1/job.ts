@@ -1432,9 +1432,9 @@ export interface JobProgress {
 export interface Execution {
   /** Version of the server and engine. */
   engineVersion: string;
-  /** Backend that ran: native, tensorflow or reference. */
+  /** Backend that ran: native, cuda, tensorflow or reference. */
   backend: string;
-  /** Instruction set of the native backend. */
+  /** Instruction set of the native backend, or the architecture of a card, as sm_90a. */
   instructionSet: string;
   /** Threads used; results do not depend on it. */
   threadCount: number;
@@ -1454,6 +1454,23 @@ export interface Execution {
   nodeVersion: string;
   /** Version of TensorFlow.js. */
   tfjsVersion: string;
+  /** The processor or the card, as its maker names it. */
+  deviceModel: string;
+  /** The card's own number, as its driver writes it; empty elsewhere. */
+  cardUuid: string;
+  /**
+   * What else decides the bits on a card: versions of the driver and of the libraries, the hash of the kernels, the number of
+   * multiprocessors. Empty on a processor.
+   */
+  libraries: ExecutionLibrary[];
+}
+
+/** Something that a device computes by. */
+export interface ExecutionLibrary {
+  /** Its name, as driver, nvrtc, kernels or multiprocessors. */
+  name: string;
+  /** Its version, hash or number. */
+  version: string;
 }
 
 /** How one kind of layer was computed. */
@@ -1524,7 +1541,10 @@ export interface JobSpec {
   priority?:
     | number
     | undefined;
-  /** Backend to run on: auto, native, tensorflow or reference; default auto. */
+  /**
+   * Backend to run on: auto, native, cuda, tensorflow or reference; default auto, which a fixed rule resolves when the job is first
+   * started: a card that serves its precision and has the memory for it, else the processor.
+   */
   device?:
     | string
     | undefined;
@@ -1553,7 +1573,14 @@ export interface JobSpec {
    */
   omittedSteps: StepRange[];
   /** Versions of the rules by which data is cut and numbers are drawn; default the newest. An older one repeats an older job. */
-  streams: StreamVersions | undefined;
+  streams:
+    | StreamVersions
+    | undefined;
+  /**
+   * Devices that the job may run on beside `device`, which goes before them: the first that is free is taken, at a resume too, where
+   * bits may differ. Nothing beside device auto.
+   */
+  acceptedDevices: string[];
 }
 
 /** Versions of the rules by which a run cuts its data and draws its numbers. A job keeps those that it was created with. */
@@ -2858,6 +2885,9 @@ function createBaseExecution(): Execution {
     specSha256: "",
     nodeVersion: "",
     tfjsVersion: "",
+    deviceModel: "",
+    cardUuid: "",
+    libraries: [],
   };
 }
 
@@ -2898,6 +2928,15 @@ export const Execution: MessageFns<Execution> = {
     }
     if (message.tfjsVersion !== "") {
       writer.uint32(98).string(message.tfjsVersion);
+    }
+    if (message.deviceModel !== "") {
+      writer.uint32(106).string(message.deviceModel);
+    }
+    if (message.cardUuid !== "") {
+      writer.uint32(114).string(message.cardUuid);
+    }
+    for (const v of message.libraries) {
+      ExecutionLibrary.encode(v!, writer.uint32(122).fork()).join();
     }
     return writer;
   },
@@ -3011,6 +3050,30 @@ export const Execution: MessageFns<Execution> = {
             message.tfjsVersion = reader.string();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.deviceModel = reader.string();
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.cardUuid = reader.string();
+            continue;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.libraries.push(ExecutionLibrary.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3075,6 +3138,19 @@ export const Execution: MessageFns<Execution> = {
         : isSet(object.tfjs_version)
         ? globalThis.String(object.tfjs_version)
         : "",
+      deviceModel: isSet(object.deviceModel)
+        ? globalThis.String(object.deviceModel)
+        : isSet(object.device_model)
+        ? globalThis.String(object.device_model)
+        : "",
+      cardUuid: isSet(object.cardUuid)
+        ? globalThis.String(object.cardUuid)
+        : isSet(object.card_uuid)
+        ? globalThis.String(object.card_uuid)
+        : "",
+      libraries: globalThis.Array.isArray(object?.libraries)
+        ? object.libraries.map((e: any) => ExecutionLibrary.fromJSON(e))
+        : [],
     };
   },
 
@@ -3116,6 +3192,15 @@ export const Execution: MessageFns<Execution> = {
     if (message.tfjsVersion !== "") {
       obj.tfjsVersion = message.tfjsVersion;
     }
+    if (message.deviceModel !== "") {
+      obj.deviceModel = message.deviceModel;
+    }
+    if (message.cardUuid !== "") {
+      obj.cardUuid = message.cardUuid;
+    }
+    if (message.libraries?.length) {
+      obj.libraries = message.libraries.map((e) => ExecutionLibrary.toJSON(e));
+    }
     return obj;
   },
 
@@ -3136,6 +3221,94 @@ export const Execution: MessageFns<Execution> = {
     message.specSha256 = object.specSha256 ?? "";
     message.nodeVersion = object.nodeVersion ?? "";
     message.tfjsVersion = object.tfjsVersion ?? "";
+    message.deviceModel = object.deviceModel ?? "";
+    message.cardUuid = object.cardUuid ?? "";
+    message.libraries = object.libraries?.map((e) => ExecutionLibrary.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseExecutionLibrary(): ExecutionLibrary {
+  return { name: "", version: "" };
+}
+
+export const ExecutionLibrary: MessageFns<ExecutionLibrary> = {
+  encode(message: ExecutionLibrary, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.version !== "") {
+      writer.uint32(18).string(message.version);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExecutionLibrary {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExecutionLibrary();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.version = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExecutionLibrary {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      version: isSet(object.version) ? globalThis.String(object.version) : "",
+    };
+  },
+
+  toJSON(message: ExecutionLibrary): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.version !== "") {
+      obj.version = message.version;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExecutionLibrary>): ExecutionLibrary {
+    return ExecutionLibrary.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExecutionLibrary>): ExecutionLibrary {
+    const message = createBaseExecutionLibrary();
+    message.name = object.name ?? "";
+    message.version = object.version ?? "";
     return message;
   },
 };
@@ -3251,6 +3424,7 @@ function createBaseJobSpec(): JobSpec {
     endOfData: EndOfData.UNSPECIFIED,
     omittedSteps: [],
     streams: undefined,
+    acceptedDevices: [],
   };
 }
 
@@ -3327,6 +3501,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.streams !== undefined) {
       StreamVersions.encode(message.streams, writer.uint32(194).fork()).join();
+    }
+    for (const v of message.acceptedDevices) {
+      writer.uint32(202).string(v!);
     }
     return writer;
   },
@@ -3536,6 +3713,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.streams = StreamVersions.decode(reader, reader.uint32());
             continue;
           }
+          case 25: {
+            if (tag !== 202) {
+              break;
+            }
+
+            message.acceptedDevices.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3604,6 +3789,11 @@ export const JobSpec: MessageFns<JobSpec> = {
         ? object.omitted_steps.map((e: any) => StepRange.fromJSON(e))
         : [],
       streams: isSet(object.streams) ? StreamVersions.fromJSON(object.streams) : undefined,
+      acceptedDevices: globalThis.Array.isArray(object?.acceptedDevices)
+        ? object.acceptedDevices.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.accepted_devices)
+        ? object.accepted_devices.map((e: any) => globalThis.String(e))
+        : [],
     };
   },
 
@@ -3681,6 +3871,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.streams !== undefined) {
       obj.streams = StreamVersions.toJSON(message.streams);
     }
+    if (message.acceptedDevices?.length) {
+      obj.acceptedDevices = message.acceptedDevices;
+    }
     return obj;
   },
 
@@ -3735,6 +3928,7 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.streams = (object.streams !== undefined && object.streams !== null)
       ? StreamVersions.fromPartial(object.streams)
       : undefined;
+    message.acceptedDevices = object.acceptedDevices?.map((e) => e) || [];
     return message;
   },
 };

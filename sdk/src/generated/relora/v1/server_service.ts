@@ -109,17 +109,17 @@ export interface Recipe {
 
 /** Something jobs can run on. */
 export interface Device {
-  /** Name of its backend: native, tensorflow or reference. */
+  /** Name of its backend: native, cuda, tensorflow or reference. */
   backend: string;
   /** Whether `auto` takes it. */
   isDefault: boolean;
   /** Processor or card. */
   model: string;
-  /** Best instruction set of the native backend. */
+  /** Best instruction set of the native backend, or the architecture of a card. */
   instructionSet: string;
   /** Threads it uses. */
   threadCount: number;
-  /** Memory that trainers may use. */
+  /** Memory that trainers may use: of the machine or container, or of the card. */
   memoryBytes: number;
   /** Measured peak in float32 products, floating point operations per second. */
   float32Flops: number;
@@ -127,6 +127,12 @@ export interface Device {
   bfloat16Flops: number;
   /** What `precision: AUTO` becomes here. */
   autoPrecision: Precision;
+  /** The card's own number, as its driver writes it; empty for what is no card. */
+  uuid: string;
+  /** Compute capability of a card, as 9.0; empty for what is no card. */
+  computeCapability: string;
+  /** Jobs that run on it at once; RELORA_GPU_SLOTS for a card, RELORA_SLOTS for all processors together. */
+  slotCount: number;
 }
 
 /** A model that can be named. */
@@ -1194,6 +1200,9 @@ function createBaseDevice(): Device {
     float32Flops: 0,
     bfloat16Flops: 0,
     autoPrecision: Precision.UNSPECIFIED,
+    uuid: "",
+    computeCapability: "",
+    slotCount: 0,
   };
 }
 
@@ -1225,6 +1234,15 @@ export const Device: MessageFns<Device> = {
     }
     if (message.autoPrecision !== Precision.UNSPECIFIED) {
       writer.uint32(72).int32(precisionToNumber(message.autoPrecision));
+    }
+    if (message.uuid !== "") {
+      writer.uint32(82).string(message.uuid);
+    }
+    if (message.computeCapability !== "") {
+      writer.uint32(90).string(message.computeCapability);
+    }
+    if (message.slotCount !== 0) {
+      writer.uint32(96).int32(message.slotCount);
     }
     return writer;
   },
@@ -1314,6 +1332,30 @@ export const Device: MessageFns<Device> = {
             message.autoPrecision = precisionFromJSON(reader.int32());
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.uuid = reader.string();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.computeCapability = reader.string();
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.slotCount = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1365,6 +1407,17 @@ export const Device: MessageFns<Device> = {
         : isSet(object.auto_precision)
         ? precisionFromJSON(object.auto_precision)
         : Precision.UNSPECIFIED,
+      uuid: isSet(object.uuid) ? globalThis.String(object.uuid) : "",
+      computeCapability: isSet(object.computeCapability)
+        ? globalThis.String(object.computeCapability)
+        : isSet(object.compute_capability)
+        ? globalThis.String(object.compute_capability)
+        : "",
+      slotCount: isSet(object.slotCount)
+        ? globalThis.Number(object.slotCount)
+        : isSet(object.slot_count)
+        ? globalThis.Number(object.slot_count)
+        : 0,
     };
   },
 
@@ -1397,6 +1450,15 @@ export const Device: MessageFns<Device> = {
     if (message.autoPrecision !== Precision.UNSPECIFIED) {
       obj.autoPrecision = precisionToJSON(message.autoPrecision);
     }
+    if (message.uuid !== "") {
+      obj.uuid = message.uuid;
+    }
+    if (message.computeCapability !== "") {
+      obj.computeCapability = message.computeCapability;
+    }
+    if (message.slotCount !== 0) {
+      obj.slotCount = Math.round(message.slotCount);
+    }
     return obj;
   },
 
@@ -1414,6 +1476,9 @@ export const Device: MessageFns<Device> = {
     message.float32Flops = object.float32Flops ?? 0;
     message.bfloat16Flops = object.bfloat16Flops ?? 0;
     message.autoPrecision = object.autoPrecision ?? Precision.UNSPECIFIED;
+    message.uuid = object.uuid ?? "";
+    message.computeCapability = object.computeCapability ?? "";
+    message.slotCount = object.slotCount ?? 0;
     return message;
   },
 };
