@@ -27,7 +27,7 @@ export class ServerMetrics {
   constructor(private readonly parts: ScrapeParts) {
     this.delay = monitorEventLoopDelay({ resolution: 20 });
     this.delay.enable();
-    const { metrics, supervisor, config, version, startTimeMs } = parts;
+    const { metrics, config, version, startTimeMs } = parts;
     metrics.buildInfo.set({ version, node_version: process.versions.node }, 1);
     metrics.startTime.set(startTimeMs / 1000);
     metrics.queueLimit.set(config.queueJobsMax);

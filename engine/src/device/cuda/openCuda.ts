@@ -77,7 +77,8 @@ export function fillKernelCache(options: { libraryFolder: string | null; folder:
 }
 
 function chosen(cards: readonly CardDescription[], { ordinal = 0, uuid }: CudaOptions): CardDescription {
-  const found = uuid == null ? cards[ordinal] : cards.find((card) => card.uuid === uuid);
+  const found =
+    uuid === null || uuid === undefined ? cards[ordinal] : cards.find((card) => card.uuid === uuid);
   if (found !== undefined) return found;
   throw new DeviceFault(
     'DEVICE_NOT_FOUND',
