@@ -214,7 +214,7 @@ export class Supervisor {
     }
   }
 
-  /** Nobody tells when another server gives a card up, or when somebody mends one. */
+  /** No event says when another server gives a card up, or when somebody mends one. */
   private async explainNoCard(): Promise<void> {
     const { slots, queue } = this.parts;
     const why = await slots.whyNoCard();
