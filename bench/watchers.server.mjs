@@ -40,7 +40,7 @@ await parts.queue.submit({
   requestDigest: '',
 });
 const { job } = await parts.queue.claimNext({ free: ['native'], resolve: () => 'native' });
-const attempts = new JobAttempts(parts.journal, dataFolder, { eventsMax: 1e8 });
+const attempts = new JobAttempts(parts.journal, dataFolder);
 const key = { jobId: job.id, attempt: job.attempt };
 console.log(`127.0.0.1:${port}`);
 await once(process.stdin, 'data');

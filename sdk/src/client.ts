@@ -167,7 +167,10 @@ export class ReloraClient {
       open: (afterSequence: number) =>
         this.streams.read(signal, ({ training }) => {
           const open = (signal: AbortSignal) =>
-            training.watchJob({ name, afterSequence, stepIntervalMs }, { ...call, signal });
+            training.watchJob(
+              { name, afterSequence, stepIntervalMs, acceptSpans: true },
+              { ...call, signal },
+            );
           return untilSilence(open, silenceMs, signal);
         }),
       get: () => this.getJob(name, { ...options, signal }),

@@ -15,6 +15,8 @@ interface Kinds {
 interface Entry {
   /** 1, 2, 3 … without gaps within the job. */
   sequence: number;
+  /** Of the first event that this one stands for: its own, but for the step event of a span (`step.span`), to which old ones are folded. */
+  firstSequence: number;
   time: Date;
   /** The last event that the job will ever have. */
   final: boolean;
@@ -45,7 +47,16 @@ export function fromEventMessage(message: contract.JobEvent): JobEvent | null {
     const body = message[kind];
     if (body === undefined) continue;
     const { sequence, final, attempt } = message;
-    const event: object = { sequence, final, attempt, time: message.time ?? new Date(0), kind, [kind]: body };
+    const firstSequence = message.firstSequence || sequence; // servers before spans do not say
+    const event: object = {
+      sequence,
+      firstSequence,
+      final,
+      attempt,
+      time: message.time ?? new Date(0),
+      kind,
+      [kind]: body,
+    };
     return event as JobEvent; // the table of kinds holds what the type says
   }
   return null;

@@ -286,10 +286,10 @@ export const settings = {
   rankMax: integer('RELORA_RANK_MAX', 4096, 1, 65_536, 'Highest rank of an adapter; a layer may allow less.'),
   stepsMax: integer(
     'RELORA_STEPS_MAX',
-    500_000,
+    1_000_000_000,
     1,
-    10_000_000,
-    'Most steps of a job, all phases together; each leaves an event.',
+    1_000_000_000,
+    'Most steps of a job, all phases together.',
   ),
   sequenceLengthMax: integer('RELORA_SEQUENCE_LENGTH_MAX', 8192, 8, 1 << 20, 'Longest sequence in tokens.'),
   vocabularySizeMax: integer('RELORA_VOCABULARY_SIZE_MAX', 524_288, 257, 1 << 20, 'Largest vocabulary.'),
@@ -303,10 +303,17 @@ export const settings = {
   ),
   jobEventsMax: integer(
     'RELORA_JOB_EVENTS_MAX',
-    1_000_000,
+    10_000,
     1000,
     100_000_000,
-    'Events a job may leave, so that no trainer can fill the disk; beyond it the job fails.',
+    'Newest events of a job of which none is folded, however old: step events before them become spans of several steps.',
+  ),
+  stepWindowSeconds: integer(
+    'RELORA_STEP_WINDOW_SECONDS',
+    300,
+    60,
+    2_592_000,
+    'Time in which no step event is folded; a watcher pauses for up to a minute, and finds each of them when it is back.',
   ),
   metricPointsMax: integer(
     'RELORA_METRIC_POINTS_MAX',

@@ -76,7 +76,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     await parts.devices.restore();
     ends.push(async () => await parts.devices.save({ isLast: true }));
 
-    const { supervisor, preparer, exporter, janitor } = parts;
+    const { supervisor, preparer, exporter, janitor, folding } = parts;
     ends.push(jobMetrics.follow(parts.journal, supervisor));
     ends.push(parts.journal.onAppended((job, events) => parts.devices.note(job, events)));
     const serverMetrics = new ServerMetrics({
@@ -133,6 +133,8 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     ends.push(async () => await exporter.stop());
     janitor.start();
     ends.push(async () => await janitor.stop());
+    folding.start();
+    ends.push(async () => await folding.stop());
     // Measured now, while nobody waits for it.
     void parts.devices.list();
     health.setServing(true);

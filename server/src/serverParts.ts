@@ -13,6 +13,7 @@ import { DatasetDeletion } from './datasets/datasetDeletion.js';
 import { DatasetStore } from './datasets/datasetStore.js';
 import { DatasetUploads } from './datasets/datasetUploads.js';
 import { CheckpointStore } from './jobs/checkpointStore.js';
+import { HistoryFolding } from './jobs/historyFolding.js';
 import { JobAttempts } from './jobs/jobAttempts.js';
 import { JobDeletion } from './jobs/jobDeletion.js';
 import { JobControl } from './jobs/jobControl.js';
@@ -38,6 +39,7 @@ export interface ServerParts extends ApiParts {
   preparer: DatasetPreparer;
   exporter: ArtifactExporter;
   janitor: Janitor;
+  folding: HistoryFolding;
 }
 
 export interface ServerPartsOptions {
@@ -62,7 +64,7 @@ export function makeServerParts({
   const journal = new JobJournal(db, feed);
   const store = new JobStore(db);
   const queue = new JobQueue(journal, leases, { jobsMax: config.queueJobsMax });
-  const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
+  const attempts = new JobAttempts(journal, dataFolder);
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
   const datasets = new DatasetStore(db, dataFolder, feed, leases);
@@ -144,6 +146,13 @@ export function makeServerParts({
       onStoreFailure,
     }),
     preparer: new DatasetPreparer(datasets, tasks, config, feed, leases, log, onStoreFailure),
+    folding: new HistoryFolding(
+      db,
+      journal,
+      { windowMs: config.stepWindowSeconds * 1000, eventsKept: config.jobEventsMax },
+      log,
+      onStoreFailure,
+    ),
     janitor: new Janitor({
       db,
       config,

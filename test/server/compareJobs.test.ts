@@ -125,13 +125,13 @@ describe('GetMetricHistory', () => {
     const { points } = series[0]!;
     expect(points).toHaveLength(10);
     expect(points.reduce((sum, { valueCount }) => sum + valueCount, 0)).toBe(999);
-    // Steps 99 to 198: after 100 to 199 steps.
+    // Steps 100 to 199: after 101 to 200 steps.
     expect(points[1]).toMatchObject({
-      step: 199,
-      last: 198,
-      mean: 148.5,
-      min: 99,
-      max: 198,
+      step: 200,
+      last: 199,
+      mean: 149.5,
+      min: 100,
+      max: 199,
       valueCount: 100,
     });
   });

@@ -1,5 +1,13 @@
 import * as plan from '@relora/engine/plan';
-import { layerRank, plannedGraph, restartModule, trainingEvents, type Settings } from '@relora/engine/plan';
+import {
+  layerRank,
+  plannedGraph,
+  restartModule,
+  spread,
+  stepSpan,
+  trainingEvents,
+  type Settings,
+} from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
 import { exportResult, sealedArtifact } from '../../server/dist/artifacts/artifact.js';
 import { capitals } from '../../server/dist/api/enums.js';
@@ -13,6 +21,8 @@ describe('what a trainer reports', () => {
   const internal = ['path', 'manifestSha256'];
   const messages: [message: string, table: object][] = [
     ['StepEvent', trainingEvents.step],
+    ['StepSpan', stepSpan],
+    ['Spread', spread],
     ['EvaluationEvent', trainingEvents.evaluation],
     ['RestartEvent', trainingEvents.restart],
     ['RestartModule', restartModule],
@@ -32,7 +42,16 @@ describe('what a trainer reports', () => {
   });
 
   it('every event of a trainer is an event of the contract', () => {
-    const ofServer = ['sequence', 'time', 'final', 'attempt', 'state', 'artifact', 'heartbeat'];
+    const ofServer = [
+      'sequence',
+      'firstSequence',
+      'time',
+      'final',
+      'attempt',
+      'state',
+      'artifact',
+      'heartbeat',
+    ];
     const ofTrainer = [...fieldsOf('JobEvent').keys()].filter((name) => !ofServer.includes(name));
     expect(sorted(ofTrainer)).toEqual(sorted(Object.keys(trainingEvents)));
   });

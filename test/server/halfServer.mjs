@@ -34,7 +34,7 @@ const supervisor = new Supervisor({
   leases,
   entry,
   store: new JobStore(db),
-  attempts: new JobAttempts(journal, dataFolder, { eventsMax: 100_000 }),
+  attempts: new JobAttempts(journal, dataFolder),
   checkpoints: new CheckpointStore(db, dataFolder),
   artifacts: new ArtifactStore(db, dataFolder),
   datasets: new DatasetStore(db, dataFolder, feed, leases),

@@ -11,7 +11,7 @@ const [dataFolder, newJobText] = process.argv.slice(2);
 const db = await openDatabase(dataFolder);
 const journal = new JobJournal(db, new LocalFeed());
 const queue = new JobQueue(journal, new Leases(db), { jobsMax: 10 });
-const attempts = new JobAttempts(journal, dataFolder, { eventsMax: 1_000_000 });
+const attempts = new JobAttempts(journal, dataFolder);
 if (newJobText === undefined) {
   console.log('held');
   setInterval(() => {}, 1000);
@@ -20,10 +20,9 @@ if (newJobText === undefined) {
   const { job } = await queue.claimNext({ free: ['native'], resolve: () => 'native' });
   const key = { jobId: job.id, attempt: job.attempt };
   for (let step = 0; ; step++) {
-    const body = stepBody(step);
     const after = await attempts.append(key, [
-      { timeMs: Date.now(), body },
-      { timeMs: Date.now(), body: { ...body, step: step + 0.5 } },
+      { timeMs: Date.now(), body: stepBody(2 * step) },
+      { timeMs: Date.now(), body: stepBody(2 * step + 1) },
     ]);
     process.stdout.write(`${after.lastSequence}\n`);
   }

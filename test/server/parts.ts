@@ -91,7 +91,7 @@ export async function openParts(
   const store = new JobStore(db);
   const queue = new JobQueue(journal, leases, { jobsMax: config.queueJobsMax });
   const control = new JobControl(store, journal);
-  const attempts = new JobAttempts(journal, dataFolder, { eventsMax: config.jobEventsMax });
+  const attempts = new JobAttempts(journal, dataFolder);
   const checkpoints = new CheckpointStore(db, dataFolder);
   const artifacts = new ArtifactStore(db, dataFolder);
   const exports = new ArtifactExports(db, dataFolder, feed, leases);

@@ -234,17 +234,6 @@ describe('a trainer process', () => {
       failure: { reason: 'DATASET_NOT_READY' },
     });
   });
-
-  it('fails a job that leaves more events than are allowed, whose end still has its number', async () => {
-    const parts = await startedParts({ RELORA_JOB_EVENTS_MAX: '1000' });
-    const { id } = await submit(parts, {
-      spec: runSpec('', { stepCount: 2000, checkpoint: { everyStepCount: 5000, keepCount: 2 } }),
-    });
-    const job = await jobWhen(parts, id, ended);
-    expect(job).toMatchObject({ state: 'failed', failure: { reason: 'JOB_EVENTS_EXHAUSTED' } });
-    expect(job.lastSequence).toBeLessThanOrEqual(1001);
-    expect((await allEvents(parts, id)).at(-1)?.final).toBe(true);
-  });
 });
 
 describe('stopping', () => {

@@ -29,5 +29,6 @@ export * from './memoryModel.js';
 export * from './resolveAuto.js';
 export { secondsOf, stepTime, type TimeParts } from './timeModel.js';
 export * from './estimate.js';
+export * from './stepSpan.js';
 export * from './trainingEvent.js';
 export * as shapes from './shapes.js';

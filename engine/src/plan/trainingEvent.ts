@@ -17,6 +17,7 @@ import {
   type ObjectOf,
   type UnionOf,
 } from './shapes.js';
+import { stepSpan } from './stepSpan.js';
 import { layerGraphs, phases, targetModules } from './words.js';
 
 /** How one kind of adapted layer is computed. */
@@ -79,6 +80,8 @@ export const trainingEvents = {
     /** The job asks to omit the step: nothing was computed. */
     omitted: orMissing(flag),
     residentBytes: count,
+    /** Missing where the event stands for its own step alone. */
+    span: orMissing(object(stepSpan)),
   },
   evaluation: {
     /** Steps taken before it. */

@@ -1,6 +1,6 @@
 import type { JobEvent } from '../jobs/job.js';
 
-/** An event to send, and how many step events before it are not. */
+/** An event to send, and how many step events since the one before it are not sent by themselves: those that were left out, and those that it stands for. */
 export interface ThinnedEvent {
   event: JobEvent;
   omittedCount: number;
@@ -20,9 +20,10 @@ export class StepThinner {
   /** What is to be sent now that an event was read. */
   take(event: JobEvent, nowMs: number): ThinnedEvent[] {
     if (event.body.kind !== 'step' || this.intervalMs === 0)
-      return [...this.rest(nowMs), { event, omittedCount: 0 }];
+      return [...this.rest(nowMs), { event, omittedCount: event.sequence - event.firstSequence }];
     // Sent once all that is there was read: a newer one may follow at once.
     if (this.waiting !== undefined) this.omittedCount++;
+    this.omittedCount += event.sequence - event.firstSequence;
     this.waiting = event;
     return [];
   }

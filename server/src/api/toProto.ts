@@ -139,13 +139,24 @@ export function toModelConfig(config: LlamaConfig): Whole<contract.LlamaConfig> 
 }
 
 export function toEvent(jobId: string, event: JobEvent): contract.JobEvent {
-  const { sequence, timeMs, final, attempt, body } = event;
-  return { sequence, time: new Date(timeMs), final, attempt, ...toBody(jobId, body) };
+  return { ...toHeader(event), ...toBody(jobId, event.body) };
+}
+
+/** An event without what happened. */
+export function toHeader({ sequence, firstSequence, timeMs, final, attempt }: JobEvent): contract.JobEvent {
+  return { sequence, firstSequence, time: new Date(timeMs), final, attempt };
 }
 
 /** Says that nothing is new: it repeats the newest sequence instead of taking one. */
 export function toHeartbeat(sequence: number): contract.JobEvent {
-  return { sequence, time: new Date(), final: false, attempt: 0, heartbeat: {} };
+  return {
+    sequence,
+    firstSequence: sequence,
+    time: new Date(),
+    final: false,
+    attempt: 0,
+    heartbeat: {},
+  };
 }
 
 function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
@@ -160,7 +171,14 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
         },
       };
     case 'step':
-      return { step: { ...body, phase: enums.JobPhase.to[body.phase], omitted: body.omitted ?? false } };
+      return {
+        step: {
+          ...body,
+          phase: enums.JobPhase.to[body.phase],
+          omitted: body.omitted ?? false,
+          span: body.span,
+        },
+      };
     case 'evaluation':
       return { evaluation: body };
     case 'restart':

@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { WatchJobRequest, WatchJobResponse } from '@relora/sdk/contract';
+import type { JobEvent } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import { ServiceError } from '../errors.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -8,7 +9,7 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { StepThinner, type ThinnedEvent } from './thinSteps.js';
-import { toEvent, toHeartbeat } from './toProto.js';
+import { toEvent, toHeader, toHeartbeat } from './toProto.js';
 
 /** As long as a heartbeat may be late: a view that is older shows nothing of a job. */
 const stepIntervalMsMax = 60_000;
@@ -27,7 +28,7 @@ export class JobWatches {
   async *watch(request: WatchJobRequest, signal: AbortSignal): AsyncGenerator<WatchJobResponse> {
     const { config, store, journal, metrics, stopping } = this.parts;
     const jobId = parseJobName('name', request.name);
-    const { afterSequence, stepIntervalMs } = request;
+    const { afterSequence, stepIntervalMs, acceptSpans } = request;
     const checks = new FieldChecks();
     if (afterSequence < 0) checks.add('after_sequence', 'a whole number from 0', afterSequence);
     checks.integer('step_interval_ms', stepIntervalMs, 0, 0, stepIntervalMsMax);
@@ -45,7 +46,8 @@ export class JobWatches {
       throw new ServiceError('WATCHERS_FULL', { watchersMax: config.watchersMax });
     metrics.watchers.set(++this.count);
     try {
-      const wish = { jobId, afterSequence, stepIntervalMs, heartbeatMs: config.heartbeatSeconds * 1000 };
+      const heartbeatMs = config.heartbeatSeconds * 1000;
+      const wish = { jobId, afterSequence, stepIntervalMs, acceptSpans, heartbeatMs };
       yield* watchEvents(journal, wish, signal, stopping);
     } finally {
       metrics.watchers.set(--this.count);
@@ -58,6 +60,8 @@ export interface WatchWish {
   afterSequence: number;
   /** At most one step event in this time; 0 for all. */
   stepIntervalMs: number;
+  /** Whether the reader knows that an event may stand for several; for another one the numbers before it are sent, too. */
+  acceptSpans: boolean;
   /** Silence after which a heartbeat is sent. */
   heartbeatMs: number;
 }
@@ -69,7 +73,7 @@ export interface WatchWish {
  */
 async function* watchEvents(
   journal: JobJournal,
-  { jobId, afterSequence, stepIntervalMs, heartbeatMs }: WatchWish,
+  { jobId, afterSequence, stepIntervalMs, acceptSpans, heartbeatMs }: WatchWish,
   signal: AbortSignal,
   stopping: AbortSignal,
 ): AsyncGenerator<WatchJobResponse> {
@@ -85,6 +89,8 @@ async function* watchEvents(
       if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
       const { events, isComplete } = await journal.readAfter(jobId, sequence);
       for (const event of events) {
+        // Who thins steps knows that numbers are left out.
+        if (!acceptSpans && stepIntervalMs === 0) yield* fillers(event, sequence);
         for (const sent of steps.take(event, performance.now())) yield toResponse(jobId, sent);
         sequence = event.sequence;
         if (signal.aborted || stopping.aborted) break;
@@ -109,6 +115,12 @@ async function* watchEvents(
     signal.removeEventListener('abort', end);
     stopping.removeEventListener('abort', end);
   }
+}
+
+/** An event without a kind for each number of a span but the last: clients of 0.1.0 pass over it, and would miss the number. */
+function* fillers(event: JobEvent, afterSequence: number): Generator<WatchJobResponse> {
+  for (let number = Math.max(afterSequence + 1, event.firstSequence); number < event.sequence; number++)
+    yield { event: { ...toHeader(event), sequence: number, firstSequence: number }, omittedStepEvents: 0 };
 }
 
 function toResponse(jobId: string, { event, omittedCount }: ThinnedEvent): WatchJobResponse {

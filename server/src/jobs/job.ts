@@ -123,6 +123,8 @@ export function isTerminal(state: JobState): boolean {
 export interface JobEvent {
   /** 1, 2, 3 … without gaps within the job. */
   sequence: number;
+  /** Of the first event that it stands for: its own, but for the step event of a span. */
+  firstSequence: number;
   timeMs: number;
   /** 0 outside of an execution. */
   attempt: number;

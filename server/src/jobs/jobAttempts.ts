@@ -1,4 +1,4 @@
-import { Schedule } from '@relora/engine/plan';
+import { Schedule, spanOf } from '@relora/engine/plan';
 import type { Leases } from '../store/leases.js';
 import { checkpointName } from '../store/folders.js';
 import { storageCures, type StorageFault } from '../store/storageFault.js';
@@ -34,7 +34,6 @@ export class JobAttempts {
   constructor(
     private readonly journal: JobJournal,
     private readonly dataFolder: string,
-    private readonly options: { eventsMax: number },
   ) {}
 
   /** A write of that attempt: `work` returns the row as it leaves it, and is not called for another attempt than the present one. */
@@ -65,12 +64,9 @@ export class JobAttempts {
   }
 
   /** Appends events in one transaction with the progress and the checkpoints that they report. */
-  async append(key: AttemptKey, events: NewEvent[]): Promise<Job | 'stale' | 'exhausted'> {
-    let exhausted = false;
+  async append(key: AttemptKey, events: NewEvent[]): Promise<Job | 'stale'> {
     const schedule = this.schedules.get(key.jobId);
-    const result = await this.write(key, async (row, change) => {
-      exhausted = row.last_sequence + events.length > this.options.eventsMax;
-      if (exhausted) return row;
+    return await this.write(key, async (row, change) => {
       const progress = readProgress(row);
       const patch: JobPatch = {};
       const stored: NewEvent[] = [];
@@ -99,7 +95,6 @@ export class JobAttempts {
       }
       return await change.append(row, row.attempt, stored, { ...patch, progress: JSON.stringify(progress) });
     });
-    return exhausted && result !== 'stale' ? 'exhausted' : result;
   }
 
   /** Notes that a checkpoint is not what was saved: it is not used again. */
@@ -283,8 +278,9 @@ function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): 
       if (body.omitted) break; // it took no time and no tokens
       // JSON has no NaN; the loss of a skipped step says nothing about the run anyway.
       if (!body.skipped) progress.loss = body.loss;
-      const rate = body.tokenCount / body.stepSeconds;
-      // Smoothed over about ten steps, so that one slow step does not move the estimated end.
+      const { tokenCount, seconds } = spanOf(body);
+      const rate = tokenCount / seconds;
+      // Smoothed over about ten events, so that one slow step does not move the estimated end.
       progress.tokensPerSecond =
         progress.tokensPerSecond === null ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
       progress.remainingSeconds =

@@ -156,13 +156,11 @@ export class JobChange {
       last_sequence: row.last_sequence + events.length,
       update_time_ms: this.nowMs,
     };
-    const appended = events.map(({ timeMs, body }, index): JobEvent => ({
-      sequence: row.last_sequence + index + 1,
-      timeMs,
-      attempt,
-      final: body.kind === 'state' && isTerminal(body.to),
-      body,
-    }));
+    const appended = events.map(({ timeMs, body }, index): JobEvent => {
+      const sequence = row.last_sequence + index + 1;
+      const final = body.kind === 'state' && isTerminal(body.to);
+      return { sequence, firstSequence: sequence, timeMs, attempt, final, body };
+    });
     const { id } = row;
     await this.trx.updateTable('jobs').set(changed).where('id', '=', id).execute();
     if (appended.length > 0) {
@@ -177,6 +175,7 @@ export class JobChange {
             final: final ? 1 : 0,
             body: writeBody(body),
             restart: body.kind === 'restart' ? body.restart : null,
+            step: body.kind === 'step' ? body.step : null,
           })),
         )
         .execute();

@@ -9,7 +9,8 @@ export const serverFailures = {
     'Memory ran out in a child process, or it took more than it may have: the message says which. Ask for less of it.',
   TRAINER_PROTOCOL: 'The trainer sent something that is not a message of ours.',
   TRAINER_ERROR: 'The trainer met an error that it does not know; the log has its stack.',
-  JOB_EVENTS_EXHAUSTED: 'The job left more events than RELORA_JOB_EVENTS_MAX.',
+  JOB_EVENTS_EXHAUSTED:
+    'The job left more events than a server of version 0.1 kept. No job fails by it any more.',
   INSTRUCTION_SET_MISSING:
     'RELORA_INSTRUCTION_SET forces instructions that the processor does not have. The server does not start with it.',
   CHECKPOINT_CORRUPT:

@@ -4,6 +4,7 @@ import { isTerminal, type Job, type JobEvent, type JobEventBody } from './job.js
 import { JobChange } from './jobChange.js';
 import { toEvent, toJob } from './jobRow.js';
 import { RecentEvents } from './recentEvents.js';
+import { foldedSpansAfter, spansBackwards, spanStepCountMin, toStepEntry } from './stepSpans.js';
 
 /** Called after a commit with the job as it now stands and the events that were appended, maybe none. Must not throw. */
 export type AppendListener = (job: Job, events: JobEvent[]) => void;
@@ -12,7 +13,8 @@ export type RestartEntry = JobEvent & { body: JobEventBody & { kind: 'restart' }
 
 /**
  * The events of all jobs: sequence numbers 1, 2, 3 … without gaps within a job, each taken in the transaction that makes
- * the change it reports. An event that a listener or reader has seen is on the disk.
+ * the change it reports. An event that a listener or reader has seen is on the disk. Old step events are folded into spans
+ * (historyFolding.ts), which say which numbers they stand for.
  */
 export class JobJournal {
   private readonly listeners = new Set<AppendListener>();
@@ -61,11 +63,14 @@ export class JobJournal {
       .orderBy('sequence')
       .limit(eventsMax)
       .execute();
-    const reached = rows.at(-1)?.sequence ?? sequence;
+    // After the events: what is removed between the two reads is then seen twice, and never missed.
+    const spans = await foldedSpansAfter(this.db, jobId, sequence, eventsMax);
+    const events = inOrder(rows.map(toEvent), spans, eventsMax);
+    const reached = events.at(-1)?.sequence ?? sequence;
     const isComplete = isTerminal(job.state) && reached >= job.last_sequence;
     if (reached === job.last_sequence)
       this.recent.follow(jobId, { lastSequence: reached, isComplete: isTerminal(job.state) }, mark);
-    return { events: rows.map(toEvent), isComplete };
+    return { events, isComplete };
   }
 
   /**
@@ -95,17 +100,46 @@ export class JobJournal {
     return rows.map((row) => toEvent(row) as RestartEntry);
   }
 
-  /** Events below a sequence number, newest first; none at the beginning. */
-  async readBefore(jobId: string, sequence: number, eventsMax: number): Promise<JobEvent[]> {
-    const rows = await this.db
-      .selectFrom('events')
-      .selectAll()
-      .where('job_id', '=', jobId)
-      .where('sequence', '<', sequence)
-      .orderBy('sequence', 'desc')
-      .limit(eventsMax)
-      .execute();
-    return rows.map(toEvent);
+  /**
+   * All that a job's curves are made of up to a sequence number, the last first, page by page: events, and where they are many
+   * spans in place of the step events. A span counts as a whole or not at all, since whatever a run goes back to is an event.
+   * @param stepCount that a point of the curve stands for: single events are read only where it is less than a span
+   */
+  async *readBackwards(
+    jobId: string,
+    lastSequence: number,
+    { stepCount, pageEvents }: { stepCount: number; pageEvents: number },
+  ): AsyncGenerator<JobEvent[], void, undefined> {
+    const all = await spansBackwards(this.db, jobId);
+    const isCoarse = stepCount >= spanStepCountMin || all.some(({ folded }) => folded === 1);
+    const spans = isCoarse ? all.filter((span) => span.last_sequence <= lastSequence) : [];
+    const spanned = spans[0]?.last_sequence ?? 0;
+    let next = 0;
+    /** Spans above a sequence number that were not given out yet. */
+    const spansAbove = (sequence: number): JobEvent[] => {
+      const start = next;
+      while (next < spans.length && spans[next]!.last_sequence > sequence) next++;
+      return spans.slice(start, next).map(toStepEntry);
+    };
+    for (const [above, through, isStepRead] of [
+      [spanned, lastSequence, true],
+      [0, spanned, false],
+    ] as const) {
+      for (let before = through + 1; before > above + 1;) {
+        let query = this.db
+          .selectFrom('events')
+          .selectAll()
+          .where('job_id', '=', jobId)
+          .where('sequence', '<', before)
+          .where('sequence', '>', above);
+        if (!isStepRead) query = query.where('step', 'is', null);
+        const rows = await query.orderBy('sequence', 'desc').limit(pageEvents).execute();
+        if (rows.length === 0) break;
+        yield rows.flatMap((row) => [...spansAbove(row.sequence), toEvent(row)]);
+        before = rows.at(-1)!.sequence;
+      }
+    }
+    yield spansAbove(0);
   }
 
   /** Resolves once the job has an event above the sequence number, does not exist, or the signal aborts. */
@@ -172,4 +206,21 @@ export class JobJournal {
       },
     };
   }
+}
+
+/** The first events and spans by their numbers, of which so many were read; an event that a span stands for was removed since. */
+function inOrder(events: JobEvent[], spans: readonly JobEvent[], countMax: number): JobEvent[] {
+  if (spans.length === 0) return events;
+  // Beyond the end of either page there may be others of its kind.
+  const ends = [events, spans].map((page) => (page.length < countMax ? Infinity : page.at(-1)!.sequence));
+  const merged: JobEvent[] = [];
+  let next = 0;
+  for (const event of events) {
+    while (next < spans.length && spans[next]!.sequence < event.sequence) merged.push(spans[next++]!);
+    const isRemoved = next < spans.length && spans[next]!.firstSequence <= event.sequence;
+    if (!isRemoved) merged.push(event);
+  }
+  return [...merged, ...spans.slice(next)]
+    .filter(({ firstSequence }) => firstSequence <= Math.min(...ends))
+    .slice(0, countMax);
 }

@@ -36,6 +36,7 @@ export function toJob(row: JobRow, queuePosition = 0): Job {
 export function toEvent(row: EventRow): JobEvent {
   return {
     sequence: row.sequence,
+    firstSequence: row.sequence,
     timeMs: row.time_ms,
     attempt: row.attempt,
     final: row.final === 1,

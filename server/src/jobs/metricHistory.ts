@@ -1,4 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { spanOf, spreadOf, stepMetrics } from '@relora/engine/plan';
 import type { Job, JobEventBody } from './job.js';
 import type { JobJournal } from './jobJournal.js';
 import { metrics, SeriesFromTheEnd, type Metric, type MetricSeries, type Place } from './metricSeries.js';
@@ -39,11 +40,13 @@ export async function readHistory(
   signal: AbortSignal,
 ): Promise<MetricHistory> {
   const reader = new BackwardReader(job, bucketStepCount);
-  for (let sequence = job.lastSequence + 1; sequence > 1;) {
+  const pages = journal.readBackwards(job.id, job.lastSequence, {
+    stepCount: bucketStepCount,
+    pageEvents: eventsPerPage,
+  });
+  for await (const events of pages) {
     signal.throwIfAborted();
-    const events = await journal.readBefore(job.id, sequence, eventsPerPage);
     for (const { body } of events) reader.take(body);
-    sequence = events.at(-1)?.sequence ?? 1;
     await nextTurn();
   }
   return reader.finish();
@@ -78,6 +81,7 @@ class BackwardReader {
   take(body: JobEventBody): void {
     switch (body.kind) {
       case 'step':
+        // A span ends wherever a run can begin again, so that it is superseded as a whole.
         if (body.step < this.firstStep) this.takeStep(body);
         break;
       case 'evaluation': {
@@ -120,19 +124,16 @@ class BackwardReader {
   }
 
   private takeStep(body: Extract<JobEventBody, { kind: 'step' }>): void {
-    const { trainedTokens, stepSeconds, tokenCount } = body;
-    this.firstStep = body.step;
-    if (body.omitted) return; // it computed nothing that could be shown
+    const { trainedTokens } = body;
+    const span = spanOf(body);
+    this.firstStep = span.firstStep;
+    if (span.omittedCount > body.step - span.firstStep) return; // nothing was computed that could be shown
     this.trainedTokens ??= trainedTokens;
     this.addWaiting(trainedTokens);
     const place: Place = { step: body.step + 1, trainedTokens, trainingSeconds: this.seconds };
-    this.series.loss.add(body.loss, place);
-    this.series.learningRate.add(body.learningRate, place);
-    this.series.gradientNorm.add(body.gradientNorm, place);
-    this.series.tokensPerSecond.add(tokenCount / stepSeconds, place);
-    this.series.residentBytes.add(body.residentBytes, place);
-    this.seconds += stepSeconds;
-    this.tokens += tokenCount;
+    for (const metric of stepMetrics) this.series[metric].add(span[metric], place);
+    this.seconds += span.seconds;
+    this.tokens += span.tokenCount;
   }
 
   private wait(step: number, values: Partial<Record<Metric, number>>): void {
@@ -142,7 +143,7 @@ class BackwardReader {
 
   private addWaiting(trainedTokens: number): void {
     for (const { metric, value, ...place } of this.waiting)
-      this.series[metric].add(value, { ...place, trainedTokens });
+      this.series[metric].add(spreadOf(value), { ...place, trainedTokens });
     this.waiting = [];
   }
 }

@@ -1,3 +1,5 @@
+import type { Spread } from '@relora/engine/plan';
+
 /** What a job is measured by. */
 export const metrics = [
   'loss',
@@ -45,21 +47,21 @@ export class SeriesFromTheEnd {
 
   constructor(private readonly bucketStepCount: number) {}
 
-  add(value: number, place: Place): void {
-    if (!Number.isFinite(value)) {
-      this.nonfiniteCount++;
-      return;
-    }
-    const index = Math.floor(place.step / this.bucketStepCount);
+  /** Adds what some steps next to each other came to; the place is that of the last of them. */
+  add({ last, min, max, mean, valueCount, nonfiniteCount }: Spread, place: Place): void {
+    this.nonfiniteCount += nonfiniteCount;
+    if (valueCount === 0) return;
+    // The step that gave a value is counted: the first bucket has as many steps as the others, and whole spans.
+    const index = Math.floor(Math.max(0, place.step - 1) / this.bucketStepCount);
     const bucket = this.buckets.at(-1);
     if (bucket?.index !== index) {
-      this.buckets.push({ ...place, index, last: value, sum: value, min: value, max: value, valueCount: 1 });
+      this.buckets.push({ ...place, index, last, sum: mean * valueCount, min, max, valueCount });
       return;
     }
-    bucket.sum += value;
-    bucket.min = Math.min(bucket.min, value);
-    bucket.max = Math.max(bucket.max, value);
-    bucket.valueCount++;
+    bucket.sum += mean * valueCount;
+    bucket.min = Math.min(bucket.min, min);
+    bucket.max = Math.max(bucket.max, max);
+    bucket.valueCount += valueCount;
   }
 
   /** `trainingSeconds` of every place that was added counts back from here. */

@@ -1,4 +1,4 @@
-import { targetModules } from '@relora/engine/plan';
+import { spanOf, targetModules, type Spread } from '@relora/engine/plan';
 import type { Gauge } from 'prom-client';
 import { isTerminal, type Job, type JobEvent, type JobEventBody } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
@@ -69,14 +69,8 @@ export class JobMetrics {
       case 'step':
         metrics.jobStep.set(series, body.step + 1);
         metrics.jobSteps.set(series, job.progress.stepCount);
+        this.countSteps(series, body);
         if (body.omitted) return;
-        metrics.steps.inc();
-        metrics.tokens.inc(body.tokenCount);
-        metrics.stepDuration.observe(body.stepSeconds);
-        if (body.skipped) {
-          metrics.stepsSkipped.inc();
-          metrics.jobStepsSkipped.inc(series);
-        } else this.setLoss(job.id, body.loss);
         metrics.jobLearningRate.set(series, body.learningRate);
         metrics.jobGradientNorm.set(series, body.gradientNorm);
         metrics.jobTokens.set(series, body.trainedTokens);
@@ -155,11 +149,26 @@ export class JobMetrics {
     }
   }
 
-  private setLoss(jobId: string, loss: number): void {
+  /** One step, or those of a span. */
+  private countSteps(series: { job_id: string }, body: JobEventBody & { kind: 'step' }): void {
+    const { metrics } = this;
+    const { firstStep, omittedCount, skippedCount, tokenCount, seconds, loss } = spanOf(body);
+    const stepCount = body.step - firstStep + 1 - omittedCount;
+    if (stepCount === 0) return;
+    metrics.steps.inc(stepCount);
+    metrics.tokens.inc(tokenCount);
+    for (let count = 0; count < stepCount; count++) metrics.stepDuration.observe(seconds / stepCount);
+    metrics.stepsSkipped.inc(skippedCount);
+    if (skippedCount > 0) metrics.jobStepsSkipped.inc(series, skippedCount);
+    const lossCount = stepCount - skippedCount;
+    if (lossCount > 0 && loss.valueCount > 0) this.setLoss(series.job_id, loss, lossCount);
+  }
+
+  private setLoss(jobId: string, { last, mean }: Spread, stepCount: number): void {
     const before = this.smoothed.get(jobId);
-    const after = before === undefined ? loss : before + smoothing * (loss - before);
+    const after = before === undefined ? mean : before + (1 - (1 - smoothing) ** stepCount) * (mean - before);
     this.smoothed.set(jobId, after);
-    this.metrics.jobLoss.set({ job_id: jobId }, loss);
+    this.metrics.jobLoss.set({ job_id: jobId }, last);
     this.metrics.jobLossSmoothed.set({ job_id: jobId }, after);
   }
 }

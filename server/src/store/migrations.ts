@@ -73,6 +73,20 @@ const tenantsAndLeases = `
 
   alter table events add column restart integer;
   create index restarts on events (job_id, restart, sequence) where restart is not null;
+  alter table events add column step integer;
+  create index events_but_steps on events (job_id, sequence) where step is null;
+  create table step_spans (
+    job_id text not null references jobs (id) on delete cascade,
+    last_sequence integer not null,
+    first_sequence integer not null,
+    first_step integer not null,
+    last_step integer not null,
+    attempt integer not null,
+    time_ms integer not null,
+    folded integer not null,
+    body text not null,
+    primary key (job_id, last_sequence)
+  ) strict, without rowid;
 
   alter table artifacts add column epoch integer not null default 0;
   alter table artifacts add column lease_server text;
@@ -286,6 +300,7 @@ export const migrations: readonly Migration[] = [
   // From here on the words that both databases have stand first, then what only moves old data.
   {
     sqlite: `${tenantsAndLeases}
+  update events set step = json_extract(body, '$.step') where json_extract(body, '$.kind') = 'step';
   update events set restart = json_extract(body, '$.restart') where json_extract(body, '$.kind') = 'restart';
   drop index restart_events;
   update jobs set dataset_id = substr(json_extract(spec, '$.dataset'), length('datasets/') + 1),

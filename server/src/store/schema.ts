@@ -14,6 +14,7 @@ export interface Schema {
   job_labels: JobLabelRow;
   job_updates: JobUpdateRow;
   events: EventRow;
+  step_spans: StepSpanRow;
   checkpoints: CheckpointRow;
   artifacts: ArtifactTable;
   artifact_files: ArtifactFileRow;
@@ -122,6 +123,25 @@ export interface EventRow {
   body: string;
   /** Number of the restart that it is about; null for other events. */
   restart: number | null;
+  /** Step that was taken, the last one of a span; null for other events. */
+  step: number | null;
+}
+
+/** What some step events next to each other come to. */
+export interface StepSpanRow {
+  job_id: string;
+  /** Sequence numbers that it stands for. */
+  last_sequence: number;
+  first_sequence: number;
+  first_step: number;
+  last_step: number;
+  attempt: number;
+  /** Of the last of them. */
+  time_ms: number;
+  /** 1 once the events themselves are gone. */
+  folded: number;
+  /** As stepSpans.ts writes it. */
+  body: string;
 }
 
 export interface CheckpointRow {

@@ -190,14 +190,6 @@ export class RunningJob {
         this.process.kill();
         return;
       }
-      if (result === 'exhausted') {
-        this.fault = {
-          reason: 'JOB_EVENTS_EXHAUSTED',
-          message: 'The job left more events than RELORA_JOB_EVENTS_MAX allows',
-        };
-        this.process.kill();
-        return;
-      }
       this.acknowledged = taken.at(-1)!.number;
       this.process.send({ type: 'ack', number: this.acknowledged });
       if (taken.some((message) => message.type === 'event' && message.body.kind === 'checkpoint'))
@@ -205,7 +197,7 @@ export class RunningJob {
     }
   }
 
-  private async store(messages: TrainerMessage[]): Promise<Job | 'stale' | 'exhausted' | undefined> {
+  private async store(messages: TrainerMessage[]): Promise<Job | 'stale' | undefined> {
     const { attempts } = this.parts;
     const message = messages[0]!;
     switch (message.type) {

@@ -39,7 +39,10 @@ export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/event.proto";
 
-/** One entry of a job's journal. Entries are stored before they are sent. */
+/**
+ * One entry of a job's journal. Entries are stored before they are sent. A reader sees all numbers: each is that of an event, or
+ * within the span of a step event.
+ */
 export interface JobEvent {
   /** 1, 2, 3 … without gaps for each job. A heartbeat repeats the newest sequence instead of taking one. */
   sequence: number;
@@ -88,7 +91,14 @@ export interface JobEvent {
     | HeartbeatEvent
     | undefined;
   /** How the adapter phase is computed. */
-  plan?: PlanEvent | undefined;
+  plan?:
+    | PlanEvent
+    | undefined;
+  /**
+   * Sequence number of the first event that this one stands for, which is its own but for the step event of a span: older step
+   * events are folded, and the one that is left has the number of the last of them.
+   */
+  firstSequence: number;
 }
 
 /** The job changed its state. */
@@ -127,6 +137,56 @@ export interface StepEvent {
   residentBytes: number;
   /** Whether the job asks to omit the step (omitted_steps): nothing was computed, and nothing was skipped either. */
   omitted: boolean;
+  /** Set where the event stands for several steps next to each other. The other fields are those of the last of them. */
+  span: StepSpan | undefined;
+}
+
+/** What several steps come to. */
+export interface StepSpan {
+  /** First step; the last one is StepEvent.step. */
+  firstStep: number;
+  /** How many of them were skipped. */
+  skippedCount: number;
+  /** How many of them the job asks to omit. */
+  omittedCount: number;
+  /** Tokens in all of them. */
+  tokenCount: number;
+  /** Wall-clock time of all of them. */
+  seconds: number;
+  /** Mean training loss of a step, nats per token. */
+  loss:
+    | Spread
+    | undefined;
+  /** Global norm of the gradient before clipping. */
+  gradientNorm:
+    | Spread
+    | undefined;
+  /** Learning rate of the update. */
+  learningRate:
+    | Spread
+    | undefined;
+  /** Tokens of a step by its time. */
+  tokensPerSecond:
+    | Spread
+    | undefined;
+  /** Memory resident in the trainer process. */
+  residentBytes: Spread | undefined;
+}
+
+/** The values of one metric over some steps; all 0 where there are none. */
+export interface Spread {
+  /** The last one. */
+  last: number;
+  /** The least. */
+  min: number;
+  /** The greatest. */
+  max: number;
+  /** Their mean. */
+  mean: number;
+  /** How many they are. */
+  valueCount: number;
+  /** Values beside them that were not finite. */
+  nonfiniteCount: number;
 }
 
 /** The model was evaluated on the held-out part. */
@@ -312,6 +372,7 @@ function createBaseJobEvent(): JobEvent {
     warning: undefined,
     heartbeat: undefined,
     plan: undefined,
+    firstSequence: 0,
   };
 }
 
@@ -358,6 +419,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     }
     if (message.plan !== undefined) {
       PlanEvent.encode(message.plan, writer.uint32(114).fork()).join();
+    }
+    if (message.firstSequence !== 0) {
+      writer.uint32(120).int64(message.firstSequence);
     }
     return writer;
   },
@@ -487,6 +551,14 @@ export const JobEvent: MessageFns<JobEvent> = {
             message.plan = PlanEvent.decode(reader, reader.uint32());
             continue;
           }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.firstSequence = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -515,6 +587,11 @@ export const JobEvent: MessageFns<JobEvent> = {
       warning: isSet(object.warning) ? WarningEvent.fromJSON(object.warning) : undefined,
       heartbeat: isSet(object.heartbeat) ? HeartbeatEvent.fromJSON(object.heartbeat) : undefined,
       plan: isSet(object.plan) ? PlanEvent.fromJSON(object.plan) : undefined,
+      firstSequence: isSet(object.firstSequence)
+        ? globalThis.Number(object.firstSequence)
+        : isSet(object.first_sequence)
+        ? globalThis.Number(object.first_sequence)
+        : 0,
     };
   },
 
@@ -562,6 +639,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     if (message.plan !== undefined) {
       obj.plan = PlanEvent.toJSON(message.plan);
     }
+    if (message.firstSequence !== 0) {
+      obj.firstSequence = Math.round(message.firstSequence);
+    }
     return obj;
   },
 
@@ -600,6 +680,7 @@ export const JobEvent: MessageFns<JobEvent> = {
       ? HeartbeatEvent.fromPartial(object.heartbeat)
       : undefined;
     message.plan = (object.plan !== undefined && object.plan !== null) ? PlanEvent.fromPartial(object.plan) : undefined;
+    message.firstSequence = object.firstSequence ?? 0;
     return message;
   },
 };
@@ -736,6 +817,7 @@ function createBaseStepEvent(): StepEvent {
     skipped: false,
     residentBytes: 0,
     omitted: false,
+    span: undefined,
   };
 }
 
@@ -773,6 +855,9 @@ export const StepEvent: MessageFns<StepEvent> = {
     }
     if (message.omitted !== false) {
       writer.uint32(88).bool(message.omitted);
+    }
+    if (message.span !== undefined) {
+      StepSpan.encode(message.span, writer.uint32(98).fork()).join();
     }
     return writer;
   },
@@ -878,6 +963,14 @@ export const StepEvent: MessageFns<StepEvent> = {
             message.omitted = reader.bool();
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.span = StepSpan.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -927,6 +1020,7 @@ export const StepEvent: MessageFns<StepEvent> = {
         ? globalThis.Number(object.resident_bytes)
         : 0,
       omitted: isSet(object.omitted) ? globalThis.Boolean(object.omitted) : false,
+      span: isSet(object.span) ? StepSpan.fromJSON(object.span) : undefined,
     };
   },
 
@@ -965,6 +1059,9 @@ export const StepEvent: MessageFns<StepEvent> = {
     if (message.omitted !== false) {
       obj.omitted = message.omitted;
     }
+    if (message.span !== undefined) {
+      obj.span = StepSpan.toJSON(message.span);
+    }
     return obj;
   },
 
@@ -984,6 +1081,428 @@ export const StepEvent: MessageFns<StepEvent> = {
     message.skipped = object.skipped ?? false;
     message.residentBytes = object.residentBytes ?? 0;
     message.omitted = object.omitted ?? false;
+    message.span = (object.span !== undefined && object.span !== null) ? StepSpan.fromPartial(object.span) : undefined;
+    return message;
+  },
+};
+
+function createBaseStepSpan(): StepSpan {
+  return {
+    firstStep: 0,
+    skippedCount: 0,
+    omittedCount: 0,
+    tokenCount: 0,
+    seconds: 0,
+    loss: undefined,
+    gradientNorm: undefined,
+    learningRate: undefined,
+    tokensPerSecond: undefined,
+    residentBytes: undefined,
+  };
+}
+
+export const StepSpan: MessageFns<StepSpan> = {
+  encode(message: StepSpan, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.firstStep !== 0) {
+      writer.uint32(8).int32(message.firstStep);
+    }
+    if (message.skippedCount !== 0) {
+      writer.uint32(16).int64(message.skippedCount);
+    }
+    if (message.omittedCount !== 0) {
+      writer.uint32(24).int64(message.omittedCount);
+    }
+    if (message.tokenCount !== 0) {
+      writer.uint32(32).int64(message.tokenCount);
+    }
+    if (message.seconds !== 0) {
+      writer.uint32(41).double(message.seconds);
+    }
+    if (message.loss !== undefined) {
+      Spread.encode(message.loss, writer.uint32(50).fork()).join();
+    }
+    if (message.gradientNorm !== undefined) {
+      Spread.encode(message.gradientNorm, writer.uint32(58).fork()).join();
+    }
+    if (message.learningRate !== undefined) {
+      Spread.encode(message.learningRate, writer.uint32(66).fork()).join();
+    }
+    if (message.tokensPerSecond !== undefined) {
+      Spread.encode(message.tokensPerSecond, writer.uint32(74).fork()).join();
+    }
+    if (message.residentBytes !== undefined) {
+      Spread.encode(message.residentBytes, writer.uint32(82).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StepSpan {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStepSpan();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.firstStep = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.skippedCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.omittedCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.tokenCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.seconds = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.loss = Spread.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.gradientNorm = Spread.decode(reader, reader.uint32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.learningRate = Spread.decode(reader, reader.uint32());
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.tokensPerSecond = Spread.decode(reader, reader.uint32());
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.residentBytes = Spread.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StepSpan {
+    return {
+      firstStep: isSet(object.firstStep)
+        ? globalThis.Number(object.firstStep)
+        : isSet(object.first_step)
+        ? globalThis.Number(object.first_step)
+        : 0,
+      skippedCount: isSet(object.skippedCount)
+        ? globalThis.Number(object.skippedCount)
+        : isSet(object.skipped_count)
+        ? globalThis.Number(object.skipped_count)
+        : 0,
+      omittedCount: isSet(object.omittedCount)
+        ? globalThis.Number(object.omittedCount)
+        : isSet(object.omitted_count)
+        ? globalThis.Number(object.omitted_count)
+        : 0,
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : 0,
+      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+      loss: isSet(object.loss) ? Spread.fromJSON(object.loss) : undefined,
+      gradientNorm: isSet(object.gradientNorm)
+        ? Spread.fromJSON(object.gradientNorm)
+        : isSet(object.gradient_norm)
+        ? Spread.fromJSON(object.gradient_norm)
+        : undefined,
+      learningRate: isSet(object.learningRate)
+        ? Spread.fromJSON(object.learningRate)
+        : isSet(object.learning_rate)
+        ? Spread.fromJSON(object.learning_rate)
+        : undefined,
+      tokensPerSecond: isSet(object.tokensPerSecond)
+        ? Spread.fromJSON(object.tokensPerSecond)
+        : isSet(object.tokens_per_second)
+        ? Spread.fromJSON(object.tokens_per_second)
+        : undefined,
+      residentBytes: isSet(object.residentBytes)
+        ? Spread.fromJSON(object.residentBytes)
+        : isSet(object.resident_bytes)
+        ? Spread.fromJSON(object.resident_bytes)
+        : undefined,
+    };
+  },
+
+  toJSON(message: StepSpan): unknown {
+    const obj: any = {};
+    if (message.firstStep !== 0) {
+      obj.firstStep = Math.round(message.firstStep);
+    }
+    if (message.skippedCount !== 0) {
+      obj.skippedCount = Math.round(message.skippedCount);
+    }
+    if (message.omittedCount !== 0) {
+      obj.omittedCount = Math.round(message.omittedCount);
+    }
+    if (message.tokenCount !== 0) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    if (message.seconds !== 0) {
+      obj.seconds = floatToJson(message.seconds);
+    }
+    if (message.loss !== undefined) {
+      obj.loss = Spread.toJSON(message.loss);
+    }
+    if (message.gradientNorm !== undefined) {
+      obj.gradientNorm = Spread.toJSON(message.gradientNorm);
+    }
+    if (message.learningRate !== undefined) {
+      obj.learningRate = Spread.toJSON(message.learningRate);
+    }
+    if (message.tokensPerSecond !== undefined) {
+      obj.tokensPerSecond = Spread.toJSON(message.tokensPerSecond);
+    }
+    if (message.residentBytes !== undefined) {
+      obj.residentBytes = Spread.toJSON(message.residentBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<StepSpan>): StepSpan {
+    return StepSpan.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<StepSpan>): StepSpan {
+    const message = createBaseStepSpan();
+    message.firstStep = object.firstStep ?? 0;
+    message.skippedCount = object.skippedCount ?? 0;
+    message.omittedCount = object.omittedCount ?? 0;
+    message.tokenCount = object.tokenCount ?? 0;
+    message.seconds = object.seconds ?? 0;
+    message.loss = (object.loss !== undefined && object.loss !== null) ? Spread.fromPartial(object.loss) : undefined;
+    message.gradientNorm = (object.gradientNorm !== undefined && object.gradientNorm !== null)
+      ? Spread.fromPartial(object.gradientNorm)
+      : undefined;
+    message.learningRate = (object.learningRate !== undefined && object.learningRate !== null)
+      ? Spread.fromPartial(object.learningRate)
+      : undefined;
+    message.tokensPerSecond = (object.tokensPerSecond !== undefined && object.tokensPerSecond !== null)
+      ? Spread.fromPartial(object.tokensPerSecond)
+      : undefined;
+    message.residentBytes = (object.residentBytes !== undefined && object.residentBytes !== null)
+      ? Spread.fromPartial(object.residentBytes)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseSpread(): Spread {
+  return { last: 0, min: 0, max: 0, mean: 0, valueCount: 0, nonfiniteCount: 0 };
+}
+
+export const Spread: MessageFns<Spread> = {
+  encode(message: Spread, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.last !== 0) {
+      writer.uint32(9).double(message.last);
+    }
+    if (message.min !== 0) {
+      writer.uint32(17).double(message.min);
+    }
+    if (message.max !== 0) {
+      writer.uint32(25).double(message.max);
+    }
+    if (message.mean !== 0) {
+      writer.uint32(33).double(message.mean);
+    }
+    if (message.valueCount !== 0) {
+      writer.uint32(40).int64(message.valueCount);
+    }
+    if (message.nonfiniteCount !== 0) {
+      writer.uint32(48).int64(message.nonfiniteCount);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Spread {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSpread();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.last = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.min = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.max = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.mean = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.valueCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.nonfiniteCount = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Spread {
+    return {
+      last: isSet(object.last) ? globalThis.Number(object.last) : 0,
+      min: isSet(object.min) ? globalThis.Number(object.min) : 0,
+      max: isSet(object.max) ? globalThis.Number(object.max) : 0,
+      mean: isSet(object.mean) ? globalThis.Number(object.mean) : 0,
+      valueCount: isSet(object.valueCount)
+        ? globalThis.Number(object.valueCount)
+        : isSet(object.value_count)
+        ? globalThis.Number(object.value_count)
+        : 0,
+      nonfiniteCount: isSet(object.nonfiniteCount)
+        ? globalThis.Number(object.nonfiniteCount)
+        : isSet(object.nonfinite_count)
+        ? globalThis.Number(object.nonfinite_count)
+        : 0,
+    };
+  },
+
+  toJSON(message: Spread): unknown {
+    const obj: any = {};
+    if (message.last !== 0) {
+      obj.last = floatToJson(message.last);
+    }
+    if (message.min !== 0) {
+      obj.min = floatToJson(message.min);
+    }
+    if (message.max !== 0) {
+      obj.max = floatToJson(message.max);
+    }
+    if (message.mean !== 0) {
+      obj.mean = floatToJson(message.mean);
+    }
+    if (message.valueCount !== 0) {
+      obj.valueCount = Math.round(message.valueCount);
+    }
+    if (message.nonfiniteCount !== 0) {
+      obj.nonfiniteCount = Math.round(message.nonfiniteCount);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Spread>): Spread {
+    return Spread.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Spread>): Spread {
+    const message = createBaseSpread();
+    message.last = object.last ?? 0;
+    message.min = object.min ?? 0;
+    message.max = object.max ?? 0;
+    message.mean = object.mean ?? 0;
+    message.valueCount = object.valueCount ?? 0;
+    message.nonfiniteCount = object.nonfiniteCount ?? 0;
     return message;
   },
 };

@@ -1,0 +1,162 @@
+import { phases, spanOf, stepMetrics, type Spread, type StepSpan } from '@relora/engine/plan';
+import type { Database } from '../store/database.js';
+import type { StepSpanRow } from '../store/schema.js';
+import type { JobEvent, JobEventBody } from './job.js';
+
+export type StepBody = JobEventBody & { kind: 'step' };
+
+/** A step event, or the event of a span. */
+export type StepEntry = JobEvent & { body: StepBody };
+
+/** Steps of the spans next to the head: what a curve is read from where single events would be too many. */
+export const spanStepCountMin = 16;
+
+/** Of a spread, in the order in which it is stored. */
+const spreadKeys = ['last', 'min', 'max', 'mean', 'valueCount', 'nonfiniteCount'] as const;
+/** In front of the numbers, so that another layout can follow. */
+const layoutVersion = 1;
+const headLength = 16;
+const numberCount = headLength + stepMetrics.length * spreadKeys.length;
+
+/**
+ * The row of a span: thousands of them are read for one curve, so its numbers are stored as they are in memory, in base64: it is
+ * read several times as fast as JSON, and is text, which both databases treat alike.
+ */
+export function toSpanRow(jobId: string, entry: StepEntry, isFolded: boolean): StepSpanRow {
+  return {
+    job_id: jobId,
+    last_sequence: entry.sequence,
+    first_sequence: entry.firstSequence,
+    first_step: spanOf(entry.body).firstStep,
+    last_step: entry.body.step,
+    attempt: entry.attempt,
+    time_ms: entry.timeMs,
+    folded: isFolded ? 1 : 0,
+    body: encode(entry.body),
+  };
+}
+
+export function toStepEntry(row: StepSpanRow): StepEntry {
+  return {
+    sequence: row.last_sequence,
+    firstSequence: row.first_sequence,
+    timeMs: row.time_ms,
+    attempt: row.attempt,
+    final: false,
+    body: decode(row.body),
+  };
+}
+
+/** Spans whose own events are gone, above a sequence number, oldest first. */
+export async function foldedSpansAfter(
+  db: Database,
+  jobId: string,
+  sequence: number,
+  spansMax: number,
+): Promise<StepEntry[]> {
+  const rows = await db
+    .selectFrom('step_spans')
+    .selectAll()
+    .where('job_id', '=', jobId)
+    .where('folded', '=', 1)
+    .where('last_sequence', '>', sequence)
+    .orderBy('last_sequence')
+    .limit(spansMax)
+    .execute();
+  return rows.map(toStepEntry);
+}
+
+/** All spans of a job, the last first, in one look: there are some thousands of them however long the job is. */
+export async function spansBackwards(db: Database, jobId: string): Promise<StepSpanRow[]> {
+  return await db
+    .selectFrom('step_spans')
+    .selectAll()
+    .where('job_id', '=', jobId)
+    .orderBy('last_sequence', 'desc')
+    .execute();
+}
+
+function encode(body: StepBody): string {
+  const span = spanOf(body);
+  const numbers = new Float64Array(numberCount);
+  numbers.set([
+    layoutVersion,
+    body.step,
+    phases.indexOf(body.phase),
+    body.loss,
+    body.gradientNorm,
+    body.learningRate,
+    body.tokenCount,
+    body.trainedTokens,
+    body.stepSeconds,
+    body.residentBytes,
+    (body.skipped ? 1 : 0) + (body.omitted ? 2 : 0) + (body.span === undefined ? 0 : 4),
+    span.firstStep,
+    span.skippedCount,
+    span.omittedCount,
+    span.tokenCount,
+    span.seconds,
+  ]);
+  stepMetrics.forEach((metric, index) =>
+    numbers.set(
+      spreadKeys.map((key) => span[metric][key]),
+      headLength + index * spreadKeys.length,
+    ),
+  );
+  // The order of bytes is that of the machine: stores do not move between those of different order, of which none is left.
+  return Buffer.from(numbers.buffer).toString('base64');
+}
+
+function decode(text: string): StepBody {
+  const numbers = new Float64Array(Uint8Array.from(Buffer.from(text, 'base64')).buffer);
+  if (numbers[0] !== layoutVersion || numbers.length !== numberCount)
+    throw new Error(`A span has the layout ${numbers[0]} of ${numbers.length} numbers`);
+  const [
+    ,
+    step,
+    phase,
+    loss,
+    gradientNorm,
+    learningRate,
+    tokenCount,
+    trainedTokens,
+    stepSeconds,
+    residentBytes,
+    flags,
+  ] = numbers as unknown as number[];
+  const body: StepBody = {
+    kind: 'step',
+    step: step!,
+    phase: phases[phase!]!,
+    loss: loss!,
+    gradientNorm: gradientNorm!,
+    learningRate: learningRate!,
+    tokenCount: tokenCount!,
+    trainedTokens: trainedTokens!,
+    stepSeconds: stepSeconds!,
+    skipped: (flags! & 1) !== 0,
+    ...((flags! & 2) !== 0 && { omitted: true }),
+    residentBytes: residentBytes!,
+  };
+  // A single step is what it was.
+  return (flags! & 4) === 0 ? body : { ...body, span: decodeSpan(numbers) };
+}
+
+function decodeSpan(numbers: Float64Array): StepSpan {
+  const [firstStep, skippedCount, omittedCount, tokenCount, seconds] = numbers.subarray(11, headLength);
+  const spreads = stepMetrics.map((metric, index) => {
+    const start = headLength + index * spreadKeys.length;
+    return [
+      metric,
+      Object.fromEntries(spreadKeys.map((key, place) => [key, numbers[start + place]!])) as unknown as Spread,
+    ] as const;
+  });
+  return {
+    firstStep: firstStep!,
+    skippedCount: skippedCount!,
+    omittedCount: omittedCount!,
+    tokenCount: tokenCount!,
+    seconds: seconds!,
+    ...(Object.fromEntries(spreads) as Record<(typeof stepMetrics)[number], Spread>),
+  };
+}
