@@ -64,10 +64,17 @@ export function advance(progress: JobProgress, event: JobEvent): void {
         : event.state.reason;
       break;
     case 'step': {
-      const { step, loss, tokenCount, stepSeconds, omitted } = event.step;
-      dropFrom(progress.losses, step);
-      dropFrom(progress.restarts, step + 1);
-      dropFrom(progress.evaluations, step + 1);
+      const { step, omitted, span } = event.step;
+      const { firstStep, tokenCount, seconds } = span ?? {
+        firstStep: step,
+        tokenCount: event.step.tokenCount,
+        seconds: event.step.stepSeconds,
+      };
+      // The mean is what the steps of a span would draw together.
+      const loss = span?.loss !== undefined && span.loss.valueCount > 0 ? span.loss.mean : event.step.loss;
+      dropFrom(progress.losses, firstStep);
+      dropFrom(progress.restarts, firstStep + 1);
+      dropFrom(progress.evaluations, firstStep + 1);
       progress.step = step + 1;
       progress.phase = event.step.phase;
       if (omitted) break;
@@ -77,7 +84,7 @@ export function advance(progress: JobProgress, event: JobEvent): void {
       progress.trainedTokens = event.step.trainedTokens;
       progress.residentBytes = event.step.residentBytes;
       progress.residentBytesMax = Math.max(progress.residentBytesMax, event.step.residentBytes);
-      const rate = tokenCount / Math.max(1e-9, stepSeconds);
+      const rate = tokenCount / Math.max(1e-9, seconds);
       progress.tokensPerSecond =
         progress.tokensPerSecond === 0 ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
       break;

@@ -55,6 +55,7 @@ export interface SpecFlags {
   seed?: number;
   evaluateEvery?: number;
   checkpointEvery?: number;
+  everyStep?: boolean;
 }
 
 const kinds = { relora: JobKind.RELORA, lora: JobKind.LORA, 'full-rank': JobKind.FULL_RANK } as const;
@@ -148,7 +149,8 @@ export function addSpecOptions(command: Command): Command {
     .option('--b-rate-ratio <x>', 'learning rate of B over that of A', decimalNumber)
     .option('--seed <n>', 'seed of weights, adapters and data order', wholeNumber)
     .option('--evaluate-every <n>', 'steps between evaluations', wholeNumber)
-    .option('--checkpoint-every <n>', 'steps between checkpoints', wholeNumber);
+    .option('--checkpoint-every <n>', 'steps between checkpoints', wholeNumber)
+    .option('--every-step', 'an event for each step; else at most ten a second');
 }
 
 /** The specification from a file, if one is named, with the flags put over it. */
@@ -170,6 +172,7 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
     tokenCount: flags.tokens,
     omittedSteps: flags.omitSteps ?? flags.skipSteps,
     seed: flags.seed,
+    everyStepEvent: flags.everyStep,
   });
   spec.warmStart = over(spec.warmStart, { stepCount: flags.warmStart });
   spec.adapter = over(spec.adapter, {

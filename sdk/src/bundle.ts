@@ -22,8 +22,10 @@ export interface Bundle {
   execution: Execution;
   /** What the job exported at its end, and a replay has to give; below the name of its layout where there are several. */
   files: ArtifactFile[];
-  /** Training loss of every step, null where it was not finite. */
+  /** Training loss of every step, null where it was not finite, or is known only within a span. */
   losses: (number | null)[];
+  /** Steps whose own losses are not known any more: older step events are folded into spans, of which the last step stays. */
+  foldedSteps: { first: number; last: number }[];
 }
 
 /** Describes the files beside it, and settings that a replay pins; it is no result. */
@@ -41,7 +43,7 @@ export async function createBundle(
   const options = signal === undefined ? {} : { signal };
   const job = await client.getJob(name, options);
   const { spec, execution } = requireReplayable(job);
-  const { files, losses } = await resultOf(client, name, options);
+  const { files, losses, foldedSteps } = await resultOf(client, name, options);
   if (files.length === 0) throw refusal(`${name} has no artifact of its end`);
   return {
     job: name,
@@ -50,6 +52,7 @@ export async function createBundle(
     execution,
     files,
     losses,
+    foldedSteps,
   };
 }
 
@@ -61,14 +64,25 @@ export async function resultOf(
   client: ReloraClient,
   name: string,
   options: { signal?: AbortSignal },
-): Promise<Pick<Bundle, 'files' | 'losses'>> {
+): Promise<Pick<Bundle, 'files' | 'losses' | 'foldedSteps'>> {
   const losses: Bundle['losses'] = [];
+  let foldedSteps: Bundle['foldedSteps'] = [];
   const exported = new Set<string>();
   for await (const event of client.watch(name, options)) {
     if (event.kind === 'artifact') exported.add(event.artifact.artifact);
     if (event.kind !== 'step') continue;
-    const { step, loss } = event.step;
-    losses[step] = Number.isFinite(loss) ? loss : null;
+    const { step, loss, span } = event.step;
+    const first = span?.firstStep ?? step;
+    // A crash had the run go back: what was beyond is taken again.
+    if (first < losses.length) {
+      losses.length = first;
+      foldedSteps = foldedSteps
+        .filter((range) => range.first < first)
+        .map((range) => ({ ...range, last: Math.min(range.last, first - 1) }));
+    }
+    if (first < step) foldedSteps.push({ first, last: step - 1 });
+    while (losses.length < step) losses.push(null);
+    losses.push(Number.isFinite(loss) ? loss : null);
   }
   const artifacts = (await client.listArtifacts(name, options)).filter((artifact) =>
     exported.has(artifact.name),
@@ -79,7 +93,7 @@ export async function resultOf(
       .filter(({ fileName }) => fileName !== manifestFileName)
       .map((file) => ({ ...file, fileName: `${folder}${file.fileName}` }));
   });
-  return { files, losses };
+  return { files, losses, foldedSteps };
 }
 
 export function bundleToJson(bundle: Bundle): object {
@@ -119,6 +133,14 @@ export function parseBundle(json: unknown): Bundle {
     losses: list('losses', found.losses).map((loss, step) =>
       loss === null ? null : number(`losses[${step}]`, loss),
     ),
+    // Bundles of version 0.1 have none.
+    foldedSteps: list('foldedSteps', found.foldedSteps ?? []).map((entry, index) => {
+      const range = record(`foldedSteps[${index}]`, entry);
+      return {
+        first: number(`foldedSteps[${index}].first`, range.first),
+        last: number(`foldedSteps[${index}].last`, range.last),
+      };
+    }),
   };
 }
 

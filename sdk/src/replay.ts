@@ -26,7 +26,7 @@ export interface ReplayReport {
   job: string;
   /** All files that either has; an empty hash where one has no such file. */
   files: { fileName: string; expectedSha256: string; foundSha256: string }[];
-  /** First step whose training loss is another one; null when there is none. */
+  /** First step whose training loss is another one; null when there is none. Steps that either knows only within a span are passed over. */
   firstDifferingStep: { step: number; expected: number | null; found: number | null } | null;
   /** What was recorded of both executions and differs. */
   facts: FactDifference[];
@@ -86,7 +86,7 @@ export async function replayBundle(
     isIdentical: files.every(({ expectedSha256, foundSha256 }) => expectedSha256 === foundSha256),
     job: job.name,
     files,
-    firstDifferingStep: firstDifference(bundle.losses, result.losses),
+    firstDifferingStep: firstDifference(bundle, result),
     facts: job.execution === undefined ? [] : differences(bundle.execution, job.execution),
   };
 }
@@ -122,12 +122,15 @@ function pairFiles(expected: Bundle['files'], found: Bundle['files']): ReplayRep
   }));
 }
 
-function firstDifference(
-  expected: Bundle['losses'],
-  found: Bundle['losses'],
-): ReplayReport['firstDifferingStep'] {
-  for (let step = 0; step < Math.max(expected.length, found.length); step++) {
-    const [one = null, other = null] = [expected[step], found[step]];
+type Losses = Pick<Bundle, 'losses' | 'foldedSteps'>;
+
+function firstDifference(expected: Losses, found: Losses): ReplayReport['firstDifferingStep'] {
+  const folded = [...expected.foldedSteps, ...found.foldedSteps].sort((a, b) => a.first - b.first);
+  let next = 0;
+  for (let step = 0; step < Math.max(expected.losses.length, found.losses.length); step++) {
+    while (next < folded.length && folded[next]!.last < step) next++;
+    if (next < folded.length && folded[next]!.first <= step) continue;
+    const [one = null, other = null] = [expected.losses[step], found.losses[step]];
     if (one !== other) return { step, expected: one, found: other };
   }
   return null;

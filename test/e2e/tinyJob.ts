@@ -34,5 +34,6 @@ export function tinySpec(stepCount: number) {
     evaluation: { every_step_count: 20, token_count: 256, final_token_count: 256 },
     checkpoint: { every_step_count: 10 },
     seed: 7,
+    every_step_event: true,
   };
 }

@@ -342,13 +342,13 @@ describe('a wrong field is named with what was expected and what came', () => {
     ['zero steps', { stepCount: 0 }, 'spec.step_count'],
     [
       'too many steps',
-      { stepCount: 500_001, adapter: { cycleStepCount: 500_001 } },
+      { stepCount: 1_000_000_001, adapter: { cycleStepCount: 1_000_000_001 } },
       'spec.step_count',
-      /500000/,
+      /1000000000/,
     ],
     [
       'too many steps with the warm start',
-      { stepCount: 400_000, adapter: { cycleStepCount: 1000 }, warmStart: { stepCount: 200_000 } },
+      { stepCount: 999_999_000, adapter: { cycleStepCount: 1000 }, warmStart: { stepCount: 2000 } },
       'spec.step_count',
       /warm start/,
     ],

@@ -91,6 +91,7 @@ export function spec(changes: Partial<RunSpec> = {}): RunSpec {
     stepCount: 12,
     adapter: { ...runSpec().adapter!, cycleStepCount: 4, targetModules: ['q_proj', 'down_proj'] },
     checkpoint: { everyStepCount: 4, keepCount: 2 },
+    everyStepEvent: true,
     ...changes,
   });
 }

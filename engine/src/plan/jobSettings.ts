@@ -30,6 +30,8 @@ export const runSettings = {
   seed: integer({ default: 0, min: 0, max: 2 ** 31 - 1 }),
   priority: integer({ default: 0, min: -100, max: 100 }),
   device: choice(null, deviceChoices, { default: 'auto' }),
+  /** An event for each step; else at most ten a second, which then stand for several steps each. */
+  everyStepEvent: flag({ default: false, before: true }),
 };
 
 /**

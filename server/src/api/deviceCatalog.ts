@@ -1,5 +1,5 @@
 import { availableParallelism, loadavg } from 'node:os';
-import type { DeviceSpeed } from '@relora/engine/plan';
+import { spanOf, type DeviceSpeed } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import { ConfigInvalid, type Config } from '../config.js';
 import type { Job, JobEvent } from '../jobs/job.js';
@@ -11,6 +11,8 @@ import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
 import { version } from '../version.js';
 import { ReachedSpeed, type Reached } from './reachedSpeed.js';
 
+/** Steps of a span that are taken for as many measurements. */
+const spanStepsMax = 100;
 /** How long a failed measurement is left alone. */
 const retryMs = 30_000;
 
@@ -180,8 +182,12 @@ export class DeviceCatalog implements KnownDevices {
     const name = nameOf(device);
     for (const { body } of events) {
       if (body.kind !== 'step' || body.omitted) continue;
-      const step = { isFullRank: body.phase !== 'adapter', seconds: body.stepSeconds };
-      this.reached.note(job.id, job.spec, name, speedOf(device), step);
+      // Each step of a span, with their mean.
+      const { firstStep, omittedCount, seconds } = spanOf(body);
+      const stepCount = body.step - firstStep + 1 - omittedCount;
+      const step = { isFullRank: body.phase !== 'adapter', seconds: seconds / stepCount };
+      for (let count = 0; count < Math.min(stepCount, spanStepsMax); count++)
+        this.reached.note(job.id, job.spec, name, speedOf(device), step);
       this.unsaved.add(name);
     }
     void this.save();

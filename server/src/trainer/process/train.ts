@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { performance } from 'node:perf_hooks';
 import {
   beginRun,
   CheckpointCorrupt,
@@ -25,6 +26,7 @@ import { deviceFor } from './device.js';
 import type { ServerChannel, StopOrder } from './channel.js';
 import { describeError } from './describeError.js';
 import { publish } from './publish.js';
+import { StepReports } from './stepReports.js';
 
 /**
  * Trains one attempt of a job: from its newest good checkpoint, or from the beginning, to the exported artifact or the
@@ -38,12 +40,17 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
   /** Checkpoints that the server has a row for: one that a stop finds already saved is not reported again. */
   const known = new Set(order.checkpoints.map(({ path }) => path));
   if (order.origin !== null) known.add(order.origin.path);
+  const steps = new StepReports(order.spec.everyStepEvent);
+  const send = async (bodies: TrainingEvent[]): Promise<void> => {
+    for (const body of bodies) await channel.report({ type: 'event', timeMs: Date.now(), body });
+  };
   const reportEvent = async (body: TrainingEvent): Promise<void> => {
+    if (body.kind === 'step') return await send(steps.take(body, performance.now()));
     if (body.kind === 'checkpoint') {
       if (known.has(body.path)) return;
       known.add(body.path);
     }
-    await channel.report({ type: 'event', timeMs: Date.now(), body });
+    await send([...steps.rest(performance.now()), body]);
   };
   let saved = 0;
   /** For an export of the present state: the run is whole at every event, and its bits do not change by a checkpoint. */
@@ -72,6 +79,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
       await saveWhenAsked();
     }
 
+    await send(steps.rest(performance.now()));
     if (channel.stop.aborted) {
       if ((channel.stop.reason as StopOrder).keep)
         await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
@@ -80,6 +88,9 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     for (const format of order.spec.export.formats)
       if (!order.exportedFormats.includes(format)) await exportArtifact(order, run, format, channel);
     await channel.report({ type: 'finished', outcome: 'succeeded' });
+  } catch (error) {
+    await send(steps.rest(performance.now())); // what was taken before it
+    throw error;
   } finally {
     disposeRun(run);
     device.close();

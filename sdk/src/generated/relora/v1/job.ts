@@ -1581,6 +1581,11 @@ export interface JobSpec {
    * bits may differ. Nothing beside device auto.
    */
   acceptedDevices: string[];
+  /**
+   * Whether each step has an event of its own; default false. Then a run has at most ten step events a second, and each says for
+   * which steps it stands (StepEvent.span).
+   */
+  everyStepEvent?: boolean | undefined;
 }
 
 /** Versions of the rules by which a run cuts its data and draws its numbers. A job keeps those that it was created with. */
@@ -3425,6 +3430,7 @@ function createBaseJobSpec(): JobSpec {
     omittedSteps: [],
     streams: undefined,
     acceptedDevices: [],
+    everyStepEvent: undefined,
   };
 }
 
@@ -3504,6 +3510,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     for (const v of message.acceptedDevices) {
       writer.uint32(202).string(v!);
+    }
+    if (message.everyStepEvent !== undefined) {
+      writer.uint32(208).bool(message.everyStepEvent);
     }
     return writer;
   },
@@ -3721,6 +3730,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.acceptedDevices.push(reader.string());
             continue;
           }
+          case 26: {
+            if (tag !== 208) {
+              break;
+            }
+
+            message.everyStepEvent = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3794,6 +3811,11 @@ export const JobSpec: MessageFns<JobSpec> = {
         : globalThis.Array.isArray(object?.accepted_devices)
         ? object.accepted_devices.map((e: any) => globalThis.String(e))
         : [],
+      everyStepEvent: isSet(object.everyStepEvent)
+        ? globalThis.Boolean(object.everyStepEvent)
+        : isSet(object.every_step_event)
+        ? globalThis.Boolean(object.every_step_event)
+        : undefined,
     };
   },
 
@@ -3874,6 +3896,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.acceptedDevices?.length) {
       obj.acceptedDevices = message.acceptedDevices;
     }
+    if (message.everyStepEvent !== undefined) {
+      obj.everyStepEvent = message.everyStepEvent;
+    }
     return obj;
   },
 
@@ -3929,6 +3954,7 @@ export const JobSpec: MessageFns<JobSpec> = {
       ? StreamVersions.fromPartial(object.streams)
       : undefined;
     message.acceptedDevices = object.acceptedDevices?.map((e) => e) || [];
+    message.everyStepEvent = object.everyStepEvent ?? undefined;
     return message;
   },
 };

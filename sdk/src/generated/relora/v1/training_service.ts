@@ -347,6 +347,11 @@ export interface WatchJobRequest {
    * events of other kinds all come. For a view of a fast job that many watch.
    */
   stepIntervalMs: number;
+  /**
+   * The reader knows spans (JobEvent.first_sequence). For one that does not, an event without a kind is sent for each number that a
+   * span stands for besides its last, so that clients of 0.1.0 see no gap; they see the last step of each span.
+   */
+  acceptSpans: boolean;
 }
 
 /** One message of a watch. */
@@ -355,7 +360,7 @@ export interface WatchJobResponse {
   event:
     | JobEvent
     | undefined;
-  /** Step events between the one before and this one that were left out because the request asked for it. */
+  /** Step events between the one before and this one that were left out because the request asked for it, or that this one stands for. */
   omittedStepEvents: number;
 }
 
@@ -2451,7 +2456,7 @@ export const ListJobsResponse: MessageFns<ListJobsResponse> = {
 };
 
 function createBaseWatchJobRequest(): WatchJobRequest {
-  return { name: "", afterSequence: 0, stepIntervalMs: 0 };
+  return { name: "", afterSequence: 0, stepIntervalMs: 0, acceptSpans: false };
 }
 
 export const WatchJobRequest: MessageFns<WatchJobRequest> = {
@@ -2464,6 +2469,9 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     }
     if (message.stepIntervalMs !== 0) {
       writer.uint32(24).int32(message.stepIntervalMs);
+    }
+    if (message.acceptSpans !== false) {
+      writer.uint32(32).bool(message.acceptSpans);
     }
     return writer;
   },
@@ -2505,6 +2513,14 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
             message.stepIntervalMs = reader.int32();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.acceptSpans = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2530,6 +2546,11 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
         : isSet(object.step_interval_ms)
         ? globalThis.Number(object.step_interval_ms)
         : 0,
+      acceptSpans: isSet(object.acceptSpans)
+        ? globalThis.Boolean(object.acceptSpans)
+        : isSet(object.accept_spans)
+        ? globalThis.Boolean(object.accept_spans)
+        : false,
     };
   },
 
@@ -2544,6 +2565,9 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     if (message.stepIntervalMs !== 0) {
       obj.stepIntervalMs = Math.round(message.stepIntervalMs);
     }
+    if (message.acceptSpans !== false) {
+      obj.acceptSpans = message.acceptSpans;
+    }
     return obj;
   },
 
@@ -2555,6 +2579,7 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     message.name = object.name ?? "";
     message.afterSequence = object.afterSequence ?? 0;
     message.stepIntervalMs = object.stepIntervalMs ?? 0;
+    message.acceptSpans = object.acceptSpans ?? false;
     return message;
   },
 };
