@@ -26,7 +26,19 @@ export const settings = {
   httpAddress: address(
     'RELORA_HTTP_ADDRESS',
     '127.0.0.1:9464',
-    'Where /metrics, /healthz and /readyz are served; port 0 takes a free one.',
+    'Where the page, /metrics, /healthz and /readyz are served; port 0 takes a free one.',
+  ),
+  page: choice(
+    'RELORA_PAGE',
+    'auto',
+    ['auto', 'on', 'off'],
+    'Whether the HTTP port serves the page and its API; `auto` where this machine alone reaches that port.',
+  ),
+  pageHosts: list(
+    'RELORA_PAGE_HOSTS',
+    'names with `,` between them',
+    'Names under which browsers reach the page, beside addresses and `localhost`; others could be of a site that lets its name point here.',
+    /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/,
   ),
   dataFolder: folder(
     'RELORA_DATA_FOLDER',
@@ -673,6 +685,25 @@ function text(variable: Setting<string>['variable'], value: string, reason: stri
       if (given.length > 200 || /\p{Cc}/u.test(given))
         throw new SettingProblem('text of at most 200 characters');
       return given;
+    },
+  };
+}
+
+function list(
+  variable: Setting<readonly string[]>['variable'],
+  range: string,
+  reason: string,
+  pattern: RegExp,
+): Setting<readonly string[]> {
+  return {
+    variable,
+    default: '',
+    range,
+    reason,
+    parse(text) {
+      const parts = text.split(',').flatMap((part) => part.trim() || []);
+      if (!parts.every((part) => pattern.test(part))) throw new SettingProblem(range);
+      return parts;
     },
   };
 }

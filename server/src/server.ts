@@ -2,7 +2,7 @@ import type { Logger } from 'pino';
 import { openAccess } from './access/access.js';
 import { tokenHandlers } from './access/tokenCommands.js';
 import { AdminServer } from './admin/adminServer.js';
-import { serveApi, serviceNames } from './api/serveApi.js';
+import { contractMethods, serveApi, serviceNames } from './api/serveApi.js';
 import { Certificates } from './certificates.js';
 import type { Address, Config } from './config.js';
 import { Health } from './grpc/health.js';
@@ -16,6 +16,7 @@ import { makeServerParts } from './serverParts.js';
 import { openStore } from './store/openStore.js';
 import { version } from './version.js';
 import { HttpServer } from './web/httpServer.js';
+import { hasPage, pageRoute } from './web/pageRoute.js';
 
 export interface ServerOptions {
   log: Logger;
@@ -89,6 +90,11 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       startTimeMs: parts.startTimeMs,
     });
     ends.push(() => serverMetrics.stop());
+    const health = new Health(serviceNames, signal);
+    const connectionsMax = connectionsWithin(config);
+    if (connectionsMax < config.connectionsMax)
+      log.warn({ connectionsMax }, 'The limit of open files allows fewer connections than the settings');
+    const grpc = serveApi(parts, health, { connectionsMax, authenticate, certificates });
     const web = {
       authenticate,
       certificates,
@@ -96,16 +102,22 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       render: async () => await serverMetrics.render(),
       contentType: serverMetrics.contentType,
       readiness: async () => await readReadiness(store.db, config, signal),
+      page: hasPage(config)
+        ? pageRoute(
+            {
+              methods: contractMethods(),
+              call: (path, request, context) => grpc.call(path, request, context),
+              authenticate,
+              bodyBytesMax: config.messageBytesMax,
+            },
+            config.pageHosts,
+          )
+        : undefined,
       log,
     };
     const http = await HttpServer.listen(config.httpAddress, web, config);
     ends.push(async () => await http.close());
 
-    const health = new Health(serviceNames, signal);
-    const connectionsMax = connectionsWithin(config);
-    if (connectionsMax < config.connectionsMax)
-      log.warn({ connectionsMax }, 'The limit of open files allows fewer connections than the settings');
-    const grpc = serveApi(parts, health, { connectionsMax, authenticate, certificates });
     const grpcPort = await grpc.listen(config.grpcAddress);
     ends.push(() => grpc.close());
 

@@ -80,6 +80,7 @@ export async function openApi(
   return {
     parts,
     stopping,
+    grpc: server,
     address: `127.0.0.1:${port}`,
     training: createClient(TrainingServiceDefinition, channel) as Client<typeof TrainingServiceDefinition>,
     artifacts: createClient(ArtifactServiceDefinition, channel) as Client<typeof ArtifactServiceDefinition>,

@@ -12,6 +12,7 @@ import type { Certificates } from '../certificates.js';
 import { readDescriptors } from '../grpc/descriptors.js';
 import { GrpcServer } from '../grpc/grpcServer.js';
 import type { Health } from '../grpc/health.js';
+import { jsonMethods, type JsonMethod } from '../grpc/jsonMethods.js';
 import {
   accessMiddleware,
   deadlineMiddleware,
@@ -45,6 +46,11 @@ export const serviceNames: readonly string[] = services.map(({ fullName }) => fu
 const contractFile = new URL('../../src/generated/relora.binpb', import.meta.url);
 const healthName = 'grpc.health.v1.Health';
 const reflectionNames = ['v1', 'v1alpha'].map((version) => `grpc.reflection.${version}.ServerReflection`);
+
+/** The methods of the contract for those who speak JSON. */
+export function contractMethods(): Map<string, JsonMethod> {
+  return jsonMethods(readFileSync(contractFile), serviceNames);
+}
 
 /** What calls with one answer may take beyond the time that a trainer has to stop. */
 const unarySeconds = 60;

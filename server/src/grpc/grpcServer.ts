@@ -18,7 +18,15 @@ import { compose } from './middleware.js';
 import { awaitPreface } from './preface.js';
 import { ServedCall } from './servedCall.js';
 import { serverOptions } from './serverOptions.js';
-import type { Implementation, Middleware, ServedMethod, ServiceDefinition } from './service.js';
+import {
+  answersTo,
+  type Answers,
+  type CallContext,
+  type Implementation,
+  type Middleware,
+  type ServedMethod,
+  type ServiceDefinition,
+} from './service.js';
 
 export interface GrpcServerOptions {
   config: Config;
@@ -90,7 +98,7 @@ export class GrpcServer {
   addMethods(methods: readonly ServedMethod[]): void {
     const { messages, requests } = this.options.descriptors;
     for (const method of methods) {
-      const { path, decode } = method;
+      const { path, decode, encode } = method;
       const request = requests.get(path);
       if (request === undefined) throw new Error(`No descriptor of ${path}`);
       this.methods.set(path, {
@@ -99,9 +107,23 @@ export class GrpcServer {
           checkMessage(bytes, request, messages, { fieldsMax: this.options.config.messageFieldsMax });
           return decode(bytes);
         },
+        encode: (message) => {
+          const bytes = encode(message);
+          const { messageBytesMax } = this.options.config;
+          if (bytes.length > messageBytesMax)
+            throw new ServiceError('ANSWER_TOO_LARGE', { answerBytes: bytes.length, messageBytesMax });
+          return bytes;
+        },
       });
       this.server.addService({ [path]: passingBytes(path) }, { [path]: unreachable });
     }
+  }
+
+  /** Calls a method by another way than gRPC, with one request: the same checks, middleware and handler. */
+  call(path: string, request: Buffer, context: CallContext): Answers {
+    const method = this.methods.get(path);
+    if (method === undefined) throw new Error(`No method ${path}`);
+    return this.middleware({ method, context }, (inner) => answersTo(method, method.decode(request), inner));
   }
 
   /** The port as bound. Rejects when the address cannot be had. */

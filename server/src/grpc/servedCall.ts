@@ -3,7 +3,7 @@ import { nobody } from '../access/principal.js';
 import { subjectNames } from '../certificates.js';
 import { ServiceError } from '../errors.js';
 import { toStatus } from './statusDetails.js';
-import type { Answers, CallContext, Middleware, ServedMethod } from './service.js';
+import { answersTo, type Answers, type CallContext, type Middleware, type ServedMethod } from './service.js';
 
 /** The side of a call that grpc-js hands to an interceptor. */
 type Transport = Parameters<ServerInterceptor>[1];
@@ -91,10 +91,7 @@ export class ServedCall {
 
   private async *answers(context: CallContext): Answers {
     const { method } = this;
-    const request = method.requestStream ? this.requests() : await this.onlyRequest();
-    const result = method.handle(request, context);
-    if (Symbol.asyncIterator in result) for await (const message of result) yield this.encode(message);
-    else yield this.encode(await result);
+    yield* answersTo(method, method.requestStream ? this.requests() : await this.onlyRequest(), context);
   }
 
   private async *requests(): AsyncGenerator<unknown, void, undefined> {
@@ -129,14 +126,6 @@ export class ServedCall {
     } finally {
       clearTimeout(timer);
     }
-  }
-
-  private encode(message: unknown): Buffer {
-    const bytes = this.method.encode(message);
-    const { messageBytesMax } = this.limits;
-    if (bytes.length > messageBytesMax)
-      throw new ServiceError('ANSWER_TOO_LARGE', { answerBytes: bytes.length, messageBytesMax });
-    return bytes;
   }
 
   private async write(bytes: Buffer): Promise<void> {

@@ -61,6 +61,7 @@ export interface ServedMethod {
   readonly responseStream: boolean;
   /** Throws a ServiceError that names the place of what is wrong. */
   decode(bytes: Buffer): unknown;
+  /** Throws ANSWER_TOO_LARGE. */
   encode(message: unknown): Buffer;
   handle(request: AnyMessage, context: CallContext): Promise<unknown> | AsyncIterable<unknown>;
 }
@@ -75,3 +76,10 @@ export type Answers = AsyncGenerator<Buffer, void, undefined>;
 
 /** Stands around every call: what `next` yields are its answers, what it throws is its error. */
 export type Middleware = (call: Call, next: (context: CallContext) => Answers) => Answers;
+
+/** Serves one request that is there whole. */
+export async function* answersTo(method: ServedMethod, request: unknown, context: CallContext): Answers {
+  const result = method.handle(request, context);
+  if (Symbol.asyncIterator in result) for await (const message of result) yield method.encode(message);
+  else yield method.encode(await result);
+}

@@ -3,11 +3,13 @@ import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { Server as TlsServer, TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
-import { requireRole, type Authenticate, type Credentials } from '../access/principal.js';
-import { certificateNames, type Certificates } from '../certificates.js';
+import { requireRole, type Authenticate } from '../access/principal.js';
+import type { Certificates } from '../certificates.js';
 import type { Address, Config } from '../config.js';
 import { ServiceError } from '../errors.js';
 import { Connections, peerOf, type Place } from '../connections.js';
+import { answerMs, sendWhole, type Answer } from './send.js';
+import { credentialsOf } from './session.js';
 
 /** Whether the server can do its work; `problem` says why not. */
 export type Readiness = { ready: true } | { ready: false; problem: string };
@@ -21,14 +23,13 @@ export interface WebParts {
   render(): Promise<string>;
   contentType: string;
   readiness(): Promise<Readiness>;
+  /** The page and its API, where they are served. */
+  page?: WebRoute;
   log: Logger;
 }
 
-interface Answer {
-  status: number;
-  contentType?: string;
-  text: string;
-}
+/** Answers what is neither metrics nor health; whether it did. */
+export type WebRoute = (request: IncomingMessage, response: ServerResponse, url: URL) => Promise<boolean>;
 
 export interface HttpLimits {
   httpConnectionsMax: number;
@@ -36,12 +37,10 @@ export interface HttpLimits {
   headerSeconds: number;
 }
 
-/** From the headers of a request to the last byte of its answer: nothing here takes long, so who takes longer does not read. */
-const answerMs = 10_000;
 /** How often Node looks for connections that are late with their headers; 30 s by default. */
 const lookMs = 500;
 
-/** Serves /metrics, /healthz and /readyz, and nothing else. */
+/** Serves /metrics, /healthz and /readyz, and the page where it is wanted. */
 export class HttpServer {
   private constructor(
     private readonly server: Server,
@@ -60,18 +59,14 @@ export class HttpServer {
     };
     const serve = (request: IncomingMessage, response: ServerResponse): void => {
       const { place, end } = connections.begin(peerOf(request.socket));
-      const timer = setTimeout(() => request.socket.destroy(), answerMs);
-      response.once('close', () => {
-        clearTimeout(timer);
-        end();
-      });
-      answer(request, parts, place)
-        .catch((error: unknown): Answer => {
-          if (error instanceof ServiceError) return refusal(error);
+      response.once('close', end);
+      answer(request, response, parts, place)
+        .catch((error: unknown) => {
+          if (error instanceof ServiceError) return sendWhole(request, response, refusal(error));
           parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
-          return { status: 500, text: 'Internal error\n' };
+          if (response.headersSent) response.destroy();
+          else sendWhole(request, response, { status: 500, text: 'Internal error\n' });
         })
-        .then((result) => send(request, response, result))
         .catch((error: unknown) => parts.log.debug({ err: error }, 'An HTTP answer could not be sent'));
     };
     const { certificates } = parts;
@@ -109,44 +104,44 @@ export function credentialsOf({ headers, socket }: IncomingMessage): Credentials
 }
 
 function refusal({ reason, message }: ServiceError): Answer {
-  if (reason === 'NOT_AUTHENTICATED') return { status: 401, text: `${message}\n` };
+  if (reason === 'NOT_AUTHENTICATED')
+    return { status: 401, text: `${message}\n`, headers: { 'www-authenticate': 'Bearer' } };
   if (reason === 'ROLE_TOO_LOW') return { status: 403, text: `${message}\n` };
   return { status: 400, text: `${message}\n` };
 }
 
-async function answer(request: IncomingMessage, parts: WebParts, place: Place): Promise<Answer> {
-  const path = (request.url ?? '').split('?')[0];
-  if (path !== '/metrics' && path !== '/healthz' && path !== '/readyz') {
-    return { status: 404, text: 'Not found; there are /metrics, /healthz and /readyz\n' };
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  parts: WebParts,
+  place: Place,
+): Promise<void> {
+  const send = (result: Answer): void => sendWhole(request, response, result);
+  const path = (request.url ?? '').split('?')[0]!;
+  const isHealth = path === '/healthz' || path === '/readyz';
+  if (!isHealth && place === 'spare')
+    return send({ status: 503, text: 'All connections are in use; only health is answered\n' });
+  if (!isHealth && path !== '/metrics') {
+    const url = URL.canParse(`http://host${request.url}`) ? new URL(`http://host${request.url}`) : undefined;
+    if (url !== undefined && (await parts.page?.(request, response, url))) return;
+    return send({
+      status: 404,
+      text: `Not found; there ${parts.page ? 'is the page at /, and there ' : ''}are /metrics, /healthz and /readyz\n`,
+    });
   }
   if (request.method !== 'GET' && request.method !== 'HEAD')
-    return { status: 405, text: 'Only GET and HEAD\n' };
-  if (path === '/metrics' && place === 'spare')
-    return { status: 503, text: 'All connections are in use; only health is answered\n' };
+    return send({ status: 405, text: 'Only GET and HEAD\n', headers: { allow: 'GET, HEAD' } });
   const part = path === '/metrics' ? 'metrics' : 'health';
   if (!parts.withoutToken.includes(part)) {
     const caller = await parts.authenticate(credentialsOf(request));
     requireRole(caller, part === 'metrics' ? 'operator' : 'viewer', path);
   }
-  if (path === '/metrics') return { status: 200, contentType: parts.contentType, text: await parts.render() };
+  if (path === '/metrics')
+    return send({ status: 200, contentType: parts.contentType, text: await parts.render() });
   // Alive is who can answer: the event loop turns. The store is of no concern, since a restart would not mend it.
-  if (path === '/healthz') return { status: 200, text: 'ok\n' };
+  if (path === '/healthz') return send({ status: 200, text: 'ok\n' });
   const readiness = await parts.readiness();
-  return readiness.ready ? { status: 200, text: 'ready\n' } : { status: 503, text: `${readiness.problem}\n` };
-}
-
-function send(
-  request: IncomingMessage,
-  response: ServerResponse,
-  { status, contentType = 'text/plain; charset=utf-8', text }: Answer,
-): void {
-  response.writeHead(status, {
-    'content-type': contentType,
-    'content-length': Buffer.byteLength(text),
-    'cache-control': 'no-store',
-    'x-content-type-options': 'nosniff',
-    ...(status === 401 ? { 'www-authenticate': 'Bearer' } : {}),
-    ...(status === 405 ? { allow: 'GET, HEAD' } : {}),
-  });
-  response.end(request.method === 'HEAD' ? undefined : text);
+  return send(
+    readiness.ready ? { status: 200, text: 'ready\n' } : { status: 503, text: `${readiness.problem}\n` },
+  );
 }

@@ -1,0 +1,286 @@
+import type { CompareJobsResponse, ComparedJob } from '@relora/sdk/contract';
+import { call, messageOf, type Json } from './api.js';
+import { Chart, type Line, type Table } from './chart.js';
+import { el, fill, scrolling, setText } from './element.js';
+import { bytes, duration, figure, idOf, short, whole, word } from './format.js';
+import { stateBadge } from './jobParts.js';
+import { open } from './route.js';
+import { axes, placeOf, toPoint, type Axis, type MetricName } from './series.js';
+import { repeat, type View } from './view.js';
+
+const pauseMs = 5000;
+const pointsMax = 500;
+const lineColors = [
+  '--line-1',
+  '--line-2',
+  '--line-3',
+  '--line-4',
+  '--line-5',
+  '--line-6',
+  '--line-7',
+  '--line-8',
+];
+
+const plots: { metric: MetricName; title: string; unit: string; isSparse?: boolean }[] = [
+  { metric: 'METRIC_EVALUATION_LOSS', title: 'Held-out loss', unit: 'nats per token', isSparse: true },
+  { metric: 'METRIC_LOSS', title: 'Training loss', unit: 'nats per token' },
+  { metric: 'METRIC_LEARNING_RATE', title: 'Learning rate', unit: '' },
+  { metric: 'METRIC_EFFECTIVE_RANK', title: 'Effective rank', unit: 'at each restart', isSparse: true },
+];
+
+/** Several jobs side by side. */
+export function compareView(ids: readonly string[]): View {
+  let axis: Axis = 'steps';
+  let result: Json<CompareJobsResponse> | undefined;
+  let charts: Chart[] = [];
+  const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
+  const warnings = el('div');
+  const chartPlace = el('div', { class: 'charts' });
+  const table = scrolling('Results');
+  const differences = scrolling('Settings that differ');
+  const field = el('input', {
+    value: ids.join(', '),
+    placeholder: 'ids of jobs, with commas between them',
+    'aria-label': 'Jobs to compare',
+  });
+  const form = el(
+    'form',
+    {
+      class: 'grow',
+      submit: (event) => {
+        event.preventDefault();
+        open(
+          `/compare?jobs=${field.value
+            .split(/[\s,]+/)
+            .filter(Boolean)
+            .map(encodeURIComponent)
+            .join(',')}`,
+        );
+      },
+    },
+    field,
+    el('button', {}, 'Compare'),
+  );
+
+  const draw = (): void => {
+    if (result === undefined) return;
+    plots.forEach(({ metric }, index) =>
+      charts[index]!.set(result!.jobs.map((job) => columnOf(job, metric, axis))),
+    );
+  };
+
+  const show = (present: Json<CompareJobsResponse>): void => {
+    if (charts.length === 0) {
+      charts = plots.map(
+        ({ title, unit, isSparse = false }) =>
+          new Chart({
+            title,
+            unit,
+            sync: 'compare',
+            xLabel: () => axis,
+            lines: present.jobs.map((job, index) => lineOf(job, index, isSparse)),
+          }),
+      );
+      fill(chartPlace, ...charts.map(({ element }) => element));
+    }
+    result = present;
+    draw();
+    fill(
+      warnings,
+      ...present.warnings.map(({ reason, message }) =>
+        el('p', { class: 'caution' }, `${reason}: ${message}`),
+      ),
+    );
+    fill(table, resultTable(present));
+    fill(differences, differenceTable(present));
+  };
+
+  const end = repeat(async (signal) => {
+    if (ids.length < 2) return;
+    try {
+      const names = ids.map((id) => `jobs/${id}`);
+      show(
+        await call(
+          'TrainingService',
+          'compareJobs',
+          { names, metrics: plots.map(({ metric }) => metric), pointsMax },
+          signal,
+        ),
+      );
+      problem.hidden = true;
+    } catch (error) {
+      if (signal.aborted) return;
+      problem.hidden = false;
+      setText(problem, messageOf(error));
+    }
+  }, pauseMs);
+
+  const choice = axes.map((each) =>
+    el(
+      'button',
+      {
+        class: 'chip',
+        'aria-pressed': String(each === axis),
+        click: (event) => {
+          axis = each;
+          for (const other of (event.currentTarget as HTMLElement).parentElement!.children)
+            other.setAttribute('aria-pressed', String(other === event.currentTarget));
+          draw();
+        },
+      },
+      each,
+    ),
+  );
+  return {
+    title: 'Compare',
+    element: el(
+      'section',
+      {},
+      el('header', { class: 'bar' }, el('h1', {}, 'Compare'), form),
+      problem,
+      ids.length < 2
+        ? el(
+            'p',
+            { class: 'muted' },
+            'Choose two or more jobs in the list of jobs, or write their ids above.',
+          )
+        : el(
+            'div',
+            {},
+            warnings,
+            el('div', { class: 'chips', role: 'group', 'aria-label': 'Horizontal axis' }, ...choice),
+            chartPlace,
+            el('h2', {}, 'Results'),
+            table,
+            el('h2', {}, 'Settings that differ'),
+            differences,
+          ),
+    ),
+    end: () => {
+      end();
+      for (const chart of charts) chart.destroy();
+    },
+  };
+}
+
+function lineOf({ displayName, name }: Json<ComparedJob>, index: number, isSparse: boolean): Line {
+  // After the last color the lines are dashed: no two look the same up to twice as many.
+  return {
+    label: displayName || idOf(name),
+    color: lineColors[index % lineColors.length]!,
+    isSparse,
+    isDashed: index >= lineColors.length,
+  };
+}
+
+function columnOf(job: Json<ComparedJob>, metric: MetricName, axis: Axis): Table {
+  const points = (job.series.find((each) => each.metric === metric)?.points ?? []).map(toPoint);
+  return [points.map((point) => placeOf(point, axis)), points.map(({ mean }) => mean)];
+}
+
+function resultTable({ jobs, reference }: Json<CompareJobsResponse>): HTMLElement {
+  const rows: [string, (job: Json<ComparedJob>) => string | HTMLElement][] = [
+    ['State', ({ state }) => stateBadge(state)],
+    [
+      'Kind',
+      ({ kind, rank }) => `${word(kind, 'JOB_KIND').replace('_', ' ')}${Number(rank) > 0 ? ` r${rank}` : ''}`,
+    ],
+    ['Steps', ({ step, stepCount }) => `${short(step)} / ${short(stepCount)}`],
+    ['Tokens', ({ trainedTokens }) => short(trainedTokens)],
+    ['Trainable weights', ({ trainableParameterCount }) => short(trainableParameterCount)],
+    ['Held-out loss', ({ evaluationLoss }) => figure(evaluationLoss)],
+    [
+      'against the reference',
+      ({ name, evaluationLossDifference }) =>
+        name === reference ? 'reference' : signed(evaluationLossDifference),
+    ],
+    ['Bits per byte', ({ bitsPerByte }) => figure(bitsPerByte)],
+    [
+      'Best held-out loss',
+      ({ bestEvaluationLoss, bestEvaluationStep }) =>
+        bestEvaluationLoss === undefined
+          ? '–'
+          : `${figure(bestEvaluationLoss)} at ${short(bestEvaluationStep)}`,
+    ],
+    ['Tokens to the reference loss', ({ tokensToReferenceLoss }) => short(tokensToReferenceLoss)],
+    ['Effective rank', ({ effectiveRank }) => figure(effectiveRank)],
+    ['Restarts', ({ restartCount }) => whole(restartCount)],
+    ['Tokens/s', ({ tokensPerSecond }) => short(tokensPerSecond)],
+    ['Peak memory', ({ peakResidentBytes }) => bytes(peakResidentBytes)],
+    ['Training time', ({ trainingSeconds }) => duration(trainingSeconds)],
+    ['Peak rate', ({ peakLearningRate }) => figure(peakLearningRate)],
+    ['Seed', ({ seed }) => String(seed)],
+  ];
+  const heads = jobs.map(({ name, displayName }, index) =>
+    el(
+      'th',
+      { scope: 'col', class: 'right' },
+      el(
+        'a',
+        {
+          class: 'title key',
+          'data-color': lineColors[index % lineColors.length]!,
+          href: `/jobs/${idOf(name)}`,
+        },
+        displayName || idOf(name),
+      ),
+    ),
+  );
+  return el(
+    'table',
+    { class: 'rows' },
+    el(
+      'thead',
+      {},
+      el('tr', {}, el('th', { scope: 'col' }, el('span', { class: 'unseen' }, 'Figure')), ...heads),
+    ),
+    el(
+      'tbody',
+      {},
+      ...rows.map(([title, cell]) =>
+        el(
+          'tr',
+          {},
+          el('th', { scope: 'row' }, title),
+          ...jobs.map((job) => el('td', { class: 'right number' }, cell(job))),
+        ),
+      ),
+    ),
+  );
+}
+
+function signed(value: number | string | undefined): string {
+  return value === undefined ? '–' : `${Number(value) > 0 ? '+' : ''}${figure(value)}`;
+}
+
+function differenceTable({ jobs, differences }: Json<CompareJobsResponse>): HTMLElement {
+  if (differences.length === 0) return el('p', { class: 'muted' }, 'None.');
+  return el(
+    'table',
+    { class: 'rows' },
+    el(
+      'thead',
+      {},
+      el(
+        'tr',
+        {},
+        el('th', { scope: 'col' }, 'Setting'),
+        ...jobs.map(({ name, displayName }) =>
+          el('th', { scope: 'col', class: 'right' }, displayName || idOf(name)),
+        ),
+      ),
+    ),
+    el(
+      'tbody',
+      {},
+      ...differences.map(({ field, values }) =>
+        el(
+          'tr',
+          {},
+          el('th', { scope: 'row' }, el('code', {}, field)),
+          ...values.map((value) => el('td', { class: 'right number' }, value)),
+        ),
+      ),
+    ),
+  );
+}

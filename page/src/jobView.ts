@@ -1,0 +1,275 @@
+import type { Job, JobPlan, Restart } from '@relora/sdk/contract';
+import { call, messageOf, type Json } from './api.js';
+import { ArtifactList } from './artifactList.js';
+import { el, fill, setText } from './element.js';
+import { age, duration, figure, idOf, short, whole } from './format.js';
+import { jobActions } from './jobActions.js';
+import { JobCharts } from './jobCharts.js';
+import { EventLog, restartTable, SampleList } from './jobLog.js';
+import { nextList } from './jobNext.js';
+import { kindOf, modelOf, progressBar, stateBadge, titleOf } from './jobParts.js';
+import { settingsPanel } from './jobSettings.js';
+import { JobSeries, metrics } from './series.js';
+import { tabs } from './tabs.js';
+import type { View } from './view.js';
+import { watchJob, type Watched } from './watch.js';
+
+/** Points of a curve as the server sends it; more than a screen shows. */
+const pointsMax = 1000;
+/** A live curve has a point a second. One whose steps are faster is asked for whole again after a time, of which asking takes little. */
+const curveRefreshMs = 10_000;
+const curveCostRatio = 20;
+/** Events from before the page was opened that are read for the log: all of them would take long after a week. */
+const pastEventsMax = 20_000;
+const jobRefreshMs = 3000;
+const restartsMax = 5000;
+
+/** One job, live. */
+export function jobView(id: string): View {
+  const name = `jobs/${id}`;
+  const over = new AbortController();
+  const { signal } = over;
+  const series = new JobSeries();
+  const restarts: Json<Restart>[] = [];
+  const restartSteps: number[] = [];
+  const charts = new JobCharts(series, restartSteps, id);
+  const log = new EventLog();
+  const samples = new SampleList();
+  const artifacts = new ArtifactList(id);
+  const restartPlace = el('div');
+  const settings = el('div');
+  const head = el(
+    'div',
+    { class: 'bar' },
+    el('h1', {}, el('a', { href: '/jobs', class: 'crumb' }, 'Jobs'), ` ${id}`),
+  );
+  const live = el('span', { class: 'live', role: 'status' }, 'connecting …');
+  const tiles = el('dl', { class: 'tiles' });
+  const bar = el('div');
+  const next = el('div');
+  const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
+
+  let job: Json<Job> | undefined;
+  let plan: Json<JobPlan> | undefined;
+  /** Number of the newest event that the curves have. */
+  let curveSequence = 0;
+  let curveDueMs = 0;
+  let watch: ReturnType<typeof watchJob> | undefined;
+  let expected: number | undefined;
+
+  const showJob = (present: Json<Job>): void => {
+    const isOther = job?.etag !== present.etag;
+    job = present;
+    if (isOther) {
+      fill(
+        head,
+        el('h1', {}, el('a', { href: '/jobs', class: 'crumb' }, 'Jobs'), ` ${titleOf(job)}`),
+        stateBadge(job.state),
+        live,
+        el('span', { class: 'grow' }),
+        ...jobActions(job, showJob),
+      );
+      fill(settings, settingsPanel(job));
+    }
+    document.title = `${titleOf(job)} · ReLoRA`;
+    fill(bar, progressBar(job, whole));
+    fill(tiles, ...tilesOf(job));
+    fill(next, nextList(job, plan));
+  };
+
+  const guard = async (action: () => Promise<void>): Promise<void> => {
+    try {
+      await action();
+      problem.hidden = true;
+    } catch (error) {
+      if (signal.aborted) return;
+      problem.hidden = false;
+      setText(problem, messageOf(error));
+    }
+  };
+
+  const loadJob = async (): Promise<void> => {
+    const { job: present } = await call('TrainingService', 'getJob', { name }, signal);
+    if (present !== undefined) showJob(present);
+  };
+
+  const loadCurves = async (): Promise<void> => {
+    const begunMs = performance.now();
+    // Not before the answer: that sets the time of the next.
+    curveDueMs = Infinity;
+    try {
+      const history = await call(
+        'TrainingService',
+        'getMetricHistory',
+        { name, metrics: [...metrics], pointsMax },
+        signal,
+      );
+      series.replace(history);
+      curveSequence = Number(history.lastSequence);
+      charts.update();
+    } finally {
+      const endedMs = performance.now();
+      curveDueMs = endedMs + Math.max(curveRefreshMs, curveCostRatio * (endedMs - begunMs));
+    }
+  };
+
+  const loadRestarts = async (): Promise<void> => {
+    let pageToken = '';
+    const all: Json<Restart>[] = [];
+    do {
+      const page = await call(
+        'TrainingService',
+        'listRestarts',
+        { parent: name, pageSize: 500, pageToken },
+        signal,
+      );
+      all.push(...page.restarts);
+      pageToken = page.nextPageToken;
+    } while (pageToken !== '' && all.length < restartsMax);
+    restarts.splice(0, restarts.length, ...all);
+    restartSteps.splice(0, restartSteps.length, ...all.map(({ event }) => Number(event?.step)));
+    fill(restartPlace, restartTable(restarts));
+    charts.update();
+  };
+
+  const loadPlan = async (): Promise<void> => {
+    // The plan follows from the settings; a job whose data is gone has none to show.
+    const estimate = await call('TrainingService', 'estimateJob', { spec: job!.spec as never }, signal).catch(
+      () => undefined,
+    );
+    if (estimate?.plan === undefined) return;
+    plan = estimate.plan;
+    charts.setPlan(plan, Number(job!.spec?.adapter?.restartWarmupStepCount ?? 0));
+    showJob(job!);
+  };
+
+  let refresh: ReturnType<typeof setTimeout> | undefined;
+  const refreshSoon = (delayMs = jobRefreshMs): void => {
+    if (delayMs === 0) {
+      clearTimeout(refresh);
+      refresh = undefined;
+    }
+    refresh ??= setTimeout(() => {
+      refresh = undefined;
+      void guard(loadJob);
+    }, delayMs);
+  };
+
+  const onEvent = ({ event, omittedStepEvents }: Watched): void => {
+    if (event === undefined || event.heartbeat) return;
+    const sequence = Number(event.sequence);
+    const from = sequence - Number(omittedStepEvents);
+    // The journal has no gaps: what does not follow was lost on the way, and nothing is drawn over it in silence.
+    if (expected !== undefined && from !== expected) {
+      setText(problem, `Events ${expected} to ${from - 1} are missing; the curves are loaded again`);
+      problem.hidden = false;
+      void guard(loadCurves);
+    }
+    expected = sequence + 1;
+    setText(live, `live · event ${whole(sequence)}`);
+    log.add(event);
+    samples.add(event);
+    if (sequence <= curveSequence) return;
+    if (event.step) series.addStep(event.step);
+    if (event.evaluation) series.addEvaluation(event.evaluation);
+    if (event.restart) {
+      series.addRestart(event.restart);
+      void guard(loadRestarts);
+    }
+    if (event.artifact) void guard(async () => await artifacts.load(signal));
+    if (event.final) void guard(loadCurves);
+    else if (Number(omittedStepEvents) > 0 && performance.now() > curveDueMs) void guard(loadCurves);
+    charts.update();
+    refreshSoon(event.state ? 0 : jobRefreshMs);
+  };
+
+  const follow = (afterSequence: number): void => {
+    watch = watchJob(id, afterSequence, {
+      onEvent,
+      onState: (state) => {
+        live.className = `live ${typeof state === 'string' ? state : 'broken'}`;
+        if (state === 'ended') setText(live, `ended · ${whole(watch!.sequence())} events`);
+        else if (state !== 'live') setText(live, `${state.problem}; trying again`);
+        else if (expected === undefined) setText(live, 'live');
+        // A server that was started again may have put jobs into other states.
+        if (state === 'live') refreshSoon(0);
+      },
+    });
+  };
+
+  // A page in the background holds no connection: browsers allow few to one server. It comes back where it left.
+  const onVisibility = (): void => {
+    if (document.hidden) watch?.stop();
+    else if (watch !== undefined) follow(watch.sequence());
+  };
+  document.addEventListener('visibilitychange', onVisibility);
+
+  void guard(async () => {
+    await loadJob();
+    await loadCurves();
+    const after = Math.max(0, curveSequence - pastEventsMax);
+    if (after > 0) expected = after + 1;
+    follow(after);
+    await Promise.all([loadRestarts(), artifacts.load(signal), loadPlan()]);
+  });
+
+  return {
+    title: id,
+    element: el(
+      'section',
+      { class: 'job' },
+      head,
+      problem,
+      bar,
+      tiles,
+      el(
+        'div',
+        { class: 'with-side' },
+        el(
+          'div',
+          {},
+          charts.element,
+          tabs('Details', [
+            ['Events', log.element],
+            ['Samples', samples.element],
+            ['Restarts', restartPlace],
+            ['Settings', settings],
+          ]),
+        ),
+        el('aside', {}, el('h2', {}, 'What comes next'), next, el('h2', {}, 'Artifacts'), artifacts.element),
+      ),
+    ),
+    end: () => {
+      over.abort();
+      watch?.stop();
+      clearTimeout(refresh);
+      charts.end();
+      document.removeEventListener('visibilitychange', onVisibility);
+    },
+  };
+}
+
+function tilesOf(job: Json<Job>): HTMLElement[] {
+  const { progress, spec, startTime, endTime } = job;
+  const ran =
+    startTime === undefined
+      ? undefined
+      : (Date.parse(endTime ?? new Date().toISOString()) - Date.parse(startTime)) / 1000;
+  const isRunning = job.state === 'JOB_STATE_RUNNING';
+  const tiles: [string, string, string?][] = [
+    ['Loss', figure(progress?.loss)],
+    ['Held-out loss', figure(progress?.evaluationLoss)],
+    ['Tokens', short(progress?.trainedTokens)],
+    ['Tokens/s', isRunning ? short(progress?.tokensPerSecond) : '–'],
+    ['Restarts', whole(progress?.restartCount)],
+    ['Left', isRunning ? duration(progress?.remainingSeconds) : '–'],
+    ['Since start', duration(ran)],
+    ['Attempt', whole(job.attempt)],
+    ['Kind', [kindOf(job), modelOf(job)].filter(Boolean).join(' · ')],
+    ['Data set', spec === undefined ? '–' : idOf(spec.dataset)],
+    ['Created', age(job.createTime)],
+  ];
+  return tiles.map(([title, value]) =>
+    el('div', {}, el('dt', {}, title), el('dd', { class: 'number' }, value)),
+  );
+}

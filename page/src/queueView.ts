@@ -1,0 +1,110 @@
+import type { Job } from '@relora/sdk/contract';
+import { call, messageOf, type Json } from './api.js';
+import { el, fill, scrolling, setText } from './element.js';
+import { age, duration, idOf, short } from './format.js';
+import { kindOf, modelOf, progressBar, stateBadge, titleOf } from './jobParts.js';
+import { repeat, type View } from './view.js';
+
+const pauseMs = 2000;
+
+/** What runs, and what waits in which order. */
+export function queueView(): View {
+  const slots = el('p', { class: 'muted' });
+  const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
+  const running = el('div', { class: 'cards' });
+  const waiting = el('tbody');
+  const nothing = el('p', { class: 'muted' }, 'Nothing waits.');
+
+  const load = async (signal: AbortSignal): Promise<void> => {
+    const [info, active] = await Promise.all([
+      call('ServerService', 'getServerInfo', {}, signal),
+      call(
+        'TrainingService',
+        'listJobs',
+        { pageSize: 500, states: ['JOB_STATE_QUEUED', 'JOB_STATE_STARTING', 'JOB_STATE_RUNNING'] },
+        signal,
+      ),
+    ]);
+    setText(
+      slots,
+      `${info.runningJobCount} of ${info.slotCount} slots in use, ${info.queuedJobCount} waiting`,
+    );
+    const runs = active.jobs.filter(({ state }) => state !== 'JOB_STATE_QUEUED');
+    const free = Math.max(0, Number(info.slotCount) - runs.length);
+    fill(
+      running,
+      ...runs.map(card),
+      ...Array.from({ length: free }, () => el('div', { class: 'card free' }, 'Free slot')),
+    );
+    const queued = active.jobs.filter(({ state }) => state === 'JOB_STATE_QUEUED');
+    queued.sort((a, b) => Number(a.queuePosition) - Number(b.queuePosition));
+    fill(waiting, ...queued.map(row));
+    nothing.hidden = queued.length > 0;
+  };
+  const end = repeat(async (signal) => {
+    try {
+      await load(signal);
+      problem.hidden = true;
+    } catch (error) {
+      if (signal.aborted) return;
+      problem.hidden = false;
+      setText(problem, messageOf(error));
+    }
+  }, pauseMs);
+
+  const heads = ['Place', 'Job', 'Kind', 'Model', 'Priority', 'Progress', 'Waits since', 'Why'];
+  return {
+    title: 'Queue',
+    element: el(
+      'section',
+      {},
+      el('header', { class: 'bar' }, el('h1', {}, 'Queue'), slots),
+      problem,
+      el('h2', {}, 'Running'),
+      running,
+      el('h2', {}, 'Waiting'),
+      scrolling(
+        'Waiting jobs',
+        el(
+          'table',
+          { class: 'rows' },
+          el('thead', {}, el('tr', {}, ...heads.map((head) => el('th', { scope: 'col' }, head)))),
+          waiting,
+        ),
+      ),
+      nothing,
+    ),
+    end,
+  };
+}
+
+function card(job: Json<Job>): HTMLElement {
+  const { progress } = job;
+  return el(
+    'a',
+    { class: 'card', href: `/jobs/${idOf(job.name)}` },
+    el('div', { class: 'spread' }, el('strong', {}, titleOf(job)), stateBadge(job.state)),
+    el('div', { class: 'muted' }, [kindOf(job), modelOf(job)].filter(Boolean).join(' · ')),
+    progressBar(job),
+    el(
+      'div',
+      { class: 'muted number' },
+      `${short(progress?.tokensPerSecond)} tokens/s · ${duration(progress?.remainingSeconds)} left`,
+    ),
+  );
+}
+
+function row(job: Json<Job>): HTMLElement {
+  return el(
+    'tr',
+    {},
+    el('td', { class: 'number' }, job.queuePosition),
+    el('td', {}, el('a', { class: 'title', href: `/jobs/${idOf(job.name)}` }, titleOf(job))),
+    el('td', {}, kindOf(job)),
+    el('td', {}, modelOf(job)),
+    el('td', { class: 'number' }, job.spec?.priority ?? 0),
+    el('td', {}, progressBar(job)),
+    el('td', { class: 'number' }, age(job.updateTime)),
+    el('td', { class: 'muted' }, job.stateReason),
+  );
+}

@@ -1,0 +1,124 @@
+import type {
+  GetMetricHistoryResponse,
+  MetricPoint,
+  RestartEvent,
+  StepEvent,
+  EvaluationEvent,
+} from '@relora/sdk/contract';
+import type { Json } from './api.js';
+
+export const metrics = [
+  'METRIC_LOSS',
+  'METRIC_EVALUATION_LOSS',
+  'METRIC_BITS_PER_BYTE',
+  'METRIC_LEARNING_RATE',
+  'METRIC_GRADIENT_NORM',
+  'METRIC_TOKENS_PER_SECOND',
+  'METRIC_RESIDENT_BYTES',
+  'METRIC_EFFECTIVE_RANK',
+  'METRIC_DELTA_NORM',
+] as const;
+export type MetricName = (typeof metrics)[number];
+
+export interface Point {
+  /** Steps taken. */
+  step: number;
+  tokens: number;
+  /** Seconds spent in steps and restarts. */
+  seconds: number;
+  mean: number;
+  min: number;
+  max: number;
+}
+
+export const axes = ['steps', 'tokens', 'hours'] as const;
+export type Axis = (typeof axes)[number];
+
+export function placeOf(point: Pick<Point, 'step' | 'tokens' | 'seconds'>, axis: Axis): number {
+  return axis === 'steps' ? point.step : axis === 'tokens' ? point.tokens : point.seconds / 3600;
+}
+
+export function toPoint({ step, trainedTokens, trainingSeconds, mean, min, max }: Json<MetricPoint>): Point {
+  return {
+    step: Number(step),
+    tokens: Number(trainedTokens),
+    seconds: Number(trainingSeconds),
+    mean: Number(mean),
+    min: Number(min),
+    max: Number(max),
+  };
+}
+
+/** The curves of one job: the server's history, and what the watch added since. */
+export class JobSeries {
+  private readonly points = new Map<MetricName, Point[]>(metrics.map((metric) => [metric, []]));
+  /** Where the run stands. */
+  private now = { step: 0, tokens: 0, seconds: 0 };
+
+  replace({ series }: Json<GetMetricHistoryResponse>): void {
+    for (const metric of metrics) this.points.set(metric, []);
+    for (const { metric, points } of series) this.points.set(metric as MetricName, points.map(toPoint));
+    const last = [...this.points.values()].flatMap((points) => points.slice(-1));
+    this.now = last.reduce((end, point) => (point.step > end.step ? point : end), {
+      step: 0,
+      tokens: 0,
+      seconds: 0,
+    });
+  }
+
+  of(metric: MetricName): readonly Point[] {
+    return this.points.get(metric)!;
+  }
+
+  get length(): number {
+    return this.of('METRIC_LOSS').length;
+  }
+
+  addStep(event: Json<StepEvent>): void {
+    const step = Number(event.step) + 1;
+    // Taken again after a crash: what was drawn of it counts no more.
+    if (step <= this.now.step) this.cutAt(step);
+    const seconds = Number(event.stepSeconds);
+    // Steps that were left out of a thinned watch took their time, too.
+    const stepsSince = Math.max(1, step - this.now.step);
+    this.now = {
+      step,
+      tokens: Number(event.trainedTokens),
+      seconds: this.now.seconds + seconds * stepsSince,
+    };
+    if (event.skipped || event.omitted) return;
+    this.add('METRIC_LOSS', Number(event.loss));
+    this.add('METRIC_LEARNING_RATE', Number(event.learningRate));
+    this.add('METRIC_GRADIENT_NORM', Number(event.gradientNorm));
+    this.add('METRIC_RESIDENT_BYTES', Number(event.residentBytes));
+    if (seconds > 0) this.add('METRIC_TOKENS_PER_SECOND', Number(event.tokenCount) / seconds);
+  }
+
+  addEvaluation({ loss, bitsPerByte }: Json<EvaluationEvent>): void {
+    this.add('METRIC_EVALUATION_LOSS', Number(loss));
+    this.add('METRIC_BITS_PER_BYTE', Number(bitsPerByte));
+  }
+
+  addRestart({ effectiveRank, deltaNorm }: Json<RestartEvent>): void {
+    this.add('METRIC_EFFECTIVE_RANK', Number(effectiveRank));
+    this.add('METRIC_DELTA_NORM', Number(deltaNorm));
+  }
+
+  private add(metric: MetricName, value: number): void {
+    if (!Number.isFinite(value)) return;
+    const points = this.points.get(metric)!;
+    const point = { ...this.now, mean: value, min: value, max: value };
+    if (points.at(-1)?.step === point.step) points.pop();
+    points.push(point);
+  }
+
+  private cutAt(step: number): void {
+    for (const [metric, points] of this.points)
+      this.points.set(
+        metric,
+        points.filter((point) => point.step < step),
+      );
+    const last = this.of('METRIC_LOSS').at(-1);
+    this.now = last ?? { step: 0, tokens: 0, seconds: 0 };
+  }
+}

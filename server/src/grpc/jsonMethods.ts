@@ -1,0 +1,71 @@
+import {
+  createFileRegistry,
+  fromBinary,
+  fromJson,
+  toBinary,
+  toJson,
+  type DescMethod,
+  type FileRegistry,
+  type JsonValue,
+} from '@bufbuild/protobuf';
+import { FileDescriptorSetSchema } from '@bufbuild/protobuf/wkt';
+import { ServiceError } from '../errors.js';
+
+/** A method whose messages come and go as JSON. */
+export interface JsonMethod {
+  /** `/relora.v1.TrainingService/GetJob`. */
+  readonly path: string;
+  readonly responseStream: boolean;
+  /** The request as the bytes that a client of gRPC would send. Throws REQUEST_INVALID. */
+  read(json: JsonValue): Buffer;
+  /** An answer, with every field that has no presence of its own: a zero is written, not left out. */
+  write(bytes: Uint8Array): JsonValue;
+}
+
+/**
+ * The methods of the contract in protobuf's own JSON form. They stand on the bytes of gRPC, so that checks, handlers and errors are
+ * the same for both; a method that is sent a stream has no such form.
+ */
+export function jsonMethods(descriptors: Uint8Array, services: readonly string[]): Map<string, JsonMethod> {
+  const registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, descriptors));
+  const methods = services.flatMap((name) => registry.getService(name)?.methods ?? []);
+  return new Map(
+    methods
+      .filter(({ methodKind }) => methodKind === 'unary' || methodKind === 'server_streaming')
+      .map((method) => toJsonMethod(method, registry))
+      .map((method) => [method.path, method]),
+  );
+}
+
+function toJsonMethod(method: DescMethod, registry: FileRegistry): JsonMethod {
+  const { input, output, parent, name, methodKind } = method;
+  return {
+    path: `/${parent.typeName}/${name}`,
+    responseStream: methodKind === 'server_streaming',
+    read(json) {
+      try {
+        return Buffer.from(toBinary(input, fromJson(input, json, { registry })));
+      } catch (error) {
+        throw invalid(input.name, error);
+      }
+    },
+    write: (bytes) => toJson(output, fromBinary(output, bytes), { registry, alwaysEmitImplicit: true }),
+  };
+}
+
+/** The library names the type, and of a field its value: `cannot decode field relora.v1.JobSpec.step_count from JSON: …`. */
+function invalid(typeName: string, error: unknown): ServiceError {
+  const message = error instanceof Error ? error.message : String(error);
+  const [, kind, name = '', rest = message] =
+    /^cannot decode (message|enum|field) (\S+) from JSON: (.*)$/s.exec(message) ?? [];
+  const [, unknown] = /^key "(.*)" is unknown$/s.exec(rest) ?? [];
+  const field = unknown ?? (kind === 'field' ? name.split('.').at(-1)! : 'request');
+  const expected =
+    unknown !== undefined
+      ? `a field of ${name}`
+      : kind === 'enum'
+        ? `a word of ${name}`
+        : `a ${typeName} as JSON`;
+  const got = unknown === undefined ? rest.slice(0, 200) : 'a name that is none';
+  return new ServiceError('REQUEST_INVALID', { problems: [{ field, expected, got }] });
+}

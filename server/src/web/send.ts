@@ -1,0 +1,31 @@
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+
+export interface Answer {
+  status: number;
+  headers?: OutgoingHttpHeaders;
+  contentType?: string;
+  text?: string;
+  json?: unknown;
+}
+
+/** From the first byte of a whole answer to the last: who takes longer does not read. */
+export const answerMs = 10_000;
+
+/** Sends an answer that is there whole. */
+export function sendWhole(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { status, headers, contentType, text = '', json }: Answer,
+): void {
+  const body = json === undefined ? text : JSON.stringify(json);
+  response.writeHead(status, {
+    'content-type': contentType ?? (json === undefined ? 'text/plain; charset=utf-8' : 'application/json'),
+    'content-length': Buffer.byteLength(body),
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+    ...headers,
+  });
+  const timer = setTimeout(() => request.socket.destroy(), answerMs);
+  response.once('close', () => clearTimeout(timer));
+  response.end(request.method === 'HEAD' ? undefined : body);
+}

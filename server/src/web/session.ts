@@ -1,0 +1,72 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { TLSSocket } from 'node:tls';
+import { requireRole, type Authenticate, type Credentials } from '../access/principal.js';
+import { readJson } from './readJson.js';
+import { sendWhole } from './send.js';
+
+const cookieName = 'relora-token';
+const tokenBytesMax = 16_384;
+
+/** What a request says of its caller; `authenticate` makes a Principal of it. A browser has its token in a cookie. */
+export function credentialsOf({ headers }: Pick<IncomingMessage, 'headers'>): Credentials {
+  const { authorization, 'relora-tenant': tenant } = headers;
+  const token = authorization === undefined ? cookieOf(headers.cookie) : undefined;
+  return {
+    authorization: token === undefined ? authorization : `Bearer ${token}`,
+    tenant: Array.isArray(tenant) ? tenant[0] : tenant,
+  };
+}
+
+function cookieOf(cookies: string | undefined): string | undefined {
+  const found = (cookies ?? '').split(/; */).find((each) => each.startsWith(`${cookieName}=`));
+  return found === undefined ? undefined : decodeURIComponent(found.slice(cookieName.length + 1));
+}
+
+/**
+ * Login of a browser at /api/session: GET says who one is, POST takes a token, DELETE forgets it. The token itself is the session, in
+ * a cookie that scripts cannot read and that goes with no request of another site.
+ */
+export async function answerSession(
+  request: IncomingMessage,
+  response: ServerResponse,
+  authenticate: Authenticate,
+): Promise<void> {
+  const { method } = request;
+  const cookie = (value: string, seconds: number): string => {
+    // Behind a proxy the connection that counts is the browser's.
+    const isSecure =
+      (request.socket as Partial<TLSSocket>).encrypted === true ||
+      request.headers['x-forwarded-proto'] === 'https';
+    return `${cookieName}=${value}; Path=/api; HttpOnly; SameSite=Strict; Max-Age=${seconds}${isSecure ? '; Secure' : ''}`;
+  };
+  if (method === 'GET' || method === 'HEAD')
+    return sendWhole(request, response, {
+      status: 200,
+      json: await describe(authenticate, credentialsOf(request)),
+    });
+  if (method === 'DELETE')
+    return sendWhole(request, response, { status: 200, json: {}, headers: { 'set-cookie': cookie('', 0) } });
+  if (method !== 'POST')
+    return sendWhole(request, response, {
+      status: 405,
+      text: 'Only GET, POST and DELETE\n',
+      headers: { allow: 'GET, POST, DELETE' },
+    });
+  const body = await readJson(request, tokenBytesMax);
+  const token = typeof body === 'object' && body !== null && 'token' in body ? String(body.token).trim() : '';
+  const json = await describe(authenticate, { authorization: `Bearer ${token}` });
+  const thirtyDays = 30 * 86_400;
+  sendWhole(request, response, {
+    status: 200,
+    json,
+    headers: { 'set-cookie': cookie(encodeURIComponent(token), thirtyDays) },
+  });
+}
+
+/** Rejects with NOT_AUTHENTICATED. */
+async function describe(authenticate: Authenticate, credentials: Credentials): Promise<object> {
+  const caller = await authenticate(credentials);
+  requireRole(caller, 'viewer', 'the page');
+  const { name, tenant, role } = caller;
+  return { name, tenant, role };
+}

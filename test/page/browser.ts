@@ -1,0 +1,115 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import puppeteer, { type Browser, type Page } from 'puppeteer-core';
+import { afterAll, beforeAll, expect, onTestFinished } from 'vitest';
+import { patienceMs } from '../patience.mjs';
+
+/** Chromium, where there is one: RELORA_TEST_CHROMIUM names another place. */
+const executablePath = [
+  process.env.RELORA_TEST_CHROMIUM ?? '',
+  '/usr/bin/chromium',
+  '/usr/bin/chromium-browser',
+  '/usr/bin/google-chrome',
+].find((path) => path !== '' && existsSync(path));
+
+export const hasChromium = executablePath !== undefined;
+if (!hasChromium) console.log('No Chromium here: the tests of the page are skipped');
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+let browser: Browser | undefined;
+
+/** One browser for the tests of a file. */
+export function useBrowser(): void {
+  beforeAll(async () => {
+    if (executablePath === undefined) return;
+    // The sandbox of the browser needs rights that a container rarely gives; what it opens here is our own page.
+    browser = await puppeteer.launch({
+      executablePath,
+      args: ['--no-sandbox', '--disable-gpu', '--force-color-profile=srgb'],
+    });
+  });
+  afterAll(async () => await browser?.close());
+}
+
+export interface OpenPage {
+  page: Page;
+  url: string;
+  /** What the page complained about, and what it asked of others. */
+  complaints: string[];
+  go(path: string): Promise<void>;
+  /** The text of the page, when it holds what is wanted. */
+  untilText(wanted: string | RegExp): Promise<string>;
+  press(...keys: string[]): Promise<void>;
+}
+
+/** A tab on a server; at the end of the test nothing may have been refused, failed or asked of others. */
+export async function openPage(
+  url: string,
+  options: { scheme?: 'light' | 'dark'; width?: number; height?: number } = {},
+): Promise<OpenPage> {
+  const context = await browser!.createBrowserContext();
+  const page = await context.newPage();
+  const { scheme = 'light', width = 1440, height = 900 } = options;
+  await page.setViewport({ width, height });
+  await page.emulateMediaFeatures([
+    { name: 'prefers-color-scheme', value: scheme },
+    { name: 'prefers-reduced-motion', value: 'reduce' },
+  ]);
+  const complaints: string[] = [];
+  page.on('pageerror', (error) => complaints.push(String(error)));
+  page.on('console', (message) => {
+    if (message.type() === 'error') complaints.push(message.text());
+  });
+  page.on('request', (request) => {
+    if (new URL(request.url()).origin !== new URL(url).origin) complaints.push(`asks ${request.url()}`);
+  });
+  onTestFinished(async () => await context.close());
+  return {
+    page,
+    url,
+    complaints,
+    go: async (path) => void (await page.goto(url + path)),
+    untilText: async (wanted) => {
+      let text = '';
+      await expect
+        .poll(
+          async () => {
+            text = await page.evaluate(() => document.body.innerText);
+            return typeof wanted === 'string' ? text.includes(wanted) : wanted.test(text);
+          },
+          {
+            timeout: Number(process.env.PAGE_PATIENCE ?? patienceMs),
+            interval: 50,
+            message: `no ${wanted} on the page`,
+          },
+        )
+        .toBe(true);
+      return text;
+    },
+    press: async (...keys) => {
+      for (const key of keys) await page.keyboard.press(key as never);
+    },
+  };
+}
+
+/** What axe finds wrong for people who see badly or use no mouse: rules of WCAG 2.1 up to AA, contrast among them. */
+export async function faultsOf({ page }: OpenPage): Promise<string[]> {
+  // The page's own policy lets no script in; the protocol of the browser does.
+  await page.evaluate(axe);
+  return await page.evaluate(async () => {
+    const { axe: run } = globalThis as unknown as {
+      axe: {
+        run(
+          options: object,
+        ): Promise<{ violations: { id: string; nodes: { html: string; failureSummary: string }[] }[] }>;
+      };
+    };
+    const { violations } = await run.run({
+      runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'],
+    });
+    return violations.flatMap(({ id, nodes }) =>
+      nodes.map(({ html, failureSummary }) => `${id}: ${html.slice(0, 160)} ${failureSummary}`),
+    );
+  });
+}

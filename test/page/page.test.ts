@@ -1,0 +1,230 @@
+import { describe, expect, it } from 'vitest';
+import type { NewEvent } from '../../server/dist/jobs/jobChange.js';
+import { jobSpec, openApi, openApiWithArtifact, type Api } from '../server/apiServer.js';
+import { claim, execution, readyDataset, runSpec, stepEvent, submit } from '../server/parts.js';
+import { stepBody } from '../server/stepBody.mjs';
+import { serveWeb } from '../server/webServer.js';
+import { faultsOf, hasChromium, openPage, useBrowser } from './browser.js';
+
+useBrowser();
+
+const now = Date.now();
+const event = (body: NewEvent['body']): NewEvent => ({ timeMs: now, body });
+
+/** A running job with something of every kind to show. */
+async function richJob(api: Api, stepCount = 40): Promise<string> {
+  await submit(api.parts, {
+    displayName: 'A rich job',
+    labels: { team: 'tales' },
+    spec: runSpec('', { stepCount: 5 * stepCount }),
+  });
+  const key = await claim(api.parts);
+  const job = { jobId: key.id, attempt: key.attempt };
+  await api.parts.attempts.started(job, execution, 0);
+  const events: NewEvent[] = [];
+  for (let step = 0; step < stepCount; step++) {
+    if (step > 0 && step % 10 === 0) events.push(restartEvent(step));
+    events.push({
+      timeMs: now,
+      body: stepBody(step, { loss: 9 / (1 + step / 10) + 1, residentBytes: 2e8 + step * 1e5 }),
+    });
+    if (step % 10 === 9) {
+      events.push(
+        event({
+          kind: 'evaluation',
+          step: step + 1,
+          loss: 2,
+          perplexity: 7.4,
+          bitsPerByte: 1.2,
+          tokenCount: 64,
+          seconds: 0.1,
+        }),
+      );
+      events.push(
+        event({ kind: 'sample', step: step + 1, prompt: 'Once', text: ` <b>upon</b> step ${step}` }),
+      );
+    }
+  }
+  events.push(event({ kind: 'warning', reason: 'UPDATE_SKIPPED', message: 'An update was skipped' }));
+  await api.parts.attempts.append(job, events);
+  return key.id;
+}
+
+function restartEvent(step: number): NewEvent {
+  return event({
+    kind: 'restart',
+    step,
+    restart: step / 10,
+    deltaNorm: 0.5,
+    logitChangeMax: 1e-6,
+    momentsZeroedRatio: 1,
+    ranks: [],
+    effectiveRank: 3 + step / 10,
+    seconds: 0.1,
+    modules: [],
+    learningRateBefore: 1e-3,
+    learningRateAfter: 1e-4,
+    lossBefore: 2,
+    lossAfter: 2,
+    logitChangeTolerance: 1e-3,
+  } as never);
+}
+
+describe.skipIf(!hasChromium)('the page in a browser', () => {
+  it('shows a job as it runs: curves, events, samples, restarts and what comes next', async () => {
+    const api = await openApi();
+    await readyDataset(api.parts);
+    const id = await richJob(api);
+    const tab = await openPage(await serveWeb(api));
+    await tab.go(`/jobs/${id}`);
+    const text = await tab.untilText('UPDATE_SKIPPED');
+    expect(text).toContain('A rich job');
+    expect(text).toMatch(/Loss\s+2\.837/);
+    expect(text).toMatch(/Restarts\s+3/);
+    expect(text).toMatch(/Checkpoint every 5\s+step 45/);
+    await tab.untilText(/Restart \d+ of \d+\s+step 40/);
+    const label = await tab.page.$eval('.plot', (plot) => plot.getAttribute('aria-label'));
+    expect(label).toBe('Loss: training from 10.00 to 2.837; held-out from 2.000 to 2.000');
+
+    // New events arrive without a reload.
+    const { attempt } = (await api.parts.store.find(id))!;
+    await api.parts.attempts.append({ jobId: id, attempt }, [
+      stepEvent(40, 1.25),
+      event({ kind: 'warning', reason: 'LATE_NEWS', message: 'It comes' }),
+    ]);
+    await tab.untilText('LATE_NEWS');
+    await expect
+      .poll(async () => await tab.page.$eval('.plot', (plot) => plot.getAttribute('aria-label')))
+      .toContain('to 1.250');
+
+    // Text from a model stays text.
+    await tab.page.click('[role=tab]:nth-child(2)');
+    await tab.untilText('Once <b>upon</b> step 39');
+    await tab.page.click('[role=tab]:nth-child(3)');
+    await tab.untilText(/3\s+30\s+0\.5000/);
+    expect(tab.complaints).toEqual([]);
+  });
+
+  it('reads and compares a thousand jobs', async () => {
+    const api = await openApi({ RELORA_QUEUE_JOBS_MAX: '2000' });
+    await readyDataset(api.parts);
+    for (let index = 0; index < 1000; index++)
+      await submit(api.parts, { displayName: `Job ${index}`, labels: { fold: String(index % 7) } });
+    const tab = await openPage(await serveWeb(api));
+    await tab.go('/jobs');
+    await tab.untilText('100+ jobs');
+    for (let scrolls = 0; scrolls < 100; scrolls++) {
+      const text = await tab.page.evaluate(() => {
+        scrollTo(0, document.body.scrollHeight);
+        return document.body.innerText;
+      });
+      if (text.includes('1000 jobs')) break;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    await tab.untilText('1000 jobs');
+    const titles = await tab.page.$$eval('a.title', (links) => links.map((link) => link.textContent));
+    expect(new Set(titles).size).toBe(1000);
+    await tab.press('/');
+    await tab.page.keyboard.type('fold=3 job 99');
+    await tab.untilText(/\b2 jobs/);
+    expect(tab.complaints).toEqual([]);
+  });
+
+  it('draws a hundred thousand points at once', async () => {
+    const tab = await openPage(await serveWeb(await openApi()));
+    await tab.go('/server');
+    // As text: the import is the browser's, not the one of the test's own loader.
+    const [milliseconds, label] = (await tab.page.evaluate(`(async () => {
+      const { Chart } = await import('/page/chart.js');
+      const chart = new Chart({ title: 'Many', sync: 'many', lines: [{ label: 'loss', color: '--line-1' }] });
+      document.getElementById('main').append(chart.element);
+      await new Promise(requestAnimationFrame);
+      const xs = Array.from({ length: 100_000 }, (_, index) => index);
+      const begun = performance.now();
+      chart.set([[xs, xs.map((x) => Math.sin(x / 1000) + 2)]]);
+      await new Promise(requestAnimationFrame);
+      return [performance.now() - begun, chart.element.querySelector('.plot').getAttribute('aria-label')];
+    })()`)) as [number, string];
+    expect(label).toBe('Many: loss from 2.000 to 1.493');
+    console.log(`100,000 points in ${Math.round(milliseconds)} ms`);
+    expect(tab.complaints).toEqual([]);
+  });
+
+  it('is used by the keyboard alone', async () => {
+    const { api, job } = await openApiWithArtifact();
+    for (const title of ['First', 'Second']) await submit(api.parts, { displayName: title });
+    const tab = await openPage(await serveWeb(api));
+    await tab.go('/jobs');
+    await tab.untilText('3 jobs');
+    const focused = () => tab.page.evaluate(() => document.activeElement?.textContent);
+    await tab.press('j', 'j');
+    expect(await focused()).toBe('First');
+    await tab.press('k');
+    expect(await focused()).toBe('Second');
+    await tab.press('x', 'j', 'x', 'c');
+    await tab.untilText('Settings that differ');
+    await tab.press('g', 'j');
+    await tab.untilText('3 jobs');
+    await tab.press('j', 'j', 'j', 'Enter');
+    await tab.untilText('ended ·');
+    expect(new URL(tab.page.url()).pathname).toBe(`/${job}`);
+    // Tabs by arrows, the fork's dialog by Enter and Escape.
+    await tab.page.focus('[role=tab]');
+    await tab.press('ArrowRight', 'ArrowRight');
+    expect(await focused()).toBe('Restarts');
+    await tab.page.focus('.bar button.primary');
+    await tab.press('Enter');
+    await tab.untilText('A new job that begins at a checkpoint');
+    await tab.press('Escape');
+    expect(await tab.page.$('dialog')).toBe(null);
+    // Values under a cursor that arrow keys move.
+    await tab.page.focus('.plot');
+    await tab.press('ArrowLeft');
+    expect(await tab.page.$eval('.keys b', (value) => value.textContent)).toBe('3.000');
+    expect(tab.complaints).toEqual([]);
+  });
+
+  it.each(['light', 'dark'] as const)(
+    'has no fault of contrast or structure in %s colors',
+    async (scheme) => {
+      const { api, job } = await openApiWithArtifact();
+      const id = await richJob(api);
+      await submit(api.parts, { displayName: 'One that waits' });
+      await api.training.createJob({ jobId: 'another', spec: jobSpec('', { stepCount: 10 }) });
+      const tab = await openPage(await serveWeb(api), { scheme });
+      const pages: Record<string, string | RegExp> = {
+        '/jobs': 'One that waits',
+        [`/jobs/${id}`]: 'UPDATE_SKIPPED',
+        [`/${job}`]: 'ended ·',
+        [`/compare?jobs=${id},${job.slice('jobs/'.length)}`]: 'Settings that differ',
+        '/compare': 'Choose two or more',
+        '/queue': 'One that waits',
+        '/datasets': 'text',
+        '/datasets/text': 'Preview',
+        '/server': 'A processor',
+      };
+      for (const [path, wanted] of Object.entries(pages)) {
+        await tab.go(path);
+        await tab.untilText(wanted);
+        expect(await faultsOf(tab), path).toEqual([]);
+      }
+      await tab.go(`/${job}`);
+      await tab.untilText('ended ·');
+      await tab.page.click('.bar button.primary');
+      await tab.untilText('A new job that begins at a checkpoint');
+      expect(await faultsOf(tab), 'the dialog').toEqual([]);
+      expect(tab.complaints).toEqual([]);
+    },
+  );
+
+  it('keeps the colors that were chosen', async () => {
+    const tab = await openPage(await serveWeb(await openApi()), { scheme: 'light' });
+    const back = async () => await tab.page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    await tab.go('/server');
+    expect(await back()).toBe('rgb(255, 255, 255)');
+    await tab.page.select('select[aria-label=Colors]', 'dark');
+    expect(await back()).toBe('rgb(14, 15, 19)');
+    await tab.go('/queue');
+    expect(await back()).toBe('rgb(14, 15, 19)');
+  });
+});

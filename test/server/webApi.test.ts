@@ -1,0 +1,309 @@
+import { createHash } from 'node:crypto';
+import { request as httpRequest } from 'node:http';
+import { describe, expect, it } from 'vitest';
+import { readConfig } from '../../server/dist/config.js';
+import { hasPage } from '../../server/dist/web/pageRoute.js';
+import { jobSpec, openApi, openApiWithArtifact, refusalOf } from './apiServer.js';
+import { claim, execution, readyDataset, stepEvent, submit } from './parts.js';
+import { serveWeb } from './webServer.js';
+
+const post = async (url: string, method: string, body: unknown, headers: Record<string, string> = {}) => {
+  const response = await fetch(`${url}/api/relora.v1.${method}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    body: typeof body === 'string' ? body : JSON.stringify(body),
+  });
+  const text = await response.text();
+  return { status: response.status, text, json: () => JSON.parse(text) as never };
+};
+
+/** As fetch does not let one send it: with a Host, an Origin and what else a browser sets by itself. */
+const raw = async (url: string, path: string, headers: Record<string, string>): Promise<number> =>
+  await new Promise((resolve, reject) => {
+    const { hostname, port } = new URL(url);
+    const sent = httpRequest({ hostname, port, path, method: 'POST', headers }, (response) => {
+      response.resume();
+      resolve(response.statusCode!);
+    });
+    sent.on('error', reject);
+    sent.end('{}');
+  });
+
+const info = '/api/relora.v1.ServerService/GetServerInfo';
+const json = { 'content-type': 'application/json' };
+
+describe('the API of the page', () => {
+  it('is the API: the same answers and the same errors as over gRPC, in JSON', async () => {
+    const api = await openApi();
+    const url = await serveWeb(api);
+    await readyDataset(api.parts);
+    const created = await post(url, 'TrainingService/CreateJob', {
+      spec: { ...jobSpec(), adapter: { rank: 4, cycle_step_count: 5 }, stepCount: 20 },
+      jobId: 'by-json',
+    });
+    expect(created.status).toBe(200);
+    const { job } = await api.training.getJob({ name: 'jobs/by-json' });
+    expect((created.json() as { job: object }).job).toMatchObject({
+      name: 'jobs/by-json',
+      state: 'JOB_STATE_QUEUED',
+      lastSequence: String(job!.lastSequence),
+      attempt: 0,
+      etag: job!.etag,
+      spec: { adapter: { rank: 4, cycleStepCount: 5 }, priority: 0 },
+    });
+
+    const wrong = { spec: { ...jobSpec(), stepCount: 0, adapter: { rank: 0 } } };
+    const refused = await post(url, 'TrainingService/CreateJob', wrong);
+    const overGrpc = await refusalOf((options) => api.training.createJob(wrong as never, options));
+    const { error } = refused.json() as {
+      error: {
+        message: string;
+        status: string;
+        details: { '@type': string; reason: string; fieldViolations?: { field: string }[] }[];
+      };
+    };
+    expect([refused.status, error.status, error.message]).toEqual([
+      400,
+      'INVALID_ARGUMENT',
+      overGrpc.message,
+    ]);
+    expect(error.details[0]).toMatchObject({ reason: 'JOB_SPEC_INVALID' });
+    expect(error.details[1]!.fieldViolations!.map(({ field }) => field)).toEqual(overGrpc.fields);
+  });
+
+  it('names what is wrong with the JSON itself', async () => {
+    const url = await serveWeb(await openApi());
+    const messageOf = async (method: string, body: unknown): Promise<string> => {
+      const { status, json: read } = await post(url, method, body);
+      expect(status).toBe(400);
+      return (read() as { error: { message: string } }).error.message;
+    };
+    const get = 'TrainingService/GetJob';
+    expect(await messageOf(get, { nam: 'jobs/x' })).toBe(
+      'nam: expected a field of relora.v1.GetJobRequest, got a name that is none',
+    );
+    expect(await messageOf('TrainingService/CreateJob', { spec: { stepCount: 'ten' } })).toMatch(
+      /^step_count: expected a CreateJobRequest as JSON, got expected number/,
+    );
+    expect(await messageOf('TrainingService/CreateJob', { spec: { kind: 'LORA' } })).toBe(
+      'request: expected a word of relora.v1.JobKind, got "LORA"',
+    );
+    expect(await messageOf(get, [])).toMatch(/^request: expected a GetJobRequest as JSON/);
+    expect(await messageOf(get, '{"name"')).toMatch(/^request: expected JSON, got /);
+  });
+
+  it('takes no message that gRPC would not take', async () => {
+    const url = await serveWeb(await openApi({ RELORA_MESSAGE_BYTES_MAX: String(1 << 20) }));
+    const large = await post(url, 'TrainingService/GetJob', { name: 'x'.repeat((1 << 20) + 1) });
+    expect([large.status, large.text]).toEqual([429, expect.stringContaining('MESSAGE_TOO_LARGE')]);
+    const many = await openApi({ RELORA_MESSAGE_FIELDS_MAX: '1000' });
+    const names = Array.from({ length: 2000 }, (_, index) => `jobs/j${index}`);
+    const fields = await post(await serveWeb(many), 'TrainingService/CompareJobs', { names });
+    expect([fields.status, fields.text]).toEqual([429, expect.stringContaining('fields and list entries')]);
+  });
+
+  it('has no method that is sent a stream, and no other path', async () => {
+    const url = await serveWeb(await openApi());
+    for (const method of [
+      'DatasetService/UploadDataset',
+      'TrainingService/WatchJob',
+      'TrainingService/Nothing',
+      'Nothing',
+    ])
+      expect((await post(url, method, {})).status, method).toBe(404);
+    expect((await fetch(url + info)).status).toBe(405);
+    expect((await fetch(`${url}/api/jobs/x/events`, { method: 'POST' })).status).toBe(405);
+    expect((await fetch(`${url}/api/`)).status).toBe(404);
+    expect((await fetch(`${url}/page/../package.json`)).status).toBe(404);
+    expect((await fetch(`${url}/page/%2e%2e/package.json`)).status).toBe(404);
+  });
+
+  it('refuses what a page of another site can send from a browser', async () => {
+    const api = await openApi();
+    const url = await serveWeb(api, ['train.example.org']);
+    const { host } = new URL(url);
+    const answers = {
+      'a program': [{ host, ...json }, 200],
+      'its own page': [{ host, origin: url, 'sec-fetch-site': 'same-origin', ...json }, 200],
+      'its page under a name that is set': [
+        { host: 'train.example.org', origin: 'https://train.example.org', ...json },
+        200,
+      ],
+      localhost: [{ host: 'localhost:80', ...json }, 200],
+      'an address of IPv6': [{ host: '[::1]:9464', ...json }, 200],
+      'another origin': [{ host, origin: 'https://evil.example', ...json }, 403],
+      'an origin that hides': [{ host, origin: 'null', ...json }, 403],
+      'another port of this machine': [{ host, origin: 'http://127.0.0.1:1', ...json }, 403],
+      'another site, as the browser says': [{ host, 'sec-fetch-site': 'cross-site', ...json }, 403],
+      'a name that was made to point here': [
+        { host: 'evil.example', origin: 'http://evil.example', ...json },
+        403,
+      ],
+      'a name with an address in it': [{ host: '127.0.0.1.evil.example', ...json }, 403],
+      'a user in the name': [{ host: 'localhost@evil.example', ...json }, 403],
+      'a form': [{ host, 'content-type': 'text/plain' }, 415],
+      'no type': [{ host }, 415],
+    } as const;
+    for (const [what, [headers, status]] of Object.entries(answers))
+      expect(await raw(url, info, headers), what).toBe(status);
+  });
+});
+
+/** Messages of a stream of events until the server ends it, or so many have come. */
+async function eventsOf(url: string, headers: Record<string, string> = {}, countMax = Infinity) {
+  const over = new AbortController();
+  const response = await fetch(url, { headers, signal: over.signal });
+  expect(response.headers.get('content-type')).toBe('text/event-stream');
+  const found: { id: number; event: { sequence: string; heartbeat?: object; final: boolean } }[] = [];
+  let text = '';
+  for await (const piece of response.body!.pipeThrough(
+    new TextDecoderStream() as never,
+  ) as unknown as AsyncIterable<string>) {
+    text += piece;
+    for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n')) {
+      const [id, data] = text.slice(0, end).split('\n');
+      found.push({
+        id: Number(id!.slice('id: '.length)),
+        ...(JSON.parse(data!.slice('data: '.length)) as { event: never }),
+      });
+      text = text.slice(end + 2);
+      if (found.length === countMax) {
+        over.abort();
+        return found;
+      }
+    }
+  }
+  return found;
+}
+
+describe('the events of a job as Server-Sent Events', () => {
+  it('are all of the journal, and come back after Last-Event-ID without a gap or a repetition', async () => {
+    const { api, job } = await openApiWithArtifact();
+    const url = `${await serveWeb(api)}/api/${job}/events`;
+    const { job: ended } = await api.training.getJob({ name: job });
+    const all = await eventsOf(url);
+    expect(all.map(({ id }) => id)).toEqual(
+      Array.from({ length: ended!.lastSequence }, (_, index) => index + 1),
+    );
+    expect(all.map(({ id, event }) => [id, event.final])).toEqual(
+      all.map(({ event }, index) => [Number(event.sequence), index === all.length - 1]),
+    );
+
+    const first = await eventsOf(url, {}, 7);
+    const rest = await eventsOf(url, { 'last-event-id': String(first.at(-1)!.id) });
+    expect([...first, ...rest].map(({ id }) => id)).toEqual(all.map(({ id }) => id));
+    expect(await eventsOf(url, { 'last-event-id': String(all.length) })).toEqual([]);
+  });
+
+  it('begin at once and beat where a job has nothing new', async () => {
+    const api = await openApi({ RELORA_HEARTBEAT_SECONDS: '0.1' });
+    await readyDataset(api.parts);
+    const { id: jobId, lastSequence } = await submit(api.parts);
+    const url = `${await serveWeb(api)}/api/jobs/${jobId}/events?after_sequence=${lastSequence}`;
+    const beats = await eventsOf(url, {}, 2);
+    expect(beats.map(({ id, event }) => [id, event.heartbeat !== undefined])).toEqual([
+      [lastSequence, true],
+      [lastSequence, true],
+    ]);
+  });
+
+  it('come as they are stored, and end with the server', async () => {
+    const api = await openApi();
+    await submit(api.parts);
+    const { id: jobId, attempt } = await claim(api.parts);
+    const url = `${await serveWeb(api)}/api/jobs/${jobId}/events`;
+    const present = eventsOf(url, {}, 8);
+    await api.parts.attempts.started({ jobId, attempt }, execution, 0);
+    for (let step = 0; step < 5; step++)
+      await api.parts.attempts.append({ jobId, attempt }, [stepEvent(step)]);
+    expect((await present).map(({ id }) => id)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    const whole = eventsOf(url);
+    await eventsOf(url, {}, 1);
+    api.stopping.abort();
+    expect((await whole).map(({ id }) => id)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+  });
+
+  it('are refused as over gRPC before they begin', async () => {
+    const { api, job } = await openApiWithArtifact();
+    const url = await serveWeb(api);
+    const none = await fetch(`${url}/api/jobs/nobody/events`);
+    expect([none.status, await none.text()]).toEqual([404, expect.stringContaining('JOB_NOT_FOUND')]);
+    const beyond = await fetch(`${url}/api/${job}/events`, { headers: { 'last-event-id': '100000' } });
+    expect([beyond.status, await beyond.text()]).toEqual([
+      400,
+      expect.stringContaining('SEQUENCE_BEYOND_END'),
+    ]);
+    const words = await fetch(`${url}/api/${job}/events`, { headers: { 'last-event-id': 'x' } });
+    expect(words.status).toBe(400);
+  });
+});
+
+describe('the files of artifacts by GET', () => {
+  it('are whole or from an offset, with their hash, as a file to save', async () => {
+    const { api, job, artifact } = await openApiWithArtifact();
+    const url = `${await serveWeb(api)}/api/${artifact}/config.json`;
+    const whole = await fetch(url);
+    const bytes = Buffer.from(await whole.arrayBuffer());
+    expect(bytes.toString()).toBe('0123456789');
+    expect(whole.headers.get('etag')).toBe(`"${createHash('sha256').update(bytes).digest('hex')}"`);
+    expect(whole.headers.get('content-length')).toBe('10');
+    expect(whole.headers.get('content-disposition')).toBe("attachment; filename*=UTF-8''config.json");
+
+    const part = await fetch(url, { headers: { range: 'bytes=4-' } });
+    expect([part.status, part.headers.get('content-range'), await part.text()]).toEqual([
+      206,
+      'bytes 4-9/10',
+      '456789',
+    ]);
+    const head = await fetch(url, { method: 'HEAD' });
+    expect([head.headers.get('content-length'), await head.text()]).toEqual(['10', '']);
+    const missing = await fetch(`${await serveWeb(api)}/api/${job}/artifacts/none/config.json`);
+    expect([missing.status, await missing.text()]).toEqual([
+      404,
+      expect.stringContaining('ARTIFACT_NOT_FOUND'),
+    ]);
+    expect((await fetch(url, { headers: { range: 'bytes=11-' } })).status).toBe(400);
+  });
+});
+
+describe('the page', () => {
+  it('is there by default where this machine alone reaches the port, and a setting elsewhere', () => {
+    const at = (address: string, page = 'auto'): boolean =>
+      hasPage(readConfig({ RELORA_HTTP_ADDRESS: address, RELORA_PAGE: page }));
+    expect(['127.0.0.1:0', 'localhost:1', '[::1]:1', '127.8.8.8:1'].map((address) => at(address))).toEqual([
+      true,
+      true,
+      true,
+      true,
+    ]);
+    expect(
+      ['0.0.0.0:0', '[::]:1', '10.0.0.1:1', 'example.org:1', '127.0.0.1.evil.example:1'].map((address) =>
+        at(address),
+      ),
+    ).toEqual([false, false, false, false, false]);
+    expect([at('0.0.0.0:1', 'on'), at('127.0.0.1:1', 'off')]).toEqual([true, false]);
+  });
+
+  it('loads nothing from elsewhere and cannot be framed; its files are asked for again cheaply', async () => {
+    const url = await serveWeb(await openApi());
+    const page = await fetch(url);
+    const text = await page.text();
+    const policy = page.headers.get('content-security-policy')!;
+    expect(policy).toContain("default-src 'none'");
+    expect(policy).toContain("frame-ancestors 'none'");
+    expect(policy).not.toMatch(/unsafe|http|\*/);
+    const files = [...text.matchAll(/(?:src|href)="([^"]+)"/g)].map((match) => match[1]!);
+    expect(files.length).toBeGreaterThan(3);
+    for (const file of files) {
+      const answer = await fetch(url + file);
+      expect([answer.status, answer.headers.get('content-type')], file).toEqual([
+        200,
+        expect.stringMatching(/^(text\/(css|javascript)|image\/svg)/),
+      ]);
+      const again = await fetch(url + file, { headers: { 'if-none-match': answer.headers.get('etag')! } });
+      expect(again.status).toBe(304);
+    }
+    for (const path of ['/jobs', '/jobs/some-job', '/compare?jobs=a,b', '/queue', '/datasets/x', '/server'])
+      expect(await (await fetch(url + path)).text(), path).toBe(text);
+  });
+});
