@@ -208,7 +208,7 @@ describe('the image', () => {
         .split('\n')
         .filter((line) => !/^\s*#/.test(line))
         .join('\n');
-      const pairs = [...lines.matchAll(/(RELORA_[A-Z_]+)(?:=|: )(\S+)/g)].map(([, name, value]) => [
+      const pairs = [...lines.matchAll(/(RELORA_[A-Z_]+)(?:=|: )'?([^\s']+)/g)].map(([, name, value]) => [
         name!,
         value!,
       ]);

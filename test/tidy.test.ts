@@ -5,7 +5,7 @@ import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const packages = ['sdk', 'engine', 'server', 'cli'];
+const packages = ['sdk', 'engine', 'page', 'server', 'cli'];
 
 interface Import {
   file: string;
@@ -28,6 +28,12 @@ describe('what may import what', () => {
       name: 'the CLI stands on the public SDK only',
       from: /^cli\//,
       forbidden: (target) => target.startsWith('@relora/') && target !== '@relora/sdk',
+    },
+    {
+      name: 'the page knows the contract by its types alone, and one library',
+      from: /^page\//,
+      forbidden: (target, typeOnly) =>
+        target === '@relora/sdk/contract' ? !typeOnly : !/^page\/|^uplot$/.test(target),
     },
     {
       name: 'the engine knows no job, no gRPC and no Prometheus',
@@ -189,7 +195,8 @@ describe('how it is written', () => {
 function sourceFiles(folder: string): string[] {
   return readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter(
-      (entry) => entry.isFile() && entry.name.endsWith('.ts') && !entry.parentPath.includes('generated'),
+      (entry) =>
+        entry.isFile() && /(?<!\.d)\.ts$/.test(entry.name) && !entry.parentPath.includes('generated'),
     )
     .map((entry) => relative(root, join(entry.parentPath, entry.name)));
 }

@@ -5,9 +5,11 @@ import { idOf } from './format.js';
 import { isTerminal, titleOf } from './jobParts.js';
 import { attempt, confirmed, notice } from './notice.js';
 import { open } from './route.js';
+import { mayChange } from './session.js';
 
 /** Buttons for what can be done to a job as it stands. `changed` is called with what became of it. */
 export function jobActions(job: Json<Job>, changed: (job: Json<Job>) => void): HTMLElement[] {
+  if (!mayChange()) return [];
   const { name, etag, state } = job;
   const steer =
     (verb: 'pauseJob' | 'resumeJob' | 'cancelJob' | 'undeleteJob', said: string) =>

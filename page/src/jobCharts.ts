@@ -166,8 +166,7 @@ export class JobCharts {
     const { restartSteps } = this.plan;
     let { learningRates } = this.plan;
     const distance = Number(learningRates[1]?.step ?? 0) - Number(learningRates[0]?.step ?? 0);
-    const cycle = Number(restartSteps[1] ?? 0) - Number(restartSteps[0] ?? 0);
-    if (distance * 4 > cycle) {
+    if (distance * 4 > this.warmupSteps) {
       // Too few points for the dips after restarts: those that happen to fall into one would look like the only ones.
       const restarts = restartSteps.map(Number);
       learningRates = learningRates.filter(({ step }) => {

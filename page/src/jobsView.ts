@@ -82,10 +82,10 @@ export function jobsView(): View {
     }
     void drawCurves();
   });
-  const end = new IntersectionObserver(([entry]) => {
-    if (entry?.isIntersecting && !more.hidden) void loadMore();
-  });
-  end.observe(more);
+  const loadWhenSeen = (): void => {
+    if (!more.hidden && !more.disabled && more.getBoundingClientRect().top < innerHeight) void loadMore();
+  };
+  addEventListener('scroll', loadWhenSeen, { passive: true });
 
   const put = (job: Json<Job>): void => {
     const known = rows.get(job.name);
@@ -140,7 +140,7 @@ export function jobsView(): View {
     }
     show();
     // Still in sight: nobody scrolls to it again.
-    if (!more.hidden && more.getBoundingClientRect().top < innerHeight) void loadMore();
+    loadWhenSeen();
   };
 
   const restart = (): void => {
@@ -232,7 +232,7 @@ export function jobsView(): View {
     end: () => {
       endRepeat();
       sight.disconnect();
-      end.disconnect();
+      removeEventListener('scroll', loadWhenSeen);
       document.removeEventListener('keydown', onKey);
     },
   };

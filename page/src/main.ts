@@ -1,12 +1,14 @@
 import { compareView } from './compareView.js';
 import { datasetView, datasetsView } from './datasetsView.js';
-import { el, fill } from './element.js';
+import { messageOf } from './api.js';
+import { add, el, fill } from './element.js';
 import { jobView } from './jobView.js';
 import { jobsView } from './jobsView.js';
 import { noticePlace } from './notice.js';
 import { queueView } from './queueView.js';
 import { onRoute } from './route.js';
 import { serverView } from './serverView.js';
+import { accountLine, loginForm, whoAmI } from './session.js';
 import { themeSwitch } from './theme.js';
 import type { View } from './view.js';
 
@@ -66,20 +68,33 @@ function goByKey(): void {
   );
 }
 
+// Before anything is shown in other colors.
+const colors = themeSwitch();
+const side = el(
+  'nav',
+  { class: 'side', 'aria-label': 'Pages' },
+  el('a', { href: '/jobs', class: 'brand' }, 'ReLoRA'),
+  ...links,
+  el('span', { class: 'grow' }),
+);
+
+async function begin(): Promise<void> {
+  const caller = await whoAmI();
+  if (caller === undefined)
+    return fill(
+      main,
+      loginForm(() => void begin()),
+    );
+  add(side, accountLine(caller), el('a', { href: '/metrics', class: 'quiet' }, 'Metrics'), colors);
+  goByKey();
+  onRoute(show);
+  show();
+}
+
 document.body.append(
   el('a', { href: '#main', class: 'skip' }, 'Skip to the content'),
-  el(
-    'nav',
-    { class: 'side', 'aria-label': 'Pages' },
-    el('a', { href: '/jobs', class: 'brand' }, 'ReLoRA'),
-    ...links,
-    el('span', { class: 'grow' }),
-    el('a', { href: '/metrics', class: 'quiet' }, 'Metrics'),
-    themeSwitch(),
-  ),
+  side,
   main,
   noticePlace(),
 );
-goByKey();
-onRoute(show);
-show();
+begin().catch((error: unknown) => fill(main, el('p', { class: 'problem', role: 'alert' }, messageOf(error))));

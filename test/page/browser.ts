@@ -72,19 +72,16 @@ export async function openPage(
     go: async (path) => void (await page.goto(url + path)),
     untilText: async (wanted) => {
       let text = '';
+      const holds = async (): Promise<boolean> => {
+        text = await page.evaluate(() => document.body.innerText);
+        return typeof wanted === 'string' ? text.includes(wanted) : wanted.test(text);
+      };
       await expect
-        .poll(
-          async () => {
-            text = await page.evaluate(() => document.body.innerText);
-            return typeof wanted === 'string' ? text.includes(wanted) : wanted.test(text);
-          },
-          {
-            timeout: Number(process.env.PAGE_PATIENCE ?? patienceMs),
-            interval: 50,
-            message: `no ${wanted} on the page`,
-          },
-        )
-        .toBe(true);
+        .poll(holds, { timeout: Number(process.env.PAGE_PATIENCE ?? patienceMs), interval: 50 })
+        .toBe(true)
+        .catch(() => {
+          throw new Error(`No ${wanted} on the page:\n${text}`);
+        });
       return text;
     },
     press: async (...keys) => {

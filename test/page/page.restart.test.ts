@@ -76,7 +76,7 @@ describe.skipIf(!hasChromium)('the page beside a server that is killed', () => {
     await tab.page.type('dialog label:nth-of-type(1) input', 'A fork');
     await tab.page.type('dialog label:nth-of-type(3) input', '3100');
     await tab.page.locator('dialog button.primary').click();
-    await tab.untilText('Jobs / A fork');
+    await tab.untilText('Jobs A fork');
     const fork = `jobs/${new URL(tab.page.url()).pathname.split('/').at(-1)}`;
     const { job } = await clients.training.getJob({ name: fork });
     expect([job!.displayName, job!.origin!.job, job!.spec!.stepCount]).toEqual(['A fork', name, 3100]);

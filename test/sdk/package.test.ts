@@ -22,7 +22,7 @@ function pack(name: string) {
   return { folder, path: join(folder, file), tarball: readFileSync(join(folder, file)) };
 }
 
-test.each(['sdk', 'cli', 'server', 'engine'])(
+test.each(['sdk', 'cli', 'server', 'engine', 'page'])(
   'the package of %s is whole, and its entries are there',
   async (name) => {
     const { folder, path, tarball } = pack(name);

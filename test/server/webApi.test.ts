@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto';
 import { request as httpRequest } from 'node:http';
 import { describe, expect, it } from 'vitest';
+import type { Authenticate } from '../../server/dist/access/principal.js';
 import { readConfig } from '../../server/dist/config.js';
+import { ServiceError } from '../../server/dist/errors.js';
 import { hasPage } from '../../server/dist/web/pageRoute.js';
 import { jobSpec, openApi, openApiWithArtifact, refusalOf } from './apiServer.js';
 import { claim, execution, readyDataset, stepEvent, submit } from './parts.js';
@@ -305,5 +307,66 @@ describe('the page', () => {
     }
     for (const path of ['/jobs', '/jobs/some-job', '/compare?jobs=a,b', '/queue', '/datasets/x', '/server'])
       expect(await (await fetch(url + path)).text(), path).toBe(text);
+  });
+});
+
+const loggedIn: Authenticate = async ({ authorization }) => {
+  const role = { 'Bearer reader': 'viewer', 'Bearer writer': 'trainer' }[authorization ?? ''] as
+    'viewer' | 'trainer' | undefined;
+  if (role === undefined) throw new ServiceError('NOT_AUTHENTICATED', { cause: 'the token is not known' });
+  return { name: 'someone', tenant: 'default', role };
+};
+
+describe('the login of the page', () => {
+  it('keeps the token in a cookie that no script and no other site has, for calls, events and files alike', async () => {
+    const api = await openApi({}, { authenticate: loggedIn });
+    const url = await serveWeb({ ...api, authenticate: loggedIn });
+    await readyDataset(api.parts);
+    const { id } = await submit(api.parts);
+    expect((await fetch(url)).status).toBe(200);
+    expect((await fetch(`${url}/api/session`)).status).toBe(401);
+    expect((await fetch(`${url}/api/jobs/${id}/events`)).status).toBe(401);
+    expect((await post(url, 'TrainingService/GetJob', { name: `jobs/${id}` })).status).toBe(401);
+
+    const login = async (token: string) =>
+      await fetch(`${url}/api/session`, { method: 'POST', headers: json, body: JSON.stringify({ token }) });
+    expect((await login('guess')).status).toBe(401);
+    expect((await login('guess')).headers.get('set-cookie')).toBe(null);
+    const entered = await login('reader');
+    const set = entered.headers.get('set-cookie')!;
+    expect(await entered.json()).toEqual({ name: 'someone', tenant: 'default', role: 'viewer' });
+    expect(set).toMatch(/^relora-token=reader; Path=\/api; HttpOnly; SameSite=Strict; Max-Age=\d+$/);
+    const cookie = { cookie: `other=1; ${set.split(';')[0]}` };
+    expect((await post(url, 'TrainingService/GetJob', { name: `jobs/${id}` }, cookie)).status).toBe(200);
+    expect((await eventsOf(`${url}/api/jobs/${id}/events`, cookie, 1)).length).toBe(1);
+    const refused = await post(url, 'TrainingService/CancelJob', { name: `jobs/${id}` }, cookie);
+    expect([refused.status, refused.text]).toEqual([403, expect.stringContaining('ROLE_TOO_LOW')]);
+    const other = { ...cookie, authorization: 'Bearer writer' };
+    expect((await post(url, 'TrainingService/CancelJob', { name: `jobs/${id}` }, other)).status).toBe(200);
+    const left = await fetch(`${url}/api/session`, { method: 'DELETE', headers: cookie });
+    expect(left.headers.get('set-cookie')).toMatch(/^relora-token=; .*Max-Age=0$/);
+    const behindProxy = await fetch(`${url}/api/session`, {
+      method: 'POST',
+      headers: { ...json, 'x-forwarded-proto': 'https' },
+      body: '{"token":"reader"}',
+    });
+    expect(behindProxy.headers.get('set-cookie')).toContain('; Secure');
+  });
+
+  it('ends the events of a caller whose token is revoked', async () => {
+    const revoking = new AbortController();
+    const authenticate: Authenticate = async () => ({
+      name: 'x',
+      tenant: 'default',
+      role: 'viewer',
+      revoked: revoking.signal,
+    });
+    const api = await openApi({}, { authenticate });
+    const url = await serveWeb({ ...api, authenticate });
+    const { id } = await submit(api.parts);
+    const reading = eventsOf(`${url}/api/jobs/${id}/events`).catch(() => 'ended');
+    await eventsOf(`${url}/api/jobs/${id}/events`, {}, 1);
+    revoking.abort();
+    await reading;
   });
 });

@@ -35,8 +35,14 @@ export class WebApi {
     const over = new AbortController();
     const end = (error: ServiceError): void => over.abort(error);
     response.once('close', () => end(new ServiceError('CALL_CANCELLED', {})));
-    const peer = peerOf(request.socket);
-    const context = { metadata: metadataOf(request), peer, caller: nobody, signal: over.signal, end };
+    const context: CallContext = {
+      metadata: metadataOf(request),
+      peer: peerOf(request.socket),
+      certificate: () => credentialsOf(request).certificate,
+      caller: nobody,
+      signal: over.signal,
+      end,
+    };
     try {
       if (url.pathname === '/api/session')
         return await answerSession(request, response, this.parts.authenticate);

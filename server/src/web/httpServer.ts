@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import { Server as TlsServer, TLSSocket } from 'node:tls';
+import { Server as TlsServer } from 'node:tls';
 import type { Logger } from 'pino';
 import { requireRole, type Authenticate } from '../access/principal.js';
 import type { Certificates } from '../certificates.js';
@@ -94,13 +94,6 @@ export class HttpServer {
     this.server.closeAllConnections();
     await closed;
   }
-}
-
-/** What a request says of its caller; `authenticate` makes a Principal of it. */
-export function credentialsOf({ headers, socket }: IncomingMessage): Credentials {
-  const { authorization, 'relora-tenant': tenant } = headers;
-  const certificate = socket instanceof TLSSocket ? certificateNames(socket) : undefined;
-  return { authorization, tenant: Array.isArray(tenant) ? tenant[0] : tenant, certificate };
 }
 
 function refusal({ reason, message }: ServiceError): Answer {

@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { TLSSocket } from 'node:tls';
+import { TLSSocket } from 'node:tls';
 import { requireRole, type Authenticate, type Credentials } from '../access/principal.js';
+import { certificateNames } from '../certificates.js';
 import { readJson } from './readJson.js';
 import { sendWhole } from './send.js';
 
@@ -8,12 +9,13 @@ const cookieName = 'relora-token';
 const tokenBytesMax = 16_384;
 
 /** What a request says of its caller; `authenticate` makes a Principal of it. A browser has its token in a cookie. */
-export function credentialsOf({ headers }: Pick<IncomingMessage, 'headers'>): Credentials {
+export function credentialsOf({ headers, socket }: IncomingMessage): Credentials {
   const { authorization, 'relora-tenant': tenant } = headers;
   const token = authorization === undefined ? cookieOf(headers.cookie) : undefined;
   return {
     authorization: token === undefined ? authorization : `Bearer ${token}`,
     tenant: Array.isArray(tenant) ? tenant[0] : tenant,
+    certificate: socket instanceof TLSSocket ? certificateNames(socket) : undefined,
   };
 }
 
@@ -34,9 +36,7 @@ export async function answerSession(
   const { method } = request;
   const cookie = (value: string, seconds: number): string => {
     // Behind a proxy the connection that counts is the browser's.
-    const isSecure =
-      (request.socket as Partial<TLSSocket>).encrypted === true ||
-      request.headers['x-forwarded-proto'] === 'https';
+    const isSecure = request.socket instanceof TLSSocket || request.headers['x-forwarded-proto'] === 'https';
     return `${cookieName}=${value}; Path=/api; HttpOnly; SameSite=Strict; Max-Age=${seconds}${isSecure ? '; Secure' : ''}`;
   };
   if (method === 'GET' || method === 'HEAD')
