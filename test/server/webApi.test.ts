@@ -99,7 +99,8 @@ describe('the API of the page', () => {
     const large = await post(url, 'TrainingService/GetJob', { name: 'x'.repeat((1 << 20) + 1) });
     expect([large.status, large.text]).toEqual([429, expect.stringContaining('MESSAGE_TOO_LARGE')]);
     const names = Array.from({ length: 2000 }, (_, index) => `jobs/j${index}`);
-    const many = await post(url, 'TrainingService/CompareJobs', { names });
+    const narrow = await serveWeb(await openApi({ RELORA_MESSAGE_FIELDS_MAX: '1000' }));
+    const many = await post(narrow, 'TrainingService/CompareJobs', { names });
     expect([many.status, many.text]).toEqual([
       400,
       expect.stringContaining('names: expected at most 200 entries'),
