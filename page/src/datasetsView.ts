@@ -19,11 +19,11 @@ export function datasetsView(): View {
   );
   const end = repeat(async (signal) => {
     try {
-      const datasets: Json<Dataset>[] = [];
+      let datasets: Json<Dataset>[] = [];
       let pageToken = '';
       do {
         const page = await call('DatasetService', 'listDatasets', { pageSize: 500, pageToken }, signal);
-        datasets.push(...page.datasets);
+        datasets = datasets.concat(page.datasets);
         pageToken = page.nextPageToken;
       } while (pageToken !== '' && datasets.length < 2000);
       fill(body, ...datasets.map(row));

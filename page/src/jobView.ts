@@ -115,7 +115,7 @@ export function jobView(id: string): View {
 
   const loadRestarts = async (): Promise<void> => {
     let pageToken = '';
-    const all: Json<Restart>[] = [];
+    let all: Json<Restart>[] = [];
     do {
       const page = await call(
         'TrainingService',
@@ -123,7 +123,7 @@ export function jobView(id: string): View {
         { parent: name, pageSize: 500, pageToken },
         signal,
       );
-      all.push(...page.restarts);
+      all = all.concat(page.restarts);
       pageToken = page.nextPageToken;
     } while (pageToken !== '' && all.length < restartsMax);
     restarts.splice(0, restarts.length, ...all);
