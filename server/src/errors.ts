@@ -1,4 +1,5 @@
 import { status as Status } from '@grpc/grpc-js';
+import { nameOf, withName } from './store/tenantIds.js';
 
 /** One thing wrong with a request. */
 export interface FieldProblem {
@@ -446,12 +447,17 @@ export class ServiceError<R extends ErrorReason = ErrorReason> extends Error {
   /** Status of gRPC. */
   readonly code: Status;
 
+  /** With names as the caller's tenant has them. */
+  readonly detail: ErrorDetail<R>;
+
   constructor(
     readonly reason: R,
-    readonly detail: ErrorDetail<R>,
+    detail: ErrorDetail<R>,
   ) {
     const { status, text } = serviceErrors[reason] as Entry<ErrorDetail<R>>;
-    super(text(detail));
+    const shown = withNames(detail);
+    super(text(shown));
+    this.detail = shown;
     this.code = status;
   }
 
@@ -460,6 +466,18 @@ export class ServiceError<R extends ErrorReason = ErrorReason> extends Error {
     return serviceErrors[this.reason] as Entry<ErrorDetail<R>>;
   }
 }
+
+/** Ids of the store have their tenant before the name, which only the server needs. */
+function withNames<Detail extends object>(detail: Detail): Detail {
+  const shown = Object.entries(detail).map(([key, value]): [string, unknown] => {
+    if (typeof value !== 'string') return [key, value];
+    if (key === 'jobId' || key === 'datasetId' || key === 'weightsId') return [key, nameOf(value)];
+    return [key, resourcePattern.test(value) ? withName(value) : value];
+  });
+  return Object.fromEntries(shown) as Detail;
+}
+
+const resourcePattern = /^(jobs|datasets|weights)\/[a-z0-9-]+\.[a-z0-9-]+(\/|$)/;
 
 /** Reasons of JobFailure and Dataset.failure that the engine gives. Those of the server stand in jobs/jobFailures.ts. */
 export const engineFailures = {

@@ -1,5 +1,6 @@
 import { JobState, type Job } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
+import { nobody } from '../../server/dist/access/principal.js';
 import { compareJobs } from '../../server/dist/api/compareJobs.js';
 import { openApi, refusalOf } from './apiServer.js';
 import { registerFiles, runSpec, submit } from './parts.js';
@@ -67,7 +68,7 @@ it('a comparison counts its jobs before it looks at one of them', async () => {
     },
   );
   const request = { names, reference: 'jobs/nobody', metrics: [], pointsMax: 0 };
-  const refused = compareJobs(parts, request, new AbortController().signal);
+  const refused = compareJobs(parts, request, { signal: new AbortController().signal, caller: nobody });
   await expect(refused).rejects.toMatchObject({ reason: 'REQUEST_INVALID' });
   // For the reference alone, which is looked for in an empty list.
   expect(lookCount).toBeLessThan(10);

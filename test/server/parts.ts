@@ -219,7 +219,7 @@ export async function submit(parts: Parts, changes: Partial<NewJob> = {}): Promi
 }
 
 /** A data set that jobs of runSpec can name; its content is of no concern to the scripted trainer. */
-export async function readyDataset(parts: Parts): Promise<void> {
+export async function readyDataset(parts: Parts, datasetId = 'text', tenant = 'default'): Promise<void> {
   const file = {
     fileName: 'a.txt',
     serverPath: '/a.txt',
@@ -229,14 +229,15 @@ export async function readyDataset(parts: Parts): Promise<void> {
     sha256: null,
   };
   await parts.datasets.register({
-    datasetId: 'text',
+    datasetId,
+    tenant,
     displayName: '',
     files: [file],
     spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField: 'text', seed: 0 },
   });
   const size = { tokenCount: 100, documentCount: 1, textBytes: 100 };
   await parts.datasets.ready(
-    { id: 'text', epoch: 0 },
+    { id: datasetId, epoch: 0 },
     {
       tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256: '' },
       train: size,

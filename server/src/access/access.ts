@@ -4,7 +4,6 @@ import { ServiceError } from '../errors.js';
 import { IdentityProvider } from './identityProvider.js';
 import {
   actingFor,
-  defaultTenant,
   isTenant,
   nobody,
   openToAll,
@@ -13,6 +12,7 @@ import {
   type Principal,
 } from './principal.js';
 import { roles } from '../roles.js';
+import { defaultTenant } from '../store/tenantIds.js';
 import { tokenPrefix } from './tokenFile.js';
 import { TokenList } from './tokenList.js';
 

@@ -1,8 +1,6 @@
 import { ServiceError } from '../errors.js';
 import { roles, type Role } from '../roles.js';
-
-/** Whose jobs were there before tenants were, and whose are those of a server that asks nobody who they are. */
-export const defaultTenant = 'default';
+import { defaultTenant } from '../store/tenantIds.js';
 
 /** Who makes a call. */
 export interface Principal {

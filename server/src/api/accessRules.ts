@@ -57,7 +57,7 @@ export const accessRules: AccessRules = {
   },
   // It computes as a job does.
   'relora.v1.ModelService': { generateText: 'trainer' },
-  'relora.v1.ServerService': { getServerInfo: 'viewer', getDiskUse: 'operator', scrub: 'operator' },
+  'relora.v1.ServerService': { getServerInfo: 'viewer', getDiskUse: 'viewer', scrub: 'trainer' },
   'relora.v1.WeightsService': {
     getWeights: 'viewer',
     listWeights: 'viewer',

@@ -13,6 +13,8 @@ import type { ApiParts } from './parts.js';
 import { datasetIdOf } from './resourceNames.js';
 import type { Warning } from './specWarnings.js';
 import { Turns } from './turns.js';
+import type { Job } from '../jobs/job.js';
+import { tenantOf } from '../store/tenantIds.js';
 
 /** A job that may be created: its run, what it will cost and when things will happen. */
 export interface AdmittedJob {
@@ -44,16 +46,19 @@ const restartStepsMax = 10_000;
 /** Checks a specification with all that it names; throws a ServiceError. Nothing is stored. */
 export async function admitJob(
   parts: AdmitParts,
+  tenant: string,
   spec: JobSpec | undefined,
   { whenTooLarge }: { whenTooLarge: 'refuse' | 'warn' },
 ): Promise<AdmittedJob> {
   const { config } = parts;
-  const datasetId = datasetIdOf(spec?.dataset ?? '');
+  const datasetId = datasetIdOf(tenant, spec?.dataset ?? '');
   const dataset = datasetId === undefined ? undefined : await parts.datasets.findHead(datasetId);
   if (dataset !== undefined && dataset.deleteTimeMs !== null)
     throw new ServiceError('DATASET_DELETED', { datasetId: dataset.id });
   const baseWeights =
-    spec?.model?.baseWeights === undefined ? null : await findBaseWeights(parts, spec.model.baseWeights);
+    spec?.model?.baseWeights === undefined
+      ? null
+      : await findBaseWeights(parts, tenant, spec.model.baseWeights);
   const turns = new Turns(); // long plans take milliseconds in each of these steps
   const parsed = parseJobSpec(spec, { dataset, baseWeights }, config);
   await turns.next();
@@ -121,9 +126,9 @@ async function isIdle({ store }: Pick<ApiParts, 'store'>): Promise<boolean> {
 /** What a job that was admitted earlier costs and when things happen in it, though it might not be admitted any more. */
 export async function costOf(
   parts: Pick<ApiParts, 'config' | 'datasets' | 'devices' | 'slots'>,
-  spec: RunSpec,
+  { id, spec }: Pick<Job, 'id' | 'spec'>,
 ): Promise<Pick<AdmittedJob, 'estimate' | 'plan'>> {
-  const dataset = await parts.datasets.findHead(datasetIdOf(spec.dataset) ?? '');
+  const dataset = await parts.datasets.findHead(datasetIdOf(tenantOf(id), spec.dataset) ?? '');
   const device = findDevice(await parts.devices.list(), spec, parts);
   return {
     estimate: toEstimate(spec, dataset, device, parts),

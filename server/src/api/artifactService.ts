@@ -11,7 +11,7 @@ import type { Artifact } from '../artifacts/artifact.js';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import { ArtifactDamaged } from '../artifacts/checkedRead.js';
 import { ServiceError } from '../errors.js';
-import type { Implementation } from '../grpc/service.js';
+import type { CallContext, Implementation } from '../grpc/service.js';
 import { parseExportRequest } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
@@ -21,6 +21,7 @@ import { requireJob } from './requireJob.js';
 import { parseArtifactName, parseJobName } from './resourceNames.js';
 import { requireUndeleted } from './submitJob.js';
 import { toArtifact } from './toProto.js';
+import type { Principal } from '../access/principal.js';
 
 /** Large enough that framing costs nothing, small enough that a slow reader holds little. */
 const pieceBytes = 256 * 1024;
@@ -29,8 +30,8 @@ const pieceBytes = 256 * 1024;
 export function artifactService(parts: ApiParts): Implementation<typeof ArtifactServiceDefinition> {
   const { store, artifacts, exports, pageTokens } = parts;
   return {
-    async listArtifacts(request) {
-      const jobId = parseJobName('parent', request.parent);
+    async listArtifacts(request, { caller }) {
+      const jobId = parseJobName(caller.tenant, 'parent', request.parent);
       const checks = new FieldChecks();
       const artifactsMax = parsePageSize(checks, request.pageSize);
       checks.throwIfWrong();
@@ -52,15 +53,15 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
       return { artifacts: messages, nextPageToken: pageTokens.write(same, next) };
     },
 
-    exportWeights: async (request) => ({ artifact: await exportWeights(parts, request) }),
+    exportWeights: async (request, { caller }) => ({ artifact: await exportWeights(parts, request, caller) }),
 
-    async getArtifact(request) {
-      const { jobId, artifactId } = parseArtifactName('name', request.name);
+    async getArtifact(request, { caller }) {
+      const { jobId, artifactId } = parseArtifactName(caller.tenant, 'name', request.name);
       return { artifact: toArtifact(await requireArtifact(artifacts, jobId, artifactId)) };
     },
 
-    async deleteArtifact(request) {
-      const { jobId, artifactId } = parseArtifactName('name', request.name);
+    async deleteArtifact(request, { caller }) {
+      const { jobId, artifactId } = parseArtifactName(caller.tenant, 'name', request.name);
       const outcome = await exports.delete(jobId, artifactId);
       if (outcome === 'notFound') throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
       if (outcome !== 'removed')
@@ -68,7 +69,7 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
       return {};
     },
 
-    downloadArtifact: (request, { signal }) => downloadArtifact(parts, request, signal),
+    downloadArtifact: (request, context) => downloadArtifact(parts, request, context),
   };
 }
 
@@ -76,8 +77,9 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
 async function exportWeights(
   { store, artifacts, exports, checkpoints }: ApiParts,
   request: ExportWeightsRequest,
+  { tenant }: Principal,
 ): Promise<ArtifactProto> {
-  const jobId = parseJobName('job', request.job);
+  const jobId = parseJobName(tenant, 'job', request.job);
   const checks = new FieldChecks();
   const wanted = parseExportRequest(checks, request);
   const checkpointStep = checks.integer('checkpoint_step', request.checkpointStep, -1, 0, 2 ** 31 - 1);
@@ -110,9 +112,9 @@ async function exportWeights(
 async function* downloadArtifact(
   { artifacts, downloadPlaces, metrics, stopping }: ApiParts,
   request: DownloadArtifactRequest,
-  signal: AbortSignal,
+  { signal, caller }: Pick<CallContext, 'signal' | 'caller'>,
 ): AsyncGenerator<DeepPartial<DownloadArtifactResponse>> {
-  const { jobId, artifactId } = parseArtifactName('name', request.name);
+  const { jobId, artifactId } = parseArtifactName(caller.tenant, 'name', request.name);
   const { fileName, offsetBytes } = request;
   const artifact = await requireArtifact(artifacts, jobId, artifactId);
   requireReady(artifact);

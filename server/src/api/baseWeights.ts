@@ -15,8 +15,12 @@ type Parts = Pick<ApiParts, 'allowedFolders' | 'weights' | 'artifacts' | 'tasks'
 const configBytesMax = 1 << 20;
 
 /** Folder and config.json of weights to continue from. The weights themselves are read by children, never here. */
-export async function findBaseWeights(parts: Parts, base: BaseWeights): Promise<FoundBaseWeights> {
-  const folder = await findFolder(parts, base);
+export async function findBaseWeights(
+  parts: Parts,
+  tenant: string,
+  base: BaseWeights,
+): Promise<FoundBaseWeights> {
+  const folder = await findFolder(parts, tenant, base);
   if ('problem' in folder) return folder;
   const path = join(folder.path, 'config.json');
   const read =
@@ -36,19 +40,20 @@ export async function findBaseWeights(parts: Parts, base: BaseWeights): Promise<
 
 async function findFolder(
   { allowedFolders, weights, artifacts }: Parts,
+  tenant: string,
   base: BaseWeights,
 ): Promise<{ path: string } | { problem: string }> {
   const named = [base.path, base.weights, base.artifact].filter((name) => name !== '');
   if (named.length !== 1) return { problem: named.length === 0 ? 'none' : 'more than one' };
   if (base.path !== '') return await allowedFolders.folder(base.path);
   if (base.weights !== '') {
-    const id = weightsIdOf(base.weights);
+    const id = weightsIdOf(tenant, base.weights);
     const found = id === undefined ? undefined : await weights.find(id);
     if (found === undefined) return { problem: `${base.weights}, which does not exist` };
     if (found.state !== 'ready') return { problem: `${base.weights}, which is not uploaded yet` };
     return { path: weights.folder(found.id) };
   }
-  const ids = artifactIdsOf(base.artifact);
+  const ids = artifactIdsOf(tenant, base.artifact);
   const found = ids === undefined ? undefined : await artifacts.find(ids.jobId, ids.artifactId);
   if (found === undefined) return { problem: `${base.artifact}, which does not exist` };
   if (found.state !== 'ready') return { problem: `${base.artifact}, which is ${found.state}` };

@@ -13,12 +13,14 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { datasetIdOf, parseJobName } from './resourceNames.js';
 import { settingDifferences } from './settingDifferences.js';
+import type { CallContext } from '../grpc/service.js';
+import { nameOf } from '../store/tenantIds.js';
 
 /** Jobs side by side. Their journals are read one after the other: what is held at once does not grow with their length. */
 export async function compareJobs(
   parts: Pick<ApiParts, 'store' | 'journal' | 'datasets' | 'config'>,
   request: CompareJobsRequest,
-  signal: AbortSignal,
+  { signal, caller }: Pick<CallContext, 'signal' | 'caller'>,
 ): Promise<CompareJobsResponse> {
   const checks = new FieldChecks();
   const names = parseNames(checks, request, parts.config.comparedJobsMax);
@@ -29,7 +31,7 @@ export async function compareJobs(
 
   const jobs: Job[] = [];
   for (const name of names) {
-    const jobId = parseJobName('names', name);
+    const jobId = parseJobName(caller.tenant, 'names', name);
     jobs.push(await requireJob(parts.store, jobId));
   }
   const bucketStepCount = Math.max(...jobs.map((job) => bucketStepCountFor(job, pointsMax)));
@@ -38,13 +40,14 @@ export async function compareJobs(
     contenders.push({
       job,
       history: await readHistory(parts.journal, job, bucketStepCount, signal),
-      prepared: (await parts.datasets.findHead(datasetIdOf(job.spec.dataset) ?? ''))?.prepared ?? null,
+      prepared:
+        (await parts.datasets.findHead(datasetIdOf(caller.tenant, job.spec.dataset) ?? ''))?.prepared ?? null,
     });
   }
   const reference = referenceOf(contenders, request.reference);
   return {
     jobs: contenders.map(({ job, history }) => toComparedJob(job, history, reference.history, asked)),
-    reference: `jobs/${reference.job.id}`,
+    reference: `jobs/${nameOf(reference.job.id)}`,
     differences: settingDifferences(jobs.map(({ spec }) => spec)),
     warnings: comparisonWarningsOf(contenders),
     bucketStepCount,
@@ -70,7 +73,7 @@ function parseNames(
 
 function referenceOf(contenders: readonly Contender[], name: string): Contender {
   return (
-    contenders.find(({ job }) => `jobs/${job.id}` === name) ??
+    contenders.find(({ job }) => `jobs/${nameOf(job.id)}` === name) ??
     contenders.find(({ job }) => job.spec.kind === 'fullRank') ??
     contenders[0]!
   );
@@ -87,7 +90,7 @@ function toComparedJob(
   const { difference, reached } = standingAgainst(reference, history);
   const memory = history.series.residentBytes.points;
   return {
-    name: `jobs/${job.id}`,
+    name: `jobs/${nameOf(job.id)}`,
     displayName: job.displayName,
     labels: job.labels,
     state: enums.JobState.to[job.state],

@@ -4,6 +4,7 @@ import type { PreparedDataset } from '../datasets/dataset.js';
 import type { ComparisonWarning } from '../errors.js';
 import type { Job } from '../jobs/job.js';
 import type { MetricHistory } from '../jobs/metricHistory.js';
+import { nameOf } from '../store/tenantIds.js';
 
 /** A job that takes part in a comparison. */
 export interface Contender {
@@ -148,7 +149,7 @@ function stateWarnings(contenders: readonly Contender[]): WarningEvent[] {
     const { jobId, step } = job.origin;
     warnings.push({
       reason: 'SECONDS_INCOMPLETE',
-      message: `jobs/${job.id} begins at step ${step} of jobs/${jobId}: what came before is not in its series and seconds`,
+      message: `jobs/${nameOf(job.id)} begins at step ${step} of jobs/${nameOf(jobId)}: what came before is not in its series and seconds`,
     });
   }
   return warnings;
@@ -168,6 +169,6 @@ function groupBy(
 
 function listed(groups: ReadonlyMap<string, readonly Contender[]>): string {
   return [...groups]
-    .map(([value, group]) => `${value} in ${group.map(({ job }) => `jobs/${job.id}`).join(', ')}`)
+    .map(([value, group]) => `${value} in ${group.map(({ job }) => `jobs/${nameOf(job.id)}`).join(', ')}`)
     .join('; ');
 }

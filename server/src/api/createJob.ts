@@ -6,11 +6,14 @@ import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { admitWith, repeatedJob, submitJob } from './submitJob.js';
 import { toJob, toSpec } from './toProto.js';
+import type { Principal } from '../access/principal.js';
+import { idIn } from '../store/tenantIds.js';
 
 /** Checks a job whole, stores and queues it; for validateOnly it says what would be stored. */
 export async function createJob(
   parts: AdmitParts & Pick<ApiParts, 'queue'>,
   request: CreateJobRequest,
+  { tenant }: Principal,
 ): Promise<DeepPartial<CreateJobResponse>> {
   const checks = new FieldChecks();
   const jobId = checks.id('job_id', request.jobId);
@@ -22,14 +25,14 @@ export async function createJob(
   try {
     admitted = await admitWith(
       checks,
-      async () => await admitJob(parts, request.spec, { whenTooLarge: 'refuse' }),
+      async () => await admitJob(parts, tenant, request.spec, { whenTooLarge: 'refuse' }),
     );
   } catch (error) {
     // It may be the retry of a call whose answer was lost; what was acknowledged then is not refused now.
     const isRetry = error instanceof ServiceError && !request.validateOnly;
-    const first = isRetry ? await repeatedJob(parts, requestId, requestDigest) : undefined;
+    const first = isRetry ? await repeatedJob(parts, tenant, requestId, requestDigest) : undefined;
     if (first === undefined) throw error;
-    return { job: toJob(first), ...(await costOf(parts, first.spec)), warnings: [] };
+    return { job: toJob(first), ...(await costOf(parts, first)), warnings: [] };
   }
   if (request.validateOnly) {
     const { spec, ...cost } = admitted;
@@ -37,7 +40,15 @@ export async function createJob(
   }
   return await submitJob(
     parts,
-    { jobId, displayName, labels, origin: null, requestId, requestDigest },
+    {
+      tenant,
+      jobId: jobId && idIn(tenant, jobId),
+      displayName,
+      labels,
+      origin: null,
+      requestId,
+      requestDigest,
+    },
     admitted,
   );
 }

@@ -14,6 +14,7 @@ import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { readTextFile } from './readTextFile.js';
 import { weightsIdOf } from './resourceNames.js';
+import { idIn } from '../store/tenantIds.js';
 
 type NewFile = NewDataset['files'][number];
 
@@ -24,6 +25,7 @@ const tokenizerFileBytesMax = 64 << 20;
 /** Turns the header of an upload into a data set, or throws REQUEST_INVALID with all that is wrong. */
 export async function parseDatasetHeader(
   parts: Pick<ApiParts, 'config' | 'allowedFolders' | 'weights'>,
+  tenant: string,
   header: UploadDatasetHeader,
 ): Promise<NewDataset> {
   const { config } = parts;
@@ -31,7 +33,7 @@ export async function parseDatasetHeader(
   const datasetId = checks.id('header.dataset_id', header.datasetId);
   const displayName = checks.text('header.display_name', header.displayName, 63);
   const spec: DatasetSpec = {
-    tokenizer: await parseTokenizer(checks, parts, header.spec?.tokenizer),
+    tokenizer: await parseTokenizer(checks, parts, tenant, header.spec?.tokenizer),
     heldOutShare: checks.number('header.spec.held_out_share', header.spec?.heldOutShare, 0.01, {
       min: 0,
       max: 0.5,
@@ -65,7 +67,7 @@ export async function parseDatasetHeader(
     checks.add('header.files', `at most ${config.datasetBytesMax} bytes in all`, sizeBytes);
 
   checks.throwIfWrong();
-  return { datasetId, displayName, files, spec };
+  return { tenant, datasetId: datasetId && idIn(tenant, datasetId), displayName, files, spec };
 }
 
 /** Both or none, and not beside text_field. */
@@ -161,6 +163,7 @@ async function parseFile(
 async function parseTokenizer(
   checks: FieldChecks,
   parts: Pick<ApiParts, 'config' | 'allowedFolders' | 'weights'>,
+  tenant: string,
   spec: TokenizerSpec | undefined,
 ): Promise<DatasetTokenizerSpec> {
   const field = 'header.spec.tokenizer';
@@ -203,7 +206,7 @@ async function parseTokenizer(
     return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokensBeside(readBeside)) };
   }
   if (weights !== '') {
-    const id = weightsIdOf(weights);
+    const id = weightsIdOf(tenant, weights);
     const found = id === undefined ? undefined : await parts.weights.find(id);
     const read =
       found?.state === 'ready'

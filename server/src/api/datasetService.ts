@@ -8,7 +8,7 @@ import {
 import type { Dataset } from '../datasets/dataset.js';
 import type { DatasetCursor, DatasetStore } from '../datasets/datasetStore.js';
 import { ServiceError } from '../errors.js';
-import type { Implementation } from '../grpc/service.js';
+import type { CallContext, Implementation } from '../grpc/service.js';
 import { deleteDataset, undeleteDataset } from './deleteDataset.js';
 import { parseDatasetHeader } from './datasetHeader.js';
 import { enums } from './enums.js';
@@ -25,27 +25,31 @@ import { toDataset, toDatasetSummary } from './toProto.js';
 export function datasetService(parts: ApiParts): Implementation<typeof DatasetServiceDefinition> {
   const { datasets, pageTokens } = parts;
   return {
-    uploadDataset: async (request, { signal }) => ({
-      dataset: toDataset(await uploadDataset(parts, request, signal)),
+    uploadDataset: async (request, context) => ({
+      dataset: toDataset(await uploadDataset(parts, request, context)),
     }),
 
-    async getDataset(request) {
-      return { dataset: toDataset(await requireDataset(datasets, parseDatasetName('name', request.name))) };
+    async getDataset(request, { caller }) {
+      return {
+        dataset: toDataset(
+          await requireDataset(datasets, parseDatasetName(caller.tenant, 'name', request.name)),
+        ),
+      };
     },
 
-    async listDatasets(request) {
+    async listDatasets(request, { caller: { tenant } }) {
       const checks = new FieldChecks();
       const datasetsMax = parsePageSize(checks, request.pageSize);
       checks.throwIfWrong();
       const { showDeleted: withDeleted } = request;
-      const same = ['datasets', withDeleted];
+      const same = ['datasets', tenant, withDeleted];
       const after = pageTokens.read<DatasetCursor>(same, request.pageToken);
       const { messages, next } = await fillPage({
         after,
         itemsMax: datasetsMax,
         bytesMax: parts.config.pageBytesMax,
         read: async (place, itemsMax) => {
-          const page = await datasets.list({ after: place, datasetsMax: itemsMax, withDeleted });
+          const page = await datasets.list({ tenant, after: place, datasetsMax: itemsMax, withDeleted });
           return { items: page.datasets, next: page.next };
         },
         placeOf: ({ createTimeMs, id }) => ({ createTimeMs, id }),
@@ -55,9 +59,9 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
       return { datasets: messages, nextPageToken: pageTokens.write(same, next) };
     },
 
-    deleteDataset: async (request) => await deleteDataset(parts, request),
-    undeleteDataset: async (request) => await undeleteDataset(parts, request),
-    previewDataset: async (request, { signal }) => await previewDataset(parts, request, signal),
+    deleteDataset: async (request, { caller }) => await deleteDataset(parts, request, caller),
+    undeleteDataset: async (request, { caller }) => await undeleteDataset(parts, request, caller),
+    previewDataset: async (request, context) => await previewDataset(parts, request, context),
   };
 }
 
@@ -65,14 +69,14 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
 async function uploadDataset(
   parts: ApiParts,
   request: AsyncIterable<UploadDatasetRequest>,
-  signal: AbortSignal,
+  { signal, caller: { tenant } }: Pick<CallContext, 'signal' | 'caller'>,
 ): Promise<Dataset> {
   const { config, datasets, uploads, metrics } = parts;
   const messages = request[Symbol.asyncIterator]();
   const first = await messages.next();
   if (first.done === true || first.value.header === undefined)
     throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
-  const newDataset = await parseDatasetHeader(parts, first.value.header);
+  const newDataset = await parseDatasetHeader(parts, tenant, first.value.header);
   const registered = await datasets.register(newDataset);
   if (registered === 'conflict')
     throw new ServiceError('DATASET_EXISTS', { datasetId: newDataset.datasetId ?? '' });
@@ -104,9 +108,9 @@ async function uploadDataset(
 async function previewDataset(
   { datasets, tasks, stopping }: ApiParts,
   request: PreviewDatasetRequest,
-  signal: AbortSignal,
+  { signal, caller }: Pick<CallContext, 'signal' | 'caller'>,
 ): Promise<PreviewDatasetResponse> {
-  const datasetId = parseDatasetName('name', request.name);
+  const datasetId = parseDatasetName(caller.tenant, 'name', request.name);
   const checks = new FieldChecks();
   const tokenCount = checks.integer(
     'token_count',

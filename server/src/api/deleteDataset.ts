@@ -9,6 +9,7 @@ import { ServiceError } from '../errors.js';
 import type { ApiParts } from './parts.js';
 import { parseDatasetName } from './resourceNames.js';
 import { toDataset } from './toProto.js';
+import type { Principal } from '../access/principal.js';
 
 export type DeleteDatasetParts = Pick<ApiParts, 'datasets' | 'datasetDeletion' | 'uploads' | 'disk'>;
 
@@ -16,8 +17,9 @@ export type DeleteDatasetParts = Pick<ApiParts, 'datasets' | 'datasetDeletion' |
 export async function deleteDataset(
   { datasets, datasetDeletion, uploads, disk }: DeleteDatasetParts,
   { name, allowMissing, validateOnly }: DeleteDatasetRequest,
+  { tenant }: Principal,
 ): Promise<DeleteDatasetResponse> {
-  const datasetId = parseDatasetName('name', name);
+  const datasetId = parseDatasetName(tenant, 'name', name);
   if (uploads.isOpen(datasetId))
     throw new ServiceError('DATASET_IN_USE', { datasetId, usedBy: 'an upload of it' });
   const result = await datasetDeletion.delete(datasetId, { validateOnly });
@@ -34,8 +36,9 @@ export async function deleteDataset(
 export async function undeleteDataset(
   { datasets, datasetDeletion }: DeleteDatasetParts,
   { name }: UndeleteDatasetRequest,
+  { tenant }: Principal,
 ): Promise<UndeleteDatasetResponse> {
-  const datasetId = parseDatasetName('name', name);
+  const datasetId = parseDatasetName(tenant, 'name', name);
   requireDone(await datasetDeletion.undelete(datasetId), datasetId);
   return { dataset: toDataset((await datasets.find(datasetId))!) };
 }

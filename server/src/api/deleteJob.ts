@@ -11,6 +11,7 @@ import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
 import { toEtag, toJob } from './toProto.js';
+import type { Principal } from '../access/principal.js';
 
 export type DeleteJobParts = Pick<ApiParts, 'jobDeletion' | 'disk'>;
 
@@ -20,8 +21,9 @@ const etagPattern = /^"([1-9][0-9]{0,14})"$/;
 export async function deleteJob(
   { jobDeletion, disk }: DeleteJobParts,
   { name, etag, allowMissing, validateOnly }: DeleteJobRequest,
+  { tenant }: Principal,
 ): Promise<DeleteJobResponse> {
-  const jobId = parseJobName('name', name);
+  const jobId = parseJobName(tenant, 'name', name);
   const checks = new FieldChecks();
   const version = parseEtag(checks, etag);
   checks.throwIfWrong();
@@ -35,8 +37,9 @@ export async function deleteJob(
 export async function undeleteJob(
   { jobDeletion }: DeleteJobParts,
   { name }: UndeleteJobRequest,
+  { tenant }: Principal,
 ): Promise<UndeleteJobResponse> {
-  const jobId = parseJobName('name', name);
+  const jobId = parseJobName(tenant, 'name', name);
   return { job: toJob(requireDone(await jobDeletion.undelete(jobId), jobId, '')) };
 }
 

@@ -11,12 +11,18 @@ import { parseJobName } from './resourceNames.js';
 import { changedSpec, problemsOfFork } from './forkSpec.js';
 import { admitWith, repeatedJob, requireUndeleted, submitJob } from './submitJob.js';
 import { toJob, toSpec } from './toProto.js';
+import type { Principal } from '../access/principal.js';
+import { idIn } from '../store/tenantIds.js';
 
 type ForkParts = AdmitParts & Pick<ApiParts, 'queue' | 'checkpoints'>;
 
 /** Makes a job that begins at a checkpoint of an ended one, with changed settings. */
-export async function forkJob(parts: ForkParts, request: ForkJobRequest): Promise<ForkJobResponse> {
-  const endedId = parseJobName('name', request.name);
+export async function forkJob(
+  parts: ForkParts,
+  request: ForkJobRequest,
+  { tenant }: Principal,
+): Promise<ForkJobResponse> {
+  const endedId = parseJobName(tenant, 'name', request.name);
   const checks = new FieldChecks();
   const jobId = checks.id('job_id', request.jobId);
   const displayName = checks.text('display_name', request.displayName, 63);
@@ -24,8 +30,8 @@ export async function forkJob(parts: ForkParts, request: ForkJobRequest): Promis
   const requestId = checks.requestId(request.requestId);
   const requestDigest = digestOf(request);
   // The ended job, its checkpoint and the limits may be others by the time that a call is repeated.
-  const first = await repeatedJob(parts, requestId, requestDigest);
-  if (first !== undefined) return { job: toJob(first), ...(await costOf(parts, first.spec)), warnings: [] };
+  const first = await repeatedJob(parts, tenant, requestId, requestDigest);
+  if (first !== undefined) return { job: toJob(first), ...(await costOf(parts, first)), warnings: [] };
 
   const ended = await requireJob(parts.store, endedId);
   if (!isTerminal(ended.state)) {
@@ -41,13 +47,14 @@ export async function forkJob(parts: ForkParts, request: ForkJobRequest): Promis
   const spec = changedSpec(toSpec(ended.spec), request.spec);
   const admitted = await admitWith(
     checks,
-    async () => await admitJob(parts, spec, { whenTooLarge: 'refuse' }),
+    async () => await admitJob(parts, tenant, spec, { whenTooLarge: 'refuse' }),
   );
   const problems = problemsOfFork(ended.spec, admitted.spec, origin.step);
   if (problems.length > 0) throw new ServiceError('JOB_SPEC_INVALID', { problems });
 
   const newJob = {
-    jobId,
+    tenant,
+    jobId: jobId && idIn(tenant, jobId),
     displayName: displayName || ended.displayName,
     labels: Object.keys(labels).length > 0 ? labels : ended.labels,
     origin,

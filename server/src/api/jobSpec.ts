@@ -14,6 +14,7 @@ import { datasetIdOf } from './resourceNames.js';
 import * as specChecks from './specChecks.js';
 import { SpecReader } from './specReader.js';
 import { warningsOf, type Warning } from './specWarnings.js';
+import { defaultTenant } from '../store/tenantIds.js';
 
 /** What a specification may ask for; from the settings. */
 export interface Limits {
@@ -131,7 +132,8 @@ function contextOf(spec: Draft, prepared: PreparedDataset | null, limits: Limits
 }
 
 function checkDataset(checks: FieldChecks, name: string, dataset: DatasetHead | undefined): void {
-  if (datasetIdOf(name) === undefined) checks.add('spec.dataset', 'datasets/{dataset}', quote(name));
+  if (datasetIdOf(defaultTenant, name) === undefined)
+    checks.add('spec.dataset', 'datasets/{dataset}', quote(name));
   else if (dataset === undefined) checks.add('spec.dataset', 'a data set that exists', quote(name));
 }
 

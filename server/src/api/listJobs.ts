@@ -16,6 +16,7 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { toJob, toRestart } from './toProto.js';
+import type { Principal } from '../access/principal.js';
 
 /** More than there are: each may be named twice, and no request is longer to judge than to read. */
 const statesMax = 20;
@@ -26,6 +27,7 @@ const orders = { '': 'newestFirst', 'create_time desc': 'newestFirst', create_ti
 export async function listJobs(
   { config, store, pageTokens }: Pick<ApiParts, 'config' | 'store' | 'pageTokens'>,
   request: ListJobsRequest,
+  { tenant }: Principal,
 ): Promise<ListJobsResponse> {
   const checks = new FieldChecks();
   const jobsMax = parsePageSize(checks, request.pageSize);
@@ -45,6 +47,7 @@ export async function listJobs(
   // What must stay the same from page to page; a different size may be asked for.
   const filter = {
     list: 'jobs',
+    tenant,
     states: [...states].sort(),
     labels: Object.entries(labels).sort(),
     order,
@@ -57,6 +60,7 @@ export async function listJobs(
     bytesMax: config.pageBytesMax,
     read: async (place, itemsMax) => {
       const page = await store.list({
+        tenant,
         states,
         labels,
         order,
@@ -77,9 +81,10 @@ export async function listJobs(
 export async function listRestarts(
   { config, store, journal, pageTokens }: Pick<ApiParts, 'config' | 'store' | 'journal' | 'pageTokens'>,
   request: ListRestartsRequest,
+  { tenant }: Principal,
 ): Promise<ListRestartsResponse> {
   const checks = new FieldChecks();
-  const jobId = parseJobName('parent', request.parent);
+  const jobId = parseJobName(tenant, 'parent', request.parent);
   const restartsMax = parsePageSize(checks, request.pageSize);
   checks.throwIfWrong();
   await requireJob(store, jobId);

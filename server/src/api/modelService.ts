@@ -6,7 +6,7 @@ import { requireReady } from './artifactService.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
-import { parseArtifactName, parseJobName } from './resourceNames.js';
+import { datasetIdOf, parseArtifactName, parseJobName } from './resourceNames.js';
 import { taskError } from './taskError.js';
 
 const finishReasons = { endOfText: FinishReason.END_OF_TEXT, tokenCount: FinishReason.TOKEN_COUNT } as const;
@@ -16,11 +16,12 @@ export function modelService(parts: ApiParts): Implementation<typeof ModelServic
   const { tasks, metrics, stopping } = parts;
   return {
     async *generateText(request, context) {
+      const { tenant } = context.caller;
       const settings = parseSettings(request);
       const signal = AbortSignal.any([context.signal, stopping]);
       let tokenCount = 0;
       for (let isDone = false; !isDone;) {
-        const model = await findModel(parts, request.model);
+        const model = await findModel(parts, tenant, request.model);
         try {
           for await (const piece of tasks.generate({ ...settings, ...model }, signal)) {
             metrics.generatedTokens.inc(piece.tokenCount - tokenCount);
@@ -36,7 +37,7 @@ export function modelService(parts: ApiParts): Implementation<typeof ModelServic
         } catch (error) {
           // A running job may have put newer checkpoints in the place of this one before it was loaded.
           const mayRepeat = tokenCount === 0 && !signal.aborted;
-          if (!mayRepeat || !(await wasPruned(parts, request.model, model.source)))
+          if (!mayRepeat || !(await wasPruned(parts, tenant, request.model, model.source)))
             throw taskError(error, request.model, context.signal, stopping);
         }
       }
@@ -67,21 +68,23 @@ function parseSettings(
 
 async function wasPruned(
   { checkpoints }: ApiParts,
+  tenant: string,
   jobName: string,
   { kind, folder }: GenerateTask['source'],
 ): Promise<boolean> {
   if (kind !== 'checkpoint') return false;
-  const left = await checkpoints.list(parseJobName('model', jobName));
+  const left = await checkpoints.list(parseJobName(tenant, 'model', jobName));
   return left.every((checkpoint) => checkpoint.folder !== folder);
 }
 
 /** The named artifact; for a job its newest artifact or, before there is one, its newest checkpoint. */
 async function findModel(
   parts: ApiParts,
+  tenant: string,
   name: string,
 ): Promise<Pick<GenerateTask, 'source' | 'datasetFolder'>> {
   if (name.includes('/artifacts/')) {
-    const { jobId, artifactId } = parseArtifactName('model', name);
+    const { jobId, artifactId } = parseArtifactName(tenant, 'model', name);
     const artifact = await parts.artifacts.find(jobId, artifactId);
     if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
     requireReady(artifact);
@@ -89,7 +92,7 @@ async function findModel(
       throw new ServiceError('ARTIFACT_FORMAT_WRONG', { artifactId, format: artifact.format.toUpperCase() });
     return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
   }
-  const jobId = parseJobName('model', name);
+  const jobId = parseJobName(tenant, 'model', name);
   const job = await requireJob(parts.store, jobId);
   const artifact = await parts.artifacts.newest(jobId);
   if (artifact !== undefined)
@@ -98,6 +101,6 @@ async function findModel(
   if (checkpoint === undefined) throw new ServiceError('MODEL_NOT_READY', { jobId });
   return {
     source: { kind: 'checkpoint', folder: checkpoint.folder },
-    datasetFolder: parts.datasets.preparedFolder(job.spec.dataset.replace(/^datasets\//, '')),
+    datasetFolder: parts.datasets.preparedFolder(datasetIdOf(tenant, job.spec.dataset)!),
   };
 }

@@ -1,6 +1,10 @@
 import { quote, ServiceError } from '../errors.js';
+import { idIn } from '../store/tenantIds.js';
 
-/** Ids as they may stand in names: chosen by clients or made by the server. A name is never a path. */
+/**
+ * Names as clients write them within their tenant: chosen by them or made by the server. A name is never a path. What is read of one is
+ * the id in the store, which no other tenant's name can mean.
+ */
 const id = '[a-z][a-z0-9-]{2,61}[a-z0-9]';
 const jobPattern = new RegExp(`^jobs/(${id})$`);
 const datasetPattern = new RegExp(`^datasets/(${id})$`);
@@ -8,44 +12,55 @@ const weightsPattern = new RegExp(`^weights/(${id})$`);
 const artifactPattern = new RegExp(`^jobs/(${id})/artifacts/([a-z0-9][a-z0-9-]{0,62})$`);
 
 /** Id of `jobs/{job}`; throws REQUEST_INVALID. */
-export function parseJobName(field: string, name: string): string {
-  return jobIdOf(name) ?? refuse(field, 'jobs/{job}', name);
+export function parseJobName(tenant: string, field: string, name: string): string {
+  return jobIdOf(tenant, name) ?? refuse(field, 'jobs/{job}', name);
 }
 
 /** Id of `jobs/{job}`, or undefined. */
-export function jobIdOf(name: string): string | undefined {
-  return jobPattern.exec(name)?.[1];
+export function jobIdOf(tenant: string, name: string): string | undefined {
+  return qualify(tenant, jobPattern.exec(name)?.[1]);
 }
 
 /** Id of `datasets/{dataset}`; throws REQUEST_INVALID. */
-export function parseDatasetName(field: string, name: string): string {
-  return datasetIdOf(name) ?? refuse(field, 'datasets/{dataset}', name);
+export function parseDatasetName(tenant: string, field: string, name: string): string {
+  return datasetIdOf(tenant, name) ?? refuse(field, 'datasets/{dataset}', name);
 }
 
 /** Id of `datasets/{dataset}`, or undefined. */
-export function datasetIdOf(name: string): string | undefined {
-  return datasetPattern.exec(name)?.[1];
+export function datasetIdOf(tenant: string, name: string): string | undefined {
+  return qualify(tenant, datasetPattern.exec(name)?.[1]);
 }
 
 /** Ids of `jobs/{job}/artifacts/{artifact}`; throws REQUEST_INVALID. */
-export function parseArtifactName(field: string, name: string): { jobId: string; artifactId: string } {
-  return artifactIdsOf(name) ?? refuse(field, 'jobs/{job}/artifacts/{artifact}', name);
+export function parseArtifactName(
+  tenant: string,
+  field: string,
+  name: string,
+): { jobId: string; artifactId: string } {
+  return artifactIdsOf(tenant, name) ?? refuse(field, 'jobs/{job}/artifacts/{artifact}', name);
 }
 
 /** Ids of `jobs/{job}/artifacts/{artifact}`, or undefined. */
-export function artifactIdsOf(name: string): { jobId: string; artifactId: string } | undefined {
+export function artifactIdsOf(
+  tenant: string,
+  name: string,
+): { jobId: string; artifactId: string } | undefined {
   const match = artifactPattern.exec(name);
-  return match === null ? undefined : { jobId: match[1]!, artifactId: match[2]! };
+  return match === null ? undefined : { jobId: idIn(tenant, match[1]!), artifactId: match[2]! };
 }
 
 /** Id of `weights/{weights}`; throws REQUEST_INVALID. */
-export function parseWeightsName(field: string, name: string): string {
-  return weightsIdOf(name) ?? refuse(field, 'weights/{weights}', name);
+export function parseWeightsName(tenant: string, field: string, name: string): string {
+  return weightsIdOf(tenant, name) ?? refuse(field, 'weights/{weights}', name);
 }
 
 /** Id of `weights/{weights}`, or undefined. */
-export function weightsIdOf(name: string): string | undefined {
-  return weightsPattern.exec(name)?.[1];
+export function weightsIdOf(tenant: string, name: string): string | undefined {
+  return qualify(tenant, weightsPattern.exec(name)?.[1]);
+}
+
+function qualify(tenant: string, name: string | undefined): string | undefined {
+  return name === undefined ? undefined : idIn(tenant, name);
 }
 
 function refuse(field: string, expected: string, got: string): never {

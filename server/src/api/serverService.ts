@@ -8,6 +8,8 @@ import { toDate, toModelConfig } from './toProto.js';
 import type { ApiParts } from './parts.js';
 import { recipes } from './recipes.js';
 import { scrub } from './scrub.js';
+import type { DiskUse } from '../retention/diskUse.js';
+import { tenantOf, withName } from '../store/tenantIds.js';
 
 /** Says what the server is and can do. */
 export function serverService(parts: ApiParts): Implementation<typeof ServerServiceDefinition> {
@@ -41,11 +43,12 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
       };
     },
 
-    async getDiskUse(request) {
+    async getDiskUse(request, { caller }) {
       const checks = new FieldChecks();
       const entryCount = checks.integer('entry_count', request.entryCount || undefined, 20, 1, 500);
       checks.throwIfWrong();
-      const [use, freeBytes] = await Promise.all([disk.read(), disk.freeBytes()]);
+      const [all, freeBytes] = await Promise.all([disk.read(), disk.freeBytes()]);
+      const use = caller.role === 'operator' ? all : ofTenant(all, caller.tenant);
       const entries = use.entries.slice(0, entryCount).map(({ name, bytes, purgeTimeMs }) => ({
         name,
         bytes,
@@ -54,7 +57,27 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
       return { ...use, freeBytes, entries };
     },
 
-    scrub: (request, { signal }) => scrub(parts, request, signal),
+    scrub: (request, context) => scrub(parts, request, context),
+  };
+}
+
+/** What a tenant has, by its own names; of the rest nothing is said. */
+function ofTenant(use: DiskUse, tenant: string): DiskUse {
+  const entries = use.entries
+    .filter(({ name }) => tenantOf(name.split('/')[1] ?? '') === tenant)
+    .map((entry) => ({ ...entry, name: withName(entry.name) }));
+  const sum = (kind: string): number =>
+    entries.reduce((total, { name, bytes }) => total + (name.startsWith(`${kind}/`) ? bytes : 0), 0);
+  return {
+    jobBytes: sum('jobs'),
+    datasetBytes: sum('datasets'),
+    weightsBytes: sum('weights'),
+    storeBytes: 0,
+    deletedBytes: entries.reduce(
+      (total, { bytes, purgeTimeMs }) => total + (purgeTimeMs === null ? 0 : bytes),
+      0,
+    ),
+    entries,
   };
 }
 

@@ -7,6 +7,7 @@ import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { parseJobName } from './resourceNames.js';
 import { toEtag, toJob } from './toProto.js';
+import type { CallContext } from '../grpc/service.js';
 
 type Action = 'pause' | 'resume' | 'cancel';
 type SteerRequest = { name: string; requestId: string; etag: string };
@@ -16,9 +17,9 @@ export async function steerJob(
   { control, stopping }: Pick<ApiParts, 'control' | 'stopping'>,
   action: Action,
   request: SteerRequest,
-  signal: AbortSignal,
+  { signal, caller }: Pick<CallContext, 'signal' | 'caller'>,
 ): Promise<{ job: JobProto }> {
-  const jobId = parseJobName('name', request.name);
+  const jobId = parseJobName(caller.tenant, 'name', request.name);
   const result = await control[action](jobId, parseControl(request));
   const job = requireDone(result, action, jobId, request);
   if (job.stopRequest === null) return { job: toJob(job) };

@@ -57,10 +57,11 @@ export async function submitJob(
 /** The job that a request made earlier; undefined for a new request. */
 export async function repeatedJob(
   { queue }: Pick<ApiParts, 'queue'>,
+  tenant: string,
   requestId: string | null,
   requestDigest: string,
 ): Promise<Job | undefined> {
-  const first = requestId === null ? undefined : await queue.findRepeated(requestId, requestDigest);
+  const first = requestId === null ? undefined : await queue.findRepeated(tenant, requestId, requestDigest);
   if (first !== undefined && 'goneJobId' in first)
     throw new ServiceError('JOB_NOT_FOUND', { jobId: first.goneJobId });
   return first;

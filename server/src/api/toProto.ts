@@ -14,6 +14,7 @@ import type { RestartEntry } from '../jobs/jobJournal.js';
 import type { Weights } from '../weights/weights.js';
 import { enums } from './enums.js';
 import { toMessage, type Whole } from './settings.js';
+import { nameOf } from '../store/tenantIds.js';
 
 /** The version of a job as a quoted entity tag. */
 export function toEtag(version: number): string {
@@ -22,7 +23,7 @@ export function toEtag(version: number): string {
 
 export function toJob(job: Job): contract.Job {
   return {
-    name: `jobs/${job.id}`,
+    name: `jobs/${nameOf(job.id)}`,
     displayName: job.displayName,
     spec: toSpec(job.spec),
     labels: job.labels,
@@ -51,7 +52,8 @@ export function toJob(job: Job): contract.Job {
     startTime: toDate(job.startTimeMs),
     endTime: toDate(job.endTimeMs),
     execution: job.execution === null ? undefined : toExecution(job.execution),
-    origin: job.origin === null ? undefined : { job: `jobs/${job.origin.jobId}`, step: job.origin.step },
+    origin:
+      job.origin === null ? undefined : { job: `jobs/${nameOf(job.origin.jobId)}`, step: job.origin.step },
     deleteTime: toDate(job.deleteTimeMs),
     purgeTime: toDate(job.purgeTimeMs),
   };
@@ -199,7 +201,10 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
       return { checkpoint: body };
     case 'artifact':
       return {
-        artifact: { artifact: `jobs/${jobId}/artifacts/${body.artifactId}`, sizeBytes: body.sizeBytes },
+        artifact: {
+          artifact: `jobs/${nameOf(jobId)}/artifacts/${body.artifactId}`,
+          sizeBytes: body.sizeBytes,
+        },
       };
     case 'sample':
       return { sample: body };
@@ -225,7 +230,7 @@ const baseWords = { float32: 'float32', bfloat16: 'bfloat16', int8: 'int8Base', 
 
 export function toArtifact(artifact: Artifact): contract.Artifact {
   return {
-    name: `jobs/${artifact.jobId}/artifacts/${artifact.id}`,
+    name: `jobs/${nameOf(artifact.jobId)}/artifacts/${artifact.id}`,
     kind: enums.ArtifactKind.to[artifact.kind],
     state: enums.ArtifactState.to[artifact.state],
     format: enums.ExportFormat.to[artifact.format],
@@ -262,7 +267,7 @@ export function toDataset(dataset: Dataset): contract.Dataset {
 export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
   const { prepared } = dataset;
   return {
-    name: `datasets/${dataset.id}`,
+    name: `datasets/${nameOf(dataset.id)}`,
     displayName: dataset.displayName,
     state: enums.DatasetState.to[dataset.state],
     failure: dataset.failure ?? undefined,
@@ -309,7 +314,7 @@ function toDatasetSpec(spec: StoredDatasetSpec): contract.DatasetSpec {
 export function toWeights(weights: Weights): contract.Weights {
   const { report } = weights;
   return {
-    name: `weights/${weights.id}`,
+    name: `weights/${nameOf(weights.id)}`,
     displayName: weights.displayName,
     state: enums.WeightsState.to[weights.state],
     files: weights.files,

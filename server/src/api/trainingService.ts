@@ -22,32 +22,32 @@ type TrainingParts = AdmitParts &
 export function trainingService(parts: TrainingParts): Implementation<typeof TrainingServiceDefinition> {
   const watches = new JobWatches(parts);
   return {
-    createJob: async (request) => await createJob(parts, request),
-    forkJob: async (request) => await forkJob(parts, request),
-    restartJob: async (request) => await forkJob(parts, request),
-    listJobs: async (request) => await listJobs(parts, request),
-    listRestarts: async (request) => await listRestarts(parts, request),
-    watchJob: (request, { signal }) => watches.watch(request, signal),
-    pauseJob: async (request, { signal }) => await steerJob(parts, 'pause', request, signal),
-    resumeJob: async (request, { signal }) => await steerJob(parts, 'resume', request, signal),
-    cancelJob: async (request, { signal }) => await steerJob(parts, 'cancel', request, signal),
-    deleteJob: async (request) => await deleteJob(parts, request),
-    undeleteJob: async (request) => await undeleteJob(parts, request),
-    compareJobs: async (request, { signal }) => await compareJobs(parts, request, signal),
+    createJob: async (request, { caller }) => await createJob(parts, request, caller),
+    forkJob: async (request, { caller }) => await forkJob(parts, request, caller),
+    restartJob: async (request, { caller }) => await forkJob(parts, request, caller),
+    listJobs: async (request, { caller }) => await listJobs(parts, request, caller),
+    listRestarts: async (request, { caller }) => await listRestarts(parts, request, caller),
+    watchJob: (request, { signal, caller }) => watches.watch(request, signal, caller),
+    pauseJob: async (request, context) => await steerJob(parts, 'pause', request, context),
+    resumeJob: async (request, context) => await steerJob(parts, 'resume', request, context),
+    cancelJob: async (request, context) => await steerJob(parts, 'cancel', request, context),
+    deleteJob: async (request, { caller }) => await deleteJob(parts, request, caller),
+    undeleteJob: async (request, { caller }) => await undeleteJob(parts, request, caller),
+    compareJobs: async (request, context) => await compareJobs(parts, request, context),
 
-    async estimateJob(request) {
-      const { spec, estimate, plan, warnings } = await admitJob(parts, request.spec, {
+    async estimateJob(request, { caller }) {
+      const { spec, estimate, plan, warnings } = await admitJob(parts, caller.tenant, request.spec, {
         whenTooLarge: 'warn',
       });
       return { estimate, plan, spec: toSpec(spec), warnings };
     },
 
-    async getJob(request) {
-      return { job: toJob(await requireJob(parts.store, parseJobName('name', request.name))) };
+    async getJob(request, { caller }) {
+      return { job: toJob(await requireJob(parts.store, parseJobName(caller.tenant, 'name', request.name))) };
     },
 
-    async getMetricHistory(request, { signal }) {
-      const job = await requireJob(parts.store, parseJobName('name', request.name));
+    async getMetricHistory(request, { signal, caller }) {
+      const job = await requireJob(parts.store, parseJobName(caller.tenant, 'name', request.name));
       return await metricHistory(parts, job, request, signal);
     },
   };

@@ -10,6 +10,7 @@ import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { StepThinner, type ThinnedEvent } from './thinSteps.js';
 import { toEvent, toHeader, toHeartbeat } from './toProto.js';
+import type { Principal } from '../access/principal.js';
 
 /** As long as a heartbeat may be late: a view that is older shows nothing of a job. */
 const stepIntervalMsMax = 60_000;
@@ -25,9 +26,13 @@ export class JobWatches {
     setMaxListeners(0, parts.stopping);
   }
 
-  async *watch(request: WatchJobRequest, signal: AbortSignal): AsyncGenerator<WatchJobResponse> {
+  async *watch(
+    request: WatchJobRequest,
+    signal: AbortSignal,
+    { tenant }: Principal,
+  ): AsyncGenerator<WatchJobResponse> {
     const { config, store, journal, metrics, stopping } = this.parts;
-    const jobId = parseJobName('name', request.name);
+    const jobId = parseJobName(tenant, 'name', request.name);
     const { afterSequence, stepIntervalMs, acceptSpans } = request;
     const checks = new FieldChecks();
     if (afterSequence < 0) checks.add('after_sequence', 'a whole number from 0', afterSequence);

@@ -3,6 +3,7 @@ import type { Config } from '../config.js';
 import { quote } from '../errors.js';
 import type { NewWeights } from '../weights/weightsStore.js';
 import { FieldChecks } from './fieldChecks.js';
+import { idIn } from '../store/tenantIds.js';
 
 /** Names are names on the disk: these alone, which the engine and Hugging Face's libraries know. */
 const fileNames = new Set([
@@ -17,7 +18,7 @@ const fileNames = new Set([
 const shardPattern = /^model[A-Za-z0-9_-]{0,200}\.safetensors$/;
 
 /** Turns the header of an upload into weights, or throws REQUEST_INVALID with all that is wrong. */
-export function parseWeightsHeader(config: Config, header: UploadWeightsHeader): NewWeights {
+export function parseWeightsHeader(config: Config, tenant: string, header: UploadWeightsHeader): NewWeights {
   const { uploadBytesMax, weightsBytesMax, weightsFilesMax } = config;
   const checks = new FieldChecks();
   const weightsId = checks.id('header.weights_id', header.weightsId);
@@ -52,5 +53,5 @@ export function parseWeightsHeader(config: Config, header: UploadWeightsHeader):
   if (sizeBytes > weightsBytesMax)
     checks.add('header.files', `at most ${weightsBytesMax} bytes in all`, sizeBytes);
   checks.throwIfWrong();
-  return { weightsId, displayName, files };
+  return { tenant, weightsId: weightsId && idIn(tenant, weightsId), displayName, files };
 }

@@ -4,7 +4,7 @@ import {
   type WeightsServiceDefinition,
 } from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
-import type { Implementation } from '../grpc/service.js';
+import type { CallContext, Implementation } from '../grpc/service.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
 import type { Weights } from '../weights/weights.js';
 import type { WeightsCursor, WeightsStore } from '../weights/weightsStore.js';
@@ -22,36 +22,40 @@ import { parseWeightsHeader } from './weightsHeader.js';
 export function weightsService(parts: ApiParts): Implementation<typeof WeightsServiceDefinition> {
   const { weights: store, weightsUploads, pageTokens } = parts;
   return {
-    uploadWeights: async (request, { signal }) => ({
-      weights: toWeights(await uploadWeights(parts, request, signal)),
+    uploadWeights: async (request, context) => ({
+      weights: toWeights(await uploadWeights(parts, request, context)),
     }),
 
-    async getWeights(request) {
-      return { weights: toWeights(await requireWeights(store, parseWeightsName('name', request.name))) };
+    async getWeights(request, { caller }) {
+      return {
+        weights: toWeights(
+          await requireWeights(store, parseWeightsName(caller.tenant, 'name', request.name)),
+        ),
+      };
     },
 
-    async listWeights(request) {
+    async listWeights(request, { caller: { tenant } }) {
       const checks = new FieldChecks();
       const weightsMax = parsePageSize(checks, request.pageSize);
       checks.throwIfWrong();
-      const after = pageTokens.read<WeightsCursor>(['weights'], request.pageToken);
+      const after = pageTokens.read<WeightsCursor>(['weights', tenant], request.pageToken);
       const { messages, next } = await fillPage({
         after,
         itemsMax: weightsMax,
         bytesMax: parts.config.pageBytesMax,
         read: async (place, itemsMax) => {
-          const page = await store.list({ after: place, weightsMax: itemsMax });
+          const page = await store.list({ tenant, after: place, weightsMax: itemsMax });
           return { items: page.weights, next: page.next };
         },
         placeOf: ({ createTimeMs, id }) => ({ createTimeMs, id }),
         type: WeightsProto,
         toMessage: (weights) => ({ ...toWeights(weights), files: [] }),
       });
-      return { weights: messages, nextPageToken: pageTokens.write(['weights'], next) };
+      return { weights: messages, nextPageToken: pageTokens.write(['weights', tenant], next) };
     },
 
-    async deleteWeights(request) {
-      const weightsId = parseWeightsName('name', request.name);
+    async deleteWeights(request, { caller }) {
+      const weightsId = parseWeightsName(caller.tenant, 'name', request.name);
       await requireWeights(store, weightsId);
       if (weightsUploads.isOpen(weightsId))
         throw new ServiceError('UPLOAD_BUSY', { name: `weights/${weightsId}` });
@@ -67,14 +71,14 @@ export function weightsService(parts: ApiParts): Implementation<typeof WeightsSe
 async function uploadWeights(
   parts: ApiParts,
   request: AsyncIterable<UploadWeightsRequest>,
-  signal: AbortSignal,
+  { signal, caller: { tenant } }: Pick<CallContext, 'signal' | 'caller'>,
 ): Promise<Weights> {
   const { config, weights: store, weightsUploads, metrics } = parts;
   const messages = request[Symbol.asyncIterator]();
   const first = await messages.next();
   if (first.done === true || first.value.header === undefined)
     throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
-  const newWeights = parseWeightsHeader(config, first.value.header);
+  const newWeights = parseWeightsHeader(config, tenant, first.value.header);
   const registered = await store.register(newWeights);
   if (registered === 'conflict')
     throw new ServiceError('WEIGHTS_EXISTS', { weightsId: newWeights.weightsId ?? '' });

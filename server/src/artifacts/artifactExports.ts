@@ -79,7 +79,8 @@ export class ArtifactExports {
         ? undefined
         : await query.orderBy('step', 'desc').orderBy('attempt', 'desc').limit(1).executeTakeFirst();
       if (checkpoint === undefined && !isSaved) {
-        if (requestId !== null) await releaseRequest(trx, requestId);
+        if (requestId !== null)
+          await releaseRequest(trx, { requestId, subject: `jobs/${jobId}/artifacts/${id}` });
         return 'noCheckpoint';
       }
       await trx

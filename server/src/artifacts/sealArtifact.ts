@@ -5,6 +5,7 @@ import type { ServerWarning } from '../jobs/jobFailures.js';
 import { toJob } from '../jobs/jobRow.js';
 import type { JobRow } from '../store/schema.js';
 import { kindOf, type PlannedArtifact, type SealedArtifact } from './artifact.js';
+import { nameOf } from '../store/tenantIds.js';
 
 /** Stores a sealed artifact, whose folder is complete and synced. Sealing it twice changes nothing. */
 export async function sealArtifact(
@@ -44,7 +45,7 @@ export async function storeFailedExport(
   return await attempts.write(key, async (row, change) => {
     if (!(await insert(row, change, artifact, { sizeBytes: 0, castErrorMax: 0, failure }))) return row;
     const reason: ServerWarning = 'EXPORT_FAILED';
-    const message = `The export jobs/${row.id}/artifacts/${artifact.id} failed (${failure.reason}): ${failure.message}`;
+    const message = `The export jobs/${nameOf(row.id)}/artifacts/${artifact.id} failed (${failure.reason}): ${failure.message}`;
     return await change.append(row, row.attempt, [
       { timeMs: change.nowMs, body: { kind: 'warning', reason, message } },
     ]);

@@ -15,6 +15,7 @@ import type {
   PreparedDataset,
   StoredDatasetSpec,
 } from './dataset.js';
+import { defaultTenant, idIn, nameOf } from '../store/tenantIds.js';
 
 export interface DatasetCursor {
   createTimeMs: number;
@@ -22,8 +23,10 @@ export interface DatasetCursor {
 }
 
 export interface NewDataset {
-  /** Null: the store makes one that sorts by time. */
+  /** Of the store, see tenantIds.ts; null: the store makes one of the tenant that sorts by time. */
   datasetId: string | null;
+  /** Default: `default`. */
+  tenant?: string;
   displayName: string;
   files: Omit<DatasetFile, 'receivedBytes'>[];
   spec: DatasetSpec;
@@ -71,6 +74,7 @@ export class DatasetStore {
 
   /** One page, newest first; `next` is null at the end. */
   async list(page: {
+    tenant?: string;
     after: DatasetCursor | null;
     datasetsMax: number;
     /** Deleted ones, too, until they are purged. */
@@ -79,6 +83,7 @@ export class DatasetStore {
     let query = this.db
       .selectFrom('datasets')
       .select(headColumns)
+      .where('tenant', '=', page.tenant ?? defaultTenant)
       .orderBy('create_time_ms', 'desc')
       .orderBy('id', 'desc')
       .limit(page.datasetsMax + 1);
@@ -107,7 +112,8 @@ export class DatasetStore {
    */
   async register(dataset: NewDataset): Promise<Dataset | 'conflict'> {
     const nowMs = Date.now();
-    const id = dataset.datasetId ?? timedId('dataset', nowMs);
+    const { tenant = defaultTenant } = dataset;
+    const id = dataset.datasetId ?? idIn(tenant, timedId('dataset', nowMs));
     const needsBytes = dataset.files.some(({ serverPath }) => serverPath === null);
     const { tokenizerJson, spec } = apart(dataset.spec);
     const files = dataset.files.map((file, index): DatasetFileRow => ({
@@ -126,7 +132,8 @@ export class DatasetStore {
         .insertInto('datasets')
         .values({
           id,
-          name: id,
+          tenant,
+          name: nameOf(id),
           display_name: dataset.displayName,
           state,
           failure: null,

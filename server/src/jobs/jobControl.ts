@@ -4,6 +4,7 @@ import type { JobStore } from './jobStore.js';
 import { hasTrainer, isTerminal, type Job } from './job.js';
 import type { JobChange } from './jobChange.js';
 import type { JobJournal } from './jobJournal.js';
+import { nameOf } from '../store/tenantIds.js';
 
 export interface ControlOptions {
   /** Makes a repeated call return the job without acting again. */
@@ -90,15 +91,20 @@ export class JobControl {
         const row = await change.find(jobId);
         if (row === undefined) return { outcome: 'notFound' };
         const { requestId } = options;
-        if (requestId) {
-          const request = { requestId, digest: `${method} ${jobId}`, subject: `jobs/${jobId}` };
+        // The digest has the name: it was that before there were tenants.
+        const request = requestId && {
+          requestId,
+          digest: `${method} ${nameOf(jobId)}`,
+          subject: `jobs/${jobId}`,
+        };
+        if (request) {
           const first = await takeRequest(change.trx, request, change.nowMs);
           if (first !== 'new') return { outcome: first === 'conflict' ? 'conflict' : 'done' };
         }
         const isSeen = (options.version ?? row.version) === row.version;
         const decision = isSeen ? await decide(row, change) : 'changed';
         if (typeof decision === 'string') {
-          if (requestId) await releaseRequest(change.trx, requestId);
+          if (request) await releaseRequest(change.trx, request);
           return { outcome: decision };
         }
         return { outcome: 'done' };

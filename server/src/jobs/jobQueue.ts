@@ -15,10 +15,13 @@ import {
   type FreeDevices,
 } from './jobDevices.js';
 import { toJob } from './jobRow.js';
+import { defaultTenant, idIn, nameOf, withId } from '../store/tenantIds.js';
 
 export interface NewJob {
-  /** Null: the queue makes one that sorts by time. */
+  /** Of the store, see tenantIds.ts; null: the queue makes one of the tenant that sorts by time. */
   jobId: string | null;
+  /** Default: `default`. */
+  tenant?: string;
   displayName: string;
   labels: Record<string, string>;
   spec: RunSpec;
@@ -55,11 +58,16 @@ export class JobQueue {
   ) {}
 
   /** The job that a request made earlier, whatever has become of its data set or of the limits since; undefined for a new request. */
-  async findRepeated(requestId: string, requestDigest: string): Promise<Job | GoneJob | undefined> {
+  async findRepeated(
+    tenant: string,
+    requestId: string,
+    requestDigest: string,
+  ): Promise<Job | GoneJob | undefined> {
     return await this.journal.change(async (change) => {
       const first = await change.trx
         .selectFrom('requests')
         .select(['digest', 'subject'])
+        .where('tenant', '=', tenant)
         .where('request_id', '=', requestId)
         .executeTakeFirst();
       if (first === undefined || first.digest !== requestDigest) return undefined;
@@ -71,10 +79,10 @@ export class JobQueue {
   async submit(newJob: NewJob): Promise<Submission> {
     return await this.journal.change(async (change): Promise<Submission> => {
       const { nowMs } = change;
-      const id = newJob.jobId ?? timedId('job', nowMs);
-      const { requestId } = newJob;
-      if (requestId !== null) {
-        const request = { requestId, digest: newJob.requestDigest, subject: `jobs/${id}` };
+      const { tenant = defaultTenant, requestId } = newJob;
+      const id = newJob.jobId ?? idIn(tenant, timedId('job', nowMs));
+      const request = requestId && { requestId, digest: newJob.requestDigest, subject: `jobs/${id}` };
+      if (request) {
         const first = await takeRequest(change.trx, request, nowMs);
         if (first === 'conflict') return first;
         if (first !== 'new') {
@@ -84,13 +92,14 @@ export class JobQueue {
       }
       const refusal = (await this.refusalOf(change, id)) ?? (await missingNeed(change, newJob));
       if (refusal !== undefined) {
-        if (requestId !== null) await releaseRequest(change.trx, requestId);
+        if (request) await releaseRequest(change.trx, request);
         return refusal;
       }
 
       const values = {
         id,
-        name: id,
+        tenant,
+        name: nameOf(id),
         display_name: newJob.displayName,
         labels: JSON.stringify(newJob.labels),
         spec: JSON.stringify(newJob.spec),
@@ -111,8 +120,8 @@ export class JobQueue {
         end_time_ms: null,
         execution: null,
         origin: newJob.origin === null ? null : JSON.stringify(newJob.origin),
-        dataset_id: newJob.spec.dataset.replace(/^datasets\//, ''),
-        base_weights_name: newJob.spec.baseWeightsName,
+        dataset_id: datasetIdOf(newJob),
+        base_weights_name: weightsOf(newJob),
         origin_job_id: newJob.origin?.jobId ?? null,
         devices: writeDevices(newJob.spec),
       } as const;
@@ -171,17 +180,18 @@ export class JobQueue {
 }
 
 /** Locks what the job needs, so that it is not deleted before the job is seen to need it. */
-async function missingNeed(change: JobChange, { spec, origin }: NewJob): Promise<MissingNeed | undefined> {
+async function missingNeed(change: JobChange, newJob: NewJob): Promise<MissingNeed | undefined> {
   const { trx } = change;
+  const { origin } = newJob;
   const dataset = await trx
     .selectFrom('datasets')
     .select('delete_time_ms')
-    .where('id', '=', spec.dataset.replace(/^datasets\//, ''))
+    .where('id', '=', datasetIdOf(newJob))
     .forUpdate()
     .executeTakeFirst();
   if (dataset !== undefined && dataset.delete_time_ms !== null) return 'datasetDeleted';
   if (origin !== null && !(await isThere(change, origin.jobId))) return 'originDeleted';
-  const [kind, id, , artifactId] = (spec.baseWeightsName ?? '').split('/');
+  const [kind, id, , artifactId] = (weightsOf(newJob) ?? '').split('/');
   if (kind === 'weights') {
     const weights = trx.selectFrom('weights').select('id').where('id', '=', id!).forUpdate();
     if ((await weights.executeTakeFirst()) === undefined) return 'weightsDeleted';
@@ -196,6 +206,14 @@ async function missingNeed(change: JobChange, { spec, origin }: NewJob): Promise
     if ((await artifact.executeTakeFirst()) === undefined) return 'weightsDeleted';
   }
   return undefined;
+}
+
+function datasetIdOf({ tenant = defaultTenant, spec }: NewJob): string {
+  return idIn(tenant, spec.dataset.replace(/^datasets\//, ''));
+}
+
+function weightsOf({ tenant = defaultTenant, spec }: NewJob): string | null {
+  return spec.baseWeightsName === null ? null : withId(tenant, spec.baseWeightsName);
 }
 
 async function isThere(change: JobChange, jobId: string): Promise<boolean> {

@@ -3,6 +3,7 @@ import type { Leases } from '../store/leases.js';
 import type { Job, JobState } from './job.js';
 import type { AttemptKey } from './jobAttempts.js';
 import { toJob } from './jobRow.js';
+import { defaultTenant } from '../store/tenantIds.js';
 
 /** Place in a list of jobs, for the next page: the last job of the page before. */
 export interface JobCursor {
@@ -11,6 +12,8 @@ export interface JobCursor {
 }
 
 export interface JobFilter {
+  /** Default: `default`. */
+  tenant?: string;
   /** Empty for all. */
   states: JobState[];
   labels: Record<string, string>;
@@ -50,6 +53,7 @@ export class JobStore {
     let query = this.db
       .selectFrom('jobs')
       .selectAll()
+      .where('tenant', '=', filter.tenant ?? defaultTenant)
       .orderBy('create_time_ms', direction)
       .orderBy('id', direction)
       .limit(filter.jobsMax + 1);

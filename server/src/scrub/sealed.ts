@@ -2,6 +2,7 @@ import type { DatasetManifest } from '@relora/engine/data';
 import type { CheckpointManifest } from '@relora/engine';
 import type { PreparedDataset } from '../datasets/dataset.js';
 import type { Database } from '../store/database.js';
+import { defaultTenant } from '../store/tenantIds.js';
 
 /** A file whose bytes were digested when it was whole. */
 export interface SealedFile {
@@ -23,28 +24,33 @@ export interface Sealed {
   isThere(): Promise<boolean>;
 }
 
-/** What is looked through: one job with all that is kept of it, one data set, one upload of weights, or all of a kind. */
+/** What is looked through: one job with all that is kept of it, one data set, one upload of weights, or all that a tenant has of a kind. */
 export interface Subject {
   kind: 'jobs' | 'datasets' | 'weights';
+  /** Default: `default`. */
+  tenant?: string;
   id: string | null;
 }
 
 /** Rows read at once. */
 const pageRows = 100;
 
-export async function* sealedOf(db: Database, { kind, id }: Subject): AsyncGenerator<Sealed> {
+export async function* sealedOf(
+  db: Database,
+  { kind, tenant = defaultTenant, id }: Subject,
+): AsyncGenerator<Sealed> {
   switch (kind) {
     case 'jobs':
-      yield* artifacts(db, id);
-      return yield* checkpoints(db, id);
+      yield* artifacts(db, tenant, id);
+      return yield* checkpoints(db, tenant, id);
     case 'datasets':
-      return yield* datasets(db, id);
+      return yield* datasets(db, tenant, id);
     case 'weights':
-      return yield* weights(db, id);
+      return yield* weights(db, tenant, id);
   }
 }
 
-async function* artifacts(db: Database, jobId: string | null): AsyncGenerator<Sealed> {
+async function* artifacts(db: Database, tenant: string, jobId: string | null): AsyncGenerator<Sealed> {
   const read = (after: { job_id: string; id: string }) => {
     const query = db
       .selectFrom('artifacts')
@@ -54,7 +60,11 @@ async function* artifacts(db: Database, jobId: string | null): AsyncGenerator<Se
       .orderBy('job_id')
       .orderBy('id')
       .limit(pageRows);
-    return (jobId === null ? query : query.where('job_id', '=', jobId)).execute();
+    return (
+      jobId === null
+        ? query.where('job_id', 'in', (of) => of.selectFrom('jobs').select('id').where('tenant', '=', tenant))
+        : query.where('job_id', '=', jobId)
+    ).execute();
   };
   for await (const { job_id, id } of allRows(read, { job_id: '', id: '' })) {
     const files = await db
@@ -75,7 +85,7 @@ async function* artifacts(db: Database, jobId: string | null): AsyncGenerator<Se
 }
 
 /** Those that a job can resume from; one that was found corrupt is no news. */
-async function* checkpoints(db: Database, jobId: string | null): AsyncGenerator<Sealed> {
+async function* checkpoints(db: Database, tenant: string, jobId: string | null): AsyncGenerator<Sealed> {
   const read = (after: { job_id: string; folder: string }) => {
     const query = db
       .selectFrom('checkpoints')
@@ -87,7 +97,11 @@ async function* checkpoints(db: Database, jobId: string | null): AsyncGenerator<
       .orderBy('job_id')
       .orderBy('folder')
       .limit(pageRows);
-    return (jobId === null ? query : query.where('job_id', '=', jobId)).execute();
+    return (
+      jobId === null
+        ? query.where('job_id', 'in', (of) => of.selectFrom('jobs').select('id').where('tenant', '=', tenant))
+        : query.where('job_id', '=', jobId)
+    ).execute();
   };
   for await (const { job_id, folder, manifest_sha256 } of allRows(read, { job_id: '', folder: '' })) {
     yield {
@@ -110,7 +124,7 @@ async function* checkpoints(db: Database, jobId: string | null): AsyncGenerator<
   }
 }
 
-async function* datasets(db: Database, datasetId: string | null): AsyncGenerator<Sealed> {
+async function* datasets(db: Database, tenant: string, datasetId: string | null): AsyncGenerator<Sealed> {
   const whole = () =>
     db
       .selectFrom('datasets')
@@ -120,7 +134,9 @@ async function* datasets(db: Database, datasetId: string | null): AsyncGenerator
       .where('purged', '=', 0);
   const read = (after: { id: string }) => {
     const query = whole().where('id', '>', after.id).orderBy('id').limit(pageRows);
-    return (datasetId === null ? query : query.where('id', '=', datasetId)).execute();
+    return (
+      datasetId === null ? query.where('tenant', '=', tenant) : query.where('id', '=', datasetId)
+    ).execute();
   };
   for await (const { id, prepared } of allRows(read, { id: '' })) {
     yield {
@@ -145,7 +161,7 @@ function datasetFiles({ tokenizer, tokenBytes, train, heldOut }: DatasetManifest
   return files;
 }
 
-async function* weights(db: Database, weightsId: string | null): AsyncGenerator<Sealed> {
+async function* weights(db: Database, tenant: string, weightsId: string | null): AsyncGenerator<Sealed> {
   const read = (after: { id: string }) => {
     const query = db
       .selectFrom('weights')
@@ -154,7 +170,9 @@ async function* weights(db: Database, weightsId: string | null): AsyncGenerator<
       .where('id', '>', after.id)
       .orderBy('id')
       .limit(pageRows);
-    return (weightsId === null ? query : query.where('id', '=', weightsId)).execute();
+    return (
+      weightsId === null ? query.where('tenant', '=', tenant) : query.where('id', '=', weightsId)
+    ).execute();
   };
   for await (const { id } of allRows(read, { id: '' })) {
     const files = await db

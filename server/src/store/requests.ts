@@ -1,5 +1,6 @@
 import type { Transaction } from 'kysely';
 import type { Schema } from './schema.js';
+import { tenantOf } from './tenantIds.js';
 
 /** A wish with the id that its client gave it, so that a retry is known as one. */
 export interface Request {
@@ -19,9 +20,10 @@ export async function takeRequest(
   { requestId, digest, subject }: Request,
   nowMs: number,
 ): Promise<'new' | 'conflict' | { subject: string }> {
+  const tenant = tenantOfSubject(subject);
   const noted = await trx
     .insertInto('requests')
-    .values({ request_id: requestId, digest, subject, create_time_ms: nowMs })
+    .values({ tenant, request_id: requestId, digest, subject, create_time_ms: nowMs })
     .onConflict((conflict) => conflict.doNothing())
     .returning('subject')
     .executeTakeFirst();
@@ -29,6 +31,7 @@ export async function takeRequest(
   const first = await trx
     .selectFrom('requests')
     .select(['digest', 'subject'])
+    .where('tenant', '=', tenant)
     .where('request_id', '=', requestId)
     .executeTakeFirstOrThrow();
   return first.digest === digest ? { subject: first.subject } : 'conflict';
@@ -57,6 +60,18 @@ export async function expireRequests(
 }
 
 /** Forgets a request that was refused: it may succeed another time. */
-export async function releaseRequest(trx: Transaction<Schema>, requestId: string): Promise<void> {
-  await trx.deleteFrom('requests').where('request_id', '=', requestId).execute();
+export async function releaseRequest(
+  trx: Transaction<Schema>,
+  { requestId, subject }: Pick<Request, 'requestId' | 'subject'>,
+): Promise<void> {
+  await trx
+    .deleteFrom('requests')
+    .where('tenant', '=', tenantOfSubject(subject))
+    .where('request_id', '=', requestId)
+    .execute();
+}
+
+/** Request ids are those of a tenant: two tenants may use the same. */
+function tenantOfSubject(subject: string): string {
+  return tenantOf(subject.split('/')[1] ?? '');
 }

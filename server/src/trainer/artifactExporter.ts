@@ -13,6 +13,7 @@ import { failureOf } from './taskFailure.js';
 import type { TaskRunner } from './taskRunner.js';
 import { WaitingWork } from './waitingWork.js';
 import type { ArtifactExports, PendingExport } from '../artifacts/artifactExports.js';
+import { idIn, nameOf, tenantOf } from '../store/tenantIds.js';
 
 export interface ArtifactExporterParts {
   exports: ArtifactExports;
@@ -108,9 +109,11 @@ export class ArtifactExporter {
         await mkdir(join(folder, '..'), { recursive: true });
         const result = await tasks.exportWeights(
           {
-            job: `jobs/${row.job_id}`,
+            job: `jobs/${nameOf(row.job_id)}`,
             checkpoint: { path: checkpoint.folder, manifestSha256: checkpoint.manifestSha256 },
-            datasetFolder: datasets.preparedFolder(spec.dataset.replace(/^datasets\//, '')),
+            datasetFolder: datasets.preparedFolder(
+              idIn(tenantOf(row.job_id), spec.dataset.replace(/^datasets\//, '')),
+            ),
             outputFolder: temporary,
             format: row.format,
             weightType: row.weight_type,
@@ -152,7 +155,7 @@ export class ArtifactExporter {
     if (problem !== null) await exports.failed(row, { reason: 'CHECKPOINT_NO_SPACE', message: problem });
     else if (!(await exports.takeNewest(row))) {
       const reason: ServerFailure = 'CHECKPOINT_MISSING';
-      await exports.failed(row, { reason, message: `jobs/${row.job_id} ended without a checkpoint` });
+      await exports.failed(row, { reason, message: `jobs/${nameOf(row.job_id)} ended without a checkpoint` });
     }
   }
 

@@ -23,6 +23,7 @@ import { childDevice } from './childDevice.js';
 import { trainerMemory } from './childMemory.js';
 import type { Slot, Slots } from './slots.js';
 import { trainerEntry } from './trainerProcess.js';
+import { idIn, tenantOf, withId } from '../store/tenantIds.js';
 
 export interface SupervisorParts {
   config: Config;
@@ -249,7 +250,7 @@ export class Supervisor {
   private async launchOn(job: Job, slot: Slot, release: () => void): Promise<void> {
     const { config, attempts, checkpoints, artifacts, datasets, store, log } = this.parts;
     const key = { jobId: job.id, attempt: job.attempt };
-    const datasetId = job.spec.dataset.replace(/^datasets\//, '');
+    const datasetId = idIn(tenantOf(job.id), job.spec.dataset.replace(/^datasets\//, ''));
     const dataset = await datasets.findHead(datasetId);
     if (dataset?.state !== 'ready') {
       const message = `${job.spec.dataset} is ${dataset === undefined ? 'not there any more' : dataset.state}`;
@@ -310,7 +311,7 @@ export class Supervisor {
       attempt: job.attempt,
       spec: job.spec,
       device: childDevice(config, device, { share: config.slots, uuid }),
-      baseWeightsFolder: baseWeightsFolder(config.dataFolder, job.spec),
+      baseWeightsFolder: baseWeightsFolder(config.dataFolder, job),
       jobFolder: folders.job(config.dataFolder, job.id),
       datasetFolder,
       baseWeightsBeneath: job.spec.baseWeightsName === null ? config.allowedFolders : null,
@@ -341,9 +342,10 @@ function environmentOf({ uuid }: Slot, { cardCount }: Slots): Record<string, str
 /** Weights with a name lie in the data folder, wherever that was when the job was created. */
 function baseWeightsFolder(
   dataFolder: string,
-  { baseWeightsFolder: folder, baseWeightsName: name }: Job['spec'],
+  { id: jobId, spec: { baseWeightsFolder: folder, baseWeightsName: name } }: Job,
 ): string | null {
-  const [kind, id = '', , artifactId = ''] = name?.split('/') ?? [];
+  if (name === null) return folder;
+  const [kind, id = '', , artifactId = ''] = withId(tenantOf(jobId), name).split('/');
   if (kind === 'weights') return folders.weights(dataFolder, id);
   return kind === 'jobs' ? join(folders.artifacts(dataFolder, id), artifactId) : folder;
 }

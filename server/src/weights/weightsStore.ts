@@ -6,6 +6,7 @@ import { folders } from '../store/folders.js';
 import type { WeightsRow } from '../store/schema.js';
 import { timedId } from '../store/timedId.js';
 import type { Weights, WeightsFile, WeightsReport } from './weights.js';
+import { defaultTenant, idIn, nameOf } from '../store/tenantIds.js';
 
 export interface WeightsCursor {
   createTimeMs: number;
@@ -13,8 +14,10 @@ export interface WeightsCursor {
 }
 
 export interface NewWeights {
-  /** Null: the store makes one that sorts by time. */
+  /** Of the store, see tenantIds.ts; null: the store makes one of the tenant that sorts by time. */
   weightsId: string | null;
+  /** Default: `default`. */
+  tenant?: string;
   displayName: string;
   files: Omit<WeightsFile, 'receivedBytes'>[];
 }
@@ -42,12 +45,14 @@ export class WeightsStore {
 
   /** One page, newest first; `next` is null at the end. */
   async list(page: {
+    tenant?: string;
     after: WeightsCursor | null;
     weightsMax: number;
   }): Promise<{ weights: Weights[]; next: WeightsCursor | null }> {
     let query = this.db
       .selectFrom('weights')
       .selectAll()
+      .where('tenant', '=', page.tenant ?? defaultTenant)
       .orderBy('create_time_ms', 'desc')
       .orderBy('id', 'desc')
       .limit(page.weightsMax + 1);
@@ -65,9 +70,10 @@ export class WeightsStore {
   }
 
   /** Stores new weights, or finds those with the same id and files for an upload that resumes. `conflict`: other files. */
-  async register({ weightsId, displayName, files }: NewWeights): Promise<Weights | 'conflict'> {
+  async register(weights: NewWeights): Promise<Weights | 'conflict'> {
     const nowMs = Date.now();
-    const id = weightsId ?? timedId('weights', nowMs);
+    const { tenant = defaultTenant, displayName, files } = weights;
+    const id = weights.weightsId ?? idIn(tenant, timedId('weights', nowMs));
     const known = await this.find(id);
     if (known !== undefined) return filesText(known.files) === filesText(files) ? known : 'conflict';
     // What a deletion left that a crash cut short.
@@ -84,7 +90,8 @@ export class WeightsStore {
         .insertInto('weights')
         .values({
           id,
-          name: id,
+          tenant,
+          name: nameOf(id),
           display_name: displayName,
           state: 'uploading',
           report: null,
@@ -103,7 +110,7 @@ export class WeightsStore {
           .execute();
       return true;
     });
-    return isNew ? (await this.find(id))! : await this.register({ weightsId: id, displayName, files });
+    return isNew ? (await this.find(id))! : await this.register({ ...weights, weightsId: id });
   }
 
   /** uploading → ready. */

@@ -27,6 +27,7 @@ import type { ServerChannel, StopOrder } from './channel.js';
 import { describeError } from './describeError.js';
 import { publish } from './publish.js';
 import { StepReports } from './stepReports.js';
+import { nameOf } from '../../store/tenantIds.js';
 
 /**
  * Trains one attempt of a job: from its newest good checkpoint, or from the beginning, to the exported artifact or the
@@ -177,7 +178,7 @@ async function exportArtifact(
   try {
     await mkdir(folder, { recursive: true });
     const source = await runWeights(run);
-    const job = `jobs/${order.jobId}`;
+    const job = `jobs/${nameOf(order.jobId)}`;
     const { files, castErrorMax } = await exportModel(source, temporary, {
       format,
       weightType,
