@@ -2,8 +2,9 @@
 // memory. Ends with status 1 where a kernel does not compile, spills registers or is warned of.
 //   NVRTC_ENVIRONMENT=FOLDER node scripts/compileKernels.mjs [--slice]
 // FOLDER is a Python virtual environment with nvidia-cuda-nvrtc or nvidia-cuda-nvrtc-cu12, or both (pip install ...). With
-// --slice: one variant of each text by one compiler, and no table.
-import { existsSync, writeFileSync } from 'node:fs';
+// --slice: one variant of each text by one compiler, and no table. What was compiled before from the same texts is not compiled again.
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import {
@@ -14,6 +15,7 @@ import {
   packageFolders,
   readCompilerLog,
   readKernelFile,
+  readKernelHeaders,
   sitesOf,
 } from '@relora/engine/cuda';
 
@@ -33,6 +35,8 @@ const variants = kernelVariants().filter(({ file }) => {
   return isFirst || !isSlice;
 });
 const addon = loadCudaAddon();
+const headers = readKernelHeaders();
+const logFolder = fileURLToPath(new URL('../engine/cuda/build/logs', import.meta.url));
 const rows = [];
 const faults = [];
 for (const library of isSlice ? libraries.slice(0, 1) : libraries) {
@@ -41,8 +45,7 @@ for (const library of isSlice ? libraries.slice(0, 1) : libraries) {
     for (const architecture of architectures) {
       const name = [`${file}.cu`, ...definitions, architecture, `NVRTC ${compiler.version}`].join(' ');
       try {
-        const { log } = compiler.compile(files.get(file), { architecture, definitions });
-        const { kernels, warnings } = readCompilerLog(log);
+        const { kernels, warnings } = compiled(compiler, files.get(file), { architecture, definitions });
         faults.push(...warnings.map((warning) => `${name}: ${warning}`));
         const known = files.get(file).kernels.map((kernel) => kernel.name);
         if (known.some((kernel) => !kernels.some((of) => of.kernel === kernel)))
@@ -61,6 +64,19 @@ for (const fault of faults) console.error(fault);
 console.log(`${rows.length} kernels compiled, ${faults.length} faults`);
 if (!isSlice) writeTable();
 process.exit(faults.length === 0 ? 0 : 1);
+
+/** What the compiler says of the kernels, kept by everything that it depends on. */
+function compiled(compiler, file, target) {
+  const key = createHash('sha256')
+    .update(JSON.stringify([compiler.version, file, headers, target]))
+    .digest('hex');
+  const path = join(logFolder, `${key}.json`);
+  if (existsSync(path)) return JSON.parse(readFileSync(path, 'utf8'));
+  const found = readCompilerLog(compiler.compile(file, target).log);
+  mkdirSync(logFolder, { recursive: true });
+  writeFileSync(path, JSON.stringify(found));
+  return found;
+}
 
 function writeTable() {
   const versions = [...new Set(rows.map((row) => row.compiler))];

@@ -9,12 +9,13 @@ import { openText } from './text.mjs';
 import * as kernels from './measures/kernels.mjs';
 import * as memory from './measures/memory.mjs';
 import * as merges from './measures/merges.mjs';
+import * as replays from './measures/replays.mjs';
 import * as small from './measures/small.mjs';
 import * as adapters from './measures/adapters.mjs';
 import * as fullRank from './measures/fullRank.mjs';
 import * as steps from './measures/steps.mjs';
 
-const sections = [steps, merges, memory, kernels, fullRank, small, adapters];
+const sections = [steps, replays, merges, memory, kernels, fullRank, small, adapters];
 const options = readOptions(process.argv.slice(2), sections, { report: 'gpu-bench.md', seconds: 225 });
 if (options.isHelp) {
   console.log(usage('node bench/gpu/bench.mjs', sections));

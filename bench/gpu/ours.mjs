@@ -49,6 +49,28 @@ export class Ours {
     return { seconds, loss };
   }
 
+  /** Seconds of a step that was captured and runs again and again without the host, in a row. */
+  async replayed(count) {
+    const { batch, time } = this.#side;
+    const { card } = this.#device;
+    const tokens = this.#text.batchOf(this.#step++, batch, time);
+    card.beginCapture();
+    let graph;
+    try {
+      await this.#trainer.queue(tokens);
+    } finally {
+      graph = card.endCapture();
+    }
+    card.runGraph(graph);
+    await card.wait();
+    const begin = performance.now();
+    for (let i = 0; i < count; i++) card.runGraph(graph);
+    await card.wait();
+    const seconds = (performance.now() - begin) / 1e3 / count;
+    card.releaseGraph(graph);
+    return seconds;
+  }
+
   /** Of a restart: merge, pack and fresh adapters. */
   async merge() {
     return (await this.#trainer.merge()).seconds;

@@ -84,9 +84,17 @@ export class Trainer {
   }
 
   /** Forward, backward, clipping, AdamW. Tokens that nobody gave are made up before the clock starts. */
-  async step({ inputs, targets, learningRate = this.#settings.learningRate } = {}) {
+  async step(tokens = {}) {
+    const given = tokens.inputs === undefined ? this.#madeUpTokens() : typedTokens(tokens);
+    const start = performance.now();
+    await this.queue(given, tokens.learningRate);
+    const { loss } = await this.#device.readResult(this.#result);
+    return { seconds: (performance.now() - start) / 1e3, loss, peakBytes: peakResidentBytes() };
+  }
+
+  /** A step without reading what it came to. */
+  async queue(tokens, learningRate = this.#settings.learningRate) {
     const { batch, microBatch, time, seed, recompute = false } = this.#settings;
-    const tokens = inputs === undefined ? this.#madeUpTokens() : typedTokens({ inputs, targets });
     const step = this.#stepCount++;
     const shape = {
       step,
@@ -103,12 +111,9 @@ export class Trainer {
       result: this.#result,
       collective: alone,
     };
-    const start = performance.now();
     const gradients = await accumulateGradients(means, tokens, shape, new AbortController().signal);
     this.#device.sumSquares(this.#result, gradients.parts);
     this.#optimizer.apply(gradients, learningRate, { result: this.#result, normMax: gradientNormMax });
-    const { loss } = await this.#device.readResult(this.#result);
-    return { seconds: (performance.now() - start) / 1e3, loss, peakBytes: peakResidentBytes() };
   }
 
   /** Merge, requantisation and packing, fresh adapters, forgotten moments. */

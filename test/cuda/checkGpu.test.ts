@@ -44,9 +44,9 @@ describe('what somebody with a card runs', () => {
   });
 
   it('measures steps, restarts and memory', async () => {
-    const { code, outcomes, figures } = await run('bench', 'steps,merges,memory,kernels');
+    const { code, outcomes, figures } = await run('bench', 'steps,replays,merges,memory,kernels');
     expect(code).toBe(0);
-    expect(outcomes.filter((outcome) => outcome === 'measured')).toHaveLength(5);
+    expect(outcomes.filter((outcome) => outcome === 'measured')).toHaveLength(6);
     expect(figures[0]).toMatch(/^[\d.]+ k tokens\/s .* GB, loss 5\.\d+$/);
   });
 });

@@ -89,7 +89,7 @@ export class Bench {
     this.card.upload(address, values);
     return address;
   }
-  private read<T extends ArrayBufferView>(to: T, address: number): T {
+  read<T extends ArrayBufferView>(to: T, address: number): T {
     this.card.download(to, address);
     return to;
   }

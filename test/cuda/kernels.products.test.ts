@@ -91,7 +91,7 @@ describe('products in bfloat16', () => {
       const partial = bench.empty(2 * m * n * 4);
       const slices = launch(2, { c_float: partial, c_stride: n, slice_elements: m * n });
       const sliced = bench.empty(m * n * 4);
-      bench.launch('sums', 'sum_slices', [Math.ceil((m * n) / 128)], {
+      bench.launch('sums', 'sum_slices', [Math.ceil((m * n) / 32)], {
         to: sliced,
         partial,
         slices,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeReference.js';
-import { onEverySchedule, unitOf, type Activation } from './everySchedule.js';
+import { fromBfloat16, onEverySchedule, unitOf, type Activation } from './everySchedule.js';
 
 const activations: Activation[] = ['bf16', 'float'];
 const strideOf = (columns: number) => Math.ceil(columns / 8) * 8;
@@ -50,15 +50,44 @@ describe.each(activations)('RMSNorm that makes %s', (activation) => {
         ...{ ...norm, partial, dy: dyAt, dy_stride: stride, slice_rows: sliceRows },
       });
       const sums = { to: dgain, partial, slices, columns: dim };
-      bench.launch('sums', 'sum_slices', [Math.ceil(dim / 128)], { ...sums, adds: 0 });
+      bench.launch('sums', 'sum_slices', [Math.ceil(dim / 32)], { ...sums, adds: 0 });
       const once = bench.readFloats(dgain, dim);
-      bench.launch('sums', 'sum_slices', [Math.ceil(dim / 128)], { ...sums, adds: 1 });
-      return {
+      bench.launch('sums', 'sum_slices', [Math.ceil(dim / 32)], { ...sums, adds: 1 });
+      const apart = {
         y: bench.readActivations(y, rows, dim, stride),
         dx: bench.readFloats(dx, rows * dim),
         dgain: once,
         twice: bench.readFloats(dgain, dim),
       };
+      if (dim % 8 !== 0) return { ...apart, both: null };
+      const [again, rounded] = [bench.empty(rows * dim * 4), bench.empty(rows * (dim + 8) * 2)];
+      const [bothPartial, bothGain] = [bench.empty(slices * dim * 4), bench.empty(dim * 4)];
+      bench.launch(
+        'rms_norm',
+        'rms_norm_both',
+        [slices],
+        {
+          ...{
+            ...norm,
+            dx: again,
+            rounded,
+            partial: bothPartial,
+            dy: dyAt,
+            residual: bench.floats(residual),
+          },
+          ...{ gain: gainAt, dy_stride: stride, rounded_stride: dim + 8, slice_rows: sliceRows },
+        },
+        { dynamicSharedBytes: 8 * dim * 4 },
+      );
+      const bothSums = { to: bothGain, partial: bothPartial, slices, columns: dim, adds: 0 };
+      bench.launch('sums', 'sum_slices', [Math.ceil(dim / 32)], bothSums);
+      const words = bench.read(new Uint16Array(rows * (dim + 8)), rounded);
+      const both = {
+        dx: bench.readFloats(again, rows * dim),
+        rounded: fromBfloat16(words).filter((_, i) => i % (dim + 8) < dim),
+        dgain: bench.readFloats(bothGain, dim),
+      };
+      return { ...apart, both };
     }, activation);
 
     const rstd = Float64Array.from(
@@ -87,6 +116,11 @@ describe.each(activations)('RMSNorm that makes %s', (activation) => {
     const size = (i: number) => sum(rows, (row) => Math.abs(term(row, i)));
     expect(excess(result.dgain, dgain, (i) => (rows + dim + 8) * epsilon * size(i))).toBeLessThanOrEqual(0);
     expect(result.twice).toEqual(result.dgain.map((v) => 2 * v));
+    if (result.both === null) return;
+    const { both } = result;
+    expect(excess(both.dx, dx, (i) => (dim + 8) * epsilon * magnitude(i))).toBeLessThanOrEqual(0);
+    expect(both.rounded).toEqual(roundToBfloat16(both.dx));
+    expect(excess(both.dgain, dgain, (i) => (rows + dim + 8) * epsilon * size(i))).toBeLessThanOrEqual(0);
   });
 });
 

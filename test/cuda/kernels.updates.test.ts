@@ -2,7 +2,9 @@ import { describe, expect, it } from 'vitest';
 import type { Layer } from '../../engine/dist/device/device.js';
 import { dropoutMask } from '../../engine/dist/device/dropout.js';
 import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeReference.js';
+import { openCuda } from '../../engine/dist/device/cuda/openCuda.js';
 import { onEverySchedule, type Bench } from './everySchedule.js';
+import { modelOptions } from './modelPaths.js';
 
 const blocks = (length: number, each = 256) => Math.ceil(length / each);
 
@@ -19,13 +21,16 @@ describe('the embedding', () => {
         ...{ y: to, table: bench.floats(table), ids: bench.ints(ids), hidden, stride },
       });
       const gradient = bench.floats(before);
-      bench.launch('embedding', 'embedding_backward', [3], {
-        dtable: gradient,
-        dy: bench.activations(dy, ids.length, hidden, stride),
+      const partial = bench.empty(2 * hidden * 4);
+      // The rows of id 3 in two parts.
+      bench.launch('embedding', 'embedding_backward', [4], {
+        ...{ dtable: gradient, partial, dy: bench.activations(dy, ids.length, hidden, stride) },
         rows: bench.ints([1, 0, 2, 4, 3]),
-        begins: bench.ints([0, 1, 4, 5]),
-        ids: bench.ints([0, 3, 6]),
+        segments: bench.ints([0, 1, 0, -1, 1, 3, 3, 0, 3, 4, 3, 1, 4, 5, 6, -1]),
         ...{ hidden, stride },
+      });
+      bench.launch('embedding', 'embedding_add_parts', [1], {
+        ...{ dtable: gradient, partial, ids: bench.ints([3, 0, 2]), hidden },
       });
       return {
         y: bench.readActivations(to, ids.length, hidden, stride),
@@ -41,6 +46,27 @@ describe('the embedding', () => {
       for (let i = 0; i < hidden; i++) expected[id * hidden + i]! += dy[row * hidden + i]!;
     });
     expect(excess(dtable, expected, () => 4 * 4 * epsilon)).toBeLessThanOrEqual(0);
+  });
+});
+
+describe('the gradient of an embedding', () => {
+  it('of an id that fills several blocks is that of a sum, the same again', async () => {
+    const [vocabulary, hidden, rows] = [5, 8, 200];
+    const device = openCuda({ ...modelOptions, precision: 'bfloat16' });
+    const ids = Int32Array.from({ length: rows }, (_, i) => (i % 10 === 0 ? 4 : i % 50 === 1 ? 0 : 2));
+    const [dtable, dy] = [device.alloc(vocabulary * hidden), device.alloc(rows * hidden)];
+    const values = seededArray(rows * hidden, 20);
+    device.upload(dy, values);
+    const made = async () => {
+      device.embeddingBackward(dtable, dy, ids, { rows, vocabulary, hidden }, false);
+      return (await device.download(dtable)) as Float32Array;
+    };
+    const found = await made();
+    const expected = new Float64Array(vocabulary * hidden);
+    values.forEach((value, i) => (expected[ids[Math.floor(i / hidden)]! * hidden + (i % hidden)]! += value));
+    expect(excess(found, expected, () => rows * 4 * epsilon)).toBeLessThanOrEqual(0);
+    expect(await made()).toEqual(found);
+    device.close();
   });
 });
 
@@ -75,7 +101,7 @@ describe('sums', () => {
         },
       });
       const to = bench.empty(columns * 4);
-      bench.launch('sums', 'sum_slices', [2], { to, partial, slices: 3, columns, adds: 0 });
+      bench.launch('sums', 'sum_slices', [5], { to, partial, slices: 3, columns, adds: 0 });
       return bench.readFloats(to, columns);
     });
     const expected = Float64Array.from({ length: columns }, (_, column) => {
@@ -113,9 +139,13 @@ describe('sums', () => {
           factor: 2,
         },
       });
+      const copied = bench.emptyActivations(rows, stride);
+      bench.launch('elementwise', 'copy_matrix', [1], {
+        ...{ to: copied, from: rounded, rows, columns, to_stride: stride, from_stride: stride },
+      });
       const wide = bench.empty(rows * columns * 4);
       bench.launch('elementwise', 'widen_matrix', [1], {
-        ...{ to: wide, from: rounded, rows, columns, to_stride: columns, from_stride: stride },
+        ...{ to: wide, from: copied, rows, columns, to_stride: columns, from_stride: stride },
       });
       return bench.readFloats(wide, rows * columns);
     });
@@ -160,10 +190,26 @@ describe('AdamW', () => {
     seededArray(length, seed),
   ) as Float32Array[];
   const second = seededArray(length, 13).map((v) => v * v);
+  /** As struct Member has them. */
+  const membersOf = (bench: Bench, ...members: Record<string, number>[]) => {
+    const names = [
+      'parameter',
+      'gradient',
+      'first',
+      'first_scales',
+      'second',
+      'second_scales',
+      'rounded',
+      'stride',
+    ];
+    const words = members.flatMap((member) => names.map((name) => BigInt(member[name] ?? 0)));
+    return bench.bytes(new Uint8Array(BigUint64Array.from(words).buffer));
+  };
   const update = (bench: Bench, result: number[], normMax: number) => {
     const at = [parameter!, first!, second].map((values) => bench.floats(values));
+    const own = { parameter: at[0]!, first: at[1]!, second: at[2]!, gradient: bench.floats(gradient!) };
     bench.launch('adamw', 'adamw', [blocks(length)], {
-      ...{ parameter: at[0]!, first: at[1]!, second: at[2]!, gradient: bench.floats(gradient!) },
+      ...{ members: membersOf(bench, own), columns: 1 },
       ...{ result: bench.doubles(result), length, ...options, ...corrected, norm_max: normMax },
     });
     return at.map((address) => bench.readFloats(address, length));
@@ -192,6 +238,31 @@ describe('AdamW', () => {
     );
   });
 
+  it('of two parameters at once, one of which is rounded into rows that lie apart', () => {
+    const [columns, stride] = [30, 40];
+    const { values, rounded, other } = onEverySchedule((bench) => {
+      const of = (from: Float32Array) => ({
+        ...{ parameter: bench.floats(from), gradient: bench.floats(gradient!) },
+        ...{ first: bench.floats(first!), second: bench.floats(second) },
+      });
+      const [one, two] = [of(parameter!), of(first!)];
+      const to = bench.emptyActivations(length / columns, stride);
+      bench.launch('adamw', 'adamw', [blocks(length), 2], {
+        ...{ members: membersOf(bench, { ...one, rounded: to, stride }, two), columns, length },
+        ...{ result: bench.doubles([1, 1, 4]), ...options, ...corrected, norm_max: 3 },
+      });
+      return {
+        values: bench.readFloats(one.parameter, length),
+        rounded: bench.readActivations(to, length / columns, columns, stride),
+        other: bench.readFloats(two.parameter, length),
+      };
+    });
+    const within = (at: number) => 16 * epsilon * (Math.abs(expected(1)[0]![at]!) + 0.1);
+    expect(excess(values, expected(1)[0]!, within)).toBeLessThanOrEqual(0);
+    expect(rounded).toEqual(roundToBfloat16(values));
+    expect(other).not.toEqual(values);
+  });
+
   it.each([
     ['the loss', [NaN, NaN, 1]],
     ['the norm', [1, 1, Infinity]],
@@ -212,15 +283,10 @@ describe('AdamW', () => {
         second: bench.bytes(new Uint8Array(length)),
         second_scales: bench.floats(new Float32Array(scales)),
       };
+      const members = membersOf(bench, { ...at, gradient: bench.floats(gradient!) });
       for (let step = 1; step <= steps; step++)
         bench.launch('adamw', 'coded_adamw', [scales], {
-          ...{
-            ...at,
-            gradient: bench.floats(gradient!),
-            result: bench.doubles([1, 1, 1]),
-            length,
-            ...options,
-          },
+          ...{ members, columns: 1, result: bench.doubles([1, 1, 1]), length, ...options },
           ...{
             inverse1: 1 / (1 - 0.9 ** step),
             inverse2: 1 / (1 - 0.99 ** step),

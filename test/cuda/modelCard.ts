@@ -43,7 +43,7 @@ export function openModelCard({
   const kernels = new Kernels(opened, compiler, target, (file) =>
     texts[file] === undefined ? readKernelFile(file) : parseKernelText(file, texts[file]),
   );
-  return { ...opened, model, kernels };
+  return { ...opened, addon, model, kernels };
 }
 
 export type ModelCard = ReturnType<typeof openModelCard>;

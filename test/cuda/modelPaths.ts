@@ -29,7 +29,7 @@ export const kernelCache = { folder: join(cudaFolder, 'build', 'model', 'kernels
 
 /** How `openCuda` opens the device `cuda` on the model. */
 export const modelOptions = {
-  libraries: { driver: modelPath, compilers: [modelPath], products: [] },
+  libraries: { driver: modelPath, compilers: [modelPath], products: [modelPath] },
   ordinal: 0,
   cache: kernelCache,
   addonPath: hostPath,

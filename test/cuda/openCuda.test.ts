@@ -95,7 +95,8 @@ describe('opening a card', () => {
 
 describe('a card in use', () => {
   it('that has too little memory says how much there is, and goes on with what it has', async () => {
-    const device = open();
+    // Without the workspace of products.
+    const device = open({ libraries: { ...modelOptions.libraries, products: [] } });
     model.setCard({ memoryBytes: 2 ** 20 });
     const kept = device.alloc(1000);
     device.release(device.alloc(100_000)); // kept to be used again, and given up for what does not fit beside it
@@ -141,6 +142,18 @@ describe('a card in use', () => {
     const read = device.download(buffer);
     device.zero(buffer);
     expect(await read).toEqual(Float32Array.of(1, 2, 3, 4));
+    device.close();
+  });
+});
+
+describe('the speed of a card', () => {
+  it('is measured, and leaves nothing behind', async () => {
+    const device = open();
+    const speed = await device.measure();
+    expect(speed).toMatchObject({ instructionSet: 'sm_90a', autoPrecision: 'bfloat16' });
+    for (const field of ['float32Flops', 'bfloat16Flops', 'memoryBytesPerSecond'] as const)
+      expect(speed[field], field).toBeGreaterThan(1e5);
+    expect(device.memory()).toEqual({ count: 0, bytes: 0 });
     device.close();
   });
 });

@@ -35,7 +35,9 @@ export async function* run({ open, isModel, secondsLeft }) {
         wanted,
         tolerance,
       );
-      const missing = cudaKernels(one, precision).filter((kernel) => !ran.includes(kernel));
+      const missing = cudaKernels(one, precision, device.blas !== null).filter(
+        (kernel) => !ran.includes(kernel),
+      );
       const faults = [
         ...wrong.map(({ result, difference }) => `${result} differs by ${difference.toExponential(1)}`),
         ...missing.map((kernel) => `${kernel} did not run`),

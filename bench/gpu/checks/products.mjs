@@ -24,7 +24,7 @@ const lookedAt = 400;
 
 export async function* run({ open, isModel, secondsLeft }) {
   const device = open('bfloat16');
-  const calls = new MatrixCalls(device, device.kernels);
+  const calls = new MatrixCalls(device, device.kernels, device.blas);
   for (const [m, k, n] of isModel ? modelShapes : shapes) {
     for (const [way, options] of Object.entries(ways)) {
       if (secondsLeft() <= 0)

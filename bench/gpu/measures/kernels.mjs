@@ -24,7 +24,7 @@ const ways = {
 
 export async function* run({ open, isModel, secondsLeft }) {
   const device = open('bfloat16');
-  const calls = new MatrixCalls(device, device.kernels);
+  const calls = new MatrixCalls(device, device.kernels, device.blas);
   for (const [what, shape] of Object.entries(isModel ? { tiny: [64, 32, 48] } : shapes)) {
     const [rows, inner, columns] = shape;
     if (secondsLeft() <= 0) return yield { what, outcome: 'not run', figures: 'the time is over' };

@@ -1,6 +1,7 @@
 // The border of the addon for NVIDIA cards. engine/src/device/cuda/cudaAddon.ts describes its functions. It knows no kernel: texts,
 // parameters and launches come from there.
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -16,6 +17,7 @@ namespace {
 struct Instance {
   std::optional<Driver> driver;
   std::optional<Compiler> compiler;
+  std::optional<Blas> blas;
 };
 
 /// An open card, behind the functions of its JavaScript object; shared with waits that are under way. Null once it is closed.
@@ -85,6 +87,11 @@ napi_value open_compiler_call(const Call& call) {
   return call.values.object({{"major", call.values.of(major)},
                              {"minor", call.values.of(minor)},
                              {"architectures", call.values.array(listed)}});
+}
+
+napi_value open_blas_call(const Call& call) {
+  call.instance.blas = open_blas(call.values.text(call.arguments[0], "path"));
+  return call.values.of(static_cast<double>(call.instance.blas->cublasLtGetVersion()));
 }
 
 napi_value compile(const Call& call) {
@@ -204,6 +211,78 @@ napi_value memory(const Call& call) {
                              {"launches", number(device.launches())}});
 }
 
+napi_value allocate_host(const Call& call) {
+  void* const memory = call.device().allocate_host(call.size(0, "bytes"));
+  return call.values.of(static_cast<double>(reinterpret_cast<uintptr_t>(memory)));
+}
+
+void* host_address(const Call& call, size_t i, const char* name) {
+  return reinterpret_cast<void*>(static_cast<uintptr_t>(call.values.number(call.arguments[i], name)));
+}
+
+napi_value release_host(const Call& call) {
+  call.device().release_host(host_address(call, 0, "memory"));
+  return nullptr;
+}
+
+napi_value upload_host(const Call& call) {
+  call.device().upload_host(call.address(0, "to"), host_address(call, 1, "from"), call.size(2, "bytes"));
+  return nullptr;
+}
+
+napi_value download_host(const Call& call) {
+  call.device().download_host(host_address(call, 0, "to"), call.address(1, "from"), call.size(2, "bytes"));
+  return nullptr;
+}
+
+napi_value open_products(const Call& call) {
+  if (!call.instance.blas) throw CudaError("NOT_OPEN", "cuBLASLt is not open");
+  call.device().open_products(*call.instance.blas, call.size(0, "workspaceBytes"));
+  return nullptr;
+}
+
+napi_value plan_product(const Call& call) {
+  const auto field = [&](const char* name) { return call.values.number(call.values.property(call.arguments[0], name), name); };
+  const auto small = [&](const char* name) { return call.values.small(call.values.property(call.arguments[0], name), name); };
+  const auto wide = [&](const char* name) { return static_cast<uint64_t>(field(name)); };
+  const ProductShape shape{small("m"), small("n"), small("k"), small("batch"),
+                           small("isATransposed"), small("isBTransposed"),
+                           static_cast<int>(small("typeAB")), static_cast<int>(small("typeCD")),
+                           wide("leadA"), wide("leadB"), wide("leadC"), wide("leadD"),
+                           wide("strideA"), wide("strideB"), wide("strideC"), wide("strideD"),
+                           small("alignmentA"), small("alignmentB"), small("alignmentC"), small("alignmentD"),
+                           small("isScaled"), 0};
+  Products& products = call.device().products();
+  const int plan = products.plan(shape);
+  napi_value result;
+  napi_get_null(call.env, &result);
+  if (plan < 0) return result;
+  std::string algorithm;
+  for (const uint64_t word : products.algorithm(static_cast<uint32_t>(plan)).data) {
+    char text[17];
+    std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(word));
+    algorithm += text;
+  }
+  return call.values.object({{"plan", call.values.of(plan)}, {"algorithm", call.values.of(algorithm)}});
+}
+
+napi_value begin_capture(const Call& call) {
+  call.device().begin_capture();
+  return nullptr;
+}
+
+napi_value end_capture(const Call& call) { return call.values.of(call.device().end_capture()); }
+
+napi_value run_graph(const Call& call) {
+  call.device().run_graph(call.values.small(call.arguments[0], "graph"));
+  return nullptr;
+}
+
+napi_value release_graph(const Call& call) {
+  call.device().release_graph(call.values.small(call.arguments[0], "graph"));
+  return nullptr;
+}
+
 /// Waits on a thread of the pool, so that the event loop stays free; what was downloaded is handed over afterwards.
 struct Wait {
   std::shared_ptr<Device> device;
@@ -284,6 +363,16 @@ constexpr Entry card_entries[] = {
     {"wait", 0, wait_for_device},
     {"downloadLater", 2, download_later},
     {"memory", 0, memory},
+    {"allocateHost", 1, allocate_host},
+    {"releaseHost", 1, release_host},
+    {"uploadHost", 3, upload_host},
+    {"downloadHost", 3, download_host},
+    {"openProducts", 1, open_products},
+    {"planProduct", 1, plan_product},
+    {"beginCapture", 0, begin_capture},
+    {"endCapture", 0, end_capture},
+    {"runGraph", 1, run_graph},
+    {"releaseGraph", 1, release_graph},
 };
 
 napi_value open_card(const Call& call);
@@ -291,6 +380,7 @@ napi_value open_card(const Call& call);
 constexpr Entry entries[] = {
     {"openDriver", 1, open_driver_call},
     {"openCompiler", 1, open_compiler_call},
+    {"openBlas", 1, open_blas_call},
     {"compile", 1, compile},
     {"openCard", 1, open_card},
 };

@@ -15,6 +15,8 @@ using ModuleHandle = struct ModuleTag*;
 using FunctionHandle = struct FunctionTag*;
 using StreamHandle = struct StreamTag*;
 using EventHandle = struct EventTag*;
+using GraphHandle = struct GraphTag*;
+using GraphRunHandle = struct GraphRunTag*;
 struct Uuid {
   char bytes[16];
 };
@@ -58,6 +60,8 @@ inline void* const launch_parameters_begin = reinterpret_cast<void*>(1);
 inline void* const launch_parameters_size = reinterpret_cast<void*>(2);
 inline void* const launch_parameters_end = nullptr;
 constexpr unsigned stream_non_blocking = 1, event_disable_timing = 2;
+/// What other threads do meanwhile is no part of it and is not forbidden.
+constexpr int capture_thread_local = 1;
 
 #define RELORA_DRIVER_FUNCTIONS(F)                                                                           \
   F(cuInit, (unsigned flags))                                                                                \
@@ -90,6 +94,12 @@ constexpr unsigned stream_non_blocking = 1, event_disable_timing = 2;
   F(cuEventDestroy_v2, (EventHandle event))                                                                  \
   F(cuEventRecord, (EventHandle event, StreamHandle stream))                                                 \
   F(cuEventSynchronize, (EventHandle event))                                                                 \
+  F(cuStreamBeginCapture_v2, (StreamHandle stream, int mode))                                                \
+  F(cuStreamEndCapture, (StreamHandle stream, GraphHandle * graph))                                          \
+  F(cuGraphInstantiateWithFlags, (GraphRunHandle * run, GraphHandle graph, unsigned long long flags))        \
+  F(cuGraphLaunch, (GraphRunHandle run, StreamHandle stream))                                                \
+  F(cuGraphDestroy, (GraphHandle graph))                                                                     \
+  F(cuGraphExecDestroy, (GraphRunHandle run))                                                                \
   F(cuEventElapsedTime, (float* milliseconds, EventHandle begin, EventHandle end))                           \
   F(cuModuleLoadData, (ModuleHandle * module, const void* image))                                            \
   F(cuModuleUnload, (ModuleHandle module))                                                                   \
@@ -115,5 +125,73 @@ using ProgramHandle = struct ProgramTag*;
   F(nvrtcGetProgramLog, (ProgramHandle program, char* log))                                                  \
   F(nvrtcGetCUBINSize, (ProgramHandle program, size_t* bytes))                                               \
   F(nvrtcGetCUBIN, (ProgramHandle program, char* image))
+
+// Products (libcublasLt). Its matrices are column by column.
+using BlasHandle = struct BlasTag*;
+using ProductDescriptor = struct ProductDescriptorTag*;
+using LayoutHandle = struct LayoutTag*;
+using PreferenceHandle = struct PreferenceTag*;
+struct ProductAlgorithm {
+  uint64_t data[8];
+};
+struct HeuristicResult {
+  ProductAlgorithm algorithm;
+  size_t workspace_bytes;
+  Status state;
+  float waves;
+  int reserved[4];
+};
+static_assert(sizeof(HeuristicResult) == 64 + 8 + 4 + 4 + 16);
+
+enum BlasStatus : Status { blas_invalid_value = 7, blas_not_supported = 15 };
+enum DataType : int { type_float32 = 0, type_bfloat16 = 14, type_e4m3 = 28 };
+constexpr int compute_float32 = 68;
+enum Transposition : int { not_transposed = 0, transposed = 1 };
+enum ProductAttribute : int {
+  transposition_a = 3,
+  transposition_b = 4,
+  scale_pointer_a = 17,
+  scale_pointer_b = 18,
+  scale_mode_a = 31,
+  scale_mode_b = 32,
+};
+/// A scale for each row of op(A) and for each column of op(B).
+constexpr int scale_outer_vector = 3;
+enum LayoutAttribute : int { layout_batch_count = 5, layout_batch_stride = 6 };
+enum PreferenceAttribute : int {
+  preference_workspace_bytes = 1,
+  preference_reduction_schemes = 3,
+  preference_alignment_a = 5,
+  preference_alignment_b = 6,
+  preference_alignment_c = 7,
+  preference_alignment_d = 8,
+};
+/// Parts of a split sum are kept in float32 in the workspace and added up by a step of their own, in one order.
+constexpr uint32_t reduction_in_compute_type = 2;
+
+#define RELORA_BLAS_FUNCTIONS(F)                                                                             \
+  F(cublasLtCreate, (BlasHandle * handle))                                                                   \
+  F(cublasLtDestroy, (BlasHandle handle))                                                                    \
+  F(cublasLtMatmulDescCreate, (ProductDescriptor * descriptor, int compute_type, int scale_type))            \
+  F(cublasLtMatmulDescDestroy, (ProductDescriptor descriptor))                                               \
+  F(cublasLtMatmulDescSetAttribute, (ProductDescriptor descriptor, int attribute, const void* value,         \
+                                     size_t bytes))                                                          \
+  F(cublasLtMatrixLayoutCreate, (LayoutHandle * layout, int type, uint64_t rows, uint64_t columns,           \
+                                 int64_t leading))                                                           \
+  F(cublasLtMatrixLayoutDestroy, (LayoutHandle layout))                                                      \
+  F(cublasLtMatrixLayoutSetAttribute, (LayoutHandle layout, int attribute, const void* value, size_t bytes)) \
+  F(cublasLtMatmulPreferenceCreate, (PreferenceHandle * preference))                                         \
+  F(cublasLtMatmulPreferenceDestroy, (PreferenceHandle preference))                                          \
+  F(cublasLtMatmulPreferenceSetAttribute, (PreferenceHandle preference, int attribute, const void* value,    \
+                                           size_t bytes))                                                    \
+  F(cublasLtMatmulAlgoGetHeuristic, (BlasHandle handle, ProductDescriptor descriptor, LayoutHandle a,        \
+                                     LayoutHandle b, LayoutHandle c, LayoutHandle d,                         \
+                                     PreferenceHandle preference, int wanted, HeuristicResult* results,      \
+                                     int* found))                                                            \
+  F(cublasLtMatmul, (BlasHandle handle, ProductDescriptor descriptor, const void* alpha, const void* a,      \
+                     LayoutHandle a_layout, const void* b, LayoutHandle b_layout, const void* beta,          \
+                     const void* c, LayoutHandle c_layout, void* d, LayoutHandle d_layout,                   \
+                     const ProductAlgorithm* algorithm, void* workspace, size_t workspace_bytes,             \
+                     StreamHandle stream))
 
 }  // namespace relora::cuda

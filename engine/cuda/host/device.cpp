@@ -41,6 +41,7 @@ DeviceDescription describe_device(const Driver& driver, int ordinal) {
 Device::Device(const Driver& driver, int ordinal) : driver_(driver), description_(describe_device(driver, ordinal)) {
   DeviceNumber device;
   check(driver_.cuDeviceGet(&device, ordinal), "opening the card");
+  number_ = device;
   check(driver_.cuDevicePrimaryCtxRetain(&context_, device), "opening the card");
   make_current();
   check(driver_.cuStreamCreate(&stream_, stream_non_blocking), "making a stream");
@@ -50,11 +51,20 @@ Device::~Device() {
   // Whatever state the card is in: what fails here is given back with the context.
   driver_.cuCtxSetCurrent(context_);
   if (stream_ != nullptr) driver_.cuStreamSynchronize(stream_);
+  products_.reset();
+  for (GraphRunHandle graph : graphs_) {
+    if (graph != nullptr) driver_.cuGraphExecDestroy(graph);
+  }
   if (free_staged_.memory != nullptr) driver_.cuMemFreeHost(free_staged_.memory);
+  if (passage_.memory != nullptr) driver_.cuMemFreeHost(passage_.memory);
+  for (EventHandle event : passage_.done) {
+    if (event != nullptr) driver_.cuEventDestroy_v2(event);
+  }
+  for (const auto& [memory, bytes] : host_allocations_) driver_.cuMemFreeHost(memory);
   for (const auto& [address, bytes] : allocations_) driver_.cuMemFree_v2(address);
   for (ModuleHandle module : modules_) driver_.cuModuleUnload(module);
   if (stream_ != nullptr) driver_.cuStreamDestroy_v2(stream_);
-  driver_.cuDevicePrimaryCtxRelease_v2(description_.ordinal);
+  driver_.cuDevicePrimaryCtxRelease_v2(number_);
 }
 
 void Device::make_current() { check(driver_.cuCtxSetCurrent(context_), "choosing the card"); }
@@ -85,8 +95,37 @@ void Device::check_range(DeviceAddress address, size_t bytes, const char* doing)
   throw CudaError("BAD_ADDRESS", std::string(doing) + " of " + std::to_string(bytes) + " bytes lies outside every allocation");
 }
 
+char* Device::through_passage(size_t bytes) {
+  constexpr size_t alignment = 256;
+  const size_t padded = (bytes + alignment - 1) / alignment * alignment;
+  if (passage_.memory == nullptr) {
+    void* memory;
+    check(driver_.cuMemHostAlloc(&memory, 2 * half_bytes, 0), "allocating pinned memory");
+    passage_.memory = static_cast<char*>(memory);
+    for (EventHandle& event : passage_.done) {
+      check(driver_.cuEventCreate(&event, event_disable_timing), "making an event");
+      check(driver_.cuEventRecord(event, stream_), "recording an event");
+    }
+  }
+  if (passage_.used + padded > half_bytes) {
+    // What was put into the other half is on the card by now, or soon.
+    check(driver_.cuEventRecord(passage_.done[passage_.half], stream_), "recording an event");
+    passage_.half = 1 - passage_.half;
+    passage_.used = 0;
+    check(driver_.cuEventSynchronize(passage_.done[passage_.half]), "waiting for an upload");
+  }
+  char* const place = passage_.memory + static_cast<size_t>(passage_.half) * half_bytes + passage_.used;
+  passage_.used += padded;
+  return place;
+}
+
 void Device::upload(DeviceAddress to, const void* from, size_t bytes) {
   check_range(to, bytes, "an upload");
+  if (bytes <= half_bytes / 4) {
+    char* const place = through_passage(bytes);
+    std::memcpy(place, from, bytes);
+    from = place;
+  }
   check(driver_.cuMemcpyHtoDAsync_v2(to, from, bytes, stream_), "uploading");
 }
 
@@ -131,6 +170,67 @@ void Device::copy(DeviceAddress to, DeviceAddress from, size_t bytes) {
 
 void Device::synchronize() { check(driver_.cuStreamSynchronize(stream_), "waiting for the card"); }
 
+void* Device::allocate_host(size_t bytes) {
+  void* memory;
+  check(driver_.cuMemHostAlloc(&memory, bytes, 0), "allocating " + std::to_string(bytes) + " pinned bytes");
+  host_allocations_.emplace(memory, bytes);
+  return memory;
+}
+
+void Device::release_host(void* memory) {
+  if (host_allocations_.erase(memory) == 0) throw CudaError("BAD_ADDRESS", "releasing what was not allocated");
+  synchronize();  // copies may still be under way
+  check(driver_.cuMemFreeHost(memory), "releasing pinned memory");
+}
+
+void Device::upload_host(DeviceAddress to, const void* from, size_t bytes) {
+  check_range(to, bytes, "an upload");
+  check(driver_.cuMemcpyHtoDAsync_v2(to, from, bytes, stream_), "uploading");
+}
+
+void Device::download_host(void* to, DeviceAddress from, size_t bytes) {
+  check_range(from, bytes, "a download");
+  check(driver_.cuMemcpyDtoHAsync_v2(to, from, bytes, stream_), "downloading");
+}
+
+void Device::open_products(const Blas& blas, size_t workspace_bytes) {
+  products_ = std::make_unique<Products>(blas, allocate(workspace_bytes), workspace_bytes);
+}
+
+Products& Device::products() {
+  if (products_ == nullptr) throw CudaError("NOT_OPEN", "cuBLASLt is not open");
+  return *products_;
+}
+
+void Device::begin_capture() {
+  // The events of the passage must not become part of a graph: there is room for what is captured.
+  synchronize();
+  passage_.used = 0;
+  check(driver_.cuStreamBeginCapture_v2(stream_, capture_thread_local), "capturing");
+}
+
+uint32_t Device::end_capture() {
+  GraphHandle graph = nullptr;
+  check(driver_.cuStreamEndCapture(stream_, &graph), "capturing");
+  GraphRunHandle run = nullptr;
+  const Status status = driver_.cuGraphInstantiateWithFlags(&run, graph, 0);
+  driver_.cuGraphDestroy(graph);
+  check(status, "preparing a graph");
+  graphs_.push_back(run);
+  return static_cast<uint32_t>(graphs_.size() - 1);
+}
+
+void Device::run_graph(uint32_t graph) {
+  if (graph >= graphs_.size() || graphs_[graph] == nullptr) throw CudaError("BAD_LIST", "there is no such graph");
+  check(driver_.cuGraphLaunch(graphs_[graph], stream_), "running a graph");
+}
+
+void Device::release_graph(uint32_t graph) {
+  if (graph >= graphs_.size() || graphs_[graph] == nullptr) throw CudaError("BAD_LIST", "there is no such graph");
+  synchronize();
+  check(driver_.cuGraphExecDestroy(std::exchange(graphs_[graph], nullptr)), "releasing a graph");
+}
+
 uint32_t Device::load_module(const void* image) {
   ModuleHandle module;
   check(driver_.cuModuleLoadData(&module, image), "loading kernels");
@@ -168,13 +268,27 @@ void Device::run(const void* commands, size_t bytes) {
       at += sizeof command;
       const size_t padded = (size_t{command.parameter_bytes} + 7) / 8 * 8;
       if (bytes - at < padded) throw CudaError("BAD_LIST", "parameters of a launch are cut off");
-      if (command.kernel >= kernels_.size()) throw CudaError("BAD_LIST", "a launch names no kernel");
+      if (command.kernel == product_command) {
+        ProductArguments product;
+        if (command.parameter_bytes != sizeof product) throw CudaError("BAD_LIST", "a product is cut off");
+        std::memcpy(&product, begin + at, sizeof product);
+        if (product.plan >= products().count()) throw CudaError("BAD_LIST", "a product names no plan");
+      } else if (command.kernel >= kernels_.size()) {
+        throw CudaError("BAD_LIST", "a launch names no kernel");
+      }
       body(command, begin + at);
       at += padded;
     }
   };
   for_each([](const LaunchCommand&, const char*) {});
   for_each([&](const LaunchCommand& command, const char* parameters) {
+    launches_++;
+    if (command.kernel == product_command) {
+      ProductArguments product;
+      std::memcpy(&product, parameters, sizeof product);
+      products_->run(product, stream_);
+      return;
+    }
     const Kernel& kernel = kernels_[command.kernel];
     size_t size = command.parameter_bytes;
     void* extra[] = {launch_parameters_begin, const_cast<char*>(parameters), launch_parameters_size, &size,
@@ -182,7 +296,6 @@ void Device::run(const void* commands, size_t bytes) {
     check(driver_.cuLaunchKernel(kernel.function, command.grid[0], command.grid[1], command.grid[2], command.threads, 1, 1,
                                  command.shared_bytes, stream_, nullptr, extra),
           "launching " + kernel.name);
-    launches_++;
   });
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "libraries.h"
+#include "products.h"
 
 namespace relora::cuda {
 
@@ -19,6 +20,8 @@ struct DeviceDescription {
 
 DeviceDescription describe_device(const Driver&, int ordinal);
 
+/// In place of a kernel's number: the parameters are ProductArguments.
+constexpr uint32_t product_command = 0xffffffff;
 /// One launch of the list that `run` is given, followed by its parameters and padded to eight bytes.
 struct LaunchCommand {
   uint32_t kernel;
@@ -38,6 +41,7 @@ class Device {
 
   DeviceAddress allocate(size_t bytes);
   void release(DeviceAddress);
+  /// What is small goes through pinned memory of our own, so that nobody waits for what is queued before.
   void upload(DeviceAddress to, const void* from, size_t bytes);
   /// Waits for everything queued before.
   void download(void* to, DeviceAddress from, size_t bytes);
@@ -51,6 +55,23 @@ class Device {
   void fill(DeviceAddress, unsigned char value, size_t bytes);
   void copy(DeviceAddress to, DeviceAddress from, size_t bytes);
   void synchronize();
+
+  /// Pinned memory of the host, for values that are brought to the card now and then.
+  void* allocate_host(size_t bytes);
+  void release_host(void* memory);
+  void upload_host(DeviceAddress to, const void* from, size_t bytes);
+  void download_host(void* to, DeviceAddress from, size_t bytes);
+
+  /// Opens cuBLASLt for products in lists of launches. Its workspace is ours.
+  void open_products(const Blas&, size_t workspace_bytes);
+  Products& products();
+
+  /// What is queued until `end_capture` becomes a graph, and is not run.
+  void begin_capture();
+  uint32_t end_capture();
+  void run_graph(uint32_t graph);
+  void release_graph(uint32_t graph);
+
   /// From another thread than the one that made it.
   void make_current();
 
@@ -75,11 +96,24 @@ class Device {
 
   const Driver driver_;
   const DeviceDescription description_;
+  DeviceNumber number_ = 0;
   ContextHandle context_ = nullptr;
   StreamHandle stream_ = nullptr;
   std::map<DeviceAddress, size_t> allocations_;
   size_t bytes_allocated_ = 0, bytes_peak_ = 0, launches_ = 0;
   Staged free_staged_;
+  /// Two halves of pinned memory that uploads pass through in turn; each has an event behind its last copy.
+  struct Passage {
+    char* memory = nullptr;
+    size_t used = 0;
+    int half = 0;
+    EventHandle done[2] = {};
+  } passage_;
+  static constexpr size_t half_bytes = size_t{4} << 20;
+  char* through_passage(size_t bytes);
+  std::map<void*, size_t> host_allocations_;
+  std::unique_ptr<Products> products_;
+  std::vector<GraphRunHandle> graphs_;
   std::vector<ModuleHandle> modules_;
   struct Kernel {
     FunctionHandle function;

@@ -29,6 +29,10 @@ void Driver::check(Status status, const std::string& doing) const {
                   doing + ": " + (text ? text : "status " + std::to_string(status)));
 }
 
+void Blas::check(Status status, const std::string& doing) const {
+  if (status != success) throw CudaError("CUBLAS_STATUS_" + std::to_string(status), doing + ": status " + std::to_string(status));
+}
+
 #define RELORA_FIND(name, arguments) find(opened.name, library, #name, path);
 Driver open_driver(const std::string& path) {
   void* const library = open_library(path);
@@ -40,6 +44,13 @@ Compiler open_compiler(const std::string& path) {
   void* const library = open_library(path);
   Compiler opened{};
   RELORA_COMPILER_FUNCTIONS(RELORA_FIND)
+  return opened;
+}
+Blas open_blas(const std::string& path) {
+  void* const library = open_library(path);
+  Blas opened{};
+  RELORA_BLAS_FUNCTIONS(RELORA_FIND)
+  find(opened.cublasLtGetVersion, library, "cublasLtGetVersion", path);
   return opened;
 }
 #undef RELORA_FIND

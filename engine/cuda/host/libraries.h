@@ -23,10 +23,17 @@ struct Driver {
 struct Compiler {
   RELORA_COMPILER_FUNCTIONS(RELORA_FUNCTION_POINTER)
 };
+struct Blas {
+  RELORA_BLAS_FUNCTIONS(RELORA_FUNCTION_POINTER)
+  size_t (*cublasLtGetVersion)();
+
+  void check(Status status, const std::string& doing) const;
+};
 #undef RELORA_FUNCTION_POINTER
 
 /// LIBRARY_MISSING where the file cannot be opened, LIBRARY_TOO_OLD where it lacks a function.
 Driver open_driver(const std::string& path);
 Compiler open_compiler(const std::string& path);
+Blas open_blas(const std::string& path);
 
 }  // namespace relora::cuda

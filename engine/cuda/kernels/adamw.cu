@@ -4,13 +4,23 @@
 #include "device.h"
 
 
-struct AdamWParameters {
+/// One of the parameters of a group, all of one length.
+struct Member {
   float* parameter;
-  float* first;
-  float* second;
   const float* gradient;
+  void* first;  // moments: floats, or codes
+  float* first_scales;  // of codes: one for each 256
+  void* second;
+  float* second_scales;
+  bf16* rounded;  // as products read the parameter, kept beside it; null for none
+  u64 rounded_stride;
+};
+
+struct AdamWParameters {
+  const Member* members;
   const double* result;  // [loss, sum of losses, squared norm]
-  u32 length;
+  u32 length;  // of each
+  u32 columns;  // of its rows: of the rounded ones, which are `rounded_stride` apart
   float learning_rate;
   float beta1;
   float rest1;  // 1 - beta1
@@ -31,6 +41,13 @@ __device__ __forceinline__ float factor_of(const double* result, float norm_max)
   return norm > norm_max ? static_cast<float>(norm_max / norm) : 1.0f;
 }
 
+__device__ __forceinline__ void store_updated(const AdamWParameters& p, const Member& member, u64 i, float value) {
+  member.parameter[i] = value;
+  if (member.rounded == nullptr) return;
+  const u32 row = static_cast<u32>(i) / p.columns, column = static_cast<u32>(i) % p.columns;
+  member.rounded[row * member.rounded_stride + column] = rounded_to<bf16>(value);
+}
+
 template <class Parameters>
 __device__ __forceinline__ float updated(const Parameters& p, float value, float gradient, float& m, float& v) {
   m = p.beta1 * m + p.rest1 * gradient;
@@ -38,14 +55,18 @@ __device__ __forceinline__ float updated(const Parameters& p, float value, float
   return value - p.learning_rate * (p.weight_decay * value + m * p.inverse1 / (sqrtf(v * p.inverse2) + p.epsilon));
 }
 
+/// Grid [blocks of a parameter, parameters].
 KERNEL(adamw, AdamWParameters, 256) {
   const u64 i = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
   const float factor = factor_of(p.result, p.norm_max);
   if (i >= p.length || factor < 0) return;
-  float m = p.first[i], v = p.second[i];
-  p.parameter[i] = updated(p, p.parameter[i], factor * p.gradient[i], m, v);
-  p.first[i] = m;
-  p.second[i] = v;
+  const Member& member = p.members[blockIdx.y];
+  float* const first = static_cast<float*>(member.first);
+  float* const second = static_cast<float*>(member.second);
+  float m = first[i], v = second[i];
+  store_updated(p, member, i, updated(p, member.parameter[i], factor * member.gradient[i], m, v));
+  first[i] = m;
+  second[i] = v;
 }
 
 // Moments in eight bits, in blocks of 256 with one scale each: the codes of the kernels for CPUs (moment_codes.h). Cell k of decade d
@@ -88,41 +109,24 @@ __device__ __forceinline__ int encoded(const CodeTable<decades>& table, float sh
   return min(static_cast<int>(table.rate[decade] * share + table.start[decade]), (1 << decades) - 1);
 }
 
-struct CodedAdamWParameters {
-  float* parameter;
-  u8* first;  // signed codes
-  float* first_scales;  // [ceil(length / 256)]
-  u8* second;
-  float* second_scales;
-  const float* gradient;
-  const double* result;
-  u32 length;
-  float learning_rate;
-  float beta1;
-  float rest1;
-  float beta2;
-  float rest2;
-  float inverse1;
-  float inverse2;
-  float epsilon;
-  float weight_decay;
-  float norm_max;
-};
-/// One block for the 256 moments of a scale.
-KERNEL(coded_adamw, CodedAdamWParameters, 256) {
+/// One block for the 256 moments of a scale: grid [scales of a parameter, parameters].
+KERNEL(coded_adamw, AdamWParameters, 256) {
   __shared__ float scratch_first[8];
   __shared__ float scratch_second[8];
   const u64 i = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
   const float factor = factor_of(p.result, p.norm_max);
   if (factor < 0) return;  // all threads alike
+  const Member& member = p.members[blockIdx.y];
+  u8* const first_code = static_cast<u8*>(member.first);  // signed
+  u8* const second_code = static_cast<u8*>(member.second);
   const bool is_there = i < p.length;
   float m = 0, v = 0;
   if (is_there) {
-    const int code = static_cast<signed char>(p.first[i]);
-    m = decoded(first_codes, code < 0 ? -code : code) * p.first_scales[blockIdx.x];
+    const int code = static_cast<signed char>(first_code[i]);
+    m = decoded(first_codes, code < 0 ? -code : code) * member.first_scales[blockIdx.x];
     if (code < 0) m = -m;
-    v = decoded(second_codes, p.second[i]) * p.second_scales[blockIdx.x];
-    p.parameter[i] = updated(p, p.parameter[i], factor * p.gradient[i], m, v);
+    v = decoded(second_codes, second_code[i]) * member.second_scales[blockIdx.x];
+    store_updated(p, member, i, updated(p, member.parameter[i], factor * member.gradient[i], m, v));
   }
   // Both barriers of the sums stand between the reads of the old scales and the writes of the new ones.
   const float first_scale = largest_of_block<256>(fabsf(m), scratch_first);
@@ -130,13 +134,13 @@ KERNEL(coded_adamw, CodedAdamWParameters, 256) {
   if (is_there) {
     // Divided: the inverse of a tiny scale is infinite.
     const int first = encoded(first_codes, fabsf(m) / (first_scale > 0 ? first_scale : 1.0f));
-    p.first[i] = static_cast<u8>(m < 0 ? -first : first);
+    first_code[i] = static_cast<u8>(m < 0 ? -first : first);
     const int second = encoded(second_codes, v / (second_scale > 0 ? second_scale : 1.0f));
     // One that is not zero never becomes zero: its first moment would be divided by epsilon alone.
-    p.second[i] = static_cast<u8>(v > 0 && second < 1 ? 1 : second);
+    second_code[i] = static_cast<u8>(v > 0 && second < 1 ? 1 : second);
   }
   if (threadIdx.x == 0) {
-    p.first_scales[blockIdx.x] = first_scale;
-    p.second_scales[blockIdx.x] = second_scale;
+    member.first_scales[blockIdx.x] = first_scale;
+    member.second_scales[blockIdx.x] = second_scale;
   }
 }

@@ -25,6 +25,18 @@ __device__ __forceinline__ void as_left(u32 (&a)[4], const float (&p)[columns / 
   a[3] = pack_bf16(p[2 * step + 1][2], p[2 * step + 1][3]);
 }
 
+/// s[16, columns] += left[16, 16] right^T from column d on of a tile of heads.
+template <int columns>
+__device__ __forceinline__ void multiply_piece(float (&s)[columns / 8][4], const u32 (&left)[4], int d,
+                                               const bf16 (*right)[padded_dim + tile_padding]) {
+#pragma unroll
+  for (int i = 0; i < columns / 16; i++) {
+    u32 b[2][2];
+    load_right_transposed(b, right, d, 16 * i);
+    multiply_bf16(s[2 * i], left, b[0]);
+    multiply_bf16(s[2 * i + 1], left, b[1]);
+  }
+}
 /// s[16, columns] = left[16 rows from `row`] right^T, both tiles of heads.
 template <int columns>
 __device__ __forceinline__ void multiply_heads(float (&s)[columns / 8][4], const bf16 (*left)[padded_dim + tile_padding], int row,
@@ -35,13 +47,7 @@ __device__ __forceinline__ void multiply_heads(float (&s)[columns / 8][4], const
   for (int d = 0; d < padded_dim; d += 16) {
     u32 a[4];
     load_left(a, left, row, d);
-#pragma unroll
-    for (int i = 0; i < columns / 16; i++) {
-      u32 b[2][2];
-      load_right_transposed(b, right, d, 16 * i);
-      multiply_bf16(s[2 * i], a, b[0]);
-      multiply_bf16(s[2 * i + 1], a, b[1]);
-    }
+    multiply_piece<columns>(s, a, d, right);
   }
 }
 
@@ -130,21 +136,33 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
   bring(0);
 
   float sums[padded_dim / 8][4] = {}, largest[2] = {-infinity, -infinity}, total[2] = {};
+  u32 queries[padded_dim / 16][4];  // of this warp, for all steps
   for (int step = 0; step < steps; step++) {
     bring(step + 1);
     wait_copies<1>();
     __syncthreads();
     const auto& stage = shared.stage[step % 2];
-    float s[tile_keys / 8][4];
-    multiply_heads<tile_keys>(s, shared.q, row, stage.k);
+    if (step == 0) {
+#pragma unroll
+      for (int d = 0; d < padded_dim / 16; d++) load_left(queries[d], shared.q, row, 16 * d);
+    }
+    float s[tile_keys / 8][4] = {};
+#pragma unroll
+    for (int d = 0; d < padded_dim / 16; d++) multiply_piece<tile_keys>(s, queries[d], 16 * d, stage.k);
     float most[2] = {largest[0], largest[1]};
+    // Whether every query of the warp sees every key of the tile: most tiles have nothing to hide.
+    const int behind = (step + 1) * tile_keys;
+    const bool is_whole = behind <= before + first_query + row + 1 && behind <= p.keys;
 #pragma unroll
     for (int i = 0; i < tile_keys / 8; i++) {
 #pragma unroll
       for (int part = 0; part < 4; part++) {
-        const int key = step * tile_keys + 8 * i + 2 * (lane % 4) + part % 2;
-        const int query = before + first_query + row + lane / 4 + part / 2 * 8;
-        s[i][part] = key <= query && key < p.keys ? s[i][part] * (p.scale * log2e) : -infinity;
+        s[i][part] *= p.scale * log2e;
+        if (!is_whole) {
+          const int key = step * tile_keys + 8 * i + 2 * (lane % 4) + part % 2;
+          const int query = before + first_query + row + lane / 4 + part / 2 * 8;
+          if (key > query || key >= p.keys) s[i][part] = -infinity;
+        }
         most[part / 2] = fmaxf(most[part / 2], s[i][part]);
       }
     }
@@ -153,7 +171,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
       most[half] = fmaxf(most[half], __shfl_xor_sync(0xffffffffu, most[half], 1));
       most[half] = fmaxf(most[half], __shfl_xor_sync(0xffffffffu, most[half], 2));
       // A row that has seen no key yet has nothing to be scaled; every row sees its first key in the first tile.
-      const float shrink = exp2f(largest[half] - most[half]);
+      const float shrink = power_of_two(largest[half] - most[half]);
       largest[half] = most[half];
       total[half] *= shrink;
 #pragma unroll
@@ -166,7 +184,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
     for (int i = 0; i < tile_keys / 8; i++) {
 #pragma unroll
       for (int part = 0; part < 4; part++) {
-        s[i][part] = exp2f(s[i][part] - largest[part / 2]);
+        s[i][part] = power_of_two(s[i][part] - largest[part / 2]);
         total[part / 2] += s[i][part];
       }
     }
@@ -264,14 +282,18 @@ KERNEL(attention_backward_q, AttentionBackwardParameters, 128) {
     float s[tile_keys / 8][4], dp[tile_keys / 8][4];
     multiply_heads<tile_keys>(s, shared.q, row, shared.k);
     multiply_heads<tile_keys>(dp, shared.dout, row, shared.v);
+    const bool is_whole = first_key + tile_keys <= first_query + row + 1 && first_query + tile_queries <= p.time;
 #pragma unroll
     for (int i = 0; i < tile_keys / 8; i++) {
 #pragma unroll
       for (int part = 0; part < 4; part++) {
-        const int key = first_key + 8 * i + 2 * (lane % 4) + part % 2;
-        const int query = first_query + row + lane / 4 + part / 2 * 8;
-        const float weight = exp2f(s[i][part] * (p.scale * log2e) - log_sum_exp[part / 2]);
-        s[i][part] = key <= query && query < p.time ? weight * (dp[i][part] - delta[part / 2]) * p.scale : 0.0f;
+        const float weight = power_of_two(s[i][part] * (p.scale * log2e) - log_sum_exp[part / 2]);
+        s[i][part] = weight * (dp[i][part] - delta[part / 2]) * p.scale;
+        if (!is_whole) {
+          const int key = first_key + 8 * i + 2 * (lane % 4) + part % 2;
+          const int query = first_query + row + lane / 4 + part / 2 * 8;
+          if (key > query || query >= p.time) s[i][part] = 0;
+        }
       }
     }
     multiply_rows<tile_keys>(sums, s, shared.k);
@@ -316,16 +338,19 @@ KERNEL(attention_backward_kv, AttentionBackwardParameters, 128) {
       float s[step_queries / 8][4], dp[step_queries / 8][4];
       multiply_heads<step_queries>(s, shared.k, row, shared.q);  // transposed: a row for each key
       multiply_heads<step_queries>(dp, shared.v, row, shared.dout);
+      const bool is_whole = first_key + row + 16 <= first_query + 1 && first_query + step_queries <= p.time;
 #pragma unroll
       for (int i = 0; i < step_queries / 8; i++) {
 #pragma unroll
         for (int part = 0; part < 4; part++) {
-          const int column = 8 * i + 2 * (lane % 4) + part % 2, query = first_query + column;
-          const int key = first_key + row + lane / 4 + part / 2 * 8;
-          const bool is_seen = key <= query && query < p.time;
-          const float weight = exp2f(s[i][part] * (p.scale * log2e) - shared.log_sum_exp[column]);
-          s[i][part] = is_seen ? weight : 0.0f;
-          dp[i][part] = is_seen ? weight * (dp[i][part] - shared.delta[column]) * p.scale : 0.0f;
+          const int column = 8 * i + 2 * (lane % 4) + part % 2;
+          s[i][part] = power_of_two(s[i][part] * (p.scale * log2e) - shared.log_sum_exp[column]);
+          if (!is_whole) {
+            const int query = first_query + column, key = first_key + row + lane / 4 + part / 2 * 8;
+            if (key > query || query >= p.time) s[i][part] = 0;
+          }
+          // A weight of zero hides what is not seen; what is beyond the end is zero itself.
+          dp[i][part] = s[i][part] * (dp[i][part] - shared.delta[column]) * p.scale;
         }
       }
       multiply_rows<step_queries>(dv, s, shared.dout);

@@ -62,6 +62,12 @@ __device__ __forceinline__ u32 pack_e4m3(float low, float high) {
   return packed;
 }
 #endif
+/// 2^x to two units of the last place; what is below 2^-126 becomes zero.
+__device__ __forceinline__ float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
 /// 16 bytes from global to shared memory, both aligned to 16; those from `source_bytes` on become zeros.
 __device__ __forceinline__ void copy_async_16(void* to, const void* from, u32 source_bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(source_bytes)

@@ -38,6 +38,21 @@ KERNEL(round_matrix, RoundMatrixParameters, 256) {
   p.to[row * p.to_stride + column] = rounded_to<activation>(p.factor * p.from[row * p.from_stride + column]);
 }
 
+struct CopyMatrixParameters {
+  activation* to;  // [rows, columns], `to_stride` apart
+  const activation* from;  // `from_stride` apart
+  int rows;
+  int columns;
+  int to_stride;
+  int from_stride;
+};
+KERNEL(copy_matrix, CopyMatrixParameters, 256) {
+  const u64 index = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
+  if (index >= static_cast<u64>(p.rows) * p.columns) return;
+  const u64 row = index / p.columns, column = index % p.columns;
+  p.to[row * p.to_stride + column] = p.from[row * p.from_stride + column];
+}
+
 struct WidenMatrixParameters {
   float* to;  // [rows, columns], `to_stride` apart
   const activation* from;  // `from_stride` apart

@@ -1,5 +1,5 @@
-// Rows of a table by ids, and their gradient without atomic sums: positions are sorted by id on the host, and one block adds the rows of
-// one id in their order.
+// Rows of a table by ids, and their gradient without atomic sums: positions are sorted by id on the host, and one block adds at
+// most so many rows of one id, in their order.
 #include "device.h"
 
 struct EmbeddingForwardParameters {
@@ -18,20 +18,38 @@ KERNEL(embedding_forward, EmbeddingForwardParameters, 128) {
 
 struct EmbeddingBackwardParameters {
   float* dtable;  // [vocabulary, hidden], added to
+  float* partial;  // [parts, hidden] of ids that occur often
   const activation* dy;  // [rows, hidden], `stride` apart
   const int* rows;  // [rows] sorted by id, and of one id by their place
-  const int* begins;  // [count + 1] where the rows of each id that occurs begin
-  const int* ids;  // [count] those ids
+  const int* segments;  // [segments, 4]: begin and end among the rows, id, place among the parts or -1
   int hidden;
   int stride;
 };
-/// One block for each id that occurs.
+/// One block for each segment: rows of one id.
 KERNEL(embedding_backward, EmbeddingBackwardParameters, 128) {
-  float* const to = p.dtable + static_cast<u64>(p.ids[blockIdx.x]) * p.hidden;
-  const int begin = p.begins[blockIdx.x], end = p.begins[blockIdx.x + 1];
+  const int* const segment = p.segments + 4 * blockIdx.x;
+  const int begin = segment[0], end = segment[1], part = segment[3];
+  float* const to = part < 0 ? p.dtable + static_cast<u64>(segment[2]) * p.hidden : p.partial + static_cast<u64>(part) * p.hidden;
   for (int i = threadIdx.x; i < p.hidden; i += 128) {
     float sum = 0;
     for (int at = begin; at < end; at++) sum += to_float(p.dy[static_cast<u64>(p.rows[at]) * p.stride + i]);
+    to[i] = part < 0 ? to[i] + sum : sum;
+  }
+}
+
+struct EmbeddingAddPartsParameters {
+  float* dtable;
+  const float* partial;
+  const int* ids;  // [ids, 3]: id, begin and end among the parts
+  int hidden;
+};
+/// One block for each id that has parts.
+KERNEL(embedding_add_parts, EmbeddingAddPartsParameters, 128) {
+  const int* const id = p.ids + 3 * blockIdx.x;
+  float* const to = p.dtable + static_cast<u64>(id[0]) * p.hidden;
+  for (int i = threadIdx.x; i < p.hidden; i += 128) {
+    float sum = 0;
+    for (int part = id[1]; part < id[2]; part++) sum += p.partial[static_cast<u64>(part) * p.hidden + i];
     to[i] += sum;
   }
 }

@@ -3,41 +3,84 @@
 #include "device.h"
 
 struct CrossEntropyParameters {
-  activation* gradient;  // [rows, vocabulary], `stride` apart; null for the loss alone
+  activation* gradient;  // [rows, vocabulary], `gradient_stride` apart; null for the loss alone
   float* losses;  // [rows] in nats
   const float* logits;  // [rows, vocabulary], `stride` apart
   const int* targets;  // [rows]; -1 adds nothing
   int vocabulary;
   int stride;
+  int gradient_stride;
   float scale;  // of the gradient
 };
-/// One block for each row.
-KERNEL(cross_entropy, CrossEntropyParameters, 256) {
-  __shared__ float scratch_largest[8];
-  __shared__ float scratch_sum[8];
-  const u64 at = static_cast<u64>(blockIdx.x) * p.stride;
-  const float* const logits = p.logits + at;
+
+__device__ __forceinline__ float exponential(float x) { return power_of_two(x * 1.4426950408889634f); }
+
+/// The largest of some logits, and the sum of e^(logit - largest): two of them together.
+struct Softmax {
+  float largest;
+  float sum;
+};
+__device__ __forceinline__ Softmax together(Softmax one, Softmax other) {
+  const float largest = fmaxf(one.largest, other.largest);
+  // Of nothing yet: e^(-inf - -inf) would be NaN.
+  const float left = one.largest == -infinity ? 0.0f : one.sum * exponential(one.largest - largest);
+  const float right = other.largest == -infinity ? 0.0f : other.sum * exponential(other.largest - largest);
+  return {largest, left + right};
+}
+
+/// One block for each row, which reads its logits twice: for the sum, and for the gradient.
+KERNEL(cross_entropy, CrossEntropyParameters, 512) {
+  __shared__ float scratch_largest[16];
+  __shared__ float scratch_sum[16];
+  const float* const logits = p.logits + static_cast<u64>(blockIdx.x) * p.stride;
+  activation* const gradient = p.gradient + static_cast<u64>(blockIdx.x) * p.gradient_stride;
   const int target = p.targets[blockIdx.x];
   if (target < 0) {  // all threads alike
-    for (int i = threadIdx.x; p.gradient != nullptr && i < p.vocabulary; i += 256) {
-      p.gradient[at + i] = rounded_to<activation>(0.0f);
-    }
+    for (int i = threadIdx.x; p.gradient != nullptr && i < p.vocabulary; i += 512) gradient[i] = rounded_to<activation>(0.0f);
     if (threadIdx.x == 0) p.losses[blockIdx.x] = 0;
     return;
   }
-  float largest = -infinity;
-  for (int i = threadIdx.x; i < p.vocabulary; i += 256) largest = fmaxf(largest, logits[i]);
-  largest = largest_of_block<256>(largest, scratch_largest);
-  float sum = 0;
-  for (int i = threadIdx.x; i < p.vocabulary; i += 256) sum += expf(logits[i] - largest);
-  sum = sum_of_block<256>(sum, scratch_sum);
-  if (threadIdx.x == 0) p.losses[blockIdx.x] = logf(sum) - (logits[target] - largest);
+  Softmax own = {-infinity, 0};
+  for (int i = 8 * threadIdx.x; i < p.vocabulary; i += 8 * 512) {
+    float v[8];
+    const int count = p.vocabulary - i;
+    load_eight(v, logits + i, count);
+    float largest = own.largest;
+#pragma unroll
+    for (int j = 0; j < 8; j++) largest = j < count ? fmaxf(largest, v[j]) : largest;
+    float sum = own.largest == -infinity ? 0.0f : own.sum * exponential(own.largest - largest);
+#pragma unroll
+    for (int j = 0; j < 8; j++) sum += j < count ? exponential(v[j] - largest) : 0.0f;
+    own = {largest, sum};
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const Softmax other = {__shfl_xor_sync(0xffffffffu, own.largest, distance), __shfl_xor_sync(0xffffffffu, own.sum, distance)};
+    // The lower lane first in both, so that both come to the same bits.
+    own = (threadIdx.x & distance) == 0 ? together(own, other) : together(other, own);
+  }
+  if (threadIdx.x % 32 == 0) {
+    scratch_largest[threadIdx.x / 32] = own.largest;
+    scratch_sum[threadIdx.x / 32] = own.sum;
+  }
+  __syncthreads();
+  own = {scratch_largest[0], scratch_sum[0]};
+#pragma unroll
+  for (int warp = 1; warp < 16; warp++) own = together(own, {scratch_largest[warp], scratch_sum[warp]});
+  if (threadIdx.x == 0) p.losses[blockIdx.x] = logf(own.sum) - (logits[target] - own.largest);
   if (p.gradient == nullptr) return;
-  const float factor = p.scale / sum;
-  for (int i = threadIdx.x; i < p.vocabulary; i += 256) {
-    const float e = expf(logits[i] - largest);
-    // p - 1 of the target, whose difference must not be one of rounded numbers.
-    p.gradient[at + i] = rounded_to<activation>((i == target ? e - sum : e) * factor);
+  const float factor = p.scale / own.sum;
+  for (int i = 8 * threadIdx.x; i < p.vocabulary; i += 8 * 512) {
+    float v[8];
+    const int count = p.vocabulary - i;
+    load_eight(v, logits + i, count);
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+      const float e = exponential(v[j] - own.largest);
+      // p - 1 of the target, whose difference must not be one of rounded numbers.
+      v[j] = (i + j == target ? e - own.sum : e) * factor;
+    }
+    store_eight(gradient + i, v, count);
   }
 }
 

@@ -19,10 +19,30 @@ KERNEL(rms_norm_forward, RmsNormForwardParameters, 256) {
   const float* const x = p.x + static_cast<u64>(row) * p.dim;
   activation* const y = p.y + static_cast<u64>(row) * p.y_stride;
   float squares = 0;
-  for (int i = lane; i < p.dim; i += 32) squares += x[i] * x[i];
+  if (p.dim % 8 == 0) {
+    for (int i = 8 * lane; i < p.dim; i += 256) {
+      float v[8];
+      load_eight(v, x + i, 8);
+#pragma unroll
+      for (int j = 0; j < 8; j++) squares += v[j] * v[j];
+    }
+  } else {
+    for (int i = lane; i < p.dim; i += 32) squares += x[i] * x[i];
+  }
   const float rstd = 1.0f / sqrtf(sum_of_warp(squares) / static_cast<float>(p.dim) + p.epsilon);
   if (lane == 0) p.rstd[row] = rstd;
-  for (int i = lane; i < p.dim; i += 32) y[i] = rounded_to<activation>(x[i] * rstd * p.gain[i]);
+  if (p.dim % 8 == 0) {
+    for (int i = 8 * lane; i < p.dim; i += 256) {
+      float v[8], gain[8];
+      load_eight(v, x + i, 8);
+      load_eight(gain, p.gain + i, 8);
+#pragma unroll
+      for (int j = 0; j < 8; j++) v[j] = v[j] * rstd * gain[j];
+      store_eight(y + i, v, 8);
+    }
+  } else {
+    for (int i = lane; i < p.dim; i += 32) y[i] = rounded_to<activation>(x[i] * rstd * p.gain[i]);
+  }
 }
 
 struct RmsNormBackwardParameters {
@@ -73,4 +93,71 @@ KERNEL(rms_norm_gain, RmsNormGainParameters, 128) {
     sum += dy * p.x[static_cast<u64>(row) * p.dim + column] * p.rstd[row];
   }
   p.partial[static_cast<u64>(blockIdx.y) * p.dim + column] = sum;
+}
+
+struct RmsNormBothParameters {
+  float* dx;  // [rows, dim]
+  bf16* rounded;  // dx as products read it, `rounded_stride` apart; null for none
+  float* partial;  // [slices, dim] of the gain's gradient
+  const activation* dy;  // [rows, dim], `dy_stride` apart
+  const float* x;
+  const float* residual;  // [rows, dim], added to dx; null for none
+  const float* gain;
+  const float* rstd;
+  int rows;
+  int dim;  // a multiple of eight, 2,048 at most
+  int dy_stride;
+  int rounded_stride;
+  int slice_rows;
+};
+struct GainSums {
+  float of[8 * 2048];  // as many as the launch has asked for: 8 * dim
+};
+/// Both gradients at once, of a slice of rows: each warp takes every eighth row, and has sums of its own.
+KERNEL(rms_norm_both, RmsNormBothParameters, 256) {
+  DYNAMIC_SHARED(GainSums, sums);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int begin = blockIdx.x * p.slice_rows, end = min(begin + p.slice_rows, p.rows);
+  float* const own = sums.of + warp * p.dim;
+  const float nothing[8] = {};
+  for (int i = 8 * lane; i < p.dim; i += 256) store_eight(own + i, nothing, 8);
+  for (int row = begin + warp; row < end; row += 8) {
+    const u64 at = static_cast<u64>(row) * p.dim;
+    const activation* const dy = p.dy + static_cast<u64>(row) * p.dy_stride;
+    const float rstd = p.rstd[row];
+    float along = 0;
+    for (int i = 8 * lane; i < p.dim; i += 256) {
+      float d[8], x[8], gain[8];
+      load_eight(d, dy + i, 8);
+      load_eight(x, p.x + at + i, 8);
+      load_eight(gain, p.gain + i, 8);
+#pragma unroll
+      for (int j = 0; j < 8; j++) along += d[j] * gain[j] * x[j];
+    }
+    along = sum_of_warp(along) * rstd * rstd / static_cast<float>(p.dim);
+    for (int i = 8 * lane; i < p.dim; i += 256) {
+      float d[8], x[8], gain[8], sum[8], residual[8];
+      load_eight(d, dy + i, 8);
+      load_eight(x, p.x + at + i, 8);
+      load_eight(gain, p.gain + i, 8);
+      load_eight(sum, own + i, 8);
+      if (p.residual != nullptr) load_eight(residual, p.residual + at + i, 8);
+#pragma unroll
+      for (int j = 0; j < 8; j++) {
+        sum[j] += d[j] * x[j] * rstd;
+        d[j] = rstd * (d[j] * gain[j] - x[j] * along);
+        if (p.residual != nullptr) d[j] += residual[j];
+      }
+      store_eight(own + i, sum, 8);
+      store_eight(p.dx + at + i, d, 8);
+      if (p.rounded != nullptr) store_eight(p.rounded + static_cast<u64>(row) * p.rounded_stride + i, d, 8);
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < p.dim; i += 256) {
+    float sum = sums.of[i];
+#pragma unroll
+    for (int other = 1; other < 8; other++) sum += sums.of[other * p.dim + i];
+    p.partial[static_cast<u64>(blockIdx.x) * p.dim + i] = sum;
+  }
 }

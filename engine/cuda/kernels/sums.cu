@@ -26,11 +26,20 @@ struct SumSlicesParameters {
   int columns;
   int adds;  // to what is there
 };
-KERNEL(sum_slices, SumSlicesParameters, 128) {
-  const int column = blockIdx.x * 128 + threadIdx.x;
-  if (column >= p.columns) return;
+/// 32 columns a block: each of its warps adds up every eighth slice, and their sums are added in their order.
+KERNEL(sum_slices, SumSlicesParameters, 256) {
+  __shared__ float sums[8][32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
   float sum = 0;
-  for (int slice = 0; slice < p.slices; slice++) sum += p.partial[static_cast<u64>(slice) * p.columns + column];
+  if (column < p.columns) {
+    for (int slice = warp; slice < p.slices; slice += 8) sum += p.partial[static_cast<u64>(slice) * p.columns + column];
+  }
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || column >= p.columns) return;
+  sum = sums[0][lane];
+#pragma unroll
+  for (int other = 1; other < 8; other++) sum += sums[other][lane];
   p.to[column] = p.adds != 0 ? p.to[column] + sum : sum;
 }
 

@@ -138,6 +138,10 @@ NOT_CHECKED static inline void multiply_e4m3(float (&d)[4], const uint32_t (&a)[
   relora::model::MultiplyMatrices product{d, a, b, d};
   runtime->meet(WarpOperation::multiply_e4m3, &product);
 }
+static inline float power_of_two(float x) {
+  const float result = std::exp2(x);
+  return result < 0x1p-126f ? 0.0f : result;
+}
 NOT_CHECKED static inline void copy_async_16(void* to, const void* from, uint32_t source_bytes) {
   runtime->copy_async(to, from, 16, source_bytes);
 }

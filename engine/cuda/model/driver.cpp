@@ -11,9 +11,13 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <thread>
+#include <vector>
 
 #include "../host/cuda_api.h"
+#include "blas_queue.h"
 #include "driver_control.h"
 #include "faults.h"
 #include "grid.h"
@@ -29,6 +33,12 @@ struct ContextTag {};
 struct StreamTag {};
 struct EventTag {
   std::chrono::steady_clock::time_point recorded;
+};
+struct GraphTag {
+  std::vector<std::function<void()>> commands;
+};
+struct GraphRunTag {
+  std::vector<std::function<void()>> commands;
 };
 struct ModuleTag {
   Module module;
@@ -51,6 +61,10 @@ class Queue {
  public:
   void submit(std::function<void()> command) {
     const std::lock_guard lock(mutex_);
+    if (captured != nullptr) {
+      captured->commands.push_back(std::move(command));
+      return;
+    }
     if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
     commands_.push_back(std::move(command));
     submitted_++;
@@ -61,6 +75,9 @@ class Queue {
     const uint64_t until = submitted_;
     changed_.wait(lock, [&] { return done_ >= until; });
   }
+  /// Where commands go instead, while a graph is captured.
+  GraphTag* captured = nullptr;
+
   ~Queue() {
     {
       const std::lock_guard lock(mutex_);
@@ -100,7 +117,19 @@ struct Card {
   std::atomic<uint64_t> launches = 0;
   std::atomic<int> contexts = 0;
   ContextTag context;
+  /// Memory of the host that copies read when their turn comes, by its begin.
+  std::map<const char*, size_t> pinned;
+  std::mutex pinned_mutex;
   Queue queue;
+
+  bool is_pinned(const void* address) {
+    const std::lock_guard lock(pinned_mutex);
+    const char* const at = static_cast<const char*>(address);
+    auto next = pinned.upper_bound(at);
+    if (next == pinned.begin()) return false;
+    --next;
+    return at < next->first + next->second;
+  }
 };
 
 Card& card() {
@@ -139,6 +168,16 @@ Control::Control()
 void watch_writes() { card().memory.watch_writes(); }
 void limit_memory(uint64_t bytes) { card().memory.limit(bytes); }
 uint64_t launches() { return card().launches; }
+
+int submit(std::function<void()> command) {
+  if (const Status lost = card().lost) return lost;
+  card().queue.submit([command = std::move(command)] {
+    if (card().lost == success) command();
+  });
+  return success;
+}
+bool holds_memory(const void* address, size_t bytes) { return card().memory.holds(address, bytes); }
+void written_memory(const void* address, size_t bytes) { card().memory.written_by_copy(address, bytes); }
 
 }  // namespace relora::model
 
@@ -226,14 +265,28 @@ EXPORT cuMemFree_v2(DeviceAddress address) {
 }
 EXPORT cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
   *memory = std::malloc(bytes);
-  return *memory == nullptr ? out_of_memory : success;
+  if (*memory == nullptr) return out_of_memory;
+  const std::lock_guard lock(card().pinned_mutex);
+  card().pinned.emplace(static_cast<const char*>(*memory), bytes);
+  return success;
 }
 EXPORT cuMemFreeHost(void* memory) {
   card().queue.wait();
+  {
+    const std::lock_guard lock(card().pinned_mutex);
+    card().pinned.erase(static_cast<const char*>(memory));
+  }
   std::free(memory);
   return success;
 }
 EXPORT cuMemcpyHtoDAsync_v2(DeviceAddress to, const void* from, size_t bytes, StreamHandle) {
+  if (card().is_pinned(from)) {
+    return submit_access(to, bytes, [=] {
+      std::memcpy(host(to), from, bytes);
+      card().memory.written_by_copy(host(to), bytes);
+    });
+  }
+  if (card().queue.captured != nullptr) return invalid_value;  // nothing that waits may be captured
   // Memory that is not pinned is staged before the call returns.
   const auto* const begin = static_cast<const char*>(from);
   return submit_access(to, bytes, [to, staged = std::string(begin, begin + bytes)] {
@@ -267,6 +320,7 @@ EXPORT cuStreamDestroy_v2(StreamHandle stream) {
   return success;
 }
 EXPORT cuStreamSynchronize(StreamHandle) {
+  if (card().queue.captured != nullptr) return invalid_value;
   card().queue.wait();
   return card().lost;
 }
@@ -287,6 +341,34 @@ EXPORT cuEventRecord(EventHandle event, StreamHandle) {
 EXPORT cuEventSynchronize(EventHandle) {
   card().queue.wait();
   return card().lost;
+}
+EXPORT cuStreamBeginCapture_v2(StreamHandle, int) {
+  if (card().queue.captured != nullptr) return invalid_value;
+  card().queue.captured = new GraphTag;
+  return success;
+}
+EXPORT cuStreamEndCapture(StreamHandle, GraphHandle* graph) {
+  *graph = card().queue.captured;
+  card().queue.captured = nullptr;
+  return *graph == nullptr ? invalid_value : success;
+}
+EXPORT cuGraphInstantiateWithFlags(GraphRunHandle* run, GraphHandle graph, unsigned long long) {
+  *run = new GraphRunTag{graph->commands};
+  return success;
+}
+EXPORT cuGraphLaunch(GraphRunHandle run, StreamHandle) {
+  if (const Status lost = card().lost) return lost;
+  for (const auto& command : run->commands) card().queue.submit(command);
+  return success;
+}
+EXPORT cuGraphDestroy(GraphHandle graph) {
+  delete graph;
+  return success;
+}
+EXPORT cuGraphExecDestroy(GraphRunHandle run) {
+  card().queue.wait();
+  delete run;
+  return success;
 }
 EXPORT cuEventElapsedTime(float* milliseconds, EventHandle begin, EventHandle end) {
   *milliseconds = std::chrono::duration<float, std::milli>(end->recorded - begin->recorded).count();

@@ -16,7 +16,7 @@ std::map<const char*, Memory::Allocation>::iterator Memory::find(const void* add
 
 void* Memory::allocate(size_t bytes) {
   const std::lock_guard lock(mutex_);
-  if (bytes == 0 || bytes > bytes_max_ - bytes_used_) return nullptr;
+  if (bytes == 0 || bytes_used_ > bytes_max_ || bytes > bytes_max_ - bytes_used_) return nullptr;
   const size_t rounded = (bytes + guard_bytes - 1) / guard_bytes * guard_bytes;
   char* const block = static_cast<char*>(std::aligned_alloc(guard_bytes, rounded + 2 * guard_bytes));
   if (block == nullptr) return nullptr;

@@ -1,27 +1,38 @@
 import type { Case } from './cases.js';
 
 /** Kernels of the device `cuda` that a case must have run. Probes, caches and runs in float32 have plain ones; the others are made of tiles. */
-export function cudaKernels({ call, ways, isExact }: Case, precision: 'float32' | 'bfloat16'): string[] {
+export function cudaKernels(
+  { call, ways, isExact }: Case,
+  precision: 'float32' | 'bfloat16',
+  hasBlas: boolean,
+): string[] {
   const isPlain = precision === 'float32' || ways.includes('float32');
   const half = ['attentionHalf', 'mlpHalf'].find((name) => call.startsWith(name));
   if (half !== undefined) {
     const attention = isPlain || ways.includes('cache') ? 'attention_float' : 'attention';
     const core = half === 'attentionHalf' ? ['rotary', `${attention}_forward`] : ['swiglu_forward'];
-    const forward = ['rms_norm_forward', isPlain ? 'product_float' : 'product', ...core];
+    const product = isPlain ? 'product_float' : hasBlas ? 'cublaslt' : 'product';
+    const forward = ['rms_norm_forward', product, ...core];
     if (ways.includes('float32') || ways.includes('cache')) return forward;
     const back =
       half === 'attentionHalf'
         ? [`${attention}_backward_q`, `${attention}_backward_kv`]
         : ['swiglu_backward'];
-    const products = isPlain ? [] : ['product_right_transposed', 'product_left_transposed'];
+    const products = isPlain || hasBlas ? [] : ['product_right_transposed', 'product_left_transposed'];
     return [...forward, ...back, ...products, 'rms_norm_backward', 'rms_norm_gain'];
   }
   if (ways.includes('nothing')) return ['adamw']; // which decides on the card that there is nothing to do
   const kernels: Record<string, string[]> = {
     embedding: ['embedding_forward', 'embedding_backward'],
     rmsNorm: ['rms_norm_forward', 'rms_norm_backward', 'rms_norm_gain'],
-    headCrossEntropy: ['cross_entropy', 'add_losses', ...(isPlain ? ['product_float'] : ['product'])],
-    headLogits: [isPlain || isExact === true ? 'product_float' : 'product_right_transposed'],
+    headCrossEntropy: [
+      'cross_entropy',
+      'add_losses',
+      isPlain ? 'product_float' : hasBlas ? 'cublaslt' : 'product',
+    ],
+    headLogits: [
+      isPlain || isExact === true ? 'product_float' : hasBlas ? 'cublaslt' : 'product_right_transposed',
+    ],
     layerForward: ['product_float'],
     matmul: ['product_float'],
     adamW: [ways.includes('coded') ? 'coded_adamw' : 'adamw'],

@@ -460,6 +460,8 @@ export interface FrozenBaseCalls {
   /** Packs w + scale a b instead; w stays. Throws for a base in int8, nf4 or fp8. */
   packMerged(base: FrozenBase, weight: DeviceBuffer, adapter: LayerAdapter): void;
   releaseBase(base: FrozenBase): void;
+  /** Whether `packMerged` starts from the float32 weight: then a step reads it where a graph is merged. */
+  readonly packMergedReadsWeight: boolean;
 
   /**
    * The weight is read at merges, packings and probes alone from now on: the device may move it to the host or, where a folder is given,

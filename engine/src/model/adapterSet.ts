@@ -22,7 +22,7 @@ export const plainPlan: AdapterPlan = {
   masterFolder: null,
 };
 
-/** Merged graphs read the float32 weights at every step: then they stay in memory. */
+/** Merged graphs read the float32 weights at every step of a CPU: then they stay in memory. */
 export function adapterPlan(graphs: LayerGraphs, folder: string): AdapterPlan {
   return { graphs, masterFolder: arePackedOnce(graphs) ? folder : null };
 }
@@ -70,7 +70,8 @@ export class AdapterSet {
     for (const layer of layers) {
       const { weight, inFeatures, outFeatures } = layer;
       this.bases.set(layer, device.packBase(weight.buffer, inFeatures, outFeatures));
-      if (plan.masterFolder !== null) device.park(weight.buffer, plan.masterFolder);
+      if (plan.masterFolder !== null || !device.packMergedReadsWeight)
+        device.park(weight.buffer, plan.masterFolder);
       if (settings.targetModules.includes(layer.module))
         layer.adapter = newAdapter(device, layer, settings, seed, restart);
     }

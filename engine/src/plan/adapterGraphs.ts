@@ -22,7 +22,7 @@ export function arePackedOnce(graphs: LayerGraphs): boolean {
 
 /** What the choice depends on beside the job. Nothing of it is timed: the same job chooses alike on every such machine. */
 export interface GraphMachine {
-  /** Of native products; null on other backends, which have no merged graphs. */
+  /** Of native products, or the architecture of a card; null on other backends, which have no merged graphs. */
   instructionSet: string | null;
   /** Arithmetic of products, with `auto` resolved. */
   precision: 'float32' | 'bfloat16';
@@ -114,6 +114,8 @@ export function chooseGraphs(spec: RunSpec, machine: GraphMachine): LayerGraphs 
   const choose = (module: TargetModule): LayerGraph => {
     if (mustBeSeparate || !adapter.targetModules.includes(module)) return 'separate';
     if (adapter.graph !== 'auto') return adapter.graph;
+    // On a card W' is made in a hundredth of a step, and thin products run far below the speed of wide ones.
+    if (machine.instructionSet?.startsWith('sm_')) return 'merged';
     const costs = Object.entries(graphCosts(shapes[module], layerMethod(adapter, module), batch, machine));
     return costs.reduce((best, cost) => (cost[1] < best[1] ? cost : best))[0] as LayerGraph;
   };

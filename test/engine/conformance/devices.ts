@@ -16,6 +16,7 @@ export interface Column {
   kernels(one: Case): string[];
 }
 
+const plainLibraries = { ...modelOptions.libraries, products: [] };
 const best = loadNativeAddon().describe().instructionSets[0]!;
 
 export const columns: Column[] = [
@@ -44,13 +45,20 @@ export const columns: Column[] = [
     name: 'cuda on its model, float32',
     open: () => Promise.resolve(openCuda({ ...modelOptions, precision: 'float32' })),
     tolerance: 2e-5,
-    kernels: (one) => cudaKernels(one, 'float32'),
+    kernels: (one) => cudaKernels(one, 'float32', false),
   },
   {
     name: 'cuda on its model, bfloat16',
     open: () => Promise.resolve(openCuda({ ...modelOptions, precision: 'bfloat16' })),
     tolerance: 0.03,
-    kernels: (one) => cudaKernels(one, 'bfloat16'),
+    kernels: (one) => cudaKernels(one, 'bfloat16', true),
+  },
+  {
+    name: 'cuda on its model, bfloat16, without cuBLASLt',
+    open: () =>
+      Promise.resolve(openCuda({ ...modelOptions, libraries: plainLibraries, precision: 'bfloat16' })),
+    tolerance: 0.03,
+    kernels: (one) => cudaKernels(one, 'bfloat16', false),
   },
   {
     name: 'reference',

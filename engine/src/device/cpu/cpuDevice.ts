@@ -340,6 +340,8 @@ export class CpuDevice extends CpuMemory implements api.Device {
     this.rest(weight);
   }
 
+  readonly packMergedReadsWeight = true;
+
   packMerged(base: api.FrozenBase, weight: api.DeviceBuffer, adapter: api.LayerAdapter): void {
     const { a, b, rank } = adapter;
     this.addon.packMerged(

@@ -27,6 +27,7 @@ function knownFault(code: string): Known | null {
         reason: 'DEVICE_DRIVER_TOO_OLD',
         cure: 'restart the machine: the driver in memory is another than the one installed',
       };
+    case 'CUBLAS_STATUS_3':
     case 'CUDA_ERROR_OUT_OF_MEMORY':
       return {
         reason: 'DEVICE_OUT_OF_MEMORY',
@@ -44,7 +45,7 @@ export function asDeviceFault(error: unknown): unknown {
   const known = knownFault(code);
   if (known !== null)
     return new DeviceFault(known.reason, `${error.message} (${code}): ${known.cure}`, { cause: error });
-  if (!code.startsWith('CUDA_ERROR_')) return error;
+  if (!code.startsWith('CUDA_ERROR_') && !code.startsWith('CUBLAS_STATUS_')) return error;
   return new DeviceFault(
     'DEVICE_LOST',
     `${error.message} (${code}): the card does not go on; the job resumes when it is back`,

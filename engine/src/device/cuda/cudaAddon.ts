@@ -11,6 +11,8 @@ export interface CudaAddon {
   /** Opens the driver and lists the cards; throws LIBRARY_MISSING, LIBRARY_TOO_OLD or what the driver says. */
   openDriver(path: string): { version: number; devices: CardDescription[] };
   openCompiler(path: string): { major: number; minor: number; architectures: number[] };
+  /** Opens cuBLASLt; its version, 130000 for 13.0. */
+  openBlas(path: string): number;
   /** Waits. `image` null: it does not compile, and the log says why. */
   compile(program: CompiledProgram): { image: Uint8Array | null; log: string };
 
@@ -37,10 +39,54 @@ export interface Card {
   kernelAttributes(kernel: number): { registers: number; localBytes: number; staticSharedBytes: number };
   /** Queues a list of launches as LaunchList writes them. */
   run(commands: Uint8Array): void;
+  /** Pinned memory of the host; `uploadHost` reads it when its turn comes, and `releaseHost` waits. */
+  allocateHost(bytes: number): number;
+  releaseHost(memory: number): void;
+  uploadHost(to: number, from: number, bytes: number): void;
+  downloadHost(to: number, from: number, bytes: number): void;
+
+  /** Products by the opened cuBLASLt, with device memory of their own for sums in parts. */
+  openProducts(workspaceBytes: number): void;
+  /** Null where the library has no algorithm for it; a plan is never changed. */
+  planProduct(shape: PlannedProduct): { plan: number; algorithm: string } | null;
+
+  /** What is queued until `endCapture` becomes a graph instead; nothing that waits may be called meanwhile. */
+  beginCapture(): void;
+  endCapture(): number;
+  runGraph(graph: number): void;
+  releaseGraph(graph: number): void;
+
   synchronize(): void;
   /** Resolves when everything queued before is done, and leaves the event loop free until then. */
   wait(): Promise<void>;
   memory(): CardMemory;
+}
+
+/** As ProductShape of host/products.h: D = alpha op(A) op(B) + beta C, column by column, as cuBLASLt has it. */
+export interface PlannedProduct {
+  m: number;
+  n: number;
+  k: number;
+  batch: number;
+  isATransposed: number;
+  isBTransposed: number;
+  /** cudaDataType: 0 float32, 14 bfloat16, 28 e4m3. */
+  typeAB: number;
+  typeCD: number;
+  leadA: number;
+  leadB: number;
+  leadC: number;
+  leadD: number;
+  /** Elements between the members of a batch. */
+  strideA: number;
+  strideB: number;
+  strideC: number;
+  strideD: number;
+  alignmentA: number;
+  alignmentB: number;
+  alignmentC: number;
+  alignmentD: number;
+  isScaled: number;
 }
 
 export interface CardDescription {

@@ -1,7 +1,9 @@
 import { unmeasured, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type * as api from '../device.js';
 import { singularValues } from '../tfjs/singularValues.js';
-import { attentionBackward, attentionForward, type AttentionState } from './attentionHalf.js';
+import { AdamWCalls } from './adamW.js';
+import { attentionParts } from './attentionHalf.js';
+import type { BlasProducts } from './blasProducts.js';
 import { CardCache } from './cardCache.js';
 import { CardMemory, Scope } from './cardMemory.js';
 import { CardResult } from './cardResult.js';
@@ -11,14 +13,12 @@ import { headCrossEntropy, headLogits } from './head.js';
 import type { Kernels } from './kernels.js';
 import { linearForward, type CardBase } from './linear.js';
 import { MatrixCalls, newMatrix, tight, typeOf, type Arithmetic } from './matrix.js';
+import { halfBackward, halfForward, normGradients, type CardHalfState, type HalfParts } from './half.js';
 import { measureCard } from './measureCard.js';
-import { mlpBackward, mlpForward, type MlpState } from './mlpHalf.js';
+import { mlpParts } from './mlpHalf.js';
 import { normBackward, normForward } from './norm.js';
 
-type State =
-  | { attention: AttentionState }
-  | { mlp: MlpState }
-  | { norm: { readonly scope: Scope; readonly rstd: number } };
+type State = { half: CardHalfState } | { norm: { readonly scope: Scope; readonly rstd: number } };
 
 const asState = (state: State): api.HalfState => state as unknown as api.HalfState;
 const stateOf = (state: api.HalfState): State => state as unknown as State;
@@ -26,15 +26,19 @@ const stateOf = (state: api.HalfState): State => state as unknown as State;
 /** The device `cuda`: our kernels on an NVIDIA card. Every call is queued; only reads wait. */
 export class CudaDevice extends CardMemory implements api.Device {
   private readonly calls: MatrixCalls;
+  private readonly adamWCalls: AdamWCalls;
   private readonly arithmetic: Arithmetic;
 
   constructor(
     readonly description: api.DeviceDescription,
     card: Card,
     private readonly kernels: Kernels,
+    /** Null: every product is by kernels of our own. */
+    readonly blas: BlasProducts | null = null,
   ) {
     super(card);
-    this.calls = new MatrixCalls(this, kernels);
+    this.calls = new MatrixCalls(this, kernels, blas);
+    this.adamWCalls = new AdamWCalls(this.calls, this);
     this.arithmetic = description.precision;
   }
 
@@ -77,31 +81,18 @@ export class CudaDevice extends CardMemory implements api.Device {
     half: api.AttentionHalf,
     mode: api.ForwardMode,
   ): api.HalfState | null {
-    const length = half.shape.batch * half.shape.time * half.shape.hidden;
-    const [to, from] = [
-      this.floats(y, length, 'attentionHalfForward: y'),
-      this.floats(x, length, 'attentionHalfForward: x'),
-    ];
-    const attention = attentionForward(this.calls, to, from, half, mode, this.arithmetic);
-    return this.kept({ attention }, attention.scope, mode);
+    return this.halfForward(y, x, attentionParts(this.calls, half, mode.cache), mode, 'attentionHalfForward');
   }
 
   attentionHalfBackward(
-    gradients: api.AttentionGradients,
+    { dx, gain, q, k, v, o }: api.AttentionGradients,
     dy: api.DeviceBuffer,
     x: api.DeviceBuffer,
     kept: api.HalfState | null,
     half: api.AttentionHalf,
   ): void {
-    const length = half.shape.batch * half.shape.time * half.shape.hidden;
-    const from = this.floats(x, length, 'attentionHalfBackward: x');
-    const upstream = this.floats(dy, length, 'attentionHalfBackward: dy');
-    const state = kept
-      ? (stateOf(kept) as { attention: AttentionState }).attention
-      : this.madeAgain(length, (to) =>
-          attentionForward(this.calls, to, from, half, runMode, this.arithmetic),
-        );
-    attentionBackward(this.calls, gradients, upstream, from, half, state, this.arithmetic);
+    const gradients = { dx, gain, first: [q, k, v], last: o };
+    this.halfBackward(gradients, dy, x, kept, attentionParts(this.calls, half), 'attentionHalfBackward');
   }
 
   mlpHalfForward(
@@ -110,36 +101,24 @@ export class CudaDevice extends CardMemory implements api.Device {
     half: api.MlpHalf,
     mode: api.ForwardMode,
   ): api.HalfState | null {
-    const length = half.shape.batch * half.shape.time * half.shape.hidden;
-    const [to, from] = [
-      this.floats(y, length, 'mlpHalfForward: y'),
-      this.floats(x, length, 'mlpHalfForward: x'),
-    ];
-    const mlp = mlpForward(this.calls, to, from, half, mode, this.arithmetic);
-    return this.kept({ mlp }, mlp.scope, mode);
+    return this.halfForward(y, x, mlpParts(this.calls, half), mode, 'mlpHalfForward');
   }
 
   mlpHalfBackward(
-    gradients: api.MlpGradients,
+    { dx, gain, gate, up, down }: api.MlpGradients,
     dy: api.DeviceBuffer,
     x: api.DeviceBuffer,
     kept: api.HalfState | null,
     half: api.MlpHalf,
   ): void {
-    const length = half.shape.batch * half.shape.time * half.shape.hidden;
-    const from = this.floats(x, length, 'mlpHalfBackward: x');
-    const upstream = this.floats(dy, length, 'mlpHalfBackward: dy');
-    const state = kept
-      ? (stateOf(kept) as { mlp: MlpState }).mlp
-      : this.madeAgain(length, (to) => mlpForward(this.calls, to, from, half, runMode, this.arithmetic));
-    mlpBackward(this.calls, gradients, upstream, from, half, state, this.arithmetic);
+    const gradients = { dx, gain, first: [gate, up], last: down };
+    this.halfBackward(gradients, dy, x, kept, mlpParts(this.calls, half), 'mlpHalfBackward');
   }
 
   releaseState(kept: api.HalfState | null): void {
     if (kept === null) return;
     const state = stateOf(kept);
-    const { scope } = 'attention' in state ? state.attention : 'mlp' in state ? state.mlp : state.norm;
-    scope.end();
+    ('half' in state ? state.half : state.norm).scope.end();
   }
 
   newCache(
@@ -185,10 +164,7 @@ export class CudaDevice extends CardMemory implements api.Device {
   ): void {
     const norm = { rows, hidden, epsilon, gain: this.floats(gain, hidden, 'rmsNormBackward: gain') };
     const from = this.floats(x, rows * hidden, 'rmsNormBackward: x');
-    const into = {
-      dx: this.floats(gradients.dx, rows * hidden, 'rmsNormBackward: dx'),
-      gain: this.floats(gradients.gain, hidden, 'rmsNormBackward: dgain'),
-    };
+    const into = normGradients(this.calls, gradients, norm, typeOf(this.arithmetic));
     const upstream = tight(this.floats(dy, rows * hidden, 'rmsNormBackward: dy'), rows, hidden);
     let state = kept && (stateOf(kept) as { norm: { scope: Scope; rstd: number } }).norm;
     if (state === null) {
@@ -248,6 +224,7 @@ export class CudaDevice extends CardMemory implements api.Device {
       this.floats(x, length, 'addInPlace: x'),
     ];
     this.elementwise('add_in_place', length, { accumulator: to, x: from, length });
+    this.written(accumulator);
   }
 
   scaleInPlace(values: api.DeviceBuffer, factor: number): void {
@@ -257,103 +234,78 @@ export class CudaDevice extends CardMemory implements api.Device {
       length,
       factor,
     });
+    this.written(values);
   }
 
   sumSquares(result: api.ResultBuffer, buffers: readonly api.DeviceBuffer[]): void {
-    for (const buffer of buffers)
-      (result as CardResult).addSquares(
-        this.calls,
-        this.floats(buffer, buffer.length, 'sumSquares'),
-        buffer.length,
-      );
+    for (const { address, length } of this.spansOf(buffers, 'sumSquares'))
+      (result as CardResult).addSquares(this.calls, address, length);
   }
 
-  adamW({ members }: api.ParameterGroup, options: api.AdamWOptions): void {
-    const common = {
-      ...{ result: (options.clip.result as CardResult).address, norm_max: options.clip.normMax },
-      ...{ learning_rate: options.learningRate, epsilon: options.epsilon, weight_decay: options.weightDecay },
-      ...{ beta1: options.beta1, rest1: 1 - options.beta1, beta2: options.beta2, rest2: 1 - options.beta2 },
-      ...{ inverse1: 1 / options.correction1, inverse2: 1 / options.correction2 },
-    };
-    for (const { parameter, gradient, first, second } of members) {
-      const { length } = parameter;
-      const scales = Math.ceil(length / 256);
-      const isCoded = 'codes' in first;
-      if (isCoded !== 'codes' in second)
-        throw new TypeError('adamW: the moments of one group must all be float32 or all be coded');
-      const moments: Record<string, number> =
-        'codes' in first && 'codes' in second
-          ? {
-              first: this.codes(first.codes, length, 'int8', 'adamW: first'),
-              first_scales: this.floats(first.scales, scales, 'adamW: first scales'),
-              second: this.codes(second.codes, length, 'uint8', 'adamW: second'),
-              second_scales: this.floats(second.scales, scales, 'adamW: second scales'),
-            }
-          : {
-              first: this.floats(first as api.DeviceBuffer, length, 'adamW: first'),
-              second: this.floats(second as api.DeviceBuffer, length, 'adamW: second'),
-            };
-      this.calls.launch({
-        file: 'adamw',
-        kernel: isCoded ? 'coded_adamw' : 'adamw',
-        grid: [scales],
-        parameters: {
-          ...{ ...common, ...moments, length },
-          parameter: this.floats(parameter, length, 'adamW: parameter'),
-          gradient: this.floats(gradient, length, 'adamW: gradient'),
-        },
-      });
-    }
+  adamW(group: api.ParameterGroup, options: api.AdamWOptions): void {
+    this.adamWCalls.update(group, options);
   }
 
   packBase(weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
     const { bytes } = this.memory();
     const scope = new Scope(this);
     const type = typeOf(this.arithmetic);
-    const base: CardBase = {
-      ...{ inFeatures, outFeatures, scope },
-      matrix: type === 'float' ? null : newMatrix(scope, inFeatures, outFeatures, type),
-      bytes: this.memory().bytes - bytes,
-    };
+    const matrix = type === 'float' ? null : newMatrix(scope, inFeatures, outFeatures, type);
+    const release = () => scope.end();
+    const base: CardBase = { inFeatures, outFeatures, matrix, release, bytes: this.memory().bytes - bytes };
     this.repackBase(base, weight);
     return base;
   }
 
   repackBase(base: api.FrozenBase, weight: api.DeviceBuffer): void {
-    const { matrix, inFeatures, outFeatures, scope } = base as CardBase;
-    const from = this.floats(weight, inFeatures * outFeatures, 'repackBase: weight');
-    if (typeOf(this.arithmetic) !== 'float')
-      return this.calls.copy(matrix!, tight(from, inFeatures, outFeatures));
-    // Products read the weight itself, until an adapter is merged in.
+    const { matrix, inFeatures, outFeatures } = base as CardBase;
+    if (typeOf(this.arithmetic) === 'float') {
+      // Products read the weight itself, until an adapter is merged in.
+      (base as CardBase).release();
+      (base as CardBase).matrix = null;
+      return;
+    }
+    const scope = new Scope(this);
+    const from = this.stagedFloats(weight, inFeatures * outFeatures, 'repackBase: weight', scope);
+    this.calls.copy(matrix!, tight(from, inFeatures, outFeatures));
     scope.end();
-    (base as CardBase).matrix = null;
   }
 
+  /** In bfloat16 W + s A B is made by each pass for itself. */
   packMerged(base: api.FrozenBase, weight: api.DeviceBuffer, adapter: api.LayerAdapter): void {
-    const { inFeatures, outFeatures, scope } = base as CardBase;
+    const { inFeatures, outFeatures } = base;
     const { rank, scale } = adapter;
     if (typeof scale !== 'number') throw new TypeError('packMerged: expected a constant scale');
-    const type = typeOf(this.arithmetic);
+    if (typeOf(this.arithmetic) !== 'float') return;
     const temporary = new Scope(this);
     const matrixOf = (buffer: api.DeviceBuffer, rows: number, columns: number, field: string) =>
-      tight(this.floats(buffer, rows * columns, `packMerged: ${field}`), rows, columns);
-    const to = ((base as CardBase).matrix ??= newMatrix(scope, inFeatures, outFeatures, type));
+      tight(this.stagedFloats(buffer, rows * columns, `packMerged: ${field}`, temporary), rows, columns);
+    if ((base as CardBase).matrix === null) {
+      const scope = new Scope(this);
+      const matrix = newMatrix(scope, inFeatures, outFeatures, 'float');
+      Object.assign(base, { matrix, release: () => scope.end() });
+    }
     this.calls.product(
-      to,
-      this.calls.as(type, matrixOf(adapter.a, inFeatures, rank, 'a'), temporary),
-      this.calls.as(type, matrixOf(adapter.b, rank, outFeatures, 'b'), temporary),
+      (base as CardBase).matrix!,
+      matrixOf(adapter.a, inFeatures, rank, 'a'),
+      matrixOf(adapter.b, rank, outFeatures, 'b'),
       { scale, addend: matrixOf(weight, inFeatures, outFeatures, 'weight') },
     );
     temporary.end();
   }
 
   releaseBase(base: api.FrozenBase): void {
-    (base as CardBase).scope.end();
+    (base as CardBase).release();
     (base as CardBase).matrix = null;
   }
 
-  park(_weight: api.DeviceBuffer, _folder: string | null): void {
-    // It stays on the card, from where merges and packings read it.
+  get packMergedReadsWeight(): boolean {
+    return typeOf(this.arithmetic) === 'float';
+  }
+
+  /** In float32 products read it at every step. */
+  override park(weight: api.DeviceBuffer): void {
+    if (typeOf(this.arithmetic) !== 'float') super.park(weight);
   }
 
   async mergeAdapter(
@@ -370,7 +322,7 @@ export class CudaDevice extends CardMemory implements api.Device {
     const scope = new Scope(this);
     const found = scope.take(12 * blocks);
     const parameters = {
-      w: this.floats(weight, length, 'mergeAdapter: weight'),
+      w: this.stagedFloats(weight, length, 'mergeAdapter: weight', scope),
       a: this.floats(a, inFeatures * rank, 'mergeAdapter: a'),
       b: this.floats(b, rank * outFeatures, 'mergeAdapter: b'),
       ...{
@@ -394,7 +346,11 @@ export class CudaDevice extends CardMemory implements api.Device {
     const squares = new Float64Array(bytes.buffer, 0, blocks).reduce((sum, part) => sum + part, 0);
     const finite =
       Number.isFinite(squares) && new Int32Array(bytes.buffer, 8 * blocks).every((count) => count === 0);
-    if (into !== null && finite) merge(this.floats(into, length, 'mergeAdapter: into'));
+    if (into !== null && finite) {
+      const to = into === weight ? parameters.w : this.floats(into, length, 'mergeAdapter: into');
+      merge(to);
+      this.keepStaged(into, to);
+    }
     scope.end();
     return { finite, deltaNorm: Math.sqrt(squares) };
   }
@@ -441,6 +397,39 @@ export class CudaDevice extends CardMemory implements api.Device {
     this.calls.launch({ file: 'elementwise', kernel, grid: [Math.ceil(length / 256)], parameters }, 'float');
   }
 
+  private halfForward(
+    y: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    parts: HalfParts,
+    mode: api.ForwardMode,
+    call: string,
+  ): api.HalfState | null {
+    const length = parts.rows * parts.hidden;
+    const [to, from] = [this.floats(y, length, `${call}: y`), this.floats(x, length, `${call}: x`)];
+    const half = halfForward(this.calls, to, from, parts, mode, this.arithmetic);
+    return this.kept({ half }, half.scope, mode);
+  }
+
+  private halfBackward(
+    gradients: Parameters<typeof halfBackward>[1],
+    dy: api.DeviceBuffer,
+    x: api.DeviceBuffer,
+    kept: api.HalfState | null,
+    parts: HalfParts,
+    call: string,
+  ): void {
+    const length = parts.rows * parts.hidden;
+    const from = this.floats(x, length, `${call}: x`);
+    let half = kept && (stateOf(kept) as { half: CardHalfState }).half;
+    if (half === null) {
+      // Made again, without what comes out of it.
+      const to = this.take(4 * length);
+      half = halfForward(this.calls, to, from, parts, { precision: 'run' }, this.arithmetic);
+      this.give(to);
+    }
+    halfBackward(this.calls, gradients, dy, from, parts, half, this.arithmetic);
+  }
+
   private kept(
     state: State,
     scope: Scope,
@@ -450,14 +439,4 @@ export class CudaDevice extends CardMemory implements api.Device {
     scope.end();
     return null;
   }
-
-  /** The state of a half whose result is not wanted. */
-  private madeAgain<T>(length: number, forward: (to: number) => T): T {
-    const to = this.take(4 * length);
-    const state = forward(to);
-    this.give(to);
-    return state;
-  }
 }
-
-const runMode = { precision: 'run', cache: null } as const;

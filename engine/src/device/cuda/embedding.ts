@@ -26,7 +26,10 @@ export function embeddingForward(
   scope.end();
 }
 
-/** dtable is added to. Positions are sorted by id here, so that one block adds the rows of one id in their order. */
+/** Rows that one block adds up at most; what occurs more often is added up in parts. */
+const segmentRows = 64;
+
+/** dtable is added to. Positions are sorted by id here, so that rows of one id are added in their order. */
 export function embeddingBackward(
   calls: MatrixCalls,
   dtable: number,
@@ -35,33 +38,59 @@ export function embeddingBackward(
   shape: TableShape,
 ): void {
   checkIds(ids, shape, 'embeddingBackward');
-  const rows = Int32Array.from(ids, (_, row) => row).sort(
-    (one, other) => ids[one]! - ids[other]! || one - other,
-  );
-  const begins: number[] = [];
-  rows.forEach((row, place) => {
-    if (place === 0 || ids[row] !== ids[rows[place - 1]!]) begins.push(place);
-  });
-  const found = Int32Array.from(begins, (place) => ids[rows[place]!]!);
+  const { hidden } = shape;
+  const { rows, segments, long } = segmentsOf(ids, shape.vocabulary);
   const scope = new Scope(calls.memory);
   const upload = (values: Int32Array): number => {
     const at = scope.take(values.byteLength);
     calls.memory.card.upload(at, values);
     return at;
   };
+  const partial = scope.take(4 * hidden * long.partialCount);
   calls.launch(
     {
-      file: 'embedding',
-      kernel: 'embedding_backward',
-      grid: [found.length],
+      ...{ file: 'embedding', kernel: 'embedding_backward', grid: [segments.length / 4] as const },
       parameters: {
-        ...{ dtable, dy, rows: upload(rows), begins: upload(Int32Array.from([...begins, rows.length])) },
-        ...{ ids: upload(found), hidden: shape.hidden, stride: shape.hidden },
+        ...{ dtable, dy, rows: upload(rows), segments: upload(Int32Array.from(segments)), partial },
+        ...{ hidden, stride: hidden },
       },
     },
     'float',
   );
+  if (long.ids.length > 0)
+    calls.launch(
+      {
+        ...{ file: 'embedding', kernel: 'embedding_add_parts', grid: [long.ids.length / 3] as const },
+        parameters: { dtable, partial, ids: upload(Int32Array.from(long.ids)), hidden },
+      },
+      'float',
+    );
   scope.end();
+}
+
+/**
+ * `rows`: places sorted by id, and of one id by their order. `segments`: [begin, end, id, where among the parts it goes or -1 for the
+ * table itself] each. `long`: [id, begin, end] among the parts.
+ */
+function segmentsOf(ids: Int32Array, vocabulary: number) {
+  const ends = new Int32Array(vocabulary + 1);
+  for (const id of ids) ends[id + 1]!++;
+  for (let id = 0; id < vocabulary; id++) ends[id + 1]! += ends[id]!;
+  const begins = ends.slice();
+  const rows = new Int32Array(ids.length);
+  ids.forEach((id, row) => (rows[begins[id]!++] = row));
+  const segments: number[] = [];
+  const long = { ids: [] as number[], partialCount: 0 };
+  for (let id = 0; id < vocabulary; id++) {
+    const [begin, end] = [ends[id]!, ends[id + 1]!];
+    const count = Math.ceil((end - begin) / segmentRows);
+    if (count > 1) long.ids.push(id, long.partialCount, long.partialCount + count);
+    for (let part = 0; part < count; part++) {
+      const first = begin + part * segmentRows;
+      segments.push(first, Math.min(first + segmentRows, end), id, count > 1 ? long.partialCount++ : -1);
+    }
+  }
+  return { rows, segments, long };
 }
 
 function checkIds(ids: Int32Array, { rows, vocabulary }: TableShape, call: string): void {

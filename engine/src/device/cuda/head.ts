@@ -1,10 +1,26 @@
-import type { HeadPass } from '../device.js';
+import type { DeviceBuffer, HeadPass, TableShape } from '../device.js';
 import { Scope } from './cardMemory.js';
 import type { CardResult } from './cardResult.js';
-import { newMatrix, rowsOf, tight, typeOf, type Arithmetic, type MatrixCalls } from './matrix.js';
+import {
+  bytesOf,
+  newMatrix,
+  rowsOf,
+  tight,
+  typeOf,
+  type Arithmetic,
+  type Matrix,
+  type MatrixCalls,
+} from './matrix.js';
 
-/** Logits of a chunk of rows take about as much; whole logits are never held. */
-const chunkBytes = 2 ** 27;
+/** Whole logits are never held: how many of them are. */
+export interface HeadLimits {
+  /** Logits in float32: few enough to be read again from the card's cache. */
+  readonly logitBytes: number;
+  /** Their gradients, in what products read: as many rows as fit, so that the sums over rows are one product. */
+  readonly gradientBytes: number;
+}
+
+const headLimits: HeadLimits = { logitBytes: 2 ** 25, gradientBytes: 2 ** 31 };
 
 /** Losses of rows, added to the result; gradients where they are wanted. */
 export function headCrossEntropy(
@@ -13,6 +29,7 @@ export function headCrossEntropy(
   gradients: { readonly dx: number; readonly head: number } | null,
   { shape, x, head, targets, scale, firstRow }: HeadPass,
   arithmetic: Arithmetic,
+  { logitBytes, gradientBytes }: HeadLimits = headLimits,
 ): void {
   const { rows, vocabulary, hidden } = shape;
   const { memory } = calls;
@@ -23,36 +40,39 @@ export function headCrossEntropy(
     tight(memory.floats(x, rows * hidden, 'headCrossEntropy: x'), rows, hidden),
     scope,
   );
-  const headAddress = memory.floats(head, vocabulary * hidden, 'headCrossEntropy: head');
-  const weights = calls.as(type, tight(headAddress, vocabulary, hidden), scope);
+  const weights = headOf(calls, head, shape, arithmetic);
   const ids = scope.take(4 * rows);
   memory.card.upload(ids, targets);
   const losses = scope.take(4 * rows);
-  const chunkRows = Math.max(128, Math.floor(chunkBytes / (4 * vocabulary) / 128) * 128);
-  const logits = newMatrix(scope, Math.min(rows, chunkRows), vocabulary, 'float');
-  const gradient = gradients && newMatrix(scope, logits.rows, vocabulary, type);
-  for (let first = 0; first < rows; first += chunkRows) {
-    const count = Math.min(chunkRows, rows - first);
-    const of = rowsOf(inputs, first, count);
-    calls.product({ ...logits, rows: count }, of, weights, { transposeB: true });
-    calls.launch(
-      {
-        file: 'head',
-        kernel: 'cross_entropy',
-        grid: [count],
-        parameters: {
-          ...{ gradient: gradient?.address ?? 0, losses: losses + 4 * first, logits: logits.address },
-          ...{ targets: ids + 4 * first, vocabulary, stride: logits.stride, scale },
+  const chunkOf = (bytes: number, each: number) =>
+    Math.min(rows, Math.max(128, Math.floor(bytes / (each * vocabulary) / 128) * 128));
+  const outerRows = gradients === null ? rows : chunkOf(gradientBytes, bytesOf[type]);
+  const innerRows = Math.min(outerRows, chunkOf(logitBytes, bytesOf.float));
+  const logits = newMatrix(scope, innerRows, vocabulary, 'float');
+  const all = gradients && newMatrix(scope, outerRows, vocabulary, type);
+  for (let outer = 0; outer < rows; outer += outerRows) {
+    const outerCount = Math.min(outerRows, rows - outer);
+    for (let first = outer; first < outer + outerCount; first += innerRows) {
+      const count = Math.min(innerRows, outer + outerCount - first);
+      calls.product({ ...logits, rows: count }, rowsOf(inputs, first, count), weights, { transposeB: true });
+      const own = all && rowsOf(all, first - outer, count);
+      calls.launch(
+        {
+          ...{ file: 'head', kernel: 'cross_entropy', grid: [count] as const },
+          parameters: {
+            ...{ gradient: own?.address ?? 0, losses: losses + 4 * first, logits: logits.address },
+            ...{ targets: ids + 4 * first, vocabulary, stride: logits.stride, scale },
+            gradient_stride: own?.stride ?? 0,
+          },
         },
-      },
-      type,
-    );
-    if (gradients === null || gradient === null) continue;
-    const dlogits = { ...gradient, rows: count };
-    calls.product(rowsOf(tight(gradients.dx, rows, hidden), first, count), dlogits, weights);
-    calls.product(tight(gradients.head, vocabulary, hidden), dlogits, of, {
-      transposeA: true,
-      adds: first > 0,
+        type,
+      );
+    }
+    if (gradients === null || all === null) continue;
+    const dlogits = { ...all, rows: outerCount };
+    calls.product(rowsOf(tight(gradients.dx, rows, hidden), outer, outerCount), dlogits, weights);
+    calls.product(tight(gradients.head, vocabulary, hidden), dlogits, rowsOf(inputs, outer, outerCount), {
+      ...{ transposeA: true, adds: outer > 0 },
     });
   }
   result.addLosses(calls, losses, rows, scale, firstRow);
@@ -70,12 +90,22 @@ export function headLogits(
   const scope = new Scope(memory);
   const all = tight(memory.floats(x, rows * hidden, 'headLogits: x'), rows, hidden);
   const type = typeOf(arithmetic);
-  const headAddress = memory.floats(head, vocabulary * hidden, 'headLogits: head');
   calls.product(
     tight(to, rows - firstRow, vocabulary),
     calls.as(type, rowsOf(all, firstRow, rows - firstRow), scope),
-    calls.as(type, tight(headAddress, vocabulary, hidden), scope),
+    headOf(calls, head, shape, arithmetic),
     { transposeB: true },
   );
   scope.end();
+}
+
+/** As products read it: rounded by its own update. */
+function headOf(
+  calls: MatrixCalls,
+  head: DeviceBuffer,
+  { vocabulary, hidden }: TableShape,
+  arithmetic: Arithmetic,
+): Matrix {
+  if (arithmetic === 'bfloat16') return calls.half(head, vocabulary, hidden, 'head');
+  return tight(calls.memory.floats(head, vocabulary * hidden, 'head'), vocabulary, hidden);
 }

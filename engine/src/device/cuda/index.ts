@@ -2,7 +2,7 @@ export { loadCudaAddon, type CardDescription, type CudaAddon } from './cudaAddon
 export { findDriver, findLibraries, packageFolders, sitesOf, type CudaLibraries } from './libraries.js';
 export { kernelCompiler, type KernelCompiler } from './kernelCompiler.js';
 export { Kernels } from './kernels.js';
-export { readKernelFile } from './kernelText.js';
+export { readKernelFile, readKernelHeaders } from './kernelText.js';
 export { architectures, kernelVariants } from './kernelVariants.js';
 export { readCompilerLog } from './compilerLog.js';
 export { fillKernelCache, listCards, openCuda, requireCapability, type CudaOptions } from './openCuda.js';

@@ -36,7 +36,11 @@ export class Kernels {
     if (call.grid.some((size) => size === 0)) return; // nothing to do
     const { number, entry } = this.load(call);
     this.card.run(encodeLaunch({ ...call, kernel: number, entry }));
-    this.counts.set(call.kernel, (this.counts.get(call.kernel) ?? 0) + 1);
+    this.counted(call.kernel);
+  }
+
+  counted(name: string): void {
+    this.counts.set(name, (this.counts.get(name) ?? 0) + 1);
   }
 
   private load({ file, kernel, definitions = [], dynamicSharedBytes = 0 }: KernelCall): LoadedKernel {

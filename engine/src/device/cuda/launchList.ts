@@ -45,3 +45,33 @@ export function encodeLaunch({
   if (unknown.length > 0) throw new TypeError(`${entry.name} has no ${unknown.join(', ')}`);
   return encoded;
 }
+
+export interface ProductLaunch {
+  readonly plan: number;
+  readonly alpha: number;
+  readonly beta: number;
+  readonly a: number;
+  readonly b: number;
+  readonly c: number;
+  readonly d: number;
+  readonly scaleA: number;
+  readonly scaleB: number;
+}
+
+const productCommand = 0xffffffff;
+const productBytes = 64;
+
+/** A product in a list of launches: ProductArguments of host/products.h. */
+export function encodeProduct({ plan, alpha, beta, a, b, c, d, scaleA, scaleB }: ProductLaunch): Uint8Array {
+  const encoded = new Uint8Array(headerBytes + productBytes);
+  const view = new DataView(encoded.buffer);
+  view.setUint32(0, productCommand, true);
+  view.setUint32(24, productBytes, true);
+  view.setUint32(headerBytes, plan, true);
+  view.setFloat32(headerBytes + 4, alpha, true);
+  view.setFloat32(headerBytes + 8, beta, true);
+  [a, b, c, d, scaleA, scaleB].forEach((address, i) =>
+    view.setBigUint64(headerBytes + 16 + 8 * i, BigInt(address), true),
+  );
+  return encoded;
+}

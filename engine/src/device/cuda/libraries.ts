@@ -7,7 +7,7 @@ export interface CudaLibraries {
   readonly driver: string;
   /** NVRTC. */
   readonly compilers: readonly string[];
-  /** cuBLASLt. */
+  /** cuBLASLt. Where none opens, products are by kernels of our own. */
   readonly products: readonly string[];
 }
 

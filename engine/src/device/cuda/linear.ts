@@ -1,13 +1,14 @@
-import type { Dropout, FrozenBase, Layer, LayerAdapter, LayerGradients } from '../device.js';
+import type { DeviceBuffer, Dropout, FrozenBase, Layer, LayerAdapter, LayerGradients } from '../device.js';
 import { dropoutMask } from '../dropout.js';
 import type { Scope } from './cardMemory.js';
-import { newMatrix, tight, typeOf, type Arithmetic, type Matrix, type MatrixCalls } from './matrix.js';
+import { newMatrix, tight, type Arithmetic, type Matrix, type MatrixCalls } from './matrix.js';
 
 /** A frozen weight as products read it; null in float32, where they read the weight. */
 export interface CardBase extends FrozenBase {
-  /** In the type of products, `scope` holds it. */
+  /** In the type of products. */
   matrix: Matrix | null;
-  readonly scope: Scope;
+  /** Gives its memory back, or its share of what it lies in. */
+  release: () => void;
 }
 
 /** What the backward pass of a layer needs beside its input. */
@@ -47,108 +48,113 @@ export function linearForward(
     state = throughAdapter(calls, x, layer, adapter, pass, kept);
     // The path first: everything is added up in float32 and rounded once.
     sum = tight(temporary.take(4 * x.rows * outFeatures), x.rows, outFeatures);
-    const b = operand(
-      calls,
-      memory.floats(adapter.b, adapter.rank * outFeatures, `${layer.name}.b`),
-      [adapter.rank, outFeatures],
-      pass,
-      temporary,
-    );
+    const b = factorB(calls, layer, adapter, pass, temporary);
     calls.product(sum, state.xa!, b, { ...scaleOf(calls, adapter, temporary), addend });
   }
   calls.product(to, x, weight, { addend: sum, bias });
   return state;
 }
 
-/** dx, of floats or of the type of products, is written or, of floats, added to; gradients that are wanted are written. */
-export function linearBackward(
+/** dy Bᵀ of an adapter, made once for both calls below; null without one. */
+export type LinearBack = Matrix | null;
+
+/** dx, of floats or of the type of products, is written or, of floats, added to. */
+export function linearInputGradient(
   calls: MatrixCalls,
   dx: Matrix,
   adds: boolean,
+  dy: Matrix,
+  layer: Layer,
+  state: LinearState,
+  pass: LinearPass,
+  temporary: Scope,
+): LinearBack {
+  const { adapter, inFeatures } = layer;
+  const { rows } = dy;
+  const weight = weightOf(calls, layer, pass, temporary);
+  const dp = adapter && newMatrix(temporary, rows, adapter.rank, dy.type);
+  if (dp !== null)
+    calls.product(dp, dy, factorB(calls, layer, adapter!, pass, temporary), { transposeB: true });
+  if (dp === null || adapter?.graph !== 'separate') {
+    calls.product(dx, dy, weight, { transposeB: true, adds });
+    return dp;
+  }
+  // Two parts are added up, in float32.
+  const sum = dx.type === 'float' ? dx : tight(temporary.take(4 * rows * inFeatures), rows, inFeatures);
+  calls.product(sum, dy, weight, { transposeB: true, adds });
+  const a = factorA(calls, layer, adapter, pass, temporary);
+  const scale = scaleOf(calls, adapter, temporary);
+  if (state.mask === null) calls.product(sum, dp, a, { transposeB: true, adds: true, ...scale });
+  else {
+    const through = tight(temporary.take(4 * rows * inFeatures), rows, inFeatures);
+    calls.product(through, dp, a, { transposeB: true, ...scale });
+    calls.launch(
+      {
+        file: 'elementwise',
+        kernel: 'add_masked',
+        grid: [Math.ceil((rows * inFeatures) / 256)],
+        parameters: {
+          ...{ to: sum.address, from: through.address, mask: state.mask },
+          ...{ rows, columns: inFeatures, to_stride: sum.stride },
+        },
+      },
+      'float',
+    );
+  }
+  if (sum !== dx) calls.copy(dx, sum);
+  return dp;
+}
+
+/** Gradients of a layer that are wanted are written; x is what went into it. */
+export function linearGradients(
+  calls: MatrixCalls,
   gradients: LayerGradients,
   dy: Matrix,
   x: Matrix,
   layer: Layer,
   state: LinearState,
+  dp: LinearBack,
   pass: LinearPass,
   temporary: Scope,
 ): void {
   const { memory } = calls;
   const { adapter, inFeatures, outFeatures, name } = layer;
   const { rows } = x;
-  const hasPath = adapter !== null && adapter.graph === 'separate';
-  // Where more than one part is added up, in float32.
-  const sum =
-    hasPath && dx.type !== 'float' ? tight(temporary.take(4 * rows * inFeatures), rows, inFeatures) : dx;
-  const weight = weightOf(calls, layer, pass, temporary);
-  calls.product(sum, dy, weight, { transposeB: true, adds });
   if (gradients.bias !== null)
     calls.sumColumns(memory.floats(gradients.bias, outFeatures, `${name}.bias`), dy, temporary);
   if (gradients.weight !== null) {
     const to = memory.floats(gradients.weight, inFeatures * outFeatures, `${name}.weight`);
     calls.product(tight(to, inFeatures, outFeatures), x, dy, { transposeA: true });
   }
-  if (adapter !== null) {
-    const { rank } = adapter;
-    const a = operand(
-      calls,
-      memory.floats(adapter.a, inFeatures * rank, `${name}.a`),
-      [inFeatures, rank],
-      pass,
-      temporary,
-    );
-    const b = operand(
-      calls,
-      memory.floats(adapter.b, rank * outFeatures, `${name}.b`),
-      [rank, outFeatures],
-      pass,
-      temporary,
-    );
-    const scale = scaleOf(calls, adapter, temporary);
-    let xa = state.xa;
-    if (xa === null) calls.product((xa = newMatrix(temporary, rows, rank, x.type)), x, a);
-    const dp = newMatrix(temporary, rows, rank, x.type);
-    calls.product(dp, dy, b, { transposeB: true });
-    if (gradients.b !== null) {
-      const to = memory.floats(gradients.b, rank * outFeatures, `${name}.b`);
-      calls.product(tight(to, rank, outFeatures), xa, dy, { transposeA: true, ...scale });
-    }
-    if (gradients.a !== null) {
-      const to = memory.floats(gradients.a, inFeatures * rank, `${name}.a`);
-      calls.product(tight(to, inFeatures, rank), state.dropped ?? x, dp, { transposeA: true, ...scale });
-    }
-    if (gradients.scale !== null)
-      calls.launch(
-        {
-          file: 'elementwise',
-          kernel: 'scale_gradient',
-          grid: [1],
-          parameters: {
-            ...{ dg: memory.floats(gradients.scale, 1, `${name}.scale`), dp: dp.address, xa: xa.address },
-            ...{ factor: scale.factor!, rows, rank, stride: dp.stride },
-          },
-        },
-        dp.type,
-      );
-    if (hasPath && state.mask === null) calls.product(sum, dp, a, { transposeB: true, adds: true, ...scale });
-    if (hasPath && state.mask !== null) {
-      const through = tight(temporary.take(4 * rows * inFeatures), rows, inFeatures);
-      calls.product(through, dp, a, { transposeB: true, ...scale });
-      calls.launch(
-        {
-          file: 'elementwise',
-          kernel: 'add_masked',
-          grid: [Math.ceil((rows * inFeatures) / 256)],
-          parameters: {
-            ...{ to: sum.address, from: through.address, mask: state.mask },
-            ...{ rows, columns: inFeatures, to_stride: sum.stride },
-          },
-        },
-        'float',
-      );
-    }
+  if (adapter === null || dp === null) return;
+  const { rank } = adapter;
+  const scale = scaleOf(calls, adapter, temporary);
+  let xa = state.xa;
+  if (xa === null) {
+    xa = newMatrix(temporary, rows, rank, x.type);
+    calls.product(xa, x, factorA(calls, layer, adapter, pass, temporary));
   }
-  if (sum !== dx) calls.copy(dx, sum);
+  if (gradients.b !== null) {
+    const to = memory.floats(gradients.b, rank * outFeatures, `${name}.b`);
+    calls.product(tight(to, rank, outFeatures), xa, dy, { transposeA: true, ...scale });
+  }
+  if (gradients.a !== null) {
+    const to = memory.floats(gradients.a, inFeatures * rank, `${name}.a`);
+    calls.product(tight(to, inFeatures, rank), state.dropped ?? x, dp, { transposeA: true, ...scale });
+  }
+  if (gradients.scale !== null)
+    calls.launch(
+      {
+        file: 'elementwise',
+        kernel: 'scale_gradient',
+        grid: [1],
+        parameters: {
+          ...{ dg: memory.floats(gradients.scale, 1, `${name}.scale`), dp: dp.address, xa: xa.address },
+          ...{ factor: scale.factor!, rows, rank, stride: dp.stride },
+        },
+      },
+      dp.type,
+    );
 }
 
 function throughAdapter(
@@ -160,13 +166,7 @@ function throughAdapter(
   kept: Scope,
 ): LinearState {
   const { rank, dropout } = adapter;
-  const a = operand(
-    calls,
-    calls.memory.floats(adapter.a, layer.inFeatures * rank, `${layer.name}.a`),
-    [layer.inFeatures, rank],
-    pass,
-    kept,
-  );
+  const a = factorA(calls, layer, adapter, pass, kept);
   const xa = newMatrix(kept, x.rows, rank, x.type);
   if (dropout === null) {
     calls.product(xa, x, a);
@@ -247,25 +247,50 @@ function scaleOf(
 }
 
 /** Floats of a parameter as products read them. */
-export function operand(
+function operand(
   calls: MatrixCalls,
-  address: number,
+  of: DeviceBuffer,
   [rows, columns]: readonly [rows: number, columns: number],
   { arithmetic }: Pick<LinearPass, 'arithmetic'>,
+  field: string,
   scope: Scope,
 ): Matrix {
-  return calls.as(typeOf(arithmetic), tight(address, rows, columns), scope);
+  if (arithmetic !== 'float32') return calls.half(of, rows, columns, field);
+  return tight(calls.memory.stagedFloats(of, rows * columns, field, scope), rows, columns);
+}
+
+function factorA(
+  calls: MatrixCalls,
+  { inFeatures, name }: Layer,
+  { a, rank }: LayerAdapter,
+  pass: LinearPass,
+  scope: Scope,
+): Matrix {
+  return operand(calls, a, [inFeatures, rank], pass, `${name}.a`, scope);
+}
+
+function factorB(
+  calls: MatrixCalls,
+  { outFeatures, name }: Layer,
+  { b, rank }: LayerAdapter,
+  pass: LinearPass,
+  scope: Scope,
+): Matrix {
+  return operand(calls, b, [rank, outFeatures], pass, `${name}.b`, scope);
 }
 
 function weightOf(calls: MatrixCalls, layer: Layer, pass: LinearPass, temporary: Scope): Matrix {
-  const { base, weight, inFeatures, outFeatures, name } = layer;
+  const { base, weight, inFeatures, outFeatures, name, adapter } = layer;
   const packed = pass.isProbe ? null : ((base as CardBase | null)?.matrix ?? null);
-  if (packed !== null) return packed;
-  return operand(
-    calls,
-    calls.memory.floats(weight, inFeatures * outFeatures, name),
-    [inFeatures, outFeatures],
-    pass,
-    temporary,
-  );
+  if (packed === null) return operand(calls, weight, [inFeatures, outFeatures], pass, name, temporary);
+  const isMerged = adapter !== null && adapter.graph !== 'separate' && packed.type === 'bf16';
+  if (!isMerged) return packed; // in float32 `packMerged` has put the adapter into it
+  const merged = newMatrix(temporary, inFeatures, outFeatures, 'bf16');
+  const { scale } = scaleOf(calls, adapter, temporary);
+  const [a, b] = [
+    factorA(calls, layer, adapter, pass, temporary),
+    factorB(calls, layer, adapter, pass, temporary),
+  ];
+  calls.product(merged, a, b, { scale, addend: packed });
+  return merged;
 }

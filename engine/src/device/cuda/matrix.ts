@@ -1,10 +1,11 @@
-import type { CardMemory, Scope } from './cardMemory.js';
-import type { KernelCall } from './kernels.js';
-import type { Kernels } from './kernels.js';
+import { Scope, type CardMemory } from './cardMemory.js';
+import type { BlasProduct, BlasProducts } from './blasProducts.js';
+import type { DeviceBuffer } from '../device.js';
+import type { KernelCall, Kernels } from './kernels.js';
 
 /** What products compute in. */
 export type Arithmetic = 'float32' | 'bfloat16';
-export type MatrixType = 'float' | 'bf16';
+export type MatrixType = 'float' | 'bf16' | 'e4m3';
 
 /** Rows of a matrix in the card's memory, `stride` elements apart. */
 export interface Matrix {
@@ -15,11 +16,14 @@ export interface Matrix {
   readonly type: MatrixType;
 }
 
-export const bytesOf = { float: 4, bf16: 2 } as const;
+export const bytesOf = { float: 4, bf16: 2, e4m3: 1 } as const;
 export const typeOf = (arithmetic: Arithmetic): MatrixType => (arithmetic === 'float32' ? 'float' : 'bf16');
 
 /** Rows of products begin at multiples of 16 bytes. */
 export const padded = (columns: number) => Math.ceil(columns / 8) * 8;
+
+/** Columns that wide matrices are filled up to with zeros, where nothing else decides: products like multiples of 64. */
+export const widthOf = (columns: number) => (columns < 256 ? padded(columns) : Math.ceil(columns / 64) * 64);
 
 export function newMatrix(scope: Scope, rows: number, columns: number, type: MatrixType): Matrix {
   const stride = padded(columns);
@@ -45,12 +49,20 @@ export interface ProductOptions {
   readonly scale?: number;
   /** Address of a float that multiplies the scale as well. */
   readonly factor?: number | null;
-  /** Of floats, as large as what is made; added before the one rounding. */
+  /** As large as what is made; added before the one rounding. Of floats, or of what `to` is made of. */
   readonly addend?: Matrix | null;
   /** Address of a float for each column. */
   readonly bias?: number | null;
   /** To what `to`, of floats, holds. */
   readonly adds?: boolean;
+}
+
+/** One of several products that have all else in common. */
+export interface ProductPart {
+  readonly to: Matrix;
+  readonly a: Matrix;
+  readonly b: Matrix;
+  readonly addend?: Matrix | null;
 }
 
 const tile = 128;
@@ -67,6 +79,8 @@ export class MatrixCalls {
   constructor(
     readonly memory: CardMemory,
     private readonly kernels: Kernels,
+    /** Null: every product is by kernels of our own. */
+    private readonly blas: BlasProducts | null = null,
   ) {}
 
   launch(call: KernelCall, type?: MatrixType): void {
@@ -76,12 +90,66 @@ export class MatrixCalls {
 
   /** to = scale * op(a) op(b), with a and b of one type, which decides the arithmetic. */
   product(to: Matrix, a: Matrix, b: Matrix, options: ProductOptions = {}): void {
-    const { transposeA = false, transposeB = false, scale = 1, factor = null, adds = false } = options;
-    const { addend = null, bias = null } = options;
+    this.products([{ to, a, b, addend: options.addend ?? null }], options);
+  }
+
+  /**
+   * Several products of one kind. `areTogether`: each of their matrices lies in one allocation with those of the others, so that
+   * distances depend on shapes alone, and so does whether they are one product.
+   */
+  products(
+    parts: readonly ProductPart[],
+    options: Omit<ProductOptions, 'addend'> = {},
+    areTogether = true,
+  ): void {
+    for (const { to, a, b } of parts) checkProduct(to, a, b, options);
+    const batch = areTogether || parts.length === 1 ? batchOf(parts) : null;
+    if (batch !== null && this.byBlas(parts[0]!, batch, options)) return;
+    for (const part of parts) {
+      if (parts.length === 1 || !this.byBlas(part, batchOf([part])!, options)) this.byKernel(part, options);
+    }
+  }
+
+  private byBlas(
+    { to, a, b, addend = null }: ProductPart,
+    batch: BlasProduct['batch'],
+    {
+      transposeA = false,
+      transposeB = false,
+      scale = 1,
+      factor = null,
+      adds = false,
+      bias = null,
+    }: ProductOptions,
+  ): boolean {
+    if (this.blas === null || a.type !== 'bf16' || bias !== null || factor !== null) return false;
+    if (to.rows * to.columns === 0) return true; // nothing to do
+    if (addend !== null && (adds || addend.type !== to.type)) return false;
+    const added = adds ? to : addend;
+    const shape = { transposeA, transposeB, scale, scales: null };
+    const strides = adds ? { ...batch, addend: batch.to } : batch;
+    if (!this.blas.run({ to, a, b, addend: added, batch: strides, ...shape })) return false;
+    this.kernels.counted('cublaslt');
+    return true;
+  }
+
+  private byKernel({ to, a, b, addend = null }: ProductPart, options: ProductOptions): void {
+    const {
+      transposeA = false,
+      transposeB = false,
+      scale = 1,
+      factor = null,
+      adds = false,
+      bias = null,
+    } = options;
     const k = transposeA ? a.rows : a.columns;
-    const [m, n] = [transposeA ? a.columns : a.rows, transposeB ? b.rows : b.columns];
-    if (k !== (transposeB ? b.columns : b.rows) || to.rows !== m || to.columns !== n || a.type !== b.type)
-      throw new Error(`A product of ${m} x ${k} and ${n} columns, into ${to.rows} x ${to.columns}`);
+    const [m, n] = [to.rows, to.columns];
+    if (a.type !== 'float' && addend !== null && addend.type !== 'float') {
+      // Our own kernel adds floats.
+      const scope = new Scope(this.memory);
+      this.byKernel({ to, a, b, addend: this.as('float', addend, scope) }, options);
+      return scope.end();
+    }
     const ends = {
       ...{ addend: addend?.address ?? 0, addend_stride: addend?.stride ?? 0, bias: bias ?? 0 },
       ...{ factor: factor ?? 0, scale, adds: Number(adds), m, n, k, c_stride: to.stride },
@@ -100,24 +168,56 @@ export class MatrixCalls {
       });
       return;
     }
-    if (transposeA && transposeB) throw new Error('No product needs both matrices transposed');
     const kernel = transposeA
       ? 'product_left_transposed'
       : transposeB
         ? 'product_right_transposed'
         : 'product';
+    const [columns, rows] = [Math.ceil(n / tile), Math.ceil(m / tile)];
+    const slices = slicesOf(to, columns * rows, k, addend !== null || bias !== null);
+    const sliceK = Math.max(32, Math.ceil(k / slices / 32) * 32);
+    const scope = new Scope(this.memory);
+    const partial = slices > 1 ? scope.take(4 * slices * m * n) : 0;
     this.launch({
       file: 'product',
       kernel,
-      grid: [Math.ceil(n / tile), Math.ceil(m / tile)],
+      grid: [columns, rows, Math.ceil(k / sliceK)],
       dynamicSharedBytes: stages * stageBytes[kernel],
       parameters: {
         c_bf16: to.type === 'bf16' ? to.address : 0,
         c_float: to.type === 'float' ? to.address : 0,
         ...{ a: a.address, b: b.address, a_stride: a.stride, b_stride: b.stride },
-        ...{ slice_k: Math.max(32, Math.ceil(k / 32) * 32), slice_elements: 0, ...ends },
+        ...{ slice_k: sliceK, slice_elements: slices > 1 ? m * n : 0, ...ends },
+        ...(slices > 1 && { c_float: partial, adds: 0 }),
       },
     });
+    if (slices > 1) this.sumSlices(to.address, partial, Math.ceil(k / sliceK), m * n, adds);
+    scope.end();
+  }
+
+  /**
+   * A parameter of floats as products read it: rounded when it has changed, and kept beside it. The update of a parameter rounds what
+   * it writes (`adamW`), so that a step has nothing to round.
+   */
+  half(buffer: DeviceBuffer, rows: number, columns: number, field: string): Matrix {
+    const floats = this.memory.floats(buffer, rows * columns, field);
+    const kept = this.memory.halfOf(buffer) ?? this.newHalf(buffer, rows, columns);
+    if (kept.isStale) this.copy(kept.matrix, tight(floats, rows, columns));
+    kept.isStale = false;
+    return kept.matrix;
+  }
+
+  /** Where somebody who writes the buffer puts what products read of it, so that nothing has to be rounded afterwards. */
+  written(buffer: DeviceBuffer, rows: number, columns: number): Matrix {
+    const kept = this.memory.halfOf(buffer) ?? this.newHalf(buffer, rows, columns);
+    kept.isStale = false;
+    return kept.matrix;
+  }
+
+  private newHalf(buffer: DeviceBuffer, rows: number, columns: number) {
+    const scope = new Scope(this.memory);
+    const matrix = newMatrix(scope, rows, columns, 'bf16');
+    return this.memory.keepHalf(buffer, matrix, () => scope.end());
   }
 
   /** The matrix in that type: itself, or a copy that is rounded to nearest even, or widened. */
@@ -128,10 +228,16 @@ export class MatrixCalls {
     return copy;
   }
 
-  /** Between types. */
+  /** Also between types. */
   copy(to: Matrix, from: Matrix): void {
     const { rows, columns } = to;
-    const isRounding = to.type === 'bf16' || from.type === 'float';
+    if (to.type === from.type) {
+      const strides = { to_stride: to.stride, from_stride: from.stride };
+      const parameters = { to: to.address, from: from.address, rows, columns, ...strides };
+      const grid = [Math.ceil((rows * columns) / 256)] as const;
+      return this.launch({ file: 'elementwise', kernel: 'copy_matrix', grid, parameters }, to.type);
+    }
+    const isRounding = from.type === 'float';
     this.launch(
       {
         file: 'elementwise',
@@ -147,13 +253,13 @@ export class MatrixCalls {
   }
 
   /** to[columns] = the sum over slices of partial[slices, columns]. */
-  sumSlices(to: number, partial: number, slices: number, columns: number): void {
+  sumSlices(to: number, partial: number, slices: number, columns: number, adds = false): void {
     this.launch(
       {
         file: 'sums',
         kernel: 'sum_slices',
-        grid: [Math.ceil(columns / 128)],
-        parameters: { to, partial, slices, columns, adds: 0 },
+        grid: [Math.ceil(columns / 32)],
+        parameters: { to, partial, slices, columns, adds: Number(adds) },
       },
       'bf16',
     );
@@ -177,6 +283,45 @@ export class MatrixCalls {
     );
     this.sumSlices(to, partial, slices, of.columns);
   }
+}
+
+function checkProduct(to: Matrix, a: Matrix, b: Matrix, options: ProductOptions): void {
+  const { transposeA = false, transposeB = false } = options;
+  const k = transposeA ? a.rows : a.columns;
+  const [m, n] = [transposeA ? a.columns : a.rows, transposeB ? b.rows : b.columns];
+  if (k !== (transposeB ? b.columns : b.rows) || to.rows !== m || to.columns !== n || a.type !== b.type)
+    throw new Error(`A product of ${m} x ${k} and ${n} columns, into ${to.rows} x ${to.columns}`);
+  if (a.type !== 'float' && transposeA && transposeB)
+    throw new Error('No product needs both matrices transposed');
+}
+
+/** How products that are alike lie behind each other; null where they do not. */
+function batchOf(parts: readonly ProductPart[]): BlasProduct['batch'] | null {
+  const [first, second] = parts;
+  if (first === undefined) return null;
+  const distance = (of: 'to' | 'a' | 'b' | 'addend'): number | null => {
+    const [one, other] = [first[of], (second ?? first)[of]];
+    if (!one || !other) return one === other || (!one && !other) ? 0 : null;
+    const bytes = other.address - one.address;
+    const isEven = parts.every((part, i) => {
+      const found = part[of];
+      return (
+        !!found &&
+        found.address === one.address + i * bytes &&
+        (['rows', 'columns', 'stride', 'type'] as const).every((key) => found[key] === one[key])
+      );
+    });
+    return isEven && bytes >= 0 && bytes % bytesOf[one.type] === 0 ? bytes / bytesOf[one.type] : null;
+  };
+  const [to = null, a = null, b = null, addend = null] = (['to', 'a', 'b', 'addend'] as const).map(distance);
+  if (to === null || a === null || b === null || addend === null) return null;
+  return { count: parts.length, to, a, b, addend };
+}
+
+/** Parts of a long sum that fills too few blocks otherwise: by shapes alone. */
+function slicesOf(to: Matrix, tiles: number, k: number, hasEnds: boolean): number {
+  if (to.type !== 'float' || to.stride !== to.columns || hasEnds || tiles >= 64) return 1;
+  return Math.max(1, Math.min(Math.floor(k / 1024), Math.ceil(128 / tiles)));
 }
 
 /** Rows that one thread adds up: fixed, so that sums depend on shapes alone. */

@@ -23,26 +23,53 @@ export function normForward(calls: MatrixCalls, y: Matrix, rstd: number, x: numb
   );
 }
 
+/** Where the gradients of a norm go; `rounded`: dx as products read it, where somebody will. */
+export interface NormGradients {
+  readonly dx: number;
+  readonly gain: number;
+  readonly rounded: Matrix | null;
+}
+
+/** The kernel for both gradients at once has this much shared memory. */
+const bothMax = 2048;
+
+/** Whether `rounded` is written. */
+export const roundsGradient = ({ hidden }: Pick<Norm, 'hidden'>) => hidden % 8 === 0 && hidden <= bothMax;
+
 /** dx = what comes through the norm, plus the residual where there is one. */
 export function normBackward(
   calls: MatrixCalls,
-  gradients: { readonly dx: number; readonly gain: number },
+  gradients: NormGradients,
   dy: Matrix,
   x: number,
   rstd: number,
   residual: number | null,
-  { rows, hidden, gain }: Norm,
+  norm: Norm,
   scope: Scope,
 ): void {
+  const { rows, hidden, gain } = norm;
   const slices = Math.ceil(rows / sliceRows);
   const partial = scope.take(slices * hidden * 4);
   const shape = { dy: dy.address, x, rstd, rows, dim: hidden, dy_stride: dy.stride };
+  if (roundsGradient(norm)) {
+    const { dx, rounded } = gradients;
+    calls.launch(
+      {
+        ...{ file: 'rms_norm', kernel: 'rms_norm_both', grid: [slices] as const },
+        dynamicSharedBytes: 8 * hidden * 4,
+        parameters: {
+          ...{ ...shape, dx, partial, residual: residual ?? 0, gain, slice_rows: sliceRows },
+          ...{ rounded: rounded?.address ?? 0, rounded_stride: rounded?.stride ?? 0 },
+        },
+      },
+      dy.type,
+    );
+    return calls.sumSlices(gradients.gain, partial, slices, hidden);
+  }
   // Before dx, which may lie where dy does.
   calls.launch(
     {
-      file: 'rms_norm',
-      kernel: 'rms_norm_gain',
-      grid: [Math.ceil(hidden / 128), slices],
+      ...{ file: 'rms_norm', kernel: 'rms_norm_gain', grid: [Math.ceil(hidden / 128), slices] as const },
       parameters: { ...shape, partial, slice_rows: sliceRows },
     },
     dy.type,
@@ -50,9 +77,7 @@ export function normBackward(
   calls.sumSlices(gradients.gain, partial, slices, hidden);
   calls.launch(
     {
-      file: 'rms_norm',
-      kernel: 'rms_norm_backward',
-      grid: [Math.ceil(rows / 8)],
+      ...{ file: 'rms_norm', kernel: 'rms_norm_backward', grid: [Math.ceil(rows / 8)] as const },
       parameters: { ...shape, dx: gradients.dx, residual: residual ?? 0, gain },
     },
     dy.type,

@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto';
 import type { DeviceDescription } from '../device.js';
 import { DeviceFault } from '../deviceFaults.js';
 import { guarded } from './cardFaults.js';
-import { loadCudaAddon, type CardDescription, type CudaAddon } from './cudaAddon.js';
+import { BlasProducts } from './blasProducts.js';
+import { loadCudaAddon, type Card, type CardDescription, type CudaAddon } from './cudaAddon.js';
 import { CudaDevice } from './cudaDevice.js';
 import { kernelCompiler, type KernelCompiler } from './kernelCompiler.js';
 import { Kernels } from './kernels.js';
@@ -40,8 +41,29 @@ export function openCuda(options: CudaOptions): CudaDevice {
   const card = guarded(addon.openCard(described.ordinal));
   const architecture = architectureOf(described);
   const kernels = new Kernels(card, compiler, { architecture, moreOptions: options.moreOptions });
+  const blas = options.precision === 'float32' ? null : openProducts(addon, card, options, version);
   const description = describe(described, architecture, version, compiler, options.precision);
-  return new CudaDevice(description, card, kernels);
+  const libraries = { ...description.libraries, cublasLt: blas === null ? 'none' : String(blas.version) };
+  return new CudaDevice({ ...description, libraries }, card, kernels, blas);
+}
+
+/** The newest that is not newer than the driver; null where there is none, or none is wanted. */
+function openProducts(
+  addon: CudaAddon,
+  card: Card,
+  { libraries }: CudaOptions,
+  driver: number,
+): BlasProducts | null {
+  for (const path of libraries.products ?? []) {
+    try {
+      const version = addon.openBlas(path);
+      if (Math.floor(version / 10_000) * 1000 > driver) continue;
+      return new BlasProducts(card, version);
+    } catch (error) {
+      if (!(error instanceof DeviceFault) || error.reason !== 'DEVICE_LIBRARY_MISSING') throw error;
+    }
+  }
+  return null;
 }
 
 /** The cards that the driver shows to this process, at least one, and the newest CUDA that it serves; or a DeviceFault. */

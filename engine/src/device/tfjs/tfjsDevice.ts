@@ -286,6 +286,8 @@ export class TfjsDevice extends HostMemory implements api.Device {
     // Products read the weight itself.
   }
 
+  readonly packMergedReadsWeight = true;
+
   packMerged(_base: api.FrozenBase, _weight: api.DeviceBuffer, _adapter: api.LayerAdapter): void {
     // Products read weight and adapter apart, whatever the graph.
   }
