@@ -65,6 +65,7 @@ const precisions = {
   bfloat16: Precision.BFLOAT16,
   'int8-base': Precision.INT8_BASE,
   'nf4-base': Precision.NF4_BASE,
+  'fp8-base': Precision.FP8_BASE,
 } as const;
 const recomputations = {
   auto: Recomputation.AUTO,

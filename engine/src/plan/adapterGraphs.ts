@@ -110,7 +110,8 @@ export function chooseGraphs(spec: RunSpec, machine: GraphMachine): LayerGraphs 
     adapter.dropout > 0 ||
     adapter.trainableScale ||
     spec.precision === 'int8Base' ||
-    spec.precision === 'nf4Base';
+    spec.precision === 'nf4Base' ||
+    spec.precision === 'fp8Base';
   const choose = (module: TargetModule): LayerGraph => {
     if (mustBeSeparate || !adapter.targetModules.includes(module)) return 'separate';
     if (adapter.graph !== 'auto') return adapter.graph;

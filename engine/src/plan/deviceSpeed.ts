@@ -42,7 +42,8 @@ export function arithmeticOf(
   device: Pick<DeviceSpeed, 'autoPrecision'>,
 ): Arithmetic {
   const precision = wanted === 'float32' || wanted === 'bfloat16' ? wanted : device.autoPrecision;
-  const basePrecision = wanted === 'int8Base' ? 'int8' : wanted === 'nf4Base' ? 'nf4' : precision;
+  const quantized = { int8Base: 'int8', nf4Base: 'nf4', fp8Base: 'fp8' } as const;
+  const basePrecision = wanted in quantized ? quantized[wanted as keyof typeof quantized] : precision;
   return { precision, basePrecision };
 }
 

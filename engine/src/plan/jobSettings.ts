@@ -23,7 +23,7 @@ export const shardBytesDefault = 5_000_000_000;
 /** Settings of a JobSpec that are in no group. */
 export const runSettings = {
   kind: choice('JobKind', jobKinds, { default: 'relora' }),
-  /** `int8Base` and `nf4Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */
+  /** `int8Base`, `nf4Base` and `fp8Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */
   precision: choice('Precision', precisions, { default: 'auto' }),
   recomputation: choice('Recomputation', recomputations, { default: 'auto', before: 'auto' }),
   endOfData: choice('EndOfData', endsOfData, { default: 'repeat', before: 'repeat' }),

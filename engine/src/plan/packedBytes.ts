@@ -1,9 +1,9 @@
 /** What a frozen base may be kept in. */
-export const baseKinds = ['float32', 'bfloat16', 'int8', 'nf4'] as const;
+export const baseKinds = ['float32', 'bfloat16', 'int8', 'nf4', 'fp8'] as const;
 export type BaseKind = (typeof baseKinds)[number];
 
 /** What products read; weights in nf4 are unpacked to the precision of the products first. */
-export type PackedKind = Exclude<BaseKind, 'nf4'>;
+export type PackedKind = Exclude<BaseKind, 'nf4' | 'fp8'>;
 
 /** Layout of packed right operands (native/gemm/kernel_interface.h), in words of 4 bytes. */
 interface Layout {
@@ -48,6 +48,7 @@ export function packedBaseBytes(
 ): number {
   const weights = inFeatures * outFeatures;
   if (kind === 'nf4') return Math.ceil(weights / 2) + 4 * Math.ceil(weights / nf4Block);
+  if (kind === 'fp8') return 2 * weights + 4 * (inFeatures + outFeatures);
   return (
     packedBytes(inFeatures, outFeatures, instructionSet, kind) +
     packedBytes(outFeatures, inFeatures, instructionSet, kind)

@@ -54,7 +54,9 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   };
   const rate = productShare[precision] * peaks[precision];
   const isUnpacked = adapter !== null && basePrecision === 'nf4';
-  const baseKind = adapter === null || basePrecision === 'nf4' ? precision : basePrecision;
+  // What products of e4m3 reach is not measured.
+  const isMultipliedAs = basePrecision === 'nf4' || basePrecision === 'fp8' ? precision : basePrecision;
+  const baseKind = adapter === null ? precision : isMultipliedAs;
   const baseRate = productShare[baseKind] * peaks[baseKind];
   const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
   // Recomputation makes the states again, for which the last layer of a half is not needed.

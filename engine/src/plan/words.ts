@@ -1,8 +1,8 @@
 /** What settings and events choose from. In capitals they are the names of the contract's enums: `int8Base` is INT8_BASE. */
 export const jobKinds = ['relora', 'lora', 'fullRank'] as const;
 
-/** `int8Base` and `nf4Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */
-export const precisions = ['auto', 'float32', 'bfloat16', 'int8Base', 'nf4Base'] as const;
+/** `int8Base`, `nf4Base` and `fp8Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */
+export const precisions = ['auto', 'float32', 'bfloat16', 'int8Base', 'nf4Base', 'fp8Base'] as const;
 export type Precision = (typeof precisions)[number];
 
 /** What of the forward pass is computed again in the backward pass. `auto`: `blocks` when the estimate needs it. */

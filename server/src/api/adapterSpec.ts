@@ -166,4 +166,6 @@ export function checkGraph(
     checks.add(field, `AUTO or SEPARATE with dropout ${dropout}`, capitals(graph));
   else if (graph === 'merged' && (precision === 'int8Base' || precision === 'nf4Base'))
     checks.add(field, 'AUTO, SEPARATE or WEIGHT_GRADIENT with a quantized base', capitals(graph));
+  else if (graph !== 'auto' && graph !== 'separate' && precision === 'fp8Base')
+    checks.add(field, 'AUTO or SEPARATE with FP8_BASE', capitals(graph));
 }

@@ -28,10 +28,17 @@ export function checkPrecision(
 ): void {
   const field = 'spec.precision';
   const got = asked.replace('PRECISION_', '');
-  if ((precision === 'int8Base' || precision === 'nf4Base') && kind === 'fullRank') {
+  const isQuantized = precision === 'int8Base' || precision === 'nf4Base' || precision === 'fp8Base';
+  if (isQuantized && kind === 'fullRank') {
     checks.add(
       field,
       'AUTO, FLOAT32 or BFLOAT16 for FULL_RANK, which trains every weight: it has no frozen base',
+      got,
+    );
+  } else if (precision === 'fp8Base' && !isCard(device)) {
+    checks.add(
+      field,
+      `AUTO, FLOAT32, BFLOAT16, INT8_BASE or NF4_BASE on ${device}; only cuda has FP8_BASE`,
       got,
     );
   } else if (
@@ -104,3 +111,6 @@ function checkOnePass(
       : `at most ${stepCountMax}${before}: with end_of_data STOP one pass over the data has ${stepsInPass} steps`;
   checks.add('spec.step_count', expected, stepCount);
 }
+
+/** Of compute capability 8.9 and newer it is when it is opened. */
+const isCard = (device: string) => device === 'cuda';

@@ -226,7 +226,13 @@ function toRestartEvent(body: RestartEntry['body']): Whole<contract.RestartEvent
 }
 
 /** What a base is kept in, in the words of a job's precision. */
-const baseWords = { float32: 'float32', bfloat16: 'bfloat16', int8: 'int8Base', nf4: 'nf4Base' } as const;
+const baseWords = {
+  float32: 'float32',
+  bfloat16: 'bfloat16',
+  int8: 'int8Base',
+  nf4: 'nf4Base',
+  fp8: 'fp8Base',
+} as const;
 
 export function toArtifact(artifact: Artifact): contract.Artifact {
   return {

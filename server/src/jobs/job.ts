@@ -79,7 +79,7 @@ export const execution = {
   backend: name,
   instructionSet: name,
   threadCount: count,
-  precision: oneOf(['float32', 'bfloat16', 'int8Base', 'nf4Base']),
+  precision: oneOf(['float32', 'bfloat16', 'int8Base', 'nf4Base', 'fp8Base']),
   datasetSha256: sha256,
   basePrecision: oneOf(baseKinds),
   /** Of the adapted modules. */

@@ -250,15 +250,20 @@ export class CudaDevice extends CardMemory implements api.Device {
     const { bytes } = this.memory();
     const scope = new Scope(this);
     const type = typeOf(this.arithmetic);
-    const matrix = type === 'float' ? null : newMatrix(scope, inFeatures, outFeatures, type);
-    const release = () => scope.end();
-    const base: CardBase = { inFeatures, outFeatures, matrix, release, bytes: this.memory().bytes - bytes };
+    const isE4m3 = this.description.basePrecision === 'fp8';
+    const matrix = type === 'float' || isE4m3 ? null : newMatrix(scope, inFeatures, outFeatures, type);
+    const own = { isE4m3, holder: null, version: 0, matrix, release: () => scope.end() };
+    // Codes for both directions take what bfloat16 takes.
+    const taken = isE4m3 ? 2 * inFeatures * outFeatures : this.memory().bytes - bytes;
+    const base: CardBase = { inFeatures, outFeatures, bytes: taken, ...own };
     this.repackBase(base, weight);
     return base;
   }
 
   repackBase(base: api.FrozenBase, weight: api.DeviceBuffer): void {
-    const { matrix, inFeatures, outFeatures } = base as CardBase;
+    const { matrix, inFeatures, outFeatures, isE4m3 } = base as CardBase;
+    (base as CardBase).version++;
+    if (isE4m3) return; // when it is used
     if (typeOf(this.arithmetic) === 'float') {
       // Products read the weight itself, until an adapter is merged in.
       (base as CardBase).release();
@@ -276,6 +281,7 @@ export class CudaDevice extends CardMemory implements api.Device {
     const { inFeatures, outFeatures } = base;
     const { rank, scale } = adapter;
     if (typeof scale !== 'number') throw new TypeError('packMerged: expected a constant scale');
+    if ((base as CardBase).isE4m3) throw new TypeError('packMerged: a base in e4m3 takes no adapter');
     if (typeOf(this.arithmetic) !== 'float') return;
     const temporary = new Scope(this);
     const matrixOf = (buffer: api.DeviceBuffer, rows: number, columns: number, field: string) =>

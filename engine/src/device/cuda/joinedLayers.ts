@@ -1,5 +1,6 @@
 import type { DeviceBuffer, Layer, LayerGradients } from '../device.js';
 import { Scope, type CardMemory } from './cardMemory.js';
+import { E4m3Weights } from './e4m3Weights.js';
 import type { CardBase, LinearPass } from './linear.js';
 import {
   columnsOf,
@@ -22,6 +23,8 @@ export class JoinedLayers {
   private readonly offsets: readonly number[];
   /** W, or the rounded weights that are trained: [columns of the input, of all layers], zeros where no layer has a weight. */
   private readonly weights: Matrix;
+  /** Of a base in e4m3, in place of W: adapters have a path of their own beside it then, which e4m3 would swallow while they are young. */
+  private readonly e4m3: E4m3Weights | null = null;
   /** A of the adapted layers beside each other; null without adapters. */
   private readonly a: Matrix | null;
   /** Where the columns of each layer's A begin. */
@@ -39,9 +42,12 @@ export class JoinedLayers {
       layers.length === 1 ? outFeatures : widthOf(outFeatures),
     );
     this.offsets = offsetsOf(widths);
-    const weights = zeros(memory, inputWidth, this.offsets.at(-1)!, layers.length);
+    const isE4m3 = isOfE4m3(layers[0]!);
+    if (isE4m3) this.e4m3 = new E4m3Weights(calls, layers, inputWidth, this.offsets);
+    const weights = zeros(memory, isE4m3 ? 0 : inputWidth, this.offsets.at(-1)!, layers.length);
     this.weights = weights.matrix;
     layers.forEach((layer, i) => {
+      if (isE4m3) return weights.release();
       const own = this.partOf(this.weights, i);
       const base = layer.base as CardBase | null;
       if (base === null) {
@@ -97,15 +103,74 @@ export class JoinedLayers {
   /** to[rows, width] = x of all layers + addend. */
   forward(to: Matrix, x: Matrix, addend: Matrix | null): void {
     const temporary = new Scope(this.calls.memory);
-    this.calls.product(to, x, this.merged(temporary), { addend });
+    if (this.e4m3 === null) this.calls.product(to, x, this.merged(temporary), { addend });
+    else {
+      this.e4m3.forward(to, x, addend, temporary);
+      if (this.a !== null) this.addAdapters(to, x, temporary);
+    }
     temporary.end();
   }
 
   /** dx, of floats or bfloat16, of the gradients dy[rows, width] of all layers. */
   inputGradient(dx: Matrix, dy: Matrix): void {
     const temporary = new Scope(this.calls.memory);
-    this.calls.product(dx, dy, this.merged(temporary), { transposeB: true });
+    if (this.e4m3 === null) this.calls.product(dx, dy, this.merged(temporary), { transposeB: true });
+    else {
+      this.e4m3.backward(dx, dy, temporary);
+      if (this.a !== null) this.addAdapterGradients(dx, dy, temporary);
+    }
     temporary.end();
+  }
+
+  /** to += s (x A) B of each layer. */
+  private addAdapters(to: Matrix, x: Matrix, temporary: Scope): void {
+    const { calls } = this;
+    const xa = newMatrix(temporary, x.rows, this.rankOffsets.at(-1)!, 'bf16');
+    calls.product(xa, x, this.roundedA());
+    for (const [scale, places] of this.byScale())
+      calls.products(
+        places.map((i) => {
+          const { adapter, outFeatures, name } = this.layers[i]!;
+          const own = this.columnsOfLayer(to, i);
+          const b = calls.half(adapter!.b, adapter!.rank, outFeatures, `${name}.b`);
+          return { to: own, a: this.ranksOfLayer(xa, i), b, addend: own };
+        }),
+        { scale },
+      );
+  }
+
+  /** dx += s (dy Bᵀ) Aᵀ of each layer. */
+  private addAdapterGradients(dx: Matrix, dy: Matrix, temporary: Scope): void {
+    const { calls } = this;
+    for (const [scale, places] of this.byScale())
+      for (const i of places) {
+        const { adapter, inFeatures, outFeatures, name } = this.layers[i]!;
+        const { rank } = adapter!;
+        const dp = newMatrix(temporary, dy.rows, rank, 'bf16');
+        const b = calls.half(adapter!.b, rank, outFeatures, `${name}.b`);
+        calls.product(dp, this.columnsOfLayer(dy, i), b, { transposeB: true });
+        const own = { ...dx, columns: inFeatures };
+        const a = calls.half(adapter!.a, inFeatures, rank, `${name}.a`);
+        calls.product(own, dp, a, { transposeB: true, scale, addend: own });
+      }
+  }
+
+  /** Places of the adapted layers by their scale: what one product may do together. */
+  private byScale(): Map<number, number[]> {
+    const groups = new Map<number, number[]>();
+    this.layers.forEach(({ adapter }, i) => {
+      if (adapter === null) return;
+      const scale = adapter.scale as number;
+      groups.set(scale, [...(groups.get(scale) ?? []), i]);
+    });
+    return groups;
+  }
+
+  /** All of A, what something else than an update has written rounded. */
+  private roundedA(): Matrix {
+    for (const { adapter, inFeatures, name } of this.layers)
+      if (adapter !== null) this.calls.half(adapter.a, inFeatures, adapter.rank, `${name}.a`);
+    return this.a!;
   }
 
   /** Gradients that are wanted are written, in the order of the layers. */
@@ -141,30 +206,34 @@ export class JoinedLayers {
     const make = () => newMatrix(temporary, x.rows, this.rankOffsets.at(-1)!, 'bf16');
     const xa = into.some(({ b }) => b !== null) ? make() : null;
     const dp = into.some(({ a }) => a !== null) ? make() : null;
-    if (xa !== null) calls.product(xa, x, this.a!);
-    const back: ProductPart[] = [];
-    const groups = new Map<number, { a: ProductPart[]; b: ProductPart[] }>();
-    this.layers.forEach(({ adapter, inFeatures, outFeatures, name }, i) => {
-      if (adapter === null) return;
-      const { rank } = adapter;
-      const scale = adapter.scale as number;
-      const group = groups.get(scale) ?? { a: [], b: [] };
-      groups.set(scale, group);
-      const { a, b } = into[i]!;
-      const part = this.columnsOfLayer(dy, i);
-      if (b !== null) {
-        const to = tight(memory.floats(b, rank * outFeatures, `${name}.b`), rank, outFeatures);
-        group.b.push({ to, a: columnsOf(xa!, this.rankOffsets[i]!, rank), b: part });
+    if (xa !== null) calls.product(xa, x, this.roundedA());
+    const places = [...this.byScale().values()].flat();
+    if (dp !== null)
+      calls.products(
+        places
+          .filter((i) => into[i]!.a !== null)
+          .map((i) => {
+            const { adapter, outFeatures, name } = this.layers[i]!;
+            const b = calls.half(adapter!.b, adapter!.rank, outFeatures, `${name}.b`);
+            return { to: this.ranksOfLayer(dp, i), a: this.columnsOfLayer(dy, i), b };
+          }),
+        { transposeB: true },
+      );
+    for (const [scale, own] of this.byScale()) {
+      const [a, b]: [ProductPart[], ProductPart[]] = [[], []];
+      for (const i of own) {
+        const { adapter, inFeatures, outFeatures, name } = this.layers[i]!;
+        const { rank } = adapter!;
+        const wanted = into[i]!;
+        if (wanted.a !== null) {
+          const to = tight(memory.floats(wanted.a, inFeatures * rank, `${name}.a`), inFeatures, rank);
+          a.push({ to, a: { ...x, columns: inFeatures }, b: this.ranksOfLayer(dp!, i) });
+        }
+        if (wanted.b !== null) {
+          const to = tight(memory.floats(wanted.b, rank * outFeatures, `${name}.b`), rank, outFeatures);
+          b.push({ to, a: this.ranksOfLayer(xa!, i), b: this.columnsOfLayer(dy, i) });
+        }
       }
-      if (a !== null) {
-        const own = columnsOf(dp!, this.rankOffsets[i]!, rank);
-        back.push({ to: own, a: part, b: calls.half(adapter.b, rank, outFeatures, `${name}.b`) });
-        const to = tight(memory.floats(a, inFeatures * rank, `${name}.a`), inFeatures, rank);
-        group.a.push({ to, a: { ...x, columns: inFeatures }, b: own });
-      }
-    });
-    calls.products(back, { transposeB: true });
-    for (const [scale, { a, b }] of groups) {
       calls.products(b, { transposeA: true, scale }, areTogether(calls, into, 'b'));
       calls.products(a, { transposeA: true, scale }, areTogether(calls, into, 'a'));
     }
@@ -174,11 +243,10 @@ export class JoinedLayers {
   private merged(temporary: Scope): Matrix {
     const { calls, layers, weights } = this;
     // Rounds what something else than an update has written.
-    for (const { base, adapter, weight, inFeatures, outFeatures, name } of layers) {
+    for (const { base, weight, inFeatures, outFeatures, name } of layers)
       if (base === null) calls.half(weight, inFeatures, outFeatures, name);
-      if (adapter !== null) calls.half(adapter.a, inFeatures, adapter.rank, `${name}.a`);
-    }
     if (this.a === null) return weights;
+    this.roundedA();
     const merged = newMatrix(temporary, weights.rows, weights.columns, 'bf16');
     // What no layer has is zero here too, and a layer without an adapter is as it was.
     const isWhole = layers.every(
@@ -186,21 +254,16 @@ export class JoinedLayers {
         adapter !== null && inFeatures === weights.rows && outFeatures * layers.length === weights.columns,
     );
     if (!isWhole) calls.memory.card.copy(merged.address, weights.address, 2 * weights.rows * weights.stride);
-    const groups = new Map<number, ProductPart[]>();
-    layers.forEach(({ adapter, inFeatures, outFeatures, name }, i) => {
-      if (adapter === null) return;
-      const { rank } = adapter;
-      const scale = adapter.scale as number;
-      const parts = groups.get(scale) ?? [];
-      groups.set(scale, parts);
-      parts.push({
-        to: this.partOf(merged, i),
-        a: calls.half(adapter.a, inFeatures, rank, `${name}.a`),
-        b: calls.half(adapter.b, rank, outFeatures, `${name}.b`),
-        addend: this.partOf(weights, i),
-      });
-    });
-    for (const [scale, parts] of groups) calls.products(parts, { scale });
+    for (const [scale, places] of this.byScale())
+      calls.products(
+        places.map((i) => {
+          const { adapter, inFeatures, outFeatures, name } = layers[i]!;
+          const a = calls.half(adapter!.a, inFeatures, adapter!.rank, `${name}.a`);
+          const b = calls.half(adapter!.b, adapter!.rank, outFeatures, `${name}.b`);
+          return { to: this.partOf(merged, i), a, b, addend: this.partOf(weights, i) };
+        }),
+        { scale },
+      );
     return merged;
   }
 
@@ -213,6 +276,10 @@ export class JoinedLayers {
     return columnsOf(all, this.offsets[i]!, this.layers[i]!.outFeatures);
   }
 
+  private ranksOfLayer(all: Matrix, i: number): Matrix {
+    return columnsOf(all, this.rankOffsets[i]!, this.layers[i]!.adapter!.rank);
+  }
+
   /** Whether it is made of these, and what it shares with them is still theirs. */
   private isOf(layers: readonly Layer[]): boolean {
     const isOwn = ({ weight, base, adapter }: Layer, i: number): boolean => {
@@ -220,6 +287,7 @@ export class JoinedLayers {
       if (weight !== own.weight || base !== own.base || adapter?.a !== own.adapter?.a) return false;
       if (adapter !== null && !this.holds(this.a, adapter.a)) return false;
       if (base === null) return this.holds(this.weights, weight);
+      if (this.e4m3 !== null) return (base as CardBase).holder === this.e4m3;
       return isInside(this.weights, (base as CardBase).matrix);
     };
     return layers.length === this.layers.length && layers.every(isOwn);
@@ -233,11 +301,16 @@ export class JoinedLayers {
 /** By the first of the layers. */
 const known = new WeakMap<object, JoinedLayers>();
 
-/** Neither biases nor paths of their own. */
-function isPlain({ bias, adapter }: Layer): boolean {
-  const hasPath = adapter !== null && (adapter.graph === 'separate' || typeof adapter.scale !== 'number');
-  return bias === null && !hasPath;
+/** Neither biases nor, but beside a base in e4m3, paths of their own. */
+function isPlain(layer: Layer): boolean {
+  const { bias, adapter } = layer;
+  if (bias !== null) return false;
+  if (adapter === null) return true;
+  if (typeof adapter.scale !== 'number' || adapter.dropout !== null) return false;
+  return isOfE4m3(layer) || adapter.graph !== 'separate';
 }
+
+const isOfE4m3 = ({ base }: Layer) => base !== null && (base as CardBase).isE4m3;
 
 function areTogether(calls: MatrixCalls, into: readonly LayerGradients[], of: 'weight' | 'a' | 'b'): boolean {
   return calls.memory.areTogether(into.flatMap((gradients) => gradients[of] ?? []));

@@ -10,7 +10,7 @@ export interface KernelVariant {
 export const architectures = ['sm_80', 'sm_86', 'sm_89', 'sm_90a', 'sm_100a', 'sm_120'] as const;
 
 const headDims = [8, 16, 32, 48, 64, 80, 96, 128];
-const ofOneType = ['adamw', 'attention_float', 'product', 'product_float'];
+const ofOneType = ['adamw', 'attention_float', 'product', 'product_e4m3', 'product_float'];
 
 /** Everything that a run may load, for the table of registers and for whoever fills the cache. */
 export function kernelVariants(): KernelVariant[] {

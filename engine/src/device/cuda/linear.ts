@@ -5,7 +5,12 @@ import { newMatrix, tight, type Arithmetic, type Matrix, type MatrixCalls } from
 
 /** A frozen weight as products read it; null in float32, where they read the weight. */
 export interface CardBase extends FrozenBase {
-  /** In the type of products. */
+  /** In e4m3, packed by the layers that are joined to read it; where they cannot be, products read the weight in bfloat16. */
+  readonly isE4m3: boolean;
+  holder: object | null;
+  /** Of the weight: counts its packings. */
+  version: number;
+  /** In the type of products, but for e4m3. */
   matrix: Matrix | null;
   /** Gives its memory back, or its share of what it lies in. */
   release: () => void;

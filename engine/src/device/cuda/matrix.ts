@@ -2,6 +2,7 @@ import { Scope, type CardMemory } from './cardMemory.js';
 import type { BlasProduct, BlasProducts } from './blasProducts.js';
 import type { DeviceBuffer } from '../device.js';
 import type { KernelCall, Kernels } from './kernels.js';
+import type { Quantized } from './quantized.js';
 
 /** What products compute in. */
 export type Arithmetic = 'float32' | 'bfloat16';
@@ -108,6 +109,35 @@ export class MatrixCalls {
     for (const part of parts) {
       if (parts.length === 1 || !this.byBlas(part, batchOf([part])!, options)) this.byKernel(part, options);
     }
+  }
+
+  /** to = a bᵀ + addend of matrices in e4m3, with their scales. */
+  e4m3Product(to: Matrix, a: Quantized, b: Quantized, addend: Matrix | null): void {
+    const shape = { to, a: a.codes, b: b.codes, addend, transposeA: false, transposeB: true, scale: 1 };
+    const batch = { count: 1, to: 0, a: 0, b: 0, addend: 0 };
+    const scales = { rows: a.scales, columns: b.scales };
+    if (a.codes.columns !== b.codes.columns || to.rows !== a.codes.rows || to.columns !== b.codes.rows)
+      throw new Error(`A product of ${a.codes.columns} codes, into ${to.rows} x ${to.columns}`);
+    const isAlike = addend === null || addend.type === to.type;
+    if (this.blas !== null && isAlike && this.blas.run({ ...shape, batch, scales })) {
+      return this.kernels.counted('cublaslt_e4m3');
+    }
+    const scope = new Scope(this.memory);
+    const added = addend && this.as('float', addend, scope);
+    this.launch({
+      file: 'product_e4m3',
+      kernel: 'product_e4m3',
+      grid: [Math.ceil(to.columns / tile), Math.ceil(to.rows / tile)],
+      dynamicSharedBytes: stages * stageBytes.product_right_transposed,
+      parameters: {
+        c_bf16: to.type === 'bf16' ? to.address : 0,
+        c_float: to.type === 'float' ? to.address : 0,
+        ...{ a: a.codes.address, b: b.codes.address, row_scales: a.scales, column_scales: b.scales },
+        ...{ m: to.rows, n: to.columns, k: a.codes.columns, c_stride: to.stride },
+        ...{ addend: added?.address ?? 0, addend_stride: added?.stride ?? 0 },
+      },
+    });
+    scope.end();
   }
 
   private byBlas(

@@ -19,6 +19,8 @@ export interface CudaOptions {
   /** As the driver names it, in place of the number; null for none. */
   readonly uuid?: string | null;
   readonly precision: Arithmetic;
+  /** What frozen bases are kept in: by default as products read them. 'fp8': e4m3, in bfloat16 alone. */
+  readonly basePrecision?: 'fp8';
   /** Of compiled kernels; null for none. */
   readonly cache: { readonly folder: string; readonly isWritable: boolean } | null;
   /** The file of the addon, where it is not the built one, and options of a compiler that is not NVRTC: for tests. */
@@ -30,6 +32,8 @@ export interface CudaOptions {
 const driverVersionMin = 12000;
 /** Ampere: bfloat16 products and asynchronous copies. */
 const capabilityMin = 80;
+/** Ada: products of e4m3. */
+const e4m3CapabilityMin = 89;
 
 /** The device `cuda`, or a DeviceFault that says what is missing and what to do. */
 export function openCuda(options: CudaOptions): CudaDevice {
@@ -37,12 +41,13 @@ export function openCuda(options: CudaOptions): CudaDevice {
   const { version, cards } = listCards(options.libraries.driver, addon);
   const described = chosen(cards, options);
   requireCapability(described);
+  if (options.basePrecision === 'fp8') requireE4m3(described, options);
   const compiler = openCompiler(addon, options, version);
   const card = guarded(addon.openCard(described.ordinal));
   const architecture = architectureOf(described);
   const kernels = new Kernels(card, compiler, { architecture, moreOptions: options.moreOptions });
   const blas = options.precision === 'float32' ? null : openProducts(addon, card, options, version);
-  const description = describe(described, architecture, version, compiler, options.precision);
+  const description = describe(described, architecture, version, compiler, options);
   const libraries = { ...description.libraries, cublasLt: blas === null ? 'none' : String(blas.version) };
   return new CudaDevice({ ...description, libraries }, card, kernels, blas);
 }
@@ -64,6 +69,15 @@ function openProducts(
     }
   }
   return null;
+}
+
+function requireE4m3({ name, capability }: CardDescription, { precision }: CudaOptions): void {
+  if (precision !== 'bfloat16') throw new TypeError('openCuda: a base in FP8 goes with bfloat16');
+  if (capability >= e4m3CapabilityMin) return;
+  throw new DeviceFault(
+    'DEVICE_TOO_OLD',
+    `${name} has compute capability ${capability / 10}, a base in FP8 needs ${e4m3CapabilityMin / 10} (Ada or newer): train in BFLOAT16`,
+  );
 }
 
 /** The cards that the driver shows to this process, at least one, and the newest CUDA that it serves; or a DeviceFault. */
@@ -153,7 +167,7 @@ function describe(
   architecture: string,
   driver: number,
   compiler: KernelCompiler,
-  precision: Arithmetic,
+  { precision, basePrecision }: CudaOptions,
 ): DeviceDescription {
   const hash = createHash('sha256').update(JSON.stringify(readKernelHeaders()));
   for (const file of listKernelFiles()) hash.update(readKernelFile(file).source);
@@ -164,7 +178,7 @@ function describe(
     instructionSet: architecture,
     threadCount: 1,
     precision,
-    basePrecision: precision,
+    basePrecision: basePrecision ?? precision,
     libraries: {
       driver: nameOf(driver),
       nvrtc: compiler.version,

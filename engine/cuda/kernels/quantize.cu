@@ -1,0 +1,75 @@
+// Matrices in e4m3: each row has a scale of its own, the largest value becomes 448. What is multiplied lies along k, row by row.
+#include "device.h"
+
+struct QuantizeParameters {
+  u8* to;  // [rows, to_columns], one after the other: zeros behind the columns
+  float* scales;  // [rows]: a value is its code times the scale
+  const activation* from;  // [rows, columns], `stride` apart
+  int rows;
+  int columns;
+  int to_columns;  // a multiple of 16
+  int stride;
+};
+/// A warp for each row.
+KERNEL(quantize_rows, QuantizeParameters, 256) {
+#if defined(RELORA_MODEL) || __CUDA_ARCH__ >= 890
+  const int row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (row >= p.rows) return;  // the whole warp, and no barrier follows
+  const activation* const from = p.from + static_cast<u64>(row) * p.stride;
+  u32* const to = reinterpret_cast<u32*>(p.to + static_cast<u64>(row) * p.to_columns);
+  // Rows of parameters begin anywhere; fewer than eight are read one by one.
+  const bool is_even = p.stride % 8 == 0;
+  float largest = 0;
+  for (int i = 8 * lane; i < p.columns; i += 256) {
+    float v[8];
+    if (is_even) {
+      load_eight(v, from + i, p.columns - i);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 8; j++) v[j] = i + j < p.columns ? to_float(from[i + j]) : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++) largest = fmaxf(largest, fabsf(v[j]));
+  }
+  largest = largest_of_warp(largest);
+  const float inverse = largest > 0 ? 448.0f / largest : 1.0f;
+  if (lane == 0) p.scales[row] = largest > 0 ? largest / 448.0f : 1.0f;
+  for (int i = 8 * lane; i < p.to_columns; i += 256) {
+    float v[8];
+    if (is_even && i < p.columns) {
+      load_eight(v, from + i, p.columns - i);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 8; j++) v[j] = i + j < p.columns ? to_float(from[i + j]) : 0.0f;
+    }
+#pragma unroll
+    for (int word = 0; word < 2; word++) {
+      const float* const of = v + 4 * word;
+      to[i / 4 + word] = pack_e4m3(of[0] * inverse, of[1] * inverse) | pack_e4m3(of[2] * inverse, of[3] * inverse) << 16;
+    }
+  }
+#endif
+}
+
+struct TransposeParameters {
+  float* to;  // [columns, rows]
+  const float* from;  // [rows, columns], `stride` apart
+  int rows;
+  int columns;
+  int stride;
+};
+/// Tiles of 32 x 32: grid [columns, rows].
+KERNEL(transpose, TransposeParameters, 256) {
+  __shared__ float tile[32][33];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first_row = blockIdx.y * 32, first_column = blockIdx.x * 32;
+  for (int i = warp; i < 32; i += 8) {
+    const int row = first_row + i, column = first_column + lane;
+    if (row < p.rows && column < p.columns) tile[i][lane] = p.from[static_cast<u64>(row) * p.stride + column];
+  }
+  __syncthreads();
+  for (int i = warp; i < 32; i += 8) {
+    const int row = first_row + lane, column = first_column + i;
+    if (row < p.rows && column < p.columns) p.to[static_cast<u64>(column) * p.rows + row] = tile[lane][i];
+  }
+}

@@ -1,0 +1,47 @@
+import type { Scope } from './cardMemory.js';
+import { tight, type Matrix, type MatrixCalls } from './matrix.js';
+
+/** A matrix in e4m3, row by row along what products add up over, with a scale for each row. */
+export interface Quantized {
+  /** Columns are a multiple of 16, zeros among them. */
+  readonly codes: Matrix;
+  /** Address of a float for each row. */
+  readonly scales: number;
+}
+
+const paddedCodes = (columns: number) => Math.ceil(columns / 16) * 16;
+
+/** Each row times 448 over its largest value, rounded to nearest even. */
+export function quantized(calls: MatrixCalls, of: Matrix, scope: Scope): Quantized {
+  const columns = paddedCodes(of.columns);
+  const codes: Matrix = {
+    ...{ address: scope.take(of.rows * columns), rows: of.rows, columns, stride: columns, type: 'e4m3' },
+  };
+  const scales = scope.take(4 * of.rows);
+  calls.launch(
+    {
+      ...{ file: 'quantize', kernel: 'quantize_rows', grid: [Math.ceil(of.rows / 8)] as const },
+      parameters: {
+        ...{ to: codes.address, scales, from: of.address, rows: of.rows, columns: of.columns },
+        ...{ to_columns: columns, stride: of.stride },
+      },
+    },
+    of.type,
+  );
+  return { codes, scales };
+}
+
+/** The transposed matrix of floats, one row after the other. */
+export function transposed(calls: MatrixCalls, of: Matrix, scope: Scope): Matrix {
+  const to = tight(scope.take(4 * of.rows * of.columns), of.columns, of.rows);
+  calls.launch(
+    {
+      file: 'quantize',
+      kernel: 'transpose',
+      grid: [Math.ceil(of.columns / 32), Math.ceil(of.rows / 32)],
+      parameters: { to: to.address, from: of.address, rows: of.rows, columns: of.columns, stride: of.stride },
+    },
+    'float',
+  );
+  return to;
+}
