@@ -6,6 +6,7 @@ import { readOptions, usage } from './options.mjs';
 import { findPeer } from './peers.mjs';
 import { Report } from './report.mjs';
 import { openText } from './text.mjs';
+import * as fp8 from './measures/fp8.mjs';
 import * as kernels from './measures/kernels.mjs';
 import * as memory from './measures/memory.mjs';
 import * as merges from './measures/merges.mjs';
@@ -15,7 +16,7 @@ import * as adapters from './measures/adapters.mjs';
 import * as fullRank from './measures/fullRank.mjs';
 import * as steps from './measures/steps.mjs';
 
-const sections = [steps, replays, merges, memory, kernels, fullRank, small, adapters];
+const sections = [steps, fp8, replays, merges, memory, kernels, fullRank, small, adapters];
 const options = readOptions(process.argv.slice(2), sections, { report: 'gpu-bench.md', seconds: 225 });
 if (options.isHelp) {
   console.log(usage('node bench/gpu/bench.mjs', sections));

@@ -21,7 +21,11 @@ export function cardOptions({ isModel, ordinal, libraryFolder }) {
   };
 }
 
-export const openCard = (options, precision) => openCuda({ ...options, precision });
+/** `precision`: float32, bfloat16, or fp8 for bfloat16 with frozen bases in e4m3. */
+export const openCard = (options, precision) =>
+  precision === 'fp8'
+    ? openCuda({ ...options, precision: 'bfloat16', basePrecision: 'fp8' })
+    : openCuda({ ...options, precision });
 
 function modelOptions() {
   process.env.CUDA_MODEL_MEMORY_BYTES ??= String(2 ** 28);

@@ -449,6 +449,18 @@ describe('a wrong field is named with what was expected and what came', () => {
       /no frozen base, got NF4_BASE/,
     ],
     [
+      'an fp8 base without a frozen base',
+      { kind: JobKind.FULL_RANK, adapter: undefined, precision: Precision.FP8_BASE },
+      'spec.precision',
+      /no frozen base, got FP8_BASE/,
+    ],
+    [
+      'an fp8 base without a card',
+      { device: 'native', precision: Precision.FP8_BASE },
+      'spec.precision',
+      /on native; only cuda has FP8_BASE, got FP8_BASE/,
+    ],
+    [
       'an int8 base where there are no kernels for it',
       { device: 'reference', precision: Precision.INT8_BASE },
       'spec.precision',
