@@ -76,10 +76,10 @@ function openCpu(options: DeviceOptions): Device {
 const precisions: readonly Precision[] = ['auto', 'float32', 'bfloat16', 'int8Base', 'nf4Base'];
 
 async function openCard({ precision, card }: DeviceOptions): Promise<Device> {
-  if (precision !== 'auto' && precision !== 'float32' && precision !== 'bfloat16')
+  if (precision === 'int8Base' || precision === 'nf4Base')
     throw new DeviceFault(
       'DEVICE_PRECISION_UNKNOWN',
-      `The device cuda has no precision ${precision}: ask for auto, bfloat16 or float32`,
+      `The device cuda has no precision ${precision}: ask for auto, bfloat16, float32 or fp8Base`,
     );
   // Loaded when it is asked for: nothing of CUDA is needed on a CPU.
   const { findDriver, findLibraries, listCards, openCuda } = await import('./device/cuda/index.js');
@@ -87,6 +87,7 @@ async function openCard({ precision, card }: DeviceOptions): Promise<Device> {
   listCards(findDriver(folder)); // before the search for a compiler, which may ask Python
   return openCuda({
     ...{ libraries: findLibraries({ folder }), uuid, cache },
-    precision: precision === 'auto' ? 'bfloat16' : precision,
+    precision: precision === 'float32' ? 'float32' : 'bfloat16',
+    ...(precision === 'fp8Base' && { basePrecision: 'fp8' as const }),
   });
 }

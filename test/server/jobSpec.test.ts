@@ -461,6 +461,12 @@ describe('a wrong field is named with what was expected and what came', () => {
       /on native; only cuda has FP8_BASE, got FP8_BASE/,
     ],
     [
+      'an int8 base on a card',
+      { device: 'cuda', precision: Precision.INT8_BASE },
+      'spec.precision',
+      /AUTO, FLOAT32, BFLOAT16 or FP8_BASE on cuda, got INT8_BASE/,
+    ],
+    [
       'an int8 base where there are no kernels for it',
       { device: 'reference', precision: Precision.INT8_BASE },
       'spec.precision',

@@ -35,12 +35,14 @@ export function checkPrecision(
       'AUTO, FLOAT32 or BFLOAT16 for FULL_RANK, which trains every weight: it has no frozen base',
       got,
     );
-  } else if (precision === 'fp8Base' && !isCard(device)) {
+  } else if (precision === 'fp8Base' && device !== 'cuda') {
     checks.add(
       field,
       `AUTO, FLOAT32, BFLOAT16, INT8_BASE or NF4_BASE on ${device}; only cuda has FP8_BASE`,
       got,
     );
+  } else if ((precision === 'int8Base' || precision === 'nf4Base') && device === 'cuda') {
+    checks.add(field, 'AUTO, FLOAT32, BFLOAT16 or FP8_BASE on cuda', got);
   } else if (
     precision !== 'auto' &&
     precision !== 'float32' &&
@@ -111,6 +113,3 @@ function checkOnePass(
       : `at most ${stepCountMax}${before}: with end_of_data STOP one pass over the data has ${stepsInPass} steps`;
   checks.add('spec.step_count', expected, stepCount);
 }
-
-/** Of compute capability 8.9 and newer it is when it is opened. */
-const isCard = (device: string) => device === 'cuda';
