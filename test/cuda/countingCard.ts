@@ -1,3 +1,4 @@
+import { BlasProducts } from '../../engine/dist/device/cuda/blasProducts.js';
 import { CudaDevice } from '../../engine/dist/device/cuda/cudaDevice.js';
 import type { Card, CardDescription } from '../../engine/dist/device/cuda/cudaAddon.js';
 import { Kernels } from '../../engine/dist/device/cuda/kernels.js';
@@ -35,6 +36,16 @@ export function openCountingCard(precision: 'float32' | 'bfloat16', memoryBytes 
     loadKernel: () => 0,
     kernelAttributes: () => ({ registers: 0, localBytes: 0, staticSharedBytes: 0 }),
     run: () => {},
+    allocateHost: () => (next += 256),
+    releaseHost: () => {},
+    uploadHost: () => {},
+    downloadHost: () => {},
+    openProducts: (bytes) => void card.allocate(bytes),
+    planProduct: () => ({ plan: 0, algorithm: '' }),
+    beginCapture: () => {},
+    endCapture: () => 0,
+    runGraph: () => {},
+    releaseGraph: () => {},
     synchronize: () => {},
     wait: () => Promise.resolve(),
     memory: () => ({
@@ -51,6 +62,7 @@ export function openCountingCard(precision: 'float32' | 'bfloat16', memoryBytes 
     },
     card,
     kernels,
+    precision === 'bfloat16' ? new BlasProducts(card, 130_000) : null,
   );
   return { device, used };
 }

@@ -20,7 +20,7 @@ export interface HeadLimits {
   readonly gradientBytes: number;
 }
 
-const headLimits: HeadLimits = { logitBytes: 2 ** 25, gradientBytes: 2 ** 31 };
+const headLimits: HeadLimits = { logitBytes: 2 ** 25, gradientBytes: 2 ** 29 };
 
 /** Losses of rows, added to the result; gradients where they are wanted. */
 export function headCrossEntropy(
