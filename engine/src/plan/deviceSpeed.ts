@@ -43,7 +43,9 @@ export function arithmeticOf(
 ): Arithmetic {
   const precision = wanted === 'float32' || wanted === 'bfloat16' ? wanted : device.autoPrecision;
   const quantized = { int8Base: 'int8', nf4Base: 'nf4', fp8Base: 'fp8' } as const;
-  const basePrecision = wanted in quantized ? quantized[wanted as keyof typeof quantized] : precision;
+  const basePrecision = Object.hasOwn(quantized, wanted)
+    ? quantized[wanted as keyof typeof quantized]
+    : precision;
   return { precision, basePrecision };
 }
 
