@@ -823,7 +823,7 @@ export const AdapterGraph = {
   AUTO: "ADAPTER_GRAPH_AUTO",
   /** SEPARATE - Base and adapter each take the input: x W + scale (x A) B. */
   SEPARATE: "ADAPTER_GRAPH_SEPARATE",
-  /** MERGED - Base and adapter are merged once a step, and the passes take the sum. Not with dropout, INT8_BASE or NF4_BASE. */
+  /** MERGED - Base and adapter are merged once a step, and the passes take the sum. Not with dropout, INT8_BASE, NF4_BASE or FP8_BASE. */
   MERGED: "ADAPTER_GRAPH_MERGED",
   /** WEIGHT_GRADIENT - The gradients of A and B are taken from that of the whole weight: for high ranks. Not with dropout. */
   WEIGHT_GRADIENT: "ADAPTER_GRAPH_WEIGHT_GRADIENT",
@@ -1067,6 +1067,11 @@ export const Precision = {
   INT8_BASE: "PRECISION_INT8_BASE",
   /** NF4_BASE - Frozen weights in 4-bit codes (NF4): the least memory. Everything that is trained as with AUTO. Not for FULL_RANK. */
   NF4_BASE: "PRECISION_NF4_BASE",
+  /**
+   * FP8_BASE - Frozen weights in 8-bit floats (e4m3), a scale for each row, on cards of compute capability 8.9 and newer alone; adapters have a path
+   * of their own in bfloat16, as everything that is trained. Not for FULL_RANK.
+   */
+  FP8_BASE: "PRECISION_FP8_BASE",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -1079,6 +1084,7 @@ export namespace Precision {
   export type BFLOAT16 = typeof Precision.BFLOAT16;
   export type INT8_BASE = typeof Precision.INT8_BASE;
   export type NF4_BASE = typeof Precision.NF4_BASE;
+  export type FP8_BASE = typeof Precision.FP8_BASE;
   export type UNRECOGNIZED = typeof Precision.UNRECOGNIZED;
 }
 
@@ -1102,6 +1108,9 @@ export function precisionFromJSON(object: any): Precision {
     case 5:
     case "PRECISION_NF4_BASE":
       return Precision.NF4_BASE;
+    case 6:
+    case "PRECISION_FP8_BASE":
+      return Precision.FP8_BASE;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -1123,6 +1132,8 @@ export function precisionToJSON(object: Precision): string {
       return "PRECISION_INT8_BASE";
     case Precision.NF4_BASE:
       return "PRECISION_NF4_BASE";
+    case Precision.FP8_BASE:
+      return "PRECISION_FP8_BASE";
     case Precision.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -1143,6 +1154,8 @@ export function precisionToNumber(object: Precision): number {
       return 4;
     case Precision.NF4_BASE:
       return 5;
+    case Precision.FP8_BASE:
+      return 6;
     case Precision.UNRECOGNIZED:
     default:
       return -1;
@@ -1442,7 +1455,7 @@ export interface Execution {
   precision: Precision;
   /** SHA-256 of the data set's manifest, hexadecimal. */
   datasetSha256: string;
-  /** What the frozen base was kept in, and multiplied as: FLOAT32, BFLOAT16, INT8_BASE or NF4_BASE. */
+  /** What the frozen base was kept in, and multiplied as: FLOAT32, BFLOAT16, INT8_BASE, NF4_BASE or FP8_BASE. */
   basePrecision: Precision;
   /** Graph of each adapted kind of layer; empty for FULL_RANK. */
   graphs: ExecutionGraph[];
