@@ -12,6 +12,7 @@ interface UploadFlags {
   onServer?: boolean;
   vocabulary?: number;
   tokenizer?: string;
+  endToken?: string;
   heldOut?: number;
   format?: string;
   skipInvalid?: string;
@@ -38,6 +39,10 @@ function addUpload(program: Command, run: Run): void {
     .option('--on-server', 'the paths are on the server, in a folder that it allows')
     .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
     .option('--tokenizer <weights>', 'take the tokenizer of these uploaded weights')
+    .option(
+      '--end-token <token>',
+      'the token of that tokenizer that ends a text, where its files name another',
+    )
     .option('--held-out <share>', 'share of documents to hold out, 0 to 0.5', decimalNumber)
     .option('--format <name>', `${formatNames.join(', ')}; by default recognized by the content`)
     .option('--skip-invalid <n>', 'leave out at most so many rows that cannot be read, or a share such as 1%')
@@ -145,10 +150,13 @@ export function previewLines(tokens: readonly PreviewToken[], isTerminal: boolea
   return [isMarked ? text + end : text];
 }
 
-function tokenizerOf({ vocabulary, tokenizer }: { vocabulary?: number; tokenizer?: string }) {
+type TokenizerFlags = Pick<UploadFlags, 'vocabulary' | 'tokenizer' | 'endToken'>;
+
+function tokenizerOf({ vocabulary, tokenizer, endToken }: TokenizerFlags) {
   if (vocabulary !== undefined && tokenizer !== undefined)
     throw new UsageError('--vocabulary and --tokenizer exclude each other');
-  if (tokenizer !== undefined) return { huggingFace: { weights: tokenizer } };
+  if (tokenizer !== undefined) return { huggingFace: { weights: tokenizer, endToken } };
+  if (endToken !== undefined) throw new UsageError('--end-token goes with --tokenizer');
   return vocabulary === undefined ? undefined : { trainedBpe: { vocabularySize: vocabulary } };
 }
 

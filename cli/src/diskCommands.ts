@@ -21,7 +21,9 @@ export function addDiskCommands(program: Command, run: Run): void {
         for await (const dataset of client.listDatasets({ showDeleted: flags.deleted, signal }))
           all.push(dataset);
         output.result({ datasets: all }, () =>
-          table([['NAME', 'STATE', 'TOKENS', 'HELD OUT', 'CREATED', 'TITLE'], ...all.map(rowOf)]),
+          all.length === 0
+            ? ['No data sets.']
+            : table([['NAME', 'STATE', 'TOKENS', 'HELD OUT', 'CREATED', 'TITLE'], ...all.map(rowOf)]),
         );
       }),
     );

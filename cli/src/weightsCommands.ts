@@ -29,6 +29,7 @@ export function addWeightsCommands(program: Command, run: Run): void {
         });
         output.result(uploaded, () => [
           `${uploaded.name} are ready: ${quantity(uploaded.parameterCount)} weights, ${bytes(uploaded.sizeBytes)}.`,
+          ...uploaded.warnings.map(({ reason, message }) => `${reason}: ${message}`),
         ]);
       }),
     );

@@ -190,7 +190,9 @@ export class ReloraClient {
     // The past is reported only to those who listen.
     const afterSequence = options.afterSequence ?? (onEvent ? 0 : job.lastSequence);
     if (!isOver(job) || job.lastSequence > afterSequence) {
-      for await (const event of this.watch(name, { ...options, afterSequence })) {
+      // Who does not listen needs the states alone, not a hundred thousand steps.
+      const stepIntervalMs = options.stepIntervalMs ?? (onEvent ? 0 : 60_000);
+      for await (const event of this.watch(name, { ...options, afterSequence, stepIntervalMs })) {
         onEvent?.(event);
         if (!untilPaused || event.kind !== 'state' || event.state.to !== contract.JobState.PAUSED) continue;
         job = await this.getJob(name, options);

@@ -23,7 +23,7 @@ export interface UploadWeightsCalls {
 
 /** What of a folder belongs to the model; others, such as the weights in PyTorch's format, stay where they are. */
 const ofModel =
-  /^(model[\w-]*\.safetensors|model\.safetensors\.index\.json|chat_template\.jinja|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json)$/;
+  /^(model[\w-]*\.safetensors|model\.safetensors\.index\.json|chat_template\.jinja|(chat_template|config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json)$/;
 
 /** Uploads what is missing of weights; resolves when the server has checked them. */
 export async function uploadWeights(

@@ -195,3 +195,23 @@ test('waiting for a job that failed throws what it failed of', async () => {
   expect(error).toMatchObject({ name: 'JobFailedError', reason: 'LOSS_NOT_FINITE' });
   expect(error.message).toBe('jobs/job-1 failed: step 7');
 });
+
+test('who waits without listening asks for a step each minute at most', async () => {
+  const asked: number[] = [];
+  const client = await brokenServer({
+    getJob: async () => ({
+      job: {
+        name: 'jobs/job-1',
+        state: asked.length % 2 === 0 ? 'JOB_STATE_RUNNING' : 'JOB_STATE_SUCCEEDED',
+      },
+    }),
+    watchJob: async function* ({ stepIntervalMs }) {
+      asked.push(stepIntervalMs);
+      yield { event: { sequence: 1, final: true, state: {} } };
+    },
+  });
+  await client.waitForJob('jobs/job-1');
+  asked.push(NaN); // running again
+  await client.waitForJob('jobs/job-1', { onEvent: () => {} });
+  expect(asked).toEqual([60_000, NaN, 0]);
+});

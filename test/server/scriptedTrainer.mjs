@@ -96,6 +96,12 @@ async function train(order) {
     if (script === 'slow' || script === 'deaf') await new Promise((resolve) => setTimeout(resolve, 20));
     if ((at + 1) % order.spec.checkpoint.everyStepCount === 0) await checkpoint(order, at + 1);
   }
+  if (script === 'crashInExport' && !order.exportedFormats.includes('gguf')) {
+    const artifact = { id: `gguf-${attempt}`, format: 'gguf', weightType: 'float16', cycle: 1, step: at };
+    await say({ type: 'exporting', artifact });
+    while (acknowledged < number) await changed();
+    process.kill(process.pid, 'SIGSEGV');
+  }
   if (!order.exportedFormats.includes('huggingFace')) {
     const folder = join(order.jobFolder, 'artifacts', `merged-model-${attempt}`);
     mkdirSync(folder, { recursive: true });

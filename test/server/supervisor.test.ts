@@ -100,6 +100,24 @@ describe('a trainer process', () => {
     },
   );
 
+  it('that dies in the same export again and again gives up that format, and its job succeeds without it', async () => {
+    const parts = await startedParts();
+    const job = await runToEnd(parts, 'crashInExport');
+    expect(job).toMatchObject({ state: 'succeeded', failure: null, attempt: 4 });
+    expect(job.stateReason).toBe('All steps were taken and the export of gguf-3 failed');
+    const { artifacts } = await parts.artifacts.list(job.id, { afterId: null, artifactsMax: 10 });
+    expect(artifacts.map(({ id, state }) => [id, state])).toEqual([
+      ['gguf-3', 'failed'],
+      ['merged-model-4', 'ready'],
+    ]);
+    expect(artifacts[0]!.failure).toMatchObject({ reason: 'TRAINER_CRASHED' });
+    expect(artifacts[0]!.failure!.message).toContain('3 attempts in a row ended so');
+    const warnings = (await allEvents(parts, job.id)).flatMap(({ body }) =>
+      body.kind === 'warning' ? [body.reason] : [],
+    );
+    expect(warnings).toEqual(['TRAINER_RESTARTED', 'TRAINER_RESTARTED', 'EXPORT_FAILED']);
+  });
+
   it('that dies before every second checkpoint is given up after three crashes in a row', async () => {
     const parts = await startedParts();
     const job = await runToEnd(parts, 'killAlways');

@@ -95,9 +95,10 @@ export function checkTokenizerJson(
 }
 
 /** Of the ids that a model names the one that its tokenizer ends texts with, else the first; of well-known names the first. */
-function endOfText(byName: ReadonlyMap<string, number>, { ids, name }: EndTokens): number {
+function endOfText(byName: ReadonlyMap<string, number>, { ids, name, isAsked = false }: EndTokens): number {
   const known = new Set(byName.values());
   const named = name === null ? undefined : byName.get(name);
+  if (isAsked && named === undefined) throw invalid('end_token', 'a token of tokenizer.json', name);
   for (const id of ids)
     if (!known.has(id)) throw invalid('eos_token_id', 'the id of a token of tokenizer.json', id);
   if (ids.length > 0) return named !== undefined && ids.includes(named) ? named : ids[0]!;

@@ -43,8 +43,10 @@ export function companionFiles(source: Source): [name: string, text: string][] {
   ]);
   const special = modelFiles['special_tokens_map.json'];
   if (special !== undefined) files.push(['special_tokens_map.json', changed(special, endToken)]);
-  const template = modelFiles['chat_template.jinja'];
-  if (template !== undefined) files.push(['chat_template.jinja', template]);
+  for (const name of ['chat_template.jinja', 'chat_template.json'] as const) {
+    const template = modelFiles[name];
+    if (template !== undefined) files.push([name, template]);
+  }
   return files;
 }
 

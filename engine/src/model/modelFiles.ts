@@ -8,6 +8,7 @@ export const modelFileNames = [
   'tokenizer_config.json',
   'special_tokens_map.json',
   'chat_template.jinja',
+  'chat_template.json',
 ] as const;
 
 export type ModelFileName = (typeof modelFileNames)[number];

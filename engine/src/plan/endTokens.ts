@@ -4,6 +4,8 @@ export interface EndTokens {
   ids: readonly number[];
   /** `eos_token` of tokenizer_config.json; null without. */
   name: string | null;
+  /** A client named it: nothing else will do. Absent for what files say. */
+  isAsked?: boolean;
 }
 
 /** Nothing is known: the names of well-known models decide. */

@@ -75,7 +75,7 @@ export async function admitJob(
     });
   }
   const warnings = [...parsed.warnings];
-  const sound = await withSoundWeights(parts, parsed.spec);
+  const sound = await withSoundWeights(parts, parsed.spec, warnings);
   const device = await chooseDevice(parts, sound);
   const speed = device === undefined ? unknownSpeed : speedOf(device);
   const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speed).peakMemoryBytes;
@@ -110,11 +110,12 @@ export async function admitJob(
  * Looks into a folder that the client named. Of our own only the head is looked at, where the config calls it the embedding:
  * what the model computes with is not known before. The run warns of it.
  */
-async function withSoundWeights(parts: AdmitParts, spec: RunSpec): Promise<RunSpec> {
+async function withSoundWeights(parts: AdmitParts, spec: RunSpec, warnings: Warning[]): Promise<RunSpec> {
   const { baseWeightsFolder: folder, baseWeightsName: name, model } = spec;
   if (folder === null || (name !== null && !model.tieWordEmbeddings)) return spec;
   const beneath = name === null ? parts.config.allowedFolders : null;
   const report = await requireSoundFolder(parts, folder, beneath);
+  for (const warning of report.warnings ?? []) warnings.push(warning as Warning);
   return { ...spec, model: { ...model, tieWordEmbeddings: report.config.tieWordEmbeddings } };
 }
 

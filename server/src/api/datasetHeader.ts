@@ -182,7 +182,10 @@ async function parseTokenizer(
     };
   }
   if (spec?.huggingFace === undefined) return { kind: 'bytes' };
-  const { tokenizerJson, serverPath, weights } = spec.huggingFace;
+  const { tokenizerJson, serverPath, weights, endToken } = spec.huggingFace;
+  checks.text(`${field}.hugging_face.end_token`, endToken, 256);
+  const asked: EndTokens | undefined =
+    endToken === '' ? undefined : { ids: [], name: endToken, isAsked: true };
   const named = [tokenizerJson, serverPath, weights].filter((text) => text !== '');
   if (named.length !== 1) {
     checks.add(
@@ -203,7 +206,7 @@ async function parseTokenizer(
     if ('problem' in read) return { kind: 'huggingFace', tokenizerJson: '' };
     const readBeside = async (name: string) =>
       await parts.allowedFolders.text(join(dirname(serverPath), name), besideBytesMax);
-    return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokensBeside(readBeside)) };
+    return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokens(asked, readBeside)) };
   }
   if (weights !== '') {
     const id = weightsIdOf(tenant, weights);
@@ -217,7 +220,7 @@ async function parseTokenizer(
     if ('problem' in read) return { kind: 'huggingFace', tokenizerJson: '' };
     const readBeside = async (name: string) =>
       await readTextFile(join(parts.weights.folder(found!.id), name), besideBytesMax);
-    return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokensBeside(readBeside)) };
+    return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokens(asked, readBeside)) };
   }
   if (Buffer.byteLength(tokenizerJson) > tokenizerJsonBytesMax) {
     checks.add(
@@ -227,21 +230,23 @@ async function parseTokenizer(
     );
   }
   // What is in it is judged by the process that prepares the data set, which a hostile file can harm alone.
-  return { kind: 'huggingFace', tokenizerJson };
+  return { kind: 'huggingFace', tokenizerJson, ...(asked !== undefined && { endTokens: asked }) };
 }
 
 /** Longest config that is read beside a tokenizer. */
 const besideBytesMax = 4 << 20;
 
-/** What the files beside a tokenizer say about ends of texts; nothing where there are none. */
-async function endTokensBeside(
+/** What the client says about ends of texts, else the files beside a tokenizer; nothing where there are none. */
+async function endTokens(
+  asked: EndTokens | undefined,
   read: (name: string) => Promise<{ text: string } | { problem: string }>,
 ): Promise<{ endTokens?: EndTokens }> {
+  if (asked !== undefined) return { endTokens: asked };
   const files: Record<string, string> = {};
   for (const name of ['config.json', 'generation_config.json', 'tokenizer_config.json']) {
     const found = await read(name);
     if ('text' in found) files[name] = found.text;
   }
-  const endTokens = endTokensOf(files);
-  return endTokens.ids.length === 0 && endTokens.name === null ? {} : { endTokens };
+  const found = endTokensOf(files);
+  return found.ids.length === 0 && found.name === null ? {} : { endTokens: found };
 }

@@ -2,6 +2,7 @@ import * as plan from '@relora/engine/plan';
 import type { AdapterSettings, LlamaConfig, RunSpec } from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
+import type { EndTokens } from '@relora/engine/plan';
 import type {
   Dataset,
   DatasetFormat,
@@ -330,10 +331,15 @@ export function toWeights(weights: Weights): contract.Weights {
     parameterCount: report?.parameterCount ?? 0,
     tokenizerVocabularySize: report?.tokenizerVocabularySize ?? 0,
     createTime: new Date(weights.createTimeMs),
+    warnings: report?.warnings ?? [],
   };
 }
 
 const tokenizerKinds = { bytes: 'bytes', trainedBpe: 'trained_bpe', huggingFace: 'hugging_face' } as const;
+
+function askedEndToken({ endTokens }: { endTokens?: EndTokens }): string {
+  return endTokens?.isAsked === true ? (endTokens.name ?? '') : '';
+}
 
 function toTokenizer({ tokenizer }: StoredDatasetSpec): contract.TokenizerSpec {
   switch (tokenizer.kind) {
@@ -343,7 +349,9 @@ function toTokenizer({ tokenizer }: StoredDatasetSpec): contract.TokenizerSpec {
       return { trainedBpe: { vocabularySize: tokenizer.vocabularySize } };
     case 'huggingFace':
       // The content may be megabytes: a data set that is listed shows which one it is by its SHA-256.
-      return { huggingFace: { tokenizerJson: '', serverPath: '', weights: '' } };
+      return {
+        huggingFace: { tokenizerJson: '', serverPath: '', weights: '', endToken: askedEndToken(tokenizer) },
+      };
   }
 }
 

@@ -8,6 +8,7 @@ import { idIn } from '../store/tenantIds.js';
 /** Names are names on the disk: these alone, which the engine and Hugging Face's libraries know. */
 const fileNames = new Set([
   'chat_template.jinja',
+  'chat_template.json',
   'config.json',
   'generation_config.json',
   'model.safetensors.index.json',

@@ -120,14 +120,14 @@ export class ArtifactStore {
     yield* readChecked(blob, offset, pieceBytes, made);
   }
 
-  /** Formats that the trainer has sealed at a step. */
+  /** Formats that the trainer has made at a step, or given up. */
   async formatsAt(jobId: string, step: number): Promise<ExportFormat[]> {
     const rows = await this.db
       .selectFrom('artifacts')
       .select('format')
       .where('job_id', '=', jobId)
       .where('step', '=', step)
-      .where('state', '=', 'ready')
+      .where('state', 'in', ['ready', 'failed'])
       .where('checkpoint_folder', 'is', null)
       .execute();
     return rows.map(({ format }) => format);

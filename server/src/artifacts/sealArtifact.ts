@@ -42,14 +42,22 @@ export async function storeFailedExport(
   artifact: PlannedArtifact,
   failure: JobFailure,
 ): Promise<Job | 'stale'> {
-  return await attempts.write(key, async (row, change) => {
-    if (!(await insert(row, change, artifact, { sizeBytes: 0, castErrorMax: 0, failure }))) return row;
-    const reason: ServerWarning = 'EXPORT_FAILED';
-    const message = `The export jobs/${nameOf(row.id)}/artifacts/${artifact.id} failed (${failure.reason}): ${failure.message}`;
-    return await change.append(row, row.attempt, [
-      { timeMs: change.nowMs, body: { kind: 'warning', reason, message } },
-    ]);
-  });
+  return await attempts.write(key, async (row, change) => await failExport(row, change, artifact, failure));
+}
+
+/** The same within a change of the job. */
+export async function failExport(
+  row: JobRow,
+  change: JobChange,
+  artifact: PlannedArtifact,
+  failure: JobFailure,
+): Promise<JobRow> {
+  if (!(await insert(row, change, artifact, { sizeBytes: 0, castErrorMax: 0, failure }))) return row;
+  const reason: ServerWarning = 'EXPORT_FAILED';
+  const message = `The export jobs/${nameOf(row.id)}/artifacts/${artifact.id} failed (${failure.reason}): ${failure.message}`;
+  return await change.append(row, row.attempt, [
+    { timeMs: change.nowMs, body: { kind: 'warning', reason, message } },
+  ]);
 }
 
 /** False for one that is there already: a message that is repeated changes nothing. */

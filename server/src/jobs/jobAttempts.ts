@@ -124,7 +124,6 @@ export class JobAttempts {
         .select('id')
         .where('job_id', '=', row.id)
         .where('state', '=', 'failed')
-        .where('id', 'like', `%-${row.attempt}`)
         .where('id', 'not like', 'export-%') // made on request
         .execute();
       const exported =
@@ -175,11 +174,11 @@ export class JobAttempts {
     key: AttemptKey,
     what: string,
     rule: RetryRule,
-    reason: ServerFailure = 'TRAINER_CRASHED',
+    { reason = 'TRAINER_CRASHED', giveUp }: { reason?: ServerFailure; giveUp?: GiveUp } = {},
   ): Promise<Job | 'stale'> {
     return await this.write(
       key,
-      async (row, change) => await afterCrash(row, change, { what, rule, reason }),
+      async (row, change) => await afterCrash(row, change, { what, rule, reason, giveUp }),
     );
   }
 
@@ -221,17 +220,27 @@ export class JobAttempts {
   }
 }
 
+/** Leaves out what the crashes are the fault of, so that the rest can be done; in place of failing the job. */
+type GiveUp = (row: JobRow, change: JobChange, message: string) => Promise<JobRow>;
+
 /** The state of a job whose trainer is gone: a wish that is open, the end, or another turn. */
 async function afterCrash(
   row: JobRow,
   change: JobChange,
-  { what, rule, reason }: { what: string; rule: RetryRule; reason: ServerFailure },
+  { what, rule, reason, giveUp }: { what: string; rule: RetryRule; reason: ServerFailure; giveUp?: GiveUp },
 ): Promise<JobRow> {
   const wished = await honorWish(row, change);
   if (wished !== undefined) return wished;
   const crashes = row.attempts_without_progress + 1;
   if (crashes >= rule.attemptsWithoutProgressMax) {
-    const message = `${what}; ${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'} made no new checkpoint`;
+    const tries = `${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'}`;
+    if (giveUp !== undefined) {
+      const without = await giveUp(row, change, `${what}; ${tries} ended so`);
+      return await change.moveTo(without, 'queued', `${what}; waits to finish without this export`, {
+        attempts_without_progress: 0,
+      });
+    }
+    const message = `${what}; ${tries} made no new checkpoint`;
     return await change.moveTo(
       row,
       'failed',

@@ -16,6 +16,8 @@ const trainerMessages = {
   checkpointCorrupt: { number: count, path, problem: longText },
   /** The orders to save up to this ticket are done; the checkpoint was sent before, or the problem says why there is none. */
   saved: { number: count, ticket: count, problem: orNull(longText) },
+  /** Before it makes an artifact: what ends the process now is the fault of that format. */
+  exporting: { number: count, artifact: object(plannedArtifact) },
   artifact: { number: count, artifact: object(sealedArtifact) },
   /** The training is done all the same. */
   exportFailed: {

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
-import { sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
+import type { PlannedArtifact } from '../artifacts/artifact.js';
+import { failExport, sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
 import type { StorageFault } from '../store/storageFault.js';
 import { isPassing, isStoreBroken } from '../store/storeError.js';
 import { checkpointName } from '../store/folders.js';
@@ -55,6 +56,8 @@ export class RunningJob {
   private lastNumber = 0;
   private acknowledged = 0;
   private outcome: TrainerOutcome | undefined;
+  /** What it is making. */
+  private exporting: PlannedArtifact | undefined;
   /** Why the process is killed by us. */
   private fault: { reason: ServerFailure; message: string } | undefined;
   private stopAsked: 'pause' | 'cancel' | 'shutdown' | undefined;
@@ -219,9 +222,14 @@ export class RunningJob {
           resolve(message.problem);
         }
         return undefined;
+      case 'exporting':
+        this.exporting = message.artifact;
+        return undefined;
       case 'artifact':
+        this.exporting = undefined;
         return await sealArtifact(attempts, this.key, message.artifact);
       case 'exportFailed':
+        this.exporting = undefined;
         return await storeFailedExport(attempts, this.key, message.artifact, message.failure);
       case 'finished': {
         const result =
@@ -310,12 +318,15 @@ export class RunningJob {
       await attempts.notStarted(this.key, exit.what, retry.retryDelayMs * notStartedDelays);
       return 'crashed';
     }
-    await attempts.crashed(
-      this.key,
-      exit.what,
-      retry,
-      exit.wasOutOfMemory ? 'OUT_OF_MEMORY' : 'TRAINER_CRASHED',
-    );
+    const { exporting } = this;
+    const reason = exit.wasOutOfMemory ? 'OUT_OF_MEMORY' : 'TRAINER_CRASHED';
+    await attempts.crashed(this.key, exit.what, retry, {
+      reason,
+      // The training is done: a format that ends the process again and again fails alone.
+      ...(exporting !== undefined && {
+        giveUp: async (row, change, message) => await failExport(row, change, exporting, { reason, message }),
+      }),
+    });
     return 'crashed';
   }
 }

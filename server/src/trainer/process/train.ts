@@ -175,6 +175,7 @@ async function exportArtifact(
   const { nextStep: step, restartCount } = run.progress;
   const cycle = run.model.adapterSettings === null ? null : restartCount + 1;
   const artifact = { id, format, weightType, step, cycle };
+  await channel.report({ type: 'exporting', artifact });
   try {
     await mkdir(folder, { recursive: true });
     const source = await runWeights(run);

@@ -436,6 +436,11 @@ export interface HuggingFaceTokenizer {
   serverPath: string;
   /** Uploaded weights whose tokenizer it is, `weights/{weights}`; in place of the content. */
   weights: string;
+  /**
+   * The token that ends a text, as it stands in the vocabulary; by default the one that the files beside the tokenizer name, else
+   * that of a well-known name.
+   */
+  endToken: string;
 }
 
 /** A prepared tokenizer. */
@@ -1932,7 +1937,7 @@ export const TrainedBpeTokenizer: MessageFns<TrainedBpeTokenizer> = {
 };
 
 function createBaseHuggingFaceTokenizer(): HuggingFaceTokenizer {
-  return { tokenizerJson: "", serverPath: "", weights: "" };
+  return { tokenizerJson: "", serverPath: "", weights: "", endToken: "" };
 }
 
 export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
@@ -1945,6 +1950,9 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     }
     if (message.weights !== "") {
       writer.uint32(26).string(message.weights);
+    }
+    if (message.endToken !== "") {
+      writer.uint32(34).string(message.endToken);
     }
     return writer;
   },
@@ -1986,6 +1994,14 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
             message.weights = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.endToken = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2011,6 +2027,11 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
         ? globalThis.String(object.server_path)
         : "",
       weights: isSet(object.weights) ? globalThis.String(object.weights) : "",
+      endToken: isSet(object.endToken)
+        ? globalThis.String(object.endToken)
+        : isSet(object.end_token)
+        ? globalThis.String(object.end_token)
+        : "",
     };
   },
 
@@ -2025,6 +2046,9 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     if (message.weights !== "") {
       obj.weights = message.weights;
     }
+    if (message.endToken !== "") {
+      obj.endToken = message.endToken;
+    }
     return obj;
   },
 
@@ -2036,6 +2060,7 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     message.tokenizerJson = object.tokenizerJson ?? "";
     message.serverPath = object.serverPath ?? "";
     message.weights = object.weights ?? "";
+    message.endToken = object.endToken ?? "";
     return message;
   },
 };

@@ -106,6 +106,16 @@ export interface Weights {
   fileCount: number;
   /** Bytes of all files. */
   sizeBytes: number;
+  /** What can be read and was probably not meant. */
+  warnings: WeightsWarning[];
+}
+
+/** Something about weights that was probably not meant. */
+export interface WeightsWarning {
+  /** Stable, in UPPER_SNAKE_CASE. */
+  reason: string;
+  /** For people. */
+  message: string;
 }
 
 /** A file of a model. */
@@ -212,6 +222,7 @@ function createBaseWeights(): Weights {
     createTime: undefined,
     fileCount: 0,
     sizeBytes: 0,
+    warnings: [],
   };
 }
 
@@ -246,6 +257,9 @@ export const Weights: MessageFns<Weights> = {
     }
     if (message.sizeBytes !== 0) {
       writer.uint32(80).int64(message.sizeBytes);
+    }
+    for (const v of message.warnings) {
+      WeightsWarning.encode(v!, writer.uint32(90).fork()).join();
     }
     return writer;
   },
@@ -343,6 +357,14 @@ export const Weights: MessageFns<Weights> = {
             message.sizeBytes = longToNumber(reader.int64());
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.warnings.push(WeightsWarning.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -391,6 +413,9 @@ export const Weights: MessageFns<Weights> = {
         : isSet(object.size_bytes)
         ? globalThis.Number(object.size_bytes)
         : 0,
+      warnings: globalThis.Array.isArray(object?.warnings)
+        ? object.warnings.map((e: any) => WeightsWarning.fromJSON(e))
+        : [],
     };
   },
 
@@ -426,6 +451,9 @@ export const Weights: MessageFns<Weights> = {
     if (message.sizeBytes !== 0) {
       obj.sizeBytes = Math.round(message.sizeBytes);
     }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings.map((e) => WeightsWarning.toJSON(e));
+    }
     return obj;
   },
 
@@ -446,6 +474,92 @@ export const Weights: MessageFns<Weights> = {
     message.createTime = object.createTime ?? undefined;
     message.fileCount = object.fileCount ?? 0;
     message.sizeBytes = object.sizeBytes ?? 0;
+    message.warnings = object.warnings?.map((e) => WeightsWarning.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseWeightsWarning(): WeightsWarning {
+  return { reason: "", message: "" };
+}
+
+export const WeightsWarning: MessageFns<WeightsWarning> = {
+  encode(message: WeightsWarning, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.reason !== "") {
+      writer.uint32(10).string(message.reason);
+    }
+    if (message.message !== "") {
+      writer.uint32(18).string(message.message);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WeightsWarning {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWeightsWarning();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WeightsWarning {
+    return {
+      reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
+      message: isSet(object.message) ? globalThis.String(object.message) : "",
+    };
+  },
+
+  toJSON(message: WeightsWarning): unknown {
+    const obj: any = {};
+    if (message.reason !== "") {
+      obj.reason = message.reason;
+    }
+    if (message.message !== "") {
+      obj.message = message.message;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WeightsWarning>): WeightsWarning {
+    return WeightsWarning.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WeightsWarning>): WeightsWarning {
+    const message = createBaseWeightsWarning();
+    message.reason = object.reason ?? "";
+    message.message = object.message ?? "";
     return message;
   },
 };
