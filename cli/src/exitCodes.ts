@@ -62,11 +62,16 @@ function isPathMistake(error: unknown): boolean {
   return error instanceof Error && Object.hasOwn(pathMistakes, (error as NodeJS.ErrnoException).code ?? '');
 }
 
+/** What is wrong with a file or folder, without its name. */
+export function pathProblem(error: unknown): string {
+  const { code = '', message } = error as NodeJS.ErrnoException;
+  return isPathMistake(error) ? pathMistakes[code]! : message;
+}
+
 function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  const { code = '', path } = error as NodeJS.ErrnoException;
-  const what = pathMistakes[code];
-  return what === undefined || path === undefined ? error.message : `${path}: ${what}`;
+  const { path } = error as NodeJS.ErrnoException;
+  return isPathMistake(error) && path !== undefined ? `${path}: ${pathProblem(error)}` : error.message;
 }
 
 /** An error for people: what is wrong, each bad field on its own line, what to do. */

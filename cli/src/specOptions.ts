@@ -17,7 +17,7 @@ import {
   type ModuleRank,
   type StepRange,
 } from '@relora/sdk';
-import { UsageError } from './exitCodes.js';
+import { pathProblem, UsageError } from './exitCodes.js';
 
 /** Flags for what is asked for most; a file can say everything. */
 export interface SpecFlags {
@@ -168,7 +168,7 @@ export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
   if (flags.endOfData !== undefined) spec.endOfData = oneOf('--end-of-data', flags.endOfData, endsOfData);
   assign(spec, {
     recipe: flags.recipe,
-    dataset: flags.dataset,
+    dataset: flags.dataset?.includes('/') === false ? `datasets/${flags.dataset}` : flags.dataset,
     stepCount: flags.steps,
     tokenCount: flags.tokens,
     omittedSteps: flags.omitSteps ?? flags.skipSteps,
@@ -260,7 +260,7 @@ async function readSpecFile(path: string): Promise<JobSpec> {
   try {
     content = path === '-' ? await text(process.stdin) : await readFile(path, 'utf8');
   } catch (error) {
-    throw new UsageError(`${path} could not be read: ${(error as Error).message}`);
+    throw new UsageError(`${path} could not be read: ${pathProblem(error)}`);
   }
   let value: unknown;
   try {

@@ -60,6 +60,11 @@ export const serviceErrors = {
     text: ({ limit, unit }) => `The message has more than ${limit} ${unit}`,
     fix: 'Send less in one message (files go in chunks), or raise RELORA_MESSAGE_BYTES_MAX or RELORA_MESSAGE_FIELDS_MAX.',
   }),
+  METHOD_UNKNOWN: entry<{ path: string }>({
+    status: Status.UNIMPLEMENTED,
+    text: ({ path }) => `${quote(path)} is no method of this server`,
+    fix: 'Look for a slip in its name, and for a newer server; reflection lists the methods that there are.',
+  }),
   ENCODING_UNKNOWN: entry<Record<never, never>>({
     status: Status.UNIMPLEMENTED,
     text: () => 'Messages can be packed with gzip or deflate, or not at all',
@@ -401,6 +406,7 @@ export const serviceErrors = {
     status: Status.UNAVAILABLE,
     text: ({ message }) => message,
     fix: 'Try again; when it happens again, the log of the server has what the process wrote.',
+    retrySeconds: 5,
   }),
   DEADLINE_EXCEEDED: entry<{ seconds: number }>({
     status: Status.DEADLINE_EXCEEDED,

@@ -168,7 +168,7 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
     [['bogus'], 2, "unknown command 'bogus'"],
     [['watch'], 2, "missing required argument 'job'"],
     [['create', '--steps', 'many'], 2, 'A whole number was expected, not "many"'],
-    [['create', '--spec', 'none.json'], 2, 'none.json could not be read'],
+    [['create', '--spec', 'none.json'], 2, 'none.json could not be read: there is no such file or folder'],
     [['create', '--spec', '-'], 2, 'Standard input is not JSON'],
     [['create', '--kind', 'foo'], 2, '--kind is one of relora, lora, full-rank'],
     [['create', '--label', 'x'], 2, 'Labels are key=value'],

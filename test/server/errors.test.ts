@@ -22,7 +22,7 @@ import {
   uploadOf,
   type Refusal,
 } from './apiServer.js';
-import { beginCall, framed, rawSession, statusOf } from './rawCalls.js';
+import { beginCall, framed, rawCall, rawClient, rawSession, statusOf } from './rawCalls.js';
 import {
   claim,
   jobWhen,
@@ -79,6 +79,16 @@ const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise
   },
   MESSAGE_UNREADABLE: async () => await rawRefusal({ body: framed(Buffer.from([0x0a, 0x7f])) }),
   MESSAGE_TOO_LARGE: async () => await rawRefusal({ body: Buffer.from([0, 0xff, 0xff, 0xff, 0xff]) }),
+  METHOD_UNKNOWN: async () => {
+    const { address } = await openApi();
+    const { error } = await rawCall(
+      rawClient(address),
+      '/relora.v1.TrainingService/GetJobs',
+      Buffer.alloc(0),
+    );
+    const details = error!.metadata.get('grpc-status-details-bin')[0] as Buffer;
+    return readRefusal(error!.code, error!.details, details);
+  },
   ENCODING_UNKNOWN: async () =>
     await rawRefusal({ headers: { 'grpc-encoding': 'br' }, body: framed(Buffer.from([1]), true) }),
   ANSWER_TOO_LARGE: async () => {

@@ -13,9 +13,10 @@ it('a watcher that asks for fewer steps gets the newest in each time, every othe
     for await (const response of training.watchJob({ name: `jobs/${id}`, stepIntervalMs: 200 }))
       if (response.event!.heartbeat === undefined) seen.push(response);
   })();
+  const stepsSeen = () => seen.filter(({ event }) => event!.step !== undefined).length;
   const start = performance.now();
   let step = 0;
-  while (performance.now() - start < 1000) {
+  while (stepsSeen() < 4) {
     await parts.attempts.append(key, [stepEvent(step++), stepEvent(step++), stepEvent(step++)]);
     if (step === 9)
       await parts.attempts.append(key, [
@@ -28,7 +29,7 @@ it('a watcher that asks for fewer steps gets the newest in each time, every othe
   await watch;
 
   const steps = seen.flatMap(({ event }) => (event!.step ? [event!.step.step] : []));
-  expect(steps.length).toBeGreaterThanOrEqual(3);
+  expect(steps.length).toBeGreaterThanOrEqual(4);
   expect(steps.length).toBeLessThanOrEqual((performance.now() - start) / 200 + 4);
   expect(steps.at(-1)).toBe(lastStep); // it never rests on an old one
   expect(seen.filter(({ event }) => event!.sample !== undefined)).toHaveLength(1);
@@ -38,6 +39,30 @@ it('a watcher that asks for fewer steps gets the newest in each time, every othe
     expect(event!.sequence).toBe(sequence);
   }
   expect(sequence).toBe((await parts.store.find(id))!.lastSequence);
+});
+
+it('a watcher for whom a step waits hears that the server is there, and of the end before the step is due', async () => {
+  const { parts, training } = await openApi({ RELORA_HEARTBEAT_SECONDS: '0.1' });
+  const { id } = await submit(parts);
+  const key = { jobId: id, attempt: (await claim(parts)).attempt };
+  await parts.attempts.started(key, execution, 0);
+  await parts.attempts.append(key, [stepEvent(0), stepEvent(1)]);
+  const seen: string[] = [];
+  const heartbeats = new Set<number>();
+  let lastSent = 0;
+  for await (const { event } of training.watchJob({ name: `jobs/${id}`, stepIntervalMs: 60_000 })) {
+    if (event!.heartbeat !== undefined) {
+      expect(event!.sequence).toBe(lastSent); // what the client has, not what waits for it
+      if (heartbeats.size === 0) await parts.attempts.failed(key, { reason: 'TRAINER_ERROR', message: '' });
+      heartbeats.add(event!.sequence);
+      continue;
+    }
+    lastSent = event!.sequence;
+    seen.push(event!.step === undefined ? 'other' : `step ${event!.step.step}`);
+    if (event!.step?.step === 1) await parts.attempts.append(key, [stepEvent(2), stepEvent(3)]);
+  }
+  expect(seen.slice(-3)).toEqual(['step 1', 'step 3', 'other']);
+  expect(heartbeats.size).toBe(1);
 });
 
 it('a watcher that asks for nothing gets every event', async () => {

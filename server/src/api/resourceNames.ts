@@ -63,6 +63,11 @@ function qualify(tenant: string, name: string | undefined): string | undefined {
   return name === undefined ? undefined : idIn(tenant, name);
 }
 
-function refuse(field: string, expected: string, got: string): never {
+const idRule = 'an id of 4 to 63 of a-z 0-9 -, beginning with a letter, ending with a letter or digit';
+
+function refuse(field: string, shape: string, got: string): never {
+  // Of the right shape, so its id is what is wrong.
+  const isNamed = new RegExp(`^${shape.replace(/\{\w+\}/g, '[^/]+')}$`).test(got);
+  const expected = isNamed ? `${shape} with ${idRule}` : shape;
   throw new ServiceError('REQUEST_INVALID', { problems: [{ field, expected, got: quote(got) }] });
 }

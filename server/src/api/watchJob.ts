@@ -60,6 +60,9 @@ export class JobWatches {
   }
 }
 
+/** How often a watcher for whom a step waits looks for other events. */
+const wakeMs = 500;
+
 export interface WatchWish {
   jobId: string;
   afterSequence: number;
@@ -88,6 +91,16 @@ async function* watchEvents(
   stopping.addEventListener('abort', end);
   const steps = new StepThinner(stepIntervalMs);
   let sequence = afterSequence;
+  /** What the client has, and since when it has heard nothing. */
+  let sent = { sequence: afterSequence, timeMs: performance.now() };
+  const respond = (thinned: ThinnedEvent): WatchJobResponse => {
+    sent = { sequence: thinned.event.sequence, timeMs: performance.now() };
+    return toResponse(jobId, thinned);
+  };
+  const heartbeat = (): WatchJobResponse => {
+    sent.timeMs = performance.now();
+    return { event: toHeartbeat(sent.sequence), omittedStepEvents: 0 };
+  };
   try {
     for (;;) {
       if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
@@ -96,7 +109,7 @@ async function* watchEvents(
       for (const event of events) {
         // Who thins steps knows that numbers are left out.
         if (!acceptSpans && stepIntervalMs === 0) yield* fillers(event, sequence);
-        for (const sent of steps.take(event, performance.now())) yield toResponse(jobId, sent);
+        for (const thinned of steps.take(event, performance.now())) yield respond(thinned);
         sequence = event.sequence;
         if (signal.aborted || stopping.aborted) break;
       }
@@ -110,11 +123,12 @@ async function* watchEvents(
           ended.signal.aborted
         )
           continue;
-        yield { event: toHeartbeat(sequence), omittedStepEvents: 0 };
+        yield heartbeat();
       } else if (dueMs > 0) {
-        // Asleep, whatever comes: to wake for every batch would cost more than all else where hundreds watch a fast job.
-        await sleep(dueMs, undefined, { signal: ended.signal }).catch(() => {});
-      } else for (const sent of steps.rest(performance.now())) yield toResponse(jobId, sent);
+        // To wake for every batch would cost more than all else where hundreds watch a fast job. What is no step may come, though.
+        await sleep(Math.min(dueMs, wakeMs), undefined, { signal: ended.signal }).catch(() => {});
+        if (performance.now() - sent.timeMs >= heartbeatMs) yield heartbeat();
+      } else for (const thinned of steps.rest(performance.now())) yield respond(thinned);
     }
   } finally {
     signal.removeEventListener('abort', end);

@@ -64,6 +64,7 @@ export class GrpcServer {
     this.connections = new Connections(config);
     this.server = new Server({ ...serverOptions(config), interceptors: [this.interceptor()] });
     this.injector = this.server.createConnectionInjector(ServerCredentials.createInsecure());
+    answerUnknown(this.server);
     this.tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
     this.tls = this.makeTls(options);
     options.stopping.addEventListener('abort', () => {
@@ -158,7 +159,7 @@ export class GrpcServer {
   private interceptor(): ServerInterceptor {
     return ({ path }, transport) => {
       const serve = (): void => {
-        const method = this.methods.get(path)!;
+        const method = this.methods.get(path) ?? unknownMethod(path);
         const { messageBytesMax, requestSilenceSeconds } = this.options.config;
         const call = new ServedCall(transport, method, { messageBytesMax, requestSilenceSeconds });
         const { place, end } = this.connections.begin(call.peer);
@@ -217,6 +218,27 @@ export class GrpcServer {
   private async allEnded(): Promise<void> {
     while (this.calls.size > 0) await new Promise<void>((resolve) => (this.onCallEnd = resolve));
   }
+}
+
+/**
+ * Has grpc-js hand over calls of methods that there are not, too, which it answers itself without a reason. It has no other way
+ * than its own table of handlers.
+ */
+function answerUnknown(server: Server): void {
+  const { handlers } = server as unknown as { handlers: Map<string, unknown> };
+  const known = handlers.get.bind(handlers);
+  handlers.get = (path) => {
+    const { requestDeserialize, responseSerialize } = passingBytes(path);
+    const bytes = { deserialize: requestDeserialize, serialize: responseSerialize };
+    return known(path) ?? { func: unreachable, ...bytes, type: 'bidi', path };
+  };
+}
+
+function unknownMethod(path: string): ServedMethod {
+  const refuse = (): never => {
+    throw new ServiceError('METHOD_UNKNOWN', { path });
+  };
+  return { path, requestStream: true, responseStream: true, decode: refuse, encode: refuse, handle: refuse };
 }
 
 /** What grpc-js needs to know a path at all; messages stay bytes. */

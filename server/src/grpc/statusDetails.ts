@@ -20,6 +20,8 @@ export const errorDomain = 'relora';
  */
 const encodedMessageBytesMax = 2000;
 const detailsBytesMax = 4200;
+/** Of the message inside the details. */
+const statusMessageBytesMax = 1000;
 /** Of one text inside the details. */
 const textBytesMax = 256;
 
@@ -42,7 +44,8 @@ export function toStatus(error: unknown): Pick<StatusObject, 'code' | 'details' 
 export function encodeStatusDetails(error: ServiceError): Uint8Array {
   const { entry, reason, code } = error;
   const detail = error.detail as never;
-  const message = cutBytes(messageOf(error));
+  const whole = messageOf(error);
+  const message = cutBytes(whole);
   const details: Any[] = [
     pack('ErrorInfo', ErrorInfo.encode({ reason, domain: errorDomain, metadata: metadataOf(error.detail) })),
   ];
@@ -64,7 +67,10 @@ export function encodeStatusDetails(error: ServiceError): Uint8Array {
     const violation = { type, subject: cutBytes(subject), description: message };
     details.push(pack('PreconditionFailure', PreconditionFailure.encode({ violations: [violation] })));
   }
-  const encode = (all: Any[]): Uint8Array => RpcStatus.encode({ code, message, details: all }).finish();
+  // Some clients show this one in place of the trailer's.
+  const shown = cutText(whole, statusMessageBytesMax, (part) => Buffer.byteLength(part));
+  const encode = (all: Any[]): Uint8Array =>
+    RpcStatus.encode({ code, message: shown, details: all }).finish();
 
   const fieldViolations: BadRequest['fieldViolations'] = [];
   // An Any around them, and their own lengths.
