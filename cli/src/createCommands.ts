@@ -1,7 +1,8 @@
 import type { Command } from 'commander';
-import type { Job, JobKind } from '@relora/sdk';
+import type { Job, JobKind, JobSpec } from '@relora/sdk';
 import { UsageError } from './exitCodes.js';
 import { estimateText, stateText } from './jobText.js';
+import { readRunFile } from './runFile.js';
 import { jobName, label, type Run, type Session } from './session.js';
 import {
   addSpecOptions,
@@ -53,11 +54,19 @@ function addCreate(program: Command, run: Run): void {
     );
 }
 
+interface RunFlags extends CreateFlags {
+  file?: string[];
+  vocabulary?: number;
+  output?: string;
+}
+
 function addRun(program: Command, run: Run): void {
   addSpecOptions(
     program
-      .command('run')
-      .description('create a job, watch it and download its weights: upload files with --file'),
+      .command('run [file]')
+      .description(
+        'create a job, watch it and download its weights: by a run file (see init), by flags, or by both, flags first; upload files with --file',
+      ),
   )
     .option('--id <id>', 'id to use, by default made by the server')
     .option('--title <text>', 'title for people')
@@ -68,33 +77,35 @@ function addRun(program: Command, run: Run): void {
       'train a BPE vocabulary of this size on the files; by default bytes are tokens',
       wholeNumber,
     )
-    .option('--output <folder>', 'where the weights go', 'relora-output')
+    .option('--output <folder>', 'where the weights go; by default relora-output')
     .addHelpText('after', '\nCtrl-C leaves the job running; the command to come back is printed.')
-    .action((flags: CreateFlags & { file?: string[]; vocabulary?: number; output: string }) =>
+    .action((path: string | undefined, flags: RunFlags) =>
       run(async (session) => {
-        const { client, output, signal } = session;
-        if (flags.file !== undefined) {
-          output.note('Uploading and preparing …');
-          const spec =
-            flags.vocabulary === undefined
-              ? {}
-              : { tokenizer: { trainedBpe: { vocabularySize: flags.vocabulary } } };
-          const dataset = await client.uploadDataset({
-            files: flags.file.map((path) => ({ path })),
-            spec,
-            signal,
-          });
-          flags.dataset = dataset.name;
-        }
-        const job = await create(session, flags);
-        if (job === undefined) return;
-        await watchJob(session, job.name, 0);
-        const paths = await client.downloadArtifact(job.name, flags.output, { signal });
-        output.result({ paths }, () => [
-          `Weights are in ${flags.output}: ${paths.length} files, SHA-256 verified.`,
-        ]);
+        if (path === undefined) return await runJob(session, flags);
+        const { spec, files, labels, ...rest } = await readRunFile(path);
+        await runJob(session, { ...rest, file: files, ...flags, label: { ...labels, ...flags.label } }, spec);
       }),
     );
+}
+
+async function runJob(session: Session, flags: RunFlags, base?: JobSpec): Promise<void> {
+  const { client, output, signal } = session;
+  const { file: files, output: folder = 'relora-output' } = flags;
+  // A data set that is named goes before files: a run file may hold both.
+  if (files !== undefined && flags.dataset === undefined) {
+    output.note('Uploading and preparing …');
+    const spec =
+      flags.vocabulary === undefined
+        ? {}
+        : { tokenizer: { trainedBpe: { vocabularySize: flags.vocabulary } } };
+    const dataset = await client.uploadDataset({ files: files.map((path) => ({ path })), spec, signal });
+    flags.dataset = dataset.name;
+  }
+  const job = await create(session, flags, base);
+  if (job === undefined) return;
+  await watchJob(session, job.name, 0);
+  const paths = await client.downloadArtifact(job.name, folder, { signal });
+  output.result({ paths }, () => [`Weights are in ${folder}: ${paths.length} files, SHA-256 verified.`]);
 }
 
 function addFork(program: Command, run: Run): void {
@@ -135,8 +146,12 @@ function namingOf(flags: CreateFlags) {
 }
 
 /** Undefined when nothing was stored. */
-async function create({ client, output, signal }: Session, flags: CreateFlags): Promise<Job | undefined> {
-  const spec = await readSpec(flags);
+async function create(
+  { client, output, signal }: Session,
+  flags: CreateFlags,
+  base?: JobSpec,
+): Promise<Job | undefined> {
+  const spec = await readSpec(flags, base);
   const options = { ...namingOf(flags), signal };
   if (flags.validateOnly) {
     const response = await client.validateJob(spec, options);

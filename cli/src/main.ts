@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { ReloraClient, type Logger } from '@relora/sdk';
 import { addCompareCommand } from './compareCommand.js';
+import { addCompletionCommand } from './completionCommand.js';
 import { addCreateCommands } from './createCommands.js';
 import { addDataCommands } from './dataCommands.js';
 import { addGenerateCommand } from './generateCommand.js';
@@ -14,7 +15,8 @@ import { addWeightsCommands } from './weightsCommands.js';
 import { exitCodeOf, exitCodes } from './exitCodes.js';
 import { addLoginCommands } from './loginCommands.js';
 import { addJobCommands } from './jobCommands.js';
-import { Output } from './output.js';
+import { addInitCommand } from './initCommand.js';
+import { formats, Output, type Format } from './output.js';
 import { chooseServer } from './profiles.js';
 import type { GlobalFlags, Run, RunAlone } from './session.js';
 import { decimalNumber } from './specOptions.js';
@@ -26,8 +28,9 @@ const { version } = JSON.parse(readFileSync(new URL('../package.json', import.me
 };
 
 // Read before parsing, which may be what fails.
-const isJson = process.argv.includes('--json');
-const output = new Output(isJson);
+const format = formatOf(process.argv);
+const isJson = format !== 'table';
+const output = new Output(format);
 
 const program = new Command('relora')
   .description('Launch, watch and fetch ReLoRA training jobs.')
@@ -48,6 +51,14 @@ const program = new Command('relora')
     60,
   )
   .option('--json', 'one JSON object a line, errors too')
+  .addOption(
+    new Option(
+      '--format <form>',
+      'how results are written: table for people, json as --json, yaml as documents',
+    )
+      .choices(formats)
+      .default('table'),
+  )
   .addHelpText(
     'after',
     `
@@ -95,6 +106,13 @@ const runAlone: RunAlone = async (body) => {
   }
 };
 
+function formatOf(args: readonly string[]): Format {
+  if (args.includes('--json')) return 'json';
+  const at = args.findIndex((arg) => arg === '--format' || arg.startsWith('--format='));
+  const given = at < 0 ? undefined : (args[at]!.split('=')[1] ?? args[at + 1]);
+  return formats.find((known) => known === given) ?? 'table';
+}
+
 /** Says once that a call is repeated: a command that waits without a word looks like one that hangs. */
 function retryNotes(output: Output): Logger {
   let isSaid = false;
@@ -121,6 +139,8 @@ addInfoCommand(program, run);
 addExportCommand(program, run);
 addWeightsCommands(program, run);
 addLoginCommands(program, runAlone);
+addInitCommand(program, runAlone);
+addCompletionCommand(program);
 
 // A reader that went away, as in `relora list | head`, is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>

@@ -1,24 +1,33 @@
+import { stringify } from 'yaml';
 import { printable } from './screenText.js';
 import { describeError, errorJson } from './exitCodes.js';
 
-/** Where results go: lines for people, or with --json one JSON object a line. */
+export const formats = ['table', 'json', 'yaml'] as const;
+export type Format = (typeof formats)[number];
+
+/** Where results go: lines for people, one JSON object a line, or YAML documents. */
 export class Output {
   /** The server that is talked to; empty until there is one. */
   address = '';
   /** Drawn over by a view; what is said meanwhile would tear it. */
   isDrawnOver = false;
 
-  constructor(readonly isJson: boolean) {}
+  constructor(private readonly format: Format) {}
+
+  /** Whether programs read it: then nothing but results is written. */
+  get isJson(): boolean {
+    return this.format !== 'table';
+  }
 
   /** A result; `lines` says it to people. */
   result(value: unknown, lines: () => Iterable<string>): void {
-    if (this.isJson) this.write(JSON.stringify(value));
+    if (this.isJson) this.writeValue(value);
     else for (const line of lines()) this.write(printable(line));
   }
 
   /** A result in colors. What the lines show of others' text was made printable before. */
   drawing(value: unknown, lines: () => Iterable<string>): void {
-    if (this.isJson) this.write(JSON.stringify(value));
+    if (this.isJson) this.writeValue(value);
     else for (const line of lines()) this.write(line);
   }
 
@@ -32,6 +41,13 @@ export class Output {
       ? JSON.stringify(errorJson(error))
       : describeError(error, this.address).map(printable).join('\n');
     process.stderr.write(`${text}\n`);
+  }
+
+  private writeValue(value: unknown): void {
+    const json = JSON.stringify(value);
+    // By JSON, which says how messages are written: dates and the rest are the same in both.
+    if (this.format === 'json') this.write(json);
+    else this.write(`---\n${stringify(JSON.parse(json)).trimEnd()}`);
   }
 
   private write(line: string): void {

@@ -155,8 +155,8 @@ export function addSpecOptions(command: Command): Command {
 }
 
 /** The specification from a file, if one is named, with the flags put over it. */
-export async function readSpec(flags: SpecFlags): Promise<JobSpec> {
-  const spec = flags.spec === undefined ? {} : await readSpecFile(flags.spec);
+export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<JobSpec> {
+  const spec = flags.spec === undefined ? { ...base } : await readSpecFile(flags.spec);
   if (flags.kind !== undefined) spec.kind = oneOf('--kind', flags.kind, kinds);
   if (flags.preset !== undefined && flags.baseWeights !== undefined)
     throw new UsageError('--preset and --base-weights exclude each other');
