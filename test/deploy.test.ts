@@ -60,6 +60,7 @@ describe('dashboards and alerts', () => {
     for (const path of [
       'docker-compose.yml',
       'deploy/prometheus/prometheus.yml',
+      'deploy/prometheus/alertmanager.yml',
       'deploy/grafana/provisioning/datasources/prometheus.yml',
       'deploy/grafana/provisioning/dashboards/relora.yml',
     ]) {
@@ -73,6 +74,13 @@ describe('dashboards and alerts', () => {
         description: expect.any(String) as string,
       });
     }
+  });
+
+  it('lead to a section of the runbook each, which has a section for each alert in their order', () => {
+    const sections = [...read('docs/runbook.md').matchAll(/^## (\w+)$/gm)].map((match) => match[1]!);
+    expect(sections).toEqual(alerts.map(({ alert }) => alert));
+    for (const { alert, annotations } of alerts)
+      expect(annotations.runbook_url).toBe(`docs/runbook.md#${alert.toLowerCase()}`);
   });
 
   it('ask only for metrics that the server has', () => {
@@ -160,6 +168,38 @@ describe('docker-compose.yml', () => {
     for (const [line, address] of ports) expect(address, line).toBe('127.0.0.1');
     const images = [...compose.matchAll(/^ {4}image: (\S+)$/gm)].map((match) => match[1]!);
     expect(images.filter((image) => !/:v?\d+\.\d+\.\d+$/.test(image))).toEqual([]);
+  });
+
+  it('starts each service when those that it needs are well, and bounds its memory', () => {
+    const { services } = readYaml('docker-compose.yml') as {
+      services: Record<
+        string,
+        { depends_on?: Record<string, { condition: string }>; healthcheck?: object; mem_limit?: string }
+      >;
+    };
+    expect(Object.keys(services)).toEqual(['server', 'prometheus', 'alertmanager', 'grafana']);
+    for (const [name, { depends_on: needed = {}, healthcheck, mem_limit: limit }] of Object.entries(
+      services,
+    )) {
+      expect(limit, name).toMatch(/^\d+[mg]$/);
+      // The image of the server has its own.
+      if (name !== 'server') expect(healthcheck, name).toBeTypeOf('object');
+      for (const [other, { condition }] of Object.entries(needed))
+        expect([other in services, condition], `${name} needs ${other}`).toEqual([true, 'service_healthy']);
+    }
+  });
+
+  it('Prometheus sends what fires to an Alertmanager that is there', () => {
+    const { alerting } = readYaml('deploy/prometheus/prometheus.yml') as {
+      alerting: { alertmanagers: { static_configs: { targets: string[] }[] }[] };
+    };
+    expect(alerting.alertmanagers[0]!.static_configs[0]!.targets).toEqual(['alertmanager:9093']);
+    expect(compose).toContain('--config.file=/etc/alertmanager/alertmanager.yml');
+    const { route, receivers } = readYaml('deploy/prometheus/alertmanager.yml') as {
+      route: { receiver: string };
+      receivers: { name: string }[];
+    };
+    expect(receivers.map(({ name }) => name)).toContain(route.receiver);
   });
 
   it('Prometheus scrapes the port that the server serves, and finds its rules', () => {
