@@ -2,6 +2,7 @@ import type {
   GetMetricHistoryResponse,
   MetricPoint,
   RestartEvent,
+  Spread,
   StepEvent,
   EvaluationEvent,
 } from '@relora/sdk/contract';
@@ -76,16 +77,28 @@ export class JobSeries {
 
   addStep(event: Json<StepEvent>): void {
     const step = Number(event.step) + 1;
-    // Taken again after a crash: what was drawn of it counts no more.
-    if (step <= this.now.step) this.cutAt(step);
-    const seconds = Number(event.stepSeconds);
+    // A fast job reports several steps at once, and old ones are folded further.
+    const { span } = event;
+    const seconds = Number(span?.seconds ?? event.stepSeconds);
     // Steps that were left out of a thinned watch took their time, too.
-    const stepsSince = Math.max(1, step - this.now.step);
+    const from = span === undefined ? step - 1 : Number(span.firstStep);
+    // Taken again after a crash: what was drawn of it counts no more.
+    if (from < this.now.step) this.cutAt(from + 1);
+    const left = Math.max(0, from - this.now.step);
+    const secondsEach = seconds / Math.max(1, step - from);
     this.now = {
       step,
       tokens: Number(event.trainedTokens),
-      seconds: this.now.seconds + seconds * stepsSince,
+      seconds: this.now.seconds + seconds + left * secondsEach,
     };
+    if (span !== undefined) {
+      this.addSpread('METRIC_LOSS', span.loss);
+      this.addSpread('METRIC_LEARNING_RATE', span.learningRate);
+      this.addSpread('METRIC_GRADIENT_NORM', span.gradientNorm);
+      this.addSpread('METRIC_RESIDENT_BYTES', span.residentBytes);
+      this.addSpread('METRIC_TOKENS_PER_SECOND', span.tokensPerSecond);
+      return;
+    }
     if (event.skipped || event.omitted) return;
     this.add('METRIC_LOSS', Number(event.loss));
     this.add('METRIC_LEARNING_RATE', Number(event.learningRate));
@@ -104,10 +117,15 @@ export class JobSeries {
     this.add('METRIC_DELTA_NORM', Number(deltaNorm));
   }
 
-  private add(metric: MetricName, value: number): void {
-    if (!Number.isFinite(value)) return;
+  private addSpread(metric: MetricName, spread: Json<Spread> | undefined): void {
+    if (spread === undefined || Number(spread.valueCount) === 0) return;
+    this.add(metric, Number(spread.mean), Number(spread.min), Number(spread.max));
+  }
+
+  private add(metric: MetricName, mean: number, min = mean, max = mean): void {
+    if (!Number.isFinite(mean)) return;
     const points = this.points.get(metric)!;
-    const point = { ...this.now, mean: value, min: value, max: value };
+    const point = { ...this.now, mean, min, max };
     if (points.at(-1)?.step === point.step) points.pop();
     points.push(point);
   }

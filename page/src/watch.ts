@@ -26,10 +26,13 @@ export function watchJob(
   let sequence = afterSequence;
 
   const read = async (): Promise<'ended' | 'broken'> => {
-    const response = await fetch(`/api/jobs/${encodeURIComponent(jobId)}/events?step_interval_ms=1000`, {
-      headers: { accept: 'text/event-stream', 'last-event-id': String(sequence) },
-      signal: over.signal,
-    });
+    const response = await fetch(
+      `/api/jobs/${encodeURIComponent(jobId)}/events?step_interval_ms=1000&accept_spans=true`,
+      {
+        headers: { accept: 'text/event-stream', 'last-event-id': String(sequence) },
+        signal: over.signal,
+      },
+    );
     if (!response.ok) throw await failureOf(response);
     hooks.onState('live');
     for await (const data of messagesOf(response.body!)) {

@@ -98,6 +98,7 @@ export class WebApi {
       name: `jobs/${decode(jobId)}`,
       afterSequence: String(request.headers['last-event-id'] ?? query.get('after_sequence') ?? '0'),
       stepIntervalMs: Number(query.get('step_interval_ms') ?? '0'),
+      acceptSpans: query.get('accept_spans') === 'true',
     });
     const begin = (): void => {
       if (response.headersSent) return;
