@@ -53,7 +53,7 @@ const program = new Command('relora')
   .option('--json', 'one JSON object a line, errors too')
   .addOption(
     new Option(
-      '--format <form>',
+      '--print <form>',
       'how results are written: table for people, json as --json, yaml as documents',
     )
       .choices(formats)
@@ -108,7 +108,7 @@ const runAlone: RunAlone = async (body) => {
 
 function formatOf(args: readonly string[]): Format {
   if (args.includes('--json')) return 'json';
-  const at = args.findIndex((arg) => arg === '--format' || arg.startsWith('--format='));
+  const at = args.findIndex((arg) => arg === '--print' || arg.startsWith('--print='));
   const given = at < 0 ? undefined : (args[at]!.split('=')[1] ?? args[at + 1]);
   return formats.find((known) => known === given) ?? 'table';
 }

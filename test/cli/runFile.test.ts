@@ -82,7 +82,7 @@ describe('relora run with a run file', () => {
     ]);
     expect(existsSync(join(place, 'weights', 'model.safetensors'))).toBe(true);
 
-    const yaml = await cli(place, address)(['--format', 'yaml', 'describe', 'from-file']);
+    const yaml = await cli(place, address)(['--print', 'yaml', 'describe', 'from-file']);
     const json = await cli(place, address)(['--json', 'describe', 'from-file']);
     expect(parse(yaml.output)).toEqual(json.json()[0]);
   });
@@ -130,7 +130,7 @@ describe('relora completion', () => {
         .sort();
     expect(complete('comp')).toEqual(['compare', 'completion']);
     expect(complete('run', '--cyc')).toEqual(['--cycle', '--cycle-growth']);
-    expect(complete('--json', 'run', '--form')).toEqual(['--format']);
+    expect(complete('--json', 'run', '--pri')).toEqual(['--print']);
     expect(complete('run', 'jo')).toEqual(['job.yaml']);
   });
 
