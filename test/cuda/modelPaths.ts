@@ -33,5 +33,6 @@ export const modelOptions = {
   ordinal: 0,
   cache: kernelCache,
   addonPath: hostPath,
+  isApart: true,
   moreOptions: [modelIdentity],
 };

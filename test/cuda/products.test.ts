@@ -28,7 +28,7 @@ function bench(hasBlas: boolean) {
   const card = (open = openModelCard());
   card.model.takeFaults();
   card.addon.openBlas(modelPath);
-  const memory = new CardMemory(card);
+  const memory = new CardMemory(card, true);
   const calls = new MatrixCalls(memory, card.kernels, hasBlas ? new BlasProducts(card, 130_000) : null);
   const scope = new Scope(memory);
   const put = (to: Matrix, values: Float32Array) => {

@@ -28,7 +28,7 @@ const dataset = licenceDataset(newFolder);
 /** What every device must do with whole runs, beside its calls (conformance/). */
 const cpu = (options: DeviceOptions) => () => openDevice(options);
 const card = (precision: 'float32' | 'bfloat16') => () =>
-  Promise.resolve(openCuda({ ...modelOptions, precision }));
+  Promise.resolve(openCuda({ ...modelOptions, isApart: false, precision }));
 const devices: { name: string; open: () => Promise<Device>; tolerance: number }[] = [
   { name: 'native', open: cpu({ device: 'native', precision: 'float32', threads: 2 }), tolerance: 1e-5 },
   {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <utility>
 
 namespace relora::cuda {
@@ -38,6 +39,13 @@ DeviceDescription describe_device(const Driver& driver, int ordinal) {
           bytes};
 }
 
+namespace {
+
+/// Cards whose context is held until the process ends. Only the thread of JavaScript opens and closes cards.
+std::set<DeviceNumber> kept_contexts;
+
+}  // namespace
+
 Device::Device(const Driver& driver, int ordinal) : driver_(driver), description_(describe_device(driver, ordinal)) {
   DeviceNumber device;
   check(driver_.cuDeviceGet(&device, ordinal), "opening the card");
@@ -50,7 +58,8 @@ Device::Device(const Driver& driver, int ordinal) : driver_(driver), description
 Device::~Device() {
   // Whatever state the card is in: what fails here is given back with the context.
   driver_.cuCtxSetCurrent(context_);
-  if (stream_ != nullptr) driver_.cuStreamSynchronize(stream_);
+  const bool is_well = stream_ != nullptr && driver_.cuStreamSynchronize(stream_) == success;
+  const bool has_products = products_ != nullptr;
   products_.reset();
   for (GraphRunHandle graph : graphs_) {
     if (graph != nullptr) driver_.cuGraphExecDestroy(graph);
@@ -64,7 +73,10 @@ Device::~Device() {
   for (const auto& [address, bytes] : allocations_) driver_.cuMemFree_v2(address);
   for (ModuleHandle module : modules_) driver_.cuModuleUnload(module);
   if (stream_ != nullptr) driver_.cuStreamDestroy_v2(stream_);
+  // cuBLASLt keeps what it has loaded into this context: it outlives its devices, unless it is broken.
+  if (is_well && has_products && kept_contexts.insert(number_).second) return;
   driver_.cuDevicePrimaryCtxRelease_v2(number_);
+  if (!is_well && kept_contexts.erase(number_) > 0) driver_.cuDevicePrimaryCtxRelease_v2(number_);
 }
 
 void Device::make_current() { check(driver_.cuCtxSetCurrent(context_), "choosing the card"); }
@@ -241,7 +253,10 @@ uint32_t Device::load_module(const void* image) {
 uint32_t Device::load_kernel(uint32_t module, const std::string& name, uint32_t dynamic_shared_bytes) {
   FunctionHandle function;
   check(driver_.cuModuleGetFunction(&function, modules_.at(module), name.c_str()), "finding kernel " + name);
-  if (dynamic_shared_bytes > 0) {
+  // One function may be loaded for several sizes: the largest holds.
+  uint32_t& most = shared_bytes_[function];
+  if (dynamic_shared_bytes > most) {
+    most = dynamic_shared_bytes;
     check(driver_.cuFuncSetAttribute(function, max_dynamic_shared_bytes, static_cast<int>(dynamic_shared_bytes)),
           "giving " + name + " " + std::to_string(dynamic_shared_bytes) + " bytes of shared memory");
   }

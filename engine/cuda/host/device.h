@@ -111,6 +111,7 @@ class Device {
   } passage_;
   static constexpr size_t half_bytes = size_t{4} << 20;
   char* through_passage(size_t bytes);
+  std::map<FunctionHandle, uint32_t> shared_bytes_;
   std::map<void*, size_t> host_allocations_;
   std::unique_ptr<Products> products_;
   std::vector<GraphRunHandle> graphs_;

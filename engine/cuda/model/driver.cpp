@@ -40,13 +40,16 @@ struct GraphTag {
 struct GraphRunTag {
   std::vector<std::function<void()>> commands;
 };
+struct FunctionTag;
 struct ModuleTag {
   Module module;
+  std::map<std::string, FunctionTag*> functions;
 };
 struct FunctionTag {
   std::string name;
   const Module* module;
   void (*function)(const void*);
+  int dynamic_shared_max = 49152;  // what needs no attribute
 };
 }  // namespace relora::cuda
 
@@ -397,7 +400,7 @@ EXPORT cuModuleLoadData(ModuleHandle* module, const void* image) {
   const auto enter = reinterpret_cast<Enter>(dlsym(handle, "relora_model_enter"));
   if (attach == nullptr || enter == nullptr) return invalid_image;
   attach(&runtime_of_kernels);
-  auto* const loaded = new ModuleTag{{path, handle, enter, nullptr, nullptr, header.is_checked != 0}};
+  auto* const loaded = new ModuleTag{{path, handle, enter, nullptr, nullptr, header.is_checked != 0}, {}};
   // The file stays open: its name must not become another module's.
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* data) {
@@ -422,25 +425,31 @@ EXPORT cuModuleUnload(ModuleHandle) {
 EXPORT cuModuleGetFunction(FunctionHandle* function, ModuleHandle module, const char* name) {
   void* const symbol = dlsym(module->module.handle, name);
   if (symbol == nullptr) return not_found;
-  *function = new FunctionTag{name, &module->module, reinterpret_cast<void (*)(const void*)>(symbol)};
+  // One handle for each function of a module, as the driver has it.
+  FunctionHandle& known = module->functions[name];
+  if (known == nullptr) known = new FunctionTag{name, &module->module, reinterpret_cast<void (*)(const void*)>(symbol)};
+  *function = known;
   return success;
 }
 EXPORT cuFuncGetAttribute(int* value, int, FunctionHandle) {
   *value = 0;  // registers and the like exist on a card alone
   return success;
 }
-EXPORT cuFuncSetAttribute(FunctionHandle, int attribute, int value) {
+EXPORT cuFuncSetAttribute(FunctionHandle function, int attribute, int value) {
   if (attribute != max_dynamic_shared_bytes) return invalid_value;
   int most;
   cuDeviceGetAttribute(&most, max_shared_memory_per_block_optin, 0);
-  return value <= most ? success : invalid_value;
+  if (value > most) return invalid_value;
+  function->dynamic_shared_max = value;
+  return success;
 }
 EXPORT cuLaunchKernel(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                       unsigned block_y, unsigned block_z, unsigned shared_bytes, StreamHandle, void**, void** extra) {
   if (const Status lost = card().lost) return lost;
   const uint64_t threads = uint64_t{block_x} * block_y * block_z;
   const bool fits = grid_x > 0 && grid_y > 0 && grid_z > 0 && grid_y < 65536 && grid_z < 65536 && threads > 0 &&
-                    threads <= 1024 && threads % warp_lanes == 0;
+                    threads <= 1024 && threads % warp_lanes == 0 &&
+                    shared_bytes <= static_cast<unsigned>(function->dynamic_shared_max);
   if (!fits || extra == nullptr || extra[0] != launch_parameters_begin || extra[2] != launch_parameters_size) {
     return invalid_value;
   }

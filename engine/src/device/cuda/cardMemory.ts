@@ -2,6 +2,7 @@ import { DeviceFault } from '../deviceFaults.js';
 import type { DeviceBuffer, DeviceMemory, ElementType, HostValues } from '../device.js';
 import type { Card } from './cudaAddon.js';
 import type { Matrix } from './matrix.js';
+import { Slabs } from './slabs.js';
 
 /** What flows between the halves is float32 here too: what a probe computes from it is exact, and it costs a step little. */
 const elementBytes: Record<ElementType, number> = { float32: 4, activation: 4, int8: 1, uint8: 1 };
@@ -40,16 +41,22 @@ export interface Half {
 
 /** Memory of a card. What is given back is used again for what needs as much: commands run in order, so none can see another's. */
 export class CardMemory implements DeviceMemory {
-  private readonly free = new Map<number, number[]>();
+  private readonly slabs: Slabs;
   private readonly taken = new Map<number, number>();
   private bytes = 0;
 
-  constructor(readonly card: Card) {}
+  /** `isApart`: every buffer is an allocation of the driver's own. */
+  constructor(
+    readonly card: Card,
+    isApart = false,
+  ) {
+    this.slabs = new Slabs(card, isApart);
+  }
 
   /** The address of that many bytes, which hold anything. */
   take(bytes: number): number {
     const size = Math.ceil(Math.max(bytes, 1) / alignment) * alignment;
-    const address = this.free.get(size)?.pop() ?? this.allocate(size);
+    const address = this.piece(size);
     this.taken.set(address, size);
     this.bytes += size;
     return address;
@@ -61,9 +68,7 @@ export class CardMemory implements DeviceMemory {
     if (size === undefined) throw new Error('Memory of the card was given back already');
     this.taken.delete(address);
     this.bytes -= size;
-    const others = this.free.get(size);
-    if (others === undefined) this.free.set(size, [address]);
-    else others.push(address);
+    this.slabs.give(address, size);
   }
 
   alloc(length: number, type: ElementType = 'float32'): DeviceBuffer {
@@ -197,8 +202,7 @@ export class CardMemory implements DeviceMemory {
   }
 
   trim(): void {
-    for (const addresses of this.free.values()) for (const address of addresses) this.card.release(address);
-    this.free.clear();
+    this.slabs.trim();
   }
 
   memory(): { count: number; bytes: number } {
@@ -264,15 +268,15 @@ export class CardMemory implements DeviceMemory {
     return of.address;
   }
 
-  private allocate(size: number): number {
+  private piece(size: number): number {
     try {
-      return this.card.allocate(size);
+      return this.slabs.take(size);
     } catch (error) {
       if (!(error instanceof DeviceFault) || error.reason !== 'DEVICE_OUT_OF_MEMORY') throw error;
     }
     this.trim();
     try {
-      return this.card.allocate(size);
+      return this.slabs.take(size);
     } catch (error) {
       if (!(error instanceof DeviceFault) || error.reason !== 'DEVICE_OUT_OF_MEMORY') throw error;
       const { freeBytes, totalBytes } = this.card.memory();

@@ -35,8 +35,9 @@ export class CudaDevice extends CardMemory implements api.Device {
     private readonly kernels: Kernels,
     /** Null: every product is by kernels of our own. */
     readonly blas: BlasProducts | null = null,
+    isApart = false,
   ) {
-    super(card);
+    super(card, isApart);
     this.calls = new MatrixCalls(this, kernels, blas);
     this.adamWCalls = new AdamWCalls(this.calls, this);
     this.arithmetic = description.precision;

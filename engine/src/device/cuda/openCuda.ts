@@ -26,6 +26,8 @@ export interface CudaOptions {
   /** The file of the addon, where it is not the built one, and options of a compiler that is not NVRTC: for tests. */
   readonly addonPath?: string;
   readonly moreOptions?: readonly string[];
+  /** Every buffer is an allocation of the driver's own: for tests, which watch what leaves one. */
+  readonly isApart?: boolean;
 }
 
 /** CUDA 12.0: what our kernels' instructions and the functions that we call need. */
@@ -49,7 +51,7 @@ export function openCuda(options: CudaOptions): CudaDevice {
   const blas = options.precision === 'float32' ? null : openProducts(addon, card, options, version);
   const description = describe(described, architecture, version, compiler, options);
   const libraries = { ...description.libraries, cublasLt: blas === null ? 'none' : String(blas.version) };
-  return new CudaDevice({ ...description, libraries }, card, kernels, blas);
+  return new CudaDevice({ ...description, libraries }, card, kernels, blas, options.isApart);
 }
 
 /** The newest that is not newer than the driver; null where there is none, or none is wanted. */

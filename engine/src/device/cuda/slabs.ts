@@ -1,0 +1,114 @@
+/** Where memory comes from: the driver, or what stands for it. */
+export interface SlabSource {
+  allocate(bytes: number): number;
+  release(address: number): void;
+}
+
+interface Piece {
+  address: number;
+  bytes: number;
+}
+
+/** How allocations of the driver grow: each is a quarter of what is taken so far, within these. */
+const [slabMin, slabMax] = [2 ** 26, 2 ** 30];
+
+/**
+ * Memory of a card in pieces of few large allocations. A piece that is given back is one with free ones beside it, and the smallest
+ * that fits is taken: temporaries of many sizes share what each of them needs at another time. The same calls give the same
+ * addresses. Nothing waits: what uses a piece is queued behind what used it before.
+ */
+export class Slabs {
+  /** Free pieces by their address, in its order. */
+  private readonly free: Piece[] = [];
+  private readonly slabs = new Map<number, number>();
+
+  private taken = 0;
+
+  /** `isApart`: every piece is an allocation of its own, so that whoever watches allocations sees what leaves them. */
+  constructor(
+    private readonly source: SlabSource,
+    private readonly isApart: boolean,
+  ) {}
+
+  /** So many bytes, a multiple of what everything is aligned to. Throws what the source throws. */
+  take(bytes: number): number {
+    let best = -1;
+    for (let i = 0; i < this.free.length; i++) {
+      const { bytes: size } = this.free[i]!;
+      if (this.isApart ? size === bytes : size >= bytes && (best < 0 || size < this.free[best]!.bytes))
+        best = i;
+    }
+    if (best < 0) {
+      const grown = Math.min(slabMax, Math.max(slabMin, Math.floor(this.taken / 4 / slabMin) * slabMin));
+      const size = this.isApart ? bytes : Math.max(bytes, grown);
+      best = this.insert(this.fromSource(size, bytes));
+    }
+    this.taken += bytes;
+    const piece = this.free[best]!;
+    const { address } = piece;
+    piece.address += bytes;
+    piece.bytes -= bytes;
+    if (piece.bytes === 0) this.free.splice(best, 1);
+    return address;
+  }
+
+  give(address: number, bytes: number): void {
+    this.taken -= bytes;
+    const at = this.place(address);
+    const [before, behind] = [this.free[at - 1], this.free[at]];
+    const joinsBefore =
+      before !== undefined && before.address + before.bytes === address && !this.slabs.has(address);
+    const joinsBehind =
+      behind !== undefined && address + bytes === behind.address && !this.slabs.has(behind.address);
+    if (joinsBefore && joinsBehind) {
+      before.bytes += bytes + behind.bytes;
+      this.free.splice(at, 1);
+    } else if (joinsBefore) before.bytes += bytes;
+    else if (joinsBehind) {
+      behind.address = address;
+      behind.bytes += bytes;
+    } else this.free.splice(at, 0, { address, bytes });
+  }
+
+  /** Gives allocations back of which nothing is taken. */
+  trim(): void {
+    for (let i = this.free.length - 1; i >= 0; i--) {
+      const { address, bytes } = this.free[i]!;
+      if (this.slabs.get(address) !== bytes) continue;
+      this.source.release(address);
+      this.slabs.delete(address);
+      this.free.splice(i, 1);
+    }
+  }
+
+  /** A large one, or just what is needed where there is no more. */
+  private fromSource(size: number, needed: number): number {
+    try {
+      const address = this.source.allocate(size);
+      this.slabs.set(address, size);
+      return address;
+    } catch (error) {
+      if (size === needed) throw error;
+      const address = this.source.allocate(needed);
+      this.slabs.set(address, needed);
+      return address;
+    }
+  }
+
+  private insert(address: number): number {
+    const at = this.place(address);
+    this.free.splice(at, 0, { address, bytes: this.slabs.get(address)! });
+    return at;
+  }
+
+  /** Of the first free piece behind it. */
+  private place(address: number): number {
+    let [low, high] = [0, this.free.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.free[middle]!.address < address) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
