@@ -5,7 +5,7 @@ import { tensorsOf } from '../../engine/dist/exports/huggingFace.js';
 import { writeSafetensors } from '../../engine/dist/io/safetensors.js';
 import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
 import { chooseGraphs, defaultRunSpec } from '../../engine/dist/plan/index.js';
-import { AdamW } from '../../engine/dist/training/adamW.js';
+import { Optimizer } from '../../engine/dist/training/optimizer.js';
 import { accumulateGradients, StepGradients } from '../../engine/dist/training/gradients.js';
 import { peakResidentBytes } from './processMemory.mjs';
 
@@ -44,7 +44,7 @@ export class Trainer {
   ) {
     this.#settings = { config, batch, microBatch, graph, learningRate, seed, ...rest };
     this.#device = device;
-    this.#optimizer = new AdamW(device, { ...optimizerSettings, momentType });
+    this.#optimizer = new Optimizer(device, { ...optimizerSettings, momentType });
     this.#gradients = new StepGradients(device);
     this.#result = device.newResult(0);
     this.#model = model ?? Llama.create(device, config, seed);

@@ -54,6 +54,6 @@ function scaled(count: number, units: readonly string[]): string {
 }
 
 /** A value of the contract as the command line writes it: int8-base. */
-export function word(value: string, prefix: string): string {
+export function word(value: string, prefix: string | RegExp): string {
   return value.replace(prefix, '').toLowerCase().replaceAll('_', '-');
 }

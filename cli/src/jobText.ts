@@ -152,14 +152,24 @@ function rateText({ peak, schedule, warmupStepCount }: NonNullable<JobSpec['lear
 }
 
 /** The settings that trade memory, time and exactness. */
-function computedWith({ precision, recomputation, optimizer, adapter }: JobSpec): string {
+function computedWith({ precision, recomputation, optimizer, adapter, warmStart }: JobSpec): string {
   const parts = [
     `precision ${word(precision, 'PRECISION_')}`,
     `recomputation ${word(recomputation, 'RECOMPUTATION_')}`,
     optimizer && `moments ${word(optimizer.momentType, 'MOMENT_TYPE_')}`,
     adapter && `graph ${word(adapter.graph, 'ADAPTER_GRAPH_')}`,
+    unusual('warm start by', warmStart?.stepCount ? warmStart.optimizer : undefined),
+    unusual('full rank between by', adapter?.fullRankStepCount ? adapter.fullRankOptimizer : undefined),
+    unusual('all weights by', optimizer?.fullRankOptimizer),
+    unusual('adapters by', adapter?.adapterOptimizer),
   ];
   return parts.filter(Boolean).join(', ');
+}
+
+/** An optimizer by name, where it is not the usual one. */
+function unusual(what: string, optimizer: string | undefined): string {
+  const name = word(optimizer ?? '', /^(FULL_RANK|ADAPTER)_OPTIMIZER_/);
+  return ['', 'adamw', 'unspecified'].includes(name) ? '' : `${what} ${name}`;
 }
 
 export function stateText(job: Job): string {

@@ -3,8 +3,10 @@ import { text } from 'node:stream/consumers';
 import { Option, type Command } from 'commander';
 import {
   AdapterGraph,
+  AdapterOptimizer,
   AdapterScaling,
   EndOfData,
+  FullRankOptimizer,
   Initialisation,
   JobKind,
   MomentType,
@@ -44,6 +46,8 @@ export interface SpecFlags {
   recomputation?: string;
   endOfData?: string;
   moments?: string;
+  optimizer?: string;
+  adapterOptimizer?: string;
   graph?: string;
   initialisation?: string;
   train?: string;
@@ -74,6 +78,15 @@ const recomputations = {
 } as const;
 const endsOfData = { repeat: EndOfData.REPEAT, stop: EndOfData.STOP } as const;
 const momentTypes = { float32: MomentType.FLOAT32, int8: MomentType.INT8 } as const;
+const fullRankOptimizers = {
+  adamw: FullRankOptimizer.ADAMW,
+  muon: FullRankOptimizer.MUON,
+  'apollo-mini': FullRankOptimizer.APOLLO_MINI,
+} as const;
+const adapterOptimizers = {
+  adamw: AdapterOptimizer.ADAMW,
+  'lora-muon': AdapterOptimizer.LORA_MUON,
+} as const;
 const graphs = {
   auto: AdapterGraph.AUTO,
   separate: AdapterGraph.SEPARATE,
@@ -84,6 +97,8 @@ const graphs = {
 const initialisations = {
   random: Initialisation.RANDOM,
   'gradient-svd': Initialisation.GRADIENT_SVD,
+  'old-span': Initialisation.OLD_SPAN,
+  'half-span': Initialisation.HALF_SPAN,
 } as const;
 const trainedFactors = { both: TrainedFactors.BOTH, 'b-only': TrainedFactors.B_ONLY } as const;
 const scalings = {
@@ -133,6 +148,11 @@ export function addSpecOptions(command: Command): Command {
       `after one pass over the data, one of ${Object.keys(endsOfData).join(', ')}`,
     )
     .option('--moments <type>', `of the optimizer, one of ${Object.keys(momentTypes).join(', ')}`)
+    .option(
+      '--optimizer <name>',
+      `of full-rank steps, whatever their phase, one of ${Object.keys(fullRankOptimizers).join(', ')}`,
+    )
+    .option('--adapter-optimizer <name>', `of A and B, one of ${Object.keys(adapterOptimizers).join(', ')}`)
     .option('--graph <graph>', `how adapted layers are computed, one of ${Object.keys(graphs).join(', ')}`)
     .option(
       '--initialisation <how>',
@@ -175,7 +195,13 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
     seed: flags.seed,
     everyStepEvent: flags.everyStep,
   });
-  spec.warmStart = over(spec.warmStart, { stepCount: flags.warmStart });
+  const optimizer =
+    flags.optimizer === undefined ? undefined : oneOf('--optimizer', flags.optimizer, fullRankOptimizers);
+  const isFullRank = spec.kind === JobKind.FULL_RANK;
+  spec.warmStart = over(spec.warmStart, {
+    stepCount: flags.warmStart,
+    optimizer: isFullRank || flags.warmStart === 0 ? undefined : optimizer,
+  });
   spec.adapter = over(spec.adapter, {
     rank: flags.rank,
     alpha: flags.alpha,
@@ -191,9 +217,15 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
     moduleRanks: flags.moduleRank,
     scaling: flags.scaling === undefined ? undefined : oneOf('--scaling', flags.scaling, scalings),
     bLearningRateRatio: flags.bRateRatio,
+    fullRankOptimizer: flags.fullRankSteps ? optimizer : undefined,
+    adapterOptimizer:
+      flags.adapterOptimizer === undefined
+        ? undefined
+        : oneOf('--adapter-optimizer', flags.adapterOptimizer, adapterOptimizers),
   });
   spec.optimizer = over(spec.optimizer, {
     momentType: flags.moments === undefined ? undefined : oneOf('--moments', flags.moments, momentTypes),
+    fullRankOptimizer: isFullRank ? optimizer : undefined,
   });
   spec.learningRate = over(spec.learningRate, { peak: flags.lr });
   spec.batch = over(spec.batch, {

@@ -61,7 +61,7 @@ napi_value make_device(napi_env env, std::unique_ptr<Instance> instance) {
   napi_create_object(env, &object);
   std::vector<napi_value> functions;
   for (const auto& entries :
-       {machine_entries, product_entries, layer_entries, half_entries, training_entries}) {
+       {machine_entries, product_entries, layer_entries, half_entries, training_entries, optimizer_entries}) {
     for (const Entry& entry : entries) {
       Bound& bound = *device->functions.emplace_back(new Bound{entry, *device->instance});
       napi_value function;

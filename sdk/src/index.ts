@@ -24,7 +24,9 @@ export type { Logger } from './logger.js';
 export type { RetryOptions } from './patience.js';
 export {
   AdapterGraph,
+  AdapterOptimizer,
   AdapterScaling,
+  FullRankOptimizer,
   ArtifactKind,
   ArtifactState,
   DatasetFormat,

@@ -559,6 +559,7 @@ export const engineWarnings = {
 
 /** Reasons of warnings about a specification: allowed, but probably not meant. */
 export const specWarnings = {
+  OPTIMIZER_COSTLY: 'An update by MUON costs more arithmetic than the rest of a full-rank step.',
   RANK_ABOVE_BREAK_EVEN:
     'The rank is so high that an adapted layer costs more arithmetic than training it in full.',
   RESTARTS_FEW: 'Fewer than three restarts: the rank of the whole change stays low.',

@@ -51,6 +51,13 @@ test('every command against a server, for people and for programs', async () => 
   expect(estimated).toMatch(
     /^computed with +precision int8-base, recomputation blocks, moments int8, graph separate$/m,
   );
+  const byMuon = ['--optimizer', 'muon', '--adapter-optimizer', 'lora-muon', '--initialisation', 'old-span'];
+  expect((await relora(['estimate', '--spec', 'spec.json', ...byMuon])).output).toMatch(
+    /^computed with .*, warm start by muon, adapters by lora-muon$/m,
+  );
+  expect((await relora(['estimate', '--spec', 'spec.json', '--optimizer', 'sgd'])).errors).toContain(
+    '--optimizer is one of adamw, muon, apollo-mini, not "sgd"',
+  );
   expect((await relora(['estimate', '--spec', 'spec.json', '--graph', 'both'])).errors).toContain(
     '--graph is one of auto, separate, merged, weight-gradient, not "both"',
   );

@@ -9,7 +9,9 @@ type Later =
   | 'initialisation'
   | 'trainedFactors'
   | 'scaling'
-  | 'bLearningRateRatio';
+  | 'bLearningRateRatio'
+  | 'adapterOptimizer'
+  | 'fullRankOptimizer';
 
 /** Settings of adapters that came later, as they were before; a filtered table cannot have in its type that none is left out. */
 export const laterAdapter = laterDefaults.adapter as Pick<AdapterSettings, Later>;

@@ -27,6 +27,16 @@ const adamW = {
   correction2: 1,
   gradientScale: 1,
 };
+const muon = {
+  ...{ learningRate: 1, momentum: 0, weightDecay: 0, gradientScale: 1 },
+  precision: 'float32' as const,
+};
+/** One of so many elements. */
+const matrices = (length: number) => ({
+  parameters: [f(length)],
+  gradients: [f(length)],
+  moments: { values: [f(length)], codes: null, scales: null },
+});
 const shared = f(12);
 const newFolder = temporaryFolders();
 const missingFolder = '/no/such/folder';
@@ -626,6 +636,53 @@ const mistakes: [call: () => unknown, message: string][] = [
   [
     () => addon.dropoutMask(f(6), { ...dropout, step: -1 }),
     'dropoutMask: options.step must be an integer of at least 0, got -1',
+  ],
+  [
+    () => addon.muonInPlace({ rows: 2, columns: 3 }, matrices(5), muon),
+    'muonInPlace: matrices.parameters[0] must hold rows * columns = 6 elements, got 5',
+  ],
+  [
+    () => addon.muonInPlace({ rows: 2, columns: 3 }, { ...matrices(6), gradients: [f(6), f(6)] }, muon),
+    'muonInPlace: gradients must hold as many arrays as parameters = 1, got 2',
+  ],
+  [
+    () => addon.muonInPlace({ rows: 2, columns: 3 }, { ...matrices(6), gradients: null }, muon),
+    'muonInPlace: matrices.gradients must be there',
+  ],
+  [
+    () =>
+      addon.muonInPlace(
+        { rows: 2, columns: 3 },
+        { ...matrices(6), moments: { values: null, codes: [new Int8Array(6)], scales: [f(2)] } },
+        muon,
+      ),
+    'muonInPlace: matrices.moments.scales[0] must hold blocks of its parameter = 1 elements, got 2',
+  ],
+  [
+    () => addon.muonInPlace({ rows: 2, columns: 3 }, matrices(6), { ...muon, precision: 'int8' as never }),
+    "muonInPlace: options.precision must be 'float32' or 'bfloat16', got 'int8'",
+  ],
+  [
+    () =>
+      addon.loraMuonInPlace({ inFeatures: 2, outFeatures: 3, rank: 3 }, matrices(6), matrices(9), 1, muon),
+    'loraMuonInPlace: shape.rank must be at most the smaller side = 2, got 3',
+  ],
+  [
+    () =>
+      addon.loraMuonInPlace({ inFeatures: 2, outFeatures: 3, rank: 1 }, matrices(2), matrices(3), 0, muon),
+    'loraMuonInPlace: scale must be finite and not 0, got 0.0',
+  ],
+  [
+    () =>
+      addon.apolloMiniInPlace(
+        { rows: 2, columns: 3 },
+        {
+          ...{ parameters: [f(6)], gradients: [f(6)], projections: [f(3)] },
+          ...{ first: [f(3)], second: [f(3)], norms: [f(1)] },
+        },
+        adamW,
+      ),
+    'apolloMiniInPlace: matrices.projections[0] must hold the smaller side = 2 elements, got 3',
   ],
   [
     () => addon.open({ instructionSet: 'avx1024' as never, threads: 1 }),

@@ -478,11 +478,14 @@ it('every function with a numeric result is drawn for', () => {
   const others = [
     'codedAdamWInPlace', // held to a float64 model in nativeKernels.test.ts
     'allocations',
+    'apolloMiniInPlace', // held to its definition in conformance/
     'attentionHalfStateLength',
     'callCounts',
     'configure',
     'describe',
     'dropoutMask', // held to device/dropout.ts in conformance/
+    'loraMuonInPlace', // these two there, and to float64 in training.muon.test.ts
+    'muonInPlace',
     'mapFloats',
     'measurePeak',
     'open',

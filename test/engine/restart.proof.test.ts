@@ -10,7 +10,7 @@ import {
   type TrainingRun,
 } from '@relora/engine';
 import type { LinearLayer } from '../../engine/dist/model/linearLayer.js';
-import { AdamW } from '../../engine/dist/training/adamW.js';
+import { Optimizer } from '../../engine/dist/training/optimizer.js';
 import { relativeTolerance } from '../../engine/dist/training/mergeDrift.js';
 import { change, valuesIn } from './hostModel.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
@@ -152,7 +152,7 @@ describe('the proof of a restart', () => {
   );
 
   it('fails a restart whose moments were to be zero and are not', async () => {
-    class Forgetful extends AdamW {
+    class Forgetful extends Optimizer {
       override forgetAdapters(_mode: string, ratio: number, uniform: () => number): Promise<number> {
         return super.forgetAdapters('random', ratio, uniform);
       }

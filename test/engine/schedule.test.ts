@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { cycleAt, cyclicalCosine, jaggedCosine, Schedule, type RunSpec } from '@relora/engine/plan';
-import { laterAdapter } from './laterAdapter.js';
+import { cycleAt, cyclicalCosine, jaggedCosine, Schedule } from '@relora/engine/plan';
 
 const paper = {
   stepCount: 20_000,
@@ -10,24 +9,16 @@ const paper = {
   minRatio: 0.1,
 };
 
-function scheduleOf(
-  overrides: Partial<Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'>> = {},
-) {
+function scheduleOf(overrides: Partial<ConstructorParameters<typeof Schedule>[0]> = {}) {
   return new Schedule({
     kind: 'relora',
     stepCount: 20_000,
     warmStart: { stepCount: 0, learningRate: 5e-4, warmupStepCount: 100 },
     adapter: {
-      rank: 128,
-      alpha: 32,
-      dropout: 0,
       cycleStepCount: 5000,
       restartWarmupStepCount: 100,
-      momentReset: 'zero',
-      momentPruneRatio: 0.9,
-      targetModules: ['q_proj'],
-      trainableScale: false,
-      ...laterAdapter,
+      cycleGrowth: 1,
+      fullRankStepCount: 0,
     },
     learningRate: { peak: 1e-3, schedule: 'jaggedCosine', warmupStepCount: 500, minRatio: 0.1 },
     ...overrides,

@@ -17,6 +17,27 @@ export const secondDropoutSpec = {
   streams: { ...goldenSpec.streams, dropout: 2 },
 };
 
+/** The same by Muon in the warm start and in the adapters, which begin within the span of those before. */
+export const muonSpec = {
+  ...goldenSpec,
+  warmStart: { ...goldenSpec.warmStart, optimizer: 'muon' as const },
+  adapter: {
+    ...goldenSpec.adapter!,
+    adapterOptimizer: 'loraMuon' as const,
+    initialisation: 'oldSpan' as const,
+    momentReset: 'carry' as const,
+  },
+};
+
+/** The same model trained whole by APOLLO-Mini. */
+export const apolloMiniSpec = {
+  ...goldenSpec,
+  kind: 'fullRank' as const,
+  adapter: null,
+  warmStart: { ...goldenSpec.warmStart, stepCount: 0 },
+  optimizer: { ...goldenSpec.optimizer, fullRankOptimizer: 'apolloMini' as const },
+};
+
 /** The same with full-rank steps between cycles, whose rate rises. */
 export const secondWarmupSpec = {
   ...goldenSpec,

@@ -2,7 +2,14 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, openDevice, type DeviceOptions, type RunSpec } from '@relora/engine';
-import { goldenSpec, secondCutSpec, secondDropoutSpec, secondWarmupSpec } from './goldenRun.js';
+import {
+  apolloMiniSpec,
+  goldenSpec,
+  muonSpec,
+  secondCutSpec,
+  secondDropoutSpec,
+  secondWarmupSpec,
+} from './goldenRun.js';
 import { licenceDataset, ofKind, runLoop, temporaryFolders } from '../engine/tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -34,6 +41,18 @@ const runs: GoldenRun[] = [
     spec: secondWarmupSpec,
     dataset: licenceDataset(newFolder),
     file: 'losses.fullRankWarmup2.json',
+  },
+  {
+    name: 'by Muon and LoRA-Muon',
+    spec: muonSpec,
+    dataset: licenceDataset(newFolder),
+    file: 'losses.muon.json',
+  },
+  {
+    name: 'by APOLLO-Mini',
+    spec: apolloMiniSpec,
+    dataset: licenceDataset(newFolder),
+    file: 'losses.apolloMini.json',
   },
 ];
 

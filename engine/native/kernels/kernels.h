@@ -58,6 +58,35 @@ struct AdamWOptions {
   double learning_rate, beta1, beta2, epsilon, weight_decay, correction1, correction2, gradient_scale;
 };
 
+/// A first moment: float32, or codes with their scales.
+struct MomentBuffer {
+  float* values;
+  int8_t* codes;
+  float* scales;
+};
+/// One matrix with what an update of Muon needs of it; no gradient: it is not trained.
+struct MuonBuffers {
+  float* parameter;
+  const float* gradient;
+  MomentBuffer moment;
+};
+struct MuonOptions {
+  double learning_rate, momentum, weight_decay, gradient_scale;
+  Precision precision;
+};
+struct LoraMuonBuffers {
+  MuonBuffers a, b;
+};
+struct LoraMuonShape {
+  size_t in, out, rank;
+};
+/// The projection has as many elements as the smaller side, the moments as the larger one.
+struct ApolloBuffers {
+  float* parameter;
+  const float *gradient, *projection;
+  float *first, *second, *norm;
+};
+
 struct HeadShape {
   size_t rows, dim, vocabulary;
   float gradient_scale;
@@ -101,6 +130,12 @@ struct MergeResult {
   void dequantise_nf4(Context&, uint16_t* w, const uint8_t* codes, const float* scales, size_t count);       \
   void adamw_in_place(Context&, std::span<const AdamWBuffers>, const AdamWOptions&);                         \
   void coded_adamw_in_place(Context&, std::span<const CodedAdamWBuffers>, const AdamWOptions&);              \
+  void muon_in_place(Context&, std::span<const MuonBuffers>, size_t rows, size_t columns,                    \
+                     const MuonOptions&);                                                                    \
+  void lora_muon_in_place(Context&, std::span<const LoraMuonBuffers>, const LoraMuonShape&, double scale,    \
+                          const MuonOptions&);                                                               \
+  void apollo_mini_in_place(Context&, std::span<const ApolloBuffers>, size_t rows, size_t columns,           \
+                            const AdamWOptions&);                                                            \
   double sum_squares(Context&, std::span<const std::span<const float>>);                                     \
   void add_in_place(Context&, float* accumulator, const float* x, size_t length);
 
@@ -136,6 +171,9 @@ struct Kernels {
   decltype(&portable::dequantise_nf4) dequantise_nf4;
   decltype(&portable::adamw_in_place) adamw_in_place;
   decltype(&portable::coded_adamw_in_place) coded_adamw_in_place;
+  decltype(&portable::muon_in_place) muon_in_place;
+  decltype(&portable::lora_muon_in_place) lora_muon_in_place;
+  decltype(&portable::apollo_mini_in_place) apollo_mini_in_place;
   decltype(&portable::sum_squares) sum_squares;
   decltype(&portable::add_in_place) add_in_place;
 };

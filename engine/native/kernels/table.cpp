@@ -12,7 +12,9 @@ constinit const Kernels kernels = {
     attention_half_state_bytes, attention_half_forward,
     attention_half_backward, quantise_nf4, dequantise_nf4, adamw_in_place,
     coded_adamw_in_place,
-    sum_squares,          add_in_place,
+    muon_in_place,        lora_muon_in_place,
+    apollo_mini_in_place, sum_squares,
+    add_in_place,
 };
 
 }  // namespace relora::RELORA_ISA

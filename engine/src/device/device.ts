@@ -396,6 +396,68 @@ export interface UpdateCalls {
   sumSquares(result: ResultBuffer, buffers: readonly DeviceBuffer[]): void;
   /** One update of parameters of one shape, in place. */
   adamW(group: ParameterGroup, options: AdamWOptions): void;
+  /** One update of matrices of one shape along the sign of their momentum, in place. */
+  muon(group: MatrixGroup, options: MuonOptions): void;
+  /** One update of the factors of adapters of one shape, both from what they were, in place. */
+  loraMuon(group: AdapterGroup, options: LoraMuonOptions): void;
+  /** One update of matrices of one shape along their gradients, as far as Adam goes along their shadows, in place. */
+  apolloMini(group: ShadowGroup, options: AdamWOptions): void;
+}
+
+/** A matrix with its one moment; without a gradient and a moment it is only read. */
+export interface MatrixMember {
+  readonly parameter: DeviceBuffer;
+  readonly gradient: DeviceBuffer | null;
+  readonly first: Moment | null;
+}
+
+export interface MatrixShape {
+  readonly rows: number;
+  readonly columns: number;
+}
+
+export interface MatrixGroup {
+  readonly shape: MatrixShape;
+  readonly members: readonly MatrixMember[];
+}
+
+/**
+ * Muon (docs/relora.md): m = momentum m + g, u = g + momentum m, with g clipped;
+ * w -= learningRate (weightDecay w + 0.2 sqrt(max(rows, columns)) sign(u)), the sign by five Newton-Schulz steps whose products are
+ * those of the run's precision.
+ */
+export interface MuonOptions {
+  readonly learningRate: number;
+  readonly momentum: number;
+  readonly weightDecay: number;
+  readonly clip: Clip;
+}
+
+/** Factors a[in, rank] and b[rank, out] of layers of one shape; the rank is at most the smaller side. */
+export interface AdapterGroup {
+  readonly shape: { readonly inFeatures: number; readonly outFeatures: number; readonly rank: number };
+  readonly members: readonly { readonly a: MatrixMember; readonly b: MatrixMember }[];
+}
+
+export interface LoraMuonOptions extends MuonOptions {
+  /** s of y = x W + s (x A) B. */
+  readonly scale: number;
+}
+
+/** Matrices with the direction that their gradients are seen along, and the moments of what is seen. */
+export interface ShadowGroup {
+  readonly shape: MatrixShape;
+  readonly members: readonly {
+    readonly parameter: DeviceBuffer;
+    readonly gradient: DeviceBuffer;
+    /** [the smaller side] */
+    readonly projection: DeviceBuffer;
+    /** [the larger side] */
+    readonly first: DeviceBuffer;
+    readonly second: DeviceBuffer;
+    /** [1]: how long the last step was, for the limit of its growth. */
+    readonly norm: DeviceBuffer;
+  }[];
 }
 
 /** Parameters of one shape, with what an update of each needs. */

@@ -79,7 +79,14 @@ export function emptyModel(): NonNullable<Draft['model']> {
 }
 
 export function emptyAdapter(): NonNullable<Draft['adapter']> {
-  return { rank: 0, cycleStepCount: 0, restartWarmupStepCount: 0, initialisation: '', trainedFactors: '' };
+  return {
+    rank: 0,
+    cycleStepCount: 0,
+    restartWarmupStepCount: 0,
+    initialisation: '',
+    adapterOptimizer: '',
+    trainedFactors: '',
+  };
 }
 
 function adapterOf(

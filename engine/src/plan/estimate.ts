@@ -3,7 +3,8 @@ import { isBaseMapped, peakMemory, totalOf } from './memoryModel.js';
 import { thinPasses } from './adapterGraphs.js';
 import { layerMethod } from './layerMethod.js';
 import { countParameters, linearShapes } from './parameters.js';
-import type { RunSpec } from './runSpec.js';
+import { asFullRank } from './optimizerCost.js';
+import type { FullRankOptimizer, RunSpec } from './runSpec.js';
 import { Schedule } from './schedule.js';
 import { secondsOf, stepTime } from './timeModel.js';
 
@@ -32,11 +33,13 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   const tokensPerStep = spec.batch.sequenceCount * spec.batch.sequenceLength;
   const fullRankFlopsPerToken = flopsPerToken({ ...spec, adapter: null });
   const mainFlopsPerToken = flopsPerToken(spec);
-  const fullRankStepCount = schedule.warmStartStepCount + schedule.fullRankStepCountBetween;
+  const between = schedule.fullRankStepCountBetween;
+  const fullRankStepCount = schedule.warmStartStepCount + between;
+  const secondsBy = (stepCount: number, optimizer: FullRankOptimizer): number =>
+    stepCount === 0 ? 0 : stepCount * secondsOf(stepTime(asFullRank(spec, optimizer), device));
   const fullRankSeconds =
-    fullRankStepCount === 0
-      ? 0
-      : fullRankStepCount * secondsOf(stepTime({ ...spec, kind: 'fullRank', adapter: null }, device));
+    secondsBy(schedule.warmStartStepCount, spec.warmStart.optimizer) +
+    secondsBy(between, spec.adapter?.fullRankOptimizer ?? 'adamw');
   const mainStepCount = schedule.stepCount - fullRankStepCount;
 
   const checkpointBytes =

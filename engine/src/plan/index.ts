@@ -27,6 +27,7 @@ export * from './deviceSpeed.js';
 export * from './packedBytes.js';
 export * from './memoryModel.js';
 export * from './resolveAuto.js';
+export * from './optimizerCost.js';
 export { secondsOf, stepTime, type TimeParts } from './timeModel.js';
 export * from './estimate.js';
 export * from './stepSpan.js';

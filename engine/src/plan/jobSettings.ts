@@ -1,9 +1,11 @@
 import { choice, flag, integer, number, text, type Context, type Draft } from './setting.js';
 import {
   adapterGraphs,
+  adapterOptimizers,
   adapterScalings,
   deviceChoices,
   endsOfData,
+  fullRankOptimizers,
   initialisations,
   jobKinds,
   momentResets,
@@ -124,11 +126,16 @@ export const adapterSettings = {
     max: ({ spec }) => Math.max(0, spec.adapter!.cycleStepCount - spec.adapter!.restartWarmupStepCount - 1),
     before: 0,
   }),
-  momentReset: choice('MomentReset', momentResets, { default: 'zero' }),
+  /** Of those full-rank steps. */
+  fullRankOptimizer: choice('FullRankOptimizer', fullRankOptimizers, { default: 'adamw', before: 'adamw' }),
+  adapterOptimizer: choice('AdapterOptimizer', adapterOptimizers, { default: 'adamw', before: 'adamw' }),
+  initialisation: choice('Initialisation', initialisations, { default: 'random', before: 'random' }),
+  momentReset: choice('MomentReset', momentResets, {
+    default: ({ spec }) => (carriesMoments(spec.adapter!) ? 'carry' : 'zero'),
+  }),
   momentPruneRatio: number({ default: 0.9, min: 0, max: 1, above: true, below: true }),
   trainableScale: flag({ default: false }),
   graph: choice('AdapterGraph', adapterGraphs, { default: 'auto', before: 'auto' }),
-  initialisation: choice('Initialisation', initialisations, { default: 'random', before: 'random' }),
   trainedFactors: choice('TrainedFactors', trainedFactorChoices, { default: 'both', before: 'both' }),
   scaling: choice('AdapterScaling', adapterScalings, { default: 'alphaOverRank', before: 'alphaOverRank' }),
   /** Learning rate of B over that of A (LoRA+). */
@@ -142,6 +149,7 @@ export const warmStartSettings = {
     max: ({ stepsMax }) => stepsMax,
   }),
   learningRate: number({ default: 5e-4, min: 0, max: 1, above: true }),
+  optimizer: choice('FullRankOptimizer', fullRankOptimizers, { default: 'adamw', before: 'adamw' }),
   warmupStepCount: integer({
     default: ({ spec }) => Math.floor(spec.warmStart.stepCount / 10),
     min: 0,
@@ -180,6 +188,10 @@ export const optimizerSettings = {
   gradientNormMax: number({ default: 1, min: 0, max: 1e6, above: true }),
   nonfiniteStepCountMax: integer({ default: 0, min: 0, max: ({ stepsMax }) => stepsMax }),
   momentType: choice('MomentType', momentTypes, { default: 'float32', before: 'float32' }),
+  /** Of jobs that train all weights. */
+  fullRankOptimizer: choice('FullRankOptimizer', fullRankOptimizers, { default: 'adamw', before: 'adamw' }),
+  /** Decay of the one moment of Muon and LoRA-Muon. */
+  momentum: number({ default: 0.95, min: 0, max: 1, below: true, before: 0.95 }),
 };
 
 export const evaluationSettings = {
@@ -214,6 +226,11 @@ export const exportSettings = {
 /** Directions of the gradient take the place of a warm start where A keeps them (LoQT, arXiv 2405.16528). */
 export function needsWarmStart({ initialisation, trainedFactors }: NonNullable<Draft['adapter']>): boolean {
   return !(initialisation === 'gradientSvd' && trainedFactors === 'bOnly');
+}
+
+/** Whether the new A spans the old one, so that what is known of B's direction still holds. */
+function carriesMoments({ initialisation, adapterOptimizer }: NonNullable<Draft['adapter']>): boolean {
+  return adapterOptimizer === 'loraMuon' && (initialisation === 'oldSpan' || initialisation === 'halfSpan');
 }
 
 /** Base weights are past what a warm start is for. */

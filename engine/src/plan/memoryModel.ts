@@ -7,6 +7,7 @@ import {
 } from './adapterGraphs.js';
 import { arithmeticOf, isFused, type Arithmetic, type DeviceSpeed } from './deviceSpeed.js';
 import { rankOf } from './layerMethod.js';
+import { asFullRank, momentsOfEach } from './optimizerCost.js';
 import { packedBaseBytes, packedBytes } from './packedBytes.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec, type TargetModule } from './runSpec.js';
@@ -44,6 +45,8 @@ const productWorkerBytes = 288e3;
 /** Logits of a probe (probe.ts): the tensor, and copies from before and after a merge. */
 const probeLogitsMax = 8 * 2 ** 20;
 const probeTokensMax = 256;
+/** Matrices whose products take fewer operations are one thread's each (matrix_sign.h). */
+const aloneOperationsMax = 2 ** 24;
 
 /** The phase that needs most. */
 export function peakMemory(spec: RunSpec, device: DeviceSpeed): MemoryParts {
@@ -64,11 +67,25 @@ export function memoryPhases(spec: RunSpec, device: DeviceSpeed): MemoryParts[] 
   const change = 8 * largestWeight(spec);
   const attached = { ...loading, weights: main.weights + change, packed: main.packed };
   const attaching = { ...loading, weights: 4 * counts.model + change };
-  const fullRank = steps({ ...spec, kind: 'fullRank', adapter: null }, device);
+  const fullRank = steps(asFullRank(spec), device);
   const directing = spec.adapter.initialisation === 'random' ? [] : [directions(spec, main, fullRank)];
-  if (!new Schedule(spec).hasFullRankSteps) return [loading, attaching, attached, ...directing, main];
+  const schedule = new Schedule(spec);
+  const restarting = schedule.restartCount === 0 ? [] : [atRestart(spec, main, device)];
+  if (!schedule.hasFullRankSteps) return [loading, attaching, attached, ...directing, main, ...restarting];
   // The moments of the base end once the adapters are there.
-  return [loading, fullRank, { ...attached, moments: fullRank.moments }, ...directing, main];
+  return [loading, fullRank, { ...attached, moments: fullRank.moments }, ...directing, main, ...restarting];
+}
+
+/** A merge and its proof, for which the buffers of steps are given back: logits of a probe, and a head that is packed in float32. */
+function atRestart(spec: RunSpec, main: MemoryParts, device: DeviceSpeed): MemoryParts {
+  const { model, batch } = spec;
+  const tokens = Math.min(batch.sequenceLength, probeTokensMax, Math.ceil(probeLogitsMax / model.vocabSize));
+  return {
+    ...main,
+    activations: 0,
+    scratch: headScratchBytes(spec, layoutOf(spec, device)) + 4 * model.vocabSize * model.hiddenSize,
+    copies: 3 * 4 * tokens * model.vocabSize,
+  };
 }
 
 /** The pass that finds where A begins: gradients of the base, of one half of a block at a time unless micro-batches are summed. */
@@ -130,13 +147,36 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
     process: processBytes,
     weights: 4 * (isMapped ? counts.shared : counts.model) + 4 * counts.adapter,
     packed,
-    moments: 2 * trained * (spec.optimizer.momentType === 'int8' ? int8MomentBytes : 4),
+    moments: momentBytes(spec, counts),
     gradients: 4 * trained * (isSummed ? 2 : 1),
     activations: activationBytes(spec, device, layout),
     scratch:
-      device.instructionSet === null ? headScratchBytes(spec, layout) : scratchBytes(spec, device, layout),
+      device.instructionSet === null
+        ? headScratchBytes(spec, layout)
+        : Math.max(scratchBytes(spec, device, layout), signBytes(spec, device, layout)),
     copies: copyBytes(spec),
   };
+}
+
+/** Of the linear layers by their own optimizer; of all else by AdamW. */
+function momentBytes(spec: RunSpec, counts: ReturnType<typeof countParameters>): number {
+  const bytes = spec.optimizer.momentType === 'int8' ? int8MomentBytes : 4;
+  const { adapter, optimizer } = spec;
+  const each = momentsOfEach[adapter === null ? optimizer.fullRankOptimizer : adapter.adapterOptimizer];
+  const own = adapter === null ? counts.linear : counts.trainable - counts.shared;
+  return bytes * (2 * counts.shared + each * own);
+}
+
+/** What an update by Muon is computed in, while no pass is: two copies of the largest matrix and two squares of its smaller side, packed. */
+function signBytes(spec: RunSpec, { threadCount }: DeviceSpeed, { arithmetic }: ComputationLayout): number {
+  if (spec.adapter !== null || spec.optimizer.fullRankOptimizer !== 'muon') return 0;
+  const packed = arithmetic.precision === 'bfloat16' ? 2 : 4;
+  const bytes = Object.values(linearShapes(spec.model)).map(({ inFeatures, outFeatures }) => {
+    const [m, n] = [Math.min(inFeatures, outFeatures), Math.max(inFeatures, outFeatures)];
+    const matrix = 4 * (2 * m * n + 2 * m * m) + packed * m * n;
+    return matrix * (m * m * n > aloneOperationsMax ? 1 : threadCount);
+  });
+  return Math.max(...bytes);
 }
 
 /** Whether the float32 weights of the base lie on the disk while adapters are trained (adapterPlan). */
@@ -288,13 +328,9 @@ function headScratchBytes({ model }: RunSpec, { arithmetic, rows }: ComputationL
   return chunk * (row + 8 * model.hiddenSize) + slab;
 }
 
-/** The largest of a checkpoint's copy of a tensor and a restart's probe. */
+/** A checkpoint's copy of a tensor. */
 function copyBytes(spec: RunSpec): number {
-  const { model, batch } = spec;
-  const tensor = 4 * Math.max(model.vocabSize * model.hiddenSize, largestWeight(spec));
-  const restarts = new Schedule(spec).restartCount > 0;
-  const tokens = Math.min(batch.sequenceLength, probeTokensMax, Math.ceil(probeLogitsMax / model.vocabSize));
-  return Math.max(tensor, restarts ? 3 * 4 * tokens * model.vocabSize : 0);
+  return 4 * Math.max(spec.model.vocabSize * spec.model.hiddenSize, largestWeight(spec));
 }
 
 function largestWeight({ model }: Pick<RunSpec, 'model'>): number {

@@ -1,8 +1,10 @@
 import { cycleAt, cycleLength, stretchAt, type Cycle, type CycleShape, type Stretch } from './cycles.js';
-import type { Phase, RunSpec, StreamVersions } from './runSpec.js';
+import type { AdapterSettings, Phase, RunSpec, StreamVersions } from './runSpec.js';
 
-type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'warmStart' | 'adapter' | 'learningRate'> &
-  Partial<Pick<RunSpec, 'omittedSteps'>> & { streams?: Partial<StreamVersions> };
+type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'learningRate'> & {
+  warmStart: Pick<RunSpec['warmStart'], 'stepCount' | 'learningRate' | 'warmupStepCount'>;
+  adapter: Pick<AdapterSettings, keyof CycleShape | 'restartWarmupStepCount'> | null;
+} & Partial<Pick<RunSpec, 'omittedSteps'>> & { streams?: Partial<StreamVersions> };
 
 /**
  * When things happen in a run, all as pure functions of the step. Steps count from 0 over all phases; `t` is the step

@@ -90,6 +90,7 @@ export interface Draft {
     cycleStepCount: number;
     restartWarmupStepCount: number;
     initialisation: string;
+    adapterOptimizer: string;
     trainedFactors: string;
   } | null;
   warmStart: { stepCount: number };

@@ -34,7 +34,7 @@ export function specHash(spec: RunSpec, baseWeightsSha256: string | null): strin
     baseWeightsFolder: isByContent ? null : spec.baseWeightsFolder,
     ...(isByContent && { baseWeightsSha256 }),
     dataset,
-    warmStart,
+    warmStart: withoutDefaults(warmStart, laterDefaults.warmStart),
     adapter: adapter && withoutDefaults(adapter, laterDefaults.adapter),
     stepCount,
     ...(omittedSteps.length > 0 && { skippedSteps: omittedSteps }), // as it was named in 0.1.0

@@ -5,6 +5,7 @@ import {
   runSettings,
   shardBytesDefault,
   streamSettings,
+  warmStartSettings,
 } from './jobSettings.js';
 import type { ExportSettings, RunSpec, StepRange } from './runSpec.js';
 import { valuesBefore } from './setting.js';
@@ -21,6 +22,7 @@ export const laterDefaults = {
   acceptedDevices: [],
   streams: valuesBefore(streamSettings),
   recipe: 'paper',
+  warmStart: valuesBefore(warmStartSettings),
   optimizer: valuesBefore(optimizerSettings),
   adapter: { ...valuesBefore(adapterSettings), moduleRanks: {} },
   model: { ...valuesBefore(modelSettings), ropeScaling: null },
@@ -38,6 +40,7 @@ export function readStoredRunSpec(text: string): RunSpec {
     ...spec,
     streams: { ...laterDefaults.streams, ...spec.streams },
     model: { ...laterDefaults.model, ...spec.model },
+    warmStart: { ...laterDefaults.warmStart, ...spec.warmStart },
     optimizer: { ...laterDefaults.optimizer, ...spec.optimizer },
     adapter: spec.adapter && { ...laterDefaults.adapter, ...spec.adapter },
     export: exportSettings(spec.export),

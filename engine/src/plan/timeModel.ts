@@ -1,6 +1,7 @@
 import { chooseGraphs, packFlops, thinPasses, thinShare, weightGradientShare } from './adapterGraphs.js';
 import { arithmeticOf, isFused, type DeviceSpeed } from './deviceSpeed.js';
 import { layerMethod } from './layerMethod.js';
+import { loraMuonFlops, muonFlops } from './optimizerCost.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 
@@ -97,6 +98,12 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   const stream = streamOperations.forward * (1 + passes) + streamOperations.backward;
   const inner = innerOperations.forward * (1 + passes) + innerOperations.backward;
   const { trainable } = countParameters(spec);
+  const isMuon = adapter === null && spec.optimizer.fullRankOptimizer === 'muon';
+  const signs = isMuon
+    ? muonFlops(model)
+    : adapter?.adapterOptimizer === 'loraMuon'
+      ? loraMuonFlops(spec)
+      : 0;
   return {
     base: layers * base,
     adapters: layers * adapters,
@@ -105,7 +112,9 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
       (6 * tokens * model.hiddenSize * model.vocabSize) / (headShare(model.hiddenSize) * peaks[precision]),
     elements:
       (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / peaks.float32,
-    update: (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond,
+    update:
+      (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond +
+      (signs === 0 ? 0 : signs / rate),
     other: blockSeconds * layers * micros,
   };
 }

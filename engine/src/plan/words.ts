@@ -19,7 +19,8 @@ export type DeviceChoice = (typeof deviceChoices)[number];
 export const momentTypes = ['float32', 'int8'] as const;
 export type MomentType = (typeof momentTypes)[number];
 
-export const momentResets = ['zero', 'random', 'magnitude'] as const;
+/** `carry`: that of B goes into the span of the new A, that of A is forgotten. */
+export const momentResets = ['zero', 'random', 'magnitude', 'carry'] as const;
 export type MomentReset = (typeof momentResets)[number];
 
 /** How an adapted layer is computed (adapterGraphs.ts). */
@@ -30,8 +31,18 @@ export type LayerGraph = (typeof layerGraphs)[number];
 export const adapterGraphs = ['auto', ...layerGraphs] as const;
 export type AdapterGraph = (typeof adapterGraphs)[number];
 
-/** Where A begins in each cycle: drawn, or the leading directions of the weight's gradient (docs/relora.md). */
-export const initialisations = ['random', 'gradientSvd'] as const;
+/** What trains the linear layers in full-rank steps; embedding, head, norms and biases are always AdamW's (docs/relora.md). */
+export const fullRankOptimizers = ['adamw', 'muon', 'apolloMini'] as const;
+export type FullRankOptimizer = (typeof fullRankOptimizers)[number];
+
+export const adapterOptimizers = ['adamw', 'loraMuon'] as const;
+export type AdapterOptimizer = (typeof adapterOptimizers)[number];
+
+/**
+ * Where A begins in each cycle: drawn, the leading directions of the weight's gradient, or after a restart what the last A spanned, or the
+ * half of it that the last cycle used most beside as many that are drawn (docs/relora.md).
+ */
+export const initialisations = ['random', 'gradientSvd', 'oldSpan', 'halfSpan'] as const;
 export type Initialisation = (typeof initialisations)[number];
 
 /** `bOnly`: A stays as it begins its cycle. */

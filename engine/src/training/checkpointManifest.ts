@@ -5,7 +5,7 @@ import { separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
 import type { ModelFiles } from '../model/modelFiles.js';
 import type { AdapterSettings, LlamaConfig, Phase } from '../plan/runSpec.js';
 import { laterDefaults } from '../plan/storedRunSpec.js';
-import type { MomentGroup } from './adamW.js';
+import type { MomentGroup } from './optimizerMethods.js';
 import type { RunProgress } from './trainingRun.js';
 import { CheckpointCorrupt, CheckpointUnknownFormat } from './checkpointErrors.js';
 import { digestFile, type FileDigest } from '../io/durableFile.js';

@@ -84,7 +84,8 @@ async function beginCycle(run: TrainingRun, number: number): Promise<number> {
     optimizer.drop('scale');
     return 1;
   }
-  await startAdapters(run, number);
+  const turns = await startAdapters(run, number);
+  if (momentReset === 'carry') return await optimizer.carryAdapters(turns);
   const random = Random.forStream(spec.seed, 'moments', number);
   return await optimizer.forgetAdapters(momentReset, momentPruneRatio, () => random.uniform());
 }

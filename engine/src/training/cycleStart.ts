@@ -1,21 +1,54 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Directions } from '../model/adapterSet.js';
+import { drawA } from '../model/adapters.js';
 import type { LinearLayer } from '../model/linearLayer.js';
 import { layerMethod } from '../plan/layerMethod.js';
 import { Random } from '../random.js';
 import { microBatches } from './gradients.js';
 import { leadingDirections } from './leadingDirections.js';
+import { spanStart, type SpanStart, type Turns } from './oldSpan.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**
- * Gives every layer the adapter that cycle `number`, from 0, begins with: B = 0, and A drawn or along the leading directions of
- * the gradient of its weight on the batch that comes next. The adapters are attached and what they had learned is merged.
+ * Gives every layer the adapter that cycle `number`, from 0, begins with: B = 0, and A drawn, along the leading directions of
+ * the gradient of its weight on the batch that comes next, or within what the old one spanned. The adapters are attached and what they had
+ * learned is merged. Null where the old A says nothing of the new one.
  */
-export async function startAdapters(run: TrainingRun, number: number): Promise<void> {
+export async function startAdapters(run: TrainingRun, number: number): Promise<Turns | null> {
   const { model, spec } = run;
-  const directions =
-    spec.adapter?.initialisation === 'gradientSvd' ? await gradientDirections(run, number) : null;
-  model.restartAdapters(spec.seed, number, directions);
+  const initialisation = spec.adapter?.initialisation ?? 'random';
+  if (initialisation === 'gradientSvd') {
+    model.restartAdapters(spec.seed, number, await gradientDirections(run, number));
+    return null;
+  }
+  // The first A has none before it.
+  if (initialisation === 'random' || number === 0) {
+    model.restartAdapters(spec.seed, number, null);
+    return null;
+  }
+  const starts = await spanStarts(run, number, initialisation === 'halfSpan');
+  model.restartAdapters(spec.seed, number, new Map([...starts].map(([layer, { a }]) => [layer, a])));
+  return new Map([...starts].map(([layer, { turn }]) => [layer.name, turn]));
+}
+
+async function spanStarts(
+  { model, spec }: TrainingRun,
+  number: number,
+  isHalf: boolean,
+): Promise<Map<LinearLayer, SpanStart>> {
+  const starts = new Map<LinearLayer, SpanStart>();
+  for (const layer of model.layers) {
+    if (layer.adapter === null) continue;
+    await nextTurn();
+    const { rank, a, b } = layer.adapter;
+    const { inFeatures, outFeatures } = layer;
+    const [oldA, oldB] = [await model.valuesOf(a), await model.valuesOf(b)];
+    const drawn = drawA(layer, rank, spec.seed, number);
+    const random = Random.forStream(spec.seed, 'span', layer.name, number);
+    const kept = isHalf ? Math.ceil(rank / 2) : rank;
+    starts.set(layer, spanStart({ a: oldA, b: oldB, inFeatures, outFeatures, rank }, drawn, kept, random));
+  }
+  return starts;
 }
 
 /**

@@ -100,7 +100,7 @@ function orthonormal(vectors: Float64Array[], random: Random): Float64Array[] {
 const sweepsMax = 40;
 
 /** Eigenvectors of a symmetric matrix without negative eigenvalues, largest first: its rows are rotated until they are at right angles. */
-function leadingRotation(rows: Float64Array[]): Float64Array[] {
+export function leadingRotation(rows: Float64Array[]): Float64Array[] {
   const rotation = rows.map((_, index) => {
     const unit = new Float64Array(rows.length);
     unit[index] = 1;
@@ -130,18 +130,18 @@ function turnBetween(u: Float64Array, v: Float64Array): PlaneRotation | null {
   return rightAngleRotation(dot(u, u), dot(v, v), dot(u, v), 1e-14);
 }
 
-function randomVector(length: number, random: Random): Float64Array {
+export function randomVector(length: number, random: Random): Float64Array {
   const values = new Float32Array(length);
   random.fillNormal(values, 1);
   return Float64Array.from(values);
 }
 
-function addScaled(target: Float64Array, source: Float64Array, factor: number): void {
+export function addScaled(target: Float64Array, source: Float64Array, factor: number): void {
   for (let i = 0; i < target.length; i++) target[i]! += factor * source[i]!;
 }
 
 /** In four sums: each addition of a single one would wait for the one before. */
-function dot(u: Float64Array, v: Float64Array): number {
+export function dot(u: Float64Array, v: Float64Array): number {
   const whole = u.length - (u.length % 4);
   let [a, b, c, d] = [0, 0, 0, 0];
   for (let k = 0; k < whole; k += 4) {

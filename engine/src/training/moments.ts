@@ -8,31 +8,39 @@ import type { Staging } from './staging.js';
 /** Reads what a checkpoint has under a name; null where it has nothing. */
 export type MomentReader = (name: string) => Promise<StoredValues | null>;
 
-/** Both moments of one parameter, in float32. */
+/** The moments of one parameter, in float32: both, or the first alone. */
 export class Float32Moments {
   readonly first: DeviceBuffer;
-  readonly second: DeviceBuffer;
+  /** Null where the optimizer has none. */
+  readonly second: DeviceBuffer | null;
 
   constructor(
     private readonly device: Device,
     private readonly parameter: Parameter,
+    { hasSecond = true } = {},
   ) {
     this.first = zeros(device, parameter.buffer.length);
-    this.second = zeros(device, parameter.buffer.length);
+    this.second = hasSecond ? zeros(device, parameter.buffer.length) : null;
   }
 
   /** Copies. */
   async values(): Promise<EntryMoments> {
     return {
       first: await valuesOf(this.device, { buffer: this.first }),
-      second: await valuesOf(this.device, { buffer: this.second }),
+      second: this.second === null ? none : await valuesOf(this.device, { buffer: this.second }),
     };
   }
 
   /** Forgets the entries that are zero in `values`, and changes no other. */
   forget({ first, second }: EntryMoments): Promise<void> {
     this.device.upload(this.first, first);
-    this.device.upload(this.second, second);
+    if (this.second !== null) this.device.upload(this.second, second);
+    return Promise.resolve();
+  }
+
+  /** Other first moments, of the same parameter. */
+  replaceFirst(values: Float32Array): Promise<void> {
+    this.device.upload(this.first, values);
     return Promise.resolve();
   }
 
@@ -45,13 +53,15 @@ export class Float32Moments {
         staging?.read(this.device, buffer) ?? (this.device.download(buffer) as Promise<StoredValues>),
     });
     yield source('first_moment', this.first);
-    yield source('second_moment', this.second);
+    if (this.second !== null) yield source('second_moment', this.second);
   }
 
   async restore(name: string, read: MomentReader): Promise<void> {
     for (const moment of ['first', 'second'] as const) {
+      const buffer = this[moment];
+      if (buffer === null) continue;
       const kept = await readMoment(`${name}.${moment}_moment`, read);
-      this.device.upload(this[moment], kept instanceof Float32Array ? kept : decode(kept));
+      this.device.upload(buffer, kept instanceof Float32Array ? kept : decode(kept));
     }
   }
 
@@ -61,14 +71,17 @@ export class Float32Moments {
   }
 }
 
-/** Both moments of one parameter in eight bits. */
+const none = new Float32Array(0);
+
+/** The same in eight bits. */
 export class CodedMoments {
   readonly first: CodedMoment;
-  readonly second: CodedMoment;
+  readonly second: CodedMoment | null;
 
   constructor(
     private readonly device: Device,
     private readonly parameter: Parameter,
+    { hasSecond = true } = {},
   ) {
     const { length } = parameter.buffer;
     const coded = (type: 'int8' | 'uint8'): CodedMoment => ({
@@ -76,27 +89,34 @@ export class CodedMoments {
       scales: zeros(device, scaleCount(length)),
     });
     this.first = coded('int8');
-    this.second = coded('uint8');
+    this.second = hasSecond ? coded('uint8') : null;
   }
 
   async values(): Promise<EntryMoments> {
-    return { first: decode(await this.coded('first')), second: decode(await this.coded('second')) };
+    const { first, second } = this;
+    return {
+      first: decode(await this.coded(first)),
+      second: second === null ? none : decode(await this.coded(second)),
+    };
   }
 
   /** Scales stay, so entries that stay keep their codes: what they stand for does not change. */
   async forget(values: EntryMoments): Promise<void> {
-    for (const moment of ['first', 'second'] as const) {
-      const { codes } = await this.coded(moment);
+    for (const [moment, held] of this.held()) {
+      const { codes } = await this.coded(held);
       values[moment].forEach((value, entry) => {
         if (value === 0) codes[entry] = 0;
       });
-      this.device.upload(this[moment].codes, codes);
+      this.device.upload(held.codes, codes);
     }
   }
 
+  async replaceFirst(values: Float32Array): Promise<void> {
+    await this.encode(this.first, values);
+  }
+
   *stored(name: string): Generator<TensorSource> {
-    for (const moment of ['first', 'second'] as const) {
-      const { codes, scales } = this[moment];
+    for (const [moment, { codes, scales }] of this.held()) {
       const dtype = moment === 'first' ? 'I8' : 'U8';
       const read = (buffer: DeviceBuffer) => () => this.device.download(buffer) as Promise<StoredValues>;
       yield { name: `${name}.${moment}_moment`, shape: [...this.parameter.shape], dtype, read: read(codes) };
@@ -110,25 +130,37 @@ export class CodedMoments {
   }
 
   async restore(name: string, read: MomentReader): Promise<void> {
-    for (const moment of ['first', 'second'] as const) {
+    for (const [moment, held] of this.held()) {
       const kept = await readMoment(`${name}.${moment}_moment`, read);
-      let coded: CodedValues;
-      if (kept instanceof Float32Array) encode((coded = await this.coded(moment)), kept);
-      else coded = kept;
-      this.device.upload(this[moment].codes, coded.codes);
-      this.device.upload(this[moment].scales, coded.scales);
+      if (kept instanceof Float32Array) {
+        await this.encode(held, kept);
+        continue;
+      }
+      this.device.upload(held.codes, kept.codes);
+      this.device.upload(held.scales, kept.scales);
     }
   }
 
   dispose(): void {
-    for (const { codes, scales } of [this.first, this.second]) {
+    for (const [, { codes, scales }] of this.held()) {
       this.device.release(codes);
       this.device.release(scales);
     }
   }
 
-  private async coded(moment: 'first' | 'second'): Promise<CodedValues> {
-    const { codes, scales } = this[moment];
+  private *held(): Generator<['first' | 'second', CodedMoment]> {
+    yield ['first', this.first];
+    if (this.second !== null) yield ['second', this.second];
+  }
+
+  private async encode(held: CodedMoment, values: Float32Array): Promise<void> {
+    const coded = await this.coded(held);
+    encode(coded, values);
+    this.device.upload(held.codes, coded.codes);
+    this.device.upload(held.scales, coded.scales);
+  }
+
+  private async coded({ codes, scales }: CodedMoment): Promise<CodedValues> {
     return {
       codes: (await this.device.download(codes)) as Int8Array | Uint8Array,
       scales: await valuesOf(this.device, { buffer: scales }),

@@ -92,7 +92,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       device.sumSquares(run.result, gradients.parts);
       // Loss and norm are checked on the device: after a divergence weights, moments and the last checkpoint stay usable.
       const clip = { result: run.result, normMax: spec.optimizer.gradientNormMax };
-      optimizer.apply(gradients, learningRate, clip);
+      optimizer.apply(gradients, learningRate, clip, schedule.phaseAt(step));
     }
     const { loss, squaredNorm } = await device.readResult(run.result);
     const gradientNorm = Math.sqrt(squaredNorm);

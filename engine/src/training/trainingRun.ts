@@ -10,7 +10,8 @@ import type { ModelFiles } from '../model/modelFiles.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import { Schedule } from '../plan/schedule.js';
-import { AdamW } from './adamW.js';
+import { Optimizer } from './optimizer.js';
+import { methodsOf } from './optimizerMethods.js';
 import { StepGradients } from './gradients.js';
 
 /** One execution of a job: all that the loop needs and changes. Owned by its process; disposed by whoever began it. */
@@ -26,7 +27,7 @@ export interface TrainingRun {
   readonly graphs: LayerGraphs;
   readonly schedule: Schedule;
   readonly model: Llama;
-  readonly optimizer: AdamW;
+  readonly optimizer: Optimizer;
   readonly gradients: StepGradients;
   /** Where the losses of a step, an evaluation or a probe add up. */
   readonly result: ResultBuffer;
@@ -115,7 +116,7 @@ export function assembleRun(parts: {
     graphs,
     baseWeightsSha256,
     modelFiles,
-    optimizer: new AdamW(device, spec.optimizer, spec.adapter?.bLearningRateRatio),
+    optimizer: new Optimizer(device, spec.optimizer, methodsOf(spec, model.parameters)),
     gradients: new StepGradients(device),
     result: device.newResult(0),
     folder: runFolder,

@@ -41,6 +41,8 @@ export const enums = {
   Recomputation: words(plan.recomputations, contract.Recomputation),
   EndOfData: words(plan.endsOfData, contract.EndOfData),
   MomentReset: words(plan.momentResets, contract.MomentReset),
+  FullRankOptimizer: words(plan.fullRankOptimizers, contract.FullRankOptimizer),
+  AdapterOptimizer: words(plan.adapterOptimizers, contract.AdapterOptimizer),
   MomentType: words(plan.momentTypes, contract.MomentType),
   AdapterGraph: words(plan.adapterGraphs, contract.AdapterGraph),
   AdapterScaling: words(plan.adapterScalings, contract.AdapterScaling),

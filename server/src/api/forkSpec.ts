@@ -20,6 +20,8 @@ const fixedFields: Readonly<Record<string, (spec: RunSpec) => unknown>> = {
     adapter && { ...adapter, graph: null, ...(kind === 'lora' ? lengthOfRun : {}) },
   'spec.optimizer.beta1': (spec) => spec.optimizer.beta1,
   'spec.optimizer.beta2': (spec) => spec.optimizer.beta2,
+  'spec.optimizer.full_rank_optimizer': (spec) => spec.optimizer.fullRankOptimizer,
+  'spec.optimizer.momentum': (spec) => spec.optimizer.momentum,
   'spec.batch.sequence_length': (spec) => spec.batch.sequenceLength,
   'spec.batch.sequence_count': (spec) => spec.batch.sequenceCount,
 };

@@ -11,6 +11,7 @@ import { FieldChecks } from './fieldChecks.js';
 import { parseModelSpec, type FoundBaseWeights } from './modelSpec.js';
 import { parseRecipe, recipes, withRecipe } from './recipes.js';
 import { datasetIdOf } from './resourceNames.js';
+import { checkOptimizers } from './optimizerChecks.js';
 import * as specChecks from './specChecks.js';
 import { SpecReader } from './specReader.js';
 import { warningsOf, type Warning } from './specWarnings.js';
@@ -55,6 +56,7 @@ export function parseJobSpec(
   const run = parseRun(reader, asked, source?.model);
 
   specChecks.checkLastPhase(checks, run);
+  checkOptimizers(checks, run);
   if (prepared !== null) specChecks.checkTrainingPart(checks, run, prepared);
   if (source !== undefined) specChecks.checkModelSize(checks, { ...run, ...source }, limits.parametersMax);
   if (source === undefined || checks.problems.length > 0)

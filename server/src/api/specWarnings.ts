@@ -2,6 +2,7 @@ import {
   cycleAt,
   layerMethod,
   linearShapes,
+  muonShare,
   needsWarmStart,
   Schedule,
   sequencesInPass,
@@ -30,6 +31,12 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
         message: `Rank ${ranksOf(adapter)} is above the break-even of ${layers.join(', of ')}`,
       });
   }
+  const share = hasMuonSteps(spec) ? muonShare(spec) : 0;
+  if (share > 1)
+    warnings.push({
+      reason: 'OPTIMIZER_COSTLY',
+      message: `An update by MUON costs ${share.toFixed(1)} times the products of a full-rank step of ${spec.batch.sequenceCount * spec.batch.sequenceLength} tokens: more tokens a step, or ADAMW`,
+    });
   if (spec.kind === 'relora' && adapter !== null) {
     const restarts = new Schedule(spec).restartCount;
     if (restarts < 3)
@@ -79,6 +86,14 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
     }
   }
   return warnings;
+}
+
+/** Whether any full-rank steps are Muon's. */
+function hasMuonSteps(spec: RunSpec): boolean {
+  const { kind, optimizer, warmStart, adapter } = spec;
+  if (kind === 'fullRank' || adapter === null) return optimizer.fullRankOptimizer === 'muon';
+  const isBetween = adapter.fullRankStepCount > 0 && adapter.fullRankOptimizer === 'muon';
+  return isBetween || (warmStart.stepCount > 0 && warmStart.optimizer === 'muon');
 }
 
 function ranksOf(adapter: AdapterSettings): string {

@@ -5,6 +5,7 @@ import {
   casesOf,
   checkCase,
   largestDifference,
+  optimizerCases,
   seeded,
   updateCases,
   type Case,
@@ -12,7 +13,7 @@ import {
 import { columns } from './devices.js';
 import { checkedTable } from './table.js';
 
-const cases = [...casesOf('small'), ...casesOf('larger'), ...updateCases];
+const cases = [...casesOf('small'), ...casesOf('larger'), ...updateCases, ...optimizerCases];
 let reference: Device;
 const expected = new Map<Case, Map<string, Float32Array>>();
 const table = checkedTable();
@@ -22,7 +23,7 @@ beforeAll(async () => {
   for (const one of cases) expected.set(one, await one.run(new Bench(reference)));
 });
 
-describe.each(columns)('$name', ({ name: column, open, tolerance, kernels }) => {
+describe.each(columns)('$name', ({ name: column, open, tolerance, refuses = [], kernels }) => {
   let device: Device;
   beforeAll(async () => {
     device = await open();
@@ -31,7 +32,11 @@ describe.each(columns)('$name', ({ name: column, open, tolerance, kernels }) => 
 
   // In the smallest shapes a rounding to 8 bits is most of the value.
   const own = cases.filter(({ name }) => tolerance < 1e-3 || !name.endsWith(' small'));
-  it.each(own)('$name', async (one) => {
+  it.each(own.filter(({ call }) => refuses.includes(call)))('$name is refused', async (one) => {
+    await expect(one.run(new Bench(device))).rejects.toThrow(/has no kernels of/);
+  });
+
+  it.each(own.filter(({ call }) => !refuses.includes(call)))('$name', async (one) => {
     const found = await checkCase(device, one, expected.get(one)!, tolerance);
     const wanted = kernels(one);
     expect(found.ran, 'kernels that ran').toEqual(expect.arrayContaining(wanted));

@@ -12,11 +12,15 @@ export interface Column {
   open(): Promise<Device>;
   /** Largest difference from the definitions, as a share of the largest value. */
   tolerance: number;
+  /** Calls that the device refuses. */
+  refuses?: readonly string[];
   /** Kernels that a case must have run, by their names in `kernelCounts`. */
   kernels(one: Case): string[];
 }
 
 const plainLibraries = { ...modelOptions.libraries, products: [] };
+const matrixOptimizers = ['muon', 'loraMuon', 'apolloMini'];
+
 const best = loadNativeAddon().describe().instructionSets[0]!;
 
 export const columns: Column[] = [
@@ -45,12 +49,14 @@ export const columns: Column[] = [
     name: 'cuda on its model, float32',
     open: () => Promise.resolve(openCuda({ ...modelOptions, precision: 'float32' })),
     tolerance: 2e-5,
+    refuses: matrixOptimizers,
     kernels: (one) => cudaKernels(one, 'float32', false),
   },
   {
     name: 'cuda on its model, bfloat16',
     open: () => Promise.resolve(openCuda({ ...modelOptions, precision: 'bfloat16' })),
     tolerance: 0.03,
+    refuses: matrixOptimizers,
     kernels: (one) => cudaKernels(one, 'bfloat16', true),
   },
   {
@@ -58,6 +64,7 @@ export const columns: Column[] = [
     open: () =>
       Promise.resolve(openCuda({ ...modelOptions, libraries: plainLibraries, precision: 'bfloat16' })),
     tolerance: 0.03,
+    refuses: matrixOptimizers,
     kernels: (one) => cudaKernels(one, 'bfloat16', false),
   },
   {
@@ -94,6 +101,9 @@ function nativeKernels({ call, ways }: Case): string[] {
     layerForward: ['matmul'],
     matmul: ['matmul'],
     adamW: [ways.includes('coded') ? 'codedAdamWInPlace' : 'adamWInPlace'],
+    muon: ['muonInPlace'],
+    loraMuon: ['loraMuonInPlace'],
+    apolloMini: ['apolloMiniInPlace'],
     'sums in place': ['sumSquares', 'addInPlace'],
     mergeAdapter: ['mergeAdapter'],
     'frozen base': ['packBase', 'repackBase', 'mlpHalfForward'],

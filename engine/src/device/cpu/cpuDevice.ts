@@ -13,7 +13,8 @@ import {
   type ComposedMlp,
 } from './composedHalves.js';
 import { isPlain, linearForward, multiply, releaseLinearState, scaleOf } from './composedLinear.js';
-import { CpuMemory, type CpuBase } from './cpuMemory.js';
+import type { CpuBase } from './cpuMemory.js';
+import { CpuUpdates } from './cpuUpdates.js';
 import { nativeAttentionHalf, nativeGradients, nativeMlpHalf } from './fusedHalves.js';
 import type { InstructionSet, NativeAddon } from './nativeAddon.js';
 
@@ -24,7 +25,7 @@ const asState = (state: State): api.HalfState => state as unknown as api.HalfSta
 const stateOf = (state: api.HalfState): State => state as unknown as State;
 
 /** The device `native`: our C++ on the processor. Each call is done when it returns. */
-export class CpuDevice extends CpuMemory implements api.Device {
+export class CpuDevice extends CpuUpdates implements api.Device {
   constructor(
     readonly description: api.DeviceDescription,
     addon: NativeAddon,
@@ -278,53 +279,6 @@ export class CpuDevice extends CpuMemory implements api.Device {
       [rows - firstRow, vocabulary, hidden],
       precision === 'float32' ? 'float32' : this.precision,
       { transposeB: true },
-    );
-  }
-
-  addInPlace(accumulator: api.DeviceBuffer, x: api.DeviceBuffer): void {
-    this.addon.addInPlace(this.floats(accumulator), this.floats(x));
-  }
-
-  scaleInPlace(values: api.DeviceBuffer, factor: number): void {
-    const floats = this.floats(values);
-    for (let i = 0; i < floats.length; i++) floats[i]! *= factor;
-  }
-
-  sumSquares(result: api.ResultBuffer, buffers: readonly api.DeviceBuffer[]): void {
-    const sum = this.addon.sumSquares(buffers.map((buffer) => this.floats(buffer)));
-    (result as HostResult).addSquares(sum);
-  }
-
-  adamW({ members }: api.ParameterGroup, { clip, ...rest }: api.AdamWOptions): void {
-    const gradientScale = (clip.result as HostResult).clipFactor(clip.normMax);
-    if (gradientScale === null) return;
-    const options = { ...rest, gradientScale };
-    const parameters = members.map(({ parameter }) => this.floats(parameter));
-    const gradients = members.map(({ gradient }) => this.floats(gradient));
-    const coded = members.flatMap(({ first, second }) =>
-      'codes' in first && 'codes' in second ? [{ first, second }] : [],
-    );
-    if (coded.length === 0) {
-      const plain = (moment: api.Moment) => this.floats(moment as api.DeviceBuffer);
-      this.addon.adamWInPlace(
-        parameters,
-        members.map(({ first }) => plain(first)),
-        members.map(({ second }) => plain(second)),
-        gradients,
-        options,
-      );
-      return;
-    }
-    if (coded.length < members.length)
-      throw new TypeError('adamW: the moments of one group must all be float32 or all be coded');
-    this.addon.codedAdamWInPlace(
-      parameters,
-      coded.map(({ first }) => this.codes<Int8Array>(first.codes)),
-      coded.map(({ first }) => this.floats(first.scales)),
-      coded.map(({ second }) => this.codes<Uint8Array>(second.codes)),
-      coded.map(({ second }) => this.floats(second.scales)),
-      gradients,
-      options,
     );
   }
 

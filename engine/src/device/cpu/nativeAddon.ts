@@ -257,6 +257,35 @@ export interface NativeAddon {
     options: AdamWOptions,
   ): void;
 
+  /** One update of matrices of one shape by Muon, in place: engine/src/device/tfjs/matrixOptimizers.ts defines it. */
+  muonInPlace(
+    shape: Record<'rows' | 'columns', number>,
+    matrices: NativeMatrices,
+    options: NativeMuonOptions,
+  ): void;
+
+  /** One update of adapters of one shape by LoRA-Muon, in place. Without gradients a is only read. */
+  loraMuonInPlace(
+    shape: Record<'inFeatures' | 'outFeatures' | 'rank', number>,
+    a: NativeMatrices,
+    b: NativeMatrices,
+    scale: number,
+    options: NativeMuonOptions,
+  ): void;
+
+  /**
+   * One update of matrices of one shape by APOLLO-Mini, in place. A projection has the length of the smaller side, moments that of the
+   * larger one, norms one element each.
+   */
+  apolloMiniInPlace(
+    shape: Record<'rows' | 'columns', number>,
+    matrices: Record<
+      'parameters' | 'gradients' | 'projections' | 'first' | 'second' | 'norms',
+      Float32Array[]
+    >,
+    options: AdamWOptions,
+  ): void;
+
   /** accumulator += x, in place. */
   addInPlace(accumulator: Float32Array, x: Float32Array): void;
 
@@ -329,6 +358,28 @@ export interface AdamWOptions {
   correction1: number;
   correction2: number;
   gradientScale: number;
+}
+
+/** First moments in float32, or in eight bits with a scale for every 256 of them. */
+export type NativeMoments =
+  | { values: Float32Array[]; codes: null; scales: null }
+  | { values: null; codes: (Int8Array | Uint8Array)[]; scales: Float32Array[] };
+
+/** Matrices of one shape. */
+export interface NativeMatrices {
+  parameters: Float32Array[];
+  /** Null for matrices that are not trained. */
+  gradients: Float32Array[] | null;
+  moments: NativeMoments | null;
+}
+
+export interface NativeMuonOptions {
+  learningRate: number;
+  momentum: number;
+  weightDecay: number;
+  gradientScale: number;
+  /** Of the products of the sign. */
+  precision: ProductPrecision;
 }
 
 /** One layer of a half: its packed base, or null and its trained weight[in, out]; an adapter beside a base alone. */

@@ -247,6 +247,19 @@ export class CudaDevice extends CardMemory implements api.Device {
     this.adamWCalls.update(group, options);
   }
 
+  // Refused where a job is created; whoever comes here all the same is told so.
+  muon(): never {
+    throw new Error('The device cuda has no kernels of Muon yet');
+  }
+
+  loraMuon(): never {
+    throw new Error('The device cuda has no kernels of LoRA-Muon yet');
+  }
+
+  apolloMini(): never {
+    throw new Error('The device cuda has no kernels of APOLLO-Mini yet');
+  }
+
   packBase(weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
     const { bytes } = this.memory();
     const scope = new Scope(this);

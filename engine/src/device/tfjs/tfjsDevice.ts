@@ -8,6 +8,7 @@ import { HostMemory } from '../hostMemory.js';
 import { HostResult } from '../hostResult.js';
 import { decode, encode } from '../momentCodes.js';
 import * as definition from './definitions.js';
+import { apolloFactor, lengthOf, loraMuonStep, muonStep, nesterov, shadowOf } from './matrixOptimizers.js';
 import { singularValues } from './singularValues.js';
 
 /**
@@ -278,6 +279,66 @@ export class TfjsDevice extends HostMemory implements api.Device {
     }
   }
 
+  muon({ shape: { rows, columns }, members }: api.MatrixGroup, { clip, ...step }: api.MuonOptions): void {
+    const gradientScale = (clip.result as HostResult).clipFactor(clip.normMax);
+    if (gradientScale === null) return;
+    for (const member of members) {
+      this.run('muon', () => {
+        const u = this.momentum(member, rows, columns, gradientScale, step.momentum)!;
+        this.write(member.parameter, muonStep(this.matrix(member.parameter, rows, columns), u, step));
+      });
+    }
+  }
+
+  loraMuon({ shape, members }: api.AdapterGroup, { clip, scale, ...step }: api.LoraMuonOptions): void {
+    const gradientScale = (clip.result as HostResult).clipFactor(clip.normMax);
+    if (gradientScale === null) return;
+    const { inFeatures, outFeatures, rank } = shape;
+    for (const { a, b } of members) {
+      this.run('loraMuon', () => {
+        const factors = [
+          this.matrix(a.parameter, inFeatures, rank),
+          this.matrix(b.parameter, rank, outFeatures),
+        ] as const;
+        const along = [
+          this.momentum(a, inFeatures, rank, gradientScale, step.momentum),
+          this.momentum(b, rank, outFeatures, gradientScale, step.momentum)!,
+        ] as const;
+        const next = loraMuonStep(factors, along, scale, step);
+        if (next === null) return;
+        this.write(a.parameter, next.a);
+        this.write(b.parameter, next.b);
+      });
+    }
+  }
+
+  apolloMini(
+    { shape: { rows, columns }, members }: api.ShadowGroup,
+    { clip, ...options }: api.AdamWOptions,
+  ): void {
+    const gradientScale = (clip.result as HostResult).clipFactor(clip.normMax);
+    if (gradientScale === null) return;
+    const { learningRate, beta1, beta2, epsilon, weightDecay, correction1, correction2 } = options;
+    for (const { parameter, gradient, projection, first, second, norm } of members) {
+      this.run('apolloMini', () => {
+        const g = tf.mul<Tensor2D>(this.matrix(gradient, rows, columns), gradientScale);
+        const shadow = shadowOf(g, this.vector(projection));
+        const m = tf.add<Tensor1D>(tf.mul(this.vector(first), beta1), tf.mul(shadow, 1 - beta1));
+        const v = tf.add<Tensor1D>(tf.mul(this.vector(second), beta2), tf.mul(tf.square(shadow), 1 - beta2));
+        const step = tf.div<Tensor1D>(
+          tf.div(m, correction1),
+          tf.add(tf.sqrt(tf.div(v, correction2)), epsilon),
+        );
+        const found = apolloFactor(step, shadow, lengthOf(g), this.floats(norm)[0]!);
+        const kept = tf.mul(this.matrix(parameter, rows, columns), 1 - learningRate * weightDecay);
+        this.write(parameter, tf.sub(kept, tf.mul(g, learningRate * found.factor)));
+        this.write(first, m);
+        this.write(second, v);
+        this.floats(norm)[0] = found.norm;
+      });
+    }
+  }
+
   packBase(_weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
     return { inFeatures, outFeatures, bytes: 0 }; // products read the weight itself
   }
@@ -466,6 +527,21 @@ export class TfjsDevice extends HostMemory implements api.Device {
   private writeMoment(moment: api.Moment, values: Tensor): void {
     if ('codes' in moment) encode(this.coded(moment), valuesOf(values));
     else this.write(moment, values);
+  }
+
+  /** Moves the moment of a matrix on and gives what the step goes along; null for one that is only read. */
+  private momentum(
+    { gradient, first }: api.MatrixMember,
+    rows: number,
+    columns: number,
+    gradientScale: number,
+    momentum: number,
+  ): Tensor2D | null {
+    if (gradient === null || first === null) return null;
+    const g = tf.mul<Tensor1D>(this.vector(gradient), gradientScale);
+    const { m, u } = nesterov(this.momentOf(first), g, momentum);
+    this.writeMoment(first, m);
+    return tf.reshape(u, [rows, columns]);
   }
 
   private coded({ codes, scales }: api.CodedMoment) {

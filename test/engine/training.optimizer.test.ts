@@ -5,7 +5,7 @@ import { GradientBuffer } from '../../engine/dist/model/gradientBuffer.js';
 import { makeParameter, type Parameter, type ParameterRole } from '../../engine/dist/model/parameter.js';
 import type { OptimizerSettings } from '../../engine/dist/plan/runSpec.js';
 import { Random } from '../../engine/dist/random.js';
-import { AdamW } from '../../engine/dist/training/adamW.js';
+import { Optimizer } from '../../engine/dist/training/optimizer.js';
 import { valuesIn } from './hostModel.js';
 
 const settings: OptimizerSettings = {
@@ -16,6 +16,8 @@ const settings: OptimizerSettings = {
   gradientNormMax: 1,
   nonfiniteStepCountMax: 0,
   momentType: 'float32',
+  fullRankOptimizer: 'adamw',
+  momentum: 0.95,
 };
 
 let device: Device;
@@ -37,7 +39,7 @@ function gradientsOf(parameters: Parameter[], step: number): GradientBuffer {
 }
 
 /** An update clipped to that share of its gradients' norm. */
-function update(optimizer: AdamW, gradients: GradientBuffer, learningRate: number, share = 1): void {
+function update(optimizer: Optimizer, gradients: GradientBuffer, learningRate: number, share = 1): void {
   const result = device.newResult(0);
   device.sumSquares(result, gradients.parts);
   const norm = Math.hypot(...gradients.parts.flatMap((buffer) => [...valuesIn(device, { buffer })]));
@@ -45,13 +47,13 @@ function update(optimizer: AdamW, gradients: GradientBuffer, learningRate: numbe
   gradients.dispose();
 }
 
-function step(optimizer: AdamW, parameters: Parameter[], index: number, learningRate = 1e-2): void {
+function step(optimizer: Optimizer, parameters: Parameter[], index: number, learningRate = 1e-2): void {
   update(optimizer, gradientsOf(parameters, index), learningRate);
 }
 
 const release = (parameters: Parameter[]) => parameters.forEach(({ buffer }) => device.release(buffer));
 
-const moments = async (optimizer: AdamW) => {
+const moments = async (optimizer: Optimizer) => {
   const values = new Map<string, Float32Array>();
   for (const { name, read } of optimizer.state()) values.set(name, (await read()) as Float32Array);
   return values;
@@ -64,7 +66,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
 
   it('follows the formula in float64 for 300 steps, with weight decay and clipping', async () => {
     const [w] = [parameter('w', 'shared', [17, 3])];
-    const optimizer = new AdamW(device, settings);
+    const optimizer = new Optimizer(device, settings);
     const p = Float64Array.from(valuesIn(device, w));
     const [m, v] = [new Float64Array(p.length), new Float64Array(p.length)];
     for (let t = 1; t <= 300; t++) {
@@ -94,7 +96,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
       parameter('q.lora_B', 'adapterB', [2, 8]),
       parameter('q.lora_scale', 'adapterScale', [1]),
     ];
-    const optimizer = new AdamW(device, settings);
+    const optimizer = new Optimizer(device, settings);
     for (let t = 0; t < 5; t++) step(optimizer, parameters, t);
     const before = await moments(optimizer);
 
@@ -121,7 +123,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
 
   it('prunes a measured share of moments and goes on counting', async () => {
     const parameters = [parameter('embed', 'shared', [9, 4]), parameter('q.lora_A', 'adapterA', [100, 10])];
-    const optimizer = new AdamW(device, settings);
+    const optimizer = new Optimizer(device, settings);
     step(optimizer, parameters, 0);
     const before = await moments(optimizer);
     expect(await optimizer.forgetAdapters('magnitude', 0.9, Math.random)).toBe(0.9);
@@ -146,7 +148,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
   it('frees the moments of a base that is frozen, while shared moments go on', async () => {
     const embed = parameter('embed', 'shared', [9, 4]);
     const base = parameter('q.weight', 'base', [8, 8]);
-    const optimizer = new AdamW(device, settings);
+    const optimizer = new Optimizer(device, settings);
     step(optimizer, [embed, base], 0);
     const before = device.memory().count;
     const shared = (await moments(optimizer)).get('embed.second_moment');
@@ -160,7 +162,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
 
   describe('with moments in eight bits', () => {
     const coded: OptimizerSettings = { ...settings, momentType: 'int8' };
-    const stored = async (optimizer: AdamW) => {
+    const stored = async (optimizer: Optimizer) => {
       const found = new Map<string, { dtype: string; values: Int8Array }>();
       for (const { name, dtype, read } of optimizer.state())
         found.set(name, { dtype, values: (await read()) as Int8Array });
@@ -173,7 +175,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
         parameter('small', 'shared', [63, 65]),
         parameter('norm', 'shared', [8192]),
       ];
-      const optimizer = new AdamW(device, coded);
+      const optimizer = new Optimizer(device, coded);
       step(optimizer, parameters, 0);
       const types = [...(await stored(optimizer))].map(([name, { dtype }]) => `${name} ${dtype}`);
       expect(types).toEqual([
@@ -194,7 +196,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
       const ways = [settings, coded].map((each) => {
         const w = parameter('w', 'shared', [64, 80]);
         const start = valuesIn(device, w);
-        const optimizer = new AdamW(device, { ...each, weightDecay: 0 });
+        const optimizer = new Optimizer(device, { ...each, weightDecay: 0 });
         for (let t = 0; t < 40; t++) step(optimizer, [w], t, 1e-3);
         const moved = valuesIn(device, w).map((value, i) => value - start[i]!);
         optimizer.dispose();
@@ -209,19 +211,19 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
 
     it('takes over the values of moments of the other type, both ways', async () => {
       const parameters = [parameter('w', 'shared', [64, 80])];
-      const kept = async (settings: OptimizerSettings, from: AdamW) => {
+      const kept = async (settings: OptimizerSettings, from: Optimizer) => {
         const saved = await stored(from);
-        const optimizer = new AdamW(device, settings);
+        const optimizer = new Optimizer(device, settings);
         await optimizer.restore(parameters, from.stepCounts, async (name) => saved.get(name)?.values ?? null);
         return optimizer;
       };
-      const original = new AdamW(device, settings);
+      const original = new Optimizer(device, settings);
       for (let t = 0; t < 3; t++) step(original, parameters, t);
       const inCodes = await kept(coded, original);
       const back = await kept(settings, inCodes);
       const again = await kept(coded, back);
       for (const moment of ['w.first_moment', 'w.second_moment']) {
-        const valuesOf = async (each: AdamW) => [...(await stored(each)).get(moment)!.values];
+        const valuesOf = async (each: Optimizer) => [...(await stored(each)).get(moment)!.values];
         const [before, after] = [await valuesOf(original), await valuesOf(back)];
         const largest = Math.max(...before!.map(Math.abs));
         // Half a cell of the last decade at most, of what is large in its block.
@@ -237,7 +239,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
       'a reset by %s leaves exact zeros and touches no other code and no scale',
       async (mode) => {
         const parameters = [parameter('q.lora_A', 'adapterA', [128, 64])];
-        const optimizer = new AdamW(device, coded);
+        const optimizer = new Optimizer(device, coded);
         for (let t = 0; t < 3; t++) step(optimizer, parameters, t);
         const copy = async () =>
           new Map([...(await stored(optimizer))].map(([name, { values }]) => [name, values.slice()]));

@@ -1,0 +1,61 @@
+// The matrix sign by Newton-Schulz steps, for the optimizers that step along it.
+#pragma once
+#include "kernels.h"
+
+namespace relora::RELORA_ISA {
+
+/// The threads that work on one matrix: all of them, or the worker that calls.
+class Team {
+ public:
+  explicit Team(Context& context) : context_(context), worker_(everybody) {}
+  Team(Context& context, unsigned worker) : context_(context), worker_(worker) {}
+
+  /// body(task, worker) for each task.
+  template <class Body>
+  void run(size_t tasks, const Body& body) const {
+    if (worker_ == everybody) return context_.pool.run(tasks, body);
+    for (size_t task = 0; task < tasks; task++) body(task, worker_);
+  }
+  RightPanels pack(const ProductKernel& kernel, uint32_t* words, const Operand& right, size_t k, size_t n) const;
+  /// target[m, n] (+)= alpha op(left)[m, k] op(right)[k, n], with `words` for the packed right side.
+  void product(const ProductKernel& kernel, uint32_t* words, const Target& target, const Operand& left,
+               const Operand& right, size_t m, size_t n, size_t k) const;
+  /// target[m, m] = op(x)[m, k] op(x)ᵀ, x with its stride: what lies above the diagonal is copied, so that each entry is computed once.
+  void gram(const ProductKernel& kernel, uint32_t* words, float* target, const float* x, size_t stride,
+            bool transposed, size_t m, size_t k) const;
+
+  Context& context() const { return context_; }
+
+ private:
+  static constexpr unsigned everybody = static_cast<unsigned>(-1);
+  Context& context_;
+  unsigned worker_;
+};
+
+/// What the sign of an x[m, n], m <= n, is computed in.
+struct SignMemory {
+  float *x, *next;         // [m, n]
+  float *square, *fourth;  // [m, m]
+  uint32_t* words;
+
+  /// `take` gives so many floats.
+  static SignMemory of(size_t m, size_t n, const ProductKernel& kernel, const auto& take) {
+    return {take(m * n), take(m * n), take(m * m), take(m * m),
+            reinterpret_cast<uint32_t*>(take(words_for(m, n, kernel)))};
+  }
+  static size_t words_for(size_t m, size_t n, const ProductKernel& kernel);
+};
+
+/// memory.x / |memory.x| after five steps, in memory.x: every singular value that is not tiny is near 1 then.
+void matrix_sign(const Team& team, const ProductKernel& kernel, SignMemory& memory, size_t m, size_t n);
+
+/// Sum of squares in float64, in an order that depends on the length alone.
+double squares_of(const Team& team, const float* x, size_t length, double* partial);
+
+/// to[columns, rows] = from[rows, columns]ᵀ
+void transpose(const Team& team, float* to, const float* from, size_t rows, size_t columns);
+
+/// A matrix is not worth more than one thread where a product of its own takes fewer operations (half of them).
+constexpr size_t alone_operations_max = size_t{1} << 24;
+
+}  // namespace relora::RELORA_ISA

@@ -1,0 +1,298 @@
+import type { Clip, Device, MatrixMember, Moment } from '../device/device.js';
+import type { TensorSource } from '../io/safetensors.js';
+import type { Parameter, ParameterRole } from '../model/parameter.js';
+import type { GradientBuffer } from '../model/gradientBuffer.js';
+import type {
+  AdapterOptimizer,
+  FullRankOptimizer,
+  MomentReset,
+  OptimizerSettings,
+  Phase,
+} from '../plan/runSpec.js';
+import { countZeros, pruneAtRandom, pruneByMagnitude, zeroAll } from './momentReset.js';
+import { CodedMoments, Float32Moments, type MomentReader } from './moments.js';
+import { groupOf, plainMethods, type MomentGroup, type OptimizerMethods } from './optimizerMethods.js';
+import { turned, type Turns } from './oldSpan.js';
+import { ShadowMoments } from './shadowMoments.js';
+import type { Staging } from './staging.js';
+
+/** Smaller parameters, and gains, keep float32 moments: nothing is saved there, and they are sensitive. */
+const codedSizeMin = 4096;
+
+/**
+ * The update of a step, with its state by the name of the parameter, so that parameters may come and go with the phases of a run, each
+ * group by the optimizer that the job has for it. Each group counts its own updates for the bias correction of AdamW (Loshchilov and
+ * Hutter 2019): adapters start again at every restart while embedding, norms and head continue.
+ */
+export class Optimizer {
+  private readonly moments = new Map<string, { role: ParameterRole; moments: Moments }>();
+  private readonly counts: Record<MomentGroup, number> = { shared: 0, base: 0, adapter: 0, scale: 0 };
+
+  constructor(
+    private readonly device: Device,
+    private readonly settings: OptimizerSettings,
+    private readonly methods: OptimizerMethods = plainMethods,
+  ) {}
+
+  /**
+   * One update in place of all that the gradients are of, in a step of that phase, unless the device finds that `clip` forbids it: then
+   * `takeBack` it.
+   */
+  apply(gradients: GradientBuffer, learningRate: number, clip: Clip, phase: Phase = 'adapter'): void {
+    for (const [group, members] of byGroup(gradients.parameters)) {
+      const count = ++this.counts[group];
+      const step: Step = { gradients, count, learningRate, clip };
+      // Biases are base weights without columns.
+      const matrices = members.filter(({ shape }) => shape.length === 2);
+      const others = members.filter(({ shape }) => shape.length !== 2);
+      const method = this.methodOf(group, phase);
+      if (method === 'adamw') this.adamW(members, step);
+      else if (method === 'loraMuon') this.loraMuon(members, step);
+      else {
+        if (method === 'muon') this.muon(matrices, step);
+        else this.apolloMini(matrices, step);
+        this.adamW(others, step);
+      }
+      for (const parameter of members) parameter.version++;
+    }
+  }
+
+  /** The last `apply` changed nothing: it does not count. */
+  takeBack(gradients: GradientBuffer): void {
+    for (const group of byGroup(gradients.parameters).keys()) this.counts[group]--;
+  }
+
+  /**
+   * Forgets the moments of A and B, and of nothing else, and returns which share of them is zero afterwards. `zero` also
+   * starts their count again: with zero moments and an old count the first update would be sqrt(1 - beta2) / (1 - beta1)
+   * times too large. The pruned modes continue to count, as the authors' code does. `uniform` is drawn from in `random`.
+   */
+  async forgetAdapters(mode: MomentReset, ratio: number, uniform: () => number): Promise<number> {
+    let zeros = 0;
+    let total = 0;
+    for (const { role, moments } of this.moments.values()) {
+      if (groupOf[role] !== 'adapter') continue;
+      const values = await moments.values();
+      if (mode === 'zero') zeroAll(values);
+      else if (mode === 'random') pruneAtRandom(values, ratio, uniform);
+      else pruneByMagnitude(values, ratio);
+      await moments.forget(values);
+      // Of what is kept, not of what was meant to be.
+      const { first, second } = await moments.values();
+      zeros += countZeros(first) + countZeros(second);
+      total += first.length + second.length;
+    }
+    if (mode === 'zero') this.counts.adapter = 0;
+    return total === 0 ? 1 : zeros / total;
+  }
+
+  /**
+   * Takes what is known of B's direction into the span of a new A (cycleStart.ts), forgets that of A, whose gradient is another with
+   * another B, and returns which share of all is zero afterwards. The count continues.
+   */
+  async carryAdapters(turns: Turns | null): Promise<number> {
+    let zeros = 0;
+    let total = 0;
+    for (const [name, { role, moments }] of this.moments) {
+      if (groupOf[role] !== 'adapter' || moments instanceof ShadowMoments) continue;
+      const { first } = await moments.values();
+      const turn = role === 'adapterB' ? turns?.get(name.slice(0, name.lastIndexOf('.'))) : undefined;
+      const next = turn === undefined ? new Float32Array(first.length) : turned(first, turn, turn.length);
+      await moments.replaceFirst(next);
+      zeros += countZeros((await moments.values()).first);
+      total += first.length;
+    }
+    return total === 0 ? 1 : zeros / total;
+  }
+
+  /** Frees the moments of a group, which begins at zero when it is trained again. */
+  drop(group: MomentGroup): void {
+    for (const [name, { role, moments }] of this.moments) {
+      if (groupOf[role] !== group) continue;
+      moments.dispose();
+      this.moments.delete(name);
+    }
+    this.counts[group] = 0;
+  }
+
+  /** Updates that each group has had since it began. */
+  get stepCounts(): Readonly<Record<MomentGroup, number>> {
+    return { ...this.counts };
+  }
+
+  /** Every moment as it is stored: `<parameter>.first_moment` and `<parameter>.second_moment`, codes with `_scales` beside them. With a staging each is read through it. */
+  *state(staging?: Staging): Generator<TensorSource> {
+    for (const [name, { moments }] of this.moments) yield* moments.stored(name, staging);
+  }
+
+  /** Takes over what `state` and `stepCounts` gave. `read` returns null where a parameter had no moments yet. */
+  async restore(
+    parameters: Iterable<Parameter>,
+    stepCounts: Readonly<Record<MomentGroup, number>>,
+    read: MomentReader,
+  ): Promise<void> {
+    Object.assign(this.counts, stepCounts);
+    for (const parameter of parameters) {
+      const { name } = parameter;
+      const has = async (suffix: string): Promise<boolean> => (await read(`${name}.${suffix}`)) !== null;
+      // What is stored says by which optimizer: a run that ended may have no step of that phase to come.
+      if (await ShadowMoments.isStored(name, read))
+        await this.momentsOf(parameter, () => new ShadowMoments(this.device, parameter)).restore(name, read);
+      else if (await has('first_moment')) {
+        const hasSecond = await has('second_moment');
+        await this.momentsOf(parameter, () => this.newMoments(parameter, hasSecond)).restore(name, read);
+      }
+    }
+  }
+
+  dispose(): void {
+    for (const { moments } of this.moments.values()) moments.dispose();
+    this.moments.clear();
+  }
+
+  private methodOf(group: MomentGroup, phase: Phase): FullRankOptimizer | AdapterOptimizer {
+    if (group === 'base') return this.methods.base(phase);
+    return group === 'adapter' ? this.methods.adapters : 'adamw';
+  }
+
+  private adamW(parameters: readonly Parameter[], { learningRate, ...step }: Step): void {
+    const { bLearningRateRatio } = this.methods;
+    // LoRA+: B by itself where it learns at another rate.
+    const isApart = ({ role }: Parameter) => role === 'adapterB' && bLearningRateRatio !== 1;
+    for (const [some, rate] of [
+      [parameters.filter((parameter) => !isApart(parameter)), learningRate],
+      [parameters.filter(isApart), learningRate * bLearningRateRatio],
+    ] as const) {
+      const options = this.adamWOptions({ ...step, learningRate: rate });
+      // In the order of the parameters, as `restore` has them: resets at restarts draw in the order of the moments.
+      for (const parameter of some) this.both(parameter);
+      for (const [shape, members] of byShape(some)) {
+        const group = members.map((parameter) => ({
+          parameter: parameter.buffer,
+          gradient: step.gradients.of(parameter)!,
+          ...this.both(parameter),
+        }));
+        this.device.adamW({ shape, members: group }, options);
+      }
+    }
+  }
+
+  private muon(parameters: readonly Parameter[], step: Step): void {
+    for (const [[rows, columns], members] of byShape(parameters)) {
+      const group = members.map((parameter) => this.matrix(parameter, step.gradients));
+      this.device.muon({ shape: { rows: rows!, columns: columns! }, members: group }, this.muonOptions(step));
+    }
+  }
+
+  /** Adapters of one shape and scale together. */
+  private loraMuon(parameters: readonly Parameter[], step: Step): void {
+    for (const parameter of parameters) this.matrix(parameter, step.gradients); // in their order, as above
+    const groups = new Map<string, { scale: number; members: [a: Parameter, b: Parameter][] }>();
+    for (const b of parameters.filter(({ role }) => role === 'adapterB')) {
+      const layer = b.name.slice(0, b.name.lastIndexOf('.'));
+      const a = this.methods.parameter(`${layer}.lora_A`);
+      const scale = this.methods.scaleOf(layer);
+      const key = [...a.shape, ...b.shape, scale].join();
+      const group = groups.get(key) ?? { scale, members: [] };
+      group.members.push([a, b]);
+      groups.set(key, group);
+    }
+    for (const { scale, members } of groups.values()) {
+      const [a, b] = members[0]!;
+      const shape = { inFeatures: a.shape[0]!, rank: a.shape[1]!, outFeatures: b.shape[1]! };
+      const group = members.map(([one, other]) => ({
+        a: this.matrix(one, step.gradients),
+        b: this.matrix(other, step.gradients),
+      }));
+      this.device.loraMuon({ shape, members: group }, { ...this.muonOptions(step), scale });
+    }
+  }
+
+  private apolloMini(parameters: readonly Parameter[], step: Step): void {
+    for (const [[rows, columns], members] of byShape(parameters)) {
+      const group = members.map((parameter) => {
+        const moments = this.momentsOf(parameter, () => new ShadowMoments(this.device, parameter));
+        moments.turn(this.methods.seed, step.count);
+        const { projection, first, second, norm } = moments;
+        const gradient = step.gradients.of(parameter)!;
+        return { parameter: parameter.buffer, gradient, projection, first, second, norm };
+      });
+      const shape = { rows: rows!, columns: columns! };
+      this.device.apolloMini({ shape, members: group }, this.adamWOptions(step));
+    }
+  }
+
+  private adamWOptions({ count, learningRate, clip }: Pick<Step, 'count' | 'learningRate' | 'clip'>) {
+    const { beta1, beta2, epsilon, weightDecay } = this.settings;
+    const corrections = { correction1: 1 - beta1 ** count, correction2: 1 - beta2 ** count };
+    return { learningRate, beta1, beta2, epsilon, weightDecay, ...corrections, clip };
+  }
+
+  private muonOptions({ learningRate, clip }: Step) {
+    const { momentum, weightDecay } = this.settings;
+    return { learningRate, momentum, weightDecay, clip };
+  }
+
+  /** With its one moment; a factor that is not trained has neither a gradient nor that. */
+  private matrix(parameter: Parameter, gradients: GradientBuffer): MatrixMember {
+    const gradient = gradients.of(parameter);
+    const first = gradient && this.momentsOf(parameter, () => this.newMoments(parameter, false)).first;
+    return { parameter: parameter.buffer, gradient, first };
+  }
+
+  private both(parameter: Parameter): { first: Moment; second: Moment } {
+    const { first, second } = this.momentsOf(parameter, () => this.newMoments(parameter, true));
+    return { first, second: second! };
+  }
+
+  private newMoments(parameter: Parameter, hasSecond: boolean): Float32Moments | CodedMoments {
+    const { shape, buffer } = parameter;
+    const coded = this.settings.momentType === 'int8' && shape.length > 1 && buffer.length >= codedSizeMin;
+    const options = { hasSecond };
+    return coded
+      ? new CodedMoments(this.device, parameter, options)
+      : new Float32Moments(this.device, parameter, options);
+  }
+
+  private momentsOf<T extends Moments>({ name, role }: Parameter, make: () => T): T {
+    const known = this.moments.get(name);
+    // Moments of another kind were dropped when the phase changed.
+    if (known !== undefined) return known.moments as T;
+    const moments = make();
+    this.moments.set(name, { role, moments });
+    return moments;
+  }
+}
+
+interface Step {
+  gradients: GradientBuffer;
+  /** Updates of the group, with this one. */
+  count: number;
+  learningRate: number;
+  clip: Clip;
+}
+
+type Moments = Float32Moments | CodedMoments | ShadowMoments;
+
+/** Parameters of one shape are updated by one call; those of a shape have moments of one kind. */
+function byShape(parameters: readonly Parameter[]): [shape: readonly number[], members: Parameter[]][] {
+  const groups = new Map<string, [readonly number[], Parameter[]]>();
+  for (const parameter of parameters) {
+    const key = parameter.shape.join();
+    const group = groups.get(key) ?? [parameter.shape, []];
+    group[1].push(parameter);
+    groups.set(key, group);
+  }
+  return [...groups.values()];
+}
+
+function byGroup(parameters: readonly Parameter[]): Map<MomentGroup, Parameter[]> {
+  const groups = new Map<MomentGroup, Parameter[]>();
+  for (const parameter of parameters) {
+    const group = groupOf[parameter.role];
+    const members = groups.get(group);
+    if (members === undefined) groups.set(group, [parameter]);
+    else members.push(parameter);
+  }
+  return groups;
+}
