@@ -519,6 +519,12 @@ describe('a wrong field is named with what was expected and what came', () => {
     ['a momentum of no optimizer', { optimizer: { momentum: 0.9 } }, 'spec.optimizer.momentum', /LORA_MUON/],
     ['a momentum of one', { optimizer: { momentum: 1 } }, 'spec.optimizer.momentum', /below 1/],
     [
+      'an optimizer that the device has no kernels of',
+      { device: 'cuda', warmStart: { optimizer: FullRankOptimizer.MUON } },
+      'spec.device',
+      /another device with MUON, which cuda has no kernels of yet, got cuda/,
+    ],
+    [
       'a trained scale with LoRA-Muon',
       {
         adapter: { cycleStepCount: 100, adapterOptimizer: AdapterOptimizer.LORA_MUON, trainableScale: true },

@@ -60,5 +60,22 @@ function fullRankOptimizerOf({ kind, optimizer, warmStart, adapter }: RunSpec): 
   return warmStart.stepCount > 0 ? warmStart.optimizer : adapter.fullRankOptimizer;
 }
 
+type Optimized = Pick<RunSpec, 'kind' | 'optimizer' | 'warmStart' | 'adapter'>;
+
+/** Whatever trains linear layers in some step of the run. */
+export function optimizersOf({ kind, optimizer, warmStart, adapter }: Optimized): string[] {
+  if (kind === 'fullRank' || adapter === null) return [optimizer.fullRankOptimizer];
+  return [
+    adapter.adapterOptimizer,
+    ...(warmStart.stepCount > 0 ? [warmStart.optimizer] : []),
+    ...(adapter.fullRankStepCount > 0 ? [adapter.fullRankOptimizer] : []),
+  ];
+}
+
+/** Whether some steps need calls that the device `cuda` does not have yet. */
+export function needsProcessor(spec: Optimized): boolean {
+  return optimizersOf(spec).some((name) => name !== 'adamw');
+}
+
 /** Moments of a weight that an optimizer keeps, as many times the weight: next to nothing of APOLLO-Mini. */
 export const momentsOfEach = { adamw: 2, muon: 1, apolloMini: 0, loraMuon: 1 } as const;

@@ -1,4 +1,5 @@
 import { peakMemory, totalOf } from './memoryModel.js';
+import { needsProcessor } from './optimizerCost.js';
 import { linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 import type { DeviceSpeed } from './deviceSpeed.js';
@@ -24,6 +25,7 @@ export function resolveAuto(
   jobsPerCard: number,
 ): 'cuda' | 'native' {
   if (spec.precision === 'int8Base' || spec.precision === 'nf4Base') return 'native';
+  if (needsProcessor(spec)) return 'native';
   if (blockOperations(spec) < blockOperationsMin) return 'native';
   const fits = cards.some(
     (card) => totalOf(peakMemory(spec, card)) <= cardShareBytes(card.memoryBytes, jobsPerCard),

@@ -1,4 +1,11 @@
-import { estimateRun, Schedule, unmeasured, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
+import {
+  estimateRun,
+  needsProcessor,
+  Schedule,
+  unmeasured,
+  type DeviceSpeed,
+  type RunSpec,
+} from '@relora/engine/plan';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { DatasetHead } from '../datasets/dataset.js';
 import type { Config } from '../config.js';
@@ -154,6 +161,14 @@ async function chooseDevice(
       device: spec.device,
       available: [...new Set(devices.map(({ backend }) => backend))].join(', '),
       problem: problem?.message ?? '',
+    });
+  }
+  // Where the server's own setting is the card, whatever the job says.
+  if (found?.backend === 'cuda' && needsProcessor(spec)) {
+    throw new ServiceError('DEVICE_UNAVAILABLE', {
+      device: spec.device,
+      available: [...new Set(devices.map(({ backend }) => backend))].join(', '),
+      problem: 'cuda has no kernels yet of the optimizers that the job asks for',
     });
   }
   return found;

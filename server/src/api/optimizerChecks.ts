@@ -1,4 +1,4 @@
-import { optimizerSettings, type RunSpec } from '@relora/engine/plan';
+import { optimizerSettings, optimizersOf, type RunSpec } from '@relora/engine/plan';
 import { capitals } from './enums.js';
 import type { FieldChecks } from './fieldChecks.js';
 import type { ModelessRun } from './specChecks.js';
@@ -24,6 +24,14 @@ export function checkOptimizers(checks: FieldChecks, run: ModelessRun): void {
       'INT8',
     );
   if (run.adapter !== null) checkAdapters(checks, run.adapter);
+  const others = used.filter((name) => name !== 'adamw').map(capitals);
+  if (others.length === 0) return;
+  for (const [field, device] of [
+    ['spec.device', run.device] as const,
+    ...run.acceptedDevices.map((name, index) => [`spec.accepted_devices[${index}]`, name] as const),
+  ])
+    if (device === 'cuda')
+      checks.add(field, `another device with ${others.join(', ')}, which cuda has no kernels of yet`, 'cuda');
 }
 
 /** An optimizer for steps that the job does not have. */
@@ -73,14 +81,4 @@ function checkAdapters(checks: FieldChecks, adapter: NonNullable<RunSpec['adapte
       adapter.bLearningRateRatio,
     );
   }
-}
-
-/** Whatever trains linear layers in some step of the run. */
-export function optimizersOf({ kind, optimizer, warmStart, adapter }: ModelessRun): string[] {
-  if (kind === 'fullRank' || adapter === null) return [optimizer.fullRankOptimizer];
-  return [
-    adapter.adapterOptimizer,
-    ...(warmStart.stepCount > 0 ? [warmStart.optimizer] : []),
-    ...(adapter.fullRankStepCount > 0 ? [adapter.fullRankOptimizer] : []),
-  ];
 }

@@ -3,6 +3,7 @@ import {
   layerMethod,
   linearShapes,
   muonShare,
+  optimizersOf,
   needsWarmStart,
   Schedule,
   sequencesInPass,
@@ -31,7 +32,7 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
         message: `Rank ${ranksOf(adapter)} is above the break-even of ${layers.join(', of ')}`,
       });
   }
-  const share = hasMuonSteps(spec) ? muonShare(spec) : 0;
+  const share = optimizersOf(spec).includes('muon') ? muonShare(spec) : 0;
   if (share > 1)
     warnings.push({
       reason: 'OPTIMIZER_COSTLY',
@@ -86,14 +87,6 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
     }
   }
   return warnings;
-}
-
-/** Whether any full-rank steps are Muon's. */
-function hasMuonSteps(spec: RunSpec): boolean {
-  const { kind, optimizer, warmStart, adapter } = spec;
-  if (kind === 'fullRank' || adapter === null) return optimizer.fullRankOptimizer === 'muon';
-  const isBetween = adapter.fullRankStepCount > 0 && adapter.fullRankOptimizer === 'muon';
-  return isBetween || (warmStart.stepCount > 0 && warmStart.optimizer === 'muon');
 }
 
 function ranksOf(adapter: AdapterSettings): string {
