@@ -422,6 +422,148 @@ export function recomputationToNumber(object: Recomputation): number {
   }
 }
 
+/** What trains the linear layers in full-rank steps. Embedding, head, norms and biases are always AdamW's. */
+export const FullRankOptimizer = {
+  /** UNSPECIFIED - Treated as ADAMW. */
+  UNSPECIFIED: "FULL_RANK_OPTIMIZER_UNSPECIFIED",
+  /** ADAMW - Two moments of each weight. */
+  ADAMW: "FULL_RANK_OPTIMIZER_ADAMW",
+  /** MUON - Steps along the sign of the momentum, which is one moment of each weight; with the rates of AdamW. */
+  MUON: "FULL_RANK_OPTIMIZER_MUON",
+  /** APOLLO_MINI - Steps along the gradient, as far as AdamW would go along one direction of it: almost no state. */
+  APOLLO_MINI: "FULL_RANK_OPTIMIZER_APOLLO_MINI",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type FullRankOptimizer = typeof FullRankOptimizer[keyof typeof FullRankOptimizer];
+
+export namespace FullRankOptimizer {
+  export type UNSPECIFIED = typeof FullRankOptimizer.UNSPECIFIED;
+  export type ADAMW = typeof FullRankOptimizer.ADAMW;
+  export type MUON = typeof FullRankOptimizer.MUON;
+  export type APOLLO_MINI = typeof FullRankOptimizer.APOLLO_MINI;
+  export type UNRECOGNIZED = typeof FullRankOptimizer.UNRECOGNIZED;
+}
+
+export function fullRankOptimizerFromJSON(object: any): FullRankOptimizer {
+  switch (object) {
+    case 0:
+    case "FULL_RANK_OPTIMIZER_UNSPECIFIED":
+      return FullRankOptimizer.UNSPECIFIED;
+    case 1:
+    case "FULL_RANK_OPTIMIZER_ADAMW":
+      return FullRankOptimizer.ADAMW;
+    case 2:
+    case "FULL_RANK_OPTIMIZER_MUON":
+      return FullRankOptimizer.MUON;
+    case 3:
+    case "FULL_RANK_OPTIMIZER_APOLLO_MINI":
+      return FullRankOptimizer.APOLLO_MINI;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return FullRankOptimizer.UNRECOGNIZED;
+  }
+}
+
+export function fullRankOptimizerToJSON(object: FullRankOptimizer): string {
+  switch (object) {
+    case FullRankOptimizer.UNSPECIFIED:
+      return "FULL_RANK_OPTIMIZER_UNSPECIFIED";
+    case FullRankOptimizer.ADAMW:
+      return "FULL_RANK_OPTIMIZER_ADAMW";
+    case FullRankOptimizer.MUON:
+      return "FULL_RANK_OPTIMIZER_MUON";
+    case FullRankOptimizer.APOLLO_MINI:
+      return "FULL_RANK_OPTIMIZER_APOLLO_MINI";
+    case FullRankOptimizer.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function fullRankOptimizerToNumber(object: FullRankOptimizer): number {
+  switch (object) {
+    case FullRankOptimizer.UNSPECIFIED:
+      return 0;
+    case FullRankOptimizer.ADAMW:
+      return 1;
+    case FullRankOptimizer.MUON:
+      return 2;
+    case FullRankOptimizer.APOLLO_MINI:
+      return 3;
+    case FullRankOptimizer.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** What trains A and B. */
+export const AdapterOptimizer = {
+  /** UNSPECIFIED - Treated as ADAMW. */
+  UNSPECIFIED: "ADAPTER_OPTIMIZER_UNSPECIFIED",
+  /** ADAMW - Two moments of each weight. */
+  ADAMW: "ADAPTER_OPTIMIZER_ADAMW",
+  /** LORA_MUON - Steps of both factors along the sign of what they do to the product, with one moment of each weight. */
+  LORA_MUON: "ADAPTER_OPTIMIZER_LORA_MUON",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type AdapterOptimizer = typeof AdapterOptimizer[keyof typeof AdapterOptimizer];
+
+export namespace AdapterOptimizer {
+  export type UNSPECIFIED = typeof AdapterOptimizer.UNSPECIFIED;
+  export type ADAMW = typeof AdapterOptimizer.ADAMW;
+  export type LORA_MUON = typeof AdapterOptimizer.LORA_MUON;
+  export type UNRECOGNIZED = typeof AdapterOptimizer.UNRECOGNIZED;
+}
+
+export function adapterOptimizerFromJSON(object: any): AdapterOptimizer {
+  switch (object) {
+    case 0:
+    case "ADAPTER_OPTIMIZER_UNSPECIFIED":
+      return AdapterOptimizer.UNSPECIFIED;
+    case 1:
+    case "ADAPTER_OPTIMIZER_ADAMW":
+      return AdapterOptimizer.ADAMW;
+    case 2:
+    case "ADAPTER_OPTIMIZER_LORA_MUON":
+      return AdapterOptimizer.LORA_MUON;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return AdapterOptimizer.UNRECOGNIZED;
+  }
+}
+
+export function adapterOptimizerToJSON(object: AdapterOptimizer): string {
+  switch (object) {
+    case AdapterOptimizer.UNSPECIFIED:
+      return "ADAPTER_OPTIMIZER_UNSPECIFIED";
+    case AdapterOptimizer.ADAMW:
+      return "ADAPTER_OPTIMIZER_ADAMW";
+    case AdapterOptimizer.LORA_MUON:
+      return "ADAPTER_OPTIMIZER_LORA_MUON";
+    case AdapterOptimizer.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function adapterOptimizerToNumber(object: AdapterOptimizer): number {
+  switch (object) {
+    case AdapterOptimizer.UNSPECIFIED:
+      return 0;
+    case AdapterOptimizer.ADAMW:
+      return 1;
+    case AdapterOptimizer.LORA_MUON:
+      return 2;
+    case AdapterOptimizer.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** What happens to the moments of A and B at a restart. */
 export const MomentReset = {
   /** UNSPECIFIED - Treated as ZERO. */
@@ -432,6 +574,8 @@ export const MomentReset = {
   RANDOM: "MOMENT_RESET_RANDOM",
   /** MAGNITUDE - The moment_prune_ratio smallest entries by absolute value are dropped. */
   MAGNITUDE: "MOMENT_RESET_MAGNITUDE",
+  /** CARRY - That of B goes into the span of the new A, that of A becomes zero: for LORA_MUON with OLD_SPAN or HALF_SPAN. */
+  CARRY: "MOMENT_RESET_CARRY",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -442,6 +586,7 @@ export namespace MomentReset {
   export type ZERO = typeof MomentReset.ZERO;
   export type RANDOM = typeof MomentReset.RANDOM;
   export type MAGNITUDE = typeof MomentReset.MAGNITUDE;
+  export type CARRY = typeof MomentReset.CARRY;
   export type UNRECOGNIZED = typeof MomentReset.UNRECOGNIZED;
 }
 
@@ -459,6 +604,9 @@ export function momentResetFromJSON(object: any): MomentReset {
     case 3:
     case "MOMENT_RESET_MAGNITUDE":
       return MomentReset.MAGNITUDE;
+    case 4:
+    case "MOMENT_RESET_CARRY":
+      return MomentReset.CARRY;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -476,6 +624,8 @@ export function momentResetToJSON(object: MomentReset): string {
       return "MOMENT_RESET_RANDOM";
     case MomentReset.MAGNITUDE:
       return "MOMENT_RESET_MAGNITUDE";
+    case MomentReset.CARRY:
+      return "MOMENT_RESET_CARRY";
     case MomentReset.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -492,6 +642,8 @@ export function momentResetToNumber(object: MomentReset): number {
       return 2;
     case MomentReset.MAGNITUDE:
       return 3;
+    case MomentReset.CARRY:
+      return 4;
     case MomentReset.UNRECOGNIZED:
     default:
       return -1;
@@ -625,6 +777,10 @@ export const Initialisation = {
    * base per cycle.
    */
   GRADIENT_SVD: "INITIALISATION_GRADIENT_SVD",
+  /** OLD_SPAN - After a restart what the A before spanned, at right angles; the first one is drawn. */
+  OLD_SPAN: "INITIALISATION_OLD_SPAN",
+  /** HALF_SPAN - The half of that span that the last cycle used most, and as many columns that are drawn. */
+  HALF_SPAN: "INITIALISATION_HALF_SPAN",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -634,6 +790,8 @@ export namespace Initialisation {
   export type UNSPECIFIED = typeof Initialisation.UNSPECIFIED;
   export type RANDOM = typeof Initialisation.RANDOM;
   export type GRADIENT_SVD = typeof Initialisation.GRADIENT_SVD;
+  export type OLD_SPAN = typeof Initialisation.OLD_SPAN;
+  export type HALF_SPAN = typeof Initialisation.HALF_SPAN;
   export type UNRECOGNIZED = typeof Initialisation.UNRECOGNIZED;
 }
 
@@ -648,6 +806,12 @@ export function initialisationFromJSON(object: any): Initialisation {
     case 2:
     case "INITIALISATION_GRADIENT_SVD":
       return Initialisation.GRADIENT_SVD;
+    case 3:
+    case "INITIALISATION_OLD_SPAN":
+      return Initialisation.OLD_SPAN;
+    case 4:
+    case "INITIALISATION_HALF_SPAN":
+      return Initialisation.HALF_SPAN;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -663,6 +827,10 @@ export function initialisationToJSON(object: Initialisation): string {
       return "INITIALISATION_RANDOM";
     case Initialisation.GRADIENT_SVD:
       return "INITIALISATION_GRADIENT_SVD";
+    case Initialisation.OLD_SPAN:
+      return "INITIALISATION_OLD_SPAN";
+    case Initialisation.HALF_SPAN:
+      return "INITIALISATION_HALF_SPAN";
     case Initialisation.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -677,6 +845,10 @@ export function initialisationToNumber(object: Initialisation): number {
       return 1;
     case Initialisation.GRADIENT_SVD:
       return 2;
+    case Initialisation.OLD_SPAN:
+      return 3;
+    case Initialisation.HALF_SPAN:
+      return 4;
     case Initialisation.UNRECOGNIZED:
     default:
       return -1;
@@ -1721,7 +1893,11 @@ export interface WarmStartSpec {
     | number
     | undefined;
   /** Steps over which the rate rises from 0; default a tenth of step_count. */
-  warmupStepCount?: number | undefined;
+  warmupStepCount?:
+    | number
+    | undefined;
+  /** What trains the linear layers in the warm start; default ADAMW. */
+  optimizer: FullRankOptimizer;
 }
 
 /** The rank of one module. */
@@ -1795,7 +1971,13 @@ export interface AdapterSpec {
   /** The constant scale of an adapter, by the rank of its own module; default ALPHA_OVER_RANK. */
   scaling: AdapterScaling;
   /** Learning rate of B over that of A (LoRA+), above 0 and at most 1000; default 1. */
-  bLearningRateRatio?: number | undefined;
+  bLearningRateRatio?:
+    | number
+    | undefined;
+  /** What trains A and B; default ADAMW. LORA_MUON needs a constant scale. */
+  adapterOptimizer: AdapterOptimizer;
+  /** What trains the linear layers in the full-rank steps between cycles; default ADAMW. */
+  fullRankOptimizer: FullRankOptimizer;
 }
 
 /** Learning rate of the main phase. */
@@ -1842,6 +2024,10 @@ export interface OptimizerSpec {
     | undefined;
   /** How both moments are kept; default FLOAT32. */
   momentType: MomentType;
+  /** What trains the linear layers of a job of kind FULL_RANK; default ADAMW. Other phases have theirs beside their other settings. */
+  fullRankOptimizer: FullRankOptimizer;
+  /** Decay of the one moment of MUON and LORA_MUON, 0 to below 1; default 0.95. */
+  momentum?: number | undefined;
 }
 
 /** Sizes of a batch. */
@@ -4814,7 +5000,12 @@ export const BaseWeights: MessageFns<BaseWeights> = {
 };
 
 function createBaseWarmStartSpec(): WarmStartSpec {
-  return { stepCount: undefined, learningRate: undefined, warmupStepCount: undefined };
+  return {
+    stepCount: undefined,
+    learningRate: undefined,
+    warmupStepCount: undefined,
+    optimizer: FullRankOptimizer.UNSPECIFIED,
+  };
 }
 
 export const WarmStartSpec: MessageFns<WarmStartSpec> = {
@@ -4827,6 +5018,9 @@ export const WarmStartSpec: MessageFns<WarmStartSpec> = {
     }
     if (message.warmupStepCount !== undefined) {
       writer.uint32(24).int32(message.warmupStepCount);
+    }
+    if (message.optimizer !== FullRankOptimizer.UNSPECIFIED) {
+      writer.uint32(32).int32(fullRankOptimizerToNumber(message.optimizer));
     }
     return writer;
   },
@@ -4868,6 +5062,14 @@ export const WarmStartSpec: MessageFns<WarmStartSpec> = {
             message.warmupStepCount = reader.int32();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.optimizer = fullRankOptimizerFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4897,6 +5099,7 @@ export const WarmStartSpec: MessageFns<WarmStartSpec> = {
         : isSet(object.warmup_step_count)
         ? globalThis.Number(object.warmup_step_count)
         : undefined,
+      optimizer: isSet(object.optimizer) ? fullRankOptimizerFromJSON(object.optimizer) : FullRankOptimizer.UNSPECIFIED,
     };
   },
 
@@ -4911,6 +5114,9 @@ export const WarmStartSpec: MessageFns<WarmStartSpec> = {
     if (message.warmupStepCount !== undefined) {
       obj.warmupStepCount = Math.round(message.warmupStepCount);
     }
+    if (message.optimizer !== FullRankOptimizer.UNSPECIFIED) {
+      obj.optimizer = fullRankOptimizerToJSON(message.optimizer);
+    }
     return obj;
   },
 
@@ -4922,6 +5128,7 @@ export const WarmStartSpec: MessageFns<WarmStartSpec> = {
     message.stepCount = object.stepCount ?? undefined;
     message.learningRate = object.learningRate ?? undefined;
     message.warmupStepCount = object.warmupStepCount ?? undefined;
+    message.optimizer = object.optimizer ?? FullRankOptimizer.UNSPECIFIED;
     return message;
   },
 };
@@ -5031,6 +5238,8 @@ function createBaseAdapterSpec(): AdapterSpec {
     moduleRanks: [],
     scaling: AdapterScaling.UNSPECIFIED,
     bLearningRateRatio: undefined,
+    adapterOptimizer: AdapterOptimizer.UNSPECIFIED,
+    fullRankOptimizer: FullRankOptimizer.UNSPECIFIED,
   };
 }
 
@@ -5089,6 +5298,12 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     }
     if (message.bLearningRateRatio !== undefined) {
       writer.uint32(145).double(message.bLearningRateRatio);
+    }
+    if (message.adapterOptimizer !== AdapterOptimizer.UNSPECIFIED) {
+      writer.uint32(152).int32(adapterOptimizerToNumber(message.adapterOptimizer));
+    }
+    if (message.fullRankOptimizer !== FullRankOptimizer.UNSPECIFIED) {
+      writer.uint32(160).int32(fullRankOptimizerToNumber(message.fullRankOptimizer));
     }
     return writer;
   },
@@ -5260,6 +5475,22 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
             message.bLearningRateRatio = reader.double();
             continue;
           }
+          case 19: {
+            if (tag !== 152) {
+              break;
+            }
+
+            message.adapterOptimizer = adapterOptimizerFromJSON(reader.int32());
+            continue;
+          }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.fullRankOptimizer = fullRankOptimizerFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5342,6 +5573,16 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
         : isSet(object.b_learning_rate_ratio)
         ? globalThis.Number(object.b_learning_rate_ratio)
         : undefined,
+      adapterOptimizer: isSet(object.adapterOptimizer)
+        ? adapterOptimizerFromJSON(object.adapterOptimizer)
+        : isSet(object.adapter_optimizer)
+        ? adapterOptimizerFromJSON(object.adapter_optimizer)
+        : AdapterOptimizer.UNSPECIFIED,
+      fullRankOptimizer: isSet(object.fullRankOptimizer)
+        ? fullRankOptimizerFromJSON(object.fullRankOptimizer)
+        : isSet(object.full_rank_optimizer)
+        ? fullRankOptimizerFromJSON(object.full_rank_optimizer)
+        : FullRankOptimizer.UNSPECIFIED,
     };
   },
 
@@ -5401,6 +5642,12 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     if (message.bLearningRateRatio !== undefined) {
       obj.bLearningRateRatio = floatToJson(message.bLearningRateRatio);
     }
+    if (message.adapterOptimizer !== AdapterOptimizer.UNSPECIFIED) {
+      obj.adapterOptimizer = adapterOptimizerToJSON(message.adapterOptimizer);
+    }
+    if (message.fullRankOptimizer !== FullRankOptimizer.UNSPECIFIED) {
+      obj.fullRankOptimizer = fullRankOptimizerToJSON(message.fullRankOptimizer);
+    }
     return obj;
   },
 
@@ -5427,6 +5674,8 @@ export const AdapterSpec: MessageFns<AdapterSpec> = {
     message.moduleRanks = object.moduleRanks?.map((e) => ModuleRank.fromPartial(e)) || [];
     message.scaling = object.scaling ?? AdapterScaling.UNSPECIFIED;
     message.bLearningRateRatio = object.bLearningRateRatio ?? undefined;
+    message.adapterOptimizer = object.adapterOptimizer ?? AdapterOptimizer.UNSPECIFIED;
+    message.fullRankOptimizer = object.fullRankOptimizer ?? FullRankOptimizer.UNSPECIFIED;
     return message;
   },
 };
@@ -5565,6 +5814,8 @@ function createBaseOptimizerSpec(): OptimizerSpec {
     gradientNormMax: undefined,
     nonfiniteStepCountMax: undefined,
     momentType: MomentType.UNSPECIFIED,
+    fullRankOptimizer: FullRankOptimizer.UNSPECIFIED,
+    momentum: undefined,
   };
 }
 
@@ -5590,6 +5841,12 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
     }
     if (message.momentType !== MomentType.UNSPECIFIED) {
       writer.uint32(56).int32(momentTypeToNumber(message.momentType));
+    }
+    if (message.fullRankOptimizer !== FullRankOptimizer.UNSPECIFIED) {
+      writer.uint32(64).int32(fullRankOptimizerToNumber(message.fullRankOptimizer));
+    }
+    if (message.momentum !== undefined) {
+      writer.uint32(73).double(message.momentum);
     }
     return writer;
   },
@@ -5663,6 +5920,22 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
             message.momentType = momentTypeFromJSON(reader.int32());
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.fullRankOptimizer = fullRankOptimizerFromJSON(reader.int32());
+            continue;
+          }
+          case 9: {
+            if (tag !== 73) {
+              break;
+            }
+
+            message.momentum = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5700,6 +5973,12 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
         : isSet(object.moment_type)
         ? momentTypeFromJSON(object.moment_type)
         : MomentType.UNSPECIFIED,
+      fullRankOptimizer: isSet(object.fullRankOptimizer)
+        ? fullRankOptimizerFromJSON(object.fullRankOptimizer)
+        : isSet(object.full_rank_optimizer)
+        ? fullRankOptimizerFromJSON(object.full_rank_optimizer)
+        : FullRankOptimizer.UNSPECIFIED,
+      momentum: isSet(object.momentum) ? globalThis.Number(object.momentum) : undefined,
     };
   },
 
@@ -5726,6 +6005,12 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
     if (message.momentType !== MomentType.UNSPECIFIED) {
       obj.momentType = momentTypeToJSON(message.momentType);
     }
+    if (message.fullRankOptimizer !== FullRankOptimizer.UNSPECIFIED) {
+      obj.fullRankOptimizer = fullRankOptimizerToJSON(message.fullRankOptimizer);
+    }
+    if (message.momentum !== undefined) {
+      obj.momentum = floatToJson(message.momentum);
+    }
     return obj;
   },
 
@@ -5741,6 +6026,8 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
     message.gradientNormMax = object.gradientNormMax ?? undefined;
     message.nonfiniteStepCountMax = object.nonfiniteStepCountMax ?? undefined;
     message.momentType = object.momentType ?? MomentType.UNSPECIFIED;
+    message.fullRankOptimizer = object.fullRankOptimizer ?? FullRankOptimizer.UNSPECIFIED;
+    message.momentum = object.momentum ?? undefined;
     return message;
   },
 };
