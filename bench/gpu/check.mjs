@@ -14,9 +14,10 @@ import * as memory from './checks/memory.mjs';
 import * as products from './checks/products.mjs';
 import * as repeated from './checks/repeated.mjs';
 import * as sanitizer from './checks/sanitizer.mjs';
+import * as service from './checks/service.mjs';
 import * as wide from './checks/wide.mjs';
 
-const sections = [card, conformance, products, wide, golden, repeated, memory, sanitizer];
+const sections = [card, conformance, products, wide, golden, memory, service, repeated, sanitizer];
 const options = readOptions(process.argv.slice(2), sections, { report: 'gpu-check.md', seconds: 110 });
 if (options.isHelp) {
   console.log(usage('node bench/gpu/check.mjs', sections));

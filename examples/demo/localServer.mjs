@@ -7,9 +7,10 @@ const entry = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url
 
 /**
  * Starts a server on free ports of this machine, as a process of its own.
+ * `settings`: of the server, by their variables.
  * @returns its gRPC address, and a function that stops it with a checkpoint of what runs
  */
-export async function startLocalServer(dataFolder, logPath) {
+export async function startLocalServer(dataFolder, logPath, settings = {}) {
   mkdirSync(dataFolder, { recursive: true });
   const log = openSync(logPath, 'w');
   const child = spawn(process.execPath, [entry], {
@@ -21,6 +22,7 @@ export async function startLocalServer(dataFolder, logPath) {
       RELORA_GRPC_ADDRESS: '127.0.0.1:0',
       RELORA_HTTP_ADDRESS: '127.0.0.1:0',
       RELORA_DATA_FOLDER: dataFolder,
+      ...settings,
     },
   });
   const exited = new Promise((resolve) => child.once('exit', resolve));

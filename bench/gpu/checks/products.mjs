@@ -26,19 +26,19 @@ export async function* run({ open, isModel, secondsLeft }) {
   const device = open('bfloat16');
   const calls = new MatrixCalls(device, device.kernels, device.blas);
   for (const [m, k, n] of isModel ? modelShapes : shapes) {
+    const values = [numbers(m * k, 1), numbers(k * n, 2)];
     for (const [way, options] of Object.entries(ways)) {
       if (secondsLeft() <= 0)
         return yield { what: 'the rest', outcome: 'not run', figures: 'the time is over' };
-      const figures = await check(device, calls, { m, k, n }, options);
+      const figures = await check(device, calls, { m, k, n }, values, options);
       yield { what: `${way}, ${m} x ${k} x ${n}`, ...figures };
     }
   }
   device.close();
 }
 
-async function check(device, calls, { m, k, n }, { transposeA = false, transposeB = false }) {
+async function check(device, calls, { m, k, n }, [a, b], { transposeA = false, transposeB = false }) {
   const scope = new Scope(device);
-  const [a, b] = [numbers(m * k, 1), numbers(k * n, 2)];
   const rounded = (values, rows, columns) => {
     const floats = scope.take(4 * values.length);
     device.card.upload(floats, values);

@@ -21,7 +21,7 @@ export async function* run({ open, folder, isModel, secondsLeft }) {
         ['llama-20m, recomputed', presetSpec('llama-20m', { recomputation: 'blocks' }), 4],
       ];
   for (const [what, spec, stopAfter] of specs) {
-    for (const precision of isModel ? ['bfloat16'] : ['bfloat16', 'float32']) {
+    for (const precision of isModel || what.includes(',') ? ['bfloat16'] : ['bfloat16', 'float32']) {
       if (secondsLeft() <= 0)
         return yield { what: 'the rest', outcome: 'not run', figures: 'the time is over' };
       const hashes = [];

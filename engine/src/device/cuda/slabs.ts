@@ -10,7 +10,7 @@ interface Piece {
 }
 
 /** How allocations of the driver grow: each is a quarter of what is taken so far, within these. */
-const [slabMin, slabMax] = [2 ** 26, 2 ** 30];
+const [slabMin, slabMax] = [2 ** 26, 2 ** 28];
 
 /**
  * Memory of a card in pieces of few large allocations. A piece that is given back is one with free ones beside it, and the smallest
