@@ -7,7 +7,7 @@ export const name = 'lossBand';
 export const title = 'Loss of each precision against float32 on real text';
 export const isFull = true;
 
-/** A warm start, then three cycles: merges and what they do to a quantised base are part of the curve. */
+/** A warm start, then three cycles: merges and what they do to a quantized base are part of the curve. */
 const recipe = reloraRecipe({
   stepCount: 200,
   peak: 2e-3,

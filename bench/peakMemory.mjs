@@ -19,7 +19,7 @@ import { availableBytes, peakResidentBytes } from './sides/processMemory.mjs';
 import { table } from './table.mjs';
 
 const sidesDefault = ['llama-250m:int8Base', 'llama-350m:int8Base', 'llama-1b:int8Base'];
-const licence = fileURLToPath(new URL('../LICENSE', import.meta.url));
+const license = fileURLToPath(new URL('../LICENSE', import.meta.url));
 
 /** A cycle of one step: what a restart adds and keeps is there by the third. Wide as a model of 32,000 tokens, on a text of bytes. */
 function specOf(side) {
@@ -27,7 +27,7 @@ function specOf(side) {
   return defaultRunSpec({
     kind: 'relora',
     model: { ...presets[preset], vocabSize: 32_000 },
-    dataset: 'datasets/licence',
+    dataset: 'datasets/license',
     warmStart: { stepCount: warmStart === 'warm' ? 1 : 0 },
     adapter: { rank: 128, cycleStepCount: 1 },
     stepCount: 3,
@@ -47,7 +47,7 @@ async function measure(side) {
     const outputFolder = join(folder, 'dataset');
     await prepareDataset(
       {
-        files: [{ path: licence, name: 'LICENSE', format: 'text', split: 'auto' }],
+        files: [{ path: license, name: 'LICENSE', format: 'text', split: 'auto' }],
         outputFolder,
         heldOutShare: 0.1,
         textField: 'text',

@@ -11,7 +11,7 @@ import { none, percent, table, times } from './table.mjs';
 const targets = [
   {
     subject: 'speed 60m',
-    what: "60M ReLoRA r=128, not quantised, to PyTorch's ReLoRA",
+    what: "60M ReLoRA r=128, not quantized, to PyTorch's ReLoRA",
     unit: 'ratio',
     atLeast: ({ instructionSet }) => (/bf16|amx/.test(instructionSet) ? 2 : 1.6),
     measure: ({ steps }) => speed(row(steps, pytorch60m(128)), fastest(steps, ours60m(128))),

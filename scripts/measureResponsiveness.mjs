@@ -79,7 +79,7 @@ async function addressesOf(child) {
   for await (const line of createInterface({ input: child.stdout })) {
     const entry = JSON.parse(line);
     if (entry.grpcAddress !== undefined) {
-      child.stdout.resume(); // the log goes on and nobody reads it
+      child.stdout.resume(); // the log continues and nobody reads it
       return entry;
     }
   }

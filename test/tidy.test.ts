@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
@@ -166,14 +166,16 @@ describe('how it is written', () => {
   // The contract's own word, `initialisation`, keeps its spelling until 1.0.
   const prose = [
     ...packages.map((name) => join(name, 'src')),
-    ...['docs', 'proto', 'examples', 'deploy'],
+    ...['docs', 'proto', 'examples', 'deploy', 'bench', 'scripts'],
   ].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isFile() && /\.(ts|mjs|md|proto|yml)$/.test(entry.name))
       .map((entry) => relative(root, join(entry.parentPath, entry.name))),
   );
-  const read = [...prose, 'README.md', 'CONTRIBUTING.md'].filter(
-    (file) => !/\/generated\/|^engine\/src\/(data|device|model)\//.test(file),
+  const pages = ['README.md', 'CONTRIBUTING.md', ...packages.map((name) => join(name, 'README.md'))];
+  const read = [...prose, ...pages.filter((file) => existsSync(join(root, file)))].filter(
+    // What a bench wrote stays as it was written.
+    (file) => !/\/generated\/|^bench\/results\//.test(file),
   );
 
   it('in words that need one reading, with American spelling', () => {

@@ -24,7 +24,7 @@ export const plan = {
 const warmStart = { warmStartStepCount: 400 };
 /** A quarter of the width, as in the paper's 60M model and in LoQT's. */
 const quarter = { rank: 32 };
-/** LoQT without its quantisation (arXiv 2405.16528). B alone stays within the rows that A chose, so its cycles are short. */
+/** LoQT without its quantization (arXiv 2405.16528). B alone stays within the rows that A chose, so its cycles are short. */
 const gradientStartB = {
   cycleStepCount: 100,
   restartWarmupStepCount: 10,
@@ -110,7 +110,7 @@ export const modes = [
     settings: { ...quarter, ...gradientStartB },
   },
   {
-    // Flora (arXiv 2402.03293): a random projection of the gradient, drawn anew each cycle.
+    // Flora (arXiv 2402.03293): a random projection of the gradient, drawn again each cycle.
     name: 'frozenAQuarter',
     label: 'frozen random A of rank 32',
     kind: 'relora',

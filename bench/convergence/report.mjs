@@ -123,7 +123,7 @@ function orderText(lower, higher, seeds) {
     case 'reversed':
       return `**${one} ends above ${other}, against the expectation**: by ${size} (standard error over ${seeds.length} seeds).`;
     case 'undecided':
-      return `${one} and ${other} are not told apart: ${one} is ${difference >= 0 ? 'lower' : 'higher'} by ${size} (standard error over ${seeds.length} seeds).`;
+      return `${one} and ${other} cannot be distinguished: ${one} is ${difference >= 0 ? 'lower' : 'higher'} by ${size} (standard error over ${seeds.length} seeds).`;
   }
 }
 

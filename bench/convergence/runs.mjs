@@ -11,7 +11,7 @@ const childScript = fileURLToPath(new URL('trainChild.mjs', import.meta.url));
 /**
  * Trains specifications, several at a time, each in a process with one thread: together they get more done than one run on
  * all threads, and bits do not depend on it. What was finished is kept in `cacheFolder` under the hash of all that decides it,
- * so that an interrupted comparison goes on where it was.
+ * so that an interrupted comparison resumes where it was.
  */
 export class Runs {
   #idle = [];

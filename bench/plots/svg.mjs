@@ -27,7 +27,7 @@ export function toneOf(index) {
 
 const dashes = ['', ' stroke-dasharray="6 3"', ' stroke-dasharray="2 2"'];
 
-/** Attribute that tells a line from those of the same tone, for more lines than tones. */
+/** Attribute that distinguishes a line from those of the same tone, for more lines than tones. */
 export function dashOf(index) {
   return dashes[Math.floor(index / toneCount) % dashes.length];
 }

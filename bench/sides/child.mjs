@@ -18,7 +18,7 @@ export class Child {
 
   constructor(command, args, environment = {}) {
     this.#process = spawn(command, args, { env: { ...process.env, ...environment } });
-    this.#process.stdin.on('error', () => undefined); // its end is told by the answer that does not come
+    this.#process.stdin.on('error', () => undefined); // its end shows by the answer that does not come
     this.#ended = new Promise((resolve) => {
       this.#process.once('error', (error) => resolve(error.message));
       this.#process.once('close', (code, signal) => resolve(`it ended with ${signal ?? code}`));

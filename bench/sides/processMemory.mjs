@@ -8,7 +8,7 @@ export function peakResidentBytes() {
   return statusBytes('VmHWM') ?? process.resourceUsage().maxRSS * 1024;
 }
 
-/** What it holds now; from here on the peak counts anew where the system can do that. */
+/** What it holds now; from here on the peak is counted from zero where the system can do that. */
 export function restartPeak() {
   try {
     writeFileSync('/proc/self/clear_refs', '5');

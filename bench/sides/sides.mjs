@@ -5,7 +5,7 @@
 /** 8 sequences of 256 tokens: what every comparison of whole steps is made with. */
 export const batchShape = { batch: 8, time: 256 };
 
-/** Precisions that are not quantised, the ones that "our fastest" is looked for among. */
+/** Precisions that are not quantized, the ones that "our fastest" is looked for among. */
 export const oursModes = ['float32', 'bfloat16'].map((precision) => ({ precision }));
 
 export const pytorchModes = [false, true].flatMap((compile) =>

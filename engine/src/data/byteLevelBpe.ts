@@ -120,7 +120,7 @@ function mergeLong(ids: number[], { ranks, merged, size }: Merges): number[] {
     const left = top % count;
     const rank = Math.floor(top / count);
     const right = next[left]!;
-    // A pair whose tokens were merged away meanwhile is passed over; what took its place was offered anew.
+    // A pair whose tokens were merged away meanwhile is passed over; what took its place was offered again.
     if (ids[left]! < 0 || right < 0 || ranks.get(ids[left]! * size + ids[right]!) !== rank) continue;
     ids[left] = merged[rank]!;
     ids[right] = -1;

@@ -69,7 +69,7 @@ export async function* withoutHeldOut(
     if (verdict === null) {
       gathered.push(piece);
       const known = piece.endsDocument ? digestOf(gathered) : long.get(piece.document);
-      // The pieces of a document that is not long are few; of a long one the first tells.
+      // The pieces of a document that is not long are few; of a long one the first decides.
       if (known === undefined) continue;
       verdict = heldOut.has(known) ? 'drop' : 'keep';
       if (verdict === 'drop') onDuplicate();

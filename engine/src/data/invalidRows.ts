@@ -9,7 +9,7 @@ export interface SkippedRow {
   message: string;
 }
 
-/** Rows that are told one by one; of the others there is the number. */
+/** Rows that are reported one by one; the others are counted. */
 const toldMax = 20;
 
 /** Decides what becomes of rows that cannot be read: without `allowed` the first of them is the end. */

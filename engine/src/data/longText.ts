@@ -3,7 +3,7 @@ import type { CutTokens, Tokenizer } from './tokenizer.js';
 
 /** Characters before the end of a window in which no cut is taken: what follows may still change how they are divided. */
 const marginLength = 1024;
-/** Characters that a window begins before the place where it goes on. */
+/** Characters that a window begins before the place where it continues. */
 const contextLength = 4096;
 /** Tokens before a place that two windows must agree in. */
 const agreedTokens = 32;
@@ -66,7 +66,7 @@ export class LongText {
   }
 
   /**
-   * Begins the next window where a word begins, well before the place where it goes on, and some tokens before a run of one
+   * Begins the next window where a word begins, well before the place where it continues, and some tokens before a run of one
    * token: how that is divided depends on where it begins, and a tokenizer may put a space there.
    */
   private keepFrom(place: number, { ids, places, counts }: CutTokens, count: number): void {

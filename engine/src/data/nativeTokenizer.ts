@@ -91,7 +91,7 @@ export async function probeNative(text: string, cpuSeconds: number, signal?: Abo
     killSignal: 'SIGKILL',
     signal,
   });
-  // A child that ends early breaks the pipe; how it ended is told below.
+  // A child that ends early breaks the pipe; how it ended is reported below.
   child.child.stdin?.on('error', () => {});
   child.child.stdin?.end(text);
   try {

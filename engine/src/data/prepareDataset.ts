@@ -23,7 +23,7 @@ import { manifestFile, type DatasetManifest } from './manifest.js';
 import { checkOptions, pairsHaveFields } from './prepareOptions.js';
 import { seededShares } from './permutation.js';
 import { RegularFile, type SourceFile } from './regularFile.js';
-import { tellFormat, type SourceFormat } from './sourceFormat.js';
+import { recognizeFormat, type SourceFormat } from './sourceFormat.js';
 import { SplitWriter } from './splitWriter.js';
 import type { TextPiece } from './textPieces.js';
 import { bytesTokenizer, jsonTokenizer, type Tokenizer } from './tokenizer.js';
@@ -176,13 +176,13 @@ async function firstPass(
     const { name, format, split } = source;
     const file = await RegularFile.open(source);
     try {
-      const told = await tellFormat(file, format, options.limits.unpackedBytesMax);
-      if (told.format === 'text' && options.fields.length === 2)
+      const found = await recognizeFormat(file, format, options.limits.unpackedBytesMax);
+      if (found.format === 'text' && options.fields.length === 2)
         throw new DataError('FORMAT_UNKNOWN', { file: name, expected: pairsHaveFields, got: 'text' });
       const { sizeBytes, stamp } = file;
-      sources.push({ name, sizeBytes, sha256: await file.sha256(signal), stamp, ...told });
+      sources.push({ name, sizeBytes, sha256: await file.sha256(signal), stamp, ...found });
       let fileBytes = 0;
-      for await (const piece of piecesOfFile({ file, ...told }, options, rows)) {
+      for await (const piece of piecesOfFile({ file, ...found }, options, rows)) {
         signal.throwIfAborted();
         fileBytes += piece.textBytes;
         digests?.add(piece, split);
@@ -367,13 +367,13 @@ async function* batchesOf<T extends TextPiece>(pieces: AsyncIterable<T>): AsyncG
   if (batch.length > 0) yield batch;
 }
 
-/** Tells a pass's progress as a part of the whole, a hundredth at a time. */
+/** Reports a pass's progress as a part of the whole, a hundredth at a time. */
 function part(onProgress: (share: number) => void, from: number, to: number): (share: number) => void {
-  let told = from;
+  let reported = from;
   return (share) => {
     const whole = from + (to - from) * Math.min(1, share);
-    if (whole - told < 0.01) return;
-    told = whole;
+    if (whole - reported < 0.01) return;
+    reported = whole;
     onProgress(whole);
   };
 }

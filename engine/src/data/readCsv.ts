@@ -29,7 +29,7 @@ export async function* readCsv(
     encoding: null, // bytes: only what is read has to be UTF-8
     info: true,
     max_record_size: rowBytesMax,
-    relax_column_count: true, // told below, with the row
+    relax_column_count: true, // reported below, with the row
     skip_empty_lines: true,
   });
   const source = Readable.from(all, { objectMode: false });

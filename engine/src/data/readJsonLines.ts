@@ -27,7 +27,7 @@ export async function* readJsonLines(
   }
 }
 
-/** Bytes of null: the line is longer than any may be, and is told as soon as it is. */
+/** Bytes of null: the line is longer than any may be, and is reported as soon as it is. */
 type Line = Omit<JsonBytes, 'bytes'> & { bytes: Buffer | null };
 
 async function* linesOf(blocks: AsyncIterable<Buffer>, lineBytesMax: number): AsyncGenerator<Line> {

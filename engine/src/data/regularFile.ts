@@ -12,7 +12,7 @@ export interface SourceFile {
   beneath?: readonly string[];
   /** How messages call it. */
   name: string;
-  /** `auto`: told by content and name. */
+  /** `auto`: recognized by content and name. */
   format: SourceFormat | 'auto';
   /** `auto` is divided by the held-out share. */
   split: 'auto' | 'train' | 'heldOut';

@@ -27,7 +27,7 @@ const formatsOfNames: Readonly<Record<string, SourceFormat>> = {
  * What a file is: by its content where that is clear, else by its name. A name of plain text stands, since any text may begin
  * with a bracket. Throws FORMAT_UNKNOWN.
  */
-export async function tellFormat(
+export async function recognizeFormat(
   file: RegularFile,
   asked: SourceFormat | 'auto',
   unpackedBytesMax: number,

@@ -84,7 +84,7 @@ export function endOfThriftStruct(bytes: Uint8Array, start: number, depth = 0): 
   for (;;) {
     const head = byte();
     if ((head & 15) === 0) return at;
-    if (head >> 4 === 0) number(); // the field's number, where it is not told by its distance
+    if (head >> 4 === 0) number(); // the field's number, where its distance does not say it
     element(head & 15, depth);
   }
 }

@@ -1,7 +1,7 @@
 import { EngineError } from '../engineError.js';
 
 /**
- * Why a device cannot be had or cannot go on. Each ends an attempt, or a start, with its own cure; the job resumes. Not found: it does
+ * Why a device cannot be had or cannot continue. Each ends an attempt, or a start, with its own cure; the job resumes. Not found: it does
  * not exist on this machine. Lost: it stopped answering, was reset or fell off the bus.
  */
 export type DeviceFaultReason =

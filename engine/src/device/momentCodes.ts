@@ -34,7 +34,7 @@ export function decode({ codes, scales }: CodedValues): Float32Array {
   return values;
 }
 
-/** Writes the codes of values, and scales anew. A value without a sign that is not zero never becomes zero. */
+/** Writes the codes of values, and new scales. A value without a sign that is not zero never becomes zero. */
 export function encode({ codes, scales }: CodedValues, values: Float32Array): void {
   const decades = decadesOf(codes);
   const least = codes instanceof Uint8Array ? 1 : 0;

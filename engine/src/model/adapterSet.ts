@@ -86,7 +86,7 @@ export class AdapterSet {
     }
   }
 
-  /** A from the directions, or drawn anew, B = 0, trainable scales back to where they began. */
+  /** A from the directions, or drawn again, B = 0, trainable scales back to where they began. */
   restart(seed: number, restart: number, directions: Directions | null): void {
     for (const { layer, adapter } of this.adapted()) {
       const a = directions?.get(layer) ?? drawA(layer, adapter.rank, seed, restart);

@@ -143,7 +143,7 @@ export class Llama {
   }
 
   /**
-   * A from the directions, or drawn anew, B = 0, a trainable scale back to its initial value. Merge first, or what they learned
+   * A from the directions, or drawn again, B = 0, a trainable scale back to its initial value. Merge first, or what they learned
    * is gone.
    */
   restartAdapters(seed: number, restart: number, directions: Directions | null = null): void {

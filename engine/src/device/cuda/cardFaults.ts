@@ -48,7 +48,7 @@ export function asDeviceFault(error: unknown): unknown {
   if (!code.startsWith('CUDA_ERROR_') && !code.startsWith('CUBLAS_STATUS_')) return error;
   return new DeviceFault(
     'DEVICE_LOST',
-    `${error.message} (${code}): the card does not go on; the job resumes when it is back`,
+    `${error.message} (${code}): the card does not continue; the job resumes when it is back`,
     { cause: error },
   );
 }
