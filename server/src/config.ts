@@ -190,7 +190,7 @@ export const settings = {
   ),
   messageFieldsMax: integer(
     'RELORA_MESSAGE_FIELDS_MAX',
-    50_000,
+    20_000,
     1000,
     10_000_000,
     'Fields and list entries in one message from a client, a fifth of them in one list, which bounds the time to read it.',

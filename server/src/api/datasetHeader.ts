@@ -50,9 +50,10 @@ export async function parseDatasetHeader(
 
   const files: NewFile[] = [];
   if (header.files.length === 0) checks.add('header.files', 'at least one file', 'none');
-  if (header.files.length > config.datasetFilesMax)
-    checks.add('header.files', `at most ${config.datasetFilesMax} files`, header.files.length);
-  for (const [index, file] of header.files.slice(0, config.datasetFilesMax).entries()) {
+  // Of too many none is looked at: there may be ten thousand.
+  const areTooMany = header.files.length > config.datasetFilesMax;
+  if (areTooMany) checks.add('header.files', `at most ${config.datasetFilesMax} files`, header.files.length);
+  for (const [index, file] of areTooMany ? [] : header.files.entries()) {
     const parsed = await parseFile(checks, parts, file, `header.files[${index}]`);
     const isText = parsed.format === 'text' || (parsed.format === 'auto' && textName.test(parsed.fileName));
     if (pairFields !== undefined && isText)
