@@ -15,9 +15,13 @@ export async function trainOne(spec, { device, dataset }) {
   const { stepCount: changeFromStep } = spec.warmStart;
   let start = changeFromStep === 0 ? await weightsOf(run.model) : null;
   let seconds = 0;
+  const losses = [];
+  const restarts = [];
   try {
     for await (const event of trainLoop(run, new AbortController().signal)) {
       if (event.kind === 'step') seconds += event.stepSeconds;
+      if (event.kind === 'step') losses[event.step] = event.loss;
+      if (event.kind === 'restart') restarts.push(event.step);
       if (event.kind === 'step' && event.step === changeFromStep - 1) start = await weightsOf(run.model);
       if (event.kind === 'restart') seconds += event.seconds;
       if (event.kind === 'evaluation')
@@ -27,6 +31,8 @@ export async function trainOne(spec, { device, dataset }) {
       curve,
       seconds,
       heldOutParts: await lossByPart(run),
+      jumps: restarts.map((step) => jumpAt(losses, step)),
+      stateBytes: stateBytes(run),
       effectiveRank: await meanEffectiveRank(run, start),
       trainableCount: countParameters(spec).trainable,
       failure: null,
@@ -39,6 +45,22 @@ export async function trainOne(spec, { device, dataset }) {
     disposeRun(run);
     rmSync(runFolder, { recursive: true, force: true });
   }
+}
+
+const jumpSteps = 10;
+
+/** Mean training loss of the steps after a restart less that of the steps before it. */
+function jumpAt(losses, step) {
+  const mean = (some) => some.reduce((sum, loss) => sum + loss, 0) / some.length;
+  return mean(losses.slice(step, step + jumpSteps)) - mean(losses.slice(step - jumpSteps, step));
+}
+
+/** What the optimizer keeps. */
+function stateBytes({ optimizer }) {
+  const sizes = [...optimizer.state()].map(
+    ({ shape, dtype }) => shape.reduce((size, side) => size * side, 1) * (dtype === 'F32' ? 4 : 1),
+  );
+  return sizes.reduce((sum, size) => sum + size, 0);
 }
 
 /** Loss on each piece of the held-out text, so that two runs can be compared piece by piece. */
