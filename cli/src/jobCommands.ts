@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { JobState, type Job } from '@relora/sdk';
-import { estimateText, jobDetails, jobTable, stateText } from './jobText.js';
+import { estimateText, explanationText, jobDetails, jobTable, stateText } from './jobText.js';
 import { jobName, label, type Run } from './session.js';
 import { addSpecOptions, oneOf, positiveNumber, readSpec, type SpecFlags } from './specOptions.js';
 
@@ -24,6 +24,16 @@ export function addJobCommands(program: Command, run: Run): void {
       run(async ({ client, output, signal }) => {
         const found = await client.getJob(jobName(job), { signal });
         output.result(found, () => jobDetails(found));
+      }),
+    );
+
+  program
+    .command('explain <job>')
+    .description('say why a job waits, and what for')
+    .action((job: string) =>
+      run(async ({ client, output, signal }) => {
+        const found = await client.explainJob(jobName(job), { signal });
+        output.result(found, () => explanationText(found));
       }),
     );
 

@@ -1,4 +1,4 @@
-import { isTerminal, type EstimateJobResponse, type Job } from '@relora/sdk';
+import { isTerminal, type EstimateJobResponse, type ExplainJobResponse, type Job } from '@relora/sdk';
 import { bytes, duration, figure, quantity, table, word } from './format.js';
 
 type JobEstimate = NonNullable<EstimateJobResponse['estimate']>;
@@ -174,4 +174,19 @@ function unusual(what: string, optimizer: string | undefined): string {
 
 export function stateText(job: Job): string {
   return job.state.replace('JOB_STATE_', '').toLowerCase();
+}
+
+/** Why a job waits, on a few lines. */
+export function explanationText({
+  message,
+  queuePosition,
+  slotCount,
+  busySlotCount,
+  estimatedStartTime,
+}: ExplainJobResponse): string[] {
+  const lines = [message];
+  if (queuePosition > 0)
+    lines.push(`Place ${queuePosition} in the queue; ${busySlotCount} of ${slotCount} slots are busy`);
+  if (estimatedStartTime !== undefined) lines.push(`It may start at ${estimatedStartTime.toISOString()}`);
+  return lines;
 }

@@ -1,8 +1,10 @@
 import { ReloraError } from './errors.js';
 
 export interface Address {
-  /** host:port, with brackets around an IPv6 address. */
+  /** host:port, with brackets around an IPv6 address; several with commas between them. */
   target: string;
+  /** Of several servers, which take turns. */
+  isList: boolean;
   isSecure: boolean;
   /** On this machine: nobody is on the way to it. */
   isLoopback: boolean;
@@ -13,8 +15,22 @@ export interface Address {
 const form = 'host:port, for example 127.0.0.1:50051 or [::1]:50051, or https://host:port for TLS';
 const hostPort = /^(?:(https?):\/\/)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})$/;
 
-/** Reads an address; throws INVALID_ARGUMENT for what is none, since a server there could only be waited for in vain. */
+/** Reads an address, or several with commas between them: servers of one store. Throws INVALID_ARGUMENT as parseOne does. */
 export function parseAddress(text: string, environment: NodeJS.ProcessEnv = process.env): Address {
+  const all = text.split(',').map((part) => parseOne(part.trim(), environment));
+  const [first] = all as [Address];
+  if (all.length === 1) return first;
+  if (all.some(({ isSecure }) => isSecure !== first.isSecure)) {
+    const message = `The addresses ${JSON.stringify(text)} must all begin with https://, or none of them`;
+    throw new ReloraError(message, { code: 'INVALID_ARGUMENT', reason: 'ADDRESS_MALFORMED' });
+  }
+  const target = all.map((one) => one.target).join(',');
+  const isLoopback = all.every((one) => one.isLoopback);
+  return { target, isList: true, isSecure: first.isSecure, isLoopback, proxy: undefined }; // a proxy would find one of them alone
+}
+
+/** Throws INVALID_ARGUMENT for what is no address, since a server there could only be waited for in vain. */
+function parseOne(text: string, environment: NodeJS.ProcessEnv): Address {
   const [, scheme, host, port] = hostPort.exec(text) ?? [];
   if (host === undefined || Number(port) < 1 || Number(port) > 65_535) {
     const message = `The address ${JSON.stringify(text)} is malformed: expected ${form}`;
@@ -23,6 +39,7 @@ export function parseAddress(text: string, environment: NodeJS.ProcessEnv = proc
   const bare = host.replace(/^\[|\]$/g, '');
   return {
     target: `${host}:${port}`,
+    isList: false,
     isSecure: scheme === 'https',
     isLoopback: isLoopback(bare),
     proxy: isLoopback(bare) ? undefined : proxyOf(bare, environment),

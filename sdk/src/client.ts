@@ -27,7 +27,10 @@ import { uploadWeights, type UploadWeightsOptions } from './uploadWeights.js';
 import { untilSilence, watchJob, worthAnotherWatch, type WatchOptions } from './watch.js';
 
 export interface ClientOptions extends CredentialOptions {
-  /** host:port, or https://host:port; by default the variable RELORA_ADDRESS, or 127.0.0.1:50051. */
+  /**
+   * host:port, or https://host:port; by default the variable RELORA_ADDRESS, or 127.0.0.1:50051. Several servers of one store
+   * stand with commas between them: calls take turns, and pass over a server that cannot be reached.
+   */
   address?: string;
   /**
    * How long a call may take, and is repeated while the server cannot be reached; default 60 s. Streams and waiting calls,
@@ -228,6 +231,12 @@ export class ReloraClient {
       (await this.services.training.cancelJob({ ...identified(fields), name }, call)).job,
       'job',
     );
+  }
+
+  /** Why a job waits: its place, what would have to come free, and when it may start. */
+  async explainJob(name: string, options: CallOptions = {}): Promise<contract.ExplainJobResponse> {
+    const [, call] = split(options);
+    return await this.services.training.explainJob({ name }, call);
   }
 
   /**

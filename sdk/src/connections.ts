@@ -3,6 +3,7 @@ import type { ClientFactory } from 'nice-grpc';
 import type { Address } from './address.js';
 import type { CallExtension } from './calls.js';
 import * as contract from './contract.js';
+import { listScheme, registerListScheme, takeTurns } from './serverList.js';
 
 export interface TlsOptions {
   rootCertificates?: Buffer;
@@ -45,11 +46,14 @@ export class Connector {
       // Channels to one address would share a connection, and with it the number of streams that it may have.
       'grpc.use_local_subchannel_pool': 1,
       'grpc.enable_http_proxy': address.proxy === undefined ? 0 : 1,
+      ...(address.isList ? { 'grpc.service_config': takeTurns } : {}),
     };
   }
 
   open(): { services: Services; close: () => void } {
-    const channel = new Channel(this.address.target, this.credentials, this.options);
+    const { target, isList } = this.address;
+    if (isList) registerListScheme();
+    const channel = new Channel(isList ? `${listScheme}:${target}` : target, this.credentials, this.options);
     return { services: servicesOf(this.factory, channel), close: () => channel.close() };
   }
 }

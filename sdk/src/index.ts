@@ -47,6 +47,7 @@ export {
   ScheduleKind,
   TargetModule,
   TrainedFactors,
+  WaitReason,
   WeightType,
 } from './contract.js';
 export type {
@@ -58,6 +59,7 @@ export type {
   DatasetSpec,
   Device,
   EstimateJobResponse,
+  ExplainJobResponse,
   Execution,
   GenerateTextResponse,
   GetMetricHistoryResponse,

@@ -1,6 +1,7 @@
 import { isAbsolute, resolve } from 'node:path';
 import { roles, type Role } from './roles.js';
 import { nearest } from './nearest.js';
+import { parseDatabaseUrl, parseStoreUrl, storeUrlRange } from './store/storeUrl.js';
 
 /** One setting: where it is read from, what it may be and why it exists. docs/configuration.md is checked against these. */
 export interface Setting<T> {
@@ -44,6 +45,25 @@ export const settings = {
     'RELORA_DATA_FOLDER',
     '.relora',
     'Where the store, checkpoints, artifacts and data sets are kept; one server at a time holds it.',
+  ),
+  databaseUrl: urlSetting(
+    'RELORA_DATABASE_URL',
+    'PostgreSQL that several servers share; without it the store is a file in the data folder.',
+    'postgres://user@host:port/database',
+    parseDatabaseUrl,
+  ),
+  storeUrl: urlSetting(
+    'RELORA_STORE_URL',
+    'Where checkpoints, data sets, weights and artifacts lie that several servers share; the data folder then has copies.',
+    storeUrlRange,
+    parseStoreUrl,
+  ),
+  cacheBytesMax: integer(
+    'RELORA_CACHE_BYTES_MAX',
+    64 * 2 ** 30,
+    0,
+    2 ** 50,
+    'What copies that nobody uses may take in the data folder, where RELORA_STORE_URL is set.',
   ),
   allowedFolders: folders(
     'RELORA_ALLOWED_FOLDERS',
@@ -131,6 +151,13 @@ export const settings = {
     1,
     100_000,
     'Jobs that may wait; more are refused, so a runaway client cannot fill the disk.',
+  ),
+  ownerRunningMax: integer(
+    'RELORA_OWNER_RUNNING_MAX',
+    0,
+    0,
+    100_000,
+    'Jobs of one tenant and owner that run at once on all servers together; more wait. 0 for no limit.',
   ),
   device: choice(
     'RELORA_DEVICE',
@@ -243,6 +270,20 @@ export const settings = {
     1,
     86_400,
     'Time without a call after which a gRPC connection is closed; clients open another by themselves.',
+  ),
+  connectionAgeSeconds: number(
+    'RELORA_CONNECTION_AGE_SECONDS',
+    0,
+    0,
+    604_800,
+    'Age at which a gRPC connection takes no more calls, so that clients spread over new servers; 0 for none.',
+  ),
+  connectionAgeGraceSeconds: number(
+    'RELORA_CONNECTION_AGE_GRACE_SECONDS',
+    600,
+    1,
+    604_800,
+    'Time that calls of a connection have to end after that age; a watch that is cut is resumed by the SDK.',
   ),
   requestSilenceSeconds: number(
     'RELORA_REQUEST_SILENCE_SECONDS',
@@ -518,7 +559,8 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
 }
 
 function contradictionsOf(config: Config): string[] {
-  const { oidcIssuer, oidcAudience, oidcJwks, tlsCertificate, tlsKey, tlsClientCa } = config;
+  const { oidcIssuer, oidcAudience, oidcJwks, tlsCertificate, tlsKey, tlsClientCa, databaseUrl, storeUrl } =
+    config;
   const problems = exposureOf(config);
   if ((tlsCertificate === '') !== (tlsKey === ''))
     problems.push('RELORA_TLS_CERTIFICATE and RELORA_TLS_KEY must be set together');
@@ -530,6 +572,10 @@ function contradictionsOf(config: Config): string[] {
     );
   if (oidcIssuer === '' && (oidcAudience !== '' || oidcJwks !== ''))
     problems.push('RELORA_OIDC_ISSUER must be set with RELORA_OIDC_AUDIENCE and RELORA_OIDC_JWKS');
+  if (databaseUrl !== null && storeUrl === null)
+    problems.push(
+      'RELORA_STORE_URL must be set with RELORA_DATABASE_URL: servers share checkpoints and data there',
+    );
   return problems;
 }
 
@@ -778,6 +824,27 @@ function parseList<const Word extends string>(text: string, words: readonly Word
       throw new SettingProblem(`any of ${words.join(', ')} with \`,\` between them, or none`);
     return word;
   });
+}
+
+/** Null where it is not set. */
+function urlSetting<T>(
+  variable: Setting<T | null>['variable'],
+  reason: string,
+  range: string,
+  read: (text: string) => T | undefined,
+): Setting<T | null> {
+  return {
+    variable,
+    default: '',
+    range,
+    reason,
+    parse(text) {
+      if (text === '') return null;
+      const value = read(text);
+      if (value === undefined) throw new SettingProblem(range);
+      return value;
+    },
+  };
 }
 
 function folder(variable: Setting<string>['variable'], value: string, reason: string): Setting<string> {

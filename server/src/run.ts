@@ -1,6 +1,7 @@
 import { setLogger } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { CertificateInvalid } from './certificates.js';
+import { backupCommand, backupCommands, backupUsage } from './backup/backupCommands.js';
 import { ConfigInvalid, readConfig, settings, type Config } from './config.js';
 import { createLog } from './log.js';
 import { startServer, type RunningServer } from './server.js';
@@ -18,8 +19,12 @@ export async function run(signals: Signals): Promise<void> {
   if (argument === '--help') process.stdout.write(help());
   else if (argument === '--version') process.stdout.write(`${version}\n`);
   else if (argument === 'token') await changeTokens(readSettings(), rest);
+  else if (argument !== undefined && backupCommands.has(argument))
+    await moveStore(readSettings(), argument, rest);
   else if (argument !== undefined)
-    exitWith(2, [`${argument} is not known; there are token, --help and --version`]);
+    exitWith(2, [
+      `${argument} is not known; there are token, migrate, backup, restore, --help and --version`,
+    ]);
   else await serve(readSettings(), signals);
 }
 
@@ -31,6 +36,15 @@ async function changeTokens(config: Config, args: readonly string[]): Promise<vo
     });
   } catch (error) {
     exitWith(error instanceof TokenRefused ? 2 : 1, [explain(error)]);
+  }
+  process.exit(0);
+}
+
+async function moveStore(config: Config, command: string, args: readonly string[]): Promise<void> {
+  try {
+    await backupCommand(config, command, args, (text) => process.stderr.write(`${text}\n`));
+  } catch (error) {
+    exitWith(1, [explain(error)]);
   }
   process.exit(0);
 }
@@ -107,6 +121,6 @@ function help(): string {
   );
   return (
     `relora-server ${version}\n\nServes training jobs over gRPC. Everything is set by environment variables, for these commands ` +
-    `too:\n\nrelora-server\nrelora-server --help | --version | health\n${tokenUsage}\n\n${entries.join('')}`
+    `too:\n\nrelora-server\nrelora-server --help | --version | health\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
   );
 }

@@ -4,6 +4,7 @@ import { tokenHandlers } from './access/tokenCommands.js';
 import { AdminServer } from './admin/adminServer.js';
 import { contractMethods, serveApi, serviceNames } from './api/serveApi.js';
 import { Certificates } from './certificates.js';
+import { backupHandlers, storeOptions } from './backup/backupCommands.js';
 import type { Address, Config } from './config.js';
 import { Health } from './grpc/health.js';
 import { machineMemoryBytes } from './machineMemory.js';
@@ -59,9 +60,8 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const metrics = createMetrics();
     const jobMetrics = new JobMetrics(metrics);
     const store = await openStore(config.dataFolder, {
+      ...storeOptions(config),
       onStatement: (seconds) => metrics.storeDuration.observe(seconds),
-      leaseMs: config.leaseSeconds * 1000,
-      reserveBytes: config.storeReserveBytes,
     });
     ends.push(async () => await store.close());
 
@@ -126,12 +126,14 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
       version,
       devices: JSON.stringify(parts.devices.lastMeasured),
       memoryBytes: machineMemoryBytes(),
+      slots: signal.aborted ? 0 : config.slots,
       startTimeMs: parts.startTimeMs,
     }));
     const { tokens } = access;
     const commands = {
       health: async () => 'alive',
       ...(tokens === undefined ? {} : tokenHandlers(config.tokenFile, tokens)),
+      ...backupHandlers(config, store),
     };
     const admin = await AdminServer.listen(config.dataFolder, commands, log);
     ends.push(async () => await admin.close());

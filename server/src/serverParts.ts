@@ -16,6 +16,7 @@ import { CheckpointStore } from './jobs/checkpointStore.js';
 import { HistoryFolding } from './jobs/historyFolding.js';
 import { JobAttempts } from './jobs/jobAttempts.js';
 import { JobDeletion } from './jobs/jobDeletion.js';
+import { JobExplainer } from './jobs/explainJob.js';
 import { JobControl } from './jobs/jobControl.js';
 import { JobJournal } from './jobs/jobJournal.js';
 import { JobQueue } from './jobs/jobQueue.js';
@@ -24,7 +25,6 @@ import type { Metrics } from './metrics/metrics.js';
 import { DiskReader } from './retention/diskUse.js';
 import { Janitor } from './retention/janitor.js';
 import { Scrubber } from './scrub/scrubber.js';
-import { FolderBlobs } from './store/blobStore.js';
 import type { Store } from './store/openStore.js';
 import { Slots } from './trainer/slots.js';
 import { Supervisor } from './trainer/supervisor.js';
@@ -55,22 +55,25 @@ export interface ServerPartsOptions {
 export function makeServerParts({
   config,
   log,
-  store: { db, info, feed, leases },
+  store: { db, info, feed, leases, blobs, stage },
   metrics,
   stopping,
   onStoreFailure,
 }: ServerPartsOptions): ServerParts {
   const { dataFolder } = config;
-  const journal = new JobJournal(db, feed);
+  const journal = new JobJournal(db, feed, () => leases.now());
   const store = new JobStore(db);
-  const queue = new JobQueue(journal, leases, { jobsMax: config.queueJobsMax });
+  const queue = new JobQueue(journal, leases, {
+    jobsMax: config.queueJobsMax,
+    ownerRunningMax: config.ownerRunningMax,
+  });
   const attempts = new JobAttempts(journal, dataFolder);
-  const checkpoints = new CheckpointStore(db, dataFolder);
-  const artifacts = new ArtifactStore(db, dataFolder);
+  const checkpoints = new CheckpointStore(db, dataFolder, stage);
+  const artifacts = new ArtifactStore(db, dataFolder, stage);
   const datasets = new DatasetStore(db, dataFolder, feed, leases);
-  const weights = new WeightsStore(db, dataFolder);
+  const weights = new WeightsStore(db, dataFolder, stage);
   const tasks = new TaskRunner(config, log);
-  const exports = new ArtifactExports(db, dataFolder, feed, leases);
+  const exports = new ArtifactExports(db, dataFolder, feed, leases, blobs, stage);
   const devices = new DeviceCatalog(
     tasks,
     log,
@@ -88,6 +91,7 @@ export function makeServerParts({
     queue,
     feed,
     leases,
+    stage,
     attempts,
     checkpoints,
     artifacts,
@@ -97,7 +101,7 @@ export function makeServerParts({
     onStoreFailure,
   });
   devices.onFound(() => supervisor.fill());
-  const uploads = new DatasetUploads(datasets, { freeDiskBytesMin: config.freeDiskBytesMin });
+  const uploads = new DatasetUploads(datasets, stage, { freeDiskBytesMin: config.freeDiskBytesMin });
   const weightsUploads = new WeightsUploads(weights, { freeDiskBytesMin: config.freeDiskBytesMin });
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
   const jobDeletion = new JobDeletion(db, journal, undelete);
@@ -109,6 +113,7 @@ export function makeServerParts({
     store,
     queue,
     control: new JobControl(store, journal),
+    explainer: new JobExplainer(db, leases, config),
     journal,
     checkpoints,
     artifacts,
@@ -117,11 +122,12 @@ export function makeServerParts({
     jobDeletion,
     datasetDeletion,
     disk,
-    scrubber: new Scrubber(db, new FolderBlobs(dataFolder)),
+    scrubber: new Scrubber(db, stage),
     uploads,
     weights,
     weightsUploads,
     allowedFolders: new AllowedFolders(config.allowedFolders),
+    stage,
     tasks,
     metrics,
     ...streamPlaces(config),
@@ -142,10 +148,11 @@ export function makeServerParts({
       dataFolder,
       feed,
       leases,
+      stage,
       log,
       onStoreFailure,
     }),
-    preparer: new DatasetPreparer(datasets, tasks, config, feed, leases, log, onStoreFailure),
+    preparer: new DatasetPreparer(datasets, tasks, config, feed, leases, stage, log, onStoreFailure),
     folding: new HistoryFolding(
       db,
       journal,
@@ -161,6 +168,8 @@ export function makeServerParts({
       weights,
       checkpoints,
       disk,
+      blobs,
+      stage,
       isUploading: (name) => {
         const [kind, id = ''] = name.split('/');
         return kind === 'weights' ? weightsUploads.isOpen(id) : uploads.isOpen(id);

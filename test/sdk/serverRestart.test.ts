@@ -54,6 +54,7 @@ test('every method holds through a restart of the server that takes three second
       const { name } = await client.createJob(long);
       return await client.cancelJob(name);
     },
+    explainJob: () => client.explainJob(done),
     deleteJob: () => client.deleteJob(unwantedJob.name),
     undeleteJob: () => client.undeleteJob(missedJob.name),
     forkJob: () => client.forkJob(done, { stepCount: 30 }),

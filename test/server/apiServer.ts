@@ -58,7 +58,7 @@ export async function openApi(
     tasks,
     devices,
     slots: new Slots(config, devices),
-    uploads: new DatasetUploads(parts.datasets, config),
+    uploads: new DatasetUploads(parts.datasets, parts.stage, config),
     weightsUploads: new WeightsUploads(parts.weights, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     metrics: createMetrics(),

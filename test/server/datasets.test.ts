@@ -88,7 +88,7 @@ describe('the content of a tokenizer', () => {
 describe('an upload', () => {
   it('is preparing when every byte is there, and its names never are paths', async () => {
     const parts = await openParts();
-    const uploads = new DatasetUploads(parts.datasets, parts.config);
+    const uploads = new DatasetUploads(parts.datasets, parts.stage, parts.config);
     expect(await register(parts)).toMatchObject({ state: 'uploading', files: [{ receivedBytes: 0 }] });
     const session = await opened(uploads);
     expect(await session.write(0, 0, text.subarray(0, 10))).toBe('written');
@@ -108,7 +108,7 @@ describe('an upload', () => {
     const dataFolder = temporaryFolder();
     const first = await openParts({}, dataFolder);
     await register(first);
-    const broken = await opened(new DatasetUploads(first.datasets, first.config)); // still open, as in a crash
+    const broken = await opened(new DatasetUploads(first.datasets, first.stage, first.config)); // still open, as in a crash
     onTestFinished(async () => await broken.close());
     await broken.write(0, 0, text.subarray(0, 20));
     await first.close();
@@ -116,7 +116,7 @@ describe('an upload', () => {
     const parts = await openParts({}, dataFolder);
     const again = await register(parts);
     expect(again).toMatchObject({ state: 'uploading', files: [{ receivedBytes: 20 }] });
-    const session = await opened(new DatasetUploads(parts.datasets, parts.config));
+    const session = await opened(new DatasetUploads(parts.datasets, parts.stage, parts.config));
     expect(session.receivedBytes).toEqual([20]);
     expect(await session.write(0, 0, text)).toBe('wrongOffset');
     expect(await session.write(0, 20, text.subarray(20))).toBe('written');
@@ -127,7 +127,7 @@ describe('an upload', () => {
   it('refuses what does not fit: another file, too many bytes, a wrong hash', async () => {
     const parts = await openParts();
     await register(parts, [upload(text, { sha256: sha256(Buffer.from('other')) })]);
-    const session = await opened(new DatasetUploads(parts.datasets, parts.config));
+    const session = await opened(new DatasetUploads(parts.datasets, parts.stage, parts.config));
     expect(await session.write(1, 0, text)).toBe('noFile');
     expect(await session.write(0, 0, Buffer.concat([text, text]))).toBe('tooLong');
     expect(await session.write(0, 0, text)).toBe('written');
@@ -148,7 +148,7 @@ describe('an upload', () => {
   it('belongs to one client at a time, and stops at the disk floor', async () => {
     const parts = await openParts({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) });
     await register(parts);
-    const uploads = new DatasetUploads(parts.datasets, parts.config);
+    const uploads = new DatasetUploads(parts.datasets, parts.stage, parts.config);
     const session = await opened(uploads);
     expect(await uploads.open('tales')).toBe('busy');
     expect(await uploads.open('unknown')).toBe('notFound');
@@ -160,7 +160,7 @@ describe('an upload', () => {
   it('does not write through a link', async () => {
     const parts = await openParts();
     await register(parts);
-    const session = await opened(new DatasetUploads(parts.datasets, parts.config));
+    const session = await opened(new DatasetUploads(parts.datasets, parts.stage, parts.config));
     const target = join(parts.dataFolder, 'target');
     symlinkSync(target, parts.datasets.uploadPath('tales', 0));
     await expect(session.write(0, 0, text)).rejects.toThrow('ELOOP');
@@ -202,6 +202,7 @@ describe('preparation', () => {
       parts.config,
       parts.feed,
       parts.leases,
+      parts.stage,
       parts.log,
       (error) => parts.storeFailures.push(error),
     );
@@ -222,7 +223,7 @@ describe('preparation', () => {
     preparer(parts).start();
     await parts.datasets.register({ datasetId: 'first', displayName: '', files: [serverFile], spec: spec() });
     await register(parts);
-    const session = await opened(new DatasetUploads(parts.datasets, parts.config));
+    const session = await opened(new DatasetUploads(parts.datasets, parts.stage, parts.config));
     await session.write(0, 0, text);
     await session.finish();
     await session.close();

@@ -275,7 +275,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
         writeFileSync(path, 'half');
         if (datasetId !== 'lately') utimesSync(path, 1, 1);
       }
-      await parts.db.updateTable('datasets').set({ create_time_ms: 1 }).execute();
+      await parts.db.updateTable('datasets').set({ update_time_ms: 1 }).execute();
       expect(await clean(parts, ['datasets/open'])).toEqual(['upload']);
       const { datasets } = await parts.datasets.list({ after: null, datasetsMax: 10 });
       expect(datasets.map(({ id }) => id).sort()).toEqual(['lately', 'open']);

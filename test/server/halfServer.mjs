@@ -20,11 +20,18 @@ const config = readConfig({
   ...patientSettings,
   ...(process.env.LEASE_SECONDS && { RELORA_LEASE_SECONDS: process.env.LEASE_SECONDS }),
 });
-const { db, feed, leases } = await openStore(dataFolder, {
+const { db, feed, leases, stage } = await openStore(dataFolder, {
   url: process.env.STORE_URL,
   leaseMs: config.leaseSeconds * 1000,
 });
-await leases.start(() => ({ address: '', version: '0', devices: '[]', memoryBytes: 0, startTimeMs: 0 }));
+await leases.start(() => ({
+  address: '',
+  version: '0',
+  devices: '[]',
+  memoryBytes: 0,
+  slots: 1,
+  startTimeMs: 0,
+}));
 const journal = new JobJournal(db, feed);
 const queue = new JobQueue(journal, leases, { jobsMax: 10 });
 const supervisor = new Supervisor({
@@ -32,11 +39,12 @@ const supervisor = new Supervisor({
   queue,
   feed,
   leases,
+  stage,
   entry,
   store: new JobStore(db),
   attempts: new JobAttempts(journal, dataFolder),
-  checkpoints: new CheckpointStore(db, dataFolder),
-  artifacts: new ArtifactStore(db, dataFolder),
+  checkpoints: new CheckpointStore(db, dataFolder, stage),
+  artifacts: new ArtifactStore(db, dataFolder, stage),
   datasets: new DatasetStore(db, dataFolder, feed, leases),
   slots: new Slots(config, { cards: () => [], problems: () => [] }),
   log: pino({ level: 'silent' }),

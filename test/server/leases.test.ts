@@ -219,6 +219,29 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     expect(await two.datasets.ready(next, prepared)).toBe(true);
   });
 
+  it('each counts time by the database, whatever its own clock says', async () => {
+    const [one, two] = (await servers(2)) as [Parts, Parts];
+    await readyDataset(one);
+    const { id } = await submit(one, { spec: runSpec('slow', { stepCount: 1000 }) });
+    await one.supervisor.start();
+    await jobWhen(one, id, ({ state }) => state === 'running');
+    const real = Date.now;
+    onTestFinished(() => void (Date.now = real));
+    for (const hours of [1, -1]) {
+      Date.now = () => real() + hours * 3_600_000;
+      await pause(2 * leaseMs); // beats notice it
+      expect(Math.abs(one.leases.now() - real())).toBeLessThan(1000);
+      await two.supervisor.start();
+      await pause(2 * leaseMs);
+      expect(await one.store.find(id)).toMatchObject({ state: 'running', attempt: 1 });
+      // Also back-offs and the queue: a job that is submitted now starts now.
+      expect((await submit(two)).createTimeMs - real()).toBeLessThan(1000);
+    }
+    await expect(servers(1)).rejects.toThrow(
+      /The clock of this machine is 3600 s behind that of the database/,
+    );
+  });
+
   it('one that could not reach the store itself takes nobody for dead until it beat in time again', async () => {
     const [one] = (await servers(1)) as [Parts];
     expect(one.leases.mayTakeOver).toBe(false);

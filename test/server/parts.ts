@@ -16,14 +16,15 @@ import type { NewEvent } from '../../server/dist/jobs/jobChange.js';
 import { DatasetDeletion } from '../../server/dist/datasets/datasetDeletion.js';
 import { JobDeletion } from '../../server/dist/jobs/jobDeletion.js';
 import { Scrubber } from '../../server/dist/scrub/scrubber.js';
-import { FolderBlobs } from '../../server/dist/store/blobStore.js';
 import { DiskReader } from '../../server/dist/retention/diskUse.js';
-import type { FreeDevices } from '../../server/dist/jobs/jobDevices.js';
+import { JobExplainer } from '../../server/dist/jobs/explainJob.js';
 import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openStore } from '../../server/dist/store/openStore.js';
+import type { FreeDevices } from '../../server/dist/jobs/jobDevices.js';
+import { parseStoreUrl } from '../../server/dist/store/storeUrl.js';
 import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Slots } from '../../server/dist/trainer/slots.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
@@ -55,7 +56,14 @@ async function urlOfFolder(dataFolder: string): Promise<string> {
 export type Parts = Awaited<ReturnType<typeof openParts>>;
 
 /** What a server of these tests says of itself. */
-const description = { address: '127.0.0.1:1', version: '0', devices: '[]', memoryBytes: 0, startTimeMs: 0 };
+const description = {
+  address: '127.0.0.1:1',
+  version: '0',
+  devices: '[]',
+  memoryBytes: 0,
+  slots: 1,
+  startTimeMs: 0,
+};
 
 /** The durable half of a server on a data folder, with short times. */
 export async function openParts(
@@ -63,6 +71,7 @@ export async function openParts(
   dataFolder = temporaryFolder(),
   entry: string = scriptedTrainer,
   storeUrl?: string,
+  blobsUrl: string | null = null,
 ) {
   const config: Config = readConfig({
     RELORA_DATA_FOLDER: dataFolder,
@@ -80,28 +89,36 @@ export async function openParts(
     info: storeInfo,
     feed,
     leases,
+    blobs,
+    stage,
     close: closeStore,
   } = await openStore(dataFolder, {
     url,
     leaseMs: config.leaseSeconds * 1000,
+    blobsUrl: blobsUrl === null ? null : parseStoreUrl(blobsUrl),
+    cacheBytesMax: config.cacheBytesMax,
   });
   await leases.start(() => description);
   const log = pino({ level: process.env.TEST_LOG ?? 'silent' });
-  const journal = new JobJournal(db, feed);
+  const journal = new JobJournal(db, feed, () => leases.now());
   const store = new JobStore(db);
-  const queue = new JobQueue(journal, leases, { jobsMax: config.queueJobsMax });
+  const queue = new JobQueue(journal, leases, {
+    jobsMax: config.queueJobsMax,
+    ownerRunningMax: config.ownerRunningMax,
+  });
   const control = new JobControl(store, journal);
+  const explainer = new JobExplainer(db, leases, config);
   const attempts = new JobAttempts(journal, dataFolder);
-  const checkpoints = new CheckpointStore(db, dataFolder);
-  const artifacts = new ArtifactStore(db, dataFolder);
-  const exports = new ArtifactExports(db, dataFolder, feed, leases);
+  const checkpoints = new CheckpointStore(db, dataFolder, stage);
+  const artifacts = new ArtifactStore(db, dataFolder, stage);
+  const exports = new ArtifactExports(db, dataFolder, feed, leases, blobs, stage);
   const datasets = new DatasetStore(db, dataFolder, feed, leases);
-  const weights = new WeightsStore(db, dataFolder);
+  const weights = new WeightsStore(db, dataFolder, stage);
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
   const jobDeletion = new JobDeletion(db, journal, undelete);
   const datasetDeletion = new DatasetDeletion(db, feed, undelete);
   const disk = new DiskReader(db, dataFolder);
-  const scrubber = new Scrubber(db, new FolderBlobs(dataFolder));
+  const scrubber = new Scrubber(db, stage);
   const storeFailures: unknown[] = [];
   const slots = new Slots(config, { cards: () => [], problems: () => [] });
   const supervisor = new Supervisor({
@@ -110,6 +127,7 @@ export async function openParts(
     queue,
     feed,
     leases,
+    stage,
     attempts,
     checkpoints,
     artifacts,
@@ -133,12 +151,15 @@ export async function openParts(
     db,
     feed,
     leases,
+    blobs,
+    stage,
     storeInfo,
     log,
     journal,
     store,
     queue,
     control,
+    explainer,
     attempts,
     checkpoints,
     artifacts,

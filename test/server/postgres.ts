@@ -101,7 +101,7 @@ async function run(program: string, args: string[]): Promise<void> {
   if (code !== 0) throw new Error(`${program} ended with code ${String(code)}: ${problem}`);
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as { port: number };

@@ -89,11 +89,94 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(await parts.queue.claimNext(onProcessors)).toEqual({ notBeforeMs: null });
     });
 
+    it('takes turns between owners within a priority, as the places in the queue say', async () => {
+      const parts = await open();
+      const jobs = [
+        ['a1', 'anna'],
+        ['a2', 'anna'],
+        ['a3', 'anna'],
+        ['b1', 'berta'],
+        ['b2', 'berta'],
+        ['c1', 'clara'],
+      ] as const;
+      for (const [jobId, owner] of jobs) {
+        await submit(parts, { jobId });
+        await parts.db.updateTable('jobs').set({ owner }).where('id', '=', jobId).execute();
+      }
+      await submit(parts, { jobId: 'urgent', spec: runSpec('', { priority: 1 }) });
+      const order = ['urgent', 'a1', 'b1', 'c1', 'a2', 'b2', 'a3'];
+      for (const [index, id] of order.entries())
+        expect((await parts.store.find(id))!.queuePosition).toBe(index + 1);
+      for (const id of order) expect((await claim(parts)).id).toBe(id);
+    });
+
+    it('leaves jobs beyond the limit of their owner in the queue, however many ask at once', async () => {
+      const parts = await open({ RELORA_OWNER_RUNNING_MAX: '2' });
+      const ids: string[] = [];
+      for (let index = 0; index < 4; index++) ids.push((await submit(parts)).id);
+      const claims = await Promise.all(
+        [1, 2, 3, 4].map(async () => await parts.queue.claimNext(onProcessors)),
+      );
+      const claimed = claims.flatMap((result) => ('job' in result ? [result.job] : []));
+      expect(claimed).toHaveLength(2);
+      expect(claims.filter((result) => !('job' in result))).toEqual([
+        { notBeforeMs: null },
+        { notBeforeMs: null },
+      ]);
+      const waiting = (await parts.store.find(ids[2]!))!;
+      expect(await parts.explainer.explain(waiting)).toMatchObject({
+        reason: 'ownerLimit',
+        ownerRunningCount: 2,
+        ownerRunningMax: 2,
+        message: '2 jobs of the same owner run, and no more than 2 may: one of them must end',
+      });
+      const { id: jobId, attempt } = claimed[0]!;
+      await parts.attempts.failed({ jobId, attempt }, { reason: 'TASK_ERROR', message: '' });
+      expect((await claim(parts)).id).toBe(ids[2]);
+    });
+
+    it('is explained: what a job waits for, and from when it may run', async () => {
+      const parts = await open({ RELORA_SLOTS: '1' });
+      const { id } = await submit(parts);
+      const explain = async (jobId: string) =>
+        await parts.explainer.explain((await parts.store.find(jobId))!);
+      expect(await explain(id)).toMatchObject({ reason: 'startsNext', queuePosition: 1 });
+      const { attempt } = await claim(parts);
+      expect(await explain(id)).toMatchObject({ reason: 'notWaiting', message: 'The job is starting' });
+      const next = (await submit(parts)).id;
+      const last = (await submit(parts)).id;
+      expect(await explain(next)).toMatchObject({
+        reason: 'slotsBusy',
+        busySlotCount: 1,
+        estimatedStartMs: null,
+      });
+      const key = { jobId: id, attempt };
+      await parts.attempts.started(key, execution, 0);
+      await parts.attempts.append(key, [stepEvent(0)]);
+      const { remainingSeconds } = (await parts.store.find(id))!.progress;
+      const explained = await explain(next);
+      expect(Math.abs(explained.estimatedStartMs! - Date.now() - remainingSeconds! * 1000)).toBeLessThan(
+        5000,
+      );
+      expect(await explain(last)).toMatchObject({ queuePosition: 2, estimatedStartMs: null });
+      await parts.attempts.crashed(key, 'The trainer ended', {
+        attemptsWithoutProgressMax: 3,
+        retryDelayMs: 60_000,
+      });
+      expect(await explain(id)).toMatchObject({ reason: 'backingOff' });
+      expect((await explain(id)).estimatedStartMs).toBeGreaterThan(Date.now() + 50_000);
+      await parts.control.pause(id);
+      expect(await explain(id)).toMatchObject({
+        reason: 'notWaiting',
+        message: 'The job is paused: resume it',
+      });
+    });
+
     it('leaves a job that crashed alone until its delay is over', async () => {
       const parts = await open();
       const { id } = await submit(parts);
       const { attempt } = await claim(parts);
-      const before = Date.now();
+      const before = parts.leases.now();
       await parts.attempts.crashed({ jobId: id, attempt }, 'The trainer ended', {
         attemptsWithoutProgressMax: 3,
         retryDelayMs: 60_000,

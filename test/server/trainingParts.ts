@@ -38,6 +38,7 @@ export async function prepare(
     parts.config,
     parts.feed,
     parts.leases,
+    parts.stage,
     parts.log,
     (error) => parts.storeFailures.push(error),
   );

@@ -32,6 +32,7 @@ export const accessRules: AccessRules = {
     listJobs: 'viewer',
     listRestarts: 'viewer',
     watchJob: 'viewer',
+    explainJob: 'viewer',
     getMetricHistory: 'viewer',
     compareJobs: 'viewer',
     pauseJob: 'trainer',

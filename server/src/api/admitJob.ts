@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import {
   estimateRun,
   needsProcessor,
@@ -11,6 +12,7 @@ import type { DatasetHead } from '../datasets/dataset.js';
 import type { Config } from '../config.js';
 import { gibibytes, ServiceError } from '../errors.js';
 import { freeMemoryBytes, jobShareBytes } from '../machineMemory.js';
+import { namedWeights } from '../store/folders.js';
 import type { DeviceDescription } from '../trainer/messages.js';
 import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
 import { speedOf } from './deviceCatalog.js';
@@ -42,6 +44,7 @@ export type AdmitParts = Pick<
   | 'slots'
   | 'weights'
   | 'artifacts'
+  | 'stage'
   | 'tasks'
   | 'stopping'
 >;
@@ -82,7 +85,7 @@ export async function admitJob(
     });
   }
   const warnings = [...parsed.warnings];
-  const sound = await withSoundWeights(parts, parsed.spec, warnings);
+  const sound = await withSoundWeights(parts, tenant, parsed.spec, warnings);
   const device = await chooseDevice(parts, sound);
   const speed = device === undefined ? unknownSpeed : speedOf(device);
   const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speed).peakMemoryBytes;
@@ -117,11 +120,19 @@ export async function admitJob(
  * Looks into a folder that the client named. Of our own only the head is looked at, where the config calls it the embedding:
  * what the model computes with is not known before. The run warns of it.
  */
-async function withSoundWeights(parts: AdmitParts, spec: RunSpec, warnings: Warning[]): Promise<RunSpec> {
+async function withSoundWeights(
+  parts: AdmitParts,
+  tenant: string,
+  spec: RunSpec,
+  warnings: Warning[],
+): Promise<RunSpec> {
   const { baseWeightsFolder: folder, baseWeightsName: name, model } = spec;
   if (folder === null || (name !== null && !model.tieWordEmbeddings)) return spec;
-  const beneath = name === null ? parts.config.allowedFolders : null;
-  const report = await requireSoundFolder(parts, folder, beneath);
+  const own = namedWeights(tenant, name);
+  const release = own === null ? undefined : await parts.stage.take(own);
+  const beneath = own === null ? parts.config.allowedFolders : null;
+  const path = own === null ? folder : join(parts.config.dataFolder, own);
+  const report = await requireSoundFolder(parts, path, beneath).finally(release);
   for (const warning of report.warnings ?? []) warnings.push(warning as Warning);
   return { ...spec, model: { ...model, tieWordEmbeddings: report.config.tieWordEmbeddings } };
 }

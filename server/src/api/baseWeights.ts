@@ -9,7 +9,7 @@ import { readTextFile } from './readTextFile.js';
 import { artifactIdsOf, weightsIdOf } from './resourceNames.js';
 import { isFaultOfFolder, taskError } from './taskError.js';
 
-type Parts = Pick<ApiParts, 'allowedFolders' | 'weights' | 'artifacts' | 'tasks' | 'stopping'>;
+type Parts = Pick<ApiParts, 'allowedFolders' | 'weights' | 'artifacts' | 'stage' | 'tasks' | 'stopping'>;
 
 /** Longest config.json that is read. */
 const configBytesMax = 1 << 20;
@@ -39,7 +39,7 @@ export async function findBaseWeights(
 }
 
 async function findFolder(
-  { allowedFolders, weights, artifacts }: Parts,
+  { allowedFolders, weights, artifacts, stage }: Parts,
   tenant: string,
   base: BaseWeights,
 ): Promise<{ path: string } | { problem: string }> {
@@ -51,6 +51,7 @@ async function findFolder(
     const found = id === undefined ? undefined : await weights.find(id);
     if (found === undefined) return { problem: `${base.weights}, which does not exist` };
     if (found.state !== 'ready') return { problem: `${base.weights}, which is not uploaded yet` };
+    (await stage.take(`weights/${found.id}`))(); // as long as nothing needs its room
     return { path: weights.folder(found.id) };
   }
   const ids = artifactIdsOf(tenant, base.artifact);
@@ -59,6 +60,7 @@ async function findFolder(
   if (found.state !== 'ready') return { problem: `${base.artifact}, which is ${found.state}` };
   if (found.format !== 'huggingFace')
     return { problem: `${base.artifact}, which is in ${found.format} layout` };
+  (await stage.take(`jobs/${found.jobId}/artifacts/${found.id}`))();
   return { path: found.folder };
 }
 

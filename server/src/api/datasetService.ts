@@ -106,7 +106,7 @@ async function uploadDataset(
 
 /** The first tokens of a part, as a model sees them. */
 async function previewDataset(
-  { datasets, tasks, stopping }: ApiParts,
+  { datasets, stage, tasks, stopping }: ApiParts,
   request: PreviewDatasetRequest,
   { signal, caller }: Pick<CallContext, 'signal' | 'caller'>,
 ): Promise<PreviewDatasetResponse> {
@@ -125,6 +125,7 @@ async function previewDataset(
   if (dataset.state !== 'ready')
     throw new ServiceError('DATASET_NOT_READY', { datasetId, state: dataset.state.toUpperCase() });
   const preparedFolder = datasets.preparedFolder(datasetId);
+  const release = await stage.take(`datasets/${datasetId}/prepared`);
   try {
     return {
       tokens: await tasks.previewDataset(
@@ -134,6 +135,8 @@ async function previewDataset(
     };
   } catch (error) {
     throw taskError(error, request.name, signal, stopping);
+  } finally {
+    release();
   }
 }
 

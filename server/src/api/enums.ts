@@ -1,5 +1,6 @@
 import * as plan from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
+import { waitReasons } from '../jobs/explainJob.js';
 import { metrics } from '../jobs/metricSeries.js';
 
 /** `int8Base` as the contract writes it, INT8_BASE. */
@@ -36,6 +37,7 @@ function words<const Word extends string, Enum extends Readonly<Record<Capitals<
 
 /** By their names in the contract. */
 export const enums = {
+  WaitReason: words(waitReasons, contract.WaitReason),
   JobKind: words(plan.jobKinds, contract.JobKind),
   Precision: words(plan.precisions, contract.Precision),
   Recomputation: words(plan.recomputations, contract.Recomputation),

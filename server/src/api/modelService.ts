@@ -1,4 +1,6 @@
+import { basename } from 'node:path';
 import { FinishReason, type GenerateTextRequest, type ModelServiceDefinition } from '@relora/sdk/contract';
+import type { Artifact } from '../artifacts/artifact.js';
 import { quote, ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import type { GenerateTask } from '../trainer/messages.js';
@@ -21,8 +23,10 @@ export function modelService(parts: ApiParts): Implementation<typeof ModelServic
       const signal = AbortSignal.any([context.signal, stopping]);
       let tokenCount = 0;
       for (let isDone = false; !isDone;) {
-        const model = await findModel(parts, tenant, request.model);
+        const { folders, ...model } = await findModel(parts, tenant, request.model);
+        const taken: (() => void)[] = [];
         try {
+          for (const folder of folders) taken.push(await parts.stage.take(folder));
           for await (const piece of tasks.generate({ ...settings, ...model }, signal)) {
             metrics.generatedTokens.inc(piece.tokenCount - tokenCount);
             tokenCount = piece.tokenCount;
@@ -39,6 +43,8 @@ export function modelService(parts: ApiParts): Implementation<typeof ModelServic
           const mayRepeat = tokenCount === 0 && !signal.aborted;
           if (!mayRepeat || !(await wasPruned(parts, tenant, request.model, model.source)))
             throw taskError(error, request.model, context.signal, stopping);
+        } finally {
+          for (const release of taken) release();
         }
       }
     },
@@ -77,12 +83,13 @@ async function wasPruned(
   return left.every((checkpoint) => checkpoint.folder !== folder);
 }
 
+interface FoundModel extends Pick<GenerateTask, 'source' | 'datasetFolder'> {
+  /** Those of the data folder that it lies in. */
+  folders: string[];
+}
+
 /** The named artifact; for a job its newest artifact or, before there is one, its newest checkpoint. */
-async function findModel(
-  parts: ApiParts,
-  tenant: string,
-  name: string,
-): Promise<Pick<GenerateTask, 'source' | 'datasetFolder'>> {
+async function findModel(parts: ApiParts, tenant: string, name: string): Promise<FoundModel> {
   if (name.includes('/artifacts/')) {
     const { jobId, artifactId } = parseArtifactName(tenant, 'model', name);
     const artifact = await parts.artifacts.find(jobId, artifactId);
@@ -90,17 +97,26 @@ async function findModel(
     requireReady(artifact);
     if (artifact.format !== 'huggingFace')
       throw new ServiceError('ARTIFACT_FORMAT_WRONG', { artifactId, format: artifact.format.toUpperCase() });
-    return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
+    return fromArtifact(artifact);
   }
   const jobId = parseJobName(tenant, 'model', name);
   const job = await requireJob(parts.store, jobId);
   const artifact = await parts.artifacts.newest(jobId);
-  if (artifact !== undefined)
-    return { source: { kind: 'artifact', folder: artifact.folder }, datasetFolder: null };
+  if (artifact !== undefined) return fromArtifact(artifact);
   const checkpoint = await parts.checkpoints.newest(jobId);
   if (checkpoint === undefined) throw new ServiceError('MODEL_NOT_READY', { jobId });
+  const datasetId = datasetIdOf(tenant, job.spec.dataset)!;
   return {
     source: { kind: 'checkpoint', folder: checkpoint.folder },
-    datasetFolder: parts.datasets.preparedFolder(datasetIdOf(tenant, job.spec.dataset)!),
+    datasetFolder: parts.datasets.preparedFolder(datasetId),
+    folders: [`jobs/${jobId}/checkpoints/${basename(checkpoint.folder)}`, `datasets/${datasetId}/prepared`],
+  };
+}
+
+function fromArtifact({ jobId, id, folder }: Artifact): FoundModel {
+  return {
+    source: { kind: 'artifact', folder },
+    datasetFolder: null,
+    folders: [`jobs/${jobId}/artifacts/${id}`],
   };
 }

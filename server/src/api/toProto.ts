@@ -10,6 +10,7 @@ import type {
   DatasetSummary,
   PreparedDataset,
 } from '../datasets/dataset.js';
+import type { Explanation } from '../jobs/explainJob.js';
 import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
 import type { Weights } from '../weights/weights.js';
@@ -57,6 +58,20 @@ export function toJob(job: Job): contract.Job {
       job.origin === null ? undefined : { job: `jobs/${nameOf(job.origin.jobId)}`, step: job.origin.step },
     deleteTime: toDate(job.deleteTimeMs),
     purgeTime: toDate(job.purgeTimeMs),
+  };
+}
+
+export function toExplanation({
+  reason,
+  notBeforeMs,
+  estimatedStartMs,
+  ...rest
+}: Explanation): contract.ExplainJobResponse {
+  return {
+    ...rest,
+    reason: enums.WaitReason.to[reason],
+    notBeforeTime: toDate(notBeforeMs),
+    estimatedStartTime: toDate(estimatedStartMs),
   };
 }
 

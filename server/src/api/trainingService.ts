@@ -11,12 +11,12 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { steerJob } from './steerJob.js';
-import { toJob, toSpec } from './toProto.js';
+import { toExplanation, toJob, toSpec } from './toProto.js';
 import { JobWatches } from './watchJob.js';
 
 type TrainingParts = AdmitParts &
   DeleteJobParts &
-  Pick<ApiParts, 'queue' | 'control' | 'journal' | 'checkpoints' | 'pageTokens' | 'metrics'>;
+  Pick<ApiParts, 'queue' | 'control' | 'explainer' | 'journal' | 'checkpoints' | 'pageTokens' | 'metrics'>;
 
 /** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
 export function trainingService(parts: TrainingParts): Implementation<typeof TrainingServiceDefinition> {
@@ -34,6 +34,10 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     deleteJob: async (request, { caller }) => await deleteJob(parts, request, caller),
     undeleteJob: async (request, { caller }) => await undeleteJob(parts, request, caller),
     compareJobs: async (request, context) => await compareJobs(parts, request, context),
+    explainJob: async (request, { caller }) => {
+      const job = await requireJob(parts.store, parseJobName(caller.tenant, 'name', request.name));
+      return toExplanation(await parts.explainer.explain(job));
+    },
 
     async estimateJob(request, { caller }) {
       const { spec, estimate, plan, warnings } = await admitJob(parts, caller.tenant, request.spec, {

@@ -6,6 +6,7 @@ import {
 import { ServiceError } from '../errors.js';
 import type { CallContext, Implementation } from '../grpc/service.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
+import { giveThen } from '../store/stage.js';
 import type { Weights } from '../weights/weights.js';
 import type { WeightsCursor, WeightsStore } from '../weights/weightsStore.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -108,8 +109,8 @@ async function uploadWeights(
 
 /** Reads every tensor in a child process. What is wrong stays wrong, as the hashes are right: it is dropped. */
 async function checkWeights(
-  { config, weights: store, tasks, stopping }: ApiParts,
-  { id }: Weights,
+  { config, weights: store, stage, tasks, stopping }: ApiParts,
+  { id, files }: Weights,
   signal: AbortSignal,
 ): Promise<Weights> {
   try {
@@ -123,7 +124,9 @@ async function checkWeights(
       },
       { signal: AbortSignal.any([signal, stopping]), timeoutMs: null },
     );
-    return await store.ready(id, report);
+    const digests = new Map(files.map(({ fileName, sha256 }) => [fileName, sha256]));
+    const given = { folder: `weights/${id}`, maker: { kind: 'uploads', fence: 0 } as const, digests };
+    return await giveThen(stage, [given], async (name) => await store.ready(id, report, name));
   } catch (error) {
     if (!(error instanceof TaskFailed) || !isFaultOfFolder(error))
       throw taskError(error, `weights/${id}`, signal, stopping);

@@ -1,14 +1,16 @@
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
 import type { JobFailure } from '../jobs/job.js';
 import { jobAtWeights } from '../jobs/jobAtWeights.js';
-import { FolderBlobs } from '../store/blobStore.js';
+import type { BlobStore } from '../store/blobStore.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import { notePurge } from '../store/chunkDigests.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { Leases } from '../store/leases.js';
 import type { ArtifactRow } from '../store/schema.js';
+import type { Naming, Stage } from '../store/stage.js';
 import { doPurges } from '../store/purges.js';
 import { expireRequests, releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
@@ -45,6 +47,8 @@ export class ArtifactExports {
     private readonly dataFolder: string,
     private readonly feed: ChangeFeed,
     private readonly leases: Leases,
+    private readonly blobs: BlobStore,
+    private readonly stage: Stage,
   ) {}
 
   /** Stores a pending artifact; when this resolves it survives any crash, and so does its checkpoint. */
@@ -182,6 +186,7 @@ export class ArtifactExports {
   async ready(
     { job_id, id, epoch }: ArtifactRow,
     { files, castErrorMax, cycle }: ExportResult,
+    name: Naming = async () => {},
   ): Promise<boolean> {
     return await this.db.transaction().execute(async (trx) => {
       const { numUpdatedRows } = await trx
@@ -198,6 +203,7 @@ export class ArtifactExports {
         .where('state', '=', 'pending')
         .executeTakeFirst();
       if (numUpdatedRows === 0n) return false;
+      await name(trx);
       const rows = files.map((file) => ({
         job_id,
         artifact_id: id,
@@ -234,13 +240,15 @@ export class ArtifactExports {
         .where('id', '=', id)
         .executeTakeFirst();
       if (numDeletedRows === 0n) return 'notFound' as const;
+      await this.stage.forget(trx, `jobs/${jobId}/artifacts/${id}`);
       await notePurge(trx, `jobs/${jobId}/artifacts/${id}`);
       await expireRequests(trx, `jobs/${jobId}/artifacts/${id}`, Date.now());
       return 'removed' as const;
     });
     if (outcome !== 'removed') return outcome;
     this.feed.announce({ topic: 'artifact', id });
-    await doPurges(this.db, new FolderBlobs(this.dataFolder));
+    await doPurges(this.db, this.blobs);
+    await rm(join(folders.artifacts(this.dataFolder, jobId), id), { recursive: true, force: true });
     return outcome;
   }
 

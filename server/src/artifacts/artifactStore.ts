@@ -1,10 +1,11 @@
 import type { ExportFormat } from '@relora/engine/plan';
 import { join } from 'node:path';
-import { chunkBytes, FolderBlobs, type BlobStore, type OpenBlob } from '../store/blobStore.js';
+import { chunkBytes, type OpenBlob } from '../store/blobStore.js';
 import { ChunkDigests } from '../store/chunkDigests.js';
 import type { Database } from '../store/database.js';
 import { folders, removeOthers } from '../store/folders.js';
 import type { ArtifactRow } from '../store/schema.js';
+import type { Stage } from '../store/stage.js';
 import type { JobFailure } from '../jobs/job.js';
 import type { Artifact, ArtifactFile } from './artifact.js';
 import { readChecked, readFirst } from './checkedRead.js';
@@ -22,14 +23,13 @@ export interface OpenArtifactFile {
 
 /** Artifacts of jobs: rows and the folders they name. */
 export class ArtifactStore {
-  private readonly blobs: BlobStore;
   private readonly digests: ChunkDigests;
 
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
+    private readonly stage: Stage,
   ) {
-    this.blobs = new FolderBlobs(dataFolder);
     this.digests = new ChunkDigests(db);
   }
 
@@ -89,7 +89,7 @@ export class ArtifactStore {
   async openFile(artifact: Artifact, fileName: string): Promise<OpenArtifactFile | 'notFound' | 'dataLoss'> {
     const file = artifact.files.find((entry) => entry.fileName === fileName);
     if (file === undefined) return 'notFound';
-    const blob = await this.blobs.openRead(blobName(artifact, file));
+    const blob = await this.stage.openFile(`jobs/${artifact.jobId}/artifacts/${artifact.id}`, fileName);
     if (blob?.sizeBytes !== file.sizeBytes) {
       await blob?.close();
       return 'dataLoss';
@@ -168,10 +168,6 @@ export class ArtifactStore {
       folder: join(folders.artifacts(this.dataFolder, row.job_id), row.id),
     };
   }
-}
-
-function blobName({ jobId, id }: Artifact, { fileName }: ArtifactFile): string {
-  return `jobs/${jobId}/artifacts/${id}/${fileName}`;
 }
 
 function chunkCountOf({ sizeBytes }: ArtifactFile): number {

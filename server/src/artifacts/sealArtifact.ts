@@ -3,6 +3,7 @@ import type { AttemptKey, JobAttempts } from '../jobs/jobAttempts.js';
 import type { JobChange } from '../jobs/jobChange.js';
 import type { ServerWarning } from '../jobs/jobFailures.js';
 import { toJob } from '../jobs/jobRow.js';
+import type { Naming } from '../store/stage.js';
 import type { JobRow } from '../store/schema.js';
 import { kindOf, type PlannedArtifact, type SealedArtifact } from './artifact.js';
 import { nameOf } from '../store/tenantIds.js';
@@ -12,11 +13,13 @@ export async function sealArtifact(
   attempts: JobAttempts,
   key: AttemptKey,
   artifact: SealedArtifact,
+  name: Naming = async () => {},
 ): Promise<Job | 'stale'> {
   return await attempts.write(key, async (row, change) => {
     const sizeBytes = artifact.files.reduce((sum, file) => sum + file.sizeBytes, 0);
     const { castErrorMax } = artifact;
     if (!(await insert(row, change, artifact, { sizeBytes, castErrorMax, failure: null }))) return row;
+    await name(change.trx);
     await change.trx
       .insertInto('artifact_files')
       .values(

@@ -2,6 +2,7 @@ import { terminalStates } from '../jobs/job.js';
 import { notePurge } from '../store/chunkDigests.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
+import type { Naming } from '../store/stage.js';
 
 /** `usedBy`: a job that has not ended uses it. `preparing`: its preparation is under way. */
 export type DatasetDeletionResult =
@@ -82,8 +83,11 @@ export class DatasetDeletion {
   }
 
   /** All but the tokenizer was thrown away. */
-  async purgedButTokenizer(id: string): Promise<void> {
-    await this.db.updateTable('datasets').set({ purged: 1 }).where('id', '=', id).execute();
+  async purgedButTokenizer(id: string, forget: Naming): Promise<void> {
+    await this.db.transaction().execute(async (trx) => {
+      await trx.updateTable('datasets').set({ purged: 1 }).where('id', '=', id).execute();
+      await forget(trx);
+    });
   }
 
   /** Deletes the rows of a data set that no job needs, and notes its folder for removal. */

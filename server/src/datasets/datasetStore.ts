@@ -5,6 +5,7 @@ import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { Leases } from '../store/leases.js';
 import type { DatasetFileRow, DatasetRow } from '../store/schema.js';
+import type { Naming } from '../store/stage.js';
 import { timedId } from '../store/timedId.js';
 import type {
   Dataset,
@@ -189,29 +190,44 @@ export class DatasetStore {
     return numUpdatedRows > 0n;
   }
 
-  /** uploading → preparing, once every byte is synced and checked; safe when it resolves. */
-  async uploaded(datasetId: string): Promise<Dataset> {
-    await this.db
-      .updateTable('datasets')
-      .set({ state: 'preparing' })
-      .where('id', '=', datasetId)
-      .where('state', '=', 'uploading')
-      .execute();
+  /** Somebody sends bytes of it: other servers, which have none of them, see by it that it is not abandoned. */
+  async touch(id: string): Promise<void> {
+    await this.db.updateTable('datasets').set({ update_time_ms: Date.now() }).where('id', '=', id).execute();
+  }
+
+  /** uploading → preparing, once every byte is synced and checked; safe when it resolves. `name` makes the files visible. */
+  async uploaded(datasetId: string, name: Naming = async () => {}): Promise<Dataset> {
+    await this.db.transaction().execute(async (trx) => {
+      const { numUpdatedRows } = await trx
+        .updateTable('datasets')
+        .set({ state: 'preparing' })
+        .where('id', '=', datasetId)
+        .where('state', '=', 'uploading')
+        .executeTakeFirst();
+      if (numUpdatedRows > 0n) await name(trx);
+    });
     this.feed.announce({ topic: 'dataset', id: datasetId });
     return (await this.find(datasetId))!;
   }
 
   /** preparing → ready; false when another server prepares it. */
-  async ready({ id: datasetId, epoch }: Preparation, prepared: PreparedDataset): Promise<boolean> {
-    const { numUpdatedRows } = await this.db
-      .updateTable('datasets')
-      .set({ state: 'ready', prepared: JSON.stringify(prepared) })
-      .where('id', '=', datasetId)
-      .where('epoch', '=', epoch)
-      .where('state', '=', 'preparing')
-      .executeTakeFirst();
+  async ready(
+    { id: datasetId, epoch }: Preparation,
+    prepared: PreparedDataset,
+    name: Naming = async () => {},
+  ): Promise<boolean> {
     this.ratios.delete(datasetId);
-    return numUpdatedRows > 0n;
+    return await this.db.transaction().execute(async (trx) => {
+      const { numUpdatedRows } = await trx
+        .updateTable('datasets')
+        .set({ state: 'ready', prepared: JSON.stringify(prepared) })
+        .where('id', '=', datasetId)
+        .where('epoch', '=', epoch)
+        .where('state', '=', 'preparing')
+        .executeTakeFirst();
+      if (numUpdatedRows > 0n) await name(trx);
+      return numUpdatedRows > 0n;
+    });
   }
 
   /** preparing → failed. */

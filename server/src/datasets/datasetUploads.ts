@@ -1,5 +1,6 @@
 import { dirname } from 'node:path';
 import { OpenUploads, type Upload } from '../uploads/openUploads.js';
+import { giveThen, type Stage } from '../store/stage.js';
 import type { ReceiveResult } from '../uploads/receivedFiles.js';
 import type { Dataset } from './dataset.js';
 import type { DatasetStore } from './datasetStore.js';
@@ -19,9 +20,10 @@ export class DatasetUploads {
 
   constructor(
     private readonly store: DatasetStore,
+    private readonly stage: Stage,
     options: { freeDiskBytesMin: number },
   ) {
-    this.uploads = new OpenUploads(options);
+    this.uploads = new OpenUploads({ ...options, touch: async (id) => await store.touch(id) });
   }
 
   isOpen(id: string): boolean {
@@ -44,7 +46,14 @@ export class DatasetUploads {
     const { complete, ...shared } = upload;
     const finish = async (): Promise<FinishResult> => {
       const result = await complete();
-      return result.outcome === 'done' ? { outcome: 'done', dataset: await this.store.uploaded(id) } : result;
+      if (result.outcome !== 'done') return result;
+      const given = { folder: `datasets/${id}/uploads`, maker: { kind: 'uploads', fence: 0 } as const };
+      const dataset = await giveThen(
+        this.stage,
+        [given],
+        async (name) => await this.store.uploaded(id, name),
+      );
+      return { outcome: 'done', dataset };
     };
     return { ...shared, finish };
   }

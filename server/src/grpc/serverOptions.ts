@@ -7,7 +7,14 @@ const keepaliveTimeoutMs = 20_000;
 
 /** What a client may ask of one connection. */
 export function serverOptions(
-  config: Pick<Config, 'messageBytesMax' | 'concurrentStreamsMax' | 'connectionIdleSeconds'>,
+  config: Pick<
+    Config,
+    | 'messageBytesMax'
+    | 'concurrentStreamsMax'
+    | 'connectionIdleSeconds'
+    | 'connectionAgeSeconds'
+    | 'connectionAgeGraceSeconds'
+  >,
 ): ChannelOptions {
   return {
     'grpc.max_receive_message_length': config.messageBytesMax,
@@ -16,6 +23,13 @@ export function serverOptions(
     'grpc.keepalive_time_ms': keepaliveMs,
     'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
     'grpc.max_connection_idle_ms': config.connectionIdleSeconds * 1000,
+    // Clients open another by themselves, behind a balancer maybe to a server that is new.
+    ...(config.connectionAgeSeconds === 0
+      ? {}
+      : {
+          'grpc.max_connection_age_ms': config.connectionAgeSeconds * 1000,
+          'grpc.max_connection_age_grace_ms': config.connectionAgeGraceSeconds * 1000,
+        }),
     'grpc.enable_channelz': 0,
   };
 }

@@ -1,8 +1,9 @@
-import { rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database } from '../store/database.js';
 import { folders, removeOthers, removeUnfinished } from '../store/folders.js';
 import type { CheckpointRow } from '../store/schema.js';
+import type { Stage } from '../store/stage.js';
 import { terminalStates, type JobOrigin } from './job.js';
 
 /** A checkpoint that was acknowledged: complete and synced in its folder before its row was stored. */
@@ -23,6 +24,7 @@ export class CheckpointStore {
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
+    private readonly stage: Stage,
   ) {}
 
   /** Checkpoints of a job that were not found corrupt, newest first. */
@@ -69,7 +71,7 @@ export class CheckpointStore {
       const begun = new Set(forks.map(({ origin }) => (JSON.parse(origin!) as JobOrigin).folder));
       const free = names.filter((name) => !begun.has(name));
       if (free.length === 0) return [];
-      return await trx
+      const gone = await trx
         .deleteFrom('checkpoints')
         .where('job_id', '=', jobId)
         .where('folder', 'in', free)
@@ -83,6 +85,8 @@ export class CheckpointStore {
         )
         .returning('folder')
         .execute();
+      for (const { folder } of gone) await this.stage.forget(trx, `jobs/${jobId}/checkpoints/${folder}`);
+      return gone;
     });
     for (const { folder } of deleted) await rm(join(parent, folder), { recursive: true, force: true });
     const gone = new Set(deleted.map(({ folder }) => join(parent, folder)));
@@ -116,4 +120,11 @@ export class CheckpointStore {
       createTimeMs: row.create_time_ms,
     };
   }
+}
+
+/** SHA-256 of the files of a checkpoint by its manifest, which saves reading them again; none where it has none. */
+export async function checkpointDigests(folder: string): Promise<Map<string, string>> {
+  const text = await readFile(join(folder, 'manifest.json'), 'utf8').catch(() => '{}');
+  const { files = {} } = JSON.parse(text) as { files?: Record<string, { fileName: string; sha256: string }> };
+  return new Map(Object.values(files).map(({ fileName, sha256 }) => [fileName, sha256]));
 }

@@ -1,5 +1,6 @@
 import { Schedule, spanOf } from '@relora/engine/plan';
 import type { Leases } from '../store/leases.js';
+import type { Naming } from '../store/stage.js';
 import { checkpointName } from '../store/folders.js';
 import { storageCures, type StorageFault } from '../store/storageFault.js';
 import type { JobRow } from '../store/schema.js';
@@ -19,6 +20,8 @@ export interface RetryRule {
   attemptsWithoutProgressMax: number;
   retryDelayMs: number;
 }
+
+const unnamed: Naming = async () => {};
 
 /** More than RELORA_SLOTS can be. */
 const schedulesMax = 128;
@@ -63,10 +66,14 @@ export class JobAttempts {
     });
   }
 
-  /** Appends events in one transaction with the progress and the checkpoints that they report. */
-  async append(key: AttemptKey, events: NewEvent[]): Promise<Job | 'stale'> {
+  /**
+   * Appends events in one transaction with the progress and the checkpoints that they report, whose folders `name` makes
+   * visible.
+   */
+  async append(key: AttemptKey, events: NewEvent[], name: Naming = unnamed): Promise<Job | 'stale'> {
     const schedule = this.schedules.get(key.jobId);
     return await this.write(key, async (row, change) => {
+      await name(change.trx);
       const progress = readProgress(row);
       const patch: JobPatch = {};
       const stored: NewEvent[] = [];

@@ -12,6 +12,7 @@ import {
   type JobState,
 } from './job.js';
 import { writeBody } from './jobRow.js';
+import { runningOfOwner, withinLimit } from './queueOrder.js';
 
 /** Columns of a job that a change may set beside its state. */
 export type JobPatch = Omit<
@@ -74,7 +75,20 @@ export class JobChange {
    * Takes the first job that may start on one of the devices, in one statement: on PostgreSQL several servers take different ones at
    * once. It is `starting` with a new attempt, and leased.
    */
-  async claim(reason: string, devices: readonly DeviceName[], leases: Leases): Promise<JobRow | undefined> {
+  async claim(
+    reason: string,
+    devices: readonly DeviceName[],
+    leases: Leases,
+    ownerRunningMax = 0,
+  ): Promise<JobRow | undefined> {
+    // One at a time, or two that count together would both take the last place.
+    if (ownerRunningMax > 0)
+      await this.trx
+        .selectFrom('store_info')
+        .select('key')
+        .where('key', '=', 'incarnation')
+        .forUpdate()
+        .execute();
     const claimed = await this.trx
       .updateTable('jobs')
       .set((eb) => ({
@@ -95,7 +109,9 @@ export class JobChange {
           .where('delete_time_ms', 'is', null)
           .where('not_before_ms', '<=', this.nowMs)
           .where(mayRunOn(devices))
+          .where(withinLimit(ownerRunningMax))
           .orderBy('priority', 'desc')
+          .orderBy(runningOfOwner)
           .orderBy('create_time_ms')
           .orderBy('id')
           .limit(1)

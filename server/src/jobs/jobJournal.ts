@@ -27,6 +27,8 @@ export class JobJournal {
   constructor(
     private readonly db: Database,
     private readonly feed: ChangeFeed,
+    /** That of the database, where servers share one. */
+    private readonly now: () => number = Date.now,
   ) {
     feed.listen((change) => {
       if (change === null) {
@@ -171,7 +173,7 @@ export class JobJournal {
   async change<T>(work: (change: JobChange) => Promise<T>): Promise<T> {
     let change: JobChange | undefined;
     const result = await this.db.transaction().execute(async (trx) => {
-      change = new JobChange(trx, Date.now());
+      change = new JobChange(trx, this.now());
       return await work(change);
     });
     for (const { row, events } of change?.touched.values() ?? []) {

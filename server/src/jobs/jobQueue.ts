@@ -1,5 +1,4 @@
 import { Schedule, type RunSpec } from '@relora/engine/plan';
-import { sql } from 'kysely';
 import type { Leases } from '../store/leases.js';
 import { releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
@@ -16,6 +15,7 @@ import {
 } from './jobDevices.js';
 import { toJob } from './jobRow.js';
 import { defaultTenant, idIn, nameOf, withId } from '../store/tenantIds.js';
+import { queuePositions } from './queueOrder.js';
 
 export interface NewJob {
   /** Of the store, see tenantIds.ts; null: the queue makes one of the tenant that sorts by time. */
@@ -54,7 +54,7 @@ export class JobQueue {
   constructor(
     private readonly journal: JobJournal,
     private readonly leases: Leases,
-    private readonly options: { jobsMax: number },
+    private readonly options: { jobsMax: number; ownerRunningMax?: number },
   ) {}
 
   /** The job that a request made earlier, whatever has become of its data set or of the limits since; undefined for a new request. */
@@ -144,8 +144,9 @@ export class JobQueue {
     resolve,
   }: FreeDevices): Promise<{ job: Job; device: DeviceName } | { notBeforeMs: number | null }> {
     return await this.journal.change(async (change) => {
-      await resolveFirst(change, free, resolve);
-      const claimed = await change.claim('A trainer is being started', free, this.leases);
+      const { ownerRunningMax = 0 } = this.options;
+      await resolveFirst(change, free, resolve, ownerRunningMax);
+      const claimed = await change.claim('A trainer is being started', free, this.leases, ownerRunningMax);
       if (claimed !== undefined) {
         const device = readDevices(claimed.devices).find((name) => free.some((other) => other === name));
         return { job: toJob(claimed), device: device as DeviceName };
@@ -155,6 +156,7 @@ export class JobQueue {
         .select(({ fn }) => fn.min<number | null>('not_before_ms').as('first'))
         .where('state', '=', 'queued')
         .where('delete_time_ms', 'is', null)
+        .where('not_before_ms', '>', change.nowMs) // the rest waits for others
         .executeTakeFirstOrThrow();
       return { notBeforeMs: first };
     });
@@ -246,16 +248,6 @@ function newProgress({ spec, origin }: NewJob): JobProgress {
   };
 }
 
-async function positionOf(change: JobChange, jobId: string): Promise<number> {
-  const row = await change.find(jobId);
-  if (row?.state !== 'queued') return 0;
-  const { count } = await change.trx
-    .selectFrom('jobs')
-    .select(({ fn }) => fn.countAll<number>().as('count'))
-    .where('state', '=', 'queued')
-    .where(
-      sql<boolean>`(-priority, create_time_ms, id) <= (${-row.priority}, ${row.create_time_ms}, ${jobId})`,
-    )
-    .executeTakeFirstOrThrow();
-  return count;
+async function positionOf({ trx }: JobChange, jobId: string): Promise<number> {
+  return (await queuePositions(trx)).get(jobId) ?? 0;
 }

@@ -4,6 +4,7 @@ import type { Job, JobState } from './job.js';
 import type { AttemptKey } from './jobAttempts.js';
 import { toJob } from './jobRow.js';
 import { defaultTenant } from '../store/tenantIds.js';
+import { queuePositions } from './queueOrder.js';
 
 /** Place in a list of jobs, for the next page: the last job of the page before. */
 export interface JobCursor {
@@ -32,7 +33,7 @@ export class JobStore {
     const row = await this.db.selectFrom('jobs').selectAll().where('id', '=', jobId).executeTakeFirst();
     // Between its purge time and the purge itself it cannot be brought back, so it is gone for everybody.
     if (row === undefined || (row.purge_time_ms ?? Infinity) <= Date.now()) return undefined;
-    return toJob(row, row.state === 'queued' ? ((await this.queuePositions()).get(jobId) ?? 0) : 0);
+    return toJob(row, row.state === 'queued' ? ((await queuePositions(this.db)).get(jobId) ?? 0) : 0);
   }
 
   /** Attempts that are under way by the store, but whose server was silent for too long. */
@@ -77,7 +78,7 @@ export class JobStore {
     const rows = await query.execute();
     const page = rows.slice(0, filter.jobsMax);
     const positions = page.some((row) => row.state === 'queued')
-      ? await this.queuePositions()
+      ? await queuePositions(this.db)
       : new Map<string, number>();
     const last = rows.length > page.length ? page.at(-1) : undefined;
     return {
@@ -103,18 +104,5 @@ export class JobStore {
       .execute();
     for (const { state, count } of rows) counts[state] = count;
     return counts;
-  }
-
-  /** Places in the queue, from 1. Bounded by the length of the queue. */
-  private async queuePositions(): Promise<Map<string, number>> {
-    const rows = await this.db
-      .selectFrom('jobs')
-      .select('id')
-      .where('state', '=', 'queued')
-      .orderBy('priority', 'desc')
-      .orderBy('create_time_ms')
-      .orderBy('id')
-      .execute();
-    return new Map(rows.map(({ id }, index) => [id, index + 1]));
   }
 }

@@ -1,6 +1,7 @@
-import { lstat, readdir, statfs } from 'node:fs/promises';
+import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database } from '../store/database.js';
+import { bytesOf, filesOf, namesIn } from '../store/diskFiles.js';
 
 export interface DiskEntry {
   /** jobs/…, datasets/… or weights/… */
@@ -102,35 +103,4 @@ async function readPurgeTimes(db: Database): Promise<Map<string, number>> {
     for (const { id, purge_time_ms } of rows) times.set(`${kind}/${id}`, purge_time_ms!);
   }
   return times;
-}
-
-async function bytesOf(path: string, counted: Set<string>): Promise<number> {
-  let bytes = 0;
-  for await (const file of filesOf(path)) {
-    if (file.linkCount > 1) {
-      if (counted.has(file.key)) continue;
-      counted.add(file.key);
-    }
-    bytes += file.bytes;
-  }
-  return bytes;
-}
-
-/** The file, or all files below the folder; what is removed meanwhile is left out. */
-async function* filesOf(path: string): AsyncGenerator<{ key: string; linkCount: number; bytes: number }> {
-  const stats = await lstat(path).catch(() => undefined);
-  if (stats === undefined) return;
-  if (stats.isDirectory()) {
-    for (const name of await namesIn(path)) yield* filesOf(join(path, name));
-    return;
-  }
-  // Blocks have 512 bytes, whatever the file system's are.
-  yield { key: `${stats.dev} ${stats.ino}`, linkCount: stats.nlink, bytes: stats.blocks * 512 };
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  return await readdir(folder).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return [];
-    throw error;
-  });
 }

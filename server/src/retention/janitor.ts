@@ -6,10 +6,12 @@ import type { DatasetDeletion } from '../datasets/datasetDeletion.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import { terminalStates } from '../jobs/job.js';
 import type { JobDeletion } from '../jobs/jobDeletion.js';
-import { FolderBlobs } from '../store/blobStore.js';
+import type { BlobStore } from '../store/blobStore.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import { doPurges } from '../store/purges.js';
+import type { Stage } from '../store/stage.js';
+import { removeStrays } from '../store/strays.js';
 import { isStoreBroken } from '../store/storeError.js';
 import type { WeightsStore } from '../weights/weightsStore.js';
 import type { DiskReader, DiskUse } from './diskUse.js';
@@ -23,6 +25,8 @@ export interface JanitorParts {
   weights: WeightsStore;
   checkpoints: CheckpointStore;
   disk: DiskReader;
+  blobs: BlobStore;
+  stage: Stage;
   /** Whether somebody sends bytes of it at this moment. */
   isUploading(name: string): boolean;
   log: Logger;
@@ -32,6 +36,9 @@ export interface JanitorParts {
   /** The store is broken: see Supervisor. */
   onStoreFailure(error: unknown): void;
 }
+
+/** How often the blobs of several servers are looked through. */
+const straysMs = 3_600_000;
 
 /** Of a prepared data set what exports of jobs that were trained on it need. */
 const tokenizerFiles = new Set(['manifest.json', 'tokenizer.json']);
@@ -45,6 +52,7 @@ export class Janitor {
   private timer: NodeJS.Timeout | undefined;
   private round: Promise<void> | undefined;
   private isStopping = false;
+  private straysTimeMs = -Infinity;
 
   constructor(private readonly parts: JanitorParts) {}
 
@@ -64,14 +72,15 @@ export class Janitor {
 
   /** One round. */
   async clean(): Promise<void> {
-    const { db, config, disk } = this.parts;
+    const { db, disk, blobs } = this.parts;
     const steps = [
       async () => await this.expireJobs(),
       async () => await this.expireCheckpoints(),
       async () => await this.expireUploads(),
       async () => await this.purgeJobs(),
       async () => await this.purgeDatasets(),
-      async () => void (await doPurges(db, new FolderBlobs(config.dataFolder))),
+      async () => void (await doPurges(db, blobs)),
+      async () => await this.removeStrays(),
       async () => void (await db.deleteFrom('requests').where('expire_time_ms', '<=', Date.now()).execute()),
       async () => this.parts.onDiskUse(await disk.read()),
     ];
@@ -129,32 +138,41 @@ export class Janitor {
     const rule = ruleOf(config, 'upload');
     if (isEmpty(rule)) return;
     const found: (Keepable & { name: string; remove(): Promise<unknown> })[] = [];
-    const add = async (name: string, createTimeMs: number, remove: () => Promise<unknown>): Promise<void> => {
+    const add = async (name: string, updateTimeMs: number, remove: () => Promise<unknown>): Promise<void> => {
       if (isUploading(name)) return;
       const { timeMs, bytes } = await newestFile(join(config.dataFolder, name));
-      found.push({ name, timeMs: Math.max(createTimeMs, timeMs), bytes, remove });
+      found.push({ name, timeMs: Math.max(updateTimeMs, timeMs), bytes, remove });
     };
     const sets = await db
       .selectFrom('datasets')
-      .select(['id', 'create_time_ms'])
+      .select(['id', 'update_time_ms'])
       .where('state', 'in', ['uploading', 'failed'])
       .where('delete_time_ms', 'is', null)
       .execute();
-    for (const { id, create_time_ms } of sets)
-      await add(`datasets/${id}`, create_time_ms, async () => await datasets.delete(id));
+    for (const { id, update_time_ms } of sets)
+      await add(`datasets/${id}`, update_time_ms, async () => await datasets.delete(id));
     const models = await db
       .selectFrom('weights')
-      .select(['id', 'create_time_ms'])
+      .select(['id', 'update_time_ms'])
       .where('state', '=', 'uploading')
       .execute();
-    for (const { id, create_time_ms } of models)
-      await add(`weights/${id}`, create_time_ms, async () => await weights.remove(id));
+    for (const { id, update_time_ms } of models)
+      await add(`weights/${id}`, update_time_ms, async () => await weights.remove(id));
     for (const { name, remove } of surplusOf(found, rule, Date.now())) {
       if (isUploading(name)) continue; // taken up again while others were looked at
       await remove();
       onPurged('upload');
       log.info({ name }, 'An abandoned upload was deleted by the retention settings');
     }
+  }
+
+  /** Blobs of servers that lost a lease, or ended, before they could name them. */
+  private async removeStrays(): Promise<void> {
+    const { db, config, blobs, log } = this.parts;
+    if (config.storeUrl === null || performance.now() - this.straysTimeMs < straysMs) return;
+    this.straysTimeMs = performance.now();
+    const count = await removeStrays(db, blobs);
+    if (count > 0) log.info({ count }, 'Blobs that nothing names were thrown away');
   }
 
   private async purgeJobs(): Promise<void> {
@@ -167,14 +185,17 @@ export class Janitor {
   }
 
   private async purgeDatasets(): Promise<void> {
-    const { config, datasets, onPurged, log } = this.parts;
+    const { config, datasets, stage, onPurged, log } = this.parts;
     for (const id of await datasets.toPurge(Date.now())) {
       if (await datasets.isNeeded(id)) {
         await rm(folders.uploads(config.dataFolder, id), { recursive: true, force: true });
         const prepared = folders.prepared(config.dataFolder, id);
         for (const name of await readdir(prepared).catch(() => []))
           if (!tokenizerFiles.has(name)) await rm(join(prepared, name), { recursive: true, force: true });
-        await datasets.purgedButTokenizer(id);
+        await datasets.purgedButTokenizer(id, async (trx) => {
+          await stage.forget(trx, `datasets/${id}/uploads`);
+          await stage.forget(trx, `datasets/${id}/prepared`, tokenizerFiles);
+        });
       } else await datasets.purge(id);
       onPurged('dataset');
       log.info({ datasetId: id }, 'A deleted data set is gone');

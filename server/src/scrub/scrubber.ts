@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { chunkBytes, Digester, type BlobStore } from '../store/blobStore.js';
+import { chunkBytes, Digester } from '../store/blobStore.js';
 import { ChunkDigests } from '../store/chunkDigests.js';
 import type { Database } from '../store/database.js';
+import type { Stage } from '../store/stage.js';
 import { sealedOf, type Sealed, type SealedFile, type Subject } from './sealed.js';
 
 /** Hashed between two turns of the event loop: about a millisecond. */
@@ -28,7 +29,7 @@ export class Scrubber {
 
   constructor(
     private readonly db: Database,
-    private readonly blobs: BlobStore,
+    private readonly stage: Stage,
   ) {
     this.digests = new ChunkDigests(db);
   }
@@ -44,20 +45,20 @@ export class Scrubber {
     }
   }
 
-  private async *filesOf({ blobs, content }: Sealed, checkGoing: () => void): AsyncGenerator<Outcome> {
+  private async *filesOf({ folder, content }: Sealed, checkGoing: () => void): AsyncGenerator<Outcome> {
     if ('files' in content) {
-      for (const file of content.files) yield await this.look(blobs, file, checkGoing);
+      for (const file of content.files) yield await this.look(folder, file, checkGoing);
       return;
     }
-    const { outcome, text } = await this.readManifest(blobs, content.manifestSha256);
+    const { outcome, text } = await this.readManifest(folder, content.manifestSha256);
     yield outcome;
     if (outcome.problem !== '') return; // nothing that it says can be relied on
-    for (const file of content.filesOf(JSON.parse(text))) yield await this.look(blobs, file, checkGoing);
+    for (const file of content.filesOf(JSON.parse(text))) yield await this.look(folder, file, checkGoing);
   }
 
-  private async readManifest(blobs: string, sha256: string): Promise<{ outcome: Outcome; text: string }> {
+  private async readManifest(folder: string, sha256: string): Promise<{ outcome: Outcome; text: string }> {
     const fileName = 'manifest.json';
-    const blob = await this.blobs.openRead(`${blobs}/${fileName}`);
+    const blob = await this.stage.openFile(folder, fileName);
     if (blob === undefined) return { outcome: { fileName, sizeBytes: 0, problem: missing }, text: '' };
     try {
       const pieces: Uint8Array[] = [];
@@ -72,9 +73,9 @@ export class Scrubber {
     }
   }
 
-  private async look(blobs: string, file: SealedFile, checkGoing: () => void): Promise<Outcome> {
+  private async look(folder: string, file: SealedFile, checkGoing: () => void): Promise<Outcome> {
     const { fileName } = file;
-    const blob = await this.blobs.openRead(`${blobs}/${fileName}`);
+    const blob = await this.stage.openFile(folder, fileName);
     if (blob === undefined) return { fileName, sizeBytes: file.sizeBytes ?? 0, problem: missing };
     try {
       const { sizeBytes } = blob;
@@ -92,7 +93,7 @@ export class Scrubber {
         return { fileName, sizeBytes, problem: differs(sha256, file.sha256) + placeOf(chunk, sizeBytes) };
       }
       // Downloads check each chunk by its sum, and the next look can say where a change is.
-      if (before === undefined && blobs.includes('/artifacts/')) await this.digests.write(blob.name, crcs);
+      if (before === undefined && folder.includes('/artifacts/')) await this.digests.write(blob.name, crcs);
       return { fileName, sizeBytes, problem: '' };
     } finally {
       await blob.close();

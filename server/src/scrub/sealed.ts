@@ -13,11 +13,11 @@ export interface SealedFile {
   sha256: string;
 }
 
-/** Files that were sealed together, below one name of the blobs. */
+/** Files that were sealed together, in one folder. */
 export interface Sealed {
   /** For people, as clients call it where they can. */
   name: string;
-  blobs: string;
+  folder: string;
   /** Its files, or the manifest that names them. */
   content: { files: SealedFile[] } | { manifestSha256: string; filesOf(manifest: unknown): SealedFile[] };
   /** False once it has been deleted: what is missing then is not damaged. */
@@ -76,7 +76,7 @@ async function* artifacts(db: Database, tenant: string, jobId: string | null): A
       .execute();
     yield {
       name: `jobs/${job_id}/artifacts/${id}`,
-      blobs: `jobs/${job_id}/artifacts/${id}`,
+      folder: `jobs/${job_id}/artifacts/${id}`,
       content: { files },
       isThere: () =>
         exists(db.selectFrom('artifacts').select('id').where('job_id', '=', job_id).where('id', '=', id)),
@@ -106,7 +106,7 @@ async function* checkpoints(db: Database, tenant: string, jobId: string | null):
   for await (const { job_id, folder, manifest_sha256 } of allRows(read, { job_id: '', folder: '' })) {
     yield {
       name: `jobs/${job_id}/checkpoints/${folder}`,
-      blobs: `jobs/${job_id}/checkpoints/${folder}`,
+      folder: `jobs/${job_id}/checkpoints/${folder}`,
       content: {
         manifestSha256: manifest_sha256,
         filesOf: (manifest) => Object.values((manifest as CheckpointManifest).files),
@@ -141,7 +141,7 @@ async function* datasets(db: Database, tenant: string, datasetId: string | null)
   for await (const { id, prepared } of allRows(read, { id: '' })) {
     yield {
       name: `datasets/${id}`,
-      blobs: `datasets/${id}/prepared`,
+      folder: `datasets/${id}/prepared`,
       content: {
         manifestSha256: (JSON.parse(prepared!) as PreparedDataset).manifestSha256,
         filesOf: (manifest) => datasetFiles(manifest as DatasetManifest),
@@ -183,7 +183,7 @@ async function* weights(db: Database, tenant: string, weightsId: string | null):
       .execute();
     yield {
       name: `weights/${id}`,
-      blobs: `weights/${id}`,
+      folder: `weights/${id}`,
       content: { files },
       isThere: () => exists(db.selectFrom('weights').select('id').where('id', '=', id)),
     };

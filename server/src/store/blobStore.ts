@@ -1,8 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { crc32c } from '@node-rs/crc32';
 import { openWithoutLinks } from '@relora/engine/files';
+import { filesOf } from './diskFiles.js';
 import { syncFolder } from './folders.js';
 import { isOutOfFiles } from './storeError.js';
 
@@ -31,13 +32,17 @@ export interface OpenBlob {
  * under its name once it is whole and durable.
  */
 export interface BlobStore {
-  put(name: string, source: AsyncIterable<Uint8Array>): Promise<BlobDigest>;
+  /** @param sizeBytes how long it is, where that is known */
+  put(name: string, source: AsyncIterable<Uint8Array>, sizeBytes?: number): Promise<BlobDigest>;
   /** Undefined where there is none. */
   openRead(name: string): Promise<OpenBlob | undefined>;
   /** All below a name, in no certain order. */
   list(prefix: string): AsyncGenerator<{ name: string; sizeBytes: number }>;
   /** The blob of this name, and all below it. What is not there is no error. */
   remove(prefix: string): Promise<void>;
+  /** Throws away what puts left that were cut off so long ago. */
+  removeUnfinished(olderMs: number): Promise<void>;
+  close(): void;
 }
 
 /** Blobs as files of a folder. */
@@ -112,13 +117,23 @@ export class FolderBlobs implements BlobStore {
     await rm(this.pathOf(prefix), { recursive: true, force: true });
   }
 
+  close(): void {}
+
+  async removeUnfinished(olderMs: number): Promise<void> {
+    for await (const { path } of filesOf(this.folder)) {
+      if (!basename(path).startsWith('.tmp-')) continue;
+      const stats = await stat(path).catch(() => undefined);
+      if (stats !== undefined && Date.now() - stats.mtimeMs > olderMs) await rm(path, { force: true });
+    }
+  }
+
   private pathOf(name: string): string {
     return join(this.folder, ...wordsOf(name));
   }
 }
 
 /** Names are ours, made of ids that were checked: one that is not is a fault of ours. */
-function wordsOf(name: string): string[] {
+export function wordsOf(name: string): string[] {
   const words = name.split('/');
   if (words.some((word) => !/^[\w.-]+$/.test(word) || /^\.+$/.test(word)))
     throw new Error(`${JSON.stringify(name)} is not the name of a blob`);

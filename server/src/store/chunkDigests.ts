@@ -1,4 +1,4 @@
-import type { Transaction } from 'kysely';
+import { sql, type RawBuilder, type Transaction } from 'kysely';
 import type { Database } from './database.js';
 import type { Schema } from './schema.js';
 import { isPassing } from './storeError.js';
@@ -36,17 +36,20 @@ export class ChunkDigests {
   }
 }
 
+/** Condition: the name in a column is this one, or below it. */
+export function isAtOrBelow(column: string, name: string): RawBuilder<boolean> {
+  const ref = sql.ref(column);
+  // `0` follows `/`.
+  return sql`(${ref} = ${name} or (${ref} > ${`${name}/`} and ${ref} < ${`${name}0`}))`;
+}
+
 /**
- * Notes, in the transaction that deletes the rows of something, that its blobs are to be thrown away: those below a name. What
- * was noted is done by `Purges`, also after a crash.
+ * Notes, in the transaction that deletes the rows of something, that its blobs are to be thrown away: the one of a name, and those
+ * below it. What was noted is done by doPurges, also after a crash.
  */
 export async function notePurge(trx: Transaction<Schema>, prefix: string): Promise<void> {
-  // `0` follows `/`: all names below this one, and no other.
-  await trx
-    .deleteFrom('blob_chunks')
-    .where('blob', '>', `${prefix}/`)
-    .where('blob', '<', `${prefix}0`)
-    .execute();
+  await trx.deleteFrom('blob_chunks').where(isAtOrBelow('blob', prefix)).execute();
+  await trx.deleteFrom('blob_files').where(isAtOrBelow('folder', prefix)).execute();
   await trx
     .insertInto('purges')
     .values({ prefix })

@@ -1,5 +1,6 @@
 import { open, readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { withId } from './tenantIds.js';
 
 /** Where everything lies in a data folder. Names on disk are ids that we checked or made, never names from clients. */
 export const folders = {
@@ -13,8 +14,17 @@ export const folders = {
   datasets: (dataFolder: string) => join(dataFolder, 'datasets'),
   dataset: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId),
   uploads: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'uploads'),
+  /** Copies under way; see sharedStage.ts. */
+  staging: (dataFolder: string) => join(dataFolder, 'staging'),
   prepared: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'prepared'),
 } as const;
+
+/** Folder, below the data folder, of weights that have a name: weights/… or jobs/…/artifacts/…; null for others. */
+export function namedWeights(tenant: string, name: string | null): string | null {
+  const [kind, id = '', , artifactId = ''] = name === null ? [] : withId(tenant, name).split('/');
+  if (kind === 'weights') return `weights/${id}`;
+  return kind === 'jobs' ? `jobs/${id}/artifacts/${artifactId}` : null;
+}
 
 /** Name of a checkpoint's folder; undefined for a path that is not that of a checkpoint of this job. */
 export function checkpointName(dataFolder: string, jobId: string, path: string): string | undefined {

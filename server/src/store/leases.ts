@@ -1,8 +1,8 @@
 import { sql, type RawBuilder } from 'kysely';
 import type { Database } from './database.js';
 import type { Described } from './servers.js';
-import { beatOfServer, removeServer } from './servers.js';
-import { isStoreBroken } from './storeError.js';
+import { beatOfServer, livingServers, removeServer } from './servers.js';
+import { isStoreBroken, StoreUnusable } from './storeError.js';
 import { timedId } from './timedId.js';
 
 /** What one server at a time works on: a running job, a pending export, a preparation. */
@@ -21,6 +21,9 @@ interface Held {
   fence: number;
   onLost(): void;
 }
+
+/** A machine whose clock is further off at its start has none that can be trusted. */
+const clockOffsetMsMax = 300_000;
 
 /** Beats in one lease: two may get lost. */
 const beatsPerLease = 3;
@@ -48,6 +51,8 @@ export class Leases {
   /** On the monotonic clock: the last beat, and the first since when none failed or was late. */
   private lastBeatMs = -Infinity;
   private steadySinceMs = Infinity;
+  /** How far the clock of the database is ahead of ours. */
+  private clockOffsetMs = 0;
 
   constructor(
     private readonly db: Database,
@@ -63,6 +68,24 @@ export class Leases {
   async start(describe: () => Described): Promise<void> {
     this.describe = describe;
     if (this.options !== null) await this.beat();
+  }
+
+  /** Throws StoreUnusable where the clocks of this machine and of the database are far apart. */
+  async requireClock(): Promise<void> {
+    if (this.options === null) return;
+    const before = Date.now();
+    const { rows } = await sql<{ now: number }>`select ${databaseTime} as now`.execute(this.db);
+    this.clockOffsetMs = rows[0]!.now - (before + Date.now()) / 2;
+    if (Math.abs(this.clockOffsetMs) <= clockOffsetMsMax) return;
+    const seconds = Math.round(Math.abs(this.clockOffsetMs) / 1000);
+    throw new StoreUnusable(
+      `The clock of this machine is ${seconds} s ${this.clockOffsetMs > 0 ? 'behind' : 'ahead of'} that of the database: set it right, as by NTP`,
+    );
+  }
+
+  /** Milliseconds since 1970 by the clock that all servers of the store go by. */
+  now(): number {
+    return Math.round(Date.now() + this.clockOffsetMs);
   }
 
   /** Others may take at once what this server still held. */
@@ -92,6 +115,13 @@ export class Leases {
     if (this.options === null) return true;
     const nowMs = performance.now();
     return nowMs - this.lastBeatMs < 2 * this.beatMs && nowMs - this.steadySinceMs >= this.beatMs;
+  }
+
+  /** Jobs that all living servers together run at once; null where this one is alone. */
+  async slotCount(): Promise<number | null> {
+    if (this.options === null) return null;
+    const servers = await livingServers(this.db, this.options.leaseMs);
+    return servers.reduce((sum, { slots }) => sum + slots, 0);
   }
 
   /** Renews a claim until it is released. `onLost` is called once when another server has the row, or nobody needs it any more. */
@@ -134,7 +164,9 @@ export class Leases {
   }
 
   private async renew(): Promise<void> {
-    await beatOfServer(this.db, this.serverId, this.describe!(), databaseTime);
+    const before = Date.now();
+    const now = await beatOfServer(this.db, this.serverId, this.describe!(), databaseTime);
+    this.clockOffsetMs = now - (before + Date.now()) / 2;
     for (const table of Object.keys(leased) as LeasedTable[]) {
       const held = [...this.held].filter((entry) => entry.table === table);
       if (held.length === 0) continue;

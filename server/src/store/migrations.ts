@@ -32,6 +32,7 @@ const tenantsAndLeases = `
     version text not null,
     devices text not null,
     memory_bytes integer not null,
+    slots integer not null,
     start_time_ms integer not null,
     heartbeat_time_ms integer not null
   ) strict;
@@ -153,6 +154,15 @@ const tenantsAndLeases = `
     crc32c integer not null,
     primary key (blob, chunk_index)
   ) strict;
+  create table blob_files (
+    folder text not null,
+    file_name text not null,
+    blob text not null,
+    size_bytes integer not null,
+    sha256 text not null,
+    primary key (folder, file_name)
+  ) strict;
+  create index blob_files_by_blob on blob_files (blob);
 `;
 
 /**

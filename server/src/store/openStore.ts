@@ -1,7 +1,13 @@
+import { openBlobs } from './openBlobs.js';
+import { SharedStage } from './sharedStage.js';
+import type { StoreUrl } from './storeUrl.js';
+import { FolderBlobs, type BlobStore } from './blobStore.js';
 import { LocalFeed, type ChangeFeed } from './changeFeed.js';
 import { openDatabase, type Database, type DatabaseOptions } from './database.js';
 import { PostgresFeed } from './postgresFeed.js';
+import { lockFolder } from './folderLock.js';
 import { Leases, type LeaseOptions } from './leases.js';
+import { localStage, type Stage } from './stage.js';
 import { readStoreInfo, type StoreInfo } from './storeInfo.js';
 
 /** How often servers look for changes of each other that they did not hear of. */
@@ -13,29 +19,55 @@ export interface Store {
   info: StoreInfo;
   feed: ChangeFeed;
   leases: Leases;
+  blobs: BlobStore;
+  stage: Stage;
   close(): Promise<void>;
+}
+
+export interface StoreOptions extends DatabaseOptions, Partial<Pick<LeaseOptions, 'leaseMs'>> {
+  /** Null: blobs lie in the data folder. */
+  blobsUrl?: StoreUrl | null;
+  /** See SharedStageOptions. */
+  cacheBytesMax?: number;
 }
 
 /** Opens the store of a data folder; see openDatabase. */
 export async function openStore(
   dataFolder: string,
-  { leaseMs = 30_000, ...options }: DatabaseOptions & Partial<Pick<LeaseOptions, 'leaseMs'>> = {},
+  { leaseMs = 30_000, blobsUrl = null, cacheBytesMax = 0, ...options }: StoreOptions = {},
 ): Promise<Store> {
-  const db = await openDatabase(dataFolder, options);
+  const { url } = options;
+  // A store in a file holds its folder by itself.
+  const unlock = url !== undefined && blobsUrl !== null ? lockFolder(dataFolder) : () => {};
+  const db = await openDatabase(dataFolder, options).catch((error: unknown) => {
+    unlock();
+    throw error;
+  });
+  let feed: ChangeFeed | undefined;
   try {
     const info = await readStoreInfo(db, dataFolder);
-    const feed =
-      options.url === undefined ? new LocalFeed() : await PostgresFeed.open(options.url, db, pollMs);
+    const opened = (feed = url === undefined ? new LocalFeed() : await PostgresFeed.open(url, db, pollMs));
+    const blobs =
+      blobsUrl === null ? new FolderBlobs(dataFolder) : await openBlobs(blobsUrl, info.incarnation);
+    const stage =
+      blobsUrl === null
+        ? localStage(blobs)
+        : await SharedStage.open(db, blobs, dataFolder, { cacheBytesMax });
     // A file is held by one process; its server is alone.
-    const leases = new Leases(db, options.url === undefined ? null : { leaseMs });
+    const leases = new Leases(db, url === undefined ? null : { leaseMs });
+    await leases.requireClock();
     const close = async (): Promise<void> => {
       await leases.stop().catch(() => {}); // others notice by themselves
-      await feed.close();
+      await opened.close();
+      blobs.close();
       await db.destroy();
+      unlock();
     };
-    return { db, info, feed, leases, close };
+    return { db, info, feed: opened, leases, blobs, stage, close };
   } catch (error) {
+    await feed?.close();
     await db.destroy();
+    unlock();
     throw error;
   }
 }

@@ -19,6 +19,7 @@ export interface Schema {
   artifacts: ArtifactTable;
   artifact_files: ArtifactFileRow;
   blob_chunks: BlobChunkRow;
+  blob_files: BlobFileRow;
   datasets: DatasetTable;
   dataset_files: DatasetFileRow;
   requests: RequestTable;
@@ -192,6 +193,16 @@ export interface BlobChunkRow {
   crc32c: number;
 }
 
+/** A file of a folder that all servers of a store share, and the blob that it is; see sharedStage.ts. */
+export interface BlobFileRow {
+  /** jobs/…/checkpoints/…, datasets/…/prepared and others, as below the data folder. */
+  folder: string;
+  file_name: string;
+  blob: string;
+  size_bytes: number;
+  sha256: string;
+}
+
 export interface DatasetTable extends Owned, Fenced {
   id: string;
   display_name: string;
@@ -264,6 +275,8 @@ export interface ServerRow {
   /** JSON of what jobs can run on there, with its rates. */
   devices: string;
   memory_bytes: number;
+  /** Jobs that it runs at once; 0 while it drains. */
+  slots: number;
   start_time_ms: number;
   heartbeat_time_ms: number;
 }

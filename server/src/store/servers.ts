@@ -10,25 +10,36 @@ export interface Described {
   /** JSON; see ServerRow. */
   devices: string;
   memoryBytes: number;
+  /** Jobs that it runs at once. */
+  slots: number;
   startTimeMs: number;
 }
 
 /** Rows of servers that ended without a word are kept so long, for whoever looks for what happened. */
 const forgottenMs = 86_400_000;
 
-/** Notes that a server lives. */
+/** Notes that a server lives. Answers the time of the database. */
 export async function beatOfServer(
   db: Database,
   id: string,
-  { address, version, devices, memoryBytes, startTimeMs }: Described,
+  { address, version, devices, memoryBytes, slots, startTimeMs }: Described,
   databaseTime: RawBuilder<number>,
-): Promise<void> {
-  const now = { address, version, devices, memory_bytes: memoryBytes, heartbeat_time_ms: databaseTime };
-  await db
+): Promise<number> {
+  const now = {
+    address,
+    version,
+    devices,
+    memory_bytes: memoryBytes,
+    slots,
+    heartbeat_time_ms: databaseTime,
+  };
+  const beat = await db
     .insertInto('servers')
     .values({ id, start_time_ms: startTimeMs, ...now })
     .onConflict((conflict) => conflict.column('id').doUpdateSet(now))
-    .execute();
+    .returning('heartbeat_time_ms')
+    .executeTakeFirstOrThrow();
+  return beat.heartbeat_time_ms;
 }
 
 /** Servers that work on the store, oldest first: those that beat within a lease. */

@@ -3,11 +3,18 @@ export class StoreUnusable extends Error {
   override name = 'StoreUnusable';
 }
 
+/** The store of blobs cannot be reached, or does not do what it should. What was begun can be begun again. */
+export class BlobsAway extends Error {
+  override name = 'BlobsAway';
+  readonly code = 'BLOBS_AWAY';
+}
+
 /** Codes of SQLite, of the file system and of PostgreSQL (class 53: a resource of its server ran out). */
 const fullCodes = new Set(['SQLITE_FULL', 'ENOSPC', 'EDQUOT', '53100']);
 
 /** PostgreSQL is not there, is being restarted, or has no connection left. What was begun was undone, or its outcome is unknown. */
 const awayCodes = new Set([
+  'BLOBS_AWAY',
   'ECONNREFUSED',
   'ECONNRESET',
   'EPIPE',

@@ -1,5 +1,5 @@
 import { mkdir, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Logger } from 'pino';
 import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
@@ -8,6 +8,7 @@ import type { JobStore } from '../jobs/jobStore.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
 import type { Leases } from '../store/leases.js';
+import { giveThen, type Stage } from '../store/stage.js';
 import type { ArtifactRow } from '../store/schema.js';
 import { failureOf } from './taskFailure.js';
 import type { TaskRunner } from './taskRunner.js';
@@ -26,6 +27,7 @@ export interface ArtifactExporterParts {
   dataFolder: string;
   feed: ChangeFeed;
   leases: Leases;
+  stage: Stage;
   log: Logger;
   /** The store failed: see Supervisor. */
   onStoreFailure(error: unknown): void;
@@ -89,9 +91,11 @@ export class ArtifactExporter {
 
   private async export({ row, checkpoint }: PendingExport, signal: AbortSignal): Promise<void> {
     if (checkpoint === null) return await this.takeCheckpoint(row, signal);
-    const { exports, store, datasets, tasks, dataFolder, checkpoints } = this.parts;
+    const { exports, store, stage, datasets, tasks, dataFolder, checkpoints } = this.parts;
+    const taken = [stage.keep(`jobs/${row.job_id}`)];
     const log = this.parts.log.child({ jobId: row.job_id, artifactId: row.id });
     const { spec } = (await store.find(row.job_id))!; // artifacts go with their job
+    const datasetId = idIn(tenantOf(row.job_id), spec.dataset.replace(/^datasets\//, ''));
     const folder = join(folders.artifacts(dataFolder, row.job_id), row.id);
     const temporaries = folders.exports(dataFolder, row.job_id);
     const temporary = join(temporaries, row.id);
@@ -102,6 +106,8 @@ export class ArtifactExporter {
       });
     for (let crashes = 0; ;) {
       try {
+        taken.push(await stage.take(`jobs/${row.job_id}/checkpoints/${basename(checkpoint.folder)}`));
+        taken.push(await stage.take(`datasets/${datasetId}/prepared`));
         // What an earlier try left; also a folder that was renamed before its row was stored.
         await rm(temporaries, { recursive: true, force: true });
         await rm(folder, { recursive: true, force: true });
@@ -111,9 +117,7 @@ export class ArtifactExporter {
           {
             job: `jobs/${nameOf(row.job_id)}`,
             checkpoint: { path: checkpoint.folder, manifestSha256: checkpoint.manifestSha256 },
-            datasetFolder: datasets.preparedFolder(
-              idIn(tenantOf(row.job_id), spec.dataset.replace(/^datasets\//, '')),
-            ),
+            datasetFolder: datasets.preparedFolder(datasetId),
             outputFolder: temporary,
             format: row.format,
             weightType: row.weight_type,
@@ -125,7 +129,17 @@ export class ArtifactExporter {
         await syncFolder(join(folder, '..'));
         await syncFolder(join(folder, '..', '..'));
         await removeTemporaries();
-        if (!(await exports.ready(row, result))) await rm(folder, { recursive: true, force: true });
+        const given = {
+          folder: `jobs/${row.job_id}/artifacts/${row.id}`,
+          maker: { kind: 'exports', fence: row.epoch } as const,
+          digests: new Map(result.files.map(({ fileName, sha256 }) => [fileName, sha256])),
+        };
+        const isReady = await giveThen(
+          stage,
+          [given],
+          async (name) => await exports.ready(row, result, name),
+        );
+        if (!isReady) await rm(folder, { recursive: true, force: true });
         log.info({ format: row.format }, 'Weights were exported');
         break;
       } catch (error) {
@@ -138,6 +152,7 @@ export class ArtifactExporter {
         break;
       }
     }
+    for (const release of taken) release();
     // What this export held may be one more than are to be kept.
     await checkpoints.prune(row.job_id, spec.checkpoint.keepCount).catch((error: unknown) => {
       log.warn({ err: error }, 'Old checkpoints could not be removed');

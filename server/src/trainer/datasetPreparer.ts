@@ -9,6 +9,7 @@ import type { TaskRunner } from './taskRunner.js';
 import { WaitingWork } from './waitingWork.js';
 import type { DatasetStore, UnpreparedDataset } from '../datasets/datasetStore.js';
 import type { Leases } from '../store/leases.js';
+import { giveThen, type Stage } from '../store/stage.js';
 
 /** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
 const crashesMax = 2;
@@ -30,6 +31,7 @@ export class DatasetPreparer {
     >,
     private readonly feed: ChangeFeed,
     private readonly leases: Leases,
+    private readonly stage: Stage,
     private readonly log: Logger,
     /** The store failed: see Supervisor. */
     onStoreFailure: (error: unknown) => void,
@@ -60,17 +62,23 @@ export class DatasetPreparer {
     const dataset = await this.store.nextToPrepare();
     if (dataset === undefined) return false;
     const lost = new AbortController();
+    const taken = [this.stage.keep(`datasets/${dataset.id}`)];
     const release = this.leases.hold('datasets', dataset.id, dataset.epoch, () => lost.abort());
     try {
-      await this.prepare(dataset, AbortSignal.any([this.work.signal, lost.signal]));
+      await this.prepare(dataset, AbortSignal.any([this.work.signal, lost.signal]), taken);
     } finally {
+      for (const giveBack of taken) giveBack();
       release();
       await this.store.release(dataset).catch(() => {}); // or it is free when the lease is over
     }
     return true;
   }
 
-  private async prepare(dataset: UnpreparedDataset, signal: AbortSignal): Promise<void> {
+  private async prepare(
+    dataset: UnpreparedDataset,
+    signal: AbortSignal,
+    taken: (() => void)[],
+  ): Promise<void> {
     const folder = folders.dataset(this.config.dataFolder, dataset.id);
     const temporary = join(folder, '.preparing');
     const prepared = this.store.preparedFolder(dataset.id);
@@ -81,6 +89,8 @@ export class DatasetPreparer {
         // What an earlier try left; also a folder that was renamed before its row was stored.
         await rm(temporary, { recursive: true, force: true });
         await rm(prepared, { recursive: true, force: true });
+        if (dataset.files.some(({ serverPath }) => serverPath === null))
+          taken.push(await this.stage.take(`datasets/${dataset.id}/uploads`));
         const result = await this.tasks.run(
           {
             kind: 'prepareDataset',
@@ -105,9 +115,21 @@ export class DatasetPreparer {
         );
         await rename(temporary, prepared);
         await syncFolder(folder);
-        if (!(await this.store.ready(dataset, result)))
-          return log.warn('Another server prepares the data set');
-        // The tokens are kept, the text is not needed twice.
+        const given = {
+          folder: `datasets/${dataset.id}/prepared`,
+          maker: { kind: 'prepared', fence: dataset.epoch } as const,
+        };
+        const isReady = await giveThen(
+          this.stage,
+          [given],
+          async (name) =>
+            await this.store.ready(dataset, result, async (trx) => {
+              await name(trx);
+              // The tokens are kept, the text is not needed twice.
+              await this.stage.forget(trx, `datasets/${dataset.id}/uploads`);
+            }),
+        );
+        if (!isReady) return log.warn('Another server prepares the data set');
         await this.remove(folders.uploads(this.config.dataFolder, dataset.id), log);
         log.info({ tokenCount: result.train.tokenCount }, 'A data set is ready');
         return;

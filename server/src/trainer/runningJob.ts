@@ -1,12 +1,15 @@
+import { basename } from 'node:path';
 import type { Logger } from 'pino';
-import type { PlannedArtifact } from '../artifacts/artifact.js';
+import type { PlannedArtifact, SealedArtifact } from '../artifacts/artifact.js';
 import { failExport, sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
 import type { StorageFault } from '../store/storageFault.js';
 import { isPassing, isStoreBroken } from '../store/storeError.js';
 import { checkpointName } from '../store/folders.js';
-import type { CheckpointStore } from '../jobs/checkpointStore.js';
+import { giveThen, type Maker, type Stage } from '../store/stage.js';
+import { checkpointDigests, type CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job } from '../jobs/job.js';
 import type { AttemptKey, JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
+import type { NewEvent } from '../jobs/jobChange.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import { parseTrainerMessage, type TrainerMessage } from './childMessages.js';
 import type { TrainOrder } from './messages.js';
@@ -15,6 +18,7 @@ import { TrainerProcess, type ProcessExit, type ProcessOptions } from './trainer
 export interface RunningJobParts {
   attempts: JobAttempts;
   checkpoints: CheckpointStore;
+  stage: Stage;
   dataFolder: string;
   process: Omit<ProcessOptions, 'onMessage' | 'log'>;
   retry: RetryRule;
@@ -205,8 +209,7 @@ export class RunningJob {
     const message = messages[0]!;
     switch (message.type) {
       case 'event':
-        return await attempts.append(
-          this.key,
+        return await this.storeEvents(
           messages.flatMap((entry) =>
             entry.type === 'event' ? [{ timeMs: entry.timeMs, body: entry.body }] : [],
           ),
@@ -227,7 +230,7 @@ export class RunningJob {
         return undefined;
       case 'artifact':
         this.exporting = undefined;
-        return await sealArtifact(attempts, this.key, message.artifact);
+        return await this.storeArtifact(message.artifact);
       case 'exportFailed':
         this.exporting = undefined;
         return await storeFailedExport(attempts, this.key, message.artifact, message.failure);
@@ -253,6 +256,32 @@ export class RunningJob {
         return result;
       }
     }
+  }
+
+  private async storeEvents(events: NewEvent[]): Promise<Job | 'stale'> {
+    const { attempts, stage } = this.parts;
+    const given = [];
+    for (const { body } of events) {
+      if (body.kind !== 'checkpoint') continue;
+      const folder = `jobs/${this.job.id}/checkpoints/${basename(body.path)}`;
+      given.push({ folder, maker: this.maker, digests: await checkpointDigests(body.path) });
+    }
+    return await giveThen(stage, given, async (name) => await attempts.append(this.key, events, name));
+  }
+
+  private async storeArtifact(artifact: SealedArtifact): Promise<Job | 'stale'> {
+    const { attempts, stage } = this.parts;
+    const folder = `jobs/${this.job.id}/artifacts/${artifact.id}`;
+    const digests = new Map(artifact.files.map(({ fileName, sha256 }) => [fileName, sha256]));
+    return await giveThen(
+      stage,
+      [{ folder, maker: this.maker, digests }],
+      async (name) => await sealArtifact(attempts, this.key, artifact, name),
+    );
+  }
+
+  private get maker(): Maker {
+    return { kind: 'run', fence: this.key.attempt };
   }
 
   /** Tries again while the disk is full; the store undid what it could not finish. */

@@ -1,11 +1,11 @@
 import { mkdir, statfs } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { Schedule } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import type { Config } from '../config.js';
 import type { DatasetStore } from '../datasets/datasetStore.js';
-import type { CheckpointStore } from '../jobs/checkpointStore.js';
+import type { Checkpoint, CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job } from '../jobs/job.js';
 import type { JobAttempts } from '../jobs/jobAttempts.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
@@ -15,7 +15,8 @@ import { storageCures, storageFault } from '../store/storageFault.js';
 import { isPassing, isStoreBroken } from '../store/storeError.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Leases } from '../store/leases.js';
-import { folders } from '../store/folders.js';
+import { BlobDamaged, type Stage } from '../store/stage.js';
+import { folders, namedWeights } from '../store/folders.js';
 import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
 import { recoverJobs } from './recoverJobs.js';
@@ -23,7 +24,7 @@ import { childDevice } from './childDevice.js';
 import { trainerMemory } from './childMemory.js';
 import type { Slot, Slots } from './slots.js';
 import { trainerEntry } from './trainerProcess.js';
-import { idIn, tenantOf, withId } from '../store/tenantIds.js';
+import { idIn, tenantOf } from '../store/tenantIds.js';
 
 export interface SupervisorParts {
   config: Config;
@@ -31,6 +32,7 @@ export interface SupervisorParts {
   queue: JobQueue;
   feed: ChangeFeed;
   leases: Leases;
+  stage: Stage;
   attempts: JobAttempts;
   checkpoints: CheckpointStore;
   artifacts: ArtifactStore;
@@ -87,7 +89,8 @@ export class Supervisor {
       if (change === null) return void this.lookAgain();
       if (change.topic !== 'job') return;
       if (change.stopRequest !== null) this.running.get(change.id)?.stop(change.stopRequest);
-      if (change.state === 'queued') this.fill();
+      // A job that ended elsewhere may have been one too many of its owner.
+      if (change.state !== 'starting' && change.state !== 'running') this.fill();
     });
     this.fill();
   }
@@ -248,7 +251,7 @@ export class Supervisor {
   }
 
   private async launchOn(job: Job, slot: Slot, release: () => void): Promise<void> {
-    const { config, attempts, checkpoints, artifacts, datasets, store, log } = this.parts;
+    const { config, attempts, checkpoints, artifacts, datasets, store, stage, log } = this.parts;
     const key = { jobId: job.id, attempt: job.attempt };
     const datasetId = idIn(tenantOf(job.id), job.spec.dataset.replace(/^datasets\//, ''));
     const dataset = await datasets.findHead(datasetId);
@@ -262,11 +265,24 @@ export class Supervisor {
     await artifacts.clearOrphans(job.id).catch((error: unknown) => {
       log.warn({ jobId: job.id, err: error }, 'Leftovers could not be removed');
     });
-    const order = await this.orderOf(job, datasets.preparedFolder(datasetId), slot);
+    const taken: (() => void)[] = [stage.keep(`jobs/${job.id}`)];
+    const releaseAll = (): void => {
+      for (const give of taken) give();
+      release();
+    };
+    let order: TrainOrder;
+    try {
+      taken.push(await stage.take(`datasets/${datasetId}/prepared`));
+      order = await this.orderOf(job, datasets.preparedFolder(datasetId), slot, taken);
+    } catch (error) {
+      for (const give of taken) give();
+      throw error;
+    }
     const run = new RunningJob(
       {
         attempts,
         checkpoints,
+        stage,
         dataFolder: config.dataFolder,
         process: {
           entry: this.parts.entry ?? trainerEntry,
@@ -292,7 +308,7 @@ export class Supervisor {
     this.begun++;
     void run.done.then((outcome) => {
       this.running.delete(job.id);
-      release();
+      releaseAll();
       this.parts.slots.give(slot);
       for (const listener of this.exitListeners) listener({ ...key, outcome });
       if (!this.isStopping) this.fill();
@@ -303,15 +319,25 @@ export class Supervisor {
   }
 
   /** What the trainer is to do, and from where. */
-  private async orderOf(job: Job, datasetFolder: string, { device, uuid }: Slot): Promise<TrainOrder> {
-    const { config, checkpoints, artifacts } = this.parts;
-    const kept = await checkpoints.list(job.id);
+  private async orderOf(
+    job: Job,
+    datasetFolder: string,
+    { device, uuid }: Slot,
+    taken: (() => void)[],
+  ): Promise<TrainOrder> {
+    const { config, artifacts, stage } = this.parts;
+    const kept = await this.takeCheckpoints(job, taken);
+    // Wherever the data folder was when the job was created.
+    const base = namedWeights(tenantOf(job.id), job.spec.baseWeightsName);
+    if (base !== null) taken.push(await stage.take(base));
+    if (job.origin !== null && kept.length === 0)
+      taken.push(await stage.take(`jobs/${job.origin.jobId}/checkpoints/${job.origin.folder}`));
     return {
       jobId: job.id,
       attempt: job.attempt,
       spec: job.spec,
       device: childDevice(config, device, { share: config.slots, uuid }),
-      baseWeightsFolder: baseWeightsFolder(config.dataFolder, job),
+      baseWeightsFolder: base === null ? job.spec.baseWeightsFolder : join(config.dataFolder, base),
       jobFolder: folders.job(config.dataFolder, job.id),
       datasetFolder,
       baseWeightsBeneath: job.spec.baseWeightsName === null ? config.allowedFolders : null,
@@ -320,6 +346,24 @@ export class Supervisor {
       exportedFormats: await artifacts.formatsAt(job.id, new Schedule(job.spec).stepCount),
       unacknowledgedMax,
     };
+  }
+
+  /** The checkpoints of a job, each on this machine. One that the store does not give back as it was is not used again. */
+  private async takeCheckpoints(job: Job, taken: (() => void)[]): Promise<Checkpoint[]> {
+    const { attempts, checkpoints, stage } = this.parts;
+    const kept: Checkpoint[] = [];
+    for (const checkpoint of await checkpoints.list(job.id)) {
+      const name = basename(checkpoint.folder);
+      try {
+        taken.push(await stage.take(`jobs/${job.id}/checkpoints/${name}`));
+        kept.push(checkpoint);
+      } catch (error) {
+        if (!(error instanceof BlobDamaged)) throw error;
+        const key = { jobId: job.id, attempt: job.attempt };
+        await attempts.checkpointCorrupt(key, checkpoint.folder, error.message);
+      }
+    }
+    return kept;
   }
 
   private async originOf({ origin }: Job): Promise<TrainOrder['origin']> {
@@ -337,17 +381,6 @@ export class Supervisor {
 /** With several cards a trainer sees its own alone. Where there is one, it is named as the operator did. */
 function environmentOf({ uuid }: Slot, { cardCount }: Slots): Record<string, string> {
   return uuid === null || cardCount < 2 ? {} : { CUDA_VISIBLE_DEVICES: uuid };
-}
-
-/** Weights with a name lie in the data folder, wherever that was when the job was created. */
-function baseWeightsFolder(
-  dataFolder: string,
-  { id: jobId, spec: { baseWeightsFolder: folder, baseWeightsName: name } }: Job,
-): string | null {
-  if (name === null) return folder;
-  const [kind, id = '', , artifactId = ''] = withId(tenantOf(jobId), name).split('/');
-  if (kind === 'weights') return folders.weights(dataFolder, id);
-  return kind === 'jobs' ? join(folders.artifacts(dataFolder, id), artifactId) : folder;
 }
 
 async function freeDiskBytes(folder: string): Promise<number> {

@@ -13,7 +13,8 @@ export interface Upload {
 export class OpenUploads {
   private readonly ids = new Set<string>();
 
-  constructor(private readonly options: { freeDiskBytesMin: number }) {}
+  /** @param options `touch` notes that somebody sends bytes: other servers have none of them to look at */
+  constructor(private readonly options: { freeDiskBytesMin: number; touch(id: string): Promise<void> }) {}
 
   has(id: string): boolean {
     return this.ids.has(id);
@@ -37,6 +38,7 @@ export class OpenUploads {
         release();
         return found;
       }
+      await this.options.touch(id);
       await mkdir(found.folder, { recursive: true });
       const received = new ReceivedFiles(found.files, found.folder, this.options.freeDiskBytesMin);
       return {
@@ -44,8 +46,8 @@ export class OpenUploads {
         write: async (fileIndex, offset, data) => await received.write(fileIndex, offset, data),
         complete: async () => await received.complete(),
         close: async () => {
-          await received.close();
-          release();
+          await received.close().finally(release);
+          await this.options.touch(id).catch(() => {}); // or it counts from its begin
         },
       };
     } catch (error) {

@@ -4,6 +4,7 @@ import { jobAtWeights } from '../jobs/jobAtWeights.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { WeightsRow } from '../store/schema.js';
+import type { Naming, Stage } from '../store/stage.js';
 import { timedId } from '../store/timedId.js';
 import type { Weights, WeightsFile, WeightsReport } from './weights.js';
 import { defaultTenant, idIn, nameOf } from '../store/tenantIds.js';
@@ -27,6 +28,7 @@ export class WeightsStore {
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
+    private readonly stage: Stage,
   ) {}
 
   /** Where the files lie: what the engine opens. */
@@ -113,13 +115,22 @@ export class WeightsStore {
     return isNew ? (await this.find(id))! : await this.register({ ...weights, weightsId: id });
   }
 
-  /** uploading → ready. */
-  async ready(weightsId: string, report: WeightsReport): Promise<Weights> {
-    await this.db
-      .updateTable('weights')
-      .set({ state: 'ready', report: JSON.stringify(report) })
-      .where('id', '=', weightsId)
-      .execute();
+  /** Somebody sends bytes of it: other servers, which have none of them, see by it that it is not abandoned. */
+  async touch(id: string): Promise<void> {
+    await this.db.updateTable('weights').set({ update_time_ms: Date.now() }).where('id', '=', id).execute();
+  }
+
+  /** uploading → ready; `name` makes the files visible. */
+  async ready(weightsId: string, report: WeightsReport, name: Naming): Promise<Weights> {
+    await this.db.transaction().execute(async (trx) => {
+      const { numUpdatedRows } = await trx
+        .updateTable('weights')
+        .set({ state: 'ready', report: JSON.stringify(report) })
+        .where('id', '=', weightsId)
+        .where('state', '=', 'uploading')
+        .executeTakeFirst();
+      if (numUpdatedRows > 0n) await name(trx);
+    });
     return (await this.find(weightsId))!;
   }
 
@@ -129,8 +140,10 @@ export class WeightsStore {
       // Whoever submits a job at them waits for this row, too.
       await trx.selectFrom('weights').select('id').where('id', '=', weightsId).forUpdate().execute();
       const job = await jobAtWeights(trx, `weights/${weightsId}`);
-      if (job === undefined) await trx.deleteFrom('weights').where('id', '=', weightsId).execute();
-      return job;
+      if (job !== undefined) return job;
+      await this.stage.forget(trx, `weights/${weightsId}`);
+      await trx.deleteFrom('weights').where('id', '=', weightsId).execute();
+      return undefined;
     });
     if (user !== undefined) return { usedBy: user };
     await rm(this.folder(weightsId), { recursive: true, force: true });

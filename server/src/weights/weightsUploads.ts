@@ -11,7 +11,7 @@ export class WeightsUploads {
     private readonly store: WeightsStore,
     options: { freeDiskBytesMin: number },
   ) {
-    this.uploads = new OpenUploads(options);
+    this.uploads = new OpenUploads({ ...options, touch: async (id) => await store.touch(id) });
   }
 
   isOpen(weightsId: string): boolean {

@@ -26,6 +26,112 @@ export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/training_service.proto";
 
+/** Why a job does not run yet. */
+export const WaitReason = {
+  /** UNSPECIFIED - Not set. */
+  UNSPECIFIED: "WAIT_REASON_UNSPECIFIED",
+  /** NOT_WAITING - It is not in the queue. */
+  NOT_WAITING: "WAIT_REASON_NOT_WAITING",
+  /** STARTS_NEXT - A slot is free for it. */
+  STARTS_NEXT: "WAIT_REASON_STARTS_NEXT",
+  /** SLOTS_BUSY - Slots are busy, or other jobs are before it. */
+  SLOTS_BUSY: "WAIT_REASON_SLOTS_BUSY",
+  /** BACKING_OFF - It waits for some time after a crash. */
+  BACKING_OFF: "WAIT_REASON_BACKING_OFF",
+  /** OWNER_LIMIT - As many jobs of its owner run as may at once (RELORA_OWNER_RUNNING_MAX). */
+  OWNER_LIMIT: "WAIT_REASON_OWNER_LIMIT",
+  /** NO_SERVER - No server runs jobs. */
+  NO_SERVER: "WAIT_REASON_NO_SERVER",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type WaitReason = typeof WaitReason[keyof typeof WaitReason];
+
+export namespace WaitReason {
+  export type UNSPECIFIED = typeof WaitReason.UNSPECIFIED;
+  export type NOT_WAITING = typeof WaitReason.NOT_WAITING;
+  export type STARTS_NEXT = typeof WaitReason.STARTS_NEXT;
+  export type SLOTS_BUSY = typeof WaitReason.SLOTS_BUSY;
+  export type BACKING_OFF = typeof WaitReason.BACKING_OFF;
+  export type OWNER_LIMIT = typeof WaitReason.OWNER_LIMIT;
+  export type NO_SERVER = typeof WaitReason.NO_SERVER;
+  export type UNRECOGNIZED = typeof WaitReason.UNRECOGNIZED;
+}
+
+export function waitReasonFromJSON(object: any): WaitReason {
+  switch (object) {
+    case 0:
+    case "WAIT_REASON_UNSPECIFIED":
+      return WaitReason.UNSPECIFIED;
+    case 1:
+    case "WAIT_REASON_NOT_WAITING":
+      return WaitReason.NOT_WAITING;
+    case 2:
+    case "WAIT_REASON_STARTS_NEXT":
+      return WaitReason.STARTS_NEXT;
+    case 3:
+    case "WAIT_REASON_SLOTS_BUSY":
+      return WaitReason.SLOTS_BUSY;
+    case 4:
+    case "WAIT_REASON_BACKING_OFF":
+      return WaitReason.BACKING_OFF;
+    case 5:
+    case "WAIT_REASON_OWNER_LIMIT":
+      return WaitReason.OWNER_LIMIT;
+    case 6:
+    case "WAIT_REASON_NO_SERVER":
+      return WaitReason.NO_SERVER;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return WaitReason.UNRECOGNIZED;
+  }
+}
+
+export function waitReasonToJSON(object: WaitReason): string {
+  switch (object) {
+    case WaitReason.UNSPECIFIED:
+      return "WAIT_REASON_UNSPECIFIED";
+    case WaitReason.NOT_WAITING:
+      return "WAIT_REASON_NOT_WAITING";
+    case WaitReason.STARTS_NEXT:
+      return "WAIT_REASON_STARTS_NEXT";
+    case WaitReason.SLOTS_BUSY:
+      return "WAIT_REASON_SLOTS_BUSY";
+    case WaitReason.BACKING_OFF:
+      return "WAIT_REASON_BACKING_OFF";
+    case WaitReason.OWNER_LIMIT:
+      return "WAIT_REASON_OWNER_LIMIT";
+    case WaitReason.NO_SERVER:
+      return "WAIT_REASON_NO_SERVER";
+    case WaitReason.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function waitReasonToNumber(object: WaitReason): number {
+  switch (object) {
+    case WaitReason.UNSPECIFIED:
+      return 0;
+    case WaitReason.NOT_WAITING:
+      return 1;
+    case WaitReason.STARTS_NEXT:
+      return 2;
+    case WaitReason.SLOTS_BUSY:
+      return 3;
+    case WaitReason.BACKING_OFF:
+      return 4;
+    case WaitReason.OWNER_LIMIT:
+      return 5;
+    case WaitReason.NO_SERVER:
+      return 6;
+    case WaitReason.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** What a job is measured by. */
 export const Metric = {
   /** UNSPECIFIED - Not a metric. */
@@ -362,6 +468,36 @@ export interface WatchJobResponse {
     | undefined;
   /** Step events between the one before and this one that were left out because the request asked for it, or that this one stands for. */
   omittedStepEvents: number;
+}
+
+/** Request of ExplainJob. */
+export interface ExplainJobRequest {
+  /** `jobs/{job}`. */
+  name: string;
+}
+
+/** Response of ExplainJob. */
+export interface ExplainJobResponse {
+  /** What it waits for first. */
+  reason: WaitReason;
+  /** The same for people, with what would have to come free. */
+  message: string;
+  /** From 1; 0 when it is not queued. Within a priority owners take turns: the one with the fewest running jobs is next. */
+  queuePosition: number;
+  /** Slots of all servers together. */
+  slotCount: number;
+  /** Slots in use. */
+  busySlotCount: number;
+  /** Running jobs of its tenant and owner. */
+  ownerRunningCount: number;
+  /** How many of them may run at once; 0 for no limit. */
+  ownerRunningMax: number;
+  /** Not started before; unset where it waits for no time. */
+  notBeforeTime:
+    | Date
+    | undefined;
+  /** When it may start, by the remaining time of running jobs; unset where they do not know yet, or where jobs before it count. */
+  estimatedStartTime: Date | undefined;
 }
 
 /** Request of DeleteJob. */
@@ -2671,6 +2807,308 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
       ? JobEvent.fromPartial(object.event)
       : undefined;
     message.omittedStepEvents = object.omittedStepEvents ?? 0;
+    return message;
+  },
+};
+
+function createBaseExplainJobRequest(): ExplainJobRequest {
+  return { name: "" };
+}
+
+export const ExplainJobRequest: MessageFns<ExplainJobRequest> = {
+  encode(message: ExplainJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExplainJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExplainJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExplainJobRequest {
+    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+  },
+
+  toJSON(message: ExplainJobRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExplainJobRequest>): ExplainJobRequest {
+    return ExplainJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExplainJobRequest>): ExplainJobRequest {
+    const message = createBaseExplainJobRequest();
+    message.name = object.name ?? "";
+    return message;
+  },
+};
+
+function createBaseExplainJobResponse(): ExplainJobResponse {
+  return {
+    reason: WaitReason.UNSPECIFIED,
+    message: "",
+    queuePosition: 0,
+    slotCount: 0,
+    busySlotCount: 0,
+    ownerRunningCount: 0,
+    ownerRunningMax: 0,
+    notBeforeTime: undefined,
+    estimatedStartTime: undefined,
+  };
+}
+
+export const ExplainJobResponse: MessageFns<ExplainJobResponse> = {
+  encode(message: ExplainJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.reason !== WaitReason.UNSPECIFIED) {
+      writer.uint32(8).int32(waitReasonToNumber(message.reason));
+    }
+    if (message.message !== "") {
+      writer.uint32(18).string(message.message);
+    }
+    if (message.queuePosition !== 0) {
+      writer.uint32(24).int32(message.queuePosition);
+    }
+    if (message.slotCount !== 0) {
+      writer.uint32(32).int32(message.slotCount);
+    }
+    if (message.busySlotCount !== 0) {
+      writer.uint32(40).int32(message.busySlotCount);
+    }
+    if (message.ownerRunningCount !== 0) {
+      writer.uint32(48).int32(message.ownerRunningCount);
+    }
+    if (message.ownerRunningMax !== 0) {
+      writer.uint32(56).int32(message.ownerRunningMax);
+    }
+    if (message.notBeforeTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.notBeforeTime), writer.uint32(66).fork()).join();
+    }
+    if (message.estimatedStartTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.estimatedStartTime), writer.uint32(74).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExplainJobResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExplainJobResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.reason = waitReasonFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.queuePosition = reader.int32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.slotCount = reader.int32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.busySlotCount = reader.int32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.ownerRunningCount = reader.int32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.ownerRunningMax = reader.int32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.notBeforeTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.estimatedStartTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExplainJobResponse {
+    return {
+      reason: isSet(object.reason) ? waitReasonFromJSON(object.reason) : WaitReason.UNSPECIFIED,
+      message: isSet(object.message) ? globalThis.String(object.message) : "",
+      queuePosition: isSet(object.queuePosition)
+        ? globalThis.Number(object.queuePosition)
+        : isSet(object.queue_position)
+        ? globalThis.Number(object.queue_position)
+        : 0,
+      slotCount: isSet(object.slotCount)
+        ? globalThis.Number(object.slotCount)
+        : isSet(object.slot_count)
+        ? globalThis.Number(object.slot_count)
+        : 0,
+      busySlotCount: isSet(object.busySlotCount)
+        ? globalThis.Number(object.busySlotCount)
+        : isSet(object.busy_slot_count)
+        ? globalThis.Number(object.busy_slot_count)
+        : 0,
+      ownerRunningCount: isSet(object.ownerRunningCount)
+        ? globalThis.Number(object.ownerRunningCount)
+        : isSet(object.owner_running_count)
+        ? globalThis.Number(object.owner_running_count)
+        : 0,
+      ownerRunningMax: isSet(object.ownerRunningMax)
+        ? globalThis.Number(object.ownerRunningMax)
+        : isSet(object.owner_running_max)
+        ? globalThis.Number(object.owner_running_max)
+        : 0,
+      notBeforeTime: isSet(object.notBeforeTime)
+        ? fromJsonTimestamp(object.notBeforeTime)
+        : isSet(object.not_before_time)
+        ? fromJsonTimestamp(object.not_before_time)
+        : undefined,
+      estimatedStartTime: isSet(object.estimatedStartTime)
+        ? fromJsonTimestamp(object.estimatedStartTime)
+        : isSet(object.estimated_start_time)
+        ? fromJsonTimestamp(object.estimated_start_time)
+        : undefined,
+    };
+  },
+
+  toJSON(message: ExplainJobResponse): unknown {
+    const obj: any = {};
+    if (message.reason !== WaitReason.UNSPECIFIED) {
+      obj.reason = waitReasonToJSON(message.reason);
+    }
+    if (message.message !== "") {
+      obj.message = message.message;
+    }
+    if (message.queuePosition !== 0) {
+      obj.queuePosition = Math.round(message.queuePosition);
+    }
+    if (message.slotCount !== 0) {
+      obj.slotCount = Math.round(message.slotCount);
+    }
+    if (message.busySlotCount !== 0) {
+      obj.busySlotCount = Math.round(message.busySlotCount);
+    }
+    if (message.ownerRunningCount !== 0) {
+      obj.ownerRunningCount = Math.round(message.ownerRunningCount);
+    }
+    if (message.ownerRunningMax !== 0) {
+      obj.ownerRunningMax = Math.round(message.ownerRunningMax);
+    }
+    if (message.notBeforeTime !== undefined) {
+      obj.notBeforeTime = message.notBeforeTime.toISOString();
+    }
+    if (message.estimatedStartTime !== undefined) {
+      obj.estimatedStartTime = message.estimatedStartTime.toISOString();
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExplainJobResponse>): ExplainJobResponse {
+    return ExplainJobResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExplainJobResponse>): ExplainJobResponse {
+    const message = createBaseExplainJobResponse();
+    message.reason = object.reason ?? WaitReason.UNSPECIFIED;
+    message.message = object.message ?? "";
+    message.queuePosition = object.queuePosition ?? 0;
+    message.slotCount = object.slotCount ?? 0;
+    message.busySlotCount = object.busySlotCount ?? 0;
+    message.ownerRunningCount = object.ownerRunningCount ?? 0;
+    message.ownerRunningMax = object.ownerRunningMax ?? 0;
+    message.notBeforeTime = object.notBeforeTime ?? undefined;
+    message.estimatedStartTime = object.estimatedStartTime ?? undefined;
     return message;
   },
 };
@@ -6401,6 +6839,15 @@ export const TrainingServiceDefinition = {
       responseStream: true,
       options: {},
     },
+    /** Says why a job waits: its place, what would have to come free, and when it may start. */
+    explainJob: {
+      name: "ExplainJob",
+      requestType: ExplainJobRequest as typeof ExplainJobRequest,
+      requestStream: false,
+      responseType: ExplainJobResponse as typeof ExplainJobResponse,
+      responseStream: false,
+      options: {},
+    },
     /** Stops a running or queued job after its present step and keeps a checkpoint. */
     pauseJob: {
       name: "PauseJob",
@@ -6521,6 +6968,11 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
     request: WatchJobRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<WatchJobResponse>>;
+  /** Says why a job waits: its place, what would have to come free, and when it may start. */
+  explainJob(
+    request: ExplainJobRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<ExplainJobResponse>>;
   /** Stops a running or queued job after its present step and keeps a checkpoint. */
   pauseJob(request: PauseJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<PauseJobResponse>>;
   /** Puts a paused job back into the queue; it resumes from its checkpoint. */
@@ -6585,6 +7037,11 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<WatchJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<WatchJobResponse>;
+  /** Says why a job waits: its place, what would have to come free, and when it may start. */
+  explainJob(
+    request: DeepPartial<ExplainJobRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<ExplainJobResponse>;
   /** Stops a running or queued job after its present step and keeps a checkpoint. */
   pauseJob(request: DeepPartial<PauseJobRequest>, options?: CallOptions & CallOptionsExt): Promise<PauseJobResponse>;
   /** Puts a paused job back into the queue; it resumes from its checkpoint. */

@@ -1,0 +1,289 @@
+import type * as S3 from '@aws-sdk/client-s3';
+import {
+  chunkBytes,
+  Digester,
+  wordsOf,
+  type BlobDigest,
+  type BlobStore,
+  type OpenBlob,
+} from './blobStore.js';
+import { BlobsAway, StoreUnusable } from './storeError.js';
+import type { StoreUrl } from './storeUrl.js';
+
+type Sdk = typeof S3;
+type S3Url = Extract<StoreUrl, { kind: 's3' }>;
+
+/** Parts of one object that are under way at once. */
+const partsAtOnce = 4;
+/** S3 takes 10,000. */
+const partsMax = 9000;
+const namesInDelete = 1000;
+/** Tries of one request, with growing waits between them. */
+const attemptsMax = 5;
+/** How often a read whose stream was cut is taken up where it ended. */
+const cutsMax = 5;
+
+/**
+ * Blobs as objects of a bucket. An object is visible once it is whole: S3 shows none before its last byte, or before all of its
+ * parts, are there. Every request carries a checksum of its bytes.
+ */
+export class S3Blobs implements BlobStore {
+  private constructor(
+    private readonly sdk: Sdk,
+    private readonly client: S3.S3Client,
+    private readonly url: S3Url,
+  ) {}
+
+  /** Loads the SDK, which only those need who use it. */
+  static async open(url: S3Url): Promise<S3Blobs> {
+    const sdk = await import('@aws-sdk/client-s3').catch((error: unknown) => {
+      throw new StoreUnusable(
+        'RELORA_STORE_URL names an S3 store: install @aws-sdk/client-s3 beside the server',
+        {
+          cause: error,
+        },
+      );
+    });
+    const client = new sdk.S3Client({
+      region: url.region,
+      ...(url.endpoint === undefined ? {} : { endpoint: url.endpoint }),
+      forcePathStyle: url.pathStyle,
+      maxAttempts: attemptsMax,
+      requestHandler: { connectionTimeout: 5000, requestTimeout: 60_000 },
+    });
+    return new S3Blobs(sdk, client, url);
+  }
+
+  close(): void {
+    this.client.destroy();
+  }
+
+  async put(name: string, source: AsyncIterable<Uint8Array>, sizeBytes = 0): Promise<BlobDigest> {
+    const partBytes = Math.max(chunkBytes, Math.ceil(sizeBytes / partsMax / 2 ** 20) * 2 ** 20);
+    const digester = new Digester();
+    const pieces = partsOf(source, partBytes, digester);
+    const first = await pieces.next();
+    const second = first.done === true ? first : await pieces.next();
+    if (second.done === true) {
+      const Body = first.done === true ? new Uint8Array(0) : first.value;
+      await this.call(
+        async () => await this.client.send(new this.sdk.PutObjectCommand({ ...this.at(name), Body })),
+      );
+    } else await this.putParts(name, [first.value!, second.value], pieces);
+    return digester.finish();
+  }
+
+  async openRead(name: string): Promise<OpenBlob | undefined> {
+    const head = await this.call(async () =>
+      this.client.send(new this.sdk.HeadObjectCommand(this.at(name))).catch((error: unknown) => {
+        if (isMissing(error)) return undefined;
+        throw error;
+      }),
+    );
+    if (head === undefined) return undefined;
+    return {
+      name,
+      sizeBytes: head.ContentLength ?? 0,
+      read: (start, end, pieceBytes) =>
+        this.read(name, start, Math.min(end, head.ContentLength ?? 0), pieceBytes),
+      close: async () => {},
+    };
+  }
+
+  async *list(prefix: string): AsyncGenerator<{ name: string; sizeBytes: number }> {
+    const cut = this.url.prefix === '' ? 0 : this.url.prefix.length + 1;
+    for (let ContinuationToken: string | undefined; ;) {
+      const page = await this.call(
+        async () =>
+          await this.client.send(
+            new this.sdk.ListObjectsV2Command({
+              Bucket: this.url.bucket,
+              Prefix: `${this.keyOf(prefix)}/`,
+              ...(ContinuationToken === undefined ? {} : { ContinuationToken }),
+            }),
+          ),
+      );
+      for (const { Key = '', Size = 0 } of page.Contents ?? [])
+        if (!Key.endsWith('/')) yield { name: Key.slice(cut), sizeBytes: Size };
+      ContinuationToken = page.NextContinuationToken;
+      if (ContinuationToken === undefined) return;
+    }
+  }
+
+  async remove(prefix: string): Promise<void> {
+    await this.call(async () => await this.client.send(new this.sdk.DeleteObjectCommand(this.at(prefix))));
+    let names: string[] = [];
+    const removeNames = async (): Promise<void> => {
+      if (names.length === 0) return;
+      const Delete = { Objects: names.map((name) => ({ Key: this.keyOf(name) })), Quiet: true };
+      const { Errors = [] } = await this.call(
+        async () =>
+          await this.client.send(new this.sdk.DeleteObjectsCommand({ Bucket: this.url.bucket, Delete })),
+      );
+      const [first] = Errors;
+      if (first !== undefined) throw new BlobsAway(`${first.Key} cannot be removed (${first.Code})`);
+      names = [];
+    };
+    for await (const { name } of this.list(prefix)) {
+      names.push(name);
+      if (names.length === namesInDelete) await removeNames();
+    }
+    await removeNames();
+  }
+
+  async removeUnfinished(olderMs: number): Promise<void> {
+    const Bucket = this.url.bucket;
+    const { Uploads = [] } = await this.call(
+      async () =>
+        await this.client.send(
+          new this.sdk.ListMultipartUploadsCommand({
+            Bucket,
+            Prefix: this.url.prefix === '' ? '' : `${this.url.prefix}/`,
+          }),
+        ),
+    );
+    for (const { Key, UploadId, Initiated } of Uploads) {
+      if (Date.now() - (Initiated?.getTime() ?? Date.now()) <= olderMs) continue;
+      await this.call(
+        async () =>
+          await this.client.send(new this.sdk.AbortMultipartUploadCommand({ Bucket, Key, UploadId })),
+      );
+    }
+  }
+
+  private async putParts(name: string, first: Uint8Array[], rest: AsyncGenerator<Uint8Array>): Promise<void> {
+    const at = this.at(name);
+    const { UploadId } = await this.call(
+      async () =>
+        await this.client.send(
+          new this.sdk.CreateMultipartUploadCommand({ ...at, ChecksumAlgorithm: 'CRC32' }),
+        ),
+    );
+    try {
+      const parts: { PartNumber: number; ETag: string | undefined; ChecksumCRC32: string | undefined }[] = [];
+      const underWay = new Set<Promise<void>>();
+      let fault: unknown;
+      let PartNumber = 0;
+      const begin = async (Body: Uint8Array): Promise<void> => {
+        if (underWay.size >= partsAtOnce) await Promise.race(underWay);
+        if (fault !== undefined) throw fault;
+        const number = ++PartNumber;
+        const part = this.call(async () => {
+          const command = new this.sdk.UploadPartCommand({
+            ...at,
+            UploadId,
+            PartNumber: number,
+            Body,
+            ChecksumAlgorithm: 'CRC32',
+          });
+          const { ETag, ChecksumCRC32 } = await this.client.send(command);
+          parts.push({ PartNumber: number, ETag, ChecksumCRC32 });
+        })
+          .catch((error: unknown) => void (fault ??= error))
+          .finally(() => underWay.delete(part));
+        underWay.add(part);
+      };
+      for (const piece of first) await begin(piece);
+      for await (const piece of rest) await begin(piece);
+      await Promise.all(underWay);
+      if (fault !== undefined) throw fault;
+      parts.sort((a, b) => a.PartNumber - b.PartNumber);
+      await this.call(
+        async () =>
+          await this.client.send(
+            new this.sdk.CompleteMultipartUploadCommand({
+              ...at,
+              UploadId,
+              MultipartUpload: { Parts: parts },
+            }),
+          ),
+      );
+    } catch (error) {
+      // What cannot be aborted now is found by removeUnfinished.
+      await this.client.send(new this.sdk.AbortMultipartUploadCommand({ ...at, UploadId })).catch(() => {});
+      throw error;
+    }
+  }
+
+  /** A stream that is cut in its middle is taken up where it ended. */
+  private async *read(
+    name: string,
+    start: number,
+    end: number,
+    pieceBytes: number,
+  ): AsyncGenerator<Uint8Array> {
+    let position = start;
+    for (let cuts = 0; position < end;) {
+      const Range = `bytes=${position}-${end - 1}`;
+      const object: S3.GetObjectCommandOutput = await this.call(
+        async () => await this.client.send(new this.sdk.GetObjectCommand({ ...this.at(name), Range })),
+      );
+      try {
+        for await (const piece of object.Body as AsyncIterable<Uint8Array>) {
+          for (let offset = 0; offset < piece.length; offset += pieceBytes) {
+            const part = Uint8Array.prototype.slice.call(piece, offset, offset + pieceBytes);
+            position += part.length;
+            yield part;
+          }
+        }
+        if (position < end) throw new BlobsAway(`The stream of ${name} ended early`);
+      } catch (error) {
+        if (++cuts > cutsMax)
+          throw new BlobsAway(`${name} cannot be read (${(error as Error).message})`, { cause: error });
+      }
+    }
+  }
+
+  private at(name: string): { Bucket: string; Key: string } {
+    return { Bucket: this.url.bucket, Key: this.keyOf(name) };
+  }
+
+  private keyOf(name: string): string {
+    return [...(this.url.prefix === '' ? [] : [this.url.prefix]), ...wordsOf(name)].join('/');
+  }
+
+  /** Whatever S3 does not do is a thing that passes, or that an operator mends: nothing is lost by waiting. */
+  private async call<T>(request: () => Promise<T>): Promise<T> {
+    try {
+      return await request();
+    } catch (error) {
+      const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } };
+      const status = $metadata?.httpStatusCode === undefined ? '' : `, HTTP ${$metadata.httpStatusCode}`;
+      throw new BlobsAway(
+        `S3 at ${this.url.endpoint ?? this.url.region} does not answer as it should (${name}${status}: ${message})`,
+        {
+          cause: error,
+        },
+      );
+    }
+  }
+}
+
+function isMissing(error: unknown): boolean {
+  const { name, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } };
+  return name === 'NotFound' || name === 'NoSuchKey' || $metadata?.httpStatusCode === 404;
+}
+
+/** The bytes of a source in parts of one length, but for the last; digested as they pass. */
+async function* partsOf(
+  source: AsyncIterable<Uint8Array>,
+  partBytes: number,
+  digester: Digester,
+): AsyncGenerator<Uint8Array> {
+  let part = Buffer.allocUnsafe(partBytes);
+  let filled = 0;
+  for await (const piece of source) {
+    digester.add(piece);
+    for (let offset = 0; offset < piece.length;) {
+      const taken = piece.subarray(offset, offset + partBytes - filled);
+      part.set(taken, filled);
+      filled += taken.length;
+      offset += taken.length;
+      if (filled < partBytes) continue;
+      yield part;
+      part = Buffer.allocUnsafe(partBytes);
+      filled = 0;
+    }
+  }
+  if (filled > 0) yield part.subarray(0, filled);
+}

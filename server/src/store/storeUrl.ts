@@ -1,0 +1,44 @@
+/** Where blobs lie that several servers share. */
+export type StoreUrl =
+  | { kind: 'folder'; path: string }
+  | {
+      kind: 's3';
+      bucket: string;
+      prefix: string;
+      endpoint: string | undefined;
+      region: string;
+      pathStyle: boolean;
+    };
+
+export const storeUrlRange =
+  'file:///folder, or s3://bucket/prefix with ?region=, ?endpoint=http://host:port and ?path_style=on';
+
+/** Undefined for what is none; what PostgreSQL says to the rest is said at the start. */
+export function parseDatabaseUrl(text: string): string | undefined {
+  return URL.canParse(text) && /^postgres(ql)?:$/.test(new URL(text).protocol) ? text : undefined;
+}
+
+const parameters = ['region', 'endpoint', 'path_style'];
+
+/** Undefined for what is none. Credentials have no place in it: the AWS SDK finds them where it always does. */
+export function parseStoreUrl(text: string): StoreUrl | undefined {
+  if (!URL.canParse(text)) return undefined;
+  const url = new URL(text);
+  if (url.username !== '' || url.password !== '' || url.port !== '' || url.hash !== '') return undefined;
+  if (url.protocol === 'file:') {
+    const path = decodeURIComponent(url.pathname);
+    const isPlain = url.hostname === '' && url.search === '' && path !== '/' && !path.includes('\0');
+    return isPlain ? { kind: 'folder', path: path.replace(/\/+$/, '') } : undefined;
+  }
+  const { hostname: bucket, searchParams } = url;
+  const prefix = url.pathname.replace(/^\/+|\/+$/g, '');
+  if (url.protocol !== 's3:' || !/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(bucket)) return undefined;
+  if (!/^([\w.-]+(\/[\w.-]+)*)?$/.test(prefix)) return undefined;
+  if ([...searchParams.keys()].some((name) => !parameters.includes(name))) return undefined;
+  const endpoint = searchParams.get('endpoint') ?? undefined;
+  if (endpoint !== undefined && !/^https?:\/\/[^/?#]+\/?$/.test(endpoint)) return undefined;
+  const pathStyle = searchParams.get('path_style') ?? (endpoint === undefined ? 'off' : 'on');
+  if (pathStyle !== 'on' && pathStyle !== 'off') return undefined;
+  const region = searchParams.get('region') ?? 'us-east-1';
+  return { kind: 's3', bucket, prefix, endpoint, region, pathStyle: pathStyle === 'on' };
+}

@@ -1,0 +1,74 @@
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { homedir, tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { afterAll } from 'vitest';
+import { freePort } from './postgres.js';
+
+/** An S3 server over a folder; `go install github.com/versity/versitygw/cmd/versitygw@latest` makes it. */
+const program = [...(process.env.PATH ?? '').split(delimiter), join(homedir(), 'go/bin')]
+  .map((folder) => join(folder, 'versitygw'))
+  .find((path) => existsSync(path));
+
+export const hasS3 = program !== undefined;
+
+process.env.AWS_ACCESS_KEY_ID = 'test';
+process.env.AWS_SECRET_ACCESS_KEY = 'test-secret';
+
+interface S3Server {
+  port: number;
+  /** Its buckets are folders here. */
+  folder: string;
+  stop(): Promise<void>;
+}
+
+let server: Promise<S3Server> | undefined;
+let bucketCount = 0;
+
+/** A new empty bucket; the server for it is started with the first one, and ends with the test file. */
+export async function freshBucket(): Promise<string> {
+  const { port, folder } = await s3Server();
+  const bucket = `bucket-${bucketCount++}`;
+  mkdirSync(join(folder, bucket));
+  return `s3://${bucket}/fleet?endpoint=http://127.0.0.1:${port}`;
+}
+
+export async function s3Server(): Promise<S3Server> {
+  return await (server ??= startS3());
+}
+
+async function startS3(): Promise<S3Server> {
+  const root = mkdtempSync(join(tmpdir(), 'relora-s3-'));
+  const folder = join(root, 'buckets');
+  mkdirSync(folder);
+  mkdirSync(join(root, 'meta'));
+  const port = await freePort();
+  const child = spawn(
+    program!,
+    ['--port', `127.0.0.1:${port}`, '--quiet', 'posix', '--sidecar', join(root, 'meta'), folder],
+    {
+      stdio: 'ignore',
+      env: { ROOT_ACCESS_KEY: 'test', ROOT_SECRET_KEY: 'test-secret', PATH: process.env.PATH },
+    },
+  );
+  const stop = async (): Promise<void> => {
+    if (child.exitCode === null) {
+      child.kill('SIGKILL');
+      await new Promise((resolve) => child.once('exit', resolve));
+    }
+    rmSync(root, { recursive: true, force: true });
+  };
+  for (;;) {
+    if (child.exitCode !== null) throw new Error(`The S3 server ended with code ${child.exitCode}`);
+    const isListening = await new Promise<boolean>((resolve) => {
+      const socket = connect(port, '127.0.0.1');
+      socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
+      socket.unref();
+    });
+    if (isListening) return { port, folder, stop };
+    await new Promise((resolve) => setTimeout(resolve, 20)); // nothing tells when it listens
+  }
+}
+
+afterAll(async () => await (await server)?.stop());

@@ -1,0 +1,207 @@
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { BlobDamaged, giveThen, type Maker } from '../../server/dist/store/stage.js';
+import { doPurges } from '../../server/dist/store/purges.js';
+import { removeStrays } from '../../server/dist/store/strays.js';
+import { claim, newJob, openParts, scriptedTrainer, submit, temporaryFolder, type Parts } from './parts.js';
+import { freshDatabase, hasPostgres } from './postgres.js';
+import { freshBucket, hasS3 } from './s3.js';
+
+const blobStores = [
+  { name: 'a folder', url: async () => pathToFileURL(temporaryFolder()).href, skip: !hasPostgres },
+  { name: 'S3', url: freshBucket, skip: !hasPostgres || !hasS3 },
+];
+
+const run: Maker = { kind: 'run', fence: 1 };
+
+/** Servers over one database and one store of blobs, each with a data folder of its own. */
+async function servers(
+  url: () => Promise<string>,
+  count: number,
+  changes: Record<string, string> = {},
+): Promise<Parts[]> {
+  const [database, blobs] = [await freshDatabase(), await url()];
+  const all: Parts[] = [];
+  for (let index = 0; index < count; index++)
+    all.push(await openParts(changes, temporaryFolder(), scriptedTrainer, database, blobs));
+  return all;
+}
+
+function write(parts: Parts, folder: string, files: Record<string, string | Buffer>): void {
+  for (const [name, content] of Object.entries(files)) {
+    const path = join(parts.dataFolder, folder, name);
+    mkdirSync(join(path, '..'), { recursive: true });
+    writeFileSync(path, content);
+  }
+}
+
+async function give(parts: Parts, folder: string, maker = run): Promise<void> {
+  await giveThen(
+    parts.stage,
+    [{ folder, maker }],
+    async (name) => await parts.db.transaction().execute(name),
+  );
+}
+
+async function blobNames(parts: Parts): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name } of parts.blobs.list('jobs')) names.push(name);
+  return names.sort();
+}
+
+describe.each(blobStores.filter(({ skip }) => !skip))(
+  'folders that servers share through $name',
+  ({ url }) => {
+    it('are on another server as they were given, files in folders too', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const folder = 'jobs/job-1/checkpoints/step-00000005-1';
+      const large = Buffer.alloc(20 * 2 ** 20, 'weights ');
+      write(one, folder, {
+        twin: 'tokens',
+        'manifest.json': '{}',
+        'base.safetensors': large,
+        'shards/0': 'tokens',
+        empty: '',
+      });
+      await give(one, folder);
+      const release = await two.stage.take(folder);
+      const path = join(two.dataFolder, folder);
+      expect(readFileSync(join(path, 'base.safetensors')).equals(large)).toBe(true);
+      expect(readFileSync(join(path, 'shards/0'), 'utf8')).toBe('tokens');
+      expect(readFileSync(join(path, 'twin'), 'utf8')).toBe('tokens');
+      expect(statSync(join(path, 'empty')).size).toBe(0);
+      release();
+    });
+
+    it('send what did not change once, and keep it until the last that has it is forgotten', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const [first, second] = ['jobs/job-1/checkpoints/step-1-1', 'jobs/job-1/checkpoints/step-2-2'];
+      write(one, first, { base: 'frozen', adapters: 'a1' });
+      await give(one, first);
+      const before = await blobNames(one);
+      await two.stage.take(first);
+      write(two, second, { base: 'frozen', adapters: 'a2' });
+      await give(two, second, { kind: 'run', fence: 2 });
+      const after = await blobNames(one);
+      expect(after).toHaveLength(3);
+      expect(after).toEqual(expect.arrayContaining(before));
+      await one.stage.take(second);
+      // One copy on this machine, too.
+      const inode = (folder: string) => statSync(join(one.dataFolder, folder, 'base')).ino;
+      expect(inode(second)).toBe(inode(first));
+
+      await one.db.transaction().execute(async (trx) => await one.stage.forget(trx, first));
+      await doPurges(one.db, one.blobs);
+      expect(await blobNames(one)).toHaveLength(2);
+      rmSync(join(two.dataFolder, 'jobs'), { recursive: true });
+      await two.stage.take(second);
+      await one.db.transaction().execute(async (trx) => await one.stage.forget(trx, second));
+      await doPurges(one.db, one.blobs);
+      expect(await blobNames(one)).toEqual([]);
+    });
+
+    it('send again what was forgotten between the giving and the naming', async () => {
+      const [one] = (await servers(url, 1)) as [Parts];
+      const [first, second] = ['jobs/job-1/checkpoints/step-1-1', 'jobs/job-1/checkpoints/step-2-1'];
+      write(one, first, { base: 'frozen' });
+      await give(one, first);
+      write(one, second, { base: 'frozen' });
+      let tries = 0;
+      await giveThen(one.stage, [{ folder: second, maker: run }], async (name) => {
+        if (++tries === 1) {
+          await one.db.transaction().execute(async (trx) => await one.stage.forget(trx, first));
+          await doPurges(one.db, one.blobs);
+        }
+        await one.db.transaction().execute(name);
+      });
+      expect(tries).toBe(2);
+      rmSync(join(one.dataFolder, 'jobs'), { recursive: true });
+      await one.stage.take(second);
+      expect(readFileSync(join(one.dataFolder, second, 'base'), 'utf8')).toBe('frozen');
+    });
+
+    it('are not taken with other bytes than were given, nor left half there', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const folder = 'jobs/job-1/checkpoints/step-1-1';
+      write(one, folder, { a: 'right', b: 'bytes' });
+      await give(one, folder);
+      const [name] = await blobNames(one);
+      await one.blobs.put(
+        name!,
+        (async function* () {
+          yield Buffer.from('wrong');
+        })(),
+      );
+      await expect(two.stage.take(folder)).rejects.toThrow(BlobDamaged);
+      expect(existsSync(join(two.dataFolder, folder))).toBe(false);
+      await one.blobs.remove(name!);
+      await expect(two.stage.take(folder)).rejects.toThrow(/missing/);
+      await expect(two.stage.take('jobs/job-1/checkpoints/step-9-1')).rejects.toThrow(BlobDamaged);
+      expect(readdirSync(join(two.dataFolder, 'staging'))).toEqual([]);
+    });
+
+    it('replace what a lost attempt left under their name', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      write(one, 'datasets/text/prepared', { 'manifest.json': 'the right one' });
+      await give(one, 'datasets/text/prepared', { kind: 'prepared', fence: 2 });
+      write(two, 'datasets/text/prepared', { 'manifest.json': 'the other one' });
+      await two.stage.take('datasets/text/prepared');
+      expect(readFileSync(join(two.dataFolder, 'datasets/text/prepared/manifest.json'), 'utf8')).toBe(
+        'the right one',
+      );
+    });
+
+    it('make room for others when nobody uses them, the one used longest ago first', async () => {
+      const bytes = Buffer.alloc(2 ** 20);
+      const [one] = (await servers(url, 1, { RELORA_CACHE_BYTES_MAX: String(2.5 * 2 ** 20) })) as [Parts];
+      const folder = (id: string): string => `jobs/${id}/checkpoints/step-1-1`;
+      for (const [index, id] of ['a', 'b', 'c', 'd'].entries()) {
+        write(one, folder(id), { base: Buffer.concat([bytes, Buffer.from(id)]) });
+        await give(one, folder(id));
+        utimesSync(join(one.dataFolder, 'jobs', id), 1000 + index, 1000 + index);
+      }
+      rmSync(join(one.dataFolder, 'jobs', 'd'), { recursive: true });
+      const keepA = await one.stage.take(folder('a')); // used: stays, though it is the oldest
+      utimesSync(join(one.dataFolder, 'jobs', 'a'), 900, 900);
+      const keepD = await one.stage.take(folder('d'));
+      expect(readdirSync(join(one.dataFolder, 'jobs')).sort()).toEqual(['a', 'd']);
+      keepA();
+      keepD();
+      await one.stage.take(folder('b'));
+      expect(readdirSync(join(one.dataFolder, 'jobs')).sort()).toEqual(['b', 'd']);
+    });
+
+    it('leave strays where nobody names them, which are thrown away once nobody can', async () => {
+      const [one] = (await servers(url, 1)) as [Parts];
+      const { id } = await submit(one, newJob());
+      const { attempt } = await claim(one);
+      const folder = `jobs/${id}/checkpoints/step-1-${attempt}`;
+      write(one, folder, { base: 'frozen' });
+      const name = await one.stage.give(folder, { kind: 'run', fence: attempt });
+      expect(await removeStrays(one.db, one.blobs)).toBe(0); // its naming may be under way
+      await one.stage.give(folder, { kind: 'run', fence: attempt - 1 });
+      expect(await removeStrays(one.db, one.blobs)).toBe(1);
+      await one.db.transaction().execute(name);
+      await one.attempts.failed({ jobId: id, attempt }, { reason: 'TASK_ERROR', message: '' });
+      await one.stage.give(folder, { kind: 'run', fence: attempt }); // names the same again
+      write(one, folder, { base: 'another' });
+      await one.stage.give(folder, { kind: 'run', fence: attempt });
+      expect(await removeStrays(one.db, one.blobs)).toBe(1);
+      expect(await blobNames(one)).toHaveLength(1);
+      write(one, 'jobs/gone/checkpoints/step-1-1', { base: 'of nobody' });
+      await one.stage.give('jobs/gone/checkpoints/step-1-1', run);
+      expect(await removeStrays(one.db, one.blobs)).toBe(1);
+    });
+  },
+);
