@@ -17,7 +17,8 @@ const hostPort = /^(?:(https?):\/\/)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,
 
 /** Reads an address, or several with commas between them: servers of one store. Throws INVALID_ARGUMENT as parseOne does. */
 export function parseAddress(text: string, environment: NodeJS.ProcessEnv = process.env): Address {
-  const all = text.split(',').map((part) => parseOne(part.trim(), environment));
+  const parts = text.split(',');
+  const all = parts.map((part) => parseOne(parts.length > 1 ? part.trim() : part, environment));
   const [first] = all as [Address];
   if (all.length === 1) return first;
   if (all.some(({ isSecure }) => isSecure !== first.isSecure)) {

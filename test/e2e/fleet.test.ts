@@ -132,7 +132,7 @@ test.skipIf(!hasPostgres)('a fleet does not start on what is not its own, or not
     /cannot be used/,
   );
   await expect(start({ RELORA_STORE_URL: 'file:///proc/none' })).rejects.toThrow(/is no folder: mount it/);
-  await expect(start({ RELORA_STORE_URL: 'file:///proc' })).rejects.toThrow(
+  await expect(start({ RELORA_STORE_URL: 'file:///sys/kernel' })).rejects.toThrow(
     /may write, read, list and delete/,
   );
   await expect(startServerProcess(folders[0]!, settings)).rejects.toThrow(

@@ -10,6 +10,7 @@ test.each([
   '[::1]:50051',
   'relora.example:443',
   'https://relora.example:443',
+  '127.0.0.1:50051,[::1]:50052, relora.example:50053',
 ])('%s is an address', (address) => {
   expect(new ReloraClient({ address }).address).toBe(address);
 });
@@ -32,6 +33,11 @@ test.each([
       ) as string,
     }),
   );
+});
+
+test('addresses of one list are all with TLS, or none', () => {
+  expect(() => new ReloraClient({ address: 'https://a:1,b:1' })).toThrow(/must all begin with https/);
+  expect(() => new ReloraClient({ address: '127.0.0.1:1,' })).toThrow(/"" is malformed/);
 });
 
 test('an empty address is one that is not set', () => {

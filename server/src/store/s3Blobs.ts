@@ -38,7 +38,7 @@ export class S3Blobs implements BlobStore {
   static async open(url: S3Url): Promise<S3Blobs> {
     const sdk = await import('@aws-sdk/client-s3').catch((error: unknown) => {
       throw new StoreUnusable(
-        'RELORA_STORE_URL names an S3 store: install @aws-sdk/client-s3 beside the server',
+        'RELORA_STORE_URL names an S3 store: install the server with its optional dependencies, or @aws-sdk/client-s3 beside it',
         {
           cause: error,
         },
