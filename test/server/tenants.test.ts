@@ -48,6 +48,7 @@ const calls: Calls = {
     estimateJob: ({ training }, { artifact }, options) =>
       training.estimateJob({ spec: jobSpec('', { model: { baseWeights: { artifact } } }) }, options),
     getJob: ({ training }, { job: name }, options) => training.getJob({ name }, options),
+    explainJob: ({ training }, { job: name }, options) => training.explainJob({ name }, options),
     listJobs: ({ training }, _, options) => training.listJobs({}, options),
     listRestarts: ({ training }, { job }, options) => training.listRestarts({ parent: job }, options),
     watchJob: ({ training }, { job: name }, options) => training.watchJob({ name }, options),
