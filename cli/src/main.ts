@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { ReloraClient, type Logger } from '@relora/sdk';
+import { addAuditCommand } from './auditCommand.js';
 import { addCompareCommand } from './compareCommand.js';
 import { addCompletionCommand } from './completionCommand.js';
 import { addCreateCommands } from './createCommands.js';
@@ -139,6 +140,7 @@ addInfoCommand(program, run);
 addExportCommand(program, run);
 addWeightsCommands(program, run);
 addLoginCommands(program, runAlone);
+addAuditCommand(program, run);
 addInitCommand(program, runAlone);
 addCompletionCommand(program);
 

@@ -500,6 +500,17 @@ export class ReloraClient {
     return await this.services.server.getDiskUse(fields, call);
   }
 
+  /** Who changed what, newest first, fetched page by page. For operators. */
+  listAuditEntries(
+    options: { tenant?: string; caller?: string } & PageOptions = {},
+  ): AsyncGenerator<contract.AuditEntry, void, undefined> {
+    const [fields, call] = split(options);
+    return pages(
+      (pageToken) => this.services.server.listAuditEntries({ ...fields, pageToken }, call),
+      ({ entries }) => entries,
+    );
+  }
+
   /**
    * Has the server read again what it stores of a job, a data set or weights, of all of a kind (`jobs/-`), or of all; `problem` is
    * empty for a file that is as it was sealed.

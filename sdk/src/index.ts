@@ -53,6 +53,7 @@ export {
 export type {
   Artifact,
   ArtifactFile,
+  AuditEntry,
   ComparedJob,
   CompareJobsResponse,
   Dataset,

@@ -292,6 +292,27 @@ export const settings = {
     86_400,
     'Silence after which a call ends that owes the server a message: its request, or the next chunk of an upload.',
   ),
+  readerSilenceSeconds: number(
+    'RELORA_READER_SILENCE_SECONDS',
+    120,
+    0.1,
+    86_400,
+    'Time after which a stream is cut whose client takes nothing of what it is owed.',
+  ),
+  pingsPerSecondMax: integer(
+    'RELORA_PINGS_PER_SECOND_MAX',
+    2000,
+    10,
+    1_000_000,
+    'PINGs and SETTINGS of a gRPC connection in one second; beyond it the connection is cut. Some clients send one for each round trip.',
+  ),
+  addressConnectionsMax: integer(
+    'RELORA_ADDRESS_CONNECTIONS_MAX',
+    0,
+    0,
+    100_000,
+    'Connections to each port from one address; more are closed. 0 for no limit of their own, as behind a proxy.',
+  ),
   downloadsMax: integer(
     'RELORA_DOWNLOADS_MAX',
     64,
@@ -492,6 +513,17 @@ export const settings = {
     0,
     2 ** 30,
     'Size of a file that is given up where a full disk would keep the store from being opened or closed; 0 for none.',
+  ),
+  auditFile: file(
+    'RELORA_AUDIT_FILE',
+    'File that every change is appended to as a line of JSON, beside the rows of the store; none by default.',
+  ),
+  auditDays: number(
+    'RELORA_AUDIT_DAYS',
+    365,
+    0,
+    36_500,
+    'How long rows of the audit log are kept; 0 for ever.',
   ),
   logLevel: choice(
     'RELORA_LOG_LEVEL',

@@ -13,6 +13,8 @@ interface Connection {
 export interface ConnectionLimits {
   connectionsMax: number;
   spareConnectionsMax: number;
+  /** 0 for no limit. */
+  addressConnectionsMax?: number;
 }
 
 /** A connection beyond the limit has this long to hear so. */
@@ -27,12 +29,18 @@ export class Connections {
   /** Those without a request, the longest first. */
   private readonly idle = new Set<Connection>();
   private spareCount = 0;
+  /** Of each address. */
+  private readonly counts = new Map<string, number>();
 
   constructor(private readonly limits: ConnectionLimits) {}
 
   /** Gives a new connection its place, or destroys it. */
   add(socket: Socket): Place | undefined {
-    const place = this.findPlace();
+    const address = socket.remoteAddress ?? '';
+    const count = (this.counts.get(address) ?? 0) + 1;
+    const { addressConnectionsMax = 0 } = this.limits;
+    const isTooMany = addressConnectionsMax > 0 && count > addressConnectionsMax;
+    const place = isTooMany ? undefined : this.findPlace();
     if (place === undefined) {
       socket.destroy();
       return undefined;
@@ -40,6 +48,7 @@ export class Connections {
     const connection: Connection = { socket, place, requestCount: 0 };
     const peer = peerOf(socket);
     this.all.set(peer, connection);
+    this.counts.set(address, count);
     let timer: NodeJS.Timeout | undefined;
     if (place === 'spare') {
       this.spareCount++;
@@ -47,6 +56,9 @@ export class Connections {
     } else this.idle.add(connection);
     socket.once('close', () => {
       clearTimeout(timer);
+      const left = this.counts.get(address)! - 1;
+      if (left === 0) this.counts.delete(address);
+      else this.counts.set(address, left);
       if (this.all.get(peer) === connection) this.all.delete(peer);
       this.idle.delete(connection);
       if (place === 'spare') this.spareCount--;

@@ -423,6 +423,11 @@ export const serviceErrors = {
     text: ({ seconds }) => `The call owed a message and nothing came for ${seconds} s`,
     fix: 'Send the request whole, and the chunks of an upload without long pauses; RELORA_REQUEST_SILENCE_SECONDS is the limit. What was received of an upload stays.',
   }),
+  CLIENT_NOT_READING: entry<{ seconds: number }>({
+    status: Status.ABORTED,
+    text: ({ seconds }) => `The client took nothing of what it is owed for ${seconds} s`,
+    fix: 'Sent to nobody but metrics: the stream is cut. Read what you ask for, and resume where you stopped; RELORA_READER_SILENCE_SECONDS is the limit.',
+  }),
   CALL_CANCELLED: entry<Record<never, never>>({
     status: Status.CANCELLED,
     text: () => 'The call was cancelled',

@@ -132,7 +132,7 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     const { tokens } = access;
     const commands = {
       health: async () => 'alive',
-      ...(tokens === undefined ? {} : tokenHandlers(config.tokenFile, tokens)),
+      ...(tokens === undefined ? {} : tokenHandlers(config.tokenFile, tokens, parts.audit)),
       ...backupHandlers(config, store),
     };
     const admin = await AdminServer.listen(config.dataFolder, commands, log);

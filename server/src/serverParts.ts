@@ -6,6 +6,7 @@ import type { ApiParts } from './api/parts.js';
 import { ArtifactExporter } from './trainer/artifactExporter.js';
 import { ArtifactExports } from './artifacts/artifactExports.js';
 import { ArtifactStore } from './artifacts/artifactStore.js';
+import { AuditLog } from './audit/auditLog.js';
 import type { Config } from './config.js';
 import { AllowedFolders } from './datasets/allowedFolders.js';
 import { DatasetPreparer } from './trainer/datasetPreparer.js';
@@ -129,6 +130,7 @@ export function makeServerParts({
     allowedFolders: new AllowedFolders(config.allowedFolders),
     stage,
     tasks,
+    audit: new AuditLog(db, log, config.auditFile),
     metrics,
     ...streamPlaces(config),
     pageTokens: new PageTokens(info.pageTokenKey),

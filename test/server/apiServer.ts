@@ -21,6 +21,7 @@ import { createHash } from 'node:crypto';
 import { ClientError, createChannel, createClient, type CallOptions, type Client } from 'nice-grpc';
 import { onTestFinished } from 'vitest';
 import type { Authenticate } from '../../server/dist/access/principal.js';
+import { AuditLog } from '../../server/dist/audit/auditLog.js';
 import { DeviceCatalog } from '../../server/dist/api/deviceCatalog.js';
 import { PageTokens } from '../../server/dist/api/pageToken.js';
 import type { ApiParts } from '../../server/dist/api/parts.js';
@@ -61,6 +62,7 @@ export async function openApi(
     uploads: new DatasetUploads(parts.datasets, parts.stage, config),
     weightsUploads: new WeightsUploads(parts.weights, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),
+    audit: new AuditLog(parts.db, log, config.auditFile),
     metrics: createMetrics(),
     ...streamPlaces(config),
     pageTokens: new PageTokens(parts.storeInfo.pageTokenKey),

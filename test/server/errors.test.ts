@@ -66,7 +66,10 @@ async function rawRefusal(call: {
 }
 
 /** One way to each reason, over the wire. */
-const provocations: Record<Exclude<ErrorReason, 'CALL_CANCELLED'>, () => Promise<Refusal>> = {
+const provocations: Record<
+  Exclude<ErrorReason, 'CALL_CANCELLED' | 'CLIENT_NOT_READING'>,
+  () => Promise<Refusal>
+> = {
   JOB_SPEC_INVALID: async () => {
     const { training } = await openApi();
     return await refusalOf((options) =>

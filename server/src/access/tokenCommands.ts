@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
 import { askServer } from '../admin/askServer.js';
 import type { AdminHandlers } from '../admin/adminServer.js';
+import type { AuditLog } from '../audit/auditLog.js';
 import type { Config } from '../config.js';
 import type { Role } from '../roles.js';
 import type { TokenList } from './tokenList.js';
@@ -44,17 +45,29 @@ export async function tokenCommand(
 }
 
 /** What the running server does for these commands; what it changes holds at once. */
-export function tokenHandlers(path: string, list: TokenList): AdminHandlers {
+export function tokenHandlers(path: string, list: TokenList, audit: Pick<AuditLog, 'note'>): AdminHandlers {
+  const note = async (method: string, name: string, tenant: string): Promise<void> =>
+    await audit.note({
+      caller: 'relora-server',
+      tenant,
+      peer: 'this machine',
+      method,
+      resource: `tokens/${name}`,
+      request_id: '',
+      result: 'OK',
+    });
   return {
     'tokens/add': async (wish: TokenWish) => {
       const token = await addToken(path, wish);
       await list.look();
+      await note('token add', wish.name, wish.tenant);
       return token;
     },
     'tokens/list': async () => await listTokens(path),
     'tokens/revoke': async ({ name }: { name: string }) => {
-      await revokeToken(path, name);
+      const { tenant } = await revokeToken(path, name);
       await list.look();
+      await note('token revoke', name, tenant);
     },
   };
 }

@@ -47,13 +47,14 @@ export async function listTokens(path: string): Promise<TokenSummary[]> {
   return (await readTokenFile(path)).map(({ sha256: _, ...summary }) => summary);
 }
 
-export async function revokeToken(path: string, name: string): Promise<void> {
-  await changeTokenFile(path, (tokens) => {
+export async function revokeToken(path: string, name: string): Promise<TokenSummary> {
+  return await changeTokenFile(path, (tokens) => {
+    // What is found is revoked, and returned for the audit log.
     const left = tokens.filter((token) => token.name !== name);
     if (left.length === tokens.length)
       throw new TokenRefused(
         `There is no token ${JSON.stringify(name)}; relora-server token list shows them`,
       );
-    return { tokens: left, result: undefined };
+    return { tokens: left, result: tokens.find((token) => token.name === name)! };
   });
 }

@@ -58,7 +58,12 @@ export const accessRules: AccessRules = {
   },
   // It computes as a job does.
   'relora.v1.ModelService': { generateText: 'trainer' },
-  'relora.v1.ServerService': { getServerInfo: 'viewer', getDiskUse: 'viewer', scrub: 'trainer' },
+  'relora.v1.ServerService': {
+    getServerInfo: 'viewer',
+    getDiskUse: 'viewer',
+    scrub: 'trainer',
+    listAuditEntries: 'operator',
+  },
   'relora.v1.WeightsService': {
     getWeights: 'viewer',
     listWeights: 'viewer',
@@ -75,4 +80,10 @@ export function roleFor(path: string, withoutToken: Config['withoutToken']): Rol
   const rules = (accessRules as unknown as Record<string, Record<string, Role> | undefined>)[service];
   // A method that no rule knows is for those who may do everything.
   return rules?.[method.slice(0, 1).toLowerCase() + method.slice(1)] ?? 'operator';
+}
+
+/** Whether a method changes what a tenant has: what only trainers may, apart from reading and computing at length. */
+export function changes(service: string, method: string): boolean {
+  const rules = (accessRules as unknown as Record<string, Record<string, Role> | undefined>)[service];
+  return rules?.[method] === 'trainer';
 }

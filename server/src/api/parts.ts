@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { ArtifactExports } from '../artifacts/artifactExports.js';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
+import type { AuditLog } from '../audit/auditLog.js';
 import type { Config } from '../config.js';
 import type { AllowedFolders } from '../datasets/allowedFolders.js';
 import type { DatasetDeletion } from '../datasets/datasetDeletion.js';
@@ -48,6 +49,7 @@ export interface ApiParts {
   allowedFolders: AllowedFolders;
   stage: Stage;
   tasks: TaskRunner;
+  audit: AuditLog;
   metrics: Metrics;
   pageTokens: PageTokens;
   /** Uploads and downloads that may be open at once. */

@@ -21,8 +21,10 @@ import {
 } from '../grpc/middleware.js';
 import { reflectionHandlers } from '../grpc/reflection.js';
 import { rpcMetricsMiddleware } from '../grpc/rpcMetrics.js';
+import type { Implementation, ServiceDefinition } from '../grpc/service.js';
 import { standardFiles, standardMethods } from '../grpc/standardServices.js';
-import { roleFor } from './accessRules.js';
+import { changes, roleFor } from './accessRules.js';
+import { audited } from './audited.js';
 import { artifactService } from './artifactService.js';
 import { datasetService } from './datasetService.js';
 import { modelService } from './modelService.js';
@@ -86,12 +88,19 @@ export function serveApi(
       deadlineMiddleware(deadlineSeconds),
     ],
   });
-  server.add(TrainingServiceDefinition, trainingService(parts));
-  server.add(ArtifactServiceDefinition, artifactService(parts));
-  server.add(DatasetServiceDefinition, datasetService(parts));
-  server.add(ModelServiceDefinition, modelService(parts));
-  server.add(ServerServiceDefinition, serverService(parts));
-  server.add(WeightsServiceDefinition, weightsService(parts));
+  const add = <Definition extends ServiceDefinition>(
+    definition: Definition,
+    implementation: Implementation<Definition>,
+  ): void => {
+    const isChange = (method: string): boolean => changes(definition.fullName, method);
+    server.add(definition, audited(definition, implementation, isChange, parts.audit));
+  };
+  add(TrainingServiceDefinition, trainingService(parts));
+  add(ArtifactServiceDefinition, artifactService(parts));
+  add(DatasetServiceDefinition, datasetService(parts));
+  add(ModelServiceDefinition, modelService(parts));
+  add(ServerServiceDefinition, serverService(parts));
+  add(WeightsServiceDefinition, weightsService(parts));
   server.addMethods(standardMethods(healthName, health.handlers));
   if (config.reflection) {
     const handlers = reflectionHandlers(descriptors, [...serviceNames, healthName, ...reflectionNames]);

@@ -3,7 +3,9 @@ import type { ServerServiceDefinition } from '@relora/sdk/contract';
 import { settings, type Config } from '../config.js';
 import type { Implementation } from '../grpc/service.js';
 import { enums } from './enums.js';
+import type { AuditCursor } from '../audit/auditLog.js';
 import { FieldChecks } from './fieldChecks.js';
+import { parsePageSize } from './pageToken.js';
 import { toDate, toModelConfig } from './toProto.js';
 import type { ApiParts } from './parts.js';
 import { recipes } from './recipes.js';
@@ -13,7 +15,7 @@ import { tenantOf, withName } from '../store/tenantIds.js';
 
 /** Says what the server is and can do. */
 export function serverService(parts: ApiParts): Implementation<typeof ServerServiceDefinition> {
-  const { config, store, devices, slots, disk, version, startTimeMs } = parts;
+  const { config, store, devices, slots, disk, version, startTimeMs, audit, pageTokens } = parts;
   return {
     async getServerInfo() {
       const counts = await store.countByState();
@@ -55,6 +57,24 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
         purgeTime: toDate(purgeTimeMs),
       }));
       return { ...use, freeBytes, entries };
+    },
+
+    async listAuditEntries(request) {
+      const checks = new FieldChecks();
+      const entriesMax = parsePageSize(checks, request.pageSize);
+      checks.throwIfWrong();
+      const { tenant, caller } = request;
+      const same = ['audit', tenant, caller];
+      const after = pageTokens.read<AuditCursor>(same, request.pageToken);
+      const { entries, next } = await audit.list({ after, entriesMax, tenant, caller });
+      return {
+        entries: entries.map(({ time_ms, request_id, ...entry }) => ({
+          ...entry,
+          time: new Date(time_ms),
+          requestId: request_id,
+        })),
+        nextPageToken: pageTokens.write(same, next),
+      };
     },
 
     scrub: (request, context) => scrub(parts, request, context),

@@ -15,6 +15,7 @@ import { ServiceError } from '../errors.js';
 import { checkMessage } from './checkMessage.js';
 import type { Descriptors } from './descriptors.js';
 import { compose } from './middleware.js';
+import { limitPings } from './pingLimit.js';
 import { awaitPreface } from './preface.js';
 import { ServedCall } from './servedCall.js';
 import { serverOptions } from './serverOptions.js';
@@ -65,6 +66,7 @@ export class GrpcServer {
     this.server = new Server({ ...serverOptions(config), interceptors: [this.interceptor()] });
     this.injector = this.server.createConnectionInjector(ServerCredentials.createInsecure());
     answerUnknown(this.server);
+    limitPings(this.server, config.pingsPerSecondMax);
     this.tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
     this.tls = this.makeTls(options);
     options.stopping.addEventListener('abort', () => {
@@ -160,8 +162,12 @@ export class GrpcServer {
     return ({ path }, transport) => {
       const serve = (): void => {
         const method = this.methods.get(path) ?? unknownMethod(path);
-        const { messageBytesMax, requestSilenceSeconds } = this.options.config;
-        const call = new ServedCall(transport, method, { messageBytesMax, requestSilenceSeconds });
+        const { messageBytesMax, requestSilenceSeconds, readerSilenceSeconds } = this.options.config;
+        const call = new ServedCall(transport, method, {
+          messageBytesMax,
+          requestSilenceSeconds,
+          readerSilenceSeconds,
+        });
         const { place, end } = this.connections.begin(call.peer);
         const isHealth = path.startsWith('/grpc.health.');
         const middleware =

@@ -1,3 +1,4 @@
+import { constants, type ServerHttp2Stream } from 'node:http2';
 import { status, type Metadata, type ServerInterceptor } from '@grpc/grpc-js';
 import { nobody } from '../access/principal.js';
 import { subjectNames } from '../certificates.js';
@@ -14,6 +15,8 @@ export interface CallLimits {
   messageBytesMax: number;
   /** Silence after which a call that owes us a message ends. */
   requestSilenceSeconds: number;
+  /** Time in which a client that is owed answers must take some. */
+  readerSilenceSeconds: number;
 }
 
 /** Answers that may be on their way to a client that does not take them: beyond it the handler waits. */
@@ -137,8 +140,27 @@ export class ServedCall {
     });
     while (this.unsentBytes > unsentBytesMax && !this.over.signal.aborted) {
       if (this.isStopping) throw new ServiceError('SERVER_STOPPING', {});
-      await new Promise<void>((resolve) => (this.writer = resolve));
+      await this.taken();
     }
+  }
+
+  /** Resolves when the client has taken some of what it is owed, or is cut. */
+  private async taken(): Promise<void> {
+    const { readerSilenceSeconds: seconds } = this.limits;
+    const before = this.unsentBytes;
+    const timer = setTimeout(() => {
+      if (this.unsentBytes < before) return;
+      this.fail(new ServiceError('CLIENT_NOT_READING', { seconds }));
+      this.reset();
+    }, seconds * 1000);
+    await new Promise<void>((resolve) => (this.writer = resolve));
+    clearTimeout(timer);
+  }
+
+  /** A status would wait behind the answers that nobody takes, and they would stay in memory: the stream is cut instead. */
+  private reset(): void {
+    const { stream } = nextOf(this.transport);
+    stream?.close(constants.NGHTTP2_CANCEL);
   }
 
   /** Ends what the call waits for; the handler hears of it by its signal. */
@@ -180,4 +202,11 @@ export class ServedCall {
       return unreadable('a grpc-timeout of up to eight digits and a unit', 'another');
     return new ServiceError('CALL_CANCELLED', {});
   }
+}
+
+/** grpc-js has the stream of HTTP/2 in its innermost call, and no way to reset it. */
+function nextOf(transport: object): { stream?: ServerHttp2Stream } {
+  let call = transport as { nextCall?: object; stream?: ServerHttp2Stream };
+  while (call.nextCall !== undefined) call = call.nextCall;
+  return call;
 }

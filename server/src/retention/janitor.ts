@@ -82,9 +82,17 @@ export class Janitor {
       async () => void (await doPurges(db, blobs)),
       async () => await this.removeStrays(),
       async () => void (await db.deleteFrom('requests').where('expire_time_ms', '<=', Date.now()).execute()),
+      async () => await this.expireAudit(),
       async () => this.parts.onDiskUse(await disk.read()),
     ];
     for (const step of steps) if (!this.isStopping) await this.attempt(step);
+  }
+
+  private async expireAudit(): Promise<void> {
+    const { db, config } = this.parts;
+    if (config.auditDays === 0) return;
+    const beforeMs = Date.now() - config.auditDays * 86_400_000;
+    await db.deleteFrom('audit').where('time_ms', '<', beforeMs).execute();
   }
 
   /** Ended jobs that the settings do not keep are deleted, and can be undeleted as long as any. */

@@ -148,6 +148,18 @@ const tenantsAndLeases = `
   create table purges (
     prefix text primary key
   ) strict;
+  create table audit (
+    id text primary key,
+    time_ms integer not null,
+    caller text not null,
+    tenant text not null,
+    peer text not null,
+    method text not null,
+    resource text not null,
+    request_id text not null,
+    result text not null
+  ) strict;
+  create index audit_by_time on audit (time_ms);
   create table blob_chunks (
     blob text not null,
     chunk_index integer not null,

@@ -18,6 +18,7 @@ export interface Schema {
   checkpoints: CheckpointRow;
   artifacts: ArtifactTable;
   artifact_files: ArtifactFileRow;
+  audit: AuditRow;
   blob_chunks: BlobChunkRow;
   blob_files: BlobFileRow;
   datasets: DatasetTable;
@@ -62,6 +63,19 @@ interface Leased {
 interface Fenced extends Leased {
   /** Rises with every lease: a write that names an older one is refused. */
   epoch: Generated<number>;
+}
+
+/** Who changed what; ids sort by time. */
+export interface AuditRow {
+  id: string;
+  time_ms: number;
+  caller: string;
+  tenant: string;
+  peer: string;
+  method: string;
+  resource: string;
+  request_id: string;
+  result: string;
 }
 
 export interface JobTable extends Owned, Leased {

@@ -34,6 +34,7 @@ export type WebRoute = (request: IncomingMessage, response: ServerResponse, url:
 export interface HttpLimits {
   httpConnectionsMax: number;
   spareConnectionsMax: number;
+  addressConnectionsMax?: number;
   headerSeconds: number;
 }
 
@@ -49,8 +50,8 @@ export class HttpServer {
 
   /** Rejects when the address cannot be had. */
   static async listen(address: Address, parts: WebParts, limits: HttpLimits): Promise<HttpServer> {
-    const { httpConnectionsMax: connectionsMax, spareConnectionsMax, headerSeconds } = limits;
-    const connections = new Connections({ connectionsMax, spareConnectionsMax });
+    const { httpConnectionsMax: connectionsMax, headerSeconds, ...others } = limits;
+    const connections = new Connections({ connectionsMax, ...others });
     const limited = {
       requestTimeout: answerMs,
       headersTimeout: Math.min(answerMs, headerSeconds * 1000),

@@ -1,0 +1,35 @@
+import type { Command } from 'commander';
+import type { AuditEntry } from '@relora/sdk';
+import { table } from './format.js';
+import type { Run } from './session.js';
+import { wholeNumber } from './specOptions.js';
+
+/** Who changed what: for operators. */
+export function addAuditCommand(program: Command, run: Run): void {
+  program
+    .command('audit')
+    .description('show who changed what, from where and with what result, newest first; for operators')
+    .option('--of <tenant>', 'only what was done in this tenant')
+    .option('--by <caller>', 'only what this caller did')
+    .option('--limit <count>', 'how many to show', wholeNumber, 50)
+    .action((flags: { of?: string; by?: string; limit: number }) =>
+      run(async ({ client, output, signal }) => {
+        const entries: AuditEntry[] = [];
+        const { of: tenant = '', by: caller = '', limit } = flags;
+        for await (const entry of client.listAuditEntries({ tenant, caller, signal })) {
+          entries.push(entry);
+          if (entries.length >= limit) break;
+        }
+        output.result({ entries }, () =>
+          table([
+            ['TIME', 'CALLER', 'TENANT', 'FROM', 'METHOD', 'RESOURCE', 'RESULT'],
+            ...entries.map(rowOf),
+          ]),
+        );
+      }),
+    );
+}
+
+function rowOf({ time, caller, tenant, peer, method, resource, result }: AuditEntry): string[] {
+  return [time?.toISOString() ?? '', caller, tenant, peer, method, resource, result];
+}
