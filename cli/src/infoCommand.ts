@@ -25,12 +25,13 @@ function infoLines(info: ServerInfo, address: string, disk: string[]): string[] 
     ...disk,
     '',
     ...table([
-      ['DEVICE', 'MODEL', 'INSTRUCTIONS', 'THREADS', 'MEMORY', 'FLOAT32', 'BFLOAT16'],
+      ['DEVICE', 'MODEL', 'INSTRUCTIONS', 'THREADS', 'JOBS', 'MEMORY', 'FLOAT32', 'BFLOAT16'],
       ...info.devices.map((device) => [
         `${device.backend}${device.isDefault ? ' *' : ''}`,
-        device.model,
+        [device.model, device.computeCapability, device.uuid].filter(Boolean).join(' '),
         device.instructionSet,
         String(device.threadCount),
+        String(device.slotCount),
         bytes(device.memoryBytes),
         speed(device.float32Flops),
         speed(device.bfloat16Flops),

@@ -101,6 +101,14 @@ export function estimateText({
         'memory',
         `${bytes(estimate.peakMemoryBytes)} at its peak, ${bytes(estimate.memoryLimitBytes)} allowed`,
       ],
+      ...(estimate.cardMemoryBytes === 0
+        ? []
+        : [
+            [
+              'memory of the card',
+              `${bytes(estimate.cardMemoryBytes)} at its peak, ${bytes(estimate.cardMemoryLimitBytes)} allowed`,
+            ],
+          ]),
       ...(spec === undefined ? [] : [['computed with', computedWith(spec)]]),
       [
         'arithmetic',
@@ -108,7 +116,9 @@ export function estimateText({
       ],
       [
         'time',
-        `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step${doubtText(estimate)}`,
+        estimate.durationSeconds === 0
+          ? 'not known'
+          : `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step${doubtText(estimate)}`,
       ],
       ['disk', bytes(estimate.diskBytes)],
     ]),

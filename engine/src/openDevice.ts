@@ -1,3 +1,4 @@
+import { devicePrecisions, servesPrecision } from './plan/devicePrecisions.js';
 import { arithmeticOf } from './plan/deviceSpeed.js';
 import type { DeviceChoice, Precision } from './plan/runSpec.js';
 import { CpuDevice } from './device/cpu/cpuDevice.js';
@@ -76,10 +77,10 @@ function openCpu(options: DeviceOptions): Device {
 const precisions: readonly Precision[] = ['auto', 'float32', 'bfloat16', 'int8Base', 'nf4Base'];
 
 async function openCard({ precision, card }: DeviceOptions): Promise<Device> {
-  if (precision === 'int8Base' || precision === 'nf4Base')
+  if (!servesPrecision('cuda', precision))
     throw new DeviceFault(
       'DEVICE_PRECISION_UNKNOWN',
-      `The device cuda has no precision ${precision}: ask for auto, bfloat16, float32 or fp8Base`,
+      `The device cuda has no precision ${precision}: ask for auto, ${devicePrecisions.cuda.join(' or ')}`,
     );
   // Loaded when it is asked for: nothing of CUDA is needed on a CPU.
   const { findDriver, findLibraries, listCards, openCuda } = await import('./device/cuda/index.js');

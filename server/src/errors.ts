@@ -323,10 +323,10 @@ export const serviceErrors = {
     fix: 'Wait until the other call has ended; one that broke is noticed within a minute and a half.',
     retrySeconds: 5,
   }),
-  JOB_TOO_LARGE: entry<{ peakMemoryBytes: number; memoryBytesMax: number; fits: string }>({
+  JOB_TOO_LARGE: entry<{ peakMemoryBytes: number; memoryBytesMax: number; fits: string; memory: string }>({
     status: Status.RESOURCE_EXHAUSTED,
-    text: ({ peakMemoryBytes, memoryBytesMax, fits }) =>
-      `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; a job may have ${gibibytes(memoryBytesMax)} here; ${fits}`,
+    text: ({ peakMemoryBytes, memoryBytesMax, fits, memory }) =>
+      `The job would need ${gibibytes(peakMemoryBytes)} of ${memory} at its peak; a job may have ${gibibytes(memoryBytesMax)} here; ${fits}`,
     fix: 'Take one of the changes that the message names, a smaller model or shorter sequences; or raise RELORA_JOB_MEMORY_BYTES_MAX where the memory is there.',
   }),
   DISK_FULL: entry<{ freeBytesMin: number }>({

@@ -33,6 +33,7 @@ import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
 import { DatasetUploads } from '../../server/dist/datasets/datasetUploads.js';
 import { createMetrics } from '../../server/dist/metrics/metrics.js';
 import { Slots } from '../../server/dist/trainer/slots.js';
+import type { DeviceDescription } from '../../server/dist/trainer/messages.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { openParts, readyDataset, scriptedTrainer, type Parts } from './parts.js';
 
@@ -41,7 +42,12 @@ export type Api = Awaited<ReturnType<typeof openApi>>;
 /** The API over the durable half of a server, on a free port of its own, with clients for each service. */
 export async function openApi(
   settings: Record<string, string> = {},
-  options: { deadlineSeconds?: number; parts?: Parts; authenticate?: Authenticate } = {},
+  options: {
+    deadlineSeconds?: number;
+    parts?: Parts;
+    devices?: DeviceDescription[];
+    authenticate?: Authenticate;
+  } = {},
 ) {
   const parts = options.parts ?? (await openParts(settings));
   const stopping = new AbortController();
@@ -50,7 +56,7 @@ export async function openApi(
   const quiet = { loadRatio: () => 0, trainings: () => ({ running: 0, begun: 0 }) };
   const reached = { read: async () => [], write: async () => {} };
   const found = {
-    describeDevices: async () => ({ devices: [device], problems: [] }),
+    describeDevices: async () => ({ devices: options.devices ?? [device], problems: [] }),
     compileKernels: async () => null,
   };
   const devices = new DeviceCatalog(found, log, stopping.signal, quiet, reached);

@@ -129,6 +129,10 @@ async function train(order) {
 
 async function misbehave(script, order) {
   const event = { type: 'event', timeMs: Date.now() };
+  if (script.startsWith('fail ')) {
+    await say({ type: 'failed', reason: script.slice('fail '.length), message: 'It is so; mend it' });
+    return await leave();
+  }
   switch (script) {
     case 'crash': {
       while (acknowledged < number) await changed();

@@ -50,6 +50,7 @@ export function arithmeticOf(
 }
 
 /** Whether blocks are computed by the fused halves; else op by op, which keeps more (Llama.fusedHalves). */
-export function isFused({ adapter }: Pick<RunSpec, 'adapter'>, { instructionSet }: DeviceSpeed): boolean {
-  return instructionSet !== null && !(adapter !== null && (adapter.dropout > 0 || adapter.trainableScale));
+export function isFused({ adapter }: Pick<RunSpec, 'adapter'>, { backend }: DeviceSpeed): boolean {
+  if (backend === 'cuda') return true;
+  return backend === 'native' && !(adapter !== null && (adapter.dropout > 0 || adapter.trainableScale));
 }

@@ -26,6 +26,8 @@ export { endTokensOf, noEndTokens, type EndTokens } from './endTokens.js';
 export * from './deviceSpeed.js';
 export * from './packedBytes.js';
 export * from './memoryModel.js';
+export * from './cardMemory.js';
+export * from './devicePrecisions.js';
 export * from './resolveAuto.js';
 export * from './optimizerCost.js';
 export { secondsOf, stepTime, type TimeParts } from './timeModel.js';

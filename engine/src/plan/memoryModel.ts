@@ -33,6 +33,8 @@ export interface MemoryParts {
 
 /** Resident before the first weight: 112 to 140 MB on Linux with Node 20; the server's channel and the data set come on top. */
 const processBytes = 115e6;
+/** Of the driver's libraries and its context; not measured yet. */
+const driverBytes = 400e6;
 /** A moment as an int8 code with a float32 scale for each block of 256 (docs/performance.md). */
 const int8MomentBytes = 1 + 4 / 256;
 /** Exponentials that the head keeps of a chunk of rows (head_cross_entropy.cpp). */
@@ -59,6 +61,9 @@ export function totalOf(parts: MemoryParts): number {
 
 /** Loading, full-rank steps, the change to adapters, their directions and steps with them, those of them that the run has. */
 export function memoryPhases(spec: RunSpec, device: DeviceSpeed): MemoryParts[] {
+  // Weights pass through one tensor at a time; cardMemory.ts has what lies on the card.
+  if (device.backend === 'cuda')
+    return [{ ...empty, process: processBytes + driverBytes, copies: 2 * copyBytes(spec) }];
   const counts = countParameters(spec);
   const main = steps(spec, device);
   const loading: MemoryParts = { ...empty, process: processBytes, weights: 4 * counts.model };
@@ -132,7 +137,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
   const layout = layoutOf(spec, device);
   const shapes = linearShapes(model);
   const packed =
-    adapter === null || device.instructionSet === null
+    adapter === null || device.backend !== 'native'
       ? 0
       : model.numHiddenLayers *
         targetModules.reduce(
@@ -151,7 +156,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
     gradients: 4 * trained * (isSummed ? 2 : 1),
     activations: activationBytes(spec, device, layout),
     scratch:
-      device.instructionSet === null
+      device.backend !== 'native'
         ? headScratchBytes(spec, layout)
         : Math.max(scratchBytes(spec, device, layout), signBytes(spec, device, layout)),
     copies: copyBytes(spec),
@@ -182,7 +187,7 @@ function signBytes(spec: RunSpec, { threadCount }: DeviceSpeed, { arithmetic }: 
 /** Whether the float32 weights of the base lie on the disk while adapters are trained (adapterPlan). */
 export function isBaseMapped(spec: RunSpec, device: DeviceSpeed): boolean {
   const { graphs } = layoutOf(spec, device);
-  return spec.adapter !== null && device.instructionSet !== null && arePackedOnce(graphs);
+  return spec.adapter !== null && device.backend === 'native' && arePackedOnce(graphs);
 }
 
 interface ComputationLayout {

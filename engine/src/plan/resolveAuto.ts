@@ -1,4 +1,5 @@
-import { peakMemory, totalOf } from './memoryModel.js';
+import { cardBytes, cardMemory } from './cardMemory.js';
+import { servesPrecision } from './devicePrecisions.js';
 import { needsProcessor } from './optimizerCost.js';
 import { linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
@@ -24,11 +25,10 @@ export function resolveAuto(
   cards: readonly OfferedCard[],
   jobsPerCard: number,
 ): 'cuda' | 'native' {
-  if (spec.precision === 'int8Base' || spec.precision === 'nf4Base') return 'native';
-  if (needsProcessor(spec)) return 'native';
+  if (!servesPrecision('cuda', spec.precision) || needsProcessor(spec)) return 'native';
   if (blockOperations(spec) < blockOperationsMin) return 'native';
   const fits = cards.some(
-    (card) => totalOf(peakMemory(spec, card)) <= cardShareBytes(card.memoryBytes, jobsPerCard),
+    (card) => cardBytes(cardMemory(spec, card)) <= cardShareBytes(card.memoryBytes, jobsPerCard),
   );
   return fits ? 'cuda' : 'native';
 }

@@ -1,4 +1,5 @@
 import { chooseGraphs, packFlops, thinPasses, thinShare, weightGradientShare } from './adapterGraphs.js';
+import { cardStepTime } from './cardTime.js';
 import { arithmeticOf, isFused, type DeviceSpeed } from './deviceSpeed.js';
 import { layerMethod } from './layerMethod.js';
 import { loraMuonFlops, muonFlops } from './optimizerCost.js';
@@ -42,6 +43,7 @@ const blockSeconds = 1.4e-3;
 
 /** Seconds of a step of the main phase. Infinite where the device's speed is not known. */
 export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
+  if (device.backend === 'cuda') return cardStepTime(spec, device);
   const { model, adapter, batch } = spec;
   const { precision, basePrecision } = arithmeticOf(spec, device);
   const shapes = linearShapes(model);

@@ -1,24 +1,29 @@
 import { join } from 'node:path';
 import {
+  cardBytes,
+  cardMemory,
+  cardShareBytes,
   estimateRun,
   needsProcessor,
   Schedule,
+  servesPrecision,
   unmeasured,
   type DeviceSpeed,
   type RunSpec,
 } from '@relora/engine/plan';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { DatasetHead } from '../datasets/dataset.js';
-import type { Config } from '../config.js';
 import { gibibytes, ServiceError } from '../errors.js';
-import { freeMemoryBytes, jobShareBytes } from '../machineMemory.js';
+import { freeMemoryBytes } from '../machineMemory.js';
 import { namedWeights } from '../store/folders.js';
 import type { DeviceDescription } from '../trainer/messages.js';
 import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
 import { speedOf } from './deviceCatalog.js';
 import { parseJobSpec } from './jobSpec.js';
+import { deviceMemoryOf, machineShareBytes, withCardMicroBatch } from './deviceMemory.js';
 import { decideRecomputation, whatWouldFit } from './memoryFit.js';
 import type { ApiParts } from './parts.js';
+import { precisionsOf } from './specChecks.js';
 import { datasetIdOf } from './resourceNames.js';
 import type { Warning } from './specWarnings.js';
 import { Turns } from './turns.js';
@@ -87,24 +92,29 @@ export async function admitJob(
   const warnings = [...parsed.warnings];
   const sound = await withSoundWeights(parts, tenant, parsed.spec, warnings);
   const device = await chooseDevice(parts, sound);
+  if (device !== undefined) requirePrecision(device.backend, sound, spec!.precision);
   const speed = device === undefined ? unknownSpeed : speedOf(device);
-  const peakOf = (candidate: RunSpec): number => estimateRun(candidate, speed).peakMemoryBytes;
-  const memoryBytesMax = memoryLimitBytes(config);
-  const decided = decideRecomputation(sound, peakOf, memoryBytesMax);
+  const memory = deviceMemoryOf(device, speed, config);
+  const isOpen = device?.backend === 'cuda' && spec?.batch?.microBatchSequenceCount === undefined;
+  const wanted = isOpen ? withCardMicroBatch(sound, memory) : sound;
+  const { peakOf, bytesMax: memoryBytesMax } = memory;
+  const decided = decideRecomputation(wanted, peakOf, memoryBytesMax);
   await turns.next();
   const peakMemoryBytes = Math.round(peakOf(decided));
-  if (decided !== sound) {
+  if (decided !== wanted) {
     warnings.push({
       reason: 'RECOMPUTATION_NEEDED',
-      message: `Blocks are computed again in the backward pass: without, the job would need more memory than ${gibibytes(memoryBytesMax)}, which a job may have here`,
+      message: `Blocks are computed again in the backward pass: without, the job would need more of ${memory.name} than ${gibibytes(memoryBytesMax)}, which a job may have here`,
     });
   }
   if (peakMemoryBytes > memoryBytesMax) {
-    const fits = whatWouldFit(decided, peakOf, memoryBytesMax);
-    const refusal = new ServiceError('JOB_TOO_LARGE', { peakMemoryBytes, memoryBytesMax, fits });
+    const fits = whatWouldFit(decided, peakOf, memoryBytesMax, device?.backend);
+    const refusal = new ServiceError('JOB_TOO_LARGE', {
+      ...{ peakMemoryBytes, memoryBytesMax, fits, memory: memory.name },
+    });
     if (whenTooLarge === 'refuse') throw refusal;
     warnings.push({ reason: 'MEMORY_ABOVE_LIMIT', message: refusal.message });
-  } else if (peakMemoryBytes > freeMemoryBytes() && (await isIdle(parts))) {
+  } else if (device?.backend !== 'cuda' && peakMemoryBytes > freeMemoryBytes() && (await isIdle(parts))) {
     warnings.push({
       reason: 'MEMORY_SCARCE',
       message: `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; ${gibibytes(freeMemoryBytes())} are free at this moment, and no job of this server holds the rest`,
@@ -155,8 +165,17 @@ export async function costOf(
   };
 }
 
-function memoryLimitBytes({ jobMemoryBytesMax, slots }: Config): number {
-  return jobMemoryBytesMax || jobShareBytes(slots);
+/** What `auto` became decides, whoever chose it. */
+function requirePrecision(
+  backend: DeviceDescription['backend'],
+  { precision }: RunSpec,
+  asked: string,
+): void {
+  if (servesPrecision(backend, precision)) return;
+  const expected = precisionsOf(backend);
+  throw new ServiceError('JOB_SPEC_INVALID', {
+    problems: [{ field: 'spec.precision', expected, got: asked.replace('PRECISION_', '') }],
+  });
 }
 
 /** The device that the job will run on; undefined while devices could not be measured. */
@@ -211,6 +230,7 @@ function toEstimate(
   const reached = device && devices.reachedOn(device);
   const measured = device === undefined ? unknownSpeed : speedOf(device);
   const estimate = estimateRun(spec, reached?.basis ?? measured);
+  const isCard = device?.backend === 'cuda';
   // 0 says that it is not known.
   const seconds = (ratio: number | undefined): number => {
     const duration = estimate.durationSeconds * (ratio ?? 0);
@@ -229,7 +249,9 @@ function toEstimate(
     // What jobs reached does not rest on the measurement.
     measuredLoadRatio: device === undefined || reached !== undefined ? 0 : devices.loadRatio,
     diskBytes: Math.round(estimate.diskBytes),
-    memoryLimitBytes: memoryLimitBytes(config),
+    memoryLimitBytes: machineShareBytes(config),
+    cardMemoryBytes: isCard ? Math.round(cardBytes(cardMemory(spec, measured))) : 0,
+    cardMemoryLimitBytes: isCard ? cardShareBytes(device.memoryBytes, config.gpuSlots) : 0,
     epochCount: trainTokens > 0 ? estimate.tokenCount / trainTokens : 0,
   };
 }

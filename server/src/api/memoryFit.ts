@@ -1,4 +1,5 @@
-import type { RunSpec } from '@relora/engine/plan';
+import { servesPrecision, type RunSpec } from '@relora/engine/plan';
+import type { DeviceName } from '../jobs/jobDevices.js';
 
 /** Estimated peak memory of a run, in bytes. */
 export type PeakOf = (spec: RunSpec) => number;
@@ -12,7 +13,13 @@ export function decideRecomputation(spec: RunSpec, peakOf: PeakOf, memoryBytesMa
 }
 
 /** Says which smaller forms of a run would fit: each change that is enough by itself, else the first few that are together. */
-export function whatWouldFit(spec: RunSpec, peakOf: PeakOf, memoryBytesMax: number): string {
+export function whatWouldFit(
+  asked: RunSpec,
+  peakOf: PeakOf,
+  memoryBytesMax: number,
+  backend: DeviceName = 'native',
+): string {
+  const spec: RunSpec = asked.device === 'auto' ? { ...asked, device: backend } : asked;
   const fits = (candidate: RunSpec): boolean => peakOf(candidate) <= memoryBytesMax;
   const alone = smallerForms.flatMap(({ textOf, apply }) => {
     const found = apply(spec, fits);
@@ -82,8 +89,8 @@ function smallerMicroBatch(spec: RunSpec, fits: (candidate: RunSpec) => boolean)
 /** With an int8 base where that fits, else with NF4; for adapters that leave it alone within a cycle, where there are kernels. */
 function quantizedBase(spec: RunSpec, fits: (candidate: RunSpec) => boolean): RunSpec | null {
   const { adapter, device, precision } = spec;
-  if (adapter === null || adapter.graph === 'merged' || device === 'reference' || device === 'tensorflow')
-    return null;
+  if (adapter === null || adapter.graph === 'merged') return null;
+  if (device !== 'auto' && !servesPrecision(device, 'int8Base')) return null;
   if (precision === 'nf4Base') return null;
   const int8: RunSpec = { ...spec, precision: 'int8Base' };
   return precision !== 'int8Base' && fits(int8) ? int8 : { ...spec, precision: 'nf4Base' };

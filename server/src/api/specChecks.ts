@@ -1,5 +1,14 @@
-import { countParameters, Schedule, sequencesInPass, type RunSpec } from '@relora/engine/plan';
+import {
+  countParameters,
+  devicePrecisions,
+  Schedule,
+  sequencesInPass,
+  servesPrecision,
+  type RunSpec,
+} from '@relora/engine/plan';
 import type { PreparedDataset } from '../datasets/dataset.js';
+import type { DeviceName } from '../jobs/jobDevices.js';
+import { capitals } from './enums.js';
 import type { FieldChecks } from './fieldChecks.js';
 
 /** A run before its model is known. */
@@ -20,7 +29,7 @@ export function checkBatch(checks: FieldChecks, batch: RunSpec['batch']): void {
   if (sequenceCount % micro !== 0) checks.add(field, `a divisor of sequence_count ${sequenceCount}`, micro);
 }
 
-/** A frozen base there is only beside adapters, and products in anything but float32 only on the native backend. */
+/** A frozen base there is only beside adapters, and each device has its own precisions. */
 export function checkPrecision(
   checks: FieldChecks,
   { precision, kind, device }: Pick<RunSpec, 'precision' | 'kind' | 'device'>,
@@ -35,21 +44,14 @@ export function checkPrecision(
       'AUTO, FLOAT32 or BFLOAT16 for FULL_RANK, which trains every weight: it has no frozen base',
       got,
     );
-  } else if (precision === 'fp8Base' && device !== 'cuda') {
-    checks.add(
-      field,
-      `AUTO, FLOAT32, BFLOAT16, INT8_BASE or NF4_BASE on ${device}; only cuda has FP8_BASE`,
-      got,
-    );
-  } else if ((precision === 'int8Base' || precision === 'nf4Base') && device === 'cuda') {
-    checks.add(field, 'AUTO, FLOAT32, BFLOAT16 or FP8_BASE on cuda', got);
-  } else if (
-    precision !== 'auto' &&
-    precision !== 'float32' &&
-    (device === 'reference' || device === 'tensorflow')
-  ) {
-    checks.add(field, `AUTO or FLOAT32 on ${device}; only native has others`, got);
+  } else if (device !== 'auto' && !servesPrecision(device, precision)) {
+    checks.add(field, precisionsOf(device), got);
   }
+}
+
+export function precisionsOf(device: DeviceName): string {
+  const [last, ...others] = devicePrecisions[device].map(capitals).reverse();
+  return `${['AUTO', ...others.reverse()].join(', ')} or ${last} on ${device}${device === 'native' ? '; only cuda has FP8_BASE' : ''}`;
 }
 
 /** PEFT has adapters in it, so a run that exports it has to end with some. */

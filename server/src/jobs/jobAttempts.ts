@@ -117,7 +117,7 @@ export class JobAttempts {
       return await change.append(row, row.attempt, [
         warning(
           change,
-          'CHECKPOINT_CORRUPT',
+          'CHECKPOINT_CORRUPT' satisfies ServerWarning,
           `Checkpoint ${folder} cannot be used (${problem}); the one before it is tried`,
         ),
       ]);
@@ -173,6 +173,16 @@ export class JobAttempts {
     });
   }
 
+  /** The device cannot be had as the machine is: nothing is lost, and another attempt would find the same. */
+  async pausedForDevice(key: AttemptKey, reason: string, message: string): Promise<Job | 'stale'> {
+    return await this.write(
+      key,
+      async (row, change) =>
+        (await honorWish(row, change)) ??
+        (await change.moveTo(row, 'paused', `${message} (${reason}); then resume the job`)),
+    );
+  }
+
   /**
    * The trainer is gone without an answer, or the server was. The job is queued again, later after each crash, until
    * crashes in a row without a new checkpoint reach the limit: then it fails. An open request to stop is honored at once.
@@ -181,7 +191,7 @@ export class JobAttempts {
     key: AttemptKey,
     what: string,
     rule: RetryRule,
-    { reason = 'TRAINER_CRASHED', giveUp }: { reason?: ServerFailure; giveUp?: GiveUp } = {},
+    { reason = 'TRAINER_CRASHED' satisfies ServerFailure, giveUp }: { reason?: string; giveUp?: GiveUp } = {},
   ): Promise<Job | 'stale'> {
     return await this.write(
       key,
@@ -234,7 +244,7 @@ type GiveUp = (row: JobRow, change: JobChange, message: string) => Promise<JobRo
 async function afterCrash(
   row: JobRow,
   change: JobChange,
-  { what, rule, reason, giveUp }: { what: string; rule: RetryRule; reason: ServerFailure; giveUp?: GiveUp },
+  { what, rule, reason, giveUp }: { what: string; rule: RetryRule; reason: string; giveUp?: GiveUp },
 ): Promise<JobRow> {
   const wished = await honorWish(row, change);
   if (wished !== undefined) return wished;

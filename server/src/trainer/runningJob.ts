@@ -37,6 +37,15 @@ const batchEventsMax = 256;
 const fullDiskRetryMs = 2000;
 /** How many times the wait after a crash a job waits whose trainer the machine could not start. */
 const notStartedDelays = 10;
+/** Faults of a card that may be over at the next attempt: another program let its memory go, or the card is back. */
+const passingReasons: ReadonlySet<string> = new Set(['DEVICE_OUT_OF_MEMORY', 'DEVICE_LOST']);
+/** Faults of the machine, for which the job is paused until somebody has mended it. */
+const machineReasons: ReadonlySet<string> = new Set([
+  'DEVICE_NOT_FOUND',
+  'DEVICE_LIBRARY_MISSING',
+  'DEVICE_DRIVER_TOO_OLD',
+  'DEVICE_TOO_OLD',
+]);
 /** Reasons of the engine for which the job is paused, and loses nothing: somebody has to mend the disk. */
 const storageReasons: Readonly<Record<string, StorageFault['reason']>> = {
   CHECKPOINT_NO_SPACE: 'STORAGE_FULL',
@@ -247,10 +256,7 @@ export class RunningJob {
         return result;
       }
       case 'failed': {
-        const storageReason = storageReasons[message.reason];
-        const result = storageReason
-          ? await attempts.pausedForStorage(this.key, storageReason, message.message)
-          : await attempts.failed(this.key, { reason: message.reason, message: message.message });
+        const result = await this.storeFailure(message);
         this.outcome = 'failed';
         this.process.killAfterGrace();
         return result;
@@ -282,6 +288,21 @@ export class RunningJob {
 
   private get maker(): Maker {
     return { kind: 'run', fence: this.key.attempt };
+  }
+
+  private async storeFailure({
+    reason,
+    message,
+  }: {
+    reason: string;
+    message: string;
+  }): Promise<Job | 'stale'> {
+    const { attempts, retry } = this.parts;
+    const storageReason = storageReasons[reason];
+    if (storageReason !== undefined) return await attempts.pausedForStorage(this.key, storageReason, message);
+    if (machineReasons.has(reason)) return await attempts.pausedForDevice(this.key, reason, message);
+    if (passingReasons.has(reason)) return await attempts.crashed(this.key, message, retry, { reason });
+    return await attempts.failed(this.key, { reason, message });
   }
 
   /** Tries again while the disk is full; the store undid what it could not finish. */

@@ -1,0 +1,13 @@
+import type { DeviceChoice, Precision } from './words.js';
+
+/** Precisions that each device computes in, beside `auto`; docs/devices.md has the same table. */
+export const devicePrecisions: Readonly<Record<Exclude<DeviceChoice, 'auto'>, readonly Precision[]>> = {
+  native: ['float32', 'bfloat16', 'int8Base', 'nf4Base'],
+  cuda: ['float32', 'bfloat16', 'fp8Base'],
+  tensorflow: ['float32'],
+  reference: ['float32'],
+};
+
+export function servesPrecision(device: Exclude<DeviceChoice, 'auto'>, precision: Precision): boolean {
+  return precision === 'auto' || devicePrecisions[device].includes(precision);
+}

@@ -1,0 +1,58 @@
+import {
+  cardBytes,
+  cardMemory,
+  cardShareBytes,
+  estimateRun,
+  type DeviceSpeed,
+  type RunSpec,
+} from '@relora/engine/plan';
+import type { Config } from '../config.js';
+import { jobShareBytes } from '../machineMemory.js';
+import type { DeviceDescription } from '../trainer/messages.js';
+import type { PeakOf } from './memoryFit.js';
+
+/** The memory that decides whether a job fits: of the machine, or of the card that it runs on. */
+export interface DeviceMemory {
+  /** As a message names it. */
+  name: 'memory' | "the card's memory";
+  peakOf: PeakOf;
+  bytesMax: number;
+}
+
+type MemorySettings = Pick<Config, 'jobMemoryBytesMax' | 'slots' | 'gpuSlots'>;
+
+export function deviceMemoryOf(
+  device: DeviceDescription | undefined,
+  speed: DeviceSpeed,
+  settings: MemorySettings,
+): DeviceMemory {
+  if (device?.backend === 'cuda')
+    return {
+      name: "the card's memory",
+      peakOf: (spec) => cardBytes(cardMemory(spec, speed)),
+      bytesMax: cardShareBytes(device.memoryBytes, settings.gpuSlots),
+    };
+  return {
+    name: 'memory',
+    peakOf: (spec) => estimateRun(spec, speed).peakMemoryBytes,
+    bytesMax: machineShareBytes(settings),
+  };
+}
+
+export function machineShareBytes({ jobMemoryBytesMax, slots }: MemorySettings): number {
+  return jobMemoryBytesMax || jobShareBytes(slots);
+}
+
+/** Tokens that a card computes at once when the client does not say; fewer leave most of it idle. */
+const cardMicroBatchTokens = 16_384;
+
+/** The run with a micro-batch for a card, where the client left it open: the largest that divides the batch and fits. */
+export function withCardMicroBatch(spec: RunSpec, { peakOf, bytesMax }: DeviceMemory): RunSpec {
+  const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
+  for (let count = sequenceCount; count > microBatchSequenceCount; count--) {
+    if (sequenceCount % count !== 0 || count * sequenceLength > cardMicroBatchTokens) continue;
+    const larger: RunSpec = { ...spec, batch: { ...spec.batch, microBatchSequenceCount: count } };
+    if (peakOf(larger) <= bytesMax) return larger;
+  }
+  return spec;
+}
