@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -269,4 +270,45 @@ describe('the image', () => {
     const { workspaces } = JSON.parse(read('package.json')) as { workspaces: string[] };
     for (const name of workspaces) expect(dockerfile).toContain(`COPY ${name}/package.json ${name}/`);
   });
+});
+
+describe('the image for cards', () => {
+  const dockerfile = read('deploy/Dockerfile.gpu');
+  const file = 'deploy/docker-compose.gpu.yml';
+
+  it('takes the libraries from where it puts them, and fixes the version of each', async () => {
+    const { readConfig } = await import('../server/dist/config.js');
+    const folder = /RELORA_CUDA_FOLDER=(\S+)/.exec(dockerfile)![1]!;
+    expect(dockerfile).toMatch(new RegExp(`^COPY --from=libraries \\S+ ${folder}$`, 'm'));
+    expect(readConfig({ RELORA_CUDA_FOLDER: folder }).cudaFolder).toBe(folder);
+    expect(dockerfile).toMatch(/nvidia-cuda-nvrtc-cu12==\d+\.\d+\.\d+$/m);
+    // As that of the processor: without rights, with its init and its check of health.
+    expect(dockerfile.split(/^FROM /m).at(-1)).toMatch(/^\$\{SERVER\}$/m);
+    expect(dockerfile).not.toMatch(/^(USER|ENTRYPOINT|CMD)/m);
+  });
+
+  it('reserves the cards for the server of the other file, as the schema of compose has it', () => {
+    const { services, ...rest } = readYaml(file) as {
+      services: Record<string, { build: { dockerfile: string }; deploy: object }>;
+    };
+    expect(rest).toEqual({});
+    expect(Object.keys(services)).toEqual(['server']);
+    expect(compose).toMatch(/^ {2}server:$/m);
+    expect(existsSync(join(root, services.server!.build.dockerfile))).toBe(true);
+    expect(services.server!.deploy).toEqual({
+      resources: {
+        reservations: { devices: [{ driver: 'nvidia', count: 'all', capabilities: ['gpu'] }] },
+      },
+    });
+  });
+});
+
+const hasHadolint = spawnSync('hadolint', ['--version']).status === 0;
+
+it.skipIf(!hasHadolint)('images pass hadolint', () => {
+  // Packages of the base image have no versions that stay; the user is that of the base.
+  const ignored = ['DL3008', 'DL3066'].flatMap((rule) => ['--ignore', rule]);
+  const files = ['deploy/Dockerfile', 'deploy/Dockerfile.gpu'];
+  const { stdout, status } = spawnSync('hadolint', [...ignored, ...files], { cwd: root, encoding: 'utf8' });
+  expect({ stdout, status }).toEqual({ stdout: '', status: 0 });
 });

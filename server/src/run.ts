@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import { CertificateInvalid } from './certificates.js';
 import { backupCommand, backupCommands, backupUsage } from './backup/backupCommands.js';
 import { ConfigInvalid, readConfig, settings, type Config } from './config.js';
+import { doctorUsage } from './doctor/usage.js';
 import { createLog } from './log.js';
 import { startServer, type RunningServer } from './server.js';
 import type { Signals } from './signals.js';
@@ -19,13 +20,24 @@ export async function run(signals: Signals): Promise<void> {
   if (argument === '--help') process.stdout.write(help());
   else if (argument === '--version') process.stdout.write(`${version}\n`);
   else if (argument === 'token') await changeTokens(readSettings(), rest);
+  else if (argument === 'doctor') await examine(readSettings(), rest);
   else if (argument !== undefined && backupCommands.has(argument))
     await moveStore(readSettings(), argument, rest);
   else if (argument !== undefined)
     exitWith(2, [
-      `${argument} is not known; there are token, migrate, backup, restore, --help and --version`,
+      `${argument} is not known; there are doctor, token, migrate, backup, restore, --help and --version`,
     ]);
   else await serve(readSettings(), signals);
+}
+
+async function examine(config: Config, args: readonly string[]): Promise<never> {
+  const [format, ...others] = args;
+  if ((format !== undefined && format !== '--json') || others.length > 0)
+    exitWith(2, [`Expected ${doctorUsage}`]);
+  const { diagnose, textOf } = await import('./doctor/doctor.js');
+  const diagnosis = await diagnose(config);
+  process.stdout.write(format === '--json' ? `${JSON.stringify(diagnosis, null, 2)}\n` : textOf(diagnosis));
+  process.exit(diagnosis.ok ? 0 : 1);
 }
 
 async function changeTokens(config: Config, args: readonly string[]): Promise<void> {
@@ -121,6 +133,6 @@ function help(): string {
   );
   return (
     `relora-server ${version}\n\nServes training jobs over gRPC. Everything is set by environment variables, for these commands ` +
-    `too:\n\nrelora-server\nrelora-server --help | --version | health\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
+    `too:\n\nrelora-server\nrelora-server --help | --version | health\n${doctorUsage}\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
   );
 }

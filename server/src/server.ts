@@ -12,6 +12,7 @@ import { JobMetrics } from './metrics/jobMetrics.js';
 import { createMetrics } from './metrics/metrics.js';
 import { ServerMetrics } from './metrics/serverMetrics.js';
 import { connectionsWithin } from './openFiles.js';
+import type { ServerHealth } from './doctor/doctor.js';
 import { readReadiness } from './readiness.js';
 import { makeServerParts } from './serverParts.js';
 import { openStore } from './store/openStore.js';
@@ -131,6 +132,14 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
     }));
     const { tokens } = access;
     const commands = {
+      'doctor/health': async (): Promise<ServerHealth> => {
+        const [devices, readiness] = [
+          await parts.devices.list(),
+          await readReadiness(store.db, config, signal),
+        ];
+        const problem = readiness.ready ? null : readiness.problem;
+        return { devices: [...devices], problems: [...parts.devices.problems()], problem };
+      },
       health: async () => 'alive',
       ...(tokens === undefined ? {} : tokenHandlers(config.tokenFile, tokens, parts.audit)),
       ...backupHandlers(config, store),

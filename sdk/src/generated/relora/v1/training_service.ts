@@ -358,7 +358,7 @@ export interface JobEstimate {
   /** Tokens of the whole run. */
   tokenCount: number;
   /**
-   * Wall-clock time of steps on this server: from what the last steps took here of jobs that ran alone, or while there are none from a
+   * Wall-clock time of steps on this server, 0 where it is not known: from what the last steps took here of jobs that ran alone, or while there are none from a
    * measured peak.
    */
   durationSeconds: number;
@@ -377,6 +377,10 @@ export interface JobEstimate {
   durationLowSeconds: number;
   /** The same if every step were as slow as one in ten of them. */
   durationHighSeconds: number;
+  /** Highest memory of the card, where the job runs on one; else 0. */
+  cardMemoryBytes: number;
+  /** Memory of the card that a job may have; CreateJob refuses a job that needs more. */
+  cardMemoryLimitBytes: number;
 }
 
 /** When things happen in a run. */
@@ -1510,6 +1514,8 @@ function createBaseJobEstimate(): JobEstimate {
     measuredLoadRatio: 0,
     durationLowSeconds: 0,
     durationHighSeconds: 0,
+    cardMemoryBytes: 0,
+    cardMemoryLimitBytes: 0,
   };
 }
 
@@ -1553,6 +1559,12 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     }
     if (message.durationHighSeconds !== 0) {
       writer.uint32(105).double(message.durationHighSeconds);
+    }
+    if (message.cardMemoryBytes !== 0) {
+      writer.uint32(112).int64(message.cardMemoryBytes);
+    }
+    if (message.cardMemoryLimitBytes !== 0) {
+      writer.uint32(120).int64(message.cardMemoryLimitBytes);
     }
     return writer;
   },
@@ -1674,6 +1686,22 @@ export const JobEstimate: MessageFns<JobEstimate> = {
             message.durationHighSeconds = reader.double();
             continue;
           }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.cardMemoryBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.cardMemoryLimitBytes = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1753,6 +1781,16 @@ export const JobEstimate: MessageFns<JobEstimate> = {
         : isSet(object.duration_high_seconds)
         ? globalThis.Number(object.duration_high_seconds)
         : 0,
+      cardMemoryBytes: isSet(object.cardMemoryBytes)
+        ? globalThis.Number(object.cardMemoryBytes)
+        : isSet(object.card_memory_bytes)
+        ? globalThis.Number(object.card_memory_bytes)
+        : 0,
+      cardMemoryLimitBytes: isSet(object.cardMemoryLimitBytes)
+        ? globalThis.Number(object.cardMemoryLimitBytes)
+        : isSet(object.card_memory_limit_bytes)
+        ? globalThis.Number(object.card_memory_limit_bytes)
+        : 0,
     };
   },
 
@@ -1797,6 +1835,12 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     if (message.durationHighSeconds !== 0) {
       obj.durationHighSeconds = floatToJson(message.durationHighSeconds);
     }
+    if (message.cardMemoryBytes !== 0) {
+      obj.cardMemoryBytes = Math.round(message.cardMemoryBytes);
+    }
+    if (message.cardMemoryLimitBytes !== 0) {
+      obj.cardMemoryLimitBytes = Math.round(message.cardMemoryLimitBytes);
+    }
     return obj;
   },
 
@@ -1818,6 +1862,8 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     message.measuredLoadRatio = object.measuredLoadRatio ?? 0;
     message.durationLowSeconds = object.durationLowSeconds ?? 0;
     message.durationHighSeconds = object.durationHighSeconds ?? 0;
+    message.cardMemoryBytes = object.cardMemoryBytes ?? 0;
+    message.cardMemoryLimitBytes = object.cardMemoryLimitBytes ?? 0;
     return message;
   },
 };

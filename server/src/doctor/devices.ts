@@ -1,0 +1,63 @@
+import { existsSync } from 'node:fs';
+import { findDriver, findLibraries } from '@relora/engine/cuda';
+import type { Config } from '../config.js';
+import type { FoundDevices } from '../trainer/messages.js';
+import { mayHaveCards } from '../trainer/slots.js';
+import { fault, ok, warning, type Finding } from './finding.js';
+
+type CardSettings = Pick<Config, 'device' | 'cudaFolder' | 'gpuSlots'>;
+
+/** Processor and cards. Without a card and without a wish for one nothing is wrong. */
+export function findingsOfDevices({ devices, problems }: FoundDevices, settings: CardSettings): Finding[] {
+  const findings: Finding[] = [];
+  for (const device of devices) {
+    const { backend, model, instructionSet, threadCount, memoryBytes, uuid, computeCapability } = device;
+    if (backend === 'native')
+      findings.push(ok('processor', `${model}, ${instructionSet}, ${threadCount} threads`));
+    if (backend === 'cuda')
+      findings.push(
+        ok('card', `${model} ${uuid}, compute capability ${computeCapability}, ${gib(memoryBytes)} GiB`),
+      );
+  }
+  if (!devices.some(({ backend }) => backend === 'native'))
+    findings.push(
+      fault('processor', 'The native backend cannot be loaded', 'run `npm run build` in the checkout'),
+    );
+  const isForced = settings.device === 'cuda' || settings.cudaFolder !== null;
+  for (const { backend, reason, message } of problems) {
+    if (backend === 'tensorflow' && settings.device === 'tensorflow')
+      findings.push(fault('tensorflow', message, 'install what it names, or leave RELORA_DEVICE unset'));
+    if (backend !== 'cuda') continue;
+    const [what, cure] = splitCure(message);
+    if (isForced) findings.push(fault('card', `${what} (${reason})`, cure));
+    else if (settings.gpuSlots > 0 && mayHaveCards(settings))
+      findings.push(warning('card', `${what} (${reason})`, cure));
+    else findings.push(ok('card', 'none: jobs run on the processor'));
+  }
+  return findings;
+}
+
+/** Faults of devices end with their cure, behind a colon. */
+function splitCure(message: string): [what: string, cure: string] {
+  const at = message.lastIndexOf(': ');
+  return at < 0
+    ? [message, 'docs/gpu.md says what a card needs']
+    : [message.slice(0, at), message.slice(at + 2)];
+}
+
+/** Where NVIDIA's libraries would be taken from. */
+export function librariesFinding(settings: CardSettings): Finding {
+  const { cudaFolder: folder } = settings;
+  if (folder === null && !mayHaveCards(settings))
+    return ok('libraries', 'those of NVIDIA are not needed without a card');
+  const { compilers, products } = findLibraries({ folder });
+  const files = [...compilers, ...products].filter((path) => existsSync(path));
+  const driver = findDriver(folder);
+  const searched = folder === null ? 'and where the system looks' : `in RELORA_CUDA_FOLDER ${folder} alone`;
+  const text = `driver ${driver}; ${files.length === 0 ? 'no file of NVRTC or cuBLASLt was found by its path' : files.join(', ')}, ${searched}`;
+  if (folder !== null && compilers.length === 0)
+    return fault('libraries', text, 'put libnvrtc.so.12 or .13 there, or leave RELORA_CUDA_FOLDER unset');
+  return ok('libraries', text);
+}
+
+const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1);

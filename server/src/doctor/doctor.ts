@@ -1,0 +1,97 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { askServer } from '../admin/askServer.js';
+import { ConfigInvalid, type Config } from '../config.js';
+import type { FoundDevices } from '../trainer/messages.js';
+import { TaskRunner } from '../trainer/taskRunner.js';
+import { version } from '../version.js';
+import { findingsOfDevices, librariesFinding } from './devices.js';
+import { fault, type Finding } from './finding.js';
+import {
+  clockFinding,
+  dataFolderFinding,
+  diskFinding,
+  memoryFinding,
+  openFilesFinding,
+  portFinding,
+} from './machine.js';
+
+/** What a running server says of itself to the doctor. */
+export interface ServerHealth extends FoundDevices {
+  problem: string | null;
+}
+
+export interface Diagnosis {
+  version: string;
+  /** Whether there is no fault. */
+  ok: boolean;
+  /** Whether a server runs on the data folder; it was asked then. */
+  isRunning: boolean;
+  findings: Finding[];
+}
+
+/** Looks at everything that a server stands on, with the settings that it would have. Changes nothing. */
+export async function diagnose(config: Config): Promise<Diagnosis> {
+  let findings: Finding[] = [];
+  const health = (
+    await askServer<ServerHealth>(config.dataFolder, 'doctor/health', {}).catch((error: unknown) => {
+      findings.push(
+        fault(
+          'server',
+          `The server on the data folder does not answer: ${(error as Error).message}`,
+          'restart it',
+        ),
+      );
+      return undefined;
+    })
+  )?.result;
+  const isRunning = health !== undefined;
+  if (health !== undefined && health.problem !== null)
+    findings.push(fault('server', `It runs and takes no jobs: ${health.problem}`, 'mend what it names'));
+  const found = health ?? (await lookForDevices(config));
+  if (found instanceof Error) {
+    const cure =
+      found instanceof ConfigInvalid ? 'change the setting' : 'look at the messages above, and reinstall';
+    findings.push(fault('devices', found.message, cure));
+  } else findings = findings.concat(findingsOfDevices(found, config));
+  findings = findings.concat(librariesFinding(config), memoryFinding(config), openFilesFinding(config));
+  findings.push(await diskFinding(config));
+  if (!isRunning)
+    for (const name of ['grpcAddress', 'httpAddress'] as const)
+      findings.push(await portFinding(config, name));
+  findings.push(await clockFinding(config), await dataFolderFinding(config, isRunning));
+  return { version, ok: findings.every(({ state }) => state !== 'fault'), isRunning, findings };
+}
+
+/** In a child, as the server does: what native code or a driver does wrong ends the child. */
+async function lookForDevices(config: Config): Promise<FoundDevices | Error> {
+  const folder = await mkdtemp(join(tmpdir(), 'relora-doctor-'));
+  const tasks = new TaskRunner({ ...config, dataFolder: folder }, pino({ level: 'silent' }));
+  try {
+    return await tasks.describeDevices();
+  } catch (error) {
+    return error as Error;
+  } finally {
+    await tasks.stop();
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** For people: a line a finding, and below it what to do. */
+export function textOf({ findings, isRunning, version, ok }: Diagnosis): string {
+  const width = Math.max(...findings.map(({ name }) => name.length));
+  const lines = findings.flatMap(({ name, state, message, cure }) => [
+    `${state.padEnd(7)}  ${name.padEnd(width)}  ${message}`,
+    ...(cure === null ? [] : [`${' '.repeat(11 + width)}to do: ${cure}`]),
+  ]);
+  const faults = findings.filter(({ state }) => state === 'fault').length;
+  const head = `relora-server ${version}; ${isRunning ? 'a server runs on the data folder and was asked' : 'no server runs on the data folder'}`;
+  return [
+    head,
+    ...lines,
+    ok ? 'No fault was found.' : `${faults} ${faults === 1 ? 'fault' : 'faults'}.`,
+    '',
+  ].join('\n');
+}

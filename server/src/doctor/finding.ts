@@ -1,0 +1,16 @@
+/** What one look found. A fault keeps the server from its work; a warning does not, but somebody should know. */
+export interface Finding {
+  name: string;
+  state: 'ok' | 'warning' | 'fault';
+  message: string;
+  /** What to do; null where nothing is to be done. */
+  cure: string | null;
+}
+
+export const ok = (name: string, message: string): Finding => ({ name, state: 'ok', message, cure: null });
+export const warning = (name: string, message: string, cure: string): Finding => ({
+  ...{ name, state: 'warning', message, cure },
+});
+export const fault = (name: string, message: string, cure: string): Finding => ({
+  ...{ name, state: 'fault', message, cure },
+});
