@@ -19,8 +19,10 @@ export interface CardMemoryParts {
   scratch: number;
 }
 
-/** Of the logits of a chunk of rows (device/cuda/head.ts). */
-const chunkBytes = 2 ** 27;
+/** Of logits in float32, and of their gradients as products read them (device/cuda/head.ts). */
+const [logitBytes, gradientBytes] = [2 ** 25, 2 ** 29];
+/** Of the library of products, allocated with the device. */
+const workspaceBytes = 2 ** 25;
 /** A moment as an int8 code with a float32 scale for each block of 256. */
 const int8MomentBytes = 1 + 4 / 256;
 
@@ -93,9 +95,13 @@ function steps(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
   const sums = (modules: readonly TargetModule[]) =>
     Math.max(0, ...modules.filter(hasPath).map((name) => 4 * rows * shapes[name].outFeatures)) *
     modules.filter(hasPath).length;
-  const chunk = Math.min(rows, Math.max(128, Math.floor(chunkBytes / (4 * vocabSize) / 128) * 128));
+  const chunk = (bytes: number, each: number) =>
+    Math.min(rows, Math.max(128, Math.floor(bytes / (each * vocabSize) / 128) * 128));
+  const gradientRows = chunk(gradientBytes, element);
+  const logitRows = Math.min(gradientRows, chunk(logitBytes, 4));
   const headScratch =
-    (element === 2 ? 2 * padded(hidden) * (rows + vocabSize) : 0) + chunk * padded(vocabSize) * (4 + element);
+    (element === 2 ? 2 * padded(hidden) * (rows + vocabSize) : 0) +
+    padded(vocabSize) * (4 * logitRows + element * gradientRows);
   const upstream = element === 2 ? 2 * rows * padded(hidden) : 0;
   const attentionScratch =
     upstream + rows * (head * (2 * queries + 2 * keys) + 4 * hidden + 4 * model.numAttentionHeads);
@@ -108,6 +114,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
     gradients: 4 * trained * (sequences < batch.sequenceCount ? 2 : 1),
     activations: stream * (2 * layers + 4) + blocks * (states.attention + states.mlp),
     scratch:
+      workspaceBytes +
       headScratch +
       attentionScratch +
       mlpScratch +
