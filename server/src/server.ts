@@ -138,7 +138,12 @@ export async function startServer(config: Config, { log, onFatal }: ServerOption
           await readReadiness(store.db, config, signal),
         ];
         const problem = readiness.ready ? null : readiness.problem;
-        return { devices: [...devices], problems: [...parts.devices.problems()], problem };
+        return {
+          devices: [...devices],
+          problems: [...parts.devices.problems()],
+          libraries: [...parts.devices.libraries()],
+          problem,
+        };
       },
       health: async () => 'alive',
       ...(tokens === undefined ? {} : tokenHandlers(config.tokenFile, tokens, parts.audit)),

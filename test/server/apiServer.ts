@@ -56,7 +56,7 @@ export async function openApi(
   const quiet = { loadRatio: () => 0, trainings: () => ({ running: 0, begun: 0 }) };
   const reached = { read: async () => [], write: async () => {} };
   const found = {
-    describeDevices: async () => ({ devices: options.devices ?? [device], problems: [] }),
+    describeDevices: async () => ({ devices: options.devices ?? [device], problems: [], libraries: [] }),
     compileKernels: async () => null,
   };
   const devices = new DeviceCatalog(found, log, stopping.signal, quiet, reached);

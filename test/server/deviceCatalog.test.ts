@@ -32,6 +32,7 @@ function open(rows = new Map<string, ReachedRow>()) {
   const describeDevices = async () => ({
     devices: [{ ...described, float32Flops: ++count * 1e10 }],
     problems: [],
+    libraries: [],
   });
   const compileKernels = async () => null;
   const { signal } = new AbortController();

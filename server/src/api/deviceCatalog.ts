@@ -104,6 +104,10 @@ export class DeviceCatalog implements KnownDevices {
     return this.known?.devices.filter(({ backend }) => backend === 'cuda') ?? null;
   }
 
+  libraries(): readonly string[] {
+    return this.known?.libraries ?? [];
+  }
+
   problems(): readonly DeviceProblem[] {
     return this.known?.problems ?? [];
   }

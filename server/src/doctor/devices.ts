@@ -1,5 +1,3 @@
-import { existsSync } from 'node:fs';
-import { findDriver, findLibraries } from '@relora/engine/cuda';
 import type { Config } from '../config.js';
 import type { FoundDevices } from '../trainer/messages.js';
 import { mayHaveCards } from '../trainer/slots.js';
@@ -45,19 +43,20 @@ function splitCure(message: string): [what: string, cure: string] {
     : [message.slice(0, at), message.slice(at + 2)];
 }
 
-/** Where NVIDIA's libraries would be taken from. */
-export function librariesFinding(settings: CardSettings): Finding {
+/** Where NVIDIA's libraries were found. */
+export function librariesFinding({ libraries }: FoundDevices, settings: CardSettings): Finding {
   const { cudaFolder: folder } = settings;
   if (folder === null && !mayHaveCards(settings))
     return ok('libraries', 'those of NVIDIA are not needed without a card');
-  const { compilers, products } = findLibraries({ folder });
-  const files = [...compilers, ...products].filter((path) => existsSync(path));
-  const driver = findDriver(folder);
-  const searched = folder === null ? 'and where the system looks' : `in RELORA_CUDA_FOLDER ${folder} alone`;
-  const text = `driver ${driver}; ${files.length === 0 ? 'no file of NVRTC or cuBLASLt was found by its path' : files.join(', ')}, ${searched}`;
-  if (folder !== null && compilers.length === 0)
-    return fault('libraries', text, 'put libnvrtc.so.12 or .13 there, or leave RELORA_CUDA_FOLDER unset');
-  return ok('libraries', text);
+  const searched = folder === null ? 'else where the system looks' : `in RELORA_CUDA_FOLDER ${folder} alone`;
+  const files = libraries.length === 0 ? 'none was found by its path' : libraries.join(', ');
+  if (folder !== null && !libraries.some((path) => path.includes('libnvrtc')))
+    return fault(
+      'libraries',
+      `${files}, ${searched}`,
+      'put libnvrtc.so.12 or .13 there, or leave RELORA_CUDA_FOLDER unset',
+    );
+  return ok('libraries', `${files}, ${searched}`);
 }
 
 const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1);

@@ -55,8 +55,8 @@ export async function diagnose(config: Config): Promise<Diagnosis> {
     const cure =
       found instanceof ConfigInvalid ? 'change the setting' : 'look at the messages above, and reinstall';
     findings.push(fault('devices', found.message, cure));
-  } else findings = findings.concat(findingsOfDevices(found, config));
-  findings = findings.concat(librariesFinding(config), memoryFinding(config), openFilesFinding(config));
+  } else findings = findings.concat(findingsOfDevices(found, config), librariesFinding(found, config));
+  findings = findings.concat(memoryFinding(config), openFilesFinding(config));
   findings.push(await diskFinding(config));
   if (!isRunning)
     for (const name of ['grpcAddress', 'httpAddress'] as const)

@@ -159,6 +159,8 @@ export interface DeviceProblem {
 }
 
 export interface FoundDevices {
+  /** Files of NVIDIA's libraries that were found by their paths. */
+  libraries: string[];
   /** What `auto` takes comes first. */
   devices: DeviceDescription[];
   problems: DeviceProblem[];

@@ -1,5 +1,6 @@
+import { existsSync } from 'node:fs';
 import { DeviceFault, openDevice, unmeasured, type Device } from '@relora/engine';
-import { findDriver, listCards } from '@relora/engine/cuda';
+import { findDriver, findLibraries, listCards } from '@relora/engine/cuda';
 import { machineMemoryBytes } from '../../machineMemory.js';
 import { lockCard } from '../cardLock.js';
 import type { DescribeTask, DeviceDescription, DeviceSettings, FoundDevices } from '../messages.js';
@@ -7,7 +8,7 @@ import { deviceFor } from './device.js';
 
 /** Devices that can be had on this machine, the one that `auto` takes first, each with its measured speed where it can be. */
 export async function describeDevices({ device }: DescribeTask): Promise<FoundDevices> {
-  const found: FoundDevices = { devices: [], problems: [] };
+  const found: FoundDevices = { devices: [], problems: [], libraries: [] };
   await describeCards(device, found);
   // Throws for instructions that are forced and not there.
   found.devices.push(await describe(await deviceFor({ ...device, device: 'native' }, 'auto')));
@@ -27,11 +28,15 @@ export async function describeDevices({ device }: DescribeTask): Promise<FoundDe
 }
 
 /** One device a card. */
-async function describeCards(device: DeviceSettings, { devices, problems }: FoundDevices): Promise<void> {
+async function describeCards(device: DeviceSettings, found: FoundDevices): Promise<void> {
+  const { devices, problems } = found;
+  const folder = device.card.libraryFolder;
   const note = (error: unknown) => problems.push(problemOf('cuda', error));
   let cards: ReturnType<typeof listCards>['cards'];
   try {
-    ({ cards } = listCards(findDriver(device.card.libraryFolder)));
+    if (folder !== null) found.libraries = filesOf(folder);
+    ({ cards } = listCards(findDriver(folder)));
+    found.libraries = filesOf(folder);
   } catch (error) {
     return void note(error);
   }
@@ -48,6 +53,11 @@ async function describeCards(device: DeviceSettings, { devices, problems }: Foun
       note(error);
     }
   }
+}
+
+function filesOf(folder: string | null): string[] {
+  const { compilers, products } = findLibraries({ folder });
+  return [findDriver(folder), ...compilers, ...products].filter((path) => existsSync(path));
 }
 
 function problemOf(backend: string, error: unknown): FoundDevices['problems'][number] {
