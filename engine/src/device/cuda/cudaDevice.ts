@@ -247,7 +247,7 @@ export class CudaDevice extends CardMemory implements api.Device {
     this.adamWCalls.update(group, options);
   }
 
-  // Refused where a job is created; whoever comes here all the same is reported so.
+  // Refused where a job is created; whoever comes here all the same gets this error.
   muon(): never {
     throw new Error('The device cuda has no kernels of Muon yet');
   }
