@@ -31,7 +31,7 @@ test('no message makes a fault of ours, whatever is in it: each is answered or r
     const { messageOf, mutate } = makeMessages(descriptors, random);
     const message = random() < 0.3 ? messageOf(typeName) : mutate(messageOf(typeName));
     // A watch that was rightly opened lasts until its deadline; whatever else takes long is waited for.
-    const isWatch = path.endsWith('/WatchJob');
+    const isWatch = /\/Watch(Job)?$/.test(path); // of a job, of health
     const { error } = await rawCall(client, path, message, { deadlineMs: isWatch ? 2000 : patienceMs });
     const code = status[error?.code ?? status.OK];
     if (!isWatch) codes.set(code, (codes.get(code) ?? 0) + 1);
