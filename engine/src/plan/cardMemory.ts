@@ -23,6 +23,8 @@ export interface CardMemoryParts {
 const [logitBytes, gradientBytes] = [2 ** 25, 2 ** 29];
 /** Of the library of products, allocated with the device. */
 const workspaceBytes = 2 ** 25;
+/** What lies unused in the slabs that memory is taken in (device/cuda/slabs.ts): half of the smallest. */
+const unusedBytes = 2 ** 25;
 /** A moment as an int8 code with a float32 scale for each block of 256. */
 const int8MomentBytes = 1 + 4 / 256;
 
@@ -115,6 +117,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
     activations: stream * (2 * layers + 4) + blocks * (states.attention + states.mlp),
     scratch:
       workspaceBytes +
+      unusedBytes +
       headScratch +
       attentionScratch +
       mlpScratch +
