@@ -107,6 +107,9 @@ export function advance(progress: JobProgress, event: JobEvent): void {
       });
       break;
     }
+    case 'update':
+      progress.stepCount = event.update.stepCount;
+      break;
     case 'checkpoint':
       progress.checkpointStep = event.checkpoint.step;
       break;

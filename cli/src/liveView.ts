@@ -108,6 +108,10 @@ export class LiveView {
       }
       case 'plan':
         return planText(event.plan);
+      case 'update': {
+        const { step, learningRateFactor, stepCount, learningRateBefore, learningRateAfter } = event.update;
+        return `changed from step ${step} on: ${stepCount} steps, rate ${figure(learningRateFactor)}x, at this step ${learningRateBefore.toExponential(2)} -> ${learningRateAfter.toExponential(2)}`;
+      }
       case 'checkpoint':
         return `checkpoint at step ${event.checkpoint.step}`;
       case 'artifact':

@@ -19,9 +19,12 @@ import {
   type ModuleRank,
   type StepRange,
 } from '@relora/sdk';
+import { cadence } from './duration.js';
 import { pathProblem, UsageError } from './exitCodes.js';
 
 /** Flags for what is asked for most; a file can say everything. */
+type Cadence = ReturnType<typeof cadence>;
+
 export interface SpecFlags {
   spec?: string;
   recipe?: string;
@@ -57,8 +60,9 @@ export interface SpecFlags {
   scaling?: string;
   bRateRatio?: number;
   seed?: number;
-  evaluateEvery?: number;
-  checkpointEvery?: number;
+  evaluateEvery?: Cadence;
+  checkpointEvery?: Cadence;
+  sampleEvery?: Cadence;
   everyStep?: boolean;
 }
 
@@ -169,8 +173,9 @@ export function addSpecOptions(command: Command): Command {
     .option('--scaling <scale>', `of the adapters, one of ${Object.keys(scalings).join(', ')}`)
     .option('--b-rate-ratio <x>', 'learning rate of B over that of A', decimalNumber)
     .option('--seed <n>', 'seed of weights, adapters and data order', wholeNumber)
-    .option('--evaluate-every <n>', 'steps between evaluations', wholeNumber)
-    .option('--checkpoint-every <n>', 'steps between checkpoints', wholeNumber)
+    .option('--evaluate-every <n>', 'steps between evaluations, or a time: 15min', cadence)
+    .option('--checkpoint-every <n>', 'steps between checkpoints, or a time: 15min', cadence)
+    .option('--sample-every <n>', 'steps between samples, or a time: 15min', cadence)
     .option('--every-step', 'an event for each step; else at most ten a second');
 }
 
@@ -233,8 +238,9 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
     microBatchSequenceCount: flags.microBatch,
     sequenceLength: flags.sequenceLength,
   });
-  spec.evaluation = over(spec.evaluation, { everyStepCount: flags.evaluateEvery });
-  spec.checkpoint = over(spec.checkpoint, { everyStepCount: flags.checkpointEvery });
+  spec.evaluation = over(spec.evaluation, { ...flags.evaluateEvery });
+  spec.checkpoint = over(spec.checkpoint, { ...flags.checkpointEvery });
+  spec.sample = over(spec.sample, { ...flags.sampleEvery });
   return spec;
 }
 

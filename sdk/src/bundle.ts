@@ -4,6 +4,7 @@ import {
   Execution,
   JobSpec,
   JobState,
+  JobUpdate,
   Precision,
   StreamVersions,
   type ArtifactFile,
@@ -26,6 +27,8 @@ export interface Bundle {
   losses: (number | null)[];
   /** Steps whose own losses are not known any more: older step events are folded into spans, of which the last step stays. */
   foldedSteps: { first: number; last: number }[];
+  /** Changes that were made of the run, each at its step. */
+  updates: JobUpdate[];
 }
 
 /** Describes the files beside it, and settings that a replay pins; it is no result. */
@@ -53,6 +56,7 @@ export async function createBundle(
     files,
     losses,
     foldedSteps,
+    updates: job.updates.filter(({ step }) => step !== undefined),
   };
 }
 
@@ -103,6 +107,7 @@ export function bundleToJson(bundle: Bundle): object {
     ...bundle,
     spec: JobSpec.toJSON(bundle.spec),
     execution: Execution.toJSON(bundle.execution),
+    updates: bundle.updates.map((update) => JobUpdate.toJSON(update)),
   };
 }
 
@@ -133,7 +138,10 @@ export function parseBundle(json: unknown): Bundle {
     losses: list('losses', found.losses).map((loss, step) =>
       loss === null ? null : number(`losses[${step}]`, loss),
     ),
-    // Bundles of version 0.1 have none.
+    // Bundles of version 0.1 have neither.
+    updates: list('updates', found.updates ?? []).map((entry, index) =>
+      JobUpdate.fromJSON(record(`updates[${index}]`, entry)),
+    ),
     foldedSteps: list('foldedSteps', found.foldedSteps ?? []).map((entry, index) => {
       const range = record(`foldedSteps[${index}]`, entry);
       return {

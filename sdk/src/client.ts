@@ -55,6 +55,10 @@ export type CreateJobOptions = Omit<
   CallOptions;
 export type ForkJobOptions = Omit<contract.DeepPartial<contract.ForkJobRequest>, 'name' | 'spec'> &
   CallOptions;
+export type UpdateJobChanges = Omit<
+  contract.DeepPartial<contract.UpdateJobRequest>,
+  'name' | 'requestId' | 'etag'
+>;
 export type GenerateOptions = Omit<contract.DeepPartial<contract.GenerateTextRequest>, 'model'> & CallOptions;
 export type ExportWeightsOptions = Omit<contract.DeepPartial<contract.ExportWeightsRequest>, 'job'> &
   CallOptions;
@@ -237,6 +241,20 @@ export class ReloraClient {
   async explainJob(name: string, options: CallOptions = {}): Promise<contract.ExplainJobResponse> {
     const [, call] = split(options);
     return await this.services.training.explainJob({ name }, call);
+  }
+
+  /**
+   * Changes a job that has not ended: its learning rate by a factor, its steps, when it evaluates, saves and samples, priority and
+   * labels. A running one takes it at its next step: the event `update` says which.
+   * @example await client.updateJob(job.name, { learningRateFactor: 0.5 });
+   */
+  async updateJob(
+    name: string,
+    changes: UpdateJobChanges,
+    options: ControlOptions = {},
+  ): Promise<contract.UpdateJobResponse> {
+    const [fields, call] = split(options);
+    return await this.services.training.updateJob({ ...identified(fields), ...changes, name }, call);
   }
 
   /**

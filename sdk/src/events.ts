@@ -6,6 +6,7 @@ interface Kinds {
   evaluation: contract.EvaluationEvent;
   restart: contract.RestartEvent;
   plan: contract.PlanEvent;
+  update: contract.UpdateEvent;
   checkpoint: contract.CheckpointEvent;
   artifact: contract.ArtifactEvent;
   sample: contract.SampleEvent;
@@ -35,6 +36,7 @@ const kinds = [
   'evaluation',
   'restart',
   'plan',
+  'update',
   'checkpoint',
   'artifact',
   'sample',

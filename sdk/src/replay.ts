@@ -76,7 +76,7 @@ export async function replayBundle(
   const dataset = await findDataset(client, bundle, options);
   const created = await client.createJob(
     { ...bundle.spec, dataset },
-    { displayName: `Replay of ${bundle.job}`.slice(0, 63), ...options },
+    { displayName: `Replay of ${bundle.job}`.slice(0, 63), updates: bundle.updates, ...options },
   );
   onCreated?.(created);
   const job = await client.waitForJob(created.name, { ...options, ...(onEvent ? { onEvent } : {}) });

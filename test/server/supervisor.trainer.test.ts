@@ -199,7 +199,7 @@ describe('the trainer', () => {
     const recomputed = spec({
       ...long,
       recomputation: 'blocks',
-      checkpoint: { everyStepCount: 7, keepCount: 2 },
+      checkpoint: { everyStepCount: 7, keepCount: 2, everySeconds: 0 },
     });
     const forked = await submit(parts, { spec: recomputed, origin });
     await jobWhen(parts, forked.id, ({ progress }) => progress.step >= step + 10);

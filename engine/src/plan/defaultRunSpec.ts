@@ -54,9 +54,9 @@ export function defaultRunSpec(given: GivenSpec = {}): RunSpec {
     learningRate: fill(tables.learningRateSettings, given.learningRate),
     optimizer: fill(tables.optimizerSettings, given.optimizer),
     batch,
-    evaluation: fill(tables.evaluationSettings, given.evaluation),
-    checkpoint: fill(tables.checkpointSettings, given.checkpoint),
-    sample: fill(tables.sampleSettings, given.sample),
+    evaluation: fill(tables.evaluationSettings, tables.withCadence(given.evaluation)),
+    checkpoint: fill(tables.checkpointSettings, tables.withCadence(given.checkpoint)),
+    sample: fill(tables.sampleSettings, tables.withCadence(given.sample)),
     export: { formats: ['huggingFace'], ggufType: exported.weightType, ...given.export, ...exported },
   };
 }

@@ -17,6 +17,8 @@ export { readStoredRunSpec } from './storedRunSpec.js';
 export * from './presets.js';
 export * from './cycles.js';
 export * from './schedule.js';
+export * from './runUpdate.js';
+export { specAfter, SteeredSchedule } from './steeredSchedule.js';
 export * from './layerMethod.js';
 export { sequencesInPass } from './dataPass.js';
 export * from './adapterGraphs.js';

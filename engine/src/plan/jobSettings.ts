@@ -194,26 +194,50 @@ export const optimizerSettings = {
   momentum: number({ default: 0.95, min: 0, max: 1, below: true, before: 0.95 }),
 };
 
+/** Most seconds between two of what is done by time: 30 days. */
+const everySecondsMax = 2_592_000;
+/** So much work a crash may cost, whatever a step takes. */
+const everySecondsDefault = 900;
+
+/**
+ * Every so many seconds, beside the steps; 0 for by steps alone. Nothing that is trained depends on it. A job of 0.1 counts steps
+ * alone, and so does one that asks for steps and not for seconds (`withCadence`).
+ */
+const everySeconds = (seconds: number) =>
+  integer({ default: seconds, min: 0, max: everySecondsMax, before: 0 });
+
+/** What a client says of a cadence: who names steps alone means these alone. */
+export function withCadence<Given extends { everyStepCount?: unknown; everySeconds?: unknown }>(
+  given: Given | undefined,
+): Given | undefined {
+  return given?.everyStepCount !== undefined && given.everySeconds === undefined
+    ? { ...given, everySeconds: 0 }
+    : given;
+}
+
 export const evaluationSettings = {
   everyStepCount: integer({ default: ({ spec }) => tenthOf(spec), min: 0, max: ({ stepsMax }) => stepsMax }),
   tokenCount: integer({ default: 65_536, min: 1, max: 2 ** 40 }),
   /** 0: the whole held-out part. */
   finalTokenCount: integer({ default: ({ heldOutTokenCount }) => heldOutTokenCount, min: 0, max: 2 ** 40 }),
+  everySeconds: everySeconds(everySecondsDefault),
 };
 
 export const checkpointSettings = {
   everyStepCount: integer({
-    default: ({ spec }) => Math.min(1000, tenthOf(spec)),
+    default: ({ spec }) => tenthOf(spec),
     min: 1,
     max: ({ stepsMax }) => stepsMax,
   }),
   keepCount: integer({ default: 2, min: 2, max: 1000 }),
+  everySeconds: everySeconds(everySecondsDefault),
 };
 
 export const sampleSettings = {
   everyStepCount: integer({ default: 0, min: 0, max: ({ stepsMax }) => stepsMax }),
   prompt: text({ default: '', lengthMax: 4096 }),
   tokenCount: integer({ default: 64, min: 1, max: 4096 }),
+  everySeconds: everySeconds(0),
 };
 
 /** What is exported at the end of a run. */

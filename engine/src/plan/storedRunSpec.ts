@@ -1,8 +1,11 @@
 import {
   adapterSettings,
+  checkpointSettings,
+  evaluationSettings,
   modelSettings,
   optimizerSettings,
   runSettings,
+  sampleSettings,
   shardBytesDefault,
   streamSettings,
   warmStartSettings,
@@ -26,6 +29,9 @@ export const laterDefaults = {
   optimizer: valuesBefore(optimizerSettings),
   adapter: { ...valuesBefore(adapterSettings), moduleRanks: {} },
   model: { ...valuesBefore(modelSettings), ropeScaling: null },
+  evaluation: valuesBefore(evaluationSettings),
+  checkpoint: valuesBefore(checkpointSettings),
+  sample: valuesBefore(sampleSettings),
 };
 
 /** With the name that a field had in 0.1.0. */
@@ -42,6 +48,9 @@ export function readStoredRunSpec(text: string): RunSpec {
     model: { ...laterDefaults.model, ...spec.model },
     warmStart: { ...laterDefaults.warmStart, ...spec.warmStart },
     optimizer: { ...laterDefaults.optimizer, ...spec.optimizer },
+    evaluation: { ...laterDefaults.evaluation, ...spec.evaluation },
+    checkpoint: { ...laterDefaults.checkpoint, ...spec.checkpoint },
+    sample: { ...laterDefaults.sample, ...spec.sample },
     adapter: spec.adapter && { ...laterDefaults.adapter, ...spec.adapter },
     export: exportSettings(spec.export),
   };

@@ -124,6 +124,18 @@ export const trainingEvents = {
     manifestSha256: sha256,
     seconds: number,
   },
+  /** The run was changed: from this step on the updates up to this number hold. */
+  update: {
+    step: count,
+    number: count,
+    /** Of the learning rate, over the schedule. */
+    learningRateFactor: number,
+    /** Of all phases. */
+    stepCount: count,
+    /** Rate of the step as it would have been, and as it is. */
+    learningRateBefore: number,
+    learningRateAfter: number,
+  },
   sample: { step: count, prompt: longText, text: longText },
   warning: { reason, message: longText },
 };

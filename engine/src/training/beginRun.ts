@@ -14,6 +14,7 @@ import { weightsSha256 } from '../model/weightsHash.js';
 import { Llama } from '../model/llama.js';
 import { chooseGraphs } from '../plan/adapterGraphs.js';
 import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
+import type { SteeringOptions } from './steering.js';
 import { RunMismatch } from './trainingErrors.js';
 import { assembleRun, disposeRun, type StoredFile, type TrainingRun } from './trainingRun.js';
 
@@ -37,6 +38,8 @@ export interface BeginRunOptions {
   manifestSha256?: string;
   /** From 1. */
   attempt: number;
+  /** Changes of the run, and the times of its duties where no checkpoint knows them. */
+  steering?: SteeringOptions;
 }
 
 /**
@@ -148,8 +151,14 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   const graphs = manifest.graphs;
   const model = await restoreModel(device, checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
   const { modelFiles } = manifest;
-  const run = assembleRun({ ...options, graphs, model, baseWeightsSha256, modelFiles });
-  Object.assign(run.progress, manifest.progress);
+  const progress = { ...manifest.progress, updateNumber: manifest.progress.updateNumber ?? 0 };
+  const steering = {
+    ...options.steering,
+    updateNumber: progress.updateNumber,
+    doneMs: { ...options.steering?.doneMs, ...manifest.doneMs },
+  };
+  const run = assembleRun({ ...options, graphs, model, baseWeightsSha256, modelFiles, steering });
+  Object.assign(run.progress, progress);
   try {
     await withMoments(checkpointPath, manifest, (read) =>
       run.optimizer.restore(model.parameters.values(), manifest.optimizerStepCounts, read),
@@ -158,7 +167,7 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
     disposeRun(run);
     throw error;
   }
-  run.savedProgress = manifest.progress;
+  run.savedProgress = progress;
   run.lastSaved = {
     step: manifest.progress.nextStep,
     path: checkpointPath,

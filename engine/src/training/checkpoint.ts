@@ -144,6 +144,7 @@ function manifestText(
     progress,
     // Generators have no other state: every stream is a function of the seed and of the place where it is drawn.
     position: { seed: spec.seed, firstSequence: progress.nextStep * spec.batch.sequenceCount },
+    doneMs: { ...run.steering.doneMs, checkpoint: Date.now() },
     optimizerStepCounts: optimizer.stepCounts,
     backend: {
       ...{ name, instructionSet, precision, basePrecision, cpuModel },

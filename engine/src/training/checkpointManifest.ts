@@ -6,6 +6,7 @@ import type { ModelFiles } from '../model/modelFiles.js';
 import type { AdapterSettings, LlamaConfig, Phase } from '../plan/runSpec.js';
 import { laterDefaults } from '../plan/storedRunSpec.js';
 import type { MomentGroup } from './optimizerMethods.js';
+import type { Duty } from './steering.js';
 import type { RunProgress } from './trainingRun.js';
 import { CheckpointCorrupt, CheckpointUnknownFormat } from './checkpointErrors.js';
 import { digestFile, type FileDigest } from '../io/durableFile.js';
@@ -32,6 +33,8 @@ export interface CheckpointManifest {
   phase: Phase;
   progress: RunProgress;
   position: { seed: number; firstSequence: number };
+  /** When each duty of the run was done last, milliseconds since 1970; absent in old checkpoints. */
+  doneMs?: Record<Duty, number>;
   optimizerStepCounts: Record<MomentGroup, number>;
   /** What computed the weights; on another one a resumed run continues, but not bit for bit. */
   backend: {

@@ -18,7 +18,7 @@ import type { TrainingRun } from './trainingRun.js';
  * event is given out, and is not repeated when the loop is begun again.
  */
 export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGenerator<TrainingEvent> {
-  const { spec, schedule, model, device, optimizer, batches, progress } = run;
+  const { spec, schedule, steering, model, device, optimizer, batches, progress } = run;
   const hasHeldOut = run.dataset.heldOut.tokenCount > 0;
   const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
 
@@ -27,25 +27,32 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
   for (;;) {
     if (signal.aborted) return;
     const step = progress.nextStep;
-    const isEnd = step === schedule.stepCount;
+    // First of all, and before a checkpoint: a resumed run has applied what its checkpoint came after.
+    for (let update = steering.applyNext(step); update !== undefined; update = steering.applyNext(step)) {
+      progress.updateNumber = update.number;
+      yield { kind: 'update', ...update };
+    }
+    const isEnd = step >= schedule.stepCount;
 
     // All that comes before the step comes before the checkpoint too, so that a resumed run has done and reported it.
     if (
       hasHeldOut &&
       progress.evaluatedStep < step &&
-      (step === 0 || isEnd || isDue(step, spec.evaluation.everyStepCount))
+      (step === 0 || isEnd || steering.isDue('evaluation', step))
     ) {
       const tokenCount = step === 0 || isEnd ? spec.evaluation.finalTokenCount : spec.evaluation.tokenCount;
       const evaluation = await evaluate(run, tokenCount, signal);
       if (evaluation === null) return;
       progress.evaluatedStep = step;
+      steering.done('evaluation');
       yield { kind: 'evaluation', step, ...evaluation };
     }
-    const samples = spec.sample.everyStepCount > 0;
-    if (samples && progress.sampledStep < step && (isEnd || isDue(step, spec.sample.everyStepCount))) {
+    const samples = steering.isWanted('sample');
+    if (samples && progress.sampledStep < step && (isEnd || steering.isDue('sample', step))) {
       const sample = await writeSample(run, step, signal);
       if (sample === null) return;
       progress.sampledStep = step;
+      steering.done('sample');
       yield { kind: 'sample', step, ...sample };
     }
     if (!isEnd && schedule.beginsAdapters(step) && model.adapterSettings === null) await beginAdapters(run);
@@ -62,8 +69,10 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     if (progress.restartCount < schedule.restartNumberAt(step)) {
       yield { kind: 'restart', step, ...(await restart(run)) };
     }
-    if (progress.savedStep < step && (isEnd || isDue(step, spec.checkpoint.everyStepCount))) {
-      yield { kind: 'checkpoint', ...(await saveCheckpoint(run)) };
+    if (progress.savedStep < step && (isEnd || steering.isDue('checkpoint', step))) {
+      const saved = await saveCheckpoint(run);
+      steering.done('checkpoint');
+      yield { kind: 'checkpoint', ...saved };
     }
     if (isEnd) return;
     if (schedule.omits(step)) {
@@ -140,9 +149,4 @@ function omittedStep({ schedule, progress }: TrainingRun): TrainingEvent {
     omitted: true,
     residentBytes: process.memoryUsage.rss(),
   };
-}
-
-/** Every so many steps, not before the first; 0 turns it off. */
-function isDue(step: number, everyStepCount: number): boolean {
-  return everyStepCount > 0 && step > 0 && step % everyStepCount === 0;
 }

@@ -9,10 +9,11 @@ import type { Llama } from '../model/llama.js';
 import type { ModelFiles } from '../model/modelFiles.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { RunSpec } from '../plan/runSpec.js';
-import { Schedule } from '../plan/schedule.js';
+import type { SteeredSchedule } from '../plan/steeredSchedule.js';
 import { Optimizer } from './optimizer.js';
 import { methodsOf } from './optimizerMethods.js';
 import { StepGradients } from './gradients.js';
+import { Steering, type SteeringOptions } from './steering.js';
 
 /** One execution of a job: all that the loop needs and changes. Owned by its process; disposed by whoever began it. */
 export interface TrainingRun {
@@ -25,7 +26,9 @@ export interface TrainingRun {
   readonly batches: Batches;
   /** How adapted layers are computed; bits depend on it, so a resumed run keeps what it began with. */
   readonly graphs: LayerGraphs;
-  readonly schedule: Schedule;
+  readonly schedule: SteeredSchedule;
+  /** Changes of the run, and when its duties are due. */
+  readonly steering: Steering;
   readonly model: Llama;
   readonly optimizer: Optimizer;
   readonly gradients: StepGradients;
@@ -64,6 +67,8 @@ export interface RunProgress {
   evaluatedStep: number;
   sampledStep: number;
   savedStep: number;
+  /** Number of the last update of the run that was applied; 0 for none. */
+  updateNumber: number;
 }
 
 export interface FrozenFiles {
@@ -89,6 +94,7 @@ export function assembleRun(parts: {
   graphs: LayerGraphs;
   baseWeightsSha256: string | null;
   modelFiles?: ModelFiles;
+  steering?: SteeringOptions;
 }): TrainingRun {
   const {
     spec,
@@ -101,6 +107,7 @@ export function assembleRun(parts: {
     baseWeightsSha256,
     modelFiles = {},
   } = parts;
+  const steering = new Steering(spec, parts.steering ?? {});
   return {
     spec,
     device,
@@ -111,7 +118,8 @@ export function assembleRun(parts: {
       seed: spec.seed,
       cut: spec.streams.dataCut,
     }),
-    schedule: new Schedule(spec),
+    schedule: steering.schedule,
+    steering,
     model,
     graphs,
     baseWeightsSha256,
@@ -129,6 +137,7 @@ export function assembleRun(parts: {
       evaluatedStep: -1,
       sampledStep: -1,
       savedStep: -1,
+      updateNumber: 0,
     },
     frozen: { base: null, start: null },
     isPlanReported: false,

@@ -25,6 +25,7 @@ export interface AccessRules {
 export const accessRules: AccessRules = {
   'relora.v1.TrainingService': {
     createJob: 'trainer',
+    updateJob: 'trainer',
     forkJob: 'trainer',
     restartJob: 'trainer',
     estimateJob: 'viewer',

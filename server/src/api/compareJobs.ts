@@ -101,7 +101,7 @@ function toComparedJob(
     peakLearningRate: spec.learningRate.peak,
     seed: spec.seed,
     step: progress.step,
-    stepCount: new Schedule(spec).stepCount,
+    stepCount: progress.stepCount,
     trainedTokens: history.trainedTokens,
     trainingSeconds,
     tokensPerSecond: trainingSeconds > 0 ? history.countedTokens / trainingSeconds : undefined,

@@ -68,7 +68,7 @@ const checks: readonly Check[] = [
   {
     reason: 'TOKENS_DIFFER',
     what: 'tokens asked for',
-    valueOf: ({ job }) => String(new Schedule(job.spec).stepCount * tokensInStep(job)),
+    valueOf: ({ job }) => String(job.progress.stepCount * tokensInStep(job)),
     consequence: 'last losses are not of equal training; differences are taken at equal tokens',
   },
   {

@@ -3,6 +3,7 @@ import { CreateJobRequest, JobState, type CreateJobResponse, type DeepPartial } 
 import { ServiceError } from '../errors.js';
 import { admitJob, costOf, type AdmitParts, type AdmittedJob } from './admitJob.js';
 import { FieldChecks } from './fieldChecks.js';
+import { parseUpdates } from './jobUpdate.js';
 import type { ApiParts } from './parts.js';
 import { admitWith, repeatedJob, submitJob } from './submitJob.js';
 import { toJob, toSpec } from './toProto.js';
@@ -20,6 +21,7 @@ export async function createJob(
   const displayName = checks.text('display_name', request.displayName, 63);
   const labels = checks.labels('labels', request.labels);
   const requestId = checks.requestId(request.requestId);
+  const updates = parseUpdates(checks, request.updates, parts.config.stepsMax);
   const requestDigest = digestOf(request);
   let admitted: AdmittedJob;
   try {
@@ -46,6 +48,7 @@ export async function createJob(
       displayName,
       labels,
       origin: null,
+      updates,
       requestId,
       requestDigest,
     },

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
 import { ForkJobRequest, type ForkJobResponse } from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
+import { specAfter } from '@relora/engine/plan';
 import { isTerminal, type Job, type JobOrigin } from '../jobs/job.js';
 import { admitJob, costOf, type AdmitParts } from './admitJob.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -44,7 +45,15 @@ export async function forkJob(
   }
   requireUndeleted(ended);
   const origin = await findOrigin(parts, ended, request.checkpointStep);
-  const spec = changedSpec(toSpec(ended.spec), request.spec);
+  // What was changed of the run up to the checkpoint stays: the rate as a change, all else in the new specification.
+  const behind = (await parts.store.updatesOf(endedId)).filter(
+    ({ step }) => step !== null && step <= origin.step,
+  );
+  const updates = behind.map(({ change: { learningRateFactor }, ...update }) => ({
+    ...update,
+    change: learningRateFactor === undefined ? {} : { learningRateFactor },
+  }));
+  const spec = changedSpec(toSpec(specAfter(ended.spec, behind)), request.spec);
   const admitted = await admitWith(
     checks,
     async () => await admitJob(parts, tenant, spec, { whenTooLarge: 'refuse' }),
@@ -58,6 +67,7 @@ export async function forkJob(
     displayName: displayName || ended.displayName,
     labels: Object.keys(labels).length > 0 ? labels : ended.labels,
     origin,
+    updates,
     requestId,
     requestDigest,
   };

@@ -113,9 +113,9 @@ function parseRun(
     learningRate: reader.read('spec.learning_rate', plan.learningRateSettings, spec.learningRate),
     optimizer: reader.read('spec.optimizer', plan.optimizerSettings, spec.optimizer),
     batch,
-    evaluation: reader.read('spec.evaluation', plan.evaluationSettings, spec.evaluation),
-    checkpoint: reader.read('spec.checkpoint', plan.checkpointSettings, spec.checkpoint),
-    sample: reader.read('spec.sample', plan.sampleSettings, spec.sample),
+    evaluation: reader.read('spec.evaluation', plan.evaluationSettings, plan.withCadence(spec.evaluation)),
+    checkpoint: reader.read('spec.checkpoint', plan.checkpointSettings, plan.withCadence(spec.checkpoint)),
+    sample: reader.read('spec.sample', plan.sampleSettings, plan.withCadence(spec.sample)),
     export: parseExportSpec(reader, spec.export),
   };
 }

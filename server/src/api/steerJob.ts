@@ -31,10 +31,11 @@ export async function steerJob(
 }
 
 /** What each action asks of the state of a job, for its refusal. */
-const actions: Readonly<Record<Action, { done: string; allowed: string }>> = {
+const actions: Readonly<Record<Action | 'update', { done: string; allowed: string }>> = {
   pause: { done: 'paused', allowed: 'QUEUED, STARTING or RUNNING' },
   resume: { done: 'resumed', allowed: 'PAUSED' },
   cancel: { done: 'cancelled', allowed: 'QUEUED, STARTING, RUNNING or PAUSED' },
+  update: { done: 'updated', allowed: 'QUEUED, STARTING, RUNNING or PAUSED' },
 };
 
 function parseControl({ requestId, etag }: SteerRequest): ControlOptions {
@@ -45,7 +46,13 @@ function parseControl({ requestId, etag }: SteerRequest): ControlOptions {
   return { requestId: id, version };
 }
 
-function requireDone(result: ControlResult, action: Action, jobId: string, request: SteerRequest): Job {
+/** The job of a result that is one; throws for any other. */
+export function requireDone(
+  result: ControlResult,
+  action: Action | 'update',
+  jobId: string,
+  request: SteerRequest,
+): Job {
   switch (result.outcome) {
     case 'done':
       return result.job;

@@ -58,6 +58,7 @@ export function toJob(job: Job): contract.Job {
       job.origin === null ? undefined : { job: `jobs/${nameOf(job.origin.jobId)}`, step: job.origin.step },
     deleteTime: toDate(job.deleteTimeMs),
     purgeTime: toDate(job.purgeTimeMs),
+    updates: [], // in the answers of some methods alone
   };
 }
 
@@ -213,6 +214,8 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
           basePrecision: enums.Precision.to[baseWords[body.basePrecision]],
         },
       };
+    case 'update':
+      return { update: body };
     case 'checkpoint':
       return { checkpoint: body };
     case 'artifact':

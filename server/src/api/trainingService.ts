@@ -12,6 +12,8 @@ import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { steerJob } from './steerJob.js';
 import { toExplanation, toJob, toSpec } from './toProto.js';
+import { toUpdate } from './jobUpdate.js';
+import { updateJob } from './updateJob.js';
 import { JobWatches } from './watchJob.js';
 
 type TrainingParts = AdmitParts &
@@ -31,6 +33,7 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     pauseJob: async (request, context) => await steerJob(parts, 'pause', request, context),
     resumeJob: async (request, context) => await steerJob(parts, 'resume', request, context),
     cancelJob: async (request, context) => await steerJob(parts, 'cancel', request, context),
+    updateJob: async (request, { caller }) => await updateJob(parts, request, caller),
     deleteJob: async (request, { caller }) => await deleteJob(parts, request, caller),
     undeleteJob: async (request, { caller }) => await undeleteJob(parts, request, caller),
     compareJobs: async (request, context) => await compareJobs(parts, request, context),
@@ -47,7 +50,9 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     },
 
     async getJob(request, { caller }) {
-      return { job: toJob(await requireJob(parts.store, parseJobName(caller.tenant, 'name', request.name))) };
+      const job = await requireJob(parts.store, parseJobName(caller.tenant, 'name', request.name));
+      const updates = job.updateNumber === 0 ? [] : await parts.store.updatesOf(job.id);
+      return { job: { ...toJob(job), updates: updates.map(toUpdate) } };
     },
 
     async getMetricHistory(request, { signal, caller }) {

@@ -27,6 +27,8 @@ export interface Job {
   attempt: number;
   /** What the trainer was asked to do and has not done yet; kept over a crash of the server. */
   stopRequest: StopRequest | null;
+  /** Number of the last change of its run; 0 for none. */
+  updateNumber: number;
   lastSequence: number;
   /** From 1; 0 when not queued, and in what AppendListener gets. */
   queuePosition: number;

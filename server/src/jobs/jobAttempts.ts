@@ -9,6 +9,7 @@ import type { JobChange, JobPatch, NewEvent } from './jobChange.js';
 import type { ServerFailure, ServerWarning } from './jobFailures.js';
 import type { JobJournal } from './jobJournal.js';
 import { toJob } from './jobRow.js';
+import { updateApplied } from './jobUpdates.js';
 
 /** Which execution of which job writes. A write of another attempt than the present one is refused as `stale`. */
 export interface AttemptKey {
@@ -56,7 +57,7 @@ export class JobAttempts {
     return await this.write(key, async (row, change) => {
       const progress = readProgress(row);
       progress.step = step;
-      progress.phase = phaseAt(this.scheduleOf(toJob(row)), step);
+      progress.phase = phaseAt(this.scheduleOf(toJob(row)), step, progress.stepCount);
       const reason = step === 0 ? 'Training' : `Training resumes from step ${step}`;
       return await change.moveTo(row, 'running', reason, {
         stop_request: row.stop_request, // asked while starting, not yet heard
@@ -79,6 +80,8 @@ export class JobAttempts {
       const stored: NewEvent[] = [];
       for (const event of events) {
         follow(progress, event, schedule ?? this.scheduleOf(toJob(row)));
+        if (event.body.kind === 'update')
+          await updateApplied(change.trx, row.id, event.body.number, event.body.step);
         if (event.body.kind !== 'checkpoint') {
           stored.push(event);
           continue;
@@ -290,8 +293,9 @@ function readProgress(row: JobRow): JobProgress {
   return JSON.parse(row.progress) as JobProgress;
 }
 
-function phaseAt(schedule: Schedule, step: number): JobProgress['phase'] {
-  return schedule.phaseAt(Math.min(step, schedule.stepCount - 1));
+/** Phases do not depend on the number of steps, which an update may have changed. */
+function phaseAt(schedule: Schedule, step: number, stepCount: number): JobProgress['phase'] {
+  return schedule.phaseAt(Math.min(step, stepCount - 1));
 }
 
 /** Keeps the summary of a run in step with its events. */
@@ -299,7 +303,7 @@ function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): 
   switch (body.kind) {
     case 'step': {
       progress.step = body.step + 1;
-      progress.phase = phaseAt(schedule, progress.step);
+      progress.phase = phaseAt(schedule, progress.step, progress.stepCount);
       progress.trainedTokens = body.trainedTokens;
       if (body.omitted) break; // it took no time and no tokens
       // JSON has no NaN; the loss of a skipped step says nothing about the run anyway.
@@ -313,6 +317,9 @@ function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): 
         ((progress.stepCount - progress.step) * body.tokenCount) / progress.tokensPerSecond;
       break;
     }
+    case 'update':
+      progress.stepCount = body.stepCount;
+      break;
     case 'evaluation':
       progress.evaluationLoss = body.loss;
       break;

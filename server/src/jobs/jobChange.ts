@@ -61,8 +61,7 @@ export class JobChange {
 
   async insert(newRow: NewJobRow, labels: Record<string, string>): Promise<JobRow> {
     const row = await this.trx.insertInto('jobs').values(newRow).returningAll().executeTakeFirstOrThrow();
-    const pairs = Object.entries(labels).map(([key, value]) => ({ job_id: row.id, key, value }));
-    if (pairs.length > 0) await this.trx.insertInto('job_labels').values(pairs).execute();
+    await this.setLabels(row.id, labels);
     return await this.append(row, 0, [
       {
         timeMs: this.nowMs,
@@ -153,6 +152,13 @@ export class JobChange {
         ...(isTerminal(to) ? { end_time_ms: this.nowMs } : {}),
       },
     );
+  }
+
+  /** The rows by which jobs are found; the job's own row has its labels too. */
+  async setLabels(jobId: string, labels: Record<string, string>): Promise<void> {
+    await this.trx.deleteFrom('job_labels').where('job_id', '=', jobId).execute();
+    const pairs = Object.entries(labels).map(([key, value]) => ({ job_id: jobId, key, value }));
+    if (pairs.length > 0) await this.trx.insertInto('job_labels').values(pairs).execute();
   }
 
   /** Changes something of a job that is no event, such as a wish. */

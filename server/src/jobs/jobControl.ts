@@ -1,8 +1,10 @@
+import type { RunChange } from '@relora/engine/plan';
 import { releaseRequest, takeRequest } from '../store/requests.js';
 import type { JobRow } from '../store/schema.js';
 import type { JobStore } from './jobStore.js';
 import { hasTrainer, isTerminal, type Job } from './job.js';
-import type { JobChange } from './jobChange.js';
+import type { JobChange, JobPatch } from './jobChange.js';
+import { insertUpdates } from './jobUpdates.js';
 import type { JobJournal } from './jobJournal.js';
 import { nameOf } from '../store/tenantIds.js';
 
@@ -11,6 +13,16 @@ export interface ControlOptions {
   requestId?: string | null;
   /** Act only if the job still has this version. */
   version?: number | null;
+}
+
+export interface UpdateWish {
+  /** Of the run; null for nothing. */
+  change: RunChange | null;
+  priority: number | null;
+  labels: Record<string, string>;
+  removedLabels: readonly string[];
+  /** SHA-256 of all that was asked for. */
+  digest: string;
 }
 
 /**
@@ -66,6 +78,32 @@ export class JobControl {
       if (isTerminal(row.state)) return 'wrongState';
       if (hasTrainer(row.state)) return await change.update(row, { stop_request: 'cancel' });
       return await change.moveTo(row, 'cancelled', 'Cancelled on request');
+    });
+  }
+
+  /**
+   * Changes a job that has not ended. What is of its run is stored beside its specification, and its trainer hears of it; a priority and
+   * labels are changed at once.
+   */
+  async update(jobId: string, wish: UpdateWish, options: ControlOptions = {}): Promise<ControlResult> {
+    return await this.act(`update ${wish.digest}`, jobId, options, async (row, change) => {
+      if (isTerminal(row.state) || row.stop_request === 'cancel') return 'wrongState';
+      const patch: JobPatch = {};
+      if (wish.change !== null) {
+        patch.update_number = row.update_number + 1;
+        const update = { number: patch.update_number, step: null, change: wish.change };
+        await insertUpdates(change.trx, jobId, [update], change.nowMs);
+      }
+      if (wish.priority !== null) {
+        patch.priority = wish.priority;
+        // It decides nothing of the run, so the specification shows it.
+        patch.spec = JSON.stringify({ ...(JSON.parse(row.spec) as object), priority: wish.priority });
+      }
+      const labels = { ...(JSON.parse(row.labels) as Record<string, string>), ...wish.labels };
+      for (const key of wish.removedLabels) delete labels[key];
+      patch.labels = JSON.stringify(labels);
+      await change.setLabels(jobId, labels);
+      return await change.update(row, patch);
     });
   }
 

@@ -181,7 +181,13 @@ export class JobJournal {
       const job = toJob(row);
       for (const listener of this.listeners) listener(job, events);
       this.isAnnouncing = true;
-      this.feed.announce({ topic: 'job', id: row.id, state: row.state, stopRequest: row.stop_request });
+      this.feed.announce({
+        topic: 'job',
+        id: row.id,
+        state: row.state,
+        stopRequest: row.stop_request,
+        updateNumber: row.update_number,
+      });
       this.isAnnouncing = false;
     }
     return result;

@@ -1,4 +1,4 @@
-import { Schedule, type RunSpec } from '@relora/engine/plan';
+import { Schedule, type RunSpec, type RunUpdate } from '@relora/engine/plan';
 import type { Leases } from '../store/leases.js';
 import { releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
@@ -16,6 +16,7 @@ import {
 import { toJob } from './jobRow.js';
 import { defaultTenant, idIn, nameOf, withId } from '../store/tenantIds.js';
 import { queuePositions } from './queueOrder.js';
+import { insertUpdates } from './jobUpdates.js';
 
 export interface NewJob {
   /** Of the store, see tenantIds.ts; null: the queue makes one of the tenant that sorts by time. */
@@ -27,6 +28,8 @@ export interface NewJob {
   spec: RunSpec;
   /** The checkpoint that it begins at; null for the beginning. */
   origin: JobOrigin | null;
+  /** Changes of its run, each with its step; absent for none. */
+  updates?: readonly RunUpdate[];
   /** What is allowed but probably not meant; stands at the head of the journal. */
   warnings: readonly { reason: string; message: string }[];
   /** Makes a repeated submit return the first job. */
@@ -123,9 +126,11 @@ export class JobQueue {
         dataset_id: datasetIdOf(newJob),
         base_weights_name: weightsOf(newJob),
         origin_job_id: newJob.origin?.jobId ?? null,
+        update_number: newJob.updates?.at(-1)?.number ?? 0,
         devices: writeDevices(newJob.spec),
       } as const;
       const queued = await change.insert(values, newJob.labels);
+      await insertUpdates(change.trx, id, newJob.updates ?? [], nowMs);
       const row = await change.append(
         queued,
         0,

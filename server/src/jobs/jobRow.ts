@@ -19,6 +19,7 @@ export function toJob(row: JobRow, queuePosition = 0): Job {
     progress: JSON.parse(row.progress) as JobProgress,
     attempt: row.attempt,
     stopRequest: row.stop_request,
+    updateNumber: row.update_number,
     lastSequence: row.last_sequence,
     queuePosition,
     version: row.version,

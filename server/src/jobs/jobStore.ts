@@ -1,3 +1,4 @@
+import type { RunUpdate } from '@relora/engine/plan';
 import type { Database } from '../store/database.js';
 import type { Leases } from '../store/leases.js';
 import type { Job, JobState } from './job.js';
@@ -5,6 +6,7 @@ import type { AttemptKey } from './jobAttempts.js';
 import { toJob } from './jobRow.js';
 import { defaultTenant } from '../store/tenantIds.js';
 import { queuePositions } from './queueOrder.js';
+import { updatesOf } from './jobUpdates.js';
 
 /** Place in a list of jobs, for the next page: the last job of the page before. */
 export interface JobCursor {
@@ -45,6 +47,11 @@ export class JobStore {
       .where(leases.isFree)
       .orderBy('create_time_ms')
       .execute();
+  }
+
+  /** Changes of a job's run, in the order of their numbers. */
+  async updatesOf(jobId: string): Promise<RunUpdate[]> {
+    return await updatesOf(this.db, jobId);
   }
 
   /** One page of jobs; `next` is null at the end. Pages stay right while jobs are created: the cursor is a place, not a count. */

@@ -98,6 +98,7 @@ export class JobMetrics {
         return;
       case 'artifact':
       case 'plan':
+      case 'update':
       case 'sample':
         return;
     }

@@ -2,7 +2,7 @@ import type { StopRequest } from './schema.js';
 
 /** What was changed, and what of it decides who has to act. Sent to other servers: small, and without content. */
 export type Change =
-  | { topic: 'job'; id: string; state: string; stopRequest: StopRequest | null }
+  | { topic: 'job'; id: string; state: string; stopRequest: StopRequest | null; updateNumber: number }
   /** An artifact is pending, or was deleted. */
   | { topic: 'artifact'; id: string }
   /** A data set waits for its preparation, or was deleted. */

@@ -45,6 +45,7 @@ const tenantsAndLeases = `
   alter table jobs add column origin_job_id text;
   alter table jobs add column devices text not null default ',auto,';
   alter table jobs add column lease_server text;
+  alter table jobs add column update_number integer not null default 0;
   alter table jobs add column lease_until_ms integer;
   alter table jobs add column retention text;
   alter table jobs add column delete_time_ms integer;

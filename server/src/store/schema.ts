@@ -108,6 +108,8 @@ export interface JobTable extends Owned, Leased {
   base_weights_name: string | null;
   /** From `origin`. */
   origin_job_id: string | null;
+  /** Number of the last change of its run; 0 for none. */
+  update_number: Generated<number>;
   /** That it may run on, as `,cuda,native,`; `,auto,` until a server resolves it. */
   devices: string;
 }
@@ -124,6 +126,7 @@ export interface JobUpdateRow {
   job_id: string;
   /** 1, 2, 3 … within the job. */
   number: number;
+  /** -1 until the run has come to it. */
   step: number;
   body: string;
   create_time_ms: number;

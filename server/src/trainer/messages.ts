@@ -1,4 +1,4 @@
-import type { DeviceChoice, ExportFormat, GgufType, RunSpec } from '@relora/engine/plan';
+import type { DeviceChoice, ExportFormat, GgufType, RunSpec, RunUpdate } from '@relora/engine/plan';
 import type { ExportResult } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { DeviceName } from '../jobs/jobDevices.js';
@@ -46,6 +46,10 @@ export interface TrainOrder {
   exportedFormats: ExportFormat[];
   /** Messages the child may have sent without an acknowledgement. */
   unacknowledgedMax: number;
+  /** Changes of the run; those with a step are repeated at it. */
+  updates: readonly RunUpdate[];
+  /** When the first attempt began: duties by time count from there while no checkpoint knows better. */
+  startTimeMs: number;
 }
 
 export interface PrepareTask {
@@ -202,5 +206,7 @@ export type ServerMessage =
   | { type: 'stop'; keep: boolean }
   /** Save a checkpoint after the present step and continue. */
   | { type: 'save'; ticket: number }
+  /** Change the run at the start of its next step. */
+  | { type: 'update'; update: RunUpdate }
   /** Everything up to this number is on the disk. */
   | { type: 'ack'; number: number };

@@ -1,4 +1,5 @@
 import { basename } from 'node:path';
+import type { RunUpdate } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import type { PlannedArtifact, SealedArtifact } from '../artifacts/artifact.js';
 import { failExport, sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
@@ -75,6 +76,7 @@ export class RunningJob {
   private fault: { reason: ServerFailure; message: string } | undefined;
   private stopAsked: 'pause' | 'cancel' | 'shutdown' | undefined;
   private saveTicket = 0;
+  private lastUpdate: number;
   /** Who waits for which order to save. */
   private readonly savers = new Map<number, (problem: string | null) => void>();
   /** The server does not wait for this run any more, not even for space. */
@@ -86,6 +88,7 @@ export class RunningJob {
     private readonly order: TrainOrder,
   ) {
     this.key = { jobId: job.id, attempt: job.attempt };
+    this.lastUpdate = order.updates.at(-1)?.number ?? 0;
     this.log = parts.log.child({ jobId: job.id, attempt: job.attempt });
     this.process = new TrainerProcess({
       ...parts.process,
@@ -123,6 +126,20 @@ export class RunningJob {
     this.process.send({ type: 'save', ticket });
     const saved = new Promise<string | null>((resolve) => this.savers.set(ticket, resolve));
     return await Promise.race([saved, this.done.then(() => null)]);
+  }
+
+  /** Number of the last change of the run that its trainer has. */
+  get updateNumber(): number {
+    return this.lastUpdate;
+  }
+
+  /** Sends the trainer the changes that it does not have; it takes them at the start of its next step. */
+  update(updates: readonly RunUpdate[]): void {
+    for (const update of updates) {
+      if (update.number <= this.lastUpdate) continue;
+      this.lastUpdate = update.number;
+      this.process.send({ type: 'update', update });
+    }
   }
 
   /** Ends it at once, for a server that has no time left: what cannot be stored now is put right at the next start. */

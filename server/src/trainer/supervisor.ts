@@ -89,6 +89,7 @@ export class Supervisor {
       if (change === null) return void this.lookAgain();
       if (change.topic !== 'job') return;
       if (change.stopRequest !== null) this.running.get(change.id)?.stop(change.stopRequest);
+      this.steer(change.id, change.updateNumber);
       // A job that ended elsewhere may have been one too many of its owner.
       if (change.state !== 'starting' && change.state !== 'running') this.fill();
     });
@@ -154,6 +155,7 @@ export class Supervisor {
       // What cannot be read now is looked for the next time.
       const job = await this.parts.store.find(jobId).catch(() => undefined);
       if (job !== undefined && job.stopRequest !== null) run.stop(job.stopRequest);
+      if (job !== undefined) this.steer(jobId, job.updateNumber);
     }
   }
 
@@ -314,8 +316,20 @@ export class Supervisor {
       if (!this.isStopping) this.fill();
     });
     // A wish that came between the claim and this line found no trainer to hear it.
-    const { stopRequest } = (await store.find(job.id)) ?? job;
+    const { stopRequest, updateNumber } = (await store.find(job.id)) ?? job;
     if (stopRequest !== null) run.stop(stopRequest);
+    this.steer(job.id, updateNumber);
+  }
+
+  /** Sends a running job's trainer the changes that it has not heard of. */
+  private steer(jobId: string, updateNumber: number): void {
+    const run = this.running.get(jobId);
+    if (run === undefined || run.updateNumber >= updateNumber) return;
+    this.parts.store.updatesOf(jobId).then(
+      (updates) => run.update(updates),
+      // It is in the store: the next change, or the next attempt, brings it.
+      (error: unknown) => this.parts.log.error({ jobId, err: error }, 'A change of a job could not be read'),
+    );
   }
 
   /** What the trainer is to do, and from where. */
@@ -343,8 +357,10 @@ export class Supervisor {
       baseWeightsBeneath: job.spec.baseWeightsName === null ? config.allowedFolders : null,
       checkpoints: kept.map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
       origin: await this.originOf(job),
-      exportedFormats: await artifacts.formatsAt(job.id, new Schedule(job.spec).stepCount),
+      exportedFormats: await artifacts.formatsAt(job.id, job.progress.stepCount),
       unacknowledgedMax,
+      updates: await this.parts.store.updatesOf(job.id),
+      startTimeMs: job.startTimeMs ?? Date.now(),
     };
   }
 

@@ -1,3 +1,4 @@
+import type { RunUpdate } from '@relora/engine/plan';
 import type { TaskMessage, TrainerMessage } from '../childMessages.js';
 import type { ServerMessage, TaskTypes } from '../messages.js';
 
@@ -14,6 +15,9 @@ export class ServerChannel {
   readonly stop: AbortSignal;
   /** Ticket of the newest order to save a checkpoint and continue; 0 for none. */
   saveTicket = 0;
+  /** Changes of the run that came before it was there. */
+  private readonly early: RunUpdate[] = [];
+  private onUpdate = (update: RunUpdate): void => void this.early.push(update);
   private readonly stopping = new AbortController();
   private number = 0;
   private acknowledged = 0;
@@ -24,6 +28,12 @@ export class ServerChannel {
     this.stop = this.stopping.signal;
     process.on('disconnect', () => process.exit(1));
     process.on('message', (message: ServerMessage) => this.hear(message));
+  }
+
+  /** Hands on changes of the run, those that came before too. */
+  listenForUpdates(listener: (update: RunUpdate) => void): void {
+    this.early.splice(0).forEach(listener);
+    this.onUpdate = listener;
   }
 
   /** Sends a numbered message of a trainer, then waits while too many are not acknowledged: a slow journal slows the run, and nothing piles up. */
@@ -61,6 +71,9 @@ export class ServerChannel {
         break;
       case 'save':
         this.saveTicket = message.ticket;
+        break;
+      case 'update':
+        this.onUpdate(message.update);
         break;
       case 'ack':
         this.acknowledged = message.number;

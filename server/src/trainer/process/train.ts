@@ -38,6 +38,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
   // Every hash was checked when the data set was prepared; lengths are checked now, so a start does not read gigabytes.
   const dataset = await Dataset.open(order.datasetFolder, { verify: false });
   const run = await begin(order, device, dataset, channel);
+  channel.listenForUpdates((update) => run.steering.add(update));
   /** Checkpoints that the server has a row for: one that a stop finds already saved is not reported again. */
   const known = new Set(order.checkpoints.map(({ path }) => path));
   if (order.origin !== null) known.add(order.origin.path);
@@ -118,6 +119,7 @@ async function begin(
     dataset,
     runFolder,
     attempt,
+    steering: { updates: order.updates, doneMs: dutiesFrom(order.startTimeMs) },
   };
   for (const { path, manifestSha256 } of order.checkpoints) {
     try {
@@ -131,6 +133,8 @@ async function begin(
   const { path, manifestSha256, spec: checkpointSpec } = order.origin;
   return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec });
 }
+
+const dutiesFrom = (startMs: number) => ({ evaluation: startMs, checkpoint: startMs, sample: startMs });
 
 /** What has to be equal for the same bits, and the threads. */
 function executionOf({ spec, device, dataset, graphs, baseWeightsSha256 }: TrainingRun): Execution {

@@ -94,6 +94,10 @@ export interface JobEvent {
   plan?:
     | PlanEvent
     | undefined;
+  /** The run was changed by UpdateJob. */
+  update?:
+    | UpdateEvent
+    | undefined;
   /**
    * Sequence number of the first event that this one stands for, which is its own but for the step event of a span: older step
    * events are folded, and the one that is left has the number of the last of them.
@@ -334,6 +338,22 @@ export interface ArtifactEvent {
   sizeBytes: number;
 }
 
+/** The run was changed: from a step on, a rate or a number of steps holds that its specification does not have. */
+export interface UpdateEvent {
+  /** First step that it holds for. */
+  step: number;
+  /** Number of the update, from 1 within the job. */
+  number: number;
+  /** Learning rate over what the schedule says. */
+  learningRateFactor: number;
+  /** Steps to take, over all phases. */
+  stepCount: number;
+  /** Learning rate of the step as it would have been. */
+  learningRateBefore: number;
+  /** Learning rate of the step as it is. */
+  learningRateAfter: number;
+}
+
 /** A text was sampled. */
 export interface SampleEvent {
   /** Steps taken before it. */
@@ -372,6 +392,7 @@ function createBaseJobEvent(): JobEvent {
     warning: undefined,
     heartbeat: undefined,
     plan: undefined,
+    update: undefined,
     firstSequence: 0,
   };
 }
@@ -419,6 +440,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     }
     if (message.plan !== undefined) {
       PlanEvent.encode(message.plan, writer.uint32(114).fork()).join();
+    }
+    if (message.update !== undefined) {
+      UpdateEvent.encode(message.update, writer.uint32(130).fork()).join();
     }
     if (message.firstSequence !== 0) {
       writer.uint32(120).int64(message.firstSequence);
@@ -551,6 +575,14 @@ export const JobEvent: MessageFns<JobEvent> = {
             message.plan = PlanEvent.decode(reader, reader.uint32());
             continue;
           }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.update = UpdateEvent.decode(reader, reader.uint32());
+            continue;
+          }
           case 15: {
             if (tag !== 120) {
               break;
@@ -587,6 +619,7 @@ export const JobEvent: MessageFns<JobEvent> = {
       warning: isSet(object.warning) ? WarningEvent.fromJSON(object.warning) : undefined,
       heartbeat: isSet(object.heartbeat) ? HeartbeatEvent.fromJSON(object.heartbeat) : undefined,
       plan: isSet(object.plan) ? PlanEvent.fromJSON(object.plan) : undefined,
+      update: isSet(object.update) ? UpdateEvent.fromJSON(object.update) : undefined,
       firstSequence: isSet(object.firstSequence)
         ? globalThis.Number(object.firstSequence)
         : isSet(object.first_sequence)
@@ -639,6 +672,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     if (message.plan !== undefined) {
       obj.plan = PlanEvent.toJSON(message.plan);
     }
+    if (message.update !== undefined) {
+      obj.update = UpdateEvent.toJSON(message.update);
+    }
     if (message.firstSequence !== 0) {
       obj.firstSequence = Math.round(message.firstSequence);
     }
@@ -680,6 +716,9 @@ export const JobEvent: MessageFns<JobEvent> = {
       ? HeartbeatEvent.fromPartial(object.heartbeat)
       : undefined;
     message.plan = (object.plan !== undefined && object.plan !== null) ? PlanEvent.fromPartial(object.plan) : undefined;
+    message.update = (object.update !== undefined && object.update !== null)
+      ? UpdateEvent.fromPartial(object.update)
+      : undefined;
     message.firstSequence = object.firstSequence ?? 0;
     return message;
   },
@@ -2805,6 +2844,171 @@ export const ArtifactEvent: MessageFns<ArtifactEvent> = {
     const message = createBaseArtifactEvent();
     message.artifact = object.artifact ?? "";
     message.sizeBytes = object.sizeBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseUpdateEvent(): UpdateEvent {
+  return { step: 0, number: 0, learningRateFactor: 0, stepCount: 0, learningRateBefore: 0, learningRateAfter: 0 };
+}
+
+export const UpdateEvent: MessageFns<UpdateEvent> = {
+  encode(message: UpdateEvent, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.step !== 0) {
+      writer.uint32(8).int32(message.step);
+    }
+    if (message.number !== 0) {
+      writer.uint32(16).int32(message.number);
+    }
+    if (message.learningRateFactor !== 0) {
+      writer.uint32(25).double(message.learningRateFactor);
+    }
+    if (message.stepCount !== 0) {
+      writer.uint32(32).int32(message.stepCount);
+    }
+    if (message.learningRateBefore !== 0) {
+      writer.uint32(41).double(message.learningRateBefore);
+    }
+    if (message.learningRateAfter !== 0) {
+      writer.uint32(49).double(message.learningRateAfter);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdateEvent {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdateEvent();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.number = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.learningRateFactor = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.stepCount = reader.int32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.learningRateBefore = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.learningRateAfter = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UpdateEvent {
+    return {
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      number: isSet(object.number) ? globalThis.Number(object.number) : 0,
+      learningRateFactor: isSet(object.learningRateFactor)
+        ? globalThis.Number(object.learningRateFactor)
+        : isSet(object.learning_rate_factor)
+        ? globalThis.Number(object.learning_rate_factor)
+        : 0,
+      stepCount: isSet(object.stepCount)
+        ? globalThis.Number(object.stepCount)
+        : isSet(object.step_count)
+        ? globalThis.Number(object.step_count)
+        : 0,
+      learningRateBefore: isSet(object.learningRateBefore)
+        ? globalThis.Number(object.learningRateBefore)
+        : isSet(object.learning_rate_before)
+        ? globalThis.Number(object.learning_rate_before)
+        : 0,
+      learningRateAfter: isSet(object.learningRateAfter)
+        ? globalThis.Number(object.learningRateAfter)
+        : isSet(object.learning_rate_after)
+        ? globalThis.Number(object.learning_rate_after)
+        : 0,
+    };
+  },
+
+  toJSON(message: UpdateEvent): unknown {
+    const obj: any = {};
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.number !== 0) {
+      obj.number = Math.round(message.number);
+    }
+    if (message.learningRateFactor !== 0) {
+      obj.learningRateFactor = floatToJson(message.learningRateFactor);
+    }
+    if (message.stepCount !== 0) {
+      obj.stepCount = Math.round(message.stepCount);
+    }
+    if (message.learningRateBefore !== 0) {
+      obj.learningRateBefore = floatToJson(message.learningRateBefore);
+    }
+    if (message.learningRateAfter !== 0) {
+      obj.learningRateAfter = floatToJson(message.learningRateAfter);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UpdateEvent>): UpdateEvent {
+    return UpdateEvent.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UpdateEvent>): UpdateEvent {
+    const message = createBaseUpdateEvent();
+    message.step = object.step ?? 0;
+    message.number = object.number ?? 0;
+    message.learningRateFactor = object.learningRateFactor ?? 0;
+    message.stepCount = object.stepCount ?? 0;
+    message.learningRateBefore = object.learningRateBefore ?? 0;
+    message.learningRateAfter = object.learningRateAfter ?? 0;
     return message;
   },
 };

@@ -1,0 +1,15 @@
+import { UsageError } from './exitCodes.js';
+
+const units = { s: 1, min: 60, h: 3600, d: 86_400 } as const;
+
+/** What is done every so many steps, or after so much time: `1000`, or `15min`. */
+export function cadence(value: string): { everyStepCount: number } | { everySeconds: number } {
+  const [, number = '', unit = ''] = /^(\d{1,9})(s|min|h|d)?$/.exec(value) ?? [];
+  if (number === '' || (Number(number) === 0 && unit !== ''))
+    throw new UsageError(
+      `Steps (1000) or a time above zero (90s, 15min, 2h, 1d) were expected, not ${JSON.stringify(value)}`,
+    );
+  return unit === ''
+    ? { everyStepCount: Number(number) }
+    : { everySeconds: Number(number) * units[unit as keyof typeof units] };
+}

@@ -1,0 +1,66 @@
+import type { Command } from 'commander';
+import type { UpdateJobChanges } from '@relora/sdk';
+import { cadence } from './duration.js';
+import { UsageError } from './exitCodes.js';
+import { stateText } from './jobText.js';
+import { jobName, type Run } from './session.js';
+import { decimalNumber, wholeNumber } from './specOptions.js';
+
+/** Changes a job that has not ended. */
+export function addSetCommand(program: Command, run: Run): void {
+  program
+    .command('set <job> <change...>')
+    .description(
+      'change a job that has not ended: rate=0.5x, steps=N, priority=N, evaluate-every=15min, checkpoint-every=N, sample-every=N, label.KEY=VALUE; label.KEY= removes',
+    )
+    .option('--request-id <uuid>', 'makes a repeated command safe')
+    .action((job: string, changes: string[], { requestId }: { requestId?: string }) =>
+      run(async ({ client, output, signal }) => {
+        const options = { signal, ...(requestId === undefined ? {} : { requestId }) };
+        const response = await client.updateJob(jobName(job), parseChanges(changes), options);
+        output.result(response, () => {
+          const { job: after, learningRateBefore, learningRateAfter } = response;
+          const rate =
+            learningRateBefore === undefined || learningRateAfter === undefined
+              ? []
+              : [
+                  `Learning rate of the next step: ${learningRateBefore.toExponential(3)} -> ${learningRateAfter.toExponential(3)}.`,
+                ];
+          return [`${after!.name} is changed; it is ${stateText(after!)}.`, ...rate];
+        });
+      }),
+    );
+}
+
+export function parseChanges(changes: readonly string[]): UpdateJobChanges {
+  const spec: NonNullable<UpdateJobChanges['spec']> = {};
+  const parsed: UpdateJobChanges & { labels: Record<string, string>; removedLabels: string[] } = {
+    labels: {},
+    removedLabels: [],
+  };
+  for (const change of changes) {
+    const [name = '', ...rest] = change.split('=');
+    const value = rest.join('=');
+    if (rest.length === 0) throw new UsageError(`NAME=VALUE was expected, not ${JSON.stringify(change)}`);
+    if (name === 'rate') parsed.learningRateFactor = factor(value);
+    else if (name === 'steps') spec.stepCount = wholeNumber(value);
+    else if (name === 'priority') spec.priority = decimalNumber(value);
+    else if (name === 'evaluate-every') spec.evaluation = { ...spec.evaluation, ...cadence(value) };
+    else if (name === 'checkpoint-every') spec.checkpoint = { ...spec.checkpoint, ...cadence(value) };
+    else if (name === 'sample-every') spec.sample = { ...spec.sample, ...cadence(value) };
+    else if (name.startsWith('label.') && value === '') parsed.removedLabels.push(name.slice(6));
+    else if (name.startsWith('label.')) parsed.labels[name.slice(6)] = value;
+    else
+      throw new UsageError(
+        `What may be set is rate, steps, priority, evaluate-every, checkpoint-every, sample-every or label.KEY, not ${JSON.stringify(name)}`,
+      );
+  }
+  return Object.keys(spec).length === 0 ? parsed : { ...parsed, spec };
+}
+
+/** 0.5x: over what the schedule says, so that it cannot be taken for a rate. */
+function factor(value: string): number {
+  if (!value.endsWith('x'))
+    throw new UsageError(`A factor was expected, for example rate=0.5x, not ${JSON.stringify(value)}`);
+  return decimalNumber(value.slice(0, -1));
+}

@@ -1,0 +1,99 @@
+import type { RunChange, RunUpdate } from '@relora/engine/plan';
+import type * as contract from '@relora/sdk/contract';
+import type { FieldChecks } from './fieldChecks.js';
+
+/** Of a learning rate, over its schedule. */
+const factorMax = 100;
+const everySecondsMax = 2_592_000;
+const duties = ['evaluation', 'checkpoint', 'sample'] as const;
+
+type GivenChange = Pick<
+  Partial<contract.JobUpdate>,
+  'learningRateFactor' | 'stepCount' | 'evaluation' | 'checkpoint' | 'sample'
+>;
+
+/** What a client asks to change of a run, checked; null for nothing. */
+export function parseChange(
+  checks: FieldChecks,
+  prefix: { spec: string; factor: string },
+  given: GivenChange,
+  stepCounts: { min: number; max: number },
+): RunChange | null {
+  const change: RunChange = {};
+  const { learningRateFactor, stepCount } = given;
+  if (learningRateFactor !== undefined)
+    change.learningRateFactor = checks.number(prefix.factor, learningRateFactor, 1, {
+      min: 0,
+      max: factorMax,
+      above: true,
+    });
+  if (stepCount !== undefined)
+    change.stepCount = checks.integer(
+      `${prefix.spec}step_count`,
+      stepCount,
+      stepCounts.min,
+      stepCounts.min,
+      stepCounts.max,
+    );
+  for (const duty of duties) {
+    const { everyStepCount, everySeconds } = given[duty] ?? {};
+    const field = `${prefix.spec}${duty}`;
+    const stepsMin = duty === 'checkpoint' ? 1 : 0;
+    if (everyStepCount !== undefined)
+      (change[duty] ??= {}).everyStepCount = checks.integer(
+        `${field}.every_step_count`,
+        everyStepCount,
+        stepsMin,
+        stepsMin,
+        stepCounts.max,
+      );
+    if (everySeconds !== undefined)
+      (change[duty] ??= {}).everySeconds = checks.integer(
+        `${field}.every_seconds`,
+        everySeconds,
+        0,
+        0,
+        everySecondsMax,
+      );
+  }
+  return Object.keys(change).length === 0 ? null : change;
+}
+
+/** Changes that a job is created with, each at its step, numbered in their order. */
+export function parseUpdates(
+  checks: FieldChecks,
+  given: readonly contract.JobUpdate[],
+  stepsMax: number,
+): RunUpdate[] {
+  if (given.length > updatesMax) {
+    checks.add('updates', `at most ${updatesMax} updates`, given.length);
+    return [];
+  }
+  let before = 0;
+  return given.flatMap((update, index) => {
+    const field = `updates[${index}]`;
+    const step = checks.integer(`${field}.step`, update.step ?? -1, 0, before, stepsMax);
+    before = step;
+    const prefix = { spec: `${field}.`, factor: `${field}.learning_rate_factor` };
+    const change = parseChange(checks, prefix, update, { min: 1, max: stepsMax });
+    if (change === null) checks.add(field, 'something that changes', 'nothing');
+    return change === null ? [] : [{ number: index + 1, step, change }];
+  });
+}
+
+/** A run is not steered more often than that. */
+export const updatesMax = 10_000;
+
+export function toUpdate({ number, step, change }: RunUpdate): contract.JobUpdate {
+  const cadence = (duty: (typeof duties)[number]): contract.UpdatedCadence | undefined =>
+    change[duty] && { everyStepCount: change[duty].everyStepCount, everySeconds: change[duty].everySeconds };
+  return {
+    number,
+    step: step ?? undefined,
+    learningRateFactor: change.learningRateFactor,
+    stepCount: change.stepCount,
+    evaluation: cadence('evaluation'),
+    checkpoint: cadence('checkpoint'),
+    sample: cadence('sample'),
+  };
+}
