@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { JobState, type Job } from '@relora/sdk';
 import { estimateText, explanationText, jobDetails, jobTable, stateText } from './jobText.js';
 import { jobName, label, type Run } from './session.js';
+import { addLogsCommand } from './logsCommand.js';
 import { addSetCommand } from './setCommand.js';
 import { addSpecOptions, oneOf, positiveNumber, readSpec, type SpecFlags } from './specOptions.js';
 
@@ -42,6 +43,7 @@ export function addJobCommands(program: Command, run: Run): void {
   addControl(program, run, 'resume', 'put a paused job back into the queue');
   addControl(program, run, 'cancel', 'end a job for good');
   addSetCommand(program, run);
+  addLogsCommand(program, run);
 }
 
 function addList(program: Command, run: Run): void {

@@ -28,6 +28,7 @@ export function jobDetails(job: Job): string[] {
     ['state', stateText(job)],
     ['reason', job.stateReason],
     ['failure', job.failure && `${job.failure.reason}: ${job.failure.message}`],
+    ...(job.failure?.lastLines ?? []).map((line): [string, string] => ['printed', line]),
     ['queue position', job.queuePosition > 0 ? String(job.queuePosition) : undefined],
     ['step', progress && `${progress.step} of ${progress.stepCount}`],
     ['restarts', progress && String(progress.restartCount)],

@@ -243,6 +243,18 @@ export class ReloraClient {
     return await this.services.training.explainJob({ name }, call);
   }
 
+  /** What the trainers of a job printed; with `follow` also what they print until the job, or the attempt, has ended. */
+  async *jobLog(
+    name: string,
+    options: CallOptions & { attempt?: number; follow?: boolean } = {},
+  ): AsyncGenerator<contract.LogLine, void, undefined> {
+    const [{ attempt, follow }] = split(options);
+    const messages = this.repeatedUntilBegun(`The log of ${name}`, options, ({ training }, call) =>
+      training.getJobLog({ name, attempt, follow }, call),
+    );
+    for await (const { lines } of messages) yield* lines;
+  }
+
   /**
    * Changes a job that has not ended: its learning rate by a factor, its steps, when it evaluates, saves and samples, priority and
    * labels. A running one takes it at its next step: the event `update` says which.

@@ -389,6 +389,13 @@ export const settings = {
     2_592_000,
     'Time in which no step event is folded; a watcher pauses for up to a minute, and finds each of them when it is back.',
   ),
+  jobLogBytesMax: integer(
+    'RELORA_JOB_LOG_BYTES_MAX',
+    1 << 20,
+    1 << 16,
+    1 << 30,
+    'Bytes that are kept of what the trainer of one attempt prints, the newest; of the last ten attempts of a job.',
+  ),
   metricPointsMax: integer(
     'RELORA_METRIC_POINTS_MAX',
     40_000,

@@ -26,6 +26,7 @@ export const accessRules: AccessRules = {
   'relora.v1.TrainingService': {
     createJob: 'trainer',
     updateJob: 'trainer',
+    getJobLog: 'viewer',
     forkJob: 'trainer',
     restartJob: 'trainer',
     estimateJob: 'viewer',

@@ -11,7 +11,7 @@ import type {
   PreparedDataset,
 } from '../datasets/dataset.js';
 import type { Explanation } from '../jobs/explainJob.js';
-import type { Execution, Job, JobEvent, JobEventBody } from '../jobs/job.js';
+import type { Execution, Job, JobEvent, JobEventBody, JobFailure } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
 import type { Weights } from '../weights/weights.js';
 import { enums } from './enums.js';
@@ -31,7 +31,7 @@ export function toJob(job: Job): contract.Job {
     labels: job.labels,
     state: enums.JobState.to[job.state],
     stateReason: job.stateReason,
-    failure: job.failure ?? undefined,
+    failure: job.failure === null ? undefined : toFailure(job.failure),
     progress: {
       step: job.progress.step,
       stepCount: job.progress.stepCount,
@@ -74,6 +74,10 @@ export function toExplanation({
     notBeforeTime: toDate(notBeforeMs),
     estimatedStartTime: toDate(estimatedStartMs),
   };
+}
+
+function toFailure({ reason, message, lastLines = [] }: JobFailure): contract.JobFailure {
+  return { reason, message, lastLines };
 }
 
 function toExecution(execution: Execution): contract.Execution {
@@ -186,7 +190,7 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
           from: body.from === null ? contract.JobState.UNSPECIFIED : enums.JobState.to[body.from],
           to: enums.JobState.to[body.to],
           reason: body.reason,
-          failure: body.failure ?? undefined,
+          failure: body.failure === null ? undefined : toFailure(body.failure),
         },
       };
     case 'step':
@@ -262,7 +266,7 @@ export function toArtifact(artifact: Artifact): contract.Artifact {
     weightType: enums.WeightType.to[artifact.weightType],
     castErrorMax: artifact.castErrorMax,
     cycle: artifact.cycle ?? 0,
-    failure: artifact.failure ?? undefined,
+    failure: artifact.failure === null ? undefined : toFailure(artifact.failure),
     files: artifact.files,
     sizeBytes: artifact.sizeBytes,
     step: artifact.step,
@@ -295,7 +299,7 @@ export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
     name: `datasets/${nameOf(dataset.id)}`,
     displayName: dataset.displayName,
     state: enums.DatasetState.to[dataset.state],
-    failure: dataset.failure ?? undefined,
+    failure: dataset.failure === null ? undefined : toFailure(dataset.failure),
     files: [],
     fileCount: dataset.fileCount,
     sizeBytes: dataset.sizeBytes,

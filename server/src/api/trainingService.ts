@@ -5,6 +5,7 @@ import { compareJobs } from './compareJobs.js';
 import { createJob } from './createJob.js';
 import { deleteJob, undeleteJob, type DeleteJobParts } from './deleteJob.js';
 import { forkJob } from './forkJob.js';
+import { jobLog } from './jobLog.js';
 import { listJobs, listRestarts } from './listJobs.js';
 import { metricHistory } from './metricHistory.js';
 import type { ApiParts } from './parts.js';
@@ -33,6 +34,7 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     pauseJob: async (request, context) => await steerJob(parts, 'pause', request, context),
     resumeJob: async (request, context) => await steerJob(parts, 'resume', request, context),
     cancelJob: async (request, context) => await steerJob(parts, 'cancel', request, context),
+    getJobLog: (request, context) => jobLog(parts, request, context),
     updateJob: async (request, { caller }) => await updateJob(parts, request, caller),
     deleteJob: async (request, { caller }) => await deleteJob(parts, request, caller),
     undeleteJob: async (request, { caller }) => await undeleteJob(parts, request, caller),

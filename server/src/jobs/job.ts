@@ -60,6 +60,8 @@ export interface JobFailure {
   /** From the catalog of job failures in errors.ts. */
   reason: string;
   message: string;
+  /** What the trainer printed last; absent where it printed nothing. */
+  lastLines?: string[];
 }
 
 export interface JobProgress {

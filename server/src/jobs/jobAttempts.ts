@@ -194,11 +194,15 @@ export class JobAttempts {
     key: AttemptKey,
     what: string,
     rule: RetryRule,
-    { reason = 'TRAINER_CRASHED' satisfies ServerFailure, giveUp }: { reason?: string; giveUp?: GiveUp } = {},
+    {
+      reason = 'TRAINER_CRASHED' satisfies ServerFailure,
+      giveUp,
+      lastLines,
+    }: { reason?: string; giveUp?: GiveUp; lastLines?: readonly string[] } = {},
   ): Promise<Job | 'stale'> {
     return await this.write(
       key,
-      async (row, change) => await afterCrash(row, change, { what, rule, reason, giveUp }),
+      async (row, change) => await afterCrash(row, change, { what, rule, reason, giveUp, lastLines }),
     );
   }
 
@@ -247,7 +251,19 @@ type GiveUp = (row: JobRow, change: JobChange, message: string) => Promise<JobRo
 async function afterCrash(
   row: JobRow,
   change: JobChange,
-  { what, rule, reason, giveUp }: { what: string; rule: RetryRule; reason: string; giveUp?: GiveUp },
+  {
+    what,
+    rule,
+    reason,
+    giveUp,
+    lastLines = [],
+  }: {
+    what: string;
+    rule: RetryRule;
+    reason: string;
+    giveUp?: GiveUp | undefined;
+    lastLines?: readonly string[] | undefined;
+  },
 ): Promise<JobRow> {
   const wished = await honorWish(row, change);
   if (wished !== undefined) return wished;
@@ -266,7 +282,7 @@ async function afterCrash(
       'failed',
       message,
       { attempts_without_progress: crashes },
-      { reason, message },
+      { reason, message, ...(lastLines.length > 0 && { lastLines: [...lastLines] }) },
     );
   }
   const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));

@@ -9,6 +9,7 @@ export const folders = {
   checkpoints: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'checkpoints'),
   start: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'start'),
   artifacts: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'artifacts'),
+  log: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'log'),
   exports: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId, 'exports'),
   weights: (dataFolder: string, weightsId: string) => join(dataFolder, 'weights', weightsId),
   datasets: (dataFolder: string) => join(dataFolder, 'datasets'),

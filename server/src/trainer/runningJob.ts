@@ -5,14 +5,15 @@ import type { PlannedArtifact, SealedArtifact } from '../artifacts/artifact.js';
 import { failExport, sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
 import type { StorageFault } from '../store/storageFault.js';
 import { isPassing, isStoreBroken } from '../store/storeError.js';
-import { checkpointName } from '../store/folders.js';
+import { checkpointName, folders } from '../store/folders.js';
 import { giveThen, type Maker, type Stage } from '../store/stage.js';
 import { checkpointDigests, type CheckpointStore } from '../jobs/checkpointStore.js';
-import type { Job } from '../jobs/job.js';
+import type { Job, JobFailure } from '../jobs/job.js';
 import type { AttemptKey, JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
 import type { NewEvent } from '../jobs/jobChange.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import { parseTrainerMessage, type TrainerMessage } from './childMessages.js';
+import { JobLog } from './jobLog.js';
 import type { TrainOrder } from './messages.js';
 import { TrainerProcess, type ProcessExit, type ProcessOptions } from './trainerProcess.js';
 
@@ -21,7 +22,9 @@ export interface RunningJobParts {
   checkpoints: CheckpointStore;
   stage: Stage;
   dataFolder: string;
-  process: Omit<ProcessOptions, 'onMessage' | 'log'>;
+  process: Omit<ProcessOptions, 'onMessage' | 'onLine' | 'log'>;
+  /** What the trainer of an attempt prints, at most so many bytes. */
+  logBytesMax: number;
   retry: RetryRule;
   log: Logger;
   /** The store failed in a way that is not a full disk: nothing can be promised any more. */
@@ -31,6 +34,9 @@ export interface RunningJobParts {
 /** How a trainer process ended. */
 export type TrainerOutcome = 'succeeded' | 'stopped' | 'failed' | 'crashed';
 
+/** What of a trainer's output is shown with the failure of its job. */
+const lastLinesMax = 10;
+const lastLineLengthMax = 500;
 /** Events wait this long for company, so that a fast run costs at most twenty syncs of the disk a second. */
 const batchDelayMs = 50;
 const batchEventsMax = 256;
@@ -75,6 +81,9 @@ export class RunningJob {
   /** Why the process is killed by us. */
   private fault: { reason: ServerFailure; message: string } | undefined;
   private stopAsked: 'pause' | 'cancel' | 'shutdown' | undefined;
+  private readonly output: JobLog;
+  /** The last lines that it printed, for the failure of its job. */
+  private lastLines: string[] = [];
   private saveTicket = 0;
   private lastUpdate: number;
   /** Who waits for which order to save. */
@@ -89,11 +98,16 @@ export class RunningJob {
   ) {
     this.key = { jobId: job.id, attempt: job.attempt };
     this.lastUpdate = order.updates.at(-1)?.number ?? 0;
+    this.output = new JobLog(folders.log(parts.dataFolder, job.id), job.attempt, parts.logBytesMax);
     this.log = parts.log.child({ jobId: job.id, attempt: job.attempt });
     this.process = new TrainerProcess({
       ...parts.process,
       log: this.log,
       onMessage: (message) => this.receive(message),
+      onLine: (isError, line) => {
+        this.lastLines = [...this.lastLines, line.slice(0, lastLineLengthMax)].slice(-lastLinesMax);
+        this.output.write(isError, line);
+      },
     });
     this.log.info({ pid: this.process.pid }, 'A trainer is started');
     this.process.send({ type: 'train', order });
@@ -319,7 +333,7 @@ export class RunningJob {
     if (storageReason !== undefined) return await attempts.pausedForStorage(this.key, storageReason, message);
     if (machineReasons.has(reason)) return await attempts.pausedForDevice(this.key, reason, message);
     if (passingReasons.has(reason)) return await attempts.crashed(this.key, message, retry, { reason });
-    return await attempts.failed(this.key, { reason, message });
+    return await attempts.failed(this.key, this.failureOf({ reason, message }));
   }
 
   /** Tries again while the disk is full; the store undid what it could not finish. */
@@ -333,6 +347,10 @@ export class RunningJob {
         await new Promise((resolve) => setTimeout(resolve, fullDiskRetryMs));
       }
     }
+  }
+
+  private failureOf({ reason, message }: { reason: string; message: string }): JobFailure {
+    return { reason, message, ...(this.lastLines.length > 0 && { lastLines: this.lastLines }) };
   }
 
   private prune(): void {
@@ -361,6 +379,7 @@ export class RunningJob {
   }
 
   private async storeEnd(exit: ProcessExit): Promise<TrainerOutcome> {
+    await this.output.flush();
     const { attempts, checkpoints, retry } = this.parts;
     await checkpoints.clearOrphans(this.job.id).catch((error: unknown) => {
       this.log.warn({ err: error }, 'Leftovers could not be removed');
@@ -370,7 +389,7 @@ export class RunningJob {
       return this.outcome;
     }
     if (this.fault !== undefined) {
-      await attempts.failed(this.key, this.fault);
+      await attempts.failed(this.key, this.failureOf(this.fault));
       return 'failed';
     }
     if (this.stopAsked === 'shutdown') {
@@ -389,6 +408,7 @@ export class RunningJob {
     const reason = exit.wasOutOfMemory ? 'OUT_OF_MEMORY' : 'TRAINER_CRASHED';
     await attempts.crashed(this.key, exit.what, retry, {
       reason,
+      lastLines: this.lastLines,
       // The training is done: a format that ends the process again and again fails alone.
       ...(exporting !== undefined && {
         giveUp: async (row, change, message) => await failExport(row, change, exporting, { reason, message }),

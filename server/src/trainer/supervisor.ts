@@ -300,6 +300,7 @@ export class Supervisor {
           attemptsWithoutProgressMax: config.attemptsWithoutProgressMax,
           retryDelayMs: config.retryDelaySeconds * 1000,
         },
+        logBytesMax: config.jobLogBytesMax,
         log,
         onStoreFailure: this.parts.onStoreFailure,
       },

@@ -29,6 +29,8 @@ export interface ProcessOptions {
   graceMs: number;
   log: Logger;
   onMessage(message: unknown): void;
+  /** What it prints, line by line; absent where the server's log is enough. */
+  onLine?(isError: boolean, line: string): void;
 }
 
 /** How a child ended; `what` is a sentence for people. */
@@ -109,8 +111,12 @@ export class TrainerProcess {
       this.isAlive();
       if (!this.isGone) options.onMessage(message);
     });
-    this.pipe(child.stdout, (line) => log.info({ stream: 'stdout' }, line));
+    this.pipe(child.stdout, (line) => {
+      options.onLine?.(false, line);
+      log.info({ stream: 'stdout' }, line);
+    });
     this.pipe(child.stderr, (line) => {
+      options.onLine?.(true, line);
       this.errorTail = `${this.errorTail}\n${line}`.slice(-2048);
       log.warn({ stream: 'stderr' }, line);
     });
