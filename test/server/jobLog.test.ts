@@ -70,14 +70,14 @@ it('a job that fails shows what its trainers printed, by attempt, also to who fo
   expect((await training.getJob({ name })).job!.failure!.lastLines).toContain(printed);
 
   const all = await read({});
-  expect(all.filter((line) => line.text === printed).map(({ attempt, isError }) => [attempt, isError])).toEqual(
-    Array.from({ length: job.attempt }, (_, index) => [index + 1, true]),
-  );
+  expect(
+    all.filter((line) => line.text === printed).map(({ attempt, isError }) => [attempt, isError]),
+  ).toEqual(Array.from({ length: job.attempt }, (_, index) => [index + 1, true]));
   expect(job.attempt).toBeGreaterThan(1);
   expect(await read({ attempt: 1 })).toEqual(all.filter(({ attempt }) => attempt === 1));
   const sorted = (lines: LogLine[]) => lines.map((line) => JSON.stringify(line)).sort();
   expect(sorted(await followed)).toEqual(sorted(all));
-  expect(
-    await refusalOf((options) => training.getJobLog({ name, attempt: 99 }, options)),
-  ).toMatchObject({ fields: ['attempt'] });
+  expect(await refusalOf((options) => training.getJobLog({ name, attempt: 99 }, options))).toMatchObject({
+    fields: ['attempt'],
+  });
 });

@@ -266,7 +266,13 @@ describe.skipIf(!hasPostgres)('a store in PostgreSQL', () => {
     const untilHeard = async (wanted: (change: Change | null) => boolean): Promise<void> => {
       while (!heard.some(wanted)) await new Promise<void>((resolve) => (wake = resolve));
     };
-    const change: Change = { topic: 'job', id: 'job-one', state: 'queued', stopRequest: null, updateNumber: 0 };
+    const change: Change = {
+      topic: 'job',
+      id: 'job-one',
+      state: 'queued',
+      stopRequest: null,
+      updateNumber: 0,
+    };
     here!.feed.announce(change);
     await untilHeard((found) => found?.id === 'job-one');
     expect(heard.filter((found) => found !== null)).toEqual([change]);

@@ -55,6 +55,9 @@ const calls: Calls = {
     getMetricHistory: ({ training }, { job: name }, options) => training.getMetricHistory({ name }, options),
     compareJobs: ({ training }, { job }, options) =>
       training.compareJobs({ names: [job, 'jobs/another'] }, options),
+    updateJob: ({ training }, { job: name }, options) =>
+      training.updateJob({ name, labels: { a: 'b' } }, options),
+    getJobLog: ({ training }, { job: name }, options) => training.getJobLog({ name }, options),
     pauseJob: ({ training }, { job: name }, options) => training.pauseJob({ name }, options),
     resumeJob: ({ training }, { job: name }, options) => training.resumeJob({ name }, options),
     cancelJob: ({ training }, { job: name }, options) => training.cancelJob({ name }, options),

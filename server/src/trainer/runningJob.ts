@@ -35,7 +35,7 @@ export interface RunningJobParts {
 export type TrainerOutcome = 'succeeded' | 'stopped' | 'failed' | 'crashed';
 
 /** What of a trainer's output is shown with the failure of its job. */
-const lastLinesMax = 10;
+const lastLinesMax = 40;
 const lastLineLengthMax = 500;
 /** Events wait this long for company, so that a fast run costs at most twenty syncs of the disk a second. */
 const batchDelayMs = 50;
