@@ -1557,12 +1557,54 @@ export interface Job {
     | Date
     | undefined;
   /** From when on a deleted job is gone for good; until then UndeleteJob brings it back. */
-  purgeTime: Date | undefined;
+  purgeTime:
+    | Date
+    | undefined;
+  /** Changes of the run, in the order of their numbers. Only in answers of GetJob and UpdateJob. */
+  updates: JobUpdate[];
 }
 
 export interface Job_LabelsEntry {
   key: string;
   value: string;
+}
+
+/** A change of a run under way. It stands beside the specification, and a run that is resumed or repeated makes it at the same step. */
+export interface JobUpdate {
+  /** Number of the update, from 1 within the job. */
+  number: number;
+  /** First step that it holds for, over all phases; unset until the run has come to it. */
+  step?:
+    | number
+    | undefined;
+  /** Learning rate over what the schedule says, above 0 to 100; 1 is the schedule itself. It takes the place of a factor before it. */
+  learningRateFactor?:
+    | number
+    | undefined;
+  /** Steps of the main phase: the same formula of the learning rate from here on with this number. The rate may jump. */
+  stepCount?:
+    | number
+    | undefined;
+  /** When to evaluate. */
+  evaluation:
+    | UpdatedCadence
+    | undefined;
+  /** When to save checkpoints. */
+  checkpoint:
+    | UpdatedCadence
+    | undefined;
+  /** When to sample texts. */
+  sample: UpdatedCadence | undefined;
+}
+
+/** When something is done in a run; what is unset stays as it is. */
+export interface UpdatedCadence {
+  /** Steps between; 0 for none by steps. */
+  everyStepCount?:
+    | number
+    | undefined;
+  /** Seconds between; 0 for none by time. */
+  everySeconds?: number | undefined;
 }
 
 /** A checkpoint that another job begins at. */
@@ -1579,6 +1621,8 @@ export interface JobFailure {
   reason: string;
   /** What happened, for people. */
   message: string;
+  /** What the trainer printed last; empty where it printed nothing. GetJobLog has more. */
+  lastLines: string[];
 }
 
 /** How far a run has come. */
@@ -2046,7 +2090,7 @@ export interface BatchSpec {
 
 /** When and on how much of the held-out part to evaluate. */
 export interface EvaluationSpec {
-  /** Steps between evaluations; 0 for only at the start and the end. Default a tenth of all steps. */
+  /** Steps between evaluations; 0 for none by steps. Default a tenth of all steps. */
   everyStepCount?:
     | number
     | undefined;
@@ -2055,22 +2099,36 @@ export interface EvaluationSpec {
     | number
     | undefined;
   /** Tokens of the first and the last evaluation; default the whole held-out part. */
-  finalTokenCount?: number | undefined;
+  finalTokenCount?:
+    | number
+    | undefined;
+  /**
+   * Seconds between evaluations, beside the steps; 0 for by steps alone, which is meant too where every_step_count is set and this is
+   * not. Up to 30 days; default 900.
+   */
+  everySeconds?: number | undefined;
 }
 
 /** When to save checkpoints and how many to keep. */
 export interface CheckpointSpec {
-  /** Steps between checkpoints; default a tenth of all steps, at most 1000. */
+  /** Steps between checkpoints; default a tenth of all steps. */
   everyStepCount?:
     | number
     | undefined;
   /** Newest checkpoints to keep, at least 2; default 2. */
-  keepCount?: number | undefined;
+  keepCount?:
+    | number
+    | undefined;
+  /**
+   * Seconds between checkpoints, beside the steps; 0 for by steps alone, which is meant too where every_step_count is set and this is
+   * not. Up to 30 days; default 900.
+   */
+  everySeconds?: number | undefined;
 }
 
 /** Texts to sample while training. */
 export interface SampleSpec {
-  /** Steps between samples; 0 for none. Default 0. */
+  /** Steps between samples; 0 for none by steps. Default 0. */
   everyStepCount?:
     | number
     | undefined;
@@ -2079,7 +2137,11 @@ export interface SampleSpec {
     | string
     | undefined;
   /** Tokens to sample; default 64. */
-  tokenCount?: number | undefined;
+  tokenCount?:
+    | number
+    | undefined;
+  /** Seconds between samples, beside the steps; 0 for none. Up to 30 days; default 0. */
+  everySeconds?: number | undefined;
 }
 
 /** What to export at the end. */
@@ -2118,6 +2180,7 @@ function createBaseJob(): Job {
     origin: undefined,
     deleteTime: undefined,
     purgeTime: undefined,
+    updates: [],
   };
 }
 
@@ -2182,6 +2245,9 @@ export const Job: MessageFns<Job> = {
     }
     if (message.purgeTime !== undefined) {
       Timestamp.encode(toTimestamp(message.purgeTime), writer.uint32(162).fork()).join();
+    }
+    for (const v of message.updates) {
+      JobUpdate.encode(v!, writer.uint32(170).fork()).join();
     }
     return writer;
   },
@@ -2362,6 +2428,14 @@ export const Job: MessageFns<Job> = {
             message.purgeTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.updates.push(JobUpdate.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2449,6 +2523,9 @@ export const Job: MessageFns<Job> = {
         : isSet(object.purge_time)
         ? fromJsonTimestamp(object.purge_time)
         : undefined,
+      updates: globalThis.Array.isArray(object?.updates)
+        ? object.updates.map((e: any) => JobUpdate.fromJSON(e))
+        : [],
     };
   },
 
@@ -2520,6 +2597,9 @@ export const Job: MessageFns<Job> = {
     if (message.purgeTime !== undefined) {
       obj.purgeTime = message.purgeTime.toISOString();
     }
+    if (message.updates?.length) {
+      obj.updates = message.updates.map((e) => JobUpdate.toJSON(e));
+    }
     return obj;
   },
 
@@ -2564,6 +2644,7 @@ export const Job: MessageFns<Job> = {
       : undefined;
     message.deleteTime = object.deleteTime ?? undefined;
     message.purgeTime = object.purgeTime ?? undefined;
+    message.updates = object.updates?.map((e) => JobUpdate.fromPartial(e)) || [];
     return message;
   },
 };
@@ -2649,6 +2730,286 @@ export const Job_LabelsEntry: MessageFns<Job_LabelsEntry> = {
     const message = createBaseJob_LabelsEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseJobUpdate(): JobUpdate {
+  return {
+    number: 0,
+    step: undefined,
+    learningRateFactor: undefined,
+    stepCount: undefined,
+    evaluation: undefined,
+    checkpoint: undefined,
+    sample: undefined,
+  };
+}
+
+export const JobUpdate: MessageFns<JobUpdate> = {
+  encode(message: JobUpdate, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.number !== 0) {
+      writer.uint32(8).int32(message.number);
+    }
+    if (message.step !== undefined) {
+      writer.uint32(16).int32(message.step);
+    }
+    if (message.learningRateFactor !== undefined) {
+      writer.uint32(25).double(message.learningRateFactor);
+    }
+    if (message.stepCount !== undefined) {
+      writer.uint32(32).int32(message.stepCount);
+    }
+    if (message.evaluation !== undefined) {
+      UpdatedCadence.encode(message.evaluation, writer.uint32(42).fork()).join();
+    }
+    if (message.checkpoint !== undefined) {
+      UpdatedCadence.encode(message.checkpoint, writer.uint32(50).fork()).join();
+    }
+    if (message.sample !== undefined) {
+      UpdatedCadence.encode(message.sample, writer.uint32(58).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JobUpdate {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJobUpdate();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.number = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.learningRateFactor = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.stepCount = reader.int32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.evaluation = UpdatedCadence.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.checkpoint = UpdatedCadence.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.sample = UpdatedCadence.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): JobUpdate {
+    return {
+      number: isSet(object.number) ? globalThis.Number(object.number) : 0,
+      step: isSet(object.step) ? globalThis.Number(object.step) : undefined,
+      learningRateFactor: isSet(object.learningRateFactor)
+        ? globalThis.Number(object.learningRateFactor)
+        : isSet(object.learning_rate_factor)
+        ? globalThis.Number(object.learning_rate_factor)
+        : undefined,
+      stepCount: isSet(object.stepCount)
+        ? globalThis.Number(object.stepCount)
+        : isSet(object.step_count)
+        ? globalThis.Number(object.step_count)
+        : undefined,
+      evaluation: isSet(object.evaluation) ? UpdatedCadence.fromJSON(object.evaluation) : undefined,
+      checkpoint: isSet(object.checkpoint) ? UpdatedCadence.fromJSON(object.checkpoint) : undefined,
+      sample: isSet(object.sample) ? UpdatedCadence.fromJSON(object.sample) : undefined,
+    };
+  },
+
+  toJSON(message: JobUpdate): unknown {
+    const obj: any = {};
+    if (message.number !== 0) {
+      obj.number = Math.round(message.number);
+    }
+    if (message.step !== undefined) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.learningRateFactor !== undefined) {
+      obj.learningRateFactor = floatToJson(message.learningRateFactor);
+    }
+    if (message.stepCount !== undefined) {
+      obj.stepCount = Math.round(message.stepCount);
+    }
+    if (message.evaluation !== undefined) {
+      obj.evaluation = UpdatedCadence.toJSON(message.evaluation);
+    }
+    if (message.checkpoint !== undefined) {
+      obj.checkpoint = UpdatedCadence.toJSON(message.checkpoint);
+    }
+    if (message.sample !== undefined) {
+      obj.sample = UpdatedCadence.toJSON(message.sample);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<JobUpdate>): JobUpdate {
+    return JobUpdate.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JobUpdate>): JobUpdate {
+    const message = createBaseJobUpdate();
+    message.number = object.number ?? 0;
+    message.step = object.step ?? undefined;
+    message.learningRateFactor = object.learningRateFactor ?? undefined;
+    message.stepCount = object.stepCount ?? undefined;
+    message.evaluation = (object.evaluation !== undefined && object.evaluation !== null)
+      ? UpdatedCadence.fromPartial(object.evaluation)
+      : undefined;
+    message.checkpoint = (object.checkpoint !== undefined && object.checkpoint !== null)
+      ? UpdatedCadence.fromPartial(object.checkpoint)
+      : undefined;
+    message.sample = (object.sample !== undefined && object.sample !== null)
+      ? UpdatedCadence.fromPartial(object.sample)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseUpdatedCadence(): UpdatedCadence {
+  return { everyStepCount: undefined, everySeconds: undefined };
+}
+
+export const UpdatedCadence: MessageFns<UpdatedCadence> = {
+  encode(message: UpdatedCadence, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.everyStepCount !== undefined) {
+      writer.uint32(8).int32(message.everyStepCount);
+    }
+    if (message.everySeconds !== undefined) {
+      writer.uint32(16).int32(message.everySeconds);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdatedCadence {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdatedCadence();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.everyStepCount = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.everySeconds = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UpdatedCadence {
+    return {
+      everyStepCount: isSet(object.everyStepCount)
+        ? globalThis.Number(object.everyStepCount)
+        : isSet(object.every_step_count)
+        ? globalThis.Number(object.every_step_count)
+        : undefined,
+      everySeconds: isSet(object.everySeconds)
+        ? globalThis.Number(object.everySeconds)
+        : isSet(object.every_seconds)
+        ? globalThis.Number(object.every_seconds)
+        : undefined,
+    };
+  },
+
+  toJSON(message: UpdatedCadence): unknown {
+    const obj: any = {};
+    if (message.everyStepCount !== undefined) {
+      obj.everyStepCount = Math.round(message.everyStepCount);
+    }
+    if (message.everySeconds !== undefined) {
+      obj.everySeconds = Math.round(message.everySeconds);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UpdatedCadence>): UpdatedCadence {
+    return UpdatedCadence.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UpdatedCadence>): UpdatedCadence {
+    const message = createBaseUpdatedCadence();
+    message.everyStepCount = object.everyStepCount ?? undefined;
+    message.everySeconds = object.everySeconds ?? undefined;
     return message;
   },
 };
@@ -2739,7 +3100,7 @@ export const JobOrigin: MessageFns<JobOrigin> = {
 };
 
 function createBaseJobFailure(): JobFailure {
-  return { reason: "", message: "" };
+  return { reason: "", message: "", lastLines: [] };
 }
 
 export const JobFailure: MessageFns<JobFailure> = {
@@ -2749,6 +3110,9 @@ export const JobFailure: MessageFns<JobFailure> = {
     }
     if (message.message !== "") {
       writer.uint32(18).string(message.message);
+    }
+    for (const v of message.lastLines) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -2782,6 +3146,14 @@ export const JobFailure: MessageFns<JobFailure> = {
             message.message = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.lastLines.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2798,6 +3170,11 @@ export const JobFailure: MessageFns<JobFailure> = {
     return {
       reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
       message: isSet(object.message) ? globalThis.String(object.message) : "",
+      lastLines: globalThis.Array.isArray(object?.lastLines)
+        ? object.lastLines.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.last_lines)
+        ? object.last_lines.map((e: any) => globalThis.String(e))
+        : [],
     };
   },
 
@@ -2809,6 +3186,9 @@ export const JobFailure: MessageFns<JobFailure> = {
     if (message.message !== "") {
       obj.message = message.message;
     }
+    if (message.lastLines?.length) {
+      obj.lastLines = message.lastLines;
+    }
     return obj;
   },
 
@@ -2819,6 +3199,7 @@ export const JobFailure: MessageFns<JobFailure> = {
     const message = createBaseJobFailure();
     message.reason = object.reason ?? "";
     message.message = object.message ?? "";
+    message.lastLines = object.lastLines?.map((e) => e) || [];
     return message;
   },
 };
@@ -6146,7 +6527,7 @@ export const BatchSpec: MessageFns<BatchSpec> = {
 };
 
 function createBaseEvaluationSpec(): EvaluationSpec {
-  return { everyStepCount: undefined, tokenCount: undefined, finalTokenCount: undefined };
+  return { everyStepCount: undefined, tokenCount: undefined, finalTokenCount: undefined, everySeconds: undefined };
 }
 
 export const EvaluationSpec: MessageFns<EvaluationSpec> = {
@@ -6159,6 +6540,9 @@ export const EvaluationSpec: MessageFns<EvaluationSpec> = {
     }
     if (message.finalTokenCount !== undefined) {
       writer.uint32(24).int64(message.finalTokenCount);
+    }
+    if (message.everySeconds !== undefined) {
+      writer.uint32(32).int32(message.everySeconds);
     }
     return writer;
   },
@@ -6200,6 +6584,14 @@ export const EvaluationSpec: MessageFns<EvaluationSpec> = {
             message.finalTokenCount = longToNumber(reader.int64());
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.everySeconds = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -6229,6 +6621,11 @@ export const EvaluationSpec: MessageFns<EvaluationSpec> = {
         : isSet(object.final_token_count)
         ? globalThis.Number(object.final_token_count)
         : undefined,
+      everySeconds: isSet(object.everySeconds)
+        ? globalThis.Number(object.everySeconds)
+        : isSet(object.every_seconds)
+        ? globalThis.Number(object.every_seconds)
+        : undefined,
     };
   },
 
@@ -6243,6 +6640,9 @@ export const EvaluationSpec: MessageFns<EvaluationSpec> = {
     if (message.finalTokenCount !== undefined) {
       obj.finalTokenCount = Math.round(message.finalTokenCount);
     }
+    if (message.everySeconds !== undefined) {
+      obj.everySeconds = Math.round(message.everySeconds);
+    }
     return obj;
   },
 
@@ -6254,12 +6654,13 @@ export const EvaluationSpec: MessageFns<EvaluationSpec> = {
     message.everyStepCount = object.everyStepCount ?? undefined;
     message.tokenCount = object.tokenCount ?? undefined;
     message.finalTokenCount = object.finalTokenCount ?? undefined;
+    message.everySeconds = object.everySeconds ?? undefined;
     return message;
   },
 };
 
 function createBaseCheckpointSpec(): CheckpointSpec {
-  return { everyStepCount: undefined, keepCount: undefined };
+  return { everyStepCount: undefined, keepCount: undefined, everySeconds: undefined };
 }
 
 export const CheckpointSpec: MessageFns<CheckpointSpec> = {
@@ -6269,6 +6670,9 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
     }
     if (message.keepCount !== undefined) {
       writer.uint32(16).int32(message.keepCount);
+    }
+    if (message.everySeconds !== undefined) {
+      writer.uint32(24).int32(message.everySeconds);
     }
     return writer;
   },
@@ -6302,6 +6706,14 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
             message.keepCount = reader.int32();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.everySeconds = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -6326,6 +6738,11 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
         : isSet(object.keep_count)
         ? globalThis.Number(object.keep_count)
         : undefined,
+      everySeconds: isSet(object.everySeconds)
+        ? globalThis.Number(object.everySeconds)
+        : isSet(object.every_seconds)
+        ? globalThis.Number(object.every_seconds)
+        : undefined,
     };
   },
 
@@ -6337,6 +6754,9 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
     if (message.keepCount !== undefined) {
       obj.keepCount = Math.round(message.keepCount);
     }
+    if (message.everySeconds !== undefined) {
+      obj.everySeconds = Math.round(message.everySeconds);
+    }
     return obj;
   },
 
@@ -6347,12 +6767,13 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
     const message = createBaseCheckpointSpec();
     message.everyStepCount = object.everyStepCount ?? undefined;
     message.keepCount = object.keepCount ?? undefined;
+    message.everySeconds = object.everySeconds ?? undefined;
     return message;
   },
 };
 
 function createBaseSampleSpec(): SampleSpec {
-  return { everyStepCount: undefined, prompt: undefined, tokenCount: undefined };
+  return { everyStepCount: undefined, prompt: undefined, tokenCount: undefined, everySeconds: undefined };
 }
 
 export const SampleSpec: MessageFns<SampleSpec> = {
@@ -6365,6 +6786,9 @@ export const SampleSpec: MessageFns<SampleSpec> = {
     }
     if (message.tokenCount !== undefined) {
       writer.uint32(24).int32(message.tokenCount);
+    }
+    if (message.everySeconds !== undefined) {
+      writer.uint32(32).int32(message.everySeconds);
     }
     return writer;
   },
@@ -6406,6 +6830,14 @@ export const SampleSpec: MessageFns<SampleSpec> = {
             message.tokenCount = reader.int32();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.everySeconds = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -6431,6 +6863,11 @@ export const SampleSpec: MessageFns<SampleSpec> = {
         : isSet(object.token_count)
         ? globalThis.Number(object.token_count)
         : undefined,
+      everySeconds: isSet(object.everySeconds)
+        ? globalThis.Number(object.everySeconds)
+        : isSet(object.every_seconds)
+        ? globalThis.Number(object.every_seconds)
+        : undefined,
     };
   },
 
@@ -6445,6 +6882,9 @@ export const SampleSpec: MessageFns<SampleSpec> = {
     if (message.tokenCount !== undefined) {
       obj.tokenCount = Math.round(message.tokenCount);
     }
+    if (message.everySeconds !== undefined) {
+      obj.everySeconds = Math.round(message.everySeconds);
+    }
     return obj;
   },
 
@@ -6456,6 +6896,7 @@ export const SampleSpec: MessageFns<SampleSpec> = {
     message.everyStepCount = object.everyStepCount ?? undefined;
     message.prompt = object.prompt ?? undefined;
     message.tokenCount = object.tokenCount ?? undefined;
+    message.everySeconds = object.everySeconds ?? undefined;
     return message;
   },
 };
