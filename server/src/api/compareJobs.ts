@@ -1,4 +1,4 @@
-import { countParameters, Schedule } from '@relora/engine/plan';
+import { countParameters } from '@relora/engine/plan';
 import type { ComparedJob, CompareJobsRequest, CompareJobsResponse } from '@relora/sdk/contract';
 import { quote } from '../errors.js';
 import type { Job } from '../jobs/job.js';

@@ -1,4 +1,4 @@
-import { defaultPeakRate, Schedule } from '@relora/engine/plan';
+import { defaultPeakRate } from '@relora/engine/plan';
 import type { WarningEvent } from '@relora/sdk/contract';
 import type { PreparedDataset } from '../datasets/dataset.js';
 import type { ComparisonWarning } from '../errors.js';

@@ -1,6 +1,5 @@
 import { mkdir, statfs } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { Schedule } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import type { Config } from '../config.js';
