@@ -20,6 +20,7 @@ import {
   jobStateFromJSON,
   jobStateToJSON,
   jobStateToNumber,
+  JobUpdate,
 } from "./job.js";
 
 export const protobufPackage = "relora.v1";
@@ -294,6 +295,8 @@ export interface CreateJobRequest {
   requestId: string;
   /** Check everything, store nothing, and return the plan and estimate. */
   validateOnly: boolean;
+  /** Changes to make while the job runs, each at its step, in order: they repeat those of another job. */
+  updates: JobUpdate[];
 }
 
 export interface CreateJobRequest_LabelsEntry {
@@ -584,6 +587,80 @@ export interface CancelJobRequest {
 export interface CancelJobResponse {
   /** The job, in the state CANCELLED once its trainer has stopped. */
   job: Job | undefined;
+}
+
+/** Request of UpdateJob. */
+export interface UpdateJobRequest {
+  /** `jobs/{job}`, in the state QUEUED, STARTING, RUNNING or PAUSED. */
+  name: string;
+  /**
+   * What changes of the specification: step_count, priority, every_step_count and every_seconds of evaluation, checkpoint and sample.
+   * Another field is refused, with the reason.
+   */
+  spec:
+    | JobSpec
+    | undefined;
+  /** Learning rate over what the schedule says, above 0 to 100; 1 is the schedule itself. */
+  learningRateFactor?:
+    | number
+    | undefined;
+  /** Labels to set; the others stay. */
+  labels: { [key: string]: string };
+  /** Keys of labels to remove. */
+  removedLabels: string[];
+  /** Makes a retried call safe; a UUID. */
+  requestId: string;
+  /** Act only if the job still has this etag. */
+  etag: string;
+}
+
+export interface UpdateJobRequest_LabelsEntry {
+  key: string;
+  value: string;
+}
+
+/** Response of UpdateJob. */
+export interface UpdateJobResponse {
+  /** The job; a running one may still have to come to the update. */
+  job:
+    | Job
+    | undefined;
+  /** Learning rate of the next step as it would have been; unset where the change is not of the run. */
+  learningRateBefore?:
+    | number
+    | undefined;
+  /** The same as it will be. */
+  learningRateAfter?: number | undefined;
+}
+
+/** Request of GetJobLog. */
+export interface GetJobLogRequest {
+  /** `jobs/{job}`. */
+  name: string;
+  /** Attempt to show, from 1; 0 for all that are kept, the last ten. */
+  attempt: number;
+  /** Continue with what is printed until the job, or the attempt, has ended. */
+  follow: boolean;
+}
+
+/** Some lines of a log. */
+export interface GetJobLogResponse {
+  /** Oldest first. */
+  lines: LogLine[];
+}
+
+/** A line that a trainer printed. */
+export interface LogLine {
+  /** Attempt that printed it, from 1. */
+  attempt: number;
+  /** When it was printed. */
+  time:
+    | Date
+    | undefined;
+  /** Whether it went to standard error. */
+  isError: boolean;
+  /** The line, at most 4096 characters of it. */
+  text: string;
 }
 
 /** Request of ForkJob. */
@@ -911,7 +988,7 @@ export interface SettingDifference {
 }
 
 function createBaseCreateJobRequest(): CreateJobRequest {
-  return { spec: undefined, jobId: "", displayName: "", labels: {}, requestId: "", validateOnly: false };
+  return { spec: undefined, jobId: "", displayName: "", labels: {}, requestId: "", validateOnly: false, updates: [] };
 }
 
 export const CreateJobRequest: MessageFns<CreateJobRequest> = {
@@ -933,6 +1010,9 @@ export const CreateJobRequest: MessageFns<CreateJobRequest> = {
     }
     if (message.validateOnly !== false) {
       writer.uint32(48).bool(message.validateOnly);
+    }
+    for (const v of message.updates) {
+      JobUpdate.encode(v!, writer.uint32(58).fork()).join();
     }
     return writer;
   },
@@ -1001,6 +1081,14 @@ export const CreateJobRequest: MessageFns<CreateJobRequest> = {
             message.validateOnly = reader.bool();
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.updates.push(JobUpdate.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1050,6 +1138,9 @@ export const CreateJobRequest: MessageFns<CreateJobRequest> = {
         : isSet(object.validate_only)
         ? globalThis.Boolean(object.validate_only)
         : false,
+      updates: globalThis.Array.isArray(object?.updates)
+        ? object.updates.map((e: any) => JobUpdate.fromJSON(e))
+        : [],
     };
   },
 
@@ -1079,6 +1170,9 @@ export const CreateJobRequest: MessageFns<CreateJobRequest> = {
     if (message.validateOnly !== false) {
       obj.validateOnly = message.validateOnly;
     }
+    if (message.updates?.length) {
+      obj.updates = message.updates.map((e) => JobUpdate.toJSON(e));
+    }
     return obj;
   },
 
@@ -1101,6 +1195,7 @@ export const CreateJobRequest: MessageFns<CreateJobRequest> = {
     );
     message.requestId = object.requestId ?? "";
     message.validateOnly = object.validateOnly ?? false;
+    message.updates = object.updates?.map((e) => JobUpdate.fromPartial(e)) || [];
     return message;
   },
 };
@@ -4019,6 +4114,704 @@ export const CancelJobResponse: MessageFns<CancelJobResponse> = {
   fromPartial(object: DeepPartial<CancelJobResponse>): CancelJobResponse {
     const message = createBaseCancelJobResponse();
     message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
+    return message;
+  },
+};
+
+function createBaseUpdateJobRequest(): UpdateJobRequest {
+  return {
+    name: "",
+    spec: undefined,
+    learningRateFactor: undefined,
+    labels: {},
+    removedLabels: [],
+    requestId: "",
+    etag: "",
+  };
+}
+
+export const UpdateJobRequest: MessageFns<UpdateJobRequest> = {
+  encode(message: UpdateJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.spec !== undefined) {
+      JobSpec.encode(message.spec, writer.uint32(18).fork()).join();
+    }
+    if (message.learningRateFactor !== undefined) {
+      writer.uint32(25).double(message.learningRateFactor);
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      UpdateJobRequest_LabelsEntry.encode({ key: key as any, value }, writer.uint32(34).fork()).join();
+    });
+    for (const v of message.removedLabels) {
+      writer.uint32(42).string(v!);
+    }
+    if (message.requestId !== "") {
+      writer.uint32(50).string(message.requestId);
+    }
+    if (message.etag !== "") {
+      writer.uint32(58).string(message.etag);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdateJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdateJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.spec = JobSpec.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.learningRateFactor = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            const entry4 = UpdateJobRequest_LabelsEntry.decode(reader, reader.uint32());
+            if (entry4.value !== undefined) {
+              message.labels[entry4.key] = entry4.value;
+            }
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.removedLabels.push(reader.string());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.etag = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UpdateJobRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      spec: isSet(object.spec) ? JobSpec.fromJSON(object.spec) : undefined,
+      learningRateFactor: isSet(object.learningRateFactor)
+        ? globalThis.Number(object.learningRateFactor)
+        : isSet(object.learning_rate_factor)
+        ? globalThis.Number(object.learning_rate_factor)
+        : undefined,
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      removedLabels: globalThis.Array.isArray(object?.removedLabels)
+        ? object.removedLabels.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.removed_labels)
+        ? object.removed_labels.map((e: any) => globalThis.String(e))
+        : [],
+      requestId: isSet(object.requestId)
+        ? globalThis.String(object.requestId)
+        : isSet(object.request_id)
+        ? globalThis.String(object.request_id)
+        : "",
+      etag: isSet(object.etag) ? globalThis.String(object.etag) : "",
+    };
+  },
+
+  toJSON(message: UpdateJobRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.spec !== undefined) {
+      obj.spec = JobSpec.toJSON(message.spec);
+    }
+    if (message.learningRateFactor !== undefined) {
+      obj.learningRateFactor = floatToJson(message.learningRateFactor);
+    }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.removedLabels?.length) {
+      obj.removedLabels = message.removedLabels;
+    }
+    if (message.requestId !== "") {
+      obj.requestId = message.requestId;
+    }
+    if (message.etag !== "") {
+      obj.etag = message.etag;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UpdateJobRequest>): UpdateJobRequest {
+    return UpdateJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UpdateJobRequest>): UpdateJobRequest {
+    const message = createBaseUpdateJobRequest();
+    message.name = object.name ?? "";
+    message.spec = (object.spec !== undefined && object.spec !== null) ? JobSpec.fromPartial(object.spec) : undefined;
+    message.learningRateFactor = object.learningRateFactor ?? undefined;
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.removedLabels = object.removedLabels?.map((e) => e) || [];
+    message.requestId = object.requestId ?? "";
+    message.etag = object.etag ?? "";
+    return message;
+  },
+};
+
+function createBaseUpdateJobRequest_LabelsEntry(): UpdateJobRequest_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const UpdateJobRequest_LabelsEntry: MessageFns<UpdateJobRequest_LabelsEntry> = {
+  encode(message: UpdateJobRequest_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdateJobRequest_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdateJobRequest_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UpdateJobRequest_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: UpdateJobRequest_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UpdateJobRequest_LabelsEntry>): UpdateJobRequest_LabelsEntry {
+    return UpdateJobRequest_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UpdateJobRequest_LabelsEntry>): UpdateJobRequest_LabelsEntry {
+    const message = createBaseUpdateJobRequest_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseUpdateJobResponse(): UpdateJobResponse {
+  return { job: undefined, learningRateBefore: undefined, learningRateAfter: undefined };
+}
+
+export const UpdateJobResponse: MessageFns<UpdateJobResponse> = {
+  encode(message: UpdateJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== undefined) {
+      Job.encode(message.job, writer.uint32(10).fork()).join();
+    }
+    if (message.learningRateBefore !== undefined) {
+      writer.uint32(17).double(message.learningRateBefore);
+    }
+    if (message.learningRateAfter !== undefined) {
+      writer.uint32(25).double(message.learningRateAfter);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UpdateJobResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUpdateJobResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = Job.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.learningRateBefore = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.learningRateAfter = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UpdateJobResponse {
+    return {
+      job: isSet(object.job) ? Job.fromJSON(object.job) : undefined,
+      learningRateBefore: isSet(object.learningRateBefore)
+        ? globalThis.Number(object.learningRateBefore)
+        : isSet(object.learning_rate_before)
+        ? globalThis.Number(object.learning_rate_before)
+        : undefined,
+      learningRateAfter: isSet(object.learningRateAfter)
+        ? globalThis.Number(object.learningRateAfter)
+        : isSet(object.learning_rate_after)
+        ? globalThis.Number(object.learning_rate_after)
+        : undefined,
+    };
+  },
+
+  toJSON(message: UpdateJobResponse): unknown {
+    const obj: any = {};
+    if (message.job !== undefined) {
+      obj.job = Job.toJSON(message.job);
+    }
+    if (message.learningRateBefore !== undefined) {
+      obj.learningRateBefore = floatToJson(message.learningRateBefore);
+    }
+    if (message.learningRateAfter !== undefined) {
+      obj.learningRateAfter = floatToJson(message.learningRateAfter);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UpdateJobResponse>): UpdateJobResponse {
+    return UpdateJobResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UpdateJobResponse>): UpdateJobResponse {
+    const message = createBaseUpdateJobResponse();
+    message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
+    message.learningRateBefore = object.learningRateBefore ?? undefined;
+    message.learningRateAfter = object.learningRateAfter ?? undefined;
+    return message;
+  },
+};
+
+function createBaseGetJobLogRequest(): GetJobLogRequest {
+  return { name: "", attempt: 0, follow: false };
+}
+
+export const GetJobLogRequest: MessageFns<GetJobLogRequest> = {
+  encode(message: GetJobLogRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(16).int32(message.attempt);
+    }
+    if (message.follow !== false) {
+      writer.uint32(24).bool(message.follow);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetJobLogRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetJobLogRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.attempt = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.follow = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetJobLogRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      attempt: isSet(object.attempt) ? globalThis.Number(object.attempt) : 0,
+      follow: isSet(object.follow) ? globalThis.Boolean(object.follow) : false,
+    };
+  },
+
+  toJSON(message: GetJobLogRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.attempt !== 0) {
+      obj.attempt = Math.round(message.attempt);
+    }
+    if (message.follow !== false) {
+      obj.follow = message.follow;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetJobLogRequest>): GetJobLogRequest {
+    return GetJobLogRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetJobLogRequest>): GetJobLogRequest {
+    const message = createBaseGetJobLogRequest();
+    message.name = object.name ?? "";
+    message.attempt = object.attempt ?? 0;
+    message.follow = object.follow ?? false;
+    return message;
+  },
+};
+
+function createBaseGetJobLogResponse(): GetJobLogResponse {
+  return { lines: [] };
+}
+
+export const GetJobLogResponse: MessageFns<GetJobLogResponse> = {
+  encode(message: GetJobLogResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.lines) {
+      LogLine.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetJobLogResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetJobLogResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.lines.push(LogLine.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetJobLogResponse {
+    return { lines: globalThis.Array.isArray(object?.lines) ? object.lines.map((e: any) => LogLine.fromJSON(e)) : [] };
+  },
+
+  toJSON(message: GetJobLogResponse): unknown {
+    const obj: any = {};
+    if (message.lines?.length) {
+      obj.lines = message.lines.map((e) => LogLine.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetJobLogResponse>): GetJobLogResponse {
+    return GetJobLogResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetJobLogResponse>): GetJobLogResponse {
+    const message = createBaseGetJobLogResponse();
+    message.lines = object.lines?.map((e) => LogLine.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseLogLine(): LogLine {
+  return { attempt: 0, time: undefined, isError: false, text: "" };
+}
+
+export const LogLine: MessageFns<LogLine> = {
+  encode(message: LogLine, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.attempt !== 0) {
+      writer.uint32(8).int32(message.attempt);
+    }
+    if (message.time !== undefined) {
+      Timestamp.encode(toTimestamp(message.time), writer.uint32(18).fork()).join();
+    }
+    if (message.isError !== false) {
+      writer.uint32(24).bool(message.isError);
+    }
+    if (message.text !== "") {
+      writer.uint32(34).string(message.text);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LogLine {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLogLine();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.attempt = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.time = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.isError = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LogLine {
+    return {
+      attempt: isSet(object.attempt) ? globalThis.Number(object.attempt) : 0,
+      time: isSet(object.time) ? fromJsonTimestamp(object.time) : undefined,
+      isError: isSet(object.isError)
+        ? globalThis.Boolean(object.isError)
+        : isSet(object.is_error)
+        ? globalThis.Boolean(object.is_error)
+        : false,
+      text: isSet(object.text) ? globalThis.String(object.text) : "",
+    };
+  },
+
+  toJSON(message: LogLine): unknown {
+    const obj: any = {};
+    if (message.attempt !== 0) {
+      obj.attempt = Math.round(message.attempt);
+    }
+    if (message.time !== undefined) {
+      obj.time = message.time.toISOString();
+    }
+    if (message.isError !== false) {
+      obj.isError = message.isError;
+    }
+    if (message.text !== "") {
+      obj.text = message.text;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LogLine>): LogLine {
+    return LogLine.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LogLine>): LogLine {
+    const message = createBaseLogLine();
+    message.attempt = object.attempt ?? 0;
+    message.time = object.time ?? undefined;
+    message.isError = object.isError ?? false;
+    message.text = object.text ?? "";
     return message;
   },
 };
@@ -6942,6 +7735,27 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /**
+     * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, its
+     * priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+     */
+    updateJob: {
+      name: "UpdateJob",
+      requestType: UpdateJobRequest as typeof UpdateJobRequest,
+      requestStream: false,
+      responseType: UpdateJobResponse as typeof UpdateJobResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
+    getJobLog: {
+      name: "GetJobLog",
+      requestType: GetJobLogRequest as typeof GetJobLogRequest,
+      requestStream: false,
+      responseType: GetJobLogResponse as typeof GetJobLogResponse,
+      responseStream: true,
+      options: {},
+    },
     /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
     forkJob: {
       name: "ForkJob",
@@ -7035,6 +7849,16 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
     request: UndeleteJobRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<UndeleteJobResponse>>;
+  /**
+   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, its
+   * priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+   */
+  updateJob(request: UpdateJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<UpdateJobResponse>>;
+  /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
+  getJobLog(
+    request: GetJobLogRequest,
+    context: CallContext & CallContextExt,
+  ): ServerStreamingMethodResult<DeepPartial<GetJobLogResponse>>;
   /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
   forkJob(request: ForkJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ForkJobResponse>>;
   /**
@@ -7104,6 +7928,16 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<UndeleteJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<UndeleteJobResponse>;
+  /**
+   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, its
+   * priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+   */
+  updateJob(request: DeepPartial<UpdateJobRequest>, options?: CallOptions & CallOptionsExt): Promise<UpdateJobResponse>;
+  /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
+  getJobLog(
+    request: DeepPartial<GetJobLogRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): AsyncIterable<GetJobLogResponse>;
   /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
   forkJob(request: DeepPartial<ForkJobRequest>, options?: CallOptions & CallOptionsExt): Promise<ForkJobResponse>;
   /**
