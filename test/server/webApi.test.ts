@@ -375,7 +375,7 @@ describe('the login of the page', () => {
     const { id } = await submit(api.parts);
     const reading = eventsOf(`${url}/api/jobs/${id}/events`).catch(() => 'ended');
     await eventsOf(`${url}/api/jobs/${id}/events`, {}, 1);
-    revoking.abort();
+    revoking.abort(new ServiceError('NOT_AUTHENTICATED', { cause: 'its token was revoked' }));
     await reading;
   });
 });
