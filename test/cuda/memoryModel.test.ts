@@ -23,7 +23,7 @@ const cases: [name: string, changes: GivenSpec][] = [
 ];
 
 it.each(cases)(
-  'of a card what %s needs is foreseen to a tenth',
+  'of a card what %s needs is foreseen to a tenth and a slab',
   async (_name, { adapter, batch, ...more }) => {
     const precision = more.precision === 'float32' ? 'float32' : 'bfloat16';
     const { device, used } = openCountingCard(precision);
@@ -44,8 +44,8 @@ it.each(cases)(
     await runLoop(run);
     disposeRun(run);
     const parts = cardMemory(spec, unmeasured(device.description));
-    const ratio = cardBytes(parts) / used.peakBytes;
-    expect(ratio).toBeGreaterThan(0.9);
-    expect(ratio).toBeLessThan(1.1);
+    // Memory is taken in slabs: models as small as these are not known more finely than by one.
+    const slab = 2 ** 26;
+    expect(Math.abs(cardBytes(parts) - used.peakBytes)).toBeLessThan(0.1 * used.peakBytes + slab);
   },
 );
