@@ -77,7 +77,7 @@ export async function openPage(
         return typeof wanted === 'string' ? text.includes(wanted) : wanted.test(text);
       };
       await expect
-        .poll(holds, { timeout: Number(process.env.PAGE_PATIENCE ?? patienceMs), interval: 50 })
+        .poll(holds, { timeout: patienceMs, interval: 50 })
         .toBe(true)
         .catch(() => {
           throw new Error(`No ${wanted} on the page:\n${text}`);

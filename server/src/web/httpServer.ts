@@ -63,9 +63,10 @@ export class HttpServer {
       response.once('close', end);
       answer(request, response, parts, place)
         .catch((error: unknown) => {
-          if (error instanceof ServiceError) return sendWhole(request, response, refusal(error));
-          parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
+          const isRefusal = error instanceof ServiceError;
+          if (!isRefusal) parts.log.error({ err: error, path: request.url }, 'An HTTP request failed');
           if (response.headersSent) response.destroy();
+          else if (isRefusal) sendWhole(request, response, refusal(error));
           else sendWhole(request, response, { status: 500, text: 'Internal error\n' });
         })
         .catch((error: unknown) => parts.log.debug({ err: error }, 'An HTTP answer could not be sent'));
