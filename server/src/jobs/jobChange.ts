@@ -71,6 +71,19 @@ export class JobChange {
   }
 
   /**
+   * Waits until no other server claims by a limit of owners: two that count together would both take the last place, and one that holds
+   * the first row would leave the other a later job of the same owner.
+   */
+  async takeTurn(): Promise<void> {
+    await this.trx
+      .selectFrom('store_info')
+      .select('key')
+      .where('key', '=', 'incarnation')
+      .forUpdate()
+      .execute();
+  }
+
+  /**
    * Takes the first job that may start on one of the devices, in one statement: on PostgreSQL several servers take different ones at
    * once. It is `starting` with a new attempt, and leased.
    */
@@ -80,14 +93,6 @@ export class JobChange {
     leases: Leases,
     ownerRunningMax = 0,
   ): Promise<JobRow | undefined> {
-    // One at a time, or two that count together would both take the last place.
-    if (ownerRunningMax > 0)
-      await this.trx
-        .selectFrom('store_info')
-        .select('key')
-        .where('key', '=', 'incarnation')
-        .forUpdate()
-        .execute();
     const claimed = await this.trx
       .updateTable('jobs')
       .set((eb) => ({

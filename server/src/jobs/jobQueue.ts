@@ -150,6 +150,7 @@ export class JobQueue {
   }: FreeDevices): Promise<{ job: Job; device: DeviceName } | { notBeforeMs: number | null }> {
     return await this.journal.change(async (change) => {
       const { ownerRunningMax = 0 } = this.options;
+      if (ownerRunningMax > 0) await change.takeTurn();
       await resolveFirst(change, free, resolve, ownerRunningMax);
       const claimed = await change.claim('A trainer is being started', free, this.leases, ownerRunningMax);
       if (claimed !== undefined) {
