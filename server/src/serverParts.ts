@@ -22,6 +22,7 @@ import { JobControl } from './jobs/jobControl.js';
 import { JobJournal } from './jobs/jobJournal.js';
 import { JobQueue } from './jobs/jobQueue.js';
 import { JobStore } from './jobs/jobStore.js';
+import { CardMetrics } from './metrics/cardMetrics.js';
 import type { Metrics } from './metrics/metrics.js';
 import { DiskReader } from './retention/diskUse.js';
 import { Janitor } from './retention/janitor.js';
@@ -102,6 +103,8 @@ export function makeServerParts({
     onStoreFailure,
   });
   devices.onFound(() => supervisor.fill());
+  const cardMetrics = new CardMetrics(metrics, tasks, log, stopping);
+  devices.onFound(() => cardMetrics.watch(devices.cards() ?? []));
   const uploads = new DatasetUploads(datasets, stage, { freeDiskBytesMin: config.freeDiskBytesMin });
   const weightsUploads = new WeightsUploads(weights, { freeDiskBytesMin: config.freeDiskBytesMin });
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };

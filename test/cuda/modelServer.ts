@@ -5,7 +5,7 @@ import { onTestFinished } from 'vitest';
 import { kernelCache, modelIdentity, modelPath } from './modelPaths.js';
 
 /** A folder with the names of NVIDIA's libraries, behind which is the model of a card; without those that are left out. */
-export function libraryFolder(names = ['libcuda.so.1', 'libnvrtc.so.13']): string {
+export function libraryFolder(names = ['libcuda.so.1', 'libnvrtc.so.13', 'libcublasLt.so.13']): string {
   const folder = mkdtempSync(join(tmpdir(), 'relora-libraries-'));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
   for (const name of names) symlinkSync(modelPath, join(folder, name));

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "device.h"
+#include "management.h"
 #include "values.h"
 
 namespace relora::cuda {
@@ -132,6 +133,26 @@ napi_value compile(const Call& call) {
   }
   compiler.nvrtcDestroyProgram(&program);
   return values.object({{"image", image}, {"log", values.of(log)}});
+}
+
+napi_value read_cards_call(const Call& call) {
+  const Values& values = call.values;
+  const auto number = [&](const std::optional<double>& value) {
+    napi_value none;
+    napi_get_null(call.env, &none);
+    return value ? values.of(*value) : none;
+  };
+  std::vector<napi_value> cards;
+  for (const CardReading& of : read_cards(values.text(call.arguments[0], "path"))) {
+    cards.push_back(values.object({{"uuid", values.of(of.uuid)},
+                                   {"utilization", number(of.utilization)},
+                                   {"memoryUsedBytes", number(of.memory_used)},
+                                   {"memoryBytes", number(of.memory_total)},
+                                   {"celsius", number(of.celsius)},
+                                   {"watts", number(of.watts)},
+                                   {"throttleBits", number(of.throttle_bits)}}));
+  }
+  return values.array(cards);
 }
 
 napi_value close_device(const Call& call) {
@@ -383,6 +404,7 @@ constexpr Entry entries[] = {
     {"openBlas", 1, open_blas_call},
     {"compile", 1, compile},
     {"openCard", 1, open_card},
+    {"readCards", 1, read_cards_call},
 };
 
 /// What a function of JavaScript carries.

@@ -7,6 +7,7 @@ export interface MetricEntry {
   buckets?: readonly number[];
 }
 
+const cardLabels = ['uuid', 'model'];
 const callSeconds = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
 const storeSeconds = [0.0001, 0.0005, 0.001, 0.005, 0.02, 0.1, 0.5, 2];
 const stepSeconds = [0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300];
@@ -205,6 +206,24 @@ export const metricTable = {
   ),
   diskDeleted: gauge('relora_disk_deleted_bytes', 'Space of what is deleted and can still be undeleted.'),
   purged: counter('relora_purged_total', 'What was thrown away for good, by kind.', ['kind']),
+  cardUtilization: gauge(
+    'relora_card_utilization_ratio',
+    'Share of the last moment in which a kernel ran on the card; absent where it does not answer, as with the next ones.',
+    cardLabels,
+  ),
+  cardMemoryUsed: gauge(
+    'relora_card_memory_used_bytes',
+    'Memory of the card in use, by anybody.',
+    cardLabels,
+  ),
+  cardMemory: gauge('relora_card_memory_bytes', 'Memory of the card.', cardLabels),
+  cardTemperature: gauge('relora_card_temperature_celsius', 'Temperature of the chip.', cardLabels),
+  cardPower: gauge('relora_card_power_watts', 'Power that the card draws.', cardLabels),
+  cardThrottled: gauge(
+    'relora_card_throttled',
+    '1 while the card runs below its clock for that cause: power, thermal or hardware.',
+    [...cardLabels, 'cause'],
+  ),
   eventLoopLag: gauge(
     'relora_event_loop_lag_seconds',
     '99th percentile of the delay of timers since the last scrape.',

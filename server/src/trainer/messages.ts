@@ -1,3 +1,4 @@
+import type { CardReading } from '@relora/engine/cuda';
 import type { DeviceChoice, ExportFormat, GgufType, RunSpec, RunUpdate } from '@relora/engine/plan';
 import type { ExportResult } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
@@ -114,6 +115,15 @@ export interface CompileTask {
   device: DeviceSettings;
 }
 
+/** Reads what the cards say of themselves until it is ended. */
+export interface WatchCardsTask {
+  kind: 'watchCards';
+  device: DeviceSettings;
+  intervalMs: number;
+}
+
+export type { CardReading };
+
 export interface DescribeTask {
   kind: 'describeDevices';
   device: DeviceSettings;
@@ -131,7 +141,14 @@ export interface CheckWeightsTask {
 }
 
 export type Task =
-  PrepareTask | GenerateTask | PreviewTask | DescribeTask | CompileTask | CheckWeightsTask | ExportTask;
+  | PrepareTask
+  | GenerateTask
+  | PreviewTask
+  | DescribeTask
+  | CompileTask
+  | WatchCardsTask
+  | CheckWeightsTask
+  | ExportTask;
 
 /** Something jobs can run on, as measured in a child. */
 export interface DeviceDescription {
@@ -194,6 +211,7 @@ export interface TaskTypes {
   previewDataset: { part: never; result: PreviewedToken[] };
   describeDevices: { part: never; result: FoundDevices };
   compileKernels: { part: never; result: null };
+  watchCards: { part: CardReading[]; result: null };
   exportWeights: { part: never; result: ExportResult };
   checkWeights: { part: never; result: WeightsReport };
 }

@@ -5,6 +5,7 @@ import type { ExportResult } from '../artifacts/artifact.js';
 import type { TaskFailure } from '../jobs/jobFailures.js';
 import type { WeightsReport } from '../weights/weights.js';
 import type {
+  CardReading,
   CheckWeightsTask,
   DeviceSettings,
   ExportTask,
@@ -15,6 +16,7 @@ import type {
   PreviewTask,
   Task,
   TaskTypes,
+  WatchCardsTask,
 } from './messages.js';
 import { childDevice, isOnProcessors } from './childDevice.js';
 import { preparerMemory, trainerMemory } from './childMemory.js';
@@ -70,6 +72,18 @@ export class TaskRunner {
     return await this.run(
       { kind: 'describeDevices', device: childDevice(this.config, this.config.device) },
       { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
+    );
+  }
+
+  /** Runs until it is ended, and takes no place of others. */
+  async watchCards(
+    task: Pick<WatchCardsTask, 'intervalMs'>,
+    signal: AbortSignal,
+    onPart: (readings: CardReading[]) => void,
+  ): Promise<null> {
+    return await this.runInChild(
+      { kind: 'watchCards', ...task, device: childDevice(this.config, 'cuda') },
+      { signal, timeoutMs: null, onPart },
     );
   }
 

@@ -17,6 +17,21 @@ export interface CudaAddon {
   compile(program: CompiledProgram): { image: Uint8Array | null; log: string };
 
   openCard(ordinal: number): Card;
+  /** What the management library says of the cards of the machine; throws LIBRARY_MISSING, LIBRARY_TOO_OLD or MANAGEMENT_FAILED. */
+  readCards(path: string): CardReading[];
+}
+
+/** Null where the card does not answer. */
+export interface CardReading {
+  uuid: string;
+  /** Share of the last moment in which a kernel ran. */
+  utilization: number | null;
+  memoryUsedBytes: number | null;
+  memoryBytes: number | null;
+  celsius: number | null;
+  watts: number | null;
+  /** Reasons of NVML for a clock below the wanted one. */
+  throttleBits: number | null;
 }
 
 /** An open card: its memory, its kernels and its queue. */

@@ -1,5 +1,12 @@
-export { loadCudaAddon, type CardDescription, type CudaAddon } from './cudaAddon.js';
-export { findDriver, findLibraries, packageFolders, sitesOf, type CudaLibraries } from './libraries.js';
+export { loadCudaAddon, type CardDescription, type CardReading, type CudaAddon } from './cudaAddon.js';
+export {
+  findDriver,
+  findLibraries,
+  findManagement,
+  packageFolders,
+  sitesOf,
+  type CudaLibraries,
+} from './libraries.js';
 export { kernelCompiler, type KernelCompiler } from './kernelCompiler.js';
 export { Kernels } from './kernels.js';
 export { readKernelFile, readKernelHeaders } from './kernelText.js';

@@ -17,14 +17,22 @@ export interface LibrarySearch {
   readonly environment?: NodeJS.ProcessEnv;
 }
 
-const driverName = 'libcuda.so.1';
 const compilerNames = ['libnvrtc.so.13', 'libnvrtc.so.12'];
 const productNames = ['libcublasLt.so.13', 'libcublasLt.so.12'];
 
 /** The driver comes with the machine, never with a toolkit; a folder that is named may stand for a machine. */
 export function findDriver(folder: string | null): string {
-  const named = folder === null ? driverName : join(folder, driverName);
-  return existsSync(named) ? named : driverName;
+  return ofMachine(folder, 'libcuda.so.1');
+}
+
+/** The management library comes with the driver. */
+export function findManagement(folder: string | null): string {
+  return ofMachine(folder, 'libnvidia-ml.so.1');
+}
+
+function ofMachine(folder: string | null, name: string): string {
+  const named = folder === null ? name : join(folder, name);
+  return existsSync(named) ? named : name;
 }
 
 /**

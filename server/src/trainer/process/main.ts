@@ -11,6 +11,7 @@ import { startHeartbeat } from './heartbeat.js';
 import { prepare } from './prepareDataset.js';
 import { preview } from './previewDataset.js';
 import { train } from './train.js';
+import { watchCards } from './watchCards.js';
 
 /**
  * The program of every child process of the server: one order, then the end. Only here does the engine run, so that what
@@ -71,6 +72,8 @@ async function perform(task: Task) {
       return await checkWeights(task);
     case 'describeDevices':
       return await describeDevices(task);
+    case 'watchCards':
+      return await watchCards(task, channel);
     case 'compileKernels':
       return await compileKernels(task);
     case 'exportWeights':
