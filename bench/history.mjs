@@ -49,9 +49,9 @@ try {
   for (const stop of stops) {
     for (; step < stop;) {
       const events = [];
-      // As old as it would be once the run has come to the stop.
+      // As old as it would be once the whole run is over.
       for (; step < stop && events.length < 256; step++)
-        events.push({ timeMs: Date.now() - ((stop - step) * 1000) / rate, body: stepBody(step) });
+        events.push({ timeMs: Date.now() - ((stepCount - step) * 1000) / rate, body: stepBody(step) });
       await attempts.append(key, events);
       if (step % 8192 < 256) await folding.fold(job.id);
     }

@@ -281,7 +281,9 @@ describe('the image for cards', () => {
     const folder = /RELORA_CUDA_FOLDER=(\S+)/.exec(dockerfile)![1]!;
     expect(dockerfile).toMatch(new RegExp(`^COPY --from=libraries \\S+ ${folder}$`, 'm'));
     expect(readConfig({ RELORA_CUDA_FOLDER: folder }).cudaFolder).toBe(folder);
-    expect(dockerfile).toMatch(/nvidia-cuda-nvrtc-cu12==\d+\.\d+\.\d+$/m);
+    expect(dockerfile).toMatch(new RegExp(`libcublasLt\\.so\\.12 ${folder}/$`, 'm'));
+    expect(dockerfile).toMatch(/nvidia-cuda-nvrtc-cu12==\d+\.\d+\.\d+ \\$/m);
+    expect(dockerfile).toMatch(/nvidia-cublas-cu12==\d+\.\d+\.\d+\.\d+$/m);
     // As that of the processor: without rights, with its init and its check of health.
     expect(dockerfile.split(/^FROM /m).at(-1)).toMatch(/^\$\{SERVER\}$/m);
     expect(dockerfile).not.toMatch(/^(USER|ENTRYPOINT|CMD)/m);
