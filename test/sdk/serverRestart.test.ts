@@ -55,6 +55,8 @@ test('every method holds through a restart of the server that takes three second
       return await client.cancelJob(name);
     },
     explainJob: () => client.explainJob(done),
+    jobLog: () => collected(client.jobLog(done)),
+    updateJob: () => client.updateJob(running, { learningRateFactor: 0.5 }),
     deleteJob: () => client.deleteJob(unwantedJob.name),
     undeleteJob: () => client.undeleteJob(missedJob.name),
     forkJob: () => client.forkJob(done, { stepCount: 30 }),
@@ -84,6 +86,7 @@ test('every method holds through a restart of the server that takes three second
     generate: () => collected(client.generate(artifact!.name, { prompt: 'Line', tokenCountMax: 4 })),
     serverInfo: () => client.serverInfo(),
     diskUse: () => client.diskUse(),
+    listAuditEntries: () => collected(client.listAuditEntries()),
   };
   // A method that is added is tried here too.
   const methods = Object.getOwnPropertyNames(ReloraClient.prototype);

@@ -77,7 +77,7 @@ it('measures again when the machine was busy at the start and is quiet now, and 
 /** Events of steps as a job's journal gives them. */
 const stepsOf = (count: number, seconds: number) =>
   Array.from({ length: count }, () => ({
-    body: { kind: 'step', phase: 'adapter', omitted: false, stepSeconds: seconds },
+    body: { kind: 'step', step: 1, phase: 'adapter', omitted: false, stepSeconds: seconds },
   })) as unknown as JobEvent[];
 const jobNamed = (id: string) =>
   ({ id, spec: defaultRunSpec(), execution: { backend: 'native' } }) as unknown as Job;

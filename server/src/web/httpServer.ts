@@ -50,8 +50,9 @@ export class HttpServer {
 
   /** Rejects when the address cannot be had. */
   static async listen(address: Address, parts: WebParts, limits: HttpLimits): Promise<HttpServer> {
-    const { httpConnectionsMax: connectionsMax, headerSeconds, ...others } = limits;
-    const connections = new Connections({ connectionsMax, ...others });
+    const { httpConnectionsMax: connectionsMax, headerSeconds } = limits;
+    const { spareConnectionsMax, addressConnectionsMax } = limits;
+    const connections = new Connections({ connectionsMax, spareConnectionsMax, addressConnectionsMax });
     const limited = {
       requestTimeout: answerMs,
       headersTimeout: Math.min(answerMs, headerSeconds * 1000),
