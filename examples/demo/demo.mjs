@@ -90,7 +90,8 @@ async function watch(job) {
       signal,
       onEvent(event) {
         view.update(event);
-        if (event.kind === 'step') trainingSeconds += event.step.stepSeconds;
+        // Fast steps are reported together: a span has the seconds of all of its steps.
+        if (event.kind === 'step') trainingSeconds += event.step.span?.seconds ?? event.step.stepSeconds;
       },
     });
   } catch (error) {
