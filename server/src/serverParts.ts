@@ -54,106 +54,112 @@ export interface ServerPartsOptions {
 }
 
 /** Makes the parts of a server over one store; nothing runs yet. */
-export function makeServerParts({
-  config,
-  log,
-  store: { db, info, feed, leases, blobs, stage },
-  metrics,
-  stopping,
-  onStoreFailure,
-}: ServerPartsOptions): ServerParts {
-  const { dataFolder } = config;
-  const journal = new JobJournal(db, feed, () => leases.now());
-  const store = new JobStore(db);
-  const queue = new JobQueue(journal, leases, {
-    jobsMax: config.queueJobsMax,
-    ownerRunningMax: config.ownerRunningMax,
-  });
-  const attempts = new JobAttempts(journal, dataFolder);
-  const checkpoints = new CheckpointStore(db, dataFolder, stage);
-  const artifacts = new ArtifactStore(db, dataFolder, stage);
-  const datasets = new DatasetStore(db, dataFolder, feed, leases);
-  const weights = new WeightsStore(db, dataFolder, stage);
+export function makeServerParts(options: ServerPartsOptions): ServerParts {
+  const { config, log, metrics, stopping } = options;
+  const records = makeRecords(options);
   const tasks = new TaskRunner(config, log);
-  const exports = new ArtifactExports(db, dataFolder, feed, leases, blobs, stage);
-  const devices = new DeviceCatalog(
-    tasks,
-    log,
-    stopping,
-    {
-      loadRatio: machineLoadRatio,
-      trainings: () => ({ running: supervisor.runningCount, begun: supervisor.begunCount }),
-    },
-    new ReachedSpeedStore(db),
-  );
+  const devices = makeDevices(options, tasks, () => ({
+    running: supervisor.runningCount,
+    begun: supervisor.begunCount,
+  }));
   const slots = new Slots(config, devices);
-  const supervisor: Supervisor = new Supervisor({
-    config,
-    store,
-    queue,
-    feed,
-    leases,
-    stage,
-    attempts,
-    checkpoints,
-    artifacts,
-    datasets,
-    slots,
-    log,
-    onStoreFailure,
-  });
+  const { supervisor, ...work } = makeWork(options, records, tasks, slots);
   devices.onFound(() => supervisor.fill());
-  const cardMetrics = new CardMetrics(metrics, tasks, log, stopping);
-  devices.onFound(() => cardMetrics.watch(devices.cards() ?? []));
-  const uploads = new DatasetUploads(datasets, stage, { freeDiskBytesMin: config.freeDiskBytesMin });
-  const weightsUploads = new WeightsUploads(weights, { freeDiskBytesMin: config.freeDiskBytesMin });
-  const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
-  const jobDeletion = new JobDeletion(db, journal, undelete);
-  const datasetDeletion = new DatasetDeletion(db, feed, undelete);
-  const disk = new DiskReader(db, dataFolder);
   return {
     config,
     log,
-    store,
-    queue,
-    control: new JobControl(store, journal),
-    explainer: new JobExplainer(db, leases, config),
-    journal,
-    checkpoints,
-    artifacts,
-    exports,
-    datasets,
-    jobDeletion,
-    datasetDeletion,
-    disk,
-    scrubber: new Scrubber(db, stage),
-    uploads,
-    weights,
-    weightsUploads,
-    allowedFolders: new AllowedFolders(config.allowedFolders),
-    stage,
-    tasks,
-    audit: new AuditLog(db, log, config.auditFile),
     metrics,
+    ...records,
     ...streamPlaces(config),
-    pageTokens: new PageTokens(info.pageTokenKey),
+    tasks,
     devices,
     slots,
     version,
     startTimeMs: Date.now(),
     stopping,
     supervisor,
+    ...work,
+  };
+}
+
+/** What reads and changes the store and its folders. */
+function makeRecords({ config, log, store: { db, info, feed, leases, blobs, stage } }: ServerPartsOptions) {
+  const { dataFolder, freeDiskBytesMin } = config;
+  const journal = new JobJournal(db, feed, () => leases.now());
+  const store = new JobStore(db);
+  const datasets = new DatasetStore(db, dataFolder, feed, leases);
+  const weights = new WeightsStore(db, dataFolder, stage);
+  const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
+  return {
+    journal,
+    store,
+    queue: new JobQueue(journal, leases, {
+      jobsMax: config.queueJobsMax,
+      ownerRunningMax: config.ownerRunningMax,
+    }),
+    control: new JobControl(store, journal),
+    explainer: new JobExplainer(db, leases, config),
+    attempts: new JobAttempts(journal, dataFolder),
+    checkpoints: new CheckpointStore(db, dataFolder, stage),
+    artifacts: new ArtifactStore(db, dataFolder, stage),
+    exports: new ArtifactExports(db, dataFolder, feed, leases, blobs, stage),
+    datasets,
+    uploads: new DatasetUploads(datasets, stage, { freeDiskBytesMin }),
+    weights,
+    weightsUploads: new WeightsUploads(weights, { freeDiskBytesMin }),
+    jobDeletion: new JobDeletion(db, journal, undelete),
+    datasetDeletion: new DatasetDeletion(db, feed, undelete),
+    disk: new DiskReader(db, dataFolder),
+    scrubber: new Scrubber(db, stage),
+    allowedFolders: new AllowedFolders(config.allowedFolders),
+    stage,
+    audit: new AuditLog(db, log, config.auditFile),
+    pageTokens: new PageTokens(info.pageTokenKey),
+  };
+}
+
+type Records = ReturnType<typeof makeRecords>;
+
+/** What jobs can run on, looked for in a child; cards are watched from when they are found. */
+function makeDevices(
+  { log, store, metrics, stopping }: ServerPartsOptions,
+  tasks: TaskRunner,
+  trainings: () => { running: number; begun: number },
+): DeviceCatalog {
+  const load = { loadRatio: machineLoadRatio, trainings };
+  const devices = new DeviceCatalog(tasks, log, stopping, load, new ReachedSpeedStore(store.db));
+  const cardMetrics = new CardMetrics(metrics, tasks, log, stopping);
+  devices.onFound(() => cardMetrics.watch(devices.cards() ?? []));
+  return devices;
+}
+
+/** What goes on without a call: jobs, exports, preparations, and tidying up. */
+function makeWork(
+  { config, log, store: { db, feed, leases, blobs, stage }, metrics, onStoreFailure }: ServerPartsOptions,
+  records: Records,
+  tasks: TaskRunner,
+  slots: Slots,
+) {
+  const { dataFolder } = config;
+  const { journal, jobDeletion, datasetDeletion, datasets, weights, disk, uploads, weightsUploads } = records;
+  const supervisor: Supervisor = new Supervisor({
+    config,
+    ...records,
+    feed,
+    leases,
+    slots,
+    log,
+    onStoreFailure,
+  });
+  return {
+    supervisor,
     exporter: new ArtifactExporter({
-      exports,
-      store,
-      checkpoints,
-      datasets,
+      ...records,
       tasks,
       saveCheckpoint: async (jobId) => await supervisor.saveCheckpoint(jobId),
       dataFolder,
       feed,
       leases,
-      stage,
       log,
       onStoreFailure,
     }),
@@ -171,7 +177,7 @@ export function makeServerParts({
       jobs: jobDeletion,
       datasets: datasetDeletion,
       weights,
-      checkpoints,
+      checkpoints: records.checkpoints,
       disk,
       blobs,
       stage,
