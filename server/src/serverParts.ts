@@ -133,7 +133,7 @@ function makeDevices(
   return devices;
 }
 
-/** What goes on without a call: jobs, exports, preparations, and tidying up. */
+/** What happens without a call: jobs, exports, preparations, and tidying up. */
 function makeWork(
   { config, log, store: { db, feed, leases, blobs, stage }, metrics, onStoreFailure }: ServerPartsOptions,
   records: Records,
