@@ -2,6 +2,7 @@ import type { DeepPartial, UpdateJobRequest } from '@relora/sdk/contract';
 import type { CallOptions } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
+import { patienceMs } from '../patience.mjs';
 import { openApi, refusalOf } from './apiServer.js';
 import { allEvents, claim, execution, jobWhen, stepEvent, submit, type Parts } from './parts.js';
 import { lossesOf, spec, trainingParts } from './trainingParts.js';
@@ -59,6 +60,20 @@ describe('a running job', () => {
     const plain = await submit(parts, { spec: spec({ ...changes, stepCount: 160 }) });
     await jobWhen(parts, plain.id, ({ state }) => isTerminal(state));
     expect(await filesOf(parts, plain.id)).not.toEqual(await filesOf(parts, id));
+  });
+
+  it('keeps as many checkpoints as it was changed to, also after a kill', async () => {
+    const parts = await trainingParts();
+    const checkpoint = { everyStepCount: 10, keepCount: 2, everySeconds: 0 };
+    const { id } = await submit(parts, { spec: spec({ stepCount: 160, checkpoint }) });
+    await jobWhen(parts, id, ({ progress }) => (progress.checkpointStep ?? 0) >= 30);
+    await parts.control.update(id, { ...wish, change: { checkpoint: { keepCount: 5 } } });
+    await jobWhen(parts, id, ({ progress }) => (progress.checkpointStep ?? 0) >= 60);
+    process.kill(parts.supervisor.trainerPid(id)!, 'SIGKILL');
+    await jobWhen(parts, id, ({ state }) => isTerminal(state));
+    // Old ones are removed beside the messages.
+    const kept = async () => (await parts.checkpoints.list(id)).map(({ step }) => step);
+    await expect.poll(kept, { timeout: patienceMs }).toEqual([164, 160, 150, 140, 130]);
   });
 
   it('that is changed while it waits or is paused has it from its next step on', async () => {
@@ -167,6 +182,11 @@ describe('UpdateJob', () => {
       'a checkpoint at no step',
       { spec: { checkpoint: { everyStepCount: 0 } } },
       /checkpoint\.every_step_count/,
+    ],
+    [
+      'one checkpoint',
+      { spec: { checkpoint: { keepCount: 1 } } },
+      /spec\.checkpoint\.keep_count: expected a whole number from 2 to 1000, got 1/,
     ],
     ['a time below zero', { spec: { sample: { everySeconds: -1 } } }, /sample\.every_seconds/],
     ['nothing', {}, /something that changes/],

@@ -9,7 +9,7 @@ export const runChange = {
   /** Steps of the main phase. */
   stepCount: orMissing(count),
   evaluation: orMissing(object(cadence)),
-  checkpoint: orMissing(object(cadence)),
+  checkpoint: orMissing(object({ ...cadence, keepCount: orMissing(count) })),
   sample: orMissing(object(cadence)),
 };
 export type RunChange = ObjectOf<typeof runChange>;

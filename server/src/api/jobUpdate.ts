@@ -56,6 +56,20 @@ export function parseChange(
         everySecondsMax,
       );
   }
+  const { keepCount } = given.checkpoint ?? {};
+  if (keepCount !== undefined)
+    (change.checkpoint ??= {}).keepCount = checks.integer(
+      `${prefix.spec}checkpoint.keep_count`,
+      keepCount,
+      2,
+      2,
+      1000,
+    );
+  for (const duty of ['evaluation', 'sample'] as const) {
+    const { keepCount: other } = (given[duty] ?? {}) as contract.UpdatedCadence;
+    if (other !== undefined)
+      checks.add(`${prefix.spec}${duty}.keep_count`, 'unset, since checkpoints alone are kept', other);
+  }
   return Object.keys(change).length === 0 ? null : change;
 }
 
@@ -86,7 +100,12 @@ export const updatesMax = 10_000;
 
 export function toUpdate({ number, step, change }: RunUpdate): contract.JobUpdate {
   const cadence = (duty: (typeof duties)[number]): contract.UpdatedCadence | undefined =>
-    change[duty] && { everyStepCount: change[duty].everyStepCount, everySeconds: change[duty].everySeconds };
+    change[duty] && {
+      everyStepCount: undefined,
+      everySeconds: undefined,
+      keepCount: undefined,
+      ...change[duty],
+    };
   return {
     number,
     step: step ?? undefined,

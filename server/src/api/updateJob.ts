@@ -66,7 +66,7 @@ const changeable: Readonly<Record<string, readonly string[] | null>> = {
   stepCount: null,
   priority: null,
   evaluation: ['everyStepCount', 'everySeconds'],
-  checkpoint: ['everyStepCount', 'everySeconds'],
+  checkpoint: ['everyStepCount', 'everySeconds', 'keepCount'],
   sample: ['everyStepCount', 'everySeconds'],
 };
 

@@ -60,6 +60,9 @@ const storageReasons: Readonly<Record<string, StorageFault['reason']>> = {
   STORAGE_UNWRITABLE: 'STORAGE_UNWRITABLE',
 };
 
+const keepCountAfter = (before: number, { change }: RunUpdate): number =>
+  change.checkpoint?.keepCount ?? before;
+
 /**
  * One execution of a job, seen from the server: a trainer process, its messages written to the journal in order, each
  * acknowledged once it is on the disk, and its end turned into the job's next state.
@@ -86,6 +89,8 @@ export class RunningJob {
   private lastLines: string[] = [];
   private saveTicket = 0;
   private lastUpdate: number;
+  /** Checkpoints that are kept; an update may change it. */
+  private keepCount: number;
   /** Who waits for which order to save. */
   private readonly savers = new Map<number, (problem: string | null) => void>();
   /** The server does not wait for this run any more, not even for space. */
@@ -98,6 +103,7 @@ export class RunningJob {
   ) {
     this.key = { jobId: job.id, attempt: job.attempt };
     this.lastUpdate = order.updates.at(-1)?.number ?? 0;
+    this.keepCount = order.updates.reduce(keepCountAfter, job.spec.checkpoint.keepCount);
     this.output = new JobLog(folders.log(parts.dataFolder, job.id), job.attempt, parts.logBytesMax);
     this.log = parts.log.child({ jobId: job.id, attempt: job.attempt });
     this.process = new TrainerProcess({
@@ -152,6 +158,7 @@ export class RunningJob {
     for (const update of updates) {
       if (update.number <= this.lastUpdate) continue;
       this.lastUpdate = update.number;
+      this.keepCount = keepCountAfter(this.keepCount, update);
       this.process.send({ type: 'update', update });
     }
   }
@@ -354,7 +361,7 @@ export class RunningJob {
   }
 
   private prune(): void {
-    this.parts.checkpoints.prune(this.job.id, this.job.spec.checkpoint.keepCount).catch((error: unknown) => {
+    this.parts.checkpoints.prune(this.job.id, this.keepCount).catch((error: unknown) => {
       this.log.warn({ err: error }, 'Old checkpoints could not be removed');
     });
   }

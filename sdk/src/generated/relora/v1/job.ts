@@ -1604,7 +1604,11 @@ export interface UpdatedCadence {
     | number
     | undefined;
   /** Seconds between; 0 for none by time. */
-  everySeconds?: number | undefined;
+  everySeconds?:
+    | number
+    | undefined;
+  /** Of checkpoints alone: the newest ones to keep, at least 2. */
+  keepCount?: number | undefined;
 }
 
 /** A checkpoint that another job begins at. */
@@ -2922,7 +2926,7 @@ export const JobUpdate: MessageFns<JobUpdate> = {
 };
 
 function createBaseUpdatedCadence(): UpdatedCadence {
-  return { everyStepCount: undefined, everySeconds: undefined };
+  return { everyStepCount: undefined, everySeconds: undefined, keepCount: undefined };
 }
 
 export const UpdatedCadence: MessageFns<UpdatedCadence> = {
@@ -2932,6 +2936,9 @@ export const UpdatedCadence: MessageFns<UpdatedCadence> = {
     }
     if (message.everySeconds !== undefined) {
       writer.uint32(16).int32(message.everySeconds);
+    }
+    if (message.keepCount !== undefined) {
+      writer.uint32(24).int32(message.keepCount);
     }
     return writer;
   },
@@ -2965,6 +2972,14 @@ export const UpdatedCadence: MessageFns<UpdatedCadence> = {
             message.everySeconds = reader.int32();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.keepCount = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2989,6 +3004,11 @@ export const UpdatedCadence: MessageFns<UpdatedCadence> = {
         : isSet(object.every_seconds)
         ? globalThis.Number(object.every_seconds)
         : undefined,
+      keepCount: isSet(object.keepCount)
+        ? globalThis.Number(object.keepCount)
+        : isSet(object.keep_count)
+        ? globalThis.Number(object.keep_count)
+        : undefined,
     };
   },
 
@@ -3000,6 +3020,9 @@ export const UpdatedCadence: MessageFns<UpdatedCadence> = {
     if (message.everySeconds !== undefined) {
       obj.everySeconds = Math.round(message.everySeconds);
     }
+    if (message.keepCount !== undefined) {
+      obj.keepCount = Math.round(message.keepCount);
+    }
     return obj;
   },
 
@@ -3010,6 +3033,7 @@ export const UpdatedCadence: MessageFns<UpdatedCadence> = {
     const message = createBaseUpdatedCadence();
     message.everyStepCount = object.everyStepCount ?? undefined;
     message.everySeconds = object.everySeconds ?? undefined;
+    message.keepCount = object.keepCount ?? undefined;
     return message;
   },
 };

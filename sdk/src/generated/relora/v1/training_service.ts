@@ -594,7 +594,8 @@ export interface UpdateJobRequest {
   /** `jobs/{job}`, in the state QUEUED, STARTING, RUNNING or PAUSED. */
   name: string;
   /**
-   * What changes of the specification: step_count, priority, every_step_count and every_seconds of evaluation, checkpoint and sample.
+   * What changes of the specification: step_count, priority, every_step_count and every_seconds of evaluation, checkpoint and sample,
+   * keep_count of checkpoint.
    * Another field is refused, with the reason.
    */
   spec:
@@ -7736,8 +7737,8 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /**
-     * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, its
-     * priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+     * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how
+     * many checkpoints it keeps, its priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
      */
     updateJob: {
       name: "UpdateJob",
@@ -7850,8 +7851,8 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<UndeleteJobResponse>>;
   /**
-   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, its
-   * priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how
+   * many checkpoints it keeps, its priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
    */
   updateJob(request: UpdateJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<UpdateJobResponse>>;
   /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
@@ -7929,8 +7930,8 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     options?: CallOptions & CallOptionsExt,
   ): Promise<UndeleteJobResponse>;
   /**
-   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, its
-   * priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how
+   * many checkpoints it keeps, its priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
    */
   updateJob(request: DeepPartial<UpdateJobRequest>, options?: CallOptions & CallOptionsExt): Promise<UpdateJobResponse>;
   /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
