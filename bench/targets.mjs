@@ -77,7 +77,7 @@ const targets = [
     measure: ({ llama350m }) =>
       speed(
         row(llama350m, { engine: 'relora', rank: 0 }),
-        unquantised(llama350m, { engine: 'relora', rank: 128 })[0],
+        unquantized(llama350m, { engine: 'relora', rank: 128 })[0],
       ),
   },
   {
@@ -149,7 +149,7 @@ const targets = [
   },
   {
     subject: 'merge',
-    what: 'merge, requantise, repack, in steps, 60M, slowest',
+    what: 'merge, requantize, repack, in steps, 60M, slowest',
     unit: 'steps',
     atMost: 2,
     measure({ steps }) {
@@ -236,12 +236,12 @@ function leanest(llama1b) {
   return found(llama1b?.whole, { engine: 'relora' }).sort((a, b) => a.mergePeakBytes - b.mergePeakBytes)[0];
 }
 
-function unquantised(rows, wanted) {
+function unquantized(rows, wanted) {
   return found(rows, wanted).filter(({ precision }) => !/Base$/.test(precision));
 }
 
 function fastest(rows, wanted) {
-  return unquantised(rows, wanted)[0];
+  return unquantized(rows, wanted)[0];
 }
 
 /** How many times as fast the second is. */

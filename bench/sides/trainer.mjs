@@ -116,7 +116,7 @@ export class Trainer {
     this.#optimizer.apply(gradients, learningRate, { result: this.#result, normMax: gradientNormMax });
   }
 
-  /** Merge, requantisation and packing, fresh adapters, forgotten moments. */
+  /** Merge, requantization and packing, fresh adapters, forgotten moments. */
   async merge() {
     const start = performance.now();
     await this.#model.mergeAdapters();

@@ -34,10 +34,10 @@ const planted = {
   readBeyond: 'p.to[threadIdx.x] = p.from[threadIdx.x + 1];',
   writeBefore: 'p.to[static_cast<int>(threadIdx.x) - 1] = p.from[threadIdx.x];',
   indexBeyond: 'tile[threadIdx.x + p.one] = 1; p.to[threadIdx.x] = tile[threadIdx.x + p.one];',
-  uninitialisedShared: `
+  uninitializedShared: `
     if (p.one == 0) tile[threadIdx.x] = 1;
     p.to[threadIdx.x] = tile[threadIdx.x];`,
-  uninitialisedGlobal: 'p.from[threadIdx.x] = p.to[threadIdx.x];',
+  uninitializedGlobal: 'p.from[threadIdx.x] = p.to[threadIdx.x];',
   sharedByBlocks: 'p.to[0] = static_cast<float>(blockIdx.x);',
   copyNotAwaited: `
     if (threadIdx.x < 16) copy_async_16(tile + 4 * threadIdx.x, p.from + 4 * threadIdx.x, 16);
@@ -138,9 +138,9 @@ describe.skipIf(sanitizer !== '')('the shadow reports what is wrong in a kernel,
     ],
     ['copyNotAwaited', /without a barrier|nothing has written/],
     ['copyNotShared', /read without a barrier/],
-    ['uninitialisedShared', /read of memory that nothing has written: offset 0 of shared memory/],
+    ['uninitializedShared', /read of memory that nothing has written: offset 0 of shared memory/],
     [
-      'uninitialisedGlobal',
+      'uninitializedGlobal',
       /read of memory that nothing has written: offset 0 of an allocation of 256 bytes/,
     ],
   ] as const)('%s', (name, expected) => {

@@ -33,7 +33,7 @@ describe('the order of sequences', () => {
       for (const b of orders.slice(i + 1))
         expect(a.filter((value, index) => value === b[index]).length).toBeLessThan(12);
     }
-    // Neighbours part: the mean distance of a random order is a third of its length.
+    // Neighbors part: the mean distance of a random order is a third of its length.
     const distances = orders[0]!.slice(1).map((value, index) => Math.abs(value - orders[0]![index]!));
     expect(
       Math.abs(distances.reduce((sum, value) => sum + value, 0) / distances.length - length / 3),

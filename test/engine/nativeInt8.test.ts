@@ -21,7 +21,7 @@ const backward = (base: PackedBase, dy: Float32Array, rows: number, inFeatures: 
 };
 
 /** The integers of each line and the line's scale, computed as the kernels do, in float32. */
-function quantise(
+function quantize(
   values: Float32Array,
   lines: number,
   length: number,
@@ -98,8 +98,8 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
 
     const check = (actual: Float32Array, left: Float32Array, length: number, columns: number) => {
       const isForward = columns === out;
-      const rowwise = quantise(left, rows, length, (row, i) => row * length + i);
-      const columnwise = quantise(w, columns, length, (column, i) =>
+      const rowwise = quantize(left, rows, length, (row, i) => row * length + i);
+      const columnwise = quantize(w, columns, length, (column, i) =>
         isForward ? i * out + column : column * out + i,
       );
       const { value } = multiply(

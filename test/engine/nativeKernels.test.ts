@@ -42,7 +42,7 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
     [3, 17],
     [70, 129],
     [33, 64],
-  ])('normalise %i rows of %i by their root mean square', (rows, dim) => {
+  ])('normalize %i rows of %i by their root mean square', (rows, dim) => {
     const x = seededArray(rows * dim, 1, 3);
     const gain = seededArray(dim, 2);
     const dy = seededArray(rows * dim, 3);

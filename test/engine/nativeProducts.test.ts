@@ -222,7 +222,7 @@ describe('amx', () => {
     );
   });
 
-  it('is modelled on request only', () => {
+  it('is modeled on request only', () => {
     expect(offeredSets).not.toContain('amx-model');
   });
 

@@ -99,8 +99,8 @@ const properties: Record<string, (draw: Draw) => void> = {
 
   ...halfProperties(addon),
 
-  rmsNormForward: normalise,
-  rmsNormBackward: normalise,
+  rmsNormForward: normalize,
+  rmsNormBackward: normalize,
 
   rotary(draw) {
     const [batch, time, heads] = [draw.size('batch', 3), draw.size('time', 40), draw.size('heads', 5)];
@@ -379,7 +379,7 @@ function loraLinear(draw: Draw): void {
   );
 }
 
-function normalise(draw: Draw): void {
+function normalize(draw: Draw): void {
   const [rows, dim] = [draw.size('rows'), draw.size('dim', 300, [255, 256, 257])];
   const [x, gain, dy] = [draw.floats(rows * dim, 3), draw.floats(dim), draw.floats(rows * dim)];
   const [y, rstd] = [draw.output('y', x.length), draw.output('rstd', rows)];

@@ -134,10 +134,10 @@ describe.each(['the best', 'portable'] as const)('an int8 base with %s instructi
   const beginThis = name === 'portable' ? beginOn(name) : begin;
 
   it('learns as a float32 one does', async () => {
-    const [exact, quantised] = [await runOf(tinySpec(), beginThis), await runOf(spec, beginThis)];
+    const [exact, quantized] = [await runOf(tinySpec(), beginThis), await runOf(spec, beginThis)];
     // Losses fall from 5.5 to 3.4. Measured 0.2e-3 to 0.35e-3 on average, where products in bfloat16 alone make 0.13e-3,
     // and 1.6e-3 to 6.4e-3 at the one step where the gradient's norm jumps.
-    const differences = quantised.losses.map((loss, step) => Math.abs(loss - exact.losses[step]!));
+    const differences = quantized.losses.map((loss, step) => Math.abs(loss - exact.losses[step]!));
     expect(Math.max(...differences)).toBeLessThan(1e-2);
     expect(differences.reduce((sum, each) => sum + each) / differences.length).toBeLessThan(1e-3);
     expect(Math.max(...differences)).toBeGreaterThan(1e-5);

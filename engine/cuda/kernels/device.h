@@ -142,7 +142,7 @@ __device__ __forceinline__ float largest_of_block(float value, float (&scratch)[
   return largest;
 }
 
-// Rows of activations are `stride` elements apart, a multiple of eight: eight neighbours are moved as one where the row has them.
+// Rows of activations are `stride` elements apart, a multiple of eight: eight neighbors are moved as one where the row has them.
 
 /// v = from[0 .. count), zeros behind; count of 8 or more moves them as one.
 __device__ __forceinline__ void load_eight(float (&v)[8], const bf16* from, int count) {

@@ -15,7 +15,7 @@ __device__ __forceinline__ void multiply_tile(float (&sums)[4][4], FloatTiles& t
                                               int first_n) {
   for (int begin = 0; begin < k; begin += depth) {
     for (int i = threadIdx.x; i < tile * depth; i += 256) {
-      // Neighbouring threads read what lies side by side.
+      // Neighboring threads read what lies side by side.
       const int across = a_column == 1 ? i / depth : i % tile, along = a_column == 1 ? i % depth : i / tile;
       const int row = first_m + across, in = begin + along;
       tiles.a[along][across] =

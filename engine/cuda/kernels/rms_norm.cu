@@ -1,4 +1,4 @@
-// Root mean square normalisation (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + epsilon). What flows between
+// Root mean square normalization (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + epsilon). What flows between
 // the halves, and its gradient, is float32; y and its gradient are what products read and make.
 #include "device.h"
 

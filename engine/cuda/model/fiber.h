@@ -15,7 +15,7 @@ struct Context {
   size_t stack_bytes = 0;
 };
 
-/// Leaves `from`, which is the one that runs, and goes on in `to`. `from_ends`: it will not be entered again.
+/// Leaves `from`, which is the one that runs, and continues in `to`. `from_ends`: it will not be entered again.
 void switch_context(Context& from, Context& to, bool from_ends = false);
 
 class FiberStack {

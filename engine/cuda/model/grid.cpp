@@ -343,7 +343,7 @@ bool Worker::run_block(uint32_t index) {
   for (;;) {
     bool progress = false;
     for (const uint32_t warp : in_order(warps, launch_.schedule, index + draw.below(1u << 30))) {
-      // A warp goes on as long as it can; in a seeded order others may come between its operations.
+      // A warp runs as long as it can; in a seeded order others may come between its operations.
       for (;;) {
         const bool ran = run_warp(warp);
         if (is_abandoned_) return false;

@@ -1,4 +1,4 @@
-// The memory of the modelled card: allocations filled with NaN, guarded on both sides, with a shadow for kernels
+// The memory of the modeled card: allocations filled with NaN, guarded on both sides, with a shadow for kernels
 // that are compiled to be checked.
 #pragma once
 #include <cstddef>
@@ -23,7 +23,7 @@ class Memory {
   bool release(void* address);
   /// False unless all of it lies in one allocation.
   bool holds(const void* address, size_t bytes);
-  /// The host, or a copy, has written there: that is initialised from now on.
+  /// The host, or a copy, has written there: that is initialized from now on.
   void written_by_copy(const void* address, size_t bytes);
   /// "offset 264 of 256 bytes" where it lies in or near an allocation.
   std::string describe(const void* address);

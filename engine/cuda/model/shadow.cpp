@@ -43,7 +43,7 @@ Finding touch(ShadowRecord& record, const Touch& now, uint32_t launch_begin, boo
   if (is_shared && record.write.run != now.run) record.write = {};
   if (is_shared && record.read.run != now.run) record.read = {};
   if (!is_write) {
-    if (record.write.run == 0) return Finding::uninitialised;
+    if (record.write.run == 0) return Finding::uninitialized;
     const bool race = races(record.write, now, launch_begin);
     note_read(record.read, now, launch_begin);
     return race ? Finding::race : Finding::none;

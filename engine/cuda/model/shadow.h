@@ -21,7 +21,7 @@ struct ShadowRecord {
   Touch write, read;
 };
 
-enum class Finding { none, uninitialised, race };
+enum class Finding { none, uninitialized, race };
 
 /// Looks at one access and notes it. `launch_begin`: the run of the first block of this launch; earlier ones are over.
 Finding touch(ShadowRecord& record, const Touch& now, uint32_t launch_begin, bool is_write, bool is_shared);

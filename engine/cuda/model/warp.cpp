@@ -33,7 +33,7 @@ const std::array<float, 256> e4m3_values = [] {
 }();
 
 /// d[16, 8] = a[16, depth] b[depth, 8] + c. Lane l holds rows l / 4 and l / 4 + 8 of a, c and d and column l / 4 of b;
-/// a register holds `packed` neighbours along the depth, of which lane l has those that begin at packed * (l % 4),
+/// a register holds `packed` neighbors along the depth, of which lane l has those that begin at packed * (l % 4),
 /// and a second one half the depth on.
 template <unsigned depth, class Decode>
 void multiply(void* const* arguments, const Decode& decode) {

@@ -59,7 +59,7 @@ static inline Words pair(Vec even, Vec odd) {
 #endif
 }
 
-/// One word for every two neighbouring floats of p[count], count <= 2 * lanes, zeros after them.
+/// One word for every two neighboring floats of p[count], count <= 2 * lanes, zeros after them.
 static inline Words load_pairs(const float* p, size_t count) {
   const Vec low = load(p, count);
   const Vec high = count > lanes ? load(p + lanes, count - lanes) : Vec{};
@@ -124,7 +124,7 @@ static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t r
   return {packed, tile_rows * row_stride, row_stride, 1};
 }
 
-/// Left operand stored [k, m]: for each panel of six rows, six neighbouring words per k (or pair). The stored
+/// Left operand stored [k, m]: for each panel of six rows, six neighboring words per k (or pair). The stored
 /// rows are read through once, across all panels: they may lie pages apart.
 template <Format format, class Element>
 static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,

@@ -22,7 +22,7 @@ struct Output {
   RightPanels right;
 };
 
-/// A left operand, packed once for all its neighbouring outputs of one kernel.
+/// A left operand, packed once for all its neighboring outputs of one kernel.
 struct Stage {
   Operand left;
   const Output* outputs;

@@ -11,7 +11,7 @@ namespace relora::RELORA_ISA {
 namespace {
 
 /// m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= rate (decay p + (m / c1) / (sqrt(v / c2)
-/// + epsilon)). A plain loop: the compiler vectorises it, square root and division included.
+/// + epsilon)). A plain loop: the compiler vectorizes it, square root and division included.
 class Update {
  public:
   explicit Update(const AdamWOptions& options)
@@ -54,7 +54,7 @@ void adamw_in_place(Context& context, std::span<const AdamWBuffers> buffers, con
   });
 }
 
-/// The same with moments that are decoded, updated in float32 and encoded anew, a scale's worth at a time.
+/// The same with moments that are decoded, updated in float32 and encoded again, a scale's worth at a time.
 void coded_adamw_in_place(Context& context, std::span<const CodedAdamWBuffers> buffers,
                           const AdamWOptions& options) {
   static_assert(element_block % moments_per_scale == 0);

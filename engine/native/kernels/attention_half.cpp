@@ -107,7 +107,7 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
     for (size_t i = 0; i < count; i++) {
       const float rstd = inverse_root_mean_square(in + i * hidden, hidden, pass.epsilon);
       state.rstd[begin + i] = rstd;
-      normalise_row(n + i * hidden, in + i * hidden, pass.gain, rstd, hidden);
+      normalize_row(n + i * hidden, in + i * hidden, pass.gain, rstd, hidden);
     }
     begin_with_bias(queries, q, count);
     begin_with_bias(keys, k, count);
@@ -205,7 +205,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
     add(k, k_panels, dk, p_k, true);
     add(v, v_panels, dv, p_v, true);
     for (size_t i = begin; i < begin + count; i++) {
-      normalise_row(n + i * hidden, pass.x + i * hidden, pass.gain, state.rstd[i], hidden);
+      normalize_row(n + i * hidden, pass.x + i * hidden, pass.gain, state.rstd[i], hidden);
     }
   });
 

@@ -126,8 +126,8 @@ struct MergeResult {
   void attention_half_forward(Context&, float* y, void* state, const AttentionPass&);                        \
   void attention_half_backward(Context&, float* dx, float* dgain, const float* dy, const void* state,        \
                                const AttentionPass&);                                                        \
-  void quantise_nf4(Context&, uint8_t* codes, float* scales, const float* w, size_t count);                  \
-  void dequantise_nf4(Context&, uint16_t* w, const uint8_t* codes, const float* scales, size_t count);       \
+  void quantize_nf4(Context&, uint8_t* codes, float* scales, const float* w, size_t count);                  \
+  void dequantize_nf4(Context&, uint16_t* w, const uint8_t* codes, const float* scales, size_t count);       \
   void adamw_in_place(Context&, std::span<const AdamWBuffers>, const AdamWOptions&);                         \
   void coded_adamw_in_place(Context&, std::span<const CodedAdamWBuffers>, const AdamWOptions&);              \
   void muon_in_place(Context&, std::span<const MuonBuffers>, size_t rows, size_t columns,                    \
@@ -167,8 +167,8 @@ struct Kernels {
   decltype(&portable::attention_half_state_bytes) attention_half_state_bytes;
   decltype(&portable::attention_half_forward) attention_half_forward;
   decltype(&portable::attention_half_backward) attention_half_backward;
-  decltype(&portable::quantise_nf4) quantise_nf4;
-  decltype(&portable::dequantise_nf4) dequantise_nf4;
+  decltype(&portable::quantize_nf4) quantize_nf4;
+  decltype(&portable::dequantize_nf4) dequantize_nf4;
   decltype(&portable::adamw_in_place) adamw_in_place;
   decltype(&portable::coded_adamw_in_place) coded_adamw_in_place;
   decltype(&portable::muon_in_place) muon_in_place;

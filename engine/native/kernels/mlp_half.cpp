@@ -54,7 +54,7 @@ void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
     for (size_t i = 0; i < count; i++) {
       const float rstd = inverse_root_mean_square(in + i * hidden, hidden, pass.epsilon);
       if (memory) state.rstd[begin + i] = rstd;
-      normalise_row(n + i * hidden, in + i * hidden, pass.gain, rstd, hidden);
+      normalize_row(n + i * hidden, in + i * hidden, pass.gain, rstd, hidden);
     }
     const LinearRows both[] = {{gate, gate_panels, {gates, inner, 1.0f, false}, xa},
                                {up, up_panels, {ups, inner, 1.0f, false}, xa_of_up}};
@@ -131,7 +131,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
                          {dup + at, inner, false}, p, count);
     keep_p(p_up, up);
     for (size_t i = begin; i < begin + count; i++) {
-      normalise_row(n + i * hidden, pass.x + i * hidden, pass.gain, state.rstd[i], hidden);
+      normalize_row(n + i * hidden, pass.x + i * hidden, pass.gain, state.rstd[i], hidden);
     }
   });
 

@@ -53,7 +53,7 @@ inline uint8_t nearest(float x) {
   return code;
 }
 
-void quantise_block(uint8_t* codes, float& scale, const float* w, size_t count) {
+void quantize_block(uint8_t* codes, float& scale, const float* w, size_t count) {
   float largest = 0;
   for (size_t i = 0; i < count; i++) largest = std::isfinite(w[i]) ? std::max(largest, std::fabs(w[i])) : NAN;
   scale = largest;
@@ -76,14 +76,14 @@ void for_blocks(Context& context, size_t count, const Body& body) {
 }  // namespace
 
 /// codes and scales of w[count]. A block with a weight that is not finite becomes NaN as a whole.
-void quantise_nf4(Context& context, uint8_t* codes, float* scales, const float* w, size_t count) {
+void quantize_nf4(Context& context, uint8_t* codes, float* scales, const float* w, size_t count) {
   for_blocks(context, count, [&](size_t block, size_t first, size_t elements) {
-    quantise_block(codes + block * half, scales[block], w + first, elements);
+    quantize_block(codes + block * half, scales[block], w + first, elements);
   });
 }
 
 /// w[count] in bfloat16.
-void dequantise_nf4(Context& context, uint16_t* w, const uint8_t* codes, const float* scales, size_t count) {
+void dequantize_nf4(Context& context, uint16_t* w, const uint8_t* codes, const float* scales, size_t count) {
   for_blocks(context, count, [&](size_t block, size_t first, size_t elements) {
     uint16_t whole[nf4_block];
     uint16_t* const to = elements == nf4_block ? w + first : whole;

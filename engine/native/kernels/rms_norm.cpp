@@ -1,4 +1,4 @@
-// Root mean square normalisation (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) +
+// Root mean square normalization (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) +
 // epsilon).
 #include "kernels.h"
 #include "rows.h"
@@ -29,7 +29,7 @@ void rms_norm_forward(Context& context, float* y, float* rstd, const float* x, c
   for_rows(context, rows, [&](size_t, size_t begin, size_t end) {
     for (size_t row = begin; row < end; row++) {
       rstd[row] = inverse_root_mean_square(x + row * dim, dim, epsilon);
-      normalise_row(y + row * dim, x + row * dim, gain, rstd[row], dim);
+      normalize_row(y + row * dim, x + row * dim, gain, rstd[row], dim);
     }
   });
 }

@@ -28,7 +28,7 @@ static inline float inverse_root_mean_square(const float* x, size_t dim, float e
 }
 
 template <class Element>
-static inline void normalise_row(Element* y, const float* x, const float* gain, float rstd, size_t dim) {
+static inline void normalize_row(Element* y, const float* x, const float* gain, float rstd, size_t dim) {
   for_vectors(dim, [&](size_t i, size_t count) {
     store(y + i, load(x + i, count) * rstd * load(gain + i, count), count);
   });

@@ -34,7 +34,7 @@ PackedBase::PackedBase(Context& context, Precision precision, const float* w, si
 }
 
 void PackedBase::pack(Context& context, const float* w) {
-  if (nf4) return context.kernels.quantise_nf4(context, nf4->codes.get(), nf4->scales.get(), w, in * out);
+  if (nf4) return context.kernels.quantize_nf4(context, nf4->codes.get(), nf4->scales.get(), w, in * out);
   forward = pack_right_panels(context, *kernel, forward_words.get(), {w, out, false}, in, out);
   backward = pack_right_panels(context, *kernel, backward_words.get(), {w, out, true}, out, in);
 }
@@ -49,7 +49,7 @@ RightPanels PackedBase::backward_panels(Context& context, const ProductKernel& u
 
 RightPanels PackedBase::unpack(Context& context, const ProductKernel& unpacked_kernel, bool transposed) const {
   uint16_t* const w = context.arena.take<uint16_t>(in * out);
-  context.kernels.dequantise_nf4(context, w, nf4->codes.get(), nf4->scales.get(), in * out);
+  context.kernels.dequantize_nf4(context, w, nf4->codes.get(), nf4->scales.get(), in * out);
   const size_t k = transposed ? out : in, n = transposed ? in : out;
   uint32_t* const words = context.arena.take<uint32_t>(right_panels_words(unpacked_kernel, k, n));
   return pack_right_panels(context, unpacked_kernel, words, {w, out, transposed}, k, n);

@@ -46,7 +46,7 @@ void gram_matrix(Context& context, double* gram, const float* matrix, size_t row
 
 /// Householder reflections (Golub & Van Loan, 8.3.1): symmetric a[n, n] becomes tridiagonal; a is
 /// overwritten.
-void tridiagonalise(Context& context, double* a, size_t n, std::vector<double>& diagonal,
+void tridiagonalize(Context& context, double* a, size_t n, std::vector<double>& diagonal,
                     std::vector<double>& beside) {
   std::vector<double> v(n), p(n);
   for (size_t k = 0; k + 2 < n; k++) {
@@ -105,10 +105,10 @@ void tridiagonalise(Context& context, double* a, size_t n, std::vector<double>& 
 
 /// Implicit QL with Wilkinson shifts (Golub & Van Loan, 8.3.3, mirrored): the diagonal becomes the
 /// eigenvalues. False when a value does not settle, which only infinities and NaN bring about.
-bool diagonalise(std::vector<double>& diagonal, std::vector<double>& beside) {
+bool diagonalize(std::vector<double>& diagonal, std::vector<double>& beside) {
   const size_t n = diagonal.size();
   // What is below the rounding of the largest element is zero: next to a null space, as a change of low rank
-  // has one, elements compared with their neighbours alone are noise that never settles.
+  // has one, elements compared with their neighbors alone are noise that never settles.
   double largest = 0;
   for (size_t i = 0; i < n; i++) largest = std::max({largest, std::fabs(diagonal[i]), std::fabs(beside[i])});
   for (size_t first = 0; first < n; first++) {
@@ -161,8 +161,8 @@ std::vector<double> singular_values(Context& context, const float* matrix, size_
   double* gram = context.shared(Shared::second).doubles(n * n);
   gram_matrix(context, gram, matrix, rows, columns);
   std::vector<double> values(n), beside(n);
-  tridiagonalise(context, gram, n, values, beside);
-  if (!diagonalise(values, beside)) {
+  tridiagonalize(context, gram, n, values, beside);
+  if (!diagonalize(values, beside)) {
     std::fill(values.begin(), values.end(), std::numeric_limits<double>::quiet_NaN());
   }
   // Rounding may leave a zero eigenvalue slightly negative; NaN stays NaN.

@@ -28,7 +28,7 @@ export function permutation(length: number, seed: number, epoch: number): (index
 /** Four rounds make a Feistel network pseudo-random (Luby and Rackoff 1988); two more cost nothing here. */
 const roundCount = 6;
 
-/** The finaliser of MurmurHash3: every bit of the input moves every bit of the output. */
+/** The finalizer of MurmurHash3: every bit of the input moves every bit of the output. */
 function mix(value: number): number {
   let hash = value | 0;
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);

@@ -17,7 +17,7 @@ export function singularValues(matrix: Float32Array, rows: number, columns: numb
   for (let sweep = 0; sweep < sweepsMax; sweep++) {
     let rotated = false;
     for (let i = 0; i < count - 1; i++) {
-      for (let j = i + 1; j < count; j++) rotated = orthogonalise(vectors[i]!, vectors[j]!) || rotated;
+      for (let j = i + 1; j < count; j++) rotated = orthogonalize(vectors[i]!, vectors[j]!) || rotated;
     }
     if (!rotated) break;
   }
@@ -30,7 +30,7 @@ export function singularValues(matrix: Float32Array, rows: number, columns: numb
 const sweepsMax = 40;
 
 /** Rotates u and v in their plane until they are at a right angle; false when they already are. */
-function orthogonalise(u: Float64Array, v: Float64Array): boolean {
+function orthogonalize(u: Float64Array, v: Float64Array): boolean {
   const uu = dot(u, u);
   const vv = dot(v, v);
   const uv = dot(u, v);
