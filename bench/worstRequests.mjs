@@ -110,6 +110,18 @@ export const worstRequests = (jobName) => {
       '/relora.v1.ModelService/GenerateText',
       encode(GenerateTextRequest, { model: jobName, prompt: 'x'.repeat(1 << 20) }),
     ],
+    [
+      'GenerateText, prompt of 4 MB',
+      '/relora.v1.ModelService/GenerateText',
+      encode(GenerateTextRequest, { model: jobName, prompt: '\u{1f600}'.repeat(1_000_000) }),
+    ],
+    [
+      'UploadDataset with a tokenizer of 3 MB',
+      '/relora.v1.DatasetService/UploadDataset',
+      encode(UploadDatasetRequest, {
+        header: { tokenizer: { huggingFace: { tokenizerJson: `[${'"a",'.repeat(780_000)}0]` } } },
+      }),
+    ],
     ['GetJob of 2 million fields', `${training}/GetJob`, Buffer.alloc(4 << 20, Buffer.from([0x78, 0x00]))],
     ['GetJob of 4 MiB of name', `${training}/GetJob`, encode(GetJobRequest, { name: 'x'.repeat(4_000_000) })],
   ];

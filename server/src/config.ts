@@ -222,6 +222,13 @@ export const settings = {
     10_000_000,
     'Fields and list entries in one message from a client, a fifth of them in one list, which bounds the time to read it.',
   ),
+  textBytesMax: integer(
+    'RELORA_TEXT_BYTES_MAX',
+    1 << 16,
+    1 << 14,
+    64 << 20,
+    'Longest text in one field of a message from a client; prompts and tokenizers may be as long as a message.',
+  ),
   metadataBytesMax: integer(
     'RELORA_METADATA_BYTES_MAX',
     8192,

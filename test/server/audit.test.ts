@@ -45,6 +45,14 @@ describe('the audit log', () => {
     }
   });
 
+  it('holds no more of a name than a name can be, whatever a refused call says', async () => {
+    const { server, training } = await openApi();
+    for (const name of ['x'.repeat(60_000), 'jobs/\0'])
+      await training.cancelJob({ name, etag: name }).catch(() => {});
+    const { entries } = await server.listAuditEntries({});
+    expect(entries.map(({ resource }) => resource)).toEqual(['jobs/\ufffd', `${'x'.repeat(255)}…`]);
+  });
+
   it('comes in pages, for one tenant or one caller', async () => {
     const { server, training } = await openApi();
     const as = (tenant: string): CallOptions => ({ metadata: Metadata({ 'relora-tenant': tenant }) });

@@ -51,7 +51,7 @@ describe('what is wrong with a request fits into the trailers of every client', 
 
   it('names and paths of any length, in any script', async () => {
     const { address } = await openApi();
-    for (const name of ['x'.repeat(100_000), '長'.repeat(30_000), '\u{1f600}'.repeat(20_000)]) {
+    for (const name of ['x'.repeat(60_000), '長'.repeat(20_000), '\u{1f600}'.repeat(15_000)]) {
       const header = { files: [{ fileName: `../${name}`, serverPath: `/${name}` }], datasetId: name };
       const request = UploadDatasetRequest.encode(UploadDatasetRequest.fromPartial({ header })).finish();
       const refusal = await trailersOf(address, '/relora.v1.DatasetService/UploadDataset', request);

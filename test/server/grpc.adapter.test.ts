@@ -3,7 +3,12 @@ import { once } from 'node:events';
 import { connect as connectTcp } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { status } from '@grpc/grpc-js';
-import { ArtifactServiceDefinition, GetJobRequest, WatchJobRequest } from '@relora/sdk/contract';
+import {
+  ArtifactServiceDefinition,
+  GenerateTextRequest,
+  GetJobRequest,
+  WatchJobRequest,
+} from '@relora/sdk/contract';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { readDescriptors } from '../../server/dist/grpc/descriptors.js';
 import { GrpcServer } from '../../server/dist/grpc/grpcServer.js';
@@ -74,6 +79,20 @@ describe('a message that cannot be read is a mistake of its sender, with its pla
     expect(refusal.message).toContain('got 9007199254740992');
     const below = Buffer.concat([nobody, bytes(0x10), Buffer.alloc(6, 0x80), bytes(0x80, 0xf0, 0xff, 0x01)]);
     expect((await refusalOfBytes(below, watch)).info.reason).toBe('REQUEST_INVALID');
+  });
+
+  it('a text longer than anybody needs, but a prompt may be as long as a message', async () => {
+    const named = (length: number): Buffer =>
+      Buffer.from(GetJobRequest.encode(GetJobRequest.fromPartial({ name: 'x'.repeat(length) })).finish());
+    const { info, fields, message } = await refusalOfBytes(named(65_537));
+    expect([info.reason, fields]).toEqual(['REQUEST_INVALID', ['name']]);
+    expect(message).toBe('name: expected at most 65536 bytes, got 65537');
+    expect((await refusalOfBytes(named(65_536))).message).toContain('name: expected jobs/{job}, got "xxx');
+    const prompt = GenerateTextRequest.encode(
+      GenerateTextRequest.fromPartial({ model: 'jobs/nobody', prompt: 'x'.repeat(1 << 20) }),
+    ).finish();
+    const generate = '/relora.v1.ModelService/GenerateText';
+    expect((await refusalOfBytes(Buffer.from(prompt), generate)).info.reason).toBe('JOB_NOT_FOUND');
   });
 
   it('messages inside each other without end, and more parts than can be taken', async () => {

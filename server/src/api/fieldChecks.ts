@@ -144,9 +144,15 @@ export class FieldChecks {
 /** Characters of a text, which are counted only where it may be too long by them. */
 function lengthOf(value: string, lengthMax: number): number {
   if (value.length <= lengthMax) return value.length;
-  let length = 0;
-  for (const _ of value) length++;
+  // Not `for … of`, which makes a text of each character: a prompt has a million.
+  let length = value.length;
+  for (let at = 0; at < value.length - 1; at++) if (isPair(value, at)) length--;
   return length;
+}
+
+/** Whether two units from here on are one character. */
+function isPair(value: string, at: number): boolean {
+  return (value.charCodeAt(at) & 0xfc00) === 0xd800 && (value.charCodeAt(at + 1) & 0xfc00) === 0xdc00;
 }
 
 /** A, B or C */
@@ -160,13 +166,17 @@ function textProblem(value: string, lines: boolean): string | undefined {
   // What a decoder puts in place of bytes that are no UTF-8: what was meant is lost, so it is not guessed.
   if (value.includes('\ufffd')) return 'U+FFFD, which broken UTF-8 becomes';
   // Not by regular expression: it would have to hold the very characters that it forbids.
-  for (const character of value) {
-    const code = character.codePointAt(0)!;
+  for (let at = 0; at < value.length; at++) {
+    const code = value.charCodeAt(at);
+    if (isPair(value, at)) {
+      at++;
+      continue;
+    }
     const isLine = code === 0x09 || code === 0x0a || code === 0x0d;
     const isControl = (code < 0x20 && !(lines && isLine)) || (code >= 0x7f && code <= 0x9f);
     const turnsText = (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
     const isHalf = code >= 0xd800 && code <= 0xdfff;
-    if (isControl || (turnsText && !lines) || isHalf || code === 0)
+    if (isControl || (turnsText && !lines) || isHalf)
       return `U+${code.toString(16).toUpperCase().padStart(4, '0')}`;
   }
   return undefined;

@@ -1,5 +1,6 @@
 import { appendFile } from 'node:fs/promises';
 import type { Logger } from 'pino';
+import { cutText } from '../errors.js';
 import type { Database } from '../store/database.js';
 import type { AuditRow } from '../store/schema.js';
 import { timedId } from '../store/timedId.js';
@@ -11,6 +12,9 @@ export interface AuditCursor {
   id: string;
 }
 
+/** More than any name that there can be. */
+const textLengthMax = 256;
+
 /** Who changed what, from where and with what result: rows of the store, and lines of a file where the settings name one. */
 export class AuditLog {
   constructor(
@@ -20,8 +24,10 @@ export class AuditLog {
   ) {}
 
   /** Resolves when it is stored. What was done stands even where this fails: the log has the entry then. */
-  async note(entry: AuditEntry): Promise<void> {
+  async note(asked: AuditEntry): Promise<void> {
     const timeMs = Date.now();
+    // What a refused call named can be anything: it must not fill the disk.
+    const entry = { ...asked, resource: fit(asked.resource), request_id: fit(asked.request_id) };
     try {
       if (this.file !== '')
         await appendFile(
@@ -65,4 +71,9 @@ export class AuditLog {
     const last = rows.length > entriesMax ? entries.at(-1) : undefined;
     return { entries, next: last === undefined ? null : { timeMs: last.time_ms, id: last.id } };
   }
+}
+
+/** PostgreSQL has no text with a zero in it. */
+function fit(text: string): string {
+  return cutText(text, textLengthMax).replaceAll('\0', '\ufffd');
 }

@@ -16,18 +16,26 @@ const depthMax = 100;
 export interface MessageLimits {
   /** Fields and list entries of a message, those of the messages inside it too. One list may have a fifth of them. */
   fieldsMax: number;
+  /** Bytes of a text; what is longer is not even read. */
+  textBytesMax: number;
 }
+
+/** Fields whose text may be as long as a message. */
+const longTexts = new Set([
+  'relora.v1.GenerateTextRequest.prompt',
+  'relora.v1.HuggingFaceTokenizer.tokenizer_json',
+]);
 
 /**
  * Reads a message without building it, so that the generated decoder can rely on it: whole, of the types that the contract
- * says, text in UTF-8, whole numbers that a double holds, and no more parts than can be taken at once. Throws
+ * says, text in UTF-8 and no longer than anybody needs, whole numbers that a double holds, and no more parts than can be taken at once. Throws
  * MESSAGE_UNREADABLE, MESSAGE_TOO_LARGE or REQUEST_INVALID with the path of the field.
  */
 export function checkMessage(
   bytes: Uint8Array,
   typeName: string,
   messages: ReadonlyMap<string, MessageDescriptor>,
-  { fieldsMax }: MessageLimits,
+  { fieldsMax, textBytesMax }: MessageLimits,
 ): void {
   const path: { name: string; index: number }[] = [];
   const entriesMax = Math.ceil(fieldsMax / 5);
@@ -55,12 +63,12 @@ export function checkMessage(
       if (field.isRepeated) indexes.set(number, index);
       path.push({ name: field.name, index });
       if (index >= entriesMax) throw listTooLong();
-      checkValue(reader, wireType, field);
+      checkValue(reader, wireType, field, type);
       path.pop();
     }
   };
 
-  const checkValue = (reader: WireReader, wireType: number, field: FieldDescriptor): void => {
+  const checkValue = (reader: WireReader, wireType: number, field: FieldDescriptor, type: string): void => {
     const expected = wireTypeOf(field.type);
     if (wireType === wireTypes.bytes && field.isRepeated && expected !== wireTypes.bytes) {
       let entryCount = 0;
@@ -78,6 +86,8 @@ export function checkMessage(
     if (field.type === types.message) return checkFields(inner, field.typeName);
     if (field.type !== types.string) return;
     const text = inner.slice();
+    if (text.length > textBytesMax && !longTexts.has(`${type}.${field.name}`))
+      throw wrongValue(`at most ${textBytesMax} bytes`, String(text.length));
     if (!isUtf8(text)) throw new WireFault(inner.at, 'text in UTF-8', 'other bytes');
     // The decoder puts the entries of a map into an object, where this key would be its prototype: the entry would be lost.
     if (field.isMapKey && Buffer.from(text).toString() === '__proto__')

@@ -100,6 +100,7 @@ export class GrpcServer {
 
   addMethods(methods: readonly ServedMethod[]): void {
     const { messages, requests } = this.options.descriptors;
+    const { messageFieldsMax: fieldsMax, textBytesMax } = this.options.config;
     for (const method of methods) {
       const { path, decode, encode } = method;
       const request = requests.get(path);
@@ -107,7 +108,7 @@ export class GrpcServer {
       this.methods.set(path, {
         ...method,
         decode: (bytes) => {
-          checkMessage(bytes, request, messages, { fieldsMax: this.options.config.messageFieldsMax });
+          checkMessage(bytes, request, messages, { fieldsMax, textBytesMax });
           return decode(bytes);
         },
         encode: (message) => {
