@@ -46,11 +46,26 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
     '',
     ...tableText(comparison, labels, painters, costColumns),
     '',
+    ...datasetsText(comparison, labels),
     ...meansText(seedMeans(comparison)),
     ...settingsText(labels, shown),
     ...(shown.length < real.length ? [`  and ${real.length - shown.length} more`] : []),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${printable(message)}`),
   ];
+}
+
+/** The held-out loss of each data set, where a job has several. */
+function datasetsText({ jobs }: CompareJobsResponse, labels: readonly string[]): string[] {
+  if (jobs.every(({ evaluationDatasets }) => evaluationDatasets.length < 2)) return [];
+  const names = [...new Set(jobs.flatMap((job) => job.evaluationDatasets.map(({ dataset }) => dataset)))];
+  const rows = names.map((name) => [
+    name,
+    ...jobs.map(({ evaluationDatasets }) => {
+      const found = evaluationDatasets.find(({ dataset }) => dataset === name);
+      return found === undefined || found.tokenCount === 0 ? '–' : found.loss.toFixed(4);
+    }),
+  ]);
+  return [...table([['held-out loss of', ...labels], ...rows]), ''];
 }
 
 /** How the curve at a place in a list differs from the others. */

@@ -38,7 +38,10 @@ function addUpload(program: Command, run: Run): void {
     .option('--title <text>', 'title for people')
     .option('--on-server', 'the paths are on the server, in a folder that it allows')
     .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
-    .option('--tokenizer <weights>', 'take the tokenizer of these uploaded weights')
+    .option(
+      '--tokenizer <name>',
+      'take the tokenizer of uploaded weights, weights/…, or of a data set, datasets/…',
+    )
     .option(
       '--end-token <token>',
       'the token of that tokenizer that ends a text, where its files name another',
@@ -155,6 +158,10 @@ type TokenizerFlags = Pick<UploadFlags, 'vocabulary' | 'tokenizer' | 'endToken'>
 function tokenizerOf({ vocabulary, tokenizer, endToken }: TokenizerFlags) {
   if (vocabulary !== undefined && tokenizer !== undefined)
     throw new UsageError('--vocabulary and --tokenizer exclude each other');
+  if (tokenizer?.startsWith('datasets/')) {
+    if (endToken !== undefined) throw new UsageError('--end-token goes with the tokenizer of weights');
+    return { dataset: tokenizer };
+  }
   if (tokenizer !== undefined) return { huggingFace: { weights: tokenizer, endToken } };
   if (endToken !== undefined) throw new UsageError('--end-token goes with --tokenizer');
   return vocabulary === undefined ? undefined : { trainedBpe: { vocabularySize: vocabulary } };

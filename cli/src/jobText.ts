@@ -49,7 +49,7 @@ export function jobDetails(job: Job): string[] {
     ['attempt', String(job.attempt)],
     ['begun at', job.origin && `step ${job.origin.step} of ${job.origin.job}`],
     ['model', spec && modelText(spec)],
-    ['data set', spec?.dataset],
+    ...datasetRows(job),
     ['kind', spec && kindText(spec)],
     ['batch', spec?.batch && batchText(spec.batch)],
     ['learning rate', spec?.learningRate && rateText(spec.learningRate)],
@@ -72,6 +72,23 @@ export function jobDetails(job: Job): string[] {
     ...Object.entries(job.labels).map(([key, value]): [string, string] => [`label ${key}`, value]),
   ];
   return table(rows.filter((row): row is [string, string] => Boolean(row[1])));
+}
+
+/** Each data set with its weight, and what the last evaluation found. */
+function datasetRows({ spec, progress }: Job): [string, string | undefined][] {
+  const mixture = spec?.mixture ?? [];
+  const evaluated = new Map((progress?.datasets ?? []).map((each) => [each.dataset, each]));
+  const parts: { dataset: string; weight?: number | undefined }[] =
+    mixture.length > 0 ? mixture : spec?.dataset ? [{ dataset: spec.dataset }] : [];
+  return parts.map(({ dataset, weight }) => {
+    const found = evaluated.get(dataset);
+    const figures = [
+      weight === undefined ? '' : `weight ${figure(weight)}`,
+      found && `${figure(found.epochs)} passes`,
+      found && found.tokenCount > 0 && mixture.length > 0 ? `held-out loss ${found.loss.toFixed(4)}` : '',
+    ];
+    return ['data set', [dataset, ...figures].filter(Boolean).join(', ')];
+  });
 }
 
 /** Costs, plan and warnings. */

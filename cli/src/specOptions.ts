@@ -16,6 +16,7 @@ import {
   TargetModule,
   TrainedFactors,
   type JobSpec,
+  type MixturePart,
   type ModuleRank,
   type StepRange,
 } from '@relora/sdk';
@@ -32,6 +33,7 @@ export interface SpecFlags {
   preset?: string;
   baseWeights?: string;
   dataset?: string;
+  mixture?: MixturePart[];
   steps?: number;
   tokens?: number;
   omitSteps?: StepRange[];
@@ -130,6 +132,11 @@ export function addSpecOptions(command: Command): Command {
       'weights to continue from: weights/…, jobs/…/artifacts/…, or a folder on the server',
     )
     .option('--dataset <name>', 'data set, datasets/…')
+    .option(
+      '--mixture <name=weight>',
+      'a data set of a mixture with its weight, by default 1; may be repeated',
+      mixturePart,
+    )
     .option('--steps <n>', 'steps of the main phase', wholeNumber)
     .option('--tokens <n>', 'tokens of the main phase in place of --steps', wholeNumber)
     .option('--omit-steps <first-last>', 'steps to omit, without an update; may be repeated', stepRange)
@@ -187,13 +194,19 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
     throw new UsageError('--preset and --base-weights exclude each other');
   if (flags.preset !== undefined) spec.model = { preset: flags.preset };
   if (flags.baseWeights !== undefined) spec.model = { baseWeights: baseWeights(flags.baseWeights) };
+  if (flags.dataset !== undefined && flags.mixture !== undefined)
+    throw new UsageError('--dataset and --mixture exclude each other');
+  // A flag goes before what a file says, whichever of the two that is.
+  if (flags.dataset !== undefined) delete spec.mixture;
+  if (flags.mixture !== undefined) delete spec.dataset;
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
   if (flags.recomputation !== undefined)
     spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
   if (flags.endOfData !== undefined) spec.endOfData = oneOf('--end-of-data', flags.endOfData, endsOfData);
   assign(spec, {
     recipe: flags.recipe,
-    dataset: flags.dataset?.includes('/') === false ? `datasets/${flags.dataset}` : flags.dataset,
+    dataset: flags.dataset === undefined ? undefined : datasetName(flags.dataset),
+    mixture: flags.mixture,
     stepCount: flags.steps,
     tokenCount: flags.tokens,
     omittedSteps: flags.omitSteps ?? flags.skipSteps,
@@ -247,6 +260,16 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
 function moduleRank(value: string, before: ModuleRank[] = []): ModuleRank[] {
   const [name = '', rank = ''] = value.split('=');
   return [...before, { module: oneOf('--module-rank', name, modules), rank: wholeNumber(rank) }];
+}
+
+function mixturePart(value: string, before: MixturePart[] = []): MixturePart[] {
+  const [name = '', weight] = value.split('=');
+  const part = weight === undefined ? {} : { weight: decimalNumber(weight) };
+  return [...before, { dataset: datasetName(name), ...part }];
+}
+
+function datasetName(name: string): string {
+  return name.includes('/') ? name : `datasets/${name}`;
 }
 
 function stepRange(value: string, before: StepRange[] = []): StepRange[] {

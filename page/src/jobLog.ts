@@ -1,7 +1,7 @@
-import type { JobEvent, Restart } from '@relora/sdk/contract';
+import type { Job, JobEvent, Restart } from '@relora/sdk/contract';
 import type { Json } from './api.js';
 import { el, fill, scrolling } from './element.js';
-import { bytes, clock, dateTime, duration, figure, whole, word } from './format.js';
+import { bytes, clock, dateTime, duration, figure, idOf, whole, word } from './format.js';
 import { stateBadge } from './jobParts.js';
 
 type Event = Json<JobEvent>;
@@ -142,6 +142,38 @@ export class SampleList {
 }
 
 /** Restarts with the proof of each merge. */
+/** Each data set of a job at its last evaluation, with its weight in the mixture. */
+export function datasetTable({ spec, progress }: Json<Job>): HTMLElement {
+  const evaluated = progress?.datasets ?? [];
+  if (evaluated.length === 0) return el('p', { class: 'muted' }, 'No evaluation yet.');
+  const weights = new Map((spec?.mixture ?? []).map((part) => [part.dataset, part.weight]));
+  const head = ['Data set', 'Weight', 'Passes', 'Held-out loss', 'Bits/byte'];
+  return el(
+    'table',
+    {},
+    el('thead', {}, el('tr', {}, ...head.map((title) => el('th', { scope: 'col' }, title)))),
+    el(
+      'tbody',
+      {},
+      ...evaluated.map(({ dataset, epochs, loss, bitsPerByte, tokenCount }) => {
+        const isEvaluated = Number(tokenCount ?? 0) > 0;
+        const cells = [
+          figure(weights.get(dataset ?? '') ?? 1),
+          figure(epochs ?? 0),
+          isEvaluated ? figure(loss) : '–',
+          isEvaluated ? figure(bitsPerByte) : '–',
+        ];
+        return el(
+          'tr',
+          {},
+          el('td', {}, idOf(dataset ?? '')),
+          ...cells.map((cell) => el('td', { class: 'number' }, cell)),
+        );
+      }),
+    ),
+  );
+}
+
 export function restartTable(restarts: readonly Json<Restart>[]): HTMLElement {
   if (restarts.length === 0) return el('p', { class: 'muted' }, 'No restarts yet.');
   const heads = [

@@ -5,7 +5,7 @@ import { el, fill, setText } from './element.js';
 import { age, duration, figure, idOf, short, whole } from './format.js';
 import { jobActions } from './jobActions.js';
 import { JobCharts } from './jobCharts.js';
-import { EventLog, restartTable, SampleList } from './jobLog.js';
+import { datasetTable, EventLog, restartTable, SampleList } from './jobLog.js';
 import { nextList } from './jobNext.js';
 import { kindOf, modelOf, progressBar, stateBadge, titleOf } from './jobParts.js';
 import { settingsPanel } from './jobSettings.js';
@@ -37,6 +37,7 @@ export function jobView(id: string): View {
   const samples = new SampleList();
   const artifacts = new ArtifactList(id);
   const restartPlace = el('div');
+  const datasetPlace = el('div');
   const settings = el('div');
   const head = el(
     'div',
@@ -74,6 +75,7 @@ export function jobView(id: string): View {
     document.title = `${titleOf(job)} · ReLoRA`;
     fill(bar, progressBar(job, whole));
     fill(tiles, ...tilesOf(job));
+    fill(datasetPlace, datasetTable(job));
     fill(next, nextList(job, plan));
   };
 
@@ -233,6 +235,7 @@ export function jobView(id: string): View {
             ['Events', log.element],
             ['Samples', samples.element],
             ['Restarts', restartPlace],
+            ['Data sets', datasetPlace],
             ['Settings', settings],
           ]),
         ),

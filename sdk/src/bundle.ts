@@ -20,6 +20,8 @@ export interface Bundle {
   /** What was trained, with what `auto` became on its server. */
   spec: JobSpec;
   dataset: { name: string; manifestSha256: string };
+  /** Of a mixture all its data sets, in its order; empty without one. */
+  mixture: { name: string; manifestSha256: string }[];
   execution: Execution;
   /** What the job exported at its end, and a replay has to give; below the name of its layout where there are several. */
   files: ArtifactFile[];
@@ -52,6 +54,7 @@ export async function createBundle(
     job: name,
     spec: pinned(spec, execution),
     dataset: { name: spec.dataset, manifestSha256: execution.datasetSha256 },
+    mixture: execution.datasets.map(({ dataset, sha256 }) => ({ name: dataset, manifestSha256: sha256 })),
     execution,
     files,
     losses,
@@ -126,6 +129,13 @@ export function parseBundle(json: unknown): Bundle {
       name: text('dataset.name', dataset.name),
       manifestSha256: sha256('dataset.manifestSha256', dataset.manifestSha256),
     },
+    mixture: list('mixture', found.mixture ?? []).map((entry, index) => {
+      const part = record(`mixture[${index}]`, entry);
+      return {
+        name: text(`mixture[${index}].name`, part.name),
+        manifestSha256: sha256(`mixture[${index}].manifestSha256`, part.manifestSha256),
+      };
+    }),
     execution: Execution.fromJSON(record('execution', found.execution)),
     files: list('files', found.files).map((entry, index) => {
       const file = record(`files[${index}]`, entry);
@@ -138,7 +148,7 @@ export function parseBundle(json: unknown): Bundle {
     losses: list('losses', found.losses).map((loss, step) =>
       loss === null ? null : number(`losses[${step}]`, loss),
     ),
-    // Bundles of version 0.1 have neither.
+    // Bundles of version 0.1 have neither, nor a mixture.
     updates: list('updates', found.updates ?? []).map((entry, index) =>
       JobUpdate.fromJSON(record(`updates[${index}]`, entry)),
     ),

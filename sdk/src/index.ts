@@ -74,6 +74,7 @@ export type {
   LlamaConfig,
   MetricPoint,
   MetricSeries,
+  MixturePart,
   ModuleRank,
   PreviewToken,
   Restart,

@@ -1,6 +1,6 @@
 import { resultOf, type Bundle } from './bundle.js';
 import type { ReloraClient } from './client.js';
-import { DatasetState, type Execution, type Job } from './contract.js';
+import { DatasetState, type Execution, type Job, type JobSpec } from './contract.js';
 import { ReloraError } from './errors.js';
 import type { JobEvent } from './events.js';
 
@@ -73,9 +73,9 @@ export async function replayBundle(
   { signal, onEvent, onCreated }: ReplayOptions = {},
 ): Promise<ReplayReport> {
   const options = signal === undefined ? {} : { signal };
-  const dataset = await findDataset(client, bundle, options);
+  const data = await findData(client, bundle, options);
   const created = await client.createJob(
-    { ...bundle.spec, dataset },
+    { ...bundle.spec, ...data },
     { displayName: `Replay of ${bundle.job}`.slice(0, 63), updates: bundle.updates, ...options },
   );
   onCreated?.(created);
@@ -91,10 +91,23 @@ export async function replayBundle(
   };
 }
 
+/** What a specification says of its data, by the names that it has on this server. */
+async function findData(
+  client: ReloraClient,
+  { dataset, mixture, spec }: Bundle,
+  options: { signal?: AbortSignal },
+): Promise<Pick<JobSpec, 'dataset' | 'mixture'>> {
+  if (mixture.length === 0) return { dataset: await findDataset(client, dataset, options), mixture: [] };
+  const parts: JobSpec['mixture'] = [];
+  for (const [index, part] of mixture.entries())
+    parts.push({ ...spec.mixture[index], dataset: await findDataset(client, part, options) });
+  return { dataset: parts[0]!.dataset, mixture: parts };
+}
+
 /** By content: on another server it has another name. */
 async function findDataset(
   client: ReloraClient,
-  { dataset }: Bundle,
+  dataset: Bundle['dataset'],
   options: { signal?: AbortSignal },
 ): Promise<string> {
   const matches: string[] = [];

@@ -417,6 +417,13 @@ export const settings = {
     2 ** 50,
     'Memory of a process that reads files of clients (data sets, tokenizers, weights); above it the process is ended.',
   ),
+  mixtureDatasetsMax: integer(
+    'RELORA_MIXTURE_DATASETS_MAX',
+    32,
+    2,
+    256,
+    'Data sets in the mixture of one job; each has metrics of its own.',
+  ),
   comparedJobsMax: integer(
     'RELORA_COMPARED_JOBS_MAX',
     16,

@@ -5,7 +5,9 @@ import {
   DatasetState,
   JobSpec,
   TrainingServiceDefinition,
+  type DeepPartial,
   type JobEvent,
+  type TokenizerSpec,
 } from '@relora/sdk/contract';
 import { createChannel, createClient, type Channel } from 'nice-grpc';
 import { expect, onTestFinished } from 'vitest';
@@ -25,21 +27,31 @@ export function clientsOf(address: string) {
 export type Clients = ReturnType<typeof clientsOf>;
 
 /** Uploads the tiny text and resolves when it is ready. */
-export async function uploadTinyText({ datasets }: Clients): Promise<void> {
-  const data = Buffer.from(tinyText());
+export async function uploadTinyText(clients: Clients): Promise<void> {
+  await uploadText(clients, 'tiny-text', tinyText());
+}
+
+/** Uploads a text, a tenth of it held out, and resolves when it is ready. */
+export async function uploadText(
+  { datasets }: Clients,
+  datasetId: string,
+  text: string,
+  tokenizer: DeepPartial<TokenizerSpec> = { bytes: {} },
+): Promise<void> {
+  const data = Buffer.from(text);
   const sha256 = createHash('sha256').update(data).digest('hex');
   async function* messages() {
     yield {
       header: {
-        datasetId: 'tiny-text',
+        datasetId,
         files: [{ fileName: 'tiny.txt', sizeBytes: data.length, sha256 }],
-        spec: { tokenizer: { bytes: {} }, heldOutShare: 0.1 },
+        spec: { tokenizer, heldOutShare: 0.1 },
       },
     };
     yield { chunk: { fileIndex: 0, offsetBytes: 0, data } };
   }
   await datasets.uploadDataset(messages());
-  const state = async () => (await datasets.getDataset({ name: 'datasets/tiny-text' })).dataset?.state;
+  const state = async () => (await datasets.getDataset({ name: `datasets/${datasetId}` })).dataset?.state;
   await expect.poll(state, { interval: 50 }).toBe(DatasetState.READY);
 }
 

@@ -198,7 +198,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       await parts.control.cancel(id);
       expect(await parts.datasetDeletion.delete('text')).toEqual({ outcome: 'done' });
       expect(await parts.datasetDeletion.delete('text')).toEqual({ outcome: 'done' });
-      expect(await parts.queue.submit(newJob())).toBe('datasetDeleted');
+      expect(await parts.queue.submit(newJob())).toEqual({ deletedDatasetId: 'text' });
       const page = { after: null, datasetsMax: 10 };
       expect((await parts.datasets.list(page)).datasets).toEqual([]);
       expect((await parts.datasets.list({ ...page, withDeleted: true })).datasets).toHaveLength(1);

@@ -1,5 +1,6 @@
 import * as plan from '@relora/engine/plan';
 import {
+  datasetEvaluation,
   layerRank,
   plannedGraph,
   restartModule,
@@ -11,7 +12,7 @@ import {
 import { describe, expect, it } from 'vitest';
 import { exportResult, sealedArtifact } from '../../server/dist/artifacts/artifact.js';
 import { capitals } from '../../server/dist/api/enums.js';
-import { execution } from '../../server/dist/jobs/job.js';
+import { execution, executionDataset } from '../../server/dist/jobs/job.js';
 import { fieldsOf } from './contractText.js';
 
 const sorted = (names: Iterable<string>): string[] => [...names].sort();
@@ -24,6 +25,7 @@ describe('what a trainer reports', () => {
     ['StepSpan', stepSpan],
     ['Spread', spread],
     ['EvaluationEvent', trainingEvents.evaluation],
+    ['DatasetEvaluation', datasetEvaluation],
     ['RestartEvent', trainingEvents.restart],
     ['RestartModule', restartModule],
     ['LayerRank', layerRank],
@@ -34,6 +36,7 @@ describe('what a trainer reports', () => {
     ['WarningEvent', trainingEvents.warning],
     ['Execution', execution],
     ['ExecutionGraph', plannedGraph],
+    ['ExecutionDataset', executionDataset],
   ];
 
   it.each(messages)('%s has the fields of its table, and no other', (message, table) => {
@@ -74,6 +77,7 @@ describe('a setting of a job', () => {
         ...[
           'model',
           'dataset',
+          'mixture',
           'stepCount',
           'tokenCount',
           'omittedSteps',

@@ -235,7 +235,7 @@ export function newJob(changes: Partial<NewJob> = {}): NewJob {
 export async function submit(parts: Parts, changes: Partial<NewJob> = {}): Promise<Job> {
   const submission = await parts.queue.submit(newJob(changes));
   if (typeof submission === 'string') throw new Error(`Not submitted: ${submission}`);
-  if ('goneJobId' in submission) throw new Error(`Not submitted: ${submission.goneJobId} is gone`);
+  if (!('job' in submission)) throw new Error(`Not submitted: ${JSON.stringify(submission)}`);
   return submission.job;
 }
 

@@ -189,6 +189,7 @@ describe('the store', () => {
     ]);
     const names = await parts.db
       .selectFrom('jobs')
+      .innerJoin('job_datasets', 'job_datasets.job_id', 'jobs.id')
       .select(['name', 'dataset_id', 'origin_job_id'])
       .executeTakeFirst();
     expect(names).toEqual({ name: 'job-one', dataset_id: 'tales', origin_job_id: 'job-zero' });

@@ -277,7 +277,8 @@ describe('two tenants', () => {
     expect(ended!.spec!.dataset).toBe('datasets/text');
     const row = await api.parts.db
       .selectFrom('jobs')
-      .selectAll()
+      .innerJoin('job_datasets', 'job_datasets.job_id', 'jobs.id')
+      .select(['dataset_id', 'name'])
       .where('tenant', '=', 'other')
       .executeTakeFirstOrThrow();
     expect(row).toMatchObject({ dataset_id: 'other.text', name: job!.name.replace('jobs/', '') });

@@ -15,6 +15,11 @@ export interface TrainingBatch extends Batch {
   epoch: number;
 }
 
+/** What gives a run its sequences, by their number in the run. */
+export interface BatchSource {
+  read(firstSequence: number, count: number): Promise<Batch>;
+}
+
 /**
  * The order of training sequences, as a pure function of their number: the training part is cut into sequences that share
  * one token with the next, and each pass takes them in a new seeded order. Nothing has to be kept to resume anywhere.
@@ -22,15 +27,15 @@ export interface TrainingBatch extends Batch {
  * As many tokens as do not fill a sequence are in none of a pass. With cut 1 they are always the last ones; with cut 2 the next
  * pass begins with them, and what is beyond the end begins again at the first token, so that no token is left out twice in a row.
  */
-export class Batches {
+export class Batches implements BatchSource {
   readonly sequencesPerEpoch: number;
   private order: { epoch: number; at(index: number): number } | undefined;
 
   /** Throws DataError DATASET_TOO_SHORT when there is not one whole sequence. */
   constructor(
     private readonly split: TokenSplit,
-    /** `cut`: see StreamVersions. */
-    private readonly options: { sequenceLength: number; seed: number; cut: number },
+    /** `cut`: see StreamVersions; `part`: its index in a mixture. */
+    private readonly options: { sequenceLength: number; seed: number; cut: number; part?: number },
   ) {
     const { sequenceLength } = options;
     this.sequencesPerEpoch = sequencesInPass(split.tokenCount, sequenceLength);
@@ -45,15 +50,16 @@ export class Batches {
     const inputs = new Int32Array(count * sequenceLength);
     const targets = new Int32Array(count * sequenceLength);
     for (let i = 0; i < count; i++) {
-      const tokens = await this.sequence(this.positionOf(firstSequence + i));
+      const tokens = await this.sequence(firstSequence + i);
       inputs.set(tokens.inputs, i * sequenceLength);
       targets.set(tokens.targets, i * sequenceLength);
     }
     return { inputs, targets, epoch: Math.floor(firstSequence / this.sequencesPerEpoch) };
   }
 
-  /** The sequence whose first input is the token at `position`. */
-  private async sequence(position: number): Promise<Batch> {
+  /** The sequence with a number. */
+  async sequence(index: number): Promise<Batch> {
+    const position = this.positionOf(index);
     const { tokenCount } = this.split;
     const length = this.options.sequenceLength + 1;
     const untilEnd = Math.min(length, tokenCount - position);
@@ -77,7 +83,10 @@ export class Batches {
   private placeOf(sequence: number): number {
     const epoch = Math.floor(sequence / this.sequencesPerEpoch);
     if (this.order?.epoch !== epoch) {
-      this.order = { epoch, at: permutation(this.sequencesPerEpoch, this.options.seed, epoch) };
+      this.order = {
+        epoch,
+        at: permutation(this.sequencesPerEpoch, this.options.seed, epoch, this.options.part),
+      };
     }
     return this.order.at(sequence % this.sequencesPerEpoch);
   }

@@ -4,12 +4,18 @@ import { Random } from '../random.js';
  * A seeded permutation of 0 … length - 1 in constant memory: a Feistel network over the next power of four, walked until it
  * falls inside (Black and Rogaway 2002, cycle walking). At most 2^32 entries.
  */
-export function permutation(length: number, seed: number, epoch: number): (index: number) => number {
+export function permutation(
+  length: number,
+  seed: number,
+  epoch: number,
+  /** Of a mixture's data sets, so that two of one length have orders of their own; undefined for one alone. */
+  part?: number,
+): (index: number) => number {
   let halfBits = 1;
   while (4 ** halfBits < length) halfBits++;
   if (halfBits > 16) throw new RangeError(`A permutation of ${length} entries is more than 2^32`);
   const mask = 2 ** halfBits - 1;
-  const random = Random.forStream(seed, 'sequences', epoch);
+  const random = Random.forStream(seed, 'sequences', epoch, ...(part === undefined ? [] : [part]));
   const keys = Array.from({ length: roundCount }, () => random.uint32());
 
   const encrypt = (value: number): number => {

@@ -21,6 +21,7 @@ export * from './runUpdate.js';
 export { specAfter, SteeredSchedule } from './steeredSchedule.js';
 export * from './layerMethod.js';
 export { sequencesInPass } from './dataPass.js';
+export * from './mixture.js';
 export * from './adapterGraphs.js';
 export * from './parameters.js';
 export { llamaConfigOf, ModelFolderInvalid } from './llamaConfigFile.js';

@@ -1,5 +1,6 @@
 import type * as tables from './jobSettings.js';
 import type { ValuesOf } from './setting.js';
+import type { MixturePart } from './mixture.js';
 import type { DeviceChoice, ExportFormat, GgufType, TargetModule } from './words.js';
 
 export * from './words.js';
@@ -16,8 +17,10 @@ export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   baseWeightsName: string | null;
   /** How base weights stand in the hash of the specification: by the path of their folder, as in 0.1.0, or by what is in it. */
   baseWeightsHash: 'path' | 'content';
-  /** Resource name of the data set, `datasets/{id}`. */
+  /** Resource name of the data set, `datasets/{id}`; of a mixture the first, whose tokenizer all have. */
   dataset: string;
+  /** The data sets of a mixture, at least two; empty where `dataset` is all. */
+  mixture: MixturePart[];
   warmStart: WarmStartSettings;
   /** Null for fullRank. */
   adapter: AdapterSettings | null;

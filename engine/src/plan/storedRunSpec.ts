@@ -23,6 +23,7 @@ export const laterDefaults = {
   baseWeightsHash: 'path' as const,
   omittedSteps: [],
   acceptedDevices: [],
+  mixture: [],
   streams: valuesBefore(streamSettings),
   recipe: 'paper',
   warmStart: valuesBefore(warmStartSettings),

@@ -40,6 +40,18 @@ export const layerRank = {
   adapterRank: count,
 };
 
+/** What an evaluation came to on one data set; loss and others are 0 where nothing of it is held out. */
+export const datasetEvaluation = {
+  /** Resource name. */
+  dataset: name,
+  loss: number,
+  perplexity: number,
+  bitsPerByte: number,
+  tokenCount: count,
+  /** How often its training part was read so far. */
+  epochs: number,
+};
+
 /** A restart and the proof that it was one: what changed, and that the function computed did not. */
 const restart = {
   /** From 1. */
@@ -91,6 +103,8 @@ export const trainingEvents = {
     bitsPerByte: number,
     tokenCount: count,
     seconds: number,
+    /** One for each data set of the run. */
+    datasets: orMissing(list(1024, object(datasetEvaluation))),
   },
   restart: {
     /** Step before which it happened. */
@@ -141,6 +155,7 @@ export const trainingEvents = {
 };
 
 export type TrainingEvent = UnionOf<'kind', typeof trainingEvents>;
+export type DatasetEvaluation = ObjectOf<typeof datasetEvaluation>;
 export type RestartReport = ObjectOf<typeof restart>;
 export type RestartModule = ObjectOf<typeof restartModule>;
 export type LayerRank = ObjectOf<typeof layerRank>;

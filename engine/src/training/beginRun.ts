@@ -4,6 +4,7 @@ import type { Collective } from '../device/collective.js';
 import type { Device, DeviceDescription } from '../device/device.js';
 import type { Dataset } from '../data/dataset.js';
 import { idleSequenceShare } from '../data/idleSequences.js';
+import { TrainingData } from '../data/trainingData.js';
 import type { Tokenizer } from '../data/tokenizer.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from './checkpointManifest.js';
 import { restoreModel, withMoments } from './checkpointModel.js';
@@ -25,7 +26,10 @@ export interface BeginRunOptions {
   device: Device;
   /** Default: alone. */
   collective?: Collective;
+  /** Of a mixture the first. */
   dataset: Dataset;
+  /** The data sets of a mixture, in the order of the specification. */
+  mixture?: readonly Dataset[] | undefined;
   /** Where the base weights lie now, when it is not where the specification says. */
   baseWeightsFolder?: string | undefined;
   /** Holds this run's `checkpoints/` and `start/`; made when it is missing. */
@@ -52,6 +56,15 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
   if (spec.model.vocabSize < dataset.tokenizer.vocabularySize) {
     const needed = `at least ${dataset.tokenizer.vocabularySize}, as the data set's tokenizer has`;
     throw new RunMismatch('model.vocabSize', needed, `${spec.model.vocabSize}`);
+  }
+  for (const [index, other] of (options.mixture ?? []).entries()) {
+    const [wanted, found] = [dataset, other].map(({ manifest }) => manifest.tokenizer.sha256);
+    if (wanted !== found)
+      throw new RunMismatch(
+        `The tokenizer of ${spec.mixture[index]?.dataset}`,
+        `that of ${spec.dataset}, SHA-256 ${wanted}`,
+        found!,
+      );
   }
   await mkdir(runFolder, { recursive: true });
   if (checkpointPath !== undefined) return await resumeRun(options, checkpointPath);
@@ -108,15 +121,18 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
 }
 
 /** Sequences in which nothing is to be learned cost what others cost. */
-async function warnOfIdleSequences({ dataset, spec, warnings }: TrainingRun): Promise<void> {
+async function warnOfIdleSequences({ data, spec, warnings }: TrainingRun): Promise<void> {
   const { sequenceLength } = spec.batch;
-  if (dataset.manifest.train.trained === undefined) return;
-  const share = await idleSequenceShare(dataset.train, sequenceLength);
-  if (share < idleShareMin) return;
-  warnings.push({
-    reason: 'SEQUENCES_IDLE',
-    message: `${Math.round(100 * share)} % of the sequences of ${sequenceLength} tokens have nothing to learn, since their prompts are longer: take a longer sequence_length, or shorter prompts`,
-  });
+  for (const { dataset, source } of data.parts) {
+    if (source.manifest.train.trained === undefined) continue;
+    const share = await idleSequenceShare(source.train, sequenceLength);
+    if (share < idleShareMin) continue;
+    const of = data.parts.length === 1 ? '' : ` of ${dataset}`;
+    warnings.push({
+      reason: 'SEQUENCES_IDLE',
+      message: `${Math.round(100 * share)} % of the sequences${of} of ${sequenceLength} tokens have nothing to learn, since their prompts are longer: take a longer sequence_length, or shorter prompts`,
+    });
+  }
 }
 
 const idleShareMin = 0.01;
@@ -130,7 +146,7 @@ async function encodeAlike(one: Tokenizer, other: Tokenizer): Promise<boolean> {
 }
 
 async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
-  const { spec, device, dataset } = options;
+  const { spec, device, dataset, mixture = [dataset] } = options;
   const { manifest, manifestSha256, sizeBytes } = await verifyCheckpoint(checkpointPath, options);
   const { baseWeightsSha256 = null } = manifest;
   const hash = specHash(options.checkpointSpec ?? spec, baseWeightsSha256);
@@ -141,10 +157,11 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
       manifest.specSha256,
     );
   }
-  if (manifest.datasetSha256 !== dataset.manifestSha256) {
+  const dataSha256 = new TrainingData(spec, mixture).sha256;
+  if (manifest.datasetSha256 !== dataSha256) {
     throw new RunMismatch(
-      `The data set that ${checkpointPath} was trained on`,
-      `SHA-256 ${dataset.manifestSha256}`,
+      `The data that ${checkpointPath} was trained on`,
+      `SHA-256 ${dataSha256}`,
       manifest.datasetSha256,
     );
   }

@@ -134,7 +134,7 @@ function manifestText(
     formatVersion: checkpointFormatVersion,
     engineVersion,
     specSha256: specHash(spec, run.baseWeightsSha256),
-    datasetSha256: run.dataset.manifestSha256,
+    datasetSha256: run.data.sha256,
     baseWeightsSha256: run.baseWeightsSha256,
     ...(Object.keys(run.modelFiles).length === 0 ? {} : { modelFiles: run.modelFiles }),
     model: model.config,

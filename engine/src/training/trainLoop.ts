@@ -19,7 +19,7 @@ import type { TrainingRun } from './trainingRun.js';
  */
 export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGenerator<TrainingEvent> {
   const { spec, schedule, steering, model, device, optimizer, batches, progress } = run;
-  const hasHeldOut = run.dataset.heldOut.tokenCount > 0;
+  const hasHeldOut = run.data.parts.some(({ source }) => source.heldOut.tokenCount > 0);
   const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
 
   for (const warning of run.warnings.splice(0)) yield { kind: 'warning', ...warning };

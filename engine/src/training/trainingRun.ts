@@ -2,7 +2,8 @@ import { join } from 'node:path';
 import { alone, type Collective } from '../device/collective.js';
 import type { Device, ResultBuffer } from '../device/device.js';
 import type { Dataset } from '../data/dataset.js';
-import { Batches } from '../data/batches.js';
+import type { BatchSource } from '../data/batches.js';
+import { TrainingData } from '../data/trainingData.js';
 import type { SavedCheckpoint } from './checkpoint.js';
 import type { FileDigest } from '../io/durableFile.js';
 import type { Llama } from '../model/llama.js';
@@ -22,8 +23,11 @@ export interface TrainingRun {
   readonly device: Device;
   /** What it exchanges with the other members of the run. */
   readonly collective: Collective;
+  /** The data set, of a mixture the first: the tokenizer of all. */
   readonly dataset: Dataset;
-  readonly batches: Batches;
+  /** All data sets. */
+  readonly data: TrainingData;
+  readonly batches: BatchSource;
   /** How adapted layers are computed; bits depend on it, so a resumed run keeps what it began with. */
   readonly graphs: LayerGraphs;
   readonly schedule: SteeredSchedule;
@@ -88,6 +92,7 @@ export function assembleRun(parts: {
   device: Device;
   collective?: Collective;
   dataset: Dataset;
+  mixture?: readonly Dataset[] | undefined;
   model: Llama;
   runFolder: string;
   attempt: number;
@@ -108,16 +113,14 @@ export function assembleRun(parts: {
     modelFiles = {},
   } = parts;
   const steering = new Steering(spec, parts.steering ?? {});
+  const data = new TrainingData(spec, parts.mixture ?? [dataset]);
   return {
     spec,
     device,
     collective: parts.collective ?? alone,
     dataset,
-    batches: new Batches(dataset.train, {
-      sequenceLength: spec.batch.sequenceLength,
-      seed: spec.seed,
-      cut: spec.streams.dataCut,
-    }),
+    data,
+    batches: data.batches(),
     schedule: steering.schedule,
     steering,
     model,

@@ -3,6 +3,7 @@ import {
   cardBytes,
   cardMemory,
   cardShareBytes,
+  datasetNames,
   estimateRun,
   needsProcessor,
   Schedule,
@@ -66,29 +67,25 @@ export async function admitJob(
   { whenTooLarge }: { whenTooLarge: 'refuse' | 'warn' },
 ): Promise<AdmittedJob> {
   const { config } = parts;
-  const datasetId = datasetIdOf(tenant, spec?.dataset ?? '');
-  const dataset = datasetId === undefined ? undefined : await parts.datasets.findHead(datasetId);
-  if (dataset !== undefined && dataset.deleteTimeMs !== null)
-    throw new ServiceError('DATASET_DELETED', { datasetId: dataset.id });
+  const found = await findDatasets(parts, tenant, spec);
   const baseWeights =
     spec?.model?.baseWeights === undefined
       ? null
       : await findBaseWeights(parts, tenant, spec.model.baseWeights);
   const turns = new Turns(); // long plans take milliseconds in each of these steps
-  const parsed = parseJobSpec(spec, { dataset, baseWeights }, config);
+  const parsed = parseJobSpec(spec, { dataset: undefined, mixture: found, baseWeights }, config);
   await turns.next();
   if (parsed.spec === null) {
     // With nothing else wrong, a missing data set has a code of its own, which a client can act on.
-    if (datasetId !== undefined && dataset === undefined && parsed.problems.length === 1)
+    const missing = spec === undefined ? [] : datasetNames(spec).filter((name) => !found.has(name));
+    const datasetId = datasetIdOf(tenant, missing[0] ?? '');
+    if (datasetId !== undefined && parsed.problems.length === 1)
       throw new ServiceError('DATASET_NOT_FOUND', { datasetId });
     throw new ServiceError('JOB_SPEC_INVALID', { problems: parsed.problems });
   }
-  if (dataset === undefined || dataset.prepared === null) {
-    throw new ServiceError('DATASET_NOT_READY', {
-      datasetId: datasetId!,
-      state: (dataset?.state ?? 'missing').toUpperCase(),
-    });
-  }
+  for (const { id, state, prepared } of found.values())
+    if (prepared === null)
+      throw new ServiceError('DATASET_NOT_READY', { datasetId: id, state: state.toUpperCase() });
   const warnings = [...parsed.warnings];
   const sound = await withSoundWeights(parts, tenant, parsed.spec, warnings);
   const device = await chooseDevice(parts, sound);
@@ -121,9 +118,26 @@ export async function admitJob(
     });
   }
   await turns.next();
-  const estimate = toEstimate(decided, dataset, device, parts);
+  const estimate = toEstimate(decided, found, device, parts);
   await turns.next();
   return { spec: decided, estimate, plan: toPlan(new Schedule(decided)), warnings };
+}
+
+/** The data sets that a specification names, by name; those that do not exist are not among them. */
+async function findDatasets(
+  { datasets, config }: Pick<ApiParts, 'datasets' | 'config'>,
+  tenant: string,
+  spec: Pick<JobSpec, 'dataset' | 'mixture'> | undefined,
+): Promise<Map<string, DatasetHead>> {
+  const found = new Map<string, DatasetHead>();
+  for (const name of spec === undefined ? [] : datasetNames(spec).slice(0, config.mixtureDatasetsMax)) {
+    const id = datasetIdOf(tenant, name);
+    const head = id === undefined ? undefined : await datasets.findHead(id);
+    if (head === undefined) continue;
+    if (head.deleteTimeMs !== null) throw new ServiceError('DATASET_DELETED', { datasetId: head.id });
+    found.set(name, head);
+  }
+  return found;
 }
 
 /**
@@ -157,10 +171,14 @@ export async function costOf(
   parts: Pick<ApiParts, 'config' | 'datasets' | 'devices' | 'slots'>,
   { id, spec }: Pick<Job, 'id' | 'spec'>,
 ): Promise<Pick<AdmittedJob, 'estimate' | 'plan'>> {
-  const dataset = await parts.datasets.findHead(datasetIdOf(tenantOf(id), spec.dataset) ?? '');
+  const found = new Map<string, DatasetHead>();
+  for (const name of datasetNames(spec)) {
+    const head = await parts.datasets.findHead(datasetIdOf(tenantOf(id), name) ?? '');
+    if (head !== undefined) found.set(name, head);
+  }
   const device = findDevice(await parts.devices.list(), spec, parts);
   return {
-    estimate: toEstimate(spec, dataset, device, parts),
+    estimate: toEstimate(spec, found, device, parts),
     plan: toPlan(new Schedule(spec)),
   };
 }
@@ -222,11 +240,13 @@ const unknownSpeed: DeviceSpeed = unmeasured({
 
 function toEstimate(
   spec: RunSpec,
-  dataset: DatasetHead | undefined,
+  datasets: ReadonlyMap<string, DatasetHead>,
   device: DeviceDescription | undefined,
   { config, devices }: Pick<ApiParts, 'config' | 'devices'>,
 ): JobEstimate {
-  const trainTokens = dataset?.prepared?.train.tokenCount ?? 0;
+  const tokensOf = (name: string) => datasets.get(name)?.prepared?.train.tokenCount ?? 0;
+  const trained = spec.mixture.length === 0 ? [spec] : spec.mixture.filter(({ weight }) => weight > 0);
+  const trainTokens = trained.reduce((sum, { dataset }) => sum + tokensOf(dataset), 0);
   const reached = device && devices.reachedOn(device);
   const measured = device === undefined ? unknownSpeed : speedOf(device);
   const estimate = estimateRun(spec, reached?.basis ?? measured);

@@ -119,6 +119,7 @@ function toComparedJob(
     differenceTokens: difference?.tokens,
     tokensToReferenceLoss: reached?.tokens,
     secondsToReferenceLoss: reached?.seconds,
+    evaluationDatasets: lastEvaluation?.datasets ?? [],
     series: toSeries(history, asked),
   };
 }

@@ -28,7 +28,9 @@ const checks: readonly Check[] = [
     what: 'data',
     valueOf: ({ job, prepared }) => {
       const sha256 = job.execution?.datasetSha256 || prepared?.manifestSha256;
-      return sha256 === undefined ? undefined : `${job.spec.dataset} (${sha256.slice(0, 12)})`;
+      const { dataset, mixture } = job.spec;
+      const names = mixture.map((part) => `${part.weight} of ${part.dataset}`).join(' + ') || dataset;
+      return sha256 === undefined ? undefined : `${names} (${sha256.slice(0, 12)})`;
     },
     consequence: 'losses are of different texts',
   },

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { endTokensOf, type EndTokens } from '@relora/engine/plan';
 import type {
@@ -13,10 +14,12 @@ import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { readTextFile } from './readTextFile.js';
-import { weightsIdOf } from './resourceNames.js';
+import { datasetIdOf, weightsIdOf } from './resourceNames.js';
 import { idIn } from '../store/tenantIds.js';
 
 type NewFile = NewDataset['files'][number];
+
+type HeaderParts = Pick<ApiParts, 'config' | 'allowedFolders' | 'weights' | 'datasets' | 'stage'>;
 
 const tokenizerJsonBytesMax = 3 << 20;
 /** A file on the server may be larger than what fits into a message. */
@@ -24,7 +27,7 @@ const tokenizerFileBytesMax = 64 << 20;
 
 /** Turns the header of an upload into a data set, or throws REQUEST_INVALID with all that is wrong. */
 export async function parseDatasetHeader(
-  parts: Pick<ApiParts, 'config' | 'allowedFolders' | 'weights'>,
+  parts: HeaderParts,
   tenant: string,
   header: UploadDatasetHeader,
 ): Promise<NewDataset> {
@@ -163,7 +166,7 @@ async function parseFile(
 
 async function parseTokenizer(
   checks: FieldChecks,
-  parts: Pick<ApiParts, 'config' | 'allowedFolders' | 'weights'>,
+  parts: HeaderParts,
   tenant: string,
   spec: TokenizerSpec | undefined,
 ): Promise<DatasetTokenizerSpec> {
@@ -182,6 +185,7 @@ async function parseTokenizer(
       ),
     };
   }
+  if (spec?.dataset !== undefined) return await tokenizerOfDataset(checks, parts, tenant, spec.dataset);
   if (spec?.huggingFace === undefined) return { kind: 'bytes' };
   const { tokenizerJson, serverPath, weights, endToken } = spec.huggingFace;
   checks.text(`${field}.hugging_face.end_token`, endToken, 256);
@@ -232,6 +236,31 @@ async function parseTokenizer(
   }
   // What is in it is judged by the process that prepares the data set, which a hostile file can harm alone.
   return { kind: 'huggingFace', tokenizerJson, ...(asked !== undefined && { endTokens: asked }) };
+}
+
+/** The tokenizer of a data set, as it was prepared. */
+async function tokenizerOfDataset(
+  checks: FieldChecks,
+  { datasets, stage }: HeaderParts,
+  tenant: string,
+  name: string,
+): Promise<DatasetTokenizerSpec> {
+  const id = datasetIdOf(tenant, name);
+  const found = id === undefined ? undefined : await datasets.findHead(id);
+  if (found === undefined || found.prepared === null || found.deleteTimeMs !== null) {
+    const what = found === undefined ? 'which does not exist' : 'which is not READY';
+    checks.add('header.spec.tokenizer.dataset', 'a data set that is READY', `${quote(name)}, ${what}`);
+    return { kind: 'bytes' };
+  }
+  const { kind, endOfTextId } = found.prepared.tokenizer;
+  if (kind === 'bytes') return { kind };
+  const release = await stage.take(`datasets/${found.id}/prepared`);
+  try {
+    const tokenizerJson = await readFile(join(datasets.preparedFolder(found.id), 'tokenizer.json'), 'utf8');
+    return { kind: 'huggingFace', tokenizerJson, endTokens: { ids: [endOfTextId], name: null } };
+  } finally {
+    release();
+  }
 }
 
 /** Longest config that is read beside a tokenizer. */

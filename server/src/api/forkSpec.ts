@@ -12,6 +12,7 @@ const fixedFields: Readonly<Record<string, (spec: RunSpec) => unknown>> = {
   'spec.model': (spec) => spec.model,
   'spec.model.base_weights': (spec) => spec.baseWeightsFolder,
   'spec.dataset': (spec) => spec.dataset,
+  'spec.mixture': (spec) => spec.mixture,
   'spec.warm_start': (spec) => spec.warmStart,
   'spec.seed': (spec) => spec.seed,
   'spec.streams': (spec) => spec.streams,

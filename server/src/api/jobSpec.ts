@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import * as plan from '@relora/engine/plan';
 import type { BatchSettings, Context, Draft, RunSpec, StepRange } from '@relora/engine/plan';
 import type { JobSpec } from '@relora/sdk/contract';
-import type { DatasetHead, PreparedDataset } from '../datasets/dataset.js';
+import type { DatasetHead } from '../datasets/dataset.js';
 import { quote, type FieldProblem } from '../errors.js';
 import { checkGraph, parseAdapter } from './adapterSpec.js';
 import { enums } from './enums.js';
@@ -10,12 +10,11 @@ import { parseExportSpec } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseModelSpec, type FoundBaseWeights } from './modelSpec.js';
 import { parseRecipe, recipes, withRecipe } from './recipes.js';
-import { datasetIdOf } from './resourceNames.js';
+import { parseDatasets, type NamedDataset } from './mixtureSpec.js';
 import { checkOptimizers } from './optimizerChecks.js';
 import * as specChecks from './specChecks.js';
 import { SpecReader } from './specReader.js';
 import { warningsOf, type Warning } from './specWarnings.js';
-import { defaultTenant } from '../store/tenantIds.js';
 
 /** What a specification may ask for; from the settings. */
 export interface Limits {
@@ -24,11 +23,14 @@ export interface Limits {
   vocabularySizeMax: number;
   rankMax: number;
   stepsMax: number;
+  mixtureDatasetsMax: number;
 }
 
 /** What a specification names, as it was found. */
 export interface FoundReferences {
   dataset: DatasetHead | undefined;
+  /** Those of a mixture by name. */
+  mixture?: ReadonlyMap<string, DatasetHead>;
   /** Null when the specification names none. */
   baseWeights: FoundBaseWeights | null;
 }
@@ -41,34 +43,35 @@ export type ParsedJobSpec =
 /** Turns a JobSpec into a RunSpec with every default of job.proto filled in, or finds everything that is wrong with it. */
 export function parseJobSpec(
   asked: JobSpec | undefined,
-  { dataset, baseWeights }: FoundReferences,
+  { dataset, mixture, baseWeights }: FoundReferences,
   limits: Limits,
 ): ParsedJobSpec {
   if (asked === undefined)
     return { spec: null, problems: [{ field: 'spec', expected: 'a JobSpec', got: 'none' }], warnings: [] };
   const checks = new FieldChecks();
-  checkDataset(checks, asked.dataset, dataset);
-  const prepared = dataset?.prepared ?? null;
+  const find = (name: string) => (mixture === undefined ? dataset : mixture.get(name));
+  const datasets = parseDatasets(checks, asked, find, limits.mixtureDatasetsMax);
   const draft = plan.emptyDraft(enums.JobKind.from[asked.kind] ?? 'relora', 0, null);
-  const reader = new SpecReader(checks, contextOf(draft, prepared, limits));
+  const reader = new SpecReader(checks, contextOf(draft, datasets, limits));
 
   const source = parseModelSpec(reader, asked.model, baseWeights);
-  const run = parseRun(reader, asked, source?.model);
+  const run = parseRun(reader, asked, datasets, source?.model);
 
   specChecks.checkLastPhase(checks, run);
   checkOptimizers(checks, run);
-  if (prepared !== null) specChecks.checkTrainingPart(checks, run, prepared);
+  specChecks.checkTrainingPart(checks, run, datasets);
   if (source !== undefined) specChecks.checkModelSize(checks, { ...run, ...source }, limits.parametersMax);
   if (source === undefined || checks.problems.length > 0)
     return { spec: null, problems: checks.problems, warnings: [] };
   const spec: RunSpec = { ...run, ...source };
-  return { spec, problems: [], warnings: warningsOf(spec, prepared) };
+  return { spec, problems: [], warnings: warningsOf(spec, datasets) };
 }
 
 /** All but the model, in the order in which one thing follows from another. */
 function parseRun(
   reader: SpecReader,
   asked: JobSpec,
+  datasets: readonly NamedDataset[],
   model: RunSpec['model'] | undefined,
 ): specChecks.ModelessRun {
   const { checks, context } = reader;
@@ -101,7 +104,9 @@ function parseRun(
   if (adapter !== null) checkGraph(checks, adapter, settings.precision);
   return {
     ...settings,
-    dataset: spec.dataset,
+    dataset: datasets[0]!.dataset,
+    // One alone is no mixture.
+    mixture: datasets.length > 1 ? datasets.map(({ dataset, weight }) => ({ dataset, weight })) : [],
     warmStart,
     adapter,
     stepCount: draft.stepCount,
@@ -120,23 +125,18 @@ function parseRun(
   };
 }
 
-function contextOf(spec: Draft, prepared: PreparedDataset | null, limits: Limits): Context {
+function contextOf(spec: Draft, datasets: readonly NamedDataset[], limits: Limits): Context {
+  const heldOut = datasets.map(({ head }) => head?.prepared?.heldOut.tokenCount ?? 0);
   return {
     spec,
     stepsMax: limits.stepsMax,
     sequenceLengthMax: limits.sequenceLengthMax,
     rankMax: limits.rankMax,
     vocabularySizeMax: limits.vocabularySizeMax,
-    vocabularySize: prepared?.tokenizer.vocabularySize ?? null,
-    heldOutTokenCount: prepared?.heldOut.tokenCount ?? 0,
+    vocabularySize: datasets[0]?.head?.prepared?.tokenizer.vocabularySize ?? null,
+    heldOutTokenCount: Math.max(...heldOut),
     alphaOverRank: null,
   };
-}
-
-function checkDataset(checks: FieldChecks, name: string, dataset: DatasetHead | undefined): void {
-  if (datasetIdOf(defaultTenant, name) === undefined)
-    checks.add('spec.dataset', 'datasets/{dataset}', quote(name));
-  else if (dataset === undefined) checks.add('spec.dataset', 'a data set that exists', quote(name));
 }
 
 /** The steps of the main phase, which may be asked for as tokens. */

@@ -2,14 +2,13 @@ import {
   countParameters,
   devicePrecisions,
   Schedule,
-  sequencesInPass,
   servesPrecision,
   type RunSpec,
 } from '@relora/engine/plan';
-import type { PreparedDataset } from '../datasets/dataset.js';
 import type { DeviceName } from '../jobs/jobDevices.js';
 import { capitals } from './enums.js';
 import type { FieldChecks } from './fieldChecks.js';
+import { stepsInOnePass, trainedParts, type NamedDataset } from './mixtureSpec.js';
 
 /** A run before its model is known. */
 export type ModelessRun = Omit<RunSpec, 'model' | 'baseWeightsFolder' | 'baseWeightsName'>;
@@ -67,21 +66,23 @@ export function checkLastPhase(checks: FieldChecks, run: ModelessRun): void {
   );
 }
 
-/** The training part has to be long enough for a sequence, and for all steps where nothing may be repeated. */
+/** Each training part has to be long enough for a sequence, and for all steps where nothing may be repeated. */
 export function checkTrainingPart(
   checks: FieldChecks,
   run: ModelessRun,
-  { train: { tokenCount } }: PreparedDataset,
+  datasets: readonly NamedDataset[],
 ): void {
   if (checks.isWrong('spec.batch')) return;
-  if (tokenCount <= run.batch.sequenceLength) {
+  for (const { dataset, tokenCount } of trainedParts(datasets)) {
+    if (tokenCount > run.batch.sequenceLength) continue;
     checks.add(
       'spec.batch.sequence_length',
-      `less than ${tokenCount}, the tokens in the training part of ${run.dataset}`,
+      `less than ${tokenCount}, the tokens in the training part of ${dataset}`,
       run.batch.sequenceLength,
     );
   }
-  if (run.endOfData === 'stop') checkOnePass(checks, run, tokenCount);
+  const isKnown = !checks.isWrong('spec.mixture') && trainedParts(datasets).length > 0;
+  if (run.endOfData === 'stop' && isKnown) checkOnePass(checks, run, datasets);
 }
 
 export function checkModelSize(
@@ -101,11 +102,12 @@ export function checkModelSize(
  */
 function checkOnePass(
   checks: FieldChecks,
-  { batch, stepCount, warmStart }: Pick<RunSpec, 'batch' | 'stepCount' | 'warmStart'>,
-  tokenCount: number,
+  run: Pick<RunSpec, 'batch' | 'stepCount' | 'warmStart' | 'seed'>,
+  datasets: readonly NamedDataset[],
 ): void {
   if (checks.isWrong('spec.step_count') || checks.isWrong('spec.warm_start')) return;
-  const stepsInPass = Math.floor(sequencesInPass(tokenCount, batch.sequenceLength) / batch.sequenceCount);
+  const { stepCount, warmStart } = run;
+  const stepsInPass = stepsInOnePass(datasets, run);
   const stepCountMax = stepsInPass - warmStart.stepCount;
   if (stepCount <= stepCountMax) return;
   const before = warmStart.stepCount === 0 ? '' : ` after ${warmStart.stepCount} of the warm start`;

@@ -6,14 +6,15 @@ import {
   optimizersOf,
   needsWarmStart,
   Schedule,
+  passesOf,
   sequencesInPass,
   thinPasses,
   type AdapterSettings,
   type LlamaConfig,
   type RunSpec,
 } from '@relora/engine/plan';
-import type { PreparedDataset } from '../datasets/dataset.js';
 import type { SpecWarning } from '../errors.js';
+import { trainedParts, type NamedDataset } from './mixtureSpec.js';
 
 export interface Warning {
   reason: SpecWarning;
@@ -21,7 +22,7 @@ export interface Warning {
 }
 
 /** What is allowed but probably not meant. */
-export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): Warning[] {
+export function warningsOf(spec: RunSpec, datasets: readonly NamedDataset[]): Warning[] {
   const warnings: Warning[] = [];
   const { adapter } = spec;
   if (adapter !== null) {
@@ -65,26 +66,30 @@ export function warningsOf(spec: RunSpec, prepared: PreparedDataset | null): War
       warnings.push({ reason: 'LAST_CYCLE_SHORT', message: `The last cycle has ${last} steps, ${others}` });
     }
   }
-  if (prepared !== null) {
-    const { sequenceCount, sequenceLength } = spec.batch;
-    const { tokenCount } = prepared.train;
-    const sequences = sequencesInPass(tokenCount, sequenceLength);
-    const passes = (new Schedule(spec).stepCount * sequenceCount) / sequences;
-    if (passes > 1) {
-      const rest = tokenCount - 1 - sequences * sequenceLength;
-      warnings.push({
-        reason: 'DATA_REPEATED',
-        message:
-          `The run reads its training part ${passes.toFixed(1)} times, each time in another order and without its last ${rest} tokens, which fill no sequence` +
-          (passes > 4 ? '; beyond about four times little is learned' : ''),
-      });
-    }
-    if (prepared.heldOut.tokenCount === 0) {
-      warnings.push({
-        reason: 'HELD_OUT_EMPTY',
-        message: `The held-out part of ${spec.dataset} is empty: the model is not evaluated`,
-      });
-    }
+  return [...warnings, ...warningsOfData(spec, datasets)];
+}
+
+function warningsOfData(spec: RunSpec, datasets: readonly NamedDataset[]): Warning[] {
+  const warnings: Warning[] = [];
+  const { sequenceCount, sequenceLength } = spec.batch;
+  const trained = trainedParts(datasets);
+  const sequencesOfRun = new Schedule(spec).stepCount * sequenceCount;
+  for (const [index, passes] of passesOf(trained, spec.seed, sequencesOfRun, sequenceLength).entries()) {
+    if (passes <= 1) continue;
+    const { dataset, tokenCount } = trained[index]!;
+    const rest = tokenCount - 1 - sequencesInPass(tokenCount, sequenceLength) * sequenceLength;
+    const part = datasets.length === 1 ? 'its training part' : `the training part of ${dataset}`;
+    warnings.push({
+      reason: 'DATA_REPEATED',
+      message:
+        `The run reads ${part} ${passes.toFixed(1)} times, each time in another order and without its last ${rest} tokens, which fill no sequence` +
+        (passes > 4 ? '; beyond about four times little is learned' : ''),
+    });
+  }
+  for (const { dataset, head } of datasets) {
+    if (head?.prepared?.heldOut.tokenCount !== 0) continue;
+    const not = datasets.length === 1 ? 'the model is not evaluated' : 'the model is not evaluated on it';
+    warnings.push({ reason: 'HELD_OUT_EMPTY', message: `The held-out part of ${dataset} is empty: ${not}` });
   }
   return warnings;
 }

@@ -42,13 +42,13 @@ export async function submitJob(
       throw new ServiceError('JOB_EXISTS', { jobId: newJob.jobId! });
     case 'conflict':
       throw new ServiceError('REQUEST_ID_REUSED', { requestId: newJob.requestId! });
-    case 'datasetDeleted':
-      throw new ServiceError('DATASET_DELETED', { datasetId: spec.dataset.replace(/^datasets\//, '') });
     case 'originDeleted':
       throw new ServiceError('JOB_NOT_FOUND', { jobId: newJob.origin!.jobId });
     case 'weightsDeleted':
       throw new ServiceError('WEIGHTS_NOT_FOUND', { weightsId: spec.baseWeightsName! });
     default:
+      if ('deletedDatasetId' in submission)
+        throw new ServiceError('DATASET_DELETED', { datasetId: submission.deletedDatasetId });
       if ('goneJobId' in submission) throw new ServiceError('JOB_NOT_FOUND', { jobId: submission.goneJobId });
       return { job: toJob(submission.job), estimate, plan, warnings };
   }

@@ -44,6 +44,7 @@ export function toJob(job: Job): contract.Job {
       tokensPerSecond: job.progress.tokensPerSecond ?? undefined,
       remainingSeconds: job.progress.remainingSeconds ?? undefined,
       checkpointStep: job.progress.checkpointStep ?? undefined,
+      datasets: job.progress.datasets ?? [],
     },
     attempt: job.attempt,
     lastSequence: job.lastSequence,
@@ -87,6 +88,7 @@ function toExecution(execution: Execution): contract.Execution {
     basePrecision: enums.Precision.to[baseWords[execution.basePrecision]],
     graphs: execution.graphs.map(toGraph),
     baseWeightsSha256: execution.baseWeightsSha256 ?? '',
+    datasets: execution.datasets ?? [],
   };
 }
 
@@ -103,6 +105,7 @@ export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
         ? { config: toModelConfig(spec.model) }
         : { baseWeights: toBaseWeights(spec.baseWeightsFolder, spec.baseWeightsName) },
     dataset: spec.dataset,
+    mixture: spec.mixture,
     warmStart: spec.kind === 'fullRank' ? undefined : toMessage(plan.warmStartSettings, spec.warmStart),
     adapter: spec.adapter === null ? undefined : toAdapter(spec.adapter, spec.stepCount),
     stepCount: spec.stepCount,
@@ -203,7 +206,7 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
         },
       };
     case 'evaluation':
-      return { evaluation: body };
+      return { evaluation: { ...body, datasets: body.datasets ?? [] } };
     case 'restart':
       return { restart: toRestartEvent(body) };
     case 'plan':

@@ -31,10 +31,11 @@ export class DatasetDeletion {
       if (row.delete_time_ms !== null) return { outcome: 'done' };
       if (row.state === 'preparing') return { outcome: 'preparing' };
       const job = await trx
-        .selectFrom('jobs')
-        .select('id')
-        .where('dataset_id', '=', id)
-        .where('state', 'not in', terminalStates)
+        .selectFrom('job_datasets')
+        .innerJoin('jobs', 'jobs.id', 'job_datasets.job_id')
+        .select('jobs.id')
+        .where('job_datasets.dataset_id', '=', id)
+        .where('jobs.state', 'not in', terminalStates)
         .executeTakeFirst();
       if (job !== undefined) return { outcome: 'usedBy', name: `jobs/${job.id}` };
       if (!validateOnly)
@@ -69,7 +70,13 @@ export class DatasetDeletion {
       .where(({ eb, or, not, exists, selectFrom }) =>
         or([
           eb('purged', '=', 0),
-          not(exists(selectFrom('jobs').select('jobs.id').whereRef('jobs.dataset_id', '=', 'datasets.id'))),
+          not(
+            exists(
+              selectFrom('job_datasets')
+                .select('job_datasets.job_id')
+                .whereRef('job_datasets.dataset_id', '=', 'datasets.id'),
+            ),
+          ),
         ]),
       )
       .execute();
@@ -78,7 +85,11 @@ export class DatasetDeletion {
 
   /** Whether jobs, which have ended, still need the tokenizer of a data set. */
   async isNeeded(id: string): Promise<boolean> {
-    const job = await this.db.selectFrom('jobs').select('id').where('dataset_id', '=', id).executeTakeFirst();
+    const job = await this.db
+      .selectFrom('job_datasets')
+      .select('job_id')
+      .where('dataset_id', '=', id)
+      .executeTakeFirst();
     return job !== undefined;
   }
 

@@ -3,6 +3,7 @@ import {
   plannedGraph,
   shapes,
   targetModules,
+  type DatasetEvaluation,
   type Phase,
   type RunSpec,
   type TrainingEvent,
@@ -11,7 +12,7 @@ import type { JobState, StopRequest } from '../store/schema.js';
 
 export type { JobState, StopRequest };
 
-const { count, list, name, object, oneOf, orNull, sha256 } = shapes;
+const { count, list, name, object, oneOf, orMissing, orNull, sha256 } = shapes;
 
 /** A job as the store keeps it. Times are milliseconds since 1970. */
 export interface Job {
@@ -75,7 +76,12 @@ export interface JobProgress {
   tokensPerSecond: number | null;
   remainingSeconds: number | null;
   checkpointStep: number | null;
+  /** Of the last evaluation; absent before the first. */
+  datasets?: DatasetEvaluation[];
 }
+
+/** A data set of a mixture. */
+export const executionDataset = { dataset: name, sha256 };
 
 /** What has to be equal for a run to give the same bits again, but for the threads. */
 export const execution = {
@@ -98,6 +104,8 @@ export const execution = {
   cardUuid: name,
   /** On a card alone. */
   libraries: list(32, object({ name, version: name })),
+  /** Of a mixture alone. */
+  datasets: orMissing(list(1024, object(executionDataset))),
 };
 export type Execution = shapes.ObjectOf<typeof execution>;
 

@@ -338,6 +338,7 @@ function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): 
       break;
     case 'evaluation':
       progress.evaluationLoss = body.loss;
+      if (body.datasets !== undefined) progress.datasets = body.datasets;
       break;
     case 'restart':
       progress.restartCount = body.restart;

@@ -1,4 +1,4 @@
-import { Schedule, type RunSpec, type RunUpdate } from '@relora/engine/plan';
+import { datasetNames, Schedule, type RunSpec, type RunUpdate } from '@relora/engine/plan';
 import type { Leases } from '../store/leases.js';
 import { releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
@@ -46,7 +46,7 @@ export type Submission =
   { job: Job; isRepeated: boolean } | GoneJob | 'full' | 'taken' | 'conflict' | MissingNeed;
 
 /** What the job would need was deleted while it was checked: its data set, the job it begins at, or its weights. */
-export type MissingNeed = 'datasetDeleted' | 'originDeleted' | 'weightsDeleted';
+export type MissingNeed = { deletedDatasetId: string } | 'originDeleted' | 'weightsDeleted';
 
 export interface GoneJob {
   goneJobId: string;
@@ -123,13 +123,16 @@ export class JobQueue {
         end_time_ms: null,
         execution: null,
         origin: newJob.origin === null ? null : JSON.stringify(newJob.origin),
-        dataset_id: datasetIdOf(newJob),
         base_weights_name: weightsOf(newJob),
         origin_job_id: newJob.origin?.jobId ?? null,
         update_number: newJob.updates?.at(-1)?.number ?? 0,
         devices: writeDevices(newJob.spec),
       } as const;
       const queued = await change.insert(values, newJob.labels);
+      await change.trx
+        .insertInto('job_datasets')
+        .values(datasetIdsOf(newJob).map((dataset_id) => ({ job_id: id, dataset_id })))
+        .execute();
       await insertUpdates(change.trx, id, newJob.updates ?? [], nowMs);
       const row = await change.append(
         queued,
@@ -191,13 +194,15 @@ export class JobQueue {
 async function missingNeed(change: JobChange, newJob: NewJob): Promise<MissingNeed | undefined> {
   const { trx } = change;
   const { origin } = newJob;
-  const dataset = await trx
+  const datasets = await trx
     .selectFrom('datasets')
-    .select('delete_time_ms')
-    .where('id', '=', datasetIdOf(newJob))
+    .select(['id', 'delete_time_ms'])
+    .where('id', 'in', datasetIdsOf(newJob))
+    .orderBy('id') // in one order, so that no two wait for each other
     .forUpdate()
-    .executeTakeFirst();
-  if (dataset !== undefined && dataset.delete_time_ms !== null) return 'datasetDeleted';
+    .execute();
+  const deleted = datasets.find(({ delete_time_ms }) => delete_time_ms !== null);
+  if (deleted !== undefined) return { deletedDatasetId: deleted.id };
   if (origin !== null && !(await isThere(change, origin.jobId))) return 'originDeleted';
   const [kind, id, , artifactId] = (weightsOf(newJob) ?? '').split('/');
   if (kind === 'weights') {
@@ -216,8 +221,8 @@ async function missingNeed(change: JobChange, newJob: NewJob): Promise<MissingNe
   return undefined;
 }
 
-function datasetIdOf({ tenant = defaultTenant, spec }: NewJob): string {
-  return idIn(tenant, spec.dataset.replace(/^datasets\//, ''));
+function datasetIdsOf({ tenant = defaultTenant, spec }: NewJob): string[] {
+  return datasetNames(spec).map((name) => idIn(tenant, name.replace(/^datasets\//, '')));
 }
 
 function weightsOf({ tenant = defaultTenant, spec }: NewJob): string | null {

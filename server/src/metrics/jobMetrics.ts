@@ -1,4 +1,4 @@
-import { spanOf, targetModules, type Spread } from '@relora/engine/plan';
+import { spanOf, targetModules, type DatasetEvaluation, type Spread } from '@relora/engine/plan';
 import type { Gauge } from 'prom-client';
 import { isTerminal, type Job, type JobEvent, type JobEventBody } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
@@ -19,6 +19,8 @@ export class JobMetrics {
   /** When the series of a job go, by job id; null while it runs. In order of last beginning. */
   private readonly expiry = new Map<string, number | null>();
   private readonly smoothed = new Map<string, number>();
+  /** What each job was evaluated on. */
+  private readonly datasets = new Map<string, readonly DatasetEvaluation[]>();
   private readonly queuedSince = new Map<string, number>();
 
   constructor(private readonly metrics: Metrics) {
@@ -54,6 +56,10 @@ export class JobMetrics {
     this.expiry.delete(jobId);
     this.smoothed.delete(jobId);
     for (const gauge of this.perJob) gauge.remove({ job_id: jobId });
+    for (const { dataset } of this.datasets.get(jobId) ?? [])
+      for (const gauge of [this.metrics.datasetEvaluationLoss, this.metrics.datasetEpochs])
+        gauge.remove({ job_id: jobId, dataset });
+    this.datasets.delete(jobId);
     for (const gauge of this.perModule)
       for (const module of targetModules) gauge.remove({ job_id: jobId, module });
   }
@@ -83,7 +89,7 @@ export class JobMetrics {
         metrics.evaluationDuration.observe(body.seconds);
         metrics.jobEvaluationLoss.set(series, body.loss);
         metrics.jobBitsPerByte.set(series, body.bitsPerByte);
-        return;
+        return this.countDatasets(series, body.datasets ?? []);
       case 'restart':
         return this.countRestart(series, body);
       case 'checkpoint':
@@ -127,6 +133,14 @@ export class JobMetrics {
       this.expiry.set(job.id, event.timeMs + keptMs);
     }
     if (isTerminal(body.to)) metrics.jobsFinished.inc({ outcome: body.to });
+  }
+
+  private countDatasets({ job_id }: { job_id: string }, datasets: readonly DatasetEvaluation[]): void {
+    this.datasets.set(job_id, datasets);
+    for (const { dataset, loss, tokenCount, epochs } of datasets) {
+      if (tokenCount > 0) this.metrics.datasetEvaluationLoss.set({ job_id, dataset }, loss);
+      this.metrics.datasetEpochs.set({ job_id, dataset }, epochs);
+    }
   }
 
   private countRestart(series: { job_id: string }, body: JobEventBody & { kind: 'restart' }): void {

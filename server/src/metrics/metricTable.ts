@@ -81,6 +81,16 @@ export const metricTable = {
     'The last evaluation as bits per byte of text.',
     ['job_id'],
   ),
+  datasetEvaluationLoss: gauge(
+    'relora_job_dataset_evaluation_loss',
+    'Loss of the last evaluation on the held-out part of one data set of the job, nats per token.',
+    ['job_id', 'dataset'],
+  ),
+  datasetEpochs: gauge(
+    'relora_job_dataset_epochs',
+    'How often the job has read the training part of a data set, at the last evaluation.',
+    ['job_id', 'dataset'],
+  ),
   jobLearningRate: gauge('relora_job_learning_rate', 'Learning rate of the last step.', ['job_id']),
   jobGradientNorm: gauge('relora_job_gradient_norm', 'Global norm of the last gradient before clipping.', [
     'job_id',

@@ -40,7 +40,6 @@ const tenantsAndLeases = `
   alter table jobs add column tenant text not null default 'default';
   alter table jobs add column name text not null default '';
   alter table jobs add column owner text not null default '';
-  alter table jobs add column dataset_id text not null default '';
   alter table jobs add column base_weights_name text;
   alter table jobs add column origin_job_id text;
   alter table jobs add column devices text not null default ',auto,';
@@ -52,7 +51,6 @@ const tenantsAndLeases = `
   alter table jobs add column purge_time_ms integer;
   update jobs set name = id;
   create unique index jobs_by_name on jobs (tenant, name);
-  create index jobs_by_dataset on jobs (dataset_id);
   create index jobs_by_weights on jobs (base_weights_name) where base_weights_name is not null;
   create index jobs_by_origin on jobs (origin_job_id) where origin_job_id is not null;
   create index jobs_to_purge on jobs (purge_time_ms) where purge_time_ms is not null;
@@ -64,6 +62,12 @@ const tenantsAndLeases = `
     primary key (job_id, key)
   ) strict;
   create index job_labels_by_value on job_labels (key, value, job_id);
+  create table job_datasets (
+    job_id text not null references jobs (id) on delete cascade,
+    dataset_id text not null,
+    primary key (job_id, dataset_id)
+  ) strict;
+  create index job_datasets_by_dataset on job_datasets (dataset_id, job_id);
   create table job_updates (
     job_id text not null references jobs (id) on delete cascade,
     number integer not null,
@@ -326,8 +330,10 @@ export const migrations: readonly Migration[] = [
   update events set step = json_extract(body, '$.step') where json_extract(body, '$.kind') = 'step';
   update events set restart = json_extract(body, '$.restart') where json_extract(body, '$.kind') = 'restart';
   drop index restart_events;
-  update jobs set dataset_id = substr(json_extract(spec, '$.dataset'), length('datasets/') + 1),
-    devices = ',' || json_extract(spec, '$.device') || ',',
+  insert into job_datasets
+    select id, substr(json_extract(spec, '$.dataset'), length('datasets/') + 1) from jobs
+    where json_extract(spec, '$.dataset') is not null;
+  update jobs set devices = ',' || json_extract(spec, '$.device') || ',',
     base_weights_name = json_extract(spec, '$.baseWeightsName'), origin_job_id = json_extract(origin, '$.jobId');
   update datasets set tokenizer_json = json_extract(spec, '$.tokenizer.tokenizerJson'),
     spec = json_remove(spec, '$.tokenizer.tokenizerJson')

@@ -12,6 +12,7 @@ export type ArtifactKind = 'mergedModel' | 'adapter';
 export interface Schema {
   jobs: JobTable;
   job_labels: JobLabelRow;
+  job_datasets: JobDatasetRow;
   job_updates: JobUpdateRow;
   events: EventRow;
   step_spans: StepSpanRow;
@@ -78,6 +79,12 @@ export interface AuditRow {
   result: string;
 }
 
+/** A data set of a job's specification. */
+export interface JobDatasetRow {
+  job_id: string;
+  dataset_id: string;
+}
+
 export interface JobTable extends Owned, Leased {
   id: string;
   display_name: string;
@@ -102,8 +109,6 @@ export interface JobTable extends Owned, Leased {
   end_time_ms: number | null;
   execution: string | null;
   origin: string | null;
-  /** Of the data set of the specification. */
-  dataset_id: string;
   /** weights/… or jobs/…/artifacts/…, from the specification. */
   base_weights_name: string | null;
   /** From `origin`. */

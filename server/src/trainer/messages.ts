@@ -35,8 +35,8 @@ export interface TrainOrder {
   baseWeightsFolder: string | null;
   /** The job's folder; nothing is written outside of it. */
   jobFolder: string;
-  /** Prepared folder of the data set. */
-  datasetFolder: string;
+  /** Prepared folders of the data set, or of those of the mixture in its order. */
+  datasetFolders: readonly string[];
   /** Folders that base weights at a path must not lead out of; null for our own. */
   baseWeightsBeneath: readonly string[] | null;
   /** Acknowledged checkpoints, newest first. */

@@ -1,5 +1,6 @@
 import { mkdir, statfs } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { datasetNames } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import type { Config } from '../config.js';
@@ -254,10 +255,12 @@ export class Supervisor {
   private async launchOn(job: Job, slot: Slot, release: () => void): Promise<void> {
     const { config, attempts, checkpoints, artifacts, datasets, store, stage, log } = this.parts;
     const key = { jobId: job.id, attempt: job.attempt };
-    const datasetId = idIn(tenantOf(job.id), job.spec.dataset.replace(/^datasets\//, ''));
-    const dataset = await datasets.findHead(datasetId);
-    if (dataset?.state !== 'ready') {
-      const message = `${job.spec.dataset} is ${dataset === undefined ? 'not there any more' : dataset.state}`;
+    const names = datasetNames(job.spec);
+    const datasetIds = names.map((name) => idIn(tenantOf(job.id), name.replace(/^datasets\//, '')));
+    for (const [index, datasetId] of datasetIds.entries()) {
+      const dataset = await datasets.findHead(datasetId);
+      if (dataset?.state === 'ready') continue;
+      const message = `${names[index]} is ${dataset === undefined ? 'not there any more' : dataset.state}`;
       await attempts.failed(key, { reason: 'DATASET_NOT_READY' satisfies ServerFailure, message });
       return release();
     }
@@ -273,8 +276,9 @@ export class Supervisor {
     };
     let order: TrainOrder;
     try {
-      taken.push(await stage.take(`datasets/${datasetId}/prepared`));
-      order = await this.orderOf(job, datasets.preparedFolder(datasetId), slot, taken);
+      for (const datasetId of datasetIds) taken.push(await stage.take(`datasets/${datasetId}/prepared`));
+      const prepared = datasetIds.map((datasetId) => datasets.preparedFolder(datasetId));
+      order = await this.orderOf(job, prepared, slot, taken);
     } catch (error) {
       for (const give of taken) give();
       throw error;
@@ -335,7 +339,7 @@ export class Supervisor {
   /** What the trainer is to do, and from where. */
   private async orderOf(
     job: Job,
-    datasetFolder: string,
+    datasetFolders: readonly string[],
     { device, uuid }: Slot,
     taken: (() => void)[],
   ): Promise<TrainOrder> {
@@ -353,7 +357,7 @@ export class Supervisor {
       device: childDevice(config, device, { share: config.slots, uuid }),
       baseWeightsFolder: base === null ? job.spec.baseWeightsFolder : join(config.dataFolder, base),
       jobFolder: folders.job(config.dataFolder, job.id),
-      datasetFolder,
+      datasetFolders,
       baseWeightsBeneath: job.spec.baseWeightsName === null ? config.allowedFolders : null,
       checkpoints: kept.map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
       origin: await this.originOf(job),

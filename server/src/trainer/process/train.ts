@@ -36,8 +36,10 @@ import { nameOf } from '../../store/tenantIds.js';
 export async function train(order: TrainOrder, channel: ServerChannel): Promise<void> {
   const device = await deviceFor(order.device, order.spec.precision);
   // Every hash was checked when the data set was prepared; lengths are checked now, so a start does not read gigabytes.
-  const dataset = await Dataset.open(order.datasetFolder, { verify: false });
-  const run = await begin(order, device, dataset, channel);
+  const datasets = await Promise.all(
+    order.datasetFolders.map(async (folder) => await Dataset.open(folder, { verify: false })),
+  );
+  const run = await begin(order, device, datasets, channel);
   channel.listenForUpdates((update) => run.steering.add(update));
   /** Checkpoints that the server has a row for: one that a stop finds already saved is not reported again. */
   const known = new Set(order.checkpoints.map(({ path }) => path));
@@ -96,7 +98,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
   } finally {
     disposeRun(run);
     device.close();
-    await dataset.close();
+    for (const dataset of datasets) await dataset.close();
   }
 }
 
@@ -107,7 +109,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
 async function begin(
   order: TrainOrder,
   device: Device,
-  dataset: Dataset,
+  datasets: readonly Dataset[],
   channel: ServerChannel,
 ): Promise<TrainingRun> {
   const { spec: askedFor, baseWeightsFolder, baseWeightsBeneath, jobFolder: runFolder, attempt } = order;
@@ -116,7 +118,8 @@ async function begin(
     baseWeightsFolder: baseWeightsFolder ?? undefined,
     baseWeightsBeneath,
     device,
-    dataset,
+    dataset: datasets[0]!,
+    mixture: datasets,
     runFolder,
     attempt,
     steering: { updates: order.updates, doneMs: dutiesFrom(order.startTimeMs) },
@@ -137,7 +140,7 @@ async function begin(
 const dutiesFrom = (startMs: number) => ({ evaluation: startMs, checkpoint: startMs, sample: startMs });
 
 /** What has to be equal for the same bits, and the threads. */
-function executionOf({ spec, device, dataset, graphs, baseWeightsSha256 }: TrainingRun): Execution {
+function executionOf({ spec, device, data, graphs, baseWeightsSha256 }: TrainingRun): Execution {
   const { name, model, uuid, instructionSet, threadCount, precision, basePrecision, libraries } =
     device.description;
   return {
@@ -146,7 +149,10 @@ function executionOf({ spec, device, dataset, graphs, baseWeightsSha256 }: Train
     instructionSet: instructionSet ?? '',
     threadCount,
     precision,
-    datasetSha256: dataset.manifestSha256,
+    datasetSha256: data.sha256,
+    ...(data.parts.length > 1 && {
+      datasets: data.parts.map(({ dataset, source }) => ({ dataset, sha256: source.manifestSha256 })),
+    }),
     basePrecision,
     graphs: (spec.adapter?.targetModules ?? []).map((module) => ({ module, graph: graphs[module] })),
     baseWeightsSha256,

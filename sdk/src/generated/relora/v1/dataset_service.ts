@@ -415,7 +415,11 @@ export interface TokenizerSpec {
     | TrainedBpeTokenizer
     | undefined;
   /** An existing tokenizer.json of Hugging Face. */
-  huggingFace?: HuggingFaceTokenizer | undefined;
+  huggingFace?:
+    | HuggingFaceTokenizer
+    | undefined;
+  /** The tokenizer of another data set that is READY, `datasets/{dataset}`: a mixture needs one tokenizer. */
+  dataset?: string | undefined;
 }
 
 /** One token per byte, and one for the end of a text. */
@@ -1697,7 +1701,7 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
 };
 
 function createBaseTokenizerSpec(): TokenizerSpec {
-  return { bytes: undefined, trainedBpe: undefined, huggingFace: undefined };
+  return { bytes: undefined, trainedBpe: undefined, huggingFace: undefined, dataset: undefined };
 }
 
 export const TokenizerSpec: MessageFns<TokenizerSpec> = {
@@ -1710,6 +1714,9 @@ export const TokenizerSpec: MessageFns<TokenizerSpec> = {
     }
     if (message.huggingFace !== undefined) {
       HuggingFaceTokenizer.encode(message.huggingFace, writer.uint32(26).fork()).join();
+    }
+    if (message.dataset !== undefined) {
+      writer.uint32(34).string(message.dataset);
     }
     return writer;
   },
@@ -1751,6 +1758,14 @@ export const TokenizerSpec: MessageFns<TokenizerSpec> = {
             message.huggingFace = HuggingFaceTokenizer.decode(reader, reader.uint32());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.dataset = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1776,6 +1791,7 @@ export const TokenizerSpec: MessageFns<TokenizerSpec> = {
         : isSet(object.hugging_face)
         ? HuggingFaceTokenizer.fromJSON(object.hugging_face)
         : undefined,
+      dataset: isSet(object.dataset) ? globalThis.String(object.dataset) : undefined,
     };
   },
 
@@ -1789,6 +1805,9 @@ export const TokenizerSpec: MessageFns<TokenizerSpec> = {
     }
     if (message.huggingFace !== undefined) {
       obj.huggingFace = HuggingFaceTokenizer.toJSON(message.huggingFace);
+    }
+    if (message.dataset !== undefined) {
+      obj.dataset = message.dataset;
     }
     return obj;
   },
@@ -1807,6 +1826,7 @@ export const TokenizerSpec: MessageFns<TokenizerSpec> = {
     message.huggingFace = (object.huggingFace !== undefined && object.huggingFace !== null)
       ? HuggingFaceTokenizer.fromPartial(object.huggingFace)
       : undefined;
+    message.dataset = object.dataset ?? undefined;
     return message;
   },
 };

@@ -12,6 +12,7 @@ import {
   adapterGraphFromJSON,
   adapterGraphToJSON,
   adapterGraphToNumber,
+  DatasetEvaluation,
   JobFailure,
   JobPhase,
   jobPhaseFromJSON,
@@ -197,7 +198,7 @@ export interface Spread {
 export interface EvaluationEvent {
   /** Steps taken before it. */
   step: number;
-  /** Mean loss, nats per token. */
+  /** Mean loss, nats per token; of a mixture the mean of its data sets' losses by their weights, as are those that follow. */
   loss: number;
   /** exp(loss). */
   perplexity: number;
@@ -207,6 +208,8 @@ export interface EvaluationEvent {
   tokenCount: number;
   /** Wall-clock time. */
   seconds: number;
+  /** Each data set of the run. */
+  datasets: DatasetEvaluation[];
 }
 
 /** Adapters were merged, W += scale A B, and replaced by fresh ones. */
@@ -1547,7 +1550,7 @@ export const Spread: MessageFns<Spread> = {
 };
 
 function createBaseEvaluationEvent(): EvaluationEvent {
-  return { step: 0, loss: 0, perplexity: 0, bitsPerByte: 0, tokenCount: 0, seconds: 0 };
+  return { step: 0, loss: 0, perplexity: 0, bitsPerByte: 0, tokenCount: 0, seconds: 0, datasets: [] };
 }
 
 export const EvaluationEvent: MessageFns<EvaluationEvent> = {
@@ -1569,6 +1572,9 @@ export const EvaluationEvent: MessageFns<EvaluationEvent> = {
     }
     if (message.seconds !== 0) {
       writer.uint32(49).double(message.seconds);
+    }
+    for (const v of message.datasets) {
+      DatasetEvaluation.encode(v!, writer.uint32(58).fork()).join();
     }
     return writer;
   },
@@ -1634,6 +1640,14 @@ export const EvaluationEvent: MessageFns<EvaluationEvent> = {
             message.seconds = reader.double();
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.datasets.push(DatasetEvaluation.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1662,6 +1676,9 @@ export const EvaluationEvent: MessageFns<EvaluationEvent> = {
         ? globalThis.Number(object.token_count)
         : 0,
       seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+      datasets: globalThis.Array.isArray(object?.datasets)
+        ? object.datasets.map((e: any) => DatasetEvaluation.fromJSON(e))
+        : [],
     };
   },
 
@@ -1685,6 +1702,9 @@ export const EvaluationEvent: MessageFns<EvaluationEvent> = {
     if (message.seconds !== 0) {
       obj.seconds = floatToJson(message.seconds);
     }
+    if (message.datasets?.length) {
+      obj.datasets = message.datasets.map((e) => DatasetEvaluation.toJSON(e));
+    }
     return obj;
   },
 
@@ -1699,6 +1719,7 @@ export const EvaluationEvent: MessageFns<EvaluationEvent> = {
     message.bitsPerByte = object.bitsPerByte ?? 0;
     message.tokenCount = object.tokenCount ?? 0;
     message.seconds = object.seconds ?? 0;
+    message.datasets = object.datasets?.map((e) => DatasetEvaluation.fromPartial(e)) || [];
     return message;
   },
 };
