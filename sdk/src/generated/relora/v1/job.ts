@@ -1658,7 +1658,27 @@ export interface JobProgress {
     | number
     | undefined;
   /** Step that the newest checkpoint resumes from; unset before the first. */
-  checkpointStep?: number | undefined;
+  checkpointStep?:
+    | number
+    | undefined;
+  /** Each data set at the last evaluation; empty before the first. */
+  datasets: DatasetEvaluation[];
+}
+
+/** What an evaluation came to on one data set. Loss, perplexity and bits_per_byte are 0 where nothing of it is held out. */
+export interface DatasetEvaluation {
+  /** `datasets/{dataset}`. */
+  dataset: string;
+  /** Mean loss, nats per token. */
+  loss: number;
+  /** exp(loss). */
+  perplexity: number;
+  /** Loss as bits per byte of the held-out UTF-8 text. */
+  bitsPerByte: number;
+  /** Tokens evaluated. */
+  tokenCount: number;
+  /** How often the run has read its training part so far. */
+  epochs: number;
 }
 
 /** What must be equal for a run to give the same bits again. */
@@ -1696,6 +1716,16 @@ export interface Execution {
    * multiprocessors. Empty on a processor.
    */
   libraries: ExecutionLibrary[];
+  /** The data sets of a mixture, whose digests dataset_sha256 is one over; empty without. */
+  datasets: ExecutionDataset[];
+}
+
+/** A data set of a mixture. */
+export interface ExecutionDataset {
+  /** `datasets/{dataset}`. */
+  dataset: string;
+  /** SHA-256 of its manifest, hexadecimal. */
+  sha256: string;
 }
 
 /** Something that a device computes by. */
@@ -1818,7 +1848,25 @@ export interface JobSpec {
    * Whether each step has an event of its own; default false. Then a run has at most ten step events a second, and each says for
    * which steps it stands (StepEvent.span).
    */
-  everyStepEvent?: boolean | undefined;
+  everyStepEvent?:
+    | boolean
+    | undefined;
+  /**
+   * Several data sets with one tokenizer in place of `dataset`, which then is empty or the first of them; each once. The created job
+   * shows both.
+   */
+  mixture: MixturePart[];
+}
+
+/** A data set of a mixture. */
+export interface MixturePart {
+  /** `datasets/{dataset}`. */
+  dataset: string;
+  /**
+   * Its share of the sequences of a run is this over the sum of all weights; default 1. With 0 the model is evaluated on it and never
+   * trained on it.
+   */
+  weight?: number | undefined;
 }
 
 /** Versions of the rules by which a run cuts its data and draws its numbers. A job keeps those that it was created with. */
@@ -3240,6 +3288,7 @@ function createBaseJobProgress(): JobProgress {
     tokensPerSecond: undefined,
     remainingSeconds: undefined,
     checkpointStep: undefined,
+    datasets: [],
   };
 }
 
@@ -3274,6 +3323,9 @@ export const JobProgress: MessageFns<JobProgress> = {
     }
     if (message.checkpointStep !== undefined) {
       writer.uint32(80).int32(message.checkpointStep);
+    }
+    for (const v of message.datasets) {
+      DatasetEvaluation.encode(v!, writer.uint32(90).fork()).join();
     }
     return writer;
   },
@@ -3371,6 +3423,14 @@ export const JobProgress: MessageFns<JobProgress> = {
             message.checkpointStep = reader.int32();
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.datasets.push(DatasetEvaluation.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3423,6 +3483,9 @@ export const JobProgress: MessageFns<JobProgress> = {
         : isSet(object.checkpoint_step)
         ? globalThis.Number(object.checkpoint_step)
         : undefined,
+      datasets: globalThis.Array.isArray(object?.datasets)
+        ? object.datasets.map((e: any) => DatasetEvaluation.fromJSON(e))
+        : [],
     };
   },
 
@@ -3458,6 +3521,9 @@ export const JobProgress: MessageFns<JobProgress> = {
     if (message.checkpointStep !== undefined) {
       obj.checkpointStep = Math.round(message.checkpointStep);
     }
+    if (message.datasets?.length) {
+      obj.datasets = message.datasets.map((e) => DatasetEvaluation.toJSON(e));
+    }
     return obj;
   },
 
@@ -3476,6 +3542,164 @@ export const JobProgress: MessageFns<JobProgress> = {
     message.tokensPerSecond = object.tokensPerSecond ?? undefined;
     message.remainingSeconds = object.remainingSeconds ?? undefined;
     message.checkpointStep = object.checkpointStep ?? undefined;
+    message.datasets = object.datasets?.map((e) => DatasetEvaluation.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseDatasetEvaluation(): DatasetEvaluation {
+  return { dataset: "", loss: 0, perplexity: 0, bitsPerByte: 0, tokenCount: 0, epochs: 0 };
+}
+
+export const DatasetEvaluation: MessageFns<DatasetEvaluation> = {
+  encode(message: DatasetEvaluation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataset !== "") {
+      writer.uint32(10).string(message.dataset);
+    }
+    if (message.loss !== 0) {
+      writer.uint32(17).double(message.loss);
+    }
+    if (message.perplexity !== 0) {
+      writer.uint32(25).double(message.perplexity);
+    }
+    if (message.bitsPerByte !== 0) {
+      writer.uint32(33).double(message.bitsPerByte);
+    }
+    if (message.tokenCount !== 0) {
+      writer.uint32(40).int64(message.tokenCount);
+    }
+    if (message.epochs !== 0) {
+      writer.uint32(49).double(message.epochs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DatasetEvaluation {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDatasetEvaluation();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.dataset = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.loss = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.perplexity = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.bitsPerByte = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.tokenCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.epochs = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DatasetEvaluation {
+    return {
+      dataset: isSet(object.dataset) ? globalThis.String(object.dataset) : "",
+      loss: isSet(object.loss) ? globalThis.Number(object.loss) : 0,
+      perplexity: isSet(object.perplexity) ? globalThis.Number(object.perplexity) : 0,
+      bitsPerByte: isSet(object.bitsPerByte)
+        ? globalThis.Number(object.bitsPerByte)
+        : isSet(object.bits_per_byte)
+        ? globalThis.Number(object.bits_per_byte)
+        : 0,
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : 0,
+      epochs: isSet(object.epochs) ? globalThis.Number(object.epochs) : 0,
+    };
+  },
+
+  toJSON(message: DatasetEvaluation): unknown {
+    const obj: any = {};
+    if (message.dataset !== "") {
+      obj.dataset = message.dataset;
+    }
+    if (message.loss !== 0) {
+      obj.loss = floatToJson(message.loss);
+    }
+    if (message.perplexity !== 0) {
+      obj.perplexity = floatToJson(message.perplexity);
+    }
+    if (message.bitsPerByte !== 0) {
+      obj.bitsPerByte = floatToJson(message.bitsPerByte);
+    }
+    if (message.tokenCount !== 0) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    if (message.epochs !== 0) {
+      obj.epochs = floatToJson(message.epochs);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DatasetEvaluation>): DatasetEvaluation {
+    return DatasetEvaluation.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DatasetEvaluation>): DatasetEvaluation {
+    const message = createBaseDatasetEvaluation();
+    message.dataset = object.dataset ?? "";
+    message.loss = object.loss ?? 0;
+    message.perplexity = object.perplexity ?? 0;
+    message.bitsPerByte = object.bitsPerByte ?? 0;
+    message.tokenCount = object.tokenCount ?? 0;
+    message.epochs = object.epochs ?? 0;
     return message;
   },
 };
@@ -3497,6 +3721,7 @@ function createBaseExecution(): Execution {
     deviceModel: "",
     cardUuid: "",
     libraries: [],
+    datasets: [],
   };
 }
 
@@ -3546,6 +3771,9 @@ export const Execution: MessageFns<Execution> = {
     }
     for (const v of message.libraries) {
       ExecutionLibrary.encode(v!, writer.uint32(122).fork()).join();
+    }
+    for (const v of message.datasets) {
+      ExecutionDataset.encode(v!, writer.uint32(130).fork()).join();
     }
     return writer;
   },
@@ -3683,6 +3911,14 @@ export const Execution: MessageFns<Execution> = {
             message.libraries.push(ExecutionLibrary.decode(reader, reader.uint32()));
             continue;
           }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.datasets.push(ExecutionDataset.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3760,6 +3996,9 @@ export const Execution: MessageFns<Execution> = {
       libraries: globalThis.Array.isArray(object?.libraries)
         ? object.libraries.map((e: any) => ExecutionLibrary.fromJSON(e))
         : [],
+      datasets: globalThis.Array.isArray(object?.datasets)
+        ? object.datasets.map((e: any) => ExecutionDataset.fromJSON(e))
+        : [],
     };
   },
 
@@ -3810,6 +4049,9 @@ export const Execution: MessageFns<Execution> = {
     if (message.libraries?.length) {
       obj.libraries = message.libraries.map((e) => ExecutionLibrary.toJSON(e));
     }
+    if (message.datasets?.length) {
+      obj.datasets = message.datasets.map((e) => ExecutionDataset.toJSON(e));
+    }
     return obj;
   },
 
@@ -3833,6 +4075,92 @@ export const Execution: MessageFns<Execution> = {
     message.deviceModel = object.deviceModel ?? "";
     message.cardUuid = object.cardUuid ?? "";
     message.libraries = object.libraries?.map((e) => ExecutionLibrary.fromPartial(e)) || [];
+    message.datasets = object.datasets?.map((e) => ExecutionDataset.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseExecutionDataset(): ExecutionDataset {
+  return { dataset: "", sha256: "" };
+}
+
+export const ExecutionDataset: MessageFns<ExecutionDataset> = {
+  encode(message: ExecutionDataset, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataset !== "") {
+      writer.uint32(10).string(message.dataset);
+    }
+    if (message.sha256 !== "") {
+      writer.uint32(18).string(message.sha256);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExecutionDataset {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExecutionDataset();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.dataset = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.sha256 = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExecutionDataset {
+    return {
+      dataset: isSet(object.dataset) ? globalThis.String(object.dataset) : "",
+      sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+    };
+  },
+
+  toJSON(message: ExecutionDataset): unknown {
+    const obj: any = {};
+    if (message.dataset !== "") {
+      obj.dataset = message.dataset;
+    }
+    if (message.sha256 !== "") {
+      obj.sha256 = message.sha256;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExecutionDataset>): ExecutionDataset {
+    return ExecutionDataset.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExecutionDataset>): ExecutionDataset {
+    const message = createBaseExecutionDataset();
+    message.dataset = object.dataset ?? "";
+    message.sha256 = object.sha256 ?? "";
     return message;
   },
 };
@@ -4035,6 +4363,7 @@ function createBaseJobSpec(): JobSpec {
     streams: undefined,
     acceptedDevices: [],
     everyStepEvent: undefined,
+    mixture: [],
   };
 }
 
@@ -4117,6 +4446,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.everyStepEvent !== undefined) {
       writer.uint32(208).bool(message.everyStepEvent);
+    }
+    for (const v of message.mixture) {
+      MixturePart.encode(v!, writer.uint32(218).fork()).join();
     }
     return writer;
   },
@@ -4342,6 +4674,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.everyStepEvent = reader.bool();
             continue;
           }
+          case 27: {
+            if (tag !== 218) {
+              break;
+            }
+
+            message.mixture.push(MixturePart.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4420,6 +4760,9 @@ export const JobSpec: MessageFns<JobSpec> = {
         : isSet(object.every_step_event)
         ? globalThis.Boolean(object.every_step_event)
         : undefined,
+      mixture: globalThis.Array.isArray(object?.mixture)
+        ? object.mixture.map((e: any) => MixturePart.fromJSON(e))
+        : [],
     };
   },
 
@@ -4503,6 +4846,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.everyStepEvent !== undefined) {
       obj.everyStepEvent = message.everyStepEvent;
     }
+    if (message.mixture?.length) {
+      obj.mixture = message.mixture.map((e) => MixturePart.toJSON(e));
+    }
     return obj;
   },
 
@@ -4559,6 +4905,92 @@ export const JobSpec: MessageFns<JobSpec> = {
       : undefined;
     message.acceptedDevices = object.acceptedDevices?.map((e) => e) || [];
     message.everyStepEvent = object.everyStepEvent ?? undefined;
+    message.mixture = object.mixture?.map((e) => MixturePart.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseMixturePart(): MixturePart {
+  return { dataset: "", weight: undefined };
+}
+
+export const MixturePart: MessageFns<MixturePart> = {
+  encode(message: MixturePart, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataset !== "") {
+      writer.uint32(10).string(message.dataset);
+    }
+    if (message.weight !== undefined) {
+      writer.uint32(17).double(message.weight);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MixturePart {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMixturePart();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.dataset = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.weight = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): MixturePart {
+    return {
+      dataset: isSet(object.dataset) ? globalThis.String(object.dataset) : "",
+      weight: isSet(object.weight) ? globalThis.Number(object.weight) : undefined,
+    };
+  },
+
+  toJSON(message: MixturePart): unknown {
+    const obj: any = {};
+    if (message.dataset !== "") {
+      obj.dataset = message.dataset;
+    }
+    if (message.weight !== undefined) {
+      obj.weight = floatToJson(message.weight);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<MixturePart>): MixturePart {
+    return MixturePart.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MixturePart>): MixturePart {
+    const message = createBaseMixturePart();
+    message.dataset = object.dataset ?? "";
+    message.weight = object.weight ?? undefined;
     return message;
   },
 };

@@ -10,6 +10,7 @@ import type { CallContext, CallOptions } from "nice-grpc-common";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
 import { JobEvent, RestartEvent, WarningEvent } from "./event.js";
 import {
+  DatasetEvaluation,
   Job,
   JobKind,
   jobKindFromJSON,
@@ -973,6 +974,8 @@ export interface ComparedJob {
     | undefined;
   /** The series that were asked for, in the order of Metric. */
   series: MetricSeries[];
+  /** Each data set at the last evaluation. */
+  evaluationDatasets: DatasetEvaluation[];
 }
 
 export interface ComparedJob_LabelsEntry {
@@ -6810,6 +6813,7 @@ function createBaseComparedJob(): ComparedJob {
     tokensToReferenceLoss: undefined,
     secondsToReferenceLoss: undefined,
     series: [],
+    evaluationDatasets: [],
   };
 }
 
@@ -6904,6 +6908,9 @@ export const ComparedJob: MessageFns<ComparedJob> = {
     }
     for (const v of message.series) {
       MetricSeries.encode(v!, writer.uint32(242).fork()).join();
+    }
+    for (const v of message.evaluationDatasets) {
+      DatasetEvaluation.encode(v!, writer.uint32(250).fork()).join();
     }
     return writer;
   },
@@ -7164,6 +7171,14 @@ export const ComparedJob: MessageFns<ComparedJob> = {
             message.series.push(MetricSeries.decode(reader, reader.uint32()));
             continue;
           }
+          case 31: {
+            if (tag !== 250) {
+              break;
+            }
+
+            message.evaluationDatasets.push(DatasetEvaluation.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -7307,6 +7322,11 @@ export const ComparedJob: MessageFns<ComparedJob> = {
       series: globalThis.Array.isArray(object?.series)
         ? object.series.map((e: any) => MetricSeries.fromJSON(e))
         : [],
+      evaluationDatasets: globalThis.Array.isArray(object?.evaluationDatasets)
+        ? object.evaluationDatasets.map((e: any) => DatasetEvaluation.fromJSON(e))
+        : globalThis.Array.isArray(object?.evaluation_datasets)
+        ? object.evaluation_datasets.map((e: any) => DatasetEvaluation.fromJSON(e))
+        : [],
     };
   },
 
@@ -7408,6 +7428,9 @@ export const ComparedJob: MessageFns<ComparedJob> = {
     if (message.series?.length) {
       obj.series = message.series.map((e) => MetricSeries.toJSON(e));
     }
+    if (message.evaluationDatasets?.length) {
+      obj.evaluationDatasets = message.evaluationDatasets.map((e) => DatasetEvaluation.toJSON(e));
+    }
     return obj;
   },
 
@@ -7454,6 +7477,7 @@ export const ComparedJob: MessageFns<ComparedJob> = {
     message.tokensToReferenceLoss = object.tokensToReferenceLoss ?? undefined;
     message.secondsToReferenceLoss = object.secondsToReferenceLoss ?? undefined;
     message.series = object.series?.map((e) => MetricSeries.fromPartial(e)) || [];
+    message.evaluationDatasets = object.evaluationDatasets?.map((e) => DatasetEvaluation.fromPartial(e)) || [];
     return message;
   },
 };
