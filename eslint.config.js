@@ -8,6 +8,7 @@ export default tseslint.config(
       '**/generated/',
       'engine/native/build/',
       'engine/cuda/build/',
+      'engine/tensorflow/build/',
       'demo-output/',
       '.relora/',
       '**/*.d.ts',

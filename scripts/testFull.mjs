@@ -27,6 +27,17 @@ const parts = [
     env: { RELORA_TEST_PYTHON: python },
   },
   {
+    name: 'tensorflow',
+    what: 'the device tensorflow: every call, whole runs and a job of a server, on the library of its wheel',
+    prepare: setUpTensorflow,
+    command: vitest(
+      'test/engine/conformance',
+      'test/engine/device.test.ts',
+      'test/e2e/tensorflowServer.test.ts',
+    ),
+    env: {},
+  },
+  {
     name: 'fuzz',
     what: '1,000 random messages to each method',
     command: vitest('test/server/grpc.fuzz.test.ts'),
@@ -76,6 +87,14 @@ function makePython() {
     stdio: 'inherit',
   });
   return status === 0 ? undefined : 'packages of Python cannot be installed: their tests were skipped';
+}
+
+function setUpTensorflow() {
+  const { status } = spawnSync(process.execPath, ['engine/tensorflow/setup.mjs'], {
+    cwd: root,
+    stdio: 'inherit',
+  });
+  return status === 0 ? undefined : 'TensorFlow cannot be set up: its tests were skipped';
 }
 
 function report(rows) {

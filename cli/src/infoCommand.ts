@@ -32,7 +32,7 @@ function infoLines(info: ServerInfo, address: string, disk: string[]): string[] 
         device.instructionSet,
         String(device.threadCount),
         String(device.slotCount),
-        bytes(device.memoryBytes),
+        device.memoryBytes === 0 ? '' : bytes(device.memoryBytes),
         speed(device.float32Flops),
         speed(device.bfloat16Flops),
       ]),

@@ -27,7 +27,7 @@ export function serverView(): View {
         facts([
           ['Instructions', device.instructionSet || '–'],
           ['Threads', whole(device.threadCount)],
-          ['Memory', bytes(device.memoryBytes)],
+          ['Memory', device.memoryBytes === 0 ? 'not known' : bytes(device.memoryBytes)],
           ['float32', speed(device.float32Flops)],
           ['bfloat16', speed(device.bfloat16Flops)],
           ['`auto` computes in', word(device.autoPrecision, 'PRECISION')],

@@ -1,6 +1,8 @@
+import { spawnSync } from 'node:child_process';
 import { describe, expect, it, vi } from 'vitest';
 import { BufferPool } from '../../engine/dist/device/bufferPool.js';
 import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
+import { isTensorflowSetUp } from '../../engine/dist/device/tfjs/tensorflow.js';
 import { openDevice } from '../../engine/dist/openDevice.js';
 
 describe('choosing a device', () => {
@@ -35,10 +37,40 @@ describe('choosing a device', () => {
     await expect(openDevice({ device: 'reference', precision: 'bfloat16' })).rejects.toThrow('float32');
   });
 
-  it('TensorFlow asked for by name and not installed says what to install', async () => {
-    await expect(openDevice({ device: 'tensorflow', precision: 'auto' })).rejects.toThrow(
-      'npm install @tensorflow/tfjs-node',
-    );
+  it.skipIf(isTensorflowSetUp())(
+    'TensorFlow asked for by name and not installed says what to do',
+    async () => {
+      await expect(openDevice({ device: 'tensorflow', precision: 'auto' })).rejects.toThrow(
+        /"npm run setup:tensorflow", else "npm install @tensorflow\/tfjs-node"/,
+      );
+    },
+  );
+
+  describe.skipIf(!isTensorflowSetUp())('TensorFlow, set up', () => {
+    it('says what it is, and has its versions for the record of a job', async () => {
+      const { description } = await openDevice({ device: 'tensorflow', precision: 'auto' });
+      expect(description).toMatchObject({ name: 'tensorflow', precision: 'float32', instructionSet: null });
+      expect(description.libraries).toMatchObject({
+        tensorflow: expect.stringMatching(/^2\.\d+\.\d+$/) as string,
+        'tfjs-node': '4.22.0',
+      });
+    });
+
+    it('works where Node.js has dropped what its package calls', () => {
+      // As Node.js 23 does, before anything of ours is loaded.
+      const program = `
+        import util from 'node:util';
+        delete util.isNullOrUndefined;
+        delete util.isArray;
+        const { openDevice } = await import('@relora/engine');
+        const device = await openDevice({ device: 'tensorflow', precision: 'auto' });
+        const [a, c] = [device.alloc(1), device.alloc(1)];
+        device.upload(a, Float32Array.of(3));
+        device.matmul(c, a, a, { m: 1, n: 1, k: 1, transposeA: false, transposeB: false });
+        console.log((await device.download(c))[0]);`;
+      const node = spawnSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' });
+      expect(node.stdout, node.stderr).toBe('9\n');
+    });
   });
 
   it('prints nothing, though tfjs-backend-cpu would', async () => {

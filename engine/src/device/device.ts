@@ -30,6 +30,8 @@ export interface DeviceDescription {
   model: string;
   /** Of the card; left out elsewhere. */
   uuid?: string;
+  /** On a card that a library of others uses and does not describe; left out elsewhere. */
+  isOnUnknownCard?: true;
   /** Instructions of native products, or the architecture of a card (`sm_90a`); null elsewhere. */
   instructionSet: string | null;
   /** Of a CPU; 1 elsewhere. */

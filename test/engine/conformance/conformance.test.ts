@@ -16,37 +16,39 @@ import { checkedTable } from './table.js';
 const cases = [...casesOf('small'), ...casesOf('larger'), ...updateCases, ...optimizerCases];
 let reference: Device;
 const expected = new Map<Case, Map<string, Float32Array>>();
-const table = checkedTable();
+const missing = columns.filter(({ isMissing = false }) => isMissing).map(({ name }) => name);
+const table = checkedTable(missing);
 
 beforeAll(async () => {
   reference = await openDevice({ device: 'reference', precision: 'float32' });
   for (const one of cases) expected.set(one, await one.run(new Bench(reference)));
 });
 
-describe.each(columns)('$name', ({ name: column, open, tolerance, refuses = [], kernels }) => {
-  let device: Device;
-  beforeAll(async () => {
-    device = await open();
-  });
-  afterAll(() => device.close());
+for (const { name: column, open, tolerance, refuses = [], isMissing = false, kernels } of columns)
+  describe.skipIf(isMissing)(column, () => {
+    let device: Device;
+    beforeAll(async () => {
+      device = await open();
+    });
+    afterAll(() => device.close());
 
-  // In the smallest shapes a rounding to 8 bits is most of the value.
-  const own = cases.filter(({ name }) => tolerance < 1e-3 || !name.endsWith(' small'));
-  it.each(own.filter(({ call }) => refuses.includes(call)))('$name is refused', async (one) => {
-    await expect(one.run(new Bench(device))).rejects.toThrow(/has no kernels of/);
-  });
+    // In the smallest shapes a rounding to 8 bits is most of the value.
+    const own = cases.filter(({ name }) => tolerance < 1e-3 || !name.endsWith(' small'));
+    it.each(own.filter(({ call }) => refuses.includes(call)))('$name is refused', async (one) => {
+      await expect(one.run(new Bench(device))).rejects.toThrow(/has no kernels of/);
+    });
 
-  it.each(own.filter(({ call }) => !refuses.includes(call)))('$name', async (one) => {
-    const found = await checkCase(device, one, expected.get(one)!, tolerance);
-    const wanted = kernels(one);
-    expect(found.ran, 'kernels that ran').toEqual(expect.arrayContaining(wanted));
-    expect(found.wrong).toEqual([]);
-    // Again, in buffers that the first has used: the same bits, and no buffer more. What kernels reuse may have grown.
-    expect(found.changed).toEqual([]);
-    if (device.description.name !== 'native') expect(found.lostCount).toBe(0);
-    table.ran(one.call, column, wanted);
+    it.each(own.filter(({ call }) => !refuses.includes(call)))('$name', async (one) => {
+      const found = await checkCase(device, one, expected.get(one)!, tolerance);
+      const wanted = kernels(one);
+      expect(found.ran, 'kernels that ran').toEqual(expect.arrayContaining(wanted));
+      expect(found.wrong).toEqual([]);
+      // Again, in buffers that the first has used: the same bits, and no buffer more. What kernels reuse may have grown.
+      expect(found.changed).toEqual([]);
+      if (device.description.name !== 'native') expect(found.lostCount).toBe(0);
+      table.ran(one.call, column, wanted);
+    });
   });
-});
 
 /** The definitions themselves, and a device in float32 that shares none of their code. */
 describe.each([

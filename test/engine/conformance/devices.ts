@@ -1,6 +1,7 @@
 import { loadNativeAddon } from '../../../engine/dist/device/cpu/nativeAddon.js';
 import { openCuda } from '../../../engine/dist/device/cuda/openCuda.js';
 import type { Device } from '../../../engine/dist/device/device.js';
+import { isTensorflowSetUp } from '../../../engine/dist/device/tfjs/tensorflow.js';
 import { openDevice } from '../../../engine/dist/openDevice.js';
 import { modelOptions } from '../../cuda/modelPaths.js';
 import { cudaKernels, type Case } from '@relora/engine/conformance';
@@ -14,6 +15,8 @@ export interface Column {
   tolerance: number;
   /** Calls that the device refuses. */
   refuses?: readonly string[];
+  /** Not to be had here: its tests are skipped, and the table keeps what it had. */
+  isMissing?: boolean;
   /** Kernels that a case must have run, by their names in `kernelCounts`. */
   kernels(one: Case): string[];
 }
@@ -71,6 +74,14 @@ export const columns: Column[] = [
     name: 'reference',
     open: () => openDevice({ device: 'reference', precision: 'float32' }),
     tolerance: 1e-30,
+    kernels: referenceKernels,
+  },
+  {
+    // The same definitions, on kernels that share nothing with ours: `npm run setup:tensorflow`.
+    name: 'tensorflow',
+    open: () => openDevice({ device: 'tensorflow', precision: 'float32' }),
+    tolerance: 5e-5, // sums in parts, as many as it has threads
+    isMissing: !isTensorflowSetUp(),
     kernels: referenceKernels,
   },
 ];

@@ -1,11 +1,11 @@
-import { cpus } from 'node:os';
+import { availableParallelism, cpus } from 'node:os';
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import type { Precision } from '../../plan/runSpec.js';
 import type { Device } from '../device.js';
 import { DeviceFault } from '../deviceFaults.js';
 import { registerGradients } from './gradients.js';
-import { tensorflowDevice } from './tensorflow.js';
+import { loadTensorflow } from './tensorflow.js';
 import { TfjsDevice } from './tfjsDevice.js';
 
 /** A device of tfjs. Loaded when one is asked for: other runs need nothing of it. */
@@ -15,20 +15,24 @@ export async function openTfjs(name: 'tensorflow' | 'reference', precision: Prec
       'DEVICE_PRECISION_UNKNOWN',
       `The device ${name} computes in float32: ask for precision float32 or auto`,
     );
-  const backendName = name === 'reference' ? 'cpu' : (await tensorflowDevice()).backendName;
+  const tensorflow = name === 'reference' ? null : await loadTensorflow();
+  const backendName = tensorflow?.backendName ?? 'cpu';
   tf.enableProdMode(); // without it tfjs-backend-cpu prints an advertisement
   registerGradients();
   if (!(await tf.setBackend(backendName)))
     throw new Error(`The backend ${backendName} of tfjs could not be started`);
+  const usesCard = tensorflow?.usesCard === true;
   return new TfjsDevice(
     {
       name,
-      model: cpus()[0]?.model ?? 'unknown',
+      // TensorFlow says that it found a card, and not which.
+      model: usesCard ? 'a card that TensorFlow found' : (cpus()[0]?.model ?? 'unknown'),
       instructionSet: null,
-      threadCount: name === 'reference' ? 1 : cpus().length,
+      threadCount: name === 'reference' || usesCard ? 1 : availableParallelism(),
       precision: 'float32',
       basePrecision: 'float32',
-      libraries: { 'tfjs-core': tf.version_core },
+      ...(usesCard && { isOnUnknownCard: true }),
+      libraries: { 'tfjs-core': tf.version_core, ...tensorflow?.versions },
     },
     backendName,
   );

@@ -67,7 +67,7 @@ function problemOf(backend: string, error: unknown): FoundDevices['problems'][nu
 
 /** Measures the device unless another server computes on it, and closes it. */
 async function describe(device: Device, uuid = ''): Promise<DeviceDescription> {
-  const { model, instructionSet } = device.description;
+  const { model, instructionSet, isOnUnknownCard = false } = device.description;
   const unlock = uuid === '' ? () => {} : await lockCard(uuid);
   const speed = unlock === null ? unmeasured(device.description) : await device.measure();
   unlock?.();
@@ -77,7 +77,7 @@ async function describe(device: Device, uuid = ''): Promise<DeviceDescription> {
     isDefault: false,
     model,
     instructionSet: instructionSet ?? '',
-    memoryBytes: machineMemoryBytes(),
+    memoryBytes: isOnUnknownCard ? 0 : machineMemoryBytes(),
     ...{ uuid, computeCapability: '' },
   };
 }

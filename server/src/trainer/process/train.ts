@@ -161,7 +161,7 @@ function executionOf({ spec, device, data, graphs, baseWeightsSha256 }: Training
     tfjsVersion,
     deviceModel: model,
     cardUuid: uuid ?? '',
-    libraries: name === 'cuda' ? Object.entries(libraries).map(([name, version]) => ({ name, version })) : [],
+    libraries: Object.entries(libraries).map(([name, version]) => ({ name, version })),
   };
 }
 

@@ -161,7 +161,7 @@ export interface Device {
   instructionSet: string;
   /** Threads it uses. */
   threadCount: number;
-  /** Memory that trainers may use: of the machine or container, or of the card. */
+  /** Memory that trainers may use: of the machine or container, or of the card. 0: not known. */
   memoryBytes: number;
   /** Measured peak in float32 products, floating point operations per second. */
   float32Flops: number;
