@@ -1712,8 +1712,8 @@ export interface Execution {
   /** The card's own number, as its driver writes it; empty elsewhere. */
   cardUuid: string;
   /**
-   * What else decides the bits on a card: versions of the driver and of the libraries, the hash of the kernels, the number of
-   * multiprocessors. Empty on a processor.
+   * What else decides the bits: on a card the versions of the driver and of the libraries, the hash of the kernels, the number of
+   * multiprocessors; with TensorFlow its version. Empty with native.
    */
   libraries: ExecutionLibrary[];
   /** The data sets of a mixture, whose digests dataset_sha256 is one over; empty without. */
