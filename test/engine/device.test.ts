@@ -146,6 +146,23 @@ describe.each(['native', 'reference'] as const)('memory of %s', (name) => {
   });
 });
 
+it('memory that is discarded or trimmed leaves the process now, but a part of what somebody reads', async () => {
+  const device = await openDevice({ device: 'native', precision: 'float32', threads: 1 });
+  const values = new Float32Array(1000);
+  device.discard(values.subarray(10));
+  expect(values).toHaveLength(1000);
+  device.discard(values);
+  expect(values).toHaveLength(0);
+
+  const length = 2 ** 26;
+  const buffer = device.alloc(length);
+  device.upload(buffer, new Float32Array(length).fill(1)); // the source is left to the collector
+  device.release(buffer);
+  const before = process.memoryUsage().arrayBuffers;
+  device.trim();
+  expect(before - process.memoryUsage().arrayBuffers).toBeGreaterThanOrEqual(4 * length);
+});
+
 it('buffers that are free are used again, and only so many are kept', () => {
   const pool = new BufferPool(100);
   const [first, second, third] = [new Float32Array(10), new Float32Array(12), new Float32Array(8)] as const;
@@ -154,4 +171,7 @@ it('buffers that are free are used again, and only so many are kept', () => {
   expect(pool.take(8)).toBe(third);
   expect(pool.take(10)).not.toBe(first); // 40 + 48 + 32 bytes are more than 100: the oldest went
   expect(pool.take(26).length).toBe(26);
+  pool.give(first);
+  expect(pool.clear()).toContain(first);
+  expect(pool.take(10)).not.toBe(first);
 });

@@ -529,6 +529,7 @@ const mistakes: [call: () => unknown, message: string][] = [
   ],
   [() => addon.releasePages([1] as never), 'releasePages: mapped must be a Float32Array, got object'],
   [() => addon.releasePages(f(4096)), 'releasePages: only pages of mapped memory can be released'],
+  [() => addon.freeBuffer(f(4) as never), 'freeBuffer: buffer must be an ArrayBuffer, got Float32Array'],
   [
     () => addon.swigluForward(f(3), f(3), f(2)),
     'swigluForward: up must hold length of h = 3 elements, got 2',

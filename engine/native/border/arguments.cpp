@@ -258,6 +258,14 @@ napi_value Arguments::object(const char* name) {
   return value;
 }
 
+napi_value Arguments::buffer(const char* name) {
+  const napi_value value = next(name);
+  bool is_buffer = false;
+  napi_is_arraybuffer(env_, value, &is_buffer);
+  if (!is_buffer) wrong_type(name, "an ArrayBuffer", value);
+  return value;
+}
+
 void* Arguments::external_pointer(const char* name, const napi_type_tag& tag) {
   const napi_value value = next(name);
   napi_valuetype type;

@@ -60,6 +60,8 @@ class Arguments {
   /// Of a frozen base, which may be int8 or nf4 as well.
   Precision base_precision(const char* name);
   napi_value object(const char* name);
+  /// An ArrayBuffer.
+  napi_value buffer(const char* name);
   template <class T>
   T* external(const char* name, const napi_type_tag& tag) {
     return static_cast<T*>(external_pointer(name, tag));

@@ -113,9 +113,15 @@ napi_value release_pages(const Call& call) {
   return undefined();
 }
 
+napi_value free_buffer(const Call& call) {
+  napi_detach_arraybuffer(call.env, call.arguments.buffer("buffer"));
+  return undefined();
+}
+
 constexpr Entry entries[] = {
     {"mapFloats", 2, map_floats},
     {"releasePages", 1, release_pages},
+    {"freeBuffer", 1, free_buffer},
     {"describe", 0, describe},
     {"allocations", 0, allocations},
     {"configure", 1, configure},

@@ -29,10 +29,12 @@ export class BufferPool {
     this.freeBytes += array.byteLength;
   }
 
-  /** Leaves all that is free to the collector. */
-  clear(): void {
+  /** All that was free, which the pool does not hold any longer. */
+  clear(): Float32Array[] {
+    const arrays = [...this.free.values()].flat();
     this.free.clear();
     this.freeBytes = 0;
+    return arrays;
   }
 
   private dropOldestLength(): void {

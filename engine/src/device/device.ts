@@ -89,6 +89,11 @@ export interface DeviceMemory {
   release(buffer: DeviceBuffer | null): void;
   /** Gives back what is kept to be used again: for a change of what steps compute. */
   trim(): void;
+  /**
+   * Values on the host, a download say, that nobody reads any more: their memory is given back now, where the collector would take
+   * its time. The array is empty from then on.
+   */
+  discard(values: HostValues): void;
   /** What buffers, packed bases and states hold now, without what is kept to be used again. */
   memory(): { count: number; bytes: number };
 }

@@ -94,7 +94,11 @@ export class HostMemory implements DeviceMemory {
   }
 
   trim(): void {
-    this.pool.clear();
+    for (const array of this.pool.clear()) this.discard(array);
+  }
+
+  discard(_values: HostValues): void {
+    // JavaScript alone has no way to give memory back: the collector finds it.
   }
 
   memory(): { count: number; bytes: number } {

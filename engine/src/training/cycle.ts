@@ -57,6 +57,7 @@ export async function restart(run: TrainingRun): Promise<RestartReport> {
 
   const after = await takeProbe(run);
   const drift = requireSameFunction(run, before, after);
+  for (const { logits } of [before, after]) run.device.discard(logits);
   run.device.trim();
   return {
     restart: number,

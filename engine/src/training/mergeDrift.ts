@@ -105,6 +105,12 @@ function epsilonOf({ name }: Pick<DeviceDescription, 'name'>): number {
   return name === 'tensorflow' ? tf32Epsilon : float32Epsilon;
 }
 
+/** Of the sizes; NaN if there is one. */
 function largest(values: Float32Array): number {
-  return largestChange(new Float32Array(values.length), values);
+  let most = 0;
+  for (const value of values) {
+    if (Number.isNaN(value)) return NaN;
+    most = Math.max(most, Math.abs(value));
+  }
+  return most;
 }

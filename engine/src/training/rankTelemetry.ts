@@ -33,7 +33,9 @@ export async function measureRanks(
     const change = await readStart(layer);
     const now = await valuesOf(device, layer.weight);
     for (let i = 0; i < change.length; i++) change[i] = now[i]! - change[i]!;
+    device.discard(now);
     const values = await device.singularValues(change, layer.inFeatures, layer.outFeatures);
+    device.discard(change);
     // Weights that are not finite have no rank; the loss shows them soon enough.
     if (!Number.isFinite(values[0])) continue;
     ranks.push({

@@ -1,4 +1,4 @@
-import type { DeviceBuffer, FrozenBase } from '../device.js';
+import type { DeviceBuffer, FrozenBase, HostValues } from '../device.js';
 import { HostMemory } from '../hostMemory.js';
 import type { BasePrecision, NativeAddon, PackedBase, ProductPrecision } from './nativeAddon.js';
 
@@ -33,6 +33,11 @@ export class CpuMemory extends HostMemory {
     const own = super.memory();
     const native = this.addon.allocations();
     return { count: own.count + native.count, bytes: own.bytes + native.bytes };
+  }
+
+  override discard(values: HostValues): void {
+    // A part of a buffer may share it with values that somebody reads.
+    if (values.byteLength === values.buffer.byteLength) this.addon.freeBuffer(values.buffer as ArrayBuffer);
   }
 
   override rest(buffer: DeviceBuffer): void {

@@ -300,6 +300,9 @@ export interface NativeAddon {
   mapFloats(folder: string, count: number): Float32Array;
   releasePages(mapped: Float32Array): void;
 
+  /** Gives the memory of a buffer back now, not when the collector finds it. The buffer and its views are empty from then on. */
+  freeBuffer(buffer: ArrayBuffer): void;
+
   /**
    * Measured peak of the configured set: best GFLOP/s (for int8, GOP/s) of the products' inner loop over operands in the first-level cache, on all
    * configured threads, for about `milliseconds`.

@@ -205,6 +205,10 @@ export class CardMemory implements DeviceMemory {
     this.slabs.trim();
   }
 
+  discard(_values: HostValues): void {
+    // What a card's job holds on the host are single tensors.
+  }
+
   memory(): { count: number; bytes: number } {
     return { count: this.taken.size, bytes: this.bytes };
   }
