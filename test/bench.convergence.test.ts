@@ -10,7 +10,7 @@ import { Runs } from '../bench/convergence/runs.mjs';
 import { tuned } from '../bench/convergence/tune.mjs';
 import { linePanel } from '../bench/plots/lines.mjs';
 import { figure } from '../bench/plots/svg.mjs';
-import { licenceDataset, temporaryFolders } from './engine/tinyRun.js';
+import { licenseDataset, temporaryFolders } from './engine/tinyRun.js';
 
 const tinyPlan = {
   shape: {
@@ -48,7 +48,7 @@ const machine = {
   commit: 'a commit',
   trainTokenCount: 1000,
 };
-const openDataset = licenceDataset(temporaryFolders());
+const openDataset = licenseDataset(temporaryFolders());
 const cacheFolder = mkdtempSync(join(tmpdir(), 'relora-convergence-cache-'));
 afterAll(() => rmSync(cacheFolder, { recursive: true, force: true }));
 
@@ -115,7 +115,7 @@ describe('what a comparison says', () => {
     expect(order([1, 1.1, 1.2], [1.3, 1.41, 1.49])).toBe('asExpected');
     expect(order([1.3, 1.41, 1.49], [1, 1.1, 1.2])).toBe('reversed');
     expect(order([1, 1.1, 1.2], [1.01, 1.09, 1.21])).toBe('undecided');
-    expect(order([1], [2])).toBe('undecided'); // one seed tells nothing of its spread
+    expect(order([1], [2])).toBe('undecided'); // one seed says nothing of its spread
     expect(orderOf(row('relora', [1, 1.1]), row('lora', [1.5, 1.7])).difference).toBeCloseTo(0.55, 12);
   });
 
@@ -136,7 +136,7 @@ describe('what a comparison says', () => {
 });
 
 describe('a search for a value', () => {
-  it('goes on beyond its grid while the best is at the edge, and says where it could not', async () => {
+  it('continues beyond its grid while the best is at the edge, and says where it could not', async () => {
     const around = (best: number) => (value: number) =>
       Promise.resolve(Math.abs(Math.log2(value) - Math.log2(best)));
     expect(await tuned([1, 2, 4], around(2))).toMatchObject({ value: 2, isInside: true });

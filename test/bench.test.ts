@@ -172,7 +172,7 @@ describe('options', () => {
     expect(() => read('--threads', '0')).toThrow(/--threads: expected a whole number from 1, got 0/);
   });
 
-  it('are told by --help, without a measurement', () => {
+  it('are printed by --help, without a measurement', () => {
     const bench = fileURLToPath(new URL('../bench/bench.mjs', import.meta.url));
     const text = execFileSync(process.execPath, [bench, '--help'], { encoding: 'utf8' });
     for (const { name } of sections) expect(text).toContain(name);

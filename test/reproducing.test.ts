@@ -6,7 +6,7 @@ import { Batches } from '@relora/engine/data';
 import { Schedule } from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
 import { dropoutMask, philox } from '../engine/dist/device/dropout.js';
-import { licenceDataset, runLoop, temporaryFolders, tinySpec, weightsOf } from './engine/tinyRun.js';
+import { licenseDataset, runLoop, temporaryFolders, tinySpec, weightsOf } from './engine/tinyRun.js';
 
 const page = fileURLToPath(new URL('../docs/reproducing.md', import.meta.url));
 const code = [...readFileSync(page, 'utf8').matchAll(/```python\n([^]*?)```/g)]
@@ -16,7 +16,7 @@ const hasPython = spawnSync('python3', ['--version']).status === 0;
 if (!hasPython) console.warn('Skipped: docs/reproducing.md is not run, since there is no python3');
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder, 500);
+const dataset = licenseDataset(newFolder, 500);
 const threeQuarters = 0.75;
 
 /** What an expression of Python gives after the code of the page. */

@@ -170,7 +170,7 @@ const avoided: readonly [RegExp, string][] = [
 describe('how it is written', () => {
   const prose = [
     ...packages.map((name) => join(name, 'src')),
-    ...['docs', 'proto', 'examples', 'deploy', 'bench', 'scripts', 'engine/native', 'engine/cuda'],
+    ...['docs', 'proto', 'examples', 'deploy', 'bench', 'scripts', 'engine/native', 'engine/cuda', 'test'],
   ].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
       .filter(

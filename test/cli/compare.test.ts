@@ -86,7 +86,7 @@ test('full-rank, ReLoRA and LoRA are queued by one command and compared by anoth
   expect((await relora(['compare', first, second, '--axis', 'miles'])).code).toBe(2);
 });
 
-test('a sweep finds the best rate, leaves out what diverged, and goes on where it was', async () => {
+test('a sweep finds the best rate, leaves out what diverged, and resumes where it was', async () => {
   const spec = {
     ...tinySpec(20),
     evaluation: { every_step_count: 0, token_count: 256, final_token_count: 256 },

@@ -20,7 +20,7 @@ const plain: Omit<LinePlotOptions, 'axes'> = {
 const drawn = (lines: ReturnType<typeof curve>[], options: Partial<LinePlotOptions> = {}) =>
   linePlot(lines, { ...plain, axes: axesOf(lines, { mayCutStart: true })!, ...options });
 
-test('draws several curves, told apart by their marks, without the steep start', () => {
+test('draws several curves, each with its own mark, without the steep start', () => {
   const lines = [curve('one', 0, 2), curve('two', 1, 2.4), curve('three, still running', 2, 3, false, 55)];
   expect(`\n${drawn(lines).join('\n')}\n`).toMatchSnapshot();
 });
@@ -78,7 +78,7 @@ test('every line fits in every size, also of flat curves and single points', () 
   }
 });
 
-test('colours change nothing but colours', () => {
+test('colors change nothing but colors', () => {
   const lines = (isColored: boolean) => [curve('one', 0, 2, isColored), curve('two', 1, 2.4, isColored)];
   const dim = (text: string) => `\u001b[2m${text}\u001b[0m`;
   const colored = drawn(lines(true), { dim }).map((line) => line.replace(/\u001b\[[\d;]*m/g, '').trimEnd());

@@ -67,7 +67,7 @@ test('begins on an empty screen when the terminal has another size', () => {
   expect(screen.written.split('\n').length - 1).toBeLessThan(5);
 });
 
-test('no colours with NO_COLOR', () => {
+test('no colors with NO_COLOR', () => {
   process.env.NO_COLOR = '1';
   onTestFinished(() => void delete process.env.NO_COLOR);
   const screen = new Screen();

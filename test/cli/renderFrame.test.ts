@@ -141,7 +141,7 @@ test('every line fits, in every size and with every text', () => {
   }
 });
 
-test('colours change nothing but colours, and each is ended in its line', () => {
+test('colors change nothing but colors, and each is ended in its line', () => {
   for (const size of sizes) {
     const colored = frame(runOf(90), size, true);
     const colors = /\u001b\[[\d;]*m/g;

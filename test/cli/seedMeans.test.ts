@@ -11,7 +11,7 @@ interface Tried {
   tokens?: number;
 }
 
-/** As a server answers it: what differs is told for every job. */
+/** As a server answers: what differs is named for every job. */
 function comparisonOf(tried: Tried[]): CompareJobsResponse {
   const jobs = tried.map(({ kind, seed, loss, tokens = 1000 }, index): Partial<ComparedJob> => {
     const evaluation =

@@ -6,7 +6,7 @@ import { goldenSpec } from '../golden/goldenRun.js';
 import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeReference.js';
 import {
   interrupted,
-  licenceDataset,
+  licenseDataset,
   ofKind,
   runLoop,
   temporaryFolders,
@@ -177,7 +177,7 @@ describe.each(sides)('a base in FP8 by $name', ({ name, libraries }) => {
 
 describe('a run with a base in FP8', () => {
   const newFolder = temporaryFolders();
-  const dataset = licenceDataset(newFolder);
+  const dataset = licenseDataset(newFolder);
   const begin =
     (device: Device) =>
     async (spec: typeof goldenSpec, options = {}) =>

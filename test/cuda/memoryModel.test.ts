@@ -1,11 +1,11 @@
 import { expect, it } from 'vitest';
 import { beginRun, disposeRun } from '@relora/engine';
 import { cardBytes, cardMemory, presets, unmeasured, type GivenSpec } from '@relora/engine/plan';
-import { licenceDataset, runLoop, temporaryFolders, tinySpec } from '../engine/tinyRun.js';
+import { licenseDataset, runLoop, temporaryFolders, tinySpec } from '../engine/tinyRun.js';
 import { openCountingCard } from './countingCard.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 const model = (name: string) => ({ ...presets[name]!, vocabSize: 32_000 });
 
 const cases: [name: string, changes: GivenSpec][] = [

@@ -94,7 +94,7 @@ describe('opening a card', () => {
 });
 
 describe('a card in use', () => {
-  it('that has too little memory says how much there is, and goes on with what it has', async () => {
+  it('that has too little memory says how much there is, and works with that', async () => {
     // Without the workspace of products.
     const device = open({ libraries: { ...modelOptions.libraries, products: [] } });
     model.setCard({ memoryBytes: 2 ** 20 });

@@ -67,7 +67,7 @@ test.skipIf(!hasPostgres)(
     const made = command(['backup', first], home);
     expect(made).toMatchObject({ status: 0 });
     expect(made.stderr).toContain('has 2 jobs, 1 data sets, 0 weights');
-    expect((await client.getJob(done)).state).toBe(JobState.SUCCEEDED); // it goes on meanwhile
+    expect((await client.getJob(done)).state).toBe(JobState.SUCCEEDED); // it runs meanwhile
     expect(command(['backup', first], home)).toMatchObject({ status: 1 }); // not into what is there
 
     const settings = {

@@ -148,7 +148,7 @@ test('an export that the kill of the server interrupts is made by the next one, 
 });
 
 test.skipIf(process.platform !== 'linux')(
-  'an export whose process is killed begins anew, and one that always is fails',
+  'an export whose process is killed starts again, and one that is killed each time fails',
   async () => {
     const { folder, server, client, name } = await afterJob();
     const isIdle = () => childrenOf(server).length === 0;

@@ -14,7 +14,7 @@ import {
 // Far more than a trainer can take before its end is noticed.
 const stepCount = 300;
 
-test('a job whose server is killed goes on after the restart and ends with the same weights', async () => {
+test('a job whose server is killed resumes when it is started again and ends with the same weights', async () => {
   const folder = temporaryFolder();
   const first = await startServerProcess(folder);
   const before = clientsOf(first.grpcAddress);
@@ -48,7 +48,7 @@ test('a job whose server is killed goes on after the restart and ends with the s
   expect(await weightsSha256(after, name)).toBe(expected);
 });
 
-test('a server that is told to stop saves its job and exits with 0, and the job goes on without repeating a step', async () => {
+test('a server that gets SIGTERM saves its job and exits with 0, and the job resumes without repeating a step', async () => {
   const folder = temporaryFolder();
   const first = await startServerProcess(folder);
   const before = clientsOf(first.grpcAddress);

@@ -5,7 +5,7 @@ import { patientSettings } from '../patience.mjs';
 import { temporaryFolder } from './tinyJob.js';
 import { clientsOf, createTinyJob, statesOf, uploadTinyText, watchUntil } from './watchedJob.js';
 
-test('a job whose trainer is killed goes on from its checkpoint, and its watcher misses and repeats nothing', async () => {
+test('a job whose trainer is killed resumes from its checkpoint, and its watcher misses and repeats nothing', async () => {
   const config = readConfig({
     RELORA_DATA_FOLDER: temporaryFolder(),
     RELORA_GRPC_ADDRESS: '127.0.0.1:0',

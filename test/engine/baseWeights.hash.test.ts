@@ -12,10 +12,10 @@ import {
   type TrainingRun,
 } from '@relora/engine';
 import { specHash } from '../../engine/dist/plan/specHash.js';
-import { licenceDataset, temporaryFolders, tinySpec } from './tinyRun.js';
+import { licenseDataset, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 async function begin(options: Partial<BeginRunOptions> = {}): Promise<TrainingRun> {
   const spec = options.spec ?? tinySpec();
@@ -53,7 +53,7 @@ async function hashesFrom(
   return { weights: from.baseWeightsSha256, spec: specHash(spec, from.baseWeightsSha256) };
 }
 
-it('a run knows which weights it began with, whatever file held them, and so does one that goes on', async () => {
+it('a run knows which weights it began with, whatever file held them, and so does a resumed one', async () => {
   const run = await begin();
   expect(run.baseWeightsSha256).toBeNull(); // new weights: the seed gives them
   const hashes = await hashesFrom(run, 'float32');

@@ -6,10 +6,10 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { beginRun, disposeRun, openDevice, verifyCheckpoint } from '@relora/engine';
-import { licenceDataset, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+import { licenseDataset, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 const child = fileURLToPath(new URL('trainAndSave.mjs', import.meta.url));
 const spec = tinySpec({ checkpoint: { everyStepCount: 1 } });
 
@@ -33,7 +33,7 @@ async function killAfter(event: string, delayMs: number, runFolder: string): Pro
   expect((await exited)[1]).toBe('SIGKILL');
 }
 
-it('a run that was killed while it saved goes on from its newest checkpoint, exactly', async () => {
+it('a run that was killed while it saved resumes from its newest checkpoint, exactly', async () => {
   const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
   const begin = async (runFolder: string, checkpointPath?: string) =>
     beginRun({ spec, device, dataset: await dataset(), runFolder, checkpointPath, attempt: 2 });

@@ -26,17 +26,17 @@ import { readStoredRunSpec } from '@relora/engine/plan';
 import { specHash } from '../../engine/dist/plan/specHash.js';
 import {
   interrupted,
-  licenceDataset,
+  licenseDataset,
   ofKind,
   runLoop,
   temporaryFolders,
   tinySpec,
-  told,
+  reported,
   weightsOf,
 } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 async function begin(spec: RunSpec, options: Partial<BeginRunOptions> = {}) {
   const device = await openDevice({ device: spec.device, precision: 'float32', threads: 2 });
@@ -104,7 +104,7 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
       disposeRun(straight);
       for (const step of stopAfter) {
         const resumed = await interrupted(begin, spec, step);
-        expect(told(resumed.events)).toEqual(told(events));
+        expect(reported(resumed.events)).toEqual(reported(events));
         expect(await weightsOf(resumed.run)).toEqual(weights);
         disposeRun(resumed.run);
       }
@@ -121,12 +121,12 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
     const { path, step } = await saveCheckpoint(first);
     expect(step).toBe(12);
     const second = await begin(spec, { checkpointPath: path, runFolder: first.folder, attempt: 2 });
-    expect(told([...before, ...(await runLoop(second))])).toEqual(told(events));
+    expect(reported([...before, ...(await runLoop(second))])).toEqual(reported(events));
     expect(await weightsOf(second)).toEqual(await weightsOf(straight));
     [straight, first, second].forEach(disposeRun);
   });
 
-  it('and tells everything once, wherever it is paused beside a restart with a checkpoint at the same step', async () => {
+  it('and reports everything once, wherever it is paused beside a restart with a checkpoint at the same step', async () => {
     const spec = tinySpec({
       warmStart: { stepCount: 2 },
       stepCount: 6,
@@ -157,14 +157,14 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
         run = await begin(spec, { checkpointPath: path, runFolder, attempt });
       }
       all.push(...(await runLoop(run)));
-      expect(told(all)).toEqual(told(events));
+      expect(reported(all)).toEqual(reported(events));
       expect(await weightsOf(run)).toEqual(await weightsOf(straight));
       disposeRun(run);
     }
     disposeRun(straight);
   });
 
-  it('and says so when it cannot, because another backend goes on', async () => {
+  it('and says so when it cannot, because another backend resumes it', async () => {
     const first = await begin(tinySpec());
     await runLoop(first, ({ kind }) => kind === 'step');
     const { path } = await saveCheckpoint(first);
@@ -237,7 +237,7 @@ describe('a checkpoint', () => {
     disposeRun(run);
   });
 
-  it('links the base while it is frozen, and writes it anew after a restart', async () => {
+  it('links the base while it is frozen, and writes it again after a restart', async () => {
     const run = await begin(tinySpec({ checkpoint: { everyStepCount: 2 } }));
     const inodes = new Map<number, bigint>();
     for (const { path, step } of ofKind(await runLoop(run), 'checkpoint')) {
@@ -273,7 +273,7 @@ describe('a checkpoint', () => {
     disposeRun(run);
   });
 
-  it('is not begun without the space for it, and the run goes on', async () => {
+  it('is not begun without the space for it, and the run continues', async () => {
     const run = await begin(tinySpec());
     await runLoop(run, ({ kind }) => kind === 'step');
     const saving = saveCheckpoint(run, { reserveBytes: Number.MAX_SAFE_INTEGER });

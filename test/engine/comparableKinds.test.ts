@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, openDevice, type RunSpec } from '@relora/engine';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 /** What a run begins with and is shown, up to its first steps. */
 async function beginning(spec: RunSpec) {
@@ -59,7 +59,7 @@ describe.each([0, 6])('kinds of training with %i steps of warm start', (warmStar
       expect(low.weights).toEqual(full.weights);
       expect(low.batches).toEqual(full.batches);
       expect(low.heldOut).toEqual(full.heldOut);
-      // What a job tells of it: the evaluation before all training, and the loss of the first step.
+      // What a job reports of it: the evaluation before all training, and the loss of the first step.
       expect({ ...low.evaluations[0], seconds: 0 }).toEqual({ ...full.evaluations[0], seconds: 0 });
       expect(low.losses[0]).toBe(full.losses[0]);
       expect(low.losses.at(-1)).not.toBe(full.losses.at(-1));

@@ -14,17 +14,17 @@ import { modelOptions } from '../cuda/modelPaths.js';
 import { goldenSpec } from '../golden/goldenRun.js';
 import {
   interrupted,
-  licenceDataset,
+  licenseDataset,
   ofKind,
   runLoop,
   temporaryFolders,
   tinySpec,
-  told,
+  reported,
   weightsOf,
 } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 /** What every device must do with whole runs, beside its calls (conformance/). */
 const cpu = (options: DeviceOptions) => () => openDevice(options);
@@ -90,7 +90,7 @@ for (const { name, open, tolerance, isMissing = false } of devices)
         const whole = await begin(device)(spec);
         const events = await runLoop(whole);
         const resumed = await interrupted(begin(await open()), spec, 9);
-        expect(told(resumed.events)).toEqual(told(events));
+        expect(reported(resumed.events)).toEqual(reported(events));
         expect(await weightsOf(resumed.run)).toEqual(await weightsOf(whole));
         [whole, resumed.run].forEach(disposeRun);
       },

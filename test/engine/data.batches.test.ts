@@ -48,8 +48,8 @@ describe('training batches', () => {
     const batches = new Batches(train, { sequenceLength: 7, seed: 3, cut: 1 });
     expect(batches.sequencesPerEpoch).toBe(8);
     for (const epoch of [0, 1]) {
-      const { inputs, targets, epoch: told } = await batches.read(8 * epoch, 8);
-      expect(told).toBe(epoch);
+      const { inputs, targets, epoch: found } = await batches.read(8 * epoch, 8);
+      expect(found).toBe(epoch);
       expect(targets.every((target, i) => target === inputs[i]! + 1)).toBe(true);
       expect([...targets].sort((a, b) => a - b)).toEqual(
         Array.from({ length: 56 }, (_, index) => 49 + index),

@@ -116,7 +116,7 @@ describe('a file of any name', () => {
     ['table.CSV', `\ufeff${csv}`, 'csv'],
     ['table.tsv', 'id\ttext\n1\tone\n2\t"two ""quoted""\nlines, 🙂"\n3\tthree\n', 'csv'],
     ['europe.csv', 'id;text\n1;one\n2;"two ""quoted""\nlines, 🙂"\n3;three', 'csv'],
-  ])('is told by its content: %s', async (name, content, format) => {
+  ])('is recognized by its content: %s', async (name, content, format) => {
     expect(await read(written(name, content))).toMatchObject({ texts: three, format });
     // The same packed, with the name of it or without.
     for (const packed of [`${name}.gz`, name])
@@ -239,7 +239,7 @@ describe('rows that cannot be read', () => {
     expect(message).toBe('rows.jsonl, line 2 at byte 13: expected text in "text", got null');
   });
 
-  it('are left out and told where that is allowed, in every pass alike', async () => {
+  it('are left out and reported where that is allowed, in every pass alike', async () => {
     const options = { skipInvalid: { count: 2 }, heldOutShare: 0.4 } as const;
     const { texts, skipped } = await read(written('rows.jsonl', rows), options);
     expect(texts).toHaveLength(2); // one is held out

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, MixtureOrder, openDevice, passesOf, specHash } from '@relora/engine';
 import { Dataset, TrainingData } from '@relora/engine/data';
 import { dataFolder } from './dataFixtures.js';
-import { interrupted, ofKind, runLoop, temporaryFolders, tinySpec, told } from './tinyRun.js';
+import { interrupted, ofKind, runLoop, temporaryFolders, tinySpec, reported } from './tinyRun.js';
 
 const { source, prepare } = dataFolder();
 const folder = temporaryFolders();
@@ -172,7 +172,7 @@ describe('a run on a mixture', () => {
     disposeRun(resumed);
     const lossesOf = (of: typeof whole) => ofKind(of, 'step').map((event) => event.loss);
     expect(lossesOf(events)).toEqual(lossesOf(whole));
-    expect(told(ofKind(events, 'evaluation'))).toEqual(told(evaluations));
+    expect(reported(ofKind(events, 'evaluation'))).toEqual(reported(evaluations));
     device.close();
     for (const each of sources) await each.close();
   });

@@ -155,7 +155,7 @@ describe('prompts that are longer than a sequence', () => {
   }));
   const file = () => source('long.jsonl', long.map((pair) => JSON.stringify(pair)).join('\n'), 'jsonl');
 
-  it('leave sequences without anything to learn, whose share is told for every length', async () => {
+  it('leave sequences without anything to learn, whose share is reported for every length', async () => {
     const dataset = await Dataset.open(await prepare([file()], { pairFields }), { verify: true });
     for (const sequenceLength of [16, 64, 100, 301, 4000]) {
       const batches = new Batches(dataset.train, { sequenceLength, seed: 1, cut: 1 });

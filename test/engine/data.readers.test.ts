@@ -225,7 +225,7 @@ describe('paths', () => {
   });
 });
 
-it('hundreds of damaged files end in an error of the catalogue or in text, never in a crash', async () => {
+it('hundreds of damaged files end in an error of the catalog or in text, never in a crash', async () => {
   const originals: [SourceFile['format'], Buffer][] = [
     [
       'jsonl',
@@ -245,7 +245,7 @@ it('hundreds of damaged files end in an error of the catalogue or in text, never
       await prepare([file]);
     } catch (error) {
       refused++;
-      const { reason = `not of the catalogue: ${String((error as Error).stack)}` } = error as {
+      const { reason = `not of the catalog: ${String((error as Error).stack)}` } = error as {
         reason?: string;
       };
       expect(reason).toMatch(

@@ -19,10 +19,10 @@ import {
   type TrainingRun,
   type WeightType,
 } from '@relora/engine';
-import { licenceDataset, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+import { licenseDataset, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 const ids = Int32Array.from(Buffer.from('You may reproduce and'));
 
 async function trainedRun(changes: Parameters<typeof tinySpec>[0] = {}): Promise<TrainingRun> {
@@ -32,7 +32,7 @@ async function trainedRun(changes: Parameters<typeof tinySpec>[0] = {}): Promise
   return run;
 }
 
-const plain = { format: 'huggingFace', shardBytesMax: 1e9, job: 'jobs/licence' } as const;
+const plain = { format: 'huggingFace', shardBytesMax: 1e9, job: 'jobs/license' } as const;
 
 async function exported(run: TrainingRun, weightType: WeightType) {
   const folder = join(newFolder(), 'model');
@@ -93,7 +93,7 @@ describe('an exported model', () => {
       weightType: 'bfloat16',
       formatVersion: 2,
       format: 'huggingFace',
-      lineage: { job: 'jobs/licence', step: 16, cycle: 2, restartCount: 1, trainedTokens: 16 * 128 },
+      lineage: { job: 'jobs/license', step: 16, cycle: 2, restartCount: 1, trainedTokens: 16 * 128 },
       files: expect.arrayContaining([
         expect.objectContaining({ fileName: 'model.safetensors', dtype: 'BF16' }),
       ]),

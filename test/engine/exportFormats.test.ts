@@ -14,10 +14,10 @@ import {
   type ExportOptions,
   type TrainingRun,
 } from '@relora/engine';
-import { licenceDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+import { licenseDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 const defaults = { format: 'huggingFace', weightType: 'float32', shardBytesMax: 1e9, job: null } as const;
 
 async function trainedRun(changes: Parameters<typeof tinySpec>[0] = {}, lastStep = 15): Promise<TrainingRun> {
@@ -105,7 +105,7 @@ describe('an export', () => {
     disposeRun(run);
   });
 
-  it('as q8_0 tells the largest error and what is stored otherwise', async () => {
+  it('as q8_0 reports the largest error and what is stored otherwise', async () => {
     const run = await trainedRun();
     const { manifest } = await exported(run, { format: 'gguf', weightType: 'q8_0' });
     expect(manifest.castErrorMax).toBeGreaterThan(0);

@@ -35,7 +35,7 @@ describe.each(['reference', 'native'] as const)('text on %s', (name) => {
     return model;
   }
 
-  it('is the same with cached keys and values as computed anew for each id', async () => {
+  it('is the same with cached keys and values as computed again for each id', async () => {
     const model = lively();
     const cache = model.newCache();
     const ids = [...prompt];
@@ -53,7 +53,7 @@ describe.each(['reference', 'native'] as const)('text on %s', (name) => {
     model.dispose();
   });
 
-  it('goes on beyond the positions of the model with the newer half of what it wrote', async () => {
+  it('continues beyond the positions of the model with the newer half of what it wrote', async () => {
     const model = lively({ maxPositionEmbeddings: 8 });
     const before = device.memory().count;
     const ids = await collect(model, { tokenCountMax: 30 });

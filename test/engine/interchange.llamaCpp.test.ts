@@ -13,10 +13,10 @@ import {
 } from '@relora/engine';
 import { Dataset, jsonTokenizer, prepareDataset, type Tokenizer } from '@relora/engine/data';
 import { findLlamaCpp } from './llamaCpp.js';
-import { licenceDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+import { licenseDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const bytesDataset = licenceDataset(newFolder);
+const bytesDataset = licenseDataset(newFolder);
 const open = await findLlamaCpp();
 if (typeof open === 'string') console.warn(`Skipped: the tests with llama.cpp, since ${open}`);
 
@@ -173,7 +173,7 @@ describe.skipIf(typeof open === 'string')('llama.cpp', () => {
       const tokenizer = await jsonTokenizer(text, 'huggingFace');
       await prepareDataset(
         {
-          files: [{ path: licence, name: 'LICENSE', format: 'text', split: 'auto' }],
+          files: [{ path: license, name: 'LICENSE', format: 'text', split: 'auto' }],
           outputFolder: folder,
           tokenizer: { kind: 'huggingFace', tokenizerJson: text },
           textField: 'text',
@@ -195,13 +195,13 @@ describe.skipIf(typeof open === 'string')('llama.cpp', () => {
   );
 });
 
-const licence = join(import.meta.dirname, '../../LICENSE');
+const license = join(import.meta.dirname, '../../LICENSE');
 
 async function trainedTokenizer(): Promise<{ pre_tokenizer: object; model: { ignore_merges: boolean } }> {
   const folder = join(newFolder(), 'trained');
   await prepareDataset(
     {
-      files: [{ path: licence, name: 'LICENSE', format: 'text', split: 'auto' }],
+      files: [{ path: license, name: 'LICENSE', format: 'text', split: 'auto' }],
       outputFolder: folder,
       tokenizer: { kind: 'trainedBpe', vocabularySize: 500 },
       textField: 'text',

@@ -11,10 +11,10 @@ import {
   type ExportOptions,
   type TrainingRun,
 } from '@relora/engine';
-import { licenceDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+import { licenseDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 const script = fileURLToPath(new URL('interchange.py', import.meta.url));
 
 const python = process.env.RELORA_TEST_PYTHON ?? 'python3';

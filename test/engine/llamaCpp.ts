@@ -110,7 +110,7 @@ async function openModel(addon: Addon, path: string): Promise<LlamaCppModel> {
   const sampler = new addon.AddonSampler(model);
   sampler.applyConfig({ temperature: 0 });
   let context: AddonContext | undefined;
-  /** What the context has seen: a longer text goes on from there. */
+  /** What the context has seen: a longer text continues from there. */
   let seen: number[] = [];
   const contextFor = async (tokens: readonly number[]): Promise<AddonContext> => {
     const isLonger = tokens.length > seen.length;

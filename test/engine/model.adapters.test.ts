@@ -120,7 +120,7 @@ describe.each(['reference', 'native'] as const)('on %s', (name) => {
       expect(Math.max(...before.map((value, i) => Math.abs(value - after[i]!)))).toBeLessThan(
         1e-6 * Math.max(1, largest),
       );
-      // The packed copies were made anew as well.
+      // The packed copies were made again as well.
       const packed = await model.logits(inputs, 2, 6);
       expect(Math.max(...ownPrecision.map((value, i) => Math.abs(value - packed[i]!)))).toBeLessThan(
         0.02 * largest,

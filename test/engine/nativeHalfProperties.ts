@@ -184,7 +184,7 @@ class DrawnHalf {
   agreeGradients(dx: Float32Array, dgain: Float32Array, dn: Float64Array, relative: number): void {
     const { rows, hidden } = this;
     const expected = rmsNorm(this.x, this.gain, dn, rows, hidden, normEpsilon);
-    // An error of dn goes on as rstd times as much; what is left of dn along x is smaller than dn.
+    // An error of dn becomes rstd times as much in dx; what is left of dn along x is smaller than dn.
     const ofDx = relative * Math.max(1, largest(expected.rstd)) * Math.max(1, largest(dn));
     const through = expected.dx.map((value, i) => value + this.dy[i]!);
     this.draw.agree('dx', dx, through, () => ofDx);

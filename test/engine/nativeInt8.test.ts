@@ -120,7 +120,7 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
       ).toBeLessThanOrEqual(0);
     };
     check(forward(base, x, rows, out), x, inFeatures, out);
-    // The two directions are told apart by their number of columns.
+    // The two directions differ in their number of columns.
     if (inFeatures !== out) check(backward(base, dy, rows, inFeatures), dy, out, inFeatures);
   });
 
@@ -202,7 +202,7 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
   });
 });
 
-it('tells what multiplies int8', () => {
+it('reports what multiplies int8', () => {
   const expected = { amx: ['amx'], avx512bf16: ['vnni', 'avx2'], avx512: ['vnni', 'avx2'] };
   const best = instructionSets[0]!;
   expect(best in expected ? expected[best as keyof typeof expected] : [best]).toContain(int8);

@@ -13,10 +13,10 @@ import type { LinearLayer } from '../../engine/dist/model/linearLayer.js';
 import { Optimizer } from '../../engine/dist/training/optimizer.js';
 import { relativeTolerance } from '../../engine/dist/training/mergeDrift.js';
 import { change, valuesIn } from './hostModel.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 async function begin(spec: RunSpec): Promise<TrainingRun> {
   const device = await openDevice({ device: spec.device, precision: spec.precision, threads: 2 });
@@ -57,7 +57,7 @@ describe('the proof of a restart', () => {
         const { schedule, layers } = { ...run, layers: run.model.layers };
         expect(restart.learningRateBefore).toBe(schedule.learningRateAt(restart.step - 1));
         expect(restart.learningRateAfter).toBe(0);
-        // What nf4 loses of a weight, at most an eighth of the largest in its block, is lost anew at each merge.
+        // What nf4 loses of a weight, at most an eighth of the largest in its block, is lost again at each merge.
         const lossTolerance = { float32: 1e-5, auto: 0.01, int8Base: 0.02, nf4Base: 0.3 }[precision];
         expect(Math.abs(restart.lossAfter - restart.lossBefore)).toBeLessThan(lossTolerance);
         expect(restart.lossBefore).toBeGreaterThan(1);

@@ -8,10 +8,10 @@ import {
   type TrainingRun,
 } from '@relora/engine';
 import { change, lossAndGradients, valuesIn } from './hostModel.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 async function begin(spec: RunSpec): Promise<TrainingRun> {
   const device = await openDevice({ device: spec.device, precision: spec.precision, threads: 2 });
@@ -40,7 +40,7 @@ describe('a restart', () => {
       const { run, restart, before, after } = await aroundRestart(tinySpec(small));
       expect(restart).toMatchObject({ step: 12, restart: 1 });
       expect(restart.deltaNorm).toBeGreaterThan(0.1);
-      expect(restart.logitChangeMax).toBeGreaterThan(0); // all of W was rounded anew
+      expect(restart.logitChangeMax).toBeGreaterThan(0); // all of W was rounded again
       expect(restart.logitChangeMax).toBeLessThan(2e-5);
       const name = 'model.layers.0.mlp.up_proj';
       expect(after.get(`${name}.weight`)).not.toEqual(before.get(`${name}.weight`));
@@ -72,7 +72,7 @@ describe('a restart', () => {
   it.each([
     ['magnitude', 0.9],
     ['random', 0.5],
-  ] as const)('prunes by %s the share that it tells', async (momentReset, momentPruneRatio) => {
+  ] as const)('prunes by %s the share that it reports', async (momentReset, momentPruneRatio) => {
     const { run, restart, counts, after } = await aroundRestart(
       tinySpec({ adapter: { momentReset, momentPruneRatio } }),
     );
@@ -86,7 +86,7 @@ describe('a restart', () => {
   });
 
   it.each(['magnitude', 'random'] as const)(
-    'prunes by %s and goes on with updates of the usual size, also at a full rate and without a gradient',
+    'prunes by %s and continues with updates of the usual size, also at a full rate and without a gradient',
     async (momentReset) => {
       const peak = 6e-3;
       const { run, after } = await aroundRestart(

@@ -46,7 +46,7 @@ async function refused(path: string): Promise<string> {
   return (error as Error).message;
 }
 
-/** Read, and stored anew in a type. */
+/** Read, and stored again in a type. */
 async function stored(values: number[], dtype: DType): Promise<number[]> {
   const { path } = await written(source('w', [values.length], values, dtype));
   const opened = await openSafetensors(path);

@@ -40,7 +40,7 @@ const tiny = {
     numKeyValueHeads: 2,
     maxPositionEmbeddings: 64,
   },
-  dataset: 'datasets/licence',
+  dataset: 'datasets/license',
   warmStart: { stepCount: 6, learningRate: 3e-3, warmupStepCount: 3 },
   adapter: { rank: 4, alpha: 8, cycleStepCount: 6, restartWarmupStepCount: 2 },
   stepCount: 18,
@@ -86,7 +86,7 @@ export function ofKind<K extends TrainingEvent['kind']>(events: TrainingEvent[],
  * What a run reports of itself, without what a clock or the system says, and what each attempt reports again. How its graphs were
  * timed is of the clock: the event `plan`, and the warning when they were slower than planned.
  */
-export function told(events: TrainingEvent[]) {
+export function reported(events: TrainingEvent[]) {
   return events
     .filter(({ kind }) => kind !== 'checkpoint' && kind !== 'plan')
     .filter((event) => event.kind !== 'warning' || event.reason !== 'GRAPHS_SLOWER_THAN_PLANNED')
@@ -118,13 +118,13 @@ export async function weightsOf(run: TrainingRun): Promise<Map<string, Float32Ar
   return weights;
 }
 
-const licence = fileURLToPath(new URL('../../LICENSE', import.meta.url));
+const license = fileURLToPath(new URL('../../LICENSE', import.meta.url));
 
 /**
  * A data set of bytes made from English that is always there, a tenth of it held out; one for a test file.
  * @param length characters that it is made from; default all
  */
-export function licenceDataset(newFolder: () => string, length?: number): () => Promise<Dataset> {
+export function licenseDataset(newFolder: () => string, length?: number): () => Promise<Dataset> {
   let dataset: Promise<Dataset> | undefined;
   afterAll(async () => (await dataset)?.close());
   return () => (dataset ??= prepareLicence(newFolder(), length));
@@ -132,7 +132,7 @@ export function licenceDataset(newFolder: () => string, length?: number): () => 
 
 async function prepareLicence(folder: string, length?: number): Promise<Dataset> {
   const path = join(folder, 'LICENSE');
-  writeFileSync(path, readFileSync(licence, 'utf8').slice(0, length));
+  writeFileSync(path, readFileSync(license, 'utf8').slice(0, length));
   const outputFolder = join(folder, 'dataset');
   await prepareDataset(
     {

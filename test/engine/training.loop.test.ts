@@ -11,10 +11,10 @@ import {
 } from '@relora/engine';
 import type { CpuDevice } from '../../engine/dist/device/cpu/cpuDevice.js';
 import { change, valuesIn } from './hostModel.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 let device: Device;
 
 beforeAll(async () => {
@@ -26,7 +26,7 @@ async function begin(spec: RunSpec) {
 }
 
 describe('the training loop', () => {
-  it('tells the whole story of a run in order', async () => {
+  it('reports the whole story of a run in order', async () => {
     const run = await begin(
       tinySpec({
         evaluation: { everyStepCount: 12 },
@@ -166,7 +166,7 @@ describe('a loss or gradient that is not finite', () => {
     return () => change(run.device, norm, (_, i) => healthy[i]!);
   };
 
-  it('is skipped and counted up to the limit, and the data goes on', async () => {
+  it('is skipped and counted up to the limit, and the data continues', async () => {
     const run = await begin(tinySpec({ optimizer: { nonfiniteStepCountMax: 1 } }));
     let heal = () => {};
     let before = new Map<string, Float32Array>();

@@ -101,7 +101,7 @@ describe('training on completions', () => {
     await dataset.close();
   });
 
-  it('takes a step without any target without an update, and goes on', async () => {
+  it('takes a step without any target without an update, and continues', async () => {
     const dataset = await pairs(2);
     const run = await begin(dataset, tinySpec({ kind: 'fullRank', adapter: null }));
     const { read } = run.batches;

@@ -8,14 +8,14 @@ import type { AdapterPlan } from '../../engine/dist/model/adapterSet.js';
 import { separateGraphs } from '../../engine/dist/plan/adapterGraphs.js';
 import { linearShapes } from '../../engine/dist/plan/parameters.js';
 import { change, lossAndGradients } from './hostModel.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 // Asked for here, because measuring needs what is unreachable to be gone.
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 // 24 MiB of linear weights.
 const { model: config, adapter } = tinySpec({

@@ -15,17 +15,17 @@ import { tinyConfig } from './llamaReference.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
 import {
   interrupted,
-  licenceDataset,
+  licenseDataset,
   ofKind,
   runLoop,
   temporaryFolders,
   tinySpec,
-  told,
+  reported,
   weightsOf,
 } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 async function begin(
   spec: RunSpec,
@@ -77,7 +77,7 @@ describe.each(Object.entries(modes))('a run with %s', (_, adapter) => {
     const whole = await begin(spec);
     const events = await runLoop(whole);
     const resumed = await interrupted(begin, spec, stopAfter);
-    expect(told(resumed.events)).toEqual(told(events));
+    expect(reported(resumed.events)).toEqual(reported(events));
     expect(await weightsOf(resumed.run)).toEqual(await weightsOf(whole));
     disposeRun(whole);
     disposeRun(resumed.run);

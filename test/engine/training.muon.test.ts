@@ -17,17 +17,17 @@ import { Random } from '../../engine/dist/random.js';
 import { largest, matrix, multiply, seededArray } from './nativeReference.js';
 import {
   interrupted,
-  licenceDataset,
+  licenseDataset,
   ofKind,
   runLoop,
   temporaryFolders,
   tinySpec,
-  told,
+  reported,
   weightsOf,
 } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 const deviceNames = ['native', 'reference'] as const;
 
@@ -353,7 +353,7 @@ describe.each(runs)('a run by %s', (_name, spec) => {
     // Within the warm start, at its end, within a cycle, at a restart, after it (between cycles where there are such steps).
     for (const stopAfter of [3, 6, 9, 12, 13, 15]) {
       const resumed = await interrupted(begin, spec, stopAfter);
-      expect(told(resumed.events), `after ${stopAfter}`).toEqual(told(events));
+      expect(reported(resumed.events), `after ${stopAfter}`).toEqual(reported(events));
       expect(await weightsOf(resumed.run), `after ${stopAfter}`).toEqual(weights);
       disposeRun(resumed.run);
     }

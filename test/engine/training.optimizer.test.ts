@@ -89,7 +89,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
     release([w]);
   });
 
-  it('forgets A and B only, exactly, and starts their count anew', async () => {
+  it('forgets A and B only, exactly, and starts their count again', async () => {
     const parameters = [
       parameter('embed', 'shared', [9, 4]),
       parameter('q.lora_A', 'adapterA', [8, 2]),
@@ -121,7 +121,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
     release(parameters);
   });
 
-  it('prunes a measured share of moments and goes on counting', async () => {
+  it('prunes a measured share of moments and continues to count', async () => {
     const parameters = [parameter('embed', 'shared', [9, 4]), parameter('q.lora_A', 'adapterA', [100, 10])];
     const optimizer = new Optimizer(device, settings);
     step(optimizer, parameters, 0);
@@ -145,7 +145,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
     release(parameters);
   });
 
-  it('frees the moments of a base that is frozen, while shared moments go on', async () => {
+  it('frees the moments of a base that is frozen, while shared moments stay', async () => {
     const embed = parameter('embed', 'shared', [9, 4]);
     const base = parameter('q.weight', 'base', [8, 8]);
     const optimizer = new Optimizer(device, settings);

@@ -12,10 +12,18 @@ import { targetModules } from '@relora/engine/plan';
 import { Random } from '../../engine/dist/random.js';
 import { reportPlan, slowerThanPlanned } from '../../engine/dist/training/planReport.js';
 import { sumLoss } from './hostModel.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, told, weightsOf } from './tinyRun.js';
+import {
+  licenseDataset,
+  ofKind,
+  runLoop,
+  temporaryFolders,
+  tinySpec,
+  reported,
+  weightsOf,
+} from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 let device: Device;
 
 beforeAll(async () => {
@@ -34,7 +42,7 @@ async function begin(spec: RunSpec, options: { checkpointPath?: string; runFolde
 }
 
 describe('the plan of an adapter phase', () => {
-  it('is told before its first step, with the cost and the time of both ways', async () => {
+  it('is reported before its first step, with the cost and the time of both ways', async () => {
     const run = await begin(tinySpec({ adapter: { graph: 'merged' }, recomputation: 'blocks' }));
     const events = await runLoop(run);
     const plans = ofKind(events, 'plan');
@@ -56,7 +64,7 @@ describe('the plan of an adapter phase', () => {
     disposeRun(run);
   });
 
-  it('has nothing to time where all paths are separate, and is not told without adapters', async () => {
+  it('has nothing to time where all paths are separate, and is not reported without adapters', async () => {
     const separate = await begin(tinySpec({ adapter: { graph: 'separate' } }));
     const [plan] = ofKind(await runLoop(separate), 'plan');
     expect(plan).toMatchObject({ plannedSeconds: null, separateSeconds: null });
@@ -68,7 +76,7 @@ describe('the plan of an adapter phase', () => {
     disposeRun(fullRank);
   });
 
-  it('is told again by a resumed run', async () => {
+  it('is reported again by a resumed run', async () => {
     const spec = tinySpec({ adapter: { graph: 'weightGradient' } });
     const first = await begin(spec);
     await runLoop(first, (event) => event.kind === 'step' && event.step === 8);
@@ -106,7 +114,7 @@ describe('the plan of an adapter phase', () => {
       const events = await runLoop(run);
       clock.mockRestore();
       warned.add(ofKind(events, 'warning').some(({ reason }) => reason === 'GRAPHS_SLOWER_THAN_PLANNED'));
-      results.push({ events: told(events), weights: await weightsOf(run) });
+      results.push({ events: reported(events), weights: await weightsOf(run) });
       disposeRun(run);
     }
     for (const result of results) expect(result).toEqual(results[0]);
@@ -120,7 +128,7 @@ describe('the plan of an adapter phase', () => {
     const next = loop.next();
     stop.abort();
     expect((await next).done).toBe(true);
-    // What was not told is told when the loop is begun again.
+    // What was not reported is reported when the loop is begun again.
     expect(ofKind(await runLoop(run), 'plan')).toHaveLength(1);
     disposeRun(run);
   });

@@ -3,10 +3,10 @@ import { runInNewContext } from 'node:vm';
 import { expect, it } from 'vitest';
 import { beginRun, disposeRun, openDevice } from '@relora/engine';
 import type { CpuDevice } from '../../engine/dist/device/cpu/cpuDevice.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
+import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 // Asked for here, because measuring needs what is unreachable to be gone.
 setFlagsFromString('--expose-gc');

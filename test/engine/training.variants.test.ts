@@ -15,17 +15,17 @@ import type { InstructionSet } from '../../engine/dist/device/cpu/nativeAddon.js
 import { separateGraphs } from '../../engine/dist/plan/adapterGraphs.js';
 import {
   interrupted,
-  licenceDataset,
+  licenseDataset,
   ofKind,
   runLoop,
   temporaryFolders,
   tinySpec,
-  told,
+  reported,
   weightsOf,
 } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 type Begin = (spec: RunSpec, options?: Partial<BeginRunOptions>) => Promise<TrainingRun>;
 
@@ -73,7 +73,7 @@ describe('recomputation of blocks', () => {
         expect(kept.kernels.get(`${half}Backward`)).toBe(backwards);
         expect(forwards(made) - forwards(kept)).toBe(backwards);
       }
-      expect(told(made.events)).toEqual(told(kept.events));
+      expect(reported(made.events)).toEqual(reported(kept.events));
       expect(made.weights).toEqual(kept.weights);
     },
   );
@@ -88,7 +88,7 @@ describe('a job that names how adapted layers are computed', () => {
     expect(new Set(Object.values(pinned.graphs))).toEqual(new Set([graph]));
     // Sums in other orders: measured 5e-7, the last bit of a loss; weights differ by 1.2e-7 after 24 steps.
     expect(furthest(pinned.losses, separate.losses)).toBeLessThan(1e-5);
-    const isSame = JSON.stringify(told(pinned.events)) === JSON.stringify(told(separate.events));
+    const isSame = JSON.stringify(reported(pinned.events)) === JSON.stringify(reported(separate.events));
     expect(isSame).toBe(graph === 'separate');
     for (const { logitChangeMax } of ofKind(pinned.events, 'restart'))
       expect(logitChangeMax).toBeLessThan(1e-5);
@@ -99,13 +99,13 @@ describe('a job that names how adapted layers are computed', () => {
     for (const stopAfter of [3, 9, 12, 13]) {
       const { run, events } = await interrupted(begin, specOf(graph), stopAfter);
       expect(run.graphs).toEqual(straight.graphs);
-      expect(told(events)).toEqual(told(straight.events));
+      expect(reported(events)).toEqual(reported(straight.events));
       expect(await weightsOf(run)).toEqual(straight.weights);
       disposeRun(run);
     }
   });
 
-  it('is kept to by a checkpoint, and one from before there was a choice goes on separately', async () => {
+  it('is kept to by a checkpoint, and one from before there was a choice resumes with separate paths', async () => {
     const spec = specOf('auto');
     const run = await begin(spec);
     expect(run.graphs).not.toEqual(separateGraphs);
@@ -156,7 +156,7 @@ describe.each(['the best', 'portable'] as const)('an int8 base with %s instructi
     const straight = await runOf(spec, beginThis);
     for (const stopAfter of [9, 12, 13]) {
       const { run, events } = await interrupted(beginThis, spec, stopAfter);
-      expect(told(events)).toEqual(told(straight.events));
+      expect(reported(events)).toEqual(reported(straight.events));
       expect(await weightsOf(run)).toEqual(straight.weights);
       disposeRun(run);
     }

@@ -58,7 +58,7 @@ const hasTransformers = (() => {
 })();
 
 describe.skipIf(!hasTransformers)(
-  `models made anew by transformers${hasTransformers ? '' : ` (skipped: ${python} has no torch and transformers)`}`,
+  `models made afresh by transformers${hasTransformers ? '' : ` (skipped: ${python} has no torch and transformers)`}`,
   () => {
     const folder = mkdtempSync(join(tmpdir(), 'relora-transformers-'));
     afterAll(() => rmSync(folder, { recursive: true, force: true }));

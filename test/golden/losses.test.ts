@@ -10,48 +10,48 @@ import {
   secondDropoutSpec,
   secondWarmupSpec,
 } from './goldenRun.js';
-import { licenceDataset, ofKind, runLoop, temporaryFolders } from '../engine/tinyRun.js';
+import { licenseDataset, ofKind, runLoop, temporaryFolders } from '../engine/tinyRun.js';
 
 const newFolder = temporaryFolders();
 
 interface GoldenRun {
   name: string;
   spec: RunSpec;
-  dataset: ReturnType<typeof licenceDataset>;
+  dataset: ReturnType<typeof licenseDataset>;
   /** Beside this one, with the losses. */
   file: string;
 }
 
 const runs: GoldenRun[] = [
-  { name: 'of 0.1.0', spec: goldenSpec, dataset: licenceDataset(newFolder), file: 'losses.json' },
+  { name: 'of 0.1.0', spec: goldenSpec, dataset: licenseDataset(newFolder), file: 'losses.json' },
   {
     name: 'of the second data cut',
     spec: secondCutSpec,
-    dataset: licenceDataset(newFolder, 400),
+    dataset: licenseDataset(newFolder, 400),
     file: 'losses.dataCut2.json',
   },
   {
     name: 'of the second dropout',
     spec: secondDropoutSpec,
-    dataset: licenceDataset(newFolder),
+    dataset: licenseDataset(newFolder),
     file: 'losses.dropout2.json',
   },
   {
     name: 'of the second full-rank warm-up',
     spec: secondWarmupSpec,
-    dataset: licenceDataset(newFolder),
+    dataset: licenseDataset(newFolder),
     file: 'losses.fullRankWarmup2.json',
   },
   {
     name: 'by Muon and LoRA-Muon',
     spec: muonSpec,
-    dataset: licenceDataset(newFolder),
+    dataset: licenseDataset(newFolder),
     file: 'losses.muon.json',
   },
   {
     name: 'by APOLLO-Mini',
     spec: apolloMiniSpec,
-    dataset: licenceDataset(newFolder),
+    dataset: licenseDataset(newFolder),
     file: 'losses.apolloMini.json',
   },
 ];

@@ -46,7 +46,7 @@ export function releasedFolder(): { dataFolder: string; baseWeights: string; rem
 
 /**
  * Of base weights that a job names by path, a job that has begun needs none any more, and its hash has the path in it; one that is
- * queued is told the new place. In a process of its own, as `libsql` keeps the lock of a file that it has closed; that process ends
+ * queued gets the new place. In a process of its own, as `libsql` keeps the lock of a file that it has closed; that process ends
  * without closing it, so that the server still finds the log that the killed one left.
  */
 function rewritePath(dataFolder: string, before: string, after: string): void {

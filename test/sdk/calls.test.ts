@@ -7,7 +7,7 @@ import { brokenServer, refusal, unavailable } from './brokenServer.js';
 
 test('a repeated call carries the same request id', async () => {
   const ids: string[] = [];
-  const told: string[] = [];
+  const reported: string[] = [];
   const client = await brokenServer(
     {
       async createJob({ requestId }) {
@@ -16,13 +16,13 @@ test('a repeated call carries the same request id', async () => {
         return { job: { name: 'jobs/job-1' } };
       },
     },
-    { logger: { debug: () => {}, warn: (fields) => void told.push((fields as { code: string }).code) } },
+    { logger: { debug: () => {}, warn: (fields) => void reported.push((fields as { code: string }).code) } },
   );
   expect((await client.createJob({})).name).toBe('jobs/job-1');
   expect(ids).toHaveLength(3);
   expect(new Set(ids).size).toBe(1);
   expect(ids[0]).toMatch(/^[0-9a-f-]{36}$/);
-  expect(told).toEqual(['UNAVAILABLE', 'UNAVAILABLE']);
+  expect(reported).toEqual(['UNAVAILABLE', 'UNAVAILABLE']);
 });
 
 test('a full queue is asked again only if the server says when', async () => {
@@ -52,7 +52,7 @@ test('a server that stays away is given up after the attempts', async () => {
   expect(calls).toBe(3);
 });
 
-test('the deadline ends a call here and is told to the server', async () => {
+test('the deadline ends a call here and is sent to the server', async () => {
   const server = createServer();
   const timeouts: (string | string[] | undefined)[] = [];
   server.on('stream', (_, headers) => void timeouts.push(headers['grpc-timeout']));

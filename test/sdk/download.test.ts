@@ -37,7 +37,7 @@ function expectWhole(folder: string): void {
 test.each([
   ['UNAVAILABLE', unavailable],
   ['a reset', reset],
-])('goes on where the stream broke: %s', async (_, error) => {
+])('resumes where the stream broke: %s', async (_, error) => {
   const opened: number[] = [];
   const client = await serve((offset, request) => {
     if (offset === request.offsetBytes) opened.push(offset);
@@ -54,7 +54,7 @@ test.each([
   expect(received.at(-1)).toBe(artifact.sizeBytes);
 });
 
-test('a later process goes on where an earlier one stopped', async () => {
+test('a later process resumes where an earlier one stopped', async () => {
   const folder = temporaryFolder();
   const part = `a.bin.${artifact.files[0]!.sha256.slice(0, 12)}.part`;
   writeFileSync(join(folder, part), bytes.subarray(0, 70_000));

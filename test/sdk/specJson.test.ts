@@ -51,7 +51,7 @@ test.each([
   expect((error as ReloraError).fields).toEqual([{ field, description }]);
 });
 
-test('tells all that is wrong at once', () => {
+test('reports all that is wrong at once', () => {
   expect(() => parseJobSpec({ steps: 5, adapter: { rnk: 3 }, seed: 'x' })).toThrow(
     'spec.steps: there is no such field; spec.adapter.rnk: there is no such field; spec.seed: "x" is no value of this field',
   );

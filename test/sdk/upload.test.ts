@@ -50,7 +50,7 @@ async function serve(
   return { upload, received, calls: () => calls };
 }
 
-test('goes on with what is missing, as long as there is progress', async () => {
+test('continues with what is missing, as long as there is progress', async () => {
   const { upload, received, calls } = await serve((_, chunks) => {
     if (chunks === 2) throw unavailable();
   });

@@ -19,7 +19,7 @@ const job = (state: JobState, lastSequence: number) => async () => ({
 test.each([
   ['UNAVAILABLE', unavailable],
   ['a stream that ends without trailers', reset],
-])('goes on after the last event when the stream breaks: %s', async (_, fault) => {
+])('continues after the last event when the stream breaks: %s', async (_, fault) => {
   const opened: number[] = [];
   const client = await brokenServer({
     async *watchJob({ afterSequence }) {
@@ -83,7 +83,7 @@ test('ends when the final event was read before', async () => {
   expect(await sequencesOf(client.watch('jobs/job-1', { afterSequence: 9 }))).toEqual([]);
 });
 
-test('asks again when the server ends a stream while the job goes on', async () => {
+test('asks again when the server ends a stream while the job runs', async () => {
   let opened = 0;
   const client = await brokenServer({
     async *watchJob() {

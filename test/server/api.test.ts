@@ -365,7 +365,7 @@ describe('an artifact', () => {
 describe('an upload', () => {
   const text = Buffer.from('Once upon a time there was an adapter of rank four.\n'.repeat(100));
 
-  it('goes on where it broke, and ends with a data set that is preparing', async () => {
+  it('resumes where it broke, and ends with a data set that is preparing', async () => {
     const { datasets } = await openApi();
     await refusalOf((options) =>
       datasets.uploadDataset(uploadOf(text, [[0, text.subarray(0, 100)]]), options),

@@ -75,7 +75,7 @@ test('a tokenizer that multiplies its text ends its own process at the limit, wi
   });
 }, 60_000);
 
-test('memory is watched of one process, and told once', async () => {
+test('the memory of one process is watched, and reported once', async () => {
   const grow = 'const kept = []; setInterval(() => kept.push(Buffer.alloc(20e6, 1)), 20)';
   const child = spawn(process.execPath, ['-e', grow], { stdio: 'ignore' });
   onTestFinished(() => void child.kill('SIGKILL'));

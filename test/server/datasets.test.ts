@@ -104,7 +104,7 @@ describe('an upload', () => {
     expect(await uploads.open('tales')).toBe('closed');
   });
 
-  it('goes on where it stopped, after a restart of the server too', async () => {
+  it('resumes where it stopped, also when the server was started again', async () => {
     const dataFolder = temporaryFolder();
     const first = await openParts({}, dataFolder);
     await register(first);
@@ -168,7 +168,7 @@ describe('an upload', () => {
     await session.close();
   });
 
-  it('with the same id goes on only with the same files and settings', async () => {
+  it('with the same id resumes only with the same files and settings', async () => {
     const parts = await openParts();
     await register(parts);
     expect(await register(parts)).toMatchObject({ id: 'tales' });
@@ -272,7 +272,7 @@ describe('preparation', () => {
     expect(parts.storeFailures).toEqual([]);
   });
 
-  it('begins anew after a restart of the server, over what was left', async () => {
+  it('starts again with the next server, over what was left', async () => {
     const dataFolder = temporaryFolder();
     const first = await openParts({}, dataFolder);
     await first.datasets.register({ datasetId: 'tales', displayName: '', files: [serverFile], spec: spec() });

@@ -259,7 +259,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(existsSync(join(parts.dataFolder, 'jobs', id, 'checkpoints', 'step-15-1'))).toBe(true);
     });
 
-    it('throw away uploads that nobody goes on with, and none that is under way or was taken up lately', async () => {
+    it('throw away uploads that nobody continues, and none that is under way or was taken up lately', async () => {
       const parts = await open();
       const file = { format: 'text', split: null, serverPath: null, sizeBytes: 9, sha256: null } as const;
       const spec = { tokenizer: { kind: 'bytes' }, heldOutShare: 0.1, textField: 'text', seed: 0 } as const;
@@ -329,7 +329,7 @@ describe('over the API', () => {
     await api.training.createJob({ spec: jobSpec() });
   });
 
-  it('a download that has begun goes on to its end though the job is purged meanwhile', async () => {
+  it('a download that has begun continues to its end though the job is purged meanwhile', async () => {
     const { api, job, artifact } = await openApiWithArtifact({ RELORA_UNDELETE_SECONDS: '0' });
     const { files } = (await api.artifacts.getArtifact({ name: artifact })).artifact!;
     const { fileName, sizeBytes } = files[0]!;
@@ -350,7 +350,7 @@ describe('a retention rule', () => {
   const ages = (rule: { days?: number; count?: number; bytes?: number }, spared = 0) =>
     surplusOf(items, { days: 0, count: 0, bytes: 0, ...rule }, 10 * day, spared).map(({ age }) => age);
 
-  it('goes by age, count and bytes, the oldest first, and spares what it is told to', () => {
+  it('goes by age, count and bytes, the oldest first, and spares what it has to', () => {
     expect(ages({})).toEqual([]);
     expect(ages({ days: 2.5 })).toEqual([3, 4]);
     expect(ages({ count: 1 })).toEqual([2, 3, 4]);

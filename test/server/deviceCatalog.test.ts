@@ -36,7 +36,7 @@ function open(rows = new Map<string, ReachedRow>()) {
   });
   const compileKernels = async () => null;
   const { signal } = new AbortController();
-  const catalogue = new DeviceCatalog(
+  const catalog = new DeviceCatalog(
     { describeDevices, compileKernels },
     pino({ level: 'silent' }),
     signal,
@@ -46,15 +46,15 @@ function open(rows = new Map<string, ReachedRow>()) {
     },
     store,
   );
-  return { machine, catalogue, rows, measured: async () => (await catalogue.list())[0]!.float32Flops };
+  return { machine, catalog, rows, measured: async () => (await catalog.list())[0]!.float32Flops };
 }
 
 it('measures again when the machine was busy at the start and is quiet now, and only then', async () => {
   vi.spyOn(performance, 'now').mockReturnValue(0);
-  const { machine, catalogue, measured } = open();
+  const { machine, catalog, measured } = open();
   machine.load = 0.9;
   expect(await measured()).toBe(1e10);
-  expect(catalogue.loadRatio).toBe(0.9);
+  expect(catalog.loadRatio).toBe(0.9);
 
   machine.load = 0;
   expect(await measured(), 'at once').toBe(1e10);
@@ -66,7 +66,7 @@ it('measures again when the machine was busy at the start and is quiet now, and 
   expect(await measured(), 'while it is as busy').toBe(1e10);
   machine.load = 0.1;
   expect(await Promise.all([measured(), measured()])).toEqual([2e10, 2e10]);
-  expect(catalogue.loadRatio).toBe(0.1);
+  expect(catalog.loadRatio).toBe(0.1);
 
   vi.spyOn(performance, 'now').mockReturnValue(1e9);
   machine.load = 0;
@@ -83,32 +83,32 @@ const jobNamed = (id: string) =>
   ({ id, spec: defaultRunSpec(), execution: { backend: 'native' } }) as unknown as Job;
 
 it('learns from steps that had the machine to themselves, and knows it after a restart', async () => {
-  const { machine, catalogue, rows } = open();
-  const [device] = await catalogue.list();
+  const { machine, catalog, rows } = open();
+  const [device] = await catalog.list();
   machine.trainings = { running: 1, begun: 1 };
-  catalogue.note(jobNamed('a'), []); // it runs
-  catalogue.note(jobNamed('a'), stepsOf(20, 1));
-  const alone = catalogue.reachedOn(device!)!;
+  catalog.note(jobNamed('a'), []); // it runs
+  catalog.note(jobNamed('a'), stepsOf(20, 1));
+  const alone = catalog.reachedOn(device!)!;
   expect(alone.ratio).toBeGreaterThan(0);
 
   // Beside another job, from its begin to the first news after its end, also where both fall between two news.
   machine.trainings = { running: 2, begun: 2 };
-  catalogue.note(jobNamed('a'), stepsOf(50, 9));
-  catalogue.note(jobNamed('b'), stepsOf(50, 9));
+  catalog.note(jobNamed('a'), stepsOf(50, 9));
+  catalog.note(jobNamed('b'), stepsOf(50, 9));
   machine.trainings = { running: 1, begun: 2 };
-  catalogue.note(jobNamed('a'), stepsOf(50, 9));
+  catalog.note(jobNamed('a'), stepsOf(50, 9));
   machine.trainings = { running: 1, begun: 3 };
-  catalogue.note(jobNamed('a'), stepsOf(50, 9));
-  expect(catalogue.reachedOn(device!)).toEqual(alone);
-  catalogue.note(jobNamed('a'), stepsOf(1, 9));
-  expect(catalogue.reachedOn(device!)!.highRatio).toBe(alone.ratio);
+  catalog.note(jobNamed('a'), stepsOf(50, 9));
+  expect(catalog.reachedOn(device!)).toEqual(alone);
+  catalog.note(jobNamed('a'), stepsOf(1, 9));
+  expect(catalog.reachedOn(device!)!.highRatio).toBe(alone.ratio);
   expect(rows.values().next().value!.ratios, 'a write each ten seconds').toHaveLength(20);
-  await catalogue.save({ isLast: true });
+  await catalog.save({ isLast: true });
 
   const next = open(rows);
   next.machine.load = 0.9; // the new measurement is bad, and does not matter
-  await next.catalogue.restore();
-  const [again] = await next.catalogue.list();
-  expect(next.catalogue.reachedOn(again!)).toEqual(catalogue.reachedOn(device!));
-  expect(next.catalogue.reachedOn({ ...again!, threadCount: 64 }), 'another machine').toBeUndefined();
+  await next.catalog.restore();
+  const [again] = await next.catalog.list();
+  expect(next.catalog.reachedOn(again!)).toEqual(catalog.reachedOn(device!));
+  expect(next.catalog.reachedOn({ ...again!, threadCount: 64 }), 'another machine').toBeUndefined();
 });

@@ -479,7 +479,7 @@ const provocations: Record<
   },
 };
 
-describe('every error of the catalogue reaches a client with its code, reason and details', () => {
+describe('every error of the catalog reaches a client with its code, reason and details', () => {
   for (const [reason, provoke] of Object.entries(provocations)) {
     const isHere =
       reason === 'STORE_AWAY' ? hasPostgres : reason === 'FOLDER_UNWRITABLE' ? canMakeReadOnly : true;
@@ -535,7 +535,7 @@ describe('an error', () => {
     });
   });
 
-  it('of ours tells the client an id, and the log the stack', async () => {
+  it('of ours gives the client an id, and the log the stack', async () => {
     const lines: string[] = [];
     const log: Logger = pino({}, { write: (line: string) => void lines.push(line) });
     const answer = await answerTo(log, new Error('the secret cause'), new AbortController().signal);

@@ -25,7 +25,7 @@ async function makeRoom({ db }: Parts): Promise<void> {
   await sql`pragma max_page_count = 1000000`.execute(db);
 }
 
-test('on a full disk a job is refused with a code to retry, reads go on, and room is all it takes', async () => {
+test('on a full disk a job is refused with a code to retry, reads work, and room is all it takes', async () => {
   const api = await openApi();
   await readyDataset(api.parts);
   await fillDisk(api.parts);
@@ -62,7 +62,7 @@ test('a full disk holds up a running job and harms nothing', async () => {
   expect(parts.storeFailures).toEqual([]);
 });
 
-test('a full disk does not hold up the end of the server; the job goes on when there is room', async () => {
+test('a full disk does not hold up the end of the server; the job resumes when there is room', async () => {
   const parts = await openParts();
   await readyDataset(parts);
   await parts.supervisor.start();

@@ -187,7 +187,7 @@ describe('an answer that nobody reads', () => {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     expect(pieces).toBeLessThan(4);
-    // Read, it goes on.
+    // Read, it continues.
     stream.resume();
     const before = pieces;
     while (pieces < before + 10) await new Promise((resolve) => setImmediate(resolve));

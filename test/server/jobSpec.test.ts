@@ -85,7 +85,7 @@ describe('a job that stops at the end of its data', () => {
     expect(accept({}, data).spec.endOfData).toBe('repeat');
   });
 
-  it('is refused with more, and told how many there may be', () => {
+  it('is refused with more, and the message says how many there may be', () => {
     const changes = {
       ...stop,
       stepCount: 51,

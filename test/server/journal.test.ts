@@ -78,7 +78,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
   });
 
   describe.skipIf(skip)('the journal', () => {
-    it('keeps every kind of event as it was told', async () => {
+    it('keeps every kind of event as it was reported', async () => {
       const parts = await open();
       const key = await runningJob(parts);
       const bodies = [
@@ -149,24 +149,24 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(events[0]).toMatchObject({ timeMs: 1_700_000_000_123, attempt: 1, final: false, sequence: 4 });
     });
 
-    it('tells its listeners after the commit, with the job as it then is', async () => {
+    it('calls its listeners after the commit, with the job as it then is', async () => {
       const parts = await open();
       const key = await runningJob(parts);
-      const told: { step: number; sequences: number[] }[] = [];
+      const reported: { step: number; sequences: number[] }[] = [];
       const end = parts.journal.onAppended((job, events) =>
-        told.push({ step: job.progress.step, sequences: events.map(({ sequence }) => sequence) }),
+        reported.push({ step: job.progress.step, sequences: events.map(({ sequence }) => sequence) }),
       );
       await parts.attempts.append(key, [stepEvent(0), stepEvent(1)]);
       end();
       await parts.attempts.append(key, [stepEvent(2)]);
-      expect(told).toEqual([{ step: 2, sequences: [4, 5] }]);
+      expect(reported).toEqual([{ step: 2, sequences: [4, 5] }]);
     });
 
     it('takes no number for what was rolled back', async () => {
       const parts = await open();
       const key = await runningJob(parts);
-      const told: unknown[] = [];
-      parts.journal.onAppended((job) => told.push(job));
+      const reported: unknown[] = [];
+      parts.journal.onAppended((job) => reported.push(job));
       await expect(
         parts.journal.change(async (change) => {
           const row = (await change.find(key.jobId))!;
@@ -174,7 +174,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
           throw new Error('power cut');
         }),
       ).rejects.toThrow('power cut');
-      expect(told).toEqual([]);
+      expect(reported).toEqual([]);
       expect(await parts.attempts.append(key, [stepEvent(0)])).toMatchObject({ lastSequence: 4 });
       expect((await parts.journal.readAfter(key.jobId, 0)).events.map(({ sequence }) => sequence)).toEqual([
         1, 2, 3, 4,

@@ -40,7 +40,7 @@ async function pause(ms: number): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** A server in a process of its own, which runs the job until it has told of a step. */
+/** A server in a process of its own, which runs the job until it has reported a step. */
 async function otherServer(folder: string, url: string, jobId: string, step: number) {
   const job = JSON.stringify(newJob({ jobId, spec: runSpec('slow', { stepCount: 60 }) }));
   const server = spawn(process.execPath, [halfServer, folder, scriptedTrainer, job], {
@@ -48,13 +48,13 @@ async function otherServer(folder: string, url: string, jobId: string, step: num
     env: { ...process.env, STORE_URL: url, LEASE_SECONDS: String(leaseMs / 1000) },
   });
   onTestFinished(() => void server.kill('SIGKILL'));
-  const told = await new Promise<{ pid: number }>((resolve) => {
+  const reported = await new Promise<{ pid: number }>((resolve) => {
     createInterface({ input: server.stdout }).on('line', (line) => {
       const entry = JSON.parse(line) as { step: number; pid?: number };
       if (entry.step >= step && entry.pid !== undefined) resolve({ pid: entry.pid });
     });
   });
-  return { server, trainerPid: told.pid };
+  return { server, trainerPid: reported.pid };
 }
 
 describe.skipIf(!hasPostgres)('of several servers on one store', () => {

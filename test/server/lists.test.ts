@@ -36,7 +36,7 @@ function rowsOf(file: string, heading: string | null): string[][] {
 const plain = (cell: string): string => cell.replaceAll('`', '').replaceAll('\\', '');
 const firstCells = (rows: string[][]): string[] => rows.map(([cell]) => plain(cell!));
 
-/** Reasons in the sources of the engine: a word in capitals with an underscore that is thrown or told. */
+/** Reasons in the sources of the engine: a word in capitals with an underscore that is thrown or reported. */
 function reasonsOfEngine(): Set<string> {
   const files = readdirSync(join(root, 'engine/src'), { recursive: true, encoding: 'utf8' });
   const text = files
@@ -75,10 +75,10 @@ describe('docs/errors.md', () => {
   });
 });
 
-describe('the catalogue', () => {
+describe('the catalog', () => {
   it('knows every reason that the engine gives, and no other', () => {
     const known = [...Object.keys(engineFailures), ...Object.keys(engineWarnings)];
-    // Told by the engine, kept by the server as a warning: the run goes on from the checkpoint before.
+    // Reported by the engine, kept by the server as a warning: the run resumes from the checkpoint before.
     expect([...reasonsOfEngine()].filter((reason) => reason !== 'CHECKPOINT_CORRUPT').sort()).toEqual(
       known.sort(),
     );
@@ -151,7 +151,7 @@ describe('docs/api.md', () => {
     expect(firstCells(rowsOf('api.md', 'Events')).sort()).toEqual(events.sort());
   });
 
-  it('every reason that it names is in the catalogue', () => {
+  it('every reason that it names is in the catalog', () => {
     const text = readFileSync(join(root, 'docs/api.md'), 'utf8');
     const known = new Set(
       [serviceErrors, engineFailures, serverFailures, specWarnings].flatMap((table) => Object.keys(table)),

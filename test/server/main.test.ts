@@ -33,7 +33,7 @@ test('every wrong setting is named at once, and the exit code is 2', async () =>
   expect(stderr).toContain('RELORA_DEVICE must be one of');
 });
 
-test('--help lists every setting, --version tells the version, anything else is refused', async () => {
+test('--help lists every setting, --version prints the version, anything else is refused', async () => {
   const { code, stdout } = await run(['--help']);
   expect(code).toBe(0);
   for (const { variable, reason } of Object.values(settings)) {
@@ -72,7 +72,7 @@ test.each(['RELORA_GRPC_ADDRESS', 'RELORA_HTTP_ADDRESS'])(
   },
 );
 
-test('one line tells where the server listens, and SIGTERM ends it with 0', async () => {
+test('one line says where the server listens, and SIGTERM ends it with 0', async () => {
   const server = await startServerProcess(temporaryFolder());
   expect(server.grpcAddress).toMatch(/^127\.0\.0\.1:[1-9]\d+$/);
   expect((await fetch(`http://${server.httpAddress}/readyz`)).status).toBe(200);

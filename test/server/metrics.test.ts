@@ -101,7 +101,7 @@ describe('a scrape', () => {
 });
 
 describe('a job', () => {
-  it('is told by metrics as its journal tells it', async () => {
+  it('is shown by metrics as its journal has it', async () => {
     const { parts, metrics, jobId } = await runOneJob();
     const events = await allEvents(parts, jobId);
     const of = (kind: string) => events.filter(({ body }) => body.kind === kind);

@@ -176,7 +176,7 @@ export async function openParts(
   };
 }
 
-/** What a trainer tells of itself when it has started. */
+/** What a trainer reports of itself when it has started. */
 export const execution: Execution = {
   engineVersion: '1',
   backend: 'reference',
@@ -326,7 +326,7 @@ export function stepEvent(step: number, loss = 3): NewEvent {
   return { timeMs: Date.now(), body: stepBody(step, { loss, skipped: !Number.isFinite(loss) }) };
 }
 
-/** Resolves when a process that is not our child is gone; nothing tells of that, so it is asked for. */
+/** Resolves when a process that is not our child is gone; nothing reports that, so it is asked for. */
 export async function untilGone(pid: number): Promise<void> {
   for (;;) {
     try {

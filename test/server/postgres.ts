@@ -81,7 +81,7 @@ async function startCluster(): Promise<Cluster> {
       await client.end();
       return { port, stop };
     } catch {
-      await new Promise((resolve) => setTimeout(resolve, 50)); // nothing tells when it listens
+      await new Promise((resolve) => setTimeout(resolve, 50)); // nothing says when it listens
     }
   }
 }

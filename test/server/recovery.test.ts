@@ -20,14 +20,19 @@ import {
   untilGone,
 } from './parts.js';
 
-interface Told {
+interface Reported {
   sequence: number;
   step: number;
   pid?: number;
 }
 
-/** Runs a job in a server that is killed when it told of a step; gives the last thing it told and the pid of its trainer. */
-async function killedServer(dataFolder: string, jobId: string, step: number, script = 'slow'): Promise<Told> {
+/** Runs a job in a server that is killed when it reported a step; gives the last thing it reported and the pid of its trainer. */
+async function killedServer(
+  dataFolder: string,
+  jobId: string,
+  step: number,
+  script = 'slow',
+): Promise<Reported> {
   const first = await openParts({}, dataFolder);
   await readyDataset(first);
   await first.close();
@@ -35,9 +40,9 @@ async function killedServer(dataFolder: string, jobId: string, step: number, scr
   const server = spawn(process.execPath, [halfServer, dataFolder, scriptedTrainer, job], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  let last: Told = { sequence: 0, step: 0 };
+  let last: Reported = { sequence: 0, step: 0 };
   for await (const line of createInterface({ input: server.stdout })) {
-    last = { ...last, ...(JSON.parse(line) as Told) };
+    last = { ...last, ...(JSON.parse(line) as Reported) };
     if (last.step >= step) server.kill('SIGKILL');
   }
   return last;
@@ -45,17 +50,17 @@ async function killedServer(dataFolder: string, jobId: string, step: number, scr
 
 describe('after kill -9 of the server in the middle of a job', () => {
   it.each([2, 12, 23])(
-    'its trainer ends by itself, nothing told is lost, and the job goes on from its checkpoint (step %i)',
+    'its trainer ends by itself, nothing reported is lost, and the job resumes from its checkpoint (step %i)',
     async (step) => {
       const dataFolder = temporaryFolder();
-      const told = await killedServer(dataFolder, 'job-one', step);
-      await untilGone(told.pid!);
+      const reported = await killedServer(dataFolder, 'job-one', step);
+      await untilGone(reported.pid!);
 
       const parts = await openParts({}, dataFolder);
       const before = await allEvents(parts, 'job-one');
-      expect(before.length).toBeGreaterThanOrEqual(told.sequence);
+      expect(before.length).toBeGreaterThanOrEqual(reported.sequence);
       const checkpointStep = (await parts.checkpoints.newest('job-one'))?.step ?? 0;
-      expect(checkpointStep).toBeGreaterThanOrEqual(Math.floor(told.step / 5) * 5 - 5);
+      expect(checkpointStep).toBeGreaterThanOrEqual(Math.floor(reported.step / 5) * 5 - 5);
 
       await parts.supervisor.start();
       const job = await jobWhen(parts, 'job-one', ({ state }) => isTerminal(state));
@@ -71,12 +76,12 @@ describe('after kill -9 of the server in the middle of a job', () => {
 });
 
 it('a trainer whose server is killed ends by itself in the middle of a long computation too', async () => {
-  const told = await killedServer(temporaryFolder(), 'job-one', 3, 'spin');
-  await untilGone(told.pid!);
+  const reported = await killedServer(temporaryFolder(), 'job-one', 3, 'spin');
+  await untilGone(reported.pid!);
 });
 
 describe('at its start a server', () => {
-  it('honours wishes that were stored before it died, and counts its own death as an attempt', async () => {
+  it('honors wishes that were stored before it died, and counts its own death as an attempt', async () => {
     const dataFolder = temporaryFolder();
     const first = await openParts({ RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '2' }, dataFolder);
     await readyDataset(first);

@@ -157,7 +157,7 @@ describe('the restarts of a job', () => {
     });
   });
 
-  it('are told by metrics, also by kind of layer, until the series of the job go', async () => {
+  it('are shown by metrics, also by kind of layer, until the series of the job go', async () => {
     const parts = await openParts();
     const metrics = createMetrics();
     const jobMetrics = new JobMetrics(metrics);

@@ -67,7 +67,7 @@ async function startS3(): Promise<S3Server> {
       socket.unref();
     });
     if (isListening) return { port, folder, stop };
-    await new Promise((resolve) => setTimeout(resolve, 20)); // nothing tells when it listens
+    await new Promise((resolve) => setTimeout(resolve, 20)); // nothing says when it listens
   }
 }
 

@@ -36,7 +36,7 @@ test('a server that has just started serves every metric, with its calls and tot
   expect(sample(text, 'relora_store_statement_seconds_count')).toBeGreaterThan(0);
 });
 
-test('a job that ran is told by its gauges, by the totals and by the calls that were made', async () => {
+test('a job that ran is shown by its gauges, by the totals and by the calls that were made', async () => {
   const { server, fetch } = await runServer();
   const clients = clientsOf(server.grpcAddress);
   await uploadTinyText(clients);

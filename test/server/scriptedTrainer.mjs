@@ -84,7 +84,7 @@ async function train(order) {
   for (; at < order.spec.stepCount; at++) {
     if (stop) {
       if (script === 'deaf') await hang();
-      // Like the trainer, tells of each checkpoint once: a stop may find its step already saved.
+      // Like the trainer, reports each checkpoint once: a stop may find its step already saved.
       if (stop.keep && at !== savedStep) await checkpoint(order, at);
       await say({ type: 'finished', outcome: 'stopped' });
       return await leave();
@@ -240,7 +240,7 @@ async function task(order) {
   if (script === 'crash') process.kill(process.pid, 'SIGSEGV');
   if (script === 'hang') await hang();
   if (script === 'loseCheckpoint' && order.source.kind === 'checkpoint') {
-    // Has the job go on, which removes the checkpoint before it is read.
+    // Has the job continue, which removes the checkpoint before it is read.
     writeFileSync(join(order.source.folder, '..', '..', 'go'), '');
     while (existsSync(order.source.folder)) await new Promise((resolve) => setTimeout(resolve, 10));
     process.send({ type: 'failed', reason: 'CHECKPOINT_CORRUPT', message: 'It is not there' });

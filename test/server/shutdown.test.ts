@@ -37,7 +37,7 @@ test('a stop ends watches and uploads with UNAVAILABLE, queues the running job, 
   }
   await server.stop();
 
-  // Another server takes the folder at once, and the job goes on where it was stopped.
+  // Another server takes the folder at once, and the job resumes where it was stopped.
   const next = await runServer({}, dataFolder);
   const events: JobEvent[] = [];
   for await (const { event } of next.training.watchJob({ name, afterSequence: lastSequence })) {

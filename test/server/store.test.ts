@@ -140,7 +140,7 @@ describe('the store', () => {
     await expect(openDatabase(damaged)).rejects.toThrow(/store\.db (is damaged|cannot be used)/);
   });
 
-  it('does not begin anew where a store was lost', async () => {
+  it('does not begin with an empty one where a store was lost', async () => {
     const dataFolder = temporaryFolder();
     await (await openDatabase(dataFolder)).destroy();
     mkdirSync(join(dataFolder, 'jobs', 'job-one'), { recursive: true });
@@ -253,7 +253,7 @@ describe.skipIf(!hasPostgres)('a store in PostgreSQL', () => {
     expect(await parts.store.countByState()).toMatchObject({ queued: 1, failed: 0 });
   });
 
-  it('tells other servers of its changes, and again of all when the connection was cut', async () => {
+  it('notifies other servers of its changes, and again of all when the connection was cut', async () => {
     const url = await freshDatabase();
     const [here, there] = await Promise.all(
       [1, 2].map(async () => await openStore(temporaryFolder(), { url })),

@@ -57,7 +57,7 @@ describe('a trainer process', () => {
     ]);
   });
 
-  it('that crashes is replaced and goes on from the last checkpoint', async () => {
+  it('that crashes is replaced and resumes from the last checkpoint', async () => {
     const parts = await startedParts();
     const job = await runToEnd(parts, 'crashAfterCheckpoint');
     expect(job).toMatchObject({ state: 'succeeded', attempt: 3 });
@@ -255,7 +255,7 @@ describe('a trainer process', () => {
 });
 
 describe('stopping', () => {
-  it('a pause saves a checkpoint at the present step, and a resumed job goes on from it', async () => {
+  it('a pause saves a checkpoint at the present step, and a resumed job continues from it', async () => {
     const parts = await startedParts();
     const { id } = await submit(parts, { spec: runSpec('wait') });
     await jobWhen(parts, id, ({ progress }) => progress.step === 3);
@@ -286,7 +286,7 @@ describe('stopping', () => {
     expect(await parts.checkpoints.list(id)).toEqual([]);
   });
 
-  it('a trainer that does not stop in its grace time is killed, and the wish is honoured', async () => {
+  it('a trainer that does not stop in its grace time is killed, and the wish is honored', async () => {
     const parts = await startedParts({ RELORA_TRAINER_GRACE_SECONDS: '0.2' });
     const { id } = await submit(parts, { spec: runSpec('deaf') });
     await jobWhen(parts, id, ({ progress }) => progress.step >= 6);
@@ -296,7 +296,7 @@ describe('stopping', () => {
     expect((await parts.checkpoints.newest(id))?.step).toBe(5);
   });
 
-  it('a server that stops saves a checkpoint of each job and queues it; the next server goes on', async () => {
+  it('a server that stops saves a checkpoint of each job and queues it; the next server resumes it', async () => {
     const dataFolder = temporaryFolder();
     const first = await startedParts({}, dataFolder);
     const { id } = await submit(first, { spec: runSpec('wait') });

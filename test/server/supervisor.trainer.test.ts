@@ -112,22 +112,22 @@ describe('the trainer', () => {
     const server = spawn(process.execPath, [halfServer, first.dataFolder, trainerEntry, job], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
-    let told = { sequence: 0, step: 0, pid: 0 };
+    let reported = { sequence: 0, step: 0, pid: 0 };
     for await (const line of createInterface({ input: server.stdout })) {
-      told = { ...told, ...(JSON.parse(line) as typeof told) };
-      if (told.step >= 6) server.kill('SIGKILL');
+      reported = { ...reported, ...(JSON.parse(line) as typeof reported) };
+      if (reported.step >= 6) server.kill('SIGKILL');
     }
-    await untilGone(told.pid);
+    await untilGone(reported.pid);
 
     const parts = await openParts(settings, first.dataFolder, trainerEntry);
-    expect((await allEvents(parts, 'job-killed')).length).toBeGreaterThanOrEqual(told.sequence);
+    expect((await allEvents(parts, 'job-killed')).length).toBeGreaterThanOrEqual(reported.sequence);
     await parts.supervisor.start();
     const resumed = await jobWhen(parts, 'job-killed', ({ state }) => isTerminal(state));
     expect(resumed).toMatchObject({ state: 'succeeded', attempt: 2 });
     expect(await lossesOf(parts, 'job-killed')).toEqual(expected);
   });
 
-  it('paused, its checkpoint damaged and resumed, it goes on from the one before with the same losses', async () => {
+  it('paused, its checkpoint damaged and resumed, it resumes from the one before with the same losses', async () => {
     const parts = await trainingParts();
     const whole = await run(parts, long);
     const { id } = await submit(parts, { spec: spec(long) });
@@ -212,7 +212,7 @@ describe('the trainer', () => {
     expect(losses[step - 1]).toBeUndefined();
   });
 
-  it('forked with other arithmetic, length and rate goes on from the weights of the checkpoint', async () => {
+  it('forked with other arithmetic, length and rate continues from the weights of the checkpoint', async () => {
     const parts = await trainingParts();
     const ended = await run(parts);
     const { step, folder, manifestSha256 } = (await parts.checkpoints.newest(ended.id))!;
@@ -273,7 +273,7 @@ describe('the trainer', () => {
     'hears a %s within one micro-batch, not at the end of its step',
     async (action) => {
       const parts = await trainingParts();
-      // A step of a thousand micro-batches: one that was waited out would be told.
+      // A step of a thousand micro-batches: one that was waited out would be reported.
       const batch = { sequenceLength: 16, sequenceCount: 1024, microBatchSequenceCount: 1 };
       const { id } = await submit(parts, { spec: spec({ batch, stepCount: 1000 }) });
       const { progress } = await jobWhen(parts, id, ({ progress }) => progress.step >= 1);

@@ -205,7 +205,7 @@ describe('every method of the contract', () => {
         expect(foreign, `${name} by ${stranger}`).not.toContain('acme');
       }
     }
-    // It is all still there for its owner, who sees no trace of how the store tells tenants apart.
+    // It is all still there for its owner, who sees no trace of how the store keeps tenants apart.
     for (const { name, call, role } of methods.filter(({ role }) => role === 'viewer')) {
       const own = await outcomeOf(call, api, theirs, as(`${role}@acme`));
       expect(own, name).not.toMatch(/acme\.|PERMISSION_DENIED|UNAUTHENTICATED/);

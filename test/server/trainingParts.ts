@@ -100,7 +100,7 @@ export function spec(changes: Partial<RunSpec> = {}): RunSpec {
 /** Long enough that what happens at its tenth step happens in its middle, however fast the machine is. */
 export const long = { stepCount: 200 };
 
-/** The last told loss of each step: a step that was taken again after a crash counts as it was taken last. */
+/** The last reported loss of each step: a step that was taken again after a crash counts as it was taken last. */
 export async function lossesOf(parts: Parts, jobId: string): Promise<number[]> {
   const losses: number[] = [];
   for (const { body } of await allEvents(parts, jobId))

@@ -39,7 +39,7 @@ async function exported({ artifacts }: Parts, jobId: string, artifactId: string)
   for (;;) {
     const artifact = await artifacts.find(jobId, artifactId);
     if (artifact?.state !== 'pending') return artifact!;
-    await new Promise((resolve) => setTimeout(resolve, 20)); // nothing tells of the end of an export
+    await new Promise((resolve) => setTimeout(resolve, 20)); // nothing reports the end of an export
   }
 }
 
@@ -67,7 +67,7 @@ describe.skipIf(!canMakeReadOnly)('a folder that cannot be written', () => {
     });
   });
 
-  it('of checkpoints pauses the job, which goes on from there once it can be written', async () => {
+  it('of checkpoints pauses the job, which resumes from there once it can be written', async () => {
     const parts = await trainingParts();
     const { id } = await submit(parts, { spec: spec({ stepCount: 60 }) });
     await jobWhen(parts, id, ({ progress }) => progress.checkpointStep !== null);

@@ -62,7 +62,7 @@ describe('the HTTP port', () => {
     }
   });
 
-  it('stays alive and tells no details when a scrape fails', async () => {
+  it('stays alive and gives no details when a scrape fails', async () => {
     const url = await serve({
       render: async () => {
         throw new Error('/secret/path is gone');

@@ -200,7 +200,7 @@ describe('uploaded weights', () => {
     expect(uploaded.state).toBe('WEIGHTS_STATE_READY');
   });
 
-  it('go on where a broken upload stopped, after a restart of the server too', async () => {
+  it('resume where a broken upload stopped, also when the server was started again', async () => {
     const files = ['config.json', 'model.safetensors'].map((fileName) => {
       const content = readFileSync(join(qwen, fileName));
       const sha256 = createHash('sha256').update(content).digest('hex');
