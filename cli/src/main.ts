@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { ReloraClient, type Logger } from '@relora/sdk';
 import { addAuditCommand } from './auditCommand.js';
+import { addUsageCommands } from './usageCommands.js';
 import { addCompareCommand } from './compareCommand.js';
 import { addCompletionCommand } from './completionCommand.js';
 import { addCreateCommands } from './createCommands.js';
@@ -141,6 +142,7 @@ addExportCommand(program, run);
 addWeightsCommands(program, run);
 addLoginCommands(program, runAlone);
 addAuditCommand(program, run);
+addUsageCommands(program, run);
 addInitCommand(program, runAlone);
 addCompletionCommand(program);
 

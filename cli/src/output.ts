@@ -31,6 +31,11 @@ export class Output {
     else for (const line of lines()) this.write(line);
   }
 
+  /** A line of a form that was asked for by its own flag, whatever the format. */
+  text(line: string): void {
+    this.write(printable(line));
+  }
+
   /** Something on the way, which only people want to know. */
   note(text: string): void {
     if (!this.isJson && !this.isDrawnOver) process.stderr.write(`${text}\n`);

@@ -530,6 +530,26 @@ export class ReloraClient {
     return await this.services.server.getDiskUse(fields, call);
   }
 
+  /** What the tenant may have at once and in a time, and how much of it is used. */
+  async quota(options: CallOptions = {}): Promise<contract.GetQuotaResponse> {
+    const [, call] = split(options);
+    return await this.services.server.getQuota({}, call);
+  }
+
+  /**
+   * What jobs took, added up as `groupBy` and `label` ask, fetched page by page; jobs that are gone, too.
+   * @example for await (const { month, deviceHours } of client.usage({ groupBy: [UsageDimension.MONTH] })) console.log(month, deviceHours);
+   */
+  usage(
+    options: Partial<Omit<contract.GetUsageRequest, 'pageToken'>> & CallOptions = {},
+  ): AsyncGenerator<contract.UsageRow, void, undefined> {
+    const [fields, call] = split(options);
+    return pages(
+      (pageToken) => this.services.server.getUsage({ ...fields, pageToken }, call),
+      ({ rows }) => rows,
+    );
+  }
+
   /** Who changed what, newest first, fetched page by page. For operators. */
   listAuditEntries(
     options: { tenant?: string; caller?: string } & PageOptions = {},

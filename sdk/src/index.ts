@@ -47,6 +47,7 @@ export {
   ScheduleKind,
   TargetModule,
   TrainedFactors,
+  UsageDimension,
   WaitReason,
   WeightType,
 } from './contract.js';
@@ -65,6 +66,7 @@ export type {
   GenerateTextResponse,
   GetMetricHistoryResponse,
   GetDiskUseResponse,
+  GetQuotaResponse,
   GetServerInfoResponse,
   Job,
   JobEstimate,
@@ -77,10 +79,12 @@ export type {
   MixturePart,
   ModuleRank,
   PreviewToken,
+  QuotaUse,
   Restart,
   RestartEvent,
   SettingDifference,
   StepRange,
   TokenizerSpec,
+  UsageRow,
   Weights,
 } from './contract.js';

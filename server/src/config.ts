@@ -159,6 +159,10 @@ export const settings = {
     100_000,
     'Jobs of one tenant and owner that run at once on all servers together; more wait. 0 for no limit.',
   ),
+  quotaFile: file(
+    'RELORA_QUOTA_FILE',
+    'File of what each tenant may have: jobs that run and wait, bytes, device hours; none by default. A change holds within a second.',
+  ),
   device: choice(
     'RELORA_DEVICE',
     'auto',
@@ -545,6 +549,13 @@ export const settings = {
     0,
     36_500,
     'How long rows of the audit log are kept; 0 for ever.',
+  ),
+  usageDays: number(
+    'RELORA_USAGE_DAYS',
+    1096,
+    0,
+    36_500,
+    'How long is kept what ended attempts at jobs took, also of jobs that are gone; 0 for ever.',
   ),
   logLevel: choice(
     'RELORA_LOG_LEVEL',

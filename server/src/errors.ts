@@ -353,6 +353,20 @@ export const serviceErrors = {
     fix: 'Wait until jobs end, cancel some, or raise RELORA_QUEUE_JOBS_MAX.',
     retrySeconds: 30,
   }),
+  QUOTA_EXCEEDED: entry<{
+    quota: 'queued_jobs' | 'bytes';
+    tenant: string;
+    max: number;
+    used: number;
+    /** Bytes more. */
+    asked?: number;
+  }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ quota, tenant, max, used, asked = 0 }) =>
+      `Tenant ${tenant} may have ${max} ${quota} and has ${used}${asked > 0 ? `; this needs ${asked} more` : ''}`,
+    fix: 'Wait until jobs start, cancel or delete some, or ask an operator for more; `relora quota` shows what is used.',
+    retrySeconds: 60,
+  }),
   WATCHERS_FULL: entry<{ watchersMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ watchersMax }) => `All ${watchersMax} watches that the server allows are open`,

@@ -10,6 +10,7 @@ import type { Signals } from './signals.js';
 import { tokenCommand, tokenUsage } from './access/tokenCommands.js';
 import { TokenFileInvalid } from './access/tokenFile.js';
 import { TokenRefused } from './access/tokens.js';
+import { QuotaFileInvalid } from './quotas/quotaFile.js';
 import { StoreUnusable } from './store/storeError.js';
 import { version } from './version.js';
 
@@ -111,6 +112,7 @@ function explain(error: unknown): string {
   if (
     error instanceof StoreUnusable ||
     error instanceof TokenFileInvalid ||
+    error instanceof QuotaFileInvalid ||
     error instanceof CertificateInvalid
   )
     return error.message;

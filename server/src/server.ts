@@ -8,6 +8,7 @@ import { machineMemoryBytes } from './machineMemory.js';
 import { createMetrics } from './metrics/metrics.js';
 import { makeServerParts, type ServerParts } from './serverParts.js';
 import { openAdmin, openPorts, type Ground } from './serverPorts.js';
+import { Quotas } from './quotas/quotas.js';
 import { openStore } from './store/openStore.js';
 import { version } from './version.js';
 
@@ -83,22 +84,32 @@ async function openGround(config: Config, log: Logger, ends: Ends): Promise<Grou
   ends.add(() => access.close());
   const certificates = await Certificates.open(config, log);
   ends.add(() => certificates?.close());
+  const quotas = await Quotas.open(config.quotaFile, log);
+  ends.add(() => quotas.close());
   const metrics = createMetrics();
   const store = await openStore(config.dataFolder, {
     ...storeOptions(config),
     onStatement: (seconds) => metrics.storeDuration.observe(seconds),
   });
   ends.add(async () => await store.close());
-  return { config, log, access, certificates, metrics, store, stopping: new AbortController() };
+  return { config, log, access, certificates, quotas, metrics, store, stopping: new AbortController() };
 }
 
 /** The parts over the store, with what earlier runs found out about the devices. No job runs yet. */
 async function openParts(
-  { config, log, store, metrics, stopping }: Ground,
+  { config, log, store, metrics, quotas, stopping }: Ground,
   onStoreFailure: (error: unknown) => void,
   ends: Ends,
 ): Promise<ServerParts> {
-  const parts = makeServerParts({ config, log, store, metrics, stopping: stopping.signal, onStoreFailure });
+  const parts = makeServerParts({
+    config,
+    log,
+    store,
+    metrics,
+    quotas,
+    stopping: stopping.signal,
+    onStoreFailure,
+  });
   const { tasks, devices, journal } = parts;
   ends.add(async () => await tasks.stop());
   // Every job would fail by it: better the start does.

@@ -26,6 +26,8 @@ import { CardMetrics } from './metrics/cardMetrics.js';
 import type { Metrics } from './metrics/metrics.js';
 import { DiskReader } from './retention/diskUse.js';
 import { Janitor } from './retention/janitor.js';
+import type { Quotas } from './quotas/quotas.js';
+import { UsageStore } from './usage/usageStore.js';
 import { Scrubber } from './scrub/scrubber.js';
 import type { Store } from './store/openStore.js';
 import { Slots } from './trainer/slots.js';
@@ -49,6 +51,7 @@ export interface ServerPartsOptions {
   log: Logger;
   store: Store;
   metrics: Metrics;
+  quotas: Quotas;
   stopping: AbortSignal;
   onStoreFailure(error: unknown): void;
 }
@@ -65,6 +68,7 @@ export function makeServerParts(options: ServerPartsOptions): ServerParts {
   const slots = new Slots(config, devices);
   const { supervisor, ...work } = makeWork(options, records, tasks, slots);
   devices.onFound(() => supervisor.fill());
+  options.quotas.onChange(() => supervisor.fill());
   return {
     config,
     log,
@@ -83,26 +87,36 @@ export function makeServerParts(options: ServerPartsOptions): ServerParts {
 }
 
 /** What reads and changes the store and its folders. */
-function makeRecords({ config, log, store: { db, info, feed, leases, blobs, stage } }: ServerPartsOptions) {
+function makeRecords({
+  config,
+  log,
+  quotas,
+  store: { db, info, feed, leases, blobs, stage },
+}: ServerPartsOptions) {
   const { dataFolder, freeDiskBytesMin } = config;
   const journal = new JobJournal(db, feed, () => leases.now());
   const store = new JobStore(db);
-  const datasets = new DatasetStore(db, dataFolder, feed, leases);
-  const weights = new WeightsStore(db, dataFolder, stage);
+  const datasets = new DatasetStore(db, dataFolder, feed, leases, quotas);
+  const weights = new WeightsStore(db, dataFolder, stage, quotas);
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
   return {
     journal,
     store,
-    queue: new JobQueue(journal, leases, {
-      jobsMax: config.queueJobsMax,
-      ownerRunningMax: config.ownerRunningMax,
-    }),
+    queue: new JobQueue(
+      journal,
+      leases,
+      {
+        jobsMax: config.queueJobsMax,
+        ownerRunningMax: config.ownerRunningMax,
+      },
+      quotas,
+    ),
     control: new JobControl(store, journal),
-    explainer: new JobExplainer(db, leases, config),
+    explainer: new JobExplainer(db, leases, config, quotas),
     attempts: new JobAttempts(journal, dataFolder),
     checkpoints: new CheckpointStore(db, dataFolder, stage),
     artifacts: new ArtifactStore(db, dataFolder, stage),
-    exports: new ArtifactExports(db, dataFolder, feed, leases, blobs, stage),
+    exports: new ArtifactExports(db, dataFolder, feed, leases, blobs, stage, quotas),
     datasets,
     uploads: new DatasetUploads(datasets, stage, { freeDiskBytesMin }),
     weights,
@@ -113,6 +127,8 @@ function makeRecords({ config, log, store: { db, info, feed, leases, blobs, stag
     scrubber: new Scrubber(db, stage),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     stage,
+    quotas,
+    usage: new UsageStore(db, leases),
     audit: new AuditLog(db, log, config.auditFile),
     pageTokens: new PageTokens(info.pageTokenKey),
   };

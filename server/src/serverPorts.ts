@@ -14,6 +14,7 @@ import { JobMetrics } from './metrics/jobMetrics.js';
 import type { Metrics } from './metrics/metrics.js';
 import { ServerMetrics } from './metrics/serverMetrics.js';
 import { connectionsWithin } from './openFiles.js';
+import type { Quotas } from './quotas/quotas.js';
 import { readReadiness } from './readiness.js';
 import type { ServerParts } from './serverParts.js';
 import type { Store } from './store/openStore.js';
@@ -27,6 +28,7 @@ export interface Ground {
   log: Logger;
   access: Access;
   certificates: Certificates | undefined;
+  quotas: Quotas;
   metrics: Metrics;
   store: Store;
   stopping: AbortController;

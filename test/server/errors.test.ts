@@ -1,5 +1,5 @@
 import { once, setMaxListeners } from 'node:events';
-import { mkdirSync, truncateSync } from 'node:fs';
+import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pino, type Logger } from 'pino';
 import { Metadata } from '@grpc/grpc-js';
@@ -407,6 +407,14 @@ const provocations: Record<
   },
   QUEUE_FULL: async () => {
     const { training, parts } = await openApi({ RELORA_QUEUE_JOBS_MAX: '1' });
+    await readyDataset(parts);
+    await training.createJob({ spec: jobSpec() });
+    return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));
+  },
+  QUOTA_EXCEEDED: async () => {
+    const quotaFile = join(temporaryFolder(), 'quotas.json');
+    writeFileSync(quotaFile, JSON.stringify({ default: { queuedJobs: 1 } }), { mode: 0o600 });
+    const { training, parts } = await openApi({ RELORA_QUOTA_FILE: quotaFile });
     await readyDataset(parts);
     await training.createJob({ spec: jobSpec() });
     return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));

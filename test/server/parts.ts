@@ -25,6 +25,8 @@ import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openStore } from '../../server/dist/store/openStore.js';
 import type { FreeDevices } from '../../server/dist/jobs/jobDevices.js';
 import { parseStoreUrl } from '../../server/dist/store/storeUrl.js';
+import { Quotas } from '../../server/dist/quotas/quotas.js';
+import { UsageStore } from '../../server/dist/usage/usageStore.js';
 import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Slots } from '../../server/dist/trainer/slots.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
@@ -102,18 +104,19 @@ export async function openParts(
   const log = pino({ level: process.env.TEST_LOG ?? 'silent' });
   const journal = new JobJournal(db, feed, () => leases.now());
   const store = new JobStore(db);
-  const queue = new JobQueue(journal, leases, {
-    jobsMax: config.queueJobsMax,
-    ownerRunningMax: config.ownerRunningMax,
-  });
+  const quotas = await Quotas.open(config.quotaFile, log);
+  onTestFinished(() => quotas.close());
+  const usage = new UsageStore(db, leases);
+  const limits = { jobsMax: config.queueJobsMax, ownerRunningMax: config.ownerRunningMax };
+  const queue = new JobQueue(journal, leases, limits, quotas);
   const control = new JobControl(store, journal);
-  const explainer = new JobExplainer(db, leases, config);
+  const explainer = new JobExplainer(db, leases, config, quotas);
   const attempts = new JobAttempts(journal, dataFolder);
   const checkpoints = new CheckpointStore(db, dataFolder, stage);
   const artifacts = new ArtifactStore(db, dataFolder, stage);
-  const exports = new ArtifactExports(db, dataFolder, feed, leases, blobs, stage);
-  const datasets = new DatasetStore(db, dataFolder, feed, leases);
-  const weights = new WeightsStore(db, dataFolder, stage);
+  const exports = new ArtifactExports(db, dataFolder, feed, leases, blobs, stage, quotas);
+  const datasets = new DatasetStore(db, dataFolder, feed, leases, quotas);
+  const weights = new WeightsStore(db, dataFolder, stage, quotas);
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
   const jobDeletion = new JobDeletion(db, journal, undelete);
   const datasetDeletion = new DatasetDeletion(db, feed, undelete);
@@ -158,6 +161,8 @@ export async function openParts(
     journal,
     store,
     queue,
+    quotas,
+    usage,
     control,
     explainer,
     attempts,

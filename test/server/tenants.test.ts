@@ -1,6 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { ClientError, Metadata, Status, type CallOptions } from 'nice-grpc';
+import { UsageDimension } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { actingFor, nobody, type Authenticate } from '../../server/dist/access/principal.js';
 import { accessRules, type AccessRules } from '../../server/dist/api/accessRules.js';
@@ -100,6 +101,12 @@ const calls: Calls = {
       const { freeBytes: _free, storeBytes: _store, ...use } = await server.getDiskUse({}, options);
       return use;
     },
+    getQuota: async ({ server }, _, options) => {
+      const { tenant: _own, ...quota } = await server.getQuota({}, options);
+      return quota;
+    },
+    getUsage: ({ server }, _, options) =>
+      server.getUsage({ groupBy: [UsageDimension.JOB, UsageDimension.TENANT] }, options),
     listAuditEntries: ({ server }, _, options) => server.listAuditEntries({ caller: 'nobody' }, options),
     scrub: ({ server }, { job: name }, options) => server.scrub({ name }, options),
   },

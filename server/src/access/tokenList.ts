@@ -1,11 +1,8 @@
-import { stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { ServiceError } from '../errors.js';
 import type { Principal } from './principal.js';
+import { WatchedFile } from '../watchedFile.js';
 import { hashOf, readTokenFile, type StoredToken } from './tokenFile.js';
-
-/** How soon a change of the file holds that this server did not make itself. */
-const lookMs = 1000;
 
 interface Held extends StoredToken {
   /** Aborted when it is no longer in the file. */
@@ -15,27 +12,28 @@ interface Held extends StoredToken {
 /** The tokens that hold now: what the file says, read again whenever it changes. */
 export class TokenList {
   private byHash = new Map<string, Held>();
-  private stamp = '';
-  private timer: NodeJS.Timeout | undefined;
+  private file: WatchedFile | undefined;
 
-  private constructor(
-    private readonly path: string,
-    private readonly log: Logger,
-  ) {}
+  private constructor() {}
 
   /** Throws TokenFileInvalid. */
   static async open(path: string, log: Logger): Promise<TokenList> {
-    const list = new TokenList(path, log);
-    list.stamp = await stampOf(path);
-    list.put(await readTokenFile(path));
+    const list = new TokenList();
+    const read = async (): Promise<void> => {
+      list.put(await readTokenFile(path));
+      log.info({ tokenFile: path, tokens: list.byHash.size }, 'Tokens were read');
+    };
+    // One that cannot be used changes nothing: who is in stays in, who is out stays out.
+    list.file = await WatchedFile.open(path, read, (error) =>
+      log.error({ err: error }, 'The token file cannot be used; the tokens before hold'),
+    );
     if (list.byHash.size === 0)
       log.warn({ tokenFile: path }, 'There are no tokens: every call is refused until one is added');
-    list.timer = setInterval(() => void list.look(), lookMs).unref();
     return list;
   }
 
   close(): void {
-    clearInterval(this.timer);
+    this.file?.close();
   }
 
   /** Whose token it is. Throws NOT_AUTHENTICATED. */
@@ -52,17 +50,9 @@ export class TokenList {
     return { name, tenant, role, expireTimeMs, revoked: revoked.signal };
   }
 
-  /** Reads the file if it has changed. One that cannot be used changes nothing: who is in stays in, who is out stays out. */
+  /** Reads the file now if it has changed. */
   async look(): Promise<void> {
-    const stamp = await stampOf(this.path);
-    if (stamp === this.stamp) return;
-    this.stamp = stamp;
-    try {
-      this.put(await readTokenFile(this.path));
-      this.log.info({ tokenFile: this.path, tokens: this.byHash.size }, 'Tokens were read again');
-    } catch (error) {
-      this.log.error({ err: error }, 'The token file cannot be used; the tokens before hold');
-    }
+    await this.file?.look();
   }
 
   private put(tokens: readonly StoredToken[]): void {
@@ -78,14 +68,5 @@ export class TokenList {
     for (const [hash, { revoked }] of before)
       if (this.byHash.get(hash)?.revoked !== revoked)
         revoked.abort(new ServiceError('NOT_AUTHENTICATED', { cause: 'its token was revoked or changed' }));
-  }
-}
-
-async function stampOf(path: string): Promise<string> {
-  try {
-    const { ino, size, mtimeNs } = await stat(path, { bigint: true });
-    return `${ino} ${size} ${mtimeNs}`;
-  } catch {
-    return 'none';
   }
 }

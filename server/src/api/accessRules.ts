@@ -64,6 +64,8 @@ export const accessRules: AccessRules = {
     getServerInfo: 'viewer',
     getDiskUse: 'viewer',
     scrub: 'trainer',
+    getQuota: 'viewer',
+    getUsage: 'viewer',
     listAuditEntries: 'operator',
   },
   'relora.v1.WeightsService': {

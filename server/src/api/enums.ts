@@ -1,6 +1,7 @@
 import * as plan from '@relora/engine/plan';
 import * as contract from '@relora/sdk/contract';
 import { waitReasons } from '../jobs/explainJob.js';
+import { usageDimensions } from '../usage/usageStore.js';
 import { metrics } from '../jobs/metricSeries.js';
 
 /** `int8Base` as the contract writes it, INT8_BASE. */
@@ -38,6 +39,7 @@ function words<const Word extends string, Enum extends Readonly<Record<Capitals<
 /** By their names in the contract. */
 export const enums = {
   WaitReason: words(waitReasons, contract.WaitReason),
+  UsageDimension: words(usageDimensions, contract.UsageDimension),
   JobKind: words(plan.jobKinds, contract.JobKind),
   Precision: words(plan.precisions, contract.Precision),
   Recomputation: words(plan.recomputations, contract.Recomputation),

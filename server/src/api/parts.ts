@@ -15,6 +15,8 @@ import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
 import type { DiskReader } from '../retention/diskUse.js';
+import type { Quotas } from '../quotas/quotas.js';
+import type { UsageStore } from '../usage/usageStore.js';
 import type { Scrubber } from '../scrub/scrubber.js';
 import type { Metrics } from '../metrics/metrics.js';
 import type { Slots } from '../trainer/slots.js';
@@ -50,6 +52,8 @@ export interface ApiParts {
   stage: Stage;
   tasks: TaskRunner;
   audit: AuditLog;
+  quotas: Quotas;
+  usage: UsageStore;
   metrics: Metrics;
   pageTokens: PageTokens;
   /** Uploads and downloads that may be open at once. */

@@ -10,6 +10,8 @@ import { toDate, toModelConfig } from './toProto.js';
 import type { ApiParts } from './parts.js';
 import { recipes } from './recipes.js';
 import { scrub } from './scrub.js';
+import { getQuota } from './quota.js';
+import { getUsage } from './usage.js';
 import type { DiskUse } from '../retention/diskUse.js';
 import { tenantOf, withName } from '../store/tenantIds.js';
 
@@ -58,6 +60,10 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
       }));
       return { ...use, freeBytes, entries };
     },
+
+    getQuota: (_, { caller }) => getQuota(parts, caller),
+
+    getUsage: (request, { caller }) => getUsage(parts, request, caller),
 
     async listAuditEntries(request) {
       const checks = new FieldChecks();

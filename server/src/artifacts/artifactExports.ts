@@ -13,6 +13,8 @@ import type { ArtifactRow } from '../store/schema.js';
 import type { Naming, Stage } from '../store/stage.js';
 import { doPurges } from '../store/purges.js';
 import { expireRequests, releaseRequest, takeRequest } from '../store/requests.js';
+import { Quotas } from '../quotas/quotas.js';
+import { tenantOf } from '../store/tenantIds.js';
 import { timedId } from '../store/timedId.js';
 import { kindOf, type ExportResult } from './artifact.js';
 
@@ -49,6 +51,7 @@ export class ArtifactExports {
     private readonly leases: Leases,
     private readonly blobs: BlobStore,
     private readonly stage: Stage,
+    private readonly quotas = new Quotas(),
   ) {}
 
   /** Stores a pending artifact; when this resolves it survives any crash, and so does its checkpoint. */
@@ -56,7 +59,9 @@ export class ArtifactExports {
     const nowMs = Date.now();
     const { jobId, checkpointStep, requestId } = wanted;
     const id = timedId('export', nowMs);
+    const tenant = tenantOf(jobId);
     const submission = await this.db.transaction().execute(async (trx): Promise<ExportSubmission> => {
+      await this.quotas.takeTurn(trx, tenant);
       // Whoever throws checkpoints of the job away waits for it, too: one is held before it can go, or is gone.
       const job = await trx
         .selectFrom('jobs')
@@ -87,6 +92,7 @@ export class ArtifactExports {
           await releaseRequest(trx, { requestId, subject: `jobs/${jobId}/artifacts/${id}` });
         return 'noCheckpoint';
       }
+      await this.quotas.requireBytes(trx, tenant, 0);
       await trx
         .insertInto('artifacts')
         .values({

@@ -16,6 +16,7 @@ import type {
   PreparedDataset,
   StoredDatasetSpec,
 } from './dataset.js';
+import { Quotas } from '../quotas/quotas.js';
 import { defaultTenant, idIn, nameOf } from '../store/tenantIds.js';
 
 export interface DatasetCursor {
@@ -52,6 +53,7 @@ export class DatasetStore {
     private readonly dataFolder: string,
     private readonly feed: ChangeFeed,
     private readonly leases: Leases,
+    private readonly quotas = new Quotas(),
   ) {}
 
   async find(datasetId: string): Promise<Dataset | undefined> {
@@ -109,7 +111,7 @@ export class DatasetStore {
 
   /**
    * Stores a data set, or finds the one with the same id for an upload that resumes. `conflict`: the id exists with other
-   * files or settings. A data set of server files needs no bytes: it is `preparing` at once.
+   * files or settings. Throws QUOTA_EXCEEDED. A data set of server files needs no bytes: it is `preparing` at once.
    */
   async register(dataset: NewDataset): Promise<Dataset | 'conflict'> {
     const nowMs = Date.now();
@@ -162,6 +164,12 @@ export class DatasetStore {
         const isSame = known.spec === spec && known.tokenizer_json === tokenizerJson;
         return isSame && areSameFiles(knownFiles, files) ? false : 'conflict';
       }
+      // Of a new one: what is uploaded again has its room.
+      const newBytes = files.reduce(
+        (sum, file) => sum + (file.server_path === null ? file.size_bytes : 0),
+        0,
+      );
+      await this.quotas.requireBytes(trx, tenant, newBytes);
       // A statement takes only so many values.
       for (let first = 0; first < files.length; first += filesInStatement)
         await trx

@@ -1,5 +1,7 @@
 import type { Database } from '../store/database.js';
 import type { Leases } from '../store/leases.js';
+import { deviceHoursFreeMs, deviceHoursOf } from '../quotas/quotaUse.js';
+import { Quotas } from '../quotas/quotas.js';
 import type { Job } from './job.js';
 
 /** Why a job waits, or that it does not. */
@@ -10,6 +12,8 @@ export const waitReasons = [
   'backingOff',
   'ownerLimit',
   'noServer',
+  'runningQuota',
+  'deviceHoursQuota',
 ] as const;
 export type WaitReason = (typeof waitReasons)[number];
 
@@ -36,6 +40,7 @@ export class JobExplainer {
     private readonly db: Database,
     private readonly leases: Leases,
     private readonly options: { ownerRunningMax: number; slots: number },
+    private readonly quotas = new Quotas(),
   ) {}
 
   async explain(job: Job): Promise<Explanation> {
@@ -94,6 +99,20 @@ export class JobExplainer {
         `It waits ${seconds} s more after a crash: ${job.stateReason}`,
         found.notBeforeMs,
       );
+    }
+    const { runningJobs, deviceHours, windowDays } = this.quotas.of(row.tenant);
+    const ofTenant = running.filter(({ tenant }) => tenant === row.tenant);
+    if (runningJobs !== null && ofTenant.length >= runningJobs) {
+      const message = `${ofTenant.length} jobs of the tenant ${row.tenant} run, and no more than ${runningJobs} may (quota running_jobs): one of them must end`;
+      return answer('runningQuota', message, at(ends(ofTenant), 0));
+    }
+    const usedHours = deviceHours === null ? 0 : await deviceHoursOf(db, row.tenant, windowDays, nowMs);
+    if (deviceHours !== null && usedHours >= deviceHours) {
+      const message =
+        `The tenant ${row.tenant} has used ${usedHours.toFixed(2)} device hours in the last ${windowDays} days, and may use ` +
+        `${deviceHours} (quota device_hours): it starts when enough of them are longer ago`;
+      const freeMs = await deviceHoursFreeMs(db, row.tenant, { deviceHours, windowDays }, nowMs);
+      return answer('deviceHoursQuota', message, freeMs);
     }
     if (ownerRunningMax > 0 && ofOwner.length >= ownerRunningMax) {
       const message = `${ofOwner.length} jobs of the same owner run, and no more than ${ownerRunningMax} may: one of them must end`;

@@ -10,6 +10,7 @@ import type { ServerFailure, ServerWarning } from './jobFailures.js';
 import type { JobJournal } from './jobJournal.js';
 import { toJob } from './jobRow.js';
 import { updateApplied } from './jobUpdates.js';
+import { addSteps, endAttempt, type StepUse } from '../usage/attemptUse.js';
 
 /** Which execution of which job writes. A write of another attempt than the present one is refused as `stale`. */
 export interface AttemptKey {
@@ -78,7 +79,12 @@ export class JobAttempts {
       const progress = readProgress(row);
       const patch: JobPatch = {};
       const stored: NewEvent[] = [];
+      const steps: StepUse[] = [];
       for (const event of events) {
+        if (event.body.kind === 'step') {
+          const { seconds, tokenCount } = spanOf(event.body);
+          steps.push({ timeMs: event.timeMs, seconds, tokens: tokenCount });
+        }
         follow(progress, event, schedule ?? this.scheduleOf(toJob(row)));
         if (event.body.kind === 'update')
           await updateApplied(change.trx, row.id, event.body.number, event.body.step);
@@ -103,6 +109,7 @@ export class JobAttempts {
           .execute();
         patch.attempts_without_progress = 0;
       }
+      await addSteps(change.trx, row, steps, change.nowMs);
       return await change.append(row, row.attempt, stored, { ...patch, progress: JSON.stringify(progress) });
     });
   }
@@ -211,6 +218,8 @@ export class JobAttempts {
     return await this.journal.change(async (change) => {
       const row = await change.findFree(key.jobId, leases);
       if (row?.attempt !== key.attempt || !hasTrainer(row.state)) return 'stale';
+      // How long it lived after its last event nobody knows; the time in which no server ran is nobody's use.
+      await endAttempt(change.trx, row, row.update_time_ms);
       return toJob(await afterCrash(row, change, { what, rule, reason: 'TRAINER_CRASHED' }));
     });
   }

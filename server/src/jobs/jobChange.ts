@@ -12,7 +12,8 @@ import {
   type JobState,
 } from './job.js';
 import { writeBody } from './jobRow.js';
-import { runningOfOwner, withinLimit } from './queueOrder.js';
+import { endAttempt, relabelAttempts } from '../usage/attemptUse.js';
+import { runningOfOwner, withinLimits, type ClaimLimits } from './queueOrder.js';
 
 /** Columns of a job that a change may set beside its state. */
 export type JobPatch = Omit<
@@ -61,7 +62,7 @@ export class JobChange {
 
   async insert(newRow: NewJobRow, labels: Record<string, string>): Promise<JobRow> {
     const row = await this.trx.insertInto('jobs').values(newRow).returningAll().executeTakeFirstOrThrow();
-    await this.setLabels(row.id, labels);
+    await this.setLabels(row, labels);
     return await this.append(row, 0, [
       {
         timeMs: this.nowMs,
@@ -71,7 +72,7 @@ export class JobChange {
   }
 
   /**
-   * Waits until no other server claims by a limit of owners: two that count together would both take the last place, and one that holds
+   * Waits until no other server claims by a limit of owners or tenants: two that count together would both take the last place, and one that holds
    * the first row would leave the other a later job of the same owner.
    */
   async takeTurn(): Promise<void> {
@@ -91,7 +92,7 @@ export class JobChange {
     reason: string,
     devices: readonly DeviceName[],
     leases: Leases,
-    ownerRunningMax = 0,
+    limits: ClaimLimits,
   ): Promise<JobRow | undefined> {
     const claimed = await this.trx
       .updateTable('jobs')
@@ -113,7 +114,7 @@ export class JobChange {
           .where('delete_time_ms', 'is', null)
           .where('not_before_ms', '<=', this.nowMs)
           .where(mayRunOn(devices))
-          .where(withinLimit(ownerRunningMax))
+          .where(withinLimits(limits))
           .orderBy('priority', 'desc')
           .orderBy(runningOfOwner)
           .orderBy('create_time_ms')
@@ -141,6 +142,7 @@ export class JobChange {
   ): Promise<JobRow> {
     if (!transitions[row.state].includes(to))
       throw new Error(`Job ${row.id} cannot go from ${row.state} to ${to}`);
+    if (hasTrainer(row.state) && !hasTrainer(to)) await endAttempt(this.trx, row, this.nowMs);
     const attempt = patch.attempt ?? (hasTrainer(row.state) ? row.attempt : 0);
     return await this.append(
       row,
@@ -160,10 +162,11 @@ export class JobChange {
   }
 
   /** The rows by which jobs are found; the job's own row has its labels too. */
-  async setLabels(jobId: string, labels: Record<string, string>): Promise<void> {
-    await this.trx.deleteFrom('job_labels').where('job_id', '=', jobId).execute();
-    const pairs = Object.entries(labels).map(([key, value]) => ({ job_id: jobId, key, value }));
+  async setLabels(row: JobRow, labels: Record<string, string>): Promise<void> {
+    await this.trx.deleteFrom('job_labels').where('job_id', '=', row.id).execute();
+    const pairs = Object.entries(labels).map(([key, value]) => ({ job_id: row.id, key, value }));
     if (pairs.length > 0) await this.trx.insertInto('job_labels').values(pairs).execute();
+    await relabelAttempts(this.trx, row, labels);
   }
 
   /** Changes something of a job that is no event, such as a wish. */

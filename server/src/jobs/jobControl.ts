@@ -102,7 +102,7 @@ export class JobControl {
       const labels = { ...(JSON.parse(row.labels) as Record<string, string>), ...wish.labels };
       for (const key of wish.removedLabels) delete labels[key];
       patch.labels = JSON.stringify(labels);
-      await change.setLabels(jobId, labels);
+      await change.setLabels(row, labels);
       return await change.update(row, patch);
     });
   }

@@ -2,7 +2,7 @@ import { readStoredRunSpec, type DeviceChoice, type RunSpec } from '@relora/engi
 import type { ExpressionBuilder, ExpressionWrapper, SqlBool } from 'kysely';
 import type { Schema } from '../store/schema.js';
 import type { JobChange } from './jobChange.js';
-import { runningOfOwner, withinLimit } from './queueOrder.js';
+import { runningOfOwner, withinLimits, type ClaimLimits } from './queueOrder.js';
 
 /** What a job runs on, by name. */
 export type DeviceName = Exclude<DeviceChoice, 'auto'>;
@@ -38,7 +38,7 @@ export async function resolveFirst(
   change: JobChange,
   free: FreeDevices['free'],
   resolve: FreeDevices['resolve'],
-  ownerRunningMax: number,
+  limits: ClaimLimits,
 ): Promise<void> {
   for (;;) {
     const first = await change.trx
@@ -48,7 +48,7 @@ export async function resolveFirst(
       .where('delete_time_ms', 'is', null)
       .where('not_before_ms', '<=', change.nowMs)
       .where(mayRunOn([...free, 'auto']))
-      .where(withinLimit(ownerRunningMax))
+      .where(withinLimits(limits))
       .orderBy('priority', 'desc')
       .orderBy(runningOfOwner)
       .orderBy('create_time_ms')

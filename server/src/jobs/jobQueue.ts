@@ -17,6 +17,8 @@ import { toJob } from './jobRow.js';
 import { defaultTenant, idIn, nameOf, withId } from '../store/tenantIds.js';
 import { queuePositions } from './queueOrder.js';
 import { insertUpdates } from './jobUpdates.js';
+import { beginAttempt } from '../usage/attemptUse.js';
+import { Quotas, type ClosedTenants } from '../quotas/quotas.js';
 
 export interface NewJob {
   /** Of the store, see tenantIds.ts; null: the queue makes one of the tenant that sorts by time. */
@@ -52,12 +54,15 @@ export interface GoneJob {
   goneJobId: string;
 }
 
+const noneClosed: ClosedTenants = { tenants: [], lookAgainMs: null };
+
 /** Jobs that wait for a slot: rows of the jobs table in the state queued, highest priority first, then oldest first. */
 export class JobQueue {
   constructor(
     private readonly journal: JobJournal,
     private readonly leases: Leases,
     private readonly options: { jobsMax: number; ownerRunningMax?: number },
+    private readonly quotas = new Quotas(),
   ) {}
 
   /** The job that a request made earlier, whatever has become of its data set or of the limits since; undefined for a new request. */
@@ -78,7 +83,10 @@ export class JobQueue {
     });
   }
 
-  /** Stores a job and queues it; when this resolves the job survives any crash. A repeated request does not need a place. */
+  /**
+   * Stores a job and queues it; when this resolves the job survives any crash. A repeated request does not need a place. Throws
+   * QUOTA_EXCEEDED.
+   */
   async submit(newJob: NewJob): Promise<Submission> {
     return await this.journal.change(async (change): Promise<Submission> => {
       const { nowMs } = change;
@@ -98,6 +106,8 @@ export class JobQueue {
         if (request) await releaseRequest(change.trx, request);
         return refusal;
       }
+      await this.quotas.requireQueuePlace(change.trx, tenant);
+      await this.quotas.requireBytes(change.trx, tenant, 0);
 
       const values = {
         id,
@@ -145,7 +155,7 @@ export class JobQueue {
 
   /**
    * Takes the first job that may start on a free device: it is `starting` with a new attempt, durably, when this resolves. With nothing to
-   * take it says when the first job that waits after a crash may start, or null when the queue is empty.
+   * take it says when to look again, since a job waits after a crash or for device hours; null where only an event can change something.
    */
   async claimNext({
     free,
@@ -153,12 +163,18 @@ export class JobQueue {
   }: FreeDevices): Promise<{ job: Job; device: DeviceName } | { notBeforeMs: number | null }> {
     return await this.journal.change(async (change) => {
       const { ownerRunningMax = 0 } = this.options;
-      if (ownerRunningMax > 0) await change.takeTurn();
-      await resolveFirst(change, free, resolve, ownerRunningMax);
-      const claimed = await change.claim('A trainer is being started', free, this.leases, ownerRunningMax);
+      const { mayClose } = this.quotas;
+      if (ownerRunningMax > 0 || mayClose) await change.takeTurn();
+      const closed = mayClose ? await this.quotas.closedTenants(change.trx, change.nowMs) : noneClosed;
+      const limits = { ownerRunningMax, closedTenants: closed.tenants };
+      await resolveFirst(change, free, resolve, limits);
+      const claimed = await change.claim('A trainer is being started', free, this.leases, limits);
       if (claimed !== undefined) {
-        const device = readDevices(claimed.devices).find((name) => free.some((other) => other === name));
-        return { job: toJob(claimed), device: device as DeviceName };
+        const device = readDevices(claimed.devices).find((name) =>
+          free.some((other) => other === name),
+        ) as DeviceName;
+        await beginAttempt(change.trx, claimed, device, change.nowMs);
+        return { job: toJob(claimed), device };
       }
       const { first } = await change.trx
         .selectFrom('jobs')
@@ -167,7 +183,8 @@ export class JobQueue {
         .where('delete_time_ms', 'is', null)
         .where('not_before_ms', '>', change.nowMs) // the rest waits for others
         .executeTakeFirstOrThrow();
-      return { notBeforeMs: first };
+      const times = [first, closed.lookAgainMs].filter((time) => time !== null);
+      return { notBeforeMs: times.length === 0 ? null : Math.min(...times) };
     });
   }
 

@@ -22,10 +22,20 @@ export function runningOfOwner(eb: ExpressionBuilder<Schema, 'jobs'>): Expressio
     .$asScalar();
 }
 
-/** The condition of a job whose owner may run one more; 0 for no limit. */
-export function withinLimit(ownerRunningMax: number) {
+/** Whose jobs wait whatever is free. */
+export interface ClaimLimits {
+  /** 0 for no limit. */
+  ownerRunningMax: number;
+  closedTenants: readonly string[];
+}
+
+/** The condition of a job whose owner and tenant may run one more. */
+export function withinLimits({ ownerRunningMax, closedTenants }: ClaimLimits) {
   return (eb: ExpressionBuilder<Schema, 'jobs'>): Expression<SqlBool> =>
-    ownerRunningMax > 0 ? eb(runningOfOwner(eb), '<', ownerRunningMax) : eb.lit(true);
+    eb.and([
+      ownerRunningMax > 0 ? eb(runningOfOwner(eb), '<', ownerRunningMax) : eb.lit(true),
+      closedTenants.length > 0 ? eb('jobs.tenant', 'not in', closedTenants) : eb.lit(true),
+    ]);
 }
 
 interface QueuedRow {

@@ -83,6 +83,7 @@ export class Janitor {
       async () => await this.removeStrays(),
       async () => void (await db.deleteFrom('requests').where('expire_time_ms', '<=', Date.now()).execute()),
       async () => await this.expireAudit(),
+      async () => await this.expireUsage(),
       async () => this.parts.onDiskUse(await disk.read()),
     ];
     for (const step of steps) if (!this.isStopping) await this.attempt(step);
@@ -93,6 +94,13 @@ export class Janitor {
     if (config.auditDays === 0) return;
     const beforeMs = Date.now() - config.auditDays * 86_400_000;
     await db.deleteFrom('audit').where('time_ms', '<', beforeMs).execute();
+  }
+
+  private async expireUsage(): Promise<void> {
+    const { db, config } = this.parts;
+    if (config.usageDays === 0) return;
+    const beforeMs = Date.now() - config.usageDays * 86_400_000;
+    await db.deleteFrom('attempts').where('end_time_ms', '<', beforeMs).execute();
   }
 
   /** Ended jobs that the settings do not keep are deleted, and can be undeleted as long as any. */

@@ -165,6 +165,29 @@ const tenantsAndLeases = `
     result text not null
   ) strict;
   create index audit_by_time on audit (time_ms);
+  create table attempts (
+    job_id text not null,
+    job_create_time_ms integer not null,
+    attempt integer not null,
+    tenant text not null,
+    labels text not null,
+    device text not null,
+    start_time_ms integer not null,
+    end_time_ms integer,
+    primary key (job_id, job_create_time_ms, attempt)
+  ) strict;
+  create index attempts_by_tenant on attempts (tenant, end_time_ms);
+  create table attempt_months (
+    job_id text not null,
+    job_create_time_ms integer not null,
+    attempt integer not null,
+    month text not null,
+    device_ms integer not null,
+    step_seconds real not null,
+    tokens integer not null,
+    primary key (job_id, job_create_time_ms, attempt, month),
+    foreign key (job_id, job_create_time_ms, attempt) references attempts on delete cascade
+  ) strict;
   create table blob_chunks (
     blob text not null,
     chunk_index integer not null,
@@ -338,6 +361,17 @@ export const migrations: readonly Migration[] = [
   update datasets set tokenizer_json = json_extract(spec, '$.tokenizer.tokenizerJson'),
     spec = json_remove(spec, '$.tokenizer.tokenizerJson')
     where json_extract(spec, '$.tokenizer.kind') = 'huggingFace';
+  insert into attempts
+    select job_id, create_time_ms, events.attempt, 'default', labels, json_extract(spec, '$.device'), min(time_ms),
+      max(case when json_extract(body, '$.to') not in ('starting', 'running') then time_ms end)
+    from events join jobs on jobs.id = job_id
+    where events.attempt > 0 and json_extract(body, '$.kind') = 'state' group by job_id, events.attempt;
+  insert into attempt_months
+    select events.job_id, job_create_time_ms, events.attempt, strftime('%Y-%m', time_ms / 1000, 'unixepoch') as month,
+      max(time_ms) - min(time_ms), coalesce(sum(json_extract(body, '$.stepSeconds')), 0),
+      coalesce(sum(case when json_extract(body, '$.kind') = 'step' then json_extract(body, '$.tokenCount') end), 0)
+    from events join attempts on attempts.job_id = events.job_id and attempts.attempt = events.attempt
+    group by events.job_id, events.attempt, month;
   insert into job_labels select jobs.id, label.key, label.value from jobs, json_each(jobs.labels) as label;
 `,
     postgres: tenantsAndLeases,

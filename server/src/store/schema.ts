@@ -19,6 +19,8 @@ export interface Schema {
   checkpoints: CheckpointRow;
   artifacts: ArtifactTable;
   artifact_files: ArtifactFileRow;
+  attempts: AttemptRow;
+  attempt_months: AttemptMonthRow;
   audit: AuditRow;
   blob_chunks: BlobChunkRow;
   blob_files: BlobFileRow;
@@ -64,6 +66,37 @@ interface Leased {
 interface Fenced extends Leased {
   /** Rises with every lease: a write that names an older one is refused. */
   epoch: Generated<number>;
+}
+
+/**
+ * An attempt at a job, for whom and on what: rows outlive the job, whose name may be used again. `end_time_ms` is null while it runs;
+ * that of one that a dead server left is the time of its last event.
+ */
+export interface AttemptRow {
+  job_id: string;
+  job_create_time_ms: number;
+  attempt: number;
+  tenant: string;
+  /** As the job has or last had them. */
+  labels: string;
+  /** Name of what it was claimed for. */
+  device: string;
+  start_time_ms: number;
+  end_time_ms: number | null;
+}
+
+/** What an attempt took in a month, by the time of its events; see usage.ts. */
+export interface AttemptMonthRow {
+  job_id: string;
+  job_create_time_ms: number;
+  attempt: number;
+  /** 2026-11, of UTC. */
+  month: string;
+  /** Time in which it held its device. */
+  device_ms: number;
+  /** Of its steps. */
+  step_seconds: number;
+  tokens: number;
 }
 
 /** Who changed what; ids sort by time. */

@@ -7,6 +7,7 @@ import type { WeightsRow } from '../store/schema.js';
 import type { Naming, Stage } from '../store/stage.js';
 import { timedId } from '../store/timedId.js';
 import type { Weights, WeightsFile, WeightsReport } from './weights.js';
+import { Quotas } from '../quotas/quotas.js';
 import { defaultTenant, idIn, nameOf } from '../store/tenantIds.js';
 
 export interface WeightsCursor {
@@ -29,6 +30,7 @@ export class WeightsStore {
     private readonly db: Database,
     private readonly dataFolder: string,
     private readonly stage: Stage,
+    private readonly quotas = new Quotas(),
   ) {}
 
   /** Where the files lie: what the engine opens. */
@@ -71,7 +73,7 @@ export class WeightsStore {
     return { weights, next: last === undefined ? null : { createTimeMs: last.createTimeMs, id: last.id } };
   }
 
-  /** Stores new weights, or finds those with the same id and files for an upload that resumes. `conflict`: other files. */
+  /** Stores new weights, or finds those with the same id and files for an upload that resumes. `conflict`: other files. Throws QUOTA_EXCEEDED. */
   async register(weights: NewWeights): Promise<Weights | 'conflict'> {
     const nowMs = Date.now();
     const { tenant = defaultTenant, displayName, files } = weights;
@@ -104,6 +106,8 @@ export class WeightsStore {
         .returning('id')
         .executeTakeFirst();
       if (added === undefined) return false;
+      const newBytes = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+      await this.quotas.requireBytes(trx, tenant, newBytes);
       // A statement takes only so many values.
       for (let first = 0; first < rows.length; first += filesInStatement)
         await trx

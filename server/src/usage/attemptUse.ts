@@ -1,0 +1,141 @@
+import type { Transaction } from 'kysely';
+import type { JobRow, Schema } from '../store/schema.js';
+
+type Trx = Transaction<Schema>;
+
+/** What steps took: at which time, how long, how many tokens. */
+export interface StepUse {
+  timeMs: number;
+  seconds: number;
+  tokens: number;
+}
+
+/** An attempt at a job begins; what it takes is added up until it ends, and kept when the job is gone. */
+export async function beginAttempt(
+  trx: Trx,
+  row: Pick<JobRow, 'id' | 'create_time_ms' | 'attempt' | 'tenant' | 'labels'>,
+  device: string,
+  nowMs: number,
+): Promise<void> {
+  const { tenant, labels } = row;
+  await trx
+    .insertInto('attempts')
+    .values({ ...keyOf(row), tenant, labels, device, start_time_ms: nowMs, end_time_ms: null })
+    .execute();
+}
+
+/** Adds what its steps took. Until when it held its device is known by this, too, should nobody see it end. */
+export async function addSteps(
+  trx: Trx,
+  row: AttemptOf,
+  steps: readonly StepUse[],
+  nowMs: number,
+): Promise<void> {
+  const attempt = await ofAttempt(trx, row)
+    .select('start_time_ms')
+    .where('end_time_ms', 'is', null)
+    .executeTakeFirst();
+  if (attempt !== undefined) await addToMonths(trx, row, attempt.start_time_ms, nowMs, steps);
+}
+
+/** An attempt that has ended already stays as it is. */
+export async function endAttempt(trx: Trx, row: AttemptOf, endTimeMs: number): Promise<void> {
+  const { job_id, job_create_time_ms, attempt } = keyOf(row);
+  const ended = await trx
+    .updateTable('attempts')
+    .set({ end_time_ms: endTimeMs })
+    .where('job_id', '=', job_id)
+    .where('job_create_time_ms', '=', job_create_time_ms)
+    .where('attempt', '=', attempt)
+    .where('end_time_ms', 'is', null)
+    .returning('start_time_ms')
+    .executeTakeFirst();
+  if (ended !== undefined) await addToMonths(trx, row, ended.start_time_ms, endTimeMs, []);
+}
+
+/** The labels by which its use is looked at are those that the job has at last. */
+export async function relabelAttempts(
+  trx: Trx,
+  row: Pick<JobRow, 'id' | 'create_time_ms'>,
+  labels: Record<string, string>,
+): Promise<void> {
+  await trx
+    .updateTable('attempts')
+    .set({ labels: JSON.stringify(labels) })
+    .where('job_id', '=', row.id)
+    .where('job_create_time_ms', '=', row.create_time_ms)
+    .execute();
+}
+
+type AttemptOf = Pick<JobRow, 'id' | 'create_time_ms' | 'attempt'>;
+
+function keyOf({ id, create_time_ms, attempt }: AttemptOf) {
+  return { job_id: id, job_create_time_ms: create_time_ms, attempt };
+}
+
+function ofAttempt(trx: Trx, row: AttemptOf) {
+  const { job_id, job_create_time_ms, attempt } = keyOf(row);
+  return trx
+    .selectFrom('attempts')
+    .where('job_id', '=', job_id)
+    .where('job_create_time_ms', '=', job_create_time_ms)
+    .where('attempt', '=', attempt);
+}
+
+/** A run of many months has a row for each; all but the last are whole by then. */
+async function addToMonths(
+  trx: Trx,
+  row: AttemptOf,
+  startTimeMs: number,
+  endTimeMs: number,
+  steps: readonly StepUse[],
+): Promise<void> {
+  for (const { month, fromMs, untilMs } of monthsBetween(startTimeMs, endTimeMs)) {
+    const ofMonth = steps.filter(({ timeMs }) => monthOf(clamp(timeMs, startTimeMs, endTimeMs)) === month);
+    const sum = (of: (step: StepUse) => number): number =>
+      ofMonth.reduce((total, step) => total + of(step), 0);
+    await trx
+      .insertInto('attempt_months')
+      .values({
+        ...keyOf(row),
+        month,
+        device_ms: untilMs - fromMs,
+        step_seconds: sum(({ seconds }) => seconds),
+        tokens: sum(({ tokens }) => tokens),
+      })
+      .onConflict((conflict) =>
+        conflict.columns(['job_id', 'job_create_time_ms', 'attempt', 'month']).doUpdateSet((eb) => ({
+          device_ms: eb.ref('excluded.device_ms'),
+          step_seconds: eb('attempt_months.step_seconds', '+', eb.ref('excluded.step_seconds')),
+          tokens: eb('attempt_months.tokens', '+', eb.ref('excluded.tokens')),
+        })),
+      )
+      .execute();
+  }
+}
+
+/** 2026-11, of UTC. */
+export function monthOf(timeMs: number): string {
+  return new Date(timeMs).toISOString().slice(0, 7);
+}
+
+/** The parts of a time in each of its months. */
+export function monthsBetween(
+  startTimeMs: number,
+  endTimeMs: number,
+): { month: string; fromMs: number; untilMs: number }[] {
+  const parts: { month: string; fromMs: number; untilMs: number }[] = [];
+  for (let fromMs = startTimeMs; ;) {
+    const date = new Date(fromMs);
+    const nextMs = Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1);
+    // A clock that was set back makes no time negative.
+    const untilMs = Math.max(fromMs, Math.min(nextMs, endTimeMs));
+    parts.push({ month: monthOf(fromMs), fromMs, untilMs });
+    if (nextMs > endTimeMs) return parts;
+    fromMs = nextMs;
+  }
+}
+
+function clamp(value: number, min: number, max: number): number {
+  return Math.max(min, Math.min(max, value));
+}
