@@ -41,7 +41,11 @@ async function ofJournal(parts: Parts, jobId: string) {
   return {
     attemptCount: all.length,
     tokens: sum(({ tokens }) => tokens),
-    stepSeconds: sum(({ seconds }) => seconds),
+    // Sums of the same numbers in another order.
+    stepSeconds: expect.closeTo(
+      sum(({ seconds }) => seconds),
+      9,
+    ) as number,
     deviceMs: sum(({ startMs, endMs }) => endMs - startMs),
   };
 }
@@ -120,7 +124,10 @@ describe.each(stores)('usage on $name', ({ url, skip }) => {
       const key = { jobId: id, attempt: (await claim(parts)).attempt };
       await parts.attempts.started(key, execution, 0);
       await parts.attempts.append(key, [stepEvent(0)]);
-      const expected = await ofJournal(parts, id);
+      const row = await parts.db.selectFrom('attempts').selectAll().executeTakeFirstOrThrow();
+      // Events are stored a moment after a trainer saw them; the clock of the store counts.
+      const deviceMs = (await parts.store.find(id))!.updateTimeMs - row.start_time_ms;
+      const expected = { ...(await ofJournal(parts, id)), deviceMs };
       expect(await total(parts, ['job'])).toMatchObject([expected]);
       // The server was away for an hour.
       await parts.db
