@@ -14,6 +14,158 @@ export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/server_service.proto";
 
+/** By what usage is added up. */
+export const UsageDimension = {
+  /** UNSPECIFIED - Not set. */
+  UNSPECIFIED: "USAGE_DIMENSION_UNSPECIFIED",
+  /** JOB - Each job by itself. */
+  JOB: "USAGE_DIMENSION_JOB",
+  /** TENANT - Each tenant. */
+  TENANT: "USAGE_DIMENSION_TENANT",
+  /** MONTH - Each month of UTC. */
+  MONTH: "USAGE_DIMENSION_MONTH",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type UsageDimension = typeof UsageDimension[keyof typeof UsageDimension];
+
+export namespace UsageDimension {
+  export type UNSPECIFIED = typeof UsageDimension.UNSPECIFIED;
+  export type JOB = typeof UsageDimension.JOB;
+  export type TENANT = typeof UsageDimension.TENANT;
+  export type MONTH = typeof UsageDimension.MONTH;
+  export type UNRECOGNIZED = typeof UsageDimension.UNRECOGNIZED;
+}
+
+export function usageDimensionFromJSON(object: any): UsageDimension {
+  switch (object) {
+    case 0:
+    case "USAGE_DIMENSION_UNSPECIFIED":
+      return UsageDimension.UNSPECIFIED;
+    case 1:
+    case "USAGE_DIMENSION_JOB":
+      return UsageDimension.JOB;
+    case 2:
+    case "USAGE_DIMENSION_TENANT":
+      return UsageDimension.TENANT;
+    case 3:
+    case "USAGE_DIMENSION_MONTH":
+      return UsageDimension.MONTH;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return UsageDimension.UNRECOGNIZED;
+  }
+}
+
+export function usageDimensionToJSON(object: UsageDimension): string {
+  switch (object) {
+    case UsageDimension.UNSPECIFIED:
+      return "USAGE_DIMENSION_UNSPECIFIED";
+    case UsageDimension.JOB:
+      return "USAGE_DIMENSION_JOB";
+    case UsageDimension.TENANT:
+      return "USAGE_DIMENSION_TENANT";
+    case UsageDimension.MONTH:
+      return "USAGE_DIMENSION_MONTH";
+    case UsageDimension.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function usageDimensionToNumber(object: UsageDimension): number {
+  switch (object) {
+    case UsageDimension.UNSPECIFIED:
+      return 0;
+    case UsageDimension.JOB:
+      return 1;
+    case UsageDimension.TENANT:
+      return 2;
+    case UsageDimension.MONTH:
+      return 3;
+    case UsageDimension.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** Request of GetQuota. */
+export interface GetQuotaRequest {
+}
+
+/** Response of GetQuota. */
+export interface GetQuotaResponse {
+  /** The caller's. */
+  tenant: string;
+  /** `running_jobs`, `queued_jobs`, `bytes` and `device_hours`. */
+  quotas: QuotaUse[];
+}
+
+/** How much of one thing a tenant may have, and has. */
+export interface QuotaUse {
+  /** Its name. */
+  name: string;
+  /** What it has now. */
+  used: number;
+  /** What it may have; unset for no limit. */
+  max?:
+    | number
+    | undefined;
+  /** What is used counts for so many days; 0 where it counts while it is there. */
+  windowDays: number;
+}
+
+/** Request of GetUsage. */
+export interface GetUsageRequest {
+  /** By what to add up; all together when it is empty. */
+  groupBy: UsageDimension[];
+  /** Also by the values of this label; empty for none. */
+  label: string;
+  /** The first month, such as 2026-11; empty for all. */
+  firstMonth: string;
+  /** The last month; empty for all. */
+  lastMonth: string;
+  /** Of all tenants, in place of the caller's. For operators. */
+  allTenants: boolean;
+  /** Rows to return; 0 for 50, at most 500. */
+  pageSize: number;
+  /** next_page_token of the page before, or nothing for the first. */
+  pageToken: string;
+}
+
+/** Response of GetUsage. */
+export interface GetUsageResponse {
+  /** One for each group, ordered by tenant, month, job and label. */
+  rows: UsageRow[];
+  /** Empty at the end. */
+  nextPageToken: string;
+}
+
+/** What jobs took. What a crash had repeated counts each time, as it was computed each time. */
+export interface UsageRow {
+  /** Where it is added up by tenant. */
+  tenant: string;
+  /** `jobs/{job}`, where it is added up by job. */
+  job: string;
+  /** When that job was created: a name may be used again after a job is purged. */
+  jobCreateTime:
+    | Date
+    | undefined;
+  /** 2026-11 and so on, where it is added up by month. */
+  month: string;
+  /** Value of the label, where it is added up by one; empty for jobs without it. */
+  labelValue: string;
+  /** Attempts at jobs; in a month all that held a device in it. */
+  attemptCount: number;
+  /** Seconds of their steps. */
+  stepSeconds: number;
+  /** Tokens of their steps. */
+  tokens: number;
+  /** Hours in which they held a device, from the start of the trainer to its end; of a running one until its last event. */
+  deviceHours: number;
+}
+
 /** Request of ListAuditEntries. */
 export interface ListAuditEntriesRequest {
   /** Entries to return; 0 for 50, at most 500. */
@@ -188,6 +340,783 @@ export interface ModelPreset {
   /** Parameters outside embedding and head. */
   bodyParameterCount: number;
 }
+
+function createBaseGetQuotaRequest(): GetQuotaRequest {
+  return {};
+}
+
+export const GetQuotaRequest: MessageFns<GetQuotaRequest> = {
+  encode(_: GetQuotaRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetQuotaRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetQuotaRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(_: any): GetQuotaRequest {
+    return {};
+  },
+
+  toJSON(_: GetQuotaRequest): unknown {
+    const obj: any = {};
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetQuotaRequest>): GetQuotaRequest {
+    return GetQuotaRequest.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<GetQuotaRequest>): GetQuotaRequest {
+    const message = createBaseGetQuotaRequest();
+    return message;
+  },
+};
+
+function createBaseGetQuotaResponse(): GetQuotaResponse {
+  return { tenant: "", quotas: [] };
+}
+
+export const GetQuotaResponse: MessageFns<GetQuotaResponse> = {
+  encode(message: GetQuotaResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.tenant !== "") {
+      writer.uint32(10).string(message.tenant);
+    }
+    for (const v of message.quotas) {
+      QuotaUse.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetQuotaResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetQuotaResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.tenant = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.quotas.push(QuotaUse.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetQuotaResponse {
+    return {
+      tenant: isSet(object.tenant) ? globalThis.String(object.tenant) : "",
+      quotas: globalThis.Array.isArray(object?.quotas) ? object.quotas.map((e: any) => QuotaUse.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: GetQuotaResponse): unknown {
+    const obj: any = {};
+    if (message.tenant !== "") {
+      obj.tenant = message.tenant;
+    }
+    if (message.quotas?.length) {
+      obj.quotas = message.quotas.map((e) => QuotaUse.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetQuotaResponse>): GetQuotaResponse {
+    return GetQuotaResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetQuotaResponse>): GetQuotaResponse {
+    const message = createBaseGetQuotaResponse();
+    message.tenant = object.tenant ?? "";
+    message.quotas = object.quotas?.map((e) => QuotaUse.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseQuotaUse(): QuotaUse {
+  return { name: "", used: 0, max: undefined, windowDays: 0 };
+}
+
+export const QuotaUse: MessageFns<QuotaUse> = {
+  encode(message: QuotaUse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.used !== 0) {
+      writer.uint32(17).double(message.used);
+    }
+    if (message.max !== undefined) {
+      writer.uint32(25).double(message.max);
+    }
+    if (message.windowDays !== 0) {
+      writer.uint32(33).double(message.windowDays);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): QuotaUse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseQuotaUse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.used = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.max = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.windowDays = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): QuotaUse {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      used: isSet(object.used) ? globalThis.Number(object.used) : 0,
+      max: isSet(object.max) ? globalThis.Number(object.max) : undefined,
+      windowDays: isSet(object.windowDays)
+        ? globalThis.Number(object.windowDays)
+        : isSet(object.window_days)
+        ? globalThis.Number(object.window_days)
+        : 0,
+    };
+  },
+
+  toJSON(message: QuotaUse): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.used !== 0) {
+      obj.used = floatToJson(message.used);
+    }
+    if (message.max !== undefined) {
+      obj.max = floatToJson(message.max);
+    }
+    if (message.windowDays !== 0) {
+      obj.windowDays = floatToJson(message.windowDays);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<QuotaUse>): QuotaUse {
+    return QuotaUse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<QuotaUse>): QuotaUse {
+    const message = createBaseQuotaUse();
+    message.name = object.name ?? "";
+    message.used = object.used ?? 0;
+    message.max = object.max ?? undefined;
+    message.windowDays = object.windowDays ?? 0;
+    return message;
+  },
+};
+
+function createBaseGetUsageRequest(): GetUsageRequest {
+  return { groupBy: [], label: "", firstMonth: "", lastMonth: "", allTenants: false, pageSize: 0, pageToken: "" };
+}
+
+export const GetUsageRequest: MessageFns<GetUsageRequest> = {
+  encode(message: GetUsageRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.groupBy.length !== 0) {
+      writer.uint32(10).fork();
+      for (const v of message.groupBy) {
+        writer.int32(usageDimensionToNumber(v));
+      }
+      writer.join();
+    }
+    if (message.label !== "") {
+      writer.uint32(18).string(message.label);
+    }
+    if (message.firstMonth !== "") {
+      writer.uint32(26).string(message.firstMonth);
+    }
+    if (message.lastMonth !== "") {
+      writer.uint32(34).string(message.lastMonth);
+    }
+    if (message.allTenants !== false) {
+      writer.uint32(40).bool(message.allTenants);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(48).int32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(58).string(message.pageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetUsageRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetUsageRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag === 8) {
+              message.groupBy.push(usageDimensionFromJSON(reader.int32()));
+
+              continue;
+            }
+
+            if (tag === 10) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.groupBy.push(usageDimensionFromJSON(reader.int32()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.label = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.firstMonth = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.lastMonth = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.allTenants = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.pageSize = reader.int32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetUsageRequest {
+    return {
+      groupBy: globalThis.Array.isArray(object?.groupBy)
+        ? object.groupBy.map((e: any) => usageDimensionFromJSON(e))
+        : globalThis.Array.isArray(object?.group_by)
+        ? object.group_by.map((e: any) => usageDimensionFromJSON(e))
+        : [],
+      label: isSet(object.label) ? globalThis.String(object.label) : "",
+      firstMonth: isSet(object.firstMonth)
+        ? globalThis.String(object.firstMonth)
+        : isSet(object.first_month)
+        ? globalThis.String(object.first_month)
+        : "",
+      lastMonth: isSet(object.lastMonth)
+        ? globalThis.String(object.lastMonth)
+        : isSet(object.last_month)
+        ? globalThis.String(object.last_month)
+        : "",
+      allTenants: isSet(object.allTenants)
+        ? globalThis.Boolean(object.allTenants)
+        : isSet(object.all_tenants)
+        ? globalThis.Boolean(object.all_tenants)
+        : false,
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: GetUsageRequest): unknown {
+    const obj: any = {};
+    if (message.groupBy?.length) {
+      obj.groupBy = message.groupBy.map((e) => usageDimensionToJSON(e));
+    }
+    if (message.label !== "") {
+      obj.label = message.label;
+    }
+    if (message.firstMonth !== "") {
+      obj.firstMonth = message.firstMonth;
+    }
+    if (message.lastMonth !== "") {
+      obj.lastMonth = message.lastMonth;
+    }
+    if (message.allTenants !== false) {
+      obj.allTenants = message.allTenants;
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetUsageRequest>): GetUsageRequest {
+    return GetUsageRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetUsageRequest>): GetUsageRequest {
+    const message = createBaseGetUsageRequest();
+    message.groupBy = object.groupBy?.map((e) => e) || [];
+    message.label = object.label ?? "";
+    message.firstMonth = object.firstMonth ?? "";
+    message.lastMonth = object.lastMonth ?? "";
+    message.allTenants = object.allTenants ?? false;
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseGetUsageResponse(): GetUsageResponse {
+  return { rows: [], nextPageToken: "" };
+}
+
+export const GetUsageResponse: MessageFns<GetUsageResponse> = {
+  encode(message: GetUsageResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.rows) {
+      UsageRow.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetUsageResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetUsageResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.rows.push(UsageRow.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetUsageResponse {
+    return {
+      rows: globalThis.Array.isArray(object?.rows) ? object.rows.map((e: any) => UsageRow.fromJSON(e)) : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: GetUsageResponse): unknown {
+    const obj: any = {};
+    if (message.rows?.length) {
+      obj.rows = message.rows.map((e) => UsageRow.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetUsageResponse>): GetUsageResponse {
+    return GetUsageResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetUsageResponse>): GetUsageResponse {
+    const message = createBaseGetUsageResponse();
+    message.rows = object.rows?.map((e) => UsageRow.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseUsageRow(): UsageRow {
+  return {
+    tenant: "",
+    job: "",
+    jobCreateTime: undefined,
+    month: "",
+    labelValue: "",
+    attemptCount: 0,
+    stepSeconds: 0,
+    tokens: 0,
+    deviceHours: 0,
+  };
+}
+
+export const UsageRow: MessageFns<UsageRow> = {
+  encode(message: UsageRow, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.tenant !== "") {
+      writer.uint32(10).string(message.tenant);
+    }
+    if (message.job !== "") {
+      writer.uint32(18).string(message.job);
+    }
+    if (message.jobCreateTime !== undefined) {
+      Timestamp.encode(toTimestamp(message.jobCreateTime), writer.uint32(26).fork()).join();
+    }
+    if (message.month !== "") {
+      writer.uint32(34).string(message.month);
+    }
+    if (message.labelValue !== "") {
+      writer.uint32(42).string(message.labelValue);
+    }
+    if (message.attemptCount !== 0) {
+      writer.uint32(48).int64(message.attemptCount);
+    }
+    if (message.stepSeconds !== 0) {
+      writer.uint32(57).double(message.stepSeconds);
+    }
+    if (message.tokens !== 0) {
+      writer.uint32(64).int64(message.tokens);
+    }
+    if (message.deviceHours !== 0) {
+      writer.uint32(73).double(message.deviceHours);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UsageRow {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUsageRow();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.tenant = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.job = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.jobCreateTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.month = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.labelValue = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.attemptCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.stepSeconds = reader.double();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.tokens = longToNumber(reader.int64());
+            continue;
+          }
+          case 9: {
+            if (tag !== 73) {
+              break;
+            }
+
+            message.deviceHours = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UsageRow {
+    return {
+      tenant: isSet(object.tenant) ? globalThis.String(object.tenant) : "",
+      job: isSet(object.job) ? globalThis.String(object.job) : "",
+      jobCreateTime: isSet(object.jobCreateTime)
+        ? fromJsonTimestamp(object.jobCreateTime)
+        : isSet(object.job_create_time)
+        ? fromJsonTimestamp(object.job_create_time)
+        : undefined,
+      month: isSet(object.month) ? globalThis.String(object.month) : "",
+      labelValue: isSet(object.labelValue)
+        ? globalThis.String(object.labelValue)
+        : isSet(object.label_value)
+        ? globalThis.String(object.label_value)
+        : "",
+      attemptCount: isSet(object.attemptCount)
+        ? globalThis.Number(object.attemptCount)
+        : isSet(object.attempt_count)
+        ? globalThis.Number(object.attempt_count)
+        : 0,
+      stepSeconds: isSet(object.stepSeconds)
+        ? globalThis.Number(object.stepSeconds)
+        : isSet(object.step_seconds)
+        ? globalThis.Number(object.step_seconds)
+        : 0,
+      tokens: isSet(object.tokens) ? globalThis.Number(object.tokens) : 0,
+      deviceHours: isSet(object.deviceHours)
+        ? globalThis.Number(object.deviceHours)
+        : isSet(object.device_hours)
+        ? globalThis.Number(object.device_hours)
+        : 0,
+    };
+  },
+
+  toJSON(message: UsageRow): unknown {
+    const obj: any = {};
+    if (message.tenant !== "") {
+      obj.tenant = message.tenant;
+    }
+    if (message.job !== "") {
+      obj.job = message.job;
+    }
+    if (message.jobCreateTime !== undefined) {
+      obj.jobCreateTime = message.jobCreateTime.toISOString();
+    }
+    if (message.month !== "") {
+      obj.month = message.month;
+    }
+    if (message.labelValue !== "") {
+      obj.labelValue = message.labelValue;
+    }
+    if (message.attemptCount !== 0) {
+      obj.attemptCount = Math.round(message.attemptCount);
+    }
+    if (message.stepSeconds !== 0) {
+      obj.stepSeconds = floatToJson(message.stepSeconds);
+    }
+    if (message.tokens !== 0) {
+      obj.tokens = Math.round(message.tokens);
+    }
+    if (message.deviceHours !== 0) {
+      obj.deviceHours = floatToJson(message.deviceHours);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UsageRow>): UsageRow {
+    return UsageRow.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UsageRow>): UsageRow {
+    const message = createBaseUsageRow();
+    message.tenant = object.tenant ?? "";
+    message.job = object.job ?? "";
+    message.jobCreateTime = object.jobCreateTime ?? undefined;
+    message.month = object.month ?? "";
+    message.labelValue = object.labelValue ?? "";
+    message.attemptCount = object.attemptCount ?? 0;
+    message.stepSeconds = object.stepSeconds ?? 0;
+    message.tokens = object.tokens ?? 0;
+    message.deviceHours = object.deviceHours ?? 0;
+    return message;
+  },
+};
 
 function createBaseListAuditEntriesRequest(): ListAuditEntriesRequest {
   return { pageSize: 0, pageToken: "", tenant: "", caller: "" };
@@ -2067,6 +2996,24 @@ export const ServerServiceDefinition = {
       responseStream: true,
       options: {},
     },
+    /** Says what the caller's tenant may have, and how much of it is used. */
+    getQuota: {
+      name: "GetQuota",
+      requestType: GetQuotaRequest as typeof GetQuotaRequest,
+      requestStream: false,
+      responseType: GetQuotaResponse as typeof GetQuotaResponse,
+      responseStream: false,
+      options: {},
+    },
+    /** Adds up what jobs took, by job, label, tenant and month, as their journals say; also of jobs that are gone. */
+    getUsage: {
+      name: "GetUsage",
+      requestType: GetUsageRequest as typeof GetUsageRequest,
+      requestStream: false,
+      responseType: GetUsageResponse as typeof GetUsageResponse,
+      responseStream: false,
+      options: {},
+    },
     /** Lists who changed what, from where and with what result, newest first. For operators. */
     listAuditEntries: {
       name: "ListAuditEntries",
@@ -2098,6 +3045,10 @@ export interface ServerServiceImplementation<CallContextExt = {}> {
     request: ScrubRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<ScrubResponse>>;
+  /** Says what the caller's tenant may have, and how much of it is used. */
+  getQuota(request: GetQuotaRequest, context: CallContext & CallContextExt): Promise<DeepPartial<GetQuotaResponse>>;
+  /** Adds up what jobs took, by job, label, tenant and month, as their journals say; also of jobs that are gone. */
+  getUsage(request: GetUsageRequest, context: CallContext & CallContextExt): Promise<DeepPartial<GetUsageResponse>>;
   /** Lists who changed what, from where and with what result, newest first. For operators. */
   listAuditEntries(
     request: ListAuditEntriesRequest,
@@ -2121,6 +3072,10 @@ export interface ServerServiceClient<CallOptionsExt = {}> {
    * Streams one answer for each file.
    */
   scrub(request: DeepPartial<ScrubRequest>, options?: CallOptions & CallOptionsExt): AsyncIterable<ScrubResponse>;
+  /** Says what the caller's tenant may have, and how much of it is used. */
+  getQuota(request: DeepPartial<GetQuotaRequest>, options?: CallOptions & CallOptionsExt): Promise<GetQuotaResponse>;
+  /** Adds up what jobs took, by job, label, tenant and month, as their journals say; also of jobs that are gone. */
+  getUsage(request: DeepPartial<GetUsageRequest>, options?: CallOptions & CallOptionsExt): Promise<GetUsageResponse>;
   /** Lists who changed what, from where and with what result, newest first. For operators. */
   listAuditEntries(
     request: DeepPartial<ListAuditEntriesRequest>,

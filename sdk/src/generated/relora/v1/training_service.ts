@@ -44,6 +44,10 @@ export const WaitReason = {
   OWNER_LIMIT: "WAIT_REASON_OWNER_LIMIT",
   /** NO_SERVER - No server runs jobs. */
   NO_SERVER: "WAIT_REASON_NO_SERVER",
+  /** RUNNING_QUOTA - As many jobs of its tenant run as may at once (quota running_jobs). */
+  RUNNING_QUOTA: "WAIT_REASON_RUNNING_QUOTA",
+  /** DEVICE_HOURS_QUOTA - Its tenant has used its device hours (quota device_hours). */
+  DEVICE_HOURS_QUOTA: "WAIT_REASON_DEVICE_HOURS_QUOTA",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -57,6 +61,8 @@ export namespace WaitReason {
   export type BACKING_OFF = typeof WaitReason.BACKING_OFF;
   export type OWNER_LIMIT = typeof WaitReason.OWNER_LIMIT;
   export type NO_SERVER = typeof WaitReason.NO_SERVER;
+  export type RUNNING_QUOTA = typeof WaitReason.RUNNING_QUOTA;
+  export type DEVICE_HOURS_QUOTA = typeof WaitReason.DEVICE_HOURS_QUOTA;
   export type UNRECOGNIZED = typeof WaitReason.UNRECOGNIZED;
 }
 
@@ -83,6 +89,12 @@ export function waitReasonFromJSON(object: any): WaitReason {
     case 6:
     case "WAIT_REASON_NO_SERVER":
       return WaitReason.NO_SERVER;
+    case 7:
+    case "WAIT_REASON_RUNNING_QUOTA":
+      return WaitReason.RUNNING_QUOTA;
+    case 8:
+    case "WAIT_REASON_DEVICE_HOURS_QUOTA":
+      return WaitReason.DEVICE_HOURS_QUOTA;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -106,6 +118,10 @@ export function waitReasonToJSON(object: WaitReason): string {
       return "WAIT_REASON_OWNER_LIMIT";
     case WaitReason.NO_SERVER:
       return "WAIT_REASON_NO_SERVER";
+    case WaitReason.RUNNING_QUOTA:
+      return "WAIT_REASON_RUNNING_QUOTA";
+    case WaitReason.DEVICE_HOURS_QUOTA:
+      return "WAIT_REASON_DEVICE_HOURS_QUOTA";
     case WaitReason.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -128,6 +144,10 @@ export function waitReasonToNumber(object: WaitReason): number {
       return 5;
     case WaitReason.NO_SERVER:
       return 6;
+    case WaitReason.RUNNING_QUOTA:
+      return 7;
+    case WaitReason.DEVICE_HOURS_QUOTA:
+      return 8;
     case WaitReason.UNRECOGNIZED:
     default:
       return -1;
