@@ -6,16 +6,7 @@ import { recoverJobs } from '../../server/dist/trainer/recoverJobs.js';
 import { addSteps, beginAttempt, endAttempt, monthsBetween } from '../../server/dist/usage/attemptUse.js';
 import { releasedFolder } from '../golden/releasedFolder.js';
 import { openApi, type Api } from './apiServer.js';
-import {
-  allEvents,
-  claim,
-  execution,
-  openParts,
-  stepEvent,
-  submit,
-  temporaryFolder,
-  type Parts,
-} from './parts.js';
+import { allEvents, claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
 import { stores } from './postgres.js';
 
 const rule = { attemptsWithoutProgressMax: 3, retryDelayMs: 0 };
