@@ -26,6 +26,9 @@ interface Entry<Detail> {
   retrySeconds?: number;
 }
 
+/** A request with more problems is refused at once: nothing else of it is looked at. */
+export const fieldProblemsMax = 100;
+
 /** Of one problem in a message, and of all of them as they travel: percent-encoded, which makes three of a space. */
 const problemLengthMax = 300;
 const problemsLengthMax = 1900;
@@ -639,7 +642,8 @@ function listProblems(problems: readonly FieldProblem[]): string {
     shown.push(text);
   }
   const more = problems.length - shown.length;
-  return `${shown.join('; ')}${more > 0 ? `; and ${more} more` : ''}`;
+  const least = problems.length < fieldProblemsMax ? '' : 'at least ';
+  return `${shown.join('; ')}${more > 0 ? `; and ${least}${more} more` : ''}`;
 }
 
 function encodedLength(text: string): number {

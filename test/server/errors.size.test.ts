@@ -1,9 +1,12 @@
 import { credentials, loadPackageDefinition, type Client } from '@grpc/grpc-js';
 import { loadFileDescriptorSetFromBuffer } from '@grpc/proto-loader';
 import { readFileSync } from 'node:fs';
-import { UploadDatasetRequest } from '@relora/sdk/contract';
+import { DatasetFile, UploadDatasetHeader, UploadDatasetRequest } from '@relora/sdk/contract';
 import { ReloraClient, ReloraError } from '@relora/sdk';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { parseDatasetHeader } from '../../server/dist/api/datasetHeader.js';
+import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
+import type { ServiceError } from '../../server/dist/errors.js';
 import { openApi, readRefusal } from './apiServer.js';
 import { beginCall, framed, rawSession } from './rawCalls.js';
 
@@ -45,9 +48,28 @@ describe('what is wrong with a request fits into the trailers of every client', 
       expect(refusal.fields.slice(0, 2)).toEqual(both);
       if (count === 1) expect(refusal.fields).toEqual(both);
       else expect(refusal.fields.length).toBeGreaterThan(15);
-      if (count > 1) expect(refusal.message).toMatch(/; and \d+ more$/);
+      if (count > 1) expect(refusal.message).toMatch(/; and at least \d+ more$/);
     });
   }
+
+  it('of which the first hundred end the work on it', async () => {
+    let lookedAt = 0;
+    const files = Array.from({ length: 1000 }, () =>
+      Object.defineProperty(DatasetFile.fromPartial({ fileName: 'a/b' }), 'sha256', {
+        get: () => (lookedAt++, 'no'),
+      }),
+    );
+    const { parts } = await openApi();
+    const header = UploadDatasetHeader.fromPartial({});
+    header.files = files;
+    const { reason, detail } = (await parseDatasetHeader(
+      { ...parts, allowedFolders: new AllowedFolders([]) },
+      'default',
+      header,
+    ).catch((error: unknown) => error)) as ServiceError<'REQUEST_INVALID'>;
+    expect([reason, detail.problems.length]).toEqual(['REQUEST_INVALID', 100]);
+    expect(lookedAt).toBeLessThan(300);
+  });
 
   it('names and paths of any length, in any script', async () => {
     const { address } = await openApi();

@@ -1,4 +1,4 @@
-import { quote, ServiceError, type FieldProblem } from '../errors.js';
+import { fieldProblemsMax, quote, ServiceError, type FieldProblem } from '../errors.js';
 import { capitals, type EnumWords } from './enums.js';
 
 export interface NumberRange {
@@ -11,13 +11,19 @@ export interface NumberRange {
 }
 
 /**
- * Collects all that is wrong with a request. A check that fails notes its problem and answers a value that later checks
- * can use, so one mistake is reported once and hides no other.
+ * Collects what is wrong with a request, up to a limit beyond which nothing of it is looked at any more. A check that fails notes its
+ * problem and answers a value that later checks can use, so one mistake is reported once and hides no other.
  */
 export class FieldChecks {
   readonly problems: FieldProblem[] = [];
 
+  /** `reason`: of the error with the problems, where there are too many. */
+  constructor(private readonly reason: 'REQUEST_INVALID' | 'JOB_SPEC_INVALID' = 'REQUEST_INVALID') {}
+
+  /** Throws where there are too many problems already. */
   add(field: string, expected: string, got: unknown = ''): void {
+    if (this.problems.length === fieldProblemsMax)
+      throw new ServiceError(this.reason, { problems: this.problems });
     this.problems.push({ field, expected, got: typeof got === 'string' ? got : String(got) });
   }
 

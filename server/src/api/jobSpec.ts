@@ -48,7 +48,7 @@ export function parseJobSpec(
 ): ParsedJobSpec {
   if (asked === undefined)
     return { spec: null, problems: [{ field: 'spec', expected: 'a JobSpec', got: 'none' }], warnings: [] };
-  const checks = new FieldChecks();
+  const checks = new FieldChecks('JOB_SPEC_INVALID');
   const find = (name: string) => (mixture === undefined ? dataset : mixture.get(name));
   const datasets = parseDatasets(checks, asked, find, limits.mixtureDatasetsMax);
   const draft = plan.emptyDraft(enums.JobKind.from[asked.kind] ?? 'relora', 0, null);
