@@ -21,6 +21,8 @@ export interface CallLimits {
 
 /** Answers that may be on their way to a client that does not take them: beyond it the handler waits. */
 const unsentBytesMax = 256 * 1024;
+/** What a message on its way costs beside its bytes, which are few in an event: 60 events wait at most. */
+const messageCostBytes = 4096;
 
 /**
  * One call over grpc-js: its requests are read one at a time as they are wanted, its answers are written no faster than the client
@@ -133,9 +135,10 @@ export class ServedCall {
 
   private async write(bytes: Buffer): Promise<void> {
     this.over.signal.throwIfAborted();
-    this.unsentBytes += bytes.length;
+    const cost = bytes.length + messageCostBytes;
+    this.unsentBytes += cost;
     this.transport.sendMessage(bytes, () => {
-      this.unsentBytes -= bytes.length;
+      this.unsentBytes -= cost;
       if (this.unsentBytes <= unsentBytesMax) this.wakeWriter();
     });
     while (this.unsentBytes > unsentBytesMax && !this.over.signal.aborted) {
