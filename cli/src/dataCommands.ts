@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { DatasetFormat, DatasetSplit, type Dataset, type PreviewToken } from '@relora/sdk';
+import { DatasetFormat, DatasetSplit, ExportedWeights, type Dataset, type PreviewToken } from '@relora/sdk';
 import { UsageError } from './exitCodes.js';
 import { bytes, quantity } from './format.js';
 import { printable, printableLines } from './screenText.js';
@@ -94,13 +94,15 @@ function addDownload(program: Command, run: Run): void {
   program
     .command('download <job> [folder]')
     .description("bring a job's newest weights, or an artifact jobs/…/artifacts/…, into a folder")
-    .action((name: string, folder: string | undefined) =>
+    .option('--best', 'of a job: weights of its lowest held-out loss that were exported')
+    .action((name: string, folder: string | undefined, { best }: { best?: boolean }) =>
       run(async ({ client, output, signal }) => {
         let size = 0;
         const onProgress = ({ sizeBytes }: { sizeBytes: number }) => void (size = sizeBytes);
         const paths = await client.downloadArtifact(jobName(name), folder ?? 'relora-output', {
           signal,
           onProgress,
+          ...(best && { weights: ExportedWeights.BEST }),
         });
         output.result({ paths }, () => [downloadText(paths, size), ...paths.map((path) => `  ${path}`)]);
       }),

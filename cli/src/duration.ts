@@ -13,3 +13,10 @@ export function cadence(value: string): { everyStepCount: number } | { everySeco
     ? { everyStepCount: Number(number) }
     : { everySeconds: Number(number) * units[unit as keyof typeof units] };
 }
+
+/** Seconds of a time: `8h`. */
+export function timeSpan(value: string): number {
+  const span = /[a-z]$/.test(value) ? cadence(value) : { everyStepCount: 0 };
+  if ('everySeconds' in span) return span.everySeconds;
+  throw new UsageError(`A time above zero (90s, 15min, 2h, 1d) was expected, not ${JSON.stringify(value)}`);
+}

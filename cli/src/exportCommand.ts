@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { ExportFormat, WeightType } from '@relora/sdk';
+import { ExportedWeights, ExportFormat, WeightType } from '@relora/sdk';
 import { downloadText } from './dataCommands.js';
 import { jobName, type Run } from './session.js';
 import { oneOf, positiveNumber, wholeNumber } from './specOptions.js';
@@ -9,6 +9,7 @@ interface ExportFlags {
   type: string;
   out: string;
   checkpointStep?: number;
+  best?: boolean;
   shardBytes?: number;
   requestId?: string;
 }
@@ -29,6 +30,7 @@ export function addExportCommand(program: Command, run: Run): void {
     .option('--type <type>', `of the weights, one of ${Object.keys(types).join(', ')}`, 'f32')
     .option('--out <folder>', 'where the files go', 'relora-output')
     .option('--checkpoint-step <n>', 'a kept checkpoint; by default the present or newest state', wholeNumber)
+    .option('--best', 'the checkpoint of the lowest held-out loss, where the job keeps it')
     .option('--shard-bytes <n>', 'largest file of weights in Hugging Face layout', positiveNumber)
     .option('--request-id <uuid>', 'makes a repeated command return the same export')
     .action((job: string, flags: ExportFlags) =>
@@ -37,6 +39,7 @@ export function addExportCommand(program: Command, run: Run): void {
           format: oneOf('--format', flags.format, formats),
           weightType: oneOf('--type', flags.type, types),
           checkpointStep: flags.checkpointStep,
+          ...(flags.best && { weights: ExportedWeights.BEST }),
           shardBytesMax: flags.shardBytes,
           ...(flags.requestId === undefined ? {} : { requestId: flags.requestId }),
           signal,

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { FinishReason } from '@relora/sdk';
+import { ExportedWeights, FinishReason } from '@relora/sdk';
 import { printableLines } from './screenText.js';
 import { jobName, type Run } from './session.js';
 import { decimalNumber, wholeNumber } from './specOptions.js';
@@ -11,6 +11,7 @@ interface GenerateFlags {
   topK?: number;
   topP?: number;
   seed?: number;
+  best?: boolean;
 }
 
 export function addGenerateCommand(program: Command, run: Run): void {
@@ -22,10 +23,11 @@ export function addGenerateCommand(program: Command, run: Run): void {
     .option('--temperature <x>', '0 for the likeliest token always', decimalNumber)
     .option('--top-k <n>', 'sample from so many likeliest tokens', wholeNumber)
     .option('--top-p <x>', 'sample from the likeliest tokens with this probability together', decimalNumber)
+    .option('--best', 'of a job: the checkpoint of its lowest held-out loss')
     .option('--seed <n>', 'the same seed gives the same text', wholeNumber)
     .action((model: string, flags: GenerateFlags) =>
       run(async ({ client, output, signal }) => {
-        const { prompt, tokens, temperature, topK, topP, seed } = flags;
+        const { prompt, tokens, temperature, topK, topP, seed, best } = flags;
         let isFirst = true;
         for await (const piece of client.generate(jobName(model), {
           prompt,
@@ -34,6 +36,7 @@ export function addGenerateCommand(program: Command, run: Run): void {
           topK,
           topP,
           seed,
+          ...(best && { weights: ExportedWeights.BEST }),
           signal,
         })) {
           output.result(piece, () => []);

@@ -110,6 +110,9 @@ export function advance(progress: JobProgress, event: JobEvent): void {
     case 'update':
       progress.stepCount = event.update.stepCount;
       break;
+    case 'stop':
+      progress.stepCount = event.stop.step;
+      break;
     case 'checkpoint':
       progress.checkpointStep = event.checkpoint.step;
       break;

@@ -46,6 +46,13 @@ export function jobDetails(job: Job): string[] {
         : duration(progress.remainingSeconds),
     ],
     ['checkpoint', progress?.checkpointStep === undefined ? undefined : `step ${progress.checkpointStep}`],
+    [
+      'best checkpoint',
+      progress?.bestStep === undefined
+        ? undefined
+        : `step ${progress.bestStep}, held-out loss ${progress.bestEvaluationLoss?.toFixed(4)}`,
+    ],
+    ['ends early', spec?.stop && stopText(spec.stop)],
     ['attempt', String(job.attempt)],
     ['begun at', job.origin && `step ${job.origin.step} of ${job.origin.job}`],
     ['model', spec && modelText(spec)],
@@ -150,6 +157,19 @@ function doubtText(estimate: JobEstimate): string {
   if (low > 0) return `; ${duration(low)} to ${duration(high)} by the steps of the last jobs here`;
   if (loadRatio <= 0.25) return '';
   return `; perhaps less: measured while other work used ${Math.round(100 * loadRatio)} % of the processors`;
+}
+
+/** What may end a run before its last step; undefined for nothing. */
+function stopText(stop: NonNullable<JobSpec['stop']>): string | undefined {
+  const { patienceEvaluationCount: patience, evaluationLoss, tokenCount, seconds, deviceHours } = stop;
+  const conditions = [
+    patience ? `after ${patience} evaluations without a lower held-out loss` : '',
+    evaluationLoss ? `at a held-out loss of ${figure(evaluationLoss)}` : '',
+    tokenCount ? `after ${quantity(tokenCount)} tokens` : '',
+    seconds ? `${duration(seconds)} after its start` : '',
+    deviceHours ? `after ${figure(deviceHours)} device hours` : '',
+  ].filter(Boolean);
+  return conditions.length === 0 ? undefined : conditions.join(', or ');
 }
 
 /** Where the model comes from, and its size. */

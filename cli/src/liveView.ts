@@ -1,5 +1,5 @@
 import type { JobEvent } from '@relora/sdk';
-import { figure, quantity } from './format.js';
+import { figure, quantity, word } from './format.js';
 import { advance, newProgress, type JobProgress } from './jobProgress.js';
 import { planText } from './planText.js';
 import { palette, renderFrame } from './renderFrame.js';
@@ -112,8 +112,15 @@ export class LiveView {
         const { step, learningRateFactor, stepCount, learningRateBefore, learningRateAfter } = event.update;
         return `changed from step ${step} on: ${stepCount} steps, rate ${figure(learningRateFactor)}x, at this step ${learningRateBefore.toExponential(2)} -> ${learningRateAfter.toExponential(2)}`;
       }
-      case 'checkpoint':
-        return `checkpoint at step ${event.checkpoint.step}`;
+      case 'stop': {
+        const { step, reason, value, limit } = event.stop;
+        const figures = limit === 0 ? '' : `: ${figure(value)} of ${figure(limit)}`;
+        return `ends early after step ${step} by ${word(reason, 'STOP_REASON_')}${figures}`;
+      }
+      case 'checkpoint': {
+        const { step, best } = event.checkpoint;
+        return `checkpoint at step ${step}${best?.step === step ? `, the best so far (held-out loss ${best.loss.toFixed(3)})` : ''}`;
+      }
       case 'artifact':
         return `artifact ${event.artifact.artifact}`;
       case 'sample':

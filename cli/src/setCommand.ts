@@ -11,7 +11,7 @@ export function addSetCommand(program: Command, run: Run): void {
   program
     .command('set <job> <change...>')
     .description(
-      'change a job that has not ended: rate=0.5x, steps=N, priority=N, evaluate-every=15min, checkpoint-every=N, keep=N, sample-every=N, label.KEY=VALUE; label.KEY= removes',
+      'change a job that has not ended: rate=0.5x, steps=N, priority=N, evaluate-every=15min, checkpoint-every=N, keep=N, sample-every=N, stop=now, label.KEY=VALUE; label.KEY= removes',
     )
     .option('--request-id <uuid>', 'makes a repeated command safe')
     .action((job: string, changes: string[], { requestId }: { requestId?: string }) =>
@@ -49,11 +49,12 @@ export function parseChanges(changes: readonly string[]): UpdateJobChanges {
     else if (name === 'checkpoint-every') spec.checkpoint = { ...spec.checkpoint, ...cadence(value) };
     else if (name === 'keep') spec.checkpoint = { ...spec.checkpoint, keepCount: wholeNumber(value) };
     else if (name === 'sample-every') spec.sample = { ...spec.sample, ...cadence(value) };
+    else if (name === 'stop') parsed.stop = now(value);
     else if (name.startsWith('label.') && value === '') parsed.removedLabels.push(name.slice(6));
     else if (name.startsWith('label.')) parsed.labels[name.slice(6)] = value;
     else
       throw new UsageError(
-        `What may be set is rate, steps, priority, evaluate-every, checkpoint-every, keep, sample-every or label.KEY, not ${JSON.stringify(name)}`,
+        `What may be set is rate, steps, priority, evaluate-every, checkpoint-every, keep, sample-every, stop or label.KEY, not ${JSON.stringify(name)}`,
       );
   }
   return Object.keys(spec).length === 0 ? parsed : { ...parsed, spec };
@@ -64,4 +65,10 @@ function factor(value: string): number {
   if (!value.endsWith('x'))
     throw new UsageError(`A factor was expected, for example rate=0.5x, not ${JSON.stringify(value)}`);
   return decimalNumber(value.slice(0, -1));
+}
+
+/** Spelled out, since the run does not come back from it. */
+function now(value: string): true {
+  if (value !== 'now') throw new UsageError(`stop=now was expected, not ${JSON.stringify(`stop=${value}`)}`);
+  return true;
 }

@@ -6,6 +6,7 @@ import {
   AdapterOptimizer,
   AdapterScaling,
   EndOfData,
+  ExportedWeights,
   FullRankOptimizer,
   Initialisation,
   JobKind,
@@ -20,7 +21,7 @@ import {
   type ModuleRank,
   type StepRange,
 } from '@relora/sdk';
-import { cadence } from './duration.js';
+import { cadence, timeSpan } from './duration.js';
 import { pathProblem, UsageError } from './exitCodes.js';
 
 /** Flags for what is asked for most; a file can say everything. */
@@ -66,6 +67,14 @@ export interface SpecFlags {
   checkpointEvery?: Cadence;
   sampleEvery?: Cadence;
   everyStep?: boolean;
+  keepBest?: boolean;
+  exportBest?: boolean;
+  stopPatience?: number;
+  stopImprovement?: number;
+  stopLoss?: number;
+  stopTokens?: number;
+  stopAfter?: number;
+  stopDeviceHours?: number;
 }
 
 const kinds = { relora: JobKind.RELORA, lora: JobKind.LORA, 'full-rank': JobKind.FULL_RANK } as const;
@@ -183,7 +192,15 @@ export function addSpecOptions(command: Command): Command {
     .option('--evaluate-every <n>', 'steps between evaluations, or a time: 15min', cadence)
     .option('--checkpoint-every <n>', 'steps between checkpoints, or a time: 15min', cadence)
     .option('--sample-every <n>', 'steps between samples, or a time: 15min', cadence)
-    .option('--every-step', 'an event for each step; else at most ten a second');
+    .option('--every-step', 'an event for each step; else at most ten a second')
+    .option('--keep-best', 'keep the checkpoint of the lowest held-out loss')
+    .option('--export-best', 'export its weights in place of the last, and keep it')
+    .option('--stop-patience <n>', 'end after so many evaluations without a lower held-out loss', wholeNumber)
+    .option('--stop-improvement <x>', 'what counts as lower: by so much', decimalNumber)
+    .option('--stop-loss <x>', 'end at this held-out loss', decimalNumber)
+    .option('--stop-tokens <n>', 'end after so many tokens', wholeNumber)
+    .option('--stop-after <time>', 'end so long after the start: 8h, 2d', timeSpan)
+    .option('--stop-device-hours <x>', 'end when its trainers held the device for so long', decimalNumber);
 }
 
 /** The specification from a file, if one is named, with the flags put over it. */
@@ -252,7 +269,19 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
     sequenceLength: flags.sequenceLength,
   });
   spec.evaluation = over(spec.evaluation, { ...flags.evaluateEvery });
-  spec.checkpoint = over(spec.checkpoint, { ...flags.checkpointEvery });
+  spec.checkpoint = over(spec.checkpoint, {
+    ...flags.checkpointEvery,
+    keepBest: flags.keepBest ?? flags.exportBest,
+  });
+  spec.export = over(spec.export, { weights: flags.exportBest ? ExportedWeights.BEST : undefined });
+  spec.stop = over(spec.stop, {
+    patienceEvaluationCount: flags.stopPatience,
+    minImprovement: flags.stopImprovement,
+    evaluationLoss: flags.stopLoss,
+    tokenCount: flags.stopTokens,
+    seconds: flags.stopAfter,
+    deviceHours: flags.stopDeviceHours,
+  });
   spec.sample = over(spec.sample, { ...flags.sampleEvery });
   return spec;
 }

@@ -18,6 +18,7 @@ export {
 // Runs
 export { beginRun, type BeginRunOptions } from './training/beginRun.js';
 export { trainLoop } from './training/trainLoop.js';
+export { reasonToStop, recordAfter } from './training/earlyStop.js';
 export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';
 export { MomentsNotZero, RunMismatch, TrainingDiverged } from './training/trainingErrors.js';
 export { MergeDrift } from './training/mergeDrift.js';

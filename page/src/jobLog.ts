@@ -71,6 +71,8 @@ const kinds = [
   'warning',
   'heartbeat',
   'plan',
+  'update',
+  'stop',
 ] as const;
 
 export function kindOf(event: Event): string {
@@ -89,7 +91,7 @@ function row(event: Event, kind: string): HTMLElement {
 }
 
 function describe(event: Event): (string | HTMLElement)[] {
-  const { state, evaluation, restart, checkpoint, artifact, sample, warning, plan } = event;
+  const { state, evaluation, restart, checkpoint, artifact, sample, warning, plan, update, stop } = event;
   if (state) {
     const why = state.failure ? `${state.failure.reason}: ${state.failure.message}` : state.reason;
     return [stateBadge(state.to), ` ${why}`];
@@ -104,7 +106,15 @@ function describe(event: Event): (string | HTMLElement)[] {
     ];
   if (checkpoint)
     return [
-      `resumes with step ${whole(checkpoint.step)}, ${bytes(checkpoint.sizeBytes)} in ${duration(checkpoint.seconds)}`,
+      `resumes with step ${whole(checkpoint.step)}, ${bytes(checkpoint.sizeBytes)} in ${duration(checkpoint.seconds)}${checkpoint.best?.step === checkpoint.step ? ', the best so far' : ''}`,
+    ];
+  if (update)
+    return [
+      `from step ${whole(update.step)} on ${whole(update.stepCount)} steps, rate ${figure(update.learningRateFactor)}x`,
+    ];
+  if (stop)
+    return [
+      `ends early after step ${whole(stop.step)} by ${word(stop.reason, 'STOP_REASON')}${Number(stop.limit) === 0 ? '' : `: ${figure(stop.value)} of ${figure(stop.limit)}`}`,
     ];
   if (artifact) return [`${artifact.artifact.split('/').at(-1)}, ${bytes(artifact.sizeBytes)}`];
   if (sample)

@@ -262,6 +262,14 @@ function tilesOf(job: Json<Job>): HTMLElement[] {
   const tiles: [string, string, string?][] = [
     ['Loss', figure(progress?.loss)],
     ['Held-out loss', figure(progress?.evaluationLoss)],
+    ...(progress?.bestStep === undefined
+      ? []
+      : [
+          [
+            'Best checkpoint',
+            `${figure(progress.bestEvaluationLoss)} at step ${whole(progress.bestStep)}`,
+          ] as [string, string],
+        ]),
     ['Tokens', short(progress?.trainedTokens)],
     ['Tokens/s', isRunning ? short(progress?.tokensPerSecond) : '–'],
     ['Restarts', whole(progress?.restartCount)],

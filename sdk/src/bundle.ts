@@ -6,6 +6,7 @@ import {
   JobState,
   JobUpdate,
   Precision,
+  StopReason,
   StreamVersions,
   type ArtifactFile,
   type Job,
@@ -59,7 +60,7 @@ export async function createBundle(
     files,
     losses,
     foldedSteps,
-    updates: job.updates.filter(({ step }) => step !== undefined),
+    updates: [...job.updates.filter(({ step }) => step !== undefined), ...clockStop(job)],
   };
 }
 
@@ -182,11 +183,19 @@ function requireReplayable({ name, state, origin, spec, execution }: Job): {
 }
 
 /** With what `auto` became. A specification has one graph for all layers, so different ones stay the planner's. */
+/** A clock ended the run: a replay ends at the same step, whatever its clock says. */
+function clockStop({ progress, updates }: Job): JobUpdate[] {
+  const byClock: readonly string[] = [StopReason.SECONDS, StopReason.DEVICE_HOURS];
+  if (progress === undefined || !byClock.includes(progress.stopReason)) return [];
+  return [JobUpdate.fromPartial({ number: updates.length + 1, step: progress.stepCount, stop: true })];
+}
+
 function pinned(spec: JobSpec, { backend, precision, graphs }: Execution): JobSpec {
   const [graph, ...others] = new Set(graphs.map((entry) => entry.graph));
   const isOne = graph !== undefined && others.length === 0;
   return {
     ...spec,
+    stop: spec.stop && { ...spec.stop, seconds: 0, deviceHours: 0 },
     device: backend,
     precision: spec.precision === Precision.AUTO ? precision : spec.precision,
     adapter: spec.adapter && {

@@ -401,6 +401,7 @@ export class ReloraClient {
   /**
    * Brings an artifact into a folder: resumes where a broken download stopped, verifies every SHA-256, and gives files their
    * names only then. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout.
+   * With `weights: BEST` a job's newest that has those of its lowest held-out loss.
    * @returns paths of the files
    */
   async downloadArtifact(name: string, folder: string, options: DownloadOptions = {}): Promise<string[]> {
@@ -598,15 +599,26 @@ export class ReloraClient {
     }
   }
 
-  private async findArtifact(name: string, options: CallOptions): Promise<contract.Artifact> {
+  private async findArtifact(
+    name: string,
+    { weights, ...options }: Pick<DownloadOptions, 'weights'> & CallOptions,
+  ): Promise<contract.Artifact> {
     const [, job, artifactId] = /^(jobs\/[^/]+)(?:\/artifacts\/([^/]+))?$/.exec(name) ?? [];
     if (job === undefined)
       throw new ReloraError(`${JSON.stringify(name)} should be jobs/… or jobs/…/artifacts/…`, {
         code: 'INVALID_ARGUMENT',
       });
     const artifacts = await this.listArtifacts(job, options);
+    const isBest = weights === contract.ExportedWeights.BEST;
+    const bestStep = isBest ? (await this.getJob(job, options)).progress?.bestStep : undefined;
+    if (isBest && (artifactId !== undefined || bestStep === undefined))
+      throw new ReloraError(
+        artifactId === undefined ? `${job} keeps no best checkpoint yet` : `${name} has its weights already`,
+        { code: artifactId === undefined ? 'NOT_FOUND' : 'INVALID_ARGUMENT' },
+      );
     // Servers before ExportWeights say neither: theirs are all sealed models.
-    const isModel = ({ state, format }: contract.Artifact) =>
+    const isModel = ({ state, format, step }: contract.Artifact) =>
+      (bestStep === undefined || step === bestStep) &&
       (state === contract.ArtifactState.READY || state === contract.ArtifactState.UNSPECIFIED) &&
       (format === contract.ExportFormat.HUGGING_FACE || format === contract.ExportFormat.UNSPECIFIED);
     const artifact =

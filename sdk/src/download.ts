@@ -2,12 +2,14 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { constants, mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { Artifact, ArtifactFile, DownloadArtifactResponse } from './contract.js';
+import type { Artifact, ArtifactFile, DownloadArtifactResponse, ExportedWeights } from './contract.js';
 import type { CallOptions } from './callOptions.js';
 import { IntegrityError, ReloraError } from './errors.js';
 import type { Patience } from './patience.js';
 
 export interface DownloadOptions extends CallOptions {
+  /** BEST, of a job: an artifact with the weights of its lowest held-out loss, which exportWeights makes. */
+  weights?: ExportedWeights;
   /** Called as bytes arrive, with those of earlier runs counted. */
   onProgress?: (progress: { receivedBytes: number; sizeBytes: number; fileName: string }) => void;
 }

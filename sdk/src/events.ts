@@ -7,6 +7,7 @@ interface Kinds {
   restart: contract.RestartEvent;
   plan: contract.PlanEvent;
   update: contract.UpdateEvent;
+  stop: contract.StopEvent;
   checkpoint: contract.CheckpointEvent;
   artifact: contract.ArtifactEvent;
   sample: contract.SampleEvent;
@@ -37,6 +38,7 @@ const kinds = [
   'restart',
   'plan',
   'update',
+  'stop',
   'checkpoint',
   'artifact',
   'sample',

@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ExportedWeights, JobState, StopReason } from '@relora/sdk';
 import { expect, test } from 'vitest';
 import { folders } from '../../server/dist/store/folders.js';
 import { JobLog } from '../../server/dist/trainer/jobLog.js';
@@ -65,6 +66,7 @@ test('relora set changes a job that has not ended, says how the rate jumps, and 
     ['seed=3', 'What may be set is rate, steps,'],
     ['steps', 'NAME=VALUE was expected, not "steps"'],
     ['checkpoint-every=0min', 'were expected, not "0min"'],
+    ['stop=soon', 'stop=now was expected, not "stop=soon"'],
   ] as const) {
     const refused = await relora(['set', 'next-one', change]);
     expect(refused).toMatchObject({ code: 2, output: '' });
@@ -74,6 +76,45 @@ test('relora set changes a job that has not ended, says how the rate jumps, and 
   expect(few.code).toBe(3);
   expect(few.errors).toMatch(/spec\.checkpoint\.keep_count +expected a whole number from 2 to 1000, got 1/);
   expect(await relora(['set', 'nobody', 'rate=2x'])).toMatchObject({ code: 3 });
+
+  // The job that runs ends before its next step, and its weights come with it.
+  expect(await relora(['set', 'long-one', 'stop=now'])).toMatchObject({ code: 0 });
+  expect(await client.waitForJob('jobs/long-one')).toMatchObject({
+    state: JobState.SUCCEEDED,
+    progress: { stopReason: StopReason.REQUESTED },
+  });
+  expect((await relora(['explain', 'long-one'])).output).toMatch(
+    /Ended early after step \d+: somebody asked/,
+  );
+});
+
+test('relora create says by its flags what ends a job early and which weights are kept', async () => {
+  const { relora, client } = await waitingJob();
+  const flags = [
+    ...['--stop-patience', '5', '--stop-improvement', '0.01', '--stop-loss', '2.5', '--stop-tokens', '1000'],
+    ...['--stop-after', '8h', '--stop-device-hours', '1.5', '--export-best'],
+  ];
+  const asked = ['create', '--spec', 'spec.json', '--id', 'early-one', ...flags];
+  expect(await relora(asked)).toMatchObject({ code: 0 });
+  const { spec } = await client.getJob('jobs/early-one');
+  expect(spec).toMatchObject({
+    stop: {
+      patienceEvaluationCount: 5,
+      minImprovement: 0.01,
+      evaluationLoss: 2.5,
+      tokenCount: 1000,
+      seconds: 28_800,
+      deviceHours: 1.5,
+    },
+    checkpoint: { keepBest: true },
+    export: { weights: ExportedWeights.BEST },
+  });
+  expect((await relora(['describe', 'early-one'])).output).toMatch(
+    /ends early +after 5 evaluations without a lower held-out loss, or at a held-out loss of 2\.5/,
+  );
+  expect((await relora(['explain', 'early-one'])).output).toMatch(/Place 2 in the queue/);
+  const wrong = await relora([...asked.slice(0, -1), '--stop-after', '8']);
+  expect(wrong.errors).toContain('A time above zero (90s, 15min, 2h, 1d) was expected, not "8"');
 });
 
 test('relora logs shows what trainers printed, by attempt, and follows until the job has ended', async () => {

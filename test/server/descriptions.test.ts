@@ -1,6 +1,7 @@
 import * as plan from '@relora/engine/plan';
 import {
   datasetEvaluation,
+  bestEvaluation,
   layerRank,
   plannedGraph,
   restartModule,
@@ -32,6 +33,9 @@ describe('what a trainer reports', () => {
     ['PlanEvent', trainingEvents.plan],
     ['PlannedGraph', plannedGraph],
     ['CheckpointEvent', trainingEvents.checkpoint],
+    ['BestEvaluation', bestEvaluation],
+    ['UpdateEvent', trainingEvents.update],
+    ['StopEvent', trainingEvents.stop],
     ['SampleEvent', trainingEvents.sample],
     ['WarningEvent', trainingEvents.warning],
     ['Execution', execution],
@@ -88,7 +92,7 @@ describe('a setting of a job', () => {
           'warmStart',
           'adapter',
         ],
-        ...['learningRate', 'optimizer', 'batch', 'evaluation', 'checkpoint', 'sample', 'export'],
+        ...['learningRate', 'optimizer', 'batch', 'evaluation', 'checkpoint', 'sample', 'export', 'stop'],
       ],
     ],
     ['StreamVersions', plan.streamSettings, []],
@@ -100,6 +104,7 @@ describe('a setting of a job', () => {
     ['BatchSpec', plan.batchSettings, []],
     ['EvaluationSpec', plan.evaluationSettings, []],
     ['CheckpointSpec', plan.checkpointSettings, []],
+    ['StopSpec', plan.stopSettings, []],
     ['SampleSpec', plan.sampleSettings, []],
     ['ExportSpec', plan.exportSettings, ['formats', 'ggufWeightType']],
   ];

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { RunSpec } from '@relora/engine/plan';
+import type { GivenSpec, RunSpec } from '@relora/engine/plan';
 import { onTestFinished } from 'vitest';
 import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
 import { isTerminal } from '../../server/dist/jobs/job.js';
@@ -86,7 +86,7 @@ export function tale(sentences: number): string {
   return text;
 }
 
-export function spec(changes: Partial<RunSpec> = {}): RunSpec {
+export function spec(changes: GivenSpec = {}): RunSpec {
   return runSpec('', {
     warmStart: { stepCount: 4, learningRate: 5e-3, warmupStepCount: 1 },
     stepCount: 12,
@@ -108,7 +108,7 @@ export async function lossesOf(parts: Parts, jobId: string): Promise<number[]> {
   return losses;
 }
 
-export async function run(parts: Parts, changes: Partial<RunSpec> = {}) {
+export async function run(parts: Parts, changes: GivenSpec = {}) {
   const { id } = await submit(parts, { spec: spec(changes) });
   return await jobWhen(parts, id, ({ state }) => isTerminal(state));
 }

@@ -57,6 +57,7 @@ export function defaultRunSpec(given: GivenSpec = {}): RunSpec {
     batch,
     evaluation: fill(tables.evaluationSettings, tables.withCadence(given.evaluation)),
     checkpoint: fill(tables.checkpointSettings, tables.withCadence(given.checkpoint)),
+    stop: fill(tables.stopSettings, given.stop),
     sample: fill(tables.sampleSettings, tables.withCadence(given.sample)),
     export: { formats: ['huggingFace'], ggufType: exported.weightType, ...given.export, ...exported },
   };

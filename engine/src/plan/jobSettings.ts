@@ -14,6 +14,7 @@ import {
   recomputations,
   scheduleKinds,
   trainedFactorChoices,
+  weightChoices,
   weightTypes,
 } from './words.js';
 
@@ -231,6 +232,24 @@ export const checkpointSettings = {
   }),
   keepCount: integer({ default: 2, min: 2, max: 1000 }),
   everySeconds: everySeconds(everySecondsDefault),
+  /** The checkpoint of the lowest held-out loss stays beside the newest; each evaluation that is the best so far saves one. */
+  keepBest: flag({ default: false, before: false }),
+};
+
+/** What ends a run before its last step; 0 for none. */
+export const stopSettings = {
+  /** Evaluations in a row without a lower held-out loss. */
+  patienceEvaluationCount: integer({ default: 0, min: 0, max: 1_000_000, before: 0 }),
+  /** By which a loss has to be below the best before it, to count as lower. */
+  minImprovement: number({ default: 0, min: 0, max: 100, before: 0 }),
+  /** Held-out loss that is low enough. */
+  evaluationLoss: number({ default: 0, min: 0, max: 100, before: 0 }),
+  /** Tokens trained on. */
+  tokenCount: integer({ default: 0, min: 0, max: Number.MAX_SAFE_INTEGER, before: 0 }),
+  /** Since the job began, with all pauses: at most ten years. */
+  seconds: integer({ default: 0, min: 0, max: 315_360_000, before: 0 }),
+  /** That its trainers held their device, those that crashed too. */
+  deviceHours: number({ default: 0, min: 0, max: 1e6, before: 0 }),
 };
 
 export const sampleSettings = {
@@ -245,6 +264,7 @@ export const exportSettings = {
   weightType: choice('WeightType', weightTypes, { default: 'float32' }),
   /** Largest file of weights in Hugging Face layout; at most as many bytes as a double counts exactly. */
   shardBytesMax: integer({ default: shardBytesDefault, min: 1, max: Number.MAX_SAFE_INTEGER }),
+  weights: choice('ExportedWeights', weightChoices, { default: 'last', before: 'last' }),
 };
 
 /** Directions of the gradient take the place of a warm start where A keeps them (LoQT, arXiv 2405.16528). */

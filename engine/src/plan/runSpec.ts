@@ -38,6 +38,7 @@ export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   batch: BatchSettings;
   evaluation: ValuesOf<typeof tables.evaluationSettings>;
   checkpoint: ValuesOf<typeof tables.checkpointSettings>;
+  stop: ValuesOf<typeof tables.stopSettings>;
   sample: ValuesOf<typeof tables.sampleSettings>;
   export: ExportSettings;
 }

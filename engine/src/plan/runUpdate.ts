@@ -1,4 +1,4 @@
-import { count, number, object, orMissing, orNull, type ObjectOf } from './shapes.js';
+import { count, flag, number, object, orMissing, orNull, type ObjectOf } from './shapes.js';
 
 const cadence = { everyStepCount: orMissing(count), everySeconds: orMissing(count) };
 
@@ -11,6 +11,8 @@ export const runChange = {
   evaluation: orMissing(object(cadence)),
   checkpoint: orMissing(object({ ...cadence, keepCount: orMissing(count) })),
   sample: orMissing(object(cadence)),
+  /** The run ends before this step, and is exported as at its end. */
+  stop: orMissing(flag),
 };
 export type RunChange = ObjectOf<typeof runChange>;
 

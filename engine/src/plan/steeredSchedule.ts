@@ -16,6 +16,8 @@ interface Stretch {
  */
 export class SteeredSchedule {
   private readonly stretches: Stretch[];
+  /** Where the run ends before all steps are taken; null for not at all. */
+  private end: number | null = null;
 
   constructor(private spec: RunSpec) {
     this.stretches = [{ from: 0, schedule: new Schedule(spec), factor: 1 }];
@@ -35,6 +37,20 @@ export class SteeredSchedule {
 
   /** Of all phases. A run that is already beyond a smaller number ends where it is. */
   get stepCount(): number {
+    return this.end ?? this.plannedStepCount;
+  }
+
+  /** Has the run end before a step. */
+  endAt(step: number): void {
+    this.end = step;
+  }
+
+  /** Whether something other than the number of steps decided where the run ends. */
+  get endsEarly(): boolean {
+    return this.end !== null;
+  }
+
+  private get plannedStepCount(): number {
     return this.stretches.reduce((before, { from, schedule }, index) => {
       const total = Math.max(from, schedule.stepCount);
       return index === 0 ? total : schedule === this.stretches[index - 1]!.schedule ? before : total;

@@ -5,8 +5,10 @@ import {
   modelSettings,
   optimizerSettings,
   runSettings,
+  exportSettings as exportTable,
   sampleSettings,
   shardBytesDefault,
+  stopSettings,
   streamSettings,
   warmStartSettings,
 } from './jobSettings.js';
@@ -32,6 +34,7 @@ export const laterDefaults = {
   model: { ...valuesBefore(modelSettings), ropeScaling: null },
   evaluation: valuesBefore(evaluationSettings),
   checkpoint: valuesBefore(checkpointSettings),
+  stop: valuesBefore(stopSettings) as RunSpec['stop'],
   sample: valuesBefore(sampleSettings),
 };
 
@@ -51,6 +54,7 @@ export function readStoredRunSpec(text: string): RunSpec {
     optimizer: { ...laterDefaults.optimizer, ...spec.optimizer },
     evaluation: { ...laterDefaults.evaluation, ...spec.evaluation },
     checkpoint: { ...laterDefaults.checkpoint, ...spec.checkpoint },
+    stop: { ...laterDefaults.stop, ...spec.stop },
     sample: { ...laterDefaults.sample, ...spec.sample },
     adapter: spec.adapter && { ...laterDefaults.adapter, ...spec.adapter },
     export: exportSettings(spec.export),
@@ -62,6 +66,7 @@ function exportSettings(
 ): ExportSettings {
   return {
     formats: ['huggingFace'],
+    ...(valuesBefore(exportTable) as Pick<ExportSettings, 'weights'>),
     shardBytesMax: shardBytesDefault,
     ggufType: stored.weightType,
     ...stored,

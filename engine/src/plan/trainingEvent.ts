@@ -18,7 +18,7 @@ import {
   type UnionOf,
 } from './shapes.js';
 import { stepSpan } from './stepSpan.js';
-import { layerGraphs, phases, targetModules } from './words.js';
+import { layerGraphs, phases, stopReasons, targetModules } from './words.js';
 
 /** How one kind of adapted layer is computed. */
 export const plannedGraph = { module: oneOf(targetModules), graph: oneOf(layerGraphs) };
@@ -51,6 +51,7 @@ export const datasetEvaluation = {
   /** How often its training part was read so far. */
   epochs: number,
 };
+export const bestEvaluation = { step: count, loss: number };
 
 /** A restart and the proof that it was one: what changed, and that the function computed did not. */
 const restart = {
@@ -137,6 +138,8 @@ export const trainingEvents = {
     sizeBytes: count,
     manifestSha256: sha256,
     seconds: number,
+    /** The evaluation of the lowest loss so far, whose checkpoint is this or one before; only where the job keeps that. */
+    best: orMissing(object(bestEvaluation)),
   },
   /** The run was changed: from this step on the updates up to this number hold. */
   update: {
@@ -149,6 +152,15 @@ export const trainingEvents = {
     /** Rate of the step as it would have been, and as it is. */
     learningRateBefore: number,
     learningRateAfter: number,
+  },
+  /** The run ends before its last step. */
+  stop: {
+    /** Steps taken. */
+    step: count,
+    reason: oneOf(stopReasons),
+    /** What came to the limit, in the unit of the setting; both are 0 for a request. */
+    value: number,
+    limit: number,
   },
   sample: { step: count, prompt: longText, text: longText },
   warning: { reason, message: longText },

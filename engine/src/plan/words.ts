@@ -66,6 +66,21 @@ export type GgufType = (typeof ggufTypes)[number];
 export const exportFormats = ['huggingFace', 'peft', 'gguf'] as const;
 export type ExportFormat = (typeof exportFormats)[number];
 
+/** Which weights of a run: those of its end, or those of the lowest held-out loss. */
+export const weightChoices = ['last', 'best'] as const;
+export type WeightChoice = (typeof weightChoices)[number];
+
+/** Why a run ended before its last step; by the names of the settings. */
+export const stopReasons = [
+  'patience',
+  'evaluationLoss',
+  'tokenCount',
+  'seconds',
+  'deviceHours',
+  'requested',
+] as const;
+export type StopReason = (typeof stopReasons)[number];
+
 /** Linear layers of a block, with Hugging Face's names. */
 export const targetModules = [
   'q_proj',

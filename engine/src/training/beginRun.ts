@@ -17,7 +17,14 @@ import { chooseGraphs } from '../plan/adapterGraphs.js';
 import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
 import type { SteeringOptions } from './steering.js';
 import { RunMismatch } from './trainingErrors.js';
-import { assembleRun, disposeRun, type StoredFile, type TrainingRun } from './trainingRun.js';
+import { emptyRecord } from './earlyStop.js';
+import {
+  assembleRun,
+  disposeRun,
+  type RunProgress,
+  type StoredFile,
+  type TrainingRun,
+} from './trainingRun.js';
 
 export interface BeginRunOptions {
   spec: RunSpec;
@@ -168,7 +175,9 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   const graphs = manifest.graphs;
   const model = await restoreModel(device, checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
   const { modelFiles } = manifest;
-  const progress = { ...manifest.progress, updateNumber: manifest.progress.updateNumber ?? 0 };
+  const progress = progressOf(manifest);
+  // Of another job: its best checkpoint is not one of this job, and this one has patience of its own.
+  if (options.checkpointSpec !== undefined) progress.heldOut = emptyRecord;
   const steering = {
     ...options.steering,
     updateNumber: progress.updateNumber,
@@ -196,6 +205,12 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   if (manifest.files.start !== undefined) run.frozen.start = stored(checkpointPath, manifest.files.start);
   warnOfOtherBackend(run, manifest, device.description);
   return run;
+}
+
+/** With what manifests of earlier versions do not have. */
+function progressOf({ progress }: CheckpointManifest): RunProgress {
+  const later = { updateNumber: 0, wholeStep: progress.evaluatedStep, heldOut: emptyRecord };
+  return { ...later, ...progress };
 }
 
 /** Floating point sums depend on the kernels, and on a card on all that they run by: the run continues well, but not with the same bits. */

@@ -30,6 +30,8 @@ export interface SavedCheckpoint {
   sizeBytes: number;
   manifestSha256: string;
   seconds: number;
+  /** Where the job keeps the checkpoint of its lowest held-out loss: that evaluation, if there was one. */
+  best?: { step: number; loss: number };
 }
 
 /**
@@ -90,7 +92,9 @@ export async function saveCheckpoint(
     if (files.start !== undefined) frozen.start = stored(path, files.start);
     const sizeBytes = Object.values(files).reduce((sum, file) => sum + file.sizeBytes, manifest.sizeBytes);
     const seconds = (performance.now() - startedAt) / 1000;
-    run.lastSaved = { step, path, sizeBytes, manifestSha256: manifest.sha256, seconds };
+    const { best } = savedProgress.heldOut;
+    const kept = run.spec.checkpoint.keepBest && best !== null ? { best } : {};
+    run.lastSaved = { step, path, sizeBytes, manifestSha256: manifest.sha256, seconds, ...kept };
     return run.lastSaved;
   } catch (error) {
     // A failed sync is never retried: its pages may be marked clean. The whole folder goes; the next try writes a new one.

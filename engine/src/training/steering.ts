@@ -1,6 +1,8 @@
 import type { RunSpec } from '../plan/runSpec.js';
 import type { RunUpdate } from '../plan/runUpdate.js';
 import { SteeredSchedule } from '../plan/steeredSchedule.js';
+import { reasonToStop, type StopReport } from './earlyStop.js';
+import type { RunProgress } from './trainingRun.js';
 
 /** What a run does beside its steps. */
 export type Duty = 'evaluation' | 'checkpoint' | 'sample';
@@ -17,6 +19,12 @@ export interface SteeringOptions {
   /** When each duty was done last, milliseconds since 1970; by default now. */
   doneMs?: Partial<Record<Duty, number>> | undefined;
   now?: (() => number) | undefined;
+  /** When the job began, milliseconds since 1970; by default now. */
+  startMs?: number;
+  /** That earlier attempts held the device. */
+  deviceSeconds?: number;
+  /** Where an earlier attempt ended the run, whose last steps this one repeats; null or absent where none did. */
+  stopStep?: number | null;
 }
 
 /** What of a run may change while it runs: its schedule and when its duties are due. */
@@ -27,14 +35,33 @@ export class Steering {
   private readonly now: () => number;
   /** Outlives the process, so that a run that is killed more often than a duty is due still does it. */
   readonly doneMs: Record<Duty, number>;
+  private readonly startMs: number;
+  private readonly beganMs: number;
+  private readonly earlierDeviceSeconds: number;
+  private isStopRequested = false;
 
-  constructor(spec: RunSpec, { updates = [], updateNumber = 0, doneMs, now = Date.now }: SteeringOptions) {
+  constructor(
+    private readonly spec: RunSpec,
+    {
+      updates = [],
+      updateNumber = 0,
+      doneMs,
+      now = Date.now,
+      startMs,
+      deviceSeconds = 0,
+      stopStep = null,
+    }: SteeringOptions,
+  ) {
     this.schedule = new SteeredSchedule(spec);
     const { evaluation, checkpoint, sample } = spec;
     this.cadences = { evaluation: { ...evaluation }, checkpoint: { ...checkpoint }, sample: { ...sample } };
     this.now = now;
-    const startMs = now();
-    this.doneMs = { evaluation: startMs, checkpoint: startMs, sample: startMs, ...doneMs };
+    const nowMs = now();
+    this.doneMs = { evaluation: nowMs, checkpoint: nowMs, sample: nowMs, ...doneMs };
+    this.startMs = startMs ?? nowMs;
+    this.beganMs = nowMs;
+    this.earlierDeviceSeconds = deviceSeconds;
+    if (stopStep !== null) this.schedule.endAt(stopStep);
     for (const update of updates)
       if (update.number > updateNumber) this.waiting.push(update);
       else this.apply(update, update.step ?? 0);
@@ -81,8 +108,27 @@ export class Steering {
     this.doneMs[duty] = this.now();
   }
 
+  /**
+   * Ends the run before this step where a setting or a request says so, and answers which; null where none does, or where the end is
+   * known already.
+   */
+  stopAt(step: number, { heldOut, trainedTokens }: RunProgress): StopReport | null {
+    if (this.schedule.endsEarly) return null;
+    const nowMs = this.now();
+    const report = reasonToStop(this.spec, {
+      heldOut,
+      trainedTokens,
+      seconds: (nowMs - this.startMs) / 1000,
+      deviceSeconds: this.earlierDeviceSeconds + (nowMs - this.beganMs) / 1000,
+      isRequested: this.isStopRequested,
+    });
+    if (report !== null) this.schedule.endAt(step);
+    return report;
+  }
+
   private apply({ change }: RunUpdate, step: number): void {
     this.schedule.change(step, change);
+    this.isStopRequested ||= change.stop === true;
     for (const duty of ['evaluation', 'checkpoint', 'sample'] as const) {
       const { everyStepCount, everySeconds } = change[duty] ?? {};
       if (everyStepCount !== undefined) this.cadences[duty].everyStepCount = everyStepCount;

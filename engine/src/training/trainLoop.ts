@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import { saveCheckpoint } from './checkpoint.js';
 import { beginAdapters, restart } from './cycle.js';
+import { recordAfter } from './earlyStop.js';
 import { evaluate } from './evaluation.js';
 import { accumulateGradients } from './gradients.js';
 import { reportPlan, slowerThanPlanned } from './planReport.js';
@@ -32,18 +33,26 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       progress.updateNumber = update.number;
       yield { kind: 'update', ...update };
     }
-    const isEnd = step >= schedule.stepCount;
 
-    // All that comes before the step comes before the checkpoint too, so that a resumed run has done and reported it.
-    if (
-      hasHeldOut &&
-      progress.evaluatedStep < step &&
-      (step === 0 || isEnd || steering.isDue('evaluation', step))
-    ) {
-      const tokenCount = step === 0 || isEnd ? spec.evaluation.finalTokenCount : spec.evaluation.tokenCount;
-      const evaluation = await evaluate(run, tokenCount, signal);
+    // All that comes before the step comes before the checkpoint too, so that a resumed run has done and reported it. What losses are
+    // compared by is measured on as many tokens each time.
+    const isLast = step >= schedule.stepCount;
+    const compares = step > 0 && (isLast ? spec.checkpoint.keepBest : steering.isDue('evaluation', step));
+    if (hasHeldOut && progress.evaluatedStep < step && compares) {
+      const evaluation = await evaluate(run, spec.evaluation.tokenCount, signal);
       if (evaluation === null) return;
       progress.evaluatedStep = step;
+      progress.heldOut = recordAfter(progress.heldOut, { step, loss: evaluation.loss }, spec.stop);
+      steering.done('evaluation');
+      yield { kind: 'evaluation', step, ...evaluation };
+    }
+    const stopped = isLast ? null : steering.stopAt(step, progress);
+    if (stopped !== null) yield { kind: 'stop', step, ...stopped };
+    const isEnd = isLast || stopped !== null;
+    if (hasHeldOut && (step === 0 || isEnd) && needsWhole(run, step)) {
+      const evaluation = await evaluate(run, spec.evaluation.finalTokenCount, signal);
+      if (evaluation === null) return;
+      progress.evaluatedStep = progress.wholeStep = step;
       steering.done('evaluation');
       yield { kind: 'evaluation', step, ...evaluation };
     }
@@ -66,10 +75,11 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     }
 
     // Before the step, so that the first update of a cycle already has the re-warmed rate.
-    if (progress.restartCount < schedule.restartNumberAt(step)) {
+    if (!(isEnd && schedule.endsEarly) && progress.restartCount < schedule.restartNumberAt(step)) {
       yield { kind: 'restart', step, ...(await restart(run)) };
     }
-    if (progress.savedStep < step && (isEnd || steering.isDue('checkpoint', step))) {
+    const isBest = spec.checkpoint.keepBest && progress.heldOut.best?.step === step;
+    if (progress.savedStep < step && (isEnd || isBest || steering.isDue('checkpoint', step))) {
       const saved = await saveCheckpoint(run);
       steering.done('checkpoint');
       yield { kind: 'checkpoint', ...saved };
@@ -130,6 +140,20 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       throw new TrainingDiverged(step, loss, gradientNorm, progress.skippedStepCount);
     }
   }
+}
+
+/** Whether the first or last evaluation of the run is still to be made: one of the same size just before it serves as well. */
+function needsWhole({ progress, data, spec }: TrainingRun, step: number): boolean {
+  if (progress.wholeStep >= step) return false;
+  const { sequenceLength } = spec.batch;
+  const { tokenCount, finalTokenCount } = spec.evaluation;
+  const isSameSize = data.parts.every(({ source }) => {
+    const total = source.heldOut.tokenCount;
+    const sizeOf = (count: number): number =>
+      count === 0 ? total : Math.min(total, Math.ceil(count / sequenceLength) * sequenceLength);
+    return sizeOf(tokenCount) === sizeOf(finalTokenCount);
+  });
+  return progress.evaluatedStep < step || !isSameSize;
 }
 
 /** Goes past a step that the job asks to omit: its batch is not read, and nothing is learned from it. */

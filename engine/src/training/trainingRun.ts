@@ -11,6 +11,7 @@ import type { ModelFiles } from '../model/modelFiles.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import type { SteeredSchedule } from '../plan/steeredSchedule.js';
+import { emptyRecord, type HeldOutRecord } from './earlyStop.js';
 import { Optimizer } from './optimizer.js';
 import { methodsOf } from './optimizerMethods.js';
 import { StepGradients } from './gradients.js';
@@ -71,6 +72,9 @@ export interface RunProgress {
   evaluatedStep: number;
   sampledStep: number;
   savedStep: number;
+  /** Steps taken before the last evaluation on `evaluation.finalTokenCount`, -1 for none. */
+  wholeStep: number;
+  heldOut: HeldOutRecord;
   /** Number of the last update of the run that was applied; 0 for none. */
   updateNumber: number;
 }
@@ -140,6 +144,8 @@ export function assembleRun(parts: {
       evaluatedStep: -1,
       sampledStep: -1,
       savedStep: -1,
+      wholeStep: -1,
+      heldOut: emptyRecord,
       updateNumber: 0,
     },
     frozen: { base: null, start: null },

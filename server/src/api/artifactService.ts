@@ -12,6 +12,7 @@ import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import { ArtifactDamaged } from '../artifacts/checkedRead.js';
 import { ServiceError } from '../errors.js';
 import type { CallContext, Implementation } from '../grpc/service.js';
+import { enums } from './enums.js';
 import { parseExportRequest } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
@@ -83,6 +84,9 @@ async function exportWeights(
   const checks = new FieldChecks();
   const wanted = parseExportRequest(checks, request);
   const checkpointStep = checks.integer('checkpoint_step', request.checkpointStep, -1, 0, 2 ** 31 - 1);
+  const isBest = checks.word('weights', request.weights, enums.ExportedWeights, 'last' as const) === 'best';
+  if (isBest && request.checkpointStep !== undefined)
+    checks.add('checkpoint_step', 'unset beside weights BEST, which names one', request.checkpointStep);
   const requestId = checks.requestId(request.requestId);
   checks.throwIfWrong();
   const job = await requireJob(store, jobId);
@@ -90,7 +94,7 @@ async function exportWeights(
   const submission = await exports.submit({
     ...wanted,
     jobId,
-    checkpointStep: request.checkpointStep === undefined ? null : checkpointStep,
+    checkpointStep: isBest ? 'best' : request.checkpointStep === undefined ? null : checkpointStep,
     isRunning: job.state === 'starting' || job.state === 'running',
     requestId,
     requestDigest: digestOf(request),
@@ -101,7 +105,11 @@ async function exportWeights(
     const kept = await checkpoints.list(jobId);
     throw new ServiceError('CHECKPOINT_NOT_FOUND', {
       jobId,
-      wanted: request.checkpointStep === undefined ? '' : ` of step ${checkpointStep}`,
+      wanted: isBest
+        ? ' of the lowest held-out loss (checkpoint.keep_best keeps it)'
+        : request.checkpointStep === undefined
+          ? ''
+          : ` of step ${checkpointStep}`,
       steps: kept.map(({ step }) => step).join(', '),
     });
   }

@@ -57,6 +57,8 @@ export const enums = {
   WeightType: words(plan.ggufTypes, contract.WeightType),
   ExportFormat: words(plan.exportFormats, contract.ExportFormat),
   JobPhase: words(plan.phases, contract.JobPhase),
+  StopReason: words(plan.stopReasons, contract.StopReason),
+  ExportedWeights: words(plan.weightChoices, contract.ExportedWeights),
   JobState: words(
     ['queued', 'starting', 'running', 'paused', 'succeeded', 'failed', 'cancelled'],
     contract.JobState,

@@ -13,6 +13,7 @@ import { parseRecipe, recipes, withRecipe } from './recipes.js';
 import { parseDatasets, type NamedDataset } from './mixtureSpec.js';
 import { checkOptimizers } from './optimizerChecks.js';
 import * as specChecks from './specChecks.js';
+import { checkStop } from './stopChecks.js';
 import { SpecReader } from './specReader.js';
 import { warningsOf, type Warning } from './specWarnings.js';
 
@@ -59,6 +60,8 @@ export function parseJobSpec(
 
   specChecks.checkLastPhase(checks, run);
   checkOptimizers(checks, run);
+  const isHeldOut = datasets.some(({ head }) => head?.prepared?.heldOut.tokenCount !== 0);
+  checkStop(checks, run, isHeldOut);
   specChecks.checkTrainingPart(checks, run, datasets);
   if (source !== undefined) specChecks.checkModelSize(checks, { ...run, ...source }, limits.parametersMax);
   if (source === undefined || checks.problems.length > 0)
@@ -120,6 +123,7 @@ function parseRun(
     batch,
     evaluation: reader.read('spec.evaluation', plan.evaluationSettings, plan.withCadence(spec.evaluation)),
     checkpoint: reader.read('spec.checkpoint', plan.checkpointSettings, plan.withCadence(spec.checkpoint)),
+    stop: reader.read('spec.stop', plan.stopSettings, spec.stop),
     sample: reader.read('spec.sample', plan.sampleSettings, plan.withCadence(spec.sample)),
     export: parseExportSpec(reader, spec.export),
   };

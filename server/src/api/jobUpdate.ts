@@ -9,7 +9,7 @@ const duties = ['evaluation', 'checkpoint', 'sample'] as const;
 
 type GivenChange = Pick<
   Partial<contract.JobUpdate>,
-  'learningRateFactor' | 'stepCount' | 'evaluation' | 'checkpoint' | 'sample'
+  'learningRateFactor' | 'stepCount' | 'evaluation' | 'checkpoint' | 'sample' | 'stop'
 >;
 
 /** What a client asks to change of a run, checked; null for nothing. */
@@ -70,6 +70,7 @@ export function parseChange(
     if (other !== undefined)
       checks.add(`${prefix.spec}${duty}.keep_count`, 'unset, since checkpoints alone are kept', other);
   }
+  if (given.stop) change.stop = true;
   return Object.keys(change).length === 0 ? null : change;
 }
 
@@ -114,5 +115,6 @@ export function toUpdate({ number, step, change }: RunUpdate): contract.JobUpdat
     evaluation: cadence('evaluation'),
     checkpoint: cadence('checkpoint'),
     sample: cadence('sample'),
+    stop: change.stop ?? false,
   };
 }

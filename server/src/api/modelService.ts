@@ -1,10 +1,16 @@
 import { basename } from 'node:path';
-import { FinishReason, type GenerateTextRequest, type ModelServiceDefinition } from '@relora/sdk/contract';
+import {
+  ExportedWeights,
+  FinishReason,
+  type GenerateTextRequest,
+  type ModelServiceDefinition,
+} from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
 import { quote, ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import type { GenerateTask } from '../trainer/messages.js';
 import { requireReady } from './artifactService.js';
+import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
@@ -23,7 +29,7 @@ export function modelService(parts: ApiParts): Implementation<typeof ModelServic
       const signal = AbortSignal.any([context.signal, stopping]);
       let tokenCount = 0;
       for (let isDone = false; !isDone;) {
-        const { folders, ...model } = await findModel(parts, tenant, request.model);
+        const { folders, ...model } = await findModel(parts, tenant, request);
         const taken: (() => void)[] = [];
         try {
           for (const folder of folders) taken.push(await parts.stage.take(folder));
@@ -66,6 +72,9 @@ function parseSettings(
     topP: checks.number('top_p', request.topP, 0.95, { min: 0, max: 1, above: true }),
     seed: checks.integer('seed', request.seed, 0, 0, 2 ** 31 - 1),
   };
+  const weights = checks.word('weights', request.weights, enums.ExportedWeights, 'last' as const);
+  if (weights === 'best' && request.model.includes('/artifacts/'))
+    checks.add('weights', 'unset for an artifact, which has its weights', 'BEST');
   if (!/^jobs\//.test(request.model))
     checks.add('model', 'jobs/{job} or jobs/{job}/artifacts/{artifact}', quote(request.model));
   checks.throwIfWrong();
@@ -88,8 +97,12 @@ interface FoundModel extends Pick<GenerateTask, 'source' | 'datasetFolder'> {
   folders: string[];
 }
 
-/** The named artifact; for a job its newest artifact or, before there is one, its newest checkpoint. */
-async function findModel(parts: ApiParts, tenant: string, name: string): Promise<FoundModel> {
+/** The named artifact; for a job the checkpoint of its lowest held-out loss where that is asked for, else its newest artifact or, before there is one, its newest checkpoint. */
+async function findModel(
+  parts: ApiParts,
+  tenant: string,
+  { model: name, weights }: GenerateTextRequest,
+): Promise<FoundModel> {
   if (name.includes('/artifacts/')) {
     const { jobId, artifactId } = parseArtifactName(tenant, 'model', name);
     const artifact = await parts.artifacts.find(jobId, artifactId);
@@ -101,9 +114,11 @@ async function findModel(parts: ApiParts, tenant: string, name: string): Promise
   }
   const jobId = parseJobName(tenant, 'model', name);
   const job = await requireJob(parts.store, jobId);
-  const artifact = await parts.artifacts.newest(jobId);
+  const isBest = weights === ExportedWeights.BEST;
+  const artifact = isBest ? undefined : await parts.artifacts.newest(jobId);
   if (artifact !== undefined) return fromArtifact(artifact);
-  const checkpoint = await parts.checkpoints.newest(jobId);
+  const kept = await parts.checkpoints.list(jobId);
+  const checkpoint = isBest ? kept.find(({ step }) => step === job.progress.best?.step) : kept[0];
   if (checkpoint === undefined) throw new ServiceError('MODEL_NOT_READY', { jobId });
   const datasetId = datasetIdOf(tenant, job.spec.dataset)!;
   return {

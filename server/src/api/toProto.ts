@@ -45,6 +45,9 @@ export function toJob(job: Job): contract.Job {
       remainingSeconds: job.progress.remainingSeconds ?? undefined,
       checkpointStep: job.progress.checkpointStep ?? undefined,
       datasets: job.progress.datasets ?? [],
+      bestStep: job.progress.best?.step,
+      bestEvaluationLoss: job.progress.best?.loss,
+      stopReason: toStopReason(job.progress.stop?.reason),
     },
     attempt: job.attempt,
     lastSequence: job.lastSequence,
@@ -61,6 +64,10 @@ export function toJob(job: Job): contract.Job {
     purgeTime: toDate(job.purgeTimeMs),
     updates: [], // in the answers of some methods alone
   };
+}
+
+function toStopReason(reason: plan.StopReason | undefined): contract.StopReason {
+  return reason === undefined ? contract.StopReason.UNSPECIFIED : enums.StopReason.to[reason];
 }
 
 export function toExplanation({
@@ -120,6 +127,7 @@ export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
     batch: toMessage(plan.batchSettings, spec.batch),
     evaluation: toMessage(plan.evaluationSettings, spec.evaluation),
     checkpoint: toMessage(plan.checkpointSettings, spec.checkpoint),
+    stop: toMessage(plan.stopSettings, spec.stop),
     sample: toMessage(plan.sampleSettings, spec.sample),
     export: {
       ...toMessage(plan.exportSettings, spec.export),
@@ -194,6 +202,7 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
           to: enums.JobState.to[body.to],
           reason: body.reason,
           failure: body.failure === null ? undefined : toFailure(body.failure),
+          stopReason: toStopReason(body.stopReason),
         },
       };
     case 'step':
@@ -224,7 +233,7 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
     case 'update':
       return { update: body };
     case 'checkpoint':
-      return { checkpoint: body };
+      return { checkpoint: { ...body, best: body.best } };
     case 'artifact':
       return {
         artifact: {
@@ -232,6 +241,8 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
           sizeBytes: body.sizeBytes,
         },
       };
+    case 'stop':
+      return { stop: { ...body, reason: enums.StopReason.to[body.reason] } };
     case 'sample':
       return { sample: body };
     case 'warning':

@@ -25,13 +25,13 @@ export async function updateJob(
   const before = await requireJob(store, jobId);
   requireUndeleted(before);
   const earlier = await store.updatesOf(jobId);
-  const { spec = {} as Partial<JobSpec>, learningRateFactor } = request;
+  const { spec = {} as Partial<JobSpec>, learningRateFactor, stop } = request;
   const checks = new FieldChecks();
   refuseOthers(checks, spec);
   const change = parseChange(
     checks,
     { spec: 'spec.', factor: 'learning_rate_factor' },
-    { ...spec, learningRateFactor },
+    { ...spec, learningRateFactor, stop },
     stepCountsOf(before, earlier, config.stepsMax),
   );
   const priority =

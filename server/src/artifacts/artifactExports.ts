@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
-import type { JobFailure } from '../jobs/job.js';
+import type { JobFailure, JobProgress } from '../jobs/job.js';
 import { jobAtWeights } from '../jobs/jobAtWeights.js';
 import type { BlobStore } from '../store/blobStore.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
@@ -24,8 +24,8 @@ export interface NewExport {
   format: ExportFormat;
   weightType: GgufType;
   shardBytesMax: number;
-  /** Null: the newest, or one that the running job is to save. */
-  checkpointStep: number | null;
+  /** `best`: that of the lowest held-out loss. Null: the newest, or one that the running job is to save. */
+  checkpointStep: number | 'best' | null;
   /** The job has a trainer, which is asked for a checkpoint of its present step where no step is named. */
   isRunning: boolean;
   requestId: string | null;
@@ -65,7 +65,7 @@ export class ArtifactExports {
       // Whoever throws checkpoints of the job away waits for it, too: one is held before it can go, or is gone.
       const job = await trx
         .selectFrom('jobs')
-        .select('delete_time_ms')
+        .select(['delete_time_ms', 'progress'])
         .where('id', '=', jobId)
         .forUpdate()
         .executeTakeFirst();
@@ -82,7 +82,9 @@ export class ArtifactExports {
         .select(['folder', 'step'])
         .where('job_id', '=', jobId)
         .where('corrupt', '=', 0);
-      if (checkpointStep !== null) query = query.where('step', '=', checkpointStep);
+      const { best } = JSON.parse(job.progress) as JobProgress;
+      const step = checkpointStep === 'best' ? (best?.step ?? -1) : checkpointStep; // none has the step -1
+      if (step !== null) query = query.where('step', '=', step);
       const isSaved = checkpointStep === null && wanted.isRunning;
       const checkpoint = isSaved
         ? undefined

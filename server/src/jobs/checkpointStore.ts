@@ -4,7 +4,7 @@ import type { Database } from '../store/database.js';
 import { folders, removeOthers, removeUnfinished } from '../store/folders.js';
 import type { CheckpointRow } from '../store/schema.js';
 import type { Stage } from '../store/stage.js';
-import { terminalStates, type JobOrigin } from './job.js';
+import { terminalStates, type JobOrigin, type JobProgress } from './job.js';
 
 /** A checkpoint that was acknowledged: complete and synced in its folder before its row was stored. */
 export interface Checkpoint {
@@ -51,8 +51,8 @@ export class CheckpointStore {
   }
 
   /**
-   * Deletes checkpoints of a job but those that somebody needs: a pending export, or a job that has not ended and begins at
-   * one. The rows go first: a crash between leaves folders without a row, which clearOrphans removes, and never a row without
+   * Deletes checkpoints of a job but that of its lowest held-out loss and those that somebody needs: a pending export, or a job that has
+   * not ended and begins at one. The rows go first: a crash between leaves folders without a row, which clearOrphans removes, and never a row without
    * its folder. Answers those that are gone.
    */
   async remove(jobId: string, surplus: readonly Checkpoint[]): Promise<Checkpoint[]> {
@@ -61,7 +61,13 @@ export class CheckpointStore {
     const names = surplus.map(({ folder }) => folder.slice(parent.length + 1));
     const deleted = await this.db.transaction().execute(async (trx) => {
       // An export, and a job that begins at one, take their checkpoint under this lock: either before, or not at all.
-      await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
+      const { progress } = await trx
+        .selectFrom('jobs')
+        .select('progress')
+        .where('id', '=', jobId)
+        .forUpdate()
+        .executeTakeFirstOrThrow();
+      const { best } = JSON.parse(progress) as JobProgress;
       const forks = await trx
         .selectFrom('jobs')
         .select('origin')
@@ -69,7 +75,8 @@ export class CheckpointStore {
         .where('state', 'not in', terminalStates)
         .execute();
       const begun = new Set(forks.map(({ origin }) => (JSON.parse(origin!) as JobOrigin).folder));
-      const free = names.filter((name) => !begun.has(name));
+      const kept = new Set(surplus.filter(({ step }) => step === best?.step).map(({ folder }) => folder));
+      const free = names.filter((name) => !begun.has(name) && !kept.has(join(parent, name)));
       if (free.length === 0) return [];
       const gone = await trx
         .deleteFrom('checkpoints')

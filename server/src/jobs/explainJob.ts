@@ -2,7 +2,8 @@ import type { Database } from '../store/database.js';
 import type { Leases } from '../store/leases.js';
 import { deviceHoursFreeMs, deviceHoursOf } from '../quotas/quotaUse.js';
 import { Quotas } from '../quotas/quotas.js';
-import type { Job } from './job.js';
+import { isTerminal, type Job } from './job.js';
+import { stopConditions } from './stopText.js';
 
 /** Why a job waits, or that it does not. */
 export const waitReasons = [
@@ -89,7 +90,9 @@ export class JobExplainer {
 
     if (job.state !== 'queued') {
       const is = job.state === 'paused' ? 'is paused: resume it' : `is ${job.state}`;
-      return answer('notWaiting', `The job ${is}`, null);
+      const conditions = isTerminal(job.state) ? null : stopConditions(job.spec, job.progress);
+      const why = isTerminal(job.state) ? job.stateReason : conditions;
+      return answer('notWaiting', why === null ? `The job ${is}` : `The job ${is}. ${why}`, null);
     }
     if (slotCount === 0) return answer('noServer', 'No server runs jobs at present', null);
     if (found.notBeforeMs !== null) {

@@ -6,6 +6,7 @@ import {
   type DatasetEvaluation,
   type Phase,
   type RunSpec,
+  type StopReason,
   type TrainingEvent,
 } from '@relora/engine/plan';
 import type { JobState, StopRequest } from '../store/schema.js';
@@ -78,6 +79,10 @@ export interface JobProgress {
   checkpointStep: number | null;
   /** Of the last evaluation; absent before the first. */
   datasets?: DatasetEvaluation[];
+  /** The evaluation of the lowest held-out loss, whose checkpoint is kept; absent where it is not, or before there is one. */
+  best?: { step: number; loss: number };
+  /** Why the run ended before its last step; absent where it did not. `stepCount` is then its step. */
+  stop?: { step: number; reason: StopReason; value: number; limit: number };
 }
 
 /** A data set of a mixture. */
@@ -147,5 +152,13 @@ export interface JobEvent {
 
 export type JobEventBody =
   | TrainingEvent
-  | { kind: 'state'; from: JobState | null; to: JobState; reason: string; failure: JobFailure | null }
+  | {
+      kind: 'state';
+      from: JobState | null;
+      to: JobState;
+      reason: string;
+      failure: JobFailure | null;
+      /** Why the run ended before its last step. */
+      stopReason?: StopReason;
+    }
   | { kind: 'artifact'; artifactId: string; sizeBytes: number };

@@ -11,6 +11,7 @@ import type { JobJournal } from './jobJournal.js';
 import { toJob } from './jobRow.js';
 import { updateApplied } from './jobUpdates.js';
 import { addSteps, endAttempt, type StepUse } from '../usage/attemptUse.js';
+import { stopText } from './stopText.js';
 
 /** Which execution of which job writes. A write of another attempt than the present one is refused as `stale`. */
 export interface AttemptKey {
@@ -147,7 +148,9 @@ export class JobAttempts {
         failed.length === 0
           ? 'the weights exported'
           : `the export of ${failed.map(({ id }) => id).join(', ')} failed`;
-      return await change.moveTo(row, 'succeeded', `All steps were taken and ${exported}`);
+      const { stop } = readProgress(row);
+      const ended = stop === undefined ? 'All steps were taken' : stopText(stop);
+      return await change.moveTo(row, 'succeeded', `${ended} and ${exported}`);
     });
   }
 
@@ -354,7 +357,15 @@ function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): 
       break;
     case 'checkpoint':
       progress.checkpointStep = body.step;
+      if (body.best !== undefined) progress.best = body.best;
       break;
+    case 'stop': {
+      const { step, reason, value, limit } = body;
+      progress.stop = { step, reason, value, limit };
+      progress.stepCount = step;
+      progress.remainingSeconds = 0;
+      break;
+    }
     default:
       break;
   }

@@ -1,3 +1,4 @@
+import type { StopReason } from '@relora/engine/plan';
 import type { Transaction } from 'kysely';
 import type { Leases } from '../store/leases.js';
 import { mayRunOn, type DeviceName } from './jobDevices.js';
@@ -9,6 +10,7 @@ import {
   type JobEvent,
   type JobEventBody,
   type JobFailure,
+  type JobProgress,
   type JobState,
 } from './job.js';
 import { writeBody } from './jobRow.js';
@@ -147,7 +149,12 @@ export class JobChange {
     return await this.append(
       row,
       attempt,
-      [{ timeMs: this.nowMs, body: { kind: 'state', from: row.state, to, reason, failure } }],
+      [
+        {
+          timeMs: this.nowMs,
+          body: { kind: 'state', from: row.state, to, reason, failure, ...stopOf(row, to) },
+        },
+      ],
       {
         stop_request: null,
         ...(hasTrainer(to) ? {} : { lease_server: null, lease_until_ms: null }),
@@ -215,4 +222,11 @@ export class JobChange {
     this.touched.set(id, { row: next, events: [...before, ...appended] });
     return next;
   }
+}
+
+/** A run that ended early says so with its last state. */
+function stopOf({ progress }: JobRow, to: JobState): { stopReason?: StopReason } {
+  if (to !== 'succeeded') return {};
+  const { stop } = JSON.parse(progress) as JobProgress;
+  return stop === undefined ? {} : { stopReason: stop.reason };
 }

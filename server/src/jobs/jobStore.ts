@@ -1,7 +1,7 @@
 import type { RunUpdate } from '@relora/engine/plan';
 import type { Database } from '../store/database.js';
 import type { Leases } from '../store/leases.js';
-import type { Job, JobState } from './job.js';
+import { hasTrainer, type Job, type JobState } from './job.js';
 import type { AttemptKey } from './jobAttempts.js';
 import { toJob } from './jobRow.js';
 import { defaultTenant } from '../store/tenantIds.js';
@@ -52,6 +52,29 @@ export class JobStore {
   /** Changes of a job's run, in the order of their numbers. */
   async updatesOf(jobId: string): Promise<RunUpdate[]> {
     return await updatesOf(this.db, jobId);
+  }
+
+  /** That trainers of ended attempts held their device, from the states in the journal. */
+  async deviceSeconds(jobId: string): Promise<number> {
+    const rows = await this.db
+      .selectFrom('events')
+      .select(['time_ms', 'body'])
+      .where('job_id', '=', jobId)
+      .where('step', 'is', null)
+      .where('body', 'like', '{"kind":"state"%')
+      .orderBy('sequence')
+      .execute();
+    let sumMs = 0;
+    let sinceMs: number | null = null;
+    for (const { time_ms: timeMs, body } of rows) {
+      const { to } = JSON.parse(body) as { to: JobState };
+      if (hasTrainer(to)) sinceMs ??= timeMs;
+      else if (sinceMs !== null) {
+        sumMs += timeMs - sinceMs;
+        sinceMs = null;
+      }
+    }
+    return sumMs / 1000;
   }
 
   /** One page of jobs; `next` is null at the end. Pages stay right while jobs are created: the cursor is a place, not a count. */

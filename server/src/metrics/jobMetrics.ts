@@ -105,6 +105,7 @@ export class JobMetrics {
       case 'artifact':
       case 'plan':
       case 'update':
+      case 'stop':
       case 'sample':
         return;
     }

@@ -51,6 +51,10 @@ export interface TrainOrder {
   updates: readonly RunUpdate[];
   /** When the first attempt began: duties by time count from there while no checkpoint knows better. */
   startTimeMs: number;
+  /** That earlier attempts held the device. */
+  deviceSeconds: number;
+  /** Where an earlier attempt ended the run before its last step; null where none did. */
+  stopStep: number | null;
 }
 
 export interface PrepareTask {

@@ -361,10 +361,17 @@ export class Supervisor {
       baseWeightsBeneath: job.spec.baseWeightsName === null ? config.allowedFolders : null,
       checkpoints: kept.map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
       origin: await this.originOf(job),
-      exportedFormats: await artifacts.formatsAt(job.id, job.progress.stepCount),
+      exportedFormats: await artifacts.formatsAt(
+        job.id,
+        job.spec.export.weights === 'best' && job.progress.best
+          ? job.progress.best.step
+          : job.progress.stepCount,
+      ),
       unacknowledgedMax,
       updates: await this.parts.store.updatesOf(job.id),
       startTimeMs: job.startTimeMs ?? Date.now(),
+      deviceSeconds: job.spec.stop.deviceHours > 0 ? await this.parts.store.deviceSeconds(job.id) : 0,
+      stopStep: job.progress.stop?.step ?? null,
     };
   }
 

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import {
   beginRun,
@@ -14,9 +14,11 @@ import {
   specHash,
   tfjsVersion,
   trainLoop,
+  withCheckpointWeights,
   type Device,
   type TrainingEvent,
   type TrainingRun,
+  type WeightSource,
 } from '@relora/engine';
 import { Dataset } from '@relora/engine/data';
 import type { Execution } from '../../jobs/job.js';
@@ -41,9 +43,9 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
   );
   const run = await begin(order, device, datasets, channel);
   channel.listenForUpdates((update) => run.steering.add(update));
-  /** Checkpoints that the server has a row for: one that a stop finds already saved is not reported again. */
-  const known = new Set(order.checkpoints.map(({ path }) => path));
-  if (order.origin !== null) known.add(order.origin.path);
+  /** Checkpoints that the server has a row for, by their path: one that a stop finds already saved is not reported again. */
+  const known = new Map(order.checkpoints.map((checkpoint) => [checkpoint.path, checkpoint]));
+  if (order.origin !== null) known.set(order.origin.path, order.origin);
   const steps = new StepReports(order.spec.everyStepEvent);
   const send = async (bodies: TrainingEvent[]): Promise<void> => {
     for (const body of bodies) await channel.report({ type: 'event', timeMs: Date.now(), body });
@@ -52,7 +54,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     if (body.kind === 'step') return await send(steps.take(body, performance.now()));
     if (body.kind === 'checkpoint') {
       if (known.has(body.path)) return;
-      known.add(body.path);
+      known.set(body.path, body);
     }
     await send([...steps.rest(performance.now()), body]);
   };
@@ -90,7 +92,8 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
       return await channel.report({ type: 'finished', outcome: 'stopped' });
     }
     for (const format of order.spec.export.formats)
-      if (!order.exportedFormats.includes(format)) await exportArtifact(order, run, format, channel);
+      if (!order.exportedFormats.includes(format))
+        await exportArtifact(order, run, format, channel, bestOf(run, [...known.values()]));
     await channel.report({ type: 'finished', outcome: 'succeeded' });
   } catch (error) {
     await send(steps.rest(performance.now())); // what was taken before it
@@ -100,6 +103,29 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
     device.close();
     for (const dataset of datasets) await dataset.close();
   }
+}
+
+/** A checkpoint whose bytes are known. */
+interface KnownCheckpoint {
+  path: string;
+  manifestSha256: string;
+}
+
+/**
+ * The checkpoint of the lowest held-out loss where its weights are to be exported; null where those of the run are, which is also where
+ * no evaluation said which is best.
+ */
+function bestOf({ spec, progress }: TrainingRun, known: readonly KnownCheckpoint[]): BestCheckpoint | null {
+  const { best } = progress.heldOut;
+  if (spec.export.weights === 'last' || best === null || best.step === progress.nextStep) return null;
+  const name = `step-${String(best.step).padStart(8, '0')}-`;
+  return { step: best.step, checkpoint: known.findLast(({ path }) => basename(path).startsWith(name)) };
+}
+
+interface BestCheckpoint {
+  step: number;
+  /** Undefined where it could not be read. */
+  checkpoint: KnownCheckpoint | undefined;
 }
 
 /**
@@ -122,7 +148,13 @@ async function begin(
     mixture: datasets,
     runFolder,
     attempt,
-    steering: { updates: order.updates, doneMs: dutiesFrom(order.startTimeMs) },
+    steering: {
+      updates: order.updates,
+      doneMs: dutiesFrom(order.startTimeMs),
+      startMs: order.startTimeMs,
+      deviceSeconds: order.deviceSeconds,
+      stopStep: order.stopStep,
+    },
   };
   for (const { path, manifestSha256 } of order.checkpoints) {
     try {
@@ -176,35 +208,55 @@ async function exportArtifact(
   run: TrainingRun,
   format: ExportFormat,
   channel: ServerChannel,
+  best: BestCheckpoint | null,
 ): Promise<void> {
   const { weightType: plainType, ggufType, shardBytesMax } = order.spec.export;
   const weightType = format === 'gguf' ? ggufType : plainType;
   const folder = join(order.jobFolder, 'artifacts');
   const id = `${artifactNames[format]}-${order.attempt}`;
   const temporary = join(folder, `.tmp-${order.attempt}-${randomBytes(4).toString('hex')}`);
-  const { nextStep: step, restartCount } = run.progress;
+  const { nextStep, restartCount } = run.progress;
+  const step = best?.step ?? nextStep;
   const cycle = run.model.adapterSettings === null ? null : restartCount + 1;
   const artifact = { id, format, weightType, step, cycle };
   await channel.report({ type: 'exporting', artifact });
   try {
     await mkdir(folder, { recursive: true });
-    const source = await runWeights(run);
     const job = `jobs/${nameOf(order.jobId)}`;
-    const { files, castErrorMax } = await exportModel(source, temporary, {
-      format,
-      weightType,
-      shardBytesMax,
-      job,
-    });
+    const { files, castErrorMax, lineage } = await withWeights(run, best, async (source) => ({
+      ...(await exportModel(source, temporary, { format, weightType, shardBytesMax, job })),
+      lineage: source.lineage,
+    }));
     await publish(temporary, join(folder, id));
     const digests = files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 }));
-    await channel.report({ type: 'artifact', artifact: { ...artifact, castErrorMax, files: digests } });
+    const sealed = { ...artifact, cycle: lineage.cycle, castErrorMax, files: digests };
+    await channel.report({ type: 'artifact', artifact: sealed });
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
     const failure = describeError(error, 'TASK_ERROR', order.jobFolder);
     if (failure.reason === 'STORAGE_FULL') throw error;
     await channel.report({ type: 'exportFailed', artifact, failure });
   }
+}
+
+/** Hands `use` the weights to export: those of the run, or of its best checkpoint. */
+async function withWeights<T>(
+  run: TrainingRun,
+  best: BestCheckpoint | null,
+  use: (source: WeightSource) => Promise<T>,
+): Promise<T> {
+  if (best === null) return await use(await runWeights(run));
+  const { step, checkpoint } = best;
+  const path = checkpoint?.path ?? join(run.folder, 'checkpoints');
+  if (checkpoint === undefined)
+    throw new CheckpointCorrupt(
+      path,
+      'manifest.json',
+      `a checkpoint of step ${step}, the best`,
+      'none that can be read',
+    );
+  const { manifestSha256 } = checkpoint;
+  return await withCheckpointWeights(run.device, path, run.dataset, { manifestSha256 }, use);
 }
 
 const artifactNames: Record<ExportFormat, string> = {

@@ -9,6 +9,10 @@ import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
 import {
+  ExportedWeights,
+  exportedWeightsFromJSON,
+  exportedWeightsToJSON,
+  exportedWeightsToNumber,
   ExportFormat,
   exportFormatFromJSON,
   exportFormatToJSON,
@@ -262,6 +266,8 @@ export interface ExportWeightsRequest {
   shardBytesMax?:
     | number
     | undefined;
+  /** BEST: the checkpoint of the lowest held-out loss; not beside checkpoint_step. Default LAST. */
+  weights: ExportedWeights;
   /** UUID that makes a repeated call return the same artifact. */
   requestId: string;
 }
@@ -1102,6 +1108,7 @@ function createBaseExportWeightsRequest(): ExportWeightsRequest {
     format: ExportFormat.UNSPECIFIED,
     weightType: WeightType.UNSPECIFIED,
     shardBytesMax: undefined,
+    weights: ExportedWeights.UNSPECIFIED,
     requestId: "",
   };
 }
@@ -1122,6 +1129,9 @@ export const ExportWeightsRequest: MessageFns<ExportWeightsRequest> = {
     }
     if (message.shardBytesMax !== undefined) {
       writer.uint32(40).int64(message.shardBytesMax);
+    }
+    if (message.weights !== ExportedWeights.UNSPECIFIED) {
+      writer.uint32(56).int32(exportedWeightsToNumber(message.weights));
     }
     if (message.requestId !== "") {
       writer.uint32(50).string(message.requestId);
@@ -1182,6 +1192,14 @@ export const ExportWeightsRequest: MessageFns<ExportWeightsRequest> = {
             message.shardBytesMax = longToNumber(reader.int64());
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.weights = exportedWeightsFromJSON(reader.int32());
+            continue;
+          }
           case 6: {
             if (tag !== 50) {
               break;
@@ -1221,6 +1239,7 @@ export const ExportWeightsRequest: MessageFns<ExportWeightsRequest> = {
         : isSet(object.shard_bytes_max)
         ? globalThis.Number(object.shard_bytes_max)
         : undefined,
+      weights: isSet(object.weights) ? exportedWeightsFromJSON(object.weights) : ExportedWeights.UNSPECIFIED,
       requestId: isSet(object.requestId)
         ? globalThis.String(object.requestId)
         : isSet(object.request_id)
@@ -1246,6 +1265,9 @@ export const ExportWeightsRequest: MessageFns<ExportWeightsRequest> = {
     if (message.shardBytesMax !== undefined) {
       obj.shardBytesMax = Math.round(message.shardBytesMax);
     }
+    if (message.weights !== ExportedWeights.UNSPECIFIED) {
+      obj.weights = exportedWeightsToJSON(message.weights);
+    }
     if (message.requestId !== "") {
       obj.requestId = message.requestId;
     }
@@ -1262,6 +1284,7 @@ export const ExportWeightsRequest: MessageFns<ExportWeightsRequest> = {
     message.format = object.format ?? ExportFormat.UNSPECIFIED;
     message.weightType = object.weightType ?? WeightType.UNSPECIFIED;
     message.shardBytesMax = object.shardBytesMax ?? undefined;
+    message.weights = object.weights ?? ExportedWeights.UNSPECIFIED;
     message.requestId = object.requestId ?? "";
     return message;
   },

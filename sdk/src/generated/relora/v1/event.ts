@@ -30,6 +30,10 @@ import {
   recomputationFromJSON,
   recomputationToJSON,
   recomputationToNumber,
+  StopReason,
+  stopReasonFromJSON,
+  stopReasonToJSON,
+  stopReasonToNumber,
   TargetModule,
   targetModuleFromJSON,
   targetModuleToJSON,
@@ -99,6 +103,10 @@ export interface JobEvent {
   update?:
     | UpdateEvent
     | undefined;
+  /** The run ends before its last step. */
+  stop?:
+    | StopEvent
+    | undefined;
   /**
    * Sequence number of the first event that this one stands for, which is its own but for the step event of a span: older step
    * events are folded, and the one that is left has the number of the last of them.
@@ -115,7 +123,11 @@ export interface StateEvent {
   /** Why, for people. */
   reason: string;
   /** Set when the new state is FAILED. */
-  failure: JobFailure | undefined;
+  failure:
+    | JobFailure
+    | undefined;
+  /** Why the run ended before its last step; set when the new state is SUCCEEDED and it did. */
+  stopReason: StopReason;
 }
 
 /** A step was taken. After a crash the steps since the last checkpoint are taken, and reported, again. */
@@ -331,6 +343,16 @@ export interface CheckpointEvent {
   sizeBytes: number;
   /** Wall-clock time of saving. */
   seconds: number;
+  /** The evaluation of the lowest held-out loss so far, whose checkpoint is this or one before; set where the job keeps that. */
+  best: BestEvaluation | undefined;
+}
+
+/** The evaluation of the lowest held-out loss. */
+export interface BestEvaluation {
+  /** Steps taken before it, which is the step of its checkpoint. */
+  step: number;
+  /** Its loss, nats per token. */
+  loss: number;
 }
 
 /** An artifact was sealed and can be downloaded. */
@@ -355,6 +377,18 @@ export interface UpdateEvent {
   learningRateBefore: number;
   /** Learning rate of the step as it is. */
   learningRateAfter: number;
+}
+
+/** The run ends before its last step: it is evaluated, saved and exported now. */
+export interface StopEvent {
+  /** Steps taken. */
+  step: number;
+  /** What ended it. */
+  reason: StopReason;
+  /** What came to the limit, in the unit of its setting; 0 for a request. */
+  value: number;
+  /** The limit; 0 for a request. */
+  limit: number;
 }
 
 /** A text was sampled. */
@@ -396,6 +430,7 @@ function createBaseJobEvent(): JobEvent {
     heartbeat: undefined,
     plan: undefined,
     update: undefined,
+    stop: undefined,
     firstSequence: 0,
   };
 }
@@ -446,6 +481,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     }
     if (message.update !== undefined) {
       UpdateEvent.encode(message.update, writer.uint32(130).fork()).join();
+    }
+    if (message.stop !== undefined) {
+      StopEvent.encode(message.stop, writer.uint32(138).fork()).join();
     }
     if (message.firstSequence !== 0) {
       writer.uint32(120).int64(message.firstSequence);
@@ -586,6 +624,14 @@ export const JobEvent: MessageFns<JobEvent> = {
             message.update = UpdateEvent.decode(reader, reader.uint32());
             continue;
           }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.stop = StopEvent.decode(reader, reader.uint32());
+            continue;
+          }
           case 15: {
             if (tag !== 120) {
               break;
@@ -623,6 +669,7 @@ export const JobEvent: MessageFns<JobEvent> = {
       heartbeat: isSet(object.heartbeat) ? HeartbeatEvent.fromJSON(object.heartbeat) : undefined,
       plan: isSet(object.plan) ? PlanEvent.fromJSON(object.plan) : undefined,
       update: isSet(object.update) ? UpdateEvent.fromJSON(object.update) : undefined,
+      stop: isSet(object.stop) ? StopEvent.fromJSON(object.stop) : undefined,
       firstSequence: isSet(object.firstSequence)
         ? globalThis.Number(object.firstSequence)
         : isSet(object.first_sequence)
@@ -678,6 +725,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     if (message.update !== undefined) {
       obj.update = UpdateEvent.toJSON(message.update);
     }
+    if (message.stop !== undefined) {
+      obj.stop = StopEvent.toJSON(message.stop);
+    }
     if (message.firstSequence !== 0) {
       obj.firstSequence = Math.round(message.firstSequence);
     }
@@ -722,13 +772,20 @@ export const JobEvent: MessageFns<JobEvent> = {
     message.update = (object.update !== undefined && object.update !== null)
       ? UpdateEvent.fromPartial(object.update)
       : undefined;
+    message.stop = (object.stop !== undefined && object.stop !== null) ? StopEvent.fromPartial(object.stop) : undefined;
     message.firstSequence = object.firstSequence ?? 0;
     return message;
   },
 };
 
 function createBaseStateEvent(): StateEvent {
-  return { from: JobState.UNSPECIFIED, to: JobState.UNSPECIFIED, reason: "", failure: undefined };
+  return {
+    from: JobState.UNSPECIFIED,
+    to: JobState.UNSPECIFIED,
+    reason: "",
+    failure: undefined,
+    stopReason: StopReason.UNSPECIFIED,
+  };
 }
 
 export const StateEvent: MessageFns<StateEvent> = {
@@ -744,6 +801,9 @@ export const StateEvent: MessageFns<StateEvent> = {
     }
     if (message.failure !== undefined) {
       JobFailure.encode(message.failure, writer.uint32(34).fork()).join();
+    }
+    if (message.stopReason !== StopReason.UNSPECIFIED) {
+      writer.uint32(40).int32(stopReasonToNumber(message.stopReason));
     }
     return writer;
   },
@@ -793,6 +853,14 @@ export const StateEvent: MessageFns<StateEvent> = {
             message.failure = JobFailure.decode(reader, reader.uint32());
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.stopReason = stopReasonFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -811,6 +879,11 @@ export const StateEvent: MessageFns<StateEvent> = {
       to: isSet(object.to) ? jobStateFromJSON(object.to) : JobState.UNSPECIFIED,
       reason: isSet(object.reason) ? globalThis.String(object.reason) : "",
       failure: isSet(object.failure) ? JobFailure.fromJSON(object.failure) : undefined,
+      stopReason: isSet(object.stopReason)
+        ? stopReasonFromJSON(object.stopReason)
+        : isSet(object.stop_reason)
+        ? stopReasonFromJSON(object.stop_reason)
+        : StopReason.UNSPECIFIED,
     };
   },
 
@@ -828,6 +901,9 @@ export const StateEvent: MessageFns<StateEvent> = {
     if (message.failure !== undefined) {
       obj.failure = JobFailure.toJSON(message.failure);
     }
+    if (message.stopReason !== StopReason.UNSPECIFIED) {
+      obj.stopReason = stopReasonToJSON(message.stopReason);
+    }
     return obj;
   },
 
@@ -842,6 +918,7 @@ export const StateEvent: MessageFns<StateEvent> = {
     message.failure = (object.failure !== undefined && object.failure !== null)
       ? JobFailure.fromPartial(object.failure)
       : undefined;
+    message.stopReason = object.stopReason ?? StopReason.UNSPECIFIED;
     return message;
   },
 };
@@ -2676,7 +2753,7 @@ export const PlannedGraph: MessageFns<PlannedGraph> = {
 };
 
 function createBaseCheckpointEvent(): CheckpointEvent {
-  return { step: 0, sizeBytes: 0, seconds: 0 };
+  return { step: 0, sizeBytes: 0, seconds: 0, best: undefined };
 }
 
 export const CheckpointEvent: MessageFns<CheckpointEvent> = {
@@ -2689,6 +2766,9 @@ export const CheckpointEvent: MessageFns<CheckpointEvent> = {
     }
     if (message.seconds !== 0) {
       writer.uint32(25).double(message.seconds);
+    }
+    if (message.best !== undefined) {
+      BestEvaluation.encode(message.best, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -2730,6 +2810,14 @@ export const CheckpointEvent: MessageFns<CheckpointEvent> = {
             message.seconds = reader.double();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.best = BestEvaluation.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2751,6 +2839,7 @@ export const CheckpointEvent: MessageFns<CheckpointEvent> = {
         ? globalThis.Number(object.size_bytes)
         : 0,
       seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+      best: isSet(object.best) ? BestEvaluation.fromJSON(object.best) : undefined,
     };
   },
 
@@ -2765,6 +2854,9 @@ export const CheckpointEvent: MessageFns<CheckpointEvent> = {
     if (message.seconds !== 0) {
       obj.seconds = floatToJson(message.seconds);
     }
+    if (message.best !== undefined) {
+      obj.best = BestEvaluation.toJSON(message.best);
+    }
     return obj;
   },
 
@@ -2776,6 +2868,94 @@ export const CheckpointEvent: MessageFns<CheckpointEvent> = {
     message.step = object.step ?? 0;
     message.sizeBytes = object.sizeBytes ?? 0;
     message.seconds = object.seconds ?? 0;
+    message.best = (object.best !== undefined && object.best !== null)
+      ? BestEvaluation.fromPartial(object.best)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseBestEvaluation(): BestEvaluation {
+  return { step: 0, loss: 0 };
+}
+
+export const BestEvaluation: MessageFns<BestEvaluation> = {
+  encode(message: BestEvaluation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.step !== 0) {
+      writer.uint32(8).int32(message.step);
+    }
+    if (message.loss !== 0) {
+      writer.uint32(17).double(message.loss);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): BestEvaluation {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseBestEvaluation();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.loss = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): BestEvaluation {
+    return {
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      loss: isSet(object.loss) ? globalThis.Number(object.loss) : 0,
+    };
+  },
+
+  toJSON(message: BestEvaluation): unknown {
+    const obj: any = {};
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.loss !== 0) {
+      obj.loss = floatToJson(message.loss);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<BestEvaluation>): BestEvaluation {
+    return BestEvaluation.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<BestEvaluation>): BestEvaluation {
+    const message = createBaseBestEvaluation();
+    message.step = object.step ?? 0;
+    message.loss = object.loss ?? 0;
     return message;
   },
 };
@@ -3030,6 +3210,123 @@ export const UpdateEvent: MessageFns<UpdateEvent> = {
     message.stepCount = object.stepCount ?? 0;
     message.learningRateBefore = object.learningRateBefore ?? 0;
     message.learningRateAfter = object.learningRateAfter ?? 0;
+    return message;
+  },
+};
+
+function createBaseStopEvent(): StopEvent {
+  return { step: 0, reason: StopReason.UNSPECIFIED, value: 0, limit: 0 };
+}
+
+export const StopEvent: MessageFns<StopEvent> = {
+  encode(message: StopEvent, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.step !== 0) {
+      writer.uint32(8).int32(message.step);
+    }
+    if (message.reason !== StopReason.UNSPECIFIED) {
+      writer.uint32(16).int32(stopReasonToNumber(message.reason));
+    }
+    if (message.value !== 0) {
+      writer.uint32(25).double(message.value);
+    }
+    if (message.limit !== 0) {
+      writer.uint32(33).double(message.limit);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StopEvent {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStopEvent();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.reason = stopReasonFromJSON(reader.int32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.value = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.limit = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StopEvent {
+    return {
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      reason: isSet(object.reason) ? stopReasonFromJSON(object.reason) : StopReason.UNSPECIFIED,
+      value: isSet(object.value) ? globalThis.Number(object.value) : 0,
+      limit: isSet(object.limit) ? globalThis.Number(object.limit) : 0,
+    };
+  },
+
+  toJSON(message: StopEvent): unknown {
+    const obj: any = {};
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.reason !== StopReason.UNSPECIFIED) {
+      obj.reason = stopReasonToJSON(message.reason);
+    }
+    if (message.value !== 0) {
+      obj.value = floatToJson(message.value);
+    }
+    if (message.limit !== 0) {
+      obj.limit = floatToJson(message.limit);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<StopEvent>): StopEvent {
+    return StopEvent.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<StopEvent>): StopEvent {
+    const message = createBaseStopEvent();
+    message.step = object.step ?? 0;
+    message.reason = object.reason ?? StopReason.UNSPECIFIED;
+    message.value = object.value ?? 0;
+    message.limit = object.limit ?? 0;
     return message;
   },
 };

@@ -128,6 +128,112 @@ export function jobStateToNumber(object: JobState): number {
   }
 }
 
+/** Why a run ended before its last step: by which setting (StopSpec), or by UpdateJob. */
+export const StopReason = {
+  /** UNSPECIFIED - It did not. */
+  UNSPECIFIED: "STOP_REASON_UNSPECIFIED",
+  /** PATIENCE - patience_evaluation_count: the held-out loss no longer fell. */
+  PATIENCE: "STOP_REASON_PATIENCE",
+  /** EVALUATION_LOSS - evaluation_loss: the held-out loss was low enough. */
+  EVALUATION_LOSS: "STOP_REASON_EVALUATION_LOSS",
+  /** TOKEN_COUNT - token_count: so many tokens were trained on. */
+  TOKEN_COUNT: "STOP_REASON_TOKEN_COUNT",
+  /** SECONDS - seconds: so much time went by. */
+  SECONDS: "STOP_REASON_SECONDS",
+  /** DEVICE_HOURS - device_hours: its trainers held their device for so long. */
+  DEVICE_HOURS: "STOP_REASON_DEVICE_HOURS",
+  /** REQUESTED - UpdateJob asked for it. */
+  REQUESTED: "STOP_REASON_REQUESTED",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type StopReason = typeof StopReason[keyof typeof StopReason];
+
+export namespace StopReason {
+  export type UNSPECIFIED = typeof StopReason.UNSPECIFIED;
+  export type PATIENCE = typeof StopReason.PATIENCE;
+  export type EVALUATION_LOSS = typeof StopReason.EVALUATION_LOSS;
+  export type TOKEN_COUNT = typeof StopReason.TOKEN_COUNT;
+  export type SECONDS = typeof StopReason.SECONDS;
+  export type DEVICE_HOURS = typeof StopReason.DEVICE_HOURS;
+  export type REQUESTED = typeof StopReason.REQUESTED;
+  export type UNRECOGNIZED = typeof StopReason.UNRECOGNIZED;
+}
+
+export function stopReasonFromJSON(object: any): StopReason {
+  switch (object) {
+    case 0:
+    case "STOP_REASON_UNSPECIFIED":
+      return StopReason.UNSPECIFIED;
+    case 1:
+    case "STOP_REASON_PATIENCE":
+      return StopReason.PATIENCE;
+    case 2:
+    case "STOP_REASON_EVALUATION_LOSS":
+      return StopReason.EVALUATION_LOSS;
+    case 3:
+    case "STOP_REASON_TOKEN_COUNT":
+      return StopReason.TOKEN_COUNT;
+    case 4:
+    case "STOP_REASON_SECONDS":
+      return StopReason.SECONDS;
+    case 5:
+    case "STOP_REASON_DEVICE_HOURS":
+      return StopReason.DEVICE_HOURS;
+    case 6:
+    case "STOP_REASON_REQUESTED":
+      return StopReason.REQUESTED;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return StopReason.UNRECOGNIZED;
+  }
+}
+
+export function stopReasonToJSON(object: StopReason): string {
+  switch (object) {
+    case StopReason.UNSPECIFIED:
+      return "STOP_REASON_UNSPECIFIED";
+    case StopReason.PATIENCE:
+      return "STOP_REASON_PATIENCE";
+    case StopReason.EVALUATION_LOSS:
+      return "STOP_REASON_EVALUATION_LOSS";
+    case StopReason.TOKEN_COUNT:
+      return "STOP_REASON_TOKEN_COUNT";
+    case StopReason.SECONDS:
+      return "STOP_REASON_SECONDS";
+    case StopReason.DEVICE_HOURS:
+      return "STOP_REASON_DEVICE_HOURS";
+    case StopReason.REQUESTED:
+      return "STOP_REASON_REQUESTED";
+    case StopReason.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function stopReasonToNumber(object: StopReason): number {
+  switch (object) {
+    case StopReason.UNSPECIFIED:
+      return 0;
+    case StopReason.PATIENCE:
+      return 1;
+    case StopReason.EVALUATION_LOSS:
+      return 2;
+    case StopReason.TOKEN_COUNT:
+      return 3;
+    case StopReason.SECONDS:
+      return 4;
+    case StopReason.DEVICE_HOURS:
+      return 5;
+    case StopReason.REQUESTED:
+      return 6;
+    case StopReason.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** Phases of a run. */
 export const JobPhase = {
   /** UNSPECIFIED - Not started. */
@@ -1420,6 +1526,72 @@ export function weightTypeToNumber(object: WeightType): number {
   }
 }
 
+/** Which weights of a run. */
+export const ExportedWeights = {
+  /** UNSPECIFIED - Treated as LAST. */
+  UNSPECIFIED: "EXPORTED_WEIGHTS_UNSPECIFIED",
+  /** LAST - Those of its end, or of its newest state. */
+  LAST: "EXPORTED_WEIGHTS_LAST",
+  /** BEST - Those of its lowest held-out loss, whose checkpoint the job keeps (checkpoint.keep_best). */
+  BEST: "EXPORTED_WEIGHTS_BEST",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type ExportedWeights = typeof ExportedWeights[keyof typeof ExportedWeights];
+
+export namespace ExportedWeights {
+  export type UNSPECIFIED = typeof ExportedWeights.UNSPECIFIED;
+  export type LAST = typeof ExportedWeights.LAST;
+  export type BEST = typeof ExportedWeights.BEST;
+  export type UNRECOGNIZED = typeof ExportedWeights.UNRECOGNIZED;
+}
+
+export function exportedWeightsFromJSON(object: any): ExportedWeights {
+  switch (object) {
+    case 0:
+    case "EXPORTED_WEIGHTS_UNSPECIFIED":
+      return ExportedWeights.UNSPECIFIED;
+    case 1:
+    case "EXPORTED_WEIGHTS_LAST":
+      return ExportedWeights.LAST;
+    case 2:
+    case "EXPORTED_WEIGHTS_BEST":
+      return ExportedWeights.BEST;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return ExportedWeights.UNRECOGNIZED;
+  }
+}
+
+export function exportedWeightsToJSON(object: ExportedWeights): string {
+  switch (object) {
+    case ExportedWeights.UNSPECIFIED:
+      return "EXPORTED_WEIGHTS_UNSPECIFIED";
+    case ExportedWeights.LAST:
+      return "EXPORTED_WEIGHTS_LAST";
+    case ExportedWeights.BEST:
+      return "EXPORTED_WEIGHTS_BEST";
+    case ExportedWeights.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function exportedWeightsToNumber(object: ExportedWeights): number {
+  switch (object) {
+    case ExportedWeights.UNSPECIFIED:
+      return 0;
+    case ExportedWeights.LAST:
+      return 1;
+    case ExportedWeights.BEST:
+      return 2;
+    case ExportedWeights.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** Layouts of exported weights. */
 export const ExportFormat = {
   /** UNSPECIFIED - Treated as HUGGING_FACE. */
@@ -1594,7 +1766,11 @@ export interface JobUpdate {
     | UpdatedCadence
     | undefined;
   /** When to sample texts. */
-  sample: UpdatedCadence | undefined;
+  sample:
+    | UpdatedCadence
+    | undefined;
+  /** The run ends before this step, and is evaluated, saved and exported as at its end. */
+  stop: boolean;
 }
 
 /** When something is done in a run; what is unset stays as it is. */
@@ -1663,6 +1839,16 @@ export interface JobProgress {
     | undefined;
   /** Each data set at the last evaluation; empty before the first. */
   datasets: DatasetEvaluation[];
+  /** Step of the checkpoint with the lowest held-out loss, where the job keeps it (checkpoint.keep_best); unset before the first. */
+  bestStep?:
+    | number
+    | undefined;
+  /** That loss, on evaluation.token_count tokens: nats per token. */
+  bestEvaluationLoss?:
+    | number
+    | undefined;
+  /** Why the run ended before its last step; unset where it did not. `step_count` is then where it ended. */
+  stopReason: StopReason;
 }
 
 /** What an evaluation came to on one data set. Loss, perplexity and bits_per_byte are 0 where nothing of it is held out. */
@@ -1856,6 +2042,8 @@ export interface JobSpec {
    * shows both.
    */
   mixture: MixturePart[];
+  /** What ends the run before its last step. It is then evaluated, saved and exported as at its end. */
+  stop: StopSpec | undefined;
 }
 
 /** A data set of a mixture. */
@@ -1867,6 +2055,35 @@ export interface MixturePart {
    * trained on it.
    */
   weight?: number | undefined;
+}
+
+/**
+ * What ends a run before its last step; 0 for none. Limits are looked at before each step; losses are those of evaluations on
+ * evaluation.token_count tokens. A step at which a clock ended the run is journaled, and repeated by resumed and replayed runs.
+ */
+export interface StopSpec {
+  /** Evaluations in a row without a lower held-out loss, after which the run ends; default 0. */
+  patienceEvaluationCount?:
+    | number
+    | undefined;
+  /** By how much a loss has to be below the best before it to count as lower, nats per token; default 0. */
+  minImprovement?:
+    | number
+    | undefined;
+  /** Held-out loss at which the run ends, or below; default 0. */
+  evaluationLoss?:
+    | number
+    | undefined;
+  /** Tokens trained on, over all phases; default 0. */
+  tokenCount?:
+    | number
+    | undefined;
+  /** Seconds since the job began, with all pauses; default 0. Up to ten years. */
+  seconds?:
+    | number
+    | undefined;
+  /** Hours that its trainers held their device, those that crashed too; default 0. */
+  deviceHours?: number | undefined;
 }
 
 /** Versions of the rules by which a run cuts its data and draws its numbers. A job keeps those that it was created with. */
@@ -2175,7 +2392,11 @@ export interface CheckpointSpec {
    * Seconds between checkpoints, beside the steps; 0 for by steps alone, which is meant too where every_step_count is set and this is
    * not. Up to 30 days; default 900.
    */
-  everySeconds?: number | undefined;
+  everySeconds?:
+    | number
+    | undefined;
+  /** Keep the checkpoint of the lowest held-out loss beside the newest; default false. Each evaluation that is the best so far saves one. */
+  keepBest?: boolean | undefined;
 }
 
 /** Texts to sample while training. */
@@ -2208,6 +2429,8 @@ export interface ExportSpec {
     | undefined;
   /** Type of the weights in GGUF; default weight_type. */
   ggufWeightType: WeightType;
+  /** Which weights; default LAST. BEST needs checkpoint.keep_best. */
+  weights: ExportedWeights;
 }
 
 function createBaseJob(): Job {
@@ -2795,6 +3018,7 @@ function createBaseJobUpdate(): JobUpdate {
     evaluation: undefined,
     checkpoint: undefined,
     sample: undefined,
+    stop: false,
   };
 }
 
@@ -2820,6 +3044,9 @@ export const JobUpdate: MessageFns<JobUpdate> = {
     }
     if (message.sample !== undefined) {
       UpdatedCadence.encode(message.sample, writer.uint32(58).fork()).join();
+    }
+    if (message.stop !== false) {
+      writer.uint32(64).bool(message.stop);
     }
     return writer;
   },
@@ -2893,6 +3120,14 @@ export const JobUpdate: MessageFns<JobUpdate> = {
             message.sample = UpdatedCadence.decode(reader, reader.uint32());
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.stop = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2922,6 +3157,7 @@ export const JobUpdate: MessageFns<JobUpdate> = {
       evaluation: isSet(object.evaluation) ? UpdatedCadence.fromJSON(object.evaluation) : undefined,
       checkpoint: isSet(object.checkpoint) ? UpdatedCadence.fromJSON(object.checkpoint) : undefined,
       sample: isSet(object.sample) ? UpdatedCadence.fromJSON(object.sample) : undefined,
+      stop: isSet(object.stop) ? globalThis.Boolean(object.stop) : false,
     };
   },
 
@@ -2948,6 +3184,9 @@ export const JobUpdate: MessageFns<JobUpdate> = {
     if (message.sample !== undefined) {
       obj.sample = UpdatedCadence.toJSON(message.sample);
     }
+    if (message.stop !== false) {
+      obj.stop = message.stop;
+    }
     return obj;
   },
 
@@ -2969,6 +3208,7 @@ export const JobUpdate: MessageFns<JobUpdate> = {
     message.sample = (object.sample !== undefined && object.sample !== null)
       ? UpdatedCadence.fromPartial(object.sample)
       : undefined;
+    message.stop = object.stop ?? false;
     return message;
   },
 };
@@ -3289,6 +3529,9 @@ function createBaseJobProgress(): JobProgress {
     remainingSeconds: undefined,
     checkpointStep: undefined,
     datasets: [],
+    bestStep: undefined,
+    bestEvaluationLoss: undefined,
+    stopReason: StopReason.UNSPECIFIED,
   };
 }
 
@@ -3326,6 +3569,15 @@ export const JobProgress: MessageFns<JobProgress> = {
     }
     for (const v of message.datasets) {
       DatasetEvaluation.encode(v!, writer.uint32(90).fork()).join();
+    }
+    if (message.bestStep !== undefined) {
+      writer.uint32(96).int32(message.bestStep);
+    }
+    if (message.bestEvaluationLoss !== undefined) {
+      writer.uint32(105).double(message.bestEvaluationLoss);
+    }
+    if (message.stopReason !== StopReason.UNSPECIFIED) {
+      writer.uint32(112).int32(stopReasonToNumber(message.stopReason));
     }
     return writer;
   },
@@ -3431,6 +3683,30 @@ export const JobProgress: MessageFns<JobProgress> = {
             message.datasets.push(DatasetEvaluation.decode(reader, reader.uint32()));
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.bestStep = reader.int32();
+            continue;
+          }
+          case 13: {
+            if (tag !== 105) {
+              break;
+            }
+
+            message.bestEvaluationLoss = reader.double();
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.stopReason = stopReasonFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3486,6 +3762,21 @@ export const JobProgress: MessageFns<JobProgress> = {
       datasets: globalThis.Array.isArray(object?.datasets)
         ? object.datasets.map((e: any) => DatasetEvaluation.fromJSON(e))
         : [],
+      bestStep: isSet(object.bestStep)
+        ? globalThis.Number(object.bestStep)
+        : isSet(object.best_step)
+        ? globalThis.Number(object.best_step)
+        : undefined,
+      bestEvaluationLoss: isSet(object.bestEvaluationLoss)
+        ? globalThis.Number(object.bestEvaluationLoss)
+        : isSet(object.best_evaluation_loss)
+        ? globalThis.Number(object.best_evaluation_loss)
+        : undefined,
+      stopReason: isSet(object.stopReason)
+        ? stopReasonFromJSON(object.stopReason)
+        : isSet(object.stop_reason)
+        ? stopReasonFromJSON(object.stop_reason)
+        : StopReason.UNSPECIFIED,
     };
   },
 
@@ -3524,6 +3815,15 @@ export const JobProgress: MessageFns<JobProgress> = {
     if (message.datasets?.length) {
       obj.datasets = message.datasets.map((e) => DatasetEvaluation.toJSON(e));
     }
+    if (message.bestStep !== undefined) {
+      obj.bestStep = Math.round(message.bestStep);
+    }
+    if (message.bestEvaluationLoss !== undefined) {
+      obj.bestEvaluationLoss = floatToJson(message.bestEvaluationLoss);
+    }
+    if (message.stopReason !== StopReason.UNSPECIFIED) {
+      obj.stopReason = stopReasonToJSON(message.stopReason);
+    }
     return obj;
   },
 
@@ -3543,6 +3843,9 @@ export const JobProgress: MessageFns<JobProgress> = {
     message.remainingSeconds = object.remainingSeconds ?? undefined;
     message.checkpointStep = object.checkpointStep ?? undefined;
     message.datasets = object.datasets?.map((e) => DatasetEvaluation.fromPartial(e)) || [];
+    message.bestStep = object.bestStep ?? undefined;
+    message.bestEvaluationLoss = object.bestEvaluationLoss ?? undefined;
+    message.stopReason = object.stopReason ?? StopReason.UNSPECIFIED;
     return message;
   },
 };
@@ -4364,6 +4667,7 @@ function createBaseJobSpec(): JobSpec {
     acceptedDevices: [],
     everyStepEvent: undefined,
     mixture: [],
+    stop: undefined,
   };
 }
 
@@ -4449,6 +4753,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     for (const v of message.mixture) {
       MixturePart.encode(v!, writer.uint32(218).fork()).join();
+    }
+    if (message.stop !== undefined) {
+      StopSpec.encode(message.stop, writer.uint32(226).fork()).join();
     }
     return writer;
   },
@@ -4682,6 +4989,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.mixture.push(MixturePart.decode(reader, reader.uint32()));
             continue;
           }
+          case 28: {
+            if (tag !== 226) {
+              break;
+            }
+
+            message.stop = StopSpec.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4763,6 +5078,7 @@ export const JobSpec: MessageFns<JobSpec> = {
       mixture: globalThis.Array.isArray(object?.mixture)
         ? object.mixture.map((e: any) => MixturePart.fromJSON(e))
         : [],
+      stop: isSet(object.stop) ? StopSpec.fromJSON(object.stop) : undefined,
     };
   },
 
@@ -4849,6 +5165,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.mixture?.length) {
       obj.mixture = message.mixture.map((e) => MixturePart.toJSON(e));
     }
+    if (message.stop !== undefined) {
+      obj.stop = StopSpec.toJSON(message.stop);
+    }
     return obj;
   },
 
@@ -4906,6 +5225,7 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.acceptedDevices = object.acceptedDevices?.map((e) => e) || [];
     message.everyStepEvent = object.everyStepEvent ?? undefined;
     message.mixture = object.mixture?.map((e) => MixturePart.fromPartial(e)) || [];
+    message.stop = (object.stop !== undefined && object.stop !== null) ? StopSpec.fromPartial(object.stop) : undefined;
     return message;
   },
 };
@@ -4991,6 +5311,182 @@ export const MixturePart: MessageFns<MixturePart> = {
     const message = createBaseMixturePart();
     message.dataset = object.dataset ?? "";
     message.weight = object.weight ?? undefined;
+    return message;
+  },
+};
+
+function createBaseStopSpec(): StopSpec {
+  return {
+    patienceEvaluationCount: undefined,
+    minImprovement: undefined,
+    evaluationLoss: undefined,
+    tokenCount: undefined,
+    seconds: undefined,
+    deviceHours: undefined,
+  };
+}
+
+export const StopSpec: MessageFns<StopSpec> = {
+  encode(message: StopSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.patienceEvaluationCount !== undefined) {
+      writer.uint32(8).int32(message.patienceEvaluationCount);
+    }
+    if (message.minImprovement !== undefined) {
+      writer.uint32(17).double(message.minImprovement);
+    }
+    if (message.evaluationLoss !== undefined) {
+      writer.uint32(25).double(message.evaluationLoss);
+    }
+    if (message.tokenCount !== undefined) {
+      writer.uint32(32).int64(message.tokenCount);
+    }
+    if (message.seconds !== undefined) {
+      writer.uint32(40).int32(message.seconds);
+    }
+    if (message.deviceHours !== undefined) {
+      writer.uint32(49).double(message.deviceHours);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StopSpec {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStopSpec();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.patienceEvaluationCount = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.minImprovement = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.evaluationLoss = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.tokenCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.seconds = reader.int32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.deviceHours = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): StopSpec {
+    return {
+      patienceEvaluationCount: isSet(object.patienceEvaluationCount)
+        ? globalThis.Number(object.patienceEvaluationCount)
+        : isSet(object.patience_evaluation_count)
+        ? globalThis.Number(object.patience_evaluation_count)
+        : undefined,
+      minImprovement: isSet(object.minImprovement)
+        ? globalThis.Number(object.minImprovement)
+        : isSet(object.min_improvement)
+        ? globalThis.Number(object.min_improvement)
+        : undefined,
+      evaluationLoss: isSet(object.evaluationLoss)
+        ? globalThis.Number(object.evaluationLoss)
+        : isSet(object.evaluation_loss)
+        ? globalThis.Number(object.evaluation_loss)
+        : undefined,
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : undefined,
+      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : undefined,
+      deviceHours: isSet(object.deviceHours)
+        ? globalThis.Number(object.deviceHours)
+        : isSet(object.device_hours)
+        ? globalThis.Number(object.device_hours)
+        : undefined,
+    };
+  },
+
+  toJSON(message: StopSpec): unknown {
+    const obj: any = {};
+    if (message.patienceEvaluationCount !== undefined) {
+      obj.patienceEvaluationCount = Math.round(message.patienceEvaluationCount);
+    }
+    if (message.minImprovement !== undefined) {
+      obj.minImprovement = floatToJson(message.minImprovement);
+    }
+    if (message.evaluationLoss !== undefined) {
+      obj.evaluationLoss = floatToJson(message.evaluationLoss);
+    }
+    if (message.tokenCount !== undefined) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    if (message.seconds !== undefined) {
+      obj.seconds = Math.round(message.seconds);
+    }
+    if (message.deviceHours !== undefined) {
+      obj.deviceHours = floatToJson(message.deviceHours);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<StopSpec>): StopSpec {
+    return StopSpec.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<StopSpec>): StopSpec {
+    const message = createBaseStopSpec();
+    message.patienceEvaluationCount = object.patienceEvaluationCount ?? undefined;
+    message.minImprovement = object.minImprovement ?? undefined;
+    message.evaluationLoss = object.evaluationLoss ?? undefined;
+    message.tokenCount = object.tokenCount ?? undefined;
+    message.seconds = object.seconds ?? undefined;
+    message.deviceHours = object.deviceHours ?? undefined;
     return message;
   },
 };
@@ -7116,7 +7612,7 @@ export const EvaluationSpec: MessageFns<EvaluationSpec> = {
 };
 
 function createBaseCheckpointSpec(): CheckpointSpec {
-  return { everyStepCount: undefined, keepCount: undefined, everySeconds: undefined };
+  return { everyStepCount: undefined, keepCount: undefined, everySeconds: undefined, keepBest: undefined };
 }
 
 export const CheckpointSpec: MessageFns<CheckpointSpec> = {
@@ -7129,6 +7625,9 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
     }
     if (message.everySeconds !== undefined) {
       writer.uint32(24).int32(message.everySeconds);
+    }
+    if (message.keepBest !== undefined) {
+      writer.uint32(32).bool(message.keepBest);
     }
     return writer;
   },
@@ -7170,6 +7669,14 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
             message.everySeconds = reader.int32();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.keepBest = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -7199,6 +7706,11 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
         : isSet(object.every_seconds)
         ? globalThis.Number(object.every_seconds)
         : undefined,
+      keepBest: isSet(object.keepBest)
+        ? globalThis.Boolean(object.keepBest)
+        : isSet(object.keep_best)
+        ? globalThis.Boolean(object.keep_best)
+        : undefined,
     };
   },
 
@@ -7213,6 +7725,9 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
     if (message.everySeconds !== undefined) {
       obj.everySeconds = Math.round(message.everySeconds);
     }
+    if (message.keepBest !== undefined) {
+      obj.keepBest = message.keepBest;
+    }
     return obj;
   },
 
@@ -7224,6 +7739,7 @@ export const CheckpointSpec: MessageFns<CheckpointSpec> = {
     message.everyStepCount = object.everyStepCount ?? undefined;
     message.keepCount = object.keepCount ?? undefined;
     message.everySeconds = object.everySeconds ?? undefined;
+    message.keepBest = object.keepBest ?? undefined;
     return message;
   },
 };
@@ -7363,6 +7879,7 @@ function createBaseExportSpec(): ExportSpec {
     formats: [],
     shardBytesMax: undefined,
     ggufWeightType: WeightType.UNSPECIFIED,
+    weights: ExportedWeights.UNSPECIFIED,
   };
 }
 
@@ -7379,6 +7896,9 @@ export const ExportSpec: MessageFns<ExportSpec> = {
     }
     if (message.ggufWeightType !== WeightType.UNSPECIFIED) {
       writer.uint32(32).int32(weightTypeToNumber(message.ggufWeightType));
+    }
+    if (message.weights !== ExportedWeights.UNSPECIFIED) {
+      writer.uint32(40).int32(exportedWeightsToNumber(message.weights));
     }
     return writer;
   },
@@ -7438,6 +7958,14 @@ export const ExportSpec: MessageFns<ExportSpec> = {
             message.ggufWeightType = weightTypeFromJSON(reader.int32());
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.weights = exportedWeightsFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -7468,6 +7996,7 @@ export const ExportSpec: MessageFns<ExportSpec> = {
         : isSet(object.gguf_weight_type)
         ? weightTypeFromJSON(object.gguf_weight_type)
         : WeightType.UNSPECIFIED,
+      weights: isSet(object.weights) ? exportedWeightsFromJSON(object.weights) : ExportedWeights.UNSPECIFIED,
     };
   },
 
@@ -7485,6 +8014,9 @@ export const ExportSpec: MessageFns<ExportSpec> = {
     if (message.ggufWeightType !== WeightType.UNSPECIFIED) {
       obj.ggufWeightType = weightTypeToJSON(message.ggufWeightType);
     }
+    if (message.weights !== ExportedWeights.UNSPECIFIED) {
+      obj.weights = exportedWeightsToJSON(message.weights);
+    }
     return obj;
   },
 
@@ -7497,6 +8029,7 @@ export const ExportSpec: MessageFns<ExportSpec> = {
     message.formats = object.formats?.map((e) => e) || [];
     message.shardBytesMax = object.shardBytesMax ?? undefined;
     message.ggufWeightType = object.ggufWeightType ?? WeightType.UNSPECIFIED;
+    message.weights = object.weights ?? ExportedWeights.UNSPECIFIED;
     return message;
   },
 };

@@ -7,6 +7,7 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
+import { ExportedWeights, exportedWeightsFromJSON, exportedWeightsToJSON, exportedWeightsToNumber } from "./job.js";
 
 export const protobufPackage = "relora.v1";
 
@@ -101,7 +102,11 @@ export interface GenerateTextRequest {
     | number
     | undefined;
   /** Seed, 0 to 2147483647; the same seed gives the same text. Default 0. */
-  seed?: number | undefined;
+  seed?:
+    | number
+    | undefined;
+  /** BEST: of a job, the checkpoint of its lowest held-out loss. Default LAST. */
+  weights: ExportedWeights;
 }
 
 /** One piece of generated text. */
@@ -123,6 +128,7 @@ function createBaseGenerateTextRequest(): GenerateTextRequest {
     topK: undefined,
     topP: undefined,
     seed: undefined,
+    weights: ExportedWeights.UNSPECIFIED,
   };
 }
 
@@ -148,6 +154,9 @@ export const GenerateTextRequest: MessageFns<GenerateTextRequest> = {
     }
     if (message.seed !== undefined) {
       writer.uint32(56).int32(message.seed);
+    }
+    if (message.weights !== ExportedWeights.UNSPECIFIED) {
+      writer.uint32(64).int32(exportedWeightsToNumber(message.weights));
     }
     return writer;
   },
@@ -221,6 +230,14 @@ export const GenerateTextRequest: MessageFns<GenerateTextRequest> = {
             message.seed = reader.int32();
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.weights = exportedWeightsFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -254,6 +271,7 @@ export const GenerateTextRequest: MessageFns<GenerateTextRequest> = {
         ? globalThis.Number(object.top_p)
         : undefined,
       seed: isSet(object.seed) ? globalThis.Number(object.seed) : undefined,
+      weights: isSet(object.weights) ? exportedWeightsFromJSON(object.weights) : ExportedWeights.UNSPECIFIED,
     };
   },
 
@@ -280,6 +298,9 @@ export const GenerateTextRequest: MessageFns<GenerateTextRequest> = {
     if (message.seed !== undefined) {
       obj.seed = Math.round(message.seed);
     }
+    if (message.weights !== ExportedWeights.UNSPECIFIED) {
+      obj.weights = exportedWeightsToJSON(message.weights);
+    }
     return obj;
   },
 
@@ -295,6 +316,7 @@ export const GenerateTextRequest: MessageFns<GenerateTextRequest> = {
     message.topK = object.topK ?? undefined;
     message.topP = object.topP ?? undefined;
     message.seed = object.seed ?? undefined;
+    message.weights = object.weights ?? ExportedWeights.UNSPECIFIED;
     return message;
   },
 };

@@ -634,6 +634,8 @@ export interface UpdateJobRequest {
   requestId: string;
   /** Act only if the job still has this etag. */
   etag: string;
+  /** End the run before its next step: it is evaluated, saved and exported as at its end, and the job succeeds. */
+  stop: boolean;
 }
 
 export interface UpdateJobRequest_LabelsEntry {
@@ -4151,6 +4153,7 @@ function createBaseUpdateJobRequest(): UpdateJobRequest {
     removedLabels: [],
     requestId: "",
     etag: "",
+    stop: false,
   };
 }
 
@@ -4176,6 +4179,9 @@ export const UpdateJobRequest: MessageFns<UpdateJobRequest> = {
     }
     if (message.etag !== "") {
       writer.uint32(58).string(message.etag);
+    }
+    if (message.stop !== false) {
+      writer.uint32(64).bool(message.stop);
     }
     return writer;
   },
@@ -4252,6 +4258,14 @@ export const UpdateJobRequest: MessageFns<UpdateJobRequest> = {
             message.etag = reader.string();
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.stop = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4298,6 +4312,7 @@ export const UpdateJobRequest: MessageFns<UpdateJobRequest> = {
         ? globalThis.String(object.request_id)
         : "",
       etag: isSet(object.etag) ? globalThis.String(object.etag) : "",
+      stop: isSet(object.stop) ? globalThis.Boolean(object.stop) : false,
     };
   },
 
@@ -4330,6 +4345,9 @@ export const UpdateJobRequest: MessageFns<UpdateJobRequest> = {
     if (message.etag !== "") {
       obj.etag = message.etag;
     }
+    if (message.stop !== false) {
+      obj.stop = message.stop;
+    }
     return obj;
   },
 
@@ -4353,6 +4371,7 @@ export const UpdateJobRequest: MessageFns<UpdateJobRequest> = {
     message.removedLabels = object.removedLabels?.map((e) => e) || [];
     message.requestId = object.requestId ?? "";
     message.etag = object.etag ?? "";
+    message.stop = object.stop ?? false;
     return message;
   },
 };
