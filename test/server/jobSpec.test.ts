@@ -938,6 +938,7 @@ describe('what a job exports', () => {
       weightType: 'float32',
       formats: ['huggingFace'],
       shardBytesMax: 5_000_000_000,
+      weights: 'last',
       ggufType: 'float32',
     });
     const { BFLOAT16, Q8_0 } = WeightType;
@@ -948,6 +949,7 @@ describe('what a job exports', () => {
       weightType: 'bfloat16',
       formats: ['peft', 'gguf'],
       shardBytesMax: 1000,
+      weights: 'last',
       ggufType: 'q8_0',
     });
     expect(toSpec(other.spec!).export).toEqual(asked);
