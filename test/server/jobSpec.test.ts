@@ -6,6 +6,7 @@ import {
   type DeepPartial,
   EndOfData,
   Initialisation,
+  ExportedWeights,
   ExportFormat,
   FullRankOptimizer,
   JobKind,
@@ -952,7 +953,7 @@ describe('what a job exports', () => {
       weights: 'last',
       ggufType: 'q8_0',
     });
-    expect(toSpec(other.spec!).export).toEqual(asked);
+    expect(toSpec(other.spec!).export).toEqual({ ...asked, weights: ExportedWeights.LAST });
   });
 
   it.each([

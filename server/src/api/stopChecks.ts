@@ -30,8 +30,7 @@ export function checkStop(
   for (const [field, value] of byLoss) {
     if (!value) continue;
     const unset = value === true ? 'false' : '0';
-    if (!isHeldOut)
-      checks.add(field, `${unset} for a data set without a held-out part`, value);
+    if (!isHeldOut) checks.add(field, `${unset} for a data set without a held-out part`, value);
     else if (isNeverEvaluated)
       checks.add(field, `${unset} where evaluation.every_step_count and every_seconds are 0`, value);
   }
