@@ -9,10 +9,10 @@ import {
 } from '@relora/engine';
 import type { GivenSpec } from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
-import { licenceDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
+import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 async function begin(changes: GivenSpec = {}, options: Partial<BeginRunOptions> = {}) {
   const spec = tinySpec(changes);
