@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { dashboardText } from '../scripts/makeDashboards.mjs';
 import { metricTable, type MetricEntry } from '../server/dist/metrics/metricTable.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -75,6 +76,10 @@ describe('dashboards and alerts', () => {
         description: expect.any(String) as string,
       });
     }
+  });
+
+  it('are what the script makes with the builders of Grafana', async () => {
+    expect(read('deploy/grafana/dashboards/relora.json')).toBe(await dashboardText());
   });
 
   it('lead to a section of the runbook each, which has a section for each alert in their order', () => {

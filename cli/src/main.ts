@@ -23,6 +23,7 @@ import { chooseServer } from './profiles.js';
 import type { GlobalFlags, Run, RunAlone } from './session.js';
 import { decimalNumber } from './specOptions.js';
 import { addSweepCommand } from './sweepCommand.js';
+import { addWebhookCommands } from './webhookCommands.js';
 import { addWatchCommand } from './watchCommand.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
@@ -141,6 +142,7 @@ addInfoCommand(program, run);
 addExportCommand(program, run);
 addWeightsCommands(program, run);
 addLoginCommands(program, runAlone);
+addWebhookCommands(program, run);
 addAuditCommand(program, run);
 addUsageCommands(program, run);
 addInitCommand(program, runAlone);

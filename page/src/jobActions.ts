@@ -1,11 +1,13 @@
 import type { Job } from '@relora/sdk/contract';
 import { call, type Json } from './api.js';
 import { el } from './element.js';
+import { field, formDialog, uuid } from './formDialog.js';
 import { idOf } from './format.js';
 import { isTerminal, titleOf } from './jobParts.js';
 import { attempt, confirmed, notice } from './notice.js';
 import { open } from './route.js';
 import { mayChange } from './session.js';
+import { updateDialog } from './updateDialog.js';
 
 /** Buttons for what can be done to a job as it stands. `changed` is called with what became of it. */
 export function jobActions(job: Json<Job>, changed: (job: Json<Job>) => void): HTMLElement[] {
@@ -30,6 +32,7 @@ export function jobActions(job: Json<Job>, changed: (job: Json<Job>) => void): H
   if (state === 'JOB_STATE_PAUSED') buttons.push(button('Resume', steer('resumeJob', 'Queued'), 'primary'));
   if (!isTerminal(job))
     buttons.push(
+      button('Change', async () => await updateDialog(job, changed)),
       button(
         'Cancel',
         async () => {
@@ -78,25 +81,18 @@ function button(text: string, action: () => Promise<void>, kind = ''): HTMLEleme
 
 /** Asks what the fork changes, and makes it. */
 async function forkDialog(job: Json<Job>): Promise<void> {
-  const input = (
-    label: string,
-    attributes: Record<string, string | number>,
-  ): [HTMLElement, HTMLInputElement] => {
-    const field = el('input', attributes);
-    return [el('label', {}, label, field), field];
-  };
-  const [title, titleField] = input('Title', { value: job.displayName, maxlength: 63 });
-  const [checkpoint, checkpointField] = input('Checkpoint at step', {
+  const [title, titleField] = field('Title', { value: job.displayName, maxlength: 63 });
+  const [checkpoint, checkpointField] = field('Checkpoint at step', {
     type: 'number',
     min: 0,
     placeholder: 'newest',
   });
-  const [steps, stepsField] = input('Steps of the main phase', {
+  const [steps, stepsField] = field('Steps of the main phase', {
     type: 'number',
     min: 1,
     placeholder: String(job.spec?.stepCount ?? ''),
   });
-  const [rate, rateField] = input('Peak learning rate', {
+  const [rate, rateField] = field('Peak learning rate', {
     inputmode: 'decimal',
     placeholder: String(job.spec?.learningRate?.peak ?? ''),
   });
@@ -105,34 +101,14 @@ async function forkDialog(job: Json<Job>): Promise<void> {
     spellcheck: 'false',
     placeholder: '{ "evaluation": { "everyStepCount": 100 } }',
   });
-  const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
-  const go = el('button', { class: 'primary', value: 'go' }, 'Fork');
-  const dialog = el(
-    'dialog',
-    { class: 'ask', 'aria-labelledby': 'fork-title' },
-    el(
-      'form',
-      { method: 'dialog' },
-      el('h2', { id: 'fork-title' }, `Fork ${titleOf(job)}`),
-      el(
-        'p',
-        { class: 'muted' },
-        'A new job that begins at a checkpoint of this one. What is left empty stays as it is.',
-      ),
-      title,
-      checkpoint,
-      steps,
-      rate,
-      el('label', {}, 'Other settings, as JSON of a JobSpec', other),
-      problem,
-      el('div', { class: 'buttons' }, el('button', { value: 'no', formnovalidate: true }, 'Close'), go),
-    ),
-  );
   const requestId = uuid();
-  dialog.querySelector('form')!.addEventListener('submit', (event) => {
-    if ((event as SubmitEvent).submitter !== go) return;
-    event.preventDefault();
-    const send = async (): Promise<void> => {
+  await formDialog({
+    id: 'fork-title',
+    title: `Fork ${titleOf(job)}`,
+    note: 'A new job that begins at a checkpoint of this one. What is left empty stays as it is.',
+    fields: [title, checkpoint, steps, rate, el('label', {}, 'Other settings, as JSON of a JobSpec', other)],
+    verb: 'Fork',
+    send: async () => {
       const spec = other.value.trim() === '' ? {} : (JSON.parse(other.value) as Record<string, unknown>);
       if (stepsField.value !== '') spec.stepCount = Number(stepsField.value);
       if (rateField.value !== '')
@@ -145,25 +121,7 @@ async function forkDialog(job: Json<Job>): Promise<void> {
         ...(checkpointField.value === '' ? {} : { checkpointStep: Number(checkpointField.value) }),
       });
       for (const { message } of warnings) notice(message, 'bad');
-      dialog.close('done');
       if (fork !== undefined) open(`/jobs/${idOf(fork.name)}`);
-    };
-    send().catch((error: unknown) => {
-      problem.hidden = false;
-      problem.textContent = error instanceof Error ? error.message : String(error);
-    });
+    },
   });
-  document.body.append(dialog);
-  dialog.showModal();
-  await new Promise((resolve) => dialog.addEventListener('close', resolve, { once: true }));
-  dialog.remove();
-}
-
-/** crypto.randomUUID is only there where the page came over TLS or from this machine. */
-function uuid(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }

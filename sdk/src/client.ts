@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { createClientFactory } from 'nice-grpc';
 import { Aborts, sleep } from './aborts.js';
 import { parseAddress, type Address } from './address.js';
@@ -69,6 +69,8 @@ export type PageOptions = CallOptions & { pageSize?: number };
 export type DeleteOptions = CallOptions & { allowMissing?: boolean; validateOnly?: boolean };
 export type DeleteJobOptions = DeleteOptions & { etag?: string };
 export type ListDatasetsOptions = PageOptions & { showDeleted?: boolean };
+export type CreateWebhookOptions = Omit<contract.DeepPartial<contract.CreateWebhookRequest>, 'url'> &
+  CallOptions;
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
 
 export interface WaitOptions extends WatchOptions {
@@ -465,6 +467,67 @@ export class ReloraClient {
   /** Deletes weights that no unfinished job begins at. */
   async deleteWeights(name: string, options: CallOptions = {}): Promise<void> {
     await deleted((call) => this.services.weights.deleteWeights({ name }, call), options);
+  }
+
+  /**
+   * Has the server post events of jobs to an https:// address. The answer holds the key of the signatures, which is never shown again;
+   * repeats of this call know their own webhook by it.
+   */
+  async createWebhook(
+    url: string,
+    options: CreateWebhookOptions = {},
+  ): Promise<{ webhook: contract.Webhook; secret: string }> {
+    const [fields, call] = split(options);
+    const request = {
+      ...fields,
+      url,
+      webhookId: fields.webhookId || `webhook-${randomUUID()}`,
+      secret: fields.secret || `whsec_${randomBytes(32).toString('base64')}`,
+    };
+    const { webhook, secret } = await this.services.webhooks.createWebhook(request, call);
+    return { webhook: present(webhook, 'webhook'), secret };
+  }
+
+  /** All webhooks by name, fetched page by page. */
+  listWebhooks(options: PageOptions = {}): AsyncGenerator<contract.Webhook, void, undefined> {
+    const [fields, call] = split(options);
+    return pages(
+      (pageToken) => this.services.webhooks.listWebhooks({ ...fields, pageToken }, call),
+      ({ webhooks }) => webhooks,
+    );
+  }
+
+  /** Removes a webhook, with all that it had still to send. */
+  async deleteWebhook(name: string, options: CallOptions = {}): Promise<void> {
+    await deleted((call) => this.services.webhooks.deleteWebhook({ name }, call), options);
+  }
+
+  /** Has a message of the type `relora.test` sent now, and returns what came of it. */
+  async testWebhook(name: string, options: CallOptions = {}): Promise<contract.TestWebhookResponse> {
+    const [, call] = split(options);
+    return await this.services.webhooks.testWebhook({ name }, call);
+  }
+
+  /** What waits to be sent and what was given up (dead letters), oldest first. */
+  listWebhookDeliveries(
+    name: string,
+    options: { state?: contract.WebhookDeliveryState } & PageOptions = {},
+  ): AsyncGenerator<contract.WebhookDelivery, void, undefined> {
+    const [fields, call] = split(options);
+    return pages(
+      (pageToken) =>
+        this.services.webhooks.listWebhookDeliveries({ ...fields, parent: name, pageToken }, call),
+      ({ deliveries }) => deliveries,
+    );
+  }
+
+  /** Has dead letters sent once more, all of them unless ids are given; returns how many. */
+  async resendWebhookDeliveries(
+    name: string,
+    options: { messageIds?: string[] } & CallOptions = {},
+  ): Promise<number> {
+    const [fields, call] = split(options);
+    return (await this.services.webhooks.resendWebhookDeliveries({ ...fields, name }, call)).deliveryCount;
   }
 
   async getDataset(name: string, options: CallOptions = {}): Promise<contract.Dataset> {

@@ -159,6 +159,7 @@ function servicesOf(factory: ClientFactory<CallExtension>, channel: Channel) {
     datasets: factory.create(contract.DatasetServiceDefinition, channel),
     models: factory.create(contract.ModelServiceDefinition, channel),
     weights: factory.create(contract.WeightsServiceDefinition, channel),
+    webhooks: factory.create(contract.WebhookServiceDefinition, channel),
     server: factory.create(contract.ServerServiceDefinition, channel),
   };
 }

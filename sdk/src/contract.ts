@@ -7,6 +7,7 @@ export * from './generated/relora/v1/dataset_service.js';
 export * from './generated/relora/v1/model_service.js';
 export * from './generated/relora/v1/server_service.js';
 export * from './generated/relora/v1/weights_service.js';
+export * from './generated/relora/v1/webhook_service.js';
 // Every generated file has these; named here once, they are no longer ambiguous.
 export {
   protobufPackage,

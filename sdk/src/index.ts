@@ -51,6 +51,7 @@ export {
   TrainedFactors,
   UsageDimension,
   WaitReason,
+  WebhookDeliveryState,
   WeightType,
 } from './contract.js';
 export type {
@@ -86,7 +87,10 @@ export type {
   RestartEvent,
   SettingDifference,
   StepRange,
+  TestWebhookResponse,
   TokenizerSpec,
   UsageRow,
+  Webhook,
+  WebhookDelivery,
   Weights,
 } from './contract.js';

@@ -15,6 +15,7 @@ const requestTypes = new Map<string, MessageType>(
     contract.DatasetServiceDefinition,
     contract.ModelServiceDefinition,
     contract.WeightsServiceDefinition,
+    contract.WebhookServiceDefinition,
     contract.ServerServiceDefinition,
   ].flatMap(({ fullName, methods }) =>
     Object.values(methods).map(({ name, requestType }) => [`/${fullName}/${name}`, requestType] as const),

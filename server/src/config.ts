@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { isAbsolute, resolve } from 'node:path';
 import { roles, type Role } from './roles.js';
 import { nearest } from './nearest.js';
@@ -539,6 +540,78 @@ export const settings = {
     2 ** 30,
     'Size of a file that is given up where a full disk would keep the store from being opened or closed; 0 for none.',
   ),
+  webhooksMax: integer('RELORA_WEBHOOKS_MAX', 32, 0, 10_000, 'Webhooks of a tenant; 0 for none at all.'),
+  webhookNetworks: {
+    variable: 'RELORA_WEBHOOK_NETWORKS',
+    default: '',
+    range: 'addresses or networks such as 10.1.0.0/16 with `,` between them',
+    reason:
+      'Networks that webhooks may reach beside public addresses; without them nobody can have the server ask machines that only it can reach. With 127.0.0.0/8 in it also http:// to this machine.',
+    parse: parseNetworks,
+  } satisfies Setting<readonly string[]>,
+  webhookCa: file(
+    'RELORA_WEBHOOK_CA',
+    'Authority in PEM that receivers of webhooks may have their certificates from, beside the usual ones; none by default.',
+  ),
+  webhookSeconds: number(
+    'RELORA_WEBHOOK_SECONDS',
+    15,
+    0.1,
+    300,
+    'Time that a receiver of a webhook has for everything, from the look-up of its name to its answer.',
+  ),
+  webhookRetrySeconds: number(
+    'RELORA_WEBHOOK_RETRY_SECONDS',
+    5,
+    0.01,
+    3600,
+    'Wait after the first failed attempt to send a message; each one after it is four times as long, up to six hours.',
+  ),
+  webhookAttemptsMax: integer(
+    'RELORA_WEBHOOK_ATTEMPTS_MAX',
+    10,
+    1,
+    100,
+    'Attempts to send a message, after which it is a dead letter: with the default waits after about 20 hours.',
+  ),
+  webhookPendingMax: integer(
+    'RELORA_WEBHOOK_PENDING_MAX',
+    10_000,
+    1,
+    10_000_000,
+    'Messages of a webhook that wait to be sent; beyond it events wait in the journal.',
+  ),
+  webhookDeadMax: integer(
+    'RELORA_WEBHOOK_DEAD_MAX',
+    1000,
+    0,
+    1_000_000,
+    'Dead letters that are kept of a webhook, the newest.',
+  ),
+  webhookBodyBytesMax: integer(
+    'RELORA_WEBHOOK_BODY_BYTES_MAX',
+    262_144,
+    1024,
+    4 << 20,
+    'Longest message of a webhook; an event that makes a longer one is left out of it, and WatchJob has it by its number.',
+  ),
+  tensorBoardFolder: optionalFolder(
+    'RELORA_TENSORBOARD_FOLDER',
+    'Where the curves of jobs are also written for TensorBoard, a folder for each job; nowhere by default.',
+  ),
+  mlflowUrl: urlSetting(
+    'RELORA_MLFLOW_URL',
+    'MLflow server that the curves of jobs are also sent to; none by default.',
+    'http:// or https:// address',
+    (value) =>
+      URL.canParse(value) && /^https?:$/.test(new URL(value).protocol) ? new URL(value) : undefined,
+  ),
+  mlflowExperiment: text(
+    'RELORA_MLFLOW_EXPERIMENT',
+    'relora',
+    'Experiment of MLflow for jobs that name none by the label `mlflow.experiment`.',
+  ),
+  mlflowTokenFile: file('RELORA_MLFLOW_TOKEN_FILE', 'File of the token that MLflow wants, if it wants one.'),
   auditFile: file(
     'RELORA_AUDIT_FILE',
     'File that every change is appended to as a line of JSON, beside the rows of the store; none by default.',
@@ -888,6 +961,18 @@ function parseList<const Word extends string>(text: string, words: readonly Word
       throw new SettingProblem(`any of ${words.join(', ')} with \`,\` between them, or none`);
     return word;
   });
+}
+
+function parseNetworks(text: string): readonly string[] {
+  const networks = text.split(',').filter((part) => part !== '');
+  for (const network of networks) {
+    const [address = '', bits, ...rest] = network.split('/');
+    const bitsMax = isIP(address) === 4 ? 32 : 128;
+    const isNetwork = isIP(address) !== 0 && !address.includes('%') && rest.length === 0;
+    if (!isNetwork || (bits !== undefined && !(/^\d{1,3}$/.test(bits) && Number(bits) <= bitsMax)))
+      throw new SettingProblem('addresses or networks such as 10.1.0.0/16 with `,` between them');
+  }
+  return networks;
 }
 
 /** Null where it is not set. */

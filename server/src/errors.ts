@@ -127,6 +127,23 @@ export const serviceErrors = {
     fix: 'Check the name; ListDatasets shows the data sets there are, UploadDataset makes one.',
     resource: ({ datasetId }) => ({ type: 'relora.v1.Dataset', name: `datasets/${datasetId}` }),
   }),
+  WEBHOOK_NOT_FOUND: entry<{ webhookId: string }>({
+    status: Status.NOT_FOUND,
+    text: ({ webhookId }) => `Webhook ${webhookId} does not exist`,
+    fix: 'Check the name; ListWebhooks shows the webhooks there are.',
+    resource: ({ webhookId }) => ({ type: 'relora.v1.Webhook', name: `webhooks/${webhookId}` }),
+  }),
+  WEBHOOK_EXISTS: entry<{ webhookId: string }>({
+    status: Status.ALREADY_EXISTS,
+    text: ({ webhookId }) => `There is another webhook ${webhookId}`,
+    fix: 'Choose another webhook_id, or delete that webhook first.',
+    resource: ({ webhookId }) => ({ type: 'relora.v1.Webhook', name: `webhooks/${webhookId}` }),
+  }),
+  TOO_MANY_WEBHOOKS: entry<{ webhooksMax: number }>({
+    status: Status.RESOURCE_EXHAUSTED,
+    text: ({ webhooksMax }) => `A tenant may have ${webhooksMax} webhooks`,
+    fix: 'Delete one that nobody needs, or raise RELORA_WEBHOOKS_MAX.',
+  }),
   ARTIFACT_NOT_FOUND: entry<{ jobId: string; artifactId: string }>({
     status: Status.NOT_FOUND,
     text: ({ jobId, artifactId }) => `Job ${jobId} has no artifact ${artifactId}`,

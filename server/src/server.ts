@@ -139,11 +139,11 @@ async function joinServers(
 
 /** First what a dead server left is put right, then anything new is begun. */
 async function beginWork(parts: ServerParts, ends: Ends): Promise<void> {
-  const { supervisor, preparer, exporter, janitor, folding, devices } = parts;
+  const { supervisor, preparer, exporter, janitor, folding, webhookSender, trackers, devices } = parts;
   await supervisor.start();
   ends.add(async () => await supervisor.stop(0));
-  for (const work of [preparer, exporter, janitor, folding]) {
-    work.start();
+  for (const work of [preparer, exporter, janitor, folding, webhookSender, trackers]) {
+    await work.start();
     ends.add(async () => await work.stop());
   }
   // Measured now, while nobody waits for it.

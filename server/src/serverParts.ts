@@ -1,5 +1,8 @@
+import { JobSpec } from '@relora/sdk/contract';
 import type { Logger } from 'pino';
 import { DeviceCatalog, machineLoadRatio } from './api/deviceCatalog.js';
+import { eventJson } from './api/eventJson.js';
+import { toSpec } from './api/toProto.js';
 import { PageTokens } from './api/pageToken.js';
 import { streamPlaces } from './api/places.js';
 import type { ApiParts } from './api/parts.js';
@@ -21,6 +24,7 @@ import { JobExplainer } from './jobs/explainJob.js';
 import { JobControl } from './jobs/jobControl.js';
 import { JobJournal } from './jobs/jobJournal.js';
 import { JobQueue } from './jobs/jobQueue.js';
+import { JournalReaders } from './jobs/journalReaders.js';
 import { JobStore } from './jobs/jobStore.js';
 import { CardMetrics } from './metrics/cardMetrics.js';
 import type { Metrics } from './metrics/metrics.js';
@@ -34,6 +38,10 @@ import { Slots } from './trainer/slots.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
 import { ReachedSpeedStore } from './store/reachedSpeedStore.js';
+import { Trackers } from './trackers/trackers.js';
+import { Reachable } from './webhooks/reachable.js';
+import { WebhookSender } from './webhooks/webhookSender.js';
+import { WebhookStore } from './webhooks/webhookStore.js';
 import { version } from './version.js';
 import { WeightsStore } from './weights/weightsStore.js';
 import { WeightsUploads } from './weights/weightsUploads.js';
@@ -44,6 +52,7 @@ export interface ServerParts extends ApiParts {
   exporter: ArtifactExporter;
   janitor: Janitor;
   folding: HistoryFolding;
+  trackers: Trackers;
 }
 
 export interface ServerPartsOptions {
@@ -70,6 +79,7 @@ export function makeServerParts(options: ServerPartsOptions): ServerParts {
   devices.onFound(() => supervisor.fill());
   options.quotas.onChange(() => supervisor.fill());
   return {
+    ...makeFollowers(options, records),
     config,
     log,
     metrics,
@@ -147,6 +157,23 @@ function makeDevices(
   const cardMetrics = new CardMetrics(metrics, tasks, log, stopping);
   devices.onFound(() => cardMetrics.watch(devices.cards() ?? []));
   return devices;
+}
+
+/** What reads the journals to their ends, and says elsewhere what happened. */
+function makeFollowers(
+  { config, log, store: { db, feed, leases }, metrics, onStoreFailure }: ServerPartsOptions,
+  { journal, store }: Records,
+) {
+  const readers = new JournalReaders(db, leases);
+  const parts = { readers, journal, store, feed, leases, metrics, config, log, onStoreFailure };
+  const webhooks = new WebhookStore(db, feed, readers, () => leases.now());
+  const reachable = new Reachable(config.webhookNetworks);
+  return {
+    webhooks,
+    reachable,
+    webhookSender: new WebhookSender({ ...parts, webhooks, reachable, toJson: eventJson() }),
+    trackers: new Trackers({ ...parts, specOf: (job) => JobSpec.fromPartial(toSpec(job.spec)) }),
+  };
 }
 
 /** What happens without a call: jobs, exports, preparations, and tidying up. */

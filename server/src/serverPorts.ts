@@ -65,13 +65,14 @@ export async function openPorts(ground: Ground, parts: ServerParts, ends: Ends):
 
 /** Metrics of jobs and of the server, fed from here on. */
 function followMetrics({ config, metrics }: Ground, parts: ServerParts, ends: Ends): ServerMetrics {
-  const { journal, supervisor, store, startTimeMs } = parts;
+  const { journal, supervisor, store, webhooks, startTimeMs } = parts;
   const jobMetrics = new JobMetrics(metrics);
   ends.add(jobMetrics.follow(journal, supervisor));
   const serverMetrics = new ServerMetrics({
     metrics,
     jobMetrics,
     store,
+    webhooks,
     supervisor,
     config,
     version,

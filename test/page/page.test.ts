@@ -255,6 +255,49 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
     expect(tab.complaints.filter((each) => !/401/.test(each))).toEqual([]);
   });
 
+  it('changes a job that runs, and says what becomes of its rate', async () => {
+    const api = await openApi();
+    await readyDataset(api.parts);
+    const id = await richJob(api);
+    for (const scheme of ['light', 'dark'] as const) {
+      const tab = await openPage(await serveWeb(api), { scheme });
+      await tab.go(`/jobs/${id}`);
+      await tab.untilText(/^Change$/m);
+      const openDialog = async () => {
+        await tab.page.evaluate(() => {
+          const buttons = [...document.querySelectorAll<HTMLElement>('.bar button')];
+          buttons.find(({ textContent }) => textContent === 'Change')!.click();
+        });
+        await tab.untilText('It holds from the start of a step');
+      };
+      await openDialog();
+      expect(await faultsOf(tab), `the dialog in ${scheme} colors`).toEqual([]);
+      if (process.env.RELORA_TEST_PICTURES !== undefined)
+        await tab.page.screenshot({ path: `${process.env.RELORA_TEST_PICTURES}/update-${scheme}.png` });
+      // What is wrong is said where it was written, by the page and by the server.
+      await tab.press('Enter');
+      await tab.untilText('Nothing is filled in');
+      const fill = async (label: string, text: string) => {
+        const [input] = await tab.page.$$(`xpath///dialog//label[starts-with(., "${label}")]/input`);
+        await input!.click({ count: 3 });
+        await input!.type(text);
+      };
+      await fill('Learning rate', '-1');
+      await tab.press('Enter');
+      await tab.untilText('learning_rate_factor');
+      await fill('Learning rate', scheme === 'light' ? '0.5' : '0.25');
+      await fill('Steps between checkpoints', scheme === 'light' ? '3' : '4');
+      await fill('Labels', `owner=${scheme}, team=`);
+      await tab.press('Enter');
+      await tab.untilText(/Changed: rate \S+ → \S+ at the next step/);
+      await expect.poll(async () => await tab.page.$$eval('dialog', (dialogs) => dialogs.length)).toBe(0);
+      expect(tab.complaints.filter((each) => !/400/.test(each))).toEqual([]);
+    }
+    const { job } = await api.training.getJob({ name: `jobs/${id}` });
+    expect(job!.labels).toEqual({ owner: 'dark' });
+    expect(job!.updates.map(({ learningRateFactor }) => learningRateFactor)).toEqual([0.5, 0.25]);
+  });
+
   it('keeps the colors that were chosen', async () => {
     const tab = await openPage(await serveWeb(await openApi()), { scheme: 'light' });
     const back = async () => await tab.page.evaluate(() => getComputedStyle(document.body).backgroundColor);

@@ -12,6 +12,7 @@ import {
   RpcStatus,
   ServerServiceDefinition,
   TrainingServiceDefinition,
+  WebhookServiceDefinition,
   WeightsServiceDefinition,
   type DeepPartial,
   type UploadDatasetHeader,
@@ -26,6 +27,11 @@ import { DeviceCatalog } from '../../server/dist/api/deviceCatalog.js';
 import { PageTokens } from '../../server/dist/api/pageToken.js';
 import type { ApiParts } from '../../server/dist/api/parts.js';
 import { streamPlaces } from '../../server/dist/api/places.js';
+import { eventJson } from '../../server/dist/api/eventJson.js';
+import { JournalReaders } from '../../server/dist/jobs/journalReaders.js';
+import { Reachable } from '../../server/dist/webhooks/reachable.js';
+import { WebhookSender } from '../../server/dist/webhooks/webhookSender.js';
+import { WebhookStore } from '../../server/dist/webhooks/webhookStore.js';
 import { serveApi, serviceNames } from '../../server/dist/api/serveApi.js';
 import { Health } from '../../server/dist/grpc/health.js';
 import { WeightsUploads } from '../../server/dist/weights/weightsUploads.js';
@@ -60,8 +66,19 @@ export async function openApi(
     compileKernels: async () => null,
   };
   const devices = new DeviceCatalog(found, log, stopping.signal, quiet, reached);
+  const metrics = createMetrics();
+  const reachable = new Reachable(config.webhookNetworks);
+  const readers = new JournalReaders(parts.db, parts.leases);
+  const webhooks = new WebhookStore(parts.db, parts.feed, readers, () => parts.leases.now());
+  const onStoreFailure = () => {};
+  const webhookSender = new WebhookSender({
+    ...{ ...parts, webhooks, reachable, readers, metrics, toJson: eventJson(), onStoreFailure },
+  });
   const apiParts: ApiParts = {
     ...parts,
+    webhooks,
+    webhookSender,
+    reachable,
     tasks,
     devices,
     slots: new Slots(config, devices),
@@ -69,7 +86,7 @@ export async function openApi(
     weightsUploads: new WeightsUploads(parts.weights, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     audit: new AuditLog(parts.db, log, config.auditFile),
-    metrics: createMetrics(),
+    metrics,
     ...streamPlaces(config),
     pageTokens: new PageTokens(parts.storeInfo.pageTokenKey),
     version: '1.2.3',
@@ -87,6 +104,7 @@ export async function openApi(
   });
   return {
     parts,
+    webhookSender,
     stopping,
     grpc: server,
     address: `127.0.0.1:${port}`,
@@ -95,6 +113,7 @@ export async function openApi(
     datasets: createClient(DatasetServiceDefinition, channel) as Client<typeof DatasetServiceDefinition>,
     model: createClient(ModelServiceDefinition, channel) as Client<typeof ModelServiceDefinition>,
     weights: createClient(WeightsServiceDefinition, channel) as Client<typeof WeightsServiceDefinition>,
+    webhooks: createClient(WebhookServiceDefinition, channel) as Client<typeof WebhookServiceDefinition>,
     server: createClient(ServerServiceDefinition, channel) as Client<typeof ServerServiceDefinition>,
   };
 }

@@ -191,6 +191,20 @@ const provocations: Record<
     const { training } = await openApi();
     return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));
   },
+  WEBHOOK_NOT_FOUND: async () => {
+    const { webhooks } = await openApi();
+    return await refusalOf((options) => webhooks.testWebhook({ name: 'webhooks/none' }, options));
+  },
+  WEBHOOK_EXISTS: async () => {
+    const { webhooks } = await openApi();
+    const wanted = { webhookId: 'hook', url: 'https://example.com/' };
+    await webhooks.createWebhook(wanted);
+    return await refusalOf((options) => webhooks.createWebhook(wanted, options)); // with a key of its own
+  },
+  TOO_MANY_WEBHOOKS: async () => {
+    const { webhooks } = await openApi({ RELORA_WEBHOOKS_MAX: '0' });
+    return await refusalOf((options) => webhooks.createWebhook({ url: 'https://example.com/' }, options));
+  },
   ARTIFACT_NOT_FOUND: async () => {
     const { artifacts } = await openApi();
     return await refusalOf((options) =>

@@ -83,6 +83,7 @@ describe('a scrape', () => {
       metrics,
       jobMetrics,
       store: counted as unknown as Parts['store'],
+      webhooks: { pendingCount: async () => 0 },
       supervisor: parts.supervisor,
       config: parts.config,
       version: '1.2.3',

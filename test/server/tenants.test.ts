@@ -26,6 +26,7 @@ const as = (who: string, forTenant?: string): CallOptions => ({
 });
 
 interface Names {
+  webhook: string;
   job: string;
   dataset: string;
   weights: string;
@@ -35,6 +36,7 @@ interface Names {
 type Call = (api: Api, names: Names, options: CallOptions) => Promise<unknown> | AsyncIterable<unknown>;
 type Calls = { [Service in keyof AccessRules]: Record<keyof AccessRules[Service], Call> };
 
+const webhookSecret = `whsec_${Buffer.alloc(32, 1).toString('base64')}`;
 const model = Buffer.from('{}');
 const file = { fileName: 'config.json', sizeBytes: 2, sha256: sha256(model) };
 async function* uploadedWeights(weightsId: string) {
@@ -118,15 +120,34 @@ const calls: Calls = {
     uploadWeights: ({ weights }, { weights: name }, options) =>
       weights.uploadWeights(uploadedWeights(name.replace('weights/', '')), options),
   },
+  'relora.v1.WebhookService': {
+    // The same of its own tenant: what another has under the name must not be in the way.
+    createWebhook: async ({ webhooks }, { webhook }, options) => {
+      const webhookId = webhook.replace('webhooks/', '');
+      const url = 'https://hooks.example.com/';
+      const created = await webhooks.createWebhook({ webhookId, url, secret: webhookSecret }, options);
+      await webhooks.deleteWebhook({ name: webhook }, options);
+      return created.webhook!.name;
+    },
+    listWebhooks: ({ webhooks }, _, options) => webhooks.listWebhooks({}, options),
+    testWebhook: ({ webhooks }, { webhook: name }, options) => webhooks.testWebhook({ name }, options),
+    listWebhookDeliveries: ({ webhooks }, { webhook: parent }, options) =>
+      webhooks.listWebhookDeliveries({ parent }, options),
+    resendWebhookDeliveries: ({ webhooks }, { webhook: name }, options) =>
+      webhooks.resendWebhookDeliveries({ name }, options),
+    deleteWebhook: ({ webhooks }, { webhook: name }, options) => webhooks.deleteWebhook({ name }, options),
+  },
 };
 
 const theirs: Names = {
+  webhook: 'webhooks/secret-webhook',
   job: 'jobs/secret-job',
   dataset: 'datasets/secret-text',
   weights: 'weights/secret-weights',
   artifact: 'jobs/secret-job/artifacts/model-1',
 };
 const absent: Names = {
+  webhook: 'webhooks/absent-webhook',
   job: 'jobs/absent-job',
   dataset: 'datasets/absent-text',
   weights: 'weights/absent-weights',
@@ -158,7 +179,7 @@ async function outcomeOf(call: Call, api: Api, names: Names, options: CallOption
   const text = JSON.stringify(await result(), (_, value: unknown) =>
     typeof value === 'bigint' ? String(value) : value,
   );
-  return text.replace(/(secret|absent)-(job|text|weights)/g, 'some-$2');
+  return text.replace(/(secret|absent)-(job|text|weights|webhook)/g, 'some-$2');
 }
 
 /** The tenant acme has one of everything, and so has nobody else. */
@@ -178,6 +199,8 @@ async function apiOfAcme(): Promise<Api> {
     displayName: '',
     files: [{ fileName: 'config.json', sizeBytes: 2, sha256: 'b'.repeat(64) }],
   });
+  const url = 'https://hooks.example.com/';
+  await api.webhooks.createWebhook({ webhookId: 'secret-webhook', url }, as('trainer@acme'));
   return api;
 }
 

@@ -4,6 +4,7 @@ import type {
   ModelServiceDefinition,
   ServerServiceDefinition,
   TrainingServiceDefinition,
+  WebhookServiceDefinition,
   WeightsServiceDefinition,
 } from '@relora/sdk/contract';
 import type { Role } from '../roles.js';
@@ -19,6 +20,7 @@ export interface AccessRules {
   'relora.v1.ModelService': Rules<ModelServiceDefinition>;
   'relora.v1.ServerService': Rules<ServerServiceDefinition>;
   'relora.v1.WeightsService': Rules<WeightsServiceDefinition>;
+  'relora.v1.WebhookService': Rules<WebhookServiceDefinition>;
 }
 
 /** Reading needs `viewer`, changing what the tenant has `trainer`, what concerns the server as a whole `operator`. */
@@ -73,6 +75,14 @@ export const accessRules: AccessRules = {
     listWeights: 'viewer',
     uploadWeights: 'trainer',
     deleteWeights: 'trainer',
+  },
+  'relora.v1.WebhookService': {
+    createWebhook: 'trainer',
+    listWebhooks: 'viewer',
+    deleteWebhook: 'trainer',
+    testWebhook: 'trainer',
+    listWebhookDeliveries: 'viewer',
+    resendWebhookDeliveries: 'trainer',
   },
 };
 

@@ -11,6 +11,7 @@ interface Named {
   artifact?: Named;
   dataset?: Named;
   weights?: Named;
+  webhook?: Named;
 }
 
 /**
@@ -56,7 +57,7 @@ export function audited<Definition extends ServiceDefinition>(
   return { ...implementation, ...Object.fromEntries(noted) } as Implementation<Definition>;
 }
 
-function nameIn({ name, job, artifact, dataset, weights }: Named): string {
-  const found = artifact ?? dataset ?? weights ?? (typeof job === 'object' ? job : undefined);
+function nameIn({ name, job, artifact, dataset, weights, webhook }: Named): string {
+  const found = artifact ?? dataset ?? weights ?? webhook ?? (typeof job === 'object' ? job : undefined);
   return found?.name ?? name ?? (typeof job === 'string' ? job : '');
 }

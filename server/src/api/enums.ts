@@ -69,5 +69,6 @@ export const enums = {
   DatasetFormat: words(['text', 'jsonl', 'parquet', 'json', 'csv'], contract.DatasetFormat),
   DatasetSplit: words(['train', 'heldOut'], contract.DatasetSplit),
   DatasetState: words(['uploading', 'preparing', 'ready', 'failed'], contract.DatasetState),
+  WebhookDeliveryState: words(['pending', 'dead'], contract.WebhookDeliveryState),
   WeightsState: words(['uploading', 'ready'], contract.WeightsState),
 };

@@ -9,6 +9,7 @@ const id = '[a-z][a-z0-9-]{2,61}[a-z0-9]';
 const jobPattern = new RegExp(`^jobs/(${id})$`);
 const datasetPattern = new RegExp(`^datasets/(${id})$`);
 const weightsPattern = new RegExp(`^weights/(${id})$`);
+const webhookPattern = new RegExp(`^webhooks/(${id})$`);
 const artifactPattern = new RegExp(`^jobs/(${id})/artifacts/([a-z0-9][a-z0-9-]{0,62})$`);
 
 /** Id of `jobs/{job}`; throws REQUEST_INVALID. */
@@ -47,6 +48,11 @@ export function artifactIdsOf(
 ): { jobId: string; artifactId: string } | undefined {
   const match = artifactPattern.exec(name);
   return match === null ? undefined : { jobId: idIn(tenant, match[1]!), artifactId: match[2]! };
+}
+
+/** Id of `webhooks/{webhook}`; throws REQUEST_INVALID. */
+export function parseWebhookName(tenant: string, field: string, name: string): string {
+  return qualify(tenant, webhookPattern.exec(name)?.[1]) ?? refuse(field, 'webhooks/{webhook}', name);
 }
 
 /** Id of `weights/{weights}`; throws REQUEST_INVALID. */

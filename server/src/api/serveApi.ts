@@ -5,6 +5,7 @@ import {
   ModelServiceDefinition,
   ServerServiceDefinition,
   TrainingServiceDefinition,
+  WebhookServiceDefinition,
   WeightsServiceDefinition,
 } from '@relora/sdk/contract';
 import { openToAll, type Authenticate } from '../access/principal.js';
@@ -31,6 +32,7 @@ import { modelService } from './modelService.js';
 import type { ApiParts } from './parts.js';
 import { serverService } from './serverService.js';
 import { trainingService } from './trainingService.js';
+import { webhookService } from './webhookService.js';
 import { weightsService } from './weightsService.js';
 
 const services = [
@@ -40,6 +42,7 @@ const services = [
   ModelServiceDefinition,
   ServerServiceDefinition,
   WeightsServiceDefinition,
+  WebhookServiceDefinition,
 ];
 
 /** Full names of the services of the contract. */
@@ -101,6 +104,7 @@ export function serveApi(
   add(ModelServiceDefinition, modelService(parts));
   add(ServerServiceDefinition, serverService(parts));
   add(WeightsServiceDefinition, weightsService(parts));
+  add(WebhookServiceDefinition, webhookService(parts));
   server.addMethods(standardMethods(healthName, health.handlers));
   if (config.reflection) {
     const handlers = reflectionHandlers(descriptors, [...serviceNames, healthName, ...reflectionNames]);

@@ -25,7 +25,16 @@ export class BackupFailed extends Error {
 const leftOut = new Set(['servers', 'purges', 'blob_chunks', 'blob_files', 'schema_version']);
 
 /** What others refer to comes first. */
-const parents = ['store_info', 'jobs', 'datasets', 'weights', 'artifacts', 'attempts'];
+const parents = [
+  'store_info',
+  'jobs',
+  'datasets',
+  'weights',
+  'artifacts',
+  'attempts',
+  'journal_readers',
+  'webhooks',
+];
 
 /** Names of the tables that are kept, in the order in which they can be filled. */
 export async function keptTables(db: Database): Promise<string[]> {

@@ -37,6 +37,13 @@ export function jsonMethods(descriptors: Uint8Array, services: readonly string[]
   );
 }
 
+/** Writes messages of one type as JSON, from the bytes that gRPC would send. */
+export function jsonWriter(descriptors: Uint8Array, typeName: string): (bytes: Uint8Array) => JsonValue {
+  const registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, descriptors));
+  const type = registry.getMessage(typeName)!;
+  return (bytes) => toJson(type, fromBinary(type, bytes), { registry, alwaysEmitImplicit: true });
+}
+
 function toJsonMethod(method: DescMethod, registry: FileRegistry): JsonMethod {
   const { input, output, parent, name, methodKind } = method;
   return {

@@ -75,6 +75,31 @@ export class JobJournal {
     return { events, isComplete };
   }
 
+  /** Events but steps above a sequence number, oldest first, and the number up to which these are all. */
+  async noticesAfter(
+    jobId: string,
+    sequence: number,
+    eventsMax = 256,
+  ): Promise<{ events: JobEvent[]; through: number }> {
+    const job = await this.db
+      .selectFrom('jobs')
+      .select('last_sequence')
+      .where('id', '=', jobId)
+      .executeTakeFirst();
+    const rows = await this.db
+      .selectFrom('events')
+      .selectAll()
+      .where('job_id', '=', jobId)
+      .where('sequence', '>', sequence)
+      .where('sequence', '<=', job?.last_sequence ?? 0)
+      .where('step', 'is', null)
+      .orderBy('sequence')
+      .limit(eventsMax)
+      .execute();
+    const through = rows.length < eventsMax ? job?.last_sequence : rows.at(-1)!.sequence;
+    return { events: rows.map(toEvent), through: through ?? sequence };
+  }
+
   /**
    * Restarts of a job with a number above `after`, in order. One that was repeated after a crash stands here once, as it was
    * made last.

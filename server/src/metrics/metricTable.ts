@@ -203,6 +203,28 @@ export const metricTable = {
   ),
   generatedTokens: counter('relora_generated_tokens_total', 'Tokens generated for clients.'),
 
+  webhookSent: counter('relora_webhook_delivered_total', 'Messages that receivers of webhooks took.'),
+  webhookFailed: counter(
+    'relora_webhook_failures_total',
+    'Attempts to send a message of a webhook that failed.',
+  ),
+  webhookDead: counter('relora_webhook_dead_letters_total', 'Messages of webhooks that were given up.'),
+  webhookDuration: histogram(
+    'relora_webhook_seconds',
+    'Time of an attempt to send a message of a webhook.',
+    callSeconds,
+  ),
+  trackerWrites: counter('relora_tracker_writes_total', 'Batches of events that trackers took.', ['tracker']),
+  trackerFailures: counter(
+    'relora_tracker_failures_total',
+    'Attempts to give events to trackers that failed; they are repeated.',
+    ['tracker'],
+  ),
+  webhookPending: gauge(
+    'relora_webhook_pending',
+    'Messages of webhooks that wait to be sent, on all servers of the store.',
+  ),
+
   storeDuration: histogram(
     'relora_store_statement_seconds',
     'Time of a statement in the store.',

@@ -10,6 +10,7 @@ export interface ScrapeParts {
   metrics: Metrics;
   jobMetrics: JobMetrics;
   store: JobStore;
+  webhooks: { pendingCount(): Promise<number> };
   supervisor: Supervisor;
   config: Pick<Config, 'dataFolder' | 'queueJobsMax'>;
   version: string;
@@ -58,6 +59,7 @@ export class ServerMetrics {
     jobMetrics.forgetOld();
     for (const [state, count] of Object.entries(await store.countByState()))
       metrics.jobs.set({ state }, count);
+    metrics.webhookPending.set(await this.parts.webhooks.pendingCount());
     metrics.slots.set(supervisor.slotCount);
     metrics.slotsInUse.set(supervisor.runningCount);
     const { bavail, bsize } = await statfs(config.dataFolder);

@@ -6,7 +6,9 @@ export type Change =
   /** An artifact is pending, or was deleted. */
   | { topic: 'artifact'; id: string }
   /** A data set waits for its preparation, or was deleted. */
-  | { topic: 'dataset'; id: string };
+  | { topic: 'dataset'; id: string }
+  /** A webhook was made or deleted, or dead letters of one are to be sent again. */
+  | { topic: 'webhook'; id: string };
 
 /**
  * How the parts of a server, and the servers of a store, hear of what was committed. It is a hint: a change may be heard twice

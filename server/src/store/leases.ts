@@ -5,8 +5,8 @@ import { beatOfServer, livingServers, removeServer } from './servers.js';
 import { isStoreBroken, StoreUnusable } from './storeError.js';
 import { timedId } from './timedId.js';
 
-/** What one server at a time works on: a running job, a pending export, a preparation. */
-export type LeasedTable = 'jobs' | 'artifacts' | 'datasets';
+/** What one server at a time works on: a running job, a pending export, a preparation, a reader of journals. */
+export type LeasedTable = 'jobs' | 'artifacts' | 'datasets' | 'journal_readers';
 
 export interface LeaseOptions {
   /** How long a server may be silent before others take over what it works on. */
@@ -33,6 +33,7 @@ const leased = {
   jobs: { fence: 'attempt', states: ['starting', 'running'] },
   artifacts: { fence: 'epoch', states: ['pending'] },
   datasets: { fence: 'epoch', states: ['preparing'] },
+  journal_readers: { fence: 'epoch', states: ['active'] },
 } as const;
 
 /**
@@ -59,6 +60,11 @@ export class Leases {
     /** Null: no other server works on this store. */
     private readonly options: LeaseOptions | null = null,
   ) {}
+
+  /** Time after which what another server left is looked for again; null where there is no other. */
+  get retryMs(): number | null {
+    return this.options === null ? null : this.beatMs;
+  }
 
   get isShared(): boolean {
     return this.options !== null;

@@ -153,6 +153,50 @@ const tenantsAndLeases = `
   create table purges (
     prefix text primary key
   ) strict;
+  create table journal_readers (
+    id text primary key,
+    tenant text,
+    state text not null default 'active',
+    since_ms integer not null,
+    epoch integer not null default 0,
+    lease_server text,
+    lease_until_ms integer
+  ) strict;
+  create table journal_positions (
+    reader text not null references journal_readers (id) on delete cascade,
+    job_id text not null references jobs (id) on delete cascade,
+    sequence integer not null,
+    state text not null,
+    primary key (reader, job_id)
+  ) strict;
+  create table webhooks (
+    id text primary key,
+    tenant text not null default 'default',
+    name text not null,
+    owner text not null,
+    url text not null,
+    secret text not null,
+    event_kinds text not null,
+    labels text not null,
+    create_time_ms integer not null,
+    last_success_time_ms integer,
+    last_failure text not null default ''
+  ) strict;
+  create unique index webhooks_by_name on webhooks (tenant, name);
+  create table webhook_deliveries (
+    id text primary key,
+    webhook_id text not null references webhooks (id) on delete cascade,
+    job_id text not null,
+    sequence integer not null,
+    kind text not null,
+    body text not null,
+    state text not null check (state in ('pending', 'dead')),
+    attempts integer not null,
+    next_time_ms integer not null,
+    failure text not null,
+    create_time_ms integer not null
+  ) strict;
+  create index webhook_deliveries_due on webhook_deliveries (webhook_id, state, next_time_ms);
   create table audit (
     id text primary key,
     time_ms integer not null,

@@ -30,6 +30,10 @@ export interface Schema {
   weights: WeightsTable;
   weights_files: WeightsFileRow;
   purges: PurgeRow;
+  journal_readers: JournalReaderTable;
+  journal_positions: JournalPositionRow;
+  webhooks: WebhookTable;
+  webhook_deliveries: WebhookDeliveryRow;
   servers: ServerRow;
   store_info: StoreInfoRow;
   reached_speeds: ReachedSpeedRow;
@@ -41,6 +45,7 @@ export type JobRowChange = Updateable<JobTable>;
 export type ArtifactRow = Selectable<ArtifactTable>;
 export type DatasetRow = Selectable<DatasetTable>;
 export type WeightsRow = Selectable<WeightsTable>;
+export type WebhookRow = Selectable<WebhookTable>;
 
 /** Whose a row is, by which name it goes there, and when it was deleted. */
 interface Owned {
@@ -320,6 +325,62 @@ export interface RequestTable {
 /** Blobs below this name are to be thrown away: their rows are gone, and a crash does not forget them. */
 export interface PurgeRow {
   prefix: string;
+}
+
+/** Something that reads the journals of jobs to the end, such as a webhook; one server at a time does it. */
+export interface JournalReaderTable extends Leased {
+  id: string;
+  /** Whose jobs; null for all. */
+  tenant: string | null;
+  state: Generated<'active'>;
+  /** Jobs made from here on are read from their first event; of those before there is a position, or they are none of its concern. */
+  since_ms: number;
+  /** Rises with every claim: the fence of the lease. */
+  epoch: Generated<number>;
+}
+
+/** How far a reader is in the journal of a job. */
+export interface JournalPositionRow {
+  reader: string;
+  job_id: string;
+  sequence: number;
+  /** What the reader keeps beside it. */
+  state: string;
+}
+
+/** Where events are sent. */
+export interface WebhookTable {
+  id: string;
+  tenant: Generated<string>;
+  name: string;
+  owner: string;
+  url: string;
+  /** Key of the signatures, as its owner has it: signing needs the key itself, a hash would not do. */
+  secret: string;
+  /** JSON list. */
+  event_kinds: string;
+  /** JSON of the labels that a job must have. */
+  labels: string;
+  create_time_ms: number;
+  last_success_time_ms: Generated<number | null>;
+  last_failure: Generated<string>;
+}
+
+/** An event on its way to a receiver, or one that was given up. What was delivered has no row. */
+export interface WebhookDeliveryRow {
+  /** The webhook-id of its message. */
+  id: string;
+  webhook_id: string;
+  job_id: string;
+  sequence: number;
+  kind: string;
+  /** The message as it is sent in each attempt. */
+  body: string;
+  state: 'pending' | 'dead';
+  attempts: number;
+  next_time_ms: number;
+  failure: string;
+  create_time_ms: number;
 }
 
 /** Servers that work on this store. */

@@ -1,0 +1,210 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Transaction } from 'kysely';
+import type { Logger } from 'pino';
+import type { ChangeFeed } from '../store/changeFeed.js';
+import type { Leases } from '../store/leases.js';
+import type { Schema } from '../store/schema.js';
+import { isStoreBroken } from '../store/storeError.js';
+import { tenantOf } from '../store/tenantIds.js';
+import { isTerminal, type Job, type JobEvent } from './job.js';
+import type { JobJournal } from './jobJournal.js';
+import type { JobStore } from './jobStore.js';
+import type { JournalReaders, Position } from './journalReaders.js';
+
+/** What was made of events. `nothing`: none of them matters; `later`: there is no room for them yet. */
+export type Taken =
+  | {
+      /** What the reader keeps beside its position. */
+      state: string;
+      /** What is done in the transaction that stores the position. */
+      work?(trx: Transaction<Schema>): Promise<void>;
+      /** Called after the commit. */
+      after?(): void;
+    }
+  | 'nothing'
+  | 'later';
+
+/** What is done with events, in the order of a job's journal. */
+export interface Reading {
+  /** Id of the reader's row. */
+  id: string;
+  /** Whose jobs; null for all. */
+  tenant: string | null;
+  /** Whether it reads step events, too. */
+  withSteps: boolean;
+  /** Time between two rounds over the jobs that have news, so that many small changes become one. */
+  pauseMs: number;
+  /**
+   * Does what is to be done with these events, or says what is to be done in the transaction that stores that they were read. What
+   * is done outside of it may be done again after a crash. A rejection is tried again, with pauses that grow.
+   */
+  take(job: Job, events: readonly JobEvent[], state: string): Promise<Taken>;
+}
+
+export interface FollowerParts {
+  readers: JournalReaders;
+  journal: JobJournal;
+  store: JobStore;
+  feed: ChangeFeed;
+  leases: Leases;
+  log: Logger;
+  onStoreFailure(error: unknown): void;
+}
+
+/** Events without interest after which a position is stored all the same. */
+const unstoredMax = 10_000;
+const eventsPerRead = 256;
+const laterMs = 500;
+const [retryMs, retryMsMax] = [1000, 60_000];
+
+/** Reads the journals of all jobs for one reader, on the one server that has its lease, from where it stands in each. */
+export class JournalFollower {
+  private readonly stopping = new AbortController();
+  private readonly waiting = new Set<string>();
+  /** Where it stands; only what was stored survives a crash. */
+  private readonly positions = new Map<string, Position & { stored: number }>();
+  private isBehind = true;
+  private wake: () => void = () => {};
+  private work: Promise<void> | undefined;
+  private stopListening: (() => void) | undefined;
+  private epoch: number | undefined;
+
+  constructor(
+    private readonly parts: FollowerParts,
+    private readonly reading: Reading,
+    /** Called when this server begins to read for it, and with null when it ends. */
+    private readonly onHeld: (epoch: number | null) => void = () => {},
+  ) {}
+
+  start(): void {
+    this.stopListening = this.parts.feed.listen((change) => {
+      if (change === null) this.isBehind = true;
+      else if (change.topic === 'job' && this.concerns(change.id)) this.waiting.add(change.id);
+      else return;
+      this.wake();
+    });
+    this.work = this.run();
+  }
+
+  async stop(): Promise<void> {
+    this.stopListening?.();
+    this.stopping.abort();
+    this.wake();
+    await this.work;
+  }
+
+  private concerns(jobId: string): boolean {
+    return this.reading.tenant === null || tenantOf(jobId) === this.reading.tenant;
+  }
+
+  private async run(): Promise<void> {
+    const { readers, leases } = this.parts;
+    const { id } = this.reading;
+    const { signal } = this.stopping;
+    while (!signal.aborted) {
+      const epoch = await this.attempt(async () => await readers.claim(id));
+      if (epoch === undefined) {
+        await this.pause(leases.retryMs ?? retryMs);
+        continue;
+      }
+      const release = leases.hold('journal_readers', id, epoch, () => {
+        this.epoch = undefined;
+        this.wake();
+      });
+      this.epoch = epoch;
+      this.onHeld(epoch);
+      this.positions.clear();
+      this.isBehind = true;
+      while (!signal.aborted && this.epoch === epoch) await this.round(epoch);
+      release();
+      this.onHeld(null);
+      await readers.release(id, epoch).catch(() => {}); // or it is free when the lease is over
+    }
+  }
+
+  private async round(epoch: number): Promise<void> {
+    const { readers } = this.parts;
+    const { id, pauseMs } = this.reading;
+    if (this.isBehind) {
+      this.isBehind = false;
+      const jobs = await this.attempt(async () => await readers.backlog(id));
+      if (jobs === undefined) {
+        this.isBehind = true;
+        return await this.pause(retryMs);
+      }
+      for (const job of jobs) this.waiting.add(job);
+    }
+    if (this.waiting.size === 0) {
+      // What came while the store was asked is not waited for; nobody else runs between this look and the wait.
+      const isOver = this.stopping.signal.aborted || this.epoch !== epoch;
+      if (!isOver && !this.isBehind) await new Promise<void>((resolve) => (this.wake = resolve));
+      return;
+    }
+    let isLater = false;
+    let failures = 0;
+    for (const jobId of [...this.waiting]) {
+      if (this.stopping.signal.aborted || this.epoch !== epoch) return;
+      this.waiting.delete(jobId);
+      const outcome = await this.attempt(async () => await this.read(jobId, epoch));
+      if (outcome === 'read') continue;
+      this.waiting.add(jobId);
+      isLater ||= outcome === 'later';
+      if (outcome === undefined) await this.pause(Math.min(retryMsMax, retryMs * 2 ** failures++));
+    }
+    await this.pause(Math.max(pauseMs, isLater ? laterMs : 0));
+  }
+
+  /** `read`: to the end; `more`: there is more. */
+  private async read(jobId: string, epoch: number): Promise<'read' | 'more' | 'later'> {
+    const { store, journal, readers } = this.parts;
+    const { id, withSteps, take } = this.reading;
+    const job = await store.find(jobId);
+    const stored = job && (this.positions.get(jobId) ?? (await readers.position(id, job)));
+    if (job === undefined || stored === undefined) return 'read';
+    const position = { stored: stored.sequence, ...stored };
+    const { events, through } = withSteps
+      ? await this.all(jobId, position.sequence)
+      : await journal.noticesAfter(jobId, position.sequence, eventsPerRead);
+    if (through === position.sequence) return 'read';
+    const result = events.length === 0 ? 'nothing' : await take(job, events, position.state);
+    if (result === 'later') return result;
+    const next = { sequence: through, state: result === 'nothing' ? position.state : result.state };
+    const isEnd = isTerminal(job.state) && through === job.lastSequence;
+    const isUnstored = result === 'nothing' && !isEnd && through - position.stored < unstoredMax;
+    if (!isUnstored) {
+      const work = result === 'nothing' ? undefined : result.work;
+      if (!(await readers.advance(id, epoch, jobId, next, work))) {
+        this.epoch = undefined;
+        return 'read';
+      }
+      if (result !== 'nothing') result.after?.();
+    }
+    if (isEnd) this.positions.delete(jobId);
+    else this.positions.set(jobId, { ...next, stored: isUnstored ? position.stored : through });
+    return isEnd || through >= job.lastSequence ? 'read' : 'more';
+  }
+
+  private async all(jobId: string, sequence: number): Promise<{ events: JobEvent[]; through: number }> {
+    const { events } = await this.parts.journal.readAfter(jobId, sequence, eventsPerRead);
+    return { events, through: events.at(-1)?.sequence ?? sequence };
+  }
+
+  /** Undefined where it failed, which the log says. */
+  private async attempt<T>(step: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await step();
+    } catch (error) {
+      if (this.stopping.signal.aborted) return undefined;
+      this.parts.log.warn(
+        { err: error, reader: this.reading.id },
+        'Events were not taken; it is tried again',
+      );
+      if (isStoreBroken(error)) this.parts.onStoreFailure(error);
+      return undefined;
+    }
+  }
+
+  private async pause(ms: number): Promise<void> {
+    if (ms > 0) await sleep(ms, undefined, { signal: this.stopping.signal }).catch(() => {});
+  }
+}

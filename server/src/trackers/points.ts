@@ -1,0 +1,64 @@
+import { spanOf } from '@relora/engine/plan';
+import type { JobEvent } from '../jobs/job.js';
+
+/** A value of a curve. */
+export interface Point {
+  key: string;
+  value: number;
+  step: number;
+  timeMs: number;
+}
+
+/** The last step of each kind of which a tracker has the values. */
+export type Reached = Partial<Record<'step' | 'evaluation' | 'restart', number>>;
+
+/**
+ * The values of an event that a tracker has not got yet, and what it has then. After a crash a run repeats the steps since its last
+ * checkpoint, with the same values to the bit: they are not logged twice.
+ */
+export function pointsOf(
+  { body, timeMs }: JobEvent,
+  reached: Reached,
+): { points: Point[]; reached: Reached } {
+  if (body.kind !== 'step' && body.kind !== 'evaluation' && body.kind !== 'restart')
+    return { points: [], reached };
+  const { step } = body;
+  if (step <= (reached[body.kind] ?? -1)) return { points: [], reached };
+  const points = Object.entries(valuesOf(body))
+    .filter(([, value]) => Number.isFinite(value))
+    .map(([key, value]) => ({ key, value, step, timeMs }));
+  return { points, reached: { ...reached, [body.kind]: step } };
+}
+
+function valuesOf(
+  body: JobEvent['body'] & { kind: 'step' | 'evaluation' | 'restart' },
+): Record<string, number> {
+  switch (body.kind) {
+    case 'step': {
+      // Of a step without an update there is nothing to draw.
+      if (body.skipped || body.omitted) return {};
+      const { seconds, tokenCount } = spanOf(body);
+      return {
+        loss: body.loss,
+        gradient_norm: body.gradientNorm,
+        learning_rate: body.learningRate,
+        trained_tokens: body.trainedTokens,
+        tokens_per_second: tokenCount / seconds,
+        resident_bytes: body.residentBytes,
+      };
+    }
+    case 'evaluation':
+      return {
+        held_out_loss: body.loss,
+        held_out_perplexity: body.perplexity,
+        held_out_bits_per_byte: body.bitsPerByte,
+      };
+    case 'restart':
+      return {
+        restart: body.restart,
+        merge_delta_norm: body.deltaNorm,
+        merge_logit_change_max: body.logitChangeMax,
+        effective_rank: body.effectiveRank,
+      };
+  }
+}
