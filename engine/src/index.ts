@@ -16,11 +16,16 @@ export {
 } from './device/cpu/nativeAddon.js';
 
 // Runs
-export { beginRun, type BeginRunOptions } from './training/beginRun.js';
+export { beginRun, type BaseWeightsBefore, type BeginRunOptions } from './training/beginRun.js';
 export { trainLoop } from './training/trainLoop.js';
 export { reasonToStop, recordAfter } from './training/earlyStop.js';
 export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';
-export { MomentsNotZero, RunMismatch, TrainingDiverged } from './training/trainingErrors.js';
+export {
+  BaseWeightsChanged,
+  MomentsNotZero,
+  RunMismatch,
+  TrainingDiverged,
+} from './training/trainingErrors.js';
 export { MergeDrift } from './training/mergeDrift.js';
 export { MergeNotFinite } from './model/adapterSet.js';
 

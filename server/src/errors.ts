@@ -535,6 +535,8 @@ export const engineFailures = {
     'A merge changed what the model computes by more than rounding explains; the message names the layer. Restart from the last checkpoint with a lower learning rate or alpha.',
   MOMENTS_NOT_ZERO:
     'A restart was to set the moments of the adapters to zero and did not. Restart from the last checkpoint; where it happens again, doubt the memory of the machine.',
+  BASE_WEIGHTS_CHANGED:
+    'The base weights hold other bytes than when they were registered, or when the job first began; the message names the file. Upload them again, or restore the file.',
   RUN_MISMATCH: 'The job asks for something that its data set, base weights or checkpoint cannot give.',
   SAFETENSORS_INVALID: 'A safetensors file is malformed, or its tensors are not those of the model.',
   MODEL_FOLDER_INVALID: 'A folder with a model has no usable config.json, tokenizer or weights.',

@@ -8,6 +8,7 @@ import { JobAttempts } from '../../server/dist/jobs/jobAttempts.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
 import { JobQueue } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
+import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { openStore } from '../../server/dist/store/openStore.js';
 import { Slots } from '../../server/dist/trainer/slots.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
@@ -46,6 +47,7 @@ const supervisor = new Supervisor({
   checkpoints: new CheckpointStore(db, dataFolder, stage),
   artifacts: new ArtifactStore(db, dataFolder, stage),
   datasets: new DatasetStore(db, dataFolder, feed, leases),
+  weights: new WeightsStore(db, dataFolder, stage),
   slots: new Slots(config, { cards: () => [], problems: () => [] }),
   log: pino({ level: 'silent' }),
   onStoreFailure: (error) => {

@@ -135,6 +135,7 @@ export async function openParts(
     checkpoints,
     artifacts,
     datasets,
+    weights,
     slots,
     log,
     onStoreFailure: (error) => storeFailures.push(error),

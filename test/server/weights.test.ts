@@ -95,6 +95,33 @@ describe('a job', () => {
     expect(ended.state).toBe('JOB_STATE_SUCCEEDED');
   });
 
+  it.each(['upload', 'artifact'] as const)('does not begin at an %s with a changed bit', async (source) => {
+    const { client, dataFolder } = await open({ RELORA_THREADS: '1' });
+    await textOf(client);
+    await client.uploadWeights({ from: withBytes, weightsId: 'tiny' });
+    const create = async (baseWeights: { weights: string } | { artifact: string }) =>
+      await client.createJob({
+        model: { baseWeights },
+        dataset: 'datasets/text',
+        stepCount: 2,
+        adapter: { rank: 2, cycleStepCount: 1 },
+        batch: { sequenceLength: 16, sequenceCount: 1 },
+      });
+    let base: Parameters<typeof create>[0] = { weights: 'weights/tiny' };
+    if (source === 'artifact') {
+      const first = await client.createJob((await create(base)).spec!);
+      await client.waitForJob(first.name);
+      base = { artifact: (await client.listArtifacts(first.name))[0]!.name };
+    }
+    const path = join(dataFolder, Object.values(base)[0] as string, 'model.safetensors');
+    const bytes = readFileSync(path);
+    bytes[bytes.length - 1]! ^= 1;
+    writeFileSync(path, bytes);
+    const { state, failure } = await client.waitForJob((await create(base)).name);
+    expect([state, failure?.reason]).toEqual(['JOB_STATE_FAILED', 'BASE_WEIGHTS_CHANGED']);
+    expect(failure?.message).toContain(`${path} are not what they were: expected SHA-256 `);
+  });
+
   it('begins at a path whose files are links within the allowed folders, and at none that lead out', async () => {
     const [cache, outside] = [copyOf(withBytes), copyOf(withBytes)];
     const snapshot = join(cache, 'snapshots', 'main');

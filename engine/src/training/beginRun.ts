@@ -1,4 +1,5 @@
 import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { Collective } from '../device/collective.js';
 import type { Device, DeviceDescription } from '../device/device.js';
@@ -8,6 +9,7 @@ import { TrainingData } from '../data/trainingData.js';
 import type { Tokenizer } from '../data/tokenizer.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from './checkpointManifest.js';
 import { restoreModel, withMoments } from './checkpointModel.js';
+import { digestFile, type FileDigest } from '../io/durableFile.js';
 import { loadModelFolder } from '../model/modelFolder.js';
 import { specHash } from '../plan/specHash.js';
 import { adapterPlan } from '../model/adapterSet.js';
@@ -16,7 +18,7 @@ import { Llama } from '../model/llama.js';
 import { chooseGraphs } from '../plan/adapterGraphs.js';
 import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
 import type { SteeringOptions } from './steering.js';
-import { RunMismatch } from './trainingErrors.js';
+import { BaseWeightsChanged, RunMismatch } from './trainingErrors.js';
 import { emptyRecord } from './earlyStop.js';
 import {
   assembleRun,
@@ -39,6 +41,8 @@ export interface BeginRunOptions {
   mixture?: readonly Dataset[] | undefined;
   /** Where the base weights lie now, when it is not where the specification says. */
   baseWeightsFolder?: string | undefined;
+  /** What the base weights were before this attempt; a run that is new does not begin at others. */
+  baseWeightsBefore?: BaseWeightsBefore | undefined;
   /** Holds this run's `checkpoints/` and `start/`; made when it is missing. */
   runFolder: string;
   /** Checkpoint to resume from; without it the run starts at step 0. */
@@ -53,9 +57,16 @@ export interface BeginRunOptions {
   steering?: SteeringOptions;
 }
 
+export interface BaseWeightsBefore {
+  /** The files as they were registered; none for a path, which nobody digested. */
+  files: readonly FileDigest[];
+  /** As the execution of an earlier attempt has it. */
+  sha256: string | null;
+}
+
 /**
  * Makes a run ready for `trainLoop`: new, from base weights in Hugging Face layout, or from a checkpoint, after which it repeats
- * the uninterrupted run bit for bit. Throws RunMismatch, CheckpointCorrupt or a ModelFolderError; nothing is left
+ * the uninterrupted run bit for bit. Throws RunMismatch, BaseWeightsChanged, CheckpointCorrupt or a ModelFolderError; nothing is left
  * behind then. The caller disposes the run.
  */
 export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
@@ -90,6 +101,8 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
       model: Llama.create(device, spec.model, spec.seed),
       baseWeightsSha256: null,
     });
+  const { files = [], sha256: before = null } = options.baseWeightsBefore ?? {};
+  for (const file of files) await requireUnchanged(join(baseWeightsFolder, file.fileName), file);
   const { model, tokenizer, modelFiles, warnings } = await loadModelFolder(device, baseWeightsFolder, {
     beneath: options.baseWeightsBeneath,
     isTied: spec.model.tieWordEmbeddings,
@@ -104,12 +117,17 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
       found,
     );
   }
+  const baseWeightsSha256 = await weightsSha256(model);
+  if (before !== null && baseWeightsSha256 !== before) {
+    model.dispose();
+    throw new BaseWeightsChanged(baseWeightsFolder, `SHA-256 ${before}`, baseWeightsSha256);
+  }
   const isAlike = tokenizer === null || (await encodeAlike(tokenizer, dataset.tokenizer));
   const run = assembleRun({
     ...options,
     graphs,
     model,
-    baseWeightsSha256: await weightsSha256(model),
+    baseWeightsSha256,
     modelFiles: isAlike ? modelFiles : {}, // they name tokens that the data set does not have
   });
   for (const warning of warnings) run.warnings.push(warning);
@@ -125,6 +143,17 @@ async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
     });
   }
   return run;
+}
+
+/** Compares a file with what it was; what is gone or cannot be read has changed, too. */
+async function requireUnchanged(path: string, before: FileDigest): Promise<void> {
+  const found = await digestFile(path).catch((error: NodeJS.ErrnoException) => error);
+  if (found instanceof Error)
+    throw new BaseWeightsChanged(path, 'a readable file', found.code ?? found.message);
+  if (found.sizeBytes !== before.sizeBytes)
+    throw new BaseWeightsChanged(path, `${before.sizeBytes} bytes`, `${found.sizeBytes}`);
+  if (found.sha256 !== before.sha256)
+    throw new BaseWeightsChanged(path, `SHA-256 ${before.sha256}`, found.sha256);
 }
 
 /** Sequences in which nothing is to be learned cost what others cost. */

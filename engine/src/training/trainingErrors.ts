@@ -40,6 +40,20 @@ export class RunMismatch extends EngineError {
   }
 }
 
+/** The files of the base weights hold other bytes than they did. */
+export class BaseWeightsChanged extends EngineError {
+  constructor(
+    readonly path: string,
+    readonly expected: string,
+    readonly found: string,
+  ) {
+    super(
+      'BASE_WEIGHTS_CHANGED',
+      `The base weights at ${path} are not what they were: expected ${expected}, found ${found}`,
+    );
+  }
+}
+
 function ordinal(count: number): string {
   const suffixes: Record<number, string> = { 1: 'st', 2: 'nd', 3: 'rd' };
   const isTeen = count % 100 >= 11 && count % 100 <= 13;

@@ -1,3 +1,4 @@
+import type { BaseWeightsBefore } from '@relora/engine';
 import type { CardReading } from '@relora/engine/cuda';
 import type { DeviceChoice, ExportFormat, GgufType, RunSpec, RunUpdate } from '@relora/engine/plan';
 import type { ExportResult } from '../artifacts/artifact.js';
@@ -33,6 +34,8 @@ export interface TrainOrder {
   device: DeviceSettings;
   /** Where the base weights lie now; null for new weights. */
   baseWeightsFolder: string | null;
+  /** What they were when they were registered, and when an earlier attempt began. */
+  baseWeightsBefore: BaseWeightsBefore;
   /** The job's folder; nothing is written outside of it. */
   jobFolder: string;
   /** Prepared folders of the data set, or of those of the mixture in its order. */

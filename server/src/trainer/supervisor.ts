@@ -1,6 +1,7 @@
 import { mkdir, statfs } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { datasetNames } from '@relora/engine/plan';
+import type { BaseWeightsBefore } from '@relora/engine';
 import type { Logger } from 'pino';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import type { Config } from '../config.js';
@@ -25,6 +26,7 @@ import { trainerMemory } from './childMemory.js';
 import type { Slot, Slots } from './slots.js';
 import { trainerEntry } from './trainerProcess.js';
 import { idIn, tenantOf } from '../store/tenantIds.js';
+import type { WeightsStore } from '../weights/weightsStore.js';
 
 export interface SupervisorParts {
   config: Config;
@@ -37,6 +39,7 @@ export interface SupervisorParts {
   checkpoints: CheckpointStore;
   artifacts: ArtifactStore;
   datasets: DatasetStore;
+  weights: WeightsStore;
   slots: Slots;
   log: Logger;
   /** The store failed: nothing can be promised any more, the process should end and be started again. */
@@ -356,6 +359,11 @@ export class Supervisor {
       spec: job.spec,
       device: childDevice(config, device, { share: config.slots, uuid }),
       baseWeightsFolder: base === null ? job.spec.baseWeightsFolder : join(config.dataFolder, base),
+      baseWeightsBefore: {
+        files: await this.baseWeightsFiles(job),
+        // Of the weights as the device holds them.
+        sha256: job.execution?.backend === device ? job.execution.baseWeightsSha256 : null,
+      },
       jobFolder: folders.job(config.dataFolder, job.id),
       datasetFolders,
       baseWeightsBeneath: job.spec.baseWeightsName === null ? config.allowedFolders : null,
@@ -373,6 +381,22 @@ export class Supervisor {
       deviceSeconds: job.spec.stop.deviceHours > 0 ? await this.parts.store.deviceSeconds(job.id) : 0,
       stopStep: job.progress.stop?.step ?? null,
     };
+  }
+
+  /** The files of named base weights as they were sealed; none of a path. */
+  private async baseWeightsFiles({ id, spec }: Job): Promise<BaseWeightsBefore['files']> {
+    const { artifacts, weights } = this.parts;
+    const name = namedWeights(tenantOf(id), spec.baseWeightsName);
+    const [kind, ofId = '', , artifactId = ''] = name?.split('/') ?? [];
+    const found =
+      kind === 'weights'
+        ? await weights.find(ofId)
+        : kind === 'jobs' && (await artifacts.find(ofId, artifactId));
+    return (found || { files: [] }).files.map(({ fileName, sizeBytes, sha256 }) => ({
+      fileName,
+      sizeBytes,
+      sha256,
+    }));
   }
 
   /** The checkpoints of a job, each on this machine. One that the store does not give back as it was is not used again. */

@@ -138,10 +138,18 @@ async function begin(
   datasets: readonly Dataset[],
   channel: ServerChannel,
 ): Promise<TrainingRun> {
-  const { spec: askedFor, baseWeightsFolder, baseWeightsBeneath, jobFolder: runFolder, attempt } = order;
+  const {
+    spec: askedFor,
+    baseWeightsFolder,
+    baseWeightsBefore,
+    baseWeightsBeneath,
+    jobFolder: runFolder,
+    attempt,
+  } = order;
   const options = {
     spec: askedFor,
     baseWeightsFolder: baseWeightsFolder ?? undefined,
+    baseWeightsBefore,
     baseWeightsBeneath,
     device,
     dataset: datasets[0]!,
