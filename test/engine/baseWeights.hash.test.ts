@@ -70,3 +70,26 @@ it('a run knows which weights it began with, whatever file held them, and so doe
   expect(one.spec).not.toBe(other.spec);
   disposeRun(run);
 });
+
+it('a run does not begin again at other weights than an earlier attempt of it began at', async () => {
+  const run = await begin();
+  const folder = join(newFolder(), 'model');
+  const options = {
+    format: 'huggingFace',
+    weightType: 'float32',
+    shardBytesMax: 2 ** 30,
+    job: null,
+  } as const;
+  await exportModel(await runWeights(run), folder, options);
+  disposeRun(run);
+  const spec = tinySpec({ baseWeightsFolder: folder });
+  const first = await begin({ spec });
+  const { baseWeightsSha256: sha256 } = first;
+  disposeRun(first);
+  disposeRun(await begin({ spec, baseWeightsBefore: { files: [], sha256 } }));
+  const before = { files: [], sha256: '0'.repeat(64) };
+  await expect(begin({ spec, baseWeightsBefore: before })).rejects.toMatchObject({
+    reason: 'BASE_WEIGHTS_CHANGED',
+    message: `The base weights at ${folder} are not what they were: expected SHA-256 ${before.sha256}, found ${sha256}`,
+  });
+});
