@@ -1,7 +1,7 @@
-// Generates the SDK's types and the server's descriptor set from proto/. With --check it fails when the committed ones
+// Generates the SDK's types, the server's descriptor set and the schema of run files from proto/. With --check it fails when the committed ones
 // differ or when the contract breaks the last release, proto/released.binpb.
 import { execFileSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -32,9 +32,16 @@ for (const unused of ['api', 'protobuf/descriptor.ts']) {
   rmSync(join(root, 'sdk/src/generated/google', unused), { recursive: true });
 }
 buf('build', '.', ...sources, '-o', 'server/src/generated/relora.binpb');
+const schema = join(root, 'cli/job.schema.json');
+const schemaBefore = readFileSync(schema, 'latin1');
+// It has the limits and defaults of the engine's table of settings, too.
+if (existsSync(join(root, 'engine/dist/plan/index.js')))
+  execFileSync(process.execPath, [join(root, 'scripts/makeJobSchema.mjs')], { stdio: 'inherit' });
+else console.warn('cli/job.schema.json needs the built engine: npm run build, then this again.');
 
 if (check) {
   const changed = outputs.flatMap((folder) => differences(join(before, folder), join(root, folder)));
+  if (schemaBefore !== readFileSync(schema, 'latin1')) changed.push('job.schema.json');
   rmSync(before, { recursive: true });
   if (changed.length > 0) {
     console.error(`Generated code was not current and has been regenerated: ${changed.join(', ')}`);

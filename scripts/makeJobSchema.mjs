@@ -1,5 +1,5 @@
 // Writes the JSON schema of run files, which editors complete and check by: from the contract (fields, words, comments) and the table
-// of settings (defaults and limits). `node scripts/makeJobSchema.mjs` after a change of either; a test holds it equal.
+// of settings (defaults and limits). Part of `npm run proto`; a test holds it equal.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { createFileRegistry, fromBinary, ScalarType } from '@bufbuild/protobuf';

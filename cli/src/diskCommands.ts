@@ -30,15 +30,13 @@ export function addDiskCommands(program: Command, run: Run): void {
 
   program
     .command('delete <names...>')
-    .description('delete jobs that have ended, jobs/…, and data sets, datasets/…; `undelete` takes it back')
+    .description('delete jobs that have ended, and data sets, datasets/…; `undelete` takes it back')
     .option('--dry-run', 'delete nothing, and say what would be freed')
     .option('--missing-ok', 'what is not there is no error')
     .action((names: string[], flags: DeleteFlags) =>
       run(async ({ client, output, signal }) => {
         let total = 0;
-        // All are looked at before the first is deleted.
-        for (const name of names) kindOf(name);
-        for (const name of names) {
+        for (const name of wholeNames(names)) {
           const result = await deleteOne(client, name, flags, signal);
           total += result.freedBytes;
           output.result({ name, ...result }, () => [deletedText(name, result, flags)]);
@@ -52,8 +50,7 @@ export function addDiskCommands(program: Command, run: Run): void {
     .description('bring deleted jobs and data sets back, until they are purged')
     .action((names: string[]) =>
       run(async ({ client, output, signal }) => {
-        for (const name of names) kindOf(name);
-        for (const name of names) {
+        for (const name of wholeNames(names)) {
           const found =
             kindOf(name) === 'jobs'
               ? await client.undeleteJob(name, { signal })
@@ -66,13 +63,13 @@ export function addDiskCommands(program: Command, run: Run): void {
   program
     .command('scrub [name]')
     .description(
-      'have the server read what it stores of jobs/…, datasets/… or weights/…, or of all, and compare it with what was sealed',
+      'have the server read what it stores of a job, datasets/… or weights/…, or of all, and compare it with what was sealed',
     )
     .action((name: string | undefined) =>
       run(async ({ client, output, signal }) => {
         let [fileCount, sizeBytes, damagedCount] = [0, 0, 0];
         for await (const file of client.scrub({
-          name: name?.includes('/') === false ? `jobs/${name}` : name,
+          name: name && wholeName(name),
           signal,
         })) {
           fileCount++;
@@ -105,9 +102,21 @@ export function diskLines(use: GetDiskUseResponse): string[] {
   ];
 }
 
+/** A name alone is that of a job, as in every other command. */
+function wholeName(name: string): string {
+  return name.includes('/') ? name : `jobs/${name}`;
+}
+
+/** All are looked at before anything is done with the first. */
+function wholeNames(names: readonly string[]): string[] {
+  const whole = names.map(wholeName);
+  for (const name of whole) kindOf(name);
+  return whole;
+}
+
 function kindOf(name: string): 'jobs' | 'datasets' {
   const kind = /^(jobs|datasets)\/[^/]+$/.exec(name)?.[1];
-  if (kind === undefined) throw new UsageError(`${name}: expected jobs/… or datasets/…`);
+  if (kind === undefined) throw new UsageError(`${name}: expected a job, jobs/… or datasets/…`);
   return kind as 'jobs' | 'datasets';
 }
 

@@ -1,4 +1,4 @@
-import { JobPhase, JobState, type JobEvent } from '@relora/sdk';
+import { JobPhase, JobState, spanOf, type JobEvent } from '@relora/sdk';
 
 /** What a view of a job needs to know, put together from its events. */
 export interface JobProgress {
@@ -24,6 +24,8 @@ export interface JobProgress {
   /** Smoothed over about twenty steps. */
   tokensPerSecond: number;
   trainedTokens: number;
+  /** Of all steps, those that were taken again too. */
+  trainingSeconds: number;
   residentBytes: number;
   residentBytesMax: number;
   checkpointStep: number | null;
@@ -46,6 +48,7 @@ export function newProgress(title: string, stepCount: number): JobProgress {
     gradientNorm: 0,
     tokensPerSecond: 0,
     trainedTokens: 0,
+    trainingSeconds: 0,
     residentBytes: 0,
     residentBytesMax: 0,
     checkpointStep: null,
@@ -64,19 +67,16 @@ export function advance(progress: JobProgress, event: JobEvent): void {
         : event.state.reason;
       break;
     case 'step': {
-      const { step, omitted, span } = event.step;
-      const { firstStep, tokenCount, seconds } = span ?? {
-        firstStep: step,
-        tokenCount: event.step.tokenCount,
-        seconds: event.step.stepSeconds,
-      };
+      const { step, omitted } = event.step;
+      const { firstStep, tokenCount, seconds, loss: spread } = spanOf(event.step);
       // The mean is what the steps of a span would draw together.
-      const loss = span?.loss !== undefined && span.loss.valueCount > 0 ? span.loss.mean : event.step.loss;
+      const loss = spread.valueCount > 0 ? spread.mean : event.step.loss;
       dropFrom(progress.losses, firstStep);
       dropFrom(progress.restarts, firstStep + 1);
       dropFrom(progress.evaluations, firstStep + 1);
       progress.step = step + 1;
       progress.phase = event.step.phase;
+      progress.trainingSeconds += seconds;
       if (omitted) break;
       progress.losses.push({ step, loss });
       progress.learningRate = event.step.learningRate;

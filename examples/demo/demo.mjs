@@ -38,7 +38,7 @@ try {
     displayName: 'A small Llama learns English',
     signal,
   });
-  const view = await watch(job);
+  const progress = await watch(job);
 
   rmSync(outputFolder, { recursive: true, force: true });
   const paths = await client.downloadArtifact(job.name, outputFolder, { signal });
@@ -46,9 +46,7 @@ try {
     `\nWeights: merged and verified in demo-output/ (${paths.length} files, loadable by Hugging Face transformers).\n`,
   );
   await writeText(job.name, 'The American people');
-  say(
-    `\n${reportLines(view.progress, compressorBitsPerByte(corpus.heldOutText), view.trainingSeconds).join('\n')}`,
-  );
+  say(`\n${reportLines(progress, compressorBitsPerByte(corpus.heldOutText)).join('\n')}`);
 } catch (error) {
   if (!signal.aborted) throw error;
   say('\nInterrupted: nothing is left behind.');
@@ -84,15 +82,10 @@ async function watch(job) {
     title: 'A small Llama learns English by ReLoRA',
     stepCount: job.progress.stepCount,
   });
-  let trainingSeconds = 0;
   try {
     await client.waitForJob(job.name, {
       signal,
-      onEvent(event) {
-        view.update(event);
-        // Fast steps are reported together: a span has the seconds of all of its steps.
-        if (event.kind === 'step') trainingSeconds += event.step.span?.seconds ?? event.step.stepSeconds;
-      },
+      onEvent: (event) => view.update(event),
     });
   } catch (error) {
     // The demo's server ends with it; the job would resume at the next start, which nobody asked for.
@@ -101,7 +94,7 @@ async function watch(job) {
   } finally {
     view.close();
   }
-  return { progress: view.progress, trainingSeconds };
+  return view.progress;
 }
 
 async function writeText(model, prompt) {

@@ -1,8 +1,9 @@
 import { bytes, duration, quantity, table } from '@relora/cli';
 
 /** The table at the end: what was learned, what it cost, and the proof that merging changed nothing. */
-export function reportLines(progress, compressors, trainingSeconds) {
+export function reportLines(progress, compressors) {
   const [before, after] = [progress.evaluations[0], progress.evaluations.at(-1)];
+  const { trainedTokens, trainingSeconds } = progress;
   const perByte = (value) => (value === null ? 'not installed' : `${value.toFixed(3)} bits/byte`);
   const rows = [
     ['held-out text before training', perByte(before.bitsPerByte)],
@@ -20,7 +21,7 @@ export function reportLines(progress, compressors, trainingSeconds) {
     ],
     [
       'speed',
-      `${quantity(progress.trainedTokens / trainingSeconds)} tokens/s, ${quantity(progress.trainedTokens)} tokens in ${duration(trainingSeconds)}`,
+      `${quantity(trainedTokens / trainingSeconds)} tokens/s, ${quantity(trainedTokens)} tokens in ${duration(trainingSeconds)}`,
     ],
     ['memory of the trainer', `${bytes(progress.residentBytesMax)} at its peak`],
   ];

@@ -13,6 +13,7 @@ import {
 } from './contract.js';
 import { ReloraError } from './errors.js';
 import { parseJobSpec } from './specJson.js';
+import { spanOf } from './stepSpan.js';
 
 /** All that it takes to run a job again and to check that the result is the same. Written as JSON by `bundleToJson`. */
 export interface Bundle {
@@ -79,8 +80,8 @@ export async function resultOf(
   for await (const event of client.watch(name, options)) {
     if (event.kind === 'artifact') exported.add(event.artifact.artifact);
     if (event.kind !== 'step') continue;
-    const { step, loss, span } = event.step;
-    const first = span?.firstStep ?? step;
+    const { step, loss } = event.step;
+    const { firstStep: first } = spanOf(event.step);
     // A crash had the run go back: what was beyond is taken again.
     if (first < losses.length) {
       losses.length = first;

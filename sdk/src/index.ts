@@ -11,6 +11,7 @@ export {
   type ReplayReport,
 } from './replay.js';
 export type { JobEvent } from './events.js';
+export { spanOf, type WholeSpan } from './stepSpan.js';
 export type { ComparisonOptions } from './comparison.js';
 export { bestOf, ratesOf, sweepJobsMax } from './sweep.js';
 export type { RateGrid, Sweep, SweepOptions, SweepRun, SweepVariant } from './sweep.js';

@@ -45,14 +45,14 @@ test('data sets are listed, things deleted and brought back, and what is stored 
   expect(await relora(['scrub', 'datasets/nobody'])).toMatchObject({ code: 3, output: '' });
 
   // What is asked for wrongly, or is not there, deletes nothing of the others.
-  const wrong = await relora(['delete', 'datasets/other-text', 'job-one']);
+  const wrong = await relora(['delete', 'datasets/other-text', 'artifacts/job-one']);
   expect(wrong).toMatchObject({ code: 2, output: '' });
-  expect(wrong.errors).toContain('job-one: expected jobs/… or datasets/…');
+  expect(wrong.errors).toContain('artifacts/job-one: expected a job, jobs/… or datasets/…');
   expect(await relora(['delete', 'jobs/nobody'])).toMatchObject({ code: 3, output: '' });
   expect((await relora(['delete', 'jobs/nobody', '--missing-ok'])).output).toBe(
     'jobs/nobody is not there.\n',
   );
-  const dry = await relora(['delete', 'jobs/job-one', '--dry-run']);
+  const dry = await relora(['delete', 'job-one', '--dry-run']);
   expect(dry.output).toMatch(/^jobs\/job-one can be deleted: [\d.]+ \wB would be freed\.\n$/);
   expect((await relora(['describe', 'job-one'])).code).toBe(0);
 
