@@ -73,6 +73,11 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
       stopAfter: [5, 14],
     },
     {
+      name: 'with moments pruned at random where B learns at another rate',
+      spec: tinySpec({ adapter: { bLearningRateRatio: 4, momentReset: 'random', momentPruneRatio: 0.5 } }),
+      stopAfter: [8, 14],
+    },
+    {
       name: 'of full rank',
       spec: tinySpec({ kind: 'fullRank', adapter: null, stepCount: 8 }),
       stopAfter: [5],

@@ -70,8 +70,7 @@ export class Optimizer {
   async forgetAdapters(mode: MomentReset, ratio: number, uniform: () => number): Promise<number> {
     let zeros = 0;
     let total = 0;
-    for (const { role, moments } of this.moments.values()) {
-      if (groupOf[role] !== 'adapter') continue;
+    for (const moments of this.adapterMoments()) {
       const values = await moments.values();
       if (mode === 'zero') zeroAll(values);
       else if (mode === 'random') pruneAtRandom(values, ratio, uniform);
@@ -84,6 +83,17 @@ export class Optimizer {
     }
     if (mode === 'zero') this.counts.adapter = 0;
     return total === 0 ? 1 : zeros / total;
+  }
+
+  /**
+   * In the order in which an uninterrupted run has made them, whatever a resumed one did: draws follow it. Where B learns at another rate
+   * its moments come after those of A.
+   */
+  private adapterMoments(): Moments[] {
+    const all = [...this.moments.values()].filter(({ role }) => groupOf[role] === 'adapter');
+    const isLater = ({ role }: { role: ParameterRole }) =>
+      this.methods.adapters === 'adamw' && this.methods.bLearningRateRatio !== 1 && role === 'adapterB';
+    return [...all.filter((one) => !isLater(one)), ...all.filter(isLater)].map(({ moments }) => moments);
   }
 
   /**
