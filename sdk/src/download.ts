@@ -121,7 +121,7 @@ async function writeAll(part: FileHandle, data: Uint8Array, position: number): P
 function checkDescription({ fileName, sha256 }: ArtifactFile): void {
   const isPlain =
     fileName.length <= 200 &&
-    fileName.split('/').length <= 2 &&
+    (fileName.split('/').length <= 2 || /^base\/additional_chat_templates\/[^/]+$/.test(fileName)) &&
     fileName.split('/').every((part) => !/^\.{0,2}$|[\\:\x00-\x1f]/.test(part));
   if (isPlain && /^[0-9a-f]{64}$/.test(sha256)) return;
   const message = `The server sent ${JSON.stringify(fileName)} with the hash ${JSON.stringify(sha256)} as a file`;

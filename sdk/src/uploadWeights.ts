@@ -1,5 +1,5 @@
 import { readdir } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { CallOptions } from './callOptions.js';
 import type { DeepPartial, UploadWeightsRequest, Weights } from './contract.js';
 import type { Patience } from './patience.js';
@@ -21,9 +21,11 @@ export interface UploadWeightsCalls {
   get(name: string): Promise<Weights | undefined>;
 }
 
+const templates = 'additional_chat_templates';
+
 /** What of a folder belongs to the model; others, such as the weights in PyTorch's format, stay where they are. */
 const ofModel =
-  /^(model[\w-]*\.safetensors|model\.safetensors\.index\.json|chat_template\.jinja|(chat_template|config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json)$/;
+  /^(model[\w-]*\.safetensors|model\.safetensors\.index\.json|chat_template\.jinja|(chat_template|config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json|additional_chat_templates\/[A-Za-z0-9][\w.-]*\.jinja)$/;
 
 /** Uploads what is missing of weights; resolves when the server has checked them. */
 export async function uploadWeights(
@@ -35,7 +37,7 @@ export async function uploadWeights(
   const weightsId = options.weightsId ?? newId('weights');
   const paths = typeof from === 'string' ? await filesOf(from) : from;
   const files = await Promise.all(
-    paths.map(async (path) => ({ fileName: basename(path), ...(await measure({ path })) })),
+    paths.map(async (path) => ({ fileName: nameOf(path), ...(await measure({ path })) })),
   );
   const total = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   return await resumeUpload(
@@ -51,8 +53,17 @@ export async function uploadWeights(
 
 async function filesOf(folder: string): Promise<string[]> {
   const names = await readdir(folder);
+  // The one folder of a model that belongs to it.
+  if (names.includes(templates))
+    for (const name of await readdir(join(folder, templates))) names.push(`${templates}/${name}`);
   return names
     .filter((name) => ofModel.test(name))
     .sort()
     .map((name) => join(folder, name));
+}
+
+/** Templates keep their folder, whether it or they were named. */
+function nameOf(path: string): string {
+  const name = basename(path);
+  return basename(dirname(path)) === templates ? `${templates}/${name}` : name;
 }

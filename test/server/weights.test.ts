@@ -122,6 +122,41 @@ describe('a job', () => {
     expect(message).toContain(`${path} are not what they were: expected SHA-256 `);
   });
 
+  it('keeps the chat templates that lie in a folder, through upload, training, export and download', async () => {
+    const { client } = await open({ RELORA_THREADS: '1' });
+    await textOf(client);
+    const from = copyOf(withBytes);
+    const template = '{{ messages }} with tools\n';
+    mkdirSync(join(from, 'additional_chat_templates'));
+    writeFileSync(join(from, 'additional_chat_templates', 'tool_use.jinja'), template);
+    writeFileSync(join(from, 'additional_chat_templates', 'notes.txt'), 'no template');
+    const weights = await client.uploadWeights({ from, weightsId: 'tiny' });
+    expect(weights.files.map(({ fileName }) => fileName)).toContain(
+      'additional_chat_templates/tool_use.jinja',
+    );
+    const job = await client.createJob({
+      model: { baseWeights: { weights: 'weights/tiny' } },
+      dataset: 'datasets/text',
+      stepCount: 2,
+      adapter: { rank: 2, cycleStepCount: 2 },
+      batch: { sequenceLength: 16, sequenceCount: 1 },
+      export: { formats: ['EXPORT_FORMAT_HUGGING_FACE', 'EXPORT_FORMAT_PEFT'] },
+    });
+    await client.waitForJob(job.name);
+    const found = new Map<string, string>();
+    for (const { name, format } of await client.listArtifacts(job.name)) {
+      const folder = copyOf(withBytes);
+      await client.downloadArtifact(name, join(folder, 'out'));
+      const base = format === 'EXPORT_FORMAT_PEFT' ? 'base' : '';
+      const path = join(folder, 'out', base, 'additional_chat_templates', 'tool_use.jinja');
+      found.set(format, readFileSync(path, 'utf8'));
+    }
+    expect(Object.fromEntries(found)).toEqual({
+      EXPORT_FORMAT_HUGGING_FACE: template,
+      EXPORT_FORMAT_PEFT: template,
+    });
+  });
+
   it('begins at a path whose files are links within the allowed folders, and at none that lead out', async () => {
     const [cache, outside] = [copyOf(withBytes), copyOf(withBytes)];
     const snapshot = join(cache, 'snapshots', 'main');
@@ -257,6 +292,22 @@ describe('uploaded weights', () => {
     const error = await refused(client.uploadWeights({ from: qwen }));
     expect(error.reason).toBe('DISK_FULL');
   });
+
+  it.each(['../x.jinja', 'a/b.jinja', '.x.jinja', 'x.py', 'a b.jinja', ''])(
+    'are refused with a template named %s',
+    async (name) => {
+      const { weights } = await open();
+      const files = ['config.json', 'model.safetensors', `additional_chat_templates/${name}`].map(
+        (fileName) => ({ fileName, sizeBytes: 1, sha256: '0'.repeat(64) }),
+      );
+      const upload = async function* () {
+        yield { header: { weightsId: 'tiny', files } };
+      };
+      await expect(weights.uploadWeights(upload())).rejects.toThrow(
+        'header.files[2].file_name: expected one of',
+      );
+    },
+  );
 
   it('are refused by name, number and size before any byte', async () => {
     const { client } = await open({ RELORA_WEIGHTS_FILES_MAX: '2', RELORA_WEIGHTS_BYTES_MAX: '1000' });

@@ -1,3 +1,4 @@
+import { chatTemplatePattern } from '../plan/chatTemplates.js';
 import { idsOf, objectOf, tokenName } from '../plan/endTokens.js';
 import type { WeightSource } from './weightSource.js';
 
@@ -47,6 +48,8 @@ export function companionFiles(source: Source): [name: string, text: string][] {
     const template = modelFiles[name];
     if (template !== undefined) files.push([name, template]);
   }
+  for (const [name, template] of Object.entries(modelFiles))
+    if (chatTemplatePattern.test(name)) files.push([name, template]);
   return files;
 }
 

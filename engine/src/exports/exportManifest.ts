@@ -3,7 +3,7 @@ import type { ExportFormat, GgufType } from '../plan/runSpec.js';
 import type { FileDigest } from '../io/durableFile.js';
 import type { Lineage } from './weightSource.js';
 
-/** A file of an export; its name may stand in one folder, `base/config.json`. */
+/** A file of an export; its name may stand in folders, `base/config.json`. */
 export interface ExportedFile extends FileDigest {
   /** Type of the tensors in it, in the words of its format; absent for files without tensors. */
   dtype?: string;

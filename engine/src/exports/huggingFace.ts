@@ -1,8 +1,9 @@
-import { join } from 'node:path';
+import { mkdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { transpose, weightShapes } from '../model/weights.js';
 import { formatLlamaConfig } from '../plan/llamaConfigFile.js';
 import type { WeightType } from '../plan/runSpec.js';
-import { writeNewFile } from '../io/durableFile.js';
+import { syncFolder, writeNewFile } from '../io/durableFile.js';
 import { storedTypes as typeBytes, type StoredType } from '../io/halfFloats.js';
 import { writeSafetensors, type TensorSource } from '../io/safetensors.js';
 import { companionFiles, tokenIdsOf } from './companionFiles.js';
@@ -37,7 +38,14 @@ export async function writeHuggingFace(
     await write('config.json', formatLlamaConfig(config, { weightType, tokenIds: tokenIdsOf(source) })),
     await write('tokenizer.json', tokenizerJson),
   ];
-  for (const [name, text] of companionFiles(source)) files.push(await write(name, text));
+  const inFolders = new Set<string>();
+  for (const [name, text] of companionFiles(source)) {
+    const inFolder = dirname(join(folder, name));
+    if (inFolder !== folder) inFolders.add(inFolder);
+    await mkdir(inFolder, { recursive: true });
+    files.push({ ...(await write(name, text)), fileName: name });
+  }
+  for (const path of inFolders) await syncFolder(path);
   return { castErrorMax: weights.castErrorMax, files };
 }
 

@@ -1,3 +1,5 @@
+import type { chatTemplatesFolder } from '../plan/chatTemplates.js';
+
 /**
  * Files beside the weights that say how a model is used: they go through a run into its exports, where the ids that the job
  * changed are changed, and nothing else.
@@ -13,8 +15,15 @@ export const modelFileNames = [
 
 export type ModelFileName = (typeof modelFileNames)[number];
 
+/** A template beside the first one, by its place in the folder. */
+export type ChatTemplateName = `${typeof chatTemplatesFolder}/${string}`;
+
 /** Their texts; empty for a model that did not begin at weights, or whose files speak of another tokenizer. */
-export type ModelFiles = Readonly<Partial<Record<ModelFileName, string>>>;
+export type ModelFiles = Readonly<Partial<Record<ModelFileName | ChatTemplateName, string>>>;
+
+/** Every checkpoint holds them: models in use have up to three, of some kilobytes. */
+export const chatTemplatesMax = 16;
+export const chatTemplateBytesMax = 2 ** 18;
 
 /** Longest of them: every checkpoint holds them. Those in use have less than one. */
 export const modelFileBytesMax = 4 * 2 ** 20;

@@ -1,11 +1,19 @@
 import { constants } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
+import { open, readdir, type FileHandle } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
 import type { Device } from '../device/device.js';
 import { Llama } from './llama.js';
-import { modelFileBytesMax, modelFileNames, type ModelFileName, type ModelFiles } from './modelFiles.js';
+import {
+  chatTemplateBytesMax,
+  chatTemplatesMax,
+  modelFileBytesMax,
+  modelFileNames,
+  type ChatTemplateName,
+  type ModelFiles,
+} from './modelFiles.js';
 import { embeddingName, headName, transpose, weightShapes, type WeightShape } from './weights.js';
+import { chatTemplatePattern, chatTemplatesFolder } from '../plan/chatTemplates.js';
 import { endTokensOf } from '../plan/endTokens.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
 import { ModelFolderInvalid, parseLlamaConfig } from '../plan/llamaConfigFile.js';
@@ -278,12 +286,42 @@ async function readTokenizer(place: ModelPlace, modelFiles: ModelFiles): Promise
 }
 
 async function readModelFiles(place: ModelPlace): Promise<ModelFiles> {
-  const files: Partial<Record<ModelFileName, string>> = {};
+  const files: { -readonly [Name in keyof ModelFiles]: ModelFiles[Name] } = {};
   for (const name of modelFileNames) {
     const text = await readText(place, name, modelFileBytesMax);
     if (text !== null) files[name] = text;
   }
+  for (const name of await chatTemplateNames(place)) {
+    const text = await readText(place, name, chatTemplateBytesMax);
+    if (text !== null) files[name] = text;
+  }
   return files;
+}
+
+/** Names alone: each is opened as any other file is. */
+async function chatTemplateNames({ folder, beneath }: ModelPlace): Promise<ChatTemplateName[]> {
+  let path = join(folder, chatTemplatesFolder);
+  try {
+    if (beneath !== null) {
+      const opened = await openBeneath(beneath, path);
+      await opened.handle.close();
+      ({ path } = opened);
+    }
+    const names = (await readdir(path))
+      .map((name): ChatTemplateName => `${chatTemplatesFolder}/${name}`)
+      .filter((name) => chatTemplatePattern.test(name));
+    if (names.length <= chatTemplatesMax) return names.sort();
+    throw new ModelFolderInvalid(
+      chatTemplatesFolder,
+      `at most ${chatTemplatesMax} templates`,
+      `${names.length}`,
+    );
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (error instanceof ModelFolderInvalid) throw error;
+    if (code === 'ENOENT') return [];
+    throw new ModelFolderInvalid(chatTemplatesFolder, 'a readable folder', code ?? message);
+  }
 }
 
 /** Largest index or tokenizer; the largest in use have about 30 MiB. */

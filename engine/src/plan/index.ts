@@ -15,6 +15,7 @@ export {
 export * from './defaultRunSpec.js';
 export { readStoredRunSpec } from './storedRunSpec.js';
 export * from './presets.js';
+export * from './chatTemplates.js';
 export * from './cycles.js';
 export * from './schedule.js';
 export * from './runUpdate.js';

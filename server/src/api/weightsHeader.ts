@@ -1,3 +1,4 @@
+import { chatTemplatePattern } from '@relora/engine/plan';
 import type { UploadWeightsHeader } from '@relora/sdk/contract';
 import type { Config } from '../config.js';
 import { quote } from '../errors.js';
@@ -30,10 +31,10 @@ export function parseWeightsHeader(config: Config, tenant: string, header: Uploa
   const files = header.files.slice(0, weightsFilesMax).map((file, index) => {
     const field = `header.files[${index}]`;
     const { fileName } = file;
-    if (!fileNames.has(fileName) && !shardPattern.test(fileName)) {
+    if (!fileNames.has(fileName) && !shardPattern.test(fileName) && !chatTemplatePattern.test(fileName)) {
       checks.add(
         `${field}.file_name`,
-        `one of ${[...fileNames].join(', ')}, or model….safetensors`,
+        `one of ${[...fileNames].join(', ')}, model….safetensors, or additional_chat_templates/….jinja`,
         quote(fileName),
       );
     }

@@ -7,8 +7,8 @@ export type { ArtifactKind, ArtifactState };
 const { count, list, matching, number, object, oneOf, orNull, sha256 } = shapes;
 
 const artifactFile = {
-  /** It may be in one folder, `base/config.json`. */
-  fileName: matching(/^(base\/)?[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/),
+  /** It may be in a folder, `base/config.json`, and there in that of the templates. */
+  fileName: matching(/^(base\/)?(additional_chat_templates\/)?[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/),
   sizeBytes: count,
   /** Hexadecimal. */
   sha256,

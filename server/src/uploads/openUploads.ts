@@ -1,5 +1,12 @@
 import { mkdir } from 'node:fs/promises';
-import { ReceivedFiles, type ExpectedFile, type ReceiveResult, type WriteResult } from './receivedFiles.js';
+import { dirname } from 'node:path';
+import {
+  foldersOf,
+  ReceivedFiles,
+  type ExpectedFile,
+  type ReceiveResult,
+  type WriteResult,
+} from './receivedFiles.js';
 
 /** One client's upload of one thing. Must be closed, also after an error. */
 export interface Upload {
@@ -39,7 +46,8 @@ export class OpenUploads {
         return found;
       }
       await this.options.touch(id);
-      await mkdir(found.folder, { recursive: true });
+      const folders = new Set([found.folder, ...foldersOf(found.files)]);
+      for (const folder of folders) await mkdir(folder, { recursive: true });
       const received = new ReceivedFiles(found.files, found.folder, this.options.freeDiskBytesMin);
       return {
         receivedBytes: received.receivedBytes,

@@ -28,6 +28,11 @@ export interface ExpectedFile {
   isOnServer: boolean;
 }
 
+/** Where what is received is written. */
+export function foldersOf(files: readonly ExpectedFile[]): string[] {
+  return files.filter(({ isOnServer }) => !isOnServer).map(({ path }) => dirname(path));
+}
+
 /** Space is asked for once in so many bytes: a look for every chunk would cost more than it is worth. */
 const spaceCheckBytes = 64 * 2 ** 20;
 
@@ -118,7 +123,8 @@ export class ReceivedFiles {
         return { outcome: 'wrongHash', fileName: file.fileName, expected: file.sha256, actual };
       }
     }
-    await syncFolder(this.folder);
+    for (const folder of new Set([...foldersOf(this.targets.map(({ file }) => file)), this.folder]))
+      await syncFolder(folder);
     await syncFolder(dirname(this.folder));
     await syncFolder(dirname(dirname(this.folder)));
     return { outcome: 'done' };
