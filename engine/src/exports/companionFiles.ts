@@ -49,7 +49,7 @@ export function companionFiles(source: Source): [name: string, text: string][] {
     if (template !== undefined) files.push([name, template]);
   }
   for (const [name, template] of Object.entries(modelFiles))
-    if (chatTemplatePattern.test(name)) files.push([name, template]);
+    if (template !== undefined && chatTemplatePattern.test(name)) files.push([name, template]);
   return files;
 }
 
