@@ -13,8 +13,16 @@ const flags = [...baseFlags, ...instrumentation];
 const noMmx = process.arch === 'x64' ? ['-mno-mmx'] : [];
 const avx2 = [...noMmx, '-mavx2', '-mfma', '-mf16c'];
 const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq'];
+const compiler = findCompiler();
+// GCC orders loads of the next step before the products of this one, and sums then go to the stack.
+const neon = ['-DRELORA_NEON', ...(compiler.version.includes('clang') ? [] : ['-fno-schedule-insns'])];
 const instructionSets = {
   portable: noMmx,
+  ...(process.arch === 'arm64' && {
+    neon: [...neon, '-march=armv8-a'],
+    neonDot: [...neon, '-march=armv8.2-a+dotprod'],
+    neonBf16: [...neon, '-march=armv8.2-a+dotprod+fp16+bf16+i8mm'],
+  }),
   ...(process.arch === 'x64' && {
     avx2,
     avx512,
@@ -27,13 +35,14 @@ const instructionSets = {
 /** Files compiled once for each of some sets in its own namespace; those of avx512 serve its extensions too. */
 const setsOf = (source) => {
   const sets = {
-    'gemm/kernel.cpp': ['portable', 'avx2', 'avx512'],
+    'gemm/kernel.cpp': ['portable', 'avx2', 'avx512', 'neon'],
     'gemm/kernel_avx512bf16.cpp': ['avx512bf16'],
-    'gemm/kernel_int8.cpp': ['portable', 'avx2', 'avx512vnni'],
+    'gemm/kernel_int8.cpp': ['portable', 'avx2', 'avx512vnni', 'neon', 'neonDot'],
     'gemm/kernel_amx.cpp': ['portable', 'amx'],
+    'gemm/kernel_matrix.cpp': ['portable', 'neonBf16'],
   }[source];
   if (sets === undefined && !source.startsWith('kernels/')) return [undefined];
-  return (sets ?? ['portable', 'avx2', 'avx512']).filter((set) => set in instructionSets);
+  return (sets ?? ['portable', 'avx2', 'avx512', 'neon']).filter((set) => set in instructionSets);
 };
 
 const units = listFiles(root, '.cpp').flatMap((source) =>
@@ -46,7 +55,7 @@ const units = listFiles(root, '.cpp').flatMap((source) =>
 await compileLibrary({
   root,
   target: join(root, 'build', sanitizer ?? '', 'relora.node'),
-  compiler: findCompiler(),
+  compiler,
   units,
   linkFlags: instrumentation,
   what: 'The native addon',

@@ -9,6 +9,7 @@
 #include <thread>
 #ifdef __linux__
 #include <sched.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -56,6 +57,59 @@ bool may_use_tiles() {
 }
 #endif
 
+#ifdef __aarch64__
+struct ArmFeatures {
+  bool dot, bf16, i8mm;
+};
+
+ArmFeatures arm_features() {
+#if defined(__linux__)
+  // arch/arm64/include/uapi/asm/hwcap.h: ASIMDDP, BF16, I8MM
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  return {(first >> 20 & 1) != 0, (second >> 14 & 1) != 0, (second >> 13 & 1) != 0};
+#elif defined(__APPLE__)
+  const auto has = [](const char* name) {
+    int value = 0;
+    size_t length = sizeof value;
+    return sysctlbyname(name, &value, &length, nullptr, 0) == 0 && value != 0;
+  };
+  return {has("hw.optional.arm.FEAT_DotProd"), has("hw.optional.arm.FEAT_BF16"), has("hw.optional.arm.FEAT_I8MM")};
+#else
+  return {};
+#endif
+}
+
+#ifdef __linux__
+/// Name of the core that this runs on, by its identification register, which Linux lets everybody read.
+std::string arm_core() {
+  struct Core {
+    unsigned implementer, part;
+    const char* name;
+  };
+  constexpr Core cores[] = {
+      {0x41, 0xd03, "Cortex-A53"},     {0x41, 0xd05, "Cortex-A55"},     {0x41, 0xd07, "Cortex-A57"},
+      {0x41, 0xd08, "Cortex-A72"},     {0x41, 0xd0b, "Cortex-A76"},     {0x41, 0xd41, "Cortex-A78"},
+      {0x41, 0xd0c, "Neoverse N1"},    {0x41, 0xd49, "Neoverse N2"},    {0x41, 0xd8e, "Neoverse N3"},
+      {0x41, 0xd40, "Neoverse V1"},    {0x41, 0xd4f, "Neoverse V2"},    {0x41, 0xd84, "Neoverse V3"},
+      {0x43, 0x0af, "ThunderX2"},      {0x46, 0x001, "A64FX"},          {0x48, 0xd01, "Kunpeng 920"},
+      {0x61, 0x022, "Apple M1"},       {0x61, 0x023, "Apple M1"},       {0x6d, 0xd49, "Azure Cobalt 100"},
+      {0xc0, 0xac3, "Ampere-1"},       {0xc0, 0xac4, "Ampere-1a"},
+  };
+  constexpr unsigned long readable = 1 << 11;  // HWCAP_CPUID
+  if ((getauxval(AT_HWCAP) & readable) == 0) return "ARM processor";
+  uint64_t identification;
+  asm("mrs %0, midr_el1" : "=r"(identification));
+  const unsigned implementer = identification >> 24 & 0xff, part = identification >> 4 & 0xfff;
+  for (const Core& core : cores) {
+    if (core.implementer == implementer && core.part == part) return core.name;
+  }
+  std::ostringstream text;
+  text << std::hex << "ARM processor, implementer 0x" << implementer << ", part 0x" << part;
+  return text.str();
+}
+#endif
+#endif
+
 #ifdef __linux__
 /// Quota in CPUs of one cgroup directory; 0 when there is none.
 double quota_of(const std::string& directory) {
@@ -100,6 +154,10 @@ std::string_view name_of(InstructionSet set) {
     case InstructionSet::avx512bf16: return "avx512bf16";
     case InstructionSet::avx512: return "avx512";
     case InstructionSet::avx2: return "avx2";
+    case InstructionSet::neon_bf16_model: return "neonBf16-model";
+    case InstructionSet::neon_bf16: return "neonBf16";
+    case InstructionSet::neon_dot: return "neonDot";
+    case InstructionSet::neon: return "neon";
     case InstructionSet::portable: break;
   }
   return "portable";
@@ -110,6 +168,9 @@ std::string_view name_of(Int8Unit unit) {
     case Int8Unit::amx: return "amx";
     case Int8Unit::vnni: return "vnni";
     case Int8Unit::avx2: return "avx2";
+    case Int8Unit::i8mm: return "i8mm";
+    case Int8Unit::dot: return "dot";
+    case Int8Unit::neon: return "neon";
     case Int8Unit::portable: break;
   }
   return "portable";
@@ -133,13 +194,20 @@ std::vector<InstructionSet> supported_instruction_sets() {
   if (avx512bf16) sets.push_back(InstructionSet::avx512bf16);
   if (avx512) sets.push_back(InstructionSet::avx512);
   if (avx2) sets.push_back(InstructionSet::avx2);
+#elif defined(__aarch64__)
+  const ArmFeatures features = arm_features();
+  if (features.dot && features.bf16) sets.push_back(InstructionSet::neon_bf16);
+  if (features.dot) sets.push_back(InstructionSet::neon_dot);
+  sets.push_back(InstructionSet::neon);
 #endif
   sets.push_back(InstructionSet::portable);
   return sets;
 }
 
 std::optional<InstructionSet> usable_instruction_set(std::string_view name) {
-  if (name == name_of(InstructionSet::amx_model)) return InstructionSet::amx_model;
+  for (const InstructionSet model : {InstructionSet::amx_model, InstructionSet::neon_bf16_model}) {
+    if (name == name_of(model)) return model;
+  }
   for (const InstructionSet set : supported_instruction_sets()) {
     if (name_of(set) == name) return set;
   }
@@ -156,12 +224,27 @@ Int8Unit int8_unit_of(InstructionSet set) {
     case InstructionSet::avx2: return Int8Unit::avx2;
     default: break;
   }
+#elif defined(__aarch64__)
+  switch (set) {
+    case InstructionSet::neon_bf16: return arm_features().i8mm ? Int8Unit::i8mm : Int8Unit::dot;
+    case InstructionSet::neon_dot: return Int8Unit::dot;
+    case InstructionSet::neon: return Int8Unit::neon;
+    default: break;
+  }
 #endif
   return Int8Unit::portable;
 }
 
 unsigned usable_cpus() {
   unsigned cpus = std::max(1u, std::thread::hardware_concurrency());
+#ifdef __APPLE__
+  // The fast cores alone: a product is as slow as its slowest part.
+  int fast = 0;
+  size_t length = sizeof fast;
+  if (sysctlbyname("hw.perflevel0.logicalcpu", &fast, &length, nullptr, 0) == 0 && fast > 0) {
+    cpus = static_cast<unsigned>(fast);
+  }
+#endif
 #ifdef __linux__
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) cpus = std::max(1, CPU_COUNT(&mask));
@@ -189,6 +272,8 @@ std::string cpu_model() {
   char brand[128] = {};
   size_t length = sizeof brand - 1;
   if (sysctlbyname("machdep.cpu.brand_string", brand, &length, nullptr, 0) == 0) return brand;
+#elif defined(__aarch64__) && defined(__linux__)
+  return arm_core();
 #endif
   return "unknown";
 }

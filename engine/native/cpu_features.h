@@ -1,4 +1,4 @@
-// What this machine offers: instruction sets by CPUID and XGETBV, CPUs by affinity and cgroup quota.
+// What this machine offers: instruction sets by CPUID and XGETBV or what the system says, CPUs by affinity and cgroup quota.
 #pragma once
 #include <optional>
 #include <string>
@@ -7,10 +7,12 @@
 
 namespace relora {
 
-/// amx_model computes as amx does, in plain arithmetic on any machine: there to test amx, and never offered.
-enum class InstructionSet { amx, avx512bf16, avx512, avx2, portable, amx_model };
-/// What multiplies int8: a feature of its own, which not every CPU with AVX-512 has.
-enum class Int8Unit { amx, vnni, avx2, portable };
+/// The models compute as amx and neonBf16 do, in plain arithmetic on any machine: there to test those, and never offered.
+enum class InstructionSet {
+  amx, avx512bf16, avx512, avx2, neon_bf16, neon_dot, neon, portable, amx_model, neon_bf16_model
+};
+/// What multiplies int8: a feature of its own, which not every CPU with AVX-512 or with BFMMLA has.
+enum class Int8Unit { amx, vnni, avx2, i8mm, dot, neon, portable };
 
 /// The names JavaScript uses.
 std::string_view name_of(InstructionSet set);

@@ -8,6 +8,8 @@
 #include <utility>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(RELORA_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace relora::RELORA_ISA {
@@ -78,7 +80,9 @@ static inline void store(float* p, Vec v, size_t count) {
 #elif defined(__AVX2__)
   _mm256_maskstore_ps(p, first_lanes(count), v);
 #else
-  for (size_t i = 0; i < count; i++) p[i] = v[i];
+  for (size_t i = 0; i < lanes; i++) {
+    if (i < count) p[i] = v[i];
+  }
 #endif
 }
 
@@ -118,6 +122,8 @@ static inline Vec multiply_add(Vec a, Vec b, Vec c) {
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__AVX2__)
   return _mm256_fmadd_ps(a, b, c);
+#elif defined(RELORA_NEON)
+  return vfmaq_f32(c, a, b);
 #else
   return a * b + c;
 #endif
@@ -132,6 +138,13 @@ static inline void settle(Vector& v) {
   asm("" : "+w"(v));
 #endif
 }
+
+#if defined(RELORA_NEON)
+/// Where the bytes of these words of a table lie: what TBL looks up.
+static inline uint8x16_t bytes_of_words(Words index) {
+  return reinterpret_cast<uint8x16_t>(index * 0x04040404u + 0x03020100u);
+}
+#endif
 
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 

@@ -56,6 +56,8 @@ export async function openDevice(options: DeviceOptions): Promise<Device> {
   }
 }
 
+const bfloat16Sets = ['amx', 'amx-model', 'avx512bf16', 'neonBf16', 'neonBf16-model'];
+
 function openCpu(options: DeviceOptions): Device {
   const native = loadNativeAddon();
   const { instructionSets, threadsMax, cpuModel } = native.describe();
@@ -63,7 +65,7 @@ function openCpu(options: DeviceOptions): Device {
   const threadCount = options.threads ?? threadsMax;
   const addon = native.open({ instructionSet, threads: threadCount });
   // Without an instruction for it bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
-  const hasBfloat16 = ['amx', 'amx-model', 'avx512bf16'].includes(instructionSet);
+  const hasBfloat16 = bfloat16Sets.includes(instructionSet);
   const automatic: ProductPrecision = hasBfloat16 ? 'bfloat16' : 'float32';
   if (!precisions.includes(options.precision))
     throw new Error(`The device native has no precision ${String(options.precision)}`);

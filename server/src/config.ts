@@ -195,7 +195,7 @@ export const settings = {
   instructionSet: choice(
     'RELORA_INSTRUCTION_SET',
     'auto',
-    ['auto', 'portable', 'avx2', 'avx512', 'avx512bf16', 'amx'],
+    ['auto', 'portable', 'avx2', 'avx512', 'avx512bf16', 'amx', 'neon', 'neonDot', 'neonBf16'],
     'Instructions of the native backend; `auto` takes the best that the processor has.',
   ),
   trainerNice: integer(

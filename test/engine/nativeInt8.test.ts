@@ -4,7 +4,7 @@ import { excess, largest, matrix, multiply, seededArray } from './nativeReferenc
 
 const addon = loadNativeAddon();
 const { instructionSets, int8 } = addon.describe();
-const testedSets = [...instructionSets, 'amx-model' as const];
+const testedSets = [...instructionSets, 'amx-model' as const, 'neonBf16-model' as const];
 const epsilon = 2 ** -24;
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
@@ -202,8 +202,25 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
   });
 });
 
+it('sets that sum the same blocks of k and fuse the same additions give the same bits', () => {
+  const [rows, inFeatures, out] = [7, 1500, 37]; // more than one block of 1024
+  const [w, x] = [seededArray(inFeatures * out, 5), seededArray(rows * inFeatures, 6)];
+  const bits = (instructionSet: (typeof testedSets)[number]) => {
+    addon.configure({ instructionSet, threads: 1 });
+    return forward(addon.packBase(w, inFeatures, out, 'int8'), x, rows, out);
+  };
+  const modelled = bits('neonBf16-model');
+  const alike = instructionSets.filter(
+    (set) => ['neonBf16', 'neonDot'].includes(set) || (int8 === 'vnni' && set.startsWith('avx512')),
+  );
+  for (const set of alike) expect(bits(set), set).toEqual(modelled);
+});
+
 it('reports what multiplies int8', () => {
-  const expected = { amx: ['amx'], avx512bf16: ['vnni', 'avx2'], avx512: ['vnni', 'avx2'] };
+  const expected = {
+    ...{ amx: ['amx'], avx512bf16: ['vnni', 'avx2'], avx512: ['vnni', 'avx2'] },
+    ...{ neonBf16: ['i8mm', 'dot'], neonDot: ['dot'] },
+  };
   const best = instructionSets[0]!;
   expect(best in expected ? expected[best as keyof typeof expected] : [best]).toContain(int8);
 });

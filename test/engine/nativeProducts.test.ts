@@ -4,7 +4,7 @@ import { excess, largest, matrix, multiply, roundToBfloat16, seededArray } from 
 
 const addon = loadNativeAddon();
 const { instructionSets: offeredSets } = addon.describe();
-const instructionSets = [...offeredSets, 'amx-model' as const];
+const instructionSets = [...offeredSets, 'amx-model' as const, 'neonBf16-model' as const];
 const precisions: ProductPrecision[] = ['float32', 'bfloat16'];
 const epsilon = 2 ** -24;
 
@@ -251,11 +251,64 @@ describe('amx', () => {
   );
 });
 
+describe('the matrix instructions of ARM', () => {
+  const product = (
+    instructionSet: (typeof instructionSets)[number],
+    [m, n, k]: readonly [number, number, number],
+  ) => {
+    addon.configure({ instructionSet, threads: 1 });
+    const operands = [seededArray(m * k, 11), seededArray(k * n, 12)] as const;
+    return [false, true].map((transposed) => {
+      const c = seededArray(m * n, 13);
+      const shape = { batch: 1, m, n, k, transposeA: transposed, transposeB: !transposed };
+      addon.matmul(c, ...operands, shape, 'bfloat16');
+      return c;
+    });
+  };
+
+  it('are modelled on request only', () => {
+    expect(offeredSets).not.toContain('neonBf16-model');
+  });
+
+  it.skipIf(!offeredSets.includes('neonBf16'))('give the bits of their model', () => {
+    for (const size of sizes)
+      expect(product('neonBf16', size), String(size)).toEqual(product('neonBf16-model', size));
+  });
+
+  // Arm's description of BFMMLA, which the hardware can be held to as well.
+  it.each(['neonBf16-model' as const, ...offeredSets.filter((set) => set === 'neonBf16')])(
+    'round sums to odd and take subnormal numbers as zero: %s',
+    (instructionSet) => {
+      addon.configure({ instructionSet, threads: 1 });
+      const dot = (...terms: [number, number][]) => {
+        const c = new Float32Array(1);
+        const [left, right] = [0, 1].map((side) => Float32Array.from(terms, (term) => term[side]!));
+        const shape = { batch: 1, m: 1, n: 1, k: terms.length, transposeA: false, transposeB: false };
+        addon.matmul(c, left!, right!, shape, 'bfloat16');
+        return c[0];
+      };
+      const [large, one, nothing]: [number, number][] = [
+        [4096, 4096],
+        [1, 1],
+        [0, 0],
+      ];
+      // 2^24 + 1 lies between two floats: the last bit of 2^24 + 2 is set, that of 2^24 is not.
+      expect(dot(large!, one!)).toBe(2 ** 24 + 2);
+      expect(dot([4096, -4096], [-1, 1])).toBe(-(2 ** 24 + 2));
+      // 2^24 + 2 is odd already: what it loses does not move it.
+      expect(dot(large!, [2, 1], one!, nothing!)).toBe(2 ** 24 + 2);
+      expect(dot([2 ** -130, 2 ** 10])).toBe(0);
+      expect(dot([2 ** -70, 2 ** -70])).toBe(0);
+      expect(dot([2 ** 64, 2 ** 64])).toBe(Infinity);
+      expect(dot([2 ** 64, 2 ** 64], [-(2 ** 64), 2 ** 64])).toBeNaN();
+    },
+  );
+});
+
 it('a base packed for one instruction set is refused by another', () => {
-  if (instructionSets.length < 2) return;
   addon.configure({ instructionSet: instructionSets[0]!, threads: 1 });
   const base = addon.packBase(new Float32Array(4), 2, 2, 'bfloat16');
-  addon.configure({ instructionSet: 'portable', threads: 1 });
+  addon.configure({ instructionSet: 'amx-model', threads: 1 });
   expect(() =>
     addon.linearForward(new Float32Array(2), null, new Float32Array(2), { base, adapter: null }, 1),
   ).toThrow('base was packed for another instruction set');

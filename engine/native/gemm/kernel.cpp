@@ -9,6 +9,9 @@ namespace relora::RELORA_ISA {
 #if defined(__AVX512F__)
 constexpr size_t vectors = 4;
 constexpr size_t vectors_widened = 3;  // with 4, GCC 12 spills two sums
+#elif defined(RELORA_NEON)
+constexpr size_t vectors = 4;
+constexpr size_t vectors_widened = 4;
 #else
 constexpr size_t vectors = 2;
 constexpr size_t vectors_widened = 2;

@@ -69,9 +69,35 @@ struct MultiplyQuads : Int8<Words, Integer::halves, 2> {
   }
 };
 
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+constexpr size_t vectors = 4;
+
+/// SDOT: four products of signed bytes, added to a sum of 32 bits.
+struct MultiplyQuads : Int8<Words, Integer::bytes, 1> {
+  template <size_t rows, size_t vectors>
+  static inline RELORA_INLINE void step(Words (&sums)[rows * vectors], const uint32_t* left,
+                                        size_t row_stride, size_t, const uint32_t* right) {
+    Words b[vectors];
+    each<vectors>([&](auto j) RELORA_INLINE { b[j] = load(right + j * lanes); });
+    each<rows>([&](auto i) RELORA_INLINE {
+      const int8x8_t a = vreinterpret_s8_f32(left_value(left + i * row_stride));
+      each<vectors>([&](auto j) RELORA_INLINE {
+        Words& sum = sums[i * vectors + j];
+        sum = reinterpret_cast<Words>(vdotq_lane_s32(reinterpret_cast<int32x4_t>(sum),
+                                                     reinterpret_cast<int8x16_t>(b[j]), a, 0));
+      });
+    });
+  }
+};
+
 #else
 
+#if defined(RELORA_NEON)
+constexpr size_t vectors = 3;  // with 4, bytes that are being widened push sums out of registers
+#else
 constexpr size_t vectors = 2;
+#endif
 
 /// Integers as float32: sums below 2^24 are exact there too, and every CPU multiplies floats.
 struct MultiplyQuads : Int8<Vec, Integer::floats, 4> {
@@ -84,9 +110,7 @@ struct MultiplyQuads : Int8<Vec, Integer::floats, 4> {
         b[j] = __builtin_convertvector(byte_of(load(right + j * lanes), k), Vec);
       });
       each<rows>([&](auto i) RELORA_INLINE {
-        float value;
-        std::memcpy(&value, left + i * row_stride + k * k_stride, sizeof value);
-        const Vec a = broadcast(value);
+        const LeftValue a = left_value(left + i * row_stride + k * k_stride);
         each<vectors>([&](auto j) RELORA_INLINE {
           sums[i * vectors + j] = multiply_add(a, b[j], sums[i * vectors + j]);
           settle(sums[i * vectors + j]);

@@ -35,6 +35,25 @@ static inline RELORA_INLINE void each(const Body& body) {
   each_of(body, std::make_index_sequence<N>{});
 }
 
+#if defined(RELORA_NEON)
+/// One word of the left operand. ARM's instructions take it from a lane, so that it need not be spread over a vector first, which
+/// would cost a place in the pipelines that multiply: said in assembly, for compilers prefer to.
+using LeftValue = float32x2_t;
+static inline LeftValue left_value(const uint32_t* word) {
+  LeftValue value;
+  asm("ldr %s0, %1" : "=w"(value) : "m"(*word));
+  return value;
+}
+static inline Vec multiply_add(LeftValue a, Vec b, Vec c) { return vfmaq_lane_f32(c, b, a, 0); }
+#else
+using LeftValue = Vec;
+static inline LeftValue left_value(const uint32_t* word) {
+  float value;
+  std::memcpy(&value, word, sizeof value);
+  return broadcast(value);
+}
+#endif
+
 /// Float32 words times float32 words: one k per step.
 struct MultiplyFloat32 {
   using Sum = Vec;
@@ -50,9 +69,7 @@ struct MultiplyFloat32 {
     Vec b[vectors];
     each<vectors>([&](auto j) RELORA_INLINE { b[j] = floats_of(load(right + j * lanes)); });
     each<rows>([&](auto i) RELORA_INLINE {
-      float value;
-      std::memcpy(&value, left + i * row_stride, sizeof value);
-      const Vec a = broadcast(value);
+      const LeftValue a = left_value(left + i * row_stride);
       each<vectors>([&](auto j) RELORA_INLINE {
         sums[i * vectors + j] = multiply_add(a, b[j], sums[i * vectors + j]);
       });
@@ -80,9 +97,7 @@ struct MultiplyWidened {
         b[j] = floats_of(odd == 0 ? words << 16 : words & 0xffff0000);
       });
       each<rows>([&](auto i) RELORA_INLINE {
-        float value;
-        std::memcpy(&value, left + i * row_stride + odd * k_stride, sizeof value);
-        const Vec a = broadcast(value);
+        const LeftValue a = left_value(left + i * row_stride + odd * k_stride);
         each<vectors>([&](auto j) RELORA_INLINE {
           sums[i * vectors + j] = multiply_add(a, b[j], sums[i * vectors + j]);
           settle(sums[i * vectors + j]);

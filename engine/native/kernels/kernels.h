@@ -149,6 +149,10 @@ RELORA_DECLARE_KERNELS
 namespace avx512 {
 RELORA_DECLARE_KERNELS
 }
+#elif defined(__aarch64__)
+namespace neon {
+RELORA_DECLARE_KERNELS
+}
 #endif
 
 struct Kernels {
@@ -186,6 +190,10 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {
+extern const Kernels kernels;
+}
+#elif defined(__aarch64__)
+namespace neon {
 extern const Kernels kernels;
 }
 #endif

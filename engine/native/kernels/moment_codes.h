@@ -43,6 +43,10 @@ static inline Vec look_up(const std::array<float, 8>& table, Words index) {
   result = _mm512_maskz_permutexvar_ps(0xffff, reinterpret_cast<__m512i>(index), entries);
 #elif defined(__AVX2__)
   result = _mm256_permutevar8x32_ps(load(table.data()), reinterpret_cast<__m256i>(index));
+#elif defined(RELORA_NEON)
+  const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(table.data());
+  const uint8x16x2_t entries = {vld1q_u8(bytes), vld1q_u8(bytes + 16)};
+  result = reinterpret_cast<Vec>(vqtbl2q_u8(entries, bytes_of_words(index)));
 #else
   for (size_t i = 0; i < lanes; i++) result[i] = table[index[i]];
 #endif

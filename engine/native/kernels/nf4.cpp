@@ -32,6 +32,11 @@ inline Vec look_up(Words codes) {
   const Vec low = _mm256_permutevar8x32_ps(load(values), index);
   const Vec high = _mm256_permutevar8x32_ps(load(values + 8), index);
   return codes > 7 ? high : low;
+#elif defined(RELORA_NEON)
+  const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(values);
+  const uint8x16x4_t entries = {vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32),
+                                vld1q_u8(bytes + 48)};
+  return reinterpret_cast<Vec>(vqtbl4q_u8(entries, bytes_of_words(codes)));
 #else
   Vec found;
   for (size_t i = 0; i < lanes; i++) found[i] = values[codes[i]];

@@ -29,7 +29,7 @@ export interface GraphMachine {
 }
 
 /** Speed of bfloat16 products over that of float32 products, in which merges are made. */
-const bfloat16Ratios: Record<string, number> = { amx: 8, avx512bf16: 2 };
+const bfloat16Ratios: Record<string, number> = { amx: 8, avx512bf16: 2, neonBf16: 3.5 };
 
 function productRatio({ instructionSet, precision }: GraphMachine): number {
   return precision === 'float32' ? 1 : (bfloat16Ratios[instructionSet ?? ''] ?? 1);

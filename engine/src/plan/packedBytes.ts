@@ -19,16 +19,28 @@ interface Layout {
 /** Weights in nf4 that share a scale. */
 const nf4Block = 64;
 
-const lanesOf: Readonly<Record<string, number>> = { avx2: 8, portable: 4 };
+/** Of an instruction set: columns of a vector, steps that bfloat16 and int8 are rounded up to, rows of a block of int8. */
+const packings: Readonly<Record<string, [lanes: number, steps: number, int8Block: number]>> = {
+  amx: [16, 16, 1024],
+  avx512bf16: [16, 1, 1024],
+  avx512: [16, 1, 1024],
+  avx2: [8, 1, 512],
+  neonBf16: [4, 2, 1024],
+  neonDot: [4, 1, 1024],
+  neon: [4, 1, 256],
+  portable: [4, 1, 256],
+};
 
 function layoutOf(instructionSet: string, kind: PackedKind): Layout {
-  const columnQuantum = lanesOf[instructionSet] ?? 16;
-  const stepQuantum = instructionSet === 'amx' && kind !== 'float32' ? 16 : 1;
+  const packing = packings[instructionSet.replace(/-model$/, '')];
+  if (packing === undefined)
+    throw new Error(`The layout of packed weights for ${instructionSet} is not known`);
+  const [columnQuantum, steps, block] = packing;
+  const stepQuantum = kind === 'float32' ? 1 : steps;
   const plain = { columnQuantum, stepQuantum, block: 256, headers: 0 };
   if (kind === 'float32') return { ...plain, perStep: 1 };
   if (kind === 'bfloat16') return { ...plain, perStep: 2 };
   // Twice and four times the words for the left operand make blocks as much shorter.
-  const block = instructionSet === 'portable' ? 256 : instructionSet === 'avx2' ? 512 : 1024;
   return { ...plain, perStep: 4, block, headers: 2 };
 }
 

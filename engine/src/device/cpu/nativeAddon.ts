@@ -439,13 +439,22 @@ export interface NativeAttentionHalf extends NativeHalf, Record<'q' | 'k' | 'v' 
 
 /**
  * Best first. `amx` needs its tiles for bfloat16 and int8, a Linux that saves them, and avx512bf16; `avx512bf16` also needs
- * avx512f/bw/vl/dq; `avx2` also needs fma.
+ * avx512f/bw/vl/dq; `avx2` also needs fma. On ARM `neonBf16` needs BFMMLA and dot products, `neonDot` dot products.
  */
-export const instructionSets = ['amx', 'avx512bf16', 'avx512', 'avx2', 'portable'] as const;
+export const instructionSets = [
+  'amx',
+  'avx512bf16',
+  'avx512',
+  'avx2',
+  'neonBf16',
+  'neonDot',
+  'neon',
+  'portable',
+] as const;
 export type InstructionSet = (typeof instructionSets)[number];
 
-/** Computes what `amx` does in plain arithmetic, on any machine: never offered or chosen, there to test `amx`. */
-export type ModelledInstructionSet = 'amx-model';
+/** Compute what `amx` and `neonBf16` do in plain arithmetic, on any machine: never offered or chosen, there to test those. */
+export type ModelledInstructionSet = 'amx-model' | 'neonBf16-model';
 
 /*
  * A base in int8 scales w symmetrically to [-127, 127], per output of y = x w and per input of dx = dy wᵀ, and x or dy per row on the
@@ -463,8 +472,8 @@ export interface PackedBase {
 export interface NativeDescription {
   /** Sets this CPU and operating system support, best first. */
   instructionSets: InstructionSet[];
-  /** What multiplies int8 under the best set: 'vnni' is a feature of its own, which not every CPU with avx512 has. */
-  int8: 'amx' | 'vnni' | 'avx2' | 'portable';
+  /** What multiplies int8 under the best set: 'vnni' and 'i8mm' are features of their own, beside avx512 and bfloat16. */
+  int8: 'amx' | 'vnni' | 'avx2' | 'i8mm' | 'dot' | 'neon' | 'portable';
   /** CPUs this process may use: affinity mask and cgroup quota, rounded up. */
   threadsMax: number;
   cpuModel: string;
