@@ -11,6 +11,7 @@ const budgets = {
   lint: 180,
   contract: 60,
   'test/engine': 700,
+  'test/arm': 180,
   'test/cuda': 300,
   'test/server': 600,
   'test/sdk': 150,

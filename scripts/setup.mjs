@@ -18,13 +18,18 @@ function install() {
   const lockHash = createHash('sha256')
     .update(readFileSync(join(root, 'package-lock.json')))
     .digest('hex');
+  // Some packages carry code of one platform: a folder that two systems share is installed again for the other.
+  process.report.excludeNetwork = true; // else it looks up names of addresses
+  const { glibcVersionRuntime } = process.report.getReport().header;
+  const libc = process.platform !== 'linux' ? '' : glibcVersionRuntime ? '-glibc' : '-musl';
+  const installed = `${lockHash} ${process.platform}-${process.arch}${libc}`;
   const stamp = join(root, 'node_modules', '.relora-installed');
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === lockHash) return;
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === installed) return;
   console.log('Installing packages …');
   // `ci` would first delete what is there. No install script of any package is needed, so none is run.
   const command = existsSync(join(root, 'node_modules')) ? 'install' : 'ci';
   npm(command, '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error');
-  writeFileSync(stamp, lockHash);
+  writeFileSync(stamp, installed);
 }
 
 function build() {

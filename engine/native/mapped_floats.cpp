@@ -25,6 +25,10 @@ int take_space(int file, size_t bytes) {
 #ifdef __linux__
   return posix_fallocate(file, 0, static_cast<off_t>(bytes));
 #else
+#ifdef F_PREALLOCATE  // macOS: blocks are taken, and the length is set apart from that
+  fstore_t space = {F_ALLOCATEALL, F_PEOFPOSMODE, 0, static_cast<off_t>(bytes), 0};
+  if (fcntl(file, F_PREALLOCATE, &space) != 0) return errno;
+#endif
   return ftruncate(file, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
 #endif
 }

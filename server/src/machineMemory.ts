@@ -19,7 +19,9 @@ export function machineMemoryBytes(root = '/'): number {
 export function freeMemoryBytes(root = '/'): number {
   const groups = controlGroups(root).map(({ limitBytes, usedBytes }) => limitBytes - usedBytes);
   const available = /^MemAvailable: +(\d+) kB$/m.exec(read(join(root, 'proc/meminfo')))?.[1];
-  return Math.max(0, Math.min(available === undefined ? Infinity : Number(available) * 1024, ...groups));
+  // Systems without that file are asked through Node.js.
+  const bytes = available === undefined ? process.availableMemory() : Number(available) * 1024;
+  return Math.max(0, Math.min(bytes, ...groups));
 }
 
 interface ControlGroup {

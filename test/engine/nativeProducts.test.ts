@@ -316,7 +316,8 @@ it('a base packed for one instruction set is refused by another', () => {
 
 it('the measured peak is that of a CPU, not of a stopped clock', () => {
   addon.configure({ instructionSet: instructionSets[0]!, threads: 1 });
-  expect(addon.measurePeak('float32', 5)).toBeGreaterThan(1);
-  expect(addon.measurePeak('bfloat16', 5)).toBeGreaterThan(1);
-  expect(addon.measurePeak('int8', 5)).toBeGreaterThan(1);
+  for (const precision of ['float32', 'bfloat16', 'int8'] as const) {
+    expect(addon.measurePeak(precision, 5)).toBeGreaterThan(0.01); // also where the processor is emulated
+    expect(addon.measurePeak(precision, 5)).toBeLessThan(1e6);
+  }
 });

