@@ -41,7 +41,8 @@ export class RegularFile {
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
       if (code === 'ELOOP') throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a symbolic link' });
-      if (code === 'ENXIO' || code === 'EOPNOTSUPP') // a socket, on Linux and on macOS
+      if (code === 'ENXIO' || code === 'EOPNOTSUPP')
+        // a socket, on Linux and on macOS
         throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a socket or device' });
       throw new DataError('FILE_UNREADABLE', { file: name, problem: code ?? message });
     }
