@@ -45,11 +45,11 @@ describe.skipIf(!canEmulate)(
       expect(there.refused).toContain(`not offered by this CPU, which has ${sets.join(', ')}`);
       // Portable code and the model have the same bits on every architecture.
       expect(there.digests['portable']).toEqual(here.digests['portable']);
-      const modelled = here.digests['neonBf16-model']!;
-      expect(there.digests['neonBf16-model']).toEqual(modelled);
+      const modeled = here.digests['neonBf16-model']!;
+      expect(there.digests['neonBf16-model']).toEqual(modeled);
       // So the hardware's bits are known beforehand, and integers have those of x64's VNNI.
       const predicted = (set: string, pattern: RegExp) => {
-        for (const [name, digest] of Object.entries(modelled))
+        for (const [name, digest] of Object.entries(modeled))
           if (pattern.test(name)) expect([set, name, there.digests[set]![name]]).toEqual([set, name, digest]);
       };
       if (sets.includes('neonBf16')) predicted('neonBf16', /bfloat16 product|int8 base/);

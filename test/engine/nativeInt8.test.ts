@@ -209,11 +209,11 @@ it('sets that sum the same blocks of k and fuse the same additions give the same
     addon.configure({ instructionSet, threads: 1 });
     return forward(addon.packBase(w, inFeatures, out, 'int8'), x, rows, out);
   };
-  const modelled = bits('neonBf16-model');
+  const modeled = bits('neonBf16-model');
   const alike = instructionSets.filter(
     (set) => ['neonBf16', 'neonDot'].includes(set) || (int8 === 'vnni' && set.startsWith('avx512')),
   );
-  for (const set of alike) expect(bits(set), set).toEqual(modelled);
+  for (const set of alike) expect(bits(set), set).toEqual(modeled);
 });
 
 it('reports what multiplies int8', () => {

@@ -266,7 +266,7 @@ describe('the matrix instructions of ARM', () => {
     });
   };
 
-  it('are modelled on request only', () => {
+  it('are modeled on request only', () => {
     expect(offeredSets).not.toContain('neonBf16-model');
   });
 
