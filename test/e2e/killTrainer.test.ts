@@ -2,12 +2,14 @@ import { JobState, type JobEvent } from '@relora/sdk/contract';
 import { createLog, readConfig, startServer } from '@relora/server';
 import { expect, onTestFinished, test } from 'vitest';
 import { patientSettings } from '../patience.mjs';
+import { storeSettings } from '../server/testStore.js';
 import { temporaryFolder } from './tinyJob.js';
 import { clientsOf, createTinyJob, statesOf, uploadTinyText, watchUntil } from './watchedJob.js';
 
 test('a job whose trainer is killed resumes from its checkpoint, and its watcher misses and repeats nothing', async () => {
+  const dataFolder = temporaryFolder();
   const config = readConfig({
-    RELORA_DATA_FOLDER: temporaryFolder(),
+    RELORA_DATA_FOLDER: dataFolder,
     RELORA_GRPC_ADDRESS: '127.0.0.1:0',
     RELORA_HTTP_ADDRESS: '127.0.0.1:0',
     RELORA_FREE_DISK_BYTES_MIN: '0',
@@ -15,6 +17,7 @@ test('a job whose trainer is killed resumes from its checkpoint, and its watcher
     RELORA_THREADS: '1',
     RELORA_LOG_LEVEL: 'silent',
     ...patientSettings,
+    ...(await storeSettings(dataFolder)),
   });
   const server = await startServer(config, { log: createLog(config) });
   onTestFinished(async () => await server.stop());

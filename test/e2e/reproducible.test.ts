@@ -2,6 +2,7 @@ import { JobState, type JobEvent } from '@relora/sdk/contract';
 import { createLog, readConfig, startServer } from '@relora/server';
 import { expect, onTestFinished, test } from 'vitest';
 import { patientSettings } from '../patience.mjs';
+import { storeSettings } from '../server/testStore.js';
 import { temporaryFolder } from './tinyJob.js';
 import {
   clientsOf,
@@ -15,8 +16,9 @@ import {
 const stepCount = 60;
 
 async function serverWithThreads(threads: number) {
+  const dataFolder = temporaryFolder();
   const config = readConfig({
-    RELORA_DATA_FOLDER: temporaryFolder(),
+    RELORA_DATA_FOLDER: dataFolder,
     RELORA_GRPC_ADDRESS: '127.0.0.1:0',
     RELORA_HTTP_ADDRESS: '127.0.0.1:0',
     RELORA_FREE_DISK_BYTES_MIN: '0',
@@ -24,6 +26,7 @@ async function serverWithThreads(threads: number) {
     RELORA_THREADS: String(threads),
     RELORA_LOG_LEVEL: 'silent',
     ...patientSettings,
+    ...(await storeSettings(dataFolder)),
   });
   const server = await startServer(config, { log: createLog(config) });
   onTestFinished(async () => await server.stop());

@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
 import { patientSettings } from '../patience.mjs';
+import { storeSettings } from '../server/testStore.js';
 
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
@@ -33,6 +34,7 @@ export async function startServerProcess(
       RELORA_RETRY_DELAY_SECONDS: '0.01',
       RELORA_THREADS: '1',
       ...patientSettings,
+      ...(settings.RELORA_DATABASE_URL === undefined && (await storeSettings(dataFolder))),
       ...settings,
     },
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -62,6 +62,7 @@ describe('a pending export', () => {
     const { row, checkpoint } = (await parts.exports.next())!;
     expect(checkpoint).toBeNull();
     expect(await parts.exports.takeNewest(row)).toBe(true);
+    await parts.exports.release(row);
     const next = (await parts.exports.next())!;
     expect(next.checkpoint!.folder).toBe(folderOf(30));
     expect(next.row.step).toBe(30);

@@ -58,6 +58,15 @@ async function otherServer(folder: string, url: string, jobId: string, step: num
 }
 
 describe.skipIf(!hasPostgres)('of several servers on one store', () => {
+  it('one that ends leaves free what it had, at once', async () => {
+    const [one, two] = (await servers(2, { RELORA_LEASE_SECONDS: '600' })) as [Parts, Parts];
+    const { id } = await submit(one);
+    await claim(one);
+    expect(await two.store.freeAttempts(two.leases)).toEqual([]);
+    await one.close();
+    expect(await two.store.freeAttempts(two.leases)).toEqual([{ jobId: id, attempt: 1 }]);
+  });
+
   it('each sees the others, until they end', async () => {
     const [one, two] = (await servers(2)) as [Parts, Parts];
     const living = await livingServers(one.db, leaseMs);

@@ -31,7 +31,7 @@ import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Slots } from '../../server/dist/trainer/slots.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 import { patienceMs, patientSettings } from '../patience.mjs';
-import { freshDatabase } from './postgres.js';
+import { storeUrlOf } from './testStore.js';
 import { stepBody } from './stepBody.mjs';
 
 export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', import.meta.url));
@@ -44,15 +44,6 @@ export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'relora-test-'));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
   return folder;
-}
-
-/** Databases that stand for the store of a data folder, so that a test that opens the folder again finds it. */
-const urls = new Map<string, string>();
-
-async function urlOfFolder(dataFolder: string): Promise<string> {
-  const url = urls.get(dataFolder) ?? (await freshDatabase());
-  urls.set(dataFolder, url);
-  return url;
 }
 
 export type Parts = Awaited<ReturnType<typeof openParts>>;
@@ -84,8 +75,7 @@ export async function openParts(
     RELORA_LOG_LEVEL: 'silent',
     ...settings,
   });
-  const url =
-    storeUrl ?? (process.env.TEST_STORE === 'PostgreSQL' ? await urlOfFolder(dataFolder) : undefined);
+  const url = storeUrl ?? (await storeUrlOf(dataFolder));
   const {
     db,
     info: storeInfo,

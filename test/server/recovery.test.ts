@@ -19,6 +19,10 @@ import {
   halfServer,
   untilGone,
 } from './parts.js';
+import { storeUrlOf } from './testStore.js';
+
+/** Where servers share a store the next one waits for the end of this; one alone takes over at its start. */
+const briefLease = { RELORA_LEASE_SECONDS: '1' };
 
 interface Reported {
   sequence: number;
@@ -33,12 +37,18 @@ async function killedServer(
   step: number,
   script = 'slow',
 ): Promise<Reported> {
-  const first = await openParts({}, dataFolder);
+  const first = await openParts(briefLease, dataFolder);
   await readyDataset(first);
   await first.close();
+  const storeUrl = await storeUrlOf(dataFolder);
   const job = JSON.stringify(newJob({ jobId, spec: runSpec(script, { stepCount: 30 }) }));
   const server = spawn(process.execPath, [halfServer, dataFolder, scriptedTrainer, job], {
     stdio: ['ignore', 'pipe', 'inherit'],
+    env: {
+      ...process.env,
+      LEASE_SECONDS: briefLease.RELORA_LEASE_SECONDS,
+      ...(storeUrl && { STORE_URL: storeUrl }),
+    },
   });
   let last: Reported = { sequence: 0, step: 0 };
   for await (const line of createInterface({ input: server.stdout })) {
@@ -56,7 +66,7 @@ describe('after kill -9 of the server in the middle of a job', () => {
       const reported = await killedServer(dataFolder, 'job-one', step);
       await untilGone(reported.pid!);
 
-      const parts = await openParts({}, dataFolder);
+      const parts = await openParts(briefLease, dataFolder);
       const before = await allEvents(parts, 'job-one');
       expect(before.length).toBeGreaterThanOrEqual(reported.sequence);
       const checkpointStep = (await parts.checkpoints.newest('job-one'))?.step ?? 0;
@@ -83,7 +93,8 @@ it('a trainer whose server is killed ends by itself in the middle of a long comp
 describe('at its start a server', () => {
   it('honors wishes that were stored before it died, and counts its own death as an attempt', async () => {
     const dataFolder = temporaryFolder();
-    const first = await openParts({ RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '2' }, dataFolder);
+    const settings = { ...briefLease, RELORA_SLOTS: '1', RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '2' };
+    const first = await openParts(settings, dataFolder);
     await readyDataset(first);
     const ids = [];
     for (const jobId of ['to-pause', 'to-cancel', 'to-retry']) {
@@ -94,13 +105,10 @@ describe('at its start a server', () => {
     await first.control.cancel('to-cancel');
     await first.close(); // the jobs are left `starting`, as by a server that died
 
-    const parts = await openParts(
-      { RELORA_SLOTS: '1', RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '2' },
-      dataFolder,
-    );
+    const parts = await openParts(settings, dataFolder);
     await parts.supervisor.start();
-    expect((await parts.store.find('to-pause'))?.state).toBe('paused');
-    expect((await parts.store.find('to-cancel'))?.state).toBe('cancelled');
+    await jobWhen(parts, 'to-pause', ({ state }) => state === 'paused');
+    await jobWhen(parts, 'to-cancel', ({ state }) => state === 'cancelled');
     await jobWhen(parts, 'to-retry', ({ state }) => state === 'succeeded');
     expect(await statesOf(parts, 'to-retry')).toEqual([
       'queued',
@@ -114,17 +122,18 @@ describe('at its start a server', () => {
 
   it('fails a job that was running at each of its last deaths', async () => {
     const dataFolder = temporaryFolder();
+    const noDisk = { RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) }; // keeps it from running
     for (let death = 1; death <= 3; death++) {
-      const parts = await openParts({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) }, dataFolder); // the disk floor keeps it from running
+      const parts = await openParts({ ...briefLease, ...noDisk }, dataFolder);
       if (death === 1) await submit(parts, { jobId: 'job-one' });
       await parts.supervisor.start();
-      expect((await parts.store.find('job-one'))?.state).toBe('queued');
+      await jobWhen(parts, 'job-one', ({ state }) => state === 'queued');
       await claim(parts);
       await parts.close();
     }
-    const parts = await openParts({}, dataFolder);
+    const parts = await openParts(briefLease, dataFolder);
     await parts.supervisor.start();
-    expect(await parts.store.find('job-one')).toMatchObject({
+    expect(await jobWhen(parts, 'job-one', ({ state }) => state === 'failed')).toMatchObject({
       state: 'failed',
       attempt: 3,
       failure: { reason: 'TRAINER_CRASHED' },
@@ -156,8 +165,10 @@ describe('at its start a server', () => {
       },
     ]);
     await first.close();
-    const parts = await openParts({ RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) }, dataFolder);
+    const noDisk = { RELORA_FREE_DISK_BYTES_MIN: String(2 ** 50) };
+    const parts = await openParts({ ...briefLease, ...noDisk }, dataFolder);
     await parts.supervisor.start();
+    await jobWhen(parts, id, ({ state }) => state === 'queued');
     expect(['checkpoints', 'artifacts', 'start'].map((name) => readdirSync(join(folder, name)))).toEqual([
       ['step-5-1'],
       [],

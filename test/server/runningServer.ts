@@ -6,6 +6,7 @@ import { onTestFinished } from 'vitest';
 import { standardService } from '../../server/dist/grpc/standardServices.js';
 import { patientSettings } from '../patience.mjs';
 import { temporaryFolder } from './parts.js';
+import { storeSettings } from './testStore.js';
 
 const { Check, Watch } = standardService('grpc.health.v1.Health');
 const healthService = { check: Check, watch: Watch } as unknown as ServiceDefinition & {
@@ -30,6 +31,7 @@ export async function runServer(settings: Record<string, string> = {}, dataFolde
     RELORA_FREE_DISK_BYTES_MIN: '0',
     RELORA_LOG_LEVEL: 'silent',
     ...patientSettings,
+    ...(await storeSettings(dataFolder)),
     ...settings,
   });
   const server = await startServer(config, { log: createLog(config) });

@@ -99,7 +99,13 @@ export class Leases {
     this.isStopping = true;
     clearTimeout(this.timer);
     await this.beating;
-    if (this.options !== null && this.describe !== undefined) await removeServer(this.db, this.serverId);
+    if (this.options === null || this.describe === undefined) return;
+    for (const table of Object.keys(leased) as LeasedTable[])
+      await sql`update ${sql.table(table)} set lease_until_ms = null
+        where lease_server = ${this.serverId} and state in (${sql.join(leased[table].states)})`.execute(
+        this.db,
+      );
+    await removeServer(this.db, this.serverId);
   }
 
   /** What a claim sets in its row, beside a higher fence. */
