@@ -60,6 +60,12 @@ export function newProgress(title: string, stepCount: number): JobProgress {
 /** Takes one event into account. Steps that are taken again after a crash replace the earlier ones. */
 export function advance(progress: JobProgress, event: JobEvent): void {
   switch (event.kind) {
+    case 'storeChanged':
+      // What was shown may never have happened in this store.
+      Object.assign(progress, newProgress(progress.title, progress.stepCount), {
+        warning: event.storeChanged.message,
+      });
+      break;
     case 'state':
       progress.state = event.state.to;
       progress.reason = event.state.failure

@@ -127,6 +127,8 @@ export class LiveView {
         return `sample after ${event.sample.step} steps: ${event.sample.prompt}${event.sample.text}`;
       case 'warning':
         return `warning ${progress.warning}`;
+      case 'storeChanged':
+        return `${event.storeChanged.message}: here is the job as it has it`;
     }
   }
 }

@@ -1,17 +1,71 @@
 import type { Command } from 'commander';
-import { isTerminal, type Job, type JobEvent } from '@relora/sdk';
+import { isTerminal, JobFailedError, JobState, type Job, type JobEvent } from '@relora/sdk';
+import { UsageError } from './exitCodes.js';
 import { LiveView } from './liveView.js';
-import { jobName, type Run, type Session } from './session.js';
+import { jobName, label, type Run, type Session } from './session.js';
 import { wholeNumber } from './specOptions.js';
 
 export function addWatchCommand(program: Command, run: Run): void {
   program
-    .command('watch <job>')
-    .description('show a job while it trains; Ctrl-C leaves it running')
-    .option('--after <sequence>', 'events with a higher number only', wholeNumber, 0)
-    .action((job: string, flags: { after: number }) =>
-      run(async (session) => await watchJob(session, jobName(job), flags.after)),
+    .command('watch [job...]')
+    .description('show jobs while they train; Ctrl-C leaves them running')
+    .option('--after <sequence>', 'of one job: events with a higher number only', wholeNumber)
+    .option('--label <key=value...>', 'all jobs with these labels, in one stream', label)
+    .option('--new', 'of several: only what happens from now on, until Ctrl-C')
+    .action((jobs: string[], flags: WatchFlags) =>
+      run(async (session) => {
+        const names = jobs.map(jobName);
+        if (names.length === 1 && flags.label === undefined && !flags.new)
+          return await watchJob(session, names[0]!, flags.after ?? 0);
+        if (names.length === 0 && flags.label === undefined && !flags.new)
+          throw new UsageError('Name a job, or several, or --label, or --new for all that happens');
+        if (flags.after !== undefined) throw new UsageError('--after is for one job');
+        await watchManyJobs(session, names, flags);
+      }),
     );
+}
+
+interface WatchFlags {
+  after?: number;
+  label?: Record<string, string>;
+  new?: boolean;
+}
+
+/** Prints the events of several jobs as they come, each with its job, until all have ended; throws JobFailedError unless all succeeded. */
+async function watchManyJobs(
+  { client, output, signal }: Session,
+  names: readonly string[],
+  { label: labels, new: isNew = false }: WatchFlags,
+): Promise<void> {
+  const views = new Map<string, LiveView>();
+  const failed: string[] = [];
+  const options = { names, labels, skipPast: isNew, untilAllEnded: !isNew, signal };
+  for await (const event of client.watchJobs(options)) {
+    const { job } = event;
+    if (event.final && event.kind === 'state' && event.state.to !== JobState.SUCCEEDED) failed.push(job);
+    if (output.isJson) {
+      output.result(event, () => []);
+      continue;
+    }
+    if (event.kind === 'storeChanged') {
+      output.note(`${event.storeChanged.message}: here are the jobs as it has them`);
+      views.clear();
+      failed.length = 0;
+      continue;
+    }
+    let view = views.get(job);
+    if (view === undefined) {
+      const write = (text: string): boolean => process.stdout.write(`${job}  ${text}`);
+      const stepCount = stepCountOf(await client.getJob(job, { signal }));
+      view = new LiveView({ write }, { title: job, stepCount });
+      views.set(job, view);
+    }
+    view.update(event);
+    if (event.final) views.delete(job);
+  }
+  if (failed.length === 0) return;
+  const message = `${failed.length} of the jobs failed or were cancelled: ${failed.join(', ')}`;
+  throw new JobFailedError(message, { code: 'FAILED_PRECONDITION', reason: '' });
 }
 
 /** Shows events until the final one; throws JobFailedError, which decides the exit code, unless the job succeeded. */

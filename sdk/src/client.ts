@@ -25,6 +25,7 @@ import { sweepLearningRate, type Sweep, type SweepOptions } from './sweep.js';
 import { uploadDataset, type UploadOptions } from './upload.js';
 import { uploadWeights, type UploadWeightsOptions } from './uploadWeights.js';
 import { untilSilence, watchJob, worthAnotherWatch, type WatchOptions } from './watch.js';
+import { watchManyJobs, type JobsEvent, type WatchJobsOptions } from './watchJobs.js';
 
 export interface ClientOptions extends CredentialOptions {
   /**
@@ -168,16 +169,16 @@ export class ReloraClient {
    * @example for await (const event of client.watch(job.name)) if (event.kind === 'step') console.log(event.step.loss);
    */
   async *watch(name: string, options: WatchOptions = {}): AsyncGenerator<JobEvent, void, undefined> {
-    const { afterSequence = 0, silenceMs = 30_000, stepIntervalMs = 0 } = options;
+    const { afterSequence = 0, storeId = '', silenceMs = 30_000, stepIntervalMs = 0 } = options;
     using stop = this.aborts.link(options.signal);
     const { signal } = stop;
     const [, call] = split({ ...options, signal });
     const calls = {
-      open: (afterSequence: number) =>
+      open: (afterSequence: number, storeId: string) =>
         this.streams.read(signal, ({ training }) => {
           const open = (signal: AbortSignal) =>
             training.watchJob(
-              { name, afterSequence, stepIntervalMs, acceptSpans: true },
+              { name, afterSequence, storeId, stepIntervalMs, acceptSpans: true },
               { ...call, signal },
             );
           return untilSilence(open, silenceMs, signal);
@@ -185,7 +186,31 @@ export class ReloraClient {
       get: () => this.getJob(name, { ...options, signal }),
     };
     const patience = this.patience(`Watching ${name}`, { ...options, signal }, worthAnotherWatch);
-    yield* watchJob(calls, afterSequence, patience);
+    yield* watchJob(calls, { afterSequence, storeId }, patience);
+  }
+
+  /**
+   * The events of many jobs in one stream: those that are named, or all with the labels, also ones that are created meanwhile. Each
+   * job's events come once and in order. Reconnects by itself; `cursor` continues a stream of another process.
+   * @example for await (const event of client.watchJobs({ labels: { sweep: 'a' }, untilAllEnded: true })) console.log(event.job);
+   */
+  async *watchJobs(options: WatchJobsOptions = {}): AsyncGenerator<JobsEvent, void, undefined> {
+    const { cursor = '', silenceMs = 30_000, onCursor = () => {}, names, labels, ...rest } = options;
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const [, call] = split({ ...options, signal });
+    const { skipPast, untilAllEnded, stepIntervalMs } = rest;
+    const request = { names: [...(names ?? [])], labels, skipPast, untilAllEnded, stepIntervalMs };
+    const open = (cursor: string) =>
+      this.streams.read(signal, ({ training }) =>
+        untilSilence(
+          (signal) => training.watchJobs({ ...request, cursor }, { ...call, signal }),
+          silenceMs,
+          signal,
+        ),
+      );
+    const patience = this.patience('Watching jobs', { ...options, signal }, worthAnotherWatch);
+    yield* watchManyJobs(open, { cursor, onCursor }, patience);
   }
 
   /** Resolves when the job has succeeded; throws JobFailedError when it failed or was cancelled. Waits while it is paused. */

@@ -12,6 +12,15 @@ interface Kinds {
   artifact: contract.ArtifactEvent;
   sample: contract.SampleEvent;
   warning: contract.WarningEvent;
+  storeChanged: StoreChanged;
+}
+
+/**
+ * No entry of a journal: the server's store is another one than the last event came from, as after a restore from a backup or a
+ * failover of its database. Events follow from the first of the job on, as the present store has them. Its `sequence` is 0.
+ */
+export interface StoreChanged {
+  message: string;
 }
 
 interface Entry {
@@ -24,6 +33,8 @@ interface Entry {
   final: boolean;
   /** Execution that caused it, from 1; 0 outside of one. */
   attempt: number;
+  /** The store that the sequence number is of: WatchOptions.storeId takes it where a watch is continued later. Empty with an old server. */
+  storeId: string;
 }
 
 /** An entry of a job's journal: `kind` says which, and the field of that name holds it. */
@@ -43,10 +54,10 @@ const kinds = [
   'artifact',
   'sample',
   'warning',
-] as const satisfies (keyof Kinds)[];
+] as const satisfies Exclude<keyof Kinds, 'storeChanged'>[];
 
 /** Null for heartbeats, and for kinds that a newer server may have. */
-export function fromEventMessage(message: contract.JobEvent): JobEvent | null {
+export function fromEventMessage(message: contract.JobEvent, storeId: string): JobEvent | null {
   for (const kind of kinds) {
     const body = message[kind];
     if (body === undefined) continue;
@@ -57,6 +68,7 @@ export function fromEventMessage(message: contract.JobEvent): JobEvent | null {
       firstSequence,
       final,
       attempt,
+      storeId,
       time: message.time ?? new Date(0),
       kind,
       [kind]: body,
@@ -64,4 +76,10 @@ export function fromEventMessage(message: contract.JobEvent): JobEvent | null {
     return event as JobEvent; // the table of kinds holds what the type says
   }
   return null;
+}
+
+/** What a watch says when it begins again in another store. */
+export function storeChanged(message: string): JobEvent {
+  const entry = { sequence: 0, firstSequence: 0, time: new Date(), final: false, attempt: 0, storeId: '' };
+  return { ...entry, kind: 'storeChanged', storeChanged: { message } };
 }

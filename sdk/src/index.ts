@@ -16,6 +16,7 @@ export type { ComparisonOptions } from './comparison.js';
 export { bestOf, ratesOf, sweepJobsMax } from './sweep.js';
 export type { RateGrid, Sweep, SweepOptions, SweepRun, SweepVariant } from './sweep.js';
 export type { WatchOptions } from './watch.js';
+export type { JobsEvent, WatchJobsOptions } from './watchJobs.js';
 export type { DownloadOptions } from './download.js';
 export type { UploadFile, UploadOptions, UploadProgress } from './upload.js';
 export type { CallOptions } from './callOptions.js';

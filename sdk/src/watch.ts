@@ -2,13 +2,15 @@ import type { Job, WatchJobResponse } from './contract.js';
 import { LinkedAbort } from './aborts.js';
 import type { CallOptions } from './callOptions.js';
 import { ReloraError } from './errors.js';
-import { fromEventMessage, type JobEvent } from './events.js';
+import { fromEventMessage, storeChanged, type JobEvent } from './events.js';
 import { isTerminal } from './jobState.js';
 import type { Patience } from './patience.js';
 
 export interface WatchOptions extends CallOptions {
   /** Events with a higher number only; 0, the default, for all from the beginning. */
   afterSequence?: number;
+  /** `storeId` of the event with that number. Where the store is another one by now, the event `storeChanged` comes, and then all from the first on. */
+  storeId?: string;
   /**
    * At most one step event in so many milliseconds, up to 60000; 0, the default, for all. Events of other kinds all come. For a
    * view of a fast job that many watch.
@@ -19,8 +21,8 @@ export interface WatchOptions extends CallOptions {
 }
 
 export interface WatchCalls {
-  /** Opens one stream of a job's events after a sequence number. */
-  open(afterSequence: number): AsyncIterable<WatchJobResponse>;
+  /** Opens one stream of a job's events after a sequence number of a store. */
+  open(afterSequence: number, storeId: string): AsyncIterable<WatchJobResponse>;
   get(): Promise<Job>;
 }
 
@@ -29,22 +31,25 @@ export const worthAnotherWatch = ['ABORTED', 'DEADLINE_EXCEEDED', 'CANCELLED'] a
 
 /**
  * A job's events, each once and in order, until the final one: when a stream breaks it is opened again after the last
- * number. A number that was seen is dropped, one that was left out is an error.
+ * number. A number that was seen is dropped, one that was left out is an error. Where the store has become another one it says so
+ * and begins again.
  */
 export async function* watchJob(
   calls: WatchCalls,
-  afterSequence: number,
+  from: { afterSequence: number; storeId: string },
   patience: Patience,
 ): AsyncGenerator<JobEvent, void, undefined> {
-  let sequence = afterSequence;
+  let { afterSequence: sequence, storeId } = from;
   for (;;) {
     try {
-      for await (const { event, omittedStepEvents } of calls.open(sequence)) {
+      for await (const response of calls.open(sequence, storeId)) {
         patience.progress();
+        const { event, omittedStepEvents } = response;
+        storeId = response.storeId || storeId;
         if (event === undefined || event.heartbeat !== undefined || event.sequence <= sequence) continue;
         if (event.sequence > sequence + 1 + omittedStepEvents) throw gap(sequence, event.sequence);
         sequence = event.sequence;
-        const known = fromEventMessage(event);
+        const known = fromEventMessage(event, storeId);
         if (known !== null) yield known;
         if (event.final) return;
       }
@@ -53,9 +58,17 @@ export async function* watchJob(
       if (isTerminal(state) && lastSequence <= sequence) return;
       throw new ReloraError('The server ended the stream before the job ended', { code: 'UNAVAILABLE' });
     } catch (error) {
-      await patience.pause(error);
+      if (isStoreChanged(error)) {
+        yield storeChanged(error.message);
+        sequence = 0;
+        storeId = '';
+      } else await patience.pause(error);
     }
   }
+}
+
+export function isStoreChanged(error: unknown): error is ReloraError {
+  return error instanceof ReloraError && error.reason === 'STORE_CHANGED';
 }
 
 /** The messages of one stream; a silence longer than allowed ends it as UNAVAILABLE. */
@@ -87,7 +100,7 @@ function silent(silenceMs: number): ReloraError {
   return new ReloraError(`The server was silent for ${silenceMs} ms`, { code: 'UNAVAILABLE' });
 }
 
-function gap(sequence: number, next: number): ReloraError {
+export function gap(sequence: number, next: number): ReloraError {
   const message = `Event ${sequence + 1} is missing: ${next} came after ${sequence}`;
   return new ReloraError(message, { code: 'DATA_LOSS', reason: 'SEQUENCE_GAP' });
 }

@@ -282,6 +282,13 @@ export const serviceErrors = {
       `after_sequence ${afterSequence} is not one of job ${jobId}, whose events are ${oldestSequence} to ${newestSequence}: it is of another job, or the store was restored`,
     fix: 'Watch again with after_sequence 0, or with a number that this job gave.',
   }),
+  STORE_CHANGED: entry<{ storeId: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: () =>
+      'The store is not the one that the place to watch from is of: it was restored from a backup, or its database failed over',
+    fix: 'Watch again from the beginning, without after_sequence or cursor: numbers of the other store may stand for other events.',
+    precondition: ({ storeId }) => ({ type: 'STORE', subject: storeId }),
+  }),
   OFFSET_BEYOND_END: entry<{ fileName: string; offsetBytes: number; sizeBytes: number }>({
     status: Status.OUT_OF_RANGE,
     text: ({ fileName, offsetBytes, sizeBytes }) =>

@@ -101,7 +101,7 @@ function makeRecords({
   config,
   log,
   quotas,
-  store: { db, info, feed, leases, blobs, stage },
+  store: { db, info, identity, feed, leases, blobs, stage },
 }: ServerPartsOptions) {
   const { dataFolder, freeDiskBytesMin } = config;
   const journal = new JobJournal(db, feed, () => leases.now());
@@ -141,6 +141,7 @@ function makeRecords({
     usage: new UsageStore(db, leases),
     audit: new AuditLog(db, log, config.auditFile),
     pageTokens: new PageTokens(info.pageTokenKey),
+    identity,
   };
 }
 

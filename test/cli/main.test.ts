@@ -84,6 +84,10 @@ test('every command against a server, for people and for programs', async () => 
   const events = (await relora(['watch', 'job-one', '--json'])).json();
   expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
   expect(events.at(-1)).toMatchObject({ kind: 'state', final: true });
+  const labelled = await relora(['watch', '--label', 'a=b']);
+  expect(labelled.code).toBe(0);
+  expect(labelled.output).toMatch(/^jobs\/job-one {2}merge 1 before step 20: /m);
+  expect((await relora(['watch', '--label', 'a=b', '--json'])).json()).toHaveLength(events.length);
 
   expect((await relora(['list', '--label', 'a=b', '--state', 'succeeded'])).output).toMatch(
     /^jobs\/job-one +succeeded +30\/30/m,
@@ -173,7 +177,8 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
   writeFileSync(join(folder, 'bad.txt'), Buffer.from([0xff, 0xfe]));
   const cases: [args: string[], code: number, message: string][] = [
     [['bogus'], 2, "unknown command 'bogus'"],
-    [['watch'], 2, "missing required argument 'job'"],
+    [['watch'], 2, 'Name a job, or several, or --label, or --new for all that happens'],
+    [['watch', '--label', 'a=b', '--after', '3'], 2, '--after is for one job'],
     [['create', '--steps', 'many'], 2, 'A whole number was expected, not "many"'],
     [['create', '--spec', 'none.json'], 2, 'none.json could not be read: there is no such file or folder'],
     [['create', '--spec', '-'], 2, 'Standard input is not JSON'],

@@ -215,3 +215,30 @@ test('who waits without listening asks for a step each minute at most', async ()
   await client.waitForJob('jobs/job-1', { onEvent: () => {} });
   expect(asked).toEqual([60_000, NaN, 0]);
 });
+
+test('where the store is another one by then it says so, and begins again', async () => {
+  const asked: [number, string][] = [];
+  const client = await brokenServer({
+    async *watchJob({ afterSequence, storeId }, context) {
+      asked.push([afterSequence, storeId]);
+      if (storeId === 'old') throw refusal(context, Status.FAILED_PRECONDITION, 'STORE_CHANGED');
+      yield { ...step(1), storeId: asked.length === 1 ? 'old' : 'new' };
+      if (asked.length === 1) throw unavailable();
+      yield step(2, { final: true });
+    },
+  });
+  const events = [];
+  for await (const { kind, sequence, storeId } of client.watch('jobs/job-1'))
+    events.push([kind, sequence, storeId]);
+  expect(events).toEqual([
+    ['step', 1, 'old'],
+    ['storeChanged', 0, ''],
+    ['step', 1, 'new'],
+    ['step', 2, 'new'],
+  ]);
+  expect(asked).toEqual([
+    [0, ''],
+    [1, 'old'],
+    [0, ''],
+  ]);
+});

@@ -89,6 +89,7 @@ export async function openApi(
     metrics,
     ...streamPlaces(config),
     pageTokens: new PageTokens(parts.storeInfo.pageTokenKey),
+    identity: parts.identity,
     version: '1.2.3',
     startTimeMs: Date.now(),
     stopping: stopping.signal,

@@ -322,6 +322,14 @@ const provocations: Record<
     const { job } = await training.createJob({ spec: jobSpec() });
     return await refusalOf((options) => training.watchJob({ name: job!.name, afterSequence: 1000 }, options));
   },
+  STORE_CHANGED: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    const { job } = await training.createJob({ spec: jobSpec() });
+    return await refusalOf((options) =>
+      training.watchJob({ name: job!.name, afterSequence: 1, storeId: 'another' }, options),
+    );
+  },
   OFFSET_BEYOND_END: async () => {
     const { api, artifact } = await openApiWithArtifact();
     return await refusalOf((options) =>

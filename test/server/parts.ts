@@ -79,6 +79,7 @@ export async function openParts(
   const {
     db,
     info: storeInfo,
+    identity,
     feed,
     leases,
     blobs,
@@ -148,6 +149,7 @@ export async function openParts(
     blobs,
     stage,
     storeInfo,
+    identity,
     log,
     journal,
     store,

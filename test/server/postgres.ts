@@ -1,4 +1,4 @@
-import { spawn, spawnSync, type SpawnOptions } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess, type SpawnOptions } from 'node:child_process';
 import { chmodSync, chownSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -15,7 +15,7 @@ const programs = ((): string | undefined => {
 })();
 
 /** PostgreSQL refuses to run as root: there it runs as an ordinary user. */
-const user = ((): { uid: number; gid: number } | undefined => {
+export const postgresUser = ((): { uid: number; gid: number } | undefined => {
   if (process.getuid!() !== 0) return undefined;
   const id = (flag: string) => Number(spawnSync('id', [flag, 'nobody'], { encoding: 'utf8' }).stdout);
   return { uid: id('-u'), gid: id('-g') };
@@ -54,17 +54,24 @@ function urlOf(port: number, database: string): string {
 
 async function startCluster(): Promise<Cluster> {
   const folder = mkdtempSync(join(tmpdir(), 'relora-postgres-'));
-  if (user !== undefined) chownSync(folder, user.uid, user.gid);
+  if (postgresUser !== undefined) chownSync(folder, postgresUser.uid, postgresUser.gid);
   chmodSync(folder, 0o700);
   const data = join(folder, 'data');
-  await run('initdb', ['-D', data, '-U', 'relora', '-A', 'trust', '-E', 'UTF8', '--locale', 'C.UTF-8', '-N']);
+  await runPostgres('initdb', [
+    '-D',
+    data,
+    '-U',
+    'relora',
+    '-A',
+    'trust',
+    '-E',
+    'UTF8',
+    '--locale',
+    'C.UTF-8',
+    '-N',
+  ]);
   const port = await freePort();
-  // Its folder is for the socket, too. Syncs stay on, since the server refuses a database without.
-  const child = spawn(
-    join(programs!, 'postgres'),
-    ['-D', data, '-k', folder, '-h', '127.0.0.1', '-p', String(port), '-c', 'max_connections=100'],
-    { ...optionsOf(), stdio: 'ignore' },
-  );
+  const child = spawnPostgres(data, folder, port);
   const stop = async (): Promise<void> => {
     if (child.exitCode === null) {
       child.kill('SIGQUIT'); // at once: nothing of it is needed any more
@@ -86,11 +93,21 @@ async function startCluster(): Promise<Cluster> {
   }
 }
 
-function optionsOf(): SpawnOptions {
-  return { ...user, cwd: '/', env: { PATH: process.env.PATH, LC_ALL: 'C.UTF-8' } };
+/** The database of a data folder; the other folder is for its socket. Syncs stay on, since the server refuses a database without. */
+export function spawnPostgres(data: string, folder: string, port: number): ChildProcess {
+  return spawn(
+    join(programs!, 'postgres'),
+    ['-D', data, '-k', folder, '-h', '127.0.0.1', '-p', String(port), '-c', 'max_connections=100'],
+    { ...optionsOf(), stdio: 'ignore' },
+  );
 }
 
-async function run(program: string, args: string[]): Promise<void> {
+function optionsOf(): SpawnOptions {
+  return { ...postgresUser, cwd: '/', env: { PATH: process.env.PATH, LC_ALL: 'C.UTF-8' } };
+}
+
+/** Runs one of its programs to the end. */
+export async function runPostgres(program: string, args: string[]): Promise<void> {
   const child = spawn(join(programs!, program), args, {
     ...optionsOf(),
     stdio: ['ignore', 'ignore', 'pipe'],

@@ -55,6 +55,8 @@ const calls: Calls = {
     listJobs: ({ training }, _, options) => training.listJobs({}, options),
     listRestarts: ({ training }, { job }, options) => training.listRestarts({ parent: job }, options),
     watchJob: ({ training }, { job: name }, options) => training.watchJob({ name }, options),
+    watchJobs: ({ training }, { job }, options) =>
+      training.watchJobs({ names: [job], untilAllEnded: true }, options),
     getMetricHistory: ({ training }, { job: name }, options) => training.getMetricHistory({ name }, options),
     compareJobs: ({ training }, { job }, options) =>
       training.compareJobs({ names: [job, 'jobs/another'] }, options),

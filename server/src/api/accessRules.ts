@@ -36,6 +36,7 @@ export const accessRules: AccessRules = {
     listJobs: 'viewer',
     listRestarts: 'viewer',
     watchJob: 'viewer',
+    watchJobs: 'viewer',
     explainJob: 'viewer',
     getMetricHistory: 'viewer',
     compareJobs: 'viewer',

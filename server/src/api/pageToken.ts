@@ -19,13 +19,20 @@ export class PageTokens {
   /** The place, or null for the first page; throws PAGE_TOKEN_INVALID for what this server did not write for this request. */
   read<Place>(request: unknown, token: string): Place | null {
     if (token === '') return null;
-    const bytes = Buffer.from(token.slice(0, 4096), 'base64url');
+    const place = this.open<Place>(request, token, 4096);
+    if (place === undefined) throw new ServiceError('PAGE_TOKEN_INVALID', {});
+    return place;
+  }
+
+  /** The same without an error: undefined for what this server did not write for this request. */
+  open<Place>(request: unknown, token: string, lengthMax: number): Place | undefined {
+    if (token.length > lengthMax) return undefined;
+    const bytes = Buffer.from(token, 'base64url');
     const body = bytes.subarray(macBytes);
     const isOurs =
       bytes.length > macBytes + 1 && timingSafeEqual(bytes.subarray(0, macBytes), this.mac(request, body));
     // Base64 has several spellings of the same bytes; only the one that we gave counts.
-    if (!isOurs || body[0] !== version || bytes.toString('base64url') !== token)
-      throw new ServiceError('PAGE_TOKEN_INVALID', {});
+    if (!isOurs || body[0] !== version || bytes.toString('base64url') !== token) return undefined;
     return JSON.parse(body.subarray(1).toString('utf8')) as Place;
   }
 

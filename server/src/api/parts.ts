@@ -21,6 +21,7 @@ import type { Scrubber } from '../scrub/scrubber.js';
 import type { Metrics } from '../metrics/metrics.js';
 import type { Slots } from '../trainer/slots.js';
 import type { Stage } from '../store/stage.js';
+import type { StoreIdentity } from '../store/storeIdentity.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
 import type { WeightsStore } from '../weights/weightsStore.js';
 import type { WeightsUploads } from '../weights/weightsUploads.js';
@@ -62,6 +63,7 @@ export interface ApiParts {
   usage: UsageStore;
   metrics: Metrics;
   pageTokens: PageTokens;
+  identity: StoreIdentity;
   /** Uploads and downloads that may be open at once. */
   downloadPlaces: Places;
   uploadPlaces: Places;

@@ -19,7 +19,10 @@ import { JobWatches } from './watchJob.js';
 
 type TrainingParts = AdmitParts &
   DeleteJobParts &
-  Pick<ApiParts, 'queue' | 'control' | 'explainer' | 'journal' | 'checkpoints' | 'pageTokens' | 'metrics'>;
+  Pick<
+    ApiParts,
+    'queue' | 'control' | 'explainer' | 'journal' | 'checkpoints' | 'pageTokens' | 'identity' | 'metrics'
+  >;
 
 /** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
 export function trainingService(parts: TrainingParts): Implementation<typeof TrainingServiceDefinition> {
@@ -30,6 +33,7 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     restartJob: async (request, { caller }) => await forkJob(parts, request, caller),
     listJobs: async (request, { caller }) => await listJobs(parts, request, caller),
     listRestarts: async (request, { caller }) => await listRestarts(parts, request, caller),
+    watchJobs: (request, { signal, caller }) => watches.watchAll(request, signal, caller),
     watchJob: (request, { signal, caller }) => watches.watch(request, signal, caller),
     pauseJob: async (request, context) => await steerJob(parts, 'pause', request, context),
     resumeJob: async (request, context) => await steerJob(parts, 'resume', request, context),

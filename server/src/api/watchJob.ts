@@ -1,6 +1,11 @@
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { WatchJobRequest, WatchJobResponse } from '@relora/sdk/contract';
+import type {
+  WatchJobRequest,
+  WatchJobResponse,
+  WatchJobsRequest,
+  WatchJobsResponse,
+} from '@relora/sdk/contract';
 import type { JobEvent } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import { ServiceError } from '../errors.js';
@@ -11,11 +16,16 @@ import { parseJobName } from './resourceNames.js';
 import { StepThinner, type ThinnedEvent } from './thinSteps.js';
 import { toEvent, toHeader, toHeartbeat } from './toProto.js';
 import type { Principal } from '../access/principal.js';
+import type { StoreIdentity } from '../store/storeIdentity.js';
+import { watchJobs } from './watchJobs.js';
 
 /** As long as a heartbeat may be late: a view that is older shows nothing of a job. */
 const stepIntervalMsMax = 60_000;
 
-type WatchParts = Pick<ApiParts, 'config' | 'store' | 'journal' | 'metrics' | 'stopping'>;
+type WatchParts = Pick<
+  ApiParts,
+  'config' | 'store' | 'journal' | 'metrics' | 'stopping' | 'pageTokens' | 'identity'
+>;
 
 /** Watches of all clients, which are counted and limited. */
 export class JobWatches {
@@ -31,15 +41,19 @@ export class JobWatches {
     signal: AbortSignal,
     { tenant }: Principal,
   ): AsyncGenerator<WatchJobResponse> {
-    const { config, store, journal, metrics, stopping } = this.parts;
+    const { config, store, journal, identity, stopping } = this.parts;
     const jobId = parseJobName(tenant, 'name', request.name);
-    const { afterSequence, stepIntervalMs, acceptSpans } = request;
+    const { afterSequence, stepIntervalMs, acceptSpans, storeId } = request;
     const checks = new FieldChecks();
     if (afterSequence < 0) checks.add('after_sequence', 'a whole number from 0', afterSequence);
     checks.integer('step_interval_ms', stepIntervalMs, 0, 0, stepIntervalMsMax);
     checks.throwIfWrong();
+    if (storeId !== '' && storeId !== identity.id)
+      throw new ServiceError('STORE_CHANGED', { storeId: identity.id });
     const { lastSequence } = await requireJob(store, jobId);
     if (afterSequence > lastSequence) {
+      // Of this store, and yet unknown to it: it lost what it had acknowledged.
+      if (storeId !== '') throw new ServiceError('STORE_CHANGED', { storeId });
       throw new ServiceError('SEQUENCE_BEYOND_END', {
         jobId,
         afterSequence,
@@ -47,13 +61,28 @@ export class JobWatches {
         newestSequence: lastSequence,
       });
     }
+    const heartbeatMs = config.heartbeatSeconds * 1000;
+    const wish = { jobId, afterSequence, stepIntervalMs, acceptSpans, heartbeatMs };
+    yield* this.counted(() => withStore(identity.id, watchEvents(journal, identity, wish, signal, stopping)));
+  }
+
+  /** See watchJobs.ts. */
+  async *watchAll(
+    request: WatchJobsRequest,
+    signal: AbortSignal,
+    { tenant }: Principal,
+  ): AsyncGenerator<WatchJobsResponse> {
+    const stream = await watchJobs(this.parts, request, tenant, signal);
+    yield* this.counted(() => stream);
+  }
+
+  private async *counted<Message>(open: () => AsyncGenerator<Message>): AsyncGenerator<Message> {
+    const { config, metrics } = this.parts;
     if (this.count >= config.watchersMax)
       throw new ServiceError('WATCHERS_FULL', { watchersMax: config.watchersMax });
     metrics.watchers.set(++this.count);
     try {
-      const heartbeatMs = config.heartbeatSeconds * 1000;
-      const wish = { jobId, afterSequence, stepIntervalMs, acceptSpans, heartbeatMs };
-      yield* watchEvents(journal, wish, signal, stopping);
+      yield* open();
     } finally {
       metrics.watchers.set(--this.count);
     }
@@ -81,6 +110,7 @@ export interface WatchWish {
  */
 async function* watchEvents(
   journal: JobJournal,
+  identity: StoreIdentity,
   { jobId, afterSequence, stepIntervalMs, acceptSpans, heartbeatMs }: WatchWish,
   signal: AbortSignal,
   stopping: AbortSignal,
@@ -90,6 +120,7 @@ async function* watchEvents(
   signal.addEventListener('abort', end);
   stopping.addEventListener('abort', end);
   const steps = new StepThinner(stepIntervalMs);
+  const storeId = identity.id;
   let sequence = afterSequence;
   /** What the client has, and since when it has heard nothing. */
   let sent = { sequence: afterSequence, timeMs: performance.now() };
@@ -99,12 +130,13 @@ async function* watchEvents(
   };
   const heartbeat = (): WatchJobResponse => {
     sent.timeMs = performance.now();
-    return { event: toHeartbeat(sent.sequence), omittedStepEvents: 0 };
+    return { event: toHeartbeat(sent.sequence), omittedStepEvents: 0, storeId: '' };
   };
   try {
     for (;;) {
       if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
       if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
+      if (storeId !== identity.id) throw new ServiceError('STORE_CHANGED', { storeId: identity.id });
       const { events, isComplete } = await journal.readAfter(jobId, sequence);
       for (const event of events) {
         // Who thins steps knows that numbers are left out.
@@ -136,14 +168,30 @@ async function* watchEvents(
   }
 }
 
+/** Says with the first message which store the numbers are of. */
+async function* withStore(
+  storeId: string,
+  messages: AsyncGenerator<WatchJobResponse>,
+): AsyncGenerator<WatchJobResponse> {
+  let isFirst = true;
+  for await (const message of messages) {
+    yield isFirst ? { ...message, storeId } : message;
+    isFirst = false;
+  }
+}
+
 /** An event without a kind for each number of a span but the last: clients of 0.1.0 pass over it, and would miss the number. */
 function* fillers(event: JobEvent, afterSequence: number): Generator<WatchJobResponse> {
   for (let number = Math.max(afterSequence + 1, event.firstSequence); number < event.sequence; number++)
-    yield { event: { ...toHeader(event), sequence: number, firstSequence: number }, omittedStepEvents: 0 };
+    yield {
+      event: { ...toHeader(event), sequence: number, firstSequence: number },
+      omittedStepEvents: 0,
+      storeId: '',
+    };
 }
 
 function toResponse(jobId: string, { event, omittedCount }: ThinnedEvent): WatchJobResponse {
-  return { event: toEvent(jobId, event), omittedStepEvents: omittedCount };
+  return { event: toEvent(jobId, event), omittedStepEvents: omittedCount, storeId: '' };
 }
 
 /** Whether the job had news before the time was over. */

@@ -28,7 +28,7 @@ export class JobJournal {
     private readonly db: Database,
     private readonly feed: ChangeFeed,
     /** That of the database, where servers share one. */
-    private readonly now: () => number = Date.now,
+    readonly now: () => number = Date.now,
   ) {
     feed.listen((change) => {
       if (change === null) {
@@ -186,6 +186,14 @@ export class JobJournal {
     } finally {
       end();
     }
+  }
+
+  /** Listens for jobs that were changed, here or elsewhere; null is any. A hint: see ChangeFeed. Returns the function that ends it. */
+  onChanged(listener: (jobId: string | null) => void): () => void {
+    return this.feed.listen((change) => {
+      if (change === null) listener(null);
+      else if (change.topic === 'job') listener(change.id);
+    });
   }
 
   /** Listens to what this process changes, for its metrics; returns the function that ends it. */

@@ -1,7 +1,9 @@
 import type { RunUpdate } from '@relora/engine/plan';
+import type { SelectQueryBuilder } from 'kysely';
 import type { Database } from '../store/database.js';
+import type { Schema } from '../store/schema.js';
 import type { Leases } from '../store/leases.js';
-import { hasTrainer, type Job, type JobState } from './job.js';
+import { hasTrainer, terminalStates, type Job, type JobState } from './job.js';
 import type { AttemptKey } from './jobAttempts.js';
 import { toJob } from './jobRow.js';
 import { defaultTenant } from '../store/tenantIds.js';
@@ -26,6 +28,11 @@ export interface JobFilter {
   /** Deleted ones, too, until they are purged. */
   withDeleted?: boolean;
 }
+
+/** What a watch of many jobs knows of one. */
+export type WatchedJob = Pick<Job, 'id' | 'state' | 'createTimeMs' | 'lastSequence'>;
+
+const idsInStatement = 500;
 
 /** Reads jobs. Changes are made by JobQueue, JobControl and JobAttempts. */
 export class JobStore {
@@ -100,11 +107,7 @@ export class JobStore {
         eb(refTuple('create_time_ms', 'id'), compare, tuple(createTimeMs, id)),
       );
     }
-    for (const [key, value] of Object.entries(filter.labels)) {
-      query = query.where('id', 'in', (labels) =>
-        labels.selectFrom('job_labels').select('job_id').where('key', '=', key).where('value', '=', value),
-      );
-    }
+    query = withLabels(query, filter.labels);
     const rows = await query.execute();
     const page = rows.slice(0, filter.jobsMax);
     const positions = page.some((row) => row.state === 'queued')
@@ -115,6 +118,47 @@ export class JobStore {
       jobs: page.map((row) => toJob(row, positions.get(row.id) ?? 0)),
       next: last === undefined ? null : { createTimeMs: last.create_time_ms, id: last.id },
     };
+  }
+
+  /** Jobs of a watch that were created after a time or have not ended, oldest first. */
+  async watched({
+    tenant,
+    jobIds,
+    labels,
+    createdAfterMs,
+  }: {
+    tenant: string;
+    /** Null for all. */
+    jobIds: readonly string[] | null;
+    labels: Record<string, string>;
+    createdAfterMs: number;
+  }): Promise<WatchedJob[]> {
+    let query = this.db
+      .selectFrom('jobs')
+      .select(['id', 'state', 'create_time_ms as createTimeMs', 'last_sequence as lastSequence'])
+      .where('tenant', '=', tenant)
+      .where('delete_time_ms', 'is', null)
+      .where(({ eb, or }) =>
+        or([eb('create_time_ms', '>', createdAfterMs), eb('state', 'not in', terminalStates)]),
+      )
+      .orderBy('create_time_ms')
+      .orderBy('id');
+    if (jobIds !== null) query = query.where('id', 'in', jobIds);
+    return await withLabels(query, labels).execute();
+  }
+
+  /** Numbers of the newest events of jobs. */
+  async lastSequences(jobIds: readonly string[]): Promise<{ id: string; lastSequence: number }[]> {
+    const found: { id: string; lastSequence: number }[] = [];
+    for (let first = 0; first < jobIds.length; first += idsInStatement)
+      found.push(
+        ...(await this.db
+          .selectFrom('jobs')
+          .select(['id', 'last_sequence as lastSequence'])
+          .where('id', 'in', jobIds.slice(first, first + idsInStatement))
+          .execute()),
+      );
+    return found;
   }
 
   async countByState(): Promise<Record<JobState, number>> {
@@ -135,4 +179,16 @@ export class JobStore {
     for (const { state, count } of rows) counts[state] = count;
     return counts;
   }
+}
+
+/** Only jobs with all of the labels. */
+function withLabels<Row>(
+  query: SelectQueryBuilder<Schema, 'jobs', Row>,
+  labels: Record<string, string>,
+): SelectQueryBuilder<Schema, 'jobs', Row> {
+  for (const [key, value] of Object.entries(labels))
+    query = query.where('id', 'in', (found) =>
+      found.selectFrom('job_labels').select('job_id').where('key', '=', key).where('value', '=', value),
+    );
+  return query;
 }

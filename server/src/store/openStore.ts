@@ -8,6 +8,7 @@ import { PostgresFeed } from './postgresFeed.js';
 import { lockFolder } from './folderLock.js';
 import { Leases, type LeaseOptions } from './leases.js';
 import { localStage, type Stage } from './stage.js';
+import { StoreIdentity } from './storeIdentity.js';
 import { readStoreInfo, type StoreInfo } from './storeInfo.js';
 
 /** How often servers look for changes of each other that they did not hear of. */
@@ -17,6 +18,7 @@ const pollMs = 2000;
 export interface Store {
   db: Database;
   info: StoreInfo;
+  identity: StoreIdentity;
   feed: ChangeFeed;
   leases: Leases;
   blobs: BlobStore;
@@ -46,7 +48,10 @@ export async function openStore(
   let feed: ChangeFeed | undefined;
   try {
     const info = await readStoreInfo(db, dataFolder);
-    const opened = (feed = url === undefined ? new LocalFeed() : await PostgresFeed.open(url, db, pollMs));
+    const identity = new StoreIdentity(db, info.incarnation, url !== undefined);
+    const look = async (): Promise<void> => await identity.look();
+    const opened = (feed =
+      url === undefined ? new LocalFeed() : await PostgresFeed.open(url, db, pollMs, look));
     const blobs =
       blobsUrl === null ? new FolderBlobs(dataFolder) : await openBlobs(blobsUrl, info.incarnation);
     const stage =
@@ -63,7 +68,7 @@ export async function openStore(
       await db.destroy();
       unlock();
     };
-    return { db, info, feed: opened, leases, blobs, stage, close };
+    return { db, info, identity, feed: opened, leases, blobs, stage, close };
   } catch (error) {
     await feed?.close();
     await db.destroy();

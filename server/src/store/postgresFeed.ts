@@ -27,12 +27,19 @@ export class PostgresFeed implements ChangeFeed {
     private readonly url: string,
     private readonly db: Database,
     pollMs: number,
+    private readonly onConnected: () => Promise<void>,
   ) {
     this.poll = setInterval(() => this.local.announce(null), pollMs);
   }
 
-  static async open(url: string, db: Database, pollMs: number): Promise<PostgresFeed> {
-    const feed = new PostgresFeed(url, db, pollMs);
+  /** @param onConnected called whenever a connection is made, before anybody hears of a change */
+  static async open(
+    url: string,
+    db: Database,
+    pollMs: number,
+    onConnected: () => Promise<void>,
+  ): Promise<PostgresFeed> {
+    const feed = new PostgresFeed(url, db, pollMs, onConnected);
     await feed.connect();
     return feed;
   }
@@ -89,6 +96,7 @@ export class PostgresFeed implements ChangeFeed {
     try {
       await client.connect();
       await client.query(`listen ${channel}`);
+      await this.onConnected();
       this.local.announce(null); // what was missed meanwhile
     } catch {
       retry();
