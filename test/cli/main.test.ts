@@ -84,9 +84,9 @@ test('every command against a server, for people and for programs', async () => 
   const events = (await relora(['watch', 'job-one', '--json'])).json();
   expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
   expect(events.at(-1)).toMatchObject({ kind: 'state', final: true });
-  const labelled = await relora(['watch', '--label', 'a=b']);
-  expect(labelled.code).toBe(0);
-  expect(labelled.output).toMatch(/^jobs\/job-one {2}merge 1 before step 20: /m);
+  const labeled = await relora(['watch', '--label', 'a=b']);
+  expect(labeled.code).toBe(0);
+  expect(labeled.output).toMatch(/^jobs\/job-one {2}merge 1 before step 20: /m);
   expect((await relora(['watch', '--label', 'a=b', '--json'])).json()).toHaveLength(events.length);
 
   expect((await relora(['list', '--label', 'a=b', '--state', 'succeeded'])).output).toMatch(

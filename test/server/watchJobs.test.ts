@@ -32,7 +32,7 @@ async function read(
 const sequences = (seen: Seen | Seen['events'], job: string): number[] =>
   ((seen instanceof Map ? seen : seen.events).get(`jobs/${job}`) ?? []).map(({ sequence }) => sequence);
 
-async function labelled(api: Api, jobId: string, sweep = 'one'): Promise<void> {
+async function labeled(api: Api, jobId: string, sweep = 'one'): Promise<void> {
   await submit(api.parts, { jobId, labels: { sweep } });
 }
 
@@ -55,9 +55,9 @@ async function opened(settings: Record<string, string> = {}): Promise<Api> {
 describe('a watch of many jobs', () => {
   it('has the events of all jobs with the labels, each in order, and of no other; it ends when all have ended', async () => {
     const api = await opened();
-    await labelled(api, 'job-one');
-    await labelled(api, 'job-two');
-    await labelled(api, 'job-other', 'two');
+    await labeled(api, 'job-one');
+    await labeled(api, 'job-two');
+    await labeled(api, 'job-other', 'two');
     const watched = read(api, { labels: { sweep: 'one' }, untilAllEnded: true });
     for (const count of [3, 5, 1]) await run(api, count);
     const seen = await watched;
@@ -70,13 +70,13 @@ describe('a watch of many jobs', () => {
 
   it('takes in jobs that are created or get the label meanwhile', async () => {
     const api = await opened();
-    await labelled(api, 'job-one');
-    await labelled(api, 'job-late', 'none');
+    await labeled(api, 'job-one');
+    await labeled(api, 'job-late', 'none');
     const watched = read(api, { labels: { sweep: 'one' } }, ({ events }) =>
       ['jobs/job-one', 'jobs/job-new', 'jobs/job-late'].every((job) => events.get(job)?.at(-1)?.final),
     );
     await run(api, 1);
-    await labelled(api, 'job-new');
+    await labeled(api, 'job-new');
     await api.training.updateJob({ name: 'jobs/job-late', labels: { sweep: 'one' } });
     await run(api, 1);
     await run(api, 1);
@@ -85,13 +85,13 @@ describe('a watch of many jobs', () => {
 
   it('continues from each of its cursors without a gap, also with jobs that came and ended between', async () => {
     const api = await opened({ RELORA_HEARTBEAT_SECONDS: '0.1' });
-    await labelled(api, 'job-one');
-    await labelled(api, 'job-two');
+    await labeled(api, 'job-one');
+    await labeled(api, 'job-two');
     await run(api, 2);
     // Its first cursor comes before any event, another one after the silence.
     const first = await read(api, { labels: { sweep: 'one' } }, ({ cursors }) => cursors.length === 2);
     expect(sequences(first, 'job-one')).toHaveLength(6);
-    await labelled(api, 'job-three');
+    await labeled(api, 'job-three');
     await run(api, 3);
     await run(api, 4);
     const whole = await read(api, { labels: { sweep: 'one' }, untilAllEnded: true });
@@ -113,12 +113,12 @@ describe('a watch of many jobs', () => {
 
   it('leaves out on request what was before, and then misses nothing', async () => {
     const api = await opened();
-    await labelled(api, 'job-ended');
+    await labeled(api, 'job-ended');
     await run(api, 1);
-    await labelled(api, 'job-one');
+    await labeled(api, 'job-one');
     const begun = await read(api, { skipPast: true }, ({ cursors }) => cursors.length === 1);
     await run(api, 2);
-    await labelled(api, 'job-new');
+    await labeled(api, 'job-new');
     await run(api, 1);
     const seen = await read(api, { skipPast: true, cursor: begun.cursors[0]!, untilAllEnded: true });
     expect([...seen.events.keys()].sort()).toEqual(['jobs/job-new', 'jobs/job-one']);
@@ -127,7 +127,7 @@ describe('a watch of many jobs', () => {
 
   it('sends few steps of each job where that is asked for, and the last one', async () => {
     const api = await opened();
-    await labelled(api, 'job-one');
+    await labeled(api, 'job-one');
     const watched = (async () => {
       const steps: number[] = [];
       for await (const { event, omittedStepEvents } of api.training.watchJobs({
@@ -147,11 +147,11 @@ describe('a watch of many jobs', () => {
   it('forgets jobs that ended long ago, so that a cursor stays small', async () => {
     const api = await opened();
     for (let index = 0; index < 30; index++) {
-      await labelled(api, `job-past-${index}`);
+      await labeled(api, `job-past-${index}`);
       await run(api, 1);
     }
     await api.parts.db.updateTable('jobs').set({ create_time_ms: 1 }).execute();
-    await labelled(api, 'job-now');
+    await labeled(api, 'job-now');
     const seen = await read(api, {}, ({ events }) => events.size === 31);
     const long = await read(api, {}, ({ cursors }) => cursors.length === 1);
     expect(seen.events.size).toBe(31);
@@ -161,7 +161,7 @@ describe('a watch of many jobs', () => {
 
   it('refuses what it cannot be', async () => {
     const api = await opened();
-    await labelled(api, 'job-one');
+    await labeled(api, 'job-one');
     const refused = async (request: DeepPartial<WatchJobsRequest>) =>
       await refusalOf((options) => api.training.watchJobs(request, options));
     expect(await refused({ names: ['jobs/job-none'] })).toMatchObject({ info: { reason: 'JOB_NOT_FOUND' } });
@@ -179,7 +179,7 @@ describe('a watch of many jobs', () => {
 
 it('a place of another store, or beyond what the store has, is refused for what it is', async () => {
   const api = await opened();
-  await labelled(api, 'job-one');
+  await labeled(api, 'job-one');
   let storeId = '';
   for await (const response of api.training.watchJob({ name: 'jobs/job-one' })) {
     storeId = response.storeId;
@@ -208,9 +208,9 @@ it.skipIf(!hasPostgres)(
     const watched = read(one, { labels: { sweep: 'one' } }, ({ events }) => {
       return ['jobs/job-one', 'jobs/job-two'].every((job) => events.get(job)?.at(-1)?.final);
     });
-    await labelled(two, 'job-one');
+    await labeled(two, 'job-one');
     await run(two, 3);
-    await labelled(one, 'job-two');
+    await labeled(one, 'job-two');
     await run(two, 3);
     expect(sequences(await watched, 'job-two')).toEqual([1, 2, 3, 4, 5, 6, 7]);
   },
