@@ -486,6 +486,11 @@ export interface WatchJobRequest {
    * span stands for besides its last, so that clients of 0.1.0 see no gap; they see the last step of each span.
    */
   acceptSpans: boolean;
+  /**
+   * The store that after_sequence is of (WatchJobResponse.store_id). Where the present one is another, as after a restore from a backup
+   * or a failover of the database, the call fails with STORE_CHANGED: the numbers may stand for other events. Empty: not checked.
+   */
+  storeId: string;
 }
 
 /** One message of a watch. */
@@ -496,6 +501,49 @@ export interface WatchJobResponse {
     | undefined;
   /** Step events between the one before and this one that were left out because the request asked for it, or that this one stands for. */
   omittedStepEvents: number;
+  /** Which store the sequence numbers are of; with the first message of a stream. */
+  storeId: string;
+}
+
+/** Request of WatchJobs. */
+export interface WatchJobsRequest {
+  /** `jobs/{job}` of each, at most 500; empty for all that have the labels. */
+  names: string[];
+  /** Only jobs with all of these labels. A job that gets them later joins from its first event; one that loses them stays until its end. */
+  labels: { [key: string]: string };
+  /**
+   * A cursor of an earlier stream with the same names and labels: nothing that it had sent by then is sent again, all else is. Fails
+   * with STORE_CHANGED where it is of another store. Empty: begin.
+   */
+  cursor: string;
+  /** Without a cursor: of jobs that are there already only what happens from now on. False: their events from the first on. */
+  skipPast: boolean;
+  /** End with OK once all of the jobs have ended and their events were sent. False: wait for jobs to come. */
+  untilAllEnded: boolean;
+  /** As in WatchJobRequest, for each job. */
+  stepIntervalMs: number;
+}
+
+export interface WatchJobsRequest_LabelsEntry {
+  key: string;
+  value: string;
+}
+
+/** One message of a watch of many jobs: an event, or a cursor. */
+export interface WatchJobsResponse {
+  /** `jobs/{job}` whose event it is; empty with a cursor. */
+  job: string;
+  /** The event. As with accept_spans of WatchJobRequest, one may stand for several (JobEvent.first_sequence). */
+  event:
+    | JobEvent
+    | undefined;
+  /** As in WatchJobResponse. */
+  omittedStepEvents: number;
+  /**
+   * All events before this message were sent, and none after it. Comes first, while there are events every few seconds, and in place of
+   * a heartbeat.
+   */
+  cursor: string;
 }
 
 /** Request of ExplainJob. */
@@ -2759,7 +2807,7 @@ export const ListJobsResponse: MessageFns<ListJobsResponse> = {
 };
 
 function createBaseWatchJobRequest(): WatchJobRequest {
-  return { name: "", afterSequence: 0, stepIntervalMs: 0, acceptSpans: false };
+  return { name: "", afterSequence: 0, stepIntervalMs: 0, acceptSpans: false, storeId: "" };
 }
 
 export const WatchJobRequest: MessageFns<WatchJobRequest> = {
@@ -2775,6 +2823,9 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     }
     if (message.acceptSpans !== false) {
       writer.uint32(32).bool(message.acceptSpans);
+    }
+    if (message.storeId !== "") {
+      writer.uint32(42).string(message.storeId);
     }
     return writer;
   },
@@ -2824,6 +2875,14 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
             message.acceptSpans = reader.bool();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.storeId = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2854,6 +2913,11 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
         : isSet(object.accept_spans)
         ? globalThis.Boolean(object.accept_spans)
         : false,
+      storeId: isSet(object.storeId)
+        ? globalThis.String(object.storeId)
+        : isSet(object.store_id)
+        ? globalThis.String(object.store_id)
+        : "",
     };
   },
 
@@ -2871,6 +2935,9 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     if (message.acceptSpans !== false) {
       obj.acceptSpans = message.acceptSpans;
     }
+    if (message.storeId !== "") {
+      obj.storeId = message.storeId;
+    }
     return obj;
   },
 
@@ -2883,12 +2950,13 @@ export const WatchJobRequest: MessageFns<WatchJobRequest> = {
     message.afterSequence = object.afterSequence ?? 0;
     message.stepIntervalMs = object.stepIntervalMs ?? 0;
     message.acceptSpans = object.acceptSpans ?? false;
+    message.storeId = object.storeId ?? "";
     return message;
   },
 };
 
 function createBaseWatchJobResponse(): WatchJobResponse {
-  return { event: undefined, omittedStepEvents: 0 };
+  return { event: undefined, omittedStepEvents: 0, storeId: "" };
 }
 
 export const WatchJobResponse: MessageFns<WatchJobResponse> = {
@@ -2898,6 +2966,9 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
     }
     if (message.omittedStepEvents !== 0) {
       writer.uint32(16).int64(message.omittedStepEvents);
+    }
+    if (message.storeId !== "") {
+      writer.uint32(26).string(message.storeId);
     }
     return writer;
   },
@@ -2931,6 +3002,14 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
             message.omittedStepEvents = longToNumber(reader.int64());
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.storeId = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2951,6 +3030,11 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
         : isSet(object.omitted_step_events)
         ? globalThis.Number(object.omitted_step_events)
         : 0,
+      storeId: isSet(object.storeId)
+        ? globalThis.String(object.storeId)
+        : isSet(object.store_id)
+        ? globalThis.String(object.store_id)
+        : "",
     };
   },
 
@@ -2961,6 +3045,9 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
     }
     if (message.omittedStepEvents !== 0) {
       obj.omittedStepEvents = Math.round(message.omittedStepEvents);
+    }
+    if (message.storeId !== "") {
+      obj.storeId = message.storeId;
     }
     return obj;
   },
@@ -2974,6 +3061,406 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
       ? JobEvent.fromPartial(object.event)
       : undefined;
     message.omittedStepEvents = object.omittedStepEvents ?? 0;
+    message.storeId = object.storeId ?? "";
+    return message;
+  },
+};
+
+function createBaseWatchJobsRequest(): WatchJobsRequest {
+  return { names: [], labels: {}, cursor: "", skipPast: false, untilAllEnded: false, stepIntervalMs: 0 };
+}
+
+export const WatchJobsRequest: MessageFns<WatchJobsRequest> = {
+  encode(message: WatchJobsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.names) {
+      writer.uint32(10).string(v!);
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      WatchJobsRequest_LabelsEntry.encode({ key: key as any, value }, writer.uint32(18).fork()).join();
+    });
+    if (message.cursor !== "") {
+      writer.uint32(26).string(message.cursor);
+    }
+    if (message.skipPast !== false) {
+      writer.uint32(32).bool(message.skipPast);
+    }
+    if (message.untilAllEnded !== false) {
+      writer.uint32(40).bool(message.untilAllEnded);
+    }
+    if (message.stepIntervalMs !== 0) {
+      writer.uint32(48).int32(message.stepIntervalMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchJobsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchJobsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.names.push(reader.string());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            const entry2 = WatchJobsRequest_LabelsEntry.decode(reader, reader.uint32());
+            if (entry2.value !== undefined) {
+              message.labels[entry2.key] = entry2.value;
+            }
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.cursor = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.skipPast = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.untilAllEnded = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.stepIntervalMs = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WatchJobsRequest {
+    return {
+      names: globalThis.Array.isArray(object?.names) ? object.names.map((e: any) => globalThis.String(e)) : [],
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      cursor: isSet(object.cursor) ? globalThis.String(object.cursor) : "",
+      skipPast: isSet(object.skipPast)
+        ? globalThis.Boolean(object.skipPast)
+        : isSet(object.skip_past)
+        ? globalThis.Boolean(object.skip_past)
+        : false,
+      untilAllEnded: isSet(object.untilAllEnded)
+        ? globalThis.Boolean(object.untilAllEnded)
+        : isSet(object.until_all_ended)
+        ? globalThis.Boolean(object.until_all_ended)
+        : false,
+      stepIntervalMs: isSet(object.stepIntervalMs)
+        ? globalThis.Number(object.stepIntervalMs)
+        : isSet(object.step_interval_ms)
+        ? globalThis.Number(object.step_interval_ms)
+        : 0,
+    };
+  },
+
+  toJSON(message: WatchJobsRequest): unknown {
+    const obj: any = {};
+    if (message.names?.length) {
+      obj.names = message.names;
+    }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.cursor !== "") {
+      obj.cursor = message.cursor;
+    }
+    if (message.skipPast !== false) {
+      obj.skipPast = message.skipPast;
+    }
+    if (message.untilAllEnded !== false) {
+      obj.untilAllEnded = message.untilAllEnded;
+    }
+    if (message.stepIntervalMs !== 0) {
+      obj.stepIntervalMs = Math.round(message.stepIntervalMs);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WatchJobsRequest>): WatchJobsRequest {
+    return WatchJobsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WatchJobsRequest>): WatchJobsRequest {
+    const message = createBaseWatchJobsRequest();
+    message.names = object.names?.map((e) => e) || [];
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.cursor = object.cursor ?? "";
+    message.skipPast = object.skipPast ?? false;
+    message.untilAllEnded = object.untilAllEnded ?? false;
+    message.stepIntervalMs = object.stepIntervalMs ?? 0;
+    return message;
+  },
+};
+
+function createBaseWatchJobsRequest_LabelsEntry(): WatchJobsRequest_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const WatchJobsRequest_LabelsEntry: MessageFns<WatchJobsRequest_LabelsEntry> = {
+  encode(message: WatchJobsRequest_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchJobsRequest_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchJobsRequest_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WatchJobsRequest_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: WatchJobsRequest_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WatchJobsRequest_LabelsEntry>): WatchJobsRequest_LabelsEntry {
+    return WatchJobsRequest_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WatchJobsRequest_LabelsEntry>): WatchJobsRequest_LabelsEntry {
+    const message = createBaseWatchJobsRequest_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseWatchJobsResponse(): WatchJobsResponse {
+  return { job: "", event: undefined, omittedStepEvents: 0, cursor: "" };
+}
+
+export const WatchJobsResponse: MessageFns<WatchJobsResponse> = {
+  encode(message: WatchJobsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== "") {
+      writer.uint32(10).string(message.job);
+    }
+    if (message.event !== undefined) {
+      JobEvent.encode(message.event, writer.uint32(18).fork()).join();
+    }
+    if (message.omittedStepEvents !== 0) {
+      writer.uint32(24).int64(message.omittedStepEvents);
+    }
+    if (message.cursor !== "") {
+      writer.uint32(34).string(message.cursor);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchJobsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchJobsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.event = JobEvent.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.omittedStepEvents = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.cursor = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WatchJobsResponse {
+    return {
+      job: isSet(object.job) ? globalThis.String(object.job) : "",
+      event: isSet(object.event) ? JobEvent.fromJSON(object.event) : undefined,
+      omittedStepEvents: isSet(object.omittedStepEvents)
+        ? globalThis.Number(object.omittedStepEvents)
+        : isSet(object.omitted_step_events)
+        ? globalThis.Number(object.omitted_step_events)
+        : 0,
+      cursor: isSet(object.cursor) ? globalThis.String(object.cursor) : "",
+    };
+  },
+
+  toJSON(message: WatchJobsResponse): unknown {
+    const obj: any = {};
+    if (message.job !== "") {
+      obj.job = message.job;
+    }
+    if (message.event !== undefined) {
+      obj.event = JobEvent.toJSON(message.event);
+    }
+    if (message.omittedStepEvents !== 0) {
+      obj.omittedStepEvents = Math.round(message.omittedStepEvents);
+    }
+    if (message.cursor !== "") {
+      obj.cursor = message.cursor;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WatchJobsResponse>): WatchJobsResponse {
+    return WatchJobsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WatchJobsResponse>): WatchJobsResponse {
+    const message = createBaseWatchJobsResponse();
+    message.job = object.job ?? "";
+    message.event = (object.event !== undefined && object.event !== null)
+      ? JobEvent.fromPartial(object.event)
+      : undefined;
+    message.omittedStepEvents = object.omittedStepEvents ?? 0;
+    message.cursor = object.cursor ?? "";
     return message;
   },
 };
@@ -7742,6 +8229,18 @@ export const TrainingServiceDefinition = {
       responseStream: true,
       options: {},
     },
+    /**
+     * Streams the events of many jobs: those named, or all with the labels, also ones that are created meanwhile. Each job's events come
+     * in order and without a gap; a cursor, which comes now and then, says how far the stream was.
+     */
+    watchJobs: {
+      name: "WatchJobs",
+      requestType: WatchJobsRequest as typeof WatchJobsRequest,
+      requestStream: false,
+      responseType: WatchJobsResponse as typeof WatchJobsResponse,
+      responseStream: true,
+      options: {},
+    },
     /** Says why a job waits: its place, what would have to come free, and when it may start. */
     explainJob: {
       name: "ExplainJob",
@@ -7892,6 +8391,14 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
     request: WatchJobRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<WatchJobResponse>>;
+  /**
+   * Streams the events of many jobs: those named, or all with the labels, also ones that are created meanwhile. Each job's events come
+   * in order and without a gap; a cursor, which comes now and then, says how far the stream was.
+   */
+  watchJobs(
+    request: WatchJobsRequest,
+    context: CallContext & CallContextExt,
+  ): ServerStreamingMethodResult<DeepPartial<WatchJobsResponse>>;
   /** Says why a job waits: its place, what would have to come free, and when it may start. */
   explainJob(
     request: ExplainJobRequest,
@@ -7971,6 +8478,14 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<WatchJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<WatchJobResponse>;
+  /**
+   * Streams the events of many jobs: those named, or all with the labels, also ones that are created meanwhile. Each job's events come
+   * in order and without a gap; a cursor, which comes now and then, says how far the stream was.
+   */
+  watchJobs(
+    request: DeepPartial<WatchJobsRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): AsyncIterable<WatchJobsResponse>;
   /** Says why a job waits: its place, what would have to come free, and when it may start. */
   explainJob(
     request: DeepPartial<ExplainJobRequest>,
