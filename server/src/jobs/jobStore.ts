@@ -150,14 +150,14 @@ export class JobStore {
   /** Numbers of the newest events of jobs. */
   async lastSequences(jobIds: readonly string[]): Promise<{ id: string; lastSequence: number }[]> {
     const found: { id: string; lastSequence: number }[] = [];
-    for (let first = 0; first < jobIds.length; first += idsInStatement)
-      found.push(
-        ...(await this.db
-          .selectFrom('jobs')
-          .select(['id', 'last_sequence as lastSequence'])
-          .where('id', 'in', jobIds.slice(first, first + idsInStatement))
-          .execute()),
-      );
+    for (let first = 0; first < jobIds.length; first += idsInStatement) {
+      const rows = await this.db
+        .selectFrom('jobs')
+        .select(['id', 'last_sequence as lastSequence'])
+        .where('id', 'in', jobIds.slice(first, first + idsInStatement))
+        .execute();
+      for (const row of rows) found.push(row);
+    }
     return found;
   }
 
