@@ -10,6 +10,9 @@ import { freshBucket, hasS3 } from '../server/s3.js';
 import { startServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec, tinyText } from './tinyJob.js';
 
+/** A store in a file, whatever TEST_STORE says. */
+const inFile = { RELORA_DATABASE_URL: '' };
+
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
 /** Runs a command of the server to its end. */
@@ -52,7 +55,7 @@ test.skipIf(!hasPostgres)(
   'a store moves from a file and a folder to PostgreSQL and S3 while a server works on it, and back, with the same digests',
   async () => {
     const home = temporaryFolder();
-    const server = await startServerProcess(home);
+    const server = await startServerProcess(home, inFile);
     const client = clientOf(server.grpcAddress);
     const files = [{ content: tinyText(), fileName: 'tiny.txt' }];
     await client.uploadDataset({ datasetId: 'tiny-text', files });
@@ -96,7 +99,7 @@ test.skipIf(!hasPostgres)(
     const third = join(temporaryFolder(), 'backup');
     expect(command(['backup', third], back)).toMatchObject({ status: 0 });
     expect(contentOf(third)).toEqual(contentOf(first));
-    const again = clientOf((await startServerProcess(back)).grpcAddress);
+    const again = clientOf((await startServerProcess(back, inFile)).grpcAddress);
     await again.resumeJob(half);
     await again.waitForJob(half);
     expect(await weightsOf(again, half)).toBe(expected);

@@ -16,6 +16,9 @@ import { Reserve } from '../../server/dist/store/reserve.js';
 import { startServerProcess } from '../e2e/serverProcess.js';
 import { temporaryFolder } from './parts.js';
 
+/** A store in a file, whatever TEST_STORE says. */
+const inFile = { RELORA_DATABASE_URL: '' };
+
 /** A disk of its own, which can be filled to the last byte; null where this machine lets us mount none. */
 function smallDisk(sizeBytes: number): { folder: string; fill(): void } | null {
   const folder = join(temporaryFolder(), 'disk');
@@ -44,7 +47,7 @@ test('a server stops cleanly on a completely full disk, starts on it again and k
   const disk = smallDisk(48 * 2 ** 20);
   if (disk === null) return skip('this machine lets us mount no disk');
   const dataFolder = join(disk.folder, 'data');
-  const first = await startServerProcess(dataFolder);
+  const first = await startServerProcess(dataFolder, inFile);
   expect(statSync(join(dataFolder, 'reserve')).size).toBe(4 * 2 ** 20);
   const client = new ReloraClient({ address: first.grpcAddress });
   await client.uploadDataset({ datasetId: 'text', files: [{ content: 'Once upon a time. '.repeat(500) }] });
@@ -60,11 +63,13 @@ test('a server stops cleanly on a completely full disk, starts on it again and k
   expect(existsSync(join(dataFolder, 'store.db-wal'))).toBe(false);
   rmSync(join(dataFolder, 'reserve'), { force: true });
   disk.fill();
-  await expect(startServerProcess(dataFolder)).rejects.toThrow('store.db cannot be used (the disk is full)');
+  await expect(startServerProcess(dataFolder, inFile)).rejects.toThrow(
+    'store.db cannot be used (the disk is full)',
+  );
 
   // With a little room it is there, and a reserve is kept once there is more.
   rmSync(join(disk.folder, 'fill-65536'));
-  const second = await startServerProcess(dataFolder);
+  const second = await startServerProcess(dataFolder, inFile);
   const again = new ReloraClient({ address: second.grpcAddress });
   expect((await again.getDataset('datasets/text')).name).toBe('datasets/text');
   await again.close();
@@ -74,7 +79,7 @@ test('a server stops cleanly on a completely full disk, starts on it again and k
   expect(existsSync(join(dataFolder, 'reserve'))).toBe(true);
 
   // That is what the next start stands on.
-  const third = await startServerProcess(dataFolder);
+  const third = await startServerProcess(dataFolder, inFile);
   expect(existsSync(join(dataFolder, 'reserve'))).toBe(false);
   third.process.kill('SIGTERM');
   expect(await third.exited).toEqual({ code: 0, signal: null });

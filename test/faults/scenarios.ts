@@ -1,0 +1,248 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect } from 'vitest';
+import { hasPostgres } from '../server/postgres.js';
+import { hasS3 } from '../server/s3.js';
+import { PostgresPair } from './postgresPair.js';
+import { pick, type Random } from './random.js';
+import type { S3Fault } from './s3Proxy.js';
+import { leaseMs, wholeWay, World, type Ends, type Result } from './world.js';
+
+/** One trial: throws where a promise is broken, and answers how many faults it made. */
+export interface Scenario {
+  /** As in the table of the report. */
+  name: string;
+  what: string;
+  /** Faults that the report is to reach. */
+  target: number;
+  needs: 'nothing' | 'fleet';
+  /** Whether the short form, within the tests, has it. */
+  isShort: boolean;
+  run(random: Random, ends: Ends, expected: Result, faults: number): Promise<number>;
+}
+
+export const canRunFleet = hasPostgres && hasS3;
+
+const clockPreload = fileURLToPath(new URL('./clockOffset.cjs', import.meta.url));
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Does something at random moments while jobs go their whole way, one after another until enough was done; gives how often. */
+async function meanwhile(
+  way: () => Promise<unknown>,
+  random: Random,
+  { everyMs, faults }: { everyMs: number; faults: number },
+  fault: () => Promise<number>,
+): Promise<number> {
+  let isDone = false;
+  let count = 0;
+  const disturbing = (async () => {
+    while (!isDone && count < faults) {
+      await pause(2 * everyMs * random());
+      if (!isDone) count += await fault();
+    }
+  })();
+  try {
+    do await way();
+    while (count < faults);
+  } finally {
+    isDone = true;
+    await disturbing;
+  }
+  return count;
+}
+
+async function fleetWithDatabase(
+  ends: Ends,
+  random: Random,
+  count: number,
+  settings: Record<string, string> = {},
+): Promise<{ world: World; postgres: PostgresPair }> {
+  const postgres = await PostgresPair.start();
+  ends.push(async () => await postgres.stop());
+  return { world: await World.fleet(ends, random, count, postgres, settings), postgres };
+}
+
+/** Kills trainers, servers, or both. */
+function killer(world: World, random: Random): () => Promise<number> {
+  return async () => {
+    const whom = pick(random, ['trainer', 'server', 'both'] as const);
+    let count = 0;
+    if (whom !== 'server') {
+      const pids = world.trainerPids();
+      if (pids.length > 0) {
+        try {
+          process.kill(pick(random, pids), 'SIGKILL');
+          count++;
+        } catch {
+          // it ended by itself just now
+        }
+      }
+    }
+    if (whom !== 'trainer') {
+      await world.killServer(Math.floor(random() * world.servers.length));
+      count++;
+    }
+    return count;
+  };
+}
+
+/** More often would leave no time for progress between them: a server starts in about a second, and so does a trainer. */
+const killEveryMs = 1200;
+
+function s3Scenario(fault: S3Fault, what: string, isShort: boolean): Scenario {
+  return {
+    name: `s3-${fault}`,
+    what,
+    target: 100,
+    needs: 'fleet',
+    isShort,
+    run: async (random, ends, expected, faults) => {
+      const { world } = await fleetWithDatabase(ends, random, 2);
+      const { s3 } = world;
+      s3!.fault = fault;
+      do await wholeWay(world, ends, expected);
+      while (s3!.count < faults);
+      s3!.fault = null;
+      return s3!.count;
+    },
+  };
+}
+
+export const scenarios: Scenario[] = [
+  {
+    name: 'kill-1',
+    what: 'kill -9 of trainers and of the one server, at random moments of upload, create, train, export, download',
+    target: 250,
+    needs: 'nothing',
+    isShort: true,
+    run: async (random, ends, expected, faults) => {
+      const world = await World.alone(ends);
+      return await meanwhile(
+        () => wholeWay(world, ends, expected),
+        random,
+        { everyMs: killEveryMs, faults },
+        killer(world, random),
+      );
+    },
+  },
+  {
+    name: 'kill-3',
+    what: 'the same with three servers over PostgreSQL and S3',
+    target: 250,
+    needs: 'fleet',
+    isShort: true,
+    run: async (random, ends, expected, faults) => {
+      const { world } = await fleetWithDatabase(ends, random, 3);
+      return await meanwhile(
+        () => wholeWay(world, ends, expected),
+        random,
+        { everyMs: killEveryMs, faults },
+        killer(world, random),
+      );
+    },
+  },
+  {
+    name: 'frozen',
+    what: 'a server frozen past its lease and woken while another has its job',
+    target: 50,
+    needs: 'fleet',
+    isShort: false,
+    run: async (random, ends, expected, faults) => {
+      const { world } = await fleetWithDatabase(ends, random, 3);
+      let job = '';
+      const freeze = async (): Promise<number> => {
+        const index = job === '' ? -1 : world.runnerOf(job);
+        const server = world.servers[index < 0 ? Math.floor(random() * 3) : index]!.running;
+        server.process.kill('SIGSTOP');
+        await pause(leaseMs * (1.5 + random()));
+        server.process.kill('SIGCONT');
+        return 1;
+      };
+      return await meanwhile(
+        () => wholeWay(world, ends, expected, { onJob: (name) => (job = name) }),
+        random,
+        { everyMs: 1500, faults },
+        freeze,
+      );
+    },
+  },
+  {
+    name: 'database',
+    what: 'PostgreSQL crashed and restarted, its connections cut, hung for up to 30 s',
+    target: 35,
+    needs: 'fleet',
+    isShort: true,
+    run: async (random, ends, expected, faults) => {
+      const { world, postgres } = await fleetWithDatabase(ends, random, 2);
+      const fault = async (): Promise<number> => {
+        const which = random();
+        if (which < 0.4) await postgres.restart();
+        else if (which < 0.8) postgres.cut();
+        else await postgres.pause(random() < 0.3 ? 30_000 : 5000);
+        return 1;
+      };
+      return await meanwhile(() => wholeWay(world, ends, expected), random, { everyMs: 1500, faults }, fault);
+    },
+  },
+  {
+    name: 'failover',
+    what: 'PostgreSQL gone for good, its synchronous standby promoted',
+    target: 15,
+    needs: 'fleet',
+    isShort: false,
+    run: async (random, ends, expected, faults) => {
+      const { world, postgres } = await fleetWithDatabase(ends, random, 2);
+      await postgres.addStandby();
+      const failover = async (): Promise<number> => {
+        await postgres.failover();
+        await postgres.addStandby();
+        return 1;
+      };
+      return await meanwhile(
+        () => wholeWay(world, ends, expected),
+        random,
+        { everyMs: 1500, faults: Math.min(faults, 3) },
+        failover,
+      );
+    },
+  },
+  s3Scenario('500', 'S3 answers 500, before or after it did what it was asked', false),
+  s3Scenario('503', 'S3 answers 503, before or after', true),
+  s3Scenario('slow', 'S3 is slow', false),
+  s3Scenario('cut', 'S3 cuts streams of requests and of answers', false),
+  s3Scenario('wrong', 'S3 takes or gives wrong bytes', false),
+  {
+    name: 'clock',
+    what: 'clocks of servers jump by up to an hour either way, while leases hold',
+    target: 50,
+    needs: 'fleet',
+    isShort: false,
+    run: async (random, ends, expected, faults) => {
+      const files: string[] = [];
+      const { world } = await fleetWithDatabase(ends, random, 3, {
+        NODE_OPTIONS: `--require ${clockPreload}`,
+        TEST_CLOCK_FILE: '{folder}/clock',
+        RELORA_LEASE_SECONDS: '10',
+      });
+      for (const { folder } of world.servers) files.push(join(folder, 'clock'));
+      const jump = async (): Promise<number> => {
+        writeFileSync(pick(random, files), String(Math.round((random() * 2 - 1) * 3_600_000)));
+        return 1;
+      };
+      const jobs: string[] = [];
+      const count = await meanwhile(
+        () => wholeWay(world, ends, expected, { onJob: (name) => jobs.push(name) }),
+        random,
+        { everyMs: 500, faults },
+        jump,
+      );
+      // Nobody was taken for dead.
+      for (const job of jobs) expect((await world.client.getJob(job)).attempt).toBe(1);
+      return count;
+    },
+  },
+];
