@@ -175,7 +175,7 @@ export const scenarios: Scenario[] = [
     what: 'PostgreSQL crashed and restarted, its connections cut, hung for up to 30 s',
     target: 35,
     needs: 'fleet',
-    isShort: true,
+    isShort: false,
     run: async (random, ends, expected, faults) => {
       const { world, postgres } = await fleetWithDatabase(ends, random, 2);
       const fault = async (): Promise<number> => {
