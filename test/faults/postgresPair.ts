@@ -70,7 +70,7 @@ export class PostgresPair {
     for (;;) {
       const { rows } = await this.query(`select 1 from pg_stat_replication where sync_state = 'sync'`);
       if (rows.length > 0) return;
-      await new Promise((resolve) => setTimeout(resolve, 50)); // nothing tells
+      await new Promise((resolve) => setTimeout(resolve, 50)); // nothing reports it
     }
   }
 
@@ -122,7 +122,7 @@ async function startNode(folder: string, port?: number): Promise<Node> {
       await ask(at, 'select 1');
       return { folder, port: at, child };
     } catch {
-      await new Promise((resolve) => setTimeout(resolve, 50)); // nothing tells when it listens
+      await new Promise((resolve) => setTimeout(resolve, 50)); // nothing reports when it listens
     }
   }
 }
