@@ -52,8 +52,10 @@ export class Leases {
   /** On the monotonic clock: the last beat, and the first since when none failed or was late. */
   private lastBeatMs = -Infinity;
   private steadySinceMs = Infinity;
-  /** How far the clock of the database is ahead of ours. */
-  private clockOffsetMs = 0;
+  /**
+   * How far the clock of the database is ahead of our monotonic one: the time of day may be set while we run. Null: ours counts.
+   */
+  private aheadMs: number | null = null;
 
   constructor(
     private readonly db: Database,
@@ -79,19 +81,20 @@ export class Leases {
   /** Throws StoreUnusable where the clocks of this machine and of the database are far apart. */
   async requireClock(): Promise<void> {
     if (this.options === null) return;
-    const before = Date.now();
+    const before = performance.now();
     const { rows } = await sql<{ now: number }>`select ${databaseTime} as now`.execute(this.db);
-    this.clockOffsetMs = rows[0]!.now - (before + Date.now()) / 2;
-    if (Math.abs(this.clockOffsetMs) <= clockOffsetMsMax) return;
-    const seconds = Math.round(Math.abs(this.clockOffsetMs) / 1000);
+    this.anchor(rows[0]!.now, before);
+    const offsetMs = this.now() - Date.now();
+    if (Math.abs(offsetMs) <= clockOffsetMsMax) return;
+    const seconds = Math.round(Math.abs(offsetMs) / 1000);
     throw new StoreUnusable(
-      `The clock of this machine is ${seconds} s ${this.clockOffsetMs > 0 ? 'behind' : 'ahead of'} that of the database: set it right, as by NTP`,
+      `The clock of this machine is ${seconds} s ${offsetMs > 0 ? 'behind' : 'ahead of'} that of the database: set it right, as by NTP`,
     );
   }
 
   /** Milliseconds since 1970 by the clock that all servers of the store go by. */
   now(): number {
-    return Math.round(Date.now() + this.clockOffsetMs);
+    return this.aheadMs === null ? Date.now() : Math.round(performance.now() + this.aheadMs);
   }
 
   /** Others may take at once what this server still held. */
@@ -148,6 +151,11 @@ export class Leases {
     return false;
   }
 
+  /** The database's clock was read between `before` and now. */
+  private anchor(databaseMs: number, before: number): void {
+    this.aheadMs = databaseMs - (before + performance.now()) / 2;
+  }
+
   private get beatMs(): number {
     return this.options!.leaseMs / beatsPerLease;
   }
@@ -176,9 +184,8 @@ export class Leases {
   }
 
   private async renew(): Promise<void> {
-    const before = Date.now();
-    const now = await beatOfServer(this.db, this.serverId, this.describe!(), databaseTime);
-    this.clockOffsetMs = now - (before + Date.now()) / 2;
+    const before = performance.now();
+    this.anchor(await beatOfServer(this.db, this.serverId, this.describe!(), databaseTime), before);
     for (const table of Object.keys(leased) as LeasedTable[]) {
       const held = [...this.held].filter((entry) => entry.table === table);
       if (held.length === 0) continue;

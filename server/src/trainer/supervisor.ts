@@ -204,7 +204,8 @@ export class Supervisor {
       if (!('job' in claim)) {
         slots.giveUnused();
         if (!free.includes('cuda')) await this.explainNoCard();
-        if (claim.notBeforeMs !== null) this.fillAfter(Math.max(1, claim.notBeforeMs - Date.now()));
+        if (claim.notBeforeMs !== null)
+          this.fillAfter(Math.max(1, claim.notBeforeMs - this.parts.leases.now()));
         return;
       }
       const { job } = claim;
