@@ -7,6 +7,7 @@ export default tseslint.config(
       '**/node_modules/',
       '**/generated/',
       'engine/native/build/',
+      'server/native/build/',
       'engine/cuda/build/',
       'engine/tensorflow/build/',
       'demo-output/',

@@ -23,6 +23,9 @@ function infoLines(info: ServerInfo, address: string, disk: string[]): string[] 
   return [
     `ReLoRA server ${info.version} at ${address}: ${info.runningJobCount} of ${info.slotCount} slots busy, ${info.queuedJobCount} jobs waiting`,
     ...disk,
+    info.sandbox === ''
+      ? 'Trainers are not confined by the kernel'
+      : `Trainers are confined by the kernel: ${info.sandbox}`,
     '',
     ...table([
       ['DEVICE', 'MODEL', 'INSTRUCTIONS', 'THREADS', 'JOBS', 'MEMORY', 'FLOAT32', 'BFLOAT16'],

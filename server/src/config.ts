@@ -206,6 +206,13 @@ export const settings = {
     'Nice value of trainers, so the service answers while all processors train.',
   ),
 
+  sandbox: choice(
+    'RELORA_SANDBOX',
+    'auto',
+    ['auto', 'required', 'off'],
+    'Whether the kernel holds trainers and other children to their folders and keeps the network from them: `auto` where it can, `required` or no server.',
+  ),
+
   messageBytesMax: integer(
     'RELORA_MESSAGE_BYTES_MAX',
     4 << 20,
@@ -317,6 +324,20 @@ export const settings = {
     10,
     1_000_000,
     'PINGs and SETTINGS of a gRPC connection in one second; beyond it the connection is cut. Some clients send one for each round trip.',
+  ),
+  resetsPerSecondMax: integer(
+    'RELORA_RESETS_PER_SECOND_MAX',
+    500,
+    1,
+    1_000_000,
+    'Calls of a gRPC connection that are begun and reset in one second; beyond it the connection is cut. Node itself allows 1,000, then 33 a second.',
+  ),
+  httpHeaderBytesMax: integer(
+    'RELORA_HTTP_HEADER_BYTES_MAX',
+    16_384,
+    2048,
+    1 << 20,
+    'Longest headers of a request to the HTTP port in bytes, cookies among them.',
   ),
   addressConnectionsMax: integer(
     'RELORA_ADDRESS_CONNECTIONS_MAX',
@@ -678,7 +699,9 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
       config[name] = setting.parse(text);
     } catch (error) {
       if (!(error instanceof SettingProblem)) throw error;
-      problems.push(`${setting.variable} must be ${error.message}, not ${JSON.stringify(text)}`);
+      problems.push(
+        `${setting.variable} must be ${error.message}, not ${JSON.stringify(withoutLogin(text))}`,
+      );
     }
   }
 
@@ -693,6 +716,11 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   const contradictions = contradictionsOf(config as unknown as Config);
   if (contradictions.length > 0) throw new ConfigInvalid(contradictions);
   return config as unknown as Config;
+}
+
+/** An address may have a password before its last @, which is in no message. */
+function withoutLogin(text: string): string {
+  return text.replace(/^(.*?\/\/)?.*@/s, '$1…@');
 }
 
 function contradictionsOf(config: Config): string[] {

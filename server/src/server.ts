@@ -111,6 +111,7 @@ async function openParts(
     onStoreFailure,
   });
   const { tasks, devices, journal } = parts;
+  parts.confinement.report(log);
   ends.add(async () => await tasks.stop());
   // Every job would fail by it: better the start does.
   if (config.instructionSet !== 'auto' || config.device === 'cuda' || config.cudaFolder !== null)

@@ -34,6 +34,8 @@ import type { Quotas } from './quotas/quotas.js';
 import { UsageStore } from './usage/usageStore.js';
 import { Scrubber } from './scrub/scrubber.js';
 import type { Store } from './store/openStore.js';
+import { Confinement } from './trainer/confinement.js';
+import { trainerEntry } from './trainer/trainerProcess.js';
 import { Slots } from './trainer/slots.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
@@ -69,13 +71,14 @@ export interface ServerPartsOptions {
 export function makeServerParts(options: ServerPartsOptions): ServerParts {
   const { config, log, metrics, stopping } = options;
   const records = makeRecords(options);
-  const tasks = new TaskRunner(config, log);
+  const confinement = new Confinement(config);
+  const tasks = new TaskRunner(config, log, trainerEntry, confinement);
   const devices = makeDevices(options, tasks, () => ({
     running: supervisor.runningCount,
     begun: supervisor.begunCount,
   }));
   const slots = new Slots(config, devices);
-  const { supervisor, ...work } = makeWork(options, records, tasks, slots);
+  const { supervisor, ...work } = makeWork(options, records, tasks, slots, confinement);
   devices.onFound(() => supervisor.fill());
   options.quotas.onChange(() => supervisor.fill());
   return {
@@ -88,6 +91,7 @@ export function makeServerParts(options: ServerPartsOptions): ServerParts {
     tasks,
     devices,
     slots,
+    confinement,
     version,
     startTimeMs: Date.now(),
     stopping,
@@ -183,6 +187,7 @@ function makeWork(
   records: Records,
   tasks: TaskRunner,
   slots: Slots,
+  confinement: Confinement,
 ) {
   const { dataFolder } = config;
   const { journal, jobDeletion, datasetDeletion, datasets, weights, disk, uploads, weightsUploads } = records;
@@ -192,6 +197,7 @@ function makeWork(
     feed,
     leases,
     slots,
+    confinement,
     log,
     onStoreFailure,
   });

@@ -22,6 +22,7 @@ import { createHash } from 'node:crypto';
 import { ClientError, createChannel, createClient, type CallOptions, type Client } from 'nice-grpc';
 import { onTestFinished } from 'vitest';
 import type { Authenticate } from '../../server/dist/access/principal.js';
+import { Confinement } from '../../server/dist/trainer/confinement.js';
 import { AuditLog } from '../../server/dist/audit/auditLog.js';
 import { DeviceCatalog } from '../../server/dist/api/deviceCatalog.js';
 import { PageTokens } from '../../server/dist/api/pageToken.js';
@@ -82,6 +83,7 @@ export async function openApi(
     tasks,
     devices,
     slots: new Slots(config, devices),
+    confinement: new Confinement(config),
     uploads: new DatasetUploads(parts.datasets, parts.stage, config),
     weightsUploads: new WeightsUploads(parts.weights, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Status } from 'nice-grpc';
@@ -48,6 +48,20 @@ function reasonsOfEngine(): Set<string> {
   );
   return new Set([...thrown].map((match) => match[1]!));
 }
+
+describe('docs/security.md', () => {
+  it('names for each threat tests that there are', () => {
+    const page = readFileSync(join(root, 'docs/security.md'), 'utf8');
+    const section = page.split(/^## /m).find((part) => part.startsWith('Threats\n'))!;
+    const rows = section.split('\n').filter((line) => /^\| (?!threat |-)/.test(line));
+    expect(rows.length).toBeGreaterThan(10);
+    for (const row of rows) {
+      const named = [...row.matchAll(/`(test\/[^`]+)`/g)].map(([, name]) => name!);
+      expect(named, row).not.toEqual([]);
+      for (const name of named) expect(existsSync(join(root, `${name}.test.ts`)), row).toBe(true);
+    }
+  });
+});
 
 describe('docs/errors.md', () => {
   it('has every error of calls with its code and what to do, and no other', () => {

@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { nobody } from '../../server/dist/access/principal.js';
 import { JobMetrics } from '../../server/dist/metrics/jobMetrics.js';
 import { createMetrics, type Metrics } from '../../server/dist/metrics/metrics.js';
+import { metricsOfTenant } from '../../server/dist/metrics/ofTenant.js';
 import { metricTable } from '../../server/dist/metrics/metricTable.js';
 import { ServiceError } from '../../server/dist/errors.js';
 import { rpcMetricsMiddleware } from '../../server/dist/grpc/rpcMetrics.js';
@@ -197,4 +198,33 @@ describe('calls', () => {
     expect(sample(text, `relora_rpc_handled_total{${labels},code="NOT_FOUND"}`)).toBe(1);
     expect(sample(text, `relora_rpc_seconds_count{${labels}}`)).toBe(2);
   });
+});
+
+it('a tenant sees the series of its own jobs, and nothing of the server or of others', () => {
+  const text = [
+    '# HELP relora_jobs Jobs.',
+    '# TYPE relora_jobs gauge',
+    'relora_jobs{state="running"} 2',
+    '# HELP relora_job_loss Loss.',
+    '# TYPE relora_job_loss gauge',
+    'relora_job_loss{job_id="acme.nightly"} 3',
+    'relora_job_loss{job_id="nightly"} 4',
+    'relora_job_loss{job_id="other.acme"} 5',
+    '# HELP relora_job_rank Rank.',
+    '# TYPE relora_job_rank gauge',
+    'relora_job_rank{module="job_id=\\"acme.x\\"",job_id="other.x"} 6',
+    'relora_job_rank{module="q_proj",job_id="acme.nightly"} 7',
+    '',
+  ].join('\n');
+  expect(metricsOfTenant(text, 'acme').split('\n')).toEqual([
+    '# HELP relora_job_loss Loss.',
+    '# TYPE relora_job_loss gauge',
+    'relora_job_loss{job_id="acme.nightly"} 3',
+    '# HELP relora_job_rank Rank.',
+    '# TYPE relora_job_rank gauge',
+    'relora_job_rank{module="q_proj",job_id="acme.nightly"} 7',
+    '',
+  ]);
+  expect(metricsOfTenant(text, 'default')).toContain('{job_id="nightly"} 4');
+  expect(metricsOfTenant(text, 'nobody')).toBe('');
 });

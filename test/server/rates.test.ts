@@ -59,6 +59,68 @@ describe('one client', () => {
     expect(session.destroyed).toBe(false);
   });
 
+  it('that begins calls and resets them at once loses its connection, and others are answered', async () => {
+    const { address, server } = await openApi({ RELORA_RESETS_PER_SECOND_MAX: '100' });
+    const session = await rawSession(address);
+    // Not by `once`, which minds the error that a session reports then.
+    const goaway = new Promise<number>((resolve) => session.once('goaway', resolve));
+    const closed = new Promise<void>((resolve) => session.once('close', resolve));
+    let begun = 0;
+    const resetSome = (): void => {
+      for (let count = 0; count < 20 && !session.destroyed; count++, begun++)
+        beginCall(session, '/relora.v1.ServerService/GetServerInfo').close(8);
+      if (!session.destroyed && begun < 5000) setImmediate(resetSome);
+    };
+    resetSome();
+    expect(await goaway).toBe(11); // ENHANCE_YOUR_CALM
+    await closed;
+    expect((await server.getServerInfo({})).version).toBe('1.2.3');
+  });
+
+  it('that gives up as many calls as it may keeps its connection', async () => {
+    const { address } = await openApi({ RELORA_RESETS_PER_SECOND_MAX: '100' });
+    const session = await rawSession(address);
+    for (let count = 0; count < 60; count++) {
+      const stream = beginCall(session, '/relora.v1.ServerService/GetServerInfo');
+      stream.close(8);
+      await once(stream, 'close');
+    }
+    const last = beginCall(session, '/grpc.health.v1.Health/Check');
+    const status = statusOf(last);
+    last.end(framed(Buffer.alloc(0)));
+    last.resume();
+    expect((await status)?.code).toBe(Status.OK);
+  });
+
+  it('has headers as long as it may, on both ports, and no longer', async () => {
+    const { server, fetch } = await runServer({
+      RELORA_METADATA_BYTES_MAX: '2048',
+      RELORA_HTTP_HEADER_BYTES_MAX: '4096',
+    });
+    const session = await rawSession(server.grpcAddress);
+    const check = async (note: string): Promise<Status | undefined> => {
+      const stream = beginCall(session, '/relora.v1.ServerService/GetServerInfo', { note });
+      const status = statusOf(stream);
+      stream.end(framed(Buffer.alloc(0)));
+      stream.resume();
+      return (await status)?.code;
+    };
+    expect(await check('x'.repeat(1000))).toBe(Status.OK);
+    expect(await check('x'.repeat(3000))).toBe(Status.RESOURCE_EXHAUSTED);
+    const over = async (bytes: number) =>
+      (await fetch('/healthz', { headers: { note: 'x'.repeat(bytes) } })).status;
+    expect(await over(3000)).toBe(200);
+    expect(await over(8000)).toBe(431);
+    // Headers without an end: nothing of them is kept.
+    const socket = connect(Number(server.httpAddress.split(':')[1]), '127.0.0.1');
+    onTestFinished(() => void socket.destroy());
+    let answer = '';
+    socket.on('data', (data: Buffer) => (answer += data.toString('latin1'))).on('error', () => {});
+    socket.write(`GET /healthz HTTP/1.1\r\nhost: localhost\r\nnote: ${'x'.repeat(100_000)}`);
+    await once(socket, 'close');
+    expect(answer).toMatch(/^HTTP\/1\.1 431 /);
+  });
+
   it('that reads nothing of what it asks for is cut', async () => {
     const { address, server } = await openApi({ RELORA_READER_SILENCE_SECONDS: '0.5' });
     const session = await rawSession(address);

@@ -19,6 +19,7 @@ import type { Quotas } from '../quotas/quotas.js';
 import type { UsageStore } from '../usage/usageStore.js';
 import type { Scrubber } from '../scrub/scrubber.js';
 import type { Metrics } from '../metrics/metrics.js';
+import type { Confinement } from '../trainer/confinement.js';
 import type { Slots } from '../trainer/slots.js';
 import type { Stage } from '../store/stage.js';
 import type { StoreIdentity } from '../store/storeIdentity.js';
@@ -70,6 +71,7 @@ export interface ApiParts {
   /** What jobs can run on. */
   devices: DeviceCatalog;
   slots: Slots;
+  confinement: Confinement;
   version: string;
   startTimeMs: number;
   /** Aborted when the server begins to stop: watches and uploads then end, calls under way are answered. */

@@ -17,7 +17,7 @@ import { tenantOf, withName } from '../store/tenantIds.js';
 
 /** Says what the server is and can do. */
 export function serverService(parts: ApiParts): Implementation<typeof ServerServiceDefinition> {
-  const { config, store, devices, slots, disk, version, startTimeMs, audit, pageTokens } = parts;
+  const { config, store, devices, slots, confinement, disk, version, startTimeMs, audit, pageTokens } = parts;
   return {
     async getServerInfo() {
       const counts = await store.countByState();
@@ -32,6 +32,7 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
           autoPrecision: enums.Precision.to[device.autoPrecision],
           slotCount: device.backend === 'cuda' ? config.gpuSlots : config.slots,
         })),
+        sandbox: confinement.means ?? '',
         limits: limitsOf(config),
         recipes: Object.entries(recipes).map(([name, { summary }]) => ({ name, summary })),
         presets: Object.entries(presets).map(([name, shape]) => ({

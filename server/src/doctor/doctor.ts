@@ -16,6 +16,7 @@ import {
   memoryFinding,
   openFilesFinding,
   portFinding,
+  sandboxFinding,
 } from './machine.js';
 
 /** What a running server says of itself to the doctor. */
@@ -56,7 +57,7 @@ export async function diagnose(config: Config): Promise<Diagnosis> {
       found instanceof ConfigInvalid ? 'change the setting' : 'look at the messages above, and reinstall';
     findings.push(fault('devices', found.message, cure));
   } else findings = findings.concat(findingsOfDevices(found, config), librariesFinding(found, config));
-  findings = findings.concat(memoryFinding(config), openFilesFinding(config));
+  findings = findings.concat(memoryFinding(config), openFilesFinding(config), sandboxFinding(config));
   findings.push(await diskFinding(config));
   if (!isRunning)
     for (const name of ['grpcAddress', 'httpAddress'] as const)

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { ConfigInvalid, settings, type Config } from '../config.js';
 import { freeMemoryBytes, jobShareBytes, machineMemoryBytes } from '../machineMemory.js';
 import { connectionsWithin } from '../openFiles.js';
+import { Confinement } from '../trainer/confinement.js';
 import { applicationId, migrations } from '../store/migrations.js';
 import { fault, ok, warning, type Finding } from './finding.js';
 
@@ -50,6 +51,17 @@ export function openFilesFinding(config: Config): Finding {
     const [what, cure] = error.message.split(': ') as [string, string];
     return fault('open files', what, cure);
   }
+}
+
+/** Whether the kernel holds children to what they need. */
+export function sandboxFinding(config: Config): Finding {
+  const { means, problem } = new Confinement(config);
+  if (means !== null) return ok('sandbox', `children are confined by ${means}`);
+  if (config.sandbox === 'off')
+    return warning('sandbox', 'children are not confined', 'leave RELORA_SANDBOX at auto');
+  const cure = 'use Linux 5.19 or newer with Landlock, and a container that lets its system calls through';
+  const text = `children are not confined: ${problem}`;
+  return config.sandbox === 'required' ? fault('sandbox', text, cure) : warning('sandbox', text, cure);
 }
 
 /** Whether the port could be had now. */

@@ -15,7 +15,7 @@ import { ServiceError } from '../errors.js';
 import { checkMessage } from './checkMessage.js';
 import type { Descriptors } from './descriptors.js';
 import { compose } from './middleware.js';
-import { limitPings } from './pingLimit.js';
+import { limitFrames } from './frameLimits.js';
 import { awaitPreface } from './preface.js';
 import { ServedCall } from './servedCall.js';
 import { serverOptions } from './serverOptions.js';
@@ -66,7 +66,7 @@ export class GrpcServer {
     this.server = new Server({ ...serverOptions(config), interceptors: [this.interceptor()] });
     this.injector = this.server.createConnectionInjector(ServerCredentials.createInsecure());
     answerUnknown(this.server);
-    limitPings(this.server, config.pingsPerSecondMax);
+    limitFrames(this.server, config);
     this.tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
     this.tls = this.makeTls(options);
     options.stopping.addEventListener('abort', () => {

@@ -21,6 +21,8 @@ import { folders, namedWeights } from '../store/folders.js';
 import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
 import { recoverJobs } from './recoverJobs.js';
+import { accessOfTrainer } from './childAccess.js';
+import { Confinement } from './confinement.js';
 import { childDevice } from './childDevice.js';
 import { trainerMemory } from './childMemory.js';
 import type { Slot, Slots } from './slots.js';
@@ -46,6 +48,8 @@ export interface SupervisorParts {
   onStoreFailure(error: unknown): void;
   /** Program of the children; by default the trainer. */
   entry?: string;
+  /** By default by the settings. */
+  confinement?: Confinement;
 }
 
 /** How a trainer process ended, for metrics. */
@@ -79,7 +83,11 @@ export class Supervisor {
   private retryTimer: NodeJS.Timeout | undefined;
   private stopListening: (() => void) | undefined;
 
-  constructor(private readonly parts: SupervisorParts) {}
+  private readonly confinement: Confinement;
+
+  constructor(private readonly parts: SupervisorParts) {
+    this.confinement = parts.confinement ?? new Confinement(parts.config);
+  }
 
   /** Puts jobs that a dead server left behind back into the queue, clears their leftovers, and begins to fill the slots. */
   async start(): Promise<void> {
@@ -287,6 +295,7 @@ export class Supervisor {
       for (const give of taken) give();
       throw error;
     }
+    const { entry = trainerEntry } = this.parts;
     const run = new RunningJob(
       {
         attempts,
@@ -294,7 +303,8 @@ export class Supervisor {
         stage,
         dataFolder: config.dataFolder,
         process: {
-          entry: this.parts.entry ?? trainerEntry,
+          entry,
+          launch: this.confinement.launch(entry, accessOfTrainer(order)),
           folder: jobFolder,
           niceValue: config.trainerNice,
           environment: environmentOf(slot, this.parts.slots),

@@ -18,6 +18,8 @@ import type {
   TaskTypes,
   WatchCardsTask,
 } from './messages.js';
+import { accessOfTask } from './childAccess.js';
+import { Confinement } from './confinement.js';
 import { childDevice, isOnProcessors } from './childDevice.js';
 import { preparerMemory, trainerMemory } from './childMemory.js';
 import { parseExportResult, parseTaskMessage } from './childMessages.js';
@@ -65,6 +67,7 @@ export class TaskRunner {
     private readonly log: Logger,
     /** Program of the children; by default the trainer. */
     private readonly entry: string = trainerEntry,
+    private readonly confinement = new Confinement(config),
   ) {}
 
   /** What jobs can run on, measured for about a second. */
@@ -200,10 +203,13 @@ export class TaskRunner {
     options: TaskOptions<K>,
   ): Promise<TaskTypes[K]['result']> {
     const log = (options.log ?? this.log).child({ task: task.kind });
-    await mkdir(this.config.dataFolder, { recursive: true });
+    const access = accessOfTask(task, this.config);
+    // What is not there cannot be allowed.
+    for (const path of [this.config.dataFolder, ...access.write]) await mkdir(path, { recursive: true });
     let answer: { result: TaskTypes[K]['result'] } | { failed: TaskFailed } | undefined;
     const child = new TrainerProcess({
       entry: this.entry,
+      launch: this.confinement.launch(this.entry, access),
       folder: this.config.dataFolder,
       niceValue: this.config.trainerNice,
       silenceMs: this.config.trainerSilenceSeconds * 1000,

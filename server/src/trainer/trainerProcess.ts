@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import type { Readable } from 'node:stream';
 import type { Logger } from 'pino';
 import { gibibytes } from '../errors.js';
+import type { Launch } from './confinement.js';
 import { heartbeat } from './heartbeat.js';
 import { watchMemory } from './memoryWatch.js';
 import type { ServerMessage } from './messages.js';
@@ -14,6 +15,8 @@ export const trainerEntry = fileURLToPath(new URL('./process/main.js', import.me
 
 export interface ProcessOptions {
   entry: string;
+  /** What is started before that program; by default Node alone. See confinement.ts. */
+  launch?: Launch;
   /** Working folder, so that a core file or a stray relative path stays there. */
   folder: string;
   niceValue: number;
@@ -45,7 +48,7 @@ export interface ProcessExit {
 
 /** All that a child gets of our environment: what Node, a GPU library and temporary files need, and no credentials. */
 const inheritedVariables =
-  /^(PATH|HOME|TZ|TMPDIR|LANG|LC_[A-Z]+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|NODE_EXTRA_CA_CERTS|CUDA_[A-Z_]+|NVIDIA_[A-Z_]+|TF_[A-Z_]+)$/;
+  /^(PATH|HOME|TZ|TMPDIR|LANG|LC_[A-Z]+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|CUDA_[A-Z_]+|NVIDIA_[A-Z_]+|TF_[A-Z_]+)$/;
 /** Longest line of a child's output; longer ones are cut. */
 const logLineLengthMax = 4096;
 
@@ -73,7 +76,7 @@ export class TrainerProcess {
   private readonly oomKillsBefore = readOomKills();
 
   constructor(private readonly options: ProcessOptions) {
-    const { entry, folder, niceValue, log } = options;
+    const { entry, folder, niceValue, log, launch = {} } = options;
     let child: ChildProcess;
     try {
       child = fork(entry, [], {
@@ -85,6 +88,7 @@ export class TrainerProcess {
           ...options.environment,
         },
         execArgv: [],
+        ...launch,
         // A session of its own: Ctrl-C in the server's terminal is for the server, which then stops its children in order.
         detached: true,
         serialization: 'advanced',

@@ -3,6 +3,7 @@ import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { Server as TlsServer } from 'node:tls';
 import type { Logger } from 'pino';
+import { metricsOfTenant } from '../metrics/ofTenant.js';
 import { requireRole, type Authenticate } from '../access/principal.js';
 import type { Certificates } from '../certificates.js';
 import type { Address, Config } from '../config.js';
@@ -36,6 +37,7 @@ export interface HttpLimits {
   spareConnectionsMax: number;
   addressConnectionsMax?: number;
   headerSeconds: number;
+  httpHeaderBytesMax?: number;
 }
 
 /** How often Node looks for connections that are late with their headers; 30 s by default. */
@@ -54,6 +56,7 @@ export class HttpServer {
     const { spareConnectionsMax, addressConnectionsMax } = limits;
     const connections = new Connections({ connectionsMax, spareConnectionsMax, addressConnectionsMax });
     const limited = {
+      ...(limits.httpHeaderBytesMax && { maxHeaderSize: limits.httpHeaderBytesMax }),
       requestTimeout: answerMs,
       headersTimeout: Math.min(answerMs, headerSeconds * 1000),
       connectionsCheckingInterval: lookMs,
@@ -128,12 +131,21 @@ async function answer(
   if (request.method !== 'GET' && request.method !== 'HEAD')
     return send({ status: 405, text: 'Only GET and HEAD\n', headers: { allow: 'GET, HEAD' } });
   const part = path === '/metrics' ? 'metrics' : 'health';
+  let tenant: string | null = null;
   if (!parts.withoutToken.includes(part)) {
     const caller = await parts.authenticate(credentialsOf(request));
-    requireRole(caller, part === 'metrics' ? 'operator' : 'viewer', path);
+    requireRole(caller, 'viewer', path);
+    // An operator sees all, unless it acts for another tenant than its own.
+    if (caller.role !== 'operator') ({ tenant } = caller);
   }
-  if (path === '/metrics')
-    return send({ status: 200, contentType: parts.contentType, text: await parts.render() });
+  if (path === '/metrics') {
+    const text = await parts.render();
+    return send({
+      status: 200,
+      contentType: parts.contentType,
+      text: tenant === null ? text : metricsOfTenant(text, tenant),
+    });
+  }
   // Alive is who can answer: the event loop turns. The store is of no concern, since a restart would not mend it.
   if (path === '/healthz') return send({ status: 200, text: 'ok\n' });
   const readiness = await parts.readiness();

@@ -286,6 +286,8 @@ export interface GetServerInfoResponse {
   presets: ModelPreset[];
   /** Sets of defaults that a job can name. */
   recipes: Recipe[];
+  /** By what the kernel holds trainers and other children to what they need, such as `Landlock 7, seccomp`; empty where it does not. */
+  sandbox: string;
 }
 
 export interface GetServerInfoResponse_LimitsEntry {
@@ -2141,6 +2143,7 @@ function createBaseGetServerInfoResponse(): GetServerInfoResponse {
     limits: {},
     presets: [],
     recipes: [],
+    sandbox: "",
   };
 }
 
@@ -2172,6 +2175,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     }
     for (const v of message.recipes) {
       Recipe.encode(v!, writer.uint32(74).fork()).join();
+    }
+    if (message.sandbox !== "") {
+      writer.uint32(82).string(message.sandbox);
     }
     return writer;
   },
@@ -2264,6 +2270,14 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
             message.recipes.push(Recipe.decode(reader, reader.uint32()));
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.sandbox = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2322,6 +2336,7 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
       recipes: globalThis.Array.isArray(object?.recipes)
         ? object.recipes.map((e: any) => Recipe.fromJSON(e))
         : [],
+      sandbox: isSet(object.sandbox) ? globalThis.String(object.sandbox) : "",
     };
   },
 
@@ -2360,6 +2375,9 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     if (message.recipes?.length) {
       obj.recipes = message.recipes.map((e) => Recipe.toJSON(e));
     }
+    if (message.sandbox !== "") {
+      obj.sandbox = message.sandbox;
+    }
     return obj;
   },
 
@@ -2385,6 +2403,7 @@ export const GetServerInfoResponse: MessageFns<GetServerInfoResponse> = {
     );
     message.presets = object.presets?.map((e) => ModelPreset.fromPartial(e)) || [];
     message.recipes = object.recipes?.map((e) => Recipe.fromPartial(e)) || [];
+    message.sandbox = object.sandbox ?? "";
     return message;
   },
 };

@@ -1,0 +1,72 @@
+import { dirname } from 'node:path';
+import type { Config } from '../config.js';
+import type { ChildAccess } from './confinement.js';
+import type { DeviceSettings, Task, TrainOrder } from './messages.js';
+
+type Settings = Pick<Config, 'allowedFolders'>;
+
+/** A trainer writes into its job's folder; its data, its weights and what it begins at it reads. */
+export function accessOfTrainer(order: TrainOrder): ChildAccess {
+  const { device, jobFolder, datasetFolders, baseWeightsFolder, baseWeightsBeneath, origin, checkpoints } =
+    order;
+  return {
+    read: present([
+      ...datasetFolders,
+      baseWeightsFolder,
+      // Files of weights may be links to elsewhere in an allowed folder.
+      ...(baseWeightsFolder === null ? [] : (baseWeightsBeneath ?? [])),
+      origin?.path ?? null,
+      ...checkpoints.map(({ path }) => path),
+      ...kernels(device),
+    ]),
+    write: [jobFolder],
+    cards: usesCards(device),
+  };
+}
+
+/** A task reads what it names, and fills a folder beside which nothing of others lies. */
+export function accessOfTask(task: Task, settings: Settings): ChildAccess {
+  const onProcessors = { write: [], cards: false };
+  switch (task.kind) {
+    case 'prepareDataset':
+      return {
+        ...onProcessors,
+        read: present(task.files.flatMap(({ path, beneath }) => (beneath === null ? [path] : [...beneath]))),
+        write: [dirname(task.outputFolder)],
+      };
+    case 'previewDataset':
+      return { ...onProcessors, read: [task.preparedFolder] };
+    case 'checkWeights':
+      return { ...onProcessors, read: [task.folder, ...(task.beneath ?? [])] };
+    case 'generate':
+      return {
+        ...onProcessors,
+        read: present([task.source.folder, task.datasetFolder, ...kernels(task.device)]),
+        cards: usesCards(task.device),
+      };
+    case 'exportWeights':
+      return {
+        read: [task.checkpoint.path, task.datasetFolder, ...settings.allowedFolders, ...kernels(task.device)],
+        write: [dirname(task.outputFolder)],
+        cards: usesCards(task.device),
+      };
+    case 'describeDevices':
+    case 'compileKernels':
+      return { read: [], write: usesCards(task.device) ? [task.device.card.cacheFolder] : [], cards: true };
+    case 'watchCards':
+      return { read: [], write: [], cards: true };
+  }
+}
+
+function usesCards({ device }: DeviceSettings): boolean {
+  return device === 'cuda' || device === 'auto' || device === 'tensorflow';
+}
+
+function kernels(device: DeviceSettings): string[] {
+  const { libraryFolder, cacheFolder } = device.card;
+  return usesCards(device) ? [cacheFolder, ...(libraryFolder === null ? [] : [libraryFolder])] : [];
+}
+
+function present(paths: readonly (string | null)[]): string[] {
+  return [...new Set(paths.filter((path) => path !== null))];
+}

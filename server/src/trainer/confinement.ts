@@ -1,0 +1,152 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, realpathSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Logger } from 'pino';
+import { ConfigInvalid, type Config } from '../config.js';
+
+/** What a child may open beside its own program. What lies below a folder is meant, too. */
+export interface ChildAccess {
+  read: readonly string[];
+  /** To read and change. */
+  write: readonly string[];
+  /** The nodes of graphics cards, with NVIDIA's libraries where Python has them. */
+  cards: boolean;
+}
+
+/** Which program is to be started for a child, and what before its own. */
+export interface Launch {
+  execPath: string;
+  execArgv: string[];
+}
+
+/** server/native/confine.cpp. */
+const confineProgram = fileURLToPath(new URL('../../native/build/confine', import.meta.url));
+
+const systemFolders = [
+  '/usr',
+  '/lib',
+  '/lib32',
+  '/lib64',
+  '/bin',
+  '/sbin',
+  '/opt',
+  '/nix/store',
+  '/gnu/store',
+];
+/** Without them programs do not even start; what else lies in /etc is nobody's concern. */
+const systemFiles = [
+  '/etc/ld.so.cache',
+  '/etc/ld.so.conf',
+  '/etc/ld.so.conf.d',
+  '/etc/alternatives',
+  '/etc/localtime',
+  '/etc/ssl/openssl.cnf',
+  '/etc/pki/tls/openssl.cnf',
+  '/etc/crypto-policies',
+  // Of other processes the kernel shows what `ps` does: their memory, environment and files are closed to whom it confines.
+  '/proc',
+  '/sys',
+  '/dev/zero',
+  '/dev/random',
+  '/dev/urandom',
+];
+const devices = ['/dev/null'];
+
+/**
+ * How children are held to what they need: their folders, their device, no network, no other process. By the kernel, in the process
+ * itself and from before its first instruction, so that it needs neither root nor a container.
+ */
+export class Confinement {
+  /** What the kernel holds children to, such as `Landlock 7, seccomp`; null where it does not. */
+  readonly means: string | null;
+  /** Why it does not; empty where it does, or where it is not to. */
+  readonly problem: string;
+
+  constructor(
+    private readonly config: Pick<Config, 'sandbox' | 'cudaFolder'>,
+    private readonly program = confineProgram,
+  ) {
+    const found = config.sandbox === 'off' ? { problem: '' } : probe(program);
+    this.means = 'means' in found ? found.means : null;
+    this.problem = 'problem' in found ? found.problem : '';
+  }
+
+  /** Says in the log what holds. Throws ConfigInvalid where children must be confined and cannot be. */
+  report(log: Logger): void {
+    const { means, problem, config } = this;
+    if (means !== null) log.info({ sandbox: means }, `Children are confined by the kernel: ${means}`);
+    else if (config.sandbox === 'required')
+      throw new ConfigInvalid([`RELORA_SANDBOX is required, but children cannot be confined: ${problem}`]);
+    else if (config.sandbox === 'auto')
+      log.warn(
+        { problem },
+        `Children are not confined and may read and reach what this user may: ${problem}`,
+      );
+  }
+
+  launch(entry: string, access: ChildAccess): Launch {
+    if (this.means === null) return { execPath: process.execPath, execArgv: [] };
+    const flags = (flag: string, paths: readonly string[]): string[] => paths.flatMap((path) => [flag, path]);
+    return {
+      execPath: this.program,
+      execArgv: [
+        ...flags('-x', [...systemFolders, realpathSync(process.execPath)]),
+        ...flags('-r', [...systemFiles, ...programFolders(entry), ...access.read]),
+        ...flags('-w', access.write),
+        ...flags('-d', devices),
+        ...(access.cards ? this.cardFlags(flags) : []),
+        '--',
+        process.execPath,
+      ],
+    };
+  }
+
+  private cardFlags(flags: (flag: string, paths: readonly string[]) => string[]): string[] {
+    const { HOME = '', VIRTUAL_ENV = '', LD_LIBRARY_PATH = '', CUDA_PATH = '', CUDA_HOME = '' } = process.env;
+    const { cudaFolder } = this.config;
+    const libraries = [
+      ...LD_LIBRARY_PATH.split(delimiter),
+      ...[VIRTUAL_ENV, CUDA_PATH, CUDA_HOME, cudaFolder ?? ''],
+      ...(HOME === '' ? [] : [join(HOME, '.local/lib')]),
+    ].filter((path) => path.startsWith('/'));
+    const nodes = existsSync('/dev') ? readdirSync('/dev').filter((name) => /^(nvidia|dxg)/.test(name)) : [];
+    return [
+      ...flags('-r', libraries),
+      ...flags(
+        '-d',
+        nodes.map((name) => join('/dev', name)),
+      ),
+    ];
+  }
+}
+
+function probe(program: string): { means: string } | { problem: string } {
+  if (process.platform !== 'linux') return { problem: 'Linux alone has what it needs' };
+  if (!existsSync(program))
+    return { problem: `${program} is not there: build it with server/native/build.mjs` };
+  try {
+    return { means: execFileSync(program, ['--probe'], { encoding: 'utf8', stdio: 'pipe' }).trim() };
+  } catch (error) {
+    const { stderr = '', message } = error as Error & { stderr?: string };
+    return { problem: stderr.trim().replace(/^confine: /, '') || message };
+  }
+}
+
+/** Where a child's own program lies, and the packages that it imports. */
+function programFolders(entry: string): string[] {
+  const require = createRequire(import.meta.url);
+  const packages = [
+    fileURLToPath(new URL('../../', import.meta.url)),
+    ...['engine', 'sdk'].map((name) => dirname(require.resolve(`@relora/${name}/package.json`))),
+  ].map((folder) => realpathSync(folder));
+  const modules = packages.flatMap((folder) => {
+    const found: string[] = [];
+    for (let above = folder; dirname(above) !== above; above = dirname(above))
+      found.push(join(above, 'node_modules'), join(above, 'package.json'));
+    return found;
+  });
+  const given = (process.env.NODE_PATH ?? '').split(delimiter).filter((path) => path.startsWith('/'));
+  return [...new Set([dirname(entry), ...packages, ...modules, ...given])].filter((path) => existsSync(path));
+}
