@@ -82,7 +82,7 @@ describe.skipIf(!hasPython)('the Python of docs/reproducing.md', () => {
     const first = python(
       `[first_token(q, ${train.tokenCount}, 7, 17, ${cut}) for q in range(${count})]`,
     ) as number[];
-    const tokens = await train.read(0, train.tokenCount);
+    const tokens = train.read(0, train.tokenCount);
     const { inputs, targets } = await batches.read(0, count);
     const wanted = (ahead: number) =>
       first.flatMap((position) =>

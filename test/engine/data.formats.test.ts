@@ -33,7 +33,7 @@ async function read(file: string, options: Partial<PrepareOptions> = {}): Promis
     new AbortController().signal,
   );
   const dataset = await Dataset.open(outputFolder, { verify: true });
-  const tokens = await dataset.train.read(0, dataset.train.tokenCount);
+  const tokens = dataset.train.read(0, dataset.train.tokenCount);
   await dataset.close();
   const texts: number[][] = [[]];
   for (const token of tokens) {

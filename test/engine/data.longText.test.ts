@@ -206,7 +206,7 @@ it('a data set of one long document has the tokens that its tokenizer gives the 
     tokenizer: { kind: 'huggingFace', tokenizerJson: json },
   });
   const dataset = await Dataset.open(folder, { verify: true });
-  const found = await dataset.train.read(0, dataset.train.tokenCount);
+  const found = dataset.train.read(0, dataset.train.tokenCount);
   const expected = await dataset.tokenizer.encode(readFileSync(source('x.txt', whole, 'text').path, 'utf8'));
   expect(found.length).toBe(expected.length + 1);
   expect(found.findIndex((id, i) => i < expected.length && id !== expected[i])).toBe(-1);

@@ -11,7 +11,7 @@ const { source, prepare, path, folder } = dataFolder();
 /** Documents of the training part, as text; tokens are bytes, so that this is all that was read. */
 async function documentsOf(file: SourceFile): Promise<string[]> {
   const dataset = await Dataset.open(await prepare([file]), { verify: true });
-  const tokens = await dataset.train.read(0, dataset.train.tokenCount);
+  const tokens = dataset.train.read(0, dataset.train.tokenCount);
   await dataset.close();
   const documents: number[][] = [[]];
   for (const token of tokens) {

@@ -133,7 +133,7 @@ describe('a run', () => {
     await runLoop(run);
     // A merged graph reads them at every step.
     expect(mappedIn(runFolder).size > 0).toBe(isMapped);
-    expect(readdirSync(runFolder).sort()).toEqual(['checkpoints', 'start']);
+    expect(readdirSync(runFolder).sort()).toEqual(['checked-shards.json', 'checkpoints', 'start']);
     disposeRun(run);
   });
 

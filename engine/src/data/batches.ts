@@ -20,6 +20,18 @@ export interface BatchSource {
   read(firstSequence: number, count: number): Promise<Batch>;
 }
 
+export interface BatchOptions {
+  sequenceLength: number;
+  seed: number;
+  /** See StreamVersions. */
+  cut: number;
+}
+
+export function newBatch(count: number, sequenceLength: number): Batch {
+  const length = count * sequenceLength;
+  return { inputs: new Int32Array(length), targets: new Int32Array(length) };
+}
+
 /**
  * The order of training sequences, as a pure function of their number: the training part is cut into sequences that share
  * one token with the next, and each pass takes them in a new seeded order. Nothing has to be kept to resume anywhere.
@@ -29,15 +41,18 @@ export interface BatchSource {
  */
 export class Batches implements BatchSource {
   readonly sequencesPerEpoch: number;
+  /** Of the sequence that is read. */
+  private readonly tokens: Int32Array;
   private order: { epoch: number; at(index: number): number } | undefined;
 
   /** Throws DataError DATASET_TOO_SHORT when there is not one whole sequence. */
   constructor(
     private readonly split: TokenSplit,
-    /** `cut`: see StreamVersions; `part`: its index in a mixture. */
-    private readonly options: { sequenceLength: number; seed: number; cut: number; part?: number },
+    /** `part`: its index in a mixture. */
+    private readonly options: BatchOptions & { part?: number },
   ) {
     const { sequenceLength } = options;
+    this.tokens = new Int32Array(sequenceLength + 1);
     this.sequencesPerEpoch = sequencesInPass(split.tokenCount, sequenceLength);
     if (this.sequencesPerEpoch < 1) {
       throw new DataError('DATASET_TOO_SHORT', { tokenCount: split.tokenCount, sequenceLength });
@@ -45,31 +60,29 @@ export class Batches implements BatchSource {
   }
 
   /** Sequences `firstSequence` … `firstSequence + count - 1` of the run. */
-  async read(firstSequence: number, count: number): Promise<TrainingBatch> {
-    const { sequenceLength } = this.options;
-    const inputs = new Int32Array(count * sequenceLength);
-    const targets = new Int32Array(count * sequenceLength);
-    for (let i = 0; i < count; i++) {
-      const tokens = await this.sequence(firstSequence + i);
-      inputs.set(tokens.inputs, i * sequenceLength);
-      targets.set(tokens.targets, i * sequenceLength);
-    }
-    return { inputs, targets, epoch: Math.floor(firstSequence / this.sequencesPerEpoch) };
+  take(firstSequence: number, count: number): TrainingBatch {
+    const batch = newBatch(count, this.options.sequenceLength);
+    for (let i = 0; i < count; i++) this.put(firstSequence + i, batch, i);
+    return { ...batch, epoch: Math.floor(firstSequence / this.sequencesPerEpoch) };
   }
 
-  /** The sequence with a number. */
-  async sequence(index: number): Promise<Batch> {
+  read(firstSequence: number, count: number): Promise<TrainingBatch> {
+    return Promise.resolve(this.take(firstSequence, count));
+  }
+
+  /** Puts the sequence with a number into a place of a batch. */
+  put(index: number, { inputs, targets }: Batch, place: number): void {
+    const { split, tokens } = this;
+    const { sequenceLength } = this.options;
     const position = this.positionOf(index);
-    const { tokenCount } = this.split;
-    const length = this.options.sequenceLength + 1;
-    const untilEnd = Math.min(length, tokenCount - position);
-    const tokens = new Int32Array(length);
-    tokens.set(await this.split.read(position, untilEnd));
-    tokens.set(await this.split.read(0, length - untilEnd), untilEnd);
-    const inputs = tokens.slice(0, -1);
-    await this.split.mask(position, tokens.subarray(0, untilEnd));
-    await this.split.mask(0, tokens.subarray(untilEnd));
-    return { inputs, targets: tokens.subarray(1) };
+    const untilEnd = Math.min(tokens.length, split.tokenCount - position);
+    const [before, after] = [tokens.subarray(0, untilEnd), tokens.subarray(untilEnd)];
+    split.fill(before, position);
+    if (after.length > 0) split.fill(after, 0);
+    inputs.set(tokens.subarray(0, -1), place * sequenceLength);
+    split.mask(position, before);
+    if (after.length > 0) split.mask(0, after);
+    targets.set(tokens.subarray(1), place * sequenceLength);
   }
 
   private positionOf(sequence: number): number {

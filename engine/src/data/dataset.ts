@@ -2,6 +2,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestFile } from '../io/durableFile.js';
 import type { Batch } from './batches.js';
+import type { CheckedShards } from './checkedShards.js';
 import { DataError } from './dataErrors.js';
 import { readManifest, type DatasetManifest } from './manifest.js';
 import { tokenizerFile } from './prepareDataset.js';
@@ -33,7 +34,11 @@ export class Dataset {
   ) {}
 
   /** Opens a prepared folder. Lengths are always checked, with `verify` all hashes too; throws DataError DATASET_CORRUPT. */
-  static async open(folder: string, { verify }: { verify: boolean }): Promise<Dataset> {
+  static async open(
+    folder: string,
+    /** `checked`: of the held-out part, whose files are checked before they are read for the first time. */
+    { verify, checked }: { verify: boolean; checked?: CheckedShards },
+  ): Promise<Dataset> {
     const { manifest, sha256 } = await readManifest(folder);
     for (const shard of [...manifest.train.shards, ...manifest.heldOut.shards]) {
       await checkFile(folder, shard.file, shard.tokens * manifest.tokenBytes, verify ? shard.sha256 : null);
@@ -42,9 +47,10 @@ export class Dataset {
       await checkFile(folder, shard.mask.file, maskBytes, verify ? shard.mask.sha256 : null);
     }
     const tokenizer = await readTokenizer(folder, manifest);
-    const split = (entry: DatasetManifest['train']) =>
-      new TokenSplit(folder, entry.shards, manifest.tokenBytes);
-    return new Dataset(folder, manifest, sha256, tokenizer, split(manifest.train), split(manifest.heldOut));
+    const { tokenBytes } = manifest;
+    const train = new TokenSplit(folder, manifest.train.shards, tokenBytes);
+    const heldOut = new TokenSplit(folder, manifest.heldOut.shards, tokenBytes, checked?.check);
+    return new Dataset(folder, manifest, sha256, tokenizer, train, heldOut);
   }
 
   /**
@@ -68,14 +74,15 @@ export class Dataset {
     let hasTarget = false;
     for (let position = 0; position < wanted;) {
       const count = Math.min(sequenceCount * sequenceLength, wanted - position);
-      const tokens = await this.heldOut.read(position, count);
+      const tokens = this.heldOut.read(position, count);
       const length = Math.ceil(count / sequenceLength) * sequenceLength;
       const targets = new Int32Array(length).fill(-1);
       targets.set(tokens);
-      await this.heldOut.mask(position, targets.subarray(0, count));
+      this.heldOut.mask(position, targets.subarray(0, count));
+      this.heldOut.assertUnchanged();
       hasTarget ||= targets.some((target) => target !== -1);
       const inputs = new Int32Array(length).fill(endOfTextId);
-      inputs[0] = position === 0 ? endOfTextId : (await this.heldOut.read(position - 1, 1))[0]!;
+      inputs[0] = position === 0 ? endOfTextId : this.heldOut.read(position - 1, 1)[0]!;
       inputs.set(tokens.subarray(0, length - 1), 1);
 
       position += count;
@@ -96,9 +103,9 @@ export class Dataset {
   /** First tokens of a part as the model sees them. */
   async preview(split: 'train' | 'heldOut', tokenCount: number): Promise<PreviewedToken[]> {
     const part = split === 'train' ? this.train : this.heldOut;
-    const tokens = await part.read(0, Math.min(tokenCount, part.tokenCount));
+    const tokens = part.read(0, Math.min(tokenCount, part.tokenCount));
     const targets = tokens.slice();
-    await part.mask(0, targets);
+    part.mask(0, targets);
     return await Promise.all(
       Array.from(tokens, async (id, index) => ({
         id,
@@ -108,8 +115,10 @@ export class Dataset {
     );
   }
 
-  async close(): Promise<void> {
-    await Promise.all([this.train.close(), this.heldOut.close()]);
+  close(): Promise<void> {
+    this.train.close();
+    this.heldOut.close();
+    return Promise.resolve();
   }
 
   private async textBytes(tokens: Int32Array): Promise<number> {

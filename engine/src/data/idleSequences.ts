@@ -17,7 +17,7 @@ export async function idleSequenceShare(split: TokenSplit, sequenceLength: numbe
     const sequences = Math.min(together, count - first);
     // What is learned of a sequence are the tokens behind each of its own.
     const targets = new Int32Array(sequences * sequenceLength);
-    await split.mask(first * sequenceLength + 1, targets);
+    split.mask(first * sequenceLength + 1, targets);
     for (let i = 0; i < sequences; i++)
       if (targets.subarray(i * sequenceLength, (i + 1) * sequenceLength).every((target) => target === -1))
         idle++;

@@ -2,7 +2,7 @@ import { Random } from '../random.js';
 
 /**
  * A seeded permutation of 0 … length - 1 in constant memory: a Feistel network over the next power of four, walked until it
- * falls inside (Black and Rogaway 2002, cycle walking). At most 2^32 entries.
+ * falls inside (Black and Rogaway 2002, cycle walking). At most 2^52 entries, which doubles still count.
  */
 export function permutation(
   length: number,
@@ -13,14 +13,14 @@ export function permutation(
 ): (index: number) => number {
   let halfBits = 1;
   while (4 ** halfBits < length) halfBits++;
-  if (halfBits > 16) throw new RangeError(`A permutation of ${length} entries is more than 2^32`);
+  if (halfBits > 26) throw new RangeError(`A permutation of ${length} entries is more than 2^52`);
   const mask = 2 ** halfBits - 1;
   const random = Random.forStream(seed, 'sequences', epoch, ...(part === undefined ? [] : [part]));
   const keys = Array.from({ length: roundCount }, () => random.uint32());
 
   const encrypt = (value: number): number => {
     let left = Math.floor(value / (mask + 1));
-    let right = value & mask;
+    let right = value % (mask + 1);
     for (const key of keys) [left, right] = [right, left ^ (mix(right ^ key) & mask)];
     return left * (mask + 1) + right;
   };

@@ -111,7 +111,7 @@ export class SplitWriter {
     }
     for (const [index, bit] of isTrained.entries()) {
       const at = shard.tokens + index;
-      shard.mask[at >> 3]! |= bit << (at & 7);
+      shard.mask[Math.floor(at / 8)]! |= bit << (at & 7);
     }
   }
 

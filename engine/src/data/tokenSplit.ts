@@ -1,12 +1,22 @@
-import { open, type FileHandle } from 'node:fs/promises';
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { endianness } from 'node:os';
 import { join } from 'node:path';
 import { DataError } from './dataErrors.js';
 import type { ShardEntry } from './manifest.js';
 
-/** Tokens of one part of a data set, read by position from its shards; only what is asked for is in memory. */
+/** Called with a file of a shard before it is read for the first time. */
+export type FileCheck = (file: { descriptor: number; name: string; sha256: string; stamp: string }) => void;
+
+/**
+ * Tokens of one part of a data set, read by position from its shards; only what is asked for is in memory, so a part may be larger than
+ * that. Files are read and not mapped: what is cut off under a reader is an error that says so, where a mapping would end the process.
+ * Reads block their thread: a run has one for them (batchFeed.ts), and what the main thread reads is little.
+ */
 export class TokenSplit {
   private readonly starts: number[] = [];
-  private readonly handles = new Map<string, Promise<FileHandle>>();
+  private readonly files = new Map<string, { descriptor: number; stamp: string }>();
+  /** What was read last; grows to the largest read. */
+  private bytes = new Uint8Array(0);
   readonly tokenCount: number;
 
   constructor(
@@ -14,6 +24,7 @@ export class TokenSplit {
     private readonly shards: readonly ShardEntry[],
     /** 2 or 4, little-endian. */
     private readonly tokenBytes: number,
+    private readonly check: FileCheck = () => {},
   ) {
     let start = 0;
     for (const shard of shards) {
@@ -24,26 +35,30 @@ export class TokenSplit {
   }
 
   /** Tokens position … position + count - 1; they must exist. */
-  async read(position: number, count: number): Promise<Int32Array> {
-    if (!(position >= 0 && count >= 0 && position + count <= this.tokenCount)) {
-      throw new RangeError(`Tokens ${position} to ${position + count} of ${this.tokenCount}`);
-    }
+  read(position: number, count: number): Int32Array {
     const tokens = new Int32Array(count);
-    for (const { entry, first, start, end } of this.partsOf(position, count))
-      await this.readShard(entry, first, tokens.subarray(start, end));
+    this.fill(tokens, position);
     return tokens;
   }
 
+  /** The same into a place that is there. */
+  fill(tokens: Int32Array, position: number): void {
+    const count = tokens.length;
+    if (!(position >= 0 && position + count <= this.tokenCount)) {
+      throw new RangeError(`Tokens ${position} to ${position + count} of ${this.tokenCount}`);
+    }
+    for (const { entry, first, start, end } of this.partsOf(position, count))
+      this.readShard(entry, first, tokens.subarray(start, end));
+  }
+
   /** Puts -1 for each of the tokens from `position` on that is not to be learned. */
-  async mask(position: number, tokens: Int32Array): Promise<void> {
+  mask(position: number, tokens: Int32Array): void {
     for (const { entry, first, start, end } of this.partsOf(position, tokens.length)) {
       if (entry.mask === undefined) continue;
-      const firstByte = first >> 3;
-      const bits = await this.readBytes(
-        entry.mask.file,
-        firstByte,
-        ((first + end - start + 7) >> 3) - firstByte,
-      );
+      const { file, sha256 } = entry.mask;
+      const firstByte = Math.floor(first / 8);
+      const length = Math.ceil((first + end - start) / 8) - firstByte;
+      const bits = this.readBytes(file, sha256, firstByte, length);
       for (let at = start; at < end; at++) {
         const bit = first + at - start - 8 * firstByte;
         if (((bits[bit >> 3]! >> (bit & 7)) & 1) === 0) tokens[at] = -1;
@@ -51,12 +66,31 @@ export class TokenSplit {
     }
   }
 
+  /** Throws DataError DATASET_CORRUPT when a file is not what it was when it was opened. */
+  assertUnchanged(): void {
+    for (const [file, { descriptor, stamp }] of this.files) {
+      const now = stampOf(descriptor);
+      if (now === stamp) continue;
+      const [expected, got] = [stamp, now].map((each) => `a file of ${each}`);
+      throw new DataError('DATASET_CORRUPT', {
+        file,
+        expected: `${expected}, as when the run began`,
+        got: got!,
+      });
+    }
+  }
+
+  close(): void {
+    for (const { descriptor } of this.files.values()) closeSync(descriptor);
+    this.files.clear();
+  }
+
   /** Where tokens lie: in each shard from `first` on, and from `start` to `end` among those asked for. */
   private *partsOf(
     position: number,
     count: number,
   ): Generator<{ entry: ShardEntry; first: number; start: number; end: number }> {
-    let shard = this.starts.findLastIndex((start) => start <= position);
+    let shard = this.shardAt(position);
     for (let start = 0; start < count; shard++) {
       const entry = this.shards[shard]!;
       const first = position + start - this.starts[shard]!;
@@ -66,41 +100,80 @@ export class TokenSplit {
     }
   }
 
-  async close(): Promise<void> {
-    const handles = await Promise.all(this.handles.values());
-    this.handles.clear();
-    await Promise.all(handles.map(async (handle) => await handle.close()));
-  }
-
-  private async readShard(entry: ShardEntry, first: number, tokens: Int32Array): Promise<void> {
-    const bytes = await this.readBytes(entry.file, first * this.tokenBytes, tokens.length * this.tokenBytes);
-    for (let i = 0; i < tokens.length; i++) {
-      tokens[i] = this.tokenBytes === 2 ? bytes.readUInt16LE(2 * i) : bytes.readUInt32LE(4 * i);
+  /** Index of the last shard that begins at or before a position. */
+  private shardAt(position: number): number {
+    let [low, high] = [0, this.starts.length];
+    while (high - low > 1) {
+      const middle = (low + high) >>> 1;
+      if (this.starts[middle]! <= position) low = middle;
+      else high = middle;
     }
+    return low;
   }
 
-  private async readBytes(file: string, position: number, length: number): Promise<Buffer> {
-    const handle = await this.handle(file);
-    const bytes = Buffer.allocUnsafe(length);
+  private readShard({ file, sha256 }: ShardEntry, first: number, tokens: Int32Array): void {
+    const { tokenBytes } = this;
+    const length = tokens.length * tokenBytes;
+    const bytes = this.readBytes(file, sha256, first * tokenBytes, length);
+    if (isLittleEndian) {
+      const Words = tokenBytes === 2 ? Uint16Array : Uint32Array;
+      return tokens.set(new Words(bytes.buffer, 0, tokens.length));
+    }
+    const view = new DataView(bytes.buffer);
+    for (let i = 0; i < tokens.length; i++)
+      tokens[i] = tokenBytes === 2 ? view.getUint16(2 * i, true) : view.getUint32(4 * i, true);
+  }
+
+  /** Valid until the next read. */
+  private readBytes(file: string, sha256: string, position: number, length: number): Uint8Array<ArrayBuffer> {
+    const descriptor = this.open(file, sha256);
+    if (this.bytes.length < length)
+      this.bytes = new Uint8Array(Math.max(4096, 2 ** Math.ceil(Math.log2(length))));
     for (let done = 0; done < length;) {
-      const { bytesRead } = await handle.read(bytes, done, length - done, position + done);
-      if (bytesRead === 0) {
+      const count = readSync(descriptor, this.bytes, done, length - done, position + done);
+      if (count === 0) {
         const expected = `${position + length} bytes`;
         throw new DataError('DATASET_CORRUPT', { file, expected, got: 'an early end' });
       }
-      done += bytesRead;
+      done += count;
     }
-    return bytes;
+    return this.bytes;
   }
 
-  private handle(file: string): Promise<FileHandle> {
-    let handle = this.handles.get(file);
-    if (handle === undefined) {
-      handle = open(join(this.folder, file), 'r');
-      this.handles.set(file, handle);
-      // What could not be opened may be there next time, and has nothing to close.
-      handle.catch(() => this.handles.delete(file));
+  private open(name: string, sha256: string): number {
+    const known = this.files.get(name);
+    if (known !== undefined) return known.descriptor;
+    // What could not be opened may be there next time, and has nothing to close.
+    const descriptor = opened(join(this.folder, name), name);
+    try {
+      const stamp = stampOf(descriptor);
+      this.check({ descriptor, name, sha256, stamp });
+      this.files.set(name, { descriptor, stamp });
+      return descriptor;
+    } catch (error) {
+      closeSync(descriptor);
+      throw error;
     }
-    return handle;
   }
+}
+
+function opened(path: string, file: string): number {
+  try {
+    return openSync(path, 'r');
+  } catch (error) {
+    const got = (error as NodeJS.ErrnoException).code ?? 'an error';
+    throw new DataError(
+      'DATASET_CORRUPT',
+      { file, expected: 'a file that can be read', got },
+      { cause: error },
+    );
+  }
+}
+
+const isLittleEndian = endianness() === 'LE';
+
+/** What changes when somebody writes into a file. */
+function stampOf(descriptor: number): string {
+  const { size, mtime, ino } = fstatSync(descriptor);
+  return `${size} bytes, written at ${mtime.toISOString()} (${ino})`;
 }

@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto';
-import { MixtureOrder, passesOf, type MixturePart } from '../plan/mixture.js';
+import { passesOf, type MixturePart } from '../plan/mixture.js';
 import type { RunSpec } from '../plan/runSpec.js';
-import { Batches, type Batch, type BatchSource } from './batches.js';
+import { BatchFeed } from './batchFeed.js';
+import type { BatchOptions, BatchSource } from './batches.js';
 import type { Dataset } from './dataset.js';
+import { mixedBatches } from './mixedBatches.js';
 
 /** A data set that a run trains on, is evaluated on, or both. */
 export interface DataPart extends MixturePart {
@@ -31,49 +33,32 @@ export class TrainingData {
       : createHash('sha256').update(JSON.stringify(digests)).digest('hex');
   }
 
-  /** Throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
+  /** In this thread; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
   batches(): BatchSource {
+    const parts = this.parts.map(({ weight, source }) => ({ weight, train: source.train }));
+    return mixedBatches(parts, this.batchOptions);
+  }
+
+  /**
+   * In a thread of their own.
+   * @param checkedPath file that says which shards were found to be right; null: each is checked again
+   */
+  feed(checkedPath: string | null): BatchFeed {
+    this.batches(); // throws what it throws now, and not at the first batch
+    const parts = this.parts.map(({ weight, source: { folder, manifest } }) => {
+      return { folder, tokenBytes: manifest.tokenBytes, train: manifest.train.shards, weight };
+    });
+    return new BatchFeed({ parts, options: this.batchOptions, checkedPath });
+  }
+
+  private get batchOptions(): BatchOptions {
     const { seed, batch, streams } = this.spec;
-    const options = { sequenceLength: batch.sequenceLength, seed, cut: streams.dataCut };
-    const [first] = this.parts;
-    if (this.parts.length === 1) return new Batches(first!.source.train, options);
-    return new MixedBatches(this.parts, options);
+    return { sequenceLength: batch.sequenceLength, seed, cut: streams.dataCut };
   }
 
   /** How often the training part of each was read when the run has taken so many sequences. */
   epochsAt(sequenceCount: number): number[] {
     const parts = this.parts.map(({ weight, source }) => ({ weight, tokenCount: source.train.tokenCount }));
     return passesOf(parts, this.spec.seed, sequenceCount, this.spec.batch.sequenceLength);
-  }
-}
-
-/** The sequences of several data sets in the order of their mixture. */
-export class MixedBatches implements BatchSource {
-  private readonly order: MixtureOrder;
-  /** Null for a data set that is evaluated alone. */
-  private readonly batches: (Batches | null)[];
-
-  constructor(
-    parts: readonly DataPart[],
-    private readonly options: { sequenceLength: number; seed: number; cut: number },
-  ) {
-    const weights = parts.map(({ weight }) => weight);
-    this.order = new MixtureOrder(weights, options.seed);
-    this.batches = parts.map(({ weight, source }, part) =>
-      weight === 0 ? null : new Batches(source.train, { ...options, part }),
-    );
-  }
-
-  async read(firstSequence: number, count: number): Promise<Batch> {
-    const { sequenceLength } = this.options;
-    const inputs = new Int32Array(count * sequenceLength);
-    const targets = new Int32Array(count * sequenceLength);
-    for (let i = 0; i < count; i++) {
-      const { part, index } = this.order.placeOf(firstSequence + i);
-      const tokens = await this.batches[part]!.sequence(index);
-      inputs.set(tokens.inputs, i * sequenceLength);
-      targets.set(tokens.targets, i * sequenceLength);
-    }
-    return { inputs, targets };
   }
 }

@@ -91,7 +91,9 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     }
 
     const startedAt = performance.now();
-    const batch = await batches.read(step * sequenceCount, sequenceCount);
+    const batch = await untilAborted(batches.read(step * sequenceCount, sequenceCount), signal);
+    if (batch === null) return;
+    batches.prepare((step + 1) * sequenceCount, sequenceCount);
     const shape = {
       step,
       sequenceLength,
@@ -154,6 +156,21 @@ function needsWhole({ progress, data, spec }: TrainingRun, step: number): boolea
     return sizeOf(tokenCount) === sizeOf(finalTokenCount);
   });
   return progress.evaluatedStep < step || !isSameSize;
+}
+
+/** Null when the signal is aborted first: a disk may be slow, and the first use of a shard reads all of it. */
+async function untilAborted<T>(value: Promise<T>, signal: AbortSignal): Promise<T | null> {
+  let abort!: () => void;
+  const aborted = new Promise<null>((resolve) => {
+    abort = () => resolve(null);
+    signal.addEventListener('abort', abort, { once: true });
+  });
+  value.catch(() => {}); // nobody waits for it any more
+  try {
+    return await Promise.race([value, aborted]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
 }
 
 /** Goes past a step that the job asks to omit: its batch is not read, and nothing is learned from it. */

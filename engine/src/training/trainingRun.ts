@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { alone, type Collective } from '../device/collective.js';
 import type { Device, ResultBuffer } from '../device/device.js';
 import type { Dataset } from '../data/dataset.js';
-import type { BatchSource } from '../data/batches.js';
+import type { BatchFeed } from '../data/batchFeed.js';
 import { TrainingData } from '../data/trainingData.js';
 import type { SavedCheckpoint } from './checkpoint.js';
 import type { FileDigest } from '../io/durableFile.js';
@@ -28,7 +28,7 @@ export interface TrainingRun {
   readonly dataset: Dataset;
   /** All data sets. */
   readonly data: TrainingData;
-  readonly batches: BatchSource;
+  readonly batches: BatchFeed;
   /** How adapted layers are computed; bits depend on it, so a resumed run keeps what it began with. */
   readonly graphs: LayerGraphs;
   readonly schedule: SteeredSchedule;
@@ -124,7 +124,7 @@ export function assembleRun(parts: {
     collective: parts.collective ?? alone,
     dataset,
     data,
-    batches: data.batches(),
+    batches: data.feed(join(parts.runFolder, 'checked-shards.json')),
     schedule: steering.schedule,
     steering,
     model,
@@ -162,6 +162,7 @@ export function checkpointsFolder(runFolder: string): string {
 
 /** Gives back all that a run holds on its device. */
 export function disposeRun(run: TrainingRun): void {
+  run.batches.close();
   run.optimizer.dispose();
   run.gradients.dispose();
   run.device.releaseResult(run.result);

@@ -20,7 +20,7 @@ import {
   type TrainingRun,
   type WeightSource,
 } from '@relora/engine';
-import { Dataset } from '@relora/engine/data';
+import { CheckedShards, Dataset } from '@relora/engine/data';
 import type { Execution } from '../../jobs/job.js';
 import type { ExportFormat } from '@relora/engine/plan';
 import type { TrainOrder } from '../messages.js';
@@ -37,9 +37,10 @@ import { nameOf } from '../../store/tenantIds.js';
  */
 export async function train(order: TrainOrder, channel: ServerChannel): Promise<void> {
   const device = await deviceFor(order.device, order.spec.precision);
-  // Every hash was checked when the data set was prepared; lengths are checked now, so a start does not read gigabytes.
+  // Lengths are checked now, hashes before a file is read for the first time: once for the job.
+  const checked = new CheckedShards(join(order.jobFolder, 'checked-held-out.json'));
   const datasets = await Promise.all(
-    order.datasetFolders.map(async (folder) => await Dataset.open(folder, { verify: false })),
+    order.datasetFolders.map(async (folder) => await Dataset.open(folder, { verify: false, checked })),
   );
   const run = await begin(order, device, datasets, channel);
   channel.listenForUpdates((update) => run.steering.add(update));

@@ -1,0 +1,104 @@
+import { Worker } from 'node:worker_threads';
+import { DataError, type DataErrorDetail, type DataErrorReason } from './dataErrors.js';
+import type { Batch, BatchOptions, BatchSource } from './batches.js';
+import type { ShardEntry } from './manifest.js';
+
+/** What the thread needs to know of a data set. */
+export interface FeedPart {
+  folder: string;
+  tokenBytes: number;
+  train: readonly ShardEntry[];
+  weight: number;
+}
+
+export interface FeedOrder {
+  parts: readonly FeedPart[];
+  options: BatchOptions;
+  /** File that says which shards were found to be right; null: each is checked again. */
+  checkedPath: string | null;
+}
+
+/** To the thread. */
+export interface FeedRequest {
+  id: number;
+  firstSequence: number;
+  count: number;
+}
+
+/** From it: a batch, or why there is none. */
+export type FeedAnswer = { id: number } & (
+  { batch: Batch } | { reason: DataErrorReason; detail: DataErrorDetail<DataErrorReason> } | { error: Error }
+);
+
+interface Waiting {
+  resolve(batch: Batch): void;
+  reject(error: Error): void;
+}
+
+/**
+ * Gives a run its batches from a thread of its own, which reads the next one while the present one is computed: a disk that is slow, or
+ * a part larger than memory, costs the run nothing as long as a batch is read in the time of a step. The thread checks each file
+ * against its SHA-256 before it reads from it, once for a job, and finds files that are changed under it.
+ */
+export class BatchFeed implements BatchSource {
+  private worker: Worker | undefined;
+  private readonly waiting = new Map<number, Waiting>();
+  private lastId = 0;
+  private ahead: { firstSequence: number; count: number; batch: Promise<Batch> } | undefined;
+
+  constructor(private readonly order: FeedOrder) {}
+
+  async read(firstSequence: number, count: number): Promise<Batch> {
+    const { ahead } = this;
+    if (ahead?.firstSequence !== firstSequence || ahead.count !== count)
+      return await this.ask(firstSequence, count);
+    this.ahead = undefined;
+    return await ahead.batch;
+  }
+
+  /** Has a batch read that is asked for next. */
+  prepare(firstSequence: number, count: number): void {
+    const batch = this.ask(firstSequence, count);
+    batch.catch(() => {}); // whoever reads it hears of it; nobody may
+    this.ahead = { firstSequence, count, batch };
+  }
+
+  close(): void {
+    this.failAll(new Error('The run has ended'));
+    void this.worker?.terminate();
+    this.worker = undefined;
+  }
+
+  private async ask(firstSequence: number, count: number): Promise<Batch> {
+    const worker = (this.worker ??= this.start());
+    const id = ++this.lastId;
+    return await new Promise((resolve, reject) => {
+      this.waiting.set(id, { resolve, reject });
+      worker.ref(); // or a process that waits for nothing else would end
+      worker.postMessage({ id, firstSequence, count } satisfies FeedRequest);
+    });
+  }
+
+  private start(): Worker {
+    const worker = new Worker(new URL('./feedThread.js', import.meta.url), { workerData: this.order });
+    worker.unref();
+    worker.on('message', (answer: FeedAnswer) => this.take(answer));
+    worker.on('error', (error: Error) => this.failAll(error));
+    worker.on('exit', () => this.failAll(new Error('The thread that reads data has ended')));
+    return worker;
+  }
+
+  private take(answer: FeedAnswer): void {
+    const waiting = this.waiting.get(answer.id);
+    this.waiting.delete(answer.id);
+    if (this.waiting.size === 0) this.worker?.unref();
+    if ('batch' in answer) waiting?.resolve(answer.batch);
+    else waiting?.reject('reason' in answer ? new DataError(answer.reason, answer.detail) : answer.error);
+  }
+
+  private failAll(error: Error): void {
+    const all = [...this.waiting.values()];
+    this.waiting.clear();
+    for (const { reject } of all) reject(error);
+  }
+}

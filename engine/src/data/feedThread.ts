@@ -1,0 +1,31 @@
+import { parentPort, workerData } from 'node:worker_threads';
+import type { FeedAnswer, FeedOrder, FeedRequest } from './batchFeed.js';
+import { DataError } from './dataErrors.js';
+import { mixedBatches } from './mixedBatches.js';
+import { CheckedShards } from './checkedShards.js';
+import { TokenSplit } from './tokenSplit.js';
+
+/** The thread of a BatchFeed: one batch after another, each as asked. */
+const { parts, options, checkedPath } = workerData as FeedOrder;
+const checked = new CheckedShards(checkedPath);
+const trained = parts.map(
+  ({ folder, train, tokenBytes }) => new TokenSplit(folder, train, tokenBytes, (file) => checked.check(file)),
+);
+const batches = mixedBatches(
+  parts.map(({ weight }, index) => ({ weight, train: trained[index]! })),
+  options,
+);
+
+parentPort!.on('message', ({ id, firstSequence, count }: FeedRequest) => {
+  try {
+    const batch = batches.take(firstSequence, count);
+    for (const split of trained) split.assertUnchanged();
+    const answer: FeedAnswer = { id, batch };
+    parentPort!.postMessage(answer, [batch.inputs.buffer, batch.targets.buffer] as ArrayBuffer[]);
+  } catch (error) {
+    const { reason, detail } = error as DataError;
+    const answer: FeedAnswer =
+      error instanceof DataError ? { id, reason, detail } : { id, error: error as Error };
+    parentPort!.postMessage(answer);
+  }
+});

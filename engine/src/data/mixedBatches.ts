@@ -1,0 +1,48 @@
+import { MixtureOrder } from '../plan/mixture.js';
+import { Batches, newBatch, type Batch, type BatchOptions, type BatchSource } from './batches.js';
+import type { TokenSplit } from './tokenSplit.js';
+
+/** The training part of a data set with its weight. */
+export interface WeightedSplit {
+  weight: number;
+  train: TokenSplit;
+}
+
+/** The sequences of one data set or of several; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
+export function mixedBatches(
+  parts: readonly WeightedSplit[],
+  options: BatchOptions,
+): BatchSource & { take(firstSequence: number, count: number): Batch } {
+  return parts.length === 1 ? new Batches(parts[0]!.train, options) : new MixedBatches(parts, options);
+}
+
+/** The sequences of several data sets in the order of their mixture. */
+export class MixedBatches implements BatchSource {
+  private readonly order: MixtureOrder;
+  /** Null for a data set that is evaluated alone. */
+  private readonly batches: (Batches | null)[];
+
+  constructor(
+    parts: readonly WeightedSplit[],
+    private readonly options: BatchOptions,
+  ) {
+    const weights = parts.map(({ weight }) => weight);
+    this.order = new MixtureOrder(weights, options.seed);
+    this.batches = parts.map(({ weight, train }, part) =>
+      weight === 0 ? null : new Batches(train, { ...options, part }),
+    );
+  }
+
+  take(firstSequence: number, count: number): Batch {
+    const batch = newBatch(count, this.options.sequenceLength);
+    for (let i = 0; i < count; i++) {
+      const { part, index } = this.order.placeOf(firstSequence + i);
+      this.batches[part]!.put(index, batch, i);
+    }
+    return batch;
+  }
+
+  read(firstSequence: number, count: number): Promise<Batch> {
+    return Promise.resolve(this.take(firstSequence, count));
+  }
+}
