@@ -3,13 +3,15 @@ import { DatasetFormat, DatasetSplit, ExportedWeights, type Dataset, type Previe
 import { UsageError } from './exitCodes.js';
 import { bytes, quantity } from './format.js';
 import { printable, printableLines } from './screenText.js';
-import { jobName, type Run } from './session.js';
-import { decimalNumber, wholeNumber } from './specOptions.js';
+import { jobName, label, type Run } from './session.js';
+import { datasetName, decimalNumber, wholeNumber } from './specOptions.js';
 
 interface UploadFlags {
   id?: string;
   title?: string;
+  label?: Record<string, string>;
   onServer?: boolean;
+  appendTo?: string;
   vocabulary?: number;
   tokenizer?: string;
   endToken?: string;
@@ -36,6 +38,8 @@ function addUpload(program: Command, run: Run): void {
     )
     .option('--id <id>', 'id of the data set; with it a broken upload can be resumed')
     .option('--title <text>', 'title for people')
+    .option('--label <key=value...>', 'labels to find it by', label)
+    .option('--append-to <dataset>', 'a new version of this data set: its text, then that of the files')
     .option('--on-server', 'the paths are on the server, in a folder that it allows')
     .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
     .option(
@@ -58,6 +62,8 @@ function addUpload(program: Command, run: Run): void {
         const dataset = await client.uploadDataset({
           datasetId: flags.id,
           displayName: flags.title,
+          labels: flags.label,
+          base: flags.appendTo && datasetName(flags.appendTo),
           files: files.map((path) => ({ ...(flags.onServer ? { serverPath: path } : { path }), format })),
           spec: {
             tokenizer: tokenizerOf(flags),

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { DatasetState, type Dataset, type GetDiskUseResponse, type ReloraClient } from '@relora/sdk';
 import { exitCodes, UsageError } from './exitCodes.js';
 import { bytes, quantity, table } from './format.js';
-import type { Run } from './session.js';
+import { label, type Run } from './session.js';
 
 interface DeleteFlags {
   dryRun?: boolean;
@@ -15,10 +15,13 @@ export function addDiskCommands(program: Command, run: Run): void {
     .command('datasets')
     .description('show the data sets there are, newest first')
     .option('--deleted', 'deleted ones, too')
-    .action((flags: { deleted?: boolean }) =>
+    .option('--label <key=value...>', 'only data sets with these labels', label)
+    .option('--owner <name>', 'only what this caller uploaded')
+    .action((flags: { deleted?: boolean; label?: Record<string, string>; owner?: string }) =>
       run(async ({ client, output, signal }) => {
         const all: Dataset[] = [];
-        for await (const dataset of client.listDatasets({ showDeleted: flags.deleted, signal }))
+        const { deleted: showDeleted, label: labels, owner } = flags;
+        for await (const dataset of client.listDatasets({ showDeleted, labels, owner, signal }))
           all.push(dataset);
         output.result({ datasets: all }, () =>
           all.length === 0

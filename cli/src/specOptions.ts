@@ -297,7 +297,7 @@ function mixturePart(value: string, before: MixturePart[] = []): MixturePart[] {
   return [...before, { dataset: datasetName(name), ...part }];
 }
 
-function datasetName(name: string): string {
+export function datasetName(name: string): string {
   return name.includes('/') ? name : `datasets/${name}`;
 }
 

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { Weights } from '@relora/sdk';
 import { bytes, quantity, table } from './format.js';
-import type { Run } from './session.js';
+import { label, type Run } from './session.js';
 
 const columns = ['NAME', 'STATE', 'WEIGHTS', 'LAYERS', 'HIDDEN', 'SIZE', 'TITLE'];
 
@@ -17,7 +17,8 @@ export function addWeightsCommands(program: Command, run: Run): void {
     .description('upload a folder with config.json, safetensors and tokenizer.json, or these files')
     .option('--id <id>', 'id of the weights; with it a broken upload can be resumed')
     .option('--title <text>', 'title for people')
-    .action((paths: string[], flags: { id?: string; title?: string }) =>
+    .option('--label <key=value...>', 'labels to find them by', label)
+    .action((paths: string[], flags: { id?: string; title?: string; label?: Record<string, string> }) =>
       run(async ({ client, output, signal }) => {
         const [first] = paths;
         const isFolder = paths.length === 1 && (await stat(first!)).isDirectory();
@@ -25,6 +26,7 @@ export function addWeightsCommands(program: Command, run: Run): void {
           from: isFolder ? first! : paths,
           weightsId: flags.id,
           displayName: flags.title,
+          labels: flags.label,
           signal,
         });
         output.result(uploaded, () => [
@@ -37,10 +39,13 @@ export function addWeightsCommands(program: Command, run: Run): void {
   weights
     .command('list')
     .description('show the weights there are, newest first')
-    .action(() =>
+    .option('--label <key=value...>', 'only weights with these labels', label)
+    .option('--owner <name>', 'only what this caller uploaded')
+    .action((flags: { label?: Record<string, string>; owner?: string }) =>
       run(async ({ client, output, signal }) => {
         const all: Weights[] = [];
-        for await (const found of client.listWeights({ signal })) all.push(found);
+        for await (const found of client.listWeights({ labels: flags.label, owner: flags.owner, signal }))
+          all.push(found);
         output.result(all, () => table([columns, ...all.map(rowOf)]));
       }),
     );

@@ -69,9 +69,11 @@ export type CompareJobsOptions = MetricHistoryOptions & { reference?: string };
 export type PageOptions = CallOptions & { pageSize?: number };
 export type DeleteOptions = CallOptions & { allowMissing?: boolean; validateOnly?: boolean };
 export type DeleteJobOptions = DeleteOptions & { etag?: string };
-export type ListDatasetsOptions = PageOptions & { showDeleted?: boolean };
 export type CreateWebhookOptions = Omit<contract.DeepPartial<contract.CreateWebhookRequest>, 'url'> &
   CallOptions;
+/** `labels`: only what has all of these; `owner`: only what this owner uploaded. */
+export type ListWeightsOptions = PageOptions & { labels?: Record<string, string>; owner?: string };
+export type ListDatasetsOptions = ListWeightsOptions & { showDeleted?: boolean };
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
 
 export interface WaitOptions extends WatchOptions {
@@ -481,7 +483,7 @@ export class ReloraClient {
   }
 
   /** All uploaded weights, newest first, fetched page by page. */
-  listWeights(options: PageOptions = {}): AsyncGenerator<contract.Weights, void, undefined> {
+  listWeights(options: ListWeightsOptions = {}): AsyncGenerator<contract.Weights, void, undefined> {
     const [fields, call] = split(options);
     return pages(
       (pageToken) => this.services.weights.listWeights({ ...fields, pageToken }, call),

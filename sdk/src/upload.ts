@@ -34,6 +34,10 @@ export interface UploadOptions extends CallOptions {
   /** Id of the data set; with it a later process can resume a broken upload. Made up when left out. */
   datasetId?: string;
   displayName?: string;
+  /** To find it by. */
+  labels?: Record<string, string>;
+  /** A data set that the files are appended to, as a new version; it stays as it is. */
+  base?: string;
   files: readonly UploadFile[];
   /** Tokenizer, held-out share, text field and seed; every part has a default. */
   spec?: DeepPartial<DatasetSpec>;
@@ -65,7 +69,8 @@ export async function uploadDataset(
   checkMessage(DatasetSpec, options.spec ?? {}, 'spec');
   const datasetId = options.datasetId ?? newId('dataset');
   const files = await Promise.all(options.files.map(describe));
-  const header = { datasetId, displayName: options.displayName ?? '', files, spec: options.spec };
+  const { displayName = '', labels = {}, base = '', spec } = options;
+  const header = { datasetId, displayName, labels, base, files, spec };
   const total = files.reduce((sum, file) => sum + (file.sizeBytes ?? 0), 0);
   const uploaded = await resumeUpload(
     {

@@ -11,6 +11,8 @@ export interface UploadWeightsOptions extends CallOptions {
   /** Id of the weights; with it a later process can resume a broken upload. Made up when left out. */
   weightsId?: string;
   displayName?: string;
+  /** To find them by. */
+  labels?: Record<string, string>;
   /** 0 to 1; at 1 the server checks every tensor. */
   onProgress?: (ratio: number) => void;
 }
@@ -33,7 +35,7 @@ export async function uploadWeights(
   options: UploadWeightsOptions,
   patience: Patience,
 ): Promise<Weights> {
-  const { from, displayName = '', onProgress } = options;
+  const { from, displayName = '', labels = {}, onProgress } = options;
   const weightsId = options.weightsId ?? newId('weights');
   const paths = typeof from === 'string' ? await filesOf(from) : from;
   const files = await Promise.all(
@@ -43,7 +45,8 @@ export async function uploadWeights(
   return await resumeUpload(
     {
       sources: paths.map((path) => ({ path })),
-      upload: async (chunks) => await calls.upload(messagesOf({ weightsId, displayName, files }, chunks)),
+      upload: async (chunks) =>
+        await calls.upload(messagesOf({ weightsId, displayName, labels, files }, chunks)),
       known: async () => await calls.get(`weights/${weightsId}`),
       onSent: (bytes) => onProgress?.(bytes / total),
     },

@@ -1,6 +1,6 @@
 // The data of a run without its arithmetic: a line for each step with the digest of its batch.
 import { createHash } from 'node:crypto';
-import { writeSync } from 'node:fs';
+import { once } from 'node:events';
 import { join } from 'node:path';
 import { Dataset, TrainingData } from '@relora/engine/data';
 
@@ -11,6 +11,7 @@ const { sequenceCount } = spec.batch;
 for (let step = first; step < stepCount; step++) {
   const { inputs, targets } = await feed.read(step * sequenceCount, sequenceCount);
   feed.prepare((step + 1) * sequenceCount, sequenceCount);
-  writeSync(1, `${step} ${createHash('sha256').update(inputs).update(targets).digest('hex')}\n`);
+  const digest = createHash('sha256').update(inputs).update(targets).digest('hex');
+  if (!process.stdout.write(`${step} ${digest}\n`)) await once(process.stdout, 'drain');
 }
 feed.close();

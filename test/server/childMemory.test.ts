@@ -61,6 +61,7 @@ test('a tokenizer that multiplies its text ends its own process at the limit, wi
         textField: 'text',
         seed: 0,
       },
+      baseFolder: null,
       outputFolder: join(dataFolder, 'prepared'),
       unpackedBytesMax: 2 ** 30,
       tokenizerCpuSeconds: config.tokenizerCpuSeconds,

@@ -64,7 +64,7 @@ describe('what is wrong with a request fits into the trailers of every client', 
     header.files = files;
     const { reason, detail } = (await parseDatasetHeader(
       { ...parts, allowedFolders: new AllowedFolders([]) },
-      'default',
+      { tenant: 'default', name: 'anyone' },
       header,
     ).catch((error: unknown) => error)) as ServiceError<'REQUEST_INVALID'>;
     expect([reason, detail.problems.length]).toEqual(['REQUEST_INVALID', 100]);

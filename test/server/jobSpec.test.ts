@@ -31,6 +31,8 @@ const limits = readConfig({});
 const dataset = (trainTokens = 10_000_000, heldOutTokens = 5000, vocabularySize = 257): Dataset => ({
   id: 'tales',
   displayName: '',
+  labels: {},
+  owner: '',
   state: 'ready',
   failure: null,
   files: [],

@@ -11,7 +11,16 @@ const limits = readConfig({});
 function dataset(id: string, trainTokens: number, heldOutTokens: number, sha256 = 'bytes'): DatasetHead {
   const size = (tokenCount: number) => ({ tokenCount, documentCount: 1, textBytes: tokenCount });
   return {
-    ...{ id, displayName: '', state: 'ready', failure: null, preparedRatio: 1, createTimeMs: 0 },
+    ...{
+      id,
+      displayName: '',
+      labels: {},
+      owner: '',
+      state: 'ready',
+      failure: null,
+      preparedRatio: 1,
+      createTimeMs: 0,
+    },
     ...{ deleteTimeMs: null, purgeTimeMs: null },
     prepared: {
       tokenizer: { kind: 'bytes', vocabularySize: 257, endOfTextId: 256, sha256 },

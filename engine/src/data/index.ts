@@ -1,6 +1,7 @@
 export { dataErrors, DataError, type DataErrorReason } from './dataErrors.js';
 export { defaultLimits, type DataLimits } from './dataLimits.js';
 export { prepareDataset, heldOutTextFile, tokenizerFile, type PrepareOptions } from './prepareDataset.js';
+export { appendDataset } from './appendDataset.js';
 export { Dataset, openTokenizer, type HeldOutBatch } from './dataset.js';
 export { Batches, type Batch, type BatchSource, type TrainingBatch } from './batches.js';
 export { mixedBatches, type WeightedSplit } from './mixedBatches.js';

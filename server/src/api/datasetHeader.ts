@@ -11,6 +11,7 @@ import type { DatasetSpec, DatasetTokenizerSpec } from '../datasets/dataset.js';
 import type { NewDataset } from '../datasets/datasetStore.js';
 import { quote } from '../errors.js';
 import { enums } from './enums.js';
+import type { Principal } from '../access/principal.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { readTextFile } from './readTextFile.js';
@@ -28,15 +29,19 @@ const tokenizerFileBytesMax = 64 << 20;
 /** Turns the header of an upload into a data set, or throws REQUEST_INVALID with all that is wrong. */
 export async function parseDatasetHeader(
   parts: HeaderParts,
-  tenant: string,
+  { tenant, name: owner }: Pick<Principal, 'tenant' | 'name'>,
   header: UploadDatasetHeader,
 ): Promise<NewDataset> {
   const { config } = parts;
   const checks = new FieldChecks();
   const datasetId = checks.id('header.dataset_id', header.datasetId);
   const displayName = checks.text('header.display_name', header.displayName, 63);
+  const labels = checks.labels('header.labels', header.labels);
   const spec: DatasetSpec = {
-    tokenizer: await parseTokenizer(checks, parts, tenant, header.spec?.tokenizer),
+    tokenizer:
+      header.base === ''
+        ? await parseTokenizer(checks, parts, tenant, header.spec?.tokenizer)
+        : await tokenizerOfDataset(checks, parts, tenant, 'header.base', header.base),
     heldOutShare: checks.number('header.spec.held_out_share', header.spec?.heldOutShare, 0.01, {
       min: 0,
       max: 0.5,
@@ -47,6 +52,10 @@ export async function parseDatasetHeader(
   const pairFields = parsePairFields(checks, header.spec);
   // Absent otherwise: an upload that resumes is known by its specification as stored.
   if (pairFields !== undefined) spec.pairFields = pairFields;
+  if (header.base !== '') {
+    spec.base = header.base;
+    await checkBase(checks, parts, tenant, header, pairFields !== undefined);
+  }
   const skipInvalid = parseSkipInvalid(checks, header.spec);
   if (skipInvalid !== undefined) spec.skipInvalid = skipInvalid;
   if (spec.textField === '') checks.add('header.spec.text_field', 'the name of a field', '""');
@@ -71,7 +80,7 @@ export async function parseDatasetHeader(
     checks.add('header.files', `at most ${config.datasetBytesMax} bytes in all`, sizeBytes);
 
   checks.throwIfWrong();
-  return { tenant, datasetId: datasetId && idIn(tenant, datasetId), displayName, files, spec };
+  return { tenant, datasetId: datasetId && idIn(tenant, datasetId), displayName, labels, owner, files, spec };
 }
 
 /** Both or none, and not beside text_field. */
@@ -185,7 +194,8 @@ async function parseTokenizer(
       ),
     };
   }
-  if (spec?.dataset !== undefined) return await tokenizerOfDataset(checks, parts, tenant, spec.dataset);
+  if (spec?.dataset !== undefined)
+    return await tokenizerOfDataset(checks, parts, tenant, `${field}.dataset`, spec.dataset);
   if (spec?.huggingFace === undefined) return { kind: 'bytes' };
   const { tokenizerJson, serverPath, weights, endToken } = spec.huggingFace;
   checks.text(`${field}.hugging_face.end_token`, endToken, 256);
@@ -243,13 +253,14 @@ async function tokenizerOfDataset(
   checks: FieldChecks,
   { datasets, stage }: HeaderParts,
   tenant: string,
+  field: string,
   name: string,
 ): Promise<DatasetTokenizerSpec> {
   const id = datasetIdOf(tenant, name);
   const found = id === undefined ? undefined : await datasets.findHead(id);
   if (found === undefined || found.prepared === null || found.deleteTimeMs !== null) {
     const what = found === undefined ? 'which does not exist' : 'which is not READY';
-    checks.add('header.spec.tokenizer.dataset', 'a data set that is READY', `${quote(name)}, ${what}`);
+    checks.add(field, 'a data set that is READY', `${quote(name)}, ${what}`);
     return { kind: 'bytes' };
   }
   const { kind, endOfTextId } = found.prepared.tokenizer;
@@ -261,6 +272,22 @@ async function tokenizerOfDataset(
   } finally {
     release();
   }
+}
+
+/** What is appended has the tokenizer of its base, and prompts where that has them. */
+async function checkBase(
+  checks: FieldChecks,
+  { datasets }: HeaderParts,
+  tenant: string,
+  { base, spec }: UploadDatasetHeader,
+  hasPairs: boolean,
+): Promise<void> {
+  if (spec?.tokenizer !== undefined)
+    checks.add('header.spec.tokenizer', `nothing beside base, whose tokenizer it has`, 'a tokenizer');
+  const found = await datasets.find(datasetIdOf(tenant, base) ?? '');
+  if (found === undefined || (found.spec.pairFields !== undefined) === hasPairs) return;
+  const expected = hasPairs ? 'nothing, as in its base' : 'fields of prompts and completions, as in its base';
+  checks.add('header.spec.prompt_field', expected, hasPairs ? 'a field' : 'none');
 }
 
 /** Longest config that is read beside a tokenizer. */

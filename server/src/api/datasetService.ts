@@ -40,16 +40,20 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
     async listDatasets(request, { caller: { tenant } }) {
       const checks = new FieldChecks();
       const datasetsMax = parsePageSize(checks, request.pageSize);
+      const labels = checks.labels('labels', request.labels);
+      const owner = checks.text('owner', request.owner, 256);
       checks.throwIfWrong();
       const { showDeleted: withDeleted } = request;
-      const same = ['datasets', tenant, withDeleted];
+      const same = ['datasets', tenant, withDeleted, Object.entries(labels).sort(), owner];
       const after = pageTokens.read<DatasetCursor>(same, request.pageToken);
       const { messages, next } = await fillPage({
         after,
         itemsMax: datasetsMax,
         bytesMax: parts.config.pageBytesMax,
         read: async (place, itemsMax) => {
-          const page = await datasets.list({ tenant, after: place, datasetsMax: itemsMax, withDeleted });
+          const page = await datasets.list({
+            ...{ tenant, after: place, datasetsMax: itemsMax, withDeleted, labels, owner },
+          });
           return { items: page.datasets, next: page.next };
         },
         placeOf: ({ createTimeMs, id }) => ({ createTimeMs, id }),
@@ -69,14 +73,14 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
 async function uploadDataset(
   parts: ApiParts,
   request: AsyncIterable<UploadDatasetRequest>,
-  { signal, caller: { tenant } }: Pick<CallContext, 'signal' | 'caller'>,
+  { signal, caller }: Pick<CallContext, 'signal' | 'caller'>,
 ): Promise<Dataset> {
   const { config, datasets, uploads, metrics } = parts;
   const messages = request[Symbol.asyncIterator]();
   const first = await messages.next();
   if (first.done === true || first.value.header === undefined)
     throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
-  const newDataset = await parseDatasetHeader(parts, tenant, first.value.header);
+  const newDataset = await parseDatasetHeader(parts, caller, first.value.header);
   const registered = await datasets.register(newDataset);
   if (registered === 'conflict')
     throw new ServiceError('DATASET_EXISTS', { datasetId: newDataset.datasetId ?? '' });

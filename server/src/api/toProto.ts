@@ -303,6 +303,7 @@ export function toDataset(dataset: Dataset): contract.Dataset {
       receivedBytes: file.receivedBytes,
     })),
     spec: toDatasetSpec(dataset.spec),
+    base: dataset.spec.base ?? '',
   };
 }
 
@@ -312,6 +313,9 @@ export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
   return {
     name: `datasets/${nameOf(dataset.id)}`,
     displayName: dataset.displayName,
+    base: '', // only in the answers about one
+    labels: dataset.labels,
+    owner: dataset.owner,
     state: enums.DatasetState.to[dataset.state],
     failure: dataset.failure === null ? undefined : toFailure(dataset.failure),
     files: [],
@@ -359,6 +363,8 @@ export function toWeights(weights: Weights): contract.Weights {
   return {
     name: `weights/${nameOf(weights.id)}`,
     displayName: weights.displayName,
+    labels: weights.labels,
+    owner: weights.owner,
     state: enums.WeightsState.to[weights.state],
     files: weights.files,
     fileCount: weights.files.length,

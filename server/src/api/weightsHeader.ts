@@ -3,6 +3,7 @@ import type { UploadWeightsHeader } from '@relora/sdk/contract';
 import type { Config } from '../config.js';
 import { quote } from '../errors.js';
 import type { NewWeights } from '../weights/weightsStore.js';
+import type { Principal } from '../access/principal.js';
 import { FieldChecks } from './fieldChecks.js';
 import { idIn } from '../store/tenantIds.js';
 
@@ -20,11 +21,16 @@ const fileNames = new Set([
 const shardPattern = /^model[A-Za-z0-9_-]{0,200}\.safetensors$/;
 
 /** Turns the header of an upload into weights, or throws REQUEST_INVALID with all that is wrong. */
-export function parseWeightsHeader(config: Config, tenant: string, header: UploadWeightsHeader): NewWeights {
+export function parseWeightsHeader(
+  config: Config,
+  { tenant, name: owner }: Pick<Principal, 'tenant' | 'name'>,
+  header: UploadWeightsHeader,
+): NewWeights {
   const { uploadBytesMax, weightsBytesMax, weightsFilesMax } = config;
   const checks = new FieldChecks();
   const weightsId = checks.id('header.weights_id', header.weightsId);
   const displayName = checks.text('header.display_name', header.displayName, 63);
+  const labels = checks.labels('header.labels', header.labels);
   if (header.files.length > weightsFilesMax)
     checks.add('header.files', `at most ${weightsFilesMax} files`, header.files.length);
   const names = new Set<string>();
@@ -55,5 +61,5 @@ export function parseWeightsHeader(config: Config, tenant: string, header: Uploa
   if (sizeBytes > weightsBytesMax)
     checks.add('header.files', `at most ${weightsBytesMax} bytes in all`, sizeBytes);
   checks.throwIfWrong();
-  return { tenant, weightsId: weightsId && idIn(tenant, weightsId), displayName, files };
+  return { tenant, weightsId: weightsId && idIn(tenant, weightsId), displayName, labels, owner, files };
 }

@@ -38,21 +38,24 @@ export function weightsService(parts: ApiParts): Implementation<typeof WeightsSe
     async listWeights(request, { caller: { tenant } }) {
       const checks = new FieldChecks();
       const weightsMax = parsePageSize(checks, request.pageSize);
+      const labels = checks.labels('labels', request.labels);
+      const owner = checks.text('owner', request.owner, 256);
       checks.throwIfWrong();
-      const after = pageTokens.read<WeightsCursor>(['weights', tenant], request.pageToken);
+      const same = ['weights', tenant, Object.entries(labels).sort(), owner];
+      const after = pageTokens.read<WeightsCursor>(same, request.pageToken);
       const { messages, next } = await fillPage({
         after,
         itemsMax: weightsMax,
         bytesMax: parts.config.pageBytesMax,
         read: async (place, itemsMax) => {
-          const page = await store.list({ tenant, after: place, weightsMax: itemsMax });
+          const page = await store.list({ tenant, after: place, weightsMax: itemsMax, labels, owner });
           return { items: page.weights, next: page.next };
         },
         placeOf: ({ createTimeMs, id }) => ({ createTimeMs, id }),
         type: WeightsProto,
         toMessage: (weights) => ({ ...toWeights(weights), files: [] }),
       });
-      return { weights: messages, nextPageToken: pageTokens.write(['weights', tenant], next) };
+      return { weights: messages, nextPageToken: pageTokens.write(same, next) };
     },
 
     async deleteWeights(request, { caller }) {
@@ -72,14 +75,14 @@ export function weightsService(parts: ApiParts): Implementation<typeof WeightsSe
 async function uploadWeights(
   parts: ApiParts,
   request: AsyncIterable<UploadWeightsRequest>,
-  { signal, caller: { tenant } }: Pick<CallContext, 'signal' | 'caller'>,
+  { signal, caller }: Pick<CallContext, 'signal' | 'caller'>,
 ): Promise<Weights> {
   const { config, weights: store, weightsUploads, metrics } = parts;
   const messages = request[Symbol.asyncIterator]();
   const first = await messages.next();
   if (first.done === true || first.value.header === undefined)
     throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
-  const newWeights = parseWeightsHeader(config, tenant, first.value.header);
+  const newWeights = parseWeightsHeader(config, caller, first.value.header);
   const registered = await store.register(newWeights);
   if (registered === 'conflict')
     throw new ServiceError('WEIGHTS_EXISTS', { weightsId: newWeights.weightsId ?? '' });

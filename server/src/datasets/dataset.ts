@@ -8,6 +8,9 @@ import type { EndTokens } from '@relora/engine/plan';
 export interface Dataset {
   id: string;
   displayName: string;
+  labels: Record<string, string>;
+  /** Who uploaded it; empty before there were owners. */
+  owner: string;
   state: DatasetState;
   failure: { reason: string; message: string } | null;
   files: DatasetFile[];
@@ -59,6 +62,8 @@ export interface DatasetSpec {
   /** Fields of a prompt and its completion, in place of textField; absent for whole texts. */
   pairFields?: { prompt: string; completion: string };
   seed: number;
+  /** Name of the data set that it appends to; absent for none. */
+  base?: string;
   /** How many rows may be left out because they cannot be read; absent: none. */
   skipInvalid?: { count: number } | { share: number };
 }

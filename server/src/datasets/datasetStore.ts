@@ -30,6 +30,9 @@ export interface NewDataset {
   /** Default: `default`. */
   tenant?: string;
   displayName: string;
+  /** Default: none. */
+  labels?: Record<string, string>;
+  owner?: string;
   files: Omit<DatasetFile, 'receivedBytes'>[];
   spec: DatasetSpec;
 }
@@ -82,6 +85,10 @@ export class DatasetStore {
     datasetsMax: number;
     /** Deleted ones, too, until they are purged. */
     withDeleted?: boolean;
+    /** All of these. */
+    labels?: Record<string, string>;
+    /** Empty for any. */
+    owner?: string;
   }): Promise<{ datasets: DatasetSummary[]; next: DatasetCursor | null }> {
     let query = this.db
       .selectFrom('datasets')
@@ -95,6 +102,16 @@ export class DatasetStore {
           or([eb('purge_time_ms', 'is', null), eb('purge_time_ms', '>', Date.now())]),
         )
       : query.where('delete_time_ms', 'is', null);
+    if (page.owner) query = query.where('owner', '=', page.owner);
+    for (const [key, value] of Object.entries(page.labels ?? {})) {
+      query = query.where('id', 'in', (labels) =>
+        labels
+          .selectFrom('dataset_labels')
+          .select('dataset_id')
+          .where('key', '=', key)
+          .where('value', '=', value),
+      );
+    }
     if (page.after !== null) {
       const { createTimeMs, id } = page.after;
       query = query.where(({ eb, refTuple, tuple }) =>
@@ -138,6 +155,8 @@ export class DatasetStore {
           tenant,
           name: nameOf(id),
           display_name: dataset.displayName,
+          labels: JSON.stringify(dataset.labels ?? {}),
+          owner: dataset.owner ?? '',
           state,
           failure: null,
           spec,
@@ -170,6 +189,12 @@ export class DatasetStore {
         0,
       );
       await this.quotas.requireBytes(trx, tenant, newBytes);
+      const labels = Object.entries(dataset.labels ?? {});
+      if (labels.length > 0)
+        await trx
+          .insertInto('dataset_labels')
+          .values(labels.map(([key, value]) => ({ dataset_id: id, key, value })))
+          .execute();
       // A statement takes only so many values.
       for (let first = 0; first < files.length; first += filesInStatement)
         await trx
@@ -335,6 +360,8 @@ export class DatasetStore {
     return {
       id: row.id,
       displayName: row.display_name,
+      labels: JSON.parse(row.labels) as Record<string, string>,
+      owner: row.owner,
       state: row.state,
       failure: row.failure === null ? null : (JSON.parse(row.failure) as Dataset['failure']),
       prepared: row.prepared === null ? null : (JSON.parse(row.prepared) as PreparedDataset),
@@ -377,6 +404,8 @@ const filesInStatement = 1000;
 const headColumns = [
   'id',
   'display_name',
+  'labels',
+  'owner',
   'state',
   'failure',
   'prepared',

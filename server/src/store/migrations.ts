@@ -123,6 +123,20 @@ const tenantsAndLeases = `
   alter table weights add column purge_time_ms integer;
   update weights set name = id, update_time_ms = create_time_ms;
   create unique index weights_by_name on weights (tenant, name);
+  create table dataset_labels (
+    dataset_id text not null references datasets (id) on delete cascade,
+    key text not null,
+    value text not null,
+    primary key (dataset_id, key)
+  ) strict;
+  create index dataset_labels_by_value on dataset_labels (key, value, dataset_id);
+  create table weights_labels (
+    weights_id text not null references weights (id) on delete cascade,
+    key text not null,
+    value text not null,
+    primary key (weights_id, key)
+  ) strict;
+  create index weights_labels_by_value on weights_labels (key, value, weights_id);
 
   create table requests_by_tenant (
     tenant text not null default 'default',

@@ -13,6 +13,8 @@ export interface Schema {
   jobs: JobTable;
   job_labels: JobLabelRow;
   job_datasets: JobDatasetRow;
+  dataset_labels: DatasetLabelRow;
+  weights_labels: WeightsLabelRow;
   job_updates: JobUpdateRow;
   events: EventRow;
   step_spans: StepSpanRow;
@@ -115,6 +117,19 @@ export interface AuditRow {
   resource: string;
   request_id: string;
   result: string;
+}
+
+/** A label of a data set, for filters; the row of the data set has them all. */
+export interface DatasetLabelRow {
+  dataset_id: string;
+  key: string;
+  value: string;
+}
+
+export interface WeightsLabelRow {
+  weights_id: string;
+  key: string;
+  value: string;
 }
 
 /** A data set of a job's specification. */

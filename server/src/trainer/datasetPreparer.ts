@@ -10,6 +10,7 @@ import { WaitingWork } from './waitingWork.js';
 import type { DatasetStore, UnpreparedDataset } from '../datasets/datasetStore.js';
 import type { Leases } from '../store/leases.js';
 import { giveThen, type Stage } from '../store/stage.js';
+import { idIn, tenantOf } from '../store/tenantIds.js';
 
 /** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
 const crashesMax = 2;
@@ -91,6 +92,10 @@ export class DatasetPreparer {
         await rm(prepared, { recursive: true, force: true });
         if (dataset.files.some(({ serverPath }) => serverPath === null))
           taken.push(await this.stage.take(`datasets/${dataset.id}/uploads`));
+        const base = dataset.spec.base;
+        const baseId =
+          base === undefined ? null : idIn(tenantOf(dataset.id), base.replace(/^datasets\//, ''));
+        if (baseId !== null) taken.push(await this.stage.take(`datasets/${baseId}/prepared`));
         const result = await this.tasks.run(
           {
             kind: 'prepareDataset',
@@ -102,6 +107,7 @@ export class DatasetPreparer {
               split: file.split,
             })),
             spec: dataset.spec,
+            baseFolder: baseId === null ? null : this.store.preparedFolder(baseId),
             outputFolder: temporary,
             unpackedBytesMax: this.config.datasetBytesMax,
             tokenizerCpuSeconds: this.config.tokenizerCpuSeconds,

@@ -71,6 +71,8 @@ export interface PrepareTask {
     split: DatasetSplit | null;
   }[];
   spec: DatasetSpec;
+  /** Prepared folder of the data set that this one appends to; null for none. */
+  baseFolder: string | null;
   /** Temporary folder to fill; the parent renames it. */
   outputFolder: string;
   /** What one packed file may unpack to. */

@@ -4,6 +4,9 @@ import type { LlamaConfig } from '@relora/engine/plan';
 export interface Weights {
   id: string;
   displayName: string;
+  labels: Record<string, string>;
+  /** Who uploaded them; empty before there were owners. */
+  owner: string;
   state: 'uploading' | 'ready';
   files: WeightsFile[];
   /** Null until ready. */

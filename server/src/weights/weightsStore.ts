@@ -21,6 +21,9 @@ export interface NewWeights {
   /** Default: `default`. */
   tenant?: string;
   displayName: string;
+  /** Default: none. */
+  labels?: Record<string, string>;
+  owner?: string;
   files: Omit<WeightsFile, 'receivedBytes'>[];
 }
 
@@ -52,6 +55,10 @@ export class WeightsStore {
     tenant?: string;
     after: WeightsCursor | null;
     weightsMax: number;
+    /** All of these. */
+    labels?: Record<string, string>;
+    /** Empty for any. */
+    owner?: string;
   }): Promise<{ weights: Weights[]; next: WeightsCursor | null }> {
     let query = this.db
       .selectFrom('weights')
@@ -60,6 +67,16 @@ export class WeightsStore {
       .orderBy('create_time_ms', 'desc')
       .orderBy('id', 'desc')
       .limit(page.weightsMax + 1);
+    if (page.owner) query = query.where('owner', '=', page.owner);
+    for (const [key, value] of Object.entries(page.labels ?? {})) {
+      query = query.where('id', 'in', (labels) =>
+        labels
+          .selectFrom('weights_labels')
+          .select('weights_id')
+          .where('key', '=', key)
+          .where('value', '=', value),
+      );
+    }
     if (page.after !== null) {
       const { createTimeMs, id } = page.after;
       query = query.where(({ eb, refTuple, tuple }) =>
@@ -76,7 +93,7 @@ export class WeightsStore {
   /** Stores new weights, or finds those with the same id and files for an upload that resumes. `conflict`: other files. Throws QUOTA_EXCEEDED. */
   async register(weights: NewWeights): Promise<Weights | 'conflict'> {
     const nowMs = Date.now();
-    const { tenant = defaultTenant, displayName, files } = weights;
+    const { tenant = defaultTenant, displayName, labels = {}, owner = '', files } = weights;
     const id = weights.weightsId ?? idIn(tenant, timedId('weights', nowMs));
     const known = await this.find(id);
     if (known !== undefined) return filesText(known.files) === filesText(files) ? known : 'conflict';
@@ -97,6 +114,8 @@ export class WeightsStore {
           tenant,
           name: nameOf(id),
           display_name: displayName,
+          labels: JSON.stringify(labels),
+          owner,
           state: 'uploading',
           report: null,
           create_time_ms: nowMs,
@@ -108,6 +127,8 @@ export class WeightsStore {
       if (added === undefined) return false;
       const newBytes = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
       await this.quotas.requireBytes(trx, tenant, newBytes);
+      const pairs = Object.entries(labels).map(([key, value]) => ({ weights_id: id, key, value }));
+      if (pairs.length > 0) await trx.insertInto('weights_labels').values(pairs).execute();
       // A statement takes only so many values.
       for (let first = 0; first < rows.length; first += filesInStatement)
         await trx
@@ -173,6 +194,8 @@ export class WeightsStore {
     return {
       id: row.id,
       displayName: row.display_name,
+      labels: JSON.parse(row.labels) as Record<string, string>,
+      owner: row.owner,
       state: row.state,
       files,
       report: row.report === null ? null : (JSON.parse(row.report) as WeightsReport),

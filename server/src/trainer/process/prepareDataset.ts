@@ -1,4 +1,10 @@
-import { Dataset, idleSequencesText, prepareDataset, type DatasetManifest } from '@relora/engine/data';
+import {
+  appendDataset,
+  Dataset,
+  idleSequencesText,
+  prepareDataset,
+  type DatasetManifest,
+} from '@relora/engine/data';
 import type { PreparedDataset } from '../../datasets/dataset.js';
 import type { PrepareTask } from '../messages.js';
 import type { ServerChannel } from './channel.js';
@@ -27,6 +33,7 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
     (share) => void channel.answer<'prepareDataset'>({ type: 'part', value: share }),
     channel.stop,
   );
+  if (task.baseFolder !== null) await appendDataset(task.baseFolder, task.outputFolder);
   const dataset = await Dataset.open(task.outputFolder, { verify: true });
   try {
     const { manifest, manifestSha256 } = dataset;

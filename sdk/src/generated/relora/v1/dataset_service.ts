@@ -318,6 +318,20 @@ export interface Dataset {
   fileCount: number;
   /** Bytes of all source files. */
   sizeBytes: number;
+  /** Labels that it was uploaded with. */
+  labels: { [key: string]: string };
+  /**
+   * Who uploaded it: the name of the token or the subject of the certificate or JWT; `anyone` on an open server, empty for data sets of
+   * before there were owners.
+   */
+  owner: string;
+  /** The data set that it appends to, `datasets/{dataset}`; empty for none. It holds all of that itself. */
+  base: string;
+}
+
+export interface Dataset_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 /** Rows that were left out. */
@@ -495,7 +509,21 @@ export interface UploadDatasetHeader {
   /** The files; either all uploaded or all on the server. */
   files: DatasetFile[];
   /** How to prepare them. */
-  spec: DatasetSpec | undefined;
+  spec:
+    | DatasetSpec
+    | undefined;
+  /** Labels to find it by, at most 32. */
+  labels: { [key: string]: string };
+  /**
+   * A data set that is READY, `datasets/{dataset}`, to which the files are appended as a new version: this one holds its tokens, then those
+   * of the files, by its tokenizer (spec.tokenizer is unset then). The base and the jobs that use it stay as they are.
+   */
+  base: string;
+}
+
+export interface UploadDatasetHeader_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 /** Bytes of a file. */
@@ -530,10 +558,19 @@ export interface GetDatasetResponse {
 export interface ListDatasetsRequest {
   /** Data sets in a page; 0 for 50, at most 500. */
   pageSize: number;
-  /** `next_page_token` of the page before. */
+  /** `next_page_token` of the page before; the other fields must be the same. */
   pageToken: string;
   /** Deleted ones, too. */
   showDeleted: boolean;
+  /** Only data sets with all of these labels. */
+  labels: { [key: string]: string };
+  /** Only data sets of this owner. */
+  owner: string;
+}
+
+export interface ListDatasetsRequest_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 /** Response of ListDatasets. */
@@ -622,6 +659,9 @@ function createBaseDataset(): Dataset {
     purgeTime: undefined,
     fileCount: 0,
     sizeBytes: 0,
+    labels: {},
+    owner: "",
+    base: "",
   };
 }
 
@@ -680,6 +720,15 @@ export const Dataset: MessageFns<Dataset> = {
     }
     if (message.sizeBytes !== 0) {
       writer.uint32(144).int64(message.sizeBytes);
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      Dataset_LabelsEntry.encode({ key: key as any, value }, writer.uint32(154).fork()).join();
+    });
+    if (message.owner !== "") {
+      writer.uint32(162).string(message.owner);
+    }
+    if (message.base !== "") {
+      writer.uint32(170).string(message.base);
     }
     return writer;
   },
@@ -841,6 +890,33 @@ export const Dataset: MessageFns<Dataset> = {
             message.sizeBytes = longToNumber(reader.int64());
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            const entry19 = Dataset_LabelsEntry.decode(reader, reader.uint32());
+            if (entry19.value !== undefined) {
+              message.labels[entry19.key] = entry19.value;
+            }
+            continue;
+          }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.owner = reader.string();
+            continue;
+          }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.base = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -915,6 +991,22 @@ export const Dataset: MessageFns<Dataset> = {
         : isSet(object.size_bytes)
         ? globalThis.Number(object.size_bytes)
         : 0,
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      owner: isSet(object.owner) ? globalThis.String(object.owner) : "",
+      base: isSet(object.base) ? globalThis.String(object.base) : "",
     };
   },
 
@@ -974,6 +1066,21 @@ export const Dataset: MessageFns<Dataset> = {
     if (message.sizeBytes !== 0) {
       obj.sizeBytes = Math.round(message.sizeBytes);
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.owner !== "") {
+      obj.owner = message.owner;
+    }
+    if (message.base !== "") {
+      obj.base = message.base;
+    }
     return obj;
   },
 
@@ -1012,6 +1119,102 @@ export const Dataset: MessageFns<Dataset> = {
     message.purgeTime = object.purgeTime ?? undefined;
     message.fileCount = object.fileCount ?? 0;
     message.sizeBytes = object.sizeBytes ?? 0;
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.owner = object.owner ?? "";
+    message.base = object.base ?? "";
+    return message;
+  },
+};
+
+function createBaseDataset_LabelsEntry(): Dataset_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const Dataset_LabelsEntry: MessageFns<Dataset_LabelsEntry> = {
+  encode(message: Dataset_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Dataset_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDataset_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Dataset_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: Dataset_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Dataset_LabelsEntry>): Dataset_LabelsEntry {
+    return Dataset_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Dataset_LabelsEntry>): Dataset_LabelsEntry {
+    const message = createBaseDataset_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -2453,7 +2656,7 @@ export const UploadDatasetRequest: MessageFns<UploadDatasetRequest> = {
 };
 
 function createBaseUploadDatasetHeader(): UploadDatasetHeader {
-  return { datasetId: "", displayName: "", files: [], spec: undefined };
+  return { datasetId: "", displayName: "", files: [], spec: undefined, labels: {}, base: "" };
 }
 
 export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
@@ -2469,6 +2672,12 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
     }
     if (message.spec !== undefined) {
       DatasetSpec.encode(message.spec, writer.uint32(34).fork()).join();
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      UploadDatasetHeader_LabelsEntry.encode({ key: key as any, value }, writer.uint32(42).fork()).join();
+    });
+    if (message.base !== "") {
+      writer.uint32(50).string(message.base);
     }
     return writer;
   },
@@ -2518,6 +2727,25 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
             message.spec = DatasetSpec.decode(reader, reader.uint32());
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            const entry5 = UploadDatasetHeader_LabelsEntry.decode(reader, reader.uint32());
+            if (entry5.value !== undefined) {
+              message.labels[entry5.key] = entry5.value;
+            }
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.base = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2544,6 +2772,21 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
         : "",
       files: globalThis.Array.isArray(object?.files) ? object.files.map((e: any) => DatasetFile.fromJSON(e)) : [],
       spec: isSet(object.spec) ? DatasetSpec.fromJSON(object.spec) : undefined,
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      base: isSet(object.base) ? globalThis.String(object.base) : "",
     };
   },
 
@@ -2561,6 +2804,18 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
     if (message.spec !== undefined) {
       obj.spec = DatasetSpec.toJSON(message.spec);
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.base !== "") {
+      obj.base = message.base;
+    }
     return obj;
   },
 
@@ -2575,6 +2830,101 @@ export const UploadDatasetHeader: MessageFns<UploadDatasetHeader> = {
     message.spec = (object.spec !== undefined && object.spec !== null)
       ? DatasetSpec.fromPartial(object.spec)
       : undefined;
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.base = object.base ?? "";
+    return message;
+  },
+};
+
+function createBaseUploadDatasetHeader_LabelsEntry(): UploadDatasetHeader_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const UploadDatasetHeader_LabelsEntry: MessageFns<UploadDatasetHeader_LabelsEntry> = {
+  encode(message: UploadDatasetHeader_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UploadDatasetHeader_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUploadDatasetHeader_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UploadDatasetHeader_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: UploadDatasetHeader_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UploadDatasetHeader_LabelsEntry>): UploadDatasetHeader_LabelsEntry {
+    return UploadDatasetHeader_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UploadDatasetHeader_LabelsEntry>): UploadDatasetHeader_LabelsEntry {
+    const message = createBaseUploadDatasetHeader_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -2894,7 +3244,7 @@ export const GetDatasetResponse: MessageFns<GetDatasetResponse> = {
 };
 
 function createBaseListDatasetsRequest(): ListDatasetsRequest {
-  return { pageSize: 0, pageToken: "", showDeleted: false };
+  return { pageSize: 0, pageToken: "", showDeleted: false, labels: {}, owner: "" };
 }
 
 export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
@@ -2907,6 +3257,12 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
     }
     if (message.showDeleted !== false) {
       writer.uint32(24).bool(message.showDeleted);
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      ListDatasetsRequest_LabelsEntry.encode({ key: key as any, value }, writer.uint32(34).fork()).join();
+    });
+    if (message.owner !== "") {
+      writer.uint32(42).string(message.owner);
     }
     return writer;
   },
@@ -2948,6 +3304,25 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
             message.showDeleted = reader.bool();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            const entry4 = ListDatasetsRequest_LabelsEntry.decode(reader, reader.uint32());
+            if (entry4.value !== undefined) {
+              message.labels[entry4.key] = entry4.value;
+            }
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.owner = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2977,6 +3352,21 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
         : isSet(object.show_deleted)
         ? globalThis.Boolean(object.show_deleted)
         : false,
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      owner: isSet(object.owner) ? globalThis.String(object.owner) : "",
     };
   },
 
@@ -2991,6 +3381,18 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
     if (message.showDeleted !== false) {
       obj.showDeleted = message.showDeleted;
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.owner !== "") {
+      obj.owner = message.owner;
+    }
     return obj;
   },
 
@@ -3002,6 +3404,101 @@ export const ListDatasetsRequest: MessageFns<ListDatasetsRequest> = {
     message.pageSize = object.pageSize ?? 0;
     message.pageToken = object.pageToken ?? "";
     message.showDeleted = object.showDeleted ?? false;
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.owner = object.owner ?? "";
+    return message;
+  },
+};
+
+function createBaseListDatasetsRequest_LabelsEntry(): ListDatasetsRequest_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const ListDatasetsRequest_LabelsEntry: MessageFns<ListDatasetsRequest_LabelsEntry> = {
+  encode(message: ListDatasetsRequest_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListDatasetsRequest_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListDatasetsRequest_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListDatasetsRequest_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: ListDatasetsRequest_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListDatasetsRequest_LabelsEntry>): ListDatasetsRequest_LabelsEntry {
+    return ListDatasetsRequest_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListDatasetsRequest_LabelsEntry>): ListDatasetsRequest_LabelsEntry {
+    const message = createBaseListDatasetsRequest_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -3907,6 +4404,10 @@ function longToNumber(int64: { toString(): string }): number {
     throw new globalThis.Error("Value is smaller than Number.MIN_SAFE_INTEGER");
   }
   return num;
+}
+
+function isObject(value: any): boolean {
+  return typeof value === "object" && value !== null;
 }
 
 function isSet(value: any): boolean {

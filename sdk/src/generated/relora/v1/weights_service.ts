@@ -108,6 +108,18 @@ export interface Weights {
   sizeBytes: number;
   /** What can be read and was probably not meant. */
   warnings: WeightsWarning[];
+  /** Labels that they were uploaded with. */
+  labels: { [key: string]: string };
+  /**
+   * Who uploaded them: the name of the token or the subject of the certificate or JWT; `anyone` on an open server, empty for weights of
+   * before there were owners.
+   */
+  owner: string;
+}
+
+export interface Weights_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 /** Something about weights that was probably not meant. */
@@ -154,6 +166,13 @@ export interface UploadWeightsHeader {
   displayName: string;
   /** The files. */
   files: WeightsFile[];
+  /** Labels to find them by, at most 32. */
+  labels: { [key: string]: string };
+}
+
+export interface UploadWeightsHeader_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 /** Bytes of a file. */
@@ -188,8 +207,17 @@ export interface GetWeightsResponse {
 export interface ListWeightsRequest {
   /** Weights in a page; 0 for 50, at most 500. */
   pageSize: number;
-  /** `next_page_token` of the page before. */
+  /** `next_page_token` of the page before; the other fields must be the same. */
   pageToken: string;
+  /** Only weights with all of these labels. */
+  labels: { [key: string]: string };
+  /** Only weights of this owner. */
+  owner: string;
+}
+
+export interface ListWeightsRequest_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 /** Response of ListWeights. */
@@ -223,6 +251,8 @@ function createBaseWeights(): Weights {
     fileCount: 0,
     sizeBytes: 0,
     warnings: [],
+    labels: {},
+    owner: "",
   };
 }
 
@@ -260,6 +290,12 @@ export const Weights: MessageFns<Weights> = {
     }
     for (const v of message.warnings) {
       WeightsWarning.encode(v!, writer.uint32(90).fork()).join();
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      Weights_LabelsEntry.encode({ key: key as any, value }, writer.uint32(98).fork()).join();
+    });
+    if (message.owner !== "") {
+      writer.uint32(106).string(message.owner);
     }
     return writer;
   },
@@ -365,6 +401,25 @@ export const Weights: MessageFns<Weights> = {
             message.warnings.push(WeightsWarning.decode(reader, reader.uint32()));
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            const entry12 = Weights_LabelsEntry.decode(reader, reader.uint32());
+            if (entry12.value !== undefined) {
+              message.labels[entry12.key] = entry12.value;
+            }
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.owner = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -416,6 +471,21 @@ export const Weights: MessageFns<Weights> = {
       warnings: globalThis.Array.isArray(object?.warnings)
         ? object.warnings.map((e: any) => WeightsWarning.fromJSON(e))
         : [],
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      owner: isSet(object.owner) ? globalThis.String(object.owner) : "",
     };
   },
 
@@ -454,6 +524,18 @@ export const Weights: MessageFns<Weights> = {
     if (message.warnings?.length) {
       obj.warnings = message.warnings.map((e) => WeightsWarning.toJSON(e));
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.owner !== "") {
+      obj.owner = message.owner;
+    }
     return obj;
   },
 
@@ -475,6 +557,101 @@ export const Weights: MessageFns<Weights> = {
     message.fileCount = object.fileCount ?? 0;
     message.sizeBytes = object.sizeBytes ?? 0;
     message.warnings = object.warnings?.map((e) => WeightsWarning.fromPartial(e)) || [];
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.owner = object.owner ?? "";
+    return message;
+  },
+};
+
+function createBaseWeights_LabelsEntry(): Weights_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const Weights_LabelsEntry: MessageFns<Weights_LabelsEntry> = {
+  encode(message: Weights_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Weights_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWeights_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Weights_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: Weights_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Weights_LabelsEntry>): Weights_LabelsEntry {
+    return Weights_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Weights_LabelsEntry>): Weights_LabelsEntry {
+    const message = createBaseWeights_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -783,7 +960,7 @@ export const UploadWeightsRequest: MessageFns<UploadWeightsRequest> = {
 };
 
 function createBaseUploadWeightsHeader(): UploadWeightsHeader {
-  return { weightsId: "", displayName: "", files: [] };
+  return { weightsId: "", displayName: "", files: [], labels: {} };
 }
 
 export const UploadWeightsHeader: MessageFns<UploadWeightsHeader> = {
@@ -797,6 +974,9 @@ export const UploadWeightsHeader: MessageFns<UploadWeightsHeader> = {
     for (const v of message.files) {
       WeightsFile.encode(v!, writer.uint32(26).fork()).join();
     }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      UploadWeightsHeader_LabelsEntry.encode({ key: key as any, value }, writer.uint32(34).fork()).join();
+    });
     return writer;
   },
 
@@ -837,6 +1017,17 @@ export const UploadWeightsHeader: MessageFns<UploadWeightsHeader> = {
             message.files.push(WeightsFile.decode(reader, reader.uint32()));
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            const entry4 = UploadWeightsHeader_LabelsEntry.decode(reader, reader.uint32());
+            if (entry4.value !== undefined) {
+              message.labels[entry4.key] = entry4.value;
+            }
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -862,6 +1053,20 @@ export const UploadWeightsHeader: MessageFns<UploadWeightsHeader> = {
         ? globalThis.String(object.display_name)
         : "",
       files: globalThis.Array.isArray(object?.files) ? object.files.map((e: any) => WeightsFile.fromJSON(e)) : [],
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
     };
   },
 
@@ -876,6 +1081,15 @@ export const UploadWeightsHeader: MessageFns<UploadWeightsHeader> = {
     if (message.files?.length) {
       obj.files = message.files.map((e) => WeightsFile.toJSON(e));
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
     return obj;
   },
 
@@ -887,6 +1101,100 @@ export const UploadWeightsHeader: MessageFns<UploadWeightsHeader> = {
     message.weightsId = object.weightsId ?? "";
     message.displayName = object.displayName ?? "";
     message.files = object.files?.map((e) => WeightsFile.fromPartial(e)) || [];
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    return message;
+  },
+};
+
+function createBaseUploadWeightsHeader_LabelsEntry(): UploadWeightsHeader_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const UploadWeightsHeader_LabelsEntry: MessageFns<UploadWeightsHeader_LabelsEntry> = {
+  encode(message: UploadWeightsHeader_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UploadWeightsHeader_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUploadWeightsHeader_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): UploadWeightsHeader_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: UploadWeightsHeader_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<UploadWeightsHeader_LabelsEntry>): UploadWeightsHeader_LabelsEntry {
+    return UploadWeightsHeader_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UploadWeightsHeader_LabelsEntry>): UploadWeightsHeader_LabelsEntry {
+    const message = createBaseUploadWeightsHeader_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -1206,7 +1514,7 @@ export const GetWeightsResponse: MessageFns<GetWeightsResponse> = {
 };
 
 function createBaseListWeightsRequest(): ListWeightsRequest {
-  return { pageSize: 0, pageToken: "" };
+  return { pageSize: 0, pageToken: "", labels: {}, owner: "" };
 }
 
 export const ListWeightsRequest: MessageFns<ListWeightsRequest> = {
@@ -1216,6 +1524,12 @@ export const ListWeightsRequest: MessageFns<ListWeightsRequest> = {
     }
     if (message.pageToken !== "") {
       writer.uint32(18).string(message.pageToken);
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      ListWeightsRequest_LabelsEntry.encode({ key: key as any, value }, writer.uint32(26).fork()).join();
+    });
+    if (message.owner !== "") {
+      writer.uint32(34).string(message.owner);
     }
     return writer;
   },
@@ -1249,6 +1563,25 @@ export const ListWeightsRequest: MessageFns<ListWeightsRequest> = {
             message.pageToken = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            const entry3 = ListWeightsRequest_LabelsEntry.decode(reader, reader.uint32());
+            if (entry3.value !== undefined) {
+              message.labels[entry3.key] = entry3.value;
+            }
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.owner = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1273,6 +1606,21 @@ export const ListWeightsRequest: MessageFns<ListWeightsRequest> = {
         : isSet(object.page_token)
         ? globalThis.String(object.page_token)
         : "",
+      labels: isObject(object.labels)
+        ? (globalThis.Object.entries(object.labels) as [string, any][]).reduce(
+          (acc: { [key: string]: string }, [key, value]: [string, any]) => {
+            globalThis.Object.defineProperty(acc, key, {
+              value: globalThis.String(value),
+              enumerable: true,
+              configurable: true,
+              writable: true,
+            });
+            return acc;
+          },
+          {},
+        )
+        : {},
+      owner: isSet(object.owner) ? globalThis.String(object.owner) : "",
     };
   },
 
@@ -1284,6 +1632,18 @@ export const ListWeightsRequest: MessageFns<ListWeightsRequest> = {
     if (message.pageToken !== "") {
       obj.pageToken = message.pageToken;
     }
+    if (message.labels) {
+      const entries = globalThis.Object.entries(message.labels) as [string, string][];
+      if (entries.length > 0) {
+        obj.labels = {};
+        entries.forEach(([k, v]) => {
+          obj.labels[k] = v;
+        });
+      }
+    }
+    if (message.owner !== "") {
+      obj.owner = message.owner;
+    }
     return obj;
   },
 
@@ -1294,6 +1654,101 @@ export const ListWeightsRequest: MessageFns<ListWeightsRequest> = {
     const message = createBaseListWeightsRequest();
     message.pageSize = object.pageSize ?? 0;
     message.pageToken = object.pageToken ?? "";
+    message.labels = (globalThis.Object.entries(object.labels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.owner = object.owner ?? "";
+    return message;
+  },
+};
+
+function createBaseListWeightsRequest_LabelsEntry(): ListWeightsRequest_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const ListWeightsRequest_LabelsEntry: MessageFns<ListWeightsRequest_LabelsEntry> = {
+  encode(message: ListWeightsRequest_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListWeightsRequest_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListWeightsRequest_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListWeightsRequest_LabelsEntry {
+    return {
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? globalThis.String(object.value) : "",
+    };
+  },
+
+  toJSON(message: ListWeightsRequest_LabelsEntry): unknown {
+    const obj: any = {};
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value !== "") {
+      obj.value = message.value;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListWeightsRequest_LabelsEntry>): ListWeightsRequest_LabelsEntry {
+    return ListWeightsRequest_LabelsEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListWeightsRequest_LabelsEntry>): ListWeightsRequest_LabelsEntry {
+    const message = createBaseListWeightsRequest_LabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
     return message;
   },
 };
@@ -1653,6 +2108,10 @@ function longToNumber(int64: { toString(): string }): number {
     throw new globalThis.Error("Value is smaller than Number.MIN_SAFE_INTEGER");
   }
   return num;
+}
+
+function isObject(value: any): boolean {
+  return typeof value === "object" && value !== null;
 }
 
 function isSet(value: any): boolean {
