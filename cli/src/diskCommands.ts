@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { DatasetState, type Dataset, type GetDiskUseResponse, type ReloraClient } from '@relora/sdk';
 import { exitCodes, UsageError } from './exitCodes.js';
-import { bytes, quantity, table } from './format.js';
+import { bytes, duration, quantity, table } from './format.js';
 import { label, type Run } from './session.js';
 
 interface DeleteFlags {
@@ -148,9 +148,18 @@ function deletedText(
   return `${name} is deleted; ${bytes(freedBytes)} are free from ${purgeTime.toISOString()} on. Until then \`relora undelete ${name}\` brings it back.`;
 }
 
+/** PREPARING 42 %, 3 min left at 4 MB/s */
+function stateText(dataset: Dataset): string {
+  const { state, preparedRatio, preparedBytesPerSecond: rate, preparationRemainingSeconds: left } = dataset;
+  const word = state.slice('DATASET_STATE_'.length);
+  if (state !== DatasetState.PREPARING) return word;
+  const rest = rate === undefined || left === undefined ? '' : `, ${duration(left)} left at ${bytes(rate)}/s`;
+  return `${word} ${Math.round(100 * preparedRatio)} %${rest}`;
+}
+
 function rowOf(dataset: Dataset): string[] {
   const { name, state, train, heldOut, createTime, displayName, deleteTime } = dataset;
-  const word = state === DatasetState.FAILED ? `FAILED ${dataset.failure?.reason ?? ''}` : state.slice(14);
+  const word = state === DatasetState.FAILED ? `FAILED ${dataset.failure?.reason ?? ''}` : stateText(dataset);
   return [
     name,
     deleteTime === undefined ? word : 'DELETED',

@@ -1,7 +1,7 @@
 import type { Dataset } from '@relora/sdk/contract';
 import { call, messageOf, type Json } from './api.js';
 import { el, fill, scrolling } from './element.js';
-import { age, bytes, idOf, short, whole, word } from './format.js';
+import { age, bytes, duration, idOf, short, whole, word } from './format.js';
 import { facts } from './serverView.js';
 import { repeat, type View } from './view.js';
 
@@ -86,11 +86,19 @@ function stateOf({ state }: Json<Dataset>): HTMLElement {
   return el('span', { class: `state ${like[name] ?? ''}` }, name);
 }
 
+/** By the rate so far. */
+function timeLeft({
+  preparationRemainingSeconds: left,
+  preparedBytesPerSecond: rate,
+}: Json<Dataset>): string {
+  return left === undefined ? '' : `, ${duration(left)} left at ${bytes(rate)}/s`;
+}
+
 function row(dataset: Json<Dataset>): HTMLElement {
   const { name, displayName, tokenizer, train, heldOut } = dataset;
   const progress =
     dataset.state === 'DATASET_STATE_PREPARING'
-      ? ` ${Math.round(Number(dataset.preparedRatio) * 100)} %`
+      ? ` ${Math.round(Number(dataset.preparedRatio) * 100)} %${timeLeft(dataset)}`
       : '';
   return el(
     'tr',

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { stepIntervalMsMax } from '../../server/dist/api/watchJob.js';
 import { ConfigInvalid, readConfig, settings } from '../../server/dist/config.js';
 
 const problemsOf = (environment: Record<string, string>): string[] => {
@@ -23,6 +24,13 @@ describe('settings', () => {
     expect(new Set(variables).size).toBe(variables.length);
     for (const { range, reason } of Object.values(settings))
       expect(Math.min(range.length, reason.length)).toBeGreaterThan(3);
+  });
+
+  it('keep each step for longer than a watcher may pause', () => {
+    const [problem] = problemsOf({ RELORA_STEP_WINDOW_SECONDS: '59' });
+    expect(problem).toMatch(/^RELORA_STEP_WINDOW_SECONDS must be a whole number from 60 to .*, not "59"$/);
+    const { stepWindowSeconds } = readConfig({ RELORA_STEP_WINDOW_SECONDS: '60' });
+    expect(1000 * stepWindowSeconds).toBeGreaterThanOrEqual(stepIntervalMsMax);
   });
 
   it('are read from the environment', () => {

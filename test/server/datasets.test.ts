@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { toDatasetSummary } from '../../server/dist/api/toProto.js';
 import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
 import type { DatasetSpec } from '../../server/dist/datasets/dataset.js';
 import { DatasetPreparer } from '../../server/dist/trainer/datasetPreparer.js';
@@ -284,6 +285,27 @@ describe('preparation', () => {
     preparer(parts).start();
     expect((await settled(parts, 'tales')).state).toBe('ready');
     expect(existsSync(join(dataFolder, 'datasets', 'tales', 'prepared', 'half'))).toBe(false);
+  });
+
+  it('says how fast it is and when it will be done, by what is done so far', async () => {
+    const { datasets } = await openParts();
+    const named = { datasetId: 'large', displayName: '', files: [serverFile], spec: spec('large') };
+    await datasets.register(named);
+    const speed = async () => (await datasets.findHead('large'))?.preparedRatioPerSecond;
+    datasets.setPreparedRatio('large', 0.1, 10_000);
+    expect(await speed()).toBeUndefined();
+    datasets.setPreparedRatio('large', 0.3, 12_000);
+    datasets.setPreparedRatio('large', 0.5, 14_000);
+    expect(await speed()).toBeCloseTo(0.1, 10);
+    const [listed] = (await datasets.list({ after: null, datasetsMax: 1 })).datasets;
+    expect(toDatasetSummary({ ...listed!, sizeBytes: 4e9 })).toMatchObject({
+      preparedRatio: 0.5,
+      preparedBytesPerSecond: expect.closeTo(4e8, 0) as number,
+      preparationRemainingSeconds: expect.closeTo(5, 6) as number,
+    });
+    // Another try begins from its start.
+    datasets.setPreparedRatio('large', 0.2, 20_000);
+    expect(await speed()).toBeUndefined();
   });
 
   it('stops with the server and leaves the data set to the next', async () => {

@@ -309,7 +309,7 @@ export function toDataset(dataset: Dataset): contract.Dataset {
 
 /** A data set in a list: without what may be long. */
 export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
-  const { prepared } = dataset;
+  const { prepared, preparedRatioPerSecond: speed } = dataset;
   return {
     name: `datasets/${nameOf(dataset.id)}`,
     displayName: dataset.displayName,
@@ -328,6 +328,8 @@ export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
     train: prepared === null ? undefined : toSplitInfo(prepared.train),
     heldOut: prepared === null ? undefined : toSplitInfo(prepared.heldOut),
     preparedRatio: dataset.preparedRatio,
+    preparedBytesPerSecond: speed && speed * dataset.sizeBytes,
+    preparationRemainingSeconds: speed && (1 - dataset.preparedRatio) / speed,
     manifestSha256: prepared?.manifestSha256 ?? '',
     createTime: new Date(dataset.createTimeMs),
     spec: undefined,

@@ -20,7 +20,7 @@ import type { StoreIdentity } from '../store/storeIdentity.js';
 import { watchJobs } from './watchJobs.js';
 
 /** As long as a heartbeat may be late: a view that is older shows nothing of a job. */
-const stepIntervalMsMax = 60_000;
+export const stepIntervalMsMax = 60_000;
 
 type WatchParts = Pick<
   ApiParts,

@@ -19,6 +19,8 @@ export interface Dataset {
   prepared: PreparedDataset | null;
   /** 0 to 1. */
   preparedRatio: number;
+  /** How much of it is done in a second; absent where that is not known. */
+  preparedRatioPerSecond?: number;
   createTimeMs: number;
   /** Null while it is not deleted. */
   deleteTimeMs: number | null;

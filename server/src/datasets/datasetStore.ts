@@ -49,7 +49,10 @@ export type UnpreparedDataset = Omit<Dataset, 'spec'> & { spec: DatasetSpec } & 
 /** Data sets: rows, uploaded files and prepared folders, all under datasets/{id} of the data folder. */
 export class DatasetStore {
   /** Share done of what is being prepared; starts again with the server, as the preparation does. */
-  private readonly ratios = new Map<string, number>();
+  private readonly ratios = new Map<
+    string,
+    { ratio: number; timeMs: number; first: number; firstMs: number }
+  >();
 
   constructor(
     private readonly db: Database,
@@ -317,8 +320,12 @@ export class DatasetStore {
       .execute();
   }
 
-  setPreparedRatio(datasetId: string, ratio: number): void {
-    this.ratios.set(datasetId, ratio);
+  setPreparedRatio(datasetId: string, ratio: number, timeMs = Date.now()): void {
+    const before = this.ratios.get(datasetId);
+    // A smaller one is of another try.
+    const isNew = before === undefined || ratio < before.ratio;
+    const { first, firstMs } = isNew ? { first: ratio, firstMs: timeMs } : before;
+    this.ratios.set(datasetId, { ratio, timeMs, first, firstMs });
   }
 
   /** Folder with the manifest and token shards of a ready data set; what the engine opens. */
@@ -365,11 +372,24 @@ export class DatasetStore {
       state: row.state,
       failure: row.failure === null ? null : (JSON.parse(row.failure) as Dataset['failure']),
       prepared: row.prepared === null ? null : (JSON.parse(row.prepared) as PreparedDataset),
-      preparedRatio: row.state === 'ready' ? 1 : (this.ratios.get(row.id) ?? 0),
+      ...this.preparation(row),
       createTimeMs: row.create_time_ms,
       deleteTimeMs: row.delete_time_ms,
       purgeTimeMs: row.purge_time_ms,
     };
+  }
+
+  private preparation({ id, state }: HeadRow): Pick<Dataset, 'preparedRatio' | 'preparedRatioPerSecond'> {
+    if (state === 'ready') return { preparedRatio: 1 };
+    const { ratio, timeMs, first, firstMs } = this.ratios.get(id) ?? {
+      ratio: 0,
+      timeMs: 0,
+      first: 0,
+      firstMs: 0,
+    };
+    return timeMs > firstMs && ratio > first
+      ? { preparedRatio: ratio, preparedRatioPerSecond: (1000 * (ratio - first)) / (timeMs - firstMs) }
+      : { preparedRatio: ratio };
   }
 
   private async sizeOfFiles(datasetId: string): Promise<{ fileCount: number; sizeBytes: number }> {

@@ -153,20 +153,48 @@ export class JobJournal {
       [0, spanned, false],
     ] as const) {
       for (let before = through + 1; before > above + 1;) {
-        let query = this.db
-          .selectFrom('events')
-          .selectAll()
-          .where('job_id', '=', jobId)
-          .where('sequence', '<', before)
-          .where('sequence', '>', above);
-        if (!isStepRead) query = query.where('step', 'is', null);
-        const rows = await query.orderBy('sequence', 'desc').limit(pageEvents).execute();
+        const rows = isStepRead
+          ? await this.db
+              .selectFrom('events')
+              .selectAll()
+              .where('job_id', '=', jobId)
+              .where('sequence', '<', before)
+              .where('sequence', '>', above)
+              .orderBy('sequence', 'desc')
+              .limit(pageEvents)
+              .execute()
+          : await this.besideSteps(jobId, before, pageEvents);
         if (rows.length === 0) break;
         yield rows.flatMap((row) => [...spansAbove(row.sequence), toEvent(row)]);
         before = rows.at(-1)!.sequence;
       }
     }
     yield spansAbove(0);
+  }
+
+  /**
+   * The last events below a sequence number that are no steps. Their places are looked up in the index of these first: SQLite would go
+   * through the rows of hundreds of thousands of steps that lie in the window of a fast job.
+   */
+  private async besideSteps(jobId: string, before: number, eventsMax: number) {
+    return await this.db
+      .selectFrom((places) =>
+        places
+          .selectFrom('events')
+          .select(['job_id', 'sequence'])
+          .where('job_id', '=', jobId)
+          .where('step', 'is', null)
+          .where('sequence', '<', before)
+          .orderBy('sequence', 'desc')
+          .limit(eventsMax)
+          .as('places'),
+      )
+      .innerJoin('events', (join) =>
+        join.onRef('events.job_id', '=', 'places.job_id').onRef('events.sequence', '=', 'places.sequence'),
+      )
+      .selectAll('events')
+      .orderBy('events.sequence', 'desc')
+      .execute();
   }
 
   /** Resolves once the job has an event above the sequence number, does not exist, or the signal aborts. */

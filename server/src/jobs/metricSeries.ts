@@ -39,29 +39,44 @@ export interface MetricSeries {
   nonfiniteCount: number;
 }
 
+type Bucket = Omit<MetricPoint, 'mean'> & { index: number; sum: number };
+
 /** Gathers the values of one metric, the last first, in buckets of so many steps; keeps the buckets alone. */
 export class SeriesFromTheEnd {
   /** The last bucket first. */
-  private readonly buckets: (Omit<MetricPoint, 'mean'> & { index: number; sum: number })[] = [];
+  private readonly buckets: Bucket[] = [];
+  private last: Bucket | undefined;
   private nonfiniteCount = 0;
 
   constructor(private readonly bucketStepCount: number) {}
 
   /** Adds what some steps next to each other came to; the place is that of the last of them. */
-  add({ last, min, max, mean, valueCount, nonfiniteCount }: Spread, place: Place): void {
-    this.nonfiniteCount += nonfiniteCount;
+  add(spread: Spread, place: Place): void {
+    this.nonfiniteCount += spread.nonfiniteCount;
+    const { valueCount } = spread;
     if (valueCount === 0) return;
     // The step that gave a value is counted: the first bucket has as many steps as the others, and whole spans.
     const index = Math.floor(Math.max(0, place.step - 1) / this.bucketStepCount);
-    const bucket = this.buckets.at(-1);
-    if (bucket?.index !== index) {
-      this.buckets.push({ ...place, index, last, sum: mean * valueCount, min, max, valueCount });
+    const { last: bucket } = this;
+    if (bucket?.index === index) {
+      bucket.sum += spread.mean * valueCount;
+      if (spread.min < bucket.min) bucket.min = spread.min;
+      if (spread.max > bucket.max) bucket.max = spread.max;
+      bucket.valueCount += valueCount;
       return;
     }
-    bucket.sum += mean * valueCount;
-    bucket.min = Math.min(bucket.min, min);
-    bucket.max = Math.max(bucket.max, max);
-    bucket.valueCount += valueCount;
+    this.last = {
+      step: place.step,
+      trainedTokens: place.trainedTokens,
+      trainingSeconds: place.trainingSeconds,
+      index,
+      last: spread.last,
+      sum: spread.mean * valueCount,
+      min: spread.min,
+      max: spread.max,
+      valueCount,
+    };
+    this.buckets.push(this.last);
   }
 
   /** `trainingSeconds` of every place that was added counts back from here. */

@@ -17,6 +17,8 @@ const spreadKeys = ['last', 'min', 'max', 'mean', 'valueCount', 'nonfiniteCount'
 const layoutVersion = 1;
 const headLength = 16;
 const numberCount = headLength + stepMetrics.length * spreadKeys.length;
+/** In base64. */
+const textLength = 4 * Math.ceil((8 * numberCount) / 3);
 
 /**
  * The row of a span: thousands of them are read for one curve, so its numbers are stored as they are in memory, in base64: it is
@@ -107,56 +109,54 @@ function encode(body: StepBody): string {
   return Buffer.from(numbers.buffer).toString('base64');
 }
 
+/** Thousands of them are decoded for one curve: no list or object is made in between. */
 function decode(text: string): StepBody {
-  const numbers = new Float64Array(Uint8Array.from(Buffer.from(text, 'base64')).buffer);
-  if (numbers[0] !== layoutVersion || numbers.length !== numberCount)
-    throw new Error(`A span has the layout ${numbers[0]} of ${numbers.length} numbers`);
-  const [
-    ,
-    step,
-    phase,
-    loss,
-    gradientNorm,
-    learningRate,
-    tokenCount,
-    trainedTokens,
-    stepSeconds,
-    residentBytes,
-    flags,
-  ] = numbers as unknown as number[];
+  const numbers = new Float64Array(numberCount);
+  const length = Buffer.from(numbers.buffer).write(text, 'base64');
+  // A longer text is cut by the length of the buffer: its length is that of another layout.
+  if (numbers[0] !== layoutVersion || length !== numbers.byteLength || text.length !== textLength)
+    throw new Error(`A span has the layout ${numbers[0]} in ${text.length} characters`);
+  const flags = numbers[10]!;
   const body: StepBody = {
     kind: 'step',
-    step: step!,
-    phase: phases[phase!]!,
-    loss: loss!,
-    gradientNorm: gradientNorm!,
-    learningRate: learningRate!,
-    tokenCount: tokenCount!,
-    trainedTokens: trainedTokens!,
-    stepSeconds: stepSeconds!,
-    skipped: (flags! & 1) !== 0,
-    ...((flags! & 2) !== 0 && { omitted: true }),
-    residentBytes: residentBytes!,
+    step: numbers[1]!,
+    phase: phases[numbers[2]!]!,
+    loss: numbers[3]!,
+    gradientNorm: numbers[4]!,
+    learningRate: numbers[5]!,
+    tokenCount: numbers[6]!,
+    trainedTokens: numbers[7]!,
+    stepSeconds: numbers[8]!,
+    skipped: (flags & 1) !== 0,
+    residentBytes: numbers[9]!,
   };
+  if ((flags & 2) !== 0) body.omitted = true;
   // A single step is what it was.
-  return (flags! & 4) === 0 ? body : { ...body, span: decodeSpan(numbers) };
+  if ((flags & 4) !== 0) body.span = decodeSpan(numbers);
+  return body;
 }
 
 function decodeSpan(numbers: Float64Array): StepSpan {
-  const [firstStep, skippedCount, omittedCount, tokenCount, seconds] = numbers.subarray(11, headLength);
-  const spreads = stepMetrics.map((metric, index) => {
-    const start = headLength + index * spreadKeys.length;
-    return [
-      metric,
-      Object.fromEntries(spreadKeys.map((key, place) => [key, numbers[start + place]!])) as unknown as Spread,
-    ] as const;
-  });
-  return {
-    firstStep: firstStep!,
-    skippedCount: skippedCount!,
-    omittedCount: omittedCount!,
-    tokenCount: tokenCount!,
-    seconds: seconds!,
-    ...(Object.fromEntries(spreads) as Record<(typeof stepMetrics)[number], Spread>),
+  let place = headLength;
+  const next = (): Spread => {
+    const start = place;
+    place += spreadKeys.length;
+    return {
+      last: numbers[start]!,
+      min: numbers[start + 1]!,
+      max: numbers[start + 2]!,
+      mean: numbers[start + 3]!,
+      valueCount: numbers[start + 4]!,
+      nonfiniteCount: numbers[start + 5]!,
+    };
   };
+  const span = {
+    firstStep: numbers[11]!,
+    skippedCount: numbers[12]!,
+    omittedCount: numbers[13]!,
+    tokenCount: numbers[14]!,
+    seconds: numbers[15]!,
+  } as StepSpan;
+  for (const metric of stepMetrics) span[metric] = next();
+  return span;
 }

@@ -327,6 +327,12 @@ export interface Dataset {
   owner: string;
   /** The data set that it appends to, `datasets/{dataset}`; empty for none. It holds all of that itself. */
   base: string;
+  /** Bytes of its files that are prepared in a second, by what is done so far; unset where that is not known. */
+  preparedBytesPerSecond?:
+    | number
+    | undefined;
+  /** Seconds until it is READY at that rate. */
+  preparationRemainingSeconds?: number | undefined;
 }
 
 export interface Dataset_LabelsEntry {
@@ -662,6 +668,8 @@ function createBaseDataset(): Dataset {
     labels: {},
     owner: "",
     base: "",
+    preparedBytesPerSecond: undefined,
+    preparationRemainingSeconds: undefined,
   };
 }
 
@@ -729,6 +737,12 @@ export const Dataset: MessageFns<Dataset> = {
     }
     if (message.base !== "") {
       writer.uint32(170).string(message.base);
+    }
+    if (message.preparedBytesPerSecond !== undefined) {
+      writer.uint32(177).double(message.preparedBytesPerSecond);
+    }
+    if (message.preparationRemainingSeconds !== undefined) {
+      writer.uint32(185).double(message.preparationRemainingSeconds);
     }
     return writer;
   },
@@ -917,6 +931,22 @@ export const Dataset: MessageFns<Dataset> = {
             message.base = reader.string();
             continue;
           }
+          case 22: {
+            if (tag !== 177) {
+              break;
+            }
+
+            message.preparedBytesPerSecond = reader.double();
+            continue;
+          }
+          case 23: {
+            if (tag !== 185) {
+              break;
+            }
+
+            message.preparationRemainingSeconds = reader.double();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1007,6 +1037,16 @@ export const Dataset: MessageFns<Dataset> = {
         : {},
       owner: isSet(object.owner) ? globalThis.String(object.owner) : "",
       base: isSet(object.base) ? globalThis.String(object.base) : "",
+      preparedBytesPerSecond: isSet(object.preparedBytesPerSecond)
+        ? globalThis.Number(object.preparedBytesPerSecond)
+        : isSet(object.prepared_bytes_per_second)
+        ? globalThis.Number(object.prepared_bytes_per_second)
+        : undefined,
+      preparationRemainingSeconds: isSet(object.preparationRemainingSeconds)
+        ? globalThis.Number(object.preparationRemainingSeconds)
+        : isSet(object.preparation_remaining_seconds)
+        ? globalThis.Number(object.preparation_remaining_seconds)
+        : undefined,
     };
   },
 
@@ -1081,6 +1121,12 @@ export const Dataset: MessageFns<Dataset> = {
     if (message.base !== "") {
       obj.base = message.base;
     }
+    if (message.preparedBytesPerSecond !== undefined) {
+      obj.preparedBytesPerSecond = floatToJson(message.preparedBytesPerSecond);
+    }
+    if (message.preparationRemainingSeconds !== undefined) {
+      obj.preparationRemainingSeconds = floatToJson(message.preparationRemainingSeconds);
+    }
     return obj;
   },
 
@@ -1130,6 +1176,8 @@ export const Dataset: MessageFns<Dataset> = {
     );
     message.owner = object.owner ?? "";
     message.base = object.base ?? "";
+    message.preparedBytesPerSecond = object.preparedBytesPerSecond ?? undefined;
+    message.preparationRemainingSeconds = object.preparationRemainingSeconds ?? undefined;
     return message;
   },
 };
