@@ -4,18 +4,14 @@ import type {
   UndeleteJobRequest,
   UndeleteJobResponse,
 } from '@relora/sdk/contract';
-import { quote, ServiceError } from '../errors.js';
-import type { Job } from '../jobs/job.js';
-import type { DeletionResult } from '../jobs/jobDeletion.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
+import { parseEtag, requireDone } from './requireDone.js';
 import { parseJobName } from './resourceNames.js';
-import { toEtag, toJob } from './toProto.js';
+import { toJob } from './toProto.js';
 import type { Principal } from '../access/principal.js';
 
 export type DeleteJobParts = Pick<ApiParts, 'jobDeletion' | 'disk'>;
-
-const etagPattern = /^"([1-9][0-9]{0,14})"$/;
 
 /** Deletes a job that has ended, or only says whether it can be and what that would free. */
 export async function deleteJob(
@@ -29,7 +25,7 @@ export async function deleteJob(
   checks.throwIfWrong();
   const result = await jobDeletion.delete(jobId, { version, validateOnly });
   if (result.outcome === 'notFound' && allowMissing) return { job: undefined, freedBytes: 0 };
-  const job = toJob(requireDone(result, jobId, etag));
+  const job = toJob(requireDone(result, 'delete', jobId, { etag }));
   return { job, freedBytes: await disk.freedBytes('jobs', jobId) };
 }
 
@@ -40,32 +36,5 @@ export async function undeleteJob(
   { tenant }: Principal,
 ): Promise<UndeleteJobResponse> {
   const jobId = parseJobName(tenant, 'name', name);
-  return { job: toJob(requireDone(await jobDeletion.undelete(jobId), jobId, '')) };
-}
-
-/** The version of a job that an etag stands for; null for an empty one. */
-export function parseEtag(checks: FieldChecks, etag: string): number | null {
-  const match = etagPattern.exec(etag);
-  if (etag !== '' && match === null) checks.add('etag', 'the etag of a Job, with its quotes', quote(etag));
-  return match === null ? null : Number(match[1]);
-}
-
-function requireDone(result: DeletionResult, jobId: string, etag: string): Job {
-  switch (result.outcome) {
-    case 'done':
-      return result.job;
-    case 'notFound':
-      throw new ServiceError('JOB_NOT_FOUND', { jobId });
-    case 'usedBy':
-      throw new ServiceError('JOB_IN_USE', { jobId, usedBy: result.name });
-    case 'changed':
-      throw new ServiceError('JOB_CHANGED', { jobId, etag, presentEtag: toEtag(result.job.version) });
-    case 'wrongState':
-      throw new ServiceError('JOB_STATE_WRONG', {
-        jobId,
-        state: result.job.state.toUpperCase(),
-        action: 'deleted',
-        allowed: 'SUCCEEDED, FAILED or CANCELLED',
-      });
-  }
+  return { job: toJob(requireDone(await jobDeletion.undelete(jobId), 'delete', jobId, {})) };
 }

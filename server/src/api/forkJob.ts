@@ -10,10 +10,16 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { changedSpec, problemsOfFork } from './forkSpec.js';
-import { admitWith, repeatedJob, requireUndeleted, submitJob } from './submitJob.js';
+import {
+  admitWith,
+  parseNewJob,
+  repeatedJob,
+  requireUndeleted,
+  sortedLabels,
+  submitJob,
+} from './submitJob.js';
 import { toJob, toSpec } from './toProto.js';
 import type { Principal } from '../access/principal.js';
-import { idIn } from '../store/tenantIds.js';
 
 type ForkParts = AdmitParts & Pick<ApiParts, 'queue' | 'checkpoints'>;
 
@@ -25,13 +31,10 @@ export async function forkJob(
 ): Promise<ForkJobResponse> {
   const endedId = parseJobName(tenant, 'name', request.name);
   const checks = new FieldChecks();
-  const jobId = checks.id('job_id', request.jobId);
-  const displayName = checks.text('display_name', request.displayName, 63);
-  const labels = checks.labels('labels', request.labels);
-  const requestId = checks.requestId(request.requestId);
+  const named = parseNewJob(checks, tenant, request);
   const requestDigest = digestOf(request);
   // The ended job, its checkpoint and the limits may be others by the time that a call is repeated.
-  const first = await repeatedJob(parts, tenant, requestId, requestDigest);
+  const first = await repeatedJob(parts, tenant, named.requestId, requestDigest);
   if (first !== undefined) return { job: toJob(first), ...(await costOf(parts, first)), warnings: [] };
 
   const ended = await requireJob(parts.store, endedId);
@@ -62,13 +65,11 @@ export async function forkJob(
   if (problems.length > 0) throw new ServiceError('JOB_SPEC_INVALID', { problems });
 
   const newJob = {
-    tenant,
-    jobId: jobId && idIn(tenant, jobId),
-    displayName: displayName || ended.displayName,
-    labels: Object.keys(labels).length > 0 ? labels : ended.labels,
+    ...named,
+    displayName: named.displayName || ended.displayName,
+    labels: Object.keys(named.labels).length > 0 ? named.labels : ended.labels,
     origin,
     updates,
-    requestId,
     requestDigest,
   };
   return await submitJob(parts, newJob, admitted);
@@ -105,7 +106,7 @@ async function findOrigin(
  * that is repeated after an upgrade, by either name, is the same request.
  */
 function digestOf(request: ForkJobRequest): string {
-  const labels = Object.fromEntries(Object.entries(request.labels).sort(([a], [b]) => (a < b ? -1 : 1)));
+  const labels = sortedLabels(request);
   const asked = ForkJobRequest.encode({ ...request, labels, requestId: '' }).finish();
   return createHash('sha256').update('RestartJob').update(asked).digest('hex');
 }

@@ -6,6 +6,28 @@ import type { AdmittedJob } from './admitJob.js';
 import type { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { toJob } from './toProto.js';
+import { idIn } from '../store/tenantIds.js';
+
+/** What CreateJob and ForkJob say of a job beside its specification. */
+export function parseNewJob(
+  checks: FieldChecks,
+  tenant: string,
+  request: { jobId: string; displayName: string; labels: Record<string, string>; requestId: string },
+): Pick<NewJob, 'tenant' | 'jobId' | 'displayName' | 'labels' | 'requestId'> {
+  const jobId = checks.id('job_id', request.jobId);
+  return {
+    tenant,
+    jobId: jobId && idIn(tenant, jobId),
+    displayName: checks.text('display_name', request.displayName, 63),
+    labels: checks.labels('labels', request.labels),
+    requestId: checks.requestId(request.requestId),
+  };
+}
+
+/** With the labels in an order of their own: a map has none, and an equal request an equal digest. */
+export function sortedLabels({ labels }: { labels: Record<string, string> }): Record<string, string> {
+  return Object.fromEntries(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
 
 /** Adds the problems of the rest of a request to those of its specification, so that all come in one answer. */
 export async function admitWith(

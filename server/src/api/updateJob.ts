@@ -4,15 +4,14 @@ import { UpdateJobRequest, type JobSpec, type UpdateJobResponse } from '@relora/
 import type { Principal } from '../access/principal.js';
 import { quote } from '../errors.js';
 import type { Job } from '../jobs/job.js';
-import { parseEtag } from './deleteJob.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseChange, toUpdate, updatesMax } from './jobUpdate.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { fieldName } from './settings.js';
-import { requireDone } from './steerJob.js';
-import { requireUndeleted } from './submitJob.js';
+import { parseEtag, requireDone } from './requireDone.js';
+import { requireUndeleted, sortedLabels } from './submitJob.js';
 import { toJob } from './toProto.js';
 
 /** Changes what may be changed of a job that has not ended. */
@@ -122,7 +121,7 @@ function scheduleOf(spec: RunSpec, updates: readonly RunUpdate[], present: numbe
 }
 
 function digestOf(request: UpdateJobRequest): string {
-  const labels = Object.fromEntries(Object.entries(request.labels).sort(([a], [b]) => (a < b ? -1 : 1)));
+  const labels = sortedLabels(request);
   const asked = UpdateJobRequest.encode({ ...request, labels, requestId: '', etag: '' }).finish();
   return createHash('sha256').update(asked).digest('hex');
 }
