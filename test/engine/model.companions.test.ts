@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Tokenizer as Library } from 'tokenizers';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
@@ -290,6 +290,38 @@ describe('what a model brings beside its weights', () => {
       chat: 'hello',
       padding: 'left',
     });
+  });
+
+  it('has the templates of its folder, but none that lie outside of the allowed folders', async () => {
+    const folder = await modelFolder(files(), {});
+    const templates = join(folder, 'additional_chat_templates');
+    const outside = newFolder();
+    const kept = async (beneath: string[] | null) => {
+      const { model, modelFiles } = await loadModelFolder(device, folder, { beneath });
+      model.dispose();
+      return Object.keys(modelFiles).filter((name) => name.startsWith('additional_chat_templates/'));
+    };
+    mkdirSync(templates);
+    for (const name of ['rag.jinja', 'notes.txt', '.hidden.jinja'])
+      writeFileSync(join(templates, name), 'text');
+    writeFileSync(join(outside, 'tool_use.jinja'), 'secret');
+    symlinkSync(join(outside, 'tool_use.jinja'), join(templates, 'tool_use.jinja'));
+    const rag = 'additional_chat_templates/rag.jinja';
+    expect(await kept([folder])).toEqual([rag]);
+    expect(await kept([folder, outside])).toEqual([rag, 'additional_chat_templates/tool_use.jinja']);
+
+    for (let count = 0; count < 16; count++) writeFileSync(join(templates, `t${count}.jinja`), 'text');
+    const reason = 'MODEL_FOLDER_INVALID';
+    await expect(kept([folder])).rejects.toMatchObject({
+      reason,
+      message: expect.stringContaining('at most 16 templates') as string,
+    });
+    rmSync(templates, { recursive: true });
+    symlinkSync(outside, templates);
+    expect(await kept([folder])).toEqual([]);
+    rmSync(templates);
+    writeFileSync(templates, 'no folder');
+    await expect(kept([folder])).rejects.toMatchObject({ reason });
   });
 
   it('is changed in what the job changed: another token at the end of texts', async () => {
