@@ -13,6 +13,7 @@ import { defaultRunSpec } from '../engine/dist/plan/index.js';
 import { JobAttempts } from '../server/dist/jobs/jobAttempts.js';
 import { bucketStepCountFor, readHistory } from '../server/dist/jobs/metricHistory.js';
 import { createMetrics } from '../server/dist/metrics/metrics.js';
+import { Quotas } from '../server/dist/quotas/quotas.js';
 import { makeServerParts } from '../server/dist/serverParts.js';
 import { openStore } from '../server/dist/store/openStore.js';
 
@@ -27,6 +28,7 @@ const [stepCount, rate] = [Number(values.steps), Number(values.rate)];
 const dataFolder = mkdtempSync(join(tmpdir(), 'relora-bench-'));
 const config = readConfig({ RELORA_DATA_FOLDER: dataFolder, RELORA_LOG_LEVEL: 'silent' });
 const store = await openStore(dataFolder);
+const quotas = await Quotas.open(config.quotaFile, createLog(config));
 const { queue, store: jobs, journal, folding } = partsOf();
 const attempts = new JobAttempts(journal, dataFolder);
 const rows = [];
@@ -80,6 +82,7 @@ function partsOf() {
     log: createLog(config),
     store,
     metrics: createMetrics(),
+    quotas,
     stopping: stopping.signal,
     onStoreFailure: (error) => {
       throw error;

@@ -1,13 +1,16 @@
 // npm run bench:watchers: hundreds of watchers of one fast job over gRPC, as views ask for it (steps thinned), and one that
-// takes every event. Prints how old the events were when they came.
+// takes every event. Prints how old the events were when they came. With `--unread 300` so many more that ask for every event and read
+// none, for the memory that they cost the server.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { once } from 'node:events';
+import { connect } from 'node:http2';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { ReloraClient } from '@relora/sdk';
+import { WatchJobRequest } from '@relora/sdk/contract';
 
 const { values } = parseArgs({
   options: {
@@ -15,13 +18,15 @@ const { values } = parseArgs({
     rate: { type: 'string', default: '1000' },
     seconds: { type: 'string', default: '20' },
     interval: { type: 'string', default: '500' },
+    unread: { type: 'string', default: '0' },
   },
 });
-const [watchers, rate, seconds, stepIntervalMs] = [
+const [watchers, rate, seconds, stepIntervalMs, unread] = [
   values.watchers,
   values.rate,
   values.seconds,
   values.interval,
+  values.unread,
 ].map(Number);
 
 const folder = mkdtempSync(join(tmpdir(), 'relora-watchers-'));
@@ -49,10 +54,26 @@ const watch = async (options) => {
   }
   return { ages, lastSequence, eventCount };
 };
+const unreadSessions = Array.from({ length: Math.ceil(unread / 100) }, () => connect(`http://${address}`));
+const watchPath = '/relora.v1.TrainingService/WatchJob';
+const request = WatchJobRequest.encode(
+  WatchJobRequest.fromPartial({ name: 'jobs/fast', acceptSpans: true }),
+).finish();
+for (let count = 0; count < unread; count++) {
+  const headers = {
+    ':method': 'POST',
+    ':path': watchPath,
+    'content-type': 'application/grpc',
+    te: 'trailers',
+  };
+  const stream = unreadSessions[Math.floor(count / 100)].request(headers).on('error', () => {});
+  stream.end(Buffer.concat([Buffer.from([0, 0, 0, 0, request.length]), request]));
+}
 const thinned = Array.from({ length: watchers }, () => watch({ stepIntervalMs }));
 const whole = watch({});
 const results = await Promise.all(thinned);
 const every = await whole;
+for (const session of unreadSessions) session.destroy();
 const { elu, rssBytes } = JSON.parse(lines.join('').trim().split('\n').at(-1));
 server.stdin.end();
 await once(server, 'exit');

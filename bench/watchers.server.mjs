@@ -6,6 +6,7 @@ import { serveApi, serviceNames } from '../server/dist/api/serveApi.js';
 import { Health } from '../server/dist/grpc/health.js';
 import { JobAttempts } from '../server/dist/jobs/jobAttempts.js';
 import { createMetrics } from '../server/dist/metrics/metrics.js';
+import { Quotas } from '../server/dist/quotas/quotas.js';
 import { makeServerParts } from '../server/dist/serverParts.js';
 import { openStore } from '../server/dist/store/openStore.js';
 import { defaultRunSpec } from '../engine/dist/plan/index.js';
@@ -20,6 +21,7 @@ const parts = makeServerParts({
   log: createLog(config),
   store,
   metrics: createMetrics(),
+  quotas: await Quotas.open(config.quotaFile, createLog(config)),
   stopping: stopping.signal,
   onStoreFailure: (error) => {
     throw error;
