@@ -1,7 +1,9 @@
 // `npm run test:full`: what takes too long, or needs too much, for every change. It makes the Python environment itself (in
 // .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, a thousand random messages to each method,
-// and the kernels under the sanitizers. What came of it is written to test/full-report.md. Words after it name the parts to run.
-import { execFileSync, spawnSync } from 'node:child_process';
+// and the kernels under the sanitizers. What came of it is written to test/full-report.md. Words after it name the parts to run: the
+// rows of the others stay as they are.
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
@@ -40,14 +42,17 @@ const parts = [
   {
     name: 'fuzz',
     what: '1,000 random messages to each method',
-    command: vitest('test/server/grpc.fuzz.test.ts'),
+    // Its lines come as they are written: one a method.
+    command: vitest('test/server/grpc.fuzz.test.ts', '--disable-console-intercept'),
     env: { TEST_FUZZ_MESSAGES: '1000' },
+    findings: /^\d+ methods: (.*) in .*$/gm,
   },
   {
     name: 'sanitizers',
     what: 'the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer',
     command: ['scripts/testSanitized.mjs'],
     env: {},
+    findings: /^(The \w+ sanitizer: .*)$/gm,
   },
 ];
 
@@ -57,26 +62,49 @@ if (unknown.length > 0) {
   console.error(`Expected some of ${parts.map(({ name }) => name).join(', ')}, got ${unknown.join(', ')}`);
   process.exit(2);
 }
-const rows = parts.filter(({ name }) => asked.length === 0 || asked.includes(name)).map(run);
-writeFileSync(join(root, 'test', 'full-report.md'), report(rows));
-if (rows.some(({ outcome }) => !outcome.startsWith('passed'))) process.exitCode = 1;
+const file = join(root, 'test', 'full-report.md');
+const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim();
+const outcomes = [];
+for (const part of parts.filter(({ name }) => asked.length === 0 || asked.includes(name))) {
+  const { outcome, row } = await run(part);
+  outcomes.push(outcome);
+  // After each, so that what a later one cuts short does not lose it.
+  writeFileSync(file, report(new Map([...rowsOf(file), [part.name, row]])));
+}
+if (outcomes.some((outcome) => !outcome.startsWith('passed'))) process.exitCode = 1;
 
-function run({ name, what, prepare, command, env }) {
+async function run({ name, what, prepare, command, env, findings }) {
   console.log(`\n${name}: ${what}`);
   const began = performance.now();
   const problem = prepare?.();
-  const { status, stdout } = spawnSync(process.execPath, command, {
+  const child = spawn(process.execPath, command, {
     cwd: root,
     env: { ...process.env, ...env, NO_COLOR: '1' },
     stdio: ['ignore', 'pipe', 'inherit'],
-    maxBuffer: 1 << 28,
   });
-  process.stdout.write(stdout);
-  const counts = [...stdout.toString().matchAll(/^ *Tests +(.*?) *\(\d+\)$/gm)].map(([, text]) =>
-    text.trim(),
-  );
+  let output = '';
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    output += text;
+    process.stdout.write(text);
+  });
+  const [status] = await once(child, 'close');
+  const counts = [...output.matchAll(/^ *Tests +(.*?) *\(\d+\)$/gm)].map(([, text]) => text.trim());
+  const found = findings === undefined ? [] : [...output.matchAll(findings)].map(([, text]) => text);
   const outcome = `${status === 0 ? 'passed' : 'FAILED'}${problem === undefined ? '' : ` (${problem})`}`;
-  return { name, what, outcome, counts: counts.join('; '), seconds: (performance.now() - began) / 1000 };
+  const seconds = ((performance.now() - began) / 1000).toFixed(0);
+  const cells = [name, what, outcome, [...counts, ...found].join('; '), seconds, `${commit}, ${today()}`];
+  return { outcome, row: `| ${cells.join(' | ')} |` };
+}
+
+/** Rows that are there already, by their part. */
+function rowsOf(file) {
+  const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n') : [];
+  const known = new Set(parts.map(({ name }) => name));
+  return lines.map((line) => [line.split('|')[1]?.trim(), line]).filter(([name]) => known.has(name));
+}
+
+function today() {
+  return new Date().toISOString().slice(0, 10);
 }
 
 /** A virtual environment with what the exports are read by; what cannot be had is said, and its tests are skipped. */
@@ -98,10 +126,6 @@ function setUpTensorflow() {
 }
 
 function report(rows) {
-  const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD'], {
-    cwd: root,
-    encoding: 'utf8',
-  }).trim();
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
   const versions = spawnSync(
     python,
@@ -111,17 +135,14 @@ function report(rows) {
     ],
     { encoding: 'utf8' },
   );
-  const lines = rows.map(
-    ({ name, what, outcome, counts, seconds }) =>
-      `| ${name} | ${what} | ${outcome} | ${counts} | ${seconds.toFixed(0)} |`,
-  );
+  const lines = parts.flatMap(({ name }) => rows.get(name) ?? []);
   return `# The long tests
 
-Written by \`npm run test:full\`: version ${version} after commit ${commit}, ${new Date().toISOString().slice(0, 10)}, Node ${process.version}, ${cpus()[0].model}, ${cpus().length} processors.
+Written by \`npm run test:full\`: version ${version}, Node ${process.version}, ${cpus()[0].model}, ${cpus().length} processors.
 Python's packages: ${versions.status === 0 ? versions.stdout.trim() : 'none'}.
 
-| part | what | outcome | tests | seconds |
-| --- | --- | --- | --- | --- |
+| part | what | outcome | tests | seconds | commit |
+| --- | --- | --- | --- | --- | --- |
 ${lines.join('\n')}
 `;
 }

@@ -164,6 +164,13 @@ const avoided: readonly [RegExp, string][] = [
     /\b(licence|catalogue|centre|grey|artefact|whilst|fulfil)\b/i,
     'license, catalog, center, gray, artifact, while, fulfill',
   ],
+  // One word, one thing: a restart is a merge and what follows it, a step that is skipped was not finite.
+  [
+    /\brestart(s|ed|ing)?( of)? (a|an|the|its|this) (server|trainer|machine|process|service)s?\b/i,
+    'started again, stopped, rebooted',
+  ],
+  [/\bre-?started (server|trainer|machine|process|service)\b/i, 'one that was started again'],
+  [/\bskip(s|ped|ping)? (on request|as asked)\b/i, 'omitted on request'],
   [/(label|model|travel|total|signal|initial)l(ed|ing)\b/i, 'one l'],
 ];
 
@@ -178,7 +185,12 @@ describe('how it is written', () => {
       )
       .map((entry) => relative(root, join(entry.parentPath, entry.name))),
   );
-  const pages = ['README.md', 'CONTRIBUTING.md', ...packages.map((name) => join(name, 'README.md'))];
+  const pages = [
+    'README.md',
+    'CONTRIBUTING.md',
+    'CHANGELOG.md',
+    ...packages.map((name) => join(name, 'README.md')),
+  ];
   const read = [...prose, ...pages.filter((file) => existsSync(join(root, file)))].filter(
     // What a program wrote, or people elsewhere, stays as it was written; this file has the words themselves.
     (file) =>

@@ -88,7 +88,7 @@ async function expectOurs(run: TrainingRun, theirs: number[], within = tolerance
   expect(largest).toBeLessThan(within);
 }
 
-describe.skipIf(isMissing)('transformers on PyTorch', { timeout: 300_000 }, () => {
+describe.skipIf(isMissing)('transformers on PyTorch', () => {
   it.each([
     ['grouped queries', {}],
     ['a head that is the embedding', { model: { tieWordEmbeddings: true } }],
@@ -115,7 +115,7 @@ describe.skipIf(isMissing)('transformers on PyTorch', { timeout: 300_000 }, () =
   });
 });
 
-describe.skipIf(isMissing)('PEFT', { timeout: 300_000 }, () => {
+describe.skipIf(isMissing)('PEFT', () => {
   it.each([
     ['a constant scale', {}],
     ['biases beside it', { model: { attentionBias: true } }],
@@ -130,7 +130,7 @@ describe.skipIf(isMissing)('PEFT', { timeout: 300_000 }, () => {
   });
 });
 
-describe.skipIf(isMissing)('gguf', { timeout: 300_000 }, () => {
+describe.skipIf(isMissing)('gguf', () => {
   it('reads our file, whose q8_0 has the bits of its own quantizer', async () => {
     const run = await trainedRun();
     const folder = await exported(run, {});

@@ -249,7 +249,7 @@ describe('what a model brings beside its weights', () => {
   });
   const endTokens = () => endTokensOf({ ...files(), 'config.json': '{"eos_token_id": [1, 0]}' });
 
-  it('goes through training, checkpoints and restarts of the trainer into the export, byte for byte', async () => {
+  it('goes through training, checkpoints and another trainer into the export, byte for byte', async () => {
     const folder = await modelFolder(files(), { eos_token_id: [1, 0], bos_token_id: 0, pad_token_id: 1 });
     const dataset = await prepare({ kind: 'huggingFace', tokenizerJson: json(), endTokens: endTokens() });
     const run = await begin(folder, dataset);

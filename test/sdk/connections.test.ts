@@ -1,6 +1,7 @@
 import { JobState, parseJobSpec } from '@relora/sdk';
 import { expect, onTestFinished, test } from 'vitest';
 import { tinySpec, tinyText } from '../e2e/tinyJob.js';
+import { patienceMs } from '../patience.mjs';
 import { brokenServer, sequencesOf, step } from './brokenServer.js';
 import { realServer } from './realServer.js';
 
@@ -20,7 +21,7 @@ test('a thousand waits for a job, under one signal, and calls beside them', asyn
   const waiting = Array.from({ length: 1000 }, () => client.waitForJob(name, { signal }));
   const all = Promise.all(waiting);
   // Streams that wait for the end of others would hold this one up.
-  expect((await client.getJob(name, { signal, deadlineMs: 30_000 })).name).toBe(name);
+  expect((await client.getJob(name, { signal, deadlineMs: patienceMs })).name).toBe(name);
   await client.cancelJob(first.name);
   expect(new Set((await all).map(({ state }) => state))).toEqual(new Set([JobState.SUCCEEDED]));
   expect(warnings).toEqual([]);

@@ -5,7 +5,7 @@ import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 
 const outageMs = 3000;
 
-test('every method holds through a restart of the server that takes three seconds', async () => {
+test('every method holds while the server is away for three seconds and started again', async () => {
   const dataFolder = temporaryFolder();
   const settings = { RELORA_SLOTS: '2' };
   const first = await startServerProcess(dataFolder, settings);

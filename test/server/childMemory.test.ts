@@ -74,7 +74,7 @@ test('a tokenizer that multiplies its text ends its own process at the limit, wi
       /^The process of the task was ended by SIGKILL because it took .* GiB of memory; 0\.39 GiB are allowed \(RELORA_PREPARER_MEMORY_BYTES_MAX\)$/,
     ) as string,
   });
-}, 60_000);
+});
 
 test('the memory of one process is watched, and reported once', async () => {
   const grow = 'const kept = []; setInterval(() => kept.push(Buffer.alloc(20e6, 1)), 20)';

@@ -76,5 +76,5 @@ describe('the limit of open files', () => {
     expect(error).toBeUndefined();
     expect(exitCode).toBeUndefined();
     expect(logged.filter(({ level }) => level >= 50)).toEqual([]);
-  }, 60_000);
+  });
 });

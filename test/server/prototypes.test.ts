@@ -53,7 +53,7 @@ test('a name that every object answers to is a word like any other, in every tex
   await readyDataset(parts);
   const client = rawClient(address);
   const answer = async (path: string, bytes: Buffer): Promise<string> => {
-    const { error } = await rawCall(client, path, bytes, { deadlineMs: 10_000 });
+    const { error } = await rawCall(client, path, bytes);
     const details = error?.metadata.get('grpc-status-details-bin')[0] as Buffer | undefined;
     const [info] = RpcStatus.decode(details ?? Buffer.alloc(0)).details;
     return `${status[error?.code ?? status.OK]} ${info === undefined ? '' : ErrorInfo.decode(info.value).reason}`;

@@ -1,6 +1,7 @@
 import { connect, constants, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2';
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { onTestFinished } from 'vitest';
+import { patienceMs } from '../patience.mjs';
 
 const pass = (bytes: Buffer): Buffer => bytes;
 
@@ -16,7 +17,7 @@ export async function rawCall(
   client: Client,
   path: string,
   bytes: Buffer,
-  { metadata = new Metadata(), deadlineMs = 30_000 } = {},
+  { metadata = new Metadata(), deadlineMs = patienceMs } = {},
 ): Promise<{ answers: Buffer[]; error?: ServiceError }> {
   const stream = client.makeBidiStreamRequest<Buffer, Buffer>(path, pass, pass, metadata, {
     deadline: Date.now() + deadlineMs,

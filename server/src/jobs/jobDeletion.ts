@@ -74,7 +74,7 @@ export class JobDeletion {
         .where('job_id', '=', jobId)
         .executeTakeFirstOrThrow();
       if (last === null) break;
-      // From the end: a restart of the server in the middle finds a journal that begins at its beginning.
+      // From the end: a server that is started again in the middle finds a journal that begins at its beginning.
       await this.db
         .deleteFrom('events')
         .where('job_id', '=', jobId)

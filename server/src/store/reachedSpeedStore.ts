@@ -8,7 +8,7 @@ interface StoredSpeed {
   ratios: number[];
 }
 
-/** Keeps what jobs reached on devices, so that the first estimate after a restart of the server rests on it too. */
+/** Keeps what jobs reached on devices, so that the first estimate of the next server rests on it too. */
 export class ReachedSpeedStore {
   constructor(private readonly db: Database) {}
 

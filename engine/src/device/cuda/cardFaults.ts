@@ -25,7 +25,7 @@ function knownFault(code: string): Known | null {
     case 'CUDA_ERROR_SYSTEM_DRIVER_MISMATCH':
       return {
         reason: 'DEVICE_DRIVER_TOO_OLD',
-        cure: 'restart the machine: the driver in memory is another than the one installed',
+        cure: 'reboot the machine: the driver in memory is another than the one installed',
       };
     case 'CUBLAS_STATUS_3':
     case 'CUDA_ERROR_OUT_OF_MEMORY':
