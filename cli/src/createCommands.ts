@@ -65,13 +65,13 @@ function addRun(program: Command, run: Run): void {
     program
       .command('run [file]')
       .description(
-        'create a job, watch it and download its weights: by a run file (see init), by flags, or by both, flags first; upload files with --file',
+        'create a job, watch it and download its weights; a run file (see init) describes the job, or flags, which override the file',
       ),
   )
     .option('--id <id>', 'id to use, by default made by the server')
     .option('--title <text>', 'title for people')
     .option('--label <key=value...>', 'labels to find the job by', label)
-    .option('--file <path...>', 'text, JSONL or Parquet to upload as the data set')
+    .option('--file <path...>', 'upload these as the data set: text, JSON lines or lists, CSV, Parquet')
     .option(
       '--vocabulary <n>',
       'train a BPE vocabulary of this size on the files; by default bytes are tokens',

@@ -49,27 +49,28 @@ const program = new Command('relora')
   )
   .option(
     '--timeout <seconds>',
-    'how long a call may take, and is repeated while no server answers',
+    'until a call fails; it is repeated that long while no server answers',
     decimalNumber,
     60,
   )
-  .option('--json', 'one JSON object a line, errors too')
+  .option('--json', 'print one JSON object a line, errors too; as --print json')
   .addOption(
-    new Option(
-      '--print <form>',
-      'how results are written: table for people, json as --json, yaml as documents',
-    )
+    new Option('--print <form>', 'how results are printed: a table for people, json, or yaml documents')
       .choices(formats)
       .default('table'),
   )
   .addHelpText(
     'after',
     `
-Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed or cancelled, ${exitCodes.usage} wrong usage, ${exitCodes.refused} refused by the server,
-${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error, ${exitCodes.different} a replay gave another result, ${exitCodes.interrupted} interrupted.
-Variables: RELORA_ADDRESS for --address, RELORA_PROFILE for --profile, RELORA_TENANT for --tenant, RELORA_TOKEN, RELORA_CA_FILE,
-RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE where no profile has them, NO_COLOR for a view without colors.`,
+Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed or cancelled, ${exitCodes.usage} wrong usage,
+${exitCodes.refused} refused by the server, ${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error,
+${exitCodes.different} a replay gave another result, ${exitCodes.interrupted} interrupted.
+Variables: RELORA_ADDRESS, RELORA_PROFILE and RELORA_TENANT for these options;
+RELORA_TOKEN, RELORA_CA_FILE, RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE where no
+profile has them; NO_COLOR for a view without colors.`,
   )
+  // A command shows the options of all commands, too: they may stand after it.
+  .configureHelp({ showGlobalOptions: true })
   .exitOverride()
   .configureOutput(isJson ? { writeErr: () => {} } : {});
 

@@ -132,7 +132,7 @@ const modules = {
 
 export function addSpecOptions(command: Command): Command {
   return command
-    .option('--spec <file>', 'JobSpec as JSON, - for standard input; flags go before it')
+    .option('--spec <file>', 'JobSpec as JSON, - for standard input; flags override it')
     .option('--recipe <name>', 'defaults to start from, for example gradient-svd; "relora info" lists them')
     .option('--kind <kind>', `one of ${Object.keys(kinds).join(', ')}`)
     .option('--preset <name>', 'model, for example llama-60m; "relora info" lists them')

@@ -42,7 +42,7 @@ export const metricTable = {
   tokens: counter('relora_tokens_total', 'Tokens trained on by all jobs.'),
   stepsSkipped: counter(
     'relora_steps_skipped_total',
-    'Steps whose update was left out: loss or gradient was not finite, or no target counted.',
+    'Skipped steps: loss or gradient was not finite, or no target counted.',
   ),
   stepDuration: histogram('relora_step_seconds', 'Wall-clock time of a step.', stepSeconds),
   restarts: counter('relora_restarts_total', 'Merges with a restart of the adapters, by all jobs.'),
@@ -160,7 +160,7 @@ export const metricTable = {
   ),
   jobStepsSkipped: gauge(
     'relora_job_steps_skipped',
-    'Steps of this execution whose update was left out: loss or gradient was not finite, or no target counted.',
+    'Skipped steps of this execution: loss or gradient was not finite, or no target counted.',
     ['job_id'],
   ),
   jobCheckpointDuration: gauge(
