@@ -1,5 +1,8 @@
 import tseslint from 'typescript-eslint';
 
+const noSources =
+  'Tests import what is built, by the name of its package or from dist/: never sources beside it.';
+
 export default tseslint.config(
   {
     ignores: [
@@ -60,11 +63,18 @@ export default tseslint.config(
         {
           patterns: [
             {
-              regex: '(^|/)(engine|server|sdk|cli)/src/',
-              message:
-                'Tests import what is built, by the name of its package or from dist/: never sources beside it.',
+              regex: '(^|/)(engine|server|sdk|cli|page)/src/',
+              message: noSources,
             },
           ],
+        },
+      ],
+      'no-restricted-syntax': [
+        'error',
+        {
+          selector:
+            'ImportExpression[source.value=/(^|\\u002F)(engine|server|sdk|cli|page)\\u002Fsrc\\u002F/]',
+          message: noSources,
         },
       ],
     },

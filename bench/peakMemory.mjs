@@ -13,6 +13,7 @@ import { parseArgs } from 'node:util';
 import { beginRun, disposeRun, openDevice, trainLoop } from '../engine/dist/index.js';
 import { Dataset, prepareDataset } from '../engine/dist/data/index.js';
 import { defaultRunSpec, presets } from '../engine/dist/plan/index.js';
+import { unmeasured } from '../engine/dist/plan/deviceSpeed.js';
 import { memoryPhases, peakMemory, totalOf } from '../engine/dist/plan/memoryModel.js';
 import { Cells } from './cells.mjs';
 import { availableBytes, peakResidentBytes } from './sides/processMemory.mjs';
@@ -59,7 +60,8 @@ async function measure(side) {
     );
     const dataset = await Dataset.open(outputFolder, { verify: false });
     const device = await openDevice({ device: 'native', precision: spec.precision });
-    const speed = { ...(await device.measure()), threadCount: device.description.threadCount };
+    // Not measured, as in a trainer: what measuring leaves in the process would count.
+    const speed = unmeasured(device.description);
     const run = await beginRun({ spec, device, dataset, runFolder: join(folder, 'run'), attempt: 1 });
     const peaks = [];
     const seconds = [];
@@ -86,7 +88,7 @@ async function measure(side) {
 }
 
 async function inChild(side) {
-  const needed = 1.1 * totalOf(peakMemory(specOf(side), { ...unknownSpeed }));
+  const needed = 1.1 * totalOf(peakMemory(specOf(side), unknownSpeed));
   if (availableBytes() < needed) throw new Error(`${side} needs ${mega(needed)} MB of memory that is free`);
   const child = fork(fileURLToPath(import.meta.url), ['--child', side], { serialization: 'advanced' });
   const exited = once(child, 'exit');
@@ -99,6 +101,7 @@ async function inChild(side) {
 }
 
 const unknownSpeed = {
+  backend: 'native',
   instructionSet: 'avx512',
   threadCount: 2,
   autoPrecision: 'bfloat16',
