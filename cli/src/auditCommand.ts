@@ -20,11 +20,9 @@ export function addAuditCommand(program: Command, run: Run): void {
           entries.push(entry);
           if (entries.length >= limit) break;
         }
+        const head = ['TIME', 'CALLER', 'TENANT', 'FROM', 'METHOD', 'RESOURCE', 'RESULT'];
         output.result({ entries }, () =>
-          table([
-            ['TIME', 'CALLER', 'TENANT', 'FROM', 'METHOD', 'RESOURCE', 'RESULT'],
-            ...entries.map(rowOf),
-          ]),
+          entries.length === 0 ? ['No entries.'] : table([head, ...entries.map(rowOf)]),
         );
       }),
     );

@@ -94,14 +94,9 @@ export function diskLines(use: GetDiskUseResponse): string[] {
   return [
     `Disk: jobs ${bytes(use.jobBytes)}, data sets ${bytes(use.datasetBytes)}, weights ${bytes(use.weightsBytes)}, ` +
       `store ${bytes(use.storeBytes)}${deleted}; ${bytes(use.freeBytes)} are free`,
-    ...table([
-      ['LARGEST', 'SIZE', 'PURGED AT'],
-      ...use.entries.map((entry) => [
-        entry.name,
-        bytes(entry.bytes),
-        entry.purgeTime === undefined ? '' : entry.purgeTime.toISOString(),
-      ]),
-    ]),
+    ...(use.entries.length === 0
+      ? []
+      : table([['LARGEST', 'SIZE', 'PURGED AT'], ...use.entries.map(entryRow)])),
   ];
 }
 
@@ -115,6 +110,10 @@ function wholeNames(names: readonly string[]): string[] {
   const whole = names.map(wholeName);
   for (const name of whole) kindOf(name);
   return whole;
+}
+
+function entryRow({ name, bytes: size, purgeTime }: GetDiskUseResponse['entries'][number]): string[] {
+  return [name, bytes(size), purgeTime === undefined ? '' : purgeTime.toISOString()];
 }
 
 function kindOf(name: string): 'jobs' | 'datasets' {

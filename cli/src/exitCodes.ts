@@ -74,12 +74,20 @@ function messageOf(error: unknown): string {
   return isPathMistake(error) && path !== undefined ? `${path}: ${pathProblem(error)}` : error.message;
 }
 
+/** Without what grpc-js and Node put before the fault itself. */
+export function plainMessage(message: string): string {
+  return message
+    .replace('No connection established. Last error: ', '')
+    .replace(/\bError: /g, '')
+    .replace(/\.$/, '');
+}
+
 /** An error for people: what is wrong, each bad field on its own line, what to do. */
 export function describeError(error: unknown, address: string): string[] {
   if (!(error instanceof ReloraError)) return [messageOf(error)];
   if (error.code === 'UNAVAILABLE' && error.reason === '') {
     return [
-      `No server answers at ${address}: ${error.message}`,
+      `No server answers at ${address}: ${plainMessage(error.message)}`,
       'Start one with "npx relora-server", or name another with --address or RELORA_ADDRESS.',
     ];
   }

@@ -30,7 +30,7 @@ function infoLines(info: ServerInfo, address: string, disk: string[]): string[] 
     ...table([
       ['DEVICE', 'MODEL', 'INSTRUCTIONS', 'THREADS', 'JOBS', 'MEMORY', 'FLOAT32', 'BFLOAT16'],
       ...info.devices.map((device) => [
-        `${device.backend}${device.isDefault ? ' *' : ''}`,
+        `${device.backend}${device.isDefault ? ' (default)' : ''}`,
         [device.model, device.computeCapability, device.uuid].filter(Boolean).join(' '),
         device.instructionSet,
         String(device.threadCount),

@@ -80,16 +80,16 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
           tenant,
           hasToken: token !== undefined,
         }));
+        const cells = rows.map(({ name, isCurrent, address, tenant, hasToken }) => [
+          `${name}${isCurrent ? ' *' : ''}`,
+          address,
+          tenant,
+          hasToken ? 'yes' : 'no',
+        ]);
         output.result({ file: profilePath(), profiles: rows }, () =>
-          table([
-            ['PROFILE', 'ADDRESS', 'TENANT', 'TOKEN'],
-            ...rows.map(({ name, isCurrent, address, tenant, hasToken }) => [
-              `${name}${isCurrent ? ' *' : ''}`,
-              address,
-              tenant,
-              hasToken ? 'yes' : 'no',
-            ]),
-          ]),
+          cells.length === 0
+            ? ['No profiles; relora login makes one.']
+            : table([['PROFILE', 'ADDRESS', 'TENANT', 'TOKEN'], ...cells]),
         );
       }),
     );

@@ -14,10 +14,11 @@ import { addDiskCommands } from './diskCommands.js';
 import { addProofCommands } from './proofCommands.js';
 import { addExportCommand } from './exportCommand.js';
 import { addWeightsCommands } from './weightsCommands.js';
-import { exitCodeOf, exitCodes } from './exitCodes.js';
+import { exitCodeOf, exitCodes, plainMessage } from './exitCodes.js';
 import { addLoginCommands } from './loginCommands.js';
 import { addJobCommands } from './jobCommands.js';
 import { addInitCommand } from './initCommand.js';
+import { nameFlags } from './nameFlags.js';
 import { formats, Output, type Format } from './output.js';
 import { chooseServer } from './profiles.js';
 import type { GlobalFlags, Run, RunAlone } from './session.js';
@@ -122,9 +123,7 @@ function retryNotes(output: Output): Logger {
   let isSaid = false;
   const warn = (_: object, message: string) => {
     if (!isSaid)
-      output.note(
-        `${message.replace(/\.$/, '')}. Trying again; --timeout says for how long, Ctrl-C ends it.`,
-      );
+      output.note(`${plainMessage(message)}. Trying again; --timeout says for how long, Ctrl-C ends it.`);
     isSaid = true;
   };
   return { debug: () => {}, warn };
@@ -148,6 +147,7 @@ addAuditCommand(program, run);
 addUsageCommands(program, run);
 addInitCommand(program, runAlone);
 addCompletionCommand(program);
+nameFlags(program);
 
 // A reader that went away, as in `relora list | head`, is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { parseJobSpec, type JobSpec } from '@relora/sdk';
 import { parse, YAMLParseError } from 'yaml';
-import { UsageError } from './exitCodes.js';
+import { pathProblem, UsageError } from './exitCodes.js';
 
 /** What a run file says beside its specification; the flags of `relora run` go before it. */
 export interface RunFile {
@@ -39,7 +39,7 @@ export async function readRunFile(path: string): Promise<RunFile> {
   try {
     value = parse(await readFile(path, 'utf8'), { strict: true, uniqueKeys: true });
   } catch (error) {
-    const why = error instanceof YAMLParseError ? error.message.split('\n')[0]! : (error as Error).message;
+    const why = error instanceof YAMLParseError ? error.message.split('\n')[0]! : pathProblem(error);
     throw new UsageError(`${path} could not be read: ${why.replace(/:$/, '')}`);
   }
   if (!isObject(value))

@@ -4,7 +4,10 @@ import { cadence } from './duration.js';
 import { UsageError } from './exitCodes.js';
 import { stateText } from './jobText.js';
 import { jobName, type Run } from './session.js';
+import { named } from './nameFlags.js';
 import { decimalNumber, wholeNumber } from './specOptions.js';
+
+type Parsed = UpdateJobChanges & { labels: Record<string, string>; removedLabels: string[] };
 
 /** Changes a job that has not ended. */
 export function addSetCommand(program: Command, run: Run): void {
@@ -34,7 +37,7 @@ export function addSetCommand(program: Command, run: Run): void {
 
 export function parseChanges(changes: readonly string[]): UpdateJobChanges {
   const spec: NonNullable<UpdateJobChanges['spec']> = {};
-  const parsed: UpdateJobChanges & { labels: Record<string, string>; removedLabels: string[] } = {
+  const parsed: Parsed = {
     labels: {},
     removedLabels: [],
   };
@@ -42,22 +45,32 @@ export function parseChanges(changes: readonly string[]): UpdateJobChanges {
     const [name = '', ...rest] = change.split('=');
     const value = rest.join('=');
     if (rest.length === 0) throw new UsageError(`NAME=VALUE was expected, not ${JSON.stringify(change)}`);
-    if (name === 'rate') parsed.learningRateFactor = factor(value);
-    else if (name === 'steps') spec.stepCount = wholeNumber(value);
-    else if (name === 'priority') spec.priority = decimalNumber(value);
-    else if (name === 'evaluate-every') spec.evaluation = { ...spec.evaluation, ...cadence(value) };
-    else if (name === 'checkpoint-every') spec.checkpoint = { ...spec.checkpoint, ...cadence(value) };
-    else if (name === 'keep') spec.checkpoint = { ...spec.checkpoint, keepCount: wholeNumber(value) };
-    else if (name === 'sample-every') spec.sample = { ...spec.sample, ...cadence(value) };
-    else if (name === 'stop') parsed.stop = now(value);
-    else if (name.startsWith('label.') && value === '') parsed.removedLabels.push(name.slice(6));
-    else if (name.startsWith('label.')) parsed.labels[name.slice(6)] = value;
-    else
-      throw new UsageError(
-        `What may be set is rate, steps, priority, evaluate-every, checkpoint-every, keep, sample-every, stop or label.KEY, not ${JSON.stringify(name)}`,
-      );
+    named(name, () => enter(parsed, spec, name, value));
   }
   return Object.keys(spec).length === 0 ? parsed : { ...parsed, spec };
+}
+
+/** Enters one change: what it is named, and its value. */
+function enter(
+  parsed: Parsed,
+  spec: NonNullable<UpdateJobChanges['spec']>,
+  name: string,
+  value: string,
+): void {
+  if (name === 'rate') parsed.learningRateFactor = factor(value);
+  else if (name === 'steps') spec.stepCount = wholeNumber(value);
+  else if (name === 'priority') spec.priority = decimalNumber(value);
+  else if (name === 'evaluate-every') spec.evaluation = { ...spec.evaluation, ...cadence(value) };
+  else if (name === 'checkpoint-every') spec.checkpoint = { ...spec.checkpoint, ...cadence(value) };
+  else if (name === 'keep') spec.checkpoint = { ...spec.checkpoint, keepCount: wholeNumber(value) };
+  else if (name === 'sample-every') spec.sample = { ...spec.sample, ...cadence(value) };
+  else if (name === 'stop') parsed.stop = now(value);
+  else if (name.startsWith('label.') && value === '') parsed.removedLabels.push(name.slice(6));
+  else if (name.startsWith('label.')) parsed.labels[name.slice(6)] = value;
+  else
+    throw new UsageError(
+      `What may be set is rate, steps, priority, evaluate-every, checkpoint-every, keep, sample-every, stop or label.KEY, not ${JSON.stringify(name)}`,
+    );
 }
 
 /** 0.5x: over what the schedule says, so that it cannot be taken for a rate. */

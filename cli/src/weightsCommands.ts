@@ -46,7 +46,7 @@ export function addWeightsCommands(program: Command, run: Run): void {
         const all: Weights[] = [];
         for await (const found of client.listWeights({ labels: flags.label, owner: flags.owner, signal }))
           all.push(found);
-        output.result(all, () => table([columns, ...all.map(rowOf)]));
+        output.result(all, () => (all.length === 0 ? ['No weights.'] : table([columns, ...all.map(rowOf)])));
       }),
     );
 

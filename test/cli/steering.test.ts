@@ -62,7 +62,7 @@ test('relora set changes a job that has not ended, says how the rate jumps, and 
   expect((await client.getJob('jobs/next-one')).updates).toHaveLength(2);
 
   for (const [change, message] of [
-    ['rate=0.5', 'A factor was expected, for example rate=0.5x, not "0.5"'],
+    ['rate=0.5', 'rate: A factor was expected, for example rate=0.5x, not "0.5"'],
     ['seed=3', 'What may be set is rate, steps,'],
     ['steps', 'NAME=VALUE was expected, not "steps"'],
     ['checkpoint-every=0min', 'were expected, not "0min"'],
