@@ -6,7 +6,7 @@ import { readDescriptors } from '../../server/dist/grpc/descriptors.js';
 import { standardFiles } from '../../server/dist/grpc/standardServices.js';
 import { openApi } from './apiServer.js';
 import { patienceMs } from '../patience.mjs';
-import { readyDataset } from './parts.js';
+import { readyDataset, submit } from './parts.js';
 import { makeMessages, randomFrom } from './randomMessages.js';
 import { rawCall, rawClient } from './rawCalls.js';
 
@@ -27,6 +27,7 @@ const watches = /\/Watch\w*$/;
 test('no message makes a fault of ours, whatever is in it: each is answered or refused with its reason', async () => {
   const { address, parts } = await openApi({ RELORA_TASK_TIMEOUT_SECONDS: '2' });
   await readyDataset(parts);
+  await submit(parts, { jobId: 'my-job' });
   const client = rawClient(address);
   const faults: string[] = [];
   const all = new Map<string, number>();
@@ -34,7 +35,7 @@ test('no message makes a fault of ours, whatever is in it: each is answered or r
   const sendOne = async (path: string, typeName: string, seed: number): Promise<string> => {
     const random = randomFrom(seed);
     const { messageOf, mutate } = makeMessages(descriptors, random);
-    const message = random() < 0.3 ? messageOf(typeName) : mutate(messageOf(typeName));
+    const message = random() < 0.5 ? messageOf(typeName) : mutate(messageOf(typeName));
     // A watch that was rightly opened lasts until its deadline; whatever else takes long is waited for.
     const isWatch = watches.test(path);
     const { error } = await rawCall(client, path, message, { deadlineMs: isWatch ? 2000 : patienceMs });

@@ -32,12 +32,38 @@ const texts = [
   'é\u0301\u202e\u0000\u{1f600}',
   'x'.repeat(5000),
 ];
+/** What a field of that name may hold: a request of names alone, or of any text, would end at the first check. */
+const fitting: Readonly<Record<string, readonly string[]>> = {
+  name: [
+    'jobs/my-job',
+    'jobs/nobody',
+    'datasets/text',
+    'weights/some-weights',
+    'jobs/my-job/artifacts/merged-model-1',
+  ],
+  names: ['jobs/my-job', 'jobs/nobody'],
+  parent: ['jobs/my-job', 'jobs/nobody', ''],
+  model: ['jobs/my-job', 'jobs/my-job/artifacts/merged-model-1'],
+  dataset: ['datasets/text', 'datasets/none'],
+  weights: ['weights/some-weights'],
+  preset: ['demo', 'llama-60m'],
+  device: ['auto', 'native', ''],
+  request_id: ['', '00000000-0000-4000-8000-000000000001'],
+  page_token: [''],
+  filter: [''],
+  order_by: ['', 'create_time desc'],
+  etag: ['', '"1"'],
+};
 const wholes = [0, 1, 2, 3, 64, 127, 128, 1000, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 53 - 1];
 const wides = [2n ** 53n, 2n ** 63n - 1n, 2n ** 63n, 2n ** 64n - 1n, 2n ** 64n - 2n ** 53n];
 const reals = [0, -0, 1, 0.5, -1, 1e-3, 1e308, 5e-324, NaN, Infinity, -Infinity];
 
 export function makeMessages({ messages }: Descriptors, random: () => number) {
   const pick = <T>(choices: readonly T[]): T => choices[Math.floor(random() * choices.length)]!;
+
+  // A message of many fields, or with texts of any kind, is refused for one of them: half of all are lean and apt, to come further.
+  const isApt = random() < 0.5;
+  const density = isApt ? 0.25 : 0.6;
 
   const varint = (value: bigint): Buffer => {
     const bytes: number[] = [];
@@ -49,7 +75,7 @@ export function makeMessages({ messages }: Descriptors, random: () => number) {
   const prefixed = (bytes: Buffer): Buffer => Buffer.concat([varint(BigInt(bytes.length)), bytes]);
 
   const valueOf = (
-    { type, typeName }: FieldDescriptor,
+    { name, type, typeName }: FieldDescriptor,
     depth: number,
   ): { wireType: number; bytes: Buffer } => {
     switch (type) {
@@ -59,7 +85,10 @@ export function makeMessages({ messages }: Descriptors, random: () => number) {
         return { wireType: 1, bytes };
       }
       case 9:
-        return { wireType: 2, bytes: prefixed(Buffer.from(pick(texts))) };
+        return {
+          wireType: 2,
+          bytes: prefixed(Buffer.from(pick(isApt && Object.hasOwn(fitting, name) ? fitting[name]! : texts))),
+        };
       case 11:
         return { wireType: 2, bytes: prefixed(messageOf(typeName, depth + 1)) };
       case 12:
@@ -76,7 +105,8 @@ export function makeMessages({ messages }: Descriptors, random: () => number) {
   const messageOf = (typeName: string, depth = 0): Buffer => {
     const parts: Buffer[] = [];
     for (const [number, field] of messages.get(typeName) ?? []) {
-      if (random() > (depth < 4 ? 0.6 : 0.2)) continue;
+      const isNamed = isApt && depth === 0 && Object.hasOwn(fitting, field.name);
+      if (random() > (isNamed ? 0.9 : depth < 4 ? density : 0.2)) continue;
       const count = field.isRepeated ? Math.floor(random() * 4) : 1;
       for (let index = 0; index < count; index++) {
         const { wireType, bytes } = valueOf(field, depth);
