@@ -26,7 +26,7 @@ export async function run(signals: Signals): Promise<void> {
     await moveStore(readSettings(), argument, rest);
   else if (argument !== undefined)
     exitWith(2, [
-      `${argument} is not known; there are doctor, token, migrate, backup, restore, --help and --version`,
+      `${argument} is not known; there are doctor, token, migrate, backup, restore, health, --help and --version`,
     ]);
   else await serve(readSettings(), signals);
 }
@@ -135,6 +135,6 @@ function help(): string {
   );
   return (
     `relora-server ${version}\n\nServes training jobs over gRPC. Everything is set by environment variables, for these commands ` +
-    `too:\n\nrelora-server\nrelora-server --help | --version | health\n${doctorUsage}\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
+    `too:\n\nrelora-server\nrelora-server --help | --version\nrelora-server health\n${doctorUsage}\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
   );
 }

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { instructionSets, loadNativeAddon } from '@relora/engine';
@@ -40,7 +41,15 @@ test('--help lists every setting, --version prints the version, anything else is
     expect(stdout).toContain(`  ${variable}\n      ${reason}\n`);
   }
   expect((await run(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
-  expect(await run(['--port'])).toMatchObject({ code: 2 });
+  const refused = await run(['--port']);
+  expect(refused).toMatchObject({ code: 2 });
+  const commands = new Set([...stdout.matchAll(/^relora-server ([a-z]+)/gm)].map(([, name]) => name!));
+  expect(commands.size).toBeGreaterThan(4);
+  const page = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8');
+  for (const name of commands) {
+    expect(refused.stderr).toContain(` ${name},`);
+    expect(page).toContain(`\`${name}\``);
+  }
 });
 
 test('health ends with 0 while a server has the data folder, and with 1 when none has', async () => {
