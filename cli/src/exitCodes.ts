@@ -91,6 +91,7 @@ export function describeError(error: unknown, address: string): string[] {
       'Start one with "npx relora-server", or name another with --address or RELORA_ADDRESS.',
     ];
   }
+  if (error.code === 'DEADLINE_EXCEEDED' && error.reason === '') return [`${address}: ${error.message}`];
   if (error.fields.length === 0) return [error.message];
   const width = Math.max(...error.fields.map(({ field }) => field.length));
   return [

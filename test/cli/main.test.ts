@@ -175,7 +175,9 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
   const relora = cli(folder, address);
   writeFileSync(join(folder, 'slip.json'), '{ "steps": 5, "adapter": { "rnk": 3 } }');
   writeFileSync(join(folder, 'bad.txt'), Buffer.from([0xff, 0xfe]));
-  const cases: [args: string[], code: number, message: string][] = [
+  // On a busy machine the time is over before the connection is refused.
+  const notThere = /127\.0\.0\.1:1|No answer within 500 ms/;
+  const cases: [args: string[], code: number, message: string | RegExp][] = [
     [['bogus'], 2, "unknown command 'bogus'"],
     [['watch'], 2, 'Name a job, or several, or --label, or --new for all that happens'],
     [['watch', '--label', 'a=b', '--after', '3'], 2, '--after is for one job'],
@@ -200,8 +202,8 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
     [['generate', 'job-none', '--prompt', 'x'], 3, 'Job job-none does not exist'],
     [['create', '--preset', 'demo', '--dataset', 'datasets/none', '--steps', '10'], 3, ''],
     [['--address', 'grpc://127.0.0.1:1', 'list'], 2, 'is malformed: expected host:port'],
-    [['--address', '127.0.0.1:1', '--timeout', '0.5', 'info'], 4, '127.0.0.1:1'],
-    [['--address', '127.0.0.1:1', '--timeout', '0.5', 'list'], 4, '127.0.0.1:1'],
+    [['--address', '127.0.0.1:1', '--timeout', '0.5', 'info'], 4, notThere],
+    [['--address', '127.0.0.1:1', '--timeout', '0.5', 'list'], 4, notThere],
   ];
   await Promise.all(
     cases.map(async ([args, code, message]) => {
@@ -210,9 +212,9 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
       const { errors, ...rest } = await relora(isJson ? [...args, '--json'] : args);
       expect({ args, ...rest }).toMatchObject({ args, code, output: '' });
       if (isJson) expect(JSON.parse(errors)).toMatchObject({ error: { exitCode: code } });
-      expect(
-        isJson ? (JSON.parse(errors) as { error: { message: string } }).error.message : errors,
-      ).toContain(message);
+      expect(isJson ? (JSON.parse(errors) as { error: { message: string } }).error.message : errors).toMatch(
+        message,
+      );
     }),
   );
   expect((await relora(['create', '--spec', 'slip.json'])).errors).toBe(
