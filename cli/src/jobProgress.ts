@@ -10,7 +10,7 @@ export interface JobProgress {
   state: JobState;
   reason: string;
   phase: JobPhase;
-  losses: { step: number; loss: number }[];
+  losses: { firstStep: number; step: number; loss: number }[];
   evaluations: { step: number; loss: number; bitsPerByte: number }[];
   restarts: {
     step: number;
@@ -84,7 +84,7 @@ export function advance(progress: JobProgress, event: JobEvent): void {
       progress.phase = event.step.phase;
       progress.trainingSeconds += seconds;
       if (omitted) break;
-      progress.losses.push({ step, loss });
+      progress.losses.push({ firstStep, step, loss });
       progress.learningRate = event.step.learningRate;
       progress.gradientNorm = event.step.gradientNorm;
       progress.trainedTokens = event.step.trainedTokens;

@@ -196,7 +196,7 @@ function batchText({ sequenceCount, sequenceLength }: NonNullable<JobSpec['batch
 }
 
 function rateText({ peak, schedule, warmupStepCount }: NonNullable<JobSpec['learningRate']>): string {
-  return `${figure(peak ?? 0)} at its highest, ${word(schedule, 'SCHEDULE_KIND_')}, warm-up of ${warmupStepCount} steps`;
+  return `${figure(peak ?? 0)} at its highest, ${word(schedule, 'SCHEDULE_KIND_')}, warm-up of ${warmupStepCount} ${warmupStepCount === 1 ? 'step' : 'steps'}`;
 }
 
 /** The settings that trade memory, time and exactness. */

@@ -3,6 +3,11 @@ export interface Point {
   loss: number;
 }
 
+/** A loss of several steps together begins at the first of them. */
+export interface LossPoint extends Point {
+  firstStep?: number;
+}
+
 export interface CurveOptions {
   width: number;
   height: number;
@@ -30,27 +35,27 @@ export const brailleDots = [
  * A loss curve drawn in braille characters, two by four dots each, with the axis on the left and the steps below. Losses
  * of the same dot column are averaged; those that are not finite leave a gap. Returns `height` lines.
  */
-export function lossCurve(losses: readonly Point[], options: CurveOptions): string[] {
+export function lossCurve(losses: readonly LossPoint[], options: CurveOptions): string[] {
   const { width, height, stepCount, evaluations, restarts, paint } = options;
   const columns = Math.max(8, width - labelWidth - 1);
   const rows = Math.max(2, height - 2);
   const means = columnMeans(losses, columns * 2, stepCount);
-  const shown = [...means.filter((mean) => mean !== null), ...evaluations.map(({ loss }) => loss)].filter(
-    Number.isFinite,
-  );
+  const shown = [
+    ...means.flatMap((column) => column?.mean ?? []),
+    ...evaluations.map(({ loss }) => loss),
+  ].filter(Number.isFinite);
   const high = shown.length > 0 ? Math.max(...shown) : 1;
   const low = shown.length > 0 ? Math.min(...shown) : 0;
   const rowOf = (loss: number, count: number) =>
     Math.min(count - 1, Math.max(0, Math.round(((high - loss) / Math.max(1e-9, high - low)) * (count - 1))));
 
   const dots = Array.from({ length: rows }, () => new Uint8Array(columns));
-  // Steps are joined, also where there are fewer of them than columns, so that the curve does not fall apart; gaps stay.
-  const reach = Math.ceil((columns * 2) / Math.max(1, stepCount));
+  // Steps that follow each other are joined however many columns lie between, so that the curve does not fall apart; gaps stay.
   let last: { x: number; y: number } | null = null;
-  for (const [x, mean] of means.entries()) {
-    if (mean === null) continue;
-    const y = rowOf(mean, rows * 4);
-    const start: { x: number; y: number } = last !== null && x - last.x <= reach ? last : { x: x - 1, y };
+  for (const [x, column] of means.entries()) {
+    if (column === null) continue;
+    const y = rowOf(column.mean, rows * 4);
+    const start: { x: number; y: number } = last !== null && column.follows ? last : { x: x - 1, y };
     let above = start.y;
     for (let column = start.x + 1; column <= x; column++) {
       const here = Math.round(start.y + ((y - start.y) * (column - start.x)) / (x - start.x));
@@ -95,15 +100,23 @@ export function axisLabel(loss: number): string {
   return Math.abs(loss) < 999.995 ? loss.toFixed(2) : loss.toExponential(0);
 }
 
-/** Mean loss of each of `count` columns; null where no step falls. */
-function columnMeans(losses: readonly Point[], count: number, stepCount: number): (number | null)[] {
-  const sums = new Float64Array(count);
-  const counts = new Int32Array(count);
-  for (const { step, loss } of losses) {
+interface Column {
+  mean: number;
+  /** Whether its first step comes right after the last one before this column that has a loss. */
+  follows: boolean;
+}
+
+/** Of each of `count` columns; null where no step with a loss falls. */
+function columnMeans(losses: readonly LossPoint[], count: number, stepCount: number): (Column | null)[] {
+  const columns = Array.from({ length: count }, () => ({ sum: 0, count: 0, follows: false }));
+  let lastStep = -Infinity;
+  for (const { step, firstStep = step, loss } of losses) {
     if (!Number.isFinite(loss)) continue;
-    const column = Math.min(count - 1, Math.floor((step / Math.max(1, stepCount)) * count));
-    sums[column]! += loss;
-    counts[column]!++;
+    const column = columns[Math.min(count - 1, Math.floor((step / Math.max(1, stepCount)) * count))]!;
+    if (column.count === 0) column.follows = firstStep <= lastStep + 1;
+    column.sum += loss;
+    column.count++;
+    lastStep = step;
   }
-  return Array.from(sums, (sum, column) => (counts[column] === 0 ? null : sum / counts[column]!));
+  return columns.map(({ sum, count, follows }) => (count === 0 ? null : { mean: sum / count, follows }));
 }

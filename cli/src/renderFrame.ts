@@ -93,6 +93,8 @@ function progressLine(progress: JobProgress, width: number, paint: Palette): str
 /** As many figures in a line as fit. */
 function* figureLines(progress: JobProgress, width: number, paint: Palette): Generator<string> {
   const loss = progress.losses.at(-1);
+  // Nothing is known before the first step.
+  const known = (text: string) => (loss === undefined ? '–' : text);
   const evaluation = progress.evaluations.at(-1);
   const heldOut = evaluation
     ? `${evaluation.loss.toFixed(3)} (${evaluation.bitsPerByte.toFixed(3)} bits/byte)`
@@ -100,11 +102,11 @@ function* figureLines(progress: JobProgress, width: number, paint: Palette): Gen
   const figures: [name: string, value: string, style?: (text: string) => string][] = [
     ['loss', loss ? loss.loss.toFixed(3) : '–', paint.curve],
     ['◆ held-out', heldOut, paint.evaluation],
-    ['rate', progress.learningRate.toExponential(2)],
-    ['gradient', figure(progress.gradientNorm)],
-    ['', `${quantity(progress.tokensPerSecond)} tokens/s`],
+    ['rate', known(progress.learningRate.toExponential(2))],
+    ['gradient', known(figure(progress.gradientNorm))],
+    ['', `${known(quantity(progress.tokensPerSecond))} tokens/s`],
     ['', `${quantity(progress.trainedTokens)} tokens`],
-    ['memory', bytes(progress.residentBytes)],
+    ['memory', known(bytes(progress.residentBytes))],
     ['checkpoint', progress.checkpointStep === null ? '–' : String(progress.checkpointStep)],
   ];
   let line = '';

@@ -165,6 +165,25 @@ test('restarts stand above their marks on the axis, up to the last column', () =
   expect(lines[axis + 1]).toHaveLength(lines[axis]!.length);
 });
 
+test('steps that are reported together are joined to a curve, as single ones are', () => {
+  const progress = feed(newProgress('jobs/job-1', 100), running);
+  for (let step = 9; step < 100; step += 10) {
+    const { step: body } = stepAt(step) as { step: object };
+    const span = { firstStep: step - 9, stepCount: 10, tokenCount: 5120, seconds: 2.5 };
+    feed(progress, { step: { ...body, span } });
+  }
+  const lines = frame(progress, { width: 80, height: 40 });
+  const axis = lines.findIndex((line) => line.includes('└'));
+  const drawn = new Set<number>();
+  for (const line of lines.slice(0, axis))
+    [...line].forEach((character, column) => {
+      if (/[\u2801-\u28ff]/.test(character)) drawn.add(column);
+    });
+  const [first, last] = [Math.min(...drawn), Math.max(...drawn)];
+  expect(last - first).toBeGreaterThan(55);
+  expect(drawn.size).toBe(last - first + 1);
+});
+
 test('steps that are taken again after a crash replace what was drawn after them', () => {
   const progress = runOf(75);
   expect(progress.restarts.map(({ step }) => step)).toEqual([40, 60]);

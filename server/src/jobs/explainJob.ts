@@ -89,10 +89,11 @@ export class JobExplainer {
     });
 
     if (job.state !== 'queued') {
-      const is = job.state === 'paused' ? 'is paused: resume it' : `is ${job.state}`;
+      const has = job.state === 'succeeded' || job.state === 'failed' ? 'has' : 'is';
+      const state = `The job ${has} ${job.state}${job.state === 'paused' ? ': resume it' : ''}`;
       const conditions = isTerminal(job.state) ? null : stopConditions(job.spec, job.progress);
       const why = isTerminal(job.state) ? job.stateReason : conditions;
-      return answer('notWaiting', why === null ? `The job ${is}` : `The job ${is}. ${why}`, null);
+      return answer('notWaiting', why === null ? state : `${state}. ${why}`, null);
     }
     if (slotCount === 0) return answer('noServer', 'No server runs jobs at present', null);
     if (found.notBeforeMs !== null) {
