@@ -127,10 +127,10 @@ const license = fileURLToPath(new URL('../../LICENSE', import.meta.url));
 export function licenseDataset(newFolder: () => string, length?: number): () => Promise<Dataset> {
   let dataset: Promise<Dataset> | undefined;
   afterAll(async () => (await dataset)?.close());
-  return () => (dataset ??= prepareLicence(newFolder(), length));
+  return () => (dataset ??= prepareLicense(newFolder(), length));
 }
 
-async function prepareLicence(folder: string, length?: number): Promise<Dataset> {
+async function prepareLicense(folder: string, length?: number): Promise<Dataset> {
   const path = join(folder, 'LICENSE');
   writeFileSync(path, readFileSync(license, 'utf8').slice(0, length));
   const outputFolder = join(folder, 'dataset');

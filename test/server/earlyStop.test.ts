@@ -191,7 +191,7 @@ it('the job shows what is the best and why it ended, over the wire', async () =>
   expect(job!.progress).toMatchObject({ stopReason: StopReason.PATIENCE, stepCount: 1, remainingSeconds: 0 });
   const text = 'Ended early after step 1: the held-out loss did not fall in 3 evaluations in a row';
   expect(job!.stateReason).toBe(`${text} and the weights exported`);
-  expect((await training.explainJob({ name })).message).toBe(`The job is succeeded. ${job!.stateReason}`);
+  expect((await training.explainJob({ name })).message).toBe(`The job has succeeded. ${job!.stateReason}`);
   const events = [];
   for await (const { event } of training.watchJob({ name })) events.push(event!);
   expect(events.at(-1)).toMatchObject({ final: true, state: { stopReason: StopReason.PATIENCE } });
