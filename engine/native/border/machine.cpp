@@ -1,5 +1,8 @@
 // The border of what concerns the machine: description, choice of instruction set, peak.
 #include <cmath>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "../gemm/peak.h"
 #include "../mapped_floats.h"
@@ -118,10 +121,19 @@ napi_value free_buffer(const Call& call) {
   return undefined();
 }
 
+napi_value trim_heap(const Call&) {
+#ifdef __GLIBC__
+  // What was freed below the top of the heap, up to 64 MiB, would otherwise stay resident.
+  malloc_trim(0);
+#endif
+  return undefined();
+}
+
 constexpr Entry entries[] = {
     {"mapFloats", 2, map_floats},
     {"releasePages", 1, release_pages},
     {"freeBuffer", 1, free_buffer},
+    {"trimHeap", 0, trim_heap},
     {"describe", 0, describe},
     {"allocations", 0, allocations},
     {"configure", 1, configure},

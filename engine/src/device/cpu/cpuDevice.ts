@@ -46,6 +46,7 @@ export class CpuDevice extends CpuUpdates implements api.Device {
     // What kernels reuse grows to the largest call and goes with their context; packed bases do not belong to it.
     const { instructionSet, threadCount } = this.description;
     this.addon.configure({ instructionSet: instructionSet as InstructionSet, threads: threadCount });
+    this.addon.trimHeap();
   }
 
   embeddingForward(

@@ -303,6 +303,9 @@ export interface NativeAddon {
   /** Gives the memory of a buffer back now, not when the collector finds it. The buffer and its views are empty from then on. */
   freeBuffer(buffer: ArrayBuffer): void;
 
+  /** Gives pages that nothing is in back to the operating system. */
+  trimHeap(): void;
+
   /**
    * Measured peak of the configured set: best GFLOP/s (for int8, GOP/s) of the products' inner loop over operands in the first-level cache, on all
    * configured threads, for about `milliseconds`.
