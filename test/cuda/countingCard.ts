@@ -6,7 +6,7 @@ import { Kernels } from '../../engine/dist/device/cuda/kernels.js';
 /** A card that computes nothing: every value is the same, and only the memory that is asked for is real. For runs at the size of a card. */
 export function openCountingCard(precision: 'float32' | 'bfloat16', memoryBytes = 2 ** 40) {
   const sizes = new Map<number, number>();
-  const used = { bytes: 0, peakBytes: 0 };
+  const used = { bytes: 0, peakBytes: 0, allocationCount: 0 };
   let next = 256;
   const description: CardDescription = {
     ...{ ordinal: 0, name: 'A counting card', uuid: 'GPU-0', capability: 90, multiprocessors: 132 },
@@ -20,6 +20,7 @@ export function openCountingCard(precision: 'float32' | 'bfloat16', memoryBytes 
       next += bytes + 256;
       sizes.set(address, bytes);
       used.bytes += bytes;
+      used.allocationCount++;
       used.peakBytes = Math.max(used.peakBytes, used.bytes);
       return address;
     },

@@ -1,6 +1,6 @@
 import type { RunSpec } from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
-import { decideRecomputation, whatWouldFit } from '../../server/dist/api/memoryFit.js';
+import { decideRecomputation, whatWouldFit } from '@relora/engine/plan';
 import { runSpec } from './parts.js';
 
 const spec = runSpec('', { batch: { sequenceLength: 8, sequenceCount: 12, microBatchSequenceCount: 12 } });

@@ -94,6 +94,11 @@ export interface DeviceMemory {
    * its time. The array is empty from then on.
    */
   discard(values: HostValues): void;
+  /**
+   * Takes from a card what all that a run holds will need at most, so that no step has to; null when it is had, else how many bytes
+   * could be. A host has nothing to reserve.
+   */
+  reserve(bytes: number): number | null;
   /** What buffers, packed bases and states hold now, without what is kept to be used again. */
   memory(): { count: number; bytes: number };
 }

@@ -93,6 +93,10 @@ export class HostMemory implements DeviceMemory {
     if (host.isPooled && !host.isMapped) this.pool.give(values as Float32Array);
   }
 
+  reserve(_bytes: number): null {
+    return null;
+  }
+
   trim(): void {
     for (const array of this.pool.clear()) this.discard(array);
   }

@@ -7,7 +7,7 @@ import { Schedule } from './schedule.js';
 
 /** Bytes of a card at the peak of one kind of step, by what they are. */
 export interface CardMemoryParts {
-  /** Float32 weights, and adapters. */
+  /** Float32 weights that are on the card, and adapters. */
   weights: number;
   /** Frozen weights as products read them. */
   packed: number;
@@ -30,12 +30,19 @@ const int8MomentBytes = 1 + 4 / 256;
 
 const padded = (columns: number) => Math.ceil(columns / 8) * 8;
 
-/** The kind of step that needs most: of all weights, where the run has those, or with adapters. */
+/** The time of a run that needs most: its start, steps of all weights, where it has those, or steps with adapters. */
 export function cardMemory(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
-  const main = steps(spec, device);
-  if (spec.adapter === null || !new Schedule(spec).hasFullRankSteps) return main;
-  const fullRank = steps({ ...spec, kind: 'fullRank', adapter: null }, device);
-  return cardBytes(fullRank) > cardBytes(main) ? fullRank : main;
+  const times = [steps(spec, device), start(spec)];
+  if (spec.adapter !== null && new Schedule(spec).hasFullRankSteps)
+    times.push(steps({ ...spec, kind: 'fullRank', adapter: null }, device));
+  return times.reduce((most, parts) => (cardBytes(parts) > cardBytes(most) ? parts : most));
+}
+
+/** All weights are on the card before those that adapters leave alone are packed and go to the host, one by one. */
+function start(spec: RunSpec): CardMemoryParts {
+  const { model, adapter } = countParameters(spec);
+  const nothing = { packed: 0, moments: 0, gradients: 0, activations: 0 };
+  return { ...nothing, weights: 4 * (model + adapter), scratch: workspaceBytes + unusedBytes };
 }
 
 export function cardBytes(parts: CardMemoryParts): number {
@@ -77,10 +84,8 @@ function steps(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
   const isTiled = element === 2 && (hidden / model.numAttentionHeads) % 8 === 0;
   const head = isTiled ? 2 : 4;
   const states = {
-    attention:
-      rows * (element * padded(hidden) + head * (2 * queries + 2 * keys) + 4 + 4 * model.numAttentionHeads) +
-      of(attention, kept),
-    mlp: rows * (element * (padded(hidden) + 2 * padded(inner)) + 4) + of(mlp, kept),
+    attention: rows * (head * (2 * queries + 2 * keys) + 4 * model.numAttentionHeads) + of(attention, kept),
+    mlp: rows * element * 2 * padded(inner) + of(mlp, kept),
   };
   const stream = 4 * rows * hidden;
   const blocks = recomputation === 'blocks' ? 1 : layers;
@@ -104,13 +109,16 @@ function steps(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
   const headScratch =
     (element === 2 ? 2 * padded(hidden) * (rows + vocabSize) : 0) +
     padded(vocabSize) * (4 * logitRows + element * gradientRows);
+  // The norm of x, made again.
+  const normed = rows * (element * padded(hidden) + 4);
   const upstream = element === 2 ? 2 * rows * padded(hidden) : 0;
   const attentionScratch =
     upstream + rows * (head * (2 * queries + 2 * keys) + 4 * hidden + 4 * model.numAttentionHeads);
   const mlpScratch = rows * element * 4 * padded(inner);
   const trained = adapter === null ? counts.model : counts.trainable;
   return {
-    weights: 4 * (counts.model + counts.adapter),
+    // In bfloat16 frozen weights are on the host while adapters train.
+    weights: 4 * (counts.adapter + (adapter === null || element === 4 ? counts.model : counts.shared)),
     packed: layers * of(targetModules, packed),
     moments: 2 * trained * (optimizer.momentType === 'int8' ? int8MomentBytes : 4),
     gradients: 4 * trained * (sequences < batch.sequenceCount ? 2 : 1),
@@ -119,6 +127,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
       workspaceBytes +
       unusedBytes +
       headScratch +
+      normed +
       attentionScratch +
       mlpScratch +
       of(targetModules, layerScratch) +

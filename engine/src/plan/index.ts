@@ -31,6 +31,7 @@ export * from './deviceSpeed.js';
 export * from './packedBytes.js';
 export * from './memoryModel.js';
 export * from './cardMemory.js';
+export * from './memoryFit.js';
 export * from './devicePrecisions.js';
 export * from './resolveAuto.js';
 export * from './optimizerCost.js';

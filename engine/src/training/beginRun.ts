@@ -18,6 +18,7 @@ import { Llama } from '../model/llama.js';
 import { chooseGraphs } from '../plan/adapterGraphs.js';
 import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
 import type { SteeringOptions } from './steering.js';
+import { reserveMemory } from './reserveMemory.js';
 import { BaseWeightsChanged, RunMismatch } from './trainingErrors.js';
 import { emptyRecord } from './earlyStop.js';
 import {
@@ -84,6 +85,7 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
         found!,
       );
   }
+  reserveMemory(spec, options.device);
   await mkdir(runFolder, { recursive: true });
   if (checkpointPath !== undefined) return await resumeRun(options, checkpointPath);
   const run = await startRun(options);

@@ -3,12 +3,14 @@ import {
   cardBytes,
   cardMemory,
   cardShareBytes,
+  decideRecomputation,
   datasetNames,
   estimateRun,
   needsProcessor,
   Schedule,
   servesPrecision,
   unmeasured,
+  whatWouldFit,
   type DeviceSpeed,
   type RunSpec,
 } from '@relora/engine/plan';
@@ -22,7 +24,6 @@ import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
 import { speedOf } from './deviceCatalog.js';
 import { parseJobSpec } from './jobSpec.js';
 import { deviceMemoryOf, machineShareBytes, withCardMicroBatch } from './deviceMemory.js';
-import { decideRecomputation, whatWouldFit } from './memoryFit.js';
 import type { ApiParts } from './parts.js';
 import { precisionsOf } from './specChecks.js';
 import { datasetIdOf } from './resourceNames.js';

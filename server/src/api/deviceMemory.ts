@@ -4,12 +4,12 @@ import {
   cardShareBytes,
   estimateRun,
   type DeviceSpeed,
+  type PeakOf,
   type RunSpec,
 } from '@relora/engine/plan';
 import type { Config } from '../config.js';
 import { jobShareBytes } from '../machineMemory.js';
 import type { DeviceDescription } from '../trainer/messages.js';
-import type { PeakOf } from './memoryFit.js';
 
 /** The memory that decides whether a job fits: of the machine, or of the card that it runs on. */
 export interface DeviceMemory {

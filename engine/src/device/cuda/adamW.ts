@@ -9,14 +9,15 @@ const tableBytes = 2 ** 20;
 /** Updates of parameters, all of one shape in one launch, which finds them by a table on the card. */
 export class AdamWCalls {
   private readonly tables = new Map<string, number>();
-  private begin = 0;
-  private place = 0;
-  private end = 0;
+  private readonly begin: number;
+  private place: number;
 
   constructor(
     private readonly calls: MatrixCalls,
     private readonly memory: CardMemory,
-  ) {}
+  ) {
+    this.begin = this.place = memory.card.allocate(tableBytes);
+  }
 
   update({ shape, members }: api.ParameterGroup, options: api.AdamWOptions): void {
     if (members.length === 0) return;
@@ -84,10 +85,9 @@ export class AdamWCalls {
     const known = this.tables.get(key);
     if (known !== undefined) return known;
     const bytes = 8 * words.length;
-    if (this.place + bytes > this.end) {
+    if (this.place + bytes > this.begin + tableBytes) {
       // Launches before this one have read theirs when it is overwritten.
       this.tables.clear();
-      if (this.end === 0) this.end = (this.begin = this.memory.card.allocate(tableBytes)) + tableBytes;
       this.place = this.begin;
       if (bytes > tableBytes) throw new RangeError(`adamW: ${words.length / 8} parameters of one shape`);
     }

@@ -36,7 +36,11 @@ export const workspaceBytes = 32 * 2 ** 20;
 export class BlasProducts {
   /** What was planned, and the library's bytes for its algorithm; null where it has none. */
   readonly algorithms = new Map<string, string | null>();
-  private readonly plans = new Map<string, number | null>();
+  /** By a hash of their shapes: a step asks for hundreds, and text as the key would cost more than all else of its queueing. */
+  private readonly plans = new Map<
+    number,
+    { readonly shape: PlannedProduct; readonly plan: number | null }[]
+  >();
 
   constructor(
     private readonly card: Card,
@@ -47,15 +51,7 @@ export class BlasProducts {
 
   /** False where the library has no algorithm for it: then nothing was queued. */
   run(product: BlasProduct): boolean {
-    const shape = shapeOf(product);
-    const key = Object.values(shape).join(' ');
-    let plan = this.plans.get(key);
-    if (plan === undefined) {
-      const made = this.card.planProduct(shape);
-      plan = made?.plan ?? null;
-      this.plans.set(key, plan);
-      this.algorithms.set(key, made?.algorithm ?? null);
-    }
+    const plan = this.planOf(shapeOf(product));
     if (plan === null) return false;
     const { to, a, b, addend, scale, scales } = product;
     this.card.run(
@@ -68,17 +64,56 @@ export class BlasProducts {
     );
     return true;
   }
+
+  private planOf(shape: PlannedProduct): number | null {
+    const hash = hashOf(shape);
+    let known = this.plans.get(hash);
+    if (known === undefined) this.plans.set(hash, (known = []));
+    const found = known.find((other) => isSame(other.shape, shape));
+    if (found !== undefined) return found.plan;
+    const made = this.card.planProduct(shape);
+    const plan = made?.plan ?? null;
+    known.push({ shape, plan });
+    this.algorithms.set(Object.values(shape).join(' '), made?.algorithm ?? null);
+    return plan;
+  }
 }
+
+const fields = [
+  ...(['m', 'n', 'k', 'batch', 'isATransposed', 'isBTransposed', 'typeAB', 'typeCD'] as const),
+  ...(['leadA', 'leadB', 'leadC', 'leadD', 'strideA', 'strideB', 'strideC', 'strideD'] as const),
+  ...(['alignmentA', 'alignmentB', 'alignmentC', 'alignmentD', 'isScaled'] as const),
+] satisfies (keyof PlannedProduct)[];
+
+function hashOf(shape: PlannedProduct): number {
+  let hash = 0;
+  for (const field of fields) hash = (Math.imul(hash, 31) + shape[field]) | 0;
+  return hash;
+}
+
+const isSame = (one: PlannedProduct, other: PlannedProduct) =>
+  fields.every((field) => one[field] === other[field]);
 
 function shapeOf({ to, a, b, addend, transposeA, transposeB, batch, scales }: BlasProduct): PlannedProduct {
   const c = addend ?? to;
   const strideC = addend === null ? batch.to : batch.addend;
   return {
-    ...{ m: to.columns, n: to.rows, k: transposeA ? a.rows : a.columns, batch: batch.count },
-    ...{ isATransposed: Number(transposeB), isBTransposed: Number(transposeA) },
-    ...{ typeAB: cudaType[a.type], typeCD: cudaType[to.type] },
-    ...{ leadA: b.stride, leadB: a.stride, leadC: c.stride, leadD: to.stride },
-    ...{ strideA: batch.b, strideB: batch.a, strideC, strideD: batch.to },
+    m: to.columns,
+    n: to.rows,
+    k: transposeA ? a.rows : a.columns,
+    batch: batch.count,
+    isATransposed: Number(transposeB),
+    isBTransposed: Number(transposeA),
+    typeAB: cudaType[a.type],
+    typeCD: cudaType[to.type],
+    leadA: b.stride,
+    leadB: a.stride,
+    leadC: c.stride,
+    leadD: to.stride,
+    strideA: batch.b,
+    strideB: batch.a,
+    strideC,
+    strideD: batch.to,
     alignmentA: alignmentOf(b, batch.b),
     alignmentB: alignmentOf(a, batch.a),
     alignmentC: alignmentOf(c, strideC),
@@ -87,9 +122,8 @@ function shapeOf({ to, a, b, addend, transposeA, transposeB, batch, scales }: Bl
   };
 }
 
-/** Bytes that the address of every member is a multiple of. */
+/** Bytes that the address of every member is a multiple of, up to 256. */
 function alignmentOf({ address, type }: Matrix, stride: number): number {
-  let bytes = 256;
-  while (address % bytes !== 0 || (stride * bytesOf[type]) % bytes !== 0) bytes /= 2;
-  return bytes;
+  const bits = (address | (stride * bytesOf[type]) | 256) & 511; // of whole numbers up to 2^53 the lowest 32
+  return bits & -bits;
 }

@@ -209,6 +209,14 @@ export class CardMemory implements DeviceMemory {
     // What a card's job holds on the host are single tensors.
   }
 
+  reserve(bytes: number): number | null {
+    const { allocatedBytes, freeBytes } = this.card.memory();
+    const missing = bytes - allocatedBytes;
+    if (missing > freeBytes) return allocatedBytes + freeBytes;
+    this.slabs.reserve(missing);
+    return null;
+  }
+
   memory(): { count: number; bytes: number } {
     return { count: this.taken.size, bytes: this.bytes };
   }

@@ -47,11 +47,9 @@ export interface MiddleState {
   readonly logSumExp: number;
 }
 
-/** What the backward pass of a half needs. */
+/** What the backward pass of a half needs. The norm of x is not among it: it is made again for less than it would hold. */
 export interface CardHalfState {
   readonly scope: Scope;
-  readonly rstd: number;
-  readonly normed: Matrix;
   readonly made: Matrix;
   readonly middle: MiddleState;
   readonly first: GroupState;
@@ -71,9 +69,7 @@ export function halfForward(
   const pass: LinearPass = { arithmetic: isProbe ? 'float32' : run, isProbe, time: parts.time };
   const type = typeOf(pass.arithmetic);
   const [scope, temporary] = [new Scope(calls.memory), new Scope(calls.memory)];
-  const normed = newMatrix(scope, rows, hidden, type);
-  const rstd = scope.take(4 * rows);
-  normForward(calls, normed, rstd, x, normOf(calls, parts));
+  const { normed } = normedOf(calls, x, parts, type, temporary);
 
   const { first, last, innerWidth } = groupsOf(calls, parts, pass);
   const made = newMatrix(scope, rows, first.width, middle.typeOfMade(type));
@@ -82,7 +78,7 @@ export function halfForward(
   const input = calls.as(type, inner, temporary);
   const lastState = last.forward(tight(to, rows, hidden), input, tight(x, rows, hidden), scope, temporary);
   temporary.end();
-  return { scope, rstd, normed, made, middle: state, first: firstState, last: lastState };
+  return { scope, made, middle: state, first: firstState, last: lastState };
 }
 
 export interface CardHalfGradients {
@@ -124,11 +120,19 @@ export function halfBackward(
     ? newMatrix(temporary, rows, hidden, type)
     : tight(temporary.take(4 * rows * hidden), rows, hidden);
   const firstBack = first.inputGradient(dn, dpart, state.first, temporary);
-  first.gradients(gradients.first, dpart, state.normed, state.first, firstBack, temporary);
+  const { normed, rstd } = normedOf(calls, x, parts, type, temporary);
+  first.gradients(gradients.first, dpart, normed, state.first, firstBack, temporary);
   const into = normGradients(calls, gradients, parts, type);
-  normBackward(calls, into, dn, x, state.rstd, residual, normOf(calls, parts), temporary);
+  normBackward(calls, into, dn, x, rstd, residual, normOf(calls, parts), temporary);
   temporary.end();
   state.scope.end();
+}
+
+function normedOf(calls: MatrixCalls, x: number, parts: HalfParts, type: Matrix['type'], scope: Scope) {
+  const normed = newMatrix(scope, parts.rows, parts.hidden, type);
+  const rstd = scope.take(4 * parts.rows);
+  normForward(calls, normed, rstd, x, normOf(calls, parts));
+  return { normed, rstd };
 }
 
 /** With dx rounded, too, for the half before. */

@@ -36,14 +36,22 @@ export function encodeLaunch({
     if (kind === 'float') view.setFloat32(at, value, true);
     else if (!Number.isSafeInteger(value))
       throw new TypeError(`${entry.name}: expected a whole number as ${name}, got ${value}`);
-    else if (kind === 'pointer') view.setBigUint64(at, BigInt(value), true);
+    else if (kind === 'pointer') setAddress(view, at, value);
     else if (value < (kind === 'int' ? -(2 ** 31) : 0) || value >= (kind === 'int' ? 2 ** 31 : 2 ** 32))
       throw new RangeError(`${entry.name}: expected 32 bits as ${name}, got ${value}`);
     else view.setUint32(at, value >>> 0, true);
   }
-  const unknown = Object.keys(parameters).filter((name) => !fields.some((field) => field.name === name));
-  if (unknown.length > 0) throw new TypeError(`${entry.name} has no ${unknown.join(', ')}`);
-  return encoded;
+  // Each field has a value, so that more values are of no field.
+  const names = Object.keys(parameters);
+  if (names.length === fields.length) return encoded;
+  const unknown = names.filter((name) => !fields.some((field) => field.name === name));
+  throw new TypeError(`${entry.name} has no ${unknown.join(', ')}`);
+}
+
+/** Addresses are whole numbers below 2^53. */
+function setAddress(view: DataView, at: number, address: number): void {
+  view.setUint32(at, address >>> 0, true);
+  view.setUint32(at + 4, Math.floor(address / 2 ** 32), true);
 }
 
 export interface ProductLaunch {
@@ -70,8 +78,6 @@ export function encodeProduct({ plan, alpha, beta, a, b, c, d, scaleA, scaleB }:
   view.setUint32(headerBytes, plan, true);
   view.setFloat32(headerBytes + 4, alpha, true);
   view.setFloat32(headerBytes + 8, beta, true);
-  [a, b, c, d, scaleA, scaleB].forEach((address, i) =>
-    view.setBigUint64(headerBytes + 16 + 8 * i, BigInt(address), true),
-  );
+  [a, b, c, d, scaleA, scaleB].forEach((address, i) => setAddress(view, headerBytes + 16 + 8 * i, address));
   return encoded;
 }

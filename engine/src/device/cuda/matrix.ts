@@ -325,10 +325,13 @@ function checkProduct(to: Matrix, a: Matrix, b: Matrix, options: ProductOptions)
     throw new Error('No product needs both matrices transposed');
 }
 
+const alone = { count: 1, to: 0, a: 0, b: 0, addend: 0 } as const;
+
 /** How products that are alike lie behind each other; null where they do not. */
 function batchOf(parts: readonly ProductPart[]): BlasProduct['batch'] | null {
   const [first, second] = parts;
   if (first === undefined) return null;
+  if (parts.length === 1) return alone;
   const distance = (of: 'to' | 'a' | 'b' | 'addend'): number | null => {
     const [one, other] = [first[of], (second ?? first)[of]];
     if (!one || !other) return one === other || (!one && !other) ? 0 : null;

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { DeviceDescription } from '../device.js';
 import { DeviceFault } from '../deviceFaults.js';
 import { guarded } from './cardFaults.js';
+import { batched } from './batchedCard.js';
 import { BlasProducts } from './blasProducts.js';
 import { loadCudaAddon, type Card, type CardDescription, type CudaAddon } from './cudaAddon.js';
 import { CudaDevice } from './cudaDevice.js';
@@ -45,7 +46,7 @@ export function openCuda(options: CudaOptions): CudaDevice {
   requireCapability(described);
   if (options.basePrecision === 'fp8') requireE4m3(described, options);
   const compiler = openCompiler(addon, options, version);
-  const card = guarded(addon.openCard(described.ordinal));
+  const card = batched(guarded(addon.openCard(described.ordinal)));
   const architecture = architectureOf(described);
   const kernels = new Kernels(card, compiler, { architecture, moreOptions: options.moreOptions });
   const blas = options.precision === 'float32' ? null : openProducts(addon, card, options, version);

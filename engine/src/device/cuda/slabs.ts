@@ -70,6 +70,18 @@ export class Slabs {
     } else this.free.splice(at, 0, { address, bytes });
   }
 
+  /** Has so many bytes more ready, in one allocation; where the driver has them in parts alone, they come when they are needed. */
+  reserve(bytes: number): void {
+    if (this.isApart || bytes < slabMin) return;
+    try {
+      const address = this.source.allocate(bytes);
+      this.slabs.set(address, bytes);
+      this.insert(address);
+    } catch {
+      // The run begins all the same: what is missing at last is an error with its own figures.
+    }
+  }
+
   /** Gives allocations back of which nothing is taken. */
   trim(): void {
     for (let i = this.free.length - 1; i >= 0; i--) {

@@ -1,5 +1,6 @@
-import { servesPrecision, type RunSpec } from '@relora/engine/plan';
-import type { DeviceName } from '../jobs/jobDevices.js';
+import { servesPrecision } from './devicePrecisions.js';
+import type { DeviceSpeed } from './deviceSpeed.js';
+import type { RunSpec } from './runSpec.js';
 
 /** Estimated peak memory of a run, in bytes. */
 export type PeakOf = (spec: RunSpec) => number;
@@ -17,7 +18,7 @@ export function whatWouldFit(
   asked: RunSpec,
   peakOf: PeakOf,
   memoryBytesMax: number,
-  backend: DeviceName = 'native',
+  backend: DeviceSpeed['backend'] = 'native',
 ): string {
   const spec: RunSpec = asked.device === 'auto' ? { ...asked, device: backend } : asked;
   const fits = (candidate: RunSpec): boolean => peakOf(candidate) <= memoryBytesMax;
