@@ -468,6 +468,16 @@ describe('a wrong field is named with what was expected and what came', () => {
       /on native; only cuda has FP8_BASE, got FP8_BASE/,
     ],
     [
+      'an fp8 base of narrow layers',
+      {
+        device: 'cuda',
+        precision: Precision.FP8_BASE,
+        model: { config: { ...config, hiddenSize: 32, numAttentionHeads: 4, numKeyValueHeads: 1 } },
+      },
+      'spec.precision',
+      /layers of 16 features or more with FP8_BASE, got k_proj of 32 x 8/,
+    ],
+    [
       'an int8 base on a card',
       { device: 'cuda', precision: Precision.INT8_BASE },
       'spec.precision',

@@ -1,5 +1,5 @@
 // Matrices in e4m3: each row has a scale of its own, the largest value becomes 448. What is multiplied lies along k, row by row.
-#include "device.h"
+#include "codes.h"
 
 struct QuantizeParameters {
   u8* to;  // [rows, to_columns], one after the other: zeros behind the columns
@@ -16,7 +16,7 @@ KERNEL(quantize_rows, QuantizeParameters, 256) {
   const int row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= p.rows) return;  // the whole warp, and no barrier follows
   const activation* const from = p.from + static_cast<u64>(row) * p.stride;
-  u32* const to = reinterpret_cast<u32*>(p.to + static_cast<u64>(row) * p.to_columns);
+  u8* const to = p.to + static_cast<u64>(row) * p.to_columns;
   // Rows of parameters begin anywhere; fewer than eight are read one by one.
   const bool is_even = p.stride % 8 == 0;
   float largest = 0;
@@ -32,8 +32,7 @@ KERNEL(quantize_rows, QuantizeParameters, 256) {
     for (int j = 0; j < 8; j++) largest = fmaxf(largest, fabsf(v[j]));
   }
   largest = largest_of_warp(largest);
-  const float inverse = largest > 0 ? 448.0f / largest : 1.0f;
-  if (lane == 0) p.scales[row] = largest > 0 ? largest / 448.0f : 1.0f;
+  const float inverse = scale_row(p.scales + row, largest, lane);
   for (int i = 8 * lane; i < p.to_columns; i += 256) {
     float v[8];
     if (is_even && i < p.columns) {
@@ -42,11 +41,7 @@ KERNEL(quantize_rows, QuantizeParameters, 256) {
 #pragma unroll
       for (int j = 0; j < 8; j++) v[j] = i + j < p.columns ? to_float(from[i + j]) : 0.0f;
     }
-#pragma unroll
-    for (int word = 0; word < 2; word++) {
-      const float* const of = v + 4 * word;
-      to[i / 4 + word] = pack_e4m3(of[0] * inverse, of[1] * inverse) | pack_e4m3(of[2] * inverse, of[3] * inverse) << 16;
-    }
+    store_codes(to + i, v, inverse);
   }
 #endif
 }

@@ -1,15 +1,18 @@
 // Root mean square normalization (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + epsilon). What flows between
 // the halves, and its gradient, is float32; y and its gradient are what products read and make.
-#include "device.h"
+#include "codes.h"
 
 struct RmsNormForwardParameters {
   activation* y;  // [rows, dim], `y_stride` apart
   float* rstd;  // [rows]
   const float* x;  // [rows, dim]
   const float* gain;
+  u8* codes;  // [rows, codes_columns]: y in e4m3, too; null for not. Of rows of a multiple of eight
+  float* scales;  // [rows] of the codes
   int rows;
   int dim;
   int y_stride;
+  int codes_columns;
   float epsilon;
 };
 /// A warp for each row.
@@ -32,14 +35,19 @@ KERNEL(rms_norm_forward, RmsNormForwardParameters, 256) {
   const float rstd = 1.0f / sqrtf(sum_of_warp(squares) / static_cast<float>(p.dim) + p.epsilon);
   if (lane == 0) p.rstd[row] = rstd;
   if (p.dim % 8 == 0) {
+    float largest = 0;
     for (int i = 8 * lane; i < p.dim; i += 256) {
       float v[8], gain[8];
       load_eight(v, x + i, 8);
       load_eight(gain, p.gain + i, 8);
 #pragma unroll
-      for (int j = 0; j < 8; j++) v[j] = v[j] * rstd * gain[j];
+      for (int j = 0; j < 8; j++) {
+        v[j] = v[j] * rstd * gain[j];
+        largest = fmaxf(largest, fabsf(v[j]));
+      }
       store_eight(y + i, v, 8);
     }
+    if (p.codes != nullptr) code_written_row(p.codes, p.scales, row, y, p.dim, p.codes_columns, largest, lane);
   } else {
     for (int i = lane; i < p.dim; i += 32) y[i] = rounded_to<activation>(x[i] * rstd * p.gain[i]);
   }
@@ -104,10 +112,13 @@ struct RmsNormBothParameters {
   const float* residual;  // [rows, dim], added to dx; null for none
   const float* gain;
   const float* rstd;
+  u8* codes;  // [rows, codes_columns]: `rounded` in e4m3, too; null for not
+  float* scales;  // [rows] of the codes
   int rows;
   int dim;  // a multiple of eight, 2,048 at most
   int dy_stride;
   int rounded_stride;
+  int codes_columns;
   int slice_rows;
 };
 struct GainSums {
@@ -135,6 +146,7 @@ KERNEL(rms_norm_both, RmsNormBothParameters, 256) {
       for (int j = 0; j < 8; j++) along += d[j] * gain[j] * x[j];
     }
     along = sum_of_warp(along) * rstd * rstd / static_cast<float>(p.dim);
+    float largest = 0;
     for (int i = 8 * lane; i < p.dim; i += 256) {
       float d[8], x[8], gain[8], sum[8], residual[8];
       load_eight(d, dy + i, 8);
@@ -147,10 +159,15 @@ KERNEL(rms_norm_both, RmsNormBothParameters, 256) {
         sum[j] += d[j] * x[j] * rstd;
         d[j] = rstd * (d[j] * gain[j] - x[j] * along);
         if (p.residual != nullptr) d[j] += residual[j];
+        largest = fmaxf(largest, fabsf(d[j]));
       }
       store_eight(own + i, sum, 8);
       store_eight(p.dx + at + i, d, 8);
       if (p.rounded != nullptr) store_eight(p.rounded + static_cast<u64>(row) * p.rounded_stride + i, d, 8);
+    }
+    if (p.codes != nullptr) {
+      const bf16* const rounded = p.rounded + static_cast<u64>(row) * p.rounded_stride;
+      code_written_row(p.codes, p.scales, row, rounded, p.dim, p.codes_columns, largest, lane);
     }
   }
   __syncthreads();

@@ -166,7 +166,8 @@ Control::Control()
     : memory_bytes(std::strtoull(environment("CUDA_MODEL_MEMORY_BYTES", "8589934592"), nullptr, 10)),
       driver_version(std::atoi(environment("CUDA_MODEL_DRIVER_VERSION", "13000"))),
       capability(std::atoi(environment("CUDA_MODEL_CAPABILITY", "90"))),
-      lose_after_launches(std::strtoull(environment("CUDA_MODEL_LOSE_AFTER_LAUNCHES", "0"), nullptr, 10)) {}
+      lose_after_launches(std::strtoull(environment("CUDA_MODEL_LOSE_AFTER_LAUNCHES", "0"), nullptr, 10)),
+      device_count(std::atoi(environment("CUDA_MODEL_DEVICE_COUNT", "1"))) {}
 
 void watch_writes() { card().memory.watch_writes(); }
 void limit_memory(uint64_t bytes) { card().memory.limit(bytes); }

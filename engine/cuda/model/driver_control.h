@@ -14,7 +14,7 @@ struct Control {
   int driver_version;
   int capability;  // 90 is 9.0
   uint64_t lose_after_launches;  // 0: never
-  int device_count = 1;
+  int device_count;
   Schedule schedule;
 };
 extern Control control;

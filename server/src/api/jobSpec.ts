@@ -63,7 +63,10 @@ export function parseJobSpec(
   const isHeldOut = datasets.some(({ head }) => head?.prepared?.heldOut.tokenCount !== 0);
   checkStop(checks, run, isHeldOut);
   specChecks.checkTrainingPart(checks, run, datasets);
-  if (source !== undefined) specChecks.checkModelSize(checks, { ...run, ...source }, limits.parametersMax);
+  if (source !== undefined) {
+    specChecks.checkModelSize(checks, { ...run, ...source }, limits.parametersMax);
+    specChecks.checkCodedWidths(checks, { ...run, ...source });
+  }
   if (source === undefined || checks.problems.length > 0)
     return { spec: null, problems: checks.problems, warnings: [] };
   const spec: RunSpec = { ...run, ...source };

@@ -1,6 +1,7 @@
 import {
   countParameters,
   devicePrecisions,
+  linearShapes,
   Schedule,
   servesPrecision,
   type RunSpec,
@@ -94,6 +95,21 @@ export function checkModelSize(
   const { model: parameterCount } = countParameters({ kind, adapter: null, model });
   if (parameterCount > parametersMax)
     checks.add('spec.model', `at most ${parametersMax} weights`, parameterCount);
+}
+
+/** Products of e4m3 read sixteen values at once: of less nothing would be gained, and a row's scale would fit too few. */
+const codedWidthMin = 16;
+
+export function checkCodedWidths(
+  checks: FieldChecks,
+  { precision, model }: Pick<RunSpec, 'precision' | 'model'>,
+): void {
+  if (precision !== 'fp8Base' || checks.isWrong('spec.model') || checks.isWrong('spec.precision')) return;
+  for (const [name, { inFeatures, outFeatures }] of Object.entries(linearShapes(model))) {
+    if (Math.min(inFeatures, outFeatures) >= codedWidthMin) continue;
+    const got = `${name} of ${inFeatures} x ${outFeatures}`;
+    return checks.add('spec.precision', `layers of ${codedWidthMin} features or more with FP8_BASE`, got);
+  }
 }
 
 /**

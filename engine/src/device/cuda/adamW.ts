@@ -9,14 +9,17 @@ const tableBytes = 2 ** 20;
 /** Updates of parameters, all of one shape in one launch, which finds them by a table on the card. */
 export class AdamWCalls {
   private readonly tables = new Map<string, number>();
-  private readonly begin: number;
-  private place: number;
+  private begin = 0;
+  private place = 0;
 
   constructor(
     private readonly calls: MatrixCalls,
     private readonly memory: CardMemory,
-  ) {
-    this.begin = this.place = memory.card.allocate(tableBytes);
+  ) {}
+
+  /** Has room for the tables. */
+  prepare(): void {
+    if (this.begin === 0) this.begin = this.place = this.memory.card.allocate(tableBytes);
   }
 
   update({ shape, members }: api.ParameterGroup, options: api.AdamWOptions): void {
@@ -84,6 +87,7 @@ export class AdamWCalls {
     const key = words.join(' ');
     const known = this.tables.get(key);
     if (known !== undefined) return known;
+    this.prepare();
     const bytes = 8 * words.length;
     if (this.place + bytes > this.begin + tableBytes) {
       // Launches before this one have read theirs when it is overwritten.

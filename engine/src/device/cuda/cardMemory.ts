@@ -36,6 +36,8 @@ export interface Half {
   readonly matrix: Matrix;
   /** The parameter was written since. */
   isStale: boolean;
+  /** The codes of the matrix are of these values, too. */
+  hasCodes: boolean;
   release(): void;
 }
 
@@ -192,7 +194,7 @@ export class CardMemory implements DeviceMemory {
   keepHalf(buffer: DeviceBuffer, matrix: Matrix, release: () => void): Half {
     const of = this.own(buffer, 'half');
     of.half?.release();
-    return (of.half = { matrix, isStale: true, release });
+    return (of.half = { matrix, isStale: true, hasCodes: false, release });
   }
 
   /** Its values were changed by something that does not write their bfloat16. */

@@ -51,6 +51,12 @@ export class CudaDevice extends CardMemory implements api.Device {
     this.card.close();
   }
 
+  override reserve(bytes: number): number | null {
+    const lacking = super.reserve(bytes);
+    if (lacking === null) this.adamWCalls.prepare();
+    return lacking;
+  }
+
   embeddingForward(
     y: api.DeviceBuffer,
     table: api.DeviceBuffer,
@@ -165,7 +171,8 @@ export class CudaDevice extends CardMemory implements api.Device {
   ): void {
     const norm = { rows, hidden, epsilon, gain: this.floats(gain, hidden, 'rmsNormBackward: gain') };
     const from = this.floats(x, rows * hidden, 'rmsNormBackward: x');
-    const into = normGradients(this.calls, gradients, norm, typeOf(this.arithmetic));
+    const withCodes = this.description.basePrecision === 'fp8';
+    const into = normGradients(this.calls, gradients, norm, typeOf(this.arithmetic), withCodes);
     const upstream = tight(this.floats(dy, rows * hidden, 'rmsNormBackward: dy'), rows, hidden);
     let state = kept && (stateOf(kept) as { norm: { scope: Scope; rstd: number } }).norm;
     if (state === null) {

@@ -4,7 +4,8 @@ import { JoinedLayers } from './joinedLayers.js';
 import { LayerGroup, type GroupState } from './layerGroup.js';
 import type { LinearPass } from './linear.js';
 import { newMatrix, tight, typeOf, type Arithmetic, type Matrix, type MatrixCalls } from './matrix.js';
-import { normBackward, normForward, roundsGradient, type NormGradients } from './norm.js';
+import { makesCodes, normBackward, normForward, roundsGradient, type NormGradients } from './norm.js';
+import { newQuantized } from './quantized.js';
 
 /** A half of a block: x + last(middle(first(norm(x)))), with the layers of `first` beside each other. */
 export interface HalfParts {
@@ -25,19 +26,21 @@ export interface Middle {
   innerWidth(isJoined: boolean): number;
   /** Of what the layers of `first` make, [rows, one after the other]. */
   typeOfMade(type: Matrix['type']): Matrix['type'];
-  /** `kept`: of what the backward pass needs; `inner` may be among it or not. */
+  /** `kept`: of what the backward pass needs; `inner` may be among it or not. `withCodes`: it will be read in e4m3. */
   forward(
     made: Matrix,
     innerWidth: number,
     kept: Scope,
     temporary: Scope,
+    withCodes: boolean,
   ): { inner: Matrix; state: MiddleState };
-  /** dmade of dinner, zero between the layers; and what went into `last`, for its gradients. */
+  /** dmade of dinner, zero between the layers, which may be read in e4m3; and what went into `last`, for its gradients. */
   backward(
     made: Matrix,
     dinner: Matrix,
     state: MiddleState,
     temporary: Scope,
+    withCodes: boolean,
   ): { dmade: Matrix; inner: Matrix };
 }
 
@@ -69,12 +72,11 @@ export function halfForward(
   const pass: LinearPass = { arithmetic: isProbe ? 'float32' : run, isProbe, time: parts.time };
   const type = typeOf(pass.arithmetic);
   const [scope, temporary] = [new Scope(calls.memory), new Scope(calls.memory)];
-  const { normed } = normedOf(calls, x, parts, type, temporary);
-
   const { first, last, innerWidth } = groupsOf(calls, parts, pass);
+  const { normed } = normedOf(calls, x, parts, type, temporary, first.readsCodes);
   const made = newMatrix(scope, rows, first.width, middle.typeOfMade(type));
   const firstState = first.forward(made, normed, null, scope, temporary);
-  const { inner, state } = middle.forward(made, innerWidth, scope, temporary);
+  const { inner, state } = middle.forward(made, innerWidth, scope, temporary, last.readsCodes);
   const input = calls.as(type, inner, temporary);
   const lastState = last.forward(tight(to, rows, hidden), input, tight(x, rows, hidden), scope, temporary);
   temporary.end();
@@ -111,7 +113,7 @@ export function halfBackward(
   const { first, last, innerWidth, isJoined } = groupsOf(calls, parts, pass);
   const dinner = newMatrix(temporary, rows, innerWidth, state.made.type);
   const lastBack = last.inputGradient(dinner, upstream, state.last, temporary);
-  const { dmade, inner } = middle.backward(state.made, dinner, state.middle, temporary);
+  const { dmade, inner } = middle.backward(state.made, dinner, state.middle, temporary, first.readsCodes);
   const input = calls.as(type, inner, temporary);
   last.gradients([gradients.last], upstream, input, state.last, lastBack, temporary);
 
@@ -120,32 +122,42 @@ export function halfBackward(
     ? newMatrix(temporary, rows, hidden, type)
     : tight(temporary.take(4 * rows * hidden), rows, hidden);
   const firstBack = first.inputGradient(dn, dpart, state.first, temporary);
-  const { normed, rstd } = normedOf(calls, x, parts, type, temporary);
+  const { normed, rstd } = normedOf(calls, x, parts, type, temporary, false);
   first.gradients(gradients.first, dpart, normed, state.first, firstBack, temporary);
-  const into = normGradients(calls, gradients, parts, type);
+  const into = normGradients(calls, gradients, parts, type, last.readsCodes);
   normBackward(calls, into, dn, x, rstd, residual, normOf(calls, parts), temporary);
   temporary.end();
   state.scope.end();
 }
 
-function normedOf(calls: MatrixCalls, x: number, parts: HalfParts, type: Matrix['type'], scope: Scope) {
-  const normed = newMatrix(scope, parts.rows, parts.hidden, type);
+function normedOf(
+  calls: MatrixCalls,
+  x: number,
+  parts: HalfParts,
+  type: Matrix['type'],
+  scope: Scope,
+  withCodes: boolean,
+) {
+  const plain = newMatrix(scope, parts.rows, parts.hidden, type);
+  const normed = withCodes && makesCodes(parts) ? { ...plain, codes: newQuantized(scope, plain) } : plain;
   const rstd = scope.take(4 * parts.rows);
   normForward(calls, normed, rstd, x, normOf(calls, parts));
   return { normed, rstd };
 }
 
-/** With dx rounded, too, for the half before. */
+/** With dx rounded, too, for the half before, and in e4m3 where that reads it so. */
 export function normGradients(
   calls: MatrixCalls,
   { dx, gain }: { readonly dx: DeviceBuffer; readonly gain: DeviceBuffer },
   { rows, hidden }: { readonly rows: number; readonly hidden: number },
   type: Matrix['type'],
+  withCodes: boolean,
 ): NormGradients {
   return {
     dx: calls.memory.floats(dx, rows * hidden, 'norm: dx'),
     gain: calls.memory.floats(gain, hidden, 'norm: gradient of the gain'),
-    rounded: type === 'bf16' && roundsGradient({ hidden }) ? calls.written(dx, rows, hidden) : null,
+    rounded:
+      type === 'bf16' && roundsGradient({ hidden }) ? calls.written(dx, rows, hidden, withCodes) : null,
   };
 }
 

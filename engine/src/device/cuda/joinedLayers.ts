@@ -100,6 +100,11 @@ export class JoinedLayers {
     return made;
   }
 
+  /** Whether inputs, and gradients of what is made, are read in e4m3. */
+  get readsCodes(): boolean {
+    return this.e4m3 !== null;
+  }
+
   /** to[rows, width] = x of all layers + addend. */
   forward(to: Matrix, x: Matrix, addend: Matrix | null): void {
     const temporary = new Scope(this.calls.memory);

@@ -28,6 +28,10 @@ export class LayerGroup {
     this.joined = isJoined ? JoinedLayers.of(calls, layers, inputWidth) : null;
   }
 
+  get readsCodes(): boolean {
+    return this.joined?.readsCodes ?? false;
+  }
+
   /** Columns of what the layers make; what stands between them is zero, or is not read. */
   get width(): number {
     return this.layers.reduce((sum, { outFeatures }) => sum + widthOf(outFeatures), 0);

@@ -2,7 +2,7 @@ import { Scope, type CardMemory } from './cardMemory.js';
 import type { BlasProduct, BlasProducts } from './blasProducts.js';
 import type { DeviceBuffer } from '../device.js';
 import type { KernelCall, Kernels } from './kernels.js';
-import type { Quantized } from './quantized.js';
+import { newQuantized, type Quantized } from './quantized.js';
 
 /** What products compute in. */
 export type Arithmetic = 'float32' | 'bfloat16';
@@ -15,10 +15,16 @@ export interface Matrix {
   readonly columns: number;
   readonly stride: number;
   readonly type: MatrixType;
+  /** The whole of it in e4m3, row by row, where what made it has made that, too. */
+  readonly codes?: Quantized;
 }
 
 export const bytesOf = { float: 4, bf16: 2, e4m3: 1 } as const;
 export const typeOf = (arithmetic: Arithmetic): MatrixType => (arithmetic === 'float32' ? 'float' : 'bf16');
+
+function withoutCodes({ codes: _, ...matrix }: Matrix): Matrix {
+  return matrix;
+}
 
 /** Rows of products begin at multiples of 16 bytes. */
 export const padded = (columns: number) => Math.ceil(columns / 8) * 8;
@@ -36,11 +42,11 @@ export function tight(address: number, rows: number, columns: number): Matrix {
   return { address, rows, columns, stride: columns, type: 'float' };
 }
 
-export function columnsOf(matrix: Matrix, first: number, columns: number): Matrix {
+export function columnsOf({ codes: _, ...matrix }: Matrix, first: number, columns: number): Matrix {
   return { ...matrix, address: matrix.address + first * bytesOf[matrix.type], columns };
 }
 
-export function rowsOf(matrix: Matrix, first: number, rows: number): Matrix {
+export function rowsOf({ codes: _, ...matrix }: Matrix, first: number, rows: number): Matrix {
   return { ...matrix, address: matrix.address + first * matrix.stride * bytesOf[matrix.type], rows };
 }
 
@@ -232,21 +238,26 @@ export class MatrixCalls {
   half(buffer: DeviceBuffer, rows: number, columns: number, field: string): Matrix {
     const floats = this.memory.floats(buffer, rows * columns, field);
     const kept = this.memory.halfOf(buffer) ?? this.newHalf(buffer, rows, columns);
-    if (kept.isStale) this.copy(kept.matrix, tight(floats, rows, columns));
+    if (kept.isStale) {
+      this.copy(kept.matrix, tight(floats, rows, columns));
+      kept.hasCodes = false;
+    }
     kept.isStale = false;
-    return kept.matrix;
+    return kept.hasCodes ? kept.matrix : withoutCodes(kept.matrix);
   }
 
   /** Where somebody who writes the buffer puts what products read of it, so that nothing has to be rounded afterwards. */
-  written(buffer: DeviceBuffer, rows: number, columns: number): Matrix {
-    const kept = this.memory.halfOf(buffer) ?? this.newHalf(buffer, rows, columns);
+  written(buffer: DeviceBuffer, rows: number, columns: number, withCodes: boolean): Matrix {
+    const kept = this.memory.halfOf(buffer) ?? this.newHalf(buffer, rows, columns, withCodes);
     kept.isStale = false;
-    return kept.matrix;
+    kept.hasCodes = withCodes;
+    return withCodes ? kept.matrix : withoutCodes(kept.matrix);
   }
 
-  private newHalf(buffer: DeviceBuffer, rows: number, columns: number) {
+  private newHalf(buffer: DeviceBuffer, rows: number, columns: number, withCodes = false) {
     const scope = new Scope(this.memory);
-    const matrix = newMatrix(scope, rows, columns, 'bf16');
+    const plain = newMatrix(scope, rows, columns, 'bf16');
+    const matrix = withCodes ? { ...plain, codes: newQuantized(scope, plain) } : plain;
     return this.memory.keepHalf(buffer, matrix, () => scope.end());
   }
 

@@ -2,6 +2,7 @@ import type { MlpHalf } from '../device.js';
 import type { Scope } from './cardMemory.js';
 import type { HalfParts, Middle, MiddleState } from './half.js';
 import { newMatrix, widthOf, type Matrix, type MatrixCalls } from './matrix.js';
+import { codesParameters, newQuantized } from './quantized.js';
 
 /** A half with SwiGLU between its layers: gate and up stand beside each other. */
 export function mlpParts(calls: MatrixCalls, half: MlpHalf): HalfParts {
@@ -37,9 +38,16 @@ class SwiGlu implements Middle {
     innerWidth: number,
     _kept: Scope,
     temporary: Scope,
+    withCodes: boolean,
   ): { inner: Matrix; state: MiddleState } {
-    const inner = newMatrix(temporary, made.rows, innerWidth, made.type);
-    this.launch('swiglu_forward', made, inner, { h: inner.address });
+    const plain = newMatrix(temporary, made.rows, innerWidth, made.type);
+    const ends = { h: plain.address, up_offset: made.columns / 2 };
+    if (!withCodes) {
+      this.launch('swiglu_forward', made, plain, ends);
+      return { inner: plain, state: nothing };
+    }
+    const inner = { ...plain, codes: newQuantized(temporary, plain) };
+    this.launch('swiglu_forward_codes', made, inner, { ...ends, ...codesParameters(inner.codes) });
     return { inner, state: nothing };
   }
 
@@ -48,26 +56,29 @@ class SwiGlu implements Middle {
     dinner: Matrix,
     _state: MiddleState,
     temporary: Scope,
+    withCodes: boolean,
   ): { dmade: Matrix; inner: Matrix } {
     const inner = newMatrix(temporary, made.rows, dinner.columns, made.type);
-    const dmade = newMatrix(temporary, made.rows, made.columns, made.type);
-    this.launch('swiglu_backward', made, inner, {
-      ...{ d_gate_up: dmade.address, h: inner.address, dh: dinner.address },
-    });
+    const plain = newMatrix(temporary, made.rows, made.columns, made.type);
+    const ends = { d_gate_up: plain.address, h: inner.address, dh: dinner.address };
+    if (!withCodes) {
+      this.launch('swiglu_backward', made, inner, { ...ends, up_offset: made.columns / 2 });
+      return { dmade: plain, inner };
+    }
+    const dmade = { ...plain, codes: newQuantized(temporary, plain) };
+    this.launch('swiglu_backward_codes', made, inner, { ...ends, ...codesParameters(dmade.codes) });
     return { dmade, inner };
   }
 
   private launch(kernel: string, made: Matrix, inner: Matrix, ends: Readonly<Record<string, number>>): void {
+    // A warp for a whole row where its codes need the largest value, else a thread for eight elements.
+    const threads = made.rows * (kernel.endsWith('_codes') ? 32 : Math.ceil(inner.columns / 8));
     this.calls.launch(
       {
-        ...{
-          file: 'swiglu',
-          kernel,
-          grid: [Math.ceil((made.rows * Math.ceil(inner.columns / 8)) / 256)] as const,
-        },
+        ...{ file: 'swiglu', kernel, grid: [Math.ceil(threads / 256)] as const },
         parameters: {
           ...{ gate_up: made.address, rows: made.rows, width: inner.columns },
-          ...{ h_stride: inner.stride, stride: made.stride, up_offset: made.columns / 2, ...ends },
+          ...{ h_stride: inner.stride, stride: made.stride, ...ends },
         },
       },
       made.type,

@@ -1,4 +1,5 @@
 import { sliceRows, type Matrix, type MatrixCalls } from './matrix.js';
+import { codesParameters } from './quantized.js';
 import type { Scope } from './cardMemory.js';
 
 export interface Norm {
@@ -9,7 +10,10 @@ export interface Norm {
   readonly gain: number;
 }
 
-/** y = the norm of x[rows, hidden], floats one after the other; rstd: [rows] floats. */
+/** Whether kernels of norms make codes of what they write. */
+export const makesCodes = ({ hidden }: Pick<Norm, 'hidden'>) => hidden % 8 === 0;
+
+/** y, with its codes where it has room for them, = the norm of x[rows, hidden], floats one after the other; rstd: [rows] floats. */
 export function normForward(calls: MatrixCalls, y: Matrix, rstd: number, x: number, norm: Norm): void {
   const { rows, hidden, epsilon, gain } = norm;
   calls.launch(
@@ -17,7 +21,10 @@ export function normForward(calls: MatrixCalls, y: Matrix, rstd: number, x: numb
       file: 'rms_norm',
       kernel: 'rms_norm_forward',
       grid: [Math.ceil(rows / 8)],
-      parameters: { y: y.address, rstd, x, gain, rows, dim: hidden, y_stride: y.stride, epsilon },
+      parameters: {
+        ...{ y: y.address, rstd, x, gain, rows, dim: hidden, y_stride: y.stride, epsilon },
+        ...codesParameters(y.codes),
+      },
     },
     y.type,
   );
@@ -60,6 +67,7 @@ export function normBackward(
         parameters: {
           ...{ ...shape, dx, partial, residual: residual ?? 0, gain, slice_rows: sliceRows },
           ...{ rounded: rounded?.address ?? 0, rounded_stride: rounded?.stride ?? 0 },
+          ...codesParameters(rounded?.codes),
         },
       },
       dy.type,

@@ -11,24 +11,39 @@ export interface Quantized {
 
 const paddedCodes = (columns: number) => Math.ceil(columns / 16) * 16;
 
-/** Each row times 448 over its largest value, rounded to nearest even. */
-export function quantized(calls: MatrixCalls, of: Matrix, scope: Scope): Quantized {
-  const columns = paddedCodes(of.columns);
-  const codes: Matrix = {
-    ...{ address: scope.take(of.rows * columns), rows: of.rows, columns, stride: columns, type: 'e4m3' },
+/** Room for a matrix in e4m3. */
+export function newQuantized(scope: Scope, { rows, columns }: Pick<Matrix, 'rows' | 'columns'>): Quantized {
+  const width = paddedCodes(columns);
+  const address = scope.take(rows * width);
+  return {
+    codes: { address, rows, columns: width, stride: width, type: 'e4m3' },
+    scales: scope.take(4 * rows),
   };
-  const scales = scope.take(4 * of.rows);
+}
+
+/** What a kernel is told of the codes that it makes beside its rows; nothing where nobody wants them. */
+export function codesParameters(of: Quantized | undefined) {
+  return {
+    ...{ codes: of?.codes.address ?? 0, scales: of?.scales ?? 0, codes_columns: of?.codes.columns ?? 0 },
+  };
+}
+
+/** Each row times 448 over its largest value, rounded to nearest even: as it was made beside the matrix, or now. */
+export function quantized(calls: MatrixCalls, of: Matrix, scope: Scope): Quantized {
+  if (of.codes !== undefined) return of.codes;
+  const made = newQuantized(scope, of);
+  const { codes, scales } = made;
   calls.launch(
     {
       ...{ file: 'quantize', kernel: 'quantize_rows', grid: [Math.ceil(of.rows / 8)] as const },
       parameters: {
         ...{ to: codes.address, scales, from: of.address, rows: of.rows, columns: of.columns },
-        ...{ to_columns: columns, stride: of.stride },
+        ...{ to_columns: codes.columns, stride: of.stride },
       },
     },
     of.type,
   );
-  return { codes, scales };
+  return made;
 }
 
 /** The transposed matrix of floats, one row after the other. */
