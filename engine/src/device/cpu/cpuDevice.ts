@@ -1,8 +1,6 @@
-import { performance } from 'node:perf_hooks';
 import { unmeasured, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type * as api from '../device.js';
-import { HostCache } from '../hostCache.js';
-import { HostResult } from '../hostResult.js';
+import type { HostResult } from '../hostResult.js';
 import {
   composedAttentionBackward,
   composedAttentionForward,
@@ -12,10 +10,10 @@ import {
   type ComposedAttention,
   type ComposedMlp,
 } from './composedHalves.js';
-import { isPlain, linearForward, multiply, releaseLinearState, scaleOf } from './composedLinear.js';
-import type { CpuBase } from './cpuMemory.js';
-import { CpuUpdates } from './cpuUpdates.js';
+import { isPlain, linearForward, multiply, releaseLinearState } from './composedLinear.js';
+import { CpuBases } from './cpuBases.js';
 import { nativeAttentionHalf, nativeGradients, nativeMlpHalf } from './fusedHalves.js';
+import { measureCpu } from './measureCpu.js';
 import type { InstructionSet, NativeAddon } from './nativeAddon.js';
 
 /** What a kernel or a composition of them left for the backward pass. */
@@ -25,7 +23,7 @@ const asState = (state: State): api.HalfState => state as unknown as api.HalfSta
 const stateOf = (state: api.HalfState): State => state as unknown as State;
 
 /** The device `native`: our C++ on the processor. Each call is done when it returns. */
-export class CpuDevice extends CpuUpdates implements api.Device {
+export class CpuDevice extends CpuBases implements api.Device {
   constructor(
     readonly description: api.DeviceDescription,
     addon: NativeAddon,
@@ -169,22 +167,6 @@ export class CpuDevice extends CpuUpdates implements api.Device {
     else releaseComposed(this, state.composed);
   }
 
-  newCache(
-    { kvHeads, headDim }: Pick<api.AttentionShape, 'kvHeads' | 'headDim'>,
-    blockCount: number,
-    positionsMax: number,
-  ): api.KeyValueCache {
-    return new HostCache(blockCount, positionsMax, kvHeads * headDim);
-  }
-
-  advanceCache(cache: api.KeyValueCache, idCount: number): void {
-    (cache as HostCache).length += idCount;
-  }
-
-  releaseCache(_cache: api.KeyValueCache): void {
-    // Plain arrays: the collector has them.
-  }
-
   rmsNormForward(
     y: api.DeviceBuffer,
     x: api.DeviceBuffer,
@@ -229,22 +211,6 @@ export class CpuDevice extends CpuUpdates implements api.Device {
     this.give(rstd);
   }
 
-  newResult(rowCount: number): api.ResultBuffer {
-    return new HostResult(rowCount);
-  }
-
-  clearResult(result: api.ResultBuffer): void {
-    (result as HostResult).clear();
-  }
-
-  readResult(result: api.ResultBuffer): Promise<api.StepResult> {
-    return Promise.resolve((result as HostResult).read());
-  }
-
-  releaseResult(_result: api.ResultBuffer): void {
-    // Plain arrays: the collector has them.
-  }
-
   headCrossEntropy(
     result: api.ResultBuffer,
     gradients: { dx: api.DeviceBuffer; head: api.DeviceBuffer } | null,
@@ -283,67 +249,6 @@ export class CpuDevice extends CpuUpdates implements api.Device {
     );
   }
 
-  packBase(weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
-    const panels = this.addon.packBase(this.floats(weight), inFeatures, outFeatures, this.basePrecision);
-    const base: CpuBase = { inFeatures, outFeatures, bytes: this.addon.packedBaseBytes(panels), panels };
-    this.rest(weight);
-    return base;
-  }
-
-  repackBase(base: api.FrozenBase, weight: api.DeviceBuffer): void {
-    this.addon.repackBase(this.panels(base), this.floats(weight));
-    this.rest(weight);
-  }
-
-  readonly packMergedReadsWeight = true;
-
-  packMerged(base: api.FrozenBase, weight: api.DeviceBuffer, adapter: api.LayerAdapter): void {
-    const { a, b, rank } = adapter;
-    this.addon.packMerged(
-      this.panels(base),
-      this.floats(weight),
-      this.floats(a),
-      this.floats(b),
-      typeof adapter.scale === 'number' ? adapter.scale : scaleOf(this, adapter),
-      rank,
-    );
-    this.rest(weight);
-  }
-
-  releaseBase(base: api.FrozenBase): void {
-    this.addon.releaseBase(this.panels(base));
-    (base as CpuBase).panels = null;
-  }
-
-  park(weight: api.DeviceBuffer, folder: string | null): void {
-    if (folder !== null) this.mapTo(weight, folder);
-  }
-
-  mergeAdapter(
-    into: api.DeviceBuffer | null,
-    weight: api.DeviceBuffer,
-    adapter: api.LayerAdapter,
-    { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
-  ): Promise<{ finite: boolean; deltaNorm: number }> {
-    const { a, b, rank, scale } = adapter;
-    // Beside the weight, which stays what it is where the sum is not finite.
-    const merged = this.take(weight.length);
-    const result = this.addon.mergeAdapter(
-      merged,
-      this.floats(weight),
-      this.floats(a),
-      this.floats(b),
-      typeof scale === 'number' ? scale : Math.tanh(this.floats(scale)[0]!),
-      inFeatures,
-      rank,
-      outFeatures,
-    );
-    if (into !== null && result.finite) this.floats(into).set(merged);
-    this.give(merged);
-    this.rest(weight);
-    return Promise.resolve(result);
-  }
-
   layerForward(y: api.DeviceBuffer, x: api.DeviceBuffer, rows: number, layer: api.Layer): void {
     const adapter = layer.adapter && { ...layer.adapter, dropout: null };
     const plain = { ...layer, adapter, bias: null };
@@ -364,15 +269,7 @@ export class CpuDevice extends CpuUpdates implements api.Device {
   }
 
   measure(): Promise<DeviceSpeed> {
-    const peak = (arithmetic: 'float32' | 'bfloat16' | 'int8'): number =>
-      1e9 * best(() => this.addon.measurePeak(arithmetic, windowMs));
-    return Promise.resolve({
-      ...unmeasured(this.description),
-      float32Flops: peak('float32'),
-      bfloat16Flops: peak('bfloat16'),
-      int8Flops: peak('int8'),
-      memoryBytesPerSecond: measureMemory(this.addon),
-    });
+    return Promise.resolve({ ...unmeasured(this.description), ...measureCpu(this.addon) });
   }
 
   private kept(
@@ -394,28 +291,4 @@ function isFused(layers: readonly api.Layer[], { precision, cache }: api.Forward
     cache === null &&
     layers.every(({ adapter }) => adapter === null || isPlain(adapter))
   );
-}
-
-/**
- * The best of several short windows: what the machine does besides, trainers above all, can only make one slower. Together
- * they are long enough for the processor to reach the clock it keeps under load.
- */
-const windowCount = 6;
-const windowMs = 30;
-/** 128 MB in two arrays, which no cache of a core holds. */
-const arrayLength = 2 ** 24;
-
-function best(window: () => number): number {
-  return Math.max(...Array.from({ length: windowCount }, window));
-}
-
-/** Bytes a second of a sum of arrays in memory. */
-function measureMemory(addon: NativeAddon): number {
-  const sum = new Float32Array(arrayLength);
-  const added = new Float32Array(arrayLength).fill(1);
-  return best(() => {
-    const beganAt = performance.now();
-    addon.addInPlace(sum, added);
-    return (3 * sum.byteLength * 1000) / (performance.now() - beganAt);
-  });
 }

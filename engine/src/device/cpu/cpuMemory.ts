@@ -1,5 +1,5 @@
 import type { DeviceBuffer, FrozenBase, HostValues } from '../device.js';
-import { HostMemory } from '../hostMemory.js';
+import { HostObjects } from '../hostObjects.js';
 import type { BasePrecision, NativeAddon, PackedBase, ProductPrecision } from './nativeAddon.js';
 
 /** A base that the addon packed. */
@@ -9,7 +9,7 @@ export interface CpuBase extends FrozenBase {
 }
 
 /** The addon and the memory that its kernels work in: what every part of the device `native` gets. */
-export class CpuMemory extends HostMemory {
+export class CpuMemory extends HostObjects {
   constructor(
     readonly addon: NativeAddon,
     readonly precision: ProductPrecision,

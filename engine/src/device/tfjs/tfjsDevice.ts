@@ -3,9 +3,9 @@ import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { unmeasured, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type * as api from '../device.js';
 import { dropoutMask } from '../dropout.js';
-import { HostCache } from '../hostCache.js';
-import { HostMemory } from '../hostMemory.js';
-import { HostResult } from '../hostResult.js';
+import type { HostCache } from '../hostCache.js';
+import { HostObjects } from '../hostObjects.js';
+import type { HostResult } from '../hostResult.js';
 import { decode, encode } from '../momentCodes.js';
 import * as definition from './definitions.js';
 import { apolloFactor, lengthOf, loraMuonStep, muonStep, nesterov, shadowOf } from './matrixOptimizers.js';
@@ -15,7 +15,7 @@ import { singularValues } from './singularValues.js';
  * The plain definitions as a device, on any backend of tfjs: `reference` on plain JavaScript, `tensorflow` on TensorFlow's kernels.
  * Values lie with the host between calls; a backward pass differentiates its definition from the half's input.
  */
-export class TfjsDevice extends HostMemory implements api.Device {
+export class TfjsDevice extends HostObjects implements api.Device {
   private readonly counts = new Map<string, number>();
 
   constructor(
@@ -146,22 +146,6 @@ export class TfjsDevice extends HostMemory implements api.Device {
     // There is none: a backward pass begins at the half's input.
   }
 
-  newCache(
-    { kvHeads, headDim }: Pick<api.AttentionShape, 'kvHeads' | 'headDim'>,
-    blockCount: number,
-    positionsMax: number,
-  ): api.KeyValueCache {
-    return new HostCache(blockCount, positionsMax, kvHeads * headDim);
-  }
-
-  advanceCache(cache: api.KeyValueCache, idCount: number): void {
-    (cache as HostCache).length += idCount;
-  }
-
-  releaseCache(_cache: api.KeyValueCache): void {
-    // Plain arrays: the collector has them.
-  }
-
   rmsNormForward(
     y: api.DeviceBuffer,
     x: api.DeviceBuffer,
@@ -190,22 +174,6 @@ export class TfjsDevice extends HostMemory implements api.Device {
       this.write(gradients.dx, dx!);
       this.write(gradients.gain, dgain!);
     });
-  }
-
-  newResult(rowCount: number): api.ResultBuffer {
-    return new HostResult(rowCount);
-  }
-
-  clearResult(result: api.ResultBuffer): void {
-    (result as HostResult).clear();
-  }
-
-  readResult(result: api.ResultBuffer): Promise<api.StepResult> {
-    return Promise.resolve((result as HostResult).read());
-  }
-
-  releaseResult(_result: api.ResultBuffer): void {
-    // Plain arrays: the collector has them.
   }
 
   headCrossEntropy(

@@ -1,0 +1,39 @@
+import type * as api from './device.js';
+import { HostCache } from './hostCache.js';
+import { HostMemory } from './hostMemory.js';
+import { HostResult } from './hostResult.js';
+
+/** What devices that compute where JavaScript lives hold beside buffers: results of steps, keys and values of texts. */
+export class HostObjects extends HostMemory {
+  newCache(
+    { kvHeads, headDim }: Pick<api.AttentionShape, 'kvHeads' | 'headDim'>,
+    blockCount: number,
+    positionsMax: number,
+  ): api.KeyValueCache {
+    return new HostCache(blockCount, positionsMax, kvHeads * headDim);
+  }
+
+  advanceCache(cache: api.KeyValueCache, idCount: number): void {
+    (cache as HostCache).length += idCount;
+  }
+
+  releaseCache(_cache: api.KeyValueCache): void {
+    // Plain arrays: the collector has them.
+  }
+
+  newResult(rowCount: number): api.ResultBuffer {
+    return new HostResult(rowCount);
+  }
+
+  clearResult(result: api.ResultBuffer): void {
+    (result as HostResult).clear();
+  }
+
+  readResult(result: api.ResultBuffer): Promise<api.StepResult> {
+    return Promise.resolve((result as HostResult).read());
+  }
+
+  releaseResult(_result: api.ResultBuffer): void {
+    // Plain arrays: the collector has them.
+  }
+}
