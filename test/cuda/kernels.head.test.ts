@@ -3,7 +3,7 @@ import { epsilon, excess, seededArray } from '../engine/nativeReference.js';
 import type { CardResult } from '../../engine/dist/device/cuda/cardResult.js';
 import { headCrossEntropy, type HeadLimits } from '../../engine/dist/device/cuda/head.js';
 import type { Kernels } from '../../engine/dist/device/cuda/kernels.js';
-import { MatrixCalls } from '../../engine/dist/device/cuda/matrix.js';
+import { MatrixCalls } from '../../engine/dist/device/cuda/matrixCalls.js';
 import { openCuda } from '../../engine/dist/device/cuda/openCuda.js';
 import { onEverySchedule, unitOf } from './everySchedule.js';
 import { modelOptions } from './modelPaths.js';

@@ -1,7 +1,7 @@
 import type * as api from '../device.js';
 import type { CardMemory } from './cardMemory.js';
 import type { CardResult } from './cardResult.js';
-import type { MatrixCalls } from './matrix.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** Of all tables: more than a run has. When it is full, all are written again. */
 const tableBytes = 2 ** 20;

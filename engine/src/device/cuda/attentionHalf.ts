@@ -2,7 +2,8 @@ import type { AttentionHalf, AttentionShape, ForwardMode } from '../device.js';
 import type { CardCache } from './cardCache.js';
 import type { Scope } from './cardMemory.js';
 import type { HalfParts, Middle, MiddleState } from './half.js';
-import { bytesOf, columnsOf, newMatrix, widthOf, type Matrix, type MatrixCalls } from './matrix.js';
+import { bytesOf, columnsOf, newMatrix, widthOf, type Matrix } from './matrix.js';
+import { type MatrixCalls } from './matrixCalls.js';
 
 /** A half with attention between its layers: q, k and v stand beside each other. */
 export function attentionParts(

@@ -1,6 +1,6 @@
 import type { ResultBuffer, StepResult } from '../device.js';
 import { Scope, type CardMemory } from './cardMemory.js';
-import type { MatrixCalls } from './matrix.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 const headerBytes = 24;
 

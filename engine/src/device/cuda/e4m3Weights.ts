@@ -1,7 +1,8 @@
 import type { Layer } from '../device.js';
 import { Scope } from './cardMemory.js';
 import type { CardBase } from './linear.js';
-import { columnsOf, newMatrix, type Matrix, type MatrixCalls } from './matrix.js';
+import { columnsOf, newMatrix, type Matrix } from './matrix.js';
+import { type MatrixCalls } from './matrixCalls.js';
 import { quantized, transposed, type Quantized } from './quantized.js';
 
 /**

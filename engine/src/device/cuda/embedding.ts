@@ -1,6 +1,6 @@
 import type { TableShape } from '../device.js';
 import { Scope } from './cardMemory.js';
-import type { MatrixCalls } from './matrix.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** y[rows, hidden], floats one after the other, = the rows of the table at ids. */
 export function embeddingForward(

@@ -2,16 +2,9 @@ import type { DeviceBuffer, Layer, LayerGradients } from '../device.js';
 import { Scope, type CardMemory } from './cardMemory.js';
 import { E4m3Weights } from './e4m3Weights.js';
 import type { CardBase, LinearPass } from './linear.js';
-import {
-  columnsOf,
-  newMatrix,
-  padded,
-  tight,
-  widthOf,
-  type Matrix,
-  type MatrixCalls,
-  type ProductPart,
-} from './matrix.js';
+import { columnsOf, newMatrix, padded, tight, widthOf, type Matrix } from './matrix.js';
+import { type MatrixCalls } from './matrixCalls.js';
+import { type ProductPart } from './productCalls.js';
 
 /**
  * Layers that read one input, as one product: their weights stand beside each other, in bfloat16. Trained weights are rounded by their

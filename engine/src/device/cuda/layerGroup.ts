@@ -9,7 +9,8 @@ import {
   type LinearPass,
   type LinearState,
 } from './linear.js';
-import { columnsOf, widthOf, type Matrix, type MatrixCalls } from './matrix.js';
+import { columnsOf, widthOf, type Matrix } from './matrix.js';
+import { type MatrixCalls } from './matrixCalls.js';
 
 /** What each layer keeps for its backward pass; empty where they are one product. */
 export type GroupState = readonly LinearState[];

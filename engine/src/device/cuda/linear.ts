@@ -1,7 +1,8 @@
 import type { DeviceBuffer, Dropout, FrozenBase, Layer, LayerAdapter, LayerGradients } from '../device.js';
 import { dropoutMask } from '../dropout.js';
 import type { Scope } from './cardMemory.js';
-import { newMatrix, tight, type Arithmetic, type Matrix, type MatrixCalls } from './matrix.js';
+import { newMatrix, tight, type Arithmetic, type Matrix } from './matrix.js';
+import { type MatrixCalls } from './matrixCalls.js';
 
 /** A frozen weight as products read it; null in float32, where they read the weight. */
 export interface CardBase extends FrozenBase {

@@ -1,5 +1,6 @@
 import type { Scope } from './cardMemory.js';
-import { tight, type Matrix, type MatrixCalls } from './matrix.js';
+import { tight, type Matrix } from './matrix.js';
+import { type MatrixCalls } from './matrixCalls.js';
 
 /** A matrix in e4m3, row by row along what products add up over, with a scale for each row. */
 export interface Quantized {

@@ -1,0 +1,38 @@
+import type { DeviceBuffer } from '../device.js';
+import { Scope } from './cardMemory.js';
+import { newMatrix, tight, withoutCodes, type Matrix } from './matrix.js';
+import { ProductCalls } from './productCalls.js';
+import { newQuantized } from './quantized.js';
+
+/** The kernels of a card, by what they do to matrices; and parameters as products read them. */
+export class MatrixCalls extends ProductCalls {
+  /**
+   * A parameter of floats as products read it: rounded when it has changed, and kept beside it. The update of a parameter rounds what
+   * it writes (`adamW`), so that a step has nothing to round.
+   */
+  half(buffer: DeviceBuffer, rows: number, columns: number, field: string): Matrix {
+    const floats = this.memory.floats(buffer, rows * columns, field);
+    const kept = this.memory.halfOf(buffer) ?? this.newHalf(buffer, rows, columns);
+    if (kept.isStale) {
+      this.copy(kept.matrix, tight(floats, rows, columns));
+      kept.hasCodes = false;
+    }
+    kept.isStale = false;
+    return kept.hasCodes ? kept.matrix : withoutCodes(kept.matrix);
+  }
+
+  /** Where somebody who writes the buffer puts what products read of it, so that nothing has to be rounded afterwards. */
+  written(buffer: DeviceBuffer, rows: number, columns: number, withCodes: boolean): Matrix {
+    const kept = this.memory.halfOf(buffer) ?? this.newHalf(buffer, rows, columns, withCodes);
+    kept.isStale = false;
+    kept.hasCodes = withCodes;
+    return withCodes ? kept.matrix : withoutCodes(kept.matrix);
+  }
+
+  private newHalf(buffer: DeviceBuffer, rows: number, columns: number, withCodes = false) {
+    const scope = new Scope(this.memory);
+    const plain = newMatrix(scope, rows, columns, 'bf16');
+    const matrix = withCodes ? { ...plain, codes: newQuantized(scope, plain) } : plain;
+    return this.memory.keepHalf(buffer, matrix, () => scope.end());
+  }
+}
