@@ -5,15 +5,15 @@ import { AdamWCalls } from './adamW.js';
 import { attentionParts } from './attentionHalf.js';
 import type { BlasProducts } from './blasProducts.js';
 import { CardCache } from './cardCache.js';
-import { CardMemory, Scope } from './cardMemory.js';
+import { CardBases } from './cardBases.js';
+import { Scope } from './cardMemory.js';
 import { CardResult } from './cardResult.js';
 import type { Card } from './cudaAddon.js';
 import { embeddingBackward, embeddingForward } from './embedding.js';
 import { headCrossEntropy, headLogits } from './head.js';
 import type { Kernels } from './kernels.js';
-import { linearForward, type CardBase } from './linear.js';
-import { MatrixCalls } from './matrixCalls.js';
-import { newMatrix, tight, typeOf, type Arithmetic } from './matrix.js';
+import { linearForward } from './linear.js';
+import { tight, typeOf } from './matrix.js';
 import { halfBackward, halfForward, normGradients, type CardHalfState, type HalfParts } from './half.js';
 import { measureCard } from './measureCard.js';
 import { mlpParts } from './mlpHalf.js';
@@ -25,23 +25,19 @@ const asState = (state: State): api.HalfState => state as unknown as api.HalfSta
 const stateOf = (state: api.HalfState): State => state as unknown as State;
 
 /** The device `cuda`: our kernels on an NVIDIA card. Every call is queued; only reads wait. */
-export class CudaDevice extends CardMemory implements api.Device {
-  private readonly calls: MatrixCalls;
+export class CudaDevice extends CardBases implements api.Device {
   private readonly adamWCalls: AdamWCalls;
-  private readonly arithmetic: Arithmetic;
 
   constructor(
-    readonly description: api.DeviceDescription,
+    description: api.DeviceDescription,
     card: Card,
     private readonly kernels: Kernels,
     /** Null: every product is by kernels of our own. */
     readonly blas: BlasProducts | null = null,
     isApart = false,
   ) {
-    super(card, isApart);
-    this.calls = new MatrixCalls(this, kernels, blas);
+    super(description, card, kernels, blas, isApart);
     this.adamWCalls = new AdamWCalls(this.calls, this);
-    this.arithmetic = description.precision;
   }
 
   kernelCounts(): ReadonlyMap<string, number> {
@@ -266,121 +262,6 @@ export class CudaDevice extends CardMemory implements api.Device {
 
   apolloMini(): never {
     throw new Error('The device cuda has no kernels of APOLLO-Mini yet');
-  }
-
-  packBase(weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
-    const { bytes } = this.memory();
-    const scope = new Scope(this);
-    const type = typeOf(this.arithmetic);
-    const isE4m3 = this.description.basePrecision === 'fp8';
-    const matrix = type === 'float' || isE4m3 ? null : newMatrix(scope, inFeatures, outFeatures, type);
-    const own = { isE4m3, holder: null, version: 0, matrix, release: () => scope.end() };
-    // Codes for both directions take what bfloat16 takes.
-    const taken = isE4m3 ? 2 * inFeatures * outFeatures : this.memory().bytes - bytes;
-    const base: CardBase = { inFeatures, outFeatures, bytes: taken, ...own };
-    this.repackBase(base, weight);
-    return base;
-  }
-
-  repackBase(base: api.FrozenBase, weight: api.DeviceBuffer): void {
-    const { matrix, inFeatures, outFeatures, isE4m3 } = base as CardBase;
-    (base as CardBase).version++;
-    if (isE4m3) return; // when it is used
-    if (typeOf(this.arithmetic) === 'float') {
-      // Products read the weight itself, until an adapter is merged in.
-      (base as CardBase).release();
-      (base as CardBase).matrix = null;
-      return;
-    }
-    const scope = new Scope(this);
-    const from = this.stagedFloats(weight, inFeatures * outFeatures, 'repackBase: weight', scope);
-    this.calls.copy(matrix!, tight(from, inFeatures, outFeatures));
-    scope.end();
-  }
-
-  /** In bfloat16 W + s A B is made by each pass for itself. */
-  packMerged(base: api.FrozenBase, weight: api.DeviceBuffer, adapter: api.LayerAdapter): void {
-    const { inFeatures, outFeatures } = base;
-    const { rank, scale } = adapter;
-    if (typeof scale !== 'number') throw new TypeError('packMerged: expected a constant scale');
-    if ((base as CardBase).isE4m3) throw new TypeError('packMerged: a base in e4m3 takes no adapter');
-    if (typeOf(this.arithmetic) !== 'float') return;
-    const temporary = new Scope(this);
-    const matrixOf = (buffer: api.DeviceBuffer, rows: number, columns: number, field: string) =>
-      tight(this.stagedFloats(buffer, rows * columns, `packMerged: ${field}`, temporary), rows, columns);
-    if ((base as CardBase).matrix === null) {
-      const scope = new Scope(this);
-      const matrix = newMatrix(scope, inFeatures, outFeatures, 'float');
-      Object.assign(base, { matrix, release: () => scope.end() });
-    }
-    this.calls.product(
-      (base as CardBase).matrix!,
-      matrixOf(adapter.a, inFeatures, rank, 'a'),
-      matrixOf(adapter.b, rank, outFeatures, 'b'),
-      { scale, addend: matrixOf(weight, inFeatures, outFeatures, 'weight') },
-    );
-    temporary.end();
-  }
-
-  releaseBase(base: api.FrozenBase): void {
-    (base as CardBase).release();
-    (base as CardBase).matrix = null;
-  }
-
-  get packMergedReadsWeight(): boolean {
-    return typeOf(this.arithmetic) === 'float';
-  }
-
-  /** In float32 products read it at every step. */
-  override park(weight: api.DeviceBuffer): void {
-    if (typeOf(this.arithmetic) !== 'float') super.park(weight);
-  }
-
-  async mergeAdapter(
-    into: api.DeviceBuffer | null,
-    weight: api.DeviceBuffer,
-    { a, b, rank, scale }: api.LayerAdapter,
-    { inFeatures, outFeatures }: { readonly inFeatures: number; readonly outFeatures: number },
-  ): Promise<{ finite: boolean; deltaNorm: number }> {
-    const length = inFeatures * outFeatures;
-    const factor =
-      typeof scale === 'number' ? scale : Math.tanh(((await this.download(scale)) as Float32Array)[0]!);
-    const grid = [Math.ceil(outFeatures / 64), Math.ceil(inFeatures / 64)] as const;
-    const blocks = grid[0] * grid[1];
-    const scope = new Scope(this);
-    const found = scope.take(12 * blocks);
-    const parameters = {
-      w: this.stagedFloats(weight, length, 'mergeAdapter: weight', scope),
-      a: this.floats(a, inFeatures * rank, 'mergeAdapter: a'),
-      b: this.floats(b, rank * outFeatures, 'mergeAdapter: b'),
-      ...{
-        squares: found,
-        infinite: found + 8 * blocks,
-        in: inFeatures,
-        rank,
-        out: outFeatures,
-        scale: factor,
-      },
-    };
-    const merge = (merged: number) =>
-      this.calls.launch({
-        ...{ file: 'product_float', kernel: 'merge_adapter', grid },
-        parameters: { ...parameters, merged },
-      });
-    // Looked at first: what is not finite must leave the weight as it is.
-    merge(0);
-    const bytes = new Uint8Array(12 * blocks);
-    await this.card.downloadLater(bytes, found);
-    const squares = new Float64Array(bytes.buffer, 0, blocks).reduce((sum, part) => sum + part, 0);
-    const finite =
-      Number.isFinite(squares) && new Int32Array(bytes.buffer, 8 * blocks).every((count) => count === 0);
-    if (into !== null && finite) {
-      const to = into === weight ? parameters.w : this.floats(into, length, 'mergeAdapter: into');
-      merge(to);
-      this.keepStaged(into, to);
-    }
-    scope.end();
-    return { finite, deltaNorm: Math.sqrt(squares) };
   }
 
   layerForward(y: api.DeviceBuffer, x: api.DeviceBuffer, rows: number, layer: api.Layer): void {
