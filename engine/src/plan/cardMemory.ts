@@ -7,7 +7,7 @@ import { Schedule } from './schedule.js';
 
 /** Bytes of a card at the peak of one kind of step, by what they are. */
 export interface CardMemoryParts {
-  /** Float32 weights that are on the card, and adapters. */
+  /** Float32 weights, and adapters. */
   weights: number;
   /** Frozen weights as products read them. */
   packed: number;
@@ -30,19 +30,12 @@ const int8MomentBytes = 1 + 4 / 256;
 
 const padded = (columns: number) => Math.ceil(columns / 8) * 8;
 
-/** The time of a run that needs most: its start, steps of all weights, where it has those, or steps with adapters. */
+/** The kind of step that needs most: of all weights, where the run has those, or with adapters. */
 export function cardMemory(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
-  const times = [steps(spec, device), start(spec)];
-  if (spec.adapter !== null && new Schedule(spec).hasFullRankSteps)
-    times.push(steps({ ...spec, kind: 'fullRank', adapter: null }, device));
-  return times.reduce((most, parts) => (cardBytes(parts) > cardBytes(most) ? parts : most));
-}
-
-/** All weights are on the card before those that adapters leave alone are packed and go to the host, one by one. */
-function start(spec: RunSpec): CardMemoryParts {
-  const { model, adapter } = countParameters(spec);
-  const nothing = { packed: 0, moments: 0, gradients: 0, activations: 0 };
-  return { ...nothing, weights: 4 * (model + adapter), scratch: workspaceBytes + unusedBytes };
+  const main = steps(spec, device);
+  if (spec.adapter === null || !new Schedule(spec).hasFullRankSteps) return main;
+  const fullRank = steps({ ...spec, kind: 'fullRank', adapter: null }, device);
+  return cardBytes(fullRank) > cardBytes(main) ? fullRank : main;
 }
 
 export function cardBytes(parts: CardMemoryParts): number {
@@ -117,8 +110,8 @@ function steps(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
   const mlpScratch = rows * element * 4 * padded(inner);
   const trained = adapter === null ? counts.model : counts.trainable;
   return {
-    // In bfloat16 frozen weights are on the host while adapters train.
-    weights: 4 * (counts.adapter + (adapter === null || element === 4 ? counts.model : counts.shared)),
+    // Frozen ones go to the host when they are packed. What they leave is cut into pieces that activations do not fit into.
+    weights: 4 * (counts.model + counts.adapter),
     packed: layers * of(targetModules, packed),
     moments: 2 * trained * (optimizer.momentType === 'int8' ? int8MomentBytes : 4),
     gradients: 4 * trained * (sequences < batch.sequenceCount ? 2 : 1),
