@@ -1,4 +1,5 @@
-import { MatrixCalls, newMatrix, tight } from '../../../engine/dist/device/cuda/matrix.js';
+import { newMatrix, tight } from '../../../engine/dist/device/cuda/matrix.js';
+import { MatrixCalls } from '../../../engine/dist/device/cuda/matrixCalls.js';
 import { Scope } from '../../../engine/dist/device/cuda/cardMemory.js';
 
 export const name = 'products';

@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import { Scope } from '../../../engine/dist/device/cuda/cardMemory.js';
-import { MatrixCalls, newMatrix } from '../../../engine/dist/device/cuda/matrix.js';
+import { newMatrix } from '../../../engine/dist/device/cuda/matrix.js';
+import { MatrixCalls } from '../../../engine/dist/device/cuda/matrixCalls.js';
 
 export const name = 'kernels';
 export const title = 'Products of the presets alone';
