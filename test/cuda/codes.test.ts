@@ -66,7 +66,7 @@ describe('codes in e4m3 beside what a kernel makes', () => {
     });
   });
 
-  it.each(sizes)('of the gradient that goes on from a norm: %d rows of %d', (rows, dim) => {
+  it.each(sizes)('of the gradient behind a norm: %d rows of %d', (rows, dim) => {
     codesOf(rows, dim, (bench, ends) => {
       const rounded = bench.emptyActivations(rows, dim);
       const parameters = {

@@ -3,7 +3,7 @@ import type { CardCache } from './cardCache.js';
 import type { Scope } from './cardMemory.js';
 import type { HalfParts, Middle, MiddleState } from './half.js';
 import { bytesOf, columnsOf, newMatrix, widthOf, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** A half with attention between its layers: q, k and v stand beside each other. */
 export function attentionParts(

@@ -1,7 +1,7 @@
 import type { KeyValueCache } from '../device.js';
 import { Scope, type CardMemory } from './cardMemory.js';
 import { newMatrix, rowsOf, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** Keys and values of the ids that a sequence has so far, in float32. One sequence. */
 export class CardCache implements KeyValueCache {

@@ -2,7 +2,7 @@ import type { Layer } from '../device.js';
 import { Scope } from './cardMemory.js';
 import type { CardBase } from './linear.js';
 import { columnsOf, newMatrix, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 import { quantized, transposed, type Quantized } from './quantized.js';
 
 /**

@@ -4,7 +4,7 @@ import { JoinedLayers } from './joinedLayers.js';
 import { LayerGroup, type GroupState } from './layerGroup.js';
 import type { LinearPass } from './linear.js';
 import { newMatrix, tight, typeOf, type Arithmetic, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 import { makesCodes, normBackward, normForward, roundsGradient, type NormGradients } from './norm.js';
 import { newQuantized } from './quantized.js';
 

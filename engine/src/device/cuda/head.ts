@@ -2,7 +2,7 @@ import type { DeviceBuffer, HeadPass, TableShape } from '../device.js';
 import { Scope } from './cardMemory.js';
 import type { CardResult } from './cardResult.js';
 import { bytesOf, newMatrix, rowsOf, tight, typeOf, type Arithmetic, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** Whole logits are never held: how many of them are. */
 export interface HeadLimits {

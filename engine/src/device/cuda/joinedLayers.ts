@@ -3,8 +3,8 @@ import { Scope, type CardMemory } from './cardMemory.js';
 import { E4m3Weights } from './e4m3Weights.js';
 import type { CardBase, LinearPass } from './linear.js';
 import { columnsOf, newMatrix, padded, tight, widthOf, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
-import { type ProductPart } from './productCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
+import type { ProductPart } from './productCalls.js';
 
 /**
  * Layers that read one input, as one product: their weights stand beside each other, in bfloat16. Trained weights are rounded by their

@@ -10,7 +10,7 @@ import {
   type LinearState,
 } from './linear.js';
 import { columnsOf, widthOf, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** What each layer keeps for its backward pass; empty where they are one product. */
 export type GroupState = readonly LinearState[];

@@ -2,7 +2,7 @@ import type { DeviceBuffer, Dropout, FrozenBase, Layer, LayerAdapter, LayerGradi
 import { dropoutMask } from '../dropout.js';
 import type { Scope } from './cardMemory.js';
 import { newMatrix, tight, type Arithmetic, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** A frozen weight as products read it; null in float32, where they read the weight. */
 export interface CardBase extends FrozenBase {

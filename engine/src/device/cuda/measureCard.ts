@@ -1,6 +1,6 @@
 import { Scope } from './cardMemory.js';
 import { bytesOf, newMatrix, type MatrixType } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** What a card does in a second, by trial. */
 export interface CardRates {

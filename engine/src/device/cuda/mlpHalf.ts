@@ -2,7 +2,7 @@ import type { MlpHalf } from '../device.js';
 import type { Scope } from './cardMemory.js';
 import type { HalfParts, Middle, MiddleState } from './half.js';
 import { newMatrix, widthOf, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 import { codesParameters, newQuantized } from './quantized.js';
 
 /** A half with SwiGLU between its layers: gate and up stand beside each other. */

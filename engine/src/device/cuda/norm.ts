@@ -1,6 +1,6 @@
 import { sliceRows } from './elementCalls.js';
-import { type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { Matrix } from './matrix.js';
+import type { MatrixCalls } from './matrixCalls.js';
 import { codesParameters } from './quantized.js';
 import type { Scope } from './cardMemory.js';
 

@@ -1,6 +1,6 @@
 import type { Scope } from './cardMemory.js';
 import { tight, type Matrix } from './matrix.js';
-import { type MatrixCalls } from './matrixCalls.js';
+import type { MatrixCalls } from './matrixCalls.js';
 
 /** A matrix in e4m3, row by row along what products add up over, with a scale for each row. */
 export interface Quantized {
@@ -22,7 +22,7 @@ export function newQuantized(scope: Scope, { rows, columns }: Pick<Matrix, 'rows
   };
 }
 
-/** What a kernel is told of the codes that it makes beside its rows; nothing where nobody wants them. */
+/** Parameters of the codes that a kernel makes beside its rows; nothing where nobody wants them. */
 export function codesParameters(of: Quantized | undefined) {
   return {
     ...{ codes: of?.codes.address ?? 0, scales: of?.scales ?? 0, codes_columns: of?.codes.columns ?? 0 },
