@@ -3,13 +3,13 @@ import { beginRun, disposeRun } from '@relora/engine';
 import { Bench, casesOf } from '@relora/engine/conformance';
 import { openCuda } from '@relora/engine/cuda';
 import { roundToBfloat16, seededArray } from '../engine/nativeReference.js';
-import { licenceDataset, runLoop, temporaryFolders } from '../engine/tinyRun.js';
+import { licenseDataset, runLoop, temporaryFolders } from '../engine/tinyRun.js';
 import { goldenSpec } from '../golden/goldenRun.js';
 import { onEverySchedule } from './everySchedule.js';
 import { modelOptions } from './modelPaths.js';
 
 const newFolder = temporaryFolders();
-const dataset = licenceDataset(newFolder);
+const dataset = licenseDataset(newFolder);
 
 type ScheduledBench = Parameters<Parameters<typeof onEverySchedule>[0]>[0];
 
