@@ -8,9 +8,12 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { expect, it, onTestFinished } from 'vitest';
 import { chunkBytes, FolderBlobs } from '../../server/dist/store/blobStore.js';
+import { S3Blobs } from '../../server/dist/store/s3Blobs.js';
+import { parseStoreUrl } from '../../server/dist/store/storeUrl.js';
 import { temporaryFolder } from './parts.js';
 
 async function* pieces(...texts: (string | Buffer)[]): AsyncGenerator<Uint8Array> {
@@ -97,4 +100,22 @@ it('a name never leads out of the folder, and a link is no blob', async () => {
   renameSync(join(folder, 'store', 'jobs'), join(folder, 'disk'));
   symlinkSync(join(folder, 'disk'), join(folder, 'store', 'jobs'));
   expect(await textOf(blobs, 'jobs/a/artifacts/one/file', 0, 9)).toBe('ours');
+});
+
+it('an S3 server that takes a request and never answers is given up', async () => {
+  let requestCount = 0;
+  const silent = createServer((socket) => {
+    socket.on('error', () => {}).once('data', () => requestCount++);
+  });
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  onTestFinished(() => void silent.close());
+  const { port } = silent.address() as { port: number };
+  const url = parseStoreUrl(`s3://bucket/fleet?endpoint=http://127.0.0.1:${port}`)!;
+  if (url.kind !== 's3') throw new Error('It names S3');
+  const blobs = await S3Blobs.open(url, 200);
+  onTestFinished(() => blobs.close());
+  process.env.AWS_ACCESS_KEY_ID = 'test';
+  process.env.AWS_SECRET_ACCESS_KEY = 'test-secret';
+  await expect(blobs.put('jobs/one/a', pieces('a'))).rejects.toThrow();
+  expect(requestCount).toBeGreaterThan(1);
 });

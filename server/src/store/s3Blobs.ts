@@ -20,6 +20,8 @@ const partsMax = 9000;
 const namesInDelete = 1000;
 /** Tries of one request, with growing waits between them. */
 const attemptsMax = 5;
+/** A connection on which nothing moves for so long is given up, and the request tried again. */
+const silenceMsDefault = 60_000;
 /** How often a read whose stream was cut is taken up where it ended. */
 const cutsMax = 5;
 
@@ -35,7 +37,7 @@ export class S3Blobs implements BlobStore {
   ) {}
 
   /** Loads the SDK, which only those need who use it. */
-  static async open(url: S3Url): Promise<S3Blobs> {
+  static async open(url: S3Url, silenceMs = silenceMsDefault): Promise<S3Blobs> {
     const sdk = await import('@aws-sdk/client-s3').catch((error: unknown) => {
       throw new StoreUnusable(
         'RELORA_STORE_URL names an S3 store: install the server with its optional dependencies, or @aws-sdk/client-s3 beside it',
@@ -49,7 +51,8 @@ export class S3Blobs implements BlobStore {
       ...(url.endpoint === undefined ? {} : { endpoint: url.endpoint }),
       forcePathStyle: url.pathStyle,
       maxAttempts: attemptsMax,
-      requestHandler: { connectionTimeout: 5000, requestTimeout: 60_000 },
+      // Not requestTimeout, which only warns: a request that is waited for without an end holds up its job for good.
+      requestHandler: { connectionTimeout: 5000, socketTimeout: silenceMs },
     });
     return new S3Blobs(sdk, client, url);
   }
