@@ -62,6 +62,7 @@ try {
     console.log(rows.at(-1));
   }
 } finally {
+  quotas.close();
   await folding.stop();
   await store.close();
   rmSync(dataFolder, { recursive: true, force: true });

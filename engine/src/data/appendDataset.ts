@@ -106,7 +106,10 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   try {
     await link(from, to);
   } catch (error) {
-    if (!['EXDEV', 'EPERM', 'ENOTSUP', 'EMLINK'].includes((error as NodeJS.ErrnoException).code ?? ''))
+    // A process that may only read the base must not link it to where it may write.
+    if (
+      !['EXDEV', 'EACCES', 'EPERM', 'ENOTSUP', 'EMLINK'].includes((error as NodeJS.ErrnoException).code ?? '')
+    )
       throw error;
     await copyFile(from, to);
     const copy = await open(to, 'r');

@@ -31,7 +31,10 @@ export function accessOfTask(task: Task, settings: Settings): ChildAccess {
     case 'prepareDataset':
       return {
         ...onProcessors,
-        read: present(task.files.flatMap(({ path, beneath }) => (beneath === null ? [path] : [...beneath]))),
+        read: present([
+          ...task.files.flatMap(({ path, beneath }) => (beneath === null ? [path] : [...beneath])),
+          task.baseFolder,
+        ]),
         write: [dirname(task.outputFolder)],
       };
     case 'previewDataset':
