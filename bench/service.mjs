@@ -1,91 +1,23 @@
-// How long another client waits beside the worst request of each method: `npm run bench:service`. Each of them is sent again and
-// again on four connections while GetJob is called every five milliseconds on a fifth; the goal is a p99 below 100 ms.
-import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { availableParallelism, cpus, tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
-import { GetJobRequest } from '@relora/sdk/contract';
-import { Client, credentials, Metadata } from '@grpc/grpc-js';
-import { table } from './table.mjs';
-import { fillServer, worstRequests } from './worstRequests.mjs';
+// `npm run bench:service`: what calls and streams cost beside a bare grpc-js server in the same run, how old events are when they come, what
+// many jobs cost, and how long another client waits beside the worst request of each method. Words after `--` name the sections to run.
+import { availableParallelism, cpus, loadavg } from 'node:os';
+import { events } from './service/events.mjs';
+import { manyJobs } from './service/manyJobs.mjs';
+import { streams } from './service/streams.mjs';
+import { unary } from './service/unary.mjs';
+import { worst } from './service/worst.mjs';
 
-const secondsEach = Number(process.env.BENCH_SECONDS ?? 3);
-const senders = 4;
-const pingMs = 5;
-
-const folder = mkdtempSync(join(tmpdir(), 'relora-bench-service-'));
-const server = spawn(process.execPath, [fileURLToPath(new URL('../server/dist/main.js', import.meta.url))], {
-  env: {
-    PATH: process.env.PATH,
-    RELORA_DATA_FOLDER: folder,
-    RELORA_GRPC_ADDRESS: '127.0.0.1:0',
-    RELORA_HTTP_ADDRESS: '127.0.0.1:0',
-    RELORA_FREE_DISK_BYTES_MIN: '0',
-  },
-  stdio: ['ignore', 'pipe', 'inherit'],
-});
-try {
-  const address = await new Promise((resolve) => {
-    createInterface({ input: server.stdout }).on('line', (line) => {
-      const { grpcAddress } = JSON.parse(line);
-      if (grpcAddress !== undefined) resolve(grpcAddress);
-    });
-  });
-  const jobName = await fillServer(address);
-  const rows = [];
-  for (const [label, path, request] of worstRequests(jobName))
-    rows.push([label, ...(await measure(address, path, request, jobName))]);
-  console.log(`${cpus()[0].model}, ${availableParallelism()} processors, Node ${process.version}\n`);
-  console.log(
-    table(['worst request', 'answer', 'its own ms', 'p50 beside it', 'p99 beside it', 'longest'], rows),
-  );
-} finally {
-  server.kill('SIGKILL');
-  rmSync(folder, { recursive: true, force: true });
+const sections = { streams, unary, events, manyJobs, worst };
+const asked = process.argv.slice(2);
+const unknown = asked.filter((name) => !Object.hasOwn(sections, name));
+if (unknown.length > 0) {
+  console.error(`Expected some of ${Object.keys(sections).join(', ')}, got ${unknown.join(', ')}`);
+  process.exit(2);
 }
-
-/** Its answer, its own median time, and the times of GetJob beside it. */
-async function measure(address, path, request, jobName) {
-  const pass = (bytes) => bytes;
-  const open = () =>
-    new Client(address, credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 });
-  const call = (client, method, bytes) =>
-    new Promise((resolve) => {
-      const stream = client.makeBidiStreamRequest(method, pass, pass, new Metadata(), {
-        deadline: Date.now() + 60_000,
-      });
-      stream.on('data', () => {});
-      stream.on('end', () => resolve('OK'));
-      stream.on('error', (error) => resolve(`${error.code}`));
-      stream.write(bytes);
-      stream.end();
-    });
-  const endsAt = performance.now() + 1000 * secondsEach;
-  const own = [];
-  let answer = '';
-  const heavy = Array.from({ length: path === null ? 0 : senders }, async () => {
-    const client = open();
-    while (performance.now() < endsAt) {
-      const began = performance.now();
-      answer = await call(client, path, request);
-      own.push(performance.now() - began);
-    }
-    client.close();
-  });
-  const client = open();
-  const ping = Buffer.from(GetJobRequest.encode({ name: jobName }).finish());
-  const beside = [];
-  while (performance.now() < endsAt) {
-    const began = performance.now();
-    await call(client, '/relora.v1.TrainingService/GetJob', ping);
-    beside.push(performance.now() - began);
-    await new Promise((resolve) => setTimeout(resolve, pingMs));
-  }
-  await Promise.all(heavy);
-  client.close();
-  const at = (times, share) => [...times].sort((a, b) => a - b)[Math.floor(share * (times.length - 1))];
-  const ms = (value) => (value === undefined ? '–' : value.toFixed(1));
-  return [answer || '–', ms(at(own, 0.5)), ms(at(beside, 0.5)), ms(at(beside, 0.99)), ms(at(beside, 1))];
+console.log(`${cpus()[0].model}, ${availableParallelism()} processors, Node ${process.version}`);
+for (const [name, section] of Object.entries(sections)) {
+  if (asked.length > 0 && !asked.includes(name)) continue;
+  const before = loadavg()[0];
+  const text = await section();
+  console.log(`\n${text}\n\nLoad average ${before.toFixed(1)} before, ${loadavg()[0].toFixed(1)} after.`);
 }

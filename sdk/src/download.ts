@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import type { Artifact, ArtifactFile, DownloadArtifactResponse, ExportedWeights } from './contract.js';
 import type { CallOptions } from './callOptions.js';
 import { IntegrityError, ReloraError } from './errors.js';
+import { FileDigest } from './fileDigest.js';
 import type { Patience } from './patience.js';
 
 export interface DownloadOptions extends CallOptions {
@@ -43,8 +44,8 @@ export async function downloadFiles(
       onProgress?.({ receivedBytes: doneBytes + bytes, sizeBytes: artifact.sizeBytes, fileName });
     if (!(await isComplete(path, file))) {
       const partPath = `${path}.${file.sha256.slice(0, 12)}.part`;
-      await receive(file, partPath, openDownload, patience, report);
-      await finish(file, partPath, path);
+      const sha256 = await receive(file, partPath, openDownload, patience, report);
+      await finish(file, partPath, path, sha256);
     }
     doneBytes += sizeBytes;
     report(0);
@@ -54,16 +55,17 @@ export async function downloadFiles(
   return paths;
 }
 
-/** Fills the part from where it ends. */
+/** Fills the part from where it ends; resolves with the SHA-256 of what is in it then, undefined where it is gone. */
 async function receive(
   file: ArtifactFile,
   partPath: string,
   openDownload: OpenDownload,
   patience: Patience,
   report: (bytes: number) => void,
-): Promise<void> {
+): Promise<string | undefined> {
   // Not for appending: that would ignore positions.
   const part = await open(partPath, constants.O_RDWR | constants.O_CREAT, 0o666);
+  const digest = file.sizeBytes >= besideBytesMin ? new FileDigest(partPath) : undefined;
   try {
     let { size } = await part.stat();
     if (size > file.sizeBytes) await part.truncate((size = 0));
@@ -78,6 +80,7 @@ async function receive(
           }
           await writeAll(part, data, size);
           size += data.length;
+          digest?.reached(size);
           if (data.length > 0) patience.progress();
           report(size);
         }
@@ -89,15 +92,26 @@ async function receive(
         await patience.pause(error);
       }
     }
-    await part.sync();
+    // Neither waits for the other.
+    const [sha256] = await Promise.all([digest?.finish(size) ?? sha256Of(partPath), part.sync()]);
+    return sha256;
   } finally {
+    await digest?.close();
     await part.close();
   }
 }
 
+/** Of smaller files the hash is had sooner than a thread for it. */
+const besideBytesMin = 4 << 20;
+
 /** Gives a part its name if it is the file. */
-async function finish(file: ArtifactFile, partPath: string, path: string): Promise<void> {
-  if (await isComplete(partPath, file)) {
+async function finish(
+  file: ArtifactFile,
+  partPath: string,
+  path: string,
+  sha256: string | undefined,
+): Promise<void> {
+  if (sha256 === file.sha256) {
     try {
       await rename(partPath, path);
       return;
@@ -131,14 +145,19 @@ function checkDescription({ fileName, sha256 }: ArtifactFile): void {
 async function isComplete(path: string, file: ArtifactFile): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
   if (found === undefined || !found.isFile() || found.size !== file.sizeBytes) return false;
+  return (await sha256Of(path)) === file.sha256;
+}
+
+/** Undefined where another download has renamed it. */
+async function sha256Of(path: string): Promise<string | undefined> {
   const hash = createHash('sha256');
   try {
     for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false; // renamed by another download
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   }
-  return hash.digest('hex') === file.sha256;
+  return hash.digest('hex');
 }
 
 /** Makes the new names last. Windows has no such thing. */

@@ -94,6 +94,44 @@ test('wrong bytes are refused and removed', async () => {
   expect(readdirSync(folder)).toEqual([]);
 });
 
+/** Long enough to be hashed beside the transfer, in a thread. */
+const long = randomBytes(9 << 20);
+
+async function serveLong(sent: Buffer, fault: (offset: number) => void = () => {}) {
+  return await brokenServer({
+    listArtifacts: async () => ({ artifacts: [artifactOf({ 'long.bin': long })] }),
+    async *downloadArtifact({ offsetBytes }) {
+      for (let offset = offsetBytes; offset < sent.length; offset += 1 << 18) {
+        fault(offset);
+        yield { offsetBytes: offset, data: sent.subarray(offset, offset + (1 << 18)) };
+      }
+    },
+  });
+}
+
+test('a long file is hashed beside its transfer, also one that broke in the middle', async () => {
+  let breaks = 0;
+  const client = await serveLong(long, (offset) => {
+    if (offset > 5 << 20 && breaks++ < 2) throw unavailable();
+  });
+  const folder = temporaryFolder();
+  await client.downloadArtifact('jobs/job-1', folder);
+  expect(breaks).toBeGreaterThan(2);
+  expect(readdirSync(folder)).toEqual(['long.bin']);
+  expect(readFileSync(join(folder, 'long.bin')).equals(long)).toBe(true);
+});
+
+test.each([0, 4 << 20, (9 << 20) - 1])('a wrong byte at %i of a long file is found', async (place) => {
+  const wrong = Buffer.from(long);
+  wrong[place]! ^= 1;
+  const client = await serveLong(wrong);
+  const folder = temporaryFolder();
+  await expect(client.downloadArtifact('jobs/job-1', folder)).rejects.toMatchObject({
+    name: 'IntegrityError',
+  });
+  expect(readdirSync(folder)).toEqual([]);
+});
+
 test('bytes from another place than asked for are refused', async () => {
   const client = await brokenServer({
     listArtifacts: async () => ({ artifacts: [artifact] }),

@@ -35,6 +35,12 @@ test('every method holds while the server is away for three seconds and started 
   const [unwanted, missed] = [await client.uploadDataset({ files }), await client.uploadDataset({ files })];
   await client.deleteDataset(missed.name);
 
+  // Nobody is at the first: that is an answer, too.
+  const [{ webhook: hook }, { webhook: unwantedHook }] = [
+    await client.createWebhook('http://127.0.0.1:9/'),
+    await client.createWebhook('http://127.0.0.1:9/'),
+  ];
+
   const collected = async <T>(found: AsyncIterable<T>) => {
     const all: T[] = [];
     for await (const each of found) all.push(each);
@@ -86,6 +92,12 @@ test('every method holds while the server is away for three seconds and started 
     generate: () => collected(client.generate(artifact!.name, { prompt: 'Line', tokenCountMax: 4 })),
     serverInfo: () => client.serverInfo(),
     diskUse: () => client.diskUse(),
+    createWebhook: () => client.createWebhook('https://hooks.example.com/'),
+    listWebhooks: () => collected(client.listWebhooks()),
+    testWebhook: () => client.testWebhook(hook.name),
+    listWebhookDeliveries: () => collected(client.listWebhookDeliveries(hook.name)),
+    resendWebhookDeliveries: () => client.resendWebhookDeliveries(hook.name),
+    deleteWebhook: () => client.deleteWebhook(unwantedHook.name),
     listAuditEntries: () => collected(client.listAuditEntries()),
   };
   // A method that is added is tried here too.

@@ -51,6 +51,7 @@ const tenantsAndLeases = `
   alter table jobs add column purge_time_ms integer;
   update jobs set name = id;
   create unique index jobs_by_name on jobs (tenant, name);
+  create index jobs_of_tenant on jobs (tenant, create_time_ms, id);
   create index jobs_by_weights on jobs (base_weights_name) where base_weights_name is not null;
   create index jobs_by_origin on jobs (origin_job_id) where origin_job_id is not null;
   create index jobs_to_purge on jobs (purge_time_ms) where purge_time_ms is not null;
@@ -112,6 +113,7 @@ const tenantsAndLeases = `
   alter table datasets add column purge_time_ms integer;
   update datasets set name = id, update_time_ms = create_time_ms;
   create unique index datasets_by_name on datasets (tenant, name);
+  create index datasets_of_tenant on datasets (tenant, create_time_ms, id);
 
   alter table weights add column tenant text not null default 'default';
   alter table weights add column name text not null default '';
@@ -123,6 +125,7 @@ const tenantsAndLeases = `
   alter table weights add column purge_time_ms integer;
   update weights set name = id, update_time_ms = create_time_ms;
   create unique index weights_by_name on weights (tenant, name);
+  create index weights_of_tenant on weights (tenant, create_time_ms, id);
   create table dataset_labels (
     dataset_id text not null references datasets (id) on delete cascade,
     key text not null,

@@ -1,0 +1,43 @@
+// grpc-js alone, with messages as bytes: what a call and a stream cost at least. `/bare/Echo` answers what it gets, `/bare/Send` sends so
+// many messages of so many bytes, `/bare/Take` counts what comes.
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+
+const pass = (bytes) => bytes;
+const method = (name, streams) => ({
+  path: `/bare/${name}`,
+  requestStream: false,
+  responseStream: false,
+  requestSerialize: pass,
+  requestDeserialize: pass,
+  responseSerialize: pass,
+  responseDeserialize: pass,
+  ...streams,
+});
+const server = new Server({ 'grpc.max_receive_message_length': 64 << 20 });
+server.addService(
+  {
+    Echo: method('Echo', {}),
+    Send: method('Send', { responseStream: true }),
+    Take: method('Take', { requestStream: true }),
+  },
+  {
+    Echo: (call, done) => done(null, call.request),
+    async Send(call) {
+      const { count, bytes } = JSON.parse(call.request.toString());
+      for (let index = 0; index < count; index++)
+        // A buffer of its own each time, as whatever is read from a disk is.
+        if (!call.write(Buffer.alloc(bytes, index)))
+          await new Promise((resolve) => call.once('drain', resolve));
+      call.end();
+    },
+    Take(call, done) {
+      let bytes = 0;
+      call.on('data', (data) => (bytes += data.length));
+      call.on('end', () => done(null, Buffer.from(String(bytes))));
+    },
+  },
+);
+server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, port) => {
+  if (error !== null) throw error;
+  console.log(JSON.stringify({ grpcAddress: `127.0.0.1:${port}` }));
+});

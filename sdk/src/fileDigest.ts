@@ -1,0 +1,63 @@
+import { Worker } from 'node:worker_threads';
+
+/** Of a part of the file that has become longer, the worker is told so often: a message costs as much as hashing some kilobytes. */
+const stepBytes = 2 << 20;
+
+/**
+ * Runs in a thread. As text, since a module of its own would have to be found from two builds and from whatever a bundler makes of them.
+ */
+const program = `
+const { parentPort, workerData } = require('node:worker_threads');
+const { createHash } = require('node:crypto');
+const { openSync, readSync } = require('node:fs');
+const file = openSync(workerData, 'r');
+const hash = createHash('sha256');
+const piece = Buffer.allocUnsafe(1 << 20);
+let done = 0;
+parentPort.on('message', ({ size, isEnd }) => {
+  while (done < size) {
+    const length = readSync(file, piece, 0, Math.min(piece.length, size - done), done);
+    if (length === 0) break; // shorter than it was: the hash will differ
+    hash.update(piece.subarray(0, length));
+    done += length;
+  }
+  if (isEnd) parentPort.postMessage(hash.digest('hex'));
+});
+`;
+
+/**
+ * SHA-256 of a file that grows, taken from the file itself beside the transfer: the thread that receives does not hash, and when the last
+ * byte is written the hash is nearly there.
+ */
+export class FileDigest {
+  private readonly worker: Worker;
+  private told = 0;
+
+  constructor(path: string) {
+    this.worker = new Worker(program, { eval: true, workerData: path });
+    this.worker.unref();
+  }
+
+  /** The file holds so many bytes now. */
+  reached(size: number): void {
+    if (size - this.told < stepBytes) return;
+    this.told = size;
+    this.worker.postMessage({ size, isEnd: false });
+  }
+
+  /** The hash of the first bytes. Rejects where the file cannot be read. */
+  async finish(size: number): Promise<string> {
+    this.worker.ref();
+    const answer = new Promise<string>((resolve, reject) => {
+      this.worker.once('message', resolve);
+      this.worker.once('error', reject);
+      this.worker.once('exit', () => reject(new Error('The thread that hashes has ended')));
+    });
+    this.worker.postMessage({ size, isEnd: true });
+    return await answer;
+  }
+
+  async close(): Promise<void> {
+    await this.worker.terminate();
+  }
+}
