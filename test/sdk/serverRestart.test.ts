@@ -7,7 +7,7 @@ const outageMs = 3000;
 
 test('every method holds while the server is away for three seconds and started again', async () => {
   const dataFolder = temporaryFolder();
-  const settings = { RELORA_SLOTS: '2' };
+  const settings = { RELORA_SLOTS: '2', RELORA_WEBHOOK_NETWORKS: '127.0.0.1' };
   const first = await startServerProcess(dataFolder, settings);
   const client = new ReloraClient({ address: first.grpcAddress });
   onTestFinished(() => client.close());
