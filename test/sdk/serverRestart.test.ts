@@ -92,6 +92,8 @@ test('every method holds while the server is away for three seconds and started 
     generate: () => collected(client.generate(artifact!.name, { prompt: 'Line', tokenCountMax: 4 })),
     serverInfo: () => client.serverInfo(),
     diskUse: () => client.diskUse(),
+    quota: () => client.quota(),
+    usage: () => collected(client.usage()),
     createWebhook: () => client.createWebhook('https://hooks.example.com/'),
     listWebhooks: () => collected(client.listWebhooks()),
     testWebhook: () => client.testWebhook(hook.name),
