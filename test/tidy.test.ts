@@ -122,7 +122,7 @@ describe('how the tree looks', () => {
 
   it('every file is reached from an entry point', () => {
     const entries = files.filter((file) =>
-      /\/src\/(index|main|contract)\.ts$|\/(data|plan|cuda|conformance)\/index\.ts$|\/trainer\/process\/(main|heartbeatThread)\.ts$|\/data\/feedThread\.ts$/.test(
+      /\/src\/(index|main|contract)\.ts$|\/(data|plan|cuda|conformance|testing)\/index\.ts$|\/trainer\/process\/(main|heartbeatThread)\.ts$|\/data\/feedThread\.ts$/.test(
         file,
       ),
     );

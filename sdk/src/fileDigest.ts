@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 
-/** Of a part of the file that has become longer, the worker is told so often: a message costs as much as hashing some kilobytes. */
+/** Of a part of the file that has become longer, the worker hears so often: a message costs as much as hashing some kilobytes. */
 const stepBytes = 2 << 20;
 
 /**
@@ -31,7 +31,7 @@ parentPort.on('message', ({ size, isEnd }) => {
  */
 export class FileDigest {
   private readonly worker: Worker;
-  private told = 0;
+  private said = 0;
 
   constructor(path: string) {
     this.worker = new Worker(program, { eval: true, workerData: path });
@@ -40,8 +40,8 @@ export class FileDigest {
 
   /** The file holds so many bytes now. */
   reached(size: number): void {
-    if (size - this.told < stepBytes) return;
-    this.told = size;
+    if (size - this.said < stepBytes) return;
+    this.said = size;
     this.worker.postMessage({ size, isEnd: false });
   }
 
