@@ -1,4 +1,4 @@
-// Compiles the program that confines children. Linux alone has what it needs. Run directly, or by `npm run build`.
+// Compiles the program that confines children. Linux alone has what it needs, and it knows two kinds of processors. Run directly, or by `npm run build`.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
@@ -7,7 +7,8 @@ import { fileURLToPath } from 'node:url';
 import { fail, findCompiler } from '../../engine/compileLibrary.mjs';
 
 const root = dirname(fileURLToPath(import.meta.url));
-if (process.platform === 'linux') compile(join(root, 'confine.cpp'), join(root, 'build', 'confine'));
+if (process.platform === 'linux' && ['x64', 'arm64'].includes(process.arch))
+  compile(join(root, 'confine.cpp'), join(root, 'build', 'confine'));
 
 function compile(source, target) {
   const compiler = findCompiler();
