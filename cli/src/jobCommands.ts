@@ -1,10 +1,18 @@
 import type { Command } from 'commander';
 import { JobState, type Job } from '@relora/sdk';
+import { documentsText } from './documentsText.js';
 import { estimateText, explanationText, jobDetails, jobTable, stateText } from './jobText.js';
 import { jobName, label, type Run } from './session.js';
 import { addLogsCommand } from './logsCommand.js';
 import { addSetCommand } from './setCommand.js';
-import { addSpecOptions, oneOf, positiveNumber, readSpec, type SpecFlags } from './specOptions.js';
+import {
+  addSpecOptions,
+  oneOf,
+  positiveNumber,
+  readSpec,
+  wholeNumber,
+  type SpecFlags,
+} from './specOptions.js';
 
 /** Commands that look at jobs, and that steer them. */
 export function addJobCommands(program: Command, run: Run): void {
@@ -31,11 +39,16 @@ export function addJobCommands(program: Command, run: Run): void {
 
   program
     .command('explain <job>')
-    .description('say why a job waits, and what for')
-    .action((job: string) =>
+    .description(
+      'say why a job waits, what may end it, or why it ended; or which documents made the loss of a step',
+    )
+    .option('--step <n>', 'a step that was taken', wholeNumber)
+    .action((job: string, { step }: { step?: number }) =>
       run(async ({ client, output, signal }) => {
-        const found = await client.explainJob(jobName(job), { signal });
-        output.result(found, () => explanationText(found));
+        const found = await client.explainJob(jobName(job), { signal, ...(step !== undefined && { step }) });
+        output.result(found, () =>
+          step === undefined ? explanationText(found) : documentsText(jobName(job), step, found),
+        );
       }),
     );
 

@@ -112,6 +112,12 @@ export class LiveView {
         const { step, learningRateFactor, stepCount, learningRateBefore, learningRateAfter } = event.update;
         return `changed from step ${step} on: ${stepCount} steps, rate ${figure(learningRateFactor)}x, at this step ${learningRateBefore.toExponential(2)} -> ${learningRateAfter.toExponential(2)}`;
       }
+      case 'documents': {
+        const { isSpike, step, worst } = event.documents;
+        if (!isSpike) return null;
+        const most = worst[0] ? `, most by a document of loss ${worst[0].loss.toFixed(3)}` : '';
+        return `the loss jumped at step ${step}${most}: relora explain JOB --step ${step}`;
+      }
       case 'stop': {
         const { step, reason, value, limit } = event.stop;
         const figures = limit === 0 ? '' : `: ${figure(value)} of ${figure(limit)}`;

@@ -18,6 +18,7 @@ export {
 // Runs
 export { beginRun, type BaseWeightsBefore, type BeginRunOptions } from './training/beginRun.js';
 export { trainLoop } from './training/trainLoop.js';
+export { takeDocuments, type StepRows } from './training/documentLosses.js';
 export { reasonToStop, recordAfter } from './training/earlyStop.js';
 export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';
 export {

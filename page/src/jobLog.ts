@@ -73,6 +73,7 @@ const kinds = [
   'plan',
   'update',
   'stop',
+  'documents',
 ] as const;
 
 export function kindOf(event: Event): string {
@@ -91,7 +92,8 @@ function row(event: Event, kind: string): HTMLElement {
 }
 
 function describe(event: Event): (string | HTMLElement)[] {
-  const { state, evaluation, restart, checkpoint, artifact, sample, warning, plan, update, stop } = event;
+  const { state, evaluation, restart, checkpoint, artifact, sample, warning, plan, update, stop, documents } =
+    event;
   if (state) {
     const why = state.failure ? `${state.failure.reason}: ${state.failure.message}` : state.reason;
     return [stateBadge(state.to), ` ${why}`];
@@ -111,6 +113,12 @@ function describe(event: Event): (string | HTMLElement)[] {
   if (update)
     return [
       `from step ${whole(update.step)} on ${whole(update.stepCount)} steps, rate ${figure(update.learningRateFactor)}x`,
+    ];
+  if (documents)
+    return [
+      documents.isSpike
+        ? `the loss jumped at step ${whole(documents.step)}; explain it with relora explain --step ${documents.step}`
+        : `${whole(documents.documentCount)} documents of steps ${whole(documents.firstStep)} to ${whole(documents.step)}`,
     ];
   if (stop)
     return [

@@ -266,10 +266,16 @@ export class ReloraClient {
     );
   }
 
-  /** Why a job waits: its place, what would have to come free, and when it may start. */
-  async explainJob(name: string, options: CallOptions = {}): Promise<contract.ExplainJobResponse> {
-    const [, call] = split(options);
-    return await this.services.training.explainJob({ name }, call);
+  /**
+   * Why a job waits: its place, what would have to come free, and when it may start; why it ended. With a step which documents add most to
+   * its loss, and where they are.
+   */
+  async explainJob(
+    name: string,
+    options: { step?: number } & CallOptions = {},
+  ): Promise<contract.ExplainJobResponse> {
+    const [fields, call] = split(options);
+    return await this.services.training.explainJob({ ...fields, name }, call);
   }
 
   /** What the trainers of a job printed; with `follow` also what they print until the job, or the attempt, has ended. */

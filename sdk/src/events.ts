@@ -8,6 +8,7 @@ interface Kinds {
   plan: contract.PlanEvent;
   update: contract.UpdateEvent;
   stop: contract.StopEvent;
+  documents: contract.DocumentsEvent;
   checkpoint: contract.CheckpointEvent;
   artifact: contract.ArtifactEvent;
   sample: contract.SampleEvent;
@@ -50,6 +51,7 @@ const kinds = [
   'plan',
   'update',
   'stop',
+  'documents',
   'checkpoint',
   'artifact',
   'sample',

@@ -2,6 +2,7 @@ import * as plan from '@relora/engine/plan';
 import {
   datasetEvaluation,
   bestEvaluation,
+  documentLoss,
   layerRank,
   plannedGraph,
   restartModule,
@@ -36,6 +37,8 @@ describe('what a trainer reports', () => {
     ['BestEvaluation', bestEvaluation],
     ['UpdateEvent', trainingEvents.update],
     ['StopEvent', trainingEvents.stop],
+    ['DocumentsEvent', trainingEvents.documents],
+    ['DocumentLoss', documentLoss],
     ['SampleEvent', trainingEvents.sample],
     ['WarningEvent', trainingEvents.warning],
     ['Execution', execution],

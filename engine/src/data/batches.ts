@@ -20,6 +20,12 @@ export interface BatchSource {
   read(firstSequence: number, count: number): Promise<Batch>;
 }
 
+/** What knows where its sequences come from. */
+export interface PlacedSource extends BatchSource {
+  /** The data set that a sequence is of, by its index, and the place of its first input in the training part. */
+  placeOf(sequence: number): { part: number; position: number };
+}
+
 export interface BatchOptions {
   sequenceLength: number;
   seed: number;
@@ -39,7 +45,7 @@ export function newBatch(count: number, sequenceLength: number): Batch {
  * As many tokens as do not fill a sequence are in none of a pass. With cut 1 they are always the last ones; with cut 2 the next
  * pass begins with them, and what is beyond the end begins again at the first token, so that no token is left out twice in a row.
  */
-export class Batches implements BatchSource {
+export class Batches implements PlacedSource {
   readonly sequencesPerEpoch: number;
   /** Of the sequence that is read. */
   private readonly tokens: Int32Array;
@@ -85,15 +91,19 @@ export class Batches implements BatchSource {
     targets.set(tokens.subarray(1), place * sequenceLength);
   }
 
+  placeOf(sequence: number): { part: number; position: number } {
+    return { part: this.options.part ?? 0, position: this.positionOf(sequence) };
+  }
+
   private positionOf(sequence: number): number {
     const { sequenceLength, cut } = this.options;
     const epoch = Math.floor(sequence / this.sequencesPerEpoch);
     const begin = cut === 1 ? 0 : epoch * this.sequencesPerEpoch;
-    return ((begin + this.placeOf(sequence)) * sequenceLength) % this.split.tokenCount;
+    return ((begin + this.orderOf(sequence)) * sequenceLength) % this.split.tokenCount;
   }
 
   /** Its place among the sequences of its pass. */
-  private placeOf(sequence: number): number {
+  private orderOf(sequence: number): number {
     const epoch = Math.floor(sequence / this.sequencesPerEpoch);
     if (this.order?.epoch !== epoch) {
       this.order = {

@@ -1,5 +1,5 @@
 import { MixtureOrder } from '../plan/mixture.js';
-import { Batches, newBatch, type Batch, type BatchOptions, type BatchSource } from './batches.js';
+import { Batches, newBatch, type Batch, type BatchOptions, type PlacedSource } from './batches.js';
 import type { TokenSplit } from './tokenSplit.js';
 
 /** The training part of a data set with its weight. */
@@ -12,12 +12,12 @@ export interface WeightedSplit {
 export function mixedBatches(
   parts: readonly WeightedSplit[],
   options: BatchOptions,
-): BatchSource & { take(firstSequence: number, count: number): Batch } {
+): PlacedSource & { take(firstSequence: number, count: number): Batch } {
   return parts.length === 1 ? new Batches(parts[0]!.train, options) : new MixedBatches(parts, options);
 }
 
 /** The sequences of several data sets in the order of their mixture. */
-export class MixedBatches implements BatchSource {
+export class MixedBatches implements PlacedSource {
   private readonly order: MixtureOrder;
   /** Null for a data set that is evaluated alone. */
   private readonly batches: (Batches | null)[];
@@ -31,6 +31,11 @@ export class MixedBatches implements BatchSource {
     this.batches = parts.map(({ weight, train }, part) =>
       weight === 0 ? null : new Batches(train, { ...options, part }),
     );
+  }
+
+  placeOf(sequence: number): { part: number; position: number } {
+    const { part, index } = this.order.placeOf(sequence);
+    return { part, position: this.batches[part]!.placeOf(index).position };
   }
 
   take(firstSequence: number, count: number): Batch {

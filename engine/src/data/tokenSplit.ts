@@ -51,6 +51,12 @@ export class TokenSplit {
       this.readShard(entry, first, tokens.subarray(start, end));
   }
 
+  /** The shard of a token, and its place in it. */
+  placeOf(position: number): { file: string; first: number } {
+    const shard = this.starts.findLastIndex((start) => start <= position);
+    return { file: this.shards[shard]!.file, first: position - this.starts[shard]! };
+  }
+
   /** Puts -1 for each of the tokens from `position` on that is not to be learned. */
   mask(position: number, tokens: Int32Array): void {
     for (const { entry, first, start, end } of this.partsOf(position, tokens.length)) {

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { passesOf, type MixturePart } from '../plan/mixture.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import { BatchFeed } from './batchFeed.js';
-import type { BatchOptions, BatchSource } from './batches.js';
+import type { BatchOptions, PlacedSource } from './batches.js';
 import type { Dataset } from './dataset.js';
 import { mixedBatches } from './mixedBatches.js';
 
@@ -34,7 +34,7 @@ export class TrainingData {
   }
 
   /** In this thread; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
-  batches(): BatchSource {
+  batches(): PlacedSource {
     const parts = this.parts.map(({ weight, source }) => ({ weight, train: source.train }));
     return mixedBatches(parts, this.batchOptions);
   }

@@ -35,6 +35,14 @@ export const runSettings = {
   device: choice(null, deviceChoices, { default: 'auto' }),
   /** An event for each step; else at most ten a second, which then stand for several steps each. */
   everyStepEvent: flag({ default: false, before: true }),
+  /** Steps whose documents are reported together by their losses; 0 for none. */
+  documentWindowStepCount: integer({
+    // A thousand reports a job at most, however long it is.
+    default: ({ spec }) => Math.max(100, Math.ceil((spec.warmStart.stepCount + spec.stepCount) / 1000)),
+    min: 0,
+    max: 1_000_000_000,
+    before: 0,
+  }),
 };
 
 /**

@@ -51,6 +51,41 @@ export const datasetEvaluation = {
   /** How often its training part was read so far. */
   epochs: number,
 };
+/** Losses of documents are counted by bins of so many nats; the last has all above, too. */
+export const lossBinNats = 0.25;
+export const lossBinCount = 48;
+/** Documents that a report names. */
+export const worstDocumentsMax = 8;
+
+/** The part of a document that is in one sequence. */
+export const documentLoss = {
+  step: count,
+  /** Number of its sequence in the run. */
+  sequence: count,
+  /** Place of its first target in the sequence. */
+  firstToken: count,
+  /** Targets that count. */
+  tokenCount: count,
+  /** Their mean, nats; with `excess` not finite where the step's is not. */
+  loss: number,
+  /** Sum of its losses less as many means of its step: what it adds to a jump. */
+  excess: number,
+};
+
+/** Losses of the documents of some steps. */
+const documents = {
+  firstStep: count,
+  /** Last of the steps. */
+  step: count,
+  /** The loss of the one step jumped. */
+  isSpike: flag,
+  documentCount: count,
+  /** Of the mean losses, by bins. */
+  histogram: list(lossBinCount, count),
+  /** Those that add most to the loss of their step. */
+  worst: list(worstDocumentsMax, object(documentLoss)),
+};
+
 export const bestEvaluation = { step: count, loss: number };
 
 /** A restart and the proof that it was one: what changed, and that the function computed did not. */
@@ -153,6 +188,7 @@ export const trainingEvents = {
     learningRateBefore: number,
     learningRateAfter: number,
   },
+  documents,
   /** The run ends before its last step. */
   stop: {
     /** Steps taken. */
@@ -169,6 +205,8 @@ export const trainingEvents = {
 export type TrainingEvent = UnionOf<'kind', typeof trainingEvents>;
 export type DatasetEvaluation = ObjectOf<typeof datasetEvaluation>;
 export type RestartReport = ObjectOf<typeof restart>;
+export type DocumentLoss = ObjectOf<typeof documentLoss>;
+export type DocumentsReport = ObjectOf<typeof documents>;
 export type RestartModule = ObjectOf<typeof restartModule>;
 export type LayerRank = ObjectOf<typeof layerRank>;
 

@@ -20,6 +20,7 @@ import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
 import type { SteeringOptions } from './steering.js';
 import { reserveMemory } from './reserveMemory.js';
 import { BaseWeightsChanged, RunMismatch } from './trainingErrors.js';
+import { emptyDocuments } from './documentLosses.js';
 import { emptyRecord } from './earlyStop.js';
 import {
   assembleRun,
@@ -240,7 +241,8 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
 
 /** With what manifests of earlier versions do not have. */
 function progressOf({ progress }: CheckpointManifest): RunProgress {
-  const later = { updateNumber: 0, wholeStep: progress.evaluatedStep, heldOut: emptyRecord };
+  const { evaluatedStep: wholeStep } = progress;
+  const later = { updateNumber: 0, wholeStep, heldOut: emptyRecord, documents: emptyDocuments };
   return { ...later, ...progress };
 }
 

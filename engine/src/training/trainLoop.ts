@@ -1,13 +1,14 @@
 import { performance } from 'node:perf_hooks';
 import { saveCheckpoint } from './checkpoint.js';
 import { beginAdapters, restart } from './cycle.js';
+import { closeWindow, takeDocuments } from './documentLosses.js';
 import { recordAfter } from './earlyStop.js';
 import { evaluate } from './evaluation.js';
 import { accumulateGradients } from './gradients.js';
 import { reportPlan, slowerThanPlanned } from './planReport.js';
 import { writeSample } from './sample.js';
 import { TrainingDiverged } from './trainingErrors.js';
-import type { TrainingEvent } from '../plan/trainingEvent.js';
+import type { DocumentsReport, TrainingEvent } from '../plan/trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**
@@ -49,6 +50,13 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     const stopped = isLast ? null : steering.stopAt(step, progress);
     if (stopped !== null) yield { kind: 'stop', step, ...stopped };
     const isEnd = isLast || stopped !== null;
+    if (isEnd) {
+      const documents = { ...progress.documents };
+      for (const report of closeWindow(documents, step)) {
+        progress.documents = documents;
+        yield { kind: 'documents', ...report };
+      }
+    }
     if (hasHeldOut && (step === 0 || isEnd) && needsWhole(run, step)) {
       const evaluation = await evaluate(run, spec.evaluation.finalTokenCount, signal);
       if (evaluation === null) return;
@@ -115,12 +123,21 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       const clip = { result: run.result, normMax: spec.optimizer.gradientNormMax };
       optimizer.apply(gradients, learningRate, clip, schedule.phaseAt(step));
     }
-    const { loss, squaredNorm } = await device.readResult(run.result);
+    const { loss, squaredNorm, rowLosses } = await device.readResult(run.result);
     const gradientNorm = Math.sqrt(squaredNorm);
     const isFinite = Number.isFinite(loss) && Number.isFinite(gradientNorm);
     if (!isFinite && !isEmpty) optimizer.takeBack(gradients);
     const skipped = !isFinite || isEmpty;
 
+    const reports: DocumentsReport[] = [];
+    if (!isEmpty && rowLosses.length > 0) {
+      const { firstSequence } = shape;
+      const { endOfTextId } = run.dataset.tokenizer;
+      const rows = { step, loss, ...batch, rowLosses, sequenceLength, firstSequence, endOfTextId };
+      const taken = takeDocuments(progress.documents, rows, spec.documentWindowStepCount);
+      progress.documents = taken.record;
+      reports.push(...taken.reports);
+    }
     const tokenCount = sequenceCount * sequenceLength;
     progress.nextStep++;
     progress.trainedTokens += tokenCount;
@@ -138,6 +155,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       skipped,
       residentBytes: process.memoryUsage.rss(),
     };
+    for (const report of reports) yield { kind: 'documents', ...report };
     if (!isFinite && progress.skippedStepCount > spec.optimizer.nonfiniteStepCountMax) {
       throw new TrainingDiverged(step, loss, gradientNorm, progress.skippedStepCount);
     }

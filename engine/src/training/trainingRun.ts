@@ -11,6 +11,7 @@ import type { ModelFiles } from '../model/modelFiles.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import type { SteeredSchedule } from '../plan/steeredSchedule.js';
+import { documentRowsMax, emptyDocuments, type DocumentRecord } from './documentLosses.js';
 import { emptyRecord, type HeldOutRecord } from './earlyStop.js';
 import { Optimizer } from './optimizer.js';
 import { methodsOf } from './optimizerMethods.js';
@@ -75,6 +76,7 @@ export interface RunProgress {
   /** Steps taken before the last evaluation on `evaluation.finalTokenCount`, -1 for none. */
   wholeStep: number;
   heldOut: HeldOutRecord;
+  documents: DocumentRecord;
   /** Number of the last update of the run that was applied; 0 for none. */
   updateNumber: number;
 }
@@ -133,7 +135,7 @@ export function assembleRun(parts: {
     modelFiles,
     optimizer: new Optimizer(device, spec.optimizer, methodsOf(spec, model.parameters)),
     gradients: new StepGradients(device),
-    result: device.newResult(0),
+    result: device.newResult(documentRows(spec)),
     folder: runFolder,
     attempt,
     progress: {
@@ -146,6 +148,7 @@ export function assembleRun(parts: {
       savedStep: -1,
       wholeStep: -1,
       heldOut: emptyRecord,
+      documents: emptyDocuments,
       updateNumber: 0,
     },
     frozen: { base: null, start: null },
@@ -167,4 +170,10 @@ export function disposeRun(run: TrainingRun): void {
   run.gradients.dispose();
   run.device.releaseResult(run.result);
   run.model.dispose();
+}
+
+/** Rows of a step whose losses are read; none where no documents are reported, or where they are too many. */
+function documentRows({ batch, documentWindowStepCount }: RunSpec): number {
+  const rows = batch.sequenceCount * batch.sequenceLength;
+  return documentWindowStepCount > 0 && rows <= documentRowsMax ? rows : 0;
 }

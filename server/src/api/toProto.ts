@@ -81,7 +81,13 @@ export function toExplanation({
     reason: enums.WaitReason.to[reason],
     notBeforeTime: toDate(notBeforeMs),
     estimatedStartTime: toDate(estimatedStartMs),
+    documents: undefined, // where a step is asked for
+    places: [],
   };
+}
+
+export function toDocuments({ worst, ...body }: plan.DocumentsReport): contract.DocumentsEvent {
+  return { ...body, worst };
 }
 
 function toFailure({ reason, message, lastLines = [] }: JobFailure): contract.JobFailure {
@@ -241,6 +247,8 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
           sizeBytes: body.sizeBytes,
         },
       };
+    case 'documents':
+      return { documents: toDocuments(body) };
     case 'stop':
       return { stop: { ...body, reason: enums.StopReason.to[body.reason] } };
     case 'sample':

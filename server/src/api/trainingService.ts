@@ -4,6 +4,7 @@ import { admitJob, type AdmitParts } from './admitJob.js';
 import { compareJobs } from './compareJobs.js';
 import { createJob } from './createJob.js';
 import { deleteJob, undeleteJob, type DeleteJobParts } from './deleteJob.js';
+import { explainStep, type ExplainParts } from './explainStep.js';
 import { forkJob } from './forkJob.js';
 import { jobLog } from './jobLog.js';
 import { listJobs, listRestarts } from './listJobs.js';
@@ -19,6 +20,7 @@ import { JobWatches } from './watchJob.js';
 
 type TrainingParts = AdmitParts &
   DeleteJobParts &
+  ExplainParts &
   Pick<
     ApiParts,
     'queue' | 'control' | 'explainer' | 'journal' | 'checkpoints' | 'pageTokens' | 'identity' | 'metrics'
@@ -43,9 +45,10 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     deleteJob: async (request, { caller }) => await deleteJob(parts, request, caller),
     undeleteJob: async (request, { caller }) => await undeleteJob(parts, request, caller),
     compareJobs: async (request, context) => await compareJobs(parts, request, context),
-    explainJob: async (request, { caller }) => {
-      const job = await requireJob(parts.store, parseJobName(caller.tenant, 'name', request.name));
-      return toExplanation(await parts.explainer.explain(job));
+    explainJob: async (request, context) => {
+      const job = await requireJob(parts.store, parseJobName(context.caller.tenant, 'name', request.name));
+      const explanation = toExplanation(await parts.explainer.explain(job));
+      return { ...explanation, ...(await explainStep(parts, job, request, context)) };
     },
 
     async estimateJob(request, { caller }) {

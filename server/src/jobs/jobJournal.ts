@@ -1,3 +1,4 @@
+import type { DocumentsReport } from '@relora/engine/plan';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
 import { isTerminal, type Job, type JobEvent, type JobEventBody } from './job.js';
@@ -125,6 +126,23 @@ export class JobJournal {
       .limit(restartsMax)
       .execute();
     return rows.map((row) => toEvent(row) as RestartEntry);
+  }
+
+  /** What was reported of the documents of a step: by itself where it was, else with the steps around it; the newest of each. */
+  async documentsAt(jobId: string, step: number): Promise<DocumentsReport | undefined> {
+    const rows = await this.db
+      .selectFrom('events')
+      .selectAll()
+      .where('job_id', '=', jobId)
+      .where('step', 'is', null)
+      .where('body', 'like', '{"kind":"documents"%')
+      .orderBy('sequence', 'desc')
+      .execute();
+    const reports = rows.flatMap((row) => {
+      const { body } = toEvent(row);
+      return body.kind === 'documents' && body.firstStep <= step && step <= body.step ? [body] : [];
+    });
+    return reports.find(({ isSpike }) => isSpike) ?? reports[0];
   }
 
   /**

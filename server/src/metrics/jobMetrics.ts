@@ -106,6 +106,7 @@ export class JobMetrics {
       case 'plan':
       case 'update':
       case 'stop':
+      case 'documents':
       case 'sample':
         return;
     }

@@ -1,5 +1,6 @@
 import type { BaseWeightsBefore } from '@relora/engine';
 import type { CardReading } from '@relora/engine/cuda';
+import type { LocatedDocument, SoughtDocument } from '@relora/engine/data';
 import type { DeviceChoice, ExportFormat, GgufType, RunSpec, RunUpdate } from '@relora/engine/plan';
 import type { ExportResult } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
@@ -104,6 +105,15 @@ export interface PreviewTask {
   tokenCount: number;
 }
 
+/** Finds documents of a run in its data sets. */
+export interface LocateTask {
+  kind: 'locateDocuments';
+  /** Prepared folders, in the order of the specification. */
+  datasetFolders: string[];
+  spec: Pick<RunSpec, 'dataset' | 'mixture' | 'seed' | 'batch' | 'streams'>;
+  documents: SoughtDocument[];
+}
+
 export interface ExportTask {
   kind: 'exportWeights';
   job: string;
@@ -153,6 +163,7 @@ export type Task =
   | PrepareTask
   | GenerateTask
   | PreviewTask
+  | LocateTask
   | DescribeTask
   | CompileTask
   | WatchCardsTask
@@ -218,6 +229,7 @@ export interface TaskTypes {
   prepareDataset: { part: number; result: PreparedDataset };
   generate: { part: GeneratedPiece; result: null };
   previewDataset: { part: never; result: PreviewedToken[] };
+  locateDocuments: { part: never; result: LocatedDocument[] };
   describeDevices: { part: never; result: FoundDevices };
   compileKernels: { part: never; result: null };
   watchCards: { part: CardReading[]; result: null };

@@ -1,4 +1,5 @@
 import { mkdir } from 'node:fs/promises';
+import type { LocatedDocument } from '@relora/engine/data';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { ExportResult } from '../artifacts/artifact.js';
@@ -12,6 +13,7 @@ import type {
   FoundDevices,
   GeneratedPiece,
   GenerateTask,
+  LocateTask,
   PreviewedToken,
   PreviewTask,
   Task,
@@ -49,6 +51,7 @@ export interface TaskOptions<K extends keyof TaskTypes> {
 const readsFilesOfClients: ReadonlySet<Task['kind']> = new Set([
   'prepareDataset',
   'previewDataset',
+  'locateDocuments',
   'checkWeights',
 ]);
 
@@ -101,6 +104,14 @@ export class TaskRunner {
   async previewDataset(task: Omit<PreviewTask, 'kind'>, signal: AbortSignal): Promise<PreviewedToken[]> {
     return await this.run(
       { kind: 'previewDataset', ...task },
+      { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
+    );
+  }
+
+  async locateDocuments(task: Omit<LocateTask, 'kind'>, signal: AbortSignal): Promise<LocatedDocument[]> {
+    const { dataset, mixture, seed, batch, streams } = task.spec;
+    return await this.run(
+      { kind: 'locateDocuments', ...task, spec: { dataset, mixture, seed, batch, streams } },
       { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
     );
   }

@@ -8,6 +8,7 @@ import { describeError } from './describeError.js';
 import { exportWeights } from './exportWeights.js';
 import { generateText } from './generateText.js';
 import { startHeartbeat } from './heartbeat.js';
+import { locate } from './locate.js';
 import { prepare } from './prepareDataset.js';
 import { preview } from './previewDataset.js';
 import { train } from './train.js';
@@ -66,6 +67,8 @@ async function perform(task: Task) {
       return await prepare(task, channel);
     case 'generate':
       return await generateText(task, channel);
+    case 'locateDocuments':
+      return await locate(task);
     case 'previewDataset':
       return await preview(task);
     case 'checkWeights':

@@ -107,6 +107,10 @@ export interface JobEvent {
   stop?:
     | StopEvent
     | undefined;
+  /** Losses of the documents of some steps. */
+  documents?:
+    | DocumentsEvent
+    | undefined;
   /**
    * Sequence number of the first event that this one stands for, which is its own but for the step event of a span: older step
    * events are folded, and the one that is left has the number of the last of them.
@@ -391,6 +395,38 @@ export interface StopEvent {
   limit: number;
 }
 
+/** Losses of the documents of some steps. */
+export interface DocumentsEvent {
+  /** First step. */
+  firstStep: number;
+  /** Last step. */
+  step: number;
+  /** Whether it is about a single step whose loss is far above those before it. */
+  isSpike: boolean;
+  /** Documents, by their parts in the sequences of these steps. */
+  documentCount: number;
+  /** How many of them have a mean loss from 0 to 0.25 nats per token, from 0.25 to 0.5 and so on; the last has all above, too. */
+  histogram: number[];
+  /** Those that add most to the loss of their step, at most 8. */
+  worst: DocumentLoss[];
+}
+
+/** The part of a document that is in one sequence. ExplainJob says where it is in the data set. */
+export interface DocumentLoss {
+  /** Step that it was trained on in. */
+  step: number;
+  /** Number of its sequence in the run. */
+  sequence: number;
+  /** Place of its first target in the sequence. */
+  firstToken: number;
+  /** Tokens that count in the loss. */
+  tokenCount: number;
+  /** Their mean loss, nats per token. */
+  loss: number;
+  /** Sum of their losses less as many means of the step, in nats: what it adds to a jump. */
+  excess: number;
+}
+
 /** A text was sampled. */
 export interface SampleEvent {
   /** Steps taken before it. */
@@ -431,6 +467,7 @@ function createBaseJobEvent(): JobEvent {
     plan: undefined,
     update: undefined,
     stop: undefined,
+    documents: undefined,
     firstSequence: 0,
   };
 }
@@ -484,6 +521,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     }
     if (message.stop !== undefined) {
       StopEvent.encode(message.stop, writer.uint32(138).fork()).join();
+    }
+    if (message.documents !== undefined) {
+      DocumentsEvent.encode(message.documents, writer.uint32(146).fork()).join();
     }
     if (message.firstSequence !== 0) {
       writer.uint32(120).int64(message.firstSequence);
@@ -632,6 +672,14 @@ export const JobEvent: MessageFns<JobEvent> = {
             message.stop = StopEvent.decode(reader, reader.uint32());
             continue;
           }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.documents = DocumentsEvent.decode(reader, reader.uint32());
+            continue;
+          }
           case 15: {
             if (tag !== 120) {
               break;
@@ -670,6 +718,7 @@ export const JobEvent: MessageFns<JobEvent> = {
       plan: isSet(object.plan) ? PlanEvent.fromJSON(object.plan) : undefined,
       update: isSet(object.update) ? UpdateEvent.fromJSON(object.update) : undefined,
       stop: isSet(object.stop) ? StopEvent.fromJSON(object.stop) : undefined,
+      documents: isSet(object.documents) ? DocumentsEvent.fromJSON(object.documents) : undefined,
       firstSequence: isSet(object.firstSequence)
         ? globalThis.Number(object.firstSequence)
         : isSet(object.first_sequence)
@@ -728,6 +777,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     if (message.stop !== undefined) {
       obj.stop = StopEvent.toJSON(message.stop);
     }
+    if (message.documents !== undefined) {
+      obj.documents = DocumentsEvent.toJSON(message.documents);
+    }
     if (message.firstSequence !== 0) {
       obj.firstSequence = Math.round(message.firstSequence);
     }
@@ -773,6 +825,9 @@ export const JobEvent: MessageFns<JobEvent> = {
       ? UpdateEvent.fromPartial(object.update)
       : undefined;
     message.stop = (object.stop !== undefined && object.stop !== null) ? StopEvent.fromPartial(object.stop) : undefined;
+    message.documents = (object.documents !== undefined && object.documents !== null)
+      ? DocumentsEvent.fromPartial(object.documents)
+      : undefined;
     message.firstSequence = object.firstSequence ?? 0;
     return message;
   },
@@ -3327,6 +3382,340 @@ export const StopEvent: MessageFns<StopEvent> = {
     message.reason = object.reason ?? StopReason.UNSPECIFIED;
     message.value = object.value ?? 0;
     message.limit = object.limit ?? 0;
+    return message;
+  },
+};
+
+function createBaseDocumentsEvent(): DocumentsEvent {
+  return { firstStep: 0, step: 0, isSpike: false, documentCount: 0, histogram: [], worst: [] };
+}
+
+export const DocumentsEvent: MessageFns<DocumentsEvent> = {
+  encode(message: DocumentsEvent, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.firstStep !== 0) {
+      writer.uint32(8).int32(message.firstStep);
+    }
+    if (message.step !== 0) {
+      writer.uint32(16).int32(message.step);
+    }
+    if (message.isSpike !== false) {
+      writer.uint32(24).bool(message.isSpike);
+    }
+    if (message.documentCount !== 0) {
+      writer.uint32(32).int64(message.documentCount);
+    }
+    if (message.histogram.length !== 0) {
+      writer.uint32(42).fork();
+      for (const v of message.histogram) {
+        writer.int64(v);
+      }
+      writer.join();
+    }
+    for (const v of message.worst) {
+      DocumentLoss.encode(v!, writer.uint32(50).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DocumentsEvent {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDocumentsEvent();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.firstStep = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.isSpike = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.documentCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag === 40) {
+              message.histogram.push(longToNumber(reader.int64()));
+
+              continue;
+            }
+
+            if (tag === 42) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.histogram.push(longToNumber(reader.int64()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.worst.push(DocumentLoss.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DocumentsEvent {
+    return {
+      firstStep: isSet(object.firstStep)
+        ? globalThis.Number(object.firstStep)
+        : isSet(object.first_step)
+        ? globalThis.Number(object.first_step)
+        : 0,
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      isSpike: isSet(object.isSpike)
+        ? globalThis.Boolean(object.isSpike)
+        : isSet(object.is_spike)
+        ? globalThis.Boolean(object.is_spike)
+        : false,
+      documentCount: isSet(object.documentCount)
+        ? globalThis.Number(object.documentCount)
+        : isSet(object.document_count)
+        ? globalThis.Number(object.document_count)
+        : 0,
+      histogram: globalThis.Array.isArray(object?.histogram)
+        ? object.histogram.map((e: any) => globalThis.Number(e))
+        : [],
+      worst: globalThis.Array.isArray(object?.worst) ? object.worst.map((e: any) => DocumentLoss.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: DocumentsEvent): unknown {
+    const obj: any = {};
+    if (message.firstStep !== 0) {
+      obj.firstStep = Math.round(message.firstStep);
+    }
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.isSpike !== false) {
+      obj.isSpike = message.isSpike;
+    }
+    if (message.documentCount !== 0) {
+      obj.documentCount = Math.round(message.documentCount);
+    }
+    if (message.histogram?.length) {
+      obj.histogram = message.histogram.map((e) => Math.round(e));
+    }
+    if (message.worst?.length) {
+      obj.worst = message.worst.map((e) => DocumentLoss.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DocumentsEvent>): DocumentsEvent {
+    return DocumentsEvent.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DocumentsEvent>): DocumentsEvent {
+    const message = createBaseDocumentsEvent();
+    message.firstStep = object.firstStep ?? 0;
+    message.step = object.step ?? 0;
+    message.isSpike = object.isSpike ?? false;
+    message.documentCount = object.documentCount ?? 0;
+    message.histogram = object.histogram?.map((e) => e) || [];
+    message.worst = object.worst?.map((e) => DocumentLoss.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseDocumentLoss(): DocumentLoss {
+  return { step: 0, sequence: 0, firstToken: 0, tokenCount: 0, loss: 0, excess: 0 };
+}
+
+export const DocumentLoss: MessageFns<DocumentLoss> = {
+  encode(message: DocumentLoss, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.step !== 0) {
+      writer.uint32(8).int32(message.step);
+    }
+    if (message.sequence !== 0) {
+      writer.uint32(16).int64(message.sequence);
+    }
+    if (message.firstToken !== 0) {
+      writer.uint32(24).int32(message.firstToken);
+    }
+    if (message.tokenCount !== 0) {
+      writer.uint32(32).int32(message.tokenCount);
+    }
+    if (message.loss !== 0) {
+      writer.uint32(41).double(message.loss);
+    }
+    if (message.excess !== 0) {
+      writer.uint32(49).double(message.excess);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DocumentLoss {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDocumentLoss();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sequence = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.firstToken = reader.int32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.tokenCount = reader.int32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.loss = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.excess = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DocumentLoss {
+    return {
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      sequence: isSet(object.sequence) ? globalThis.Number(object.sequence) : 0,
+      firstToken: isSet(object.firstToken)
+        ? globalThis.Number(object.firstToken)
+        : isSet(object.first_token)
+        ? globalThis.Number(object.first_token)
+        : 0,
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : 0,
+      loss: isSet(object.loss) ? globalThis.Number(object.loss) : 0,
+      excess: isSet(object.excess) ? globalThis.Number(object.excess) : 0,
+    };
+  },
+
+  toJSON(message: DocumentLoss): unknown {
+    const obj: any = {};
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.sequence !== 0) {
+      obj.sequence = Math.round(message.sequence);
+    }
+    if (message.firstToken !== 0) {
+      obj.firstToken = Math.round(message.firstToken);
+    }
+    if (message.tokenCount !== 0) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    if (message.loss !== 0) {
+      obj.loss = floatToJson(message.loss);
+    }
+    if (message.excess !== 0) {
+      obj.excess = floatToJson(message.excess);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DocumentLoss>): DocumentLoss {
+    return DocumentLoss.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DocumentLoss>): DocumentLoss {
+    const message = createBaseDocumentLoss();
+    message.step = object.step ?? 0;
+    message.sequence = object.sequence ?? 0;
+    message.firstToken = object.firstToken ?? 0;
+    message.tokenCount = object.tokenCount ?? 0;
+    message.loss = object.loss ?? 0;
+    message.excess = object.excess ?? 0;
     return message;
   },
 };

@@ -2043,7 +2043,14 @@ export interface JobSpec {
    */
   mixture: MixturePart[];
   /** What ends the run before its last step. It is then evaluated, saved and exported as at its end. */
-  stop: StopSpec | undefined;
+  stop:
+    | StopSpec
+    | undefined;
+  /**
+   * Steps whose documents are reported together by their losses (DocumentsEvent), 0 for none; by default as many as make a thousand
+   * reports, and 100 at least. A step whose loss jumps is reported by itself. Steps of more than 4,194,304 tokens report none.
+   */
+  documentWindowStepCount?: number | undefined;
 }
 
 /** A data set of a mixture. */
@@ -4668,6 +4675,7 @@ function createBaseJobSpec(): JobSpec {
     everyStepEvent: undefined,
     mixture: [],
     stop: undefined,
+    documentWindowStepCount: undefined,
   };
 }
 
@@ -4756,6 +4764,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.stop !== undefined) {
       StopSpec.encode(message.stop, writer.uint32(226).fork()).join();
+    }
+    if (message.documentWindowStepCount !== undefined) {
+      writer.uint32(232).int32(message.documentWindowStepCount);
     }
     return writer;
   },
@@ -4997,6 +5008,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.stop = StopSpec.decode(reader, reader.uint32());
             continue;
           }
+          case 29: {
+            if (tag !== 232) {
+              break;
+            }
+
+            message.documentWindowStepCount = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5079,6 +5098,11 @@ export const JobSpec: MessageFns<JobSpec> = {
         ? object.mixture.map((e: any) => MixturePart.fromJSON(e))
         : [],
       stop: isSet(object.stop) ? StopSpec.fromJSON(object.stop) : undefined,
+      documentWindowStepCount: isSet(object.documentWindowStepCount)
+        ? globalThis.Number(object.documentWindowStepCount)
+        : isSet(object.document_window_step_count)
+        ? globalThis.Number(object.document_window_step_count)
+        : undefined,
     };
   },
 
@@ -5168,6 +5192,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.stop !== undefined) {
       obj.stop = StopSpec.toJSON(message.stop);
     }
+    if (message.documentWindowStepCount !== undefined) {
+      obj.documentWindowStepCount = Math.round(message.documentWindowStepCount);
+    }
     return obj;
   },
 
@@ -5226,6 +5253,7 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.everyStepEvent = object.everyStepEvent ?? undefined;
     message.mixture = object.mixture?.map((e) => MixturePart.fromPartial(e)) || [];
     message.stop = (object.stop !== undefined && object.stop !== null) ? StopSpec.fromPartial(object.stop) : undefined;
+    message.documentWindowStepCount = object.documentWindowStepCount ?? undefined;
     return message;
   },
 };

@@ -8,7 +8,7 @@
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
 import { Timestamp } from "../../google/protobuf/timestamp.js";
-import { JobEvent, RestartEvent, WarningEvent } from "./event.js";
+import { DocumentsEvent, JobEvent, RestartEvent, WarningEvent } from "./event.js";
 import {
   DatasetEvaluation,
   Job,
@@ -550,6 +550,8 @@ export interface WatchJobsResponse {
 export interface ExplainJobRequest {
   /** `jobs/{job}`. */
   name: string;
+  /** A step that was taken: the answer names the documents that add most to its loss, or to those of the steps around it. */
+  step?: number | undefined;
 }
 
 /** Response of ExplainJob. */
@@ -573,7 +575,35 @@ export interface ExplainJobResponse {
     | Date
     | undefined;
   /** When it may start, by the remaining time of running jobs; unset where they do not know yet, or where jobs before it count. */
-  estimatedStartTime: Date | undefined;
+  estimatedStartTime:
+    | Date
+    | undefined;
+  /** What was reported of the step; set where the request names one. */
+  documents:
+    | DocumentsEvent
+    | undefined;
+  /** Where the worst of them are, in their order. */
+  places: DocumentPlace[];
+}
+
+/** Where a part of a document is in its data set. */
+export interface DocumentPlace {
+  /** `datasets/{dataset}`. */
+  dataset: string;
+  /** File of the prepared training part that has its first token. */
+  file: string;
+  /** Place of that token in the file, in tokens. */
+  fileToken: number;
+  /** Number of the document in the training part, from 0; unset where it is more than 2,000,000,000 tokens from the start. */
+  documentIndex?:
+    | number
+    | undefined;
+  /** Tokens of the document before the part; unset likewise. */
+  documentToken?:
+    | number
+    | undefined;
+  /** How the part begins. */
+  text: string;
 }
 
 /** Request of DeleteJob. */
@@ -3466,13 +3496,16 @@ export const WatchJobsResponse: MessageFns<WatchJobsResponse> = {
 };
 
 function createBaseExplainJobRequest(): ExplainJobRequest {
-  return { name: "" };
+  return { name: "", step: undefined };
 }
 
 export const ExplainJobRequest: MessageFns<ExplainJobRequest> = {
   encode(message: ExplainJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.name !== "") {
       writer.uint32(10).string(message.name);
+    }
+    if (message.step !== undefined) {
+      writer.uint32(16).int32(message.step);
     }
     return writer;
   },
@@ -3498,6 +3531,14 @@ export const ExplainJobRequest: MessageFns<ExplainJobRequest> = {
             message.name = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3511,13 +3552,19 @@ export const ExplainJobRequest: MessageFns<ExplainJobRequest> = {
   },
 
   fromJSON(object: any): ExplainJobRequest {
-    return { name: isSet(object.name) ? globalThis.String(object.name) : "" };
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      step: isSet(object.step) ? globalThis.Number(object.step) : undefined,
+    };
   },
 
   toJSON(message: ExplainJobRequest): unknown {
     const obj: any = {};
     if (message.name !== "") {
       obj.name = message.name;
+    }
+    if (message.step !== undefined) {
+      obj.step = Math.round(message.step);
     }
     return obj;
   },
@@ -3528,6 +3575,7 @@ export const ExplainJobRequest: MessageFns<ExplainJobRequest> = {
   fromPartial(object: DeepPartial<ExplainJobRequest>): ExplainJobRequest {
     const message = createBaseExplainJobRequest();
     message.name = object.name ?? "";
+    message.step = object.step ?? undefined;
     return message;
   },
 };
@@ -3543,6 +3591,8 @@ function createBaseExplainJobResponse(): ExplainJobResponse {
     ownerRunningMax: 0,
     notBeforeTime: undefined,
     estimatedStartTime: undefined,
+    documents: undefined,
+    places: [],
   };
 }
 
@@ -3574,6 +3624,12 @@ export const ExplainJobResponse: MessageFns<ExplainJobResponse> = {
     }
     if (message.estimatedStartTime !== undefined) {
       Timestamp.encode(toTimestamp(message.estimatedStartTime), writer.uint32(74).fork()).join();
+    }
+    if (message.documents !== undefined) {
+      DocumentsEvent.encode(message.documents, writer.uint32(82).fork()).join();
+    }
+    for (const v of message.places) {
+      DocumentPlace.encode(v!, writer.uint32(90).fork()).join();
     }
     return writer;
   },
@@ -3663,6 +3719,22 @@ export const ExplainJobResponse: MessageFns<ExplainJobResponse> = {
             message.estimatedStartTime = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.documents = DocumentsEvent.decode(reader, reader.uint32());
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.places.push(DocumentPlace.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3714,6 +3786,10 @@ export const ExplainJobResponse: MessageFns<ExplainJobResponse> = {
         : isSet(object.estimated_start_time)
         ? fromJsonTimestamp(object.estimated_start_time)
         : undefined,
+      documents: isSet(object.documents) ? DocumentsEvent.fromJSON(object.documents) : undefined,
+      places: globalThis.Array.isArray(object?.places)
+        ? object.places.map((e: any) => DocumentPlace.fromJSON(e))
+        : [],
     };
   },
 
@@ -3746,6 +3822,12 @@ export const ExplainJobResponse: MessageFns<ExplainJobResponse> = {
     if (message.estimatedStartTime !== undefined) {
       obj.estimatedStartTime = message.estimatedStartTime.toISOString();
     }
+    if (message.documents !== undefined) {
+      obj.documents = DocumentsEvent.toJSON(message.documents);
+    }
+    if (message.places?.length) {
+      obj.places = message.places.map((e) => DocumentPlace.toJSON(e));
+    }
     return obj;
   },
 
@@ -3763,6 +3845,171 @@ export const ExplainJobResponse: MessageFns<ExplainJobResponse> = {
     message.ownerRunningMax = object.ownerRunningMax ?? 0;
     message.notBeforeTime = object.notBeforeTime ?? undefined;
     message.estimatedStartTime = object.estimatedStartTime ?? undefined;
+    message.documents = (object.documents !== undefined && object.documents !== null)
+      ? DocumentsEvent.fromPartial(object.documents)
+      : undefined;
+    message.places = object.places?.map((e) => DocumentPlace.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseDocumentPlace(): DocumentPlace {
+  return { dataset: "", file: "", fileToken: 0, documentIndex: undefined, documentToken: undefined, text: "" };
+}
+
+export const DocumentPlace: MessageFns<DocumentPlace> = {
+  encode(message: DocumentPlace, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataset !== "") {
+      writer.uint32(10).string(message.dataset);
+    }
+    if (message.file !== "") {
+      writer.uint32(18).string(message.file);
+    }
+    if (message.fileToken !== 0) {
+      writer.uint32(24).int64(message.fileToken);
+    }
+    if (message.documentIndex !== undefined) {
+      writer.uint32(32).int64(message.documentIndex);
+    }
+    if (message.documentToken !== undefined) {
+      writer.uint32(40).int64(message.documentToken);
+    }
+    if (message.text !== "") {
+      writer.uint32(50).string(message.text);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DocumentPlace {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDocumentPlace();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.dataset = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.file = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.fileToken = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.documentIndex = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.documentToken = longToNumber(reader.int64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): DocumentPlace {
+    return {
+      dataset: isSet(object.dataset) ? globalThis.String(object.dataset) : "",
+      file: isSet(object.file) ? globalThis.String(object.file) : "",
+      fileToken: isSet(object.fileToken)
+        ? globalThis.Number(object.fileToken)
+        : isSet(object.file_token)
+        ? globalThis.Number(object.file_token)
+        : 0,
+      documentIndex: isSet(object.documentIndex)
+        ? globalThis.Number(object.documentIndex)
+        : isSet(object.document_index)
+        ? globalThis.Number(object.document_index)
+        : undefined,
+      documentToken: isSet(object.documentToken)
+        ? globalThis.Number(object.documentToken)
+        : isSet(object.document_token)
+        ? globalThis.Number(object.document_token)
+        : undefined,
+      text: isSet(object.text) ? globalThis.String(object.text) : "",
+    };
+  },
+
+  toJSON(message: DocumentPlace): unknown {
+    const obj: any = {};
+    if (message.dataset !== "") {
+      obj.dataset = message.dataset;
+    }
+    if (message.file !== "") {
+      obj.file = message.file;
+    }
+    if (message.fileToken !== 0) {
+      obj.fileToken = Math.round(message.fileToken);
+    }
+    if (message.documentIndex !== undefined) {
+      obj.documentIndex = Math.round(message.documentIndex);
+    }
+    if (message.documentToken !== undefined) {
+      obj.documentToken = Math.round(message.documentToken);
+    }
+    if (message.text !== "") {
+      obj.text = message.text;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<DocumentPlace>): DocumentPlace {
+    return DocumentPlace.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DocumentPlace>): DocumentPlace {
+    const message = createBaseDocumentPlace();
+    message.dataset = object.dataset ?? "";
+    message.file = object.file ?? "";
+    message.fileToken = object.fileToken ?? 0;
+    message.documentIndex = object.documentIndex ?? undefined;
+    message.documentToken = object.documentToken ?? undefined;
+    message.text = object.text ?? "";
     return message;
   },
 };
@@ -8241,7 +8488,10 @@ export const TrainingServiceDefinition = {
       responseStream: true,
       options: {},
     },
-    /** Says why a job waits: its place, what would have to come free, and when it may start. */
+    /**
+     * Says why a job waits: its place, what would have to come free, and when it may start; or why it ended, and what may end it. With a
+     * step, which documents add most to its loss.
+     */
     explainJob: {
       name: "ExplainJob",
       requestType: ExplainJobRequest as typeof ExplainJobRequest,
@@ -8399,7 +8649,10 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
     request: WatchJobsRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<WatchJobsResponse>>;
-  /** Says why a job waits: its place, what would have to come free, and when it may start. */
+  /**
+   * Says why a job waits: its place, what would have to come free, and when it may start; or why it ended, and what may end it. With a
+   * step, which documents add most to its loss.
+   */
   explainJob(
     request: ExplainJobRequest,
     context: CallContext & CallContextExt,
@@ -8486,7 +8739,10 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<WatchJobsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<WatchJobsResponse>;
-  /** Says why a job waits: its place, what would have to come free, and when it may start. */
+  /**
+   * Says why a job waits: its place, what would have to come free, and when it may start; or why it ended, and what may end it. With a
+   * step, which documents add most to its loss.
+   */
   explainJob(
     request: DeepPartial<ExplainJobRequest>,
     options?: CallOptions & CallOptionsExt,

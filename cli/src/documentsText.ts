@@ -1,0 +1,55 @@
+import type { ExplainJobResponse } from '@relora/sdk';
+import { table } from './format.js';
+import { printable } from './screenText.js';
+
+/** Nats of a bin of a histogram. */
+const binNats = 0.25;
+const barWidth = 40;
+const textWidth = 60;
+
+/** Which documents made the loss of a step what it is, where they are, and how the losses lie. */
+export function documentsText(
+  job: string,
+  step: number,
+  { documents, places }: Pick<ExplainJobResponse, 'documents' | 'places'>,
+): string[] {
+  if (documents === undefined)
+    return [`Step ${step} is in no report of documents yet: they come when its window of steps has ended.`];
+  const { firstStep, step: last, isSpike, documentCount, histogram, worst } = documents;
+  const what = isSpike
+    ? `The loss of step ${step} jumped.`
+    : `Steps ${firstStep} to ${last} were reported together.`;
+  const rows = worst.map((document, index) => {
+    const place = places[index];
+    return [
+      String(document.step),
+      document.loss.toFixed(3),
+      document.excess.toFixed(1),
+      String(document.tokenCount),
+      place === undefined ? '' : `${place.dataset} ${place.file}:${place.fileToken}`,
+      place?.documentIndex === undefined ? '' : `${place.documentIndex}+${place.documentToken}`,
+      printable(place?.text ?? '').slice(0, textWidth),
+    ];
+  });
+  const steps = [...new Set(worst.map((document) => document.step))].slice(0, 1);
+  return [
+    `${what} ${documentCount} documents; those that add most to the loss of their step:`,
+    ...table([['STEP', 'LOSS', 'ADDS', 'TOKENS', 'PLACE', 'DOCUMENT', 'TEXT'], ...rows]),
+    '',
+    'Losses of all of them:',
+    ...histogramText(histogram),
+    ...steps.map(
+      (each) =>
+        `Without step ${isSpike ? step : each}: relora fork ${job.replace(/^jobs\//, '')} --omit-steps ${isSpike ? step : each}`,
+    ),
+  ];
+}
+
+function histogramText(histogram: readonly number[]): string[] {
+  const highest = Math.max(1, ...histogram);
+  return histogram.flatMap((count, bin) => {
+    if (count === 0) return [];
+    const from = (bin * binNats).toFixed(2).padStart(6);
+    return [`${from}  ${'#'.repeat(Math.ceil((barWidth * count) / highest)).padEnd(barWidth)}  ${count}`];
+  });
+}
