@@ -12,7 +12,7 @@ import {
 import { Dataset, locateDocuments, prepareDataset } from '@relora/engine/data';
 import { lossBinNats, type DocumentsReport, type GivenSpec } from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
-import { interrupted, ofKind, runLoop, temporaryFolders, tinySpec, told, weightsOf } from './tinyRun.js';
+import { interrupted, ofKind, runLoop, temporaryFolders, tinySpec, reported, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
 const end = 256;
@@ -158,7 +158,7 @@ describe('a run', () => {
         await begin(dataset, windows, { spec, ...options });
       const { run, events: both } = await interrupted(again, tinySpec(windows), at);
       const steps = (all: typeof both) =>
-        told(all).filter(({ kind }) => kind === 'documents' || kind === 'step');
+        reported(all).filter(({ kind }) => kind === 'documents' || kind === 'step');
       expect(steps(both)).toEqual(steps(events));
       disposeRun(run);
     }
@@ -177,7 +177,7 @@ describe('a run', () => {
       .sort((a, b) => b.loss - a.loss)
       .filter(({ step, tokenCount }) => step > 60 && tokenCount > 8);
     const [first] = await locateDocuments(run.data, worst.slice(0, 1));
-    expect(first).toMatchObject({ dataset: 'datasets/licence', documentIndex: 333, file: 'train-00000.bin' });
+    expect(first).toMatchObject({ dataset: 'datasets/license', documentIndex: 333, file: 'train-00000.bin' });
     // A sequence may begin within it.
     expect(odd.slice(first!.documentToken!)).toContain(first!.text);
     expect(first!.text.length).toBeGreaterThan(8);
