@@ -18,6 +18,8 @@ export {
 // Runs
 export { beginRun, type BaseWeightsBefore, type BeginRunOptions } from './training/beginRun.js';
 export { trainLoop } from './training/trainLoop.js';
+export { heldOutLoss, meansOf } from './evaluation/heldOutLoss.js';
+export { evaluateChoices, scoreChoices, type ChoiceReport } from './evaluation/multipleChoice.js';
 export { takeDocuments, type StepRows } from './training/documentLosses.js';
 export { reasonToStop, recordAfter } from './training/earlyStop.js';
 export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';

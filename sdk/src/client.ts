@@ -615,6 +615,18 @@ export class ReloraClient {
     );
   }
 
+  /**
+   * Scores a model on the held-out parts of data sets, and on questions with choices. @param model as in `generate`
+   * @example await client.evaluate(job.name, { datasets: ['datasets/tales'] });
+   */
+  async evaluate(
+    model: string,
+    options: Partial<Omit<contract.EvaluateModelRequest, 'model'>> & CallOptions = {},
+  ): Promise<contract.EvaluateModelResponse> {
+    const [fields, call] = split(options);
+    return await this.services.models.evaluateModel({ ...fields, model }, call);
+  }
+
   /** Version, devices, slots, limits and presets of the server. */
   async serverInfo(options: CallOptions = {}): Promise<contract.GetServerInfoResponse> {
     const [, call] = split(options);

@@ -66,6 +66,7 @@ export type {
   DatasetSpec,
   Device,
   EstimateJobResponse,
+  EvaluateModelResponse,
   ExplainJobResponse,
   Execution,
   GenerateTextResponse,

@@ -95,6 +95,8 @@ const calls: Calls = {
   },
   'relora.v1.ModelService': {
     generateText: ({ model }, { artifact }, options) => model.generateText({ model: artifact }, options),
+    evaluateModel: ({ model }, { artifact, dataset }, options) =>
+      model.evaluateModel({ model: artifact, datasets: [dataset] }, options),
   },
   'relora.v1.ServerService': {
     getServerInfo: async ({ server }, _, options) => {

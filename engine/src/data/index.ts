@@ -8,6 +8,7 @@ export { mixedBatches, type WeightedSplit } from './mixedBatches.js';
 export { CheckedShards } from './checkedShards.js';
 export { BatchFeed, type FeedOrder } from './batchFeed.js';
 export { TrainingData, type DataPart } from './trainingData.js';
+export { encodeAlike } from './encodeAlike.js';
 export { locateDocuments, type LocatedDocument, type SoughtDocument } from './locateDocuments.js';
 export { idleSequenceShare, idleSequencesText } from './idleSequences.js';
 export { TokenSplit } from './tokenSplit.js';

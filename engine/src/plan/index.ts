@@ -37,6 +37,7 @@ export * from './resolveAuto.js';
 export * from './optimizerCost.js';
 export { secondsOf, stepTime, type TimeParts } from './timeModel.js';
 export * from './estimate.js';
+export * from './choiceQuestions.js';
 export * from './stepSpan.js';
 export * from './trainingEvent.js';
 export * as shapes from './shapes.js';

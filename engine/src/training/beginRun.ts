@@ -4,9 +4,9 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Collective } from '../device/collective.js';
 import type { Device, DeviceDescription } from '../device/device.js';
 import type { Dataset } from '../data/dataset.js';
+import { encodeAlike } from '../data/encodeAlike.js';
 import { idleSequenceShare } from '../data/idleSequences.js';
 import { TrainingData } from '../data/trainingData.js';
-import type { Tokenizer } from '../data/tokenizer.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from './checkpointManifest.js';
 import { restoreModel, withMoments } from './checkpointModel.js';
 import { digestFile, type FileDigest } from '../io/durableFile.js';
@@ -175,14 +175,6 @@ async function warnOfIdleSequences({ data, spec, warnings }: TrainingRun): Promi
 }
 
 const idleShareMin = 0.01;
-
-const probeText = "The quick brown fox, it's 1984!\n\n\tnaïve café — 日本語 🙂";
-
-/** Whether two tokenizers give a line of all sorts the same ids. Nothing else shows it: vocabularies of one size may differ. */
-async function encodeAlike(one: Tokenizer, other: Tokenizer): Promise<boolean> {
-  const [ids, otherIds] = [await one.encode(probeText), await other.encode(probeText)];
-  return Array.from(ids).join() === Array.from(otherIds).join();
-}
 
 async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
   const { spec, device, dataset, mixture = [dataset] } = options;

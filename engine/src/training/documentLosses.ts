@@ -111,7 +111,7 @@ function* documentsOf(rows: StepRows): Generator<DocumentLoss> {
         // The end of a text as an input is what the next document begins with.
       } while (row < end && inputs[row] !== endOfTextId);
       if (tokenCount === 0) continue;
-      const excess = sum - tokenCount * rows.loss;
+      const excess = sum - tokenCount * (Number.isFinite(rows.loss) ? rows.loss : 0);
       yield { step, sequence, firstToken: first - begin, tokenCount, loss: sum / tokenCount, excess };
     }
   }

@@ -1,7 +1,6 @@
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { performance } from 'node:perf_hooks';
 import type { DataPart } from '../data/trainingData.js';
-import { countTargets } from '../model/llama.js';
+import { heldOutLoss, meansOf, type HeldOutSum } from '../evaluation/heldOutLoss.js';
 import type { DatasetEvaluation } from '../plan/trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
@@ -28,55 +27,23 @@ export async function evaluate(
   const { data, spec, progress } = run;
   const startedAt = performance.now();
   const epochs = data.epochsAt(progress.nextStep * spec.batch.sequenceCount);
+  const { sequenceLength, microBatchSequenceCount: sequenceCount } = spec.batch;
+  const size = { sequenceLength, sequenceCount };
   const sums: HeldOutSum[] = [];
   for (const part of data.parts) {
-    const sum = await heldOutSum(run, part, tokenCount, signal);
+    const sum = await heldOutLoss(run.model, run.result, part.source, { ...size, tokenCount }, signal);
     if (sum === null) return null;
     sums.push(sum);
   }
   return {
-    ...over(weighted(data.parts, sums)),
+    ...meansOf(weighted(data.parts, sums)),
     tokenCount: sums.reduce((total, { count }) => total + count, 0),
     seconds: (performance.now() - startedAt) / 1000,
     datasets: data.parts.map(({ dataset }, index) => {
       const sum = sums[index]!;
-      return { dataset, ...over(sum), tokenCount: sum.count, epochs: epochs[index]! };
+      return { dataset, ...meansOf(sum), tokenCount: sum.count, epochs: epochs[index]! };
     }),
   };
-}
-
-/** Of the targets of a held-out part. */
-interface HeldOutSum {
-  loss: number;
-  count: number;
-  bytes: number;
-}
-
-async function heldOutSum(
-  { model, spec, device, result }: TrainingRun,
-  { source }: DataPart,
-  tokenCount: number,
-  signal: AbortSignal,
-): Promise<HeldOutSum | null> {
-  const { sequenceLength, microBatchSequenceCount } = spec.batch;
-  let count = 0;
-  let bytes = 0;
-  device.clearResult(result);
-  for await (const batch of source.heldOutBatches({
-    sequenceLength,
-    sequenceCount: microBatchSequenceCount,
-    tokenCount,
-  })) {
-    await nextTurn();
-    if (signal.aborted) return null;
-    const { inputs, targets } = batch;
-    model.addLoss({ inputs, targets, batch: inputs.length / sequenceLength, time: sequenceLength }, result);
-    count += countTargets(targets);
-    bytes += batch.byteCount;
-  }
-  if (count === 0) return { loss: 0, count, bytes };
-  const { lossSum } = await device.readResult(result);
-  return { loss: lossSum, count, bytes };
 }
 
 /**
@@ -95,18 +62,4 @@ function weighted(parts: readonly DataPart[], sums: readonly HeldOutSum[]): Held
     whole.bytes += (weight * bytes) / count;
   }
   return whole;
-}
-
-function over({
-  loss: sum,
-  count,
-  bytes,
-}: HeldOutSum): Pick<EvaluationReport, 'loss' | 'perplexity' | 'bitsPerByte'> {
-  if (count === 0) return { loss: 0, perplexity: 0, bitsPerByte: 0 };
-  const loss = sum / count;
-  return {
-    loss,
-    perplexity: Math.exp(loss),
-    bitsPerByte: bytes === 0 ? 0 : sum / Math.LN2 / bytes, // of a few completions alone the end may be counted
-  };
 }

@@ -62,7 +62,7 @@ export const accessRules: AccessRules = {
     undeleteDataset: 'trainer',
   },
   // It computes as a job does.
-  'relora.v1.ModelService': { generateText: 'trainer' },
+  'relora.v1.ModelService': { generateText: 'trainer', evaluateModel: 'trainer' },
   'relora.v1.ServerService': {
     getServerInfo: 'viewer',
     getDiskUse: 'viewer',

@@ -1,20 +1,16 @@
-import { basename } from 'node:path';
 import {
   ExportedWeights,
   FinishReason,
   type GenerateTextRequest,
   type ModelServiceDefinition,
 } from '@relora/sdk/contract';
-import type { Artifact } from '../artifacts/artifact.js';
-import { quote, ServiceError } from '../errors.js';
 import type { Implementation } from '../grpc/service.js';
 import type { GenerateTask } from '../trainer/messages.js';
-import { requireReady } from './artifactService.js';
-import { enums } from './enums.js';
+import { evaluateModel } from './evaluateModel.js';
 import { FieldChecks } from './fieldChecks.js';
+import { checkModel, findModel } from './findModel.js';
 import type { ApiParts } from './parts.js';
-import { requireJob } from './requireJob.js';
-import { datasetIdOf, parseArtifactName, parseJobName } from './resourceNames.js';
+import { parseJobName } from './resourceNames.js';
 import { taskError } from './taskError.js';
 
 const finishReasons = { endOfText: FinishReason.END_OF_TEXT, tokenCount: FinishReason.TOKEN_COUNT } as const;
@@ -29,7 +25,12 @@ export function modelService(parts: ApiParts): Implementation<typeof ModelServic
       const signal = AbortSignal.any([context.signal, stopping]);
       let tokenCount = 0;
       for (let isDone = false; !isDone;) {
-        const { folders, ...model } = await findModel(parts, tenant, request);
+        const {
+          folders,
+          sequenceLength: _length,
+          step: _step,
+          ...model
+        } = await findModel(parts, tenant, request);
         const taken: (() => void)[] = [];
         try {
           for (const folder of folders) taken.push(await parts.stage.take(folder));
@@ -54,6 +55,8 @@ export function modelService(parts: ApiParts): Implementation<typeof ModelServic
         }
       }
     },
+
+    evaluateModel: async (request, context) => await evaluateModel(parts, request, context),
   };
 }
 
@@ -72,11 +75,7 @@ function parseSettings(
     topP: checks.number('top_p', request.topP, 0.95, { min: 0, max: 1, above: true }),
     seed: checks.integer('seed', request.seed, 0, 0, 2 ** 31 - 1),
   };
-  const weights = checks.word('weights', request.weights, enums.ExportedWeights, 'last' as const);
-  if (weights === 'best' && request.model.includes('/artifacts/'))
-    checks.add('weights', 'unset for an artifact, which has its weights', 'BEST');
-  if (!/^jobs\//.test(request.model))
-    checks.add('model', 'jobs/{job} or jobs/{job}/artifacts/{artifact}', quote(request.model));
+  checkModel(checks, request);
   checks.throwIfWrong();
   return settings;
 }
@@ -90,48 +89,4 @@ async function wasPruned(
   if (kind !== 'checkpoint') return false;
   const left = await checkpoints.list(parseJobName(tenant, 'model', jobName));
   return left.every((checkpoint) => checkpoint.folder !== folder);
-}
-
-interface FoundModel extends Pick<GenerateTask, 'source' | 'datasetFolder'> {
-  /** Those of the data folder that it lies in. */
-  folders: string[];
-}
-
-/** The named artifact; for a job the checkpoint of its lowest held-out loss where that is asked for, else its newest artifact or, before there is one, its newest checkpoint. */
-async function findModel(
-  parts: ApiParts,
-  tenant: string,
-  { model: name, weights }: GenerateTextRequest,
-): Promise<FoundModel> {
-  if (name.includes('/artifacts/')) {
-    const { jobId, artifactId } = parseArtifactName(tenant, 'model', name);
-    const artifact = await parts.artifacts.find(jobId, artifactId);
-    if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
-    requireReady(artifact);
-    if (artifact.format !== 'huggingFace')
-      throw new ServiceError('ARTIFACT_FORMAT_WRONG', { artifactId, format: artifact.format.toUpperCase() });
-    return fromArtifact(artifact);
-  }
-  const jobId = parseJobName(tenant, 'model', name);
-  const job = await requireJob(parts.store, jobId);
-  const isBest = weights === ExportedWeights.BEST;
-  const artifact = isBest ? undefined : await parts.artifacts.newest(jobId);
-  if (artifact !== undefined) return fromArtifact(artifact);
-  const kept = await parts.checkpoints.list(jobId);
-  const checkpoint = isBest ? kept.find(({ step }) => step === job.progress.best?.step) : kept[0];
-  if (checkpoint === undefined) throw new ServiceError('MODEL_NOT_READY', { jobId });
-  const datasetId = datasetIdOf(tenant, job.spec.dataset)!;
-  return {
-    source: { kind: 'checkpoint', folder: checkpoint.folder },
-    datasetFolder: parts.datasets.preparedFolder(datasetId),
-    folders: [`jobs/${jobId}/checkpoints/${basename(checkpoint.folder)}`, `datasets/${datasetId}/prepared`],
-  };
-}
-
-function fromArtifact({ jobId, id, folder }: Artifact): FoundModel {
-  return {
-    source: { kind: 'artifact', folder },
-    datasetFolder: null,
-    folders: [`jobs/${jobId}/artifacts/${id}`],
-  };
 }

@@ -22,6 +22,7 @@ export interface MessageLimits {
 
 /** Fields whose text may be as long as a message. */
 const longTexts = new Set([
+  'relora.v1.EvaluateModelRequest.questions',
   'relora.v1.GenerateTextRequest.prompt',
   'relora.v1.HuggingFaceTokenizer.tokenizer_json',
 ]);

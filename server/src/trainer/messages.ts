@@ -1,7 +1,15 @@
 import type { BaseWeightsBefore } from '@relora/engine';
 import type { CardReading } from '@relora/engine/cuda';
 import type { LocatedDocument, SoughtDocument } from '@relora/engine/data';
-import type { DeviceChoice, ExportFormat, GgufType, RunSpec, RunUpdate } from '@relora/engine/plan';
+import type { ChoiceReport } from '@relora/engine';
+import type {
+  ChoiceQuestion,
+  DeviceChoice,
+  ExportFormat,
+  GgufType,
+  RunSpec,
+  RunUpdate,
+} from '@relora/engine/plan';
 import type { ExportResult } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
 import type { DeviceName } from '../jobs/jobDevices.js';
@@ -81,10 +89,40 @@ export interface PrepareTask {
   tokenizerCpuSeconds: number;
 }
 
-export interface GenerateTask {
-  kind: 'generate';
+/** Where a model lies. */
+export interface ModelPlace {
   /** `artifact`: folder of a model in Hugging Face layout. `checkpoint`: folder of a checkpoint. */
   source: { kind: 'artifact' | 'checkpoint'; folder: string };
+  /** Prepared folder of the data set that a checkpoint was trained on, for its tokenizer; an artifact has its own. */
+  datasetFolder: string | null;
+}
+
+/** Scores a model. */
+export interface EvaluateTask extends ModelPlace {
+  kind: 'evaluateModel';
+  /** Those whose held-out part it is evaluated on. */
+  datasets: { name: string; folder: string }[];
+  sequenceLength: number;
+  /** Of each; 0 for all. */
+  tokenCount: number;
+  questions: ChoiceQuestion[];
+  device: DeviceSettings;
+}
+
+export interface ModelEvaluation {
+  datasets: {
+    dataset: string;
+    loss: number;
+    perplexity: number;
+    bitsPerByte: number;
+    tokenCount: number;
+  }[];
+  /** Null where there are no questions. */
+  choices: ChoiceReport | null;
+}
+
+export interface GenerateTask extends ModelPlace {
+  kind: 'generate';
   prompt: string;
   tokenCountMax: number;
   /** 0 takes the likeliest token always. */
@@ -93,8 +131,6 @@ export interface GenerateTask {
   topK: number;
   topP: number;
   seed: number;
-  /** Prepared folder of the data set that a checkpoint was trained on, for its tokenizer; an artifact has its own. */
-  datasetFolder: string | null;
   device: DeviceSettings;
 }
 
@@ -162,6 +198,7 @@ export interface CheckWeightsTask {
 export type Task =
   | PrepareTask
   | GenerateTask
+  | EvaluateTask
   | PreviewTask
   | LocateTask
   | DescribeTask
@@ -228,6 +265,7 @@ export interface PreviewedToken {
 export interface TaskTypes {
   prepareDataset: { part: number; result: PreparedDataset };
   generate: { part: GeneratedPiece; result: null };
+  evaluateModel: { part: never; result: ModelEvaluation };
   previewDataset: { part: never; result: PreviewedToken[] };
   locateDocuments: { part: never; result: LocatedDocument[] };
   describeDevices: { part: never; result: FoundDevices };

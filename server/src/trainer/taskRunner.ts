@@ -9,11 +9,13 @@ import type {
   CardReading,
   CheckWeightsTask,
   DeviceSettings,
+  EvaluateTask,
   ExportTask,
   FoundDevices,
   GeneratedPiece,
   GenerateTask,
   LocateTask,
+  ModelEvaluation,
   PreviewedToken,
   PreviewTask,
   Task,
@@ -52,6 +54,7 @@ const readsFilesOfClients: ReadonlySet<Task['kind']> = new Set([
   'prepareDataset',
   'previewDataset',
   'locateDocuments',
+  'evaluateModel',
   'checkWeights',
 ]);
 
@@ -113,6 +116,17 @@ export class TaskRunner {
     return await this.run(
       { kind: 'locateDocuments', ...task, spec: { dataset, mixture, seed, batch, streams } },
       { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
+    );
+  }
+
+  /** Takes as long as it takes. */
+  async evaluateModel(
+    task: Omit<EvaluateTask, 'kind' | 'device'>,
+    signal: AbortSignal,
+  ): Promise<ModelEvaluation> {
+    return await this.run(
+      { kind: 'evaluateModel', ...task, device: this.device() },
+      { signal, timeoutMs: null },
     );
   }
 

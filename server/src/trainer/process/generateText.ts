@@ -1,19 +1,14 @@
-import {
-  generateTokens,
-  loadModelFolder,
-  loadModelFromCheckpoint,
-  type Device,
-  type Llama,
-} from '@relora/engine';
-import { openTokenizer, TextStream, type Tokenizer } from '@relora/engine/data';
+import { generateTokens } from '@relora/engine';
+import { TextStream } from '@relora/engine/data';
 import type { GenerateTask } from '../messages.js';
 import { deviceFor } from './device.js';
 import type { ServerChannel } from './channel.js';
+import { loadModel } from './loadModel.js';
 
 /** Continues a text piece by piece; pieces are whole characters, though a token may be a part of one. */
 export async function generateText(task: GenerateTask, channel: ServerChannel): Promise<null> {
   const device = await deviceFor(task.device, 'float32');
-  const { model, tokenizer } = await load(device, task);
+  const { model, tokenizer } = await loadModel(device, task);
   const stopId = tokenizer.endOfTextId;
   const { tokenCountMax, temperature, topK, topP, seed } = task;
 
@@ -43,18 +38,4 @@ export async function generateText(task: GenerateTask, channel: ServerChannel): 
     value: { text: await text.end(), tokenCount, finishReason },
   });
   return null;
-}
-
-async function load(
-  device: Device,
-  { source, datasetFolder }: GenerateTask,
-): Promise<{ model: Llama; tokenizer: Tokenizer }> {
-  if (source.kind === 'artifact') {
-    const { model, tokenizer } = await loadModelFolder(device, source.folder);
-    if (tokenizer === null) throw new Error('The artifact has no tokenizer.json');
-    return { model, tokenizer };
-  }
-  if (datasetFolder === null) throw new Error('The text of a checkpoint needs the tokenizer of its data set');
-  const { tokenizer } = await openTokenizer(datasetFolder);
-  return { model: await loadModelFromCheckpoint(device, source.folder), tokenizer };
 }

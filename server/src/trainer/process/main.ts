@@ -5,6 +5,7 @@ import { checkWeights } from './checkWeights.js';
 import { compileKernels } from './compileKernels.js';
 import { describeDevices } from './describeDevices.js';
 import { describeError } from './describeError.js';
+import { evaluateModel } from './evaluate.js';
 import { exportWeights } from './exportWeights.js';
 import { generateText } from './generateText.js';
 import { startHeartbeat } from './heartbeat.js';
@@ -67,6 +68,8 @@ async function perform(task: Task) {
       return await prepare(task, channel);
     case 'generate':
       return await generateText(task, channel);
+    case 'evaluateModel':
+      return await evaluateModel(task, channel.stop);
     case 'locateDocuments':
       return await locate(task);
     case 'previewDataset':

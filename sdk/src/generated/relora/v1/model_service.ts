@@ -7,7 +7,13 @@
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
-import { ExportedWeights, exportedWeightsFromJSON, exportedWeightsToJSON, exportedWeightsToNumber } from "./job.js";
+import {
+  DatasetEvaluation,
+  ExportedWeights,
+  exportedWeightsFromJSON,
+  exportedWeightsToJSON,
+  exportedWeightsToNumber,
+} from "./job.js";
 
 export const protobufPackage = "relora.v1";
 
@@ -79,6 +85,44 @@ export function finishReasonToNumber(object: FinishReason): number {
   }
 }
 
+/** Request of EvaluateModel. */
+export interface EvaluateModelRequest {
+  /** As in GenerateTextRequest. */
+  model: string;
+  /** BEST: of a job, the checkpoint of its lowest held-out loss. Default LAST. */
+  weights: ExportedWeights;
+  /** Data sets, `datasets/{dataset}`, prepared with the model's tokenizer; at most 16. */
+  datasets: string[];
+  /** Tokens of each held-out part, 0 for all; default 65536. In sequences as long as those that the job trains on. */
+  tokenCount?:
+    | number
+    | undefined;
+  /** Questions as JSON lines `{"question", "choices", "answer"}`, at most 10,000; the answer is an index from 0 or one of the choices. */
+  questions: string;
+}
+
+/** Response of EvaluateModel. */
+export interface EvaluateModelResponse {
+  /** Steps taken before the weights. */
+  step: number;
+  /** Each data set, in the order of the request. */
+  datasets: DatasetEvaluation[];
+  /** The questions; unset where there are none. */
+  choices: ChoiceEvaluation | undefined;
+}
+
+/** How a model answers questions with choices: the choice with the highest log-probability behind the question is its answer. */
+export interface ChoiceEvaluation {
+  /** Questions. */
+  questionCount: number;
+  /** Share that it answers rightly. */
+  accuracy: number;
+  /** The same by log-probability per byte of a choice, so that long ones are not at a disadvantage. */
+  normalizedAccuracy: number;
+  /** Mean log-probability of the right choices, nats. */
+  logProbability: number;
+}
+
 /** Request of GenerateText. */
 export interface GenerateTextRequest {
   /** `jobs/{job}/artifacts/{artifact}`, or `jobs/{job}` for its newest artifact or, before there is one, its newest checkpoint. */
@@ -118,6 +162,377 @@ export interface GenerateTextResponse {
   /** Set in the last message. */
   finishReason: FinishReason;
 }
+
+function createBaseEvaluateModelRequest(): EvaluateModelRequest {
+  return { model: "", weights: ExportedWeights.UNSPECIFIED, datasets: [], tokenCount: undefined, questions: "" };
+}
+
+export const EvaluateModelRequest: MessageFns<EvaluateModelRequest> = {
+  encode(message: EvaluateModelRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.model !== "") {
+      writer.uint32(10).string(message.model);
+    }
+    if (message.weights !== ExportedWeights.UNSPECIFIED) {
+      writer.uint32(16).int32(exportedWeightsToNumber(message.weights));
+    }
+    for (const v of message.datasets) {
+      writer.uint32(26).string(v!);
+    }
+    if (message.tokenCount !== undefined) {
+      writer.uint32(32).int64(message.tokenCount);
+    }
+    if (message.questions !== "") {
+      writer.uint32(42).string(message.questions);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): EvaluateModelRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseEvaluateModelRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.model = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.weights = exportedWeightsFromJSON(reader.int32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.datasets.push(reader.string());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.tokenCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.questions = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): EvaluateModelRequest {
+    return {
+      model: isSet(object.model) ? globalThis.String(object.model) : "",
+      weights: isSet(object.weights) ? exportedWeightsFromJSON(object.weights) : ExportedWeights.UNSPECIFIED,
+      datasets: globalThis.Array.isArray(object?.datasets) ? object.datasets.map((e: any) => globalThis.String(e)) : [],
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : undefined,
+      questions: isSet(object.questions) ? globalThis.String(object.questions) : "",
+    };
+  },
+
+  toJSON(message: EvaluateModelRequest): unknown {
+    const obj: any = {};
+    if (message.model !== "") {
+      obj.model = message.model;
+    }
+    if (message.weights !== ExportedWeights.UNSPECIFIED) {
+      obj.weights = exportedWeightsToJSON(message.weights);
+    }
+    if (message.datasets?.length) {
+      obj.datasets = message.datasets;
+    }
+    if (message.tokenCount !== undefined) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    if (message.questions !== "") {
+      obj.questions = message.questions;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<EvaluateModelRequest>): EvaluateModelRequest {
+    return EvaluateModelRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<EvaluateModelRequest>): EvaluateModelRequest {
+    const message = createBaseEvaluateModelRequest();
+    message.model = object.model ?? "";
+    message.weights = object.weights ?? ExportedWeights.UNSPECIFIED;
+    message.datasets = object.datasets?.map((e) => e) || [];
+    message.tokenCount = object.tokenCount ?? undefined;
+    message.questions = object.questions ?? "";
+    return message;
+  },
+};
+
+function createBaseEvaluateModelResponse(): EvaluateModelResponse {
+  return { step: 0, datasets: [], choices: undefined };
+}
+
+export const EvaluateModelResponse: MessageFns<EvaluateModelResponse> = {
+  encode(message: EvaluateModelResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.step !== 0) {
+      writer.uint32(8).int32(message.step);
+    }
+    for (const v of message.datasets) {
+      DatasetEvaluation.encode(v!, writer.uint32(18).fork()).join();
+    }
+    if (message.choices !== undefined) {
+      ChoiceEvaluation.encode(message.choices, writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): EvaluateModelResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseEvaluateModelResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.datasets.push(DatasetEvaluation.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.choices = ChoiceEvaluation.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): EvaluateModelResponse {
+    return {
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      datasets: globalThis.Array.isArray(object?.datasets)
+        ? object.datasets.map((e: any) => DatasetEvaluation.fromJSON(e))
+        : [],
+      choices: isSet(object.choices) ? ChoiceEvaluation.fromJSON(object.choices) : undefined,
+    };
+  },
+
+  toJSON(message: EvaluateModelResponse): unknown {
+    const obj: any = {};
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.datasets?.length) {
+      obj.datasets = message.datasets.map((e) => DatasetEvaluation.toJSON(e));
+    }
+    if (message.choices !== undefined) {
+      obj.choices = ChoiceEvaluation.toJSON(message.choices);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<EvaluateModelResponse>): EvaluateModelResponse {
+    return EvaluateModelResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<EvaluateModelResponse>): EvaluateModelResponse {
+    const message = createBaseEvaluateModelResponse();
+    message.step = object.step ?? 0;
+    message.datasets = object.datasets?.map((e) => DatasetEvaluation.fromPartial(e)) || [];
+    message.choices = (object.choices !== undefined && object.choices !== null)
+      ? ChoiceEvaluation.fromPartial(object.choices)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseChoiceEvaluation(): ChoiceEvaluation {
+  return { questionCount: 0, accuracy: 0, normalizedAccuracy: 0, logProbability: 0 };
+}
+
+export const ChoiceEvaluation: MessageFns<ChoiceEvaluation> = {
+  encode(message: ChoiceEvaluation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.questionCount !== 0) {
+      writer.uint32(8).int32(message.questionCount);
+    }
+    if (message.accuracy !== 0) {
+      writer.uint32(17).double(message.accuracy);
+    }
+    if (message.normalizedAccuracy !== 0) {
+      writer.uint32(25).double(message.normalizedAccuracy);
+    }
+    if (message.logProbability !== 0) {
+      writer.uint32(33).double(message.logProbability);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ChoiceEvaluation {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseChoiceEvaluation();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.questionCount = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.accuracy = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.normalizedAccuracy = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.logProbability = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ChoiceEvaluation {
+    return {
+      questionCount: isSet(object.questionCount)
+        ? globalThis.Number(object.questionCount)
+        : isSet(object.question_count)
+        ? globalThis.Number(object.question_count)
+        : 0,
+      accuracy: isSet(object.accuracy) ? globalThis.Number(object.accuracy) : 0,
+      normalizedAccuracy: isSet(object.normalizedAccuracy)
+        ? globalThis.Number(object.normalizedAccuracy)
+        : isSet(object.normalized_accuracy)
+        ? globalThis.Number(object.normalized_accuracy)
+        : 0,
+      logProbability: isSet(object.logProbability)
+        ? globalThis.Number(object.logProbability)
+        : isSet(object.log_probability)
+        ? globalThis.Number(object.log_probability)
+        : 0,
+    };
+  },
+
+  toJSON(message: ChoiceEvaluation): unknown {
+    const obj: any = {};
+    if (message.questionCount !== 0) {
+      obj.questionCount = Math.round(message.questionCount);
+    }
+    if (message.accuracy !== 0) {
+      obj.accuracy = floatToJson(message.accuracy);
+    }
+    if (message.normalizedAccuracy !== 0) {
+      obj.normalizedAccuracy = floatToJson(message.normalizedAccuracy);
+    }
+    if (message.logProbability !== 0) {
+      obj.logProbability = floatToJson(message.logProbability);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ChoiceEvaluation>): ChoiceEvaluation {
+    return ChoiceEvaluation.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ChoiceEvaluation>): ChoiceEvaluation {
+    const message = createBaseChoiceEvaluation();
+    message.questionCount = object.questionCount ?? 0;
+    message.accuracy = object.accuracy ?? 0;
+    message.normalizedAccuracy = object.normalizedAccuracy ?? 0;
+    message.logProbability = object.logProbability ?? 0;
+    return message;
+  },
+};
 
 function createBaseGenerateTextRequest(): GenerateTextRequest {
   return {
@@ -445,6 +860,15 @@ export const ModelServiceDefinition = {
       responseStream: true,
       options: {},
     },
+    /** Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. Nothing is stored. */
+    evaluateModel: {
+      name: "EvaluateModel",
+      requestType: EvaluateModelRequest as typeof EvaluateModelRequest,
+      requestStream: false,
+      responseType: EvaluateModelResponse as typeof EvaluateModelResponse,
+      responseStream: false,
+      options: {},
+    },
   },
 } as const;
 
@@ -454,6 +878,11 @@ export interface ModelServiceImplementation<CallContextExt = {}> {
     request: GenerateTextRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<GenerateTextResponse>>;
+  /** Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. Nothing is stored. */
+  evaluateModel(
+    request: EvaluateModelRequest,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<EvaluateModelResponse>>;
 }
 
 export interface ModelServiceClient<CallOptionsExt = {}> {
@@ -462,6 +891,11 @@ export interface ModelServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<GenerateTextRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<GenerateTextResponse>;
+  /** Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. Nothing is stored. */
+  evaluateModel(
+    request: DeepPartial<EvaluateModelRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<EvaluateModelResponse>;
 }
 
 function floatToJson(value: number | null | undefined): number | string | null | undefined {
@@ -475,6 +909,17 @@ export type DeepPartial<T> = T extends Builtin ? T
   : T extends ReadonlyArray<infer U> ? ReadonlyArray<DeepPartial<U>>
   : T extends {} ? { [K in keyof T]?: DeepPartial<T[K]> }
   : Partial<T>;
+
+function longToNumber(int64: { toString(): string }): number {
+  const num = globalThis.Number(int64.toString());
+  if (num > globalThis.Number.MAX_SAFE_INTEGER) {
+    throw new globalThis.Error("Value is larger than Number.MAX_SAFE_INTEGER");
+  }
+  if (num < globalThis.Number.MIN_SAFE_INTEGER) {
+    throw new globalThis.Error("Value is smaller than Number.MIN_SAFE_INTEGER");
+  }
+  return num;
+}
 
 function isSet(value: any): boolean {
   return value !== null && value !== undefined;

@@ -1,0 +1,78 @@
+import { basename } from 'node:path';
+import { ExportedWeights } from '@relora/sdk/contract';
+import type { Artifact } from '../artifacts/artifact.js';
+import { quote, ServiceError } from '../errors.js';
+import type { Job } from '../jobs/job.js';
+import type { ModelPlace } from '../trainer/messages.js';
+import { requireReady } from './artifactService.js';
+import { enums } from './enums.js';
+import type { FieldChecks } from './fieldChecks.js';
+import type { ApiParts } from './parts.js';
+import { requireJob } from './requireJob.js';
+import { datasetIdOf, parseArtifactName, parseJobName } from './resourceNames.js';
+
+/** The model that a request is about. */
+export interface WantedModel {
+  model: string;
+  weights: ExportedWeights;
+}
+
+export function checkModel(checks: FieldChecks, request: WantedModel): void {
+  const weights = checks.word('weights', request.weights, enums.ExportedWeights, 'last' as const);
+  if (weights === 'best' && request.model.includes('/artifacts/'))
+    checks.add('weights', 'unset for an artifact, which has its weights', 'BEST');
+  if (!/^jobs\//.test(request.model))
+    checks.add('model', 'jobs/{job} or jobs/{job}/artifacts/{artifact}', quote(request.model));
+}
+
+interface FoundModel extends ModelPlace {
+  /** Those of the data folder that it lies in. */
+  folders: string[];
+  /** That its job was trained with. */
+  sequenceLength: number;
+  /** Steps taken before its weights. */
+  step: number;
+}
+
+/** The named artifact; for a job the checkpoint of its lowest held-out loss where that is asked for, else its newest artifact or, before there is one, its newest checkpoint. */
+export async function findModel(
+  parts: ApiParts,
+  tenant: string,
+  { model: name, weights }: WantedModel,
+): Promise<FoundModel> {
+  if (name.includes('/artifacts/')) {
+    const { jobId, artifactId } = parseArtifactName(tenant, 'model', name);
+    const artifact = await parts.artifacts.find(jobId, artifactId);
+    if (artifact === undefined) throw new ServiceError('ARTIFACT_NOT_FOUND', { jobId, artifactId });
+    requireReady(artifact);
+    if (artifact.format !== 'huggingFace')
+      throw new ServiceError('ARTIFACT_FORMAT_WRONG', { artifactId, format: artifact.format.toUpperCase() });
+    return fromArtifact(await requireJob(parts.store, jobId), artifact);
+  }
+  const jobId = parseJobName(tenant, 'model', name);
+  const job = await requireJob(parts.store, jobId);
+  const isBest = weights === ExportedWeights.BEST;
+  const artifact = isBest ? undefined : await parts.artifacts.newest(jobId);
+  if (artifact !== undefined) return fromArtifact(job, artifact);
+  const kept = await parts.checkpoints.list(jobId);
+  const checkpoint = isBest ? kept.find(({ step }) => step === job.progress.best?.step) : kept[0];
+  if (checkpoint === undefined) throw new ServiceError('MODEL_NOT_READY', { jobId });
+  const datasetId = datasetIdOf(tenant, job.spec.dataset)!;
+  return {
+    source: { kind: 'checkpoint', folder: checkpoint.folder },
+    datasetFolder: parts.datasets.preparedFolder(datasetId),
+    folders: [`jobs/${jobId}/checkpoints/${basename(checkpoint.folder)}`, `datasets/${datasetId}/prepared`],
+    sequenceLength: job.spec.batch.sequenceLength,
+    step: checkpoint.step,
+  };
+}
+
+function fromArtifact({ spec }: Job, { jobId, id, folder, step }: Artifact): FoundModel {
+  return {
+    source: { kind: 'artifact', folder },
+    datasetFolder: null,
+    folders: [`jobs/${jobId}/artifacts/${id}`],
+    sequenceLength: spec.batch.sequenceLength,
+    step,
+  };
+}

@@ -1,0 +1,130 @@
+import { evaluateChoices, Llama, openDevice, scoreChoices } from '@relora/engine';
+import { bytesTokenizer } from '@relora/engine/data';
+import { ChoiceLineInvalid, parseChoiceQuestions } from '@relora/engine/plan';
+import { describe, expect, it } from 'vitest';
+import { referenceLogits, tinyConfig } from './llamaReference.js';
+
+describe('questions', () => {
+  it('are read line by line, with the answer by its index or its text', () => {
+    const lines = [
+      '{"question": "2+2=", "choices": ["3", "4"], "answer": 1}',
+      '',
+      '{"question": "", "choices": ["a", "b", "c"], "answer": "a", "note": "passed over"}',
+    ];
+    expect(parseChoiceQuestions(lines.join('\n'))).toEqual([
+      { question: '2+2=', choices: ['3', '4'], answer: 1 },
+      { question: '', choices: ['a', 'b', 'c'], answer: 0 },
+    ]);
+  });
+
+  it.each([
+    ['{', /Line 2: expected an object in JSON, got "\{"/],
+    ['[1]', /Line 2: expected an object in JSON, got \[1\]/],
+    ['{"choices": ["a", "b"], "answer": 0}', /Line 2: expected a text `question`, got none/],
+    ['{"question": "q", "choices": ["a"], "answer": 0}', /a list `choices` of 2 to 64 texts, got \["a"\]/],
+    ['{"question": "q", "choices": ["a", 7], "answer": 0}', /a text in `choices`, got 7/],
+    ['{"question": "q", "choices": ["a", ""], "answer": 0}', /a text in `choices`, got ""/],
+    ['{"question": "q", "choices": ["a", "a"], "answer": 0}', /each of `choices` once/],
+    [
+      '{"question": "q", "choices": ["a", "b"], "answer": 2}',
+      /an `answer` from 0 to 1, or one of the choices, got 2/,
+    ],
+    ['{"question": "q", "choices": ["a", "b"], "answer": "c"}', /an `answer` .*, got "c"/],
+    ['{"question": "q", "choices": ["a", "b"], "__proto__": {"answer": 0}}', /an `answer` .*, got none/],
+  ])('that read %s are refused with their line', (text, message) => {
+    const parse = () => parseChoiceQuestions(`{"question":"q","choices":["a","b"],"answer":0}\n${text}\n`);
+    expect(parse).toThrow(ChoiceLineInvalid);
+    expect(parse).toThrow(message);
+  });
+});
+
+describe('choices', () => {
+  const tokenizer = bytesTokenizer();
+
+  async function tinyModel(device: 'native' | 'reference') {
+    const opened = await openDevice({ device, precision: 'float32', threads: 1 });
+    return Llama.create(opened, tinyConfig({ vocabSize: 257, maxPositionEmbeddings: 32 }), 5);
+  }
+
+  /** Log-probability of the tokens of a text behind another, from float64 logits. */
+  async function expected(model: Llama, question: string, choice: string): Promise<number> {
+    const before = Array.from(await tokenizer.encode(question));
+    const behind = Array.from(await tokenizer.encode(choice));
+    const positions = model.config.maxPositionEmbeddings;
+    const ids = [tokenizer.endOfTextId, ...before, ...behind].slice(-positions - 1);
+    const logits = referenceLogits(model, ids.slice(0, -1));
+    const { vocabSize } = model.config;
+    let sum = 0;
+    for (let at = ids.length - behind.length; at < ids.length; at++) {
+      const row = logits.subarray((at - 1) * vocabSize, at * vocabSize);
+      const highest = row.reduce((most, value) => Math.max(most, value), -Infinity);
+      const normalizer = row.reduce((total, value) => total + Math.exp(value - highest), 0);
+      sum += row[ids[at]!]! - highest - Math.log(normalizer);
+    }
+    return sum;
+  }
+
+  it.each(['native', 'reference'] as const)(
+    'are scored on %s by the log-probabilities that float64 gives them, also where the question is cut',
+    async (device) => {
+      const model = await tinyModel(device);
+      for (const question of [
+        '',
+        'The sky is ',
+        'A question that is longer than the model has positions: ',
+      ]) {
+        const choices = ['blue', 'a rather long choice', 'é'];
+        const scores = await scoreChoices(model, tokenizer, { question, choices, answer: 0 });
+        for (const [index, choice] of choices.entries()) {
+          const { logProbability, tokenCount, byteCount } = scores[index]!;
+          expect(logProbability).toBeCloseTo(await expected(model, question, choice), 3);
+          expect([tokenCount, byteCount]).toEqual([Buffer.byteLength(choice), Buffer.byteLength(choice)]);
+        }
+      }
+      model.dispose();
+    },
+  );
+
+  it('are counted as right by their sum, and by their bytes', async () => {
+    const model = await tinyModel('native');
+    const questions = ['One ', 'Two ', 'Three ', 'Four '].flatMap((question) => [
+      { question, choices: ['a', 'many more bytes'], answer: 0 },
+      { question, choices: ['a', 'many more bytes'], answer: 1 },
+    ]);
+    const seen: number[] = [];
+    const report = await evaluateChoices(model, tokenizer, questions, {
+      onQuestion: (done) => seen.push(done),
+    });
+    // Each pair has the same question with both answers: one of them is right, whatever the model says.
+    expect(report).toMatchObject({ questionCount: 8, accuracy: 0.5, normalizedAccuracy: 0.5 });
+    // A model that was not trained finds each byte about as likely: the short choice always wins by its sum.
+    const short = await evaluateChoices(
+      model,
+      tokenizer,
+      questions.filter(({ answer }) => answer === 0),
+    );
+    expect(short.accuracy).toBe(1);
+    const logs = await Promise.all(
+      questions.map(
+        async ({ question, choices, answer }) => await expected(model, question, choices[answer]!),
+      ),
+    );
+    expect(report.logProbability).toBeCloseTo(logs.reduce((sum, value) => sum + value, 0) / 8, 3);
+    expect(seen).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    model.dispose();
+  });
+
+  it('that alone do not fit, and a call that is given up, end with an error', async () => {
+    const model = await tinyModel('native');
+    const long = { question: 'q', choices: ['a'.repeat(33), 'b'], answer: 1 };
+    await expect(scoreChoices(model, tokenizer, long)).rejects.toThrow(
+      /A choice of 33 tokens does not fit the model's 32 positions/,
+    );
+    await expect(
+      evaluateChoices(model, tokenizer, [{ question: 'q', choices: ['a', 'b'], answer: 0 }], {
+        signal: AbortSignal.abort(new Error('given up')),
+      }),
+    ).rejects.toThrow('given up');
+    model.dispose();
+  });
+});
