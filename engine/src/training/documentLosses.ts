@@ -70,8 +70,8 @@ export function takeDocuments(
   record.mean += share * difference;
   record.variance = (1 - share) * (record.variance + share * difference * difference);
   record.window = joined(record.window, step, summaryOf(documents));
-  if ((step + 1) % windowStepCount === 0) reports.push(...closeWindow(record, step + 1));
-  return { record, reports };
+  const closed = (step + 1) % windowStepCount === 0 ? closeWindow(record, step + 1) : [];
+  return { record, reports: [...reports, ...closed] };
 }
 
 /** The report of the steps since the last one, which end before a step; none where there are none. */

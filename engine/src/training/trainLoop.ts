@@ -129,14 +129,14 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     if (!isFinite && !isEmpty) optimizer.takeBack(gradients);
     const skipped = !isFinite || isEmpty;
 
-    const reports: DocumentsReport[] = [];
+    let reports: DocumentsReport[] = [];
     if (!isEmpty && rowLosses.length > 0) {
       const { firstSequence } = shape;
       const { endOfTextId } = run.dataset.tokenizer;
       const rows = { step, loss, ...batch, rowLosses, sequenceLength, firstSequence, endOfTextId };
       const taken = takeDocuments(progress.documents, rows, spec.documentWindowStepCount);
       progress.documents = taken.record;
-      reports.push(...taken.reports);
+      reports = taken.reports;
     }
     const tokenCount = sequenceCount * sequenceLength;
     progress.nextStep++;

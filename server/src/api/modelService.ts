@@ -1,9 +1,4 @@
-import {
-  ExportedWeights,
-  FinishReason,
-  type GenerateTextRequest,
-  type ModelServiceDefinition,
-} from '@relora/sdk/contract';
+import { FinishReason, type GenerateTextRequest, type ModelServiceDefinition } from '@relora/sdk/contract';
 import type { Implementation } from '../grpc/service.js';
 import type { GenerateTask } from '../trainer/messages.js';
 import { evaluateModel } from './evaluateModel.js';
