@@ -53,6 +53,7 @@ describe('the training loop', () => {
       ...steps(18, 20),
       'checkpoint 20',
       ...steps(20, 24),
+      'documents 23',
       'evaluation 24',
       'sample 24',
       'checkpoint 24',
