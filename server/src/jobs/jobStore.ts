@@ -3,7 +3,7 @@ import type { SelectQueryBuilder } from 'kysely';
 import type { Database } from '../store/database.js';
 import type { Schema } from '../store/schema.js';
 import type { Leases } from '../store/leases.js';
-import { hasTrainer, terminalStates, type Job, type JobState } from './job.js';
+import { terminalStates, type Job, type JobState } from './job.js';
 import type { AttemptKey } from './jobAttempts.js';
 import { toJob } from './jobRow.js';
 import { defaultTenant } from '../store/tenantIds.js';
@@ -61,27 +61,20 @@ export class JobStore {
     return await updatesOf(this.db, jobId);
   }
 
-  /** That trainers of ended attempts held their device, from the states in the journal. */
-  async deviceSeconds(jobId: string): Promise<number> {
+  /** That trainers of ended attempts held their device. */
+  async deviceSeconds({ id, createTimeMs }: Pick<Job, 'id' | 'createTimeMs'>): Promise<number> {
     const rows = await this.db
-      .selectFrom('events')
-      .select(['time_ms', 'body'])
-      .where('job_id', '=', jobId)
-      .where('step', 'is', null)
-      .where('body', 'like', '{"kind":"state"%')
-      .orderBy('sequence')
+      .selectFrom('attempts')
+      .select(['start_time_ms', 'end_time_ms'])
+      .where('job_id', '=', id)
+      .where('job_create_time_ms', '=', createTimeMs)
       .execute();
-    let sumMs = 0;
-    let sinceMs: number | null = null;
-    for (const { time_ms: timeMs, body } of rows) {
-      const { to } = JSON.parse(body) as { to: JobState };
-      if (hasTrainer(to)) sinceMs ??= timeMs;
-      else if (sinceMs !== null) {
-        sumMs += timeMs - sinceMs;
-        sinceMs = null;
-      }
-    }
-    return sumMs / 1000;
+    return (
+      rows.reduce(
+        (sum, { start_time_ms, end_time_ms }) => sum + (end_time_ms ?? start_time_ms) - start_time_ms,
+        0,
+      ) / 1000
+    );
   }
 
   /** One page of jobs; `next` is null at the end. Pages stay right while jobs are created: the cursor is a place, not a count. */

@@ -389,7 +389,7 @@ export class Supervisor {
       unacknowledgedMax,
       updates: await this.parts.store.updatesOf(job.id),
       startTimeMs: job.startTimeMs ?? Date.now(),
-      deviceSeconds: job.spec.stop.deviceHours > 0 ? await this.parts.store.deviceSeconds(job.id) : 0,
+      deviceSeconds: job.spec.stop.deviceHours > 0 ? await this.parts.store.deviceSeconds(job) : 0,
       stopStep: job.progress.stop?.step ?? null,
     };
   }
