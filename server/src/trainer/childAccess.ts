@@ -39,6 +39,19 @@ export function accessOfTask(task: Task, settings: Settings): ChildAccess {
       };
     case 'previewDataset':
       return { ...onProcessors, read: [task.preparedFolder] };
+    case 'locateDocuments':
+      return { ...onProcessors, read: [...task.datasetFolders] };
+    case 'evaluateModel':
+      return {
+        ...onProcessors,
+        read: present([
+          task.source.folder,
+          task.datasetFolder,
+          ...task.datasets.map(({ folder }) => folder),
+          ...kernels(task.device),
+        ]),
+        cards: usesCards(task.device),
+      };
     case 'checkWeights':
       return { ...onProcessors, read: [task.folder, ...(task.beneath ?? [])] };
     case 'generate':
