@@ -92,7 +92,7 @@ function isJump(
   return stepCount >= usualStepCount && loss > mean + above;
 }
 
-/** The parts of documents in a step: a document that goes on in another sequence is another part there. */
+/** The parts of documents in a step: a document that continues in another sequence is another part there. */
 function* documentsOf(rows: StepRows): Generator<DocumentLoss> {
   const { step, inputs, targets, rowLosses, sequenceLength, firstSequence, endOfTextId } = rows;
   for (let begin = 0; begin < inputs.length; begin += sequenceLength) {
