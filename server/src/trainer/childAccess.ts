@@ -24,8 +24,8 @@ export function accessOfTrainer(order: TrainOrder): ChildAccess {
   };
 }
 
-/** A task reads what it names, and fills a folder beside which nothing of others lies. */
-export function accessOfTask(task: Task, settings: Settings): ChildAccess {
+/** A task reads what it names, and fills a folder beside which nothing of others lies. Null: it is not confined. */
+export function accessOfTask(task: Task, settings: Settings): ChildAccess | null {
   const onProcessors = { write: [], cards: false };
   switch (task.kind) {
     case 'prepareDataset':
@@ -68,9 +68,9 @@ export function accessOfTask(task: Task, settings: Settings): ChildAccess {
       };
     case 'describeDevices':
     case 'compileKernels':
-      return { read: [], write: usesCards(task.device) ? [task.device.card.cacheFolder] : [], cards: true };
     case 'watchCards':
-      return { read: [], write: [], cards: true };
+      // They read nothing that a client sent, and hold cards by a socket while they look at them.
+      return null;
   }
 }
 

@@ -230,11 +230,12 @@ export class TaskRunner {
     const log = (options.log ?? this.log).child({ task: task.kind });
     const access = accessOfTask(task, this.config);
     // What is not there cannot be allowed.
-    for (const path of [this.config.dataFolder, ...access.write]) await mkdir(path, { recursive: true });
+    for (const path of [this.config.dataFolder, ...(access?.write ?? [])])
+      await mkdir(path, { recursive: true });
     let answer: { result: TaskTypes[K]['result'] } | { failed: TaskFailed } | undefined;
     const child = new TrainerProcess({
       entry: this.entry,
-      launch: this.confinement.launch(this.entry, access),
+      ...(access && { launch: this.confinement.launch(this.entry, access) }),
       folder: this.config.dataFolder,
       niceValue: this.config.trainerNice,
       silenceMs: this.config.trainerSilenceSeconds * 1000,
