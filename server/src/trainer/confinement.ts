@@ -87,7 +87,9 @@ export class Confinement {
   }
 
   launch(entry: string, access: ChildAccess): Launch {
-    if (this.means === null) return { execPath: process.execPath, execArgv: [] };
+    // No driver of a card has run so yet: with `auto` it must not be what keeps a job from one.
+    const isFree = this.means === null || (access.cards && this.config.sandbox === 'auto');
+    if (isFree) return { execPath: process.execPath, execArgv: [] };
     const flags = (flag: string, paths: readonly string[]): string[] => paths.flatMap((path) => [flag, path]);
     return {
       execPath: this.program,
