@@ -20,7 +20,7 @@ function childPeaks(pid: number): Map<string, number> {
   return peaks;
 }
 
-it.skipIf(process.platform !== 'linux').each(['PRECISION_INT8_BASE', 'PRECISION_FLOAT32'])(
+it.skipIf(process.platform !== 'linux').each(['PRECISION_INT8_BASE'])(
   'a trainer takes what was estimated over two restarts, within a twentieth: %s',
   async (precision) => {
     const server = await startServerProcess(temporaryFolder(), { RELORA_THREADS: '2' });
