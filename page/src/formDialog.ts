@@ -35,7 +35,12 @@ export async function formDialog({ id, title, note, fields, verb, send }: FormDi
       el('p', { class: 'muted' }, note),
       ...fields,
       problem,
-      el('div', { class: 'buttons' }, el('button', { value: 'no', formnovalidate: true }, 'Close'), go),
+      el(
+        'div',
+        { class: 'buttons' },
+        el('button', { type: 'button', click: () => dialog.close() }, 'Close'),
+        go,
+      ),
     ),
   );
   dialog.querySelector('form')!.addEventListener('submit', (event) => {
