@@ -258,7 +258,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
   it('changes a job that runs, and says what becomes of its rate', async () => {
     const api = await openApi();
     await readyDataset(api.parts);
-    const id = await richJob(api);
+    const id = await richJob(api, 42); // in the middle of a cycle: at its first step the rate is 0, whatever it is times
     for (const scheme of ['light', 'dark'] as const) {
       const tab = await openPage(await serveWeb(api), { scheme });
       await tab.go(`/jobs/${id}`);
