@@ -483,6 +483,7 @@ it('every function with a numeric result is drawn for', () => {
     'callCounts',
     'configure',
     'describe',
+    'freeBuffer',
     'dropoutMask', // held to device/dropout.ts in conformance/
     'loraMuonInPlace', // these two there, and to float64 in training.muon.test.ts
     'muonInPlace',
@@ -494,6 +495,7 @@ it('every function with a numeric result is drawn for', () => {
     'packedBaseBytes',
     'releaseBase',
     'releasePages',
+    'trimHeap',
   ];
   expect([...Object.keys(properties), ...others].sort()).toEqual(Object.keys(addon).sort());
 });

@@ -33,7 +33,9 @@ test('a job from the text to the words, over the SDK', async () => {
   expect(done).toMatchObject({ state: JobState.SUCCEEDED, displayName: 'tiny', lastSequence: seen.length });
   expect(seen.map(({ sequence }) => sequence)).toEqual(seen.map((_, index) => index + 1));
   expect(new Set(seen.map(({ kind }) => kind))).toEqual(
-    new Set(['state', 'warning', 'step', 'evaluation', 'plan', 'restart', 'checkpoint', 'artifact']),
+    new Set([
+      ...['state', 'warning', 'step', 'documents', 'evaluation', 'plan', 'restart', 'checkpoint', 'artifact'],
+    ]),
   );
   // What the steps took is what the next job is foreseen to take.
   const after = (await client.estimateJob(spec)).estimate!;

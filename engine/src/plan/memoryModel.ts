@@ -142,7 +142,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
       : model.numHiddenLayers *
         targetModules.reduce(
           (sum, name) =>
-            sum + packedBaseBytes(shapes[name], device.instructionSet!, layout.arithmetic.basePrecision),
+            sum + packedBaseBytes(shapes[name], device.instructionSet, layout.arithmetic.basePrecision),
           0,
         );
   const isMapped = isBaseMapped(spec, device);
@@ -295,12 +295,11 @@ function backwardBytes(
   half: 'attention' | 'mlp',
 ): number {
   const { adapter, model } = spec;
-  const set = instructionSet!;
   const shapes = linearShapes(model);
   const { hiddenSize, intermediateSize } = model;
   const kvSize = shapes.k_proj.outFeatures;
   const packed = (height: number, width: number): number =>
-    packedBytes(height, width, set, arithmetic.precision);
+    packedBytes(height, width, instructionSet, arithmetic.precision);
   const modules = modulesOf(half);
   const widths = half === 'mlp' ? 3 * intermediateSize : 2 * hiddenSize + 2 * kvSize;
   let bytes = rows * ((4 + kept) * hiddenSize + kept * widths);

@@ -31,8 +31,11 @@ const packings: Readonly<Record<string, [lanes: number, steps: number, int8Block
   portable: [4, 1, 256],
 };
 
-function layoutOf(instructionSet: string, kind: PackedKind): Layout {
-  const packing = packings[instructionSet.replace(/-model$/, '')];
+/** Without an instruction set nothing is packed: what is counted is the weights themselves. */
+const unpacked: (typeof packings)[string] = [1, 1, 1024];
+
+function layoutOf(instructionSet: string | null, kind: PackedKind): Layout {
+  const packing = instructionSet === null ? unpacked : packings[instructionSet.replace(/-model$/, '')];
   if (packing === undefined)
     throw new Error(`The layout of packed weights for ${instructionSet} is not known`);
   const [columnQuantum, steps, block] = packing;
@@ -45,7 +48,12 @@ function layoutOf(instructionSet: string, kind: PackedKind): Layout {
 }
 
 /** Bytes of a right operand [rows, columns] as products read it. */
-export function packedBytes(rows: number, columns: number, instructionSet: string, kind: PackedKind): number {
+export function packedBytes(
+  rows: number,
+  columns: number,
+  instructionSet: string | null,
+  kind: PackedKind,
+): number {
   const { columnQuantum, stepQuantum, perStep, block, headers } = layoutOf(instructionSet, kind);
   const up = (value: number, quantum: number): number => Math.ceil(value / quantum) * quantum;
   const steps = up(Math.ceil(rows / perStep), stepQuantum) + Math.ceil(rows / block) * headers;
@@ -55,7 +63,7 @@ export function packedBytes(rows: number, columns: number, instructionSet: strin
 /** Bytes of a frozen weight: packed for both directions, x W and dy Wᵀ, or in nf4 once. */
 export function packedBaseBytes(
   { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
-  instructionSet: string,
+  instructionSet: string | null,
   kind: BaseKind,
 ): number {
   const weights = inFeatures * outFeatures;
