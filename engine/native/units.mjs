@@ -12,9 +12,11 @@ export function instructionSetsOf(arch, compiler) {
   const avx2 = [...noMmx, '-mavx2', '-mfma', '-mf16c'];
   const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq'];
   // GCC puts loads of the next step before the products of this one, and sums then go to the stack; its bfloat16 asks for half precision.
+  // Zig's clang takes additions to a processor alone, GCC those to an architecture.
   const isGcc = !compiler.version.includes('clang');
   const neon = ['-DRELORA_NEON', ...(isGcc ? ['-fno-schedule-insns'] : [])];
-  const bf16 = isGcc ? '+fp16+bf16' : '+bf16';
+  const withFeatures = (...features) =>
+    isGcc ? `-march=armv8.2-a${features.join('')}+fp16` : `-mcpu=generic${features.join('')}`;
   switch (arch) {
     case 'x64':
       return {
@@ -29,8 +31,8 @@ export function instructionSetsOf(arch, compiler) {
       return {
         portable: [],
         neon,
-        neonDot: [...neon, '-mcpu=generic+dotprod'],
-        neonBf16: [...neon, `-mcpu=generic+dotprod+i8mm${bf16}`],
+        neonDot: [...neon, withFeatures('+dotprod')],
+        neonBf16: [...neon, withFeatures('+dotprod', '+bf16', '+i8mm')],
       };
     default:
       return { portable: [] };
