@@ -43,8 +43,8 @@ test('the report of the demo counts the seconds of every step of a span', () => 
   advance(progress, { ...header, kind: 'evaluation', evaluation } as JobEvent);
   for (const step of [single, nine]) advance(progress, { ...header, kind: 'step', step } as JobEvent);
   expect(progress.losses).toEqual([
-    { step: 0, loss: 4 },
-    { step: 9, loss: 2 },
+    { step: 0, firstStep: 0, loss: 4 },
+    { step: 9, firstStep: 1, loss: 2 },
   ]);
   const lines: string[] = reportLines(progress, { gzip: null, xz: null });
   expect(lines.find((line) => line.startsWith('speed'))).toMatch(/200 tokens\/s, 1 k tokens in 0:05$/);

@@ -18,6 +18,7 @@ test('reflection v1 and v1alpha tell the same contract, which is enough to call 
     'relora.v1.ModelService',
     'relora.v1.ServerService',
     'relora.v1.TrainingService',
+    'relora.v1.WebhookService',
     'relora.v1.WeightsService',
   ]);
   const client = dynamicClient(v1.descriptorSet, 'relora.v1.TrainingService', server.grpcAddress);
