@@ -16,7 +16,7 @@ const budgets = {
   'test/server': 600,
   'test/sdk': 150,
   'test/cli': 150,
-  'test/e2e': 150,
+  'test/e2e': 300,
   'test/golden': 90,
   'test/pages': 300,
   'test/page': 200,

@@ -2,7 +2,8 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-const moreBytes = 2 ** 30;
+// With what threads reserve and do not fill.
+const moreBytes = 2 ** 31;
 const pageBytes = 4096;
 // First, since it reserves addresses for WebAssembly that it never fills.
 await import('../../server/dist/trainer/process/main.js');
