@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { nativeUnits, root } from '../../engine/native/units.mjs';
+import { innerLoops } from '../engine/innerLoops.js';
 
 // What compilers make of the inner loops of ARM's product kernels. Cross compilers suffice: nothing of it is run.
 const has = (tool: string, ...args: string[]) => spawnSync(tool, [...args, '--version']).status === 0;
@@ -47,6 +48,7 @@ const loops = [
     ...{ instruction: 'smmla', count: 24, each: 8, least: 20 },
   },
 ];
+const jumps = { backward: /^b\.\w+\s+(?:0x)?([0-9a-f]+)/, any: /^(b|b\.\w+|cbn?z|tbn?z|bl|ret)(\s|$)/ };
 type Loop = (typeof loops)[number];
 
 describe.each(compilers)('loops for ARM as compiled by $name', ({ command, args }) => {
@@ -71,7 +73,7 @@ describe.each(compilers)('loops for ARM as compiled by $name', ({ command, args 
   }, 300_000);
 
   it.each(loops)('keep the sums of $what in registers', (loop) => {
-    const found = innerLoops(folder, loop);
+    const found = loopsOf(folder, loop);
     expect(found).not.toEqual([]);
     const written = found.flat().filter((line) => /^st[a-z]*\s.*\[sp/.test(line));
     expect(written).toEqual([]);
@@ -81,7 +83,7 @@ describe.each(compilers)('loops for ARM as compiled by $name', ({ command, args 
   it.skipIf(mca === undefined).each(loops)(
     'of $what start $least multiply-adds of four a cycle and more on Neoverse V1, says its model (needs llvm-mca)',
     (loop) => {
-      const bodies = innerLoops(folder, loop);
+      const bodies = loopsOf(folder, loop);
       const rates = bodies.map((body) => (loop.each * loop.count) / cyclesOf(body, 'neoverse-v1'));
       expect(Math.min(...rates)).toBeGreaterThanOrEqual(loop.least);
     },
@@ -96,27 +98,14 @@ it.skipIf(compilers.length > 0)(
 );
 
 /** Straight loops in the tile with that many of its instruction, each with its jump last. */
-function innerLoops(folder: string, { unit, tile, instruction, count }: Loop): string[][] {
+function loopsOf(folder: string, { unit, tile, instruction, count }: Loop): string[][] {
   const args = ['-d', '-C', '--no-show-raw-insn', join(folder, `${unit}.o`)];
   const text = execFileSync(objdump!, args, { encoding: 'utf8', maxBuffer: 1 << 27 });
   return text
     .split(/^[0-9a-f]+ (?=<)/m)
     .filter((code) => code.split('\n', 1)[0]!.includes(tile))
-    .flatMap(straightLoops)
+    .flatMap((code) => innerLoops(code, jumps))
     .filter((loop) => loop.filter((line) => line.startsWith(`${instruction} `)).length === count);
-}
-
-function straightLoops(code: string): string[][] {
-  const lines = code.split('\n').map((line) => /^\s*([0-9a-f]+):\s+(.*?)(?:\s*(?:\/\/|<).*)?$/.exec(line));
-  const indexOf = new Map(lines.map((line, index) => [line?.[1], index]));
-  const isJump = (line: string) => /^(b|b\.\w+|cbn?z|tbn?z|bl|ret)\s/.test(`${line} `);
-  return lines.flatMap((line, end) => {
-    const target = /^b\.\w+\s+(?:0x)?([0-9a-f]+)/.exec(line?.[2] ?? '')?.[1];
-    const begin = target === undefined ? undefined : indexOf.get(target);
-    if (begin === undefined || begin >= end) return [];
-    const body = lines.slice(begin, end + 1).map((other) => (other?.[2] ?? '').replaceAll('\t', ' '));
-    return body.slice(0, -1).some(isJump) ? [] : [body];
-  });
 }
 
 /** Cycles that one turn of the loop takes on a core, by its model in LLVM. */

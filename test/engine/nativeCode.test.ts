@@ -2,6 +2,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { innerLoops } from './innerLoops.js';
 
 // What the compiler made of the native kernels. Object files are named source.instructionSet.digest.o.
 const build = fileURLToPath(new URL('../../engine/native/build/', import.meta.url));
@@ -10,6 +11,8 @@ const ofSet = (set: string) => objects.filter((file) => file.split('.').at(-3) =
 const has = (tool: string) => spawnSync(tool, ['--version']).status === 0;
 const [isX64, hasObjdump] = [process.arch === 'x64', has('objdump')];
 const newer = ['avx2', 'avx512', 'avx512bf16', 'avx512vnni', 'amx'];
+
+const jumps = { backward: /^j[a-z]+\s+([0-9a-f]+)/, any: /^j/ };
 
 const disassemble = (file: string) =>
   execFileSync('objdump', ['-d', '--no-show-raw-insn', file], {
@@ -61,7 +64,7 @@ describe.skipIf(!isX64)('the compiled kernels (only of x86-64)', () => {
     'the loop of $count $instruction in $file keeps its sums in registers (needs objdump)',
     ({ file, instruction, register, count }) => {
       const object = objects.find((name) => name.startsWith(`${file}.`))!;
-      const loops = innerLoops(disassemble(object)).filter(
+      const loops = innerLoops(disassemble(object), jumps).filter(
         (loop) =>
           loop.filter((line) => line.includes(instruction) && line.includes(register)).length === count,
       );
@@ -73,18 +76,3 @@ describe.skipIf(!isX64)('the compiled kernels (only of x86-64)', () => {
     },
   );
 });
-
-/** Instructions between each backward jump and its target that have no jump in between. */
-function innerLoops(disassembly: string): string[][] {
-  const lines = disassembly.split('\n').map((line) => /^\s*([0-9a-f]+):\s+(.*)$/.exec(line));
-  const indexOf = new Map(lines.map((line, index) => [line?.[1], index]));
-  const loops: string[][] = [];
-  lines.forEach((line, end) => {
-    const target = line && /^j[a-z]+\s+([0-9a-f]+)/.exec(line[2]!)?.[1];
-    const begin = target ? indexOf.get(target) : undefined;
-    if (begin === undefined || begin >= end) return;
-    const body = lines.slice(begin, end).map((other) => other?.[2] ?? '');
-    if (!body.some((text) => text.startsWith('j'))) loops.push(body);
-  });
-  return loops;
-}
